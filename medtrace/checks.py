@@ -1,0 +1,90 @@
+"""Checks of what a caller passes: every error names the argument, the expectation, what came, and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_batched(name: str, value: Any, *, channels: int | None = None) -> int:
+    """Check that `value` is a floating tensor (B, C, H, W) or (B, C, H, W, D).
+
+    Args:
+        name: the argument's name, for the message.
+        value: what the caller passed.
+        channels: the channel count to expect, or None for any.
+
+    Returns:
+        The number of spatial dimensions, 2 or 3.
+
+    Raises:
+        TypeError: if it is no tensor of floating numbers.
+        ValueError: if its rank, its channels or its extent are wrong.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch tensor, received {type(value).__name__}; convert it first")
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point values, received {value.dtype}; call .float() first")
+    if value.ndim not in (4, 5):
+        raise ValueError(
+            f"{name}: expected (batch, channel, H, W) or (batch, channel, H, W, D), received shape"
+            f" {tuple(value.shape)}; add the batch or channel axis"
+        )
+    if channels is not None and value.shape[1] != channels:
+        raise ValueError(
+            f"{name}: expected {channels} channel(s), received {value.shape[1]} in shape {tuple(value.shape)};"
+            " check the channel axis"
+        )
+    if value.numel() == 0:
+        raise ValueError(f"{name}: expected at least one voxel, received shape {tuple(value.shape)}")
+    return value.ndim - 2
+
+
+def check_field(name: str, value: Any) -> int:
+    """Check that `value` is a displacement or velocity field (B, 2, H, W) or (B, 3, H, W, D); return 2 or 3."""
+    spatial_dims = check_batched(name, value)
+    if value.shape[1] != spatial_dims:
+        raise ValueError(
+            f"{name}: expected {spatial_dims} channels (one per spatial axis, in voxels), received shape"
+            f" {tuple(value.shape)}"
+        )
+    return spatial_dims
+
+
+def check_same_grid(first_name: str, first: Tensor, second_name: str, second: Tensor) -> None:
+    """Check that two batched tensors share batch size and spatial shape."""
+    if first.shape[0] != second.shape[0] or first.shape[2:] != second.shape[2:]:
+        raise ValueError(
+            f"{second_name}: expected the batch and grid of {first_name} {tuple(first.shape)}, received"
+            f" {tuple(second.shape)}; resample one of them"
+        )
+
+
+def check_same_shape(first_name: str, first: Tensor, second_name: str, second: Tensor) -> None:
+    """Check that two tensors have one shape."""
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{second_name}: expected the shape of {first_name} {tuple(first.shape)}, received {tuple(second.shape)}"
+        )
+
+
+def check_finite(name: str, value: Tensor, remedy: str = "look for NaN or infinity in the input") -> None:
+    """Check that every number is finite."""
+    if not bool(torch.isfinite(value).all()):
+        count = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"{name}: expected finite numbers, received {count} that are NaN or infinite; {remedy}")
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Check a closed choice."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, received {value!r}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Check that a number is above zero."""
+    if not value > 0:
+        raise ValueError(f"{name}: expected a number above 0, received {value!r}")
