@@ -1,1 +1,27 @@
-"""."""
+"""Pure functions on displacement fields (voxels, array-axis order, pull), 2D and 3D, differentiable."""
+
+from medtrace.fields.flow import InversionResult, compose, exponentiate, inverse_consistency, invert
+from medtrace.fields.regularity import (
+    jacobian_determinant,
+    non_diffeomorphic_fraction,
+    non_diffeomorphic_volume,
+)
+from medtrace.fields.resample import identity_grid, inside_grid, sample, warp
+from medtrace.fields.units import mm_to_voxel, voxel_to_mm
+
+__all__ = [
+    "InversionResult",
+    "compose",
+    "exponentiate",
+    "identity_grid",
+    "inside_grid",
+    "inverse_consistency",
+    "invert",
+    "jacobian_determinant",
+    "mm_to_voxel",
+    "non_diffeomorphic_fraction",
+    "non_diffeomorphic_volume",
+    "sample",
+    "voxel_to_mm",
+    "warp",
+]

@@ -1,0 +1,161 @@
+"""Does a displacement keep space in order: Jacobian, folds, their volume."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_field
+from medtrace.fields.resample import identity_grid
+
+
+def jacobian_determinant(ddf: Tensor) -> Tensor:
+    """Local change of area or volume of p -> p + ddf(p), by central differences (one-sided at the border).
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+
+    Returns:
+        (B, 1, ...): 1 leaves volume alone, 0 or less is folded. Central differences miss folds of one voxel;
+        count folds with `non_diffeomorphic_fraction`. An axis of length 1 counts as unchanged.
+
+    Raises:
+        TypeError: if the field is no floating tensor.
+        ValueError: if its shape is wrong.
+    """
+    spatial_dims = check_field("ddf", ddf)
+    with torch.autocast(ddf.device.type, enabled=False):
+        ddf = ddf if ddf.dtype == torch.float64 else ddf.float()
+        columns = []
+        for axis in range(spatial_dims):
+            column = _central_difference(ddf, axis + 2)
+            parts = list(column.unbind(1))
+            parts[axis] = parts[axis] + 1.0
+            columns.append(parts)
+        return _determinant(columns).unsqueeze(1)
+
+
+def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
+    """Fraction of voxels at which the displaced grid is not a digital diffeomorphism.
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+
+    Returns:
+        (B,): from 0 (none) to 1.
+
+    Raises:
+        TypeError: if the field is no floating tensor.
+        ValueError: if its shape is wrong.
+
+    A voxel counts if any of its one-sided determinants is 0 or less: 4 in 2D (forward or backward on each
+    axis); in 3D the 8 likewise and the 2 tetrahedra inside its forward cell that those leave uncovered (Liu
+    et al., "On finite difference Jacobian computation in deformable image registration", IJCV 2024). Voxels
+    at the border have the determinants whose neighbours exist, and count in the denominator, which is every
+    voxel of the grid. An axis of length 1 counts as unchanged, so a single-slice volume is judged in its
+    plane.
+    """
+    with torch.no_grad():
+        points, spatial_dims, shape = _displaced_points(ddf)
+        folded = torch.zeros(ddf.shape[0], *points.shape[2:], dtype=torch.bool, device=ddf.device)
+        for corner, determinant in _cell_determinants(points):
+            folded[_corner_slices(corner, points.shape[2:])] |= determinant <= 0
+        for axis in range(spatial_dims):
+            if shape[axis] == 1:
+                folded = folded.any(dim=axis + 1, keepdim=True)
+        return folded.flatten(1).to(torch.float64 if ddf.dtype == torch.float64 else torch.float32).mean(1)
+
+
+def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
+    """Volume (area in 2D) that the displaced grid turns inside out.
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+
+    Returns:
+        (B,): in voxels; differentiable. The paper's tables give it as a percentage of the grid's voxels.
+
+    Raises:
+        TypeError: if the field is no floating tensor.
+        ValueError: if its shape is wrong.
+
+    Equation (Liu et al., IJCV 2024): every cell between voxel centres is cut into simplices in its two ways
+    (2 × 2 triangles in 2D; 2 × (4 corner tetrahedra + 1 inner one) in 3D) and the absolute negative volumes
+    are averaged over the two: sum over cells of 1/2 · sum_i max(-|J_i|, 0) / spatial_dims!.
+    """
+    points, spatial_dims, _ = _displaced_points(ddf)
+    simplex = 1.0 / (2.0 if spatial_dims == 2 else 6.0)
+    with torch.autocast(ddf.device.type, enabled=False):
+        total = points.new_zeros(points.shape[0])
+        for _, determinant in _cell_determinants(points):
+            total = total + (-determinant).clamp_min(0.0).flatten(1).sum(1)
+        return total * (0.5 * simplex)
+
+
+def _central_difference(field: Tensor, dim: int) -> Tensor:
+    size = field.shape[dim]
+    if size == 1:
+        return torch.zeros_like(field)
+    first = field.narrow(dim, 1, 1) - field.narrow(dim, 0, 1)
+    last = field.narrow(dim, size - 1, 1) - field.narrow(dim, size - 2, 1)
+    inner = (field.narrow(dim, 2, size - 2) - field.narrow(dim, 0, size - 2)) * 0.5
+    return torch.cat([first, inner, last], dim)
+
+
+def _determinant(columns: list[list[Tensor]]) -> Tensor:
+    """Determinant written out; `columns[k][d]` is component d of column k."""
+    if len(columns) == 2:
+        (a, b), (c, d) = columns
+        return a * d - b * c
+    (a, b, c), (d, e, f), (g, h, i) = columns
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+def _displaced_points(ddf: Tensor) -> tuple[Tensor, int, torch.Size]:
+    """Displaced voxel centres, where an axis of length 1 is doubled so that it has a cell to measure."""
+    spatial_dims = check_field("ddf", ddf)
+    shape = ddf.shape[2:]
+    field = ddf if ddf.dtype == torch.float64 else ddf.float()
+    for axis in range(spatial_dims):
+        if shape[axis] == 1:
+            field = torch.cat([field, field], dim=axis + 2)
+    points = field + identity_grid(field.shape[2:], device=field.device, dtype=field.dtype)
+    return points, spatial_dims, shape
+
+
+def _corner_slices(corner: tuple[int, ...], shape: torch.Size) -> tuple[slice, ...]:
+    """Of every cell, the voxel at one corner; leading axis is the batch."""
+    return (slice(None), *(slice(bit, size - 1 + bit) for bit, size in zip(corner, shape)))
+
+
+def _cell_determinants(points: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Yield (corner, determinant (B, *cells)) of every simplex of both ways to cut the cells.
+
+    Identity gives 1 for the simplex at a corner and 2 for the inner tetrahedra, which are yielded at the
+    cell's first corner.
+    """
+    shape = points.shape[2:]
+    spatial_dims = len(shape)
+
+    def corner_points(corner: tuple[int, ...]) -> list[Tensor]:
+        slices = _corner_slices(corner, shape)
+        return [component[slices] for component in points.unbind(1)]
+
+    def edge(start: tuple[int, ...], end: tuple[int, ...]) -> list[Tensor]:
+        return [b - a for a, b in zip(corner_points(start), corner_points(end))]
+
+    for corner in itertools.product((0, 1), repeat=spatial_dims):
+        columns = []
+        for axis in range(spatial_dims):
+            low = (*corner[:axis], 0, *corner[axis + 1 :])
+            high = (*corner[:axis], 1, *corner[axis + 1 :])
+            columns.append(edge(low, high))
+        yield corner, _determinant(columns)
+    if spatial_dims == 3:
+        first = (0, 0, 0)
+        yield first, _determinant([edge(first, (1, 1, 0)), edge(first, (0, 1, 1)), edge(first, (1, 0, 1))])
+        last = (1, 1, 1)
+        yield first, _determinant([edge((1, 0, 0), last), edge((0, 1, 0), last), edge((0, 0, 1), last)])

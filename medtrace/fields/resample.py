@@ -1,0 +1,181 @@
+"""Read an image at displaced or given positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medtrace.checks import check_batched, check_choice, check_field, check_same_grid
+
+MODES = ("bilinear", "nearest")
+PADDING_MODES = ("border", "zeros", "reflection")
+
+
+def identity_grid(
+    shape: Sequence[int], *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Voxel coordinates of every voxel of a grid.
+
+    Args:
+        shape: spatial shape (H, W) or (H, W, D).
+        device: where to make it.
+        dtype: its floating type.
+
+    Returns:
+        (D, *shape): component d of voxel p is p[d], in voxels.
+    """
+    axes = [torch.arange(size, device=device, dtype=dtype) for size in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str = "border") -> Tensor:
+    """Pull an image through a displacement: `result(p) = image(p + ddf(p))`.
+
+    Args:
+        image: (B, C, H, W) or (B, C, H, W, D); floating, or integer or boolean labels with `mode="nearest"`.
+        ddf: (B, spatial_dims, ...) on the image's grid, in voxels, array-axis order.
+        mode: "bilinear" (trilinear in 3D) or "nearest" (halves go to the even neighbour).
+        padding_mode: what lies outside the grid: "border" (nearest voxel), "zeros" (fading over one voxel in
+            bilinear mode) or "reflection" (about the border voxels' centres).
+
+    Returns:
+        Tensor of the image's shape. Labels keep their dtype; floating images come back in float32 or, where
+        the image or the field is float64, float64: half precision is computed and returned in float32, also
+        inside autocast.
+
+    Raises:
+        TypeError: if an argument is no tensor of the right kind.
+        ValueError: if shapes differ or a mode is unknown.
+    """
+    check_field("ddf", ddf)
+    _check_image(image, mode, padding_mode)
+    check_same_grid("image", image, "ddf", ddf)
+    with torch.autocast(ddf.device.type, enabled=False):
+        values, field = _common_type(image, ddf)
+        grid = displaced_grid(field, ddf.shape[2:])
+        return _read(values, grid, mode, padding_mode).to(_result_type(image, values))
+
+
+def sample(
+    image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_mode: str = "border"
+) -> Tensor:
+    """Read an image at voxel coordinates.
+
+    Args:
+        image: as for `warp`.
+        coordinates: (B, spatial_dims, *out) in voxels of the image, array-axis order; `out` is of any rank,
+            so (B, 2, N) reads N points.
+        mode: as for `warp`.
+        padding_mode: as for `warp`.
+
+    Returns:
+        (B, C, *out), of the type that `warp` returns.
+
+    Raises:
+        TypeError: if an argument is no tensor of the right kind.
+        ValueError: if shapes do not fit or a mode is unknown.
+    """
+    spatial_dims = _check_image(image, mode, padding_mode)
+    _check_coordinates(coordinates, image, spatial_dims)
+    out_shape = coordinates.shape[2:]
+    with torch.autocast(coordinates.device.type, enabled=False):
+        values, points = _common_type(image, coordinates)
+        # grid_sample wants as many output axes as the image has
+        points = points.reshape(points.shape[0], spatial_dims, -1, *(1,) * (spatial_dims - 1))
+        result = _read(values, normalized_grid(points, image.shape[2:]), mode, padding_mode)
+        return result.reshape(*result.shape[:2], *out_shape).to(_result_type(image, values))
+
+
+def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where voxel coordinates lie between the centres of a grid's first and last voxels.
+
+    Args:
+        coordinates: (B, spatial_dims, *out) in voxels.
+        shape: the grid's spatial shape.
+
+    Returns:
+        Boolean (B, 1, *out). On an axis of length 1, only 0 lies inside (to 1e-4 voxel, like every border).
+    """
+    slack = 1e-4
+    inside = torch.ones_like(coordinates[:, :1], dtype=torch.bool)
+    for axis, size in enumerate(shape):
+        value = coordinates[:, axis : axis + 1]
+        inside = inside & (value >= -slack) & (value <= size - 1 + slack)
+    return inside
+
+
+def axis_scale(size: int) -> float:
+    """Factor from voxels to grid_sample's [-1, 1]; any factor serves an axis of length 1."""
+    return 2.0 / max(size - 1, 1)
+
+
+def displaced_grid(ddf: Tensor, shape: Sequence[int]) -> Tensor:
+    """grid_sample's grid of the points p + ddf(p), (B, *shape, spatial_dims)."""
+    parts = []
+    for axis in reversed(range(len(shape))):
+        size = shape[axis]
+        scale = axis_scale(size)
+        line = torch.arange(size, device=ddf.device, dtype=ddf.dtype) * scale - 1.0
+        line = line.reshape([-1 if other == axis else 1 for other in range(len(shape))])
+        parts.append(torch.add(line, ddf[:, axis], alpha=scale))
+    return torch.stack(parts, dim=-1)
+
+
+def normalized_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
+    """grid_sample's grid of the given voxel coordinates, (B, *out, spatial_dims)."""
+    parts = [coordinates[:, axis] * axis_scale(shape[axis]) - 1.0 for axis in reversed(range(len(shape)))]
+    return torch.stack(parts, dim=-1)
+
+
+def _read(values: Tensor, grid: Tensor, mode: str, padding_mode: str) -> Tensor:
+    result = F.grid_sample(values, grid, mode=mode, padding_mode=padding_mode, align_corners=True)
+    if padding_mode != "zeros":
+        return result
+    # On an axis of length 1 grid_sample multiplies the coordinate by zero, so nothing ever lies outside it.
+    for component, size in enumerate(reversed(values.shape[2:])):
+        if size == 1:
+            distance = (grid[..., component] + 1.0).abs() / axis_scale(1)
+            weight = (distance <= 0.5).to(result) if mode == "nearest" else (1.0 - distance).clamp_min(0.0)
+            result = result * weight.unsqueeze(1)
+    return result
+
+
+def _check_image(image: Tensor, mode: str, padding_mode: str) -> int:
+    check_choice("mode", mode, MODES)
+    check_choice("padding_mode", padding_mode, PADDING_MODES)
+    if isinstance(image, Tensor) and not image.is_floating_point() and not image.is_complex():
+        if mode != "nearest":
+            raise TypeError(
+                f"image: expected floating-point values for mode={mode!r}, received {image.dtype}; use"
+                ' mode="nearest" for labels or call .float()'
+            )
+        return check_batched("image", torch.empty(image.shape, device="meta"))
+    return check_batched("image", image)
+
+
+def _check_coordinates(coordinates: Tensor, image: Tensor, spatial_dims: int) -> None:
+    if not isinstance(coordinates, Tensor) or not coordinates.is_floating_point():
+        kind = coordinates.dtype if isinstance(coordinates, Tensor) else type(coordinates).__name__
+        raise TypeError(
+            f"coordinates: expected a floating-point tensor, received {kind}; call .float() first"
+        )
+    if coordinates.ndim < 3 or coordinates.shape[:2] != (image.shape[0], spatial_dims):
+        raise ValueError(
+            f"coordinates: expected ({image.shape[0]}, {spatial_dims}, *out) in voxels for an image of shape"
+            f" {tuple(image.shape)}, received {tuple(coordinates.shape)}"
+        )
+
+
+def _common_type(image: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the computing type: float64 where one is, and for labels (exact to 2^53), else float32."""
+    integer = not image.is_floating_point()
+    double = integer or torch.float64 in (image.dtype, field.dtype)
+    dtype = torch.float64 if double else torch.float32
+    return image.to(dtype), field.to(dtype)
+
+
+def _result_type(image: Tensor, values: Tensor) -> torch.dtype:
+    return values.dtype if image.is_floating_point() else image.dtype

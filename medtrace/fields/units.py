@@ -1,0 +1,71 @@
+"""Displacements between voxels and millimetres."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_batched, check_field
+
+
+def voxel_to_mm(ddf: Tensor, affine: Tensor) -> Tensor:
+    """Displacement vectors from voxels to RAS millimetres.
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels, array-axis order.
+        affine: (4, 4) or (B, 4, 4) voxel to RAS mm; its translation plays no part.
+
+    Returns:
+        (B, 3, ...) in mm, right, anterior, superior; also in 2D, whose two axes are the affine's first two
+        columns.
+
+    Raises:
+        TypeError: if an argument is no floating tensor.
+        ValueError: if a shape is wrong or the affine is singular.
+    """
+    spatial_dims = check_field("ddf", ddf)
+    matrix = _linear_part(affine, ddf.shape[0])[:, :, :spatial_dims]
+    return _apply(matrix, ddf)
+
+
+def mm_to_voxel(ddf_mm: Tensor, affine: Tensor) -> Tensor:
+    """Displacement vectors from RAS millimetres to voxels.
+
+    Args:
+        ddf_mm: (B, 3, H, W) or (B, 3, H, W, D), in mm, right, anterior, superior.
+        affine: (4, 4) or (B, 4, 4) voxel to RAS mm.
+
+    Returns:
+        (B, 2, H, W) or (B, 3, H, W, D) in voxels. In 2D the in-plane displacement is the least-squares one:
+        what points out of the plane is dropped.
+
+    Raises:
+        TypeError: if an argument is no floating tensor.
+        ValueError: if a shape is wrong or the affine is singular.
+    """
+    spatial_dims = check_batched("ddf_mm", ddf_mm, channels=3)
+    matrix = _linear_part(affine, ddf_mm.shape[0])[:, :, :spatial_dims]
+    return _apply(torch.linalg.pinv(matrix), ddf_mm)
+
+
+def _linear_part(affine: Tensor, batch: int) -> Tensor:
+    if not isinstance(affine, Tensor) or not affine.is_floating_point():
+        kind = affine.dtype if isinstance(affine, Tensor) else type(affine).__name__
+        raise TypeError(
+            f"affine: expected a floating-point tensor, received {kind}; use torch.as_tensor(..., float64)"
+        )
+    if affine.shape not in ((4, 4), (batch, 4, 4)):
+        raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
+    linear = affine[..., :3, :3].to(torch.float64)
+    if bool((torch.linalg.det(linear).abs() < 1e-12).any()):
+        raise ValueError(
+            "affine: expected an invertible matrix, received a singular one; check the image's header"
+        )
+    return linear.expand(batch, 3, 3)
+
+
+def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:
+    with torch.autocast(vectors.device.type, enabled=False):
+        vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+        matrix = matrix.to(device=vectors.device, dtype=vectors.dtype)
+        return torch.einsum("bij,bj...->bi...", matrix, vectors)
