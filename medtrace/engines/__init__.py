@@ -1,1 +1,7 @@
-"""."""
+"""One trainer and one evaluator for every method."""
+
+from medtrace.engines.evaluator import Evaluator
+from medtrace.engines.logging import ProgressBar, TermHistory, logged_terms
+from medtrace.engines.trainer import Trainer
+
+__all__ = ["Evaluator", "ProgressBar", "TermHistory", "Trainer", "logged_terms"]

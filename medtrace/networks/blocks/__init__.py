@@ -1,1 +1,7 @@
-"""."""
+"""Parts that the published networks share."""
+
+from medtrace.networks.blocks.discriminator import ConditionalPatchDiscriminator
+from medtrace.networks.blocks.padding import pad_to_multiple
+from medtrace.networks.blocks.unet import Decoder, Encoder
+
+__all__ = ["ConditionalPatchDiscriminator", "Decoder", "Encoder", "pad_to_multiple"]

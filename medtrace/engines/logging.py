@@ -1,0 +1,114 @@
+"""Handlers and transforms that show a training's named loss terms."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import Tensor
+from tqdm.auto import tqdm
+
+
+def logged_terms(output: Mapping[str, Any]) -> dict[str, float]:
+    """Turn a trainer's output into numbers, for `output_transform` of `StatsHandler` and `TensorBoardStatsHandler`."""
+    return {name: value.item() for name, value in _scalars(output).items()}
+
+
+def _scalars(output: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in output.items() if isinstance(value, Tensor) and value.ndim == 0}
+
+
+class TermHistory:
+    """Average every loss term over an epoch: into `engine.state.metrics` under its own name, and into a CSV file.
+
+    Sums stay on the device within an epoch. Attach it before `StatsHandler` and `TensorBoardStatsHandler`, whose
+    epoch logs then show the averages.
+
+    Args:
+        path: the CSV file, with one row per epoch; a file there is continued when the training resumes and
+            written anew when it starts at epoch 1. None writes none.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def _start(self, engine: Engine) -> None:
+        self._sums, self._count = {}, 0
+
+    def _add(self, engine: Engine) -> None:
+        for name, value in _scalars(engine.state.output).items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._count += 1
+
+    def _finish(self, engine: Engine) -> None:
+        means = {name: (total / self._count).item() for name, total in self._sums.items()}
+        engine.state.metrics.update(means)
+        if self.path is not None:
+            self._write(engine.state.epoch, means)
+
+    def _write(self, epoch: int, means: dict[str, float]) -> None:
+        first = epoch == 1 or not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w" if first else "a", newline="") as file:
+            writer = csv.writer(file)
+            if first:
+                writer.writerow(["epoch", *means])
+            writer.writerow([epoch, *means.values()])
+
+
+class ProgressBar:
+    """One bar over the whole training, with the epoch and the mean loss of the last epoch.
+
+    Args:
+        description: what stands before the bar.
+        disable: show nothing; None shows it on a terminal only.
+    """
+
+    def __init__(self, description: str = "training", disable: bool | None = None) -> None:
+        self.description = description
+        self.disable = disable
+        self._bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._abandon)
+
+    def _open(self, engine: Engine) -> None:
+        self._bar = tqdm(
+            total=engine.state.max_epochs * engine.state.epoch_length,
+            initial=engine.state.iteration,
+            desc=self.description,
+            disable=self.disable,
+            unit="step",
+            mininterval=0.5,
+        )
+
+    def _advance(self, engine: Engine) -> None:
+        self._bar.update()
+
+    def _tell(self, engine: Engine) -> None:
+        loss = engine.state.metrics.get("loss")
+        values = {} if loss is None else {"loss": f"{loss:.4f}"}
+        self._bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
+
+    def _close(self, engine: Engine) -> None:
+        self._bar.close()
+
+    def _abandon(self, engine: Engine, error: BaseException) -> None:
+        self._bar.close()
+        raise error

@@ -1,0 +1,152 @@
+"""TraceTrans: one encoder, an image decoder and a velocity decoder, and two patch discriminators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from medtrace.checks import check_batched, check_positive
+from medtrace.fields import exponentiate, warp
+from medtrace.networks.blocks import ConditionalPatchDiscriminator, Decoder, Encoder, pad_to_multiple
+
+
+class TraceTransOutput(NamedTuple):
+    """What the generator gives for a batch of sources on a grid `*spatial`."""
+
+    image: Tensor
+    """Translated image (B, out_channels, *spatial) in [-1, 1]."""
+    warped: Tensor
+    """Source pulled by `ddf`, (B, in_channels, *spatial)."""
+    ddf: Tensor
+    """Displacement (B, spatial_dims, *spatial) in voxels, pull convention."""
+    velocity: Tensor
+    """Stationary velocity (B, spatial_dims, *spatial) in voxels, whose exponential is Id + `ddf`."""
+
+
+class TraceTrans(nn.Module):
+    """Predict the image after an intervention and the deformation that leads to it, from the source alone.
+
+    y_trans = tanh(g(e(x))), v = f(e(x)), φ = exp(v), y_warp = x∘φ (TraceTrans, Eq. 1-6). The velocity decoder
+    starts at zero, so the untrained network deforms nothing. Grids that 2^levels does not divide are padded by
+    their border values and the results cropped back.
+
+    The paper names the encoder's five widths and no more; here a level is a strided convolution as in Pix2Pix,
+    the decoders upsample linearly (no checkerboard in the field), and the normalisation is per instance.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the source.
+        out_channels: channels of the translated image.
+        channels: the encoder's output channels, one entry per downsampling.
+        integration_steps: squarings of the exponential.
+        norm: MONAI's name of the normalisation, such as "instance" or "batch".
+        shared_encoder: whether both decoders read one encoder; False gives two separate networks (the
+            paper's ablation, Table 3).
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (64, 128, 256, 512, 512),
+        integration_steps: int = 7,
+        norm: str | tuple = "instance",
+        shared_encoder: bool = True,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
+        if not channels:
+            raise ValueError("channels: expected at least one downsampling level, received none")
+        check_positive("in_channels", in_channels)
+        check_positive("out_channels", out_channels)
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.integration_steps = integration_steps
+        self.stride = 2 ** len(channels)
+        self.encoder = Encoder(spatial_dims, in_channels, channels, norm)
+        self.velocity_encoder = None if shared_encoder else Encoder(spatial_dims, in_channels, channels, norm)
+        self.image_decoder = Decoder(spatial_dims, in_channels, out_channels, channels, norm)
+        self.velocity_decoder = Decoder(spatial_dims, in_channels, spatial_dims, channels, norm, zero_init=True)
+
+    def forward(self, source: Tensor, deform: bool = True) -> TraceTransOutput:
+        """Translate a batch.
+
+        Args:
+            source: (B, in_channels, *spatial), in [-1, 1].
+            deform: whether to run the velocity stream; without it `ddf` and `velocity` are zero and `warped` is
+                the source.
+
+        Returns:
+            The translated image, the warped source, its displacement and velocity.
+
+        Raises:
+            TypeError: if `source` is no floating tensor.
+            ValueError: if its rank or channels do not fit the network.
+        """
+        if check_batched("source", source, channels=self.in_channels) != self.spatial_dims:
+            raise ValueError(
+                f"source: expected {self.spatial_dims} spatial axes, received shape {tuple(source.shape)}; build the"
+                f" network with spatial_dims={source.ndim - 2}"
+            )
+        # Instance normalisation needs two voxels at the bottleneck.
+        padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
+        features = self.encoder(padded)
+        image = torch.tanh(crop(self.image_decoder(features)).float())
+        if not deform:
+            still = source.new_zeros(source.shape[0], self.spatial_dims, *source.shape[2:])
+            return TraceTransOutput(image, source, still, still)
+        if self.velocity_encoder is not None:
+            features = self.velocity_encoder(padded)
+        velocity = crop(self.velocity_decoder(features)).float()
+        ddf = exponentiate(velocity, self.integration_steps)
+        return TraceTransOutput(image, warp(source, ddf), ddf, velocity)
+
+
+class DualDecoderGAN(nn.Module):
+    """The TraceTrans generator with its two conditional patch discriminators, D_trans and D_warp.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the source.
+        out_channels: channels of the target.
+        channels: the encoder's output channels, one entry per downsampling.
+        integration_steps: squarings of the exponential.
+        norm: MONAI's name of the normalisation.
+        shared_encoder: whether both decoders read one encoder.
+        discriminator_channels: filters of each discriminator's first convolution.
+        discriminator_layers: convolutions of each discriminator after the first.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (64, 128, 256, 512, 512),
+        integration_steps: int = 7,
+        norm: str | tuple = "instance",
+        shared_encoder: bool = True,
+        discriminator_channels: int = 64,
+        discriminator_layers: int = 3,
+    ) -> None:
+        super().__init__()
+        self.generator = TraceTrans(
+            spatial_dims, in_channels, out_channels, channels, integration_steps, norm, shared_encoder
+        )
+        self.translation_discriminator = ConditionalPatchDiscriminator(
+            spatial_dims, in_channels, out_channels, discriminator_channels, discriminator_layers, norm
+        )
+        # D_warp compares the warped source with the target, so both must have the same channels.
+        self.warp_discriminator = ConditionalPatchDiscriminator(
+            spatial_dims, in_channels, out_channels, discriminator_channels, discriminator_layers, norm
+        )
+
+    def forward(self, source: Tensor, deform: bool = True) -> TraceTransOutput:
+        """Run the generator; see `TraceTrans.forward`."""
+        return self.generator(source, deform)

@@ -1,0 +1,159 @@
+"""The TraceTrans objective: content alignment, two adversaries and a smooth velocity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medtrace.fields import exponentiate
+from medtrace.losses import ParzenDNMILoss, least_squares_adversarial, velocity_smoothness
+from medtrace.networks import DualDecoderGAN, TraceTransOutput
+from medtrace.objectives.objective import Batch, Objective, Phase, affines_of, plain
+from medtrace.trace import Trace
+
+
+class TraceTransObjective(Objective):
+    """Train a `DualDecoderGAN` on before/after pairs and trace single images with it.
+
+    The phase "generator" has, with the weights of TraceTrans, Eq. 8 and 12:
+
+    | term | weight | value |
+    |---|---|---|
+    | `translation_l1` | α | mean |y_trans − y| |
+    | `warp_dnmi` | 1 − α | −NMI(y_warp, y), 16 bins |
+    | `cross_dnmi` | min(α, 1 − α)·γ | −NMI(y_trans, y_warp), 32 bins |
+    | `translation_adversarial` | λ_adv·α | Eq. 10 on D_trans |
+    | `warp_adversarial` | λ_adv·(1 − α) | Eq. 10 on D_warp |
+    | `smoothness` | (1 − α)·λ_smooth | |∇v|² |
+
+    and "discriminator" the two halves of Eq. 13 (`translation_discriminator`, `warp_discriminator`). At α = 1 only
+    `translation_l1`, `translation_adversarial` and `translation_discriminator` are left: Pix2Pix in its
+    least-squares form without dropout. At α = 0 the image stream is off.
+
+    Args:
+        networks: the generator and its two discriminators.
+        alpha: share of the translation stream, in [0, 1].
+        gamma: strength of the cross-domain constraint, at least 0.
+        adversarial_weight: λ_adv.
+        smoothness_weight: λ_smooth.
+        smoothness_reduction: "mean" over voxels (as VoxelMorph's code does) or "sum" over the grid (as the paper
+            prints); the paper's λ_smooth = 0.2 is usable with the mean only.
+        warp_bins: bins of `warp_dnmi`.
+        cross_bins: bins of `cross_dnmi`.
+
+    Raises:
+        ValueError: if a weight is outside its range, or the deformation stream is on and the source's
+            channels are not the target's.
+    """
+
+    def __init__(
+        self,
+        networks: DualDecoderGAN,
+        alpha: float = 0.5,
+        gamma: float = 1.0,
+        adversarial_weight: float = 0.01,
+        smoothness_weight: float = 0.2,
+        smoothness_reduction: str = "mean",
+        warp_bins: int = 16,
+        cross_bins: int = 32,
+    ) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha: expected a share in [0, 1], received {alpha!r}")
+        for name, value in (
+            ("gamma", gamma),
+            ("adversarial_weight", adversarial_weight),
+            ("smoothness_weight", smoothness_weight),
+        ):
+            if value < 0:
+                raise ValueError(f"{name}: expected a weight of at least 0, received {value!r}")
+        generator = networks.generator
+        if alpha < 1 and generator.in_channels != generator.out_channels:
+            raise ValueError(
+                f"networks: the deformation stream compares the warped source ({generator.in_channels} channels) with"
+                f" the target ({generator.out_channels}); use equal channels, or alpha=1"
+            )
+        self.networks = networks
+        self.smoothness_reduction = smoothness_reduction
+        self.warp_dnmi = ParzenDNMILoss(num_bins=warp_bins)
+        self.cross_dnmi = ParzenDNMILoss(num_bins=cross_bins)
+        self.deform = alpha < 1
+        self.phases = (
+            Phase(
+                "generator",
+                ("networks.generator",),
+                {
+                    "translation_l1": alpha,
+                    "warp_dnmi": 1 - alpha,
+                    "cross_dnmi": min(alpha, 1 - alpha) * gamma,
+                    "translation_adversarial": adversarial_weight * alpha,
+                    "warp_adversarial": adversarial_weight * (1 - alpha),
+                    "smoothness": (1 - alpha) * smoothness_weight,
+                },
+            ),
+            Phase(
+                "discriminator",
+                ("networks.translation_discriminator", "networks.warp_discriminator"),
+                {
+                    "translation_discriminator": adversarial_weight * alpha,
+                    "warp_discriminator": adversarial_weight * (1 - alpha),
+                },
+            ),
+        )
+
+    def generator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """Eq. 8, 10 and 12; leaves the detached images for the discriminators."""
+        source, target = plain(batch["source"]), plain(batch["target"])
+        output: TraceTransOutput = self.networks(source, deform=self.deform)
+        carried["image"], carried["warped"] = output.image.detach(), output.warped.detach()
+        terms = {}
+        if phase.active("translation_l1"):
+            terms["translation_l1"] = F.l1_loss(output.image, target)
+        if phase.active("warp_dnmi"):
+            terms["warp_dnmi"] = self.warp_dnmi(output.warped, target)
+        if phase.active("cross_dnmi"):
+            terms["cross_dnmi"] = self.cross_dnmi(output.image, output.warped)
+        for stream, image in (("translation", output.image), ("warp", output.warped)):
+            if phase.active(f"{stream}_adversarial"):
+                logits = self._discriminator(stream)(source, image)
+                terms[f"{stream}_adversarial"] = least_squares_adversarial(logits, real=True)
+        if phase.active("smoothness"):
+            terms["smoothness"] = velocity_smoothness(output.velocity, reduction=self.smoothness_reduction)
+        return terms
+
+    def discriminator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """Eq. 11 for each stream, on the images that the generator phase made."""
+        source, target = plain(batch["source"]), plain(batch["target"])
+        terms = {}
+        for stream, fake in (("translation", carried["image"]), ("warp", carried["warped"])):
+            if phase.active(f"{stream}_discriminator"):
+                discriminator = self._discriminator(stream)
+                on_real = least_squares_adversarial(discriminator(source, target), real=True)
+                on_fake = least_squares_adversarial(discriminator(source, fake), real=False)
+                terms[f"{stream}_discriminator"] = 0.5 * (on_real + on_fake)
+        return terms
+
+    def _discriminator(self, stream: str) -> torch.nn.Module:
+        return getattr(self.networks, f"{stream}_discriminator")
+
+    @torch.no_grad()
+    def trace(self, batch: Batch) -> list[Trace]:
+        """Translate each source of the batch; the inverse field is the exponential of −v."""
+        source = batch["source"]
+        output: TraceTransOutput = self.networks(plain(source), deform=self.deform)
+        inverse = exponentiate(-output.velocity, self.networks.generator.integration_steps)
+        return [
+            Trace.build(
+                source=plain(source)[item],
+                image=output.image[item],
+                ddf=output.ddf[item],
+                inverse_ddf=inverse[item],
+                velocity=output.velocity[item],
+                affine=affine,
+                source_affine=affine,
+            )
+            for item, affine in enumerate(affines_of(source))
+        ]
