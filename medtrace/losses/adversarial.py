@@ -1,0 +1,68 @@
+"""Least-squares adversarial terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
+
+
+def _check_logits(name: str, logits: Any) -> Tensor:
+    if not isinstance(logits, Tensor):
+        hint = "; PatchDiscriminator returns all its features: pass its last output, [-1]"
+        raise TypeError(
+            f"{name}: expected one tensor of logits, received {type(logits).__name__}"
+            f"{hint if isinstance(logits, (list, tuple)) else ''}"
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point logits, received {logits.dtype}")
+    if logits.numel() == 0:
+        raise ValueError(f"{name}: expected at least one logit, received shape {tuple(logits.shape)}")
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def least_squares_adversarial(logits: Tensor, real: bool) -> Tensor:
+    """Mean squared distance of a discriminator's logits from 1 (`real`) or 0 (TraceTrans, Eq. 10).
+
+    No activation comes between: the logits are what the discriminator's last convolution returns.
+
+    Args:
+        logits: any shape, for instance a patch map (B, 1, H, W).
+        real: whether the logits shall be 1; a generator's loss takes its own images with `real=True`.
+
+    Returns:
+        A scalar >= 0, float32 also under autocast.
+
+    Raises:
+        TypeError: if `logits` is not one tensor of floating numbers (MONAI's discriminators return a list: pass [-1]).
+        ValueError: if `logits` is empty.
+    """
+    values = _check_logits("logits", logits)
+    return (values - 1).square().mean() if real else values.square().mean()
+
+
+def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """½ (mean (D(real) − 1)² + mean D(fake)²) (TraceTrans, Eq. 11).
+
+    Args:
+        real_logits: the discriminator's logits of true images.
+        fake_logits: its logits of generated images, detached from the generator.
+
+    Returns:
+        A scalar >= 0.
+    """
+    real = least_squares_adversarial(_check_logits("real_logits", real_logits), True)
+    return 0.5 * (real + least_squares_adversarial(_check_logits("fake_logits", fake_logits), False))
+
+
+class LeastSquaresAdversarialLoss(_Loss):
+    """`least_squares_adversarial` as a module."""
+
+    def __init__(self) -> None:
+        super().__init__(reduction="mean")
+
+    def forward(self, logits: Tensor, real: bool) -> Tensor:
+        """Mean squared distance of the logits from 1 (`real`) or 0."""
+        return least_squares_adversarial(logits, real)
