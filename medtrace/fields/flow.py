@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtrace.checks import check_field, check_positive, check_same_shape
-from medtrace.fields.resample import axis_scale, displaced_grid, identity_grid, inside_grid, warp
+from medtrace.fields.resample import axis_scale, displaced_grid, identity_grid, inside_grid, sample, warp
 
 
 class InversionResult(NamedTuple):
@@ -57,9 +57,7 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         flow = field.flip(1) * (scale / 2**steps)
         for _ in range(steps):
             grid = base + flow.movedim(1, -1)
-            flow = flow + F.grid_sample(
-                flow, grid, mode="bilinear", padding_mode="border", align_corners=True
-            )
+            flow = flow + F.grid_sample(flow, grid, mode="bilinear", padding_mode="border", align_corners=True)
         return (flow / scale).flip(1)
 
 
@@ -86,18 +84,22 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return moved + inner.to(moved.dtype)
 
 
-def invert(ddf: Tensor, iterations: int = 50, tolerance: float = 1e-3) -> InversionResult:
+def invert(
+    ddf: Tensor, iterations: int = 50, tolerance: float = 1e-3, *, points: Tensor | None = None
+) -> InversionResult:
     """Inverse displacement by damped fixed-point iteration.
 
     Args:
         ddf: (B, spatial_dims, ...) in voxels.
         iterations: the most iterations to run.
         tolerance: stop when no residual is above this many voxels.
+        points: (B, spatial_dims, *out) voxel coordinates at which to invert, or None for every voxel of the
+            grid.
 
     Returns:
-        The inverse and, per batch item, its largest residual in voxels: look at it, for a field that folds
-        has no inverse. Voxels whose pulled point leaves the grid are not counted: there the answer follows
-        the border value of `ddf`, and no truth exists.
+        The inverse at the points and, per batch item, its largest residual in voxels: look at it, for a field
+        that folds has no inverse. Points whose pulled point leaves the grid are not counted: there the answer
+        follows the border value of `ddf`, and no truth exists.
 
     Raises:
         TypeError: if the field is no floating tensor.
@@ -105,29 +107,30 @@ def invert(ddf: Tensor, iterations: int = 50, tolerance: float = 1e-3) -> Invers
 
     Equation: v <- v - w (v + ddf(p + v)), after Chen et al., Med Phys 2008 (who have w = 1). The step w
         starts
-    at 1 and is halved, voxel by voxel, where an iteration made the residual larger: the plain iteration
+    at 1 and is halved, point by point, where an iteration made the residual larger: the plain iteration
     diverges where the displacement's slope exceeds 1. Gradients flow through the iterations run.
     """
-    spatial_dims = check_field("ddf", ddf)
+    check_field("ddf", ddf)
     check_positive("iterations", iterations)
     check_positive("tolerance", tolerance)
     ddf = ddf if ddf.dtype == torch.float64 else ddf.float()
-    points = identity_grid(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype)
-    axes = tuple(range(1, spatial_dims + 2))
-    inverse = torch.zeros_like(ddf)
-    mismatch = ddf
-    with torch.no_grad():
-        step = torch.ones_like(ddf[:, :1])
-        size = torch.linalg.vector_norm(ddf, dim=1, keepdim=True)
-    worst = size.amax(dim=axes)
+    if points is None:
+        points = identity_grid(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype).unsqueeze(0)
+        mismatch = ddf
+    else:
+        mismatch = sample(ddf, points)
+    axes = tuple(range(1, mismatch.ndim))
+    inverse = torch.zeros_like(mismatch)
+    step = torch.ones_like(mismatch[:, :1])
+    size = _norm(mismatch)
     for _ in range(int(iterations)):
         inverse = inverse - step * mismatch
-        mismatch = inverse + warp(ddf, inverse)
+        pulled = points + inverse
+        mismatch = inverse + sample(ddf, pulled)
         with torch.no_grad():
-            last, size = size, torch.linalg.vector_norm(mismatch, dim=1, keepdim=True)
+            last, size = size, _norm(mismatch)
             step = torch.where(size > last, step * 0.5, step)
-            inside = inside_grid(points + inverse, ddf.shape[2:])
-            worst = torch.where(inside, size, 0.0).amax(dim=axes)
+            worst = torch.where(inside_grid(pulled, ddf.shape[2:]), size, 0.0).amax(dim=axes)
             if bool((worst <= tolerance).all()):
                 break
     return InversionResult(inverse, worst)
@@ -148,4 +151,8 @@ def inverse_consistency(ddf: Tensor, inverse_ddf: Tensor) -> Tensor:
         TypeError: if a field is no floating tensor.
         ValueError: if the shapes are wrong or differ.
     """
-    return torch.linalg.vector_norm(compose(ddf, inverse_ddf), dim=1, keepdim=True)
+    return _norm(compose(ddf, inverse_ddf))
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)

@@ -59,9 +59,7 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
         return _read(values, grid, mode, padding_mode).to(_result_type(image, values))
 
 
-def sample(
-    image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_mode: str = "border"
-) -> Tensor:
+def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_mode: str = "border") -> Tensor:
     """Read an image at voxel coordinates.
 
     Args:
@@ -159,9 +157,7 @@ def _check_image(image: Tensor, mode: str, padding_mode: str) -> int:
 def _check_coordinates(coordinates: Tensor, image: Tensor, spatial_dims: int) -> None:
     if not isinstance(coordinates, Tensor) or not coordinates.is_floating_point():
         kind = coordinates.dtype if isinstance(coordinates, Tensor) else type(coordinates).__name__
-        raise TypeError(
-            f"coordinates: expected a floating-point tensor, received {kind}; call .float() first"
-        )
+        raise TypeError(f"coordinates: expected a floating-point tensor, received {kind}; call .float() first")
     if coordinates.ndim < 3 or coordinates.shape[:2] != (image.shape[0], spatial_dims):
         raise ValueError(
             f"coordinates: expected ({image.shape[0]}, {spatial_dims}, *out) in voxels for an image of shape"

@@ -51,16 +51,12 @@ def mm_to_voxel(ddf_mm: Tensor, affine: Tensor) -> Tensor:
 def _linear_part(affine: Tensor, batch: int) -> Tensor:
     if not isinstance(affine, Tensor) or not affine.is_floating_point():
         kind = affine.dtype if isinstance(affine, Tensor) else type(affine).__name__
-        raise TypeError(
-            f"affine: expected a floating-point tensor, received {kind}; use torch.as_tensor(..., float64)"
-        )
+        raise TypeError(f"affine: expected a floating-point tensor, received {kind}; use torch.as_tensor(..., float64)")
     if affine.shape not in ((4, 4), (batch, 4, 4)):
         raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
     linear = affine[..., :3, :3].to(torch.float64)
     if bool((torch.linalg.det(linear).abs() < 1e-12).any()):
-        raise ValueError(
-            "affine: expected an invertible matrix, received a singular one; check the image's header"
-        )
+        raise ValueError("affine: expected an invertible matrix, received a singular one; check the image's header")
     return linear.expand(batch, 3, 3)
 
 

@@ -1,0 +1,7 @@
+"""The record every method answers with: where each voxel came from and how its intensity changed."""
+
+from medtrace.trace.contrast import contrast_change
+from medtrace.trace.ledger import LedgerSummary, TraceLedger
+from medtrace.trace.record import Trace
+
+__all__ = ["LedgerSummary", "Trace", "TraceLedger", "contrast_change"]

@@ -1,0 +1,89 @@
+"""Where a change of the image went: deformation, appearance, or neither."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_finite, check_same_shape
+from medtrace.trace.validation import as_tensor, plain
+
+if TYPE_CHECKING:
+    from medtrace.trace.record import Trace
+
+
+class LedgerSummary(NamedTuple):
+    """Mean absolute value of each column, in the image's units; None where the column does not exist."""
+
+    change: float | None
+    deformation: float | None
+    appearance: float | None
+    residual: float | None
+    error: float | None
+    explained_fraction: float | None
+    """1 - sum(residual²) / sum((image - source)²); None where nothing changed or the grids differ."""
+
+
+class TraceLedger(NamedTuple):
+    """Where the change went: `image = warped + appearance + residual`. Each column is (C, *spatial) or None."""
+
+    deformation: Tensor | None
+    """warped - source, where both lie on one grid."""
+    appearance: Tensor | None
+    residual: Tensor | None
+    """What neither explains; None where source and image have different channel counts."""
+    error: Tensor | None
+    """target - image, where a target was given."""
+    summary: LedgerSummary
+
+
+def make_ledger(trace: Trace, target: Tensor | None, region: Tensor | None) -> TraceLedger:
+    """The columns of `Trace.ledger`."""
+    comparable = trace.source.shape[0] == trace.image.shape[0]
+    residual = error = None
+    if comparable:
+        residual = trace.image - trace.warped
+        if trace.appearance is not None:
+            residual = residual - trace.appearance
+    if target is not None:
+        target = plain("target", target).to(trace.image.device)
+        check_same_shape("image", trace.image, "target", target)
+        check_finite("target", target)
+        error = target - trace.image
+    deformation = trace.warped - trace.source if trace.same_grid else None
+    change = trace.image - trace.source if trace.same_grid and comparable else None
+    inside = _inside(trace, region)
+
+    def size(column: Tensor | None) -> float | None:
+        return None if column is None else float(column.double().abs()[:, inside].mean())
+
+    explained = None
+    if change is not None and residual is not None:
+        total = float(change.double().square()[:, inside].sum())
+        left = float(residual.double().square()[:, inside].sum())
+        explained = 1.0 - left / total if total > 0 else None
+    summary = LedgerSummary(
+        change=size(change),
+        deformation=size(deformation),
+        appearance=size(trace.appearance),
+        residual=size(residual),
+        error=size(error),
+        explained_fraction=explained,
+    )
+    return TraceLedger(deformation, trace.appearance, residual, error, summary)
+
+
+def _inside(trace: Trace, region: Tensor | None) -> Tensor:
+    grid = trace.image.shape[1:]
+    if region is None:
+        return torch.ones(grid, dtype=torch.bool, device=trace.image.device)
+    if not isinstance(region, Tensor):
+        raise TypeError(f"region: expected a torch tensor, received {type(region).__name__}; convert it first")
+    if region.shape != (1, *grid):
+        raise ValueError(f"region: expected shape {(1, *grid)}, received {tuple(region.shape)}")
+    inside = as_tensor(region)[0].to(trace.image.device) > 0
+    if not bool(inside.any()):
+        raise ValueError("region: expected at least one voxel, received an empty mask; pass None for everywhere")
+    return inside

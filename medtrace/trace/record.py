@@ -1,0 +1,322 @@
+"""The record every method answers with: where each voxel came from and how its intensity changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_finite
+from medtrace.fields import inside_grid, sample
+from medtrace.trace.contrast import contrast_change
+from medtrace.trace.geometry import inverse_on_source, pull, pulled_points, same_grid, to_voxels
+from medtrace.trace.ledger import TraceLedger, make_ledger
+from medtrace.trace.validation import (
+    affine_or_identity,
+    as_tensor,
+    check_affine,
+    check_one_plane,
+    check_unbatched,
+    plain,
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace:
+    """One translated image and its account, unbatched. Build it with `Trace.build`.
+
+    Attributes:
+        source: the input image, (C, *source_spatial).
+        image: the translated image, on the target grid, (C', *spatial).
+        ddf: (spatial_dims, *spatial), pull displacement on the target grid, in target voxels:
+            source voxel = source_affine⁻¹ · affine · (p + ddf(p)).
+        inverse_ddf: (spatial_dims, *source_spatial), in source voxels, where a source point q goes:
+            target voxel = affine⁻¹ · source_affine · (q + inverse_ddf(q)).
+        warped: source resampled by ddf, (C, *spatial).
+        appearance: explained change of intensity, (C', *spatial), or None where C differs from C'.
+        mask: (1, *spatial) in [0, 1], where appearance may change, or None.
+        affine: (4, 4) float64, target voxel to RAS mm; pixel (i, j) of a 2D image is voxel (i, j, 0).
+        source_affine: (4, 4) float64, source voxel to RAS mm.
+        velocity: (spatial_dims, *spatial), stationary velocity in target voxels, or None.
+
+    Raises:
+        TypeError: if a member is no tensor of the right kind.
+        ValueError: if shapes, devices or planes do not fit, an affine is singular or a number is not finite.
+    """
+
+    source: Tensor
+    image: Tensor
+    ddf: Tensor
+    inverse_ddf: Tensor
+    warped: Tensor
+    appearance: Tensor | None
+    mask: Tensor | None
+    affine: Tensor
+    source_affine: Tensor
+    velocity: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None or field.name not in ("appearance", "mask", "velocity"):
+                dtype = torch.float64 if field.name.endswith("affine") else torch.float32
+                object.__setattr__(self, field.name, plain(field.name, value, dtype))
+        check_unbatched("source", self.source)
+        check_unbatched("image", self.image, spatial_dims=self.spatial_dims)
+        self._check_members()
+        check_affine("affine", self.affine)
+        check_affine("source_affine", self.source_affine)
+        if self.spatial_dims == 2:
+            check_one_plane(self)
+
+    def _check_members(self) -> None:
+        spatial_dims, grid, source_grid = self.spatial_dims, self.image.shape[1:], self.source.shape[1:]
+        expected: dict[str, Sequence[int]] = {
+            "ddf": (spatial_dims, *grid),
+            "inverse_ddf": (spatial_dims, *source_grid),
+            "warped": (self.source.shape[0], *grid),
+            "appearance": tuple(self.image.shape),
+            "mask": (1, *grid),
+            "velocity": (spatial_dims, *grid),
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != tuple(shape):
+                raise ValueError(
+                    f"{name}: expected shape {tuple(shape)} (source {tuple(self.source.shape)}, image"
+                    f" {tuple(self.image.shape)}), received {tuple(value.shape)}; a Trace is unbatched"
+                )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            check_finite(field.name, value)
+            if value.device != self.source.device:
+                raise ValueError(
+                    f"{field.name}: expected the source's device {self.source.device}, received {value.device};"
+                    " move all of it to one device"
+                )
+        if self.mask is not None and bool(((self.mask < 0) | (self.mask > 1)).any()):
+            raise ValueError(
+                f"mask: expected values in [0, 1], received {float(self.mask.min()):g} to"
+                f" {float(self.mask.max()):g}; threshold the labels first"
+            )
+
+    @classmethod
+    def build(
+        cls,
+        source: Tensor,
+        image: Tensor,
+        ddf: Tensor,
+        *,
+        inverse_ddf: Tensor | None = None,
+        mask: Tensor | None = None,
+        velocity: Tensor | None = None,
+        affine: Tensor | None = None,
+        source_affine: Tensor | None = None,
+    ) -> Trace:
+        """Trace of a translation: computes warped, the inverse and the appearance.
+
+        Args:
+            source: (C, *source_spatial) floating.
+            image: (C', *spatial) floating.
+            ddf: (spatial_dims, *spatial), in target voxels, pull.
+            inverse_ddf: as the attribute; None inverts `ddf` at the source's voxels.
+            mask: (1, *spatial), boolean or in [0, 1]. With it, appearance is mask · (image - warped); without
+                it, the change of contrast (see `contrast_change`).
+            velocity: (spatial_dims, *spatial) or None.
+            affine: (4, 4) of the target grid; None is the identity (1 mm voxels).
+            source_affine: (4, 4) of the source grid; None is `affine`.
+
+        Returns:
+            The trace: detached, float32 (affines float64), on the source's device.
+
+        Raises:
+            TypeError: if an argument is no tensor of the right kind.
+            ValueError: as the class says, or if the source and target grids differ in shape and no affine
+                tells how they lie to each other.
+
+        Warns:
+            UserWarning: if the inverse misses by more than 0.1 voxel somewhere (a field that folds has none).
+        """
+        source, image = (plain(name, value) for name, value in (("source", source), ("image", image)))
+        spatial_dims = check_unbatched("source", source)
+        check_unbatched("image", image, spatial_dims=spatial_dims)
+        ddf = plain("ddf", ddf)
+        if ddf.shape != (spatial_dims, *image.shape[1:]):
+            raise ValueError(
+                f"ddf: expected shape {(spatial_dims, *image.shape[1:])} (unbatched, the image's grid), received"
+                f" {tuple(ddf.shape)}"
+            )
+        if affine is None and source_affine is None and source.shape[1:] != image.shape[1:]:
+            raise ValueError(
+                f"affine: expected the affines of two grids {tuple(source.shape[1:])} and {tuple(image.shape[1:])},"
+                " received none; pass affine and source_affine"
+            )
+        affine = affine_or_identity("affine", affine, source.device)
+        source_affine = (
+            affine if source_affine is None else affine_or_identity("source_affine", source_affine, source.device)
+        )
+        if mask is not None:
+            mask = plain("mask", mask)
+            if mask.shape != (1, *image.shape[1:]):
+                raise ValueError(
+                    f"mask: expected shape {(1, *image.shape[1:])} (one channel, the image's grid), received"
+                    f" {tuple(mask.shape)}"
+                )
+        for name, value in (("source", source), ("image", image), ("ddf", ddf)):
+            check_finite(name, value)
+        to_source: Tensor | None = torch.linalg.solve(source_affine, affine)
+        if same_grid(source, image, affine, source_affine):
+            to_source = None
+        warped = pull(source, ddf, to_source)
+        if inverse_ddf is None:
+            inverse_ddf = inverse_on_source(ddf, source.shape[1:], to_source)
+        return cls(
+            source=source,
+            image=image,
+            ddf=ddf,
+            inverse_ddf=inverse_ddf,
+            warped=warped,
+            appearance=_appearance(warped, image, mask),
+            mask=mask,
+            affine=affine,
+            source_affine=source_affine,
+            velocity=velocity,
+        )
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return self.source.ndim - 1
+
+    @property
+    def same_grid(self) -> bool:
+        """Whether source and target share one grid."""
+        return same_grid(self.source, self.image, self.affine, self.source_affine)
+
+    @property
+    def covered(self) -> Tensor:
+        """Boolean (1, *spatial): target voxels whose pulled point lies inside the source grid."""
+        return inside_grid(self._source_coordinates(), self.source.shape[1:])[0]
+
+    def to(self, device: torch.device | str) -> Trace:
+        """The same trace on another device."""
+        members = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in members.items() if value is not None})
+
+    def locate(self, points_mm: Any) -> Tensor:
+        """Where points of the source are in the target.
+
+        Args:
+            points_mm: (N, 3), RAS mm, in 2D too.
+
+        Returns:
+            (N, 3) float64, RAS mm: x + source_affine · inverse_ddf read linearly at x. In 2D the coordinate
+            through the plane is kept. Points off the source grid move as the nearest border point does;
+            `in_source` tells which.
+
+        Raises:
+            TypeError: if the points are no numbers.
+            ValueError: if their shape is not (N, 3) or a number is not finite.
+        """
+        return self._move(points_mm, self.inverse_ddf, self.source_affine)
+
+    def origin(self, points_mm: Any) -> Tensor:
+        """Where points of the target came from in the source: `locate` the other way, through `ddf`."""
+        return self._move(points_mm, self.ddf, self.affine)
+
+    def in_source(self, points_mm: Any) -> Tensor:
+        """Boolean (N,): which points (N, 3), RAS mm, lie on the source grid (a single slice is one voxel thick)."""
+        return self._inside(points_mm, self.source.shape[1:], self.source_affine)
+
+    def in_target(self, points_mm: Any) -> Tensor:
+        """Boolean (N,): which points (N, 3), RAS mm, lie on the target grid (a single slice is one voxel thick)."""
+        return self._inside(points_mm, self.image.shape[1:], self.affine)
+
+    def transfer(self, labels: Tensor) -> Tensor:
+        """Bring labels from the source grid to the target grid.
+
+        Args:
+            labels: (C, *source_spatial), integer or boolean (read at the nearest voxel) or soft, floating
+                (linearly).
+
+        Returns:
+            (C, *spatial) of the same kind; half precision comes back in float32. Outside the source, its
+            border.
+
+        Raises:
+            TypeError: if it is no tensor.
+            ValueError: if its grid is not the source's.
+        """
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels: expected a torch tensor, received {type(labels).__name__}; convert it first")
+        if labels.ndim != self.source.ndim or labels.shape[1:] != self.source.shape[1:]:
+            raise ValueError(
+                f"labels: expected (channel, *{tuple(self.source.shape[1:])}), the source's grid, received"
+                f" {tuple(labels.shape)}"
+            )
+        mode = "bilinear" if labels.is_floating_point() else "nearest"
+        return sample(as_tensor(labels)[None], self._source_coordinates(), mode=mode)[0]
+
+    def ledger(self, target: Tensor | None = None, region: Tensor | None = None) -> TraceLedger:
+        """Split the change into what deformation, appearance and neither explain.
+
+        Args:
+            target: the true image, of the image's shape, for the error column.
+            region: boolean (1, *spatial) to which the summary is limited; None is everywhere.
+
+        Returns:
+            The columns and their summary; image = warped + appearance + residual to float32 rounding.
+
+        Raises:
+            TypeError: if target or region is no tensor.
+            ValueError: if a shape is wrong or the region is empty.
+        """
+        return make_ledger(self, target, region)
+
+    def __repr__(self) -> str:
+        def shape(value: Tensor | None) -> str:
+            return "None" if value is None else str(tuple(value.shape))
+
+        return (
+            f"Trace(source={shape(self.source)}, image={shape(self.image)}, mask={shape(self.mask)},"
+            f" largest displacement {float(torch.linalg.vector_norm(self.ddf, dim=0).max()):.2f} voxels,"
+            f" {self.source.device})"
+        )
+
+    def _source_coordinates(self) -> Tensor:
+        to_source = None if self.same_grid else torch.linalg.solve(self.source_affine, self.affine)
+        return pulled_points(self.ddf, to_source)
+
+    def _move(self, points_mm: Any, displacement: Tensor, affine: Tensor) -> Tensor:
+        points = self._points(points_mm)
+        voxels = to_voxels(points, affine)[:, : self.spatial_dims]
+        moved = sample(displacement[None], voxels.to(displacement.dtype).T[None])[0].T.to(points.dtype)
+        return points + moved @ affine[:3, : self.spatial_dims].T
+
+    def _inside(self, points_mm: Any, shape: Sequence[int], affine: Tensor) -> Tensor:
+        voxels = to_voxels(self._points(points_mm), affine)
+        inside = inside_grid(voxels[:, : self.spatial_dims].T[None], shape)[0, 0]
+        return inside & (voxels[:, 2].abs() <= 0.5) if self.spatial_dims == 2 else inside
+
+    def _points(self, points_mm: Any) -> Tensor:
+        try:
+            points = torch.as_tensor(points_mm, dtype=torch.float64, device=self.source.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"points_mm: expected numbers (N, 3), received {type(points_mm).__name__}") from error
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ValueError(f"points_mm: expected shape (N, 3), RAS mm, also in 2D, received {tuple(points.shape)}")
+        check_finite("points_mm", points)
+        return points
+
+
+def _appearance(warped: Tensor, image: Tensor, mask: Tensor | None) -> Tensor | None:
+    if warped.shape != image.shape:
+        return None
+    if mask is None:
+        return contrast_change(warped, image)
+    return mask * (image - warped)

@@ -1,0 +1,70 @@
+"""What a trace may hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_finite
+
+if TYPE_CHECKING:
+    from medtrace.trace.record import Trace
+
+
+def as_tensor(value: Tensor) -> Tensor:
+    """Without MONAI's metadata, which would slow every operation down."""
+    return value.as_tensor() if hasattr(value, "as_tensor") else value
+
+
+def plain(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The value as a detached plain tensor of one type; masks may come as integers or booleans."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch tensor, received {type(value).__name__}; convert it first")
+    if name != "mask" and not value.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point values, received {value.dtype}; call .float() first")
+    return as_tensor(value).detach().to(dtype)
+
+
+def affine_or_identity(name: str, affine: Tensor | None, device: torch.device) -> Tensor:
+    """The affine, checked, on a device; identity for None."""
+    if affine is None:
+        return torch.eye(4, dtype=torch.float64, device=device)
+    value = plain(name, affine, torch.float64).to(device)
+    check_affine(name, value)
+    return value
+
+
+def check_unbatched(name: str, value: Tensor, spatial_dims: int | None = None) -> int:
+    if value.ndim not in (3, 4) or value.numel() == 0:
+        raise ValueError(
+            f"{name}: expected (channel, H, W) or (channel, H, W, D), unbatched and not empty, received shape"
+            f" {tuple(value.shape)}"
+        )
+    if spatial_dims is not None and value.ndim - 1 != spatial_dims:
+        raise ValueError(f"{name}: expected {spatial_dims} spatial axes as the source has, received {value.ndim - 1}")
+    return value.ndim - 1
+
+
+def check_affine(name: str, affine: Tensor) -> None:
+    if affine.shape != (4, 4):
+        raise ValueError(f"{name}: expected shape (4, 4), also in 2D, received {tuple(affine.shape)}")
+    check_finite(name, affine)
+    if affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
+        raise ValueError(f"{name}: expected the last row 0 0 0 1, received {affine[3].tolist()}")
+    if float(torch.linalg.det(affine[:3, :3]).abs()) < 1e-12:
+        raise ValueError(f"{name}: expected an invertible matrix, received a singular one; check the image's header")
+
+
+def check_one_plane(trace: Trace) -> None:
+    """Slices of a 2D trace must lie in one plane: no field within a plane leads out of it."""
+    to_source = torch.linalg.solve(trace.source_affine, trace.affine)
+    height, width = trace.image.shape[1:]
+    corners = to_source.new_tensor([[i, j, 0, 1] for i in (0, height - 1) for j in (0, width - 1)])
+    distance = float((corners @ to_source[2]).abs().max())
+    if distance > 0.5:
+        raise ValueError(
+            f"affine: expected the target slice in the source's plane, received one up to {distance:.2f} source"
+            " slices away; resample to one plane, or make a 3D trace"
+        )
