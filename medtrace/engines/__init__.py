@@ -1,7 +1,8 @@
 """One trainer and one evaluator for every method."""
 
+from medtrace.engines.checkpoint import Checkpoint
 from medtrace.engines.evaluator import Evaluator
 from medtrace.engines.logging import ProgressBar, TermHistory, logged_terms
 from medtrace.engines.trainer import Trainer
 
-__all__ = ["Evaluator", "ProgressBar", "TermHistory", "Trainer", "logged_terms"]
+__all__ = ["Checkpoint", "Evaluator", "ProgressBar", "TermHistory", "Trainer", "logged_terms"]

@@ -79,14 +79,14 @@ class Trainer(MonaiTrainer):
         self.optimizers = dict(optimizers)
         self.max_gradient_norm = max_gradient_norm
         dtype = self.amp_kwargs.get("dtype", torch.get_autocast_dtype(self.state.device.type))
-        self.scaler = torch.amp.GradScaler(
+        self.loss_scaler = torch.amp.GradScaler(
             self.state.device.type, enabled=amp and self.state.device.type == "cuda" and dtype == torch.float16
         )
 
     def checkpoint_items(self) -> dict[str, Any]:
         """What a checkpoint must hold to resume: pass it to `CheckpointSaver` and `CheckpointLoader`."""
         optimizers = {f"optimizer_{name}": optimizer for name, optimizer in self.optimizers.items()}
-        return {"objective": self.objective, "trainer": self, "scaler": self.scaler, **optimizers}
+        return {"objective": self.objective, "trainer": self, "loss_scaler": self.loss_scaler, **optimizers}
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs)
@@ -120,18 +120,18 @@ class Trainer(MonaiTrainer):
             loss = phase.total(terms)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         if not torch.isfinite(loss):
+            values = {name: value.item() for name, value in terms.items()}
             raise ValueError(
-                f"loss of phase {phase.name!r}: expected a finite number, received"
-                f" { ({name: value.item() for name, value in terms.items()}) } at iteration {self.state.iteration}; look"
-                " for NaN in the images, or lower the learning rate"
+                f"loss of phase {phase.name!r}: expected a finite number, received {values} at iteration"
+                f" {self.state.iteration}; look for NaN in the images, or lower the learning rate"
             )
-        self.scaler.scale(loss).backward()
+        self.loss_scaler.scale(loss).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if self.max_gradient_norm is not None:
-            self.scaler.unscale_(optimizer)
+            self.loss_scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
-        self.scaler.step(optimizer)
-        self.scaler.update()
+        self.loss_scaler.step(optimizer)
+        self.loss_scaler.update()
         return {Keys.LOSS: loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_positive
 from medtrace.fields import exponentiate, warp
-from medtrace.networks.blocks import ConditionalPatchDiscriminator, Decoder, Encoder, pad_to_multiple
+from medtrace.networks.blocks import INSTANCE_NORM, ConditionalPatchDiscriminator, Decoder, Encoder, pad_to_multiple
 
 
 class TraceTransOutput(NamedTuple):
@@ -42,7 +42,7 @@ class TraceTrans(nn.Module):
         out_channels: channels of the translated image.
         channels: the encoder's output channels, one entry per downsampling.
         integration_steps: squarings of the exponential.
-        norm: MONAI's name of the normalisation, such as "instance" or "batch".
+        norm: MONAI's name of the normalisation, such as "batch"; by default per instance, with scale and shift.
         shared_encoder: whether both decoders read one encoder; False gives two separate networks (the
             paper's ablation, Table 3).
     """
@@ -54,7 +54,7 @@ class TraceTrans(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         integration_steps: int = 7,
-        norm: str | tuple = "instance",
+        norm: str | tuple = INSTANCE_NORM,
         shared_encoder: bool = True,
     ) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class DualDecoderGAN(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         integration_steps: int = 7,
-        norm: str | tuple = "instance",
+        norm: str | tuple = INSTANCE_NORM,
         shared_encoder: bool = True,
         discriminator_channels: int = 64,
         discriminator_layers: int = 3,

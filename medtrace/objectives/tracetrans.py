@@ -9,7 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medtrace.fields import exponentiate
-from medtrace.losses import ParzenDNMILoss, least_squares_adversarial, velocity_smoothness
+from medtrace.losses import (
+    ParzenDNMILoss,
+    least_squares_adversarial,
+    least_squares_discriminator,
+    velocity_smoothness,
+)
 from medtrace.networks import DualDecoderGAN, TraceTransOutput
 from medtrace.objectives.objective import Batch, Objective, Phase, affines_of, plain
 from medtrace.trace import Trace
@@ -131,9 +136,9 @@ class TraceTransObjective(Objective):
         for stream, fake in (("translation", carried["image"]), ("warp", carried["warped"])):
             if phase.active(f"{stream}_discriminator"):
                 discriminator = self._discriminator(stream)
-                on_real = least_squares_adversarial(discriminator(source, target), real=True)
-                on_fake = least_squares_adversarial(discriminator(source, fake), real=False)
-                terms[f"{stream}_discriminator"] = 0.5 * (on_real + on_fake)
+                terms[f"{stream}_discriminator"] = least_squares_discriminator(
+                    discriminator(source, target), discriminator(source, fake)
+                )
         return terms
 
     def _discriminator(self, stream: str) -> torch.nn.Module:

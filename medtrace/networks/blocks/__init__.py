@@ -2,6 +2,6 @@
 
 from medtrace.networks.blocks.discriminator import ConditionalPatchDiscriminator
 from medtrace.networks.blocks.padding import pad_to_multiple
-from medtrace.networks.blocks.unet import Decoder, Encoder
+from medtrace.networks.blocks.unet import INSTANCE_NORM, Decoder, Encoder
 
-__all__ = ["ConditionalPatchDiscriminator", "Decoder", "Encoder", "pad_to_multiple"]
+__all__ = ["INSTANCE_NORM", "ConditionalPatchDiscriminator", "Decoder", "Encoder", "pad_to_multiple"]

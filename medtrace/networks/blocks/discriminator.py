@@ -6,6 +6,8 @@ import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
+from medtrace.networks.blocks.unet import INSTANCE_NORM
+
 
 class ConditionalPatchDiscriminator(nn.Module):
     """Judge patches of an image given the source (PatchGAN of Isola et al. 2017).
@@ -26,7 +28,7 @@ class ConditionalPatchDiscriminator(nn.Module):
         image_channels: int,
         channels: int = 64,
         num_layers: int = 3,
-        norm: str | tuple = "instance",
+        norm: str | tuple = INSTANCE_NORM,
     ) -> None:
         super().__init__()
         self.patches = PatchDiscriminator(

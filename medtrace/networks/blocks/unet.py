@@ -9,6 +9,7 @@ from monai.networks.blocks import Convolution, UpSample
 from torch import Tensor, nn
 
 LEAKY_RELU = ("LEAKYRELU", {"negative_slope": 0.2})
+INSTANCE_NORM = ("INSTANCE", {"affine": True})
 
 
 class Encoder(nn.Module):
@@ -21,7 +22,7 @@ class Encoder(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         channels: output channels of each downsampling level.
-        norm: MONAI's name of the normalisation, such as "instance" or "batch".
+        norm: MONAI's name of the normalisation; the convolutions before it have no bias.
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, channels: Sequence[int], norm: str | tuple) -> None:
@@ -37,6 +38,7 @@ class Encoder(nn.Module):
                 padding=1,
                 act=LEAKY_RELU,
                 norm=norm if level else None,
+                bias=level == 0,
             )
             for level, (before, after) in enumerate(zip(inputs, channels))
         )
@@ -52,8 +54,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Climb from the deepest features to the image's grid and end in one linear convolution.
 
-    A level upsamples (linear interpolation and a 3-wide convolution, which leaves no checkerboard in a
-    field), joins the encoder's features of that size, and convolves. The last level joins the image
+    A level narrows the features by a 1-wide convolution, interpolates them linearly (which leaves no
+    checkerboard in a field), joins the encoder's features of that size, and convolves. The last level joins the image
     itself, so that fine detail need not pass the bottleneck.
 
     Args:
@@ -85,7 +87,9 @@ class Decoder(nn.Module):
             self.upsamplings.append(
                 UpSample(spatial_dims, below, after, scale_factor=2, mode="nontrainable", align_corners=False)
             )
-            self.merges.append(Convolution(spatial_dims, after + skip, after, kernel_size=3, act=LEAKY_RELU, norm=norm))
+            self.merges.append(
+                Convolution(spatial_dims, after + skip, after, kernel_size=3, act=LEAKY_RELU, norm=norm, bias=False)
+            )
         self.head = Convolution(spatial_dims, outputs[0], out_channels, kernel_size=3, conv_only=True)
         if zero_init:
             nn.init.zeros_(self.head.conv.weight)

@@ -1,0 +1,168 @@
+"""The TraceTrans objective against its equations, and its reduction to Pix2Pix."""
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch.nn import functional as F
+
+from medtrace.engines import Trainer
+from medtrace.fields import exponentiate
+from medtrace.losses import ParzenDNMILoss, velocity_smoothness
+from medtrace.networks import DualDecoderGAN
+from medtrace.objectives import Phase, TraceTransObjective, affines_of
+
+
+def networks(seed=0, channels=1, **options):
+    torch.manual_seed(seed)
+    gan = DualDecoderGAN(
+        2, channels, channels, channels=(8, 16), discriminator_channels=8, discriminator_layers=2, **options
+    )
+    torch.nn.init.normal_(gan.generator.velocity_decoder.head.conv.weight, std=0.05)
+    return gan
+
+
+def pair(channels=1, size=32):
+    generator = torch.Generator().manual_seed(1)
+    return {key: torch.rand(2, channels, size, size, generator=generator) * 1.8 - 0.9 for key in ("source", "target")}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_terms_are_the_equations(channels):
+    gan, batch = networks(channels=channels), pair(channels)
+    objective, carried = TraceTransObjective(gan), {}
+    terms = objective.terms("generator", batch, carried)
+    source, target = batch["source"], batch["target"]
+    output = gan(source)
+    expected = {
+        "translation_l1": (output.image - target).abs().mean(),
+        "warp_dnmi": ParzenDNMILoss(16)(output.warped, target),
+        "cross_dnmi": ParzenDNMILoss(32)(output.image, output.warped),
+        "translation_adversarial": (gan.translation_discriminator(source, output.image) - 1).square().mean(),
+        "warp_adversarial": (gan.warp_discriminator(source, output.warped) - 1).square().mean(),
+        "smoothness": velocity_smoothness(output.velocity),
+    }
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value, msg=name)
+    judged = objective.terms("discriminator", batch, carried)
+    fake = output.image.detach()
+    half = 0.5 * (
+        (gan.translation_discriminator(source, target) - 1).square().mean()
+        + gan.translation_discriminator(source, fake).square().mean()
+    )
+    torch.testing.assert_close(judged["translation_discriminator"], half)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.5, 1.0), (0.75, 0.5), (0.25, 1.0), (1.0, 1.0), (0.0, 1.0), (0.5, 0.0)])
+def test_weights_are_equations_8_12_and_13(alpha, gamma):
+    objective = TraceTransObjective(networks(), alpha=alpha, gamma=gamma)
+    assert dict(objective.phase("generator").weights) == pytest.approx(
+        {
+            "translation_l1": alpha,
+            "warp_dnmi": 1 - alpha,
+            "cross_dnmi": min(alpha, 1 - alpha) * gamma,
+            "translation_adversarial": 0.01 * alpha,
+            "warp_adversarial": 0.01 * (1 - alpha),
+            "smoothness": 0.2 * (1 - alpha),
+        }
+    )
+    assert dict(objective.phase("discriminator").weights) == pytest.approx(
+        {"translation_discriminator": 0.01 * alpha, "warp_discriminator": 0.01 * (1 - alpha)}
+    )
+    terms = objective.terms("generator", pair(), {})
+    assert all(objective.phase("generator").active(name) for name in terms)
+
+
+def test_alpha_one_is_pix2pix():
+    """Three steps of the trainer equal three steps of Pix2Pix written out by hand."""
+    batch, rate = pair(), 1e-3
+    ours, theirs = networks(), networks()
+    objective = TraceTransObjective(ours, alpha=1.0)
+    optimizers = {p.name: torch.optim.Adam(objective.parameters_of(p.name), rate) for p in objective.phases}
+    Trainer("cpu", 1, [batch] * 3, objective, optimizers).run()
+
+    generator, judge = theirs.generator, theirs.translation_discriminator
+    image_stream = [*generator.encoder.parameters(), *generator.image_decoder.parameters()]
+    for_generator, for_judge = torch.optim.Adam(image_stream, rate), torch.optim.Adam(judge.parameters(), rate)
+    source, target = batch["source"], batch["target"]
+    for _ in range(3):
+        fake = torch.tanh(generator.image_decoder(generator.encoder(source)))
+        for_generator.zero_grad()
+        logits = judge(source, fake)
+        (F.l1_loss(fake, target) + 0.01 * F.mse_loss(logits, torch.ones_like(logits))).backward()
+        for_generator.step()
+        for_judge.zero_grad()
+        real, false = judge(source, target), judge(source, fake.detach())
+        loss = F.mse_loss(real, torch.ones_like(real)) + F.mse_loss(false, torch.zeros_like(false))
+        (0.01 * 0.5 * loss).backward()
+        for_judge.step()
+
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, msg=name, atol=1e-6, rtol=1e-5)
+
+
+def test_smoothness_as_the_paper_prints_it():
+    objective = TraceTransObjective(networks(), smoothness_reduction="sum")
+    mean = TraceTransObjective(networks())
+    batch = pair()
+    total = objective.terms("generator", batch, {})["smoothness"]
+    assert total > 100 * mean.terms("generator", batch, {})["smoothness"]
+
+
+def test_trace_is_the_networks_answer_with_an_inverse():
+    gan = networks()
+    affine = torch.diag(torch.tensor([2.0, 2.0, 1.0, 1.0], dtype=torch.float64))
+    source = MetaTensor(pair()["source"], affine=affine)
+    traces = TraceTransObjective(gan).eval().trace({"source": source})
+    output = gan.eval()(source.as_tensor())
+    assert len(traces) == 2
+    for item, trace in enumerate(traces):
+        torch.testing.assert_close(trace.image, output.image[item])
+        torch.testing.assert_close(trace.ddf, output.ddf[item])
+        torch.testing.assert_close(trace.warped, output.warped[item], atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.as_tensor(trace.affine), affine)
+        assert not trace.image.requires_grad
+    torch.testing.assert_close(traces[0].inverse_ddf, exponentiate(-output.velocity, 7)[0])
+
+
+def test_trace_at_alpha_one_is_the_identity():
+    trace = TraceTransObjective(networks(), alpha=1.0).trace(pair())[0]
+    assert torch.count_nonzero(trace.ddf) == 0
+
+
+def test_a_single_image_method_refuses_pairs():
+    batch = pair()
+    with pytest.raises(TypeError, match="registers no pair"):
+        TraceTransObjective(networks()).register(batch["source"], batch["target"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"alpha": 1.2}, "alpha"), ({"gamma": -1}, "gamma"), ({"smoothness_weight": -0.1}, "smoothness_weight")],
+)
+def test_wrong_weights_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        TraceTransObjective(networks(), **options)
+
+
+def test_unequal_channels_need_alpha_one():
+    gan = DualDecoderGAN(2, 1, 3, channels=(8, 16), discriminator_channels=8)
+    with pytest.raises(ValueError, match="equal channels"):
+        TraceTransObjective(gan)
+    terms = TraceTransObjective(gan, alpha=1.0).terms(
+        "generator", {"source": torch.zeros(1, 1, 32, 32), "target": torch.zeros(1, 3, 32, 32)}, {}
+    )
+    assert set(terms) == {"translation_l1", "translation_adversarial"}
+
+
+def test_total_refuses_terms_without_weight():
+    phase = Phase("generator", (), {"l1": 1.0, "off": 0.0})
+    assert phase.total({"l1": torch.tensor(2.0)}) == 2
+    with pytest.raises(ValueError, match="terms of phase"):
+        phase.total({"l1": torch.tensor(2.0), "off": torch.tensor(1.0)})
+
+
+def test_affines_of_plain_and_meta_tensors():
+    assert torch.equal(affines_of(torch.zeros(2, 1, 4, 4))[1], torch.eye(4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="4x4"):
+        affines_of(MetaTensor(torch.zeros(2, 1, 4, 4), affine=torch.eye(3)))
