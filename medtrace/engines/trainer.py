@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.engines import Trainer as MonaiTrainer
 from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -69,7 +70,6 @@ class Trainer(MonaiTrainer):
             max_epochs=max_epochs,
             data_loader=train_data_loader,
             epoch_length=epoch_length,
-            handlers=train_handlers,
             amp=amp,
             amp_kwargs=amp_kwargs,
             decollate=False,
@@ -82,6 +82,13 @@ class Trainer(MonaiTrainer):
         self.loss_scaler = torch.amp.GradScaler(
             self.state.device.type, enabled=amp and self.state.device.type == "cuda" and dtype == torch.float16
         )
+
+        if train_handlers is not None:
+            self._register_handlers(train_handlers)  # they may ask for what is set above
+
+    def run(self) -> None:
+        """Train to `max_epochs`; a second call goes on from there."""
+        Workflow.run(self)  # MONAI's Trainer.run would make a CUDA loss scaler of its own
 
     def checkpoint_items(self) -> dict[str, Any]:
         """What a checkpoint must hold to resume: pass it to `CheckpointSaver` and `CheckpointLoader`."""

@@ -1,0 +1,189 @@
+"""The trainer and evaluator with any objective: phases, logs, handlers, resuming, autocast."""
+
+import csv
+
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from monai.handlers import MeanAbsoluteError, StatsHandler, TensorBoardStatsHandler, ValidationHandler, from_engine
+from torch import nn
+
+from medtrace.engines import Checkpoint, Evaluator, ProgressBar, TermHistory, Trainer, logged_terms
+from medtrace.networks import DualDecoderGAN
+from medtrace.objectives import Objective, Phase, TraceTransObjective
+
+
+class Ledger(Objective):
+    """Two scalars pulled to two numbers by two phases, which note what they see."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.first.weight)
+        nn.init.ones_(self.second.weight)
+        self.phases = (
+            Phase("one", ("first",), {"square": 2.0, "off": 0.0}),
+            Phase("two", ("second",), {"product": 1.0}),
+        )
+        self.seen = []
+
+    def one_terms(self, phase, batch, carried):
+        carried["value"] = self.first.weight.detach().clone()
+        self.seen.append(("one", self.first.weight.requires_grad, self.second.weight.requires_grad))
+        return {"square": (self.first.weight * self.second.weight).square().sum()}
+
+    def two_terms(self, phase, batch, carried):
+        self.seen.append(("two", self.first.weight.requires_grad, self.second.weight.requires_grad))
+        return {"product": (self.second.weight * carried["value"] * batch["source"].mean()).sum()}
+
+
+def sgd(objective, rate=0.1):
+    return {phase.name: torch.optim.SGD(objective.parameters_of(phase.name), rate) for phase in objective.phases}
+
+
+def loader(count=8, size=32, batch_size=2, shuffle=True):
+    generator = torch.Generator().manual_seed(3)
+    items = [
+        {key: torch.rand(1, size, size, generator=generator) * 1.8 - 0.9 for key in ("source", "target")}
+        for _ in range(count)
+    ]
+    return DataLoader(Dataset(items), batch_size=batch_size, shuffle=shuffle, num_workers=0)
+
+
+def tracetrans(seed=0):
+    torch.manual_seed(seed)
+    gan = DualDecoderGAN(2, 1, 1, channels=(8, 16), discriminator_channels=8, discriminator_layers=2)
+    return TraceTransObjective(gan)
+
+
+def adam(objective):
+    return {phase.name: torch.optim.Adam(objective.parameters_of(phase.name), 1e-3) for phase in objective.phases}
+
+
+def test_a_step_by_hand():
+    objective = Ledger()
+    trainer = Trainer("cpu", 1, [{"source": torch.full((1, 1, 2, 2), 3.0)}], objective, sgd(objective))
+    trainer.run()
+    # one: d(2·(w1·w2)²)/dw1 = 4; two: d(w2·1·3)/dw2 = 3, on the w1 that phase one carried before its step.
+    assert objective.first.weight.item() == pytest.approx(1 - 0.1 * 4)
+    assert objective.second.weight.item() == pytest.approx(1 - 0.1 * 3)
+    assert objective.seen == [("one", True, False), ("two", False, True)]
+    output = logged_terms(trainer.state.output)
+    assert output == pytest.approx({"loss": 2 + 3, "square": 1, "product": 3})
+    assert all(parameter.requires_grad for parameter in objective.parameters())
+
+
+def test_gradients_are_clipped_by_phase():
+    objective = Ledger()
+    batch = {"source": torch.full((1, 1, 2, 2), 3.0)}
+    Trainer("cpu", 1, [batch], objective, sgd(objective), max_gradient_norm=0.5).run()
+    assert objective.first.weight.item() == pytest.approx(1 - 0.1 * 0.5)
+
+
+def test_optimisers_must_be_the_phases():
+    objective = Ledger()
+    with pytest.raises(ValueError, match=r"one for each phase \['one', 'two'\]"):
+        Trainer("cpu", 1, [], objective, {"one": None})
+
+
+def test_term_names_must_be_distinct():
+    objective = Ledger()
+    objective.phases = (Phase("one", ("first",), {"loss": 1.0}), Phase("two", ("second",), {"product": 1.0}))
+    with pytest.raises(ValueError, match="distinct term names"):
+        Trainer("cpu", 1, [], objective, sgd(objective))
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_terms():
+    objective = Ledger()
+    with pytest.raises(ValueError, match="product.*nan.*iteration 1"):
+        Trainer("cpu", 1, [{"source": torch.full((1, 1, 2, 2), float("nan"))}], objective, sgd(objective)).run()
+
+
+def test_training_lowers_the_loss_and_logs_every_term(tmp_path, capsys):
+    objective = tracetrans()
+    handlers = [
+        TermHistory(tmp_path / "history.csv"),
+        StatsHandler(iteration_log=False),
+        TensorBoardStatsHandler(log_dir=str(tmp_path / "tensorboard"), iteration_log=False),
+        ProgressBar(disable=False),
+    ]
+    Trainer("cpu", 6, loader(), objective, adam(objective), train_handlers=handlers).run()
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == list("123456")
+    terms = {term for phase in objective.phases for term in phase.weights}
+    assert set(rows[0]) == {"epoch", "loss", *terms}
+    assert float(rows[-1]["translation_l1"]) < float(rows[0]["translation_l1"])
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert "epoch=6/6" in capsys.readouterr().err
+
+
+def test_validation_gives_the_best_epoch():
+    objective = tracetrans()
+    evaluator = Evaluator(
+        "cpu",
+        loader(4, shuffle=False),
+        objective,
+        key_val_metric={"mae": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
+        metric_cmp_fn=lambda current, best: current < best,
+    )
+    handlers = [ValidationHandler(validator=evaluator, interval=1, epoch_level=True)]
+    Trainer("cpu", 3, loader(), objective, adam(objective), train_handlers=handlers).run()
+    assert evaluator.state.best_metric_epoch >= 1
+    batch = next(iter(loader(4, batch_size=4, shuffle=False)))
+    expected = torch.stack([t.image for t in objective.eval().trace(batch)]).sub(batch["target"]).abs().mean()
+    assert evaluator.state.metrics["mae"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_evaluator_hands_over_the_trace():
+    evaluator = Evaluator("cpu", loader(2), tracetrans())
+    evaluator.run()
+    output = evaluator.state.output
+    assert output["ddf"].shape == output["inverse_ddf"].shape == (2, 2, 32, 32)
+    assert len(output["traces"]) == 2
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_resumed_training_ends_with_the_same_weights(tmp_path, stop):
+    def fit(epochs, folder, resume):
+        objective = tracetrans()
+        torch.manual_seed(5)
+        handlers = [Checkpoint(folder, interval=1, resume=resume)]
+        Trainer("cpu", epochs, loader(), objective, adam(objective), train_handlers=handlers).run()
+        return objective.state_dict()
+
+    whole = fit(4, tmp_path / "whole", False)
+    fit(stop, tmp_path / "parts", False)
+    resumed = fit(4, tmp_path / "parts", True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    saved = torch.load(tmp_path / "parts" / "final.pt", weights_only=True)
+    assert set(saved) >= {"objective", "trainer", "optimizer_generator", "optimizer_discriminator", "random_states"}
+
+
+def test_autocast_trains_on_the_cpu():
+    objective = tracetrans()
+    before = objective.state_dict()["networks.generator.encoder.levels.1.conv.weight"].clone()
+    trainer = Trainer(
+        "cpu", 1, loader(2), objective, adam(objective), amp=True, amp_kwargs={"dtype": torch.bfloat16}
+    )
+    trainer.run()
+    assert torch.isfinite(trainer.state.output["loss"])
+    assert not torch.equal(before, objective.state_dict()["networks.generator.encoder.levels.1.conv.weight"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_trains_on_cuda(dtype):
+    objective = tracetrans().cuda()
+    trainer = Trainer("cuda", 1, loader(4), objective, adam(objective), amp=True, amp_kwargs={"dtype": dtype})
+    trainer.run()
+    assert torch.isfinite(trainer.state.output["loss"])
+
+
+def test_trains_in_three_dimensions():
+    gan = DualDecoderGAN(3, 1, 1, channels=(4, 8), discriminator_channels=4, discriminator_layers=1)
+    objective = TraceTransObjective(gan)
+    batch = {key: torch.rand(1, 1, 16, 20, 12) * 1.8 - 0.9 for key in ("source", "target")}
+    trainer = Trainer("cpu", 1, [batch] * 2, objective, adam(objective))
+    trainer.run()
+    assert torch.isfinite(trainer.state.output["loss"])
+    assert objective.trace(batch)[0].ddf.shape == (3, 16, 20, 12)
