@@ -1,0 +1,297 @@
+"""The command `medtrace`: parses and delegates to `medtrace.workflows`.
+
+Nothing heavy is imported before a command runs, so that `medtrace --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medtrace import __version__
+
+USER_ERROR = 1
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="medtrace",
+    help="Traceable medical image translation: what an image becomes, and where every voxel came from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Device = Annotated[
+    str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    app(args=None if arguments is None else list(arguments), prog_name="medtrace")
+
+
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose errors end in one line on stderr and exit code 1."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            with _one_line_errors():
+                function(*args, **kwargs)
+
+        return app.command(name)(guarded)
+
+    return register
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medtrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="MEDTRACE_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - its callback answers
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["MEDTRACE_DEBUG"] = "1"
+
+
+@command("prepare")
+def prepare(
+    source: Annotated[
+        Path, typer.Argument(help="A pair list (.csv or .json: subject, source, target, ...) or a BraTS-Reg folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.")],
+    contrast: Annotated[
+        list[str] | None, typer.Option(help="BraTS-Reg contrast, repeatable: t1, t1ce, t2, flair.  [default: t1]")
+    ] = None,
+    dims: Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")] = 2,
+    slices: Annotated[int, typer.Option(min=1, help="Central slices of each volume (with --dims 2).")] = 11,
+    axis: Annotated[str, typer.Option(help="Slicing axis: axial, coronal or sagittal.")] = "axial",
+    crop: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="Voxels right-left, front-back, up-down to crop larger volumes to.  [default: 192 192 128]"),
+    ] = None,
+    pad: Annotated[bool, typer.Option("--pad", help="Also pad smaller volumes to the size of --crop.")] = False,
+    no_crop: Annotated[bool, typer.Option("--no-crop", help="Keep every volume's own size.")] = False,
+    spacing: Annotated[
+        tuple[float, float, float] | None, typer.Option(help="Resample the sources to this voxel size in mm first.")
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(min=1, help="Resize slices to N x N.  [default: 256 for PNG and JPEG]")
+    ] = None,
+    align: Annotated[bool, typer.Option(help="Align the target to the source rigidly.")] = True,
+    standardize: Annotated[
+        bool, typer.Option(help="Histogram standardisation (Nyul), trained on the training subjects.")
+    ] = True,
+    split: Annotated[
+        tuple[float, float, float], typer.Option(help="Shares of subjects: training, validation, test.")
+    ] = (0.7, 0.0, 0.3),
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    skip_failed: Annotated[
+        bool, typer.Option("--skip-failed", help="Leave failing cases out and list them, instead of stopping.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier dataset in --out.")] = False,
+) -> None:
+    """Turn before/after scans into a dataset split by subject."""
+    from medtrace.workflows.prepare import prepare as run
+
+    summary = run(
+        source,
+        out,
+        contrasts=tuple(contrast or ("t1",)),
+        spatial_dims=dims,
+        slices=slices,
+        axis=axis,
+        crop=None if no_crop else crop or (192, 192, 128),
+        pad=pad,
+        spacing=spacing,
+        resize=resize,
+        align=align,
+        standardize=standardize,
+        fractions=split,
+        seed=seed,
+        skip_failed=skip_failed,
+        overwrite=overwrite,
+        progress=sys.stderr.isatty(),
+    )
+    for failure in summary.failures:
+        typer.echo(f"medtrace: skipped {failure}", err=True)
+    counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+    typer.echo(f"{out}: {counts}")
+
+
+@command("train")
+def train(
+    name: Annotated[str, typer.Argument(help="The method, such as tracetrans.")],
+    dataset: Annotated[Path | None, typer.Argument(help="A folder made by `medtrace prepare`.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.  [default: runs/NAME]")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a bundle entry, such as objective#alpha=0.75."),
+    ] = None,
+    tracebench: Annotated[bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of a tiny network.")] = False,
+    device: Device = None,
+) -> None:
+    """Train a method."""
+    overrides = parse_overrides(set_ or [])
+    from medtrace.workflows.train import train as run
+
+    run(
+        name,
+        dataset,
+        out=out or Path("runs") / name,
+        overrides=overrides,
+        tracebench=tracebench,
+        resume=resume,
+        smoke=smoke,
+        device=device,
+    )
+
+
+@command("translate")
+def translate(
+    run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
+    image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
+    device: Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
+) -> None:
+    """Translate a scan on its own grid and in its own units, with its trace."""
+    from medtrace.workflows.translate import translate as call
+
+    call(
+        run, image, out, device=device, batch_size=batch_size, progress=sys.stderr.isatty(), overwrite=overwrite
+    )
+    typer.echo(f"trace written to {out}")
+
+
+@command("evaluate")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
+    dataset: Annotated[Path | None, typer.Argument(help="A folder made by `medtrace prepare`.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
+    split: Annotated[str, typer.Option(help="training, validation or test.")] = "test",
+    device: Device = None,
+) -> None:
+    """Measure a run on unseen subjects."""
+    from medtrace.workflows.evaluate import evaluate as call
+
+    call(run, dataset, out=out, split=split, device=device)
+
+
+@command("bench")
+def bench(
+    task: Annotated[str, typer.Argument(help="TraceBench task.")] = "postop",
+    setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
+    full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
+    study: Annotated[
+        str | None, typer.Option(help="alpha, gamma or ablation: one of the paper's rows instead of the rivals.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables and figures go.")] = Path("demo_out"),
+    seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    device: Device = None,
+) -> None:
+    """Train and measure on TraceBench, where the truth is known."""
+    from medtrace.workflows.bench import bench as call
+
+    call(task=task, setting="full" if full else setting, study=study, out=out, seed=seed, device=device)
+
+
+def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
+    """Parse `key=value` pairs; values are YAML, so numbers, lists and booleans keep their kind.
+
+    Raises:
+        ValueError: if a pair has no key or no "=", or its value is no YAML.
+    """
+    import yaml
+
+    overrides = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise ValueError(f"--set: expected KEY=VALUE such as objective#alpha=0.75, received {item!r}")
+        try:
+            overrides[key] = _number(value) if _number(value) is not None else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {key}: expected a YAML value, received {value!r}; quote it") from error
+    return overrides
+
+
+def _number(value: str) -> int | float | None:
+    """YAML 1.1 reads 1e-3 as a string; a number it is nevertheless."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return None
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    debug = os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0")
+    try:
+        with _quiet(not debug):
+            yield
+    except KeyboardInterrupt:
+        typer.echo("medtrace: interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"medtrace: error: {describe(error)}", err=True)
+        raise typer.Exit(USER_ERROR) from None
+
+
+def describe(error: Exception) -> str:
+    """One line for an error; anything that is not about the user's input says how to learn more."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, (ValueError, TypeError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}; `medtrace --debug` shows where"
+
+
+@contextmanager
+def _quiet(active: bool) -> Iterator[None]:
+    """Keep the libraries' warnings from burying the one line that matters."""
+    if not active:
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in ("nibabel", "nibabel.global", "monai", "PIL")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
