@@ -1,0 +1,44 @@
+# Everything from a fresh clone: `make demo` and `make test` need Python 3.11 or later and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO_OUT ?= demo_out
+
+.PHONY: help demo demo-full test test-slow lint docs benchmarks clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) -e '.[test]'
+	touch $@
+
+demo: $(VENV)/installed ## train TraceTrans and Pix2Pix on simulated surgery and compare them (about 5 minutes)
+	$(BIN)/medtrace bench --out $(DEMO_OUT)
+
+demo-full: $(VENV)/installed ## the longer setting (about half an hour)
+	$(BIN)/medtrace bench --setting full --out $(DEMO_OUT)-full
+
+lint: $(VENV)/installed-test ## ruff and mypy
+	$(BIN)/ruff check medtrace tests docs
+	$(BIN)/ruff format --check medtrace tests docs
+	$(BIN)/mypy
+
+test: lint ## the tests that take minutes
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-test ## the long tests as well
+	$(BIN)/python -m pytest -m slow
+
+docs: $(VENV)/installed-test ## the documentation, warnings as errors
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) docs/_build demo_out demo_out-full
