@@ -1,0 +1,178 @@
+"""NIfTI images and vector fields: right geometry for nibabel and for ITK."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Literal, get_args
+
+import nibabel
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from torch import Tensor
+
+from medtrace.checks import check_choice, check_finite
+
+StorageType = Literal["float32", "float64", "int16"]
+SHEAR_TOLERANCE = 1e-4
+"""Largest cosine between two axes of a grid that still counts as orthogonal."""
+LPS = np.diag([-1.0, -1.0, 1.0])
+"""Between RAS, which NIfTI affines lead to, and LPS, which ITK works in; its own inverse."""
+_VECTOR, _RAS_DISPLACEMENT = 1007, 1006
+_DOUBLED = b"one slice, written twice"
+
+
+def check_orthogonal(name: str, affine: np.ndarray) -> None:
+    """Check that a grid's axes are at right angles, as ITK and NIfTI's quaternion need.
+
+    Args:
+        name: the affine's name, for the message.
+        affine: (4, 4) voxel to mm.
+
+    Raises:
+        ValueError: if they are not, to 1e-4 of a cosine.
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if cosine > SHEAR_TOLERANCE:
+        raise ValueError(
+            f"{name}: expected axes at right angles, received a sheared affine (cosine {cosine:.4f} between two axes),"
+            " which ITK files cannot hold; resample the image to an orthogonal grid first (nibabel.processing"
+            ".conform, or monai.transforms.SpatialResample)"
+        )
+
+
+def write_image(path: Path | str, image: Tensor, affine: Tensor, dtype: StorageType = "float32") -> None:
+    """Write an image as NIfTI.
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        image: (C, H, W), written as one slice, or (C, H, W, D). Several channels become a vector image (H, W,
+            D, 1, C) with the vector intent, as ITK writes them.
+        affine: (4, 4) voxel to RAS mm, at right angles; becomes the qform and the sform.
+        dtype: "float32", "float64", or "int16" with NIfTI's slope and intercept (1/65535 of the range).
+
+    Raises:
+        TypeError: if image or affine is no tensor.
+        ValueError: if a shape is wrong, the affine is sheared or a number is not finite.
+    """
+    check_choice("dtype", dtype, get_args(StorageType))
+    values = _slices("image", image).numpy()
+    data = values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1)
+    _write(Path(path), data, affine, dtype)
+
+
+def read_image(path: Path | str) -> tuple[Tensor, Tensor]:
+    """Read an image written by `write_image`, or any 3-D, 4-D or 5-D vector NIfTI.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (C, H, W, D) float32, or float64 where stored so, and its affine, (4, 4) float64, voxel to RAS mm.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no readable NIfTI of these shapes.
+    """
+    data, affine, _ = _read(Path(path))
+    if data.ndim == 5 and data.shape[3] == 1:
+        data = np.moveaxis(data[..., 0, :], -1, 0)
+    elif data.ndim in (3, 4):
+        data = np.moveaxis(data.reshape(*data.shape[:3], -1), -1, 0)
+    else:
+        raise ValueError(f"{path}: expected a 3-D, 4-D or 5-D vector NIfTI, received shape {data.shape}")
+    return _tensor(data), torch.from_numpy(affine)
+
+
+def write_vectors(path: Path | str, vectors_lps: np.ndarray, affine: Tensor) -> None:
+    """Write (3, H, W, D) vectors in LPS mm as ITK and ANTs do: (H, W, D, 1, 3), vector intent, float32.
+
+    A single slice is written twice, and the header says so: SimpleITK reads a vector file of one slice as a
+    2-D image of 3-vectors, which no transform accepts.
+    """
+    single = vectors_lps.shape[-1] == 1
+    data = np.repeat(vectors_lps, 2, axis=-1) if single else vectors_lps
+    _write(Path(path), np.moveaxis(data, 0, -1)[..., None, :], affine, "float32", _DOUBLED if single else b"")
+
+
+def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Read (3, H, W, D) vectors, returned in LPS mm and float64, and the affine (4, 4).
+
+    Vector intent (1007) holds LPS, as ITK and ANTs write it; displacement intent (1006) holds RAS, as NIfTI
+    says.
+    """
+    data, affine, header = _read(Path(path))
+    if data.ndim != 5 or data.shape[3:] != (1, 3):
+        raise ValueError(f"{path}: expected a displacement field (H, W, D, 1, 3), received shape {data.shape}")
+    intent = int(header["intent_code"])
+    if intent not in (_VECTOR, _RAS_DISPLACEMENT):
+        raise ValueError(
+            f"{path}: expected intent code 1007 (ITK's displacement field, LPS) or 1006 (RAS), received {intent};"
+            " convert the field with the program that wrote it"
+        )
+    if bytes(header["descrip"]).rstrip(b"\0") == _DOUBLED and data.shape[2] == 2:
+        data = data[:, :, :1]
+    vectors = np.moveaxis(data[..., 0, :], -1, 0).astype(np.float64)
+    if intent == _RAS_DISPLACEMENT:
+        vectors = np.einsum("ij,j...->i...", LPS, vectors)
+    return vectors, affine
+
+
+def _slices(name: str, image: Tensor) -> Tensor:
+    if not isinstance(image, Tensor):
+        raise TypeError(f"{name}: expected a torch tensor, received {type(image).__name__}; convert it first")
+    if image.ndim not in (3, 4) or image.numel() == 0:
+        raise ValueError(f"{name}: expected (channel, H, W) or (channel, H, W, D), received {tuple(image.shape)}")
+    check_finite(name, image)
+    image = image.detach().cpu()
+    image = image if image.dtype == torch.float64 else image.float()
+    return image.unsqueeze(-1) if image.ndim == 3 else image
+
+
+def _write(path: Path, data: np.ndarray, affine: Tensor, dtype: str, description: bytes = b"") -> None:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"path: expected a name ending in .nii or .nii.gz, received {path.name!r}")
+    matrix = affine_array("affine", affine)
+    check_orthogonal("affine", matrix)
+    image = nibabel.Nifti1Image(data, matrix)
+    image.set_data_dtype(dtype)
+    image.set_sform(matrix, code=1)
+    image.set_qform(matrix, code=1)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description
+    if data.ndim == 5:
+        image.header.set_intent("vector")
+    nibabel.save(image, path)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, nibabel.Nifti1Header]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    try:
+        image = nibabel.load(path)
+        data = np.asanyarray(image.dataobj)
+    except (ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); write or copy it again") from error
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise ValueError(f"{path}: expected NIfTI, received {type(image).__name__}; convert it first")
+    return data, np.asarray(image.affine, dtype=np.float64), image.header
+
+
+def _tensor(data: np.ndarray) -> Tensor:
+    kind = np.float64 if data.dtype == np.float64 else np.float32
+    return torch.from_numpy(np.ascontiguousarray(data, dtype=kind))
+
+
+def affine_array(name: str, affine: Tensor) -> np.ndarray:
+    """An affine as a float64 array (4, 4), checked."""
+    if not isinstance(affine, Tensor):
+        raise TypeError(f"{name}: expected a torch tensor, received {type(affine).__name__}; use torch.as_tensor")
+    if affine.shape != (4, 4):
+        raise ValueError(f"{name}: expected shape (4, 4), also in 2D, received {tuple(affine.shape)}")
+    check_finite(name, affine)
+    matrix = affine.detach().cpu().double().numpy()
+    if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        raise ValueError(f"{name}: expected an invertible matrix, received a singular one; check the image's header")
+    return matrix

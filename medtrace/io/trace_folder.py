@@ -1,0 +1,192 @@
+"""A trace on disk: one folder of files that ITK, nibabel and other programs read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medtrace import __version__
+from medtrace.io.nifti import StorageType, read_image, write_image
+from medtrace.io.transforms import read_transform, write_transform
+from medtrace.trace import Trace
+
+FORMAT, VERSION = "medtrace trace", 1
+INDEX = "trace.json"
+_IMAGES = ("source", "image", "warped", "appearance", "mask")
+_FIELDS = ("ddf", "inverse_ddf", "velocity")
+_ON_SOURCE_GRID = ("source", "inverse_ddf")
+_NOTES = {
+    "images": "NIfTI, affine to RAS mm; 2D images are one slice; several channels are the fourth axis",
+    "ddf": "ITK displacement field, LPS mm, on the target grid: resamples the source into warped, moves points from"
+    " target to source",
+    "inverse_ddf": "ITK displacement field, LPS mm, on the source grid: moves points from source to target",
+    "affine": "voxel to RAS mm of the target grid",
+    "source_affine": "voxel to RAS mm of the source grid",
+}
+
+
+def save_trace(
+    trace: Trace,
+    folder: Path | str,
+    *,
+    dtype: StorageType = "float32",
+    method: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a trace.
+
+    `source`, `image`, `warped`, `appearance` and `mask` become NIfTI images; `ddf` and `inverse_ddf` become
+    ITK displacement fields, each as `.nii.gz` and as `.h5` (see `write_transform`); `velocity` becomes a
+    vector NIfTI; `trace.json` tells shapes, exact affines, units, method and version.
+
+    Args:
+        trace: what to write.
+        folder: a new or empty folder; its parent must exist. It appears complete or not at all: everything is
+            written beside it and renamed.
+        dtype: how intensities are stored (see `write_image`); the mask and the fields are float32 in any
+            case.
+        method: name of what made it.
+        metadata: more that JSON can hold, kept in `trace.json`.
+        overwrite: replace an earlier trace there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TypeError: if it is no Trace, or metadata is not for JSON.
+        FileExistsError: if the folder holds a trace and overwrite is False, or holds other files.
+        FileNotFoundError: if its parent does not exist.
+        ValueError: if an affine is sheared, which ITK files cannot hold.
+    """
+    if not isinstance(trace, Trace):
+        raise TypeError(f"trace: expected a Trace, received {type(trace).__name__}; see Trace.build")
+    folder = Path(folder)
+    _check_folder(folder, overwrite)
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    retired = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}-old")
+    try:
+        temporary.mkdir()
+        files = _write_members(trace, temporary, dtype)
+        index = _index(trace, files, method, metadata)
+        (temporary / INDEX).write_text(json.dumps(index, indent=2, allow_nan=False) + "\n")
+        if folder.exists():
+            folder.rename(retired)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if retired.exists():
+                retired.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(retired, ignore_errors=True)
+    return folder
+
+
+def load_trace(folder: Path | str) -> Trace:
+    """Read a trace that `save_trace` wrote.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        The trace, float32 on the CPU, with the exact affines.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is missing.
+        ValueError: if a file is corrupt or of another format or version.
+    """
+    folder = Path(folder)
+    index = _read_index(folder / INDEX)
+    spatial_dims = index["spatial_dims"]
+    members: dict[str, Tensor | None] = dict.fromkeys((*_IMAGES, *_FIELDS))
+    for name, file in index["files"].items():
+        path = folder / file
+        if name in _FIELDS:
+            members[name] = read_transform(path, spatial_dims).ddf
+        else:
+            image, _ = read_image(path)
+            members[name] = image[..., 0] if spatial_dims == 2 else image
+    affines = {name: torch.tensor(index[name], dtype=torch.float64) for name in ("affine", "source_affine")}
+    try:
+        return Trace(**members, **affines)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: its files do not make a trace ({error}); save it again") from error
+
+
+def _write_members(trace: Trace, folder: Path, dtype: StorageType) -> dict[str, str]:
+    files = {}
+    for name in (*_IMAGES, *_FIELDS):
+        value = getattr(trace, name)
+        if value is None:
+            continue
+        affine = trace.source_affine if name in _ON_SOURCE_GRID else trace.affine
+        files[name] = f"{name}.nii.gz"
+        if name in _IMAGES:
+            write_image(folder / files[name], value, affine, "float32" if name == "mask" else dtype)
+            continue
+        write_transform(folder / files[name], value, affine)
+        if name != "velocity":
+            write_transform(folder / f"{name}.h5", value, affine)
+    return files
+
+
+def _index(
+    trace: Trace, files: dict[str, str], method: str | None, metadata: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "medtrace": __version__,
+        "method": method,
+        "spatial_dims": trace.spatial_dims,
+        "shape": list(trace.image.shape),
+        "source_shape": list(trace.source.shape),
+        "affine": trace.affine.tolist(),
+        "source_affine": trace.source_affine.tolist(),
+        "files": files,
+        "transforms": {"ddf": "ddf.h5", "inverse_ddf": "inverse_ddf.h5"},
+        "conventions": _NOTES,
+        "metadata": dict(metadata or {}),
+    }
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a folder written by save_trace")
+    try:
+        index = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}); save the trace again") from error
+    if not isinstance(index, dict) or (index.get("format"), index.get("version")) != (FORMAT, VERSION):
+        found = index.get("version") if isinstance(index, dict) else type(index).__name__
+        raise ValueError(f"{path}: expected a trace of version {VERSION}, received {found}; save the trace again")
+    for key in ("spatial_dims", "files", "affine", "source_affine"):
+        if key not in index:
+            raise ValueError(f"{path}: expected the entry {key!r}, received none; save the trace again")
+    return index
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"{folder.parent}: no such folder; make it first")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder}: expected a folder, received a file; choose another name")
+    known = {INDEX, "ddf.h5", "inverse_ddf.h5", *(f"{name}.nii.gz" for name in (*_IMAGES, *_FIELDS))}
+    found = {entry.name for entry in folder.iterdir()}
+    if found - known:
+        raise FileExistsError(
+            f"{folder}: expected nothing but a trace, received {sorted(found - known)[0]!r}; choose another folder"
+        )
+    if found and not overwrite:
+        raise FileExistsError(f"{folder}: already holds a trace; pass overwrite=True or choose another folder")

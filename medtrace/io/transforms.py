@@ -1,0 +1,147 @@
+"""Displacement fields as ITK transforms: HDF5 and NIfTI, LPS millimetres."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_choice, check_field, check_finite
+from medtrace.fields import mm_to_voxel, voxel_to_mm
+from medtrace.io.nifti import LPS, affine_array, check_orthogonal, read_vectors, write_vectors
+
+SUFFIXES = (".h5", ".hdf5", ".nii", ".nii.gz")
+
+
+class DisplacementFile(NamedTuple):
+    """A displacement read from a file."""
+
+    ddf: Tensor
+    """(spatial_dims, ...) float32, in voxels, array-axis order, pull."""
+    affine: Tensor
+    """(4, 4) float64, voxel to RAS mm."""
+
+
+def write_transform(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
+    """Write a pull displacement as an ITK displacement-field transform.
+
+    ITK maps a physical point x of the target grid to x + d(x) in the source, so resampling the source onto
+    the target grid with this file gives `warped` (and as a *point* transform it leads from target to source,
+    as `Trace.origin`). d is in LPS mm and does not depend on the source's grid.
+
+    Args:
+        path: ends in .h5 (float64; `SimpleITK.ReadTransform` reads it) or .nii.gz (float32; the vector image
+            that ITK and ANTs use). Written under another name first, so no half-written file is ever left.
+        ddf: (2, H, W), written as one slice, or (3, H, W, D), in voxels.
+        affine: (4, 4) voxel to RAS mm of the grid that `ddf` lies on.
+
+    Raises:
+        TypeError: if ddf or affine is no tensor.
+        ValueError: if a shape is wrong, a number is not finite, the ending is unknown, or the affine is
+            sheared (ITK cannot hold that).
+        FileNotFoundError: if the folder does not exist.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder; make it first")
+    vectors, matrix = displacement_lps(ddf, affine)
+    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+    try:
+        if path.name.endswith((".h5", ".hdf5")):
+            sitk.WriteTransform(itk_transform(vectors, matrix), str(temporary))
+        else:
+            write_vectors(temporary, vectors, torch.from_numpy(matrix))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_transform(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:
+    """Read an ITK displacement-field transform back into voxels.
+
+    Args:
+        path: .h5 or .nii.gz, written by `write_transform`, ITK, ANTs (a warp) or others of that convention.
+        spatial_dims: 3, or 2 for a field of one slice whose through-plane part is dropped.
+
+    Returns:
+        The displacement on its own grid, and that grid's affine.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no displacement field, or spatial_dims is 2 and it has several slices.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    check_choice("spatial_dims", spatial_dims, (2, 3))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    vectors, matrix = _read_itk(path) if path.name.endswith((".h5", ".hdf5")) else read_vectors(path)
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{path}: expected finite displacements, received NaN or infinity; write it again")
+    vectors_mm = torch.from_numpy(np.einsum("ij,j...->i...", LPS, vectors))
+    if spatial_dims == 2:
+        if vectors_mm.shape[-1] != 1:
+            raise ValueError(
+                f"{path}: expected one slice for spatial_dims=2, received {vectors_mm.shape[-1]}; read it with"
+                " spatial_dims=3"
+            )
+        vectors_mm = vectors_mm[..., 0]
+    affine = torch.from_numpy(matrix)
+    return DisplacementFile(mm_to_voxel(vectors_mm[None], affine)[0].float(), affine)
+
+
+def displacement_lps(ddf: Tensor, affine: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """A displacement in voxels as (3, H, W, D) float64 LPS mm, and its affine (4, 4), both checked."""
+    if not isinstance(ddf, Tensor):
+        raise TypeError(f"ddf: expected a torch tensor, received {type(ddf).__name__}; convert it first")
+    if ddf.ndim not in (3, 4):
+        raise ValueError(f"ddf: expected (2, H, W) or (3, H, W, D), unbatched, received {tuple(ddf.shape)}")
+    spatial_dims = check_field("ddf", ddf[None])
+    check_finite("ddf", ddf)
+    matrix = affine_array("affine", affine)
+    check_orthogonal("affine", matrix)
+    vectors = voxel_to_mm(ddf.detach().cpu().double()[None], torch.from_numpy(matrix))[0].numpy()
+    if spatial_dims == 2:
+        vectors = vectors[..., None]
+    return np.einsum("ij,j...->i...", LPS, vectors), matrix
+
+
+def itk_transform(vectors_lps: np.ndarray, affine: np.ndarray) -> sitk.DisplacementFieldTransform:
+    """SimpleITK's transform of (3, H, W, D) LPS mm vectors on the grid of `affine` (RAS)."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(vectors_lps.T), isVector=True)
+    linear = LPS @ affine[:3, :3]
+    spacing = np.linalg.norm(linear, axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((linear / spacing).ravel().tolist())
+    image.SetOrigin((LPS @ affine[:3, 3]).tolist())
+    return sitk.DisplacementFieldTransform(image)
+
+
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"{path}: cannot be read as an ITK transform ({reason}); write it again") from error
+    if transform.GetTransformEnum() != sitk.sitkDisplacementField or transform.GetDimension() != 3:
+        raise ValueError(
+            f"{path}: expected a 3-D displacement field, received {transform.GetName()} in"
+            f" {transform.GetDimension()}-D; turn it into one with SimpleITK.TransformToDisplacementField"
+        )
+    image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+    affine = np.eye(4)
+    affine[:3, :3] = LPS @ (np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing()))
+    affine[:3, 3] = LPS @ np.asarray(image.GetOrigin())
+    return sitk.GetArrayFromImage(image).T.copy(), affine
+
+
+def _check_suffix(path: Path) -> None:
+    if not path.name.endswith(SUFFIXES):
+        raise ValueError(f"path: expected a name ending in {', '.join(SUFFIXES)}, received {path.name!r}")
