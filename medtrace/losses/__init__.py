@@ -5,6 +5,7 @@ from medtrace.losses.adversarial import (
     least_squares_adversarial,
     least_squares_discriminator,
 )
+from medtrace.losses.masking import mask_weights
 from medtrace.losses.mutual_information import ParzenDNMILoss, normalized_mutual_information, parzen_nmi
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 from medtrace.losses.smoothness import VelocitySmoothnessLoss, velocity_smoothness
@@ -18,6 +19,7 @@ __all__ = [
     "joint_histogram",
     "least_squares_adversarial",
     "least_squares_discriminator",
+    "mask_weights",
     "normalized_mutual_information",
     "parzen_nmi",
     "velocity_smoothness",

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from medtrace.checks import check_batched, check_choice, check_same_shape
+from medtrace.losses.masking import mask_weights
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 
 RANGE_TOLERANCE = 1e-4
@@ -49,22 +50,6 @@ def _within_range(name: str, value: Tensor, value_range: tuple[float, float], ou
         f"{name}: expected values in [{low:g}, {high:g}], received [{least:.6g}, {most:.6g}]; rescale the image, pass"
         " value_range=(least, most), or allow saturation with out_of_range='clamp'"
     )
-
-
-def _mask_rows(mask: Tensor, image: Tensor) -> Tensor:
-    """The mask as weights (batch * channels, voxels)."""
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"mask: expected a torch tensor, received {type(mask).__name__}")
-    expected = (image.shape[0], 1, *image.shape[2:])
-    if tuple(mask.shape) != expected:
-        raise ValueError(f"mask: expected shape {expected}, received {tuple(mask.shape)}; one channel for all")
-    weights = mask.detach().to(image.device, image.dtype).reshape(image.shape[0], -1)
-    if not bool((weights >= 0).all()) or not bool(torch.isfinite(weights).all()):
-        raise ValueError("mask: expected finite weights of at least 0, received negative numbers, NaN or infinity")
-    empty = (weights.sum(1) == 0).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(f"mask: expected voxels in every batch item, received an empty mask in item(s) {empty}")
-    return weights.repeat_interleave(image.shape[1], dim=0) if image.shape[1] > 1 else weights
 
 
 def _negative_entropy(probability: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -136,8 +121,8 @@ def parzen_nmi(
     # as_subclass: MONAI's MetaTensor would carry its metadata through every small step
     x = _within_range("x", x.as_subclass(Tensor).to(dtype), window.value_range, out_of_range)
     y = _within_range("y", y.as_subclass(Tensor).to(dtype), window.value_range, out_of_range)
-    weights = None if mask is None else _mask_rows(mask, x)
     batch, channels = x.shape[:2]
+    weights = None if mask is None else mask_weights(mask, x).flatten(1).repeat_interleave(channels, dim=0)
     flat = (batch * channels, -1)
     joint = joint_histogram(x.reshape(flat), y.reshape(flat), window, weights)
     return normalized_mutual_information(joint).view(batch, channels).to(dtype)

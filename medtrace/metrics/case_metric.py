@@ -1,0 +1,80 @@
+"""The base of every metric: one number per case, kept until the summary."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from monai.metrics.metric import CumulativeIterationMetric
+from torch import Tensor
+
+from medtrace.metrics.table import Summary, summarise
+
+
+class CaseMetric(CumulativeIterationMetric):
+    """A MONAI metric that keeps one value per case.
+
+    `metric(y_pred, y, mask=mask)` takes batches (or lists of channel-first items, then also lists of masks) and
+    returns (B, 1); `get_buffer()` holds all cases (N, 1); `aggregate()` is their mean, `summary()` tells more.
+    An infinite value (PSNR of a perfect case) or an undefined one (NaN: a ratio without a denominator) stays in the
+    buffer, is left out of the mean, and is counted in the summary; `aggregate()` then warns with the number.
+    """
+
+    @abstractmethod
+    def measure(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Values (B,) of a batch: `measure(y_pred, y)`, and the metric's own keywords such as `mask`."""
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
+        return self.measure(y_pred, y, **kwargs)[:, None]
+
+    def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Tensor:
+        count = len(y_pred)
+        if y is not None and len(y) != count:
+            raise ValueError(f"y: expected {count} items as y_pred has, received {len(y)}")
+        values = []
+        for item in range(count):
+            single = {name: _item(name, value, item, count) for name, value in kwargs.items()}
+            target = None if y is None else y[item].detach().unsqueeze(0)
+            values.append(self._compute_tensor(y_pred[item].detach().unsqueeze(0), target, **single))
+        return torch.cat(values)
+
+    def aggregate(self) -> Tensor:
+        """Mean over the cases with a finite value (), infinite if all are; NaN before the first case."""
+        values = self.get_buffer()
+        if values is None:
+            return torch.tensor(torch.nan)
+        summary = self.summary()
+        left_out = summary.infinite + summary.undefined
+        if left_out and summary.n > left_out:
+            warnings.warn(
+                f"{type(self).__name__}: the mean leaves out {summary.infinite} infinite and {summary.undefined}"
+                f" undefined value(s) of {summary.n} cases; see summary()",
+                stacklevel=2,
+            )
+        return torch.tensor(summary.mean, dtype=values.dtype)
+
+    def summary(self) -> Summary:
+        """n, mean, SD and median over the cases so far, with the counts of infinite and undefined ones."""
+        values = self.get_buffer()
+        return summarise([] if values is None else values.flatten().tolist())
+
+
+def _item(name: str, value: Any, item: int, count: int) -> Any:
+    """One item's share of a keyword argument that comes as a list or a batch; anything else is for all."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != count:
+            raise ValueError(f"{name}: expected {count} items as y_pred has, received {len(value)}")
+        entry = value[item]
+        return entry.unsqueeze(0) if isinstance(entry, Tensor) else entry
+    if isinstance(value, Tensor) and value.ndim > 2 and value.shape[0] == count:
+        return value[item : item + 1]
+    return value
+
+
+def required(name: str, value: Tensor | None) -> Tensor:
+    """The second argument of a metric that compares, or a TypeError."""
+    if value is None:
+        raise TypeError(f"{name}: expected a tensor to compare with, received None")
+    return value

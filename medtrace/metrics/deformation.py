@@ -1,0 +1,282 @@
+"""How true and how regular a deformation is, one number per case."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medtrace import fields
+from medtrace.checks import check_choice, check_field, check_finite, check_same_shape
+from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.image import region_mean
+
+FoldUnit = Literal["voxel", "percent"]
+
+
+def _field(name: str, value: Tensor) -> Tensor:
+    check_field(name, value)
+    check_finite(name, value)
+    return value.detach().as_subclass(Tensor).double()
+
+
+def _length(vectors: Tensor, affine: Tensor | None) -> Tensor:
+    if affine is not None:
+        vectors = fields.voxel_to_mm(vectors, affine.as_subclass(Tensor))
+    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+
+
+def deformed_region(true_ddf: Tensor, threshold: float = 0.3) -> Tensor:
+    """Where the true displacement is longer than `threshold` voxels.
+
+    Args:
+        true_ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+        threshold: length in voxels, at least 0.
+
+    Returns:
+        Boolean (B, 1, ...).
+    """
+    if not threshold >= 0:
+        raise ValueError(f"threshold: expected voxels of at least 0, received {threshold!r}")
+    return _length(_field("true_ddf", true_ddf), None) > threshold
+
+
+def end_point_error(
+    ddf: Tensor,
+    true_ddf: Tensor,
+    mask: Tensor | None = None,
+    *,
+    affine: Tensor | None = None,
+    deformed_above: float | None = None,
+) -> Tensor:
+    """Mean length of ddf − true_ddf per case.
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+        true_ddf: the same shape.
+        mask: (B, 1, ...) bool or weights of the voxels in the mean.
+        affine: (4, 4) or (B, 4, 4) voxel to RAS mm of the fields' grid: the result is in mm; without it in voxels.
+        deformed_above: count only voxels whose true displacement is longer than this many voxels (and in the mask).
+
+    Returns:
+        (B,) >= 0, float64; NaN for a case in which nothing is deformed that much.
+
+    Raises:
+        TypeError, ValueError: on wrong kinds, shapes, non-finite numbers or an empty mask.
+    """
+    ddf, true_ddf = _field("ddf", ddf), _field("true_ddf", true_ddf)
+    check_same_shape("true_ddf", true_ddf, "ddf", ddf)
+    error = _length(ddf - true_ddf, affine)
+    if deformed_above is None:
+        return region_mean(error, mask)
+    region = deformed_region(true_ddf, deformed_above).to(error.dtype)
+    # the mean over both regions as a ratio of two means over the mask; 0 / 0 is NaN
+    return region_mean(error * region, mask) / region_mean(region, mask)
+
+
+def landmark_error(points: Tensor, true_points: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean distance of landmarks from where they should be, per case (target registration error).
+
+    Args:
+        points: (B, N, 2) or (B, N, 3), in mm.
+        true_points: the same shape, in mm.
+        valid: (B, N) bool: which landmarks exist, for cases with unequal numbers.
+
+    Returns:
+        (B,) in mm, float64; NaN for a case without landmarks.
+
+    Raises:
+        TypeError, ValueError: on wrong kinds, shapes, or non-finite coordinates of valid landmarks.
+    """
+    for name, value in (("points", points), ("true_points", true_points)):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name}: expected a floating-point tensor, received {kind}")
+        if value.ndim != 3 or value.shape[-1] not in (2, 3):
+            raise ValueError(f"{name}: expected (batch, landmarks, 2 or 3) in mm, received shape {tuple(value.shape)}")
+    check_same_shape("true_points", true_points, "points", points)
+    if valid is None:
+        valid = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
+    elif valid.dtype != torch.bool or valid.shape != points.shape[:2]:
+        raise ValueError(
+            f"valid: expected a boolean tensor {tuple(points.shape[:2])}, received {valid.dtype} {tuple(valid.shape)}"
+        )
+    difference = points.detach().double() - true_points.detach().double()
+    check_finite("points", difference[valid], "mark missing landmarks in `valid`")
+    distance = torch.linalg.vector_norm(difference, dim=-1)
+    total = torch.where(valid, distance, torch.zeros_like(distance)).sum(1)
+    return total / valid.sum(1)
+
+
+def sd_log_jacobian(ddf: Tensor, mask: Tensor | None = None, *, floor: float = 1e-9) -> Tensor:
+    """Standard deviation of log det J over the voxels of each case; 0 for rigid motion.
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+        mask: (B, 1, ...) bool or weights.
+        floor: determinants below this (folds, whose logarithm does not exist) count as this, so that folding
+            shows as a large value.
+
+    Returns:
+        (B,) >= 0, float64, with the number of voxels in the denominator.
+    """
+    if not 0 < floor <= 1:
+        raise ValueError(f"floor: expected a determinant in (0, 1], received {floor!r}")
+    logarithm = fields.jacobian_determinant(_field("ddf", ddf)).clamp_min(floor).log()
+    mean = region_mean(logarithm, mask).view(-1, *[1] * (logarithm.ndim - 1))
+    return region_mean((logarithm - mean).square(), mask).sqrt()
+
+
+def non_diffeomorphic_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> Tensor:
+    """Folded volume per case (Liu et al., IJCV 2024); see `fields.non_diffeomorphic_volume`.
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+        unit: "voxel", or "percent" of the grid's voxels, as in the paper's tables.
+
+    Returns:
+        (B,) >= 0, float64.
+    """
+    check_choice("unit", unit, ["voxel", "percent"])
+    volume = fields.non_diffeomorphic_volume(_field("ddf", ddf))
+    return volume if unit == "voxel" else volume * (100 / ddf[0, 0].numel())
+
+
+def mean_inverse_consistency(
+    ddf: Tensor,
+    inverse_ddf: Tensor,
+    mask: Tensor | None = None,
+    *,
+    affine: Tensor | None = None,
+    inside_only: bool = False,
+) -> Tensor:
+    """Mean per case of how far going through `inverse_ddf` and then `ddf` misses the start.
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+        inverse_ddf: the same shape.
+        mask: (B, 1, ...) bool or weights, on the grid of `inverse_ddf`.
+        affine: (4, 4) or (B, 4, 4) voxel to RAS mm: the result is in mm; without it in voxels.
+        inside_only: leave out points that `inverse_ddf` takes off the grid, where `ddf` is only extrapolated.
+
+    Returns:
+        (B,) >= 0, float64; NaN for a case whose points all leave the grid (with `inside_only`).
+    """
+    ddf, inverse_ddf = _field("ddf", ddf), _field("inverse_ddf", inverse_ddf)
+    check_same_shape("ddf", ddf, "inverse_ddf", inverse_ddf)
+    error = _length(fields.compose(ddf, inverse_ddf), affine)
+    if not inside_only:
+        return region_mean(error, mask)
+    grid = fields.identity_grid(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype)
+    inside = fields.inside_grid(grid + inverse_ddf, ddf.shape[2:]).to(error.dtype)
+    return region_mean(error * inside, mask) / region_mean(inside, mask)
+
+
+class EndPointError(CaseMetric):
+    """`end_point_error` of every case, in mm, or in voxels if asked for.
+
+    Args:
+        unit: "mm" needs `affine=` in every call; "voxel" takes none.
+        deformed_above: see `end_point_error`.
+    """
+
+    def __init__(self, unit: Literal["mm", "voxel"] | str = "mm", deformed_above: float | None = None) -> None:
+        super().__init__()
+        check_choice("unit", unit, ["mm", "voxel"])
+        self.unit = unit
+        self.deformed_above = deformed_above
+
+    def measure(
+        self,
+        y_pred: Tensor,
+        y: Tensor | None = None,
+        mask: Tensor | None = None,
+        affine: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) of the predicted field `y_pred` and the true one `y`."""
+        affine = _affine_for(self.unit, affine)
+        y = required("y", y)
+        return end_point_error(y_pred, y, mask, affine=affine, deformed_above=self.deformed_above)
+
+
+class LandmarkError(CaseMetric):
+    """`landmark_error` of every case, in mm: `metric(points, true_points, valid=...)`."""
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """(B,) in mm."""
+        return landmark_error(y_pred, required("y", y), valid)
+
+
+class NonDiffeomorphicFraction(CaseMetric):
+    """`fields.non_diffeomorphic_fraction` of every case: `metric(ddf)`."""
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B,) in [0, 1]."""
+        _nothing_to_compare(y)
+        return fields.non_diffeomorphic_fraction(_field("y_pred", y_pred))
+
+
+class NonDiffeomorphicVolume(CaseMetric):
+    """`non_diffeomorphic_volume` of every case: `metric(ddf)`; unit "voxel" or "percent"."""
+
+    def __init__(self, unit: FoldUnit | str = "voxel") -> None:
+        super().__init__()
+        check_choice("unit", unit, ["voxel", "percent"])
+        self.unit = unit
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B,) >= 0."""
+        _nothing_to_compare(y)
+        return non_diffeomorphic_volume(y_pred, unit=self.unit)
+
+
+class SDLogJacobian(CaseMetric):
+    """`sd_log_jacobian` of every case: `metric(ddf, mask=...)`."""
+
+    def __init__(self, floor: float = 1e-9) -> None:
+        super().__init__()
+        self.floor = floor
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B,) >= 0."""
+        _nothing_to_compare(y)
+        return sd_log_jacobian(y_pred, mask, floor=self.floor)
+
+
+class InverseConsistency(CaseMetric):
+    """`mean_inverse_consistency` of every case: `metric(ddf, inverse_ddf, affine=...)`.
+
+    Args:
+        unit: "mm" needs `affine=` in every call; "voxel" takes none.
+        inside_only: see `mean_inverse_consistency`.
+    """
+
+    def __init__(self, unit: Literal["mm", "voxel"] | str = "mm", inside_only: bool = False) -> None:
+        super().__init__()
+        check_choice("unit", unit, ["mm", "voxel"])
+        self.unit = unit
+        self.inside_only = inside_only
+
+    def measure(
+        self,
+        y_pred: Tensor,
+        y: Tensor | None = None,
+        mask: Tensor | None = None,
+        affine: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) of the field `y_pred` and its claimed inverse `y`."""
+        affine = _affine_for(self.unit, affine)
+        y = required("y", y)
+        return mean_inverse_consistency(y_pred, y, mask, affine=affine, inside_only=self.inside_only)
+
+
+def _affine_for(unit: str, affine: Tensor | None) -> Tensor | None:
+    if unit == "mm" and affine is None:
+        raise TypeError("affine: expected a (4, 4) tensor for millimetres, received None; or use unit='voxel'")
+    return affine if unit == "mm" else None
+
+
+def _nothing_to_compare(y: Tensor | None) -> None:
+    if y is not None:
+        raise TypeError("y: expected None, this metric takes one field, received a second argument; leave it out")

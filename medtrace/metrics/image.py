@@ -1,0 +1,313 @@
+"""How alike two images are: MAE, PSNR, SSIM and NMI, one number per case."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Any, Literal
+
+import torch
+from monai.metrics.regression import compute_ssim_and_cs
+from torch import Tensor
+
+from medtrace.checks import check_batched, check_choice, check_finite, check_positive, check_same_shape
+from medtrace.losses import mask_weights
+from medtrace.metrics.case_metric import CaseMetric, required
+
+
+class NMIConvention(StrEnum):
+    """What is called normalised mutual information.
+
+    STUDHOLME: (H(X) + H(Y)) / H(X, Y), in [1, 2] (Studholme et al. 1999; TraceTrans, Eq. 7).
+    ARITHMETIC: 2·MI / (H(X) + H(Y)), in [0, 1].
+    JOINT: MI / H(X, Y), in [0, 1]; STUDHOLME − 1.
+    """
+
+    STUDHOLME = "studholme"
+    ARITHMETIC = "arithmetic"
+    JOINT = "joint"
+
+
+def range_width(data_range: tuple[float, float]) -> float:
+    """Checked high − low of a range given as (low, high)."""
+    if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
+        raise TypeError(f"data_range: expected (low, high), for instance (-1, 1), received {data_range!r}")
+    low, high = float(data_range[0]), float(data_range[1])
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"data_range: expected low < high, both finite, received {data_range!r}")
+    return high - low
+
+
+def check_pair(pred: Any, target: Any) -> tuple[Tensor, Tensor]:
+    """Two finite images of one shape, in float64 and without metadata."""
+    check_batched("pred", pred)
+    check_batched("target", target)
+    check_same_shape("pred", pred, "target", target)
+    check_finite("pred", pred)
+    check_finite("target", target)
+    return pred.detach().as_subclass(Tensor).double(), target.detach().as_subclass(Tensor).double()
+
+
+def region_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean (B,) over the channels and voxels of (B, C, *spatial), weighted by a mask (B, 1, *spatial)."""
+    if mask is None:
+        return values.flatten(1).mean(1)
+    weights = mask_weights(mask, values)
+    # where: 0 · NaN outside the mask would spoil the sum
+    kept = torch.where(weights > 0, values * weights, torch.zeros_like(values))
+    return kept.flatten(1).sum(1) / (weights.flatten(1).sum(1) * values.shape[1])
+
+
+def mean_absolute_error(
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    data_range: tuple[float, float],
+    output_range: float | None = None,
+) -> Tensor:
+    """Mean absolute difference per case.
+
+    Args:
+        pred: (B, C, H, W[, D]).
+        target: the same shape.
+        mask: (B, 1, H, W[, D]) bool or weights; the mean is over its voxels.
+        data_range: (low, high) of the intensities' scale; only its width matters here.
+        output_range: width of the scale to report on, 255 for the papers' tables; None keeps the images' own units.
+
+    Returns:
+        (B,) >= 0, float64.
+
+    Raises:
+        TypeError, ValueError: on wrong kinds, shapes, ranges, non-finite numbers or an empty mask.
+    """
+    pred, target = check_pair(pred, target)
+    width = range_width(data_range)
+    error = region_mean((pred - target).abs(), mask)
+    if output_range is None:
+        return error
+    check_positive("output_range", output_range)
+    return error * (output_range / width)
+
+
+def peak_signal_to_noise_ratio(
+    pred: Tensor, target: Tensor, mask: Tensor | None = None, *, data_range: tuple[float, float]
+) -> Tensor:
+    """10·log10(width² / MSE) in dB per case, width = high − low; the same on [-1, 1] as on [0, 255].
+
+    Args:
+        pred: (B, C, H, W[, D]).
+        target: the same shape.
+        mask: (B, 1, H, W[, D]) bool or weights; the MSE is over its voxels.
+        data_range: (low, high) that the intensities can take.
+
+    Returns:
+        (B,) float64; +inf for a case without any error.
+    """
+    pred, target = check_pair(pred, target)
+    width = range_width(data_range)
+    return 10 * torch.log10(width**2 / region_mean((pred - target).square(), mask))
+
+
+def structural_similarity(
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    data_range: tuple[float, float],
+    window: int = 11,
+    sigma: float = 1.5,
+) -> Tensor:
+    """SSIM per case with a Gaussian window (Wang et al. 2004; MONAI's map), k1 = .01, k2 = .03.
+
+    Intensities are shifted so that `low` is 0, as the definition on [0, L] has it: the value is then the same on
+    [-1, 1] as on [0, 255]. The mean is over the voxels whose window lies on the grid (and, with a mask, over those of
+    them in the mask), and over channels. Population variances, as in scikit-image with
+    `gaussian_weights=True, use_sample_covariance=False`.
+
+    Args:
+        pred: (B, C, H, W[, D]), every axis at least `window` long.
+        target: the same shape.
+        mask: (B, 1, H, W[, D]) bool or weights.
+        data_range: (low, high) that the intensities can take.
+        window: side of the window, odd.
+        sigma: standard deviation of the window, in voxels.
+
+    Returns:
+        (B,) in [-1, 1], float64 (the map is computed in float32).
+
+    Raises:
+        ValueError: also if an axis is shorter than the window, or the mask lies only at the border.
+    """
+    pred, target = check_pair(pred, target)
+    width = range_width(data_range)
+    check_positive("sigma", sigma)
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window: expected an odd number, received {window!r}")
+    if min(pred.shape[2:]) < window:
+        raise ValueError(
+            f"pred: expected axes of at least {window} voxels for this window, received {tuple(pred.shape[2:])};"
+            " pass a smaller window, or a single slice as a 2D image"
+        )
+    dims = pred.ndim - 2
+    low = float(data_range[0])
+    similarity, _ = compute_ssim_and_cs(
+        pred - low, target - low, dims, (window,) * dims, (sigma,) * dims, data_range=width
+    )
+    if mask is None:
+        return region_mean(similarity.double(), None)
+    weights = mask_weights(mask, pred)
+    margin = window // 2
+    inner = weights
+    for axis, size in enumerate(pred.shape[2:], start=2):
+        inner = inner.narrow(axis, margin, size - 2 * margin)
+    if bool((inner.flatten(1).sum(1) == 0).any()):
+        raise ValueError(
+            f"mask: expected voxels at least {margin} from the border in every item; pass a smaller window"
+        )
+    return region_mean(similarity.double(), inner)
+
+
+def normalized_mutual_information_score(
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    data_range: tuple[float, float],
+    num_bins: int = 64,
+    convention: NMIConvention | str = NMIConvention.STUDHOLME,
+    out_of_range: Literal["error", "clamp"] | str = "error",
+) -> Tensor:
+    """Normalised mutual information per case, from joint histograms with equal bins over `data_range`.
+
+    Channel c is compared with channel c and the values are averaged over channels. Unlike the loss there is no
+    Parzen window, so an image with itself has STUDHOLME exactly 2. Without joint entropy (both constant) STUDHOLME is
+    1 and the others are 0.
+
+    Args:
+        pred: (B, C, H, W[, D]) in `data_range`; 1e-4 of its width beyond it is taken as round-off.
+        target: the same shape.
+        mask: (B, 1, H, W[, D]) bool or weights of the voxels counted; the range is checked everywhere.
+        data_range: (low, high): the outer edges of the bins.
+        num_bins: bins per image.
+        convention: which normalisation, see `NMIConvention`; papers do not agree.
+        out_of_range: "error", or "clamp" to count values outside in the outermost bins.
+
+    Returns:
+        (B,) float64.
+    """
+    pred, target = check_pair(pred, target)
+    width = range_width(data_range)
+    check_choice("convention", convention, [str(choice) for choice in NMIConvention])
+    check_choice("out_of_range", out_of_range, ["error", "clamp"])
+    if num_bins < 2:
+        raise ValueError(f"num_bins: expected at least 2, received {num_bins!r}")
+    bins_x = _bin_index("pred", pred, data_range, width, num_bins, out_of_range)
+    bins_y = _bin_index("target", target, data_range, width, num_bins, out_of_range)
+    batch, channels = pred.shape[:2]
+    rows = torch.arange(batch * channels, device=pred.device)[:, None] * num_bins**2
+    index = (rows + (bins_x * num_bins + bins_y).reshape(batch * channels, -1)).flatten()
+    weights = None if mask is None else mask_weights(mask, pred).expand_as(pred).flatten()
+    joint = torch.bincount(index, weights, minlength=batch * channels * num_bins**2).double()
+    joint = joint.view(batch, channels, num_bins, num_bins)
+    joint = joint / joint.sum((-2, -1), keepdim=True)
+    apart = _entropy(joint.sum(-1), (-1,)) + _entropy(joint.sum(-2), (-1,))
+    both = _entropy(joint, (-2, -1))
+    mutual = (apart - both).clamp_min(0)
+    divisor = apart / 2 if convention == NMIConvention.ARITHMETIC else both
+    ratio = torch.where(divisor > 1e-12, mutual / divisor.clamp_min(1e-12), torch.zeros_like(mutual))
+    return (ratio + 1 if convention == NMIConvention.STUDHOLME else ratio).mean(1)
+
+
+def _bin_index(
+    name: str, values: Tensor, data_range: tuple[float, float], width: float, num_bins: int, out_of_range: str
+) -> Tensor:
+    position = (values - float(data_range[0])) / width
+    least, most = (float(bound) for bound in torch.aminmax(position))
+    if out_of_range == "error" and not (least >= -1e-4 and most <= 1 + 1e-4):
+        low = float(data_range[0])
+        raise ValueError(
+            f"{name}: expected values in [{low:g}, {low + width:g}], received [{low + least * width:.6g},"
+            f" {low + most * width:.6g}]; give the right data_range, or allow out_of_range='clamp'"
+        )
+    return (position * num_bins).long().clamp(0, num_bins - 1)
+
+
+def _entropy(probability: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return torch.special.entr(probability).sum(axes)
+
+
+class MAE(CaseMetric):
+    """`mean_absolute_error` of every case."""
+
+    def __init__(self, data_range: tuple[float, float], output_range: float | None = None) -> None:
+        super().__init__()
+        range_width(data_range)
+        self.data_range = data_range
+        self.output_range = output_range
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B,) errors."""
+        y = required("y", y)
+        return mean_absolute_error(y_pred, y, mask, data_range=self.data_range, output_range=self.output_range)
+
+
+class PSNR(CaseMetric):
+    """`peak_signal_to_noise_ratio` of every case; perfect cases are infinite and counted apart."""
+
+    def __init__(self, data_range: tuple[float, float]) -> None:
+        super().__init__()
+        range_width(data_range)
+        self.data_range = data_range
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B,) in dB."""
+        return peak_signal_to_noise_ratio(y_pred, required("y", y), mask, data_range=self.data_range)
+
+
+class SSIM(CaseMetric):
+    """`structural_similarity` of every case."""
+
+    def __init__(self, data_range: tuple[float, float], window: int = 11, sigma: float = 1.5) -> None:
+        super().__init__()
+        range_width(data_range)
+        self.data_range = data_range
+        self.window = window
+        self.sigma = sigma
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B,) in [-1, 1]."""
+        return structural_similarity(
+            y_pred, required("y", y), mask, data_range=self.data_range, window=self.window, sigma=self.sigma
+        )
+
+
+class NMI(CaseMetric):
+    """`normalized_mutual_information_score` of every case."""
+
+    def __init__(
+        self,
+        data_range: tuple[float, float],
+        num_bins: int = 64,
+        convention: NMIConvention | str = NMIConvention.STUDHOLME,
+        out_of_range: Literal["error", "clamp"] | str = "error",
+    ) -> None:
+        super().__init__()
+        range_width(data_range)
+        check_choice("convention", convention, [str(choice) for choice in NMIConvention])
+        self.data_range = data_range
+        self.num_bins = num_bins
+        self.convention = convention
+        self.out_of_range = out_of_range
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B,) in the convention's range."""
+        return normalized_mutual_information_score(
+            y_pred,
+            required("y", y),
+            mask,
+            data_range=self.data_range,
+            num_bins=self.num_bins,
+            convention=self.convention,
+            out_of_range=self.out_of_range,
+        )
