@@ -1,6 +1,7 @@
 """Pure functions on displacement fields (voxels, array-axis order, pull), 2D and 3D, differentiable."""
 
-from medtrace.fields.flow import InversionResult, compose, exponentiate, inverse_consistency, invert
+from medtrace.fields.flow import compose, exponentiate, inverse_consistency
+from medtrace.fields.inversion import InversionResult, invert
 from medtrace.fields.regularity import (
     jacobian_determinant,
     non_diffeomorphic_fraction,

@@ -1,24 +1,13 @@
-"""Make, join and undo displacements."""
+"""Make and join displacements."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medtrace.checks import check_field, check_positive, check_same_shape
-from medtrace.fields.resample import axis_scale, displaced_grid, identity_grid, inside_grid, sample, warp
-
-
-class InversionResult(NamedTuple):
-    """An inverse displacement and how far it is from being one."""
-
-    ddf: Tensor
-    """(B, spatial_dims, ...) in voxels."""
-    residual: Tensor
-    """(B,): largest |inverse(p) + ddf(p + inverse(p))| in voxels, over the p whose pulled point is inside."""
+from medtrace.checks import check_field, check_same_shape
+from medtrace.fields.resample import axis_scale, displaced_grid, warp
 
 
 def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
@@ -84,58 +73,6 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return moved + inner.to(moved.dtype)
 
 
-def invert(
-    ddf: Tensor, iterations: int = 50, tolerance: float = 1e-3, *, points: Tensor | None = None
-) -> InversionResult:
-    """Inverse displacement by damped fixed-point iteration.
-
-    Args:
-        ddf: (B, spatial_dims, ...) in voxels.
-        iterations: the most iterations to run.
-        tolerance: stop when no residual is above this many voxels.
-        points: (B, spatial_dims, *out) voxel coordinates at which to invert, or None for every voxel of the
-            grid.
-
-    Returns:
-        The inverse at the points and, per batch item, its largest residual in voxels: look at it, for a field
-        that folds has no inverse. Points whose pulled point leaves the grid are not counted: there the answer
-        follows the border value of `ddf`, and no truth exists.
-
-    Raises:
-        TypeError: if the field is no floating tensor.
-        ValueError: if its shape is wrong, or iterations or tolerance is not positive.
-
-    Equation: v <- v - w (v + ddf(p + v)), after Chen et al., Med Phys 2008 (who have w = 1). The step w
-        starts
-    at 1 and is halved, point by point, where an iteration made the residual larger: the plain iteration
-    diverges where the displacement's slope exceeds 1. Gradients flow through the iterations run.
-    """
-    check_field("ddf", ddf)
-    check_positive("iterations", iterations)
-    check_positive("tolerance", tolerance)
-    ddf = ddf if ddf.dtype == torch.float64 else ddf.float()
-    if points is None:
-        points = identity_grid(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype).unsqueeze(0)
-        mismatch = ddf
-    else:
-        mismatch = sample(ddf, points)
-    axes = tuple(range(1, mismatch.ndim))
-    inverse = torch.zeros_like(mismatch)
-    step = torch.ones_like(mismatch[:, :1])
-    size = _norm(mismatch)
-    for _ in range(int(iterations)):
-        inverse = inverse - step * mismatch
-        pulled = points + inverse
-        mismatch = inverse + sample(ddf, pulled)
-        with torch.no_grad():
-            last, size = size, _norm(mismatch)
-            step = torch.where(size > last, step * 0.5, step)
-            worst = torch.where(inside_grid(pulled, ddf.shape[2:]), size, 0.0).amax(dim=axes)
-            if bool((worst <= tolerance).all()):
-                break
-    return InversionResult(inverse, worst)
-
-
 def inverse_consistency(ddf: Tensor, inverse_ddf: Tensor) -> Tensor:
     """How far going through a displacement's claimed inverse and back misses, per voxel.
 
@@ -151,8 +88,4 @@ def inverse_consistency(ddf: Tensor, inverse_ddf: Tensor) -> Tensor:
         TypeError: if a field is no floating tensor.
         ValueError: if the shapes are wrong or differ.
     """
-    return _norm(compose(ddf, inverse_ddf))
-
-
-def _norm(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return torch.linalg.vector_norm(compose(ddf, inverse_ddf), dim=1, keepdim=True)

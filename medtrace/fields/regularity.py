@@ -35,7 +35,7 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
             parts = list(column.unbind(1))
             parts[axis] = parts[axis] + 1.0
             columns.append(parts)
-        return _determinant(columns).unsqueeze(1)
+        return determinant(columns).unsqueeze(1)
 
 
 def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
@@ -61,8 +61,8 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
     with torch.no_grad():
         points, spatial_dims, shape = _displaced_points(ddf)
         folded = torch.zeros(ddf.shape[0], *points.shape[2:], dtype=torch.bool, device=ddf.device)
-        for corner, determinant in _cell_determinants(points):
-            folded[_corner_slices(corner, points.shape[2:])] |= determinant <= 0
+        for corner, value in _cell_determinants(points):
+            folded[_corner_slices(corner, points.shape[2:])] |= value <= 0
         for axis in range(spatial_dims):
             if shape[axis] == 1:
                 folded = folded.any(dim=axis + 1, keepdim=True)
@@ -90,8 +90,8 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
     simplex = 1.0 / (2.0 if spatial_dims == 2 else 6.0)
     with torch.autocast(ddf.device.type, enabled=False):
         total = points.new_zeros(points.shape[0])
-        for _, determinant in _cell_determinants(points):
-            total = total + (-determinant).clamp_min(0.0).flatten(1).sum(1)
+        for _, value in _cell_determinants(points):
+            total = total + (-value).clamp_min(0.0).flatten(1).sum(1)
         return total * (0.5 * simplex)
 
 
@@ -105,7 +105,7 @@ def _central_difference(field: Tensor, dim: int) -> Tensor:
     return torch.cat([first, inner, last], dim)
 
 
-def _determinant(columns: list[list[Tensor]]) -> Tensor:
+def determinant(columns: list[list[Tensor]]) -> Tensor:
     """Determinant written out; `columns[k][d]` is component d of column k."""
     if len(columns) == 2:
         (a, b), (c, d) = columns
@@ -153,9 +153,9 @@ def _cell_determinants(points: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor
             low = (*corner[:axis], 0, *corner[axis + 1 :])
             high = (*corner[:axis], 1, *corner[axis + 1 :])
             columns.append(edge(low, high))
-        yield corner, _determinant(columns)
+        yield corner, determinant(columns)
     if spatial_dims == 3:
         first = (0, 0, 0)
-        yield first, _determinant([edge(first, (1, 1, 0)), edge(first, (0, 1, 1)), edge(first, (1, 0, 1))])
+        yield first, determinant([edge(first, (1, 1, 0)), edge(first, (0, 1, 1)), edge(first, (1, 0, 1))])
         last = (1, 1, 1)
-        yield first, _determinant([edge((1, 0, 0), last), edge((0, 1, 0), last), edge((0, 0, 1), last)])
+        yield first, determinant([edge((1, 0, 0), last), edge((0, 1, 0), last), edge((0, 0, 1), last)])

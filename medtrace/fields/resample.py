@@ -77,7 +77,7 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
         ValueError: if shapes do not fit or a mode is unknown.
     """
     spatial_dims = _check_image(image, mode, padding_mode)
-    _check_coordinates(coordinates, image, spatial_dims)
+    check_coordinates("coordinates", coordinates, image)
     out_shape = coordinates.shape[2:]
     with torch.autocast(coordinates.device.type, enabled=False):
         values, points = _common_type(image, coordinates)
@@ -154,13 +154,15 @@ def _check_image(image: Tensor, mode: str, padding_mode: str) -> int:
     return check_batched("image", image)
 
 
-def _check_coordinates(coordinates: Tensor, image: Tensor, spatial_dims: int) -> None:
+def check_coordinates(name: str, coordinates: Tensor, image: Tensor) -> None:
+    """Check that coordinates (B, spatial_dims, *out) fit an image's batch and rank."""
     if not isinstance(coordinates, Tensor) or not coordinates.is_floating_point():
         kind = coordinates.dtype if isinstance(coordinates, Tensor) else type(coordinates).__name__
-        raise TypeError(f"coordinates: expected a floating-point tensor, received {kind}; call .float() first")
-    if coordinates.ndim < 3 or coordinates.shape[:2] != (image.shape[0], spatial_dims):
+        raise TypeError(f"{name}: expected a floating-point tensor, received {kind}; call .float() first")
+    expected = (image.shape[0], image.ndim - 2)
+    if coordinates.ndim < 3 or coordinates.shape[:2] != expected:
         raise ValueError(
-            f"coordinates: expected ({image.shape[0]}, {spatial_dims}, *out) in voxels for an image of shape"
+            f"{name}: expected {expected} and then any shape, in voxels, for an image of shape"
             f" {tuple(image.shape)}, received {tuple(coordinates.shape)}"
         )
 
