@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 1 << 15
+CHUNK = 1 << 16
 """Voxel pairs handled at once: small enough for the intermediate numbers to stay in the cache."""
 
 

@@ -98,10 +98,10 @@ def landmark_error(points: Tensor, true_points: Tensor, valid: Tensor | None = N
     check_same_shape("true_points", true_points, "points", points)
     if valid is None:
         valid = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
-    elif valid.dtype != torch.bool or valid.shape != points.shape[:2]:
-        raise ValueError(
-            f"valid: expected a boolean tensor {tuple(points.shape[:2])}, received {valid.dtype} {tuple(valid.shape)}"
-        )
+    elif not isinstance(valid, Tensor) or valid.dtype != torch.bool:
+        raise TypeError(f"valid: expected a boolean tensor, received {getattr(valid, 'dtype', type(valid).__name__)}")
+    elif valid.shape != points.shape[:2]:
+        raise ValueError(f"valid: expected shape {tuple(points.shape[:2])}, received {tuple(valid.shape)}")
     difference = points.detach().double() - true_points.detach().double()
     check_finite("points", difference[valid], "mark missing landmarks in `valid`")
     distance = torch.linalg.vector_norm(difference, dim=-1)

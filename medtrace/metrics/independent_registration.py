@@ -11,7 +11,7 @@ from medtrace.checks import check_batched, check_finite, check_positive, check_s
 
 
 def independent_registration(
-    source: Tensor, image: Tensor, *, control_spacing: float = 10.0, num_bins: int = 32, iterations: int = 60
+    source: Tensor, image: Tensor, *, control_spacing: float = 10.0, num_bins: int = 32, iterations: int = 30
 ) -> Tensor:
     """Register `source` onto `image` with SimpleITK: cubic B-splines, Mattes mutual information, two resolutions.
 
@@ -23,7 +23,7 @@ def independent_registration(
         image: (B, 1, *spatial), the fixed image, such as a method's prediction.
         control_spacing: voxels between the control points of the finest level.
         num_bins: bins of the mutual information.
-        iterations: steps of LBFGS at each resolution.
+        iterations: steps of L-BFGS-B at each resolution.
 
     Returns:
         Displacement (B, spatial_dims, *spatial) in voxels on the grid of `image`, pull convention, float32.
@@ -37,10 +37,13 @@ def independent_registration(
     check_positive("control_spacing", control_spacing)
     check_finite("source", source)
     check_finite("image", image)
-    fields = [
-        _register_one(moving[0], fixed[0], control_spacing, num_bins, iterations)
-        for moving, fixed in zip(source.detach().cpu().double().numpy(), image.detach().cpu().double().numpy())
-    ]
+    pairs = zip(source.detach().cpu().double().numpy(), image.detach().cpu().double().numpy())
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums over threads differ from run to run
+    try:
+        fields = [_register_one(moving[0], fixed[0], control_spacing, num_bins, iterations) for moving, fixed in pairs]
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     return torch.from_numpy(np.stack(fields)).to(image.device, torch.float32)
 
 
@@ -54,7 +57,6 @@ def _register_one(
     mesh = [max(2, round((size - 1) / control_spacing)) for size in fixed.shape]
     transform = sitk.BSplineTransformInitializer(fixed_image, mesh, order=3)
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(num_bins)
     method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkLinear)

@@ -47,8 +47,9 @@ def summarise(values: Iterable[float]) -> Summary:
     numbers = [float(value) for value in values]
     defined = [number for number in numbers if not math.isnan(number)]
     finite = [number for number in defined if math.isfinite(number)]
-    counted = finite or defined
-    mean = math.fsum(counted) / len(counted) if counted else math.nan
+    mean = math.fsum(finite) / len(finite) if finite else math.nan
+    if defined and not finite:
+        mean = sum(defined)  # infinite, or NaN if of both signs
     return Summary(
         n=len(numbers),
         mean=mean,
