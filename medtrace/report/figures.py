@@ -1,0 +1,361 @@
+"""Figures of traces and results, drawn without matplotlib's global state.
+
+Anatomy is grey and lies on the page as `View` says. Amounts are drawn in cividis, signed changes in a diverging map
+that is white at 0 and symmetric about it, categories in colours that colour-blind readers tell apart (Okabe and
+Ito).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from medtrace.checks import check_choice
+from medtrace.fields import identity_grid, sample, voxel_to_mm
+from medtrace.metrics import sobel_magnitude
+from medtrace.report.view import PlaneName, View, view_of
+from medtrace.trace import Trace
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B3A100")
+"""Okabe and Ito's colours; the yellow is darkened to be read on white."""
+AMOUNT, CHANGE = "cividis", "PuOr_r"
+GRID_COLOUR = "#F0B429"
+EDGES_WARPED = np.array([0.0, 0.5, 1.0])
+EDGES_IMAGE = np.array([1.0, 0.5, 0.0])
+SUFFIXES = (".png", ".pdf", ".svg")
+_TEXT: dict[str, Any] = {"fontsize": 9}
+_PANEL_INCHES = 1.9
+
+
+class Panel(NamedTuple):
+    """One picture of a figure: its title, its pixels (rows, columns[, 3]) and how to draw them."""
+
+    title: str
+    pixels: np.ndarray
+    kind: str = "image"
+    lines: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def trace_figure(
+    trace: Trace,
+    target: Tensor | None = None,
+    title: str | None = None,
+    *,
+    plane: PlaneName = "axial",
+    index: int | None = None,
+    window: tuple[float, float] | None = None,
+    grid_step: float | None = None,
+    columns: int = 5,
+    edges: bool = True,
+) -> Figure:
+    """Draw a trace: what the image becomes, and the account of it.
+
+    Panels, in this order: source; predicted image; target; source warped by the field; the same under a grid of
+    straight lines drawn on the source and carried along; length of the displacement in mm; appearance change;
+    residual; error (target − prediction); Sobel edges of the warped source (blue) and of the prediction (orange),
+    white where both agree. Panels of what the trace or the caller does not have are left out.
+
+    Args:
+        trace: what to draw.
+        target: (C', *spatial), the true image.
+        title: above the figure.
+        plane: of a volume; see `View` for how it is turned.
+        index: slice along the array axis that `plane` cuts; by default the one with the largest mean displacement.
+        window: intensities that are black and white; by default the .5 and 99.5 percentiles of all the anatomical
+            panels together.
+        grid_step: distance of the grid's lines in mm; by default a sixteenth of the larger side.
+        columns: panels per row.
+        edges: whether to draw the edges.
+
+    Returns:
+        A figure for `save_figure`.
+
+    Raises:
+        TypeError: if it is no Trace.
+        ValueError: if the target's shape is not the image's, or a choice is out of range.
+    """
+    if not isinstance(trace, Trace):
+        raise TypeError(f"trace: expected a Trace, received {type(trace).__name__}; see Trace.build")
+    if columns < 1:
+        raise ValueError(f"columns: expected at least 1, received {columns}")
+    ledger = trace.ledger(target)
+    length = torch.linalg.vector_norm(voxel_to_mm(trace.ddf[None], trace.affine)[0], dim=0)
+    view = view_of(trace.affine, trace.image.shape[1:], plane, index, length)
+    warped = _anatomy(view, trace.warped)
+    panels = [
+        Panel("source", _anatomy(view, _source_on_target_grid(trace))),
+        Panel("prediction", _anatomy(view, trace.image)),
+    ]
+    if target is not None:
+        panels.append(Panel("target", _anatomy(view, target)))
+    panels.append(Panel("warped source", warped))
+    panels.append(Panel("deformation", warped, lines=_grid_lines(view, trace)))
+    panels.append(Panel("displacement (mm)", view.page(length[None])[..., 0], "amount"))
+    for name, column in (
+        ("appearance change", ledger.appearance),
+        ("residual", ledger.residual),
+        ("error (target − prediction)", ledger.error),
+    ):
+        if column is not None:
+            panels.append(Panel(name, view.page(column).mean(-1), "change"))
+    if edges:
+        panels.append(Panel("edges: warped, prediction", _edge_overlay(view, trace.warped, trace.image), "colour"))
+    figure = _draw_panels(panels, view, window, columns, grid_step)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def comparison_figure(
+    rows: Mapping[str, Mapping[str, Tensor]],
+    *,
+    reference: str | None = None,
+    affine: Tensor | None = None,
+    plane: PlaneName = "axial",
+    index: int | None = None,
+    window: tuple[float, float] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw cases (rows) by methods (columns).
+
+    Args:
+        rows: case name → column name → image (C, *spatial), all of one grid.
+        reference: a column, such as "target": under every other image its difference from this one is drawn.
+        affine: (4, 4) voxel to RAS mm of the grid; None is a photograph's, diag(-1, -1, 1, 1).
+        plane: of volumes.
+        index: slice; by default the middle one.
+        window: intensities that are black and white; by default the percentiles of `trace_figure`, over all.
+        title: above the figure.
+
+    Returns:
+        A figure for `save_figure`. Columns that a case does not have stay empty.
+
+    Raises:
+        ValueError: if there is nothing to draw, the grids differ or a case lacks the reference.
+    """
+    names = list(dict.fromkeys(name for images in rows.values() for name in images))
+    shapes = {tuple(image.shape[1:]) for images in rows.values() for image in images.values()}
+    if not names:
+        raise ValueError("rows: expected at least one case with one image, received none")
+    if len(shapes) > 1:
+        raise ValueError(f"rows: expected images of one grid, received {sorted(shapes)}; draw a figure for each")
+    for case, images in rows.items():
+        if reference is not None and reference not in images:
+            raise ValueError(f"reference: case {case!r} has no {reference!r}, only {', '.join(images)}")
+    affine = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0])) if affine is None else affine
+    view = view_of(affine, shapes.pop(), plane, index)
+    shown = {case: {name: _anatomy(view, image) for name, image in images.items()} for case, images in rows.items()}
+    differences = {
+        case: {
+            name: view.page(image - images[reference]).mean(-1) for name, image in images.items() if name != reference
+        }
+        for case, images in rows.items()
+        if reference is not None
+    }
+    low, high = window or _window([pixels for images in shown.values() for pixels in images.values()])
+    limit = _limit([pixels for images in differences.values() for pixels in images.values()])
+
+    height, width = next(iter(next(iter(shown.values())).values())).shape[:2]
+    ratio = height * view.aspect / width
+    lines = len(rows) * (2 if reference is not None else 1)
+    figure = Figure(
+        figsize=(_PANEL_INCHES * len(names) + 0.9, _PANEL_INCHES * ratio * lines + (0.7 if title else 0.4)),
+        layout="constrained",
+    )
+    axes = figure.subplots(lines, len(names), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, (case, pictures) in enumerate(shown.items()):
+        top = row * (2 if reference is not None else 1)
+        for column, name in enumerate(names):
+            if row == 0:
+                axes[0, column].set_title(name, **_TEXT)
+            if name in pictures:
+                _show_anatomy(axes[top, column], pictures[name], view, low, high)
+            if name in differences.get(case, {}):
+                _show_change(axes[top + 1, column], differences[case][name], view, limit)
+        _row_label(axes[top, 0], case)
+        if reference is not None:
+            _row_label(axes[top + 1, 0], f"minus {reference}")
+    if limit > 0:
+        bar = ScalarMappable(Normalize(-limit, limit), CHANGE)
+        figure.colorbar(bar, ax=axes[1::2, :], shrink=0.8, aspect=30, pad=0.01, extend="both").ax.tick_params(
+            labelsize=7
+        )
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
+    """Write a figure as PNG, PDF or SVG, by the path's suffix.
+
+    Args:
+        figure: what to write.
+        path: its folder is made where missing; the file appears complete or not at all.
+        dpi: pixels per inch of a PNG and of the pictures inside the others.
+
+    Returns:
+        The path. The same figure gives the same bytes: no date is written.
+
+    Raises:
+        ValueError: if the suffix is another one.
+    """
+    target = Path(path)
+    check_choice("path's suffix", target.suffix, SUFFIXES)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
+    undated: dict[str, dict[str, Any]] = {
+        ".png": {"Software": None},
+        ".pdf": {"CreationDate": None},
+        ".svg": {"Date": None},
+    }
+    try:
+        figure.savefig(partial, dpi=dpi, facecolor="white", metadata=undated[target.suffix])
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _source_on_target_grid(trace: Trace) -> Tensor:
+    """The source as it is, read where the target's voxels lie."""
+    if trace.same_grid:
+        return trace.source
+    grid = identity_grid(trace.image.shape[1:], device=trace.source.device, dtype=torch.float64)
+    to_source = torch.linalg.solve(trace.source_affine, trace.affine)
+    dims = trace.spatial_dims
+    points = torch.einsum("ij,j...->i...", to_source[:dims, :dims], grid)
+    points = points + to_source[:dims, 3].reshape(dims, *(1,) * dims)
+    return sample(trace.source[None], points[None].float(), padding_mode="zeros")[0]
+
+
+def _anatomy(view: View, image: Tensor) -> np.ndarray:
+    """Pixels of three channels as colour, else of the first channel."""
+    pixels = view.page(image)
+    return pixels if pixels.shape[-1] == 3 else pixels[..., 0]
+
+
+def _grid_lines(view: View, trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pulled point of every pixel lies, along the page's two axes, in mm from the grid's middle."""
+    dims = trace.spatial_dims
+    shape = trace.image.shape[1:]
+    place = identity_grid(shape, device=trace.ddf.device) + trace.ddf
+    spacing = torch.linalg.vector_norm(trace.affine[:3, :dims], dim=0)
+    lines = []
+    for axis in (view.horizontal, view.vertical):
+        lines.append(view.page(((place[axis] - (shape[axis] - 1) / 2) * float(spacing[axis]))[None])[..., 0])
+    return lines[0], lines[1]
+
+
+def _edge_overlay(view: View, warped: Tensor, image: Tensor) -> np.ndarray:
+    """Edges as light: blue for the warped source, orange for the prediction, together white."""
+    page = 0.0
+    for picture, colour in ((warped, EDGES_WARPED), (image, EDGES_IMAGE)):
+        strength = view.page(sobel_magnitude(picture[None])[0])[..., 0]
+        bright = float(np.percentile(strength, 99))
+        strength = np.clip(strength / bright, 0, 1) if bright > 0 else strength
+        page = page + strength[..., None] * colour
+    return np.clip(page, 0, 1)
+
+
+def _window(pictures: Sequence[np.ndarray]) -> tuple[float, float]:
+    values = np.concatenate([picture.ravel() for picture in pictures])
+    low, high = np.percentile(values, [0.5, 99.5])
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+
+
+def _limit(pictures: Sequence[np.ndarray]) -> float:
+    """What the ends of a diverging map stand for: the 99.5 percentile of all absolute changes; 0 without any."""
+    if not pictures:
+        return 0.0
+    sizes = np.abs(np.concatenate([picture.ravel() for picture in pictures]))
+    return float(np.percentile(sizes, 99.5)) or float(sizes.max()) or 1.0
+
+
+def _draw_panels(
+    panels: Sequence[Panel], view: View, window: tuple[float, float] | None, columns: int, grid_step: float | None
+) -> Figure:
+    low, high = window or _window([panel.pixels for panel in panels if panel.kind == "image"])
+    limit = _limit([panel.pixels for panel in panels if panel.kind == "change"])
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    columns = -(-len(panels) // rows)
+    height, width = panels[0].pixels.shape[:2]
+    ratio = height * view.aspect / width
+    figure = Figure(
+        figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES * ratio + 0.55) * rows + 0.3),
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.02),
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, panel in zip(axes, panels):
+        axis.set_title(panel.title, **_TEXT, pad=3)
+        if panel.kind == "image":
+            _show_anatomy(axis, panel.pixels, view, low, high)
+            if panel.lines is not None:
+                _show_lines(axis, panel.lines, grid_step)
+        elif panel.kind == "colour":
+            axis.imshow(panel.pixels, aspect=view.aspect)
+        elif panel.kind == "amount":
+            most = float(panel.pixels.max())
+            picture = axis.imshow(panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect)
+            _bar(figure, axis, picture)
+        else:
+            picture = _show_change(axis, panel.pixels, view, limit)
+            _bar(figure, axis, picture)
+    _letters(axes[0], view)
+    return figure
+
+
+def _show_anatomy(axis: Axes, pixels: np.ndarray, view: View, low: float, high: float) -> None:
+    if pixels.ndim == 3:
+        axis.imshow(np.clip((pixels - low) / (high - low), 0, 1), aspect=view.aspect)
+    else:
+        axis.imshow(pixels, cmap="gray", vmin=low, vmax=high, aspect=view.aspect)
+
+
+def _show_change(axis: Axes, pixels: np.ndarray, view: View, limit: float) -> ScalarMappable:
+    return axis.imshow(pixels, cmap=CHANGE, vmin=-limit, vmax=limit, aspect=view.aspect)
+
+
+def _show_lines(axis: Axes, lines: tuple[np.ndarray, np.ndarray], step: float | None) -> None:
+    spans = [float(place.max() - place.min()) for place in lines]
+    step = max(spans) / 16 if step is None else step
+    for place in lines:
+        first, last = np.ceil(place.min() / step), np.floor(place.max() / step)
+        levels = np.arange(first, last + 1) * step
+        if min(place.shape) > 1 and len(levels):
+            axis.contour(place, levels=levels, colors=GRID_COLOUR, linewidths=0.6, linestyles="solid")
+
+
+def _bar(figure: Figure, axis: Axes, picture: ScalarMappable) -> None:
+    bar = figure.colorbar(picture, ax=axis, location="bottom", shrink=0.85, aspect=18, pad=0.02)
+    bar.ax.tick_params(labelsize=7, length=2, pad=1)
+    bar.locator = MaxNLocator(nbins=4, steps=[1, 2, 5, 10])
+    bar.update_ticks()
+    bar.outline.set_linewidth(0.4)
+
+
+def _letters(axis: Axes, view: View) -> None:
+    """Body directions at the left and the top edge of the first panel."""
+    style: dict[str, Any] = {"color": "white", "fontsize": 8, "fontweight": "bold", "transform": axis.transAxes}
+    axis.text(0.03, 0.5, view.letters[0], ha="left", va="center", **style)
+    axis.text(0.5, 0.97, view.letters[2], ha="center", va="top", **style)
+
+
+def _row_label(axis: Axes, text: str) -> None:
+    axis.text(-0.04, 0.5, text, rotation=90, ha="right", va="center", transform=axis.transAxes, **_TEXT)
