@@ -88,4 +88,7 @@ def inverse_consistency(ddf: Tensor, inverse_ddf: Tensor) -> Tensor:
         TypeError: if a field is no floating tensor.
         ValueError: if the shapes are wrong or differ.
     """
+    check_field("ddf", ddf)
+    check_field("inverse_ddf", inverse_ddf)
+    check_same_shape("ddf", ddf, "inverse_ddf", inverse_ddf)
     return torch.linalg.vector_norm(compose(ddf, inverse_ddf), dim=1, keepdim=True)

@@ -38,8 +38,9 @@ def invert(
 
     Returns:
         The inverse at the points, float32 (float64 for float64), and per batch item its largest residual in
-        voxels. Look at it: a field that folds has no inverse. Points whose pulled point leaves the grid are
-        not counted: there the answer follows the border value of `ddf`, and no truth exists.
+        voxels. Look at it. Where a field folds, the answer is one of several or none is found. Points whose
+        pulled point leaves the grid are not counted: there the answer follows the border value of `ddf`, and
+        no truth exists.
 
     Raises:
         TypeError: if the field is no floating tensor.

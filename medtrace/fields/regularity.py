@@ -59,14 +59,12 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
     plane.
     """
     with torch.no_grad():
-        points, spatial_dims, shape = _displaced_points(ddf)
-        folded = torch.zeros(ddf.shape[0], *points.shape[2:], dtype=torch.bool, device=ddf.device)
+        points = _displaced_points(ddf)
+        shape = points.shape[2:]
+        folded = torch.zeros(points.shape[0], *shape, dtype=torch.bool, device=points.device)
         for corner, value in _cell_determinants(points):
-            folded[_corner_slices(corner, points.shape[2:])] |= value <= 0
-        for axis in range(spatial_dims):
-            if shape[axis] == 1:
-                folded = folded.any(dim=axis + 1, keepdim=True)
-        return folded.flatten(1).to(torch.float64 if ddf.dtype == torch.float64 else torch.float32).mean(1)
+            folded[_corner_slices(corner, shape)] |= value <= 0
+        return folded.flatten(1).to(points.dtype).mean(1)
 
 
 def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
@@ -86,9 +84,9 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
     (2 × 2 triangles in 2D; 2 × (4 corner tetrahedra + 1 inner one) in 3D) and the absolute negative volumes
     are averaged over the two: sum over cells of 1/2 · sum_i max(-|J_i|, 0) / spatial_dims!.
     """
-    points, spatial_dims, _ = _displaced_points(ddf)
-    simplex = 1.0 / (2.0 if spatial_dims == 2 else 6.0)
-    with torch.autocast(ddf.device.type, enabled=False):
+    points = _displaced_points(ddf)
+    with torch.autocast(points.device.type, enabled=False):
+        simplex = 1.0 / 2.0 if points.shape[1] == 2 else 1.0 / 6.0
         total = points.new_zeros(points.shape[0])
         for _, value in _cell_determinants(points):
             total = total + (-value).clamp_min(0.0).flatten(1).sum(1)
@@ -114,16 +112,21 @@ def determinant(columns: list[list[Tensor]]) -> Tensor:
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
-def _displaced_points(ddf: Tensor) -> tuple[Tensor, int, torch.Size]:
-    """Displaced voxel centres, where an axis of length 1 is doubled so that it has a cell to measure."""
-    spatial_dims = check_field("ddf", ddf)
-    shape = ddf.shape[2:]
+def _displaced_points(ddf: Tensor) -> Tensor:
+    """Displaced voxel centres; a single slice becomes 2D, and an axis of length 1 left then is doubled.
+
+    Doubling gives the axis a cell to measure. It would not do for a slice: the inner tetrahedra of doubled
+    cells charge folds to voxels whose own triangles are in order.
+    """
+    check_field("ddf", ddf)
     field = ddf if ddf.dtype == torch.float64 else ddf.float()
-    for axis in range(spatial_dims):
-        if shape[axis] == 1:
-            field = torch.cat([field, field], dim=axis + 2)
-    points = field + identity_grid(field.shape[2:], device=field.device, dtype=field.dtype)
-    return points, spatial_dims, shape
+    if field.ndim == 5 and 1 in field.shape[2:]:
+        axis = tuple(field.shape[2:]).index(1)
+        field = field[:, [k for k in range(3) if k != axis]].squeeze(axis + 2)
+    for dim in range(2, field.ndim):
+        if field.shape[dim] == 1:
+            field = torch.cat([field, field], dim=dim)
+    return field + identity_grid(field.shape[2:], device=field.device, dtype=field.dtype)
 
 
 def _corner_slices(corner: tuple[int, ...], shape: torch.Size) -> tuple[slice, ...]:
