@@ -1,0 +1,86 @@
+"""How a message names an image: the argument, and the file it was read from where that is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data.meta_obj import get_track_meta
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import LoadImage
+from monai.utils.type_conversion import convert_to_tensor
+from torch import Tensor
+
+
+def named(name: str, image: Any) -> str:
+    """`name`, followed by the file's name in brackets where `image` is a path or carries `filename_or_obj`."""
+    if isinstance(image, (str, Path)):
+        return f"{name} ({image})"
+    file = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+    return f"{name} ({file})" if isinstance(file, (str, Path)) and str(file) else name
+
+
+def as_image(name: str, image: Any) -> Tensor:
+    """Check that `image` is a channel-first array and return it as a floating tensor that keeps its metadata.
+
+    Args:
+        name: the argument's name, for messages.
+        image: (C, H, W) or (C, H, W, D), a tensor or NumPy array of real numbers.
+
+    Returns:
+        The image as a tensor (a MetaTensor while MONAI tracks metadata); whole numbers become float32.
+
+    Raises:
+        TypeError: if it is no array.
+        ValueError: if its rank is wrong, it is empty or holds numbers that are not finite.
+    """
+    label = named(name, image)
+    if not isinstance(image, Tensor) and not hasattr(image, "__array__"):
+        raise TypeError(f"{label}: expected a tensor or array, received {type(image).__name__}; load it first")
+    tensor = convert_to_tensor(image, track_meta=get_track_meta())
+    if tensor.ndim not in (3, 4) or tensor.numel() == 0:
+        raise ValueError(
+            f"{label}: expected (C, H, W) or (C, H, W, D) with at least one voxel, received shape"
+            f" {tuple(tensor.shape)}; add the channel axis, for example by EnsureChannelFirst"
+        )
+    if tensor.is_complex():
+        raise TypeError(f"{label}: expected real numbers, received {tensor.dtype}; take the magnitude first")
+    if tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.float()
+    low, high = torch.aminmax(plain(tensor))
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        count = int((~torch.isfinite(plain(tensor))).sum())
+        raise ValueError(
+            f"{label}: expected finite numbers, received {count} that are NaN or infinite; replace them first"
+        )
+    return tensor
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The values as an ordinary tensor, without metadata and gradient."""
+    return (tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor).detach()
+
+
+def read_image(name: str, image: Any) -> Any:
+    """Return `image`, read with MONAI's LoadImage (channel first) if it is a path.
+
+    Raises:
+        ValueError: if the file is missing or cannot be read; the message names it.
+    """
+    if not isinstance(image, (str, Path)):
+        return image
+    if not Path(image).exists():
+        raise ValueError(f"{name}: expected an image file, received {image}, which does not exist; check the path")
+    try:
+        return LoadImage(image_only=True, ensure_channel_first=True)(image)
+    except Exception as error:
+        raise ValueError(
+            f"{name}: expected a readable image file, received {image}: {first_line(error)}; check the file"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an error's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

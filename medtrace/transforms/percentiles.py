@@ -1,0 +1,99 @@
+"""Exact percentiles of large images, and the piecewise-linear map between two sets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 15  # a chunk and its temporaries stay in the second-level cache
+
+
+def percentiles_of(values: Tensor, percents: Sequence[float]) -> list[float]:
+    """Percentiles by linear interpolation between order statistics, as `numpy.percentile` defines them.
+
+    Args:
+        values: finite numbers, any shape, at least one.
+        percents: percentages in [0, 100].
+
+    Returns:
+        One number per percentage.
+    """
+    flat = values.detach().reshape(-1)
+    positions = [percent / 100 * (flat.numel() - 1) for percent in percents]
+    floors = [int(position) for position in positions]
+    ranks = sorted({rank for low in floors for rank in (low, min(low + 1, flat.numel() - 1))})
+    found = dict(zip(ranks, _order_statistics(flat, ranks)))
+    return [
+        found[low] + (position - low) * (found[min(low + 1, flat.numel() - 1)] - found[low])
+        for position, low in zip(positions, floors)
+    ]
+
+
+def piecewise_linear(values: Tensor, knots: Sequence[float], images: Sequence[float]) -> Tensor:
+    """Map `values` by the line through the points (knots, images), the end pieces going on beyond the ends.
+
+    Args:
+        values: any shape, float32 or float64.
+        knots: strictly increasing, at least two.
+        images: where each knot goes.
+
+    Returns:
+        The mapped values, in the shape and dtype of `values`.
+    """
+    x, y = np.asarray(knots, np.float64), np.asarray(images, np.float64)
+    slopes = np.diff(y) / np.diff(x)
+    if values.device.type != "cpu":
+        tables = (x[1:-1], x[:-1], slopes, y[:-1])
+        bounds, firsts, rates, bases = (values.new_tensor(table) for table in tables)
+        index = torch.bucketize(values, bounds, right=True)
+        return (values - firsts[index]) * rates[index] + bases[index]
+    source = values.detach().contiguous().numpy().reshape(-1)
+    edges, lows, rises, starts = (a.astype(source.dtype) for a in (x[1:-1], x[:-1], slopes, y[:-1]))
+    mapped = np.empty_like(source)
+    for begin in range(0, source.size, _CHUNK):
+        chunk = source[begin : begin + _CHUNK]
+        # Counting the edges below a value is vectorised; a binary search per voxel is four times slower.
+        piece = np.zeros(chunk.size, np.min_scalar_type(len(edges)))
+        for edge in edges:
+            piece += chunk >= edge
+        part = mapped[begin : begin + _CHUNK]
+        np.subtract(chunk, lows.take(piece), out=part)
+        part *= rises.take(piece)
+        part += starts.take(piece)
+    return torch.from_numpy(mapped.reshape(values.shape))
+
+
+def _order_statistics(flat: Tensor, ranks: Sequence[int]) -> list[float]:
+    """The elements that would stand at `ranks` (increasing) if `flat` were sorted."""
+    if flat.device.type != "cpu":
+        return [float(value) for value in flat.sort().values[list(ranks)]]
+    array = flat.numpy()
+    if array.dtype != np.float32:
+        return [float(value) for value in np.partition(array, list(ranks))[list(ranks)]]
+    return _bucketed_order_statistics(np.ascontiguousarray(array), np.asarray(ranks))
+
+
+def _bucketed_order_statistics(array: np.ndarray, ranks: np.ndarray) -> list[float]:
+    """Order statistics of float32 numbers: count the leading 16 bits, sort only the buckets that hold a rank.
+
+    The bits of a float, with the sign handled, sort like the float itself, so the buckets are ordered whatever
+    the range or the outliers. Sorting a few per cent of the voxels is about eight times quicker than sorting all.
+    """
+    bits = array.view(np.uint32)
+    key = (bits >> np.uint32(16)).astype(np.uint16)
+    key ^= np.where(key >> 15, np.uint16(0xFFFF), np.uint16(0x8000))
+    counts = np.bincount(key, minlength=1 << 16)
+    ends = np.cumsum(counts)
+    buckets = np.searchsorted(ends, ranks, side="right")
+    wanted = np.zeros(1 << 16, bool)
+    wanted[buckets] = True
+    inside = array[wanted[key]]
+    lowest = array.min()
+    above = inside[inside > lowest]  # a background of one value, often half of the image, needs no sorting
+    above.sort()
+    kept = np.cumsum(np.where(wanted, counts, 0))
+    positions = ranks - (ends[buckets] - kept[buckets]) - (inside.size - above.size)
+    return [float(lowest) if position < 0 else float(above[position]) for position in positions]
