@@ -151,9 +151,10 @@ def structural_similarity(
         )
     dims = pred.ndim - 2
     low = float(data_range[0])
-    similarity, _ = compute_ssim_and_cs(
-        pred - low, target - low, dims, (window,) * dims, (sigma,) * dims, data_range=width
-    )
+    with torch.autocast(pred.device.type, enabled=False):  # its convolutions would run in half precision
+        similarity, _ = compute_ssim_and_cs(
+            pred - low, target - low, dims, (window,) * dims, (sigma,) * dims, data_range=width
+        )
     if mask is None:
         return region_mean(similarity.double(), None)
     weights = mask_weights(mask, pred)

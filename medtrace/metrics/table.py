@@ -85,13 +85,13 @@ class CaseTable:
         Raises:
             ValueError: if a value of that name is there already, or a name is the case column's.
         """
-        row = self.rows.setdefault(str(case), {})
-        for name, value in values.items():
+        row = self.rows.get(str(case), {})
+        for name in values:
             if name == self.case_column:
                 raise ValueError(f"values: expected names other than the case column's, received {name!r}; rename it")
             if name in row:
                 raise ValueError(f"case {case!r}: {name!r} is recorded already; give every case its own name")
-            row[name] = float(value)
+        self.rows[str(case)] = row | {name: float(value) for name, value in values.items()}
 
     def add_batch(self, cases: Sequence[str], values: Mapping[str, Tensor | Sequence[float]]) -> None:
         """Record values of a batch, as metrics return them: one number per case, (B,) or (B, 1)."""
