@@ -62,17 +62,19 @@ def trace_figure(
 ) -> Figure:
     """Draw a trace: what the image becomes, and the account of it.
 
-    Panels, in this order: source; predicted image; target; source warped by the field; the same under a grid of
-    straight lines drawn on the source and carried along; length of the displacement in mm; appearance change;
-    residual; error (target − prediction); Sobel edges of the warped source (blue) and of the prediction (orange),
-    white where both agree. Panels of what the trace or the caller does not have are left out.
+    Panels, in this order: source; predicted image; target; source warped by the field; Sobel edges of the warped
+    source (blue) and of the prediction (orange), white where both agree; the warped source under a grid of
+    straight lines that was drawn on the source and carried along; length of the displacement in mm; appearance
+    change; residual; error (target − prediction). Panels of what the trace or the caller does not have are left
+    out.
 
     Args:
         trace: what to draw.
         target: (C', *spatial), the true image.
         title: above the figure.
         plane: of a volume; see `View` for how it is turned.
-        index: slice along the array axis that `plane` cuts; by default the one with the largest mean displacement.
+        index: slice along the array axis that `plane` cuts; by default the one of the largest mean displacement,
+            every voxel weighted with its brightness above the image's darkest.
         window: intensities that are black and white; by default the .5 and 99.5 percentiles of all the anatomical
             panels together.
         grid_step: distance of the grid's lines in mm; by default a sixteenth of the larger side.
@@ -92,7 +94,8 @@ def trace_figure(
         raise ValueError(f"columns: expected at least 1, received {columns}")
     ledger = trace.ledger(target)
     length = torch.linalg.vector_norm(voxel_to_mm(trace.ddf[None], trace.affine)[0], dim=0)
-    view = view_of(trace.affine, trace.image.shape[1:], plane, index, length)
+    brightness = (trace.image - trace.image.min()).mean(0)
+    view = view_of(trace.affine, trace.image.shape[1:], plane, index, length * brightness)
     warped = _anatomy(view, trace.warped)
     panels = [
         Panel("source", _anatomy(view, _source_on_target_grid(trace))),
@@ -101,6 +104,8 @@ def trace_figure(
     if target is not None:
         panels.append(Panel("target", _anatomy(view, target)))
     panels.append(Panel("warped source", warped))
+    if edges:
+        panels.append(Panel("edges", _edge_overlay(view, trace.warped, trace.image), "edges"))
     panels.append(Panel("deformation", warped, lines=_grid_lines(view, trace)))
     panels.append(Panel("displacement (mm)", view.page(length[None])[..., 0], "amount"))
     for name, column in (
@@ -110,12 +115,7 @@ def trace_figure(
     ):
         if column is not None:
             panels.append(Panel(name, view.page(column).mean(-1), "change"))
-    if edges:
-        panels.append(Panel("edges: warped, prediction", _edge_overlay(view, trace.warped, trace.image), "colour"))
-    figure = _draw_panels(panels, view, window, columns, grid_step)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    return _draw_panels(panels, view, window, columns, grid_step, title)
 
 
 def comparison_figure(
@@ -286,7 +286,12 @@ def _limit(pictures: Sequence[np.ndarray]) -> float:
 
 
 def _draw_panels(
-    panels: Sequence[Panel], view: View, window: tuple[float, float] | None, columns: int, grid_step: float | None
+    panels: Sequence[Panel],
+    view: View,
+    window: tuple[float, float] | None,
+    columns: int,
+    grid_step: float | None,
+    title: str | None,
 ) -> Figure:
     low, high = window or _window([panel.pixels for panel in panels if panel.kind == "image"])
     limit = _limit([panel.pixels for panel in panels if panel.kind == "change"])
@@ -296,7 +301,7 @@ def _draw_panels(
     height, width = panels[0].pixels.shape[:2]
     ratio = height * view.aspect / width
     figure = Figure(
-        figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES * ratio + 0.55) * rows + 0.3),
+        figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES * ratio + 0.25) * rows + (0.65 if title else 0.35)),
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.02),
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -308,16 +313,18 @@ def _draw_panels(
             _show_anatomy(axis, panel.pixels, view, low, high)
             if panel.lines is not None:
                 _show_lines(axis, panel.lines, grid_step)
-        elif panel.kind == "colour":
-            axis.imshow(panel.pixels, aspect=view.aspect)
+        elif panel.kind == "edges":
+            _show_edges(axis, panel.pixels, view)
         elif panel.kind == "amount":
             most = float(panel.pixels.max())
             picture = axis.imshow(panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect)
-            _bar(figure, axis, picture)
+            _bar(axis, picture)
         else:
             picture = _show_change(axis, panel.pixels, view, limit)
-            _bar(figure, axis, picture)
+            _bar(axis, picture)
     _letters(axes[0], view)
+    if title:
+        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -342,8 +349,16 @@ def _show_lines(axis: Axes, lines: tuple[np.ndarray, np.ndarray], step: float | 
             axis.contour(place, levels=levels, colors=GRID_COLOUR, linewidths=0.6, linestyles="solid")
 
 
-def _bar(figure: Figure, axis: Axes, picture: ScalarMappable) -> None:
-    bar = figure.colorbar(picture, ax=axis, location="bottom", shrink=0.85, aspect=18, pad=0.02)
+def _show_edges(axis: Axes, pixels: np.ndarray, view: View) -> None:
+    axis.imshow(pixels, aspect=view.aspect)
+    for text, colour, x, side in (("warped", EDGES_WARPED, 0.03, "left"), ("prediction", EDGES_IMAGE, 0.97, "right")):
+        axis.text(x, 0.02, text, color=tuple(colour), ha=side, va="bottom", fontsize=7, transform=axis.transAxes)
+
+
+def _bar(axis: Axes, picture: ScalarMappable) -> None:
+    """A colour bar below the panel that takes nothing of its size."""
+    place = axis.inset_axes((0.08, -0.09, 0.84, 0.045))
+    bar = axis.figure.colorbar(picture, cax=place, orientation="horizontal")
     bar.ax.tick_params(labelsize=7, length=2, pad=1)
     bar.locator = MaxNLocator(nbins=4, steps=[1, 2, 5, 10])
     bar.update_ticks()
