@@ -1,0 +1,7 @@
+"""TraceBench: paired cases from real brain anatomy whose true correspondence is known by construction."""
+
+from medtrace.data.tracebench.anatomy import LABELS, TISSUES
+from medtrace.data.tracebench.dataset import SPLITS, TASKS, Task, TraceBench
+from medtrace.data.tracebench.postop import PostopSettings
+
+__all__ = ["LABELS", "SPLITS", "TASKS", "TISSUES", "PostopSettings", "Task", "TraceBench"]

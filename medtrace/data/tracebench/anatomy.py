@@ -1,0 +1,157 @@
+"""Brain anatomy of TraceBench: the ICBM152 template and its tissue maps, and the grids that cases live on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from medtrace.fields import sample
+
+TISSUES = ("csf", "gm", "wm")
+LABELS = {"background": 0, "csf": 1, "gm": 2, "wm": 3, "pathology": 4}
+
+_HEAD_MM = (168.0, 206.0, 174.0)  # the template's brain with room for a subject larger than the template
+_DEPTH_LIMIT_MM = 40.0  # the depth map is only asked near the surface
+
+
+@dataclass(frozen=True)
+class Template:
+    """The template's maps on one grid of 1 mm.
+
+    Attributes:
+        maps: (5, X, Y, Z) float32: CSF, GM and WM probabilities, T1 detail that the three do not explain (in
+            units of the WM-GM difference), and the depth below the brain's surface in mm (negative outside).
+        affine: (4, 4) float64, voxel to RAS mm.
+    """
+
+    maps: Tensor
+    affine: np.ndarray
+
+    def at(self, coordinates_mm: Tensor) -> Tensor:
+        """Sample every map linearly.
+
+        Args:
+            coordinates_mm: (3, *shape) float64 RAS positions in mm.
+
+        Returns:
+            (5, *shape) float32.
+        """
+        shape = coordinates_mm.shape[1:]
+        inverse = torch.from_numpy(np.linalg.inv(self.affine)).to(coordinates_mm)
+        voxels = inverse[:3, :3] @ coordinates_mm.reshape(3, -1) + inverse[:3, 3:]
+        points = voxels.to(torch.float32).reshape(1, 3, -1, 1, 1)
+        return sample(self.maps[None], points)[0].reshape(len(self.maps), *shape)
+
+
+@lru_cache(maxsize=4)
+def load_template(blur_mm: float = 0.0) -> Template:
+    """Load the ICBM152 2009a maps that nilearn's package holds (no download), cropped to the brain.
+
+    Args:
+        blur_mm: standard deviation of a Gaussian that keeps a coarser grid from aliasing, in mm.
+
+    Returns:
+        The template on its 1 mm grid.
+    """
+    from nilearn import datasets  # takes two seconds to import
+
+    image = datasets.load_mni152_template(resolution=1)
+    t1 = np.asarray(image.dataobj, dtype=np.float32)
+    gm = np.asarray(datasets.load_mni152_gm_template(resolution=1).dataobj, dtype=np.float32)
+    wm = np.asarray(datasets.load_mni152_wm_template(resolution=1).dataobj, dtype=np.float32)
+    mask = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0
+    mask = ndimage.binary_fill_holes(mask)
+
+    inside = np.argwhere(mask)
+    pad = 4
+    low = inside.min(0) - pad
+    # Maps are padded rather than cut where the brain reaches the template's border.
+    before = np.maximum(-low, 0)
+    low = np.maximum(low, 0)
+    window = tuple(slice(a, b + pad + 1) for a, b in zip(low, inside.max(0)))
+    padding = [(int(b), 0) for b in before]
+    t1, gm, wm, mask = (np.pad(volume[window], padding) for volume in (t1, gm, wm, mask))
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3, 3] += affine[:3, :3] @ (low - before)
+
+    gm, wm = gm * mask, wm * mask
+    csf = np.clip(mask - gm - wm, 0.0, 1.0).astype(np.float32)
+    total = np.maximum(csf + gm + wm, 1.0)
+    tissues = np.stack([csf, gm, wm]) / total
+    detail = _unexplained_detail(t1, tissues, mask)
+    depth = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    depth = np.clip(depth, -_DEPTH_LIMIT_MM, _DEPTH_LIMIT_MM)
+    maps = np.stack([*tissues, detail, depth]).astype(np.float32)
+    if blur_mm > 0:
+        for index in range(4):
+            maps[index] = ndimage.gaussian_filter(maps[index], blur_mm, truncate=3.0)
+    return Template(torch.from_numpy(maps), affine)
+
+
+def _unexplained_detail(t1: np.ndarray, tissues: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """T1 minus its least-squares mixture of tissue means, as a fraction of the WM-GM difference."""
+    weights = tissues[:, mask].T.astype(np.float64)
+    means, *_ = np.linalg.lstsq(weights, t1[mask].astype(np.float64), rcond=None)
+    detail = np.zeros_like(t1)
+    detail[mask] = (t1[mask] - weights @ means) / (means[2] - means[1])
+    return detail
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid in RAS axes.
+
+    Attributes:
+        shape: voxels per axis, 2 or 3 numbers.
+        spacing: mm per voxel, the same along every axis.
+        affine: (4, 4) float64, voxel to RAS mm; pixel (i, j) of a slice is voxel (i, j, 0).
+    """
+
+    shape: tuple[int, ...]
+    spacing: float
+    affine: np.ndarray
+
+    def millimetres(self) -> Tensor:
+        """RAS position of every voxel centre, (3, *shape) float64."""
+        three = (*self.shape, 1)[:3]
+        axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in three), indexing="ij")
+        index = torch.stack(axes).reshape(3, -1)
+        affine = torch.from_numpy(self.affine)
+        return (affine[:3, :3] @ index + affine[:3, 3:]).reshape(3, *self.shape)
+
+    def plane_mm(self) -> Tensor:
+        """Position along the grid's own axes from its middle, (D, *shape) float64 in mm."""
+        axes = [(torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * self.spacing for n in self.shape]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def spacing_for(spatial_shape: tuple[int, ...]) -> float:
+    """The smallest isotropic spacing, in mm, at which the whole head fits."""
+    return max(extent / size for extent, size in zip(_HEAD_MM, spatial_shape))
+
+
+def grid_for(spatial_shape: tuple[int, ...], centre_mm: tuple[float, float, float]) -> Grid:
+    """The grid of a case whose middle lies at `centre_mm` (RAS)."""
+    spacing = spacing_for(spatial_shape)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    for axis, size in enumerate((*spatial_shape, 1)[:3]):
+        affine[axis, 3] = centre_mm[axis] - spacing * (size - 1) / 2
+    return Grid(tuple(spatial_shape), spacing, affine)
+
+
+def hard_labels(tissues: Tensor) -> Tensor:
+    """The most probable of background, CSF, GM and WM.
+
+    Args:
+        tissues: (3, *shape) probabilities of CSF, GM and WM; what they leave is background.
+
+    Returns:
+        (1, *shape) uint8 labels, as in `LABELS`.
+    """
+    background = 1 - tissues.sum(0, keepdim=True)
+    return torch.cat([background, tissues]).argmax(0, keepdim=True).to(torch.uint8)
