@@ -8,6 +8,7 @@ from .histogram_standardization import (
     HistogramStandardizationDict,
     above_mean,
 )
+from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
 
 __all__ = [
     "HistogramLandmarks",
@@ -15,5 +16,9 @@ __all__ = [
     "HistogramStandardizationD",
     "HistogramStandardizationDict",
     "HistogramStandardizationd",
+    "SliceExtraction",
+    "SliceExtractionD",
+    "SliceExtractionDict",
+    "SliceExtractiond",
     "above_mean",
 ]
