@@ -209,6 +209,16 @@ def test_agrees_with_monai_in_float32():
     torch.testing.assert_close(exponentiate(velocity), theirs, atol=1e-4, rtol=0)
 
 
+def test_monai_tensors_are_taken():
+    data = pytest.importorskip("monai.data")
+    velocity = smooth(1, (12, 14), 1.0).float()
+    ddf = exponentiate(data.MetaTensor(velocity))
+    expected = exponentiate(velocity)
+    assert torch.equal(torch.as_tensor(ddf), expected)
+    assert torch.equal(torch.as_tensor(invert(ddf).ddf), invert(expected).ddf)
+    assert torch.equal(torch.as_tensor(warp(data.MetaTensor(velocity), ddf)), warp(velocity, expected))
+
+
 FIELD = torch.zeros(1, 2, 4, 5)
 
 

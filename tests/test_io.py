@@ -221,6 +221,13 @@ def test_images_have_one_geometry_in_nibabel_and_simpleitk(tmp_path, shape, grid
     torch.testing.assert_close(read_affine, affine, atol=1e-4, rtol=0)
 
 
+def test_colour_nifti_is_refused(tmp_path):
+    colour = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "colour.nii")
+    with pytest.raises(ValueError, match=r"colour.nii: expected real numbers, received .*split it into channels"):
+        read_image(tmp_path / "colour.nii")
+
+
 def test_int16_keeps_a_65535th_of_the_range(tmp_path):
     image = torch.rand(1, 9, 9, 9) * 3000 - 1000
     write_image(tmp_path / "image.nii", image, PLAIN, dtype="int16")

@@ -157,6 +157,10 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, nibabel.Nifti1Header]:
         raise ValueError(f"{path}: cannot be read as NIfTI ({error}); write or copy it again") from error
     if not isinstance(image, nibabel.Nifti1Image):
         raise ValueError(f"{path}: expected NIfTI, received {type(image).__name__}; convert it first")
+    if data.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path}: expected real numbers, received {data.dtype} (colour or complex); split it into channels first"
+        )
     return data, np.asarray(image.affine, dtype=np.float64), image.header
 
 

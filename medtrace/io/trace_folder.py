@@ -68,7 +68,7 @@ def save_trace(
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"trace: expected a Trace, received {type(trace).__name__}; see Trace.build")
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     _check_folder(folder, overwrite)
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     retired = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}-old")
