@@ -59,6 +59,7 @@ def trace_figure(
     grid_step: float | None = None,
     columns: int = 5,
     edges: bool = True,
+    image_name: str = "prediction",
 ) -> Figure:
     """Draw a trace: what the image becomes, and the account of it.
 
@@ -77,9 +78,10 @@ def trace_figure(
             every voxel weighted with its brightness above the image's darkest.
         window: intensities that are black and white; by default the .5 and 99.5 percentiles of all the anatomical
             panels together.
-        grid_step: distance of the grid's lines in mm; by default a sixteenth of the larger side.
+        grid_step: distance of the grid's lines in mm; by default a twentieth of the longer side.
         columns: panels per row.
         edges: whether to draw the edges.
+        image_name: what the translated image is called, where it is no prediction.
 
     Returns:
         A figure for `save_figure`.
@@ -99,7 +101,7 @@ def trace_figure(
     warped = _anatomy(view, trace.warped)
     panels = [
         Panel("source", _anatomy(view, _source_on_target_grid(trace))),
-        Panel("prediction", _anatomy(view, trace.image)),
+        Panel(image_name, _anatomy(view, trace.image)),
     ]
     if target is not None:
         panels.append(Panel("target", _anatomy(view, target)))
@@ -111,11 +113,11 @@ def trace_figure(
     for name, column in (
         ("appearance change", ledger.appearance),
         ("residual", ledger.residual),
-        ("error (target − prediction)", ledger.error),
+        (f"error (target − {image_name})", ledger.error),
     ):
         if column is not None:
             panels.append(Panel(name, view.page(column).mean(-1), "change"))
-    return _draw_panels(panels, view, window, columns, grid_step, title)
+    return _draw_panels(panels, view, window, columns, grid_step, title, image_name)
 
 
 def comparison_figure(
@@ -292,6 +294,7 @@ def _draw_panels(
     columns: int,
     grid_step: float | None,
     title: str | None,
+    image_name: str,
 ) -> Figure:
     low, high = window or _window([panel.pixels for panel in panels if panel.kind == "image"])
     limit = _limit([panel.pixels for panel in panels if panel.kind == "change"])
@@ -314,7 +317,7 @@ def _draw_panels(
             if panel.lines is not None:
                 _show_lines(axis, panel.lines, grid_step)
         elif panel.kind == "edges":
-            _show_edges(axis, panel.pixels, view)
+            _show_edges(axis, panel.pixels, view, image_name)
         elif panel.kind == "amount":
             most = float(panel.pixels.max())
             picture = axis.imshow(panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect)
@@ -341,7 +344,7 @@ def _show_change(axis: Axes, pixels: np.ndarray, view: View, limit: float) -> Sc
 
 def _show_lines(axis: Axes, lines: tuple[np.ndarray, np.ndarray], step: float | None) -> None:
     spans = [float(place.max() - place.min()) for place in lines]
-    step = max(spans) / 16 if step is None else step
+    step = max(spans) / 20 if step is None else step
     for place in lines:
         first, last = np.ceil(place.min() / step), np.floor(place.max() / step)
         levels = np.arange(first, last + 1) * step
@@ -349,9 +352,9 @@ def _show_lines(axis: Axes, lines: tuple[np.ndarray, np.ndarray], step: float | 
             axis.contour(place, levels=levels, colors=GRID_COLOUR, linewidths=0.6, linestyles="solid")
 
 
-def _show_edges(axis: Axes, pixels: np.ndarray, view: View) -> None:
+def _show_edges(axis: Axes, pixels: np.ndarray, view: View, image_name: str) -> None:
     axis.imshow(pixels, aspect=view.aspect)
-    for text, colour, x, side in (("warped", EDGES_WARPED, 0.03, "left"), ("prediction", EDGES_IMAGE, 0.97, "right")):
+    for text, colour, x, side in (("warped", EDGES_WARPED, 0.03, "left"), (image_name, EDGES_IMAGE, 0.97, "right")):
         axis.text(x, 0.02, text, color=tuple(colour), ha=side, va="bottom", fontsize=7, transform=axis.transAxes)
 
 
