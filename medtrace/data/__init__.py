@@ -1,1 +1,19 @@
-"""."""
+"""Real datasets and how they are prepared and read; TraceBench, the dataset whose truth is known."""
+
+from medtrace.data.dataset import count_cases, load_dataset
+from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
+from medtrace.data.preparation import ContrastStandard, Intensity, IntensityMap, Preparation
+
+__all__ = [
+    "ContrastStandard",
+    "Intensity",
+    "IntensityMap",
+    "Pair",
+    "Preparation",
+    "count_cases",
+    "load_dataset",
+    "read_brats_reg",
+    "read_pair_list",
+    "read_pairs",
+    "split_by_subject",
+]

@@ -1,0 +1,156 @@
+"""Read a prepared dataset: what `medtrace prepare` wrote, as MONAI items for training and evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import CacheDataset, MetaTensor, NibabelReader
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, MapTransform, ScaleIntensityRanged
+
+from medtrace.data.layouts import SPLITS
+
+INDEX = "dataset.json"
+VERSION = 1
+IMAGES = ("source", "target")
+PATHS = (*IMAGES, "source_landmarks", "target_landmarks", "rigid")
+
+
+class DropSliceAxisd(MapTransform):
+    """Turn a one-slice volume (C, H, W, 1) into an image (C, H, W) that keeps its 4x4 affine.
+
+    MONAI's `SqueezeDimd` would cut the affine to 3x3 and lose where the slice lies.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a dict."""
+        items = dict(data)
+        for key in self.key_iterator(items):
+            volume = items[key]
+            if volume.ndim != 4 or volume.shape[-1] != 1:
+                raise ValueError(f"{key}: expected one slice (C, H, W, 1), received shape {tuple(volume.shape)}")
+            items[key] = MetaTensor(volume.as_tensor()[..., 0], meta=volume.meta)
+        return items
+
+
+def load_dataset(
+    folder: str | os.PathLike,
+    split: str = "training",
+    transform: Callable | None = None,
+    cache_rate: float = 1.0,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> CacheDataset:
+    """Open one split of a prepared dataset.
+
+    Args:
+        folder: made by `medtrace prepare`.
+        split: "training", "validation" or "test".
+        transform: applied to every item after reading, such as an augmentation; random ones run anew each time.
+        cache_rate: share of the items kept in memory.
+        num_workers: threads that fill the cache; 0 is none.
+        progress: show a bar while the cache fills.
+
+    Returns:
+        Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
+        the 4x4 affine of their grid; "subject", "case" and the other entries of `dataset.json`, whose paths
+        are absolute.
+
+    Raises:
+        FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
+        ValueError: if the split is unknown or empty, or a case's images lie on different grids.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(map(repr, SPLITS))}, received {split!r}")
+    if not index[split]:
+        filled = ", ".join(f"{name} ({len(index[name])})" for name in SPLITS if index[name])
+        raise ValueError(
+            f"{folder / INDEX}: no case in split {split!r}; use {filled}, or prepare with a share for {split}"
+        )
+    items = [_item(folder, entry) for entry in index[split]]
+    steps = [
+        LoadImaged(IMAGES, reader=NibabelReader(squeeze_non_spatial_dims=True)),
+        EnsureChannelFirstd(IMAGES),
+        *([DropSliceAxisd(IMAGES)] if index["spatial_dims"] == 2 else []),
+        ScaleIntensityRanged(IMAGES, a_min=0.0, a_max=1.0, b_min=-1.0, b_max=1.0, dtype=torch.float32),
+    ]
+    if transform is not None:
+        steps.append(transform)
+    return CacheDataset(
+        items, Compose(steps), cache_rate=cache_rate, num_workers=num_workers or None, progress=progress
+    )
+
+
+def count_cases(folder: str | os.PathLike) -> dict[str, int]:
+    """Number of items in each split of a prepared dataset."""
+    index = read_index(Path(folder))
+    return {name: len(index[name]) for name in SPLITS}
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read and check `dataset.json`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no index of this version.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a folder made by `medtrace prepare`")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: is no valid JSON ({error}); run `medtrace prepare` again") from error
+    version = index.get("version") if isinstance(index, dict) else None
+    if version != VERSION or index.get("spatial_dims") not in (2, 3):
+        raise ValueError(f"{path}: expected a dataset of version {VERSION}, received {version!r}; prepare it again")
+    for name in SPLITS:
+        entries = index.setdefault(name, [])
+        if not isinstance(entries, Sequence) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(f"{path}: {name}: expected a list of cases; run `medtrace prepare` again")
+    return index
+
+
+def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    item = dict(entry)
+    for name in ("subject", "case", *IMAGES):
+        if name not in item:
+            raise ValueError(f"{folder / INDEX}: a case lacks the entry {name!r}; run `medtrace prepare` again")
+    for name in PATHS:
+        if name in item:
+            item[name] = str(folder / item[name])
+            if not Path(item[name]).is_file():
+                raise FileNotFoundError(
+                    f"{item[name]}: no such file, though {folder / INDEX} names it as {name} of case"
+                    f" {item['case']!r}; run `medtrace prepare` again"
+                )
+    _check_grids(item)
+    return item
+
+
+def _check_grids(item: Mapping[str, Any]) -> None:
+    """Compare the headers of source and target, which costs no voxel."""
+    headers = []
+    for name in IMAGES:
+        try:
+            headers.append(nibabel.load(item[name]))
+        except Exception as error:  # nibabel raises what it likes on a broken file
+            raise ValueError(f"{item[name]}: cannot be read as NIfTI ({error}); prepare the dataset again") from error
+    source, target = headers
+    if source.shape != target.shape or not np.allclose(source.affine, target.affine, atol=1e-3):
+        raise ValueError(
+            f"{item['target']}: case {item['case']!r}: expected the grid of its source {source.shape}, received"
+            f" {target.shape} or another affine; prepare the dataset again"
+        )

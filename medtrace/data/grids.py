@@ -1,0 +1,157 @@
+"""Bring a grid into one orientation and size, and images and fields back from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nibabel
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Resize
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reorientation:
+    """Reorder and flip the axes of a volume, so that they run right, anterior, superior as nearly as they can.
+
+    No voxel is interpolated: an oblique grid stays oblique. With a slice axis, the two others come first.
+
+    Attributes:
+        order: new axis a is old axis order[a].
+        flipped: whether new axis a runs against its old axis.
+        shape: the old spatial shape.
+    """
+
+    order: tuple[int, int, int]
+    flipped: tuple[bool, bool, bool]
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def to_ras(cls, affine: Tensor, shape: Sequence[int], slice_axis: int | None = None) -> Reorientation:
+        """Plan the reorientation of a grid.
+
+        Args:
+            affine: (4, 4) voxel to RAS mm.
+            shape: spatial shape (X, Y, Z).
+            slice_axis: the RAS axis to put last, or None to keep right, anterior, superior.
+        """
+        directions = nibabel.orientations.io_orientation(affine.cpu().numpy())
+        old_of = {int(direction): old for old, (direction, _) in enumerate(directions)}
+        new_axes = [axis for axis in range(3) if axis != slice_axis]
+        if slice_axis is not None:
+            new_axes.append(slice_axis)
+        order = tuple(old_of[axis] for axis in new_axes)
+        flipped = tuple(bool(directions[old, 1] < 0) for old in order)
+        return cls(order, flipped, tuple(int(size) for size in shape))  # type: ignore[arg-type]
+
+    @classmethod
+    def none(cls, shape: Sequence[int]) -> Reorientation:
+        """The plan that changes nothing."""
+        return cls((0, 1, 2), (False, False, False), tuple(int(size) for size in shape))  # type: ignore[arg-type]
+
+    def apply(self, image: Tensor) -> Tensor:
+        """Reorient (C, X, Y, Z)."""
+        moved = image.permute(0, *(1 + axis for axis in self.order))
+        return moved.flip(self._flips).contiguous()
+
+    def undo(self, image: Tensor) -> Tensor:
+        """Bring (C, H, W, S) back to the old axes."""
+        return image.flip(self._flips).permute(0, *(1 + axis for axis in self._back)).contiguous()
+
+    def undo_field(self, field: Tensor) -> Tensor:
+        """Bring a displacement (3, H, W, S) back: its voxels and its components."""
+        signs = field.new_tensor([-1.0 if flip else 1.0 for flip in self.flipped])
+        turned = (field * signs.reshape(3, 1, 1, 1))[list(self._back)]
+        return self.undo(turned)
+
+    def affine(self, affine: Tensor) -> Tensor:
+        """The affine of the reoriented grid."""
+        to_old = torch.zeros(4, 4, dtype=torch.float64)
+        to_old[3, 3] = 1.0
+        for new, old in enumerate(self.order):
+            to_old[old, new] = -1.0 if self.flipped[new] else 1.0
+            to_old[old, 3] = self.shape[old] - 1 if self.flipped[new] else 0.0
+        return affine.double().cpu() @ to_old
+
+    @property
+    def _flips(self) -> list[int]:
+        return [1 + axis for axis, flip in enumerate(self.flipped) if flip]
+
+    @property
+    def _back(self) -> tuple[int, ...]:
+        return tuple(int(axis) for axis in np.argsort(self.order))
+
+
+def spacing_of(affine: Tensor) -> tuple[float, float, float]:
+    """Voxel size in mm along the three array axes."""
+    x, y, z = affine[:3, :3].norm(dim=0).tolist()
+    return x, y, z
+
+
+def shape_at_spacing(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
+    """Number of voxels of a wanted size that cover an extent; axes within 1 % of it keep theirs."""
+    return tuple(
+        size if abs(old / new - 1) < 0.01 else max(1, round(size * old / new))
+        for size, old, new in zip(shape, spacing, wanted)
+    )
+
+
+def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Resample (C, *spatial) linearly to a shape that covers the same extent, smoothed along axes that shrink.
+
+    Axes that keep their size are not touched, so the slices of a volume may be resized together.
+    """
+    if tuple(image.shape[1:]) == tuple(shape):
+        return image
+    mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
+    resized = Resize(tuple(shape), mode=mode, align_corners=False, anti_aliasing=True)(image)
+    return resized.as_tensor() if isinstance(resized, MetaTensor) else resized
+
+
+def resized_affine(affine: Tensor, shape: Sequence[int], new_shape: Sequence[int]) -> Tensor:
+    """The affine after `resize`: the extent stays, so the first voxel's centre moves."""
+    to_old = torch.eye(4, dtype=torch.float64)
+    for axis, (old, new) in enumerate(zip(shape, new_shape)):
+        to_old[axis, axis] = old / new
+        to_old[axis, 3] = (old / new - 1) / 2
+    return affine.double().cpu() @ to_old
+
+
+def center_window(image: Tensor, shape: Sequence[int], pad: bool = False) -> tuple[Tensor, tuple[int, ...]]:
+    """Cut (C, *spatial) about its centre, where it is larger than a shape.
+
+    Args:
+        image: the image.
+        shape: the size wanted along each axis.
+        pad: also add zeros about the centre where the image is smaller.
+
+    Returns:
+        The window and the voxel of the image that its first voxel is (negative where it was padded).
+    """
+    starts = []
+    for axis, wanted in enumerate(shape, start=1):
+        size = image.shape[axis]
+        start = (size - wanted) // 2
+        if start > 0:
+            image = image.narrow(axis, start, wanted)
+        elif wanted > size and pad:
+            before, after = -start, wanted - size + start
+            ends = list(image.shape)
+            ends[axis] = before
+            head = image.new_zeros(ends)
+            ends[axis] = after
+            image = torch.cat([head, image, image.new_zeros(ends)], dim=axis)
+        else:
+            start = 0
+        starts.append(start)
+    return image, tuple(starts)
+
+
+def shifted_affine(affine: Tensor, start: Sequence[float]) -> Tensor:
+    """The affine of a window whose first voxel is `start` of the old grid."""
+    to_old = torch.eye(4, dtype=torch.float64)
+    to_old[: len(start), 3] = torch.tensor(tuple(map(float, start)), dtype=torch.float64)
+    return affine.double().cpu() @ to_old

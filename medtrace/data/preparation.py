@@ -1,0 +1,377 @@
+"""How intensities of scans become what a network reads, and the way back.
+
+Everything here is an increasing piecewise-linear map from the scan's units to [-1, 1], one per channel, so that a
+translated image comes back to the units of the scan it was made from. Three rules make such a map:
+
+- "standardised" (TraceTrans, Datasets): Nyul's histogram standardisation, z-score of the foreground, and a linear
+  rescaling of a window of z to [0, 1], stored as such and read as [-1, 1];
+- "percentile": two percentiles of the foreground go to -1 and 1; for scans that no preparation describes;
+- "range": a fixed range, such as 0 to 255 of pictures.
+
+The paper says "Z-normalization, rescale the intensity to the [0, 1] range". Rescaling every image by its own extremes
+would undo the z-score and tear the scales of before and after apart, so the window of z is one for all images of a
+contrast: the median over the training images of two percentiles of their z.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.utils.enums import TraceKeys
+from torch import Tensor
+
+from medtrace.checks import check_finite
+from medtrace.transforms.histogram_landmarks import HistogramLandmarks
+from medtrace.transforms.histogram_standardization import HistogramStandardization
+
+VERSION = 1
+FILE = "preparation.json"
+BORDER_SHARE = 0.1
+"""Share of exact zeros on an image's border from which on zero is taken for background."""
+WINDOW_PERCENTILES = (0.1, 99.9)
+QUANTILES = 2001
+
+
+class Intensity(StrEnum):
+    """The rules of the module's docstring."""
+
+    STANDARDISED = "standardised"
+    PERCENTILE = "percentile"
+    RANGE = "range"
+
+
+class Axis(StrEnum):
+    """Along which slices follow each other; RAS array axis 2, 1 or 0."""
+
+    AXIAL = "axial"
+    CORONAL = "coronal"
+    SAGITTAL = "sagittal"
+
+    @property
+    def index(self) -> int:  # type: ignore[override]
+        """Array axis in RAS orientation."""
+        return {"axial": 2, "coronal": 1, "sagittal": 0}[self.value]
+
+
+@dataclass(frozen=True)
+class IntensityMap:
+    """Scan units to [-1, 1] and back, as knots of an increasing piecewise-linear function per channel.
+
+    Attributes:
+        scan: per channel, increasing scan intensities.
+        network: per channel, the values in [-1, 1] that they become, from -1 to 1.
+        foreground: (1, *spatial) boolean, where the scan holds tissue, or None for everywhere; background
+            becomes -1.
+        background: the scan's intensity of background.
+    """
+
+    scan: tuple[tuple[float, ...], ...]
+    network: tuple[tuple[float, ...], ...]
+    foreground: Tensor | None = None
+    background: float = 0.0
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scan units (C, *spatial) to float32 in [-1, 1]; beyond the outer knots it is clipped."""
+        result = self._through(image, self.scan, self.network)
+        return result if self.foreground is None else torch.where(self.foreground, result, -1.0)
+
+    def inverse(self, image: Tensor, foreground: Tensor | None = None) -> Tensor:
+        """Network intensities (C, *spatial) to scan units, float32.
+
+        Args:
+            image: in [-1, 1]. A value at the clipping limit, -1 or 1, becomes the outer knot: what the scan
+                had beyond it is not brought back.
+            foreground: (1, *spatial) boolean; elsewhere the result is the scan's background intensity. None
+                maps every voxel.
+
+        Raises:
+            ValueError: if the image has other channels than the scan had.
+        """
+        result = self._through(image, self.network, self.scan)
+        return result if foreground is None else torch.where(foreground, result, self.background)
+
+    def _through(self, image: Tensor, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> Tensor:
+        if image.shape[0] != len(x):
+            raise ValueError(
+                f"image: expected {len(x)} channel(s), as the scan has, received {image.shape[0]}; a network that"
+                " makes other channels has no way back to the scan's units"
+            )
+        values = image.detach().cpu().numpy()
+        mapped = np.stack([np.interp(v, a, b).astype(np.float32) for v, a, b in zip(values, x, y)])
+        return torch.from_numpy(mapped).to(image.device)
+
+
+@dataclass(frozen=True)
+class ContrastStandard:
+    """What training subjects taught about one contrast.
+
+    Attributes:
+        window: z-scores that become 0 and 1.
+        percentages: percentiles of an image's foreground that Nyul's standardisation moves; empty without it.
+        landmarks: the standard intensities they are moved to.
+    """
+
+    window: tuple[float, float]
+    percentages: tuple[float, ...] = ()
+    landmarks: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Everything needed to treat a new source as the training images were treated.
+
+    Attributes:
+        spatial_dims: 2 for slices, 3 for volumes.
+        intensity: which rule makes the intensity map.
+        contrasts: per contrast, its standard ("standardised").
+        percentiles: which percentiles become -1 and 1 ("percentile").
+        value_range: which intensities become -1 and 1 ("range").
+        axis: slicing axis (2D scans).
+        picture: whether images are pictures without anatomy, which are never reoriented.
+        spacing: voxel size of the training images in mm: rows and columns of a slice and the distance of
+            slices, or the three axes of a volume in RAS order; None where it is unknown or differed.
+        spatial_shape: grid of the training images, None where it differed.
+        channels: channels of the training images, None if unknown.
+    """
+
+    spatial_dims: int
+    intensity: Intensity = Intensity.PERCENTILE
+    contrasts: Mapping[str, ContrastStandard] = field(default_factory=dict)
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    value_range: tuple[float, float] | None = None
+    axis: Axis = Axis.AXIAL
+    picture: bool = False
+    spacing: tuple[float, ...] | None = None
+    spatial_shape: tuple[int, ...] | None = None
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims: expected 2 or 3, received {self.spatial_dims!r}")
+        object.__setattr__(self, "intensity", Intensity(self.intensity))
+        object.__setattr__(self, "axis", Axis(self.axis))
+        if self.intensity is Intensity.RANGE and self.value_range is None:
+            raise ValueError('value_range: expected (low, high) with intensity="range", received None')
+        if self.intensity is Intensity.STANDARDISED and not self.contrasts:
+            raise ValueError('contrasts: expected at least one standard with intensity="standardised", received none')
+
+    def normalise(
+        self, image: Tensor, contrast: str | None = None, foreground: Tensor | None = None
+    ) -> tuple[Tensor, IntensityMap]:
+        """Bring an image to what the network reads.
+
+        Args:
+            image: (C, *spatial), in the scan's units.
+            contrast: which standard to use; may be left out where there is one.
+            foreground: (1, *spatial) boolean; None finds it (see `find_foreground`).
+
+        Returns:
+            The image as float32 in [-1, 1], background -1, and the map that made it.
+
+        Raises:
+            ValueError: if a number is not finite, the channels are others than in training, the foreground is
+                empty or constant, or the contrast is unknown.
+        """
+        image = _plain(image)
+        check_finite("image", image)
+        if self.channels is not None and image.shape[0] != self.channels:
+            raise ValueError(
+                f"image: expected {self.channels} channel(s), as in training, received {image.shape[0]}; give an image"
+                " of the same kind"
+            )
+        intensity_map = self._map(image, contrast, foreground)
+        return intensity_map.forward(image), intensity_map
+
+    def _map(self, image: Tensor, contrast: str | None, foreground: Tensor | None) -> IntensityMap:
+        if self.intensity is Intensity.RANGE and self.value_range is not None:
+            knots = tuple(map(float, self.value_range))
+            return IntensityMap((knots,) * image.shape[0], ((-1.0, 1.0),) * image.shape[0])
+        foreground = find_foreground(image) if foreground is None else foreground
+        if not bool(foreground.any()):
+            raise ValueError("foreground: expected at least one voxel, received none; check the mask")
+        channels = [_values(channel, foreground[0]) for channel in image]
+        if self.intensity is Intensity.PERCENTILE:
+            knots_of = [_percentile_knots(values, self.percentiles) for values in channels]
+        else:
+            standard = self._standard(contrast)
+            knots_of = [standard_knots(values, standard) for values in channels]
+        scan, network = zip(*knots_of)
+        return IntensityMap(scan, network, None if bool(foreground.all()) else foreground)
+
+    def _standard(self, contrast: str | None) -> ContrastStandard:
+        if contrast is None and len(self.contrasts) == 1:
+            return next(iter(self.contrasts.values()))
+        if contrast is None or contrast not in self.contrasts:
+            raise ValueError(
+                f"contrast: expected one of {', '.join(map(repr, self.contrasts))}, received {contrast!r}; name the"
+                " kind of image"
+            )
+        return self.contrasts[contrast]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write as JSON."""
+        content = {"version": VERSION, **asdict(self)}
+        Path(path).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Preparation:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no preparation of this version.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; `medtrace prepare` makes it")
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            version = content.pop("version", None)
+            if version != VERSION:
+                raise ValueError(f"expected version {VERSION}, received {version!r}")
+            contrasts = {
+                name: ContrastStandard(**{key: tuple(value) for key, value in standard.items()})
+                for name, standard in content.pop("contrasts").items()
+            }
+            settings: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+            }
+            return cls(contrasts=contrasts, **settings)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: is no valid preparation ({error}); run `medtrace prepare` again") from error
+
+
+def find_foreground(image: Tensor) -> Tensor:
+    """Tell tissue from background.
+
+    Args:
+        image: (C, *spatial).
+
+    Returns:
+        Boolean (1, *spatial). Where at least a tenth of the image's border is exactly 0 in all channels, as in
+        skull-stripped and defaced scans, 0 is background; otherwise (CT, noise around the head) all of it
+        counts as foreground.
+    """
+    zero = (_plain(image) == 0).all(dim=0, keepdim=True)
+    border = torch.zeros_like(zero)
+    for axis in range(1, zero.ndim):
+        if zero.shape[axis] > 1:
+            border.select(axis, 0).fill_(True)
+            border.select(axis, -1).fill_(True)
+    on_border = zero[border]
+    if on_border.numel() == 0 or float(on_border.float().mean()) < BORDER_SHARE:
+        return torch.ones_like(zero)
+    return ~zero
+
+
+def foreground_quantiles(image: Tensor, foreground: Tensor | None = None) -> list[np.ndarray]:
+    """Per channel, 0.05 % quantiles of the foreground's intensities: what is learned from needs no more.
+
+    Raises:
+        ValueError: if there is no foreground or it is constant.
+    """
+    image = _plain(image)
+    foreground = find_foreground(image) if foreground is None else foreground
+    channels = (_values(channel, foreground[0]) for channel in image)
+    return [np.quantile(values.astype(np.float64), np.linspace(0, 1, QUANTILES)) for values in channels]
+
+
+def fit_contrast(images: Sequence[np.ndarray], standardise: bool = True) -> ContrastStandard:
+    """Learn a contrast's standard from training images.
+
+    Args:
+        images: quantiles of the foreground of each training image (see `foreground_quantiles`).
+        standardise: whether to train Nyul's landmarks; otherwise there is the z-score only.
+
+    Returns:
+        The standard; its window is the median over images of the 0.1 and 99.9 percentiles of z.
+
+    Raises:
+        ValueError: if there is no image.
+    """
+    if not images:
+        raise ValueError("images: expected at least one training image, received none")
+    trained = ContrastStandard((0.0, 1.0))
+    if standardise:
+        landmarks = HistogramStandardization.train([torch.from_numpy(values)[None, None] for values in images])
+        trained = ContrastStandard((0.0, 1.0), landmarks.percentiles, landmarks.of())
+    limits = []
+    for values in images:
+        _, moved = _standardised(values, trained)
+        limits.append(np.percentile((moved - moved.mean()) / moved.std(), WINDOW_PERCENTILES))
+    low, high = np.median(limits, axis=0)
+    return replace(trained, window=(float(low), float(high)))
+
+
+def standard_knots(
+    values: np.ndarray, standard: ContrastStandard
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Knots of Nyul's map, the z-score and the window for one channel, in scan units and in [-1, 1].
+
+    Args:
+        values: sorted foreground intensities.
+        standard: of the contrast.
+    """
+    (x, y), moved = _standardised(values, standard)
+    z = (y - moved.mean()) / moved.std()
+    low, high = standard.window
+    return _limited(x, 2 * (z - low) / (high - low) - 1)
+
+
+def _standardised(
+    values: np.ndarray, standard: ContrastStandard
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Knots of Nyul's map for an image (the identity without landmarks), and its intensities through them."""
+    if not standard.percentages:
+        ends = np.array([values[0], values[-1]], dtype=np.float64)
+        return (ends, ends), values.astype(np.float64)
+    landmarks = HistogramLandmarks(standard.percentages, {"image": standard.landmarks})
+    moved: Any = HistogramStandardization(landmarks)(MetaTensor(torch.from_numpy(values)[None, None]))
+    points = moved.applied_operations[-1][TraceKeys.EXTRA_INFO]
+    return (np.array(points["knots"]), np.array(points["images"])), moved.numpy().ravel().astype(np.float64)
+
+
+def _limited(x: np.ndarray, y: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Continue the outer pieces to y = -1 and 1, and cut there."""
+    rising = np.concatenate([[True], np.diff(y) > 0])
+    x, y = x[rising], y[rising]
+    if len(x) < 2:
+        raise ValueError("landmarks: expected increasing standard intensities; train the standardisation again")
+    x_low = x[0] + (-1 - y[0]) * (x[1] - x[0]) / (y[1] - y[0]) if y[0] > -1 else np.interp(-1, y, x)
+    x_high = x[-1] + (1 - y[-1]) * (x[-1] - x[-2]) / (y[-1] - y[-2]) if y[-1] < 1 else np.interp(1, y, x)
+    inside = (y > -1) & (y < 1)
+    return (
+        (float(x_low), *x[inside].tolist(), float(x_high)),
+        (-1.0, *y[inside].tolist(), 1.0),
+    )
+
+
+def _percentile_knots(
+    values: np.ndarray, percentiles: tuple[float, float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    low, high = np.percentile(values.astype(np.float64), percentiles)
+    if not high > low:
+        low, high = float(values[0]), float(values[-1])
+    return (float(low), float(high)), (-1.0, 1.0)
+
+
+def _values(image: Tensor, foreground: Tensor) -> np.ndarray:
+    values = np.sort(image[foreground].cpu().numpy().astype(np.float32))
+    if values.size == 0:
+        raise ValueError("foreground: expected at least one voxel, received none; check the mask")
+    if not values[-1] > values[0]:
+        raise ValueError(f"image: is constant ({values[0]:g}) in its foreground; check the scan and its mask")
+    return values
+
+
+def _plain(image: Tensor) -> Tensor:
+    return image.as_tensor() if hasattr(image, "as_tensor") else image

@@ -1,0 +1,222 @@
+"""Read an image of any supported kind into one convention, or say why not in one line.
+
+| file | reader | array axes | affine |
+|---|---|---|---|
+| `.nii`, `.nii.gz` | nibabel | (i, j, k) of the file | its own, voxel to RAS mm |
+| `.nrrd`, `.nhdr`, `.mha`, `.mhd`, `.dcm`, a folder of one DICOM series | ITK | (i, j, k), the first axis fastest | \
+LPS turned into RAS |
+| `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | Pillow | (x, y): *columns first* | diag(-1, -1, 1, 1) |
+
+MONAI's `PILReader` transposes a picture, so that its first axis runs along a row to the right and its second down;
+medtrace keeps that, because it is NIfTI's and ITK's order too, and adds the affine that ITK gives a picture: 1 mm
+pixels, x to the left and y to the back of the body, which viewers show upright. EXIF rotation is applied.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
+from PIL import Image, ImageOps
+from torch import Tensor
+
+NIFTI = (".nii", ".nii.gz")
+ITK_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+PICTURE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a path names a picture (PNG, JPEG, ...) and not a scan."""
+    return str(path).lower().endswith(PICTURES)
+
+
+def read_image(path: str | Path) -> MetaTensor:
+    """Read a scan or a picture and check that it can be worked with.
+
+    Args:
+        path: a file of the kinds in the module's table, or a folder of one DICOM series.
+
+    Returns:
+        float32 (C, X, Y, Z) for a scan (a 2D one has Z = 1) or (C, X, Y) for a picture (C is 1 or 3), in the
+        file's own units, with its 4x4 affine in float64.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        ValueError: if it cannot be read, holds NaN or infinity, or is constant; the message names the file.
+    """
+    image = _read(Path(path))
+    _check_values(path, image)
+    return image
+
+
+def read_mask(path: str | Path, image: Tensor, image_path: str | Path) -> Tensor:
+    """Read a mask on the grid of an image.
+
+    Args:
+        path: the mask's file.
+        image: (C, *spatial), the image that it belongs to.
+        image_path: where that came from, for messages.
+
+    Returns:
+        Boolean (1, *spatial), true where the file is not zero.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        ValueError: if it cannot be read, lies on another grid, has several channels, or is empty.
+    """
+    mask = _read(Path(path))
+    if mask.shape[0] != 1:
+        raise ValueError(f"{path}: expected a mask of one channel, received {mask.shape[0]}; give a single label map")
+    check_same_grid(mask, path, image, image_path)
+    inside = mask.as_tensor() != 0
+    if not bool(inside.any()):
+        raise ValueError(f"{path}: the mask is empty; mark the foreground with non-zero values, or leave it out")
+    return inside
+
+
+def check_same_grid(first: Tensor, first_path: str | Path, second: Tensor, second_path: str | Path) -> None:
+    """Check that two images share their shape and, where both have one, their affine to 1e-3 mm.
+
+    Raises:
+        ValueError: if not; it names both files.
+    """
+    if first.shape[1:] != second.shape[1:]:
+        raise ValueError(
+            f"{first_path}: expected the grid {tuple(second.shape[1:])} of {second_path}, received"
+            f" {tuple(first.shape[1:])}; resample one onto the other"
+        )
+    if not isinstance(first, MetaTensor) or not isinstance(second, MetaTensor):
+        return
+    corners = torch.tensor([[0, 0, 0, 1], [s - 1 for s in (*first.shape[1:], 1, 1)[:3]] + [1]], dtype=torch.float64)
+    apart = ((corners @ first.affine.double().T) - (corners @ second.affine.double().T)).abs().max()
+    if float(apart) > 1e-3 * float(second.affine[:3, :3].norm(dim=0).max()):
+        raise ValueError(
+            f"{first_path}: lies up to {float(apart):.3g} mm off {second_path}, whose voxels it should share; resample"
+            " one onto the other"
+        )
+
+
+def _read(path: Path) -> MetaTensor:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
+    name = path.name.lower()
+    if path.is_dir():
+        return _scan(path, ITKReader(), "a DICOM series", check=_check_series)
+    if name.endswith(NIFTI):
+        return _scan(path, NibabelReader(squeeze_non_spatial_dims=True), "NIfTI")
+    if name.endswith(ITK_FORMATS):
+        return _scan(path, ITKReader(), f"{path.suffix[1:].upper()} file")
+    if name.endswith(PICTURES):
+        return _picture(path)
+    raise ValueError(
+        f"{path}: unknown kind of file; expected {', '.join((*NIFTI, *ITK_FORMATS, *PICTURES))} or a DICOM folder"
+    )
+
+
+def _scan(path: Path, reader: Any, kind: str, check: Any = None) -> MetaTensor:
+    try:
+        if check is not None:
+            check(path)
+        data, meta = reader.get_data(reader.read(str(path)))
+    except _Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # readers of three libraries raise what they like on a broken file
+        raise ValueError(
+            f"{path}: cannot be read as {kind} ({_first_line(error)}); copy or export it again"
+        ) from error
+    if np.iscomplexobj(data) or data.dtype.fields is not None:
+        raise ValueError(f"{path}: expected plain numbers, received {data.dtype}; convert it to scalars first")
+    image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+    channel = meta.get("original_channel_dim")
+    no_channel = isinstance(channel, str) or channel is None or (isinstance(channel, float) and np.isnan(channel))
+    image = image[None] if no_channel else image.movedim(int(channel), 0)
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.ndim != 4 or image.numel() == 0:
+        raise ValueError(f"{path}: expected a 2D or 3D image, received shape {tuple(image.shape[1:])}; give one volume")
+    return MetaTensor(image, affine=_affine(path, meta["affine"]))
+
+
+def _affine(path: Path, affine: Any) -> Tensor:
+    given = torch.as_tensor(np.asarray(affine), dtype=torch.float64)
+    full = torch.eye(4, dtype=torch.float64)
+    if given.shape == (3, 3):
+        full[:2, :2], full[:2, 3] = given[:2, :2], given[:2, 2]
+    else:
+        full = given.clone()
+    if not bool(torch.isfinite(full).all()) or abs(float(torch.linalg.det(full[:3, :3]))) < 1e-12:
+        raise ValueError(f"{path}: its header gives no usable geometry (singular affine); set voxel sizes and axes")
+    return full
+
+
+class _Refused(ValueError):
+    """A refusal whose message is complete."""
+
+
+def _check_series(folder: Path) -> None:
+    reader = sitk.ImageSeriesReader
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # the messages below say it better
+    names = reader.GetGDCMSeriesIDs(str(folder))
+    sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    if not names:
+        raise _Refused(f"{folder}: holds no DICOM series; give the folder of the .dcm files, or an image file")
+    if len(names) > 1:
+        counts = [len(reader.GetGDCMSeriesFileNames(str(folder), name)) for name in names]
+        raise _Refused(
+            f"{folder}: expected one DICOM series, received {len(names)} (of {counts} files); put one series into a"
+            " folder of its own"
+        )
+
+
+def _picture(path: Path) -> MetaTensor:
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            picture = ImageOps.exif_transpose(opened)
+        reader = PILReader(converter=lambda _: _plain_mode(path, picture))
+        data, _ = reader.get_data(reader.read(str(path)))
+    except _Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # Pillow's plugins raise what they like on a broken file
+        raise ValueError(f"{path}: cannot be read as a picture ({_first_line(error)}); export it again") from error
+    image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+    image = image[None] if image.ndim == 2 else image.movedim(-1, 0)
+    return MetaTensor(image, affine=PICTURE_AFFINE.clone())
+
+
+def _plain_mode(path: Path, picture: Image.Image) -> Image.Image:
+    """Grey or RGB; transparency has no meaning here unless it is nowhere used."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA" if picture.mode != "LA" else "LA")
+        alpha = picture.getchannel("A").getextrema()
+        if alpha != (255, 255):
+            raise _Refused(f"{path}: has transparent pixels; flatten the picture onto a background first")
+        return picture.convert("L" if picture.mode == "LA" else "RGB")
+    if picture.mode in ("1", "L"):
+        return picture.convert("L")
+    return picture if picture.mode.startswith(("I", "F")) else picture.convert("RGB")
+
+
+def _check_values(path: str | Path, image: Tensor) -> None:
+    values = image.as_tensor() if isinstance(image, MetaTensor) else image
+    finite = torch.isfinite(values)
+    if not bool(finite.all()):
+        raise ValueError(
+            f"{path}: holds {int((~finite).sum())} voxel(s) that are NaN or infinite; replace them (by 0 where there is"
+            " no tissue) and save it again"
+        )
+    if bool(values.amin() == values.amax()):
+        raise ValueError(f"{path}: is constant ({float(values.amin()):g} everywhere); there is nothing to translate")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not re.fullmatch(r".*:\d+:", line)]  # ITK's own source lines
+    return (lines[0] if lines else type(error).__name__)[:160]

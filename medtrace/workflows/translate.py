@@ -1,0 +1,291 @@
+"""Translate a scan with a trained run: on the scan's own grid, in its own units, with its trace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from medtrace.checks import check_positive
+from medtrace.data.grids import Reorientation, resize, resized_affine, shape_at_spacing, shifted_affine, spacing_of
+from medtrace.data.preparation import FILE, Preparation
+from medtrace.data.reading import is_picture, read_image, read_mask
+from medtrace.fields import warp
+from medtrace.io import save_trace
+from medtrace.io.nifti import check_orthogonal
+from medtrace.objectives import Objective
+from medtrace.trace import Trace
+from medtrace.workflows.runs import default_device, load_objective
+
+Advance = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the networks answered for a volume (C, H, W, S); fields have three components, in its voxels."""
+
+    image: Tensor
+    ddf: Tensor
+    inverse_ddf: Tensor
+    velocity: Tensor | None
+    mask: Tensor | None
+
+
+def translate(
+    run: str | os.PathLike,
+    image: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    mask: str | os.PathLike | None = None,
+    contrast: str | None = None,
+    device: str | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> Trace:
+    """Translate one image and save the trace.
+
+    The scan is reoriented to RAS and normalised as the training images were (`preparation.json` of the run; without
+    one, the 0.5 and 99.5 percentiles of its foreground go to -1 and 1). A 2D network translates it slice by slice
+    along the preparation's axis, at the training images' pixel size where that is known; a 3D network takes the
+    volume as a whole, at their voxel size. The image and the field are brought back to the scan's grid: a
+    slice-wise field has no component through the slices. Slices without tissue stay as they are.
+
+    Intensities come back through the inverse of the scan's own intensity map (`IntensityMap.inverse`), so that
+    image and source share their units. Where the scan has a background of exact zeros, the background of the
+    image is the source's, moved by the field.
+
+    Args:
+        run: folder left by `medtrace train`.
+        image: a file or DICOM folder (see `medtrace.data.reading`).
+        out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
+        mask: foreground (brain) of the image on its grid, for runs that were prepared with masks.
+        contrast: of the image, where the run was trained on several.
+        device: such as "cuda:0"; by default CUDA where there is one.
+        batch_size: slices at once.
+        progress: show a bar on stderr.
+        overwrite: replace an earlier trace in `out`.
+
+    Returns:
+        The trace: 3D for a scan, 2D for a picture, on the CPU.
+
+    Raises:
+        FileNotFoundError: if the run, one of its files or the image is missing.
+        FileExistsError: if `out` is in use.
+        ValueError: if the image cannot be read or does not fit the run; the message names the file.
+    """
+    run, image, out = Path(run), Path(image), Path(out)
+    check_positive("batch_size", batch_size)
+    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
+    scan = read_image(image)
+    foreground = None if mask is None else read_mask(Path(mask), scan, image)
+    objective = load_objective(run, device)
+    preparation = run_preparation(run, objective, picture=is_picture(image))
+    if preparation.picture != is_picture(image):
+        kinds = ("scan", "picture")
+        raise ValueError(
+            f"{image}: is a {kinds[is_picture(image)]}, but {run} was trained on {kinds[preparation.picture]}s; give an"
+            " image of the same kind"
+        )
+    try:
+        check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
+        normalised, intensity = preparation.normalise(scan, contrast, foreground)
+        with Progress(console=Console(stderr=True), disable=not progress) as bar:
+            parts = _on_own_grid(objective, preparation, normalised, scan.affine, batch_size, bar)
+        moved = _moved_foreground(intensity.foreground, parts.ddf)
+        translated = intensity.inverse(parts.image, moved)
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from error
+    trace = Trace.build(
+        source=scan.as_tensor(),
+        image=translated,
+        ddf=parts.ddf,
+        inverse_ddf=parts.inverse_ddf,
+        mask=parts.mask,
+        velocity=parts.velocity,
+        affine=scan.affine,
+        source_affine=scan.affine,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"file": image.name, "spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
+    save_trace(trace, out, method=type(objective).__name__, metadata=metadata, overwrite=overwrite)
+    return trace
+
+
+def run_preparation(run: str | os.PathLike, objective: Objective, picture: bool = False) -> Preparation:
+    """The preparation of a run, or the percentile rule where it has none.
+
+    Args:
+        run: the run folder.
+        objective: of the run; its network tells 2D from 3D where no preparation does.
+        picture: whether the image at hand is a picture; matters without a preparation only.
+    """
+    path = Path(run) / FILE
+    if path.is_file():
+        return Preparation.load(path)
+    known: list[Any] = [module.spatial_dims for module in objective.modules() if hasattr(module, "spatial_dims")]
+    if not known:
+        raise FileNotFoundError(f"{path}: no such file, and the network does not tell 2D from 3D; add the file")
+    return Preparation(spatial_dims=int(known[0]), picture=picture)
+
+
+def _on_own_grid(
+    objective: Objective,
+    preparation: Preparation,
+    image: Tensor,
+    affine: Tensor,
+    batch_size: int,
+    bar: Progress,
+) -> _Parts:
+    """Translate a normalised image (C, *spatial) on a working grid and come back to its own."""
+    flat = image.ndim == 3
+    volume = image[..., None] if flat else image
+    slice_wise = preparation.spatial_dims == 2
+    if preparation.picture:
+        plan = Reorientation.none(volume.shape[1:])
+    else:
+        plan = Reorientation.to_ras(affine, volume.shape[1:], preparation.axis.index if slice_wise else None)
+    volume, turned_affine = plan.apply(volume), plan.affine(affine)
+    own_shape = tuple(volume.shape[1:])
+    shape = _working_shape(preparation, own_shape, turned_affine)
+    working_affine = resized_affine(turned_affine, own_shape, shape)
+    working = resize(volume, shape)
+    device = next(objective.parameters(), torch.zeros(1, device=default_device("cpu"))).device
+    steps = working.shape[3] if slice_wise else 1
+    task = bar.add_task("translating", total=steps)
+
+    def advance(count: int) -> None:
+        bar.advance(task, count)
+
+    if slice_wise:
+        parts = _translate_slices(objective, working, working_affine, batch_size, device, advance)
+    else:
+        parts = _translate_volume(objective, working, working_affine, device)
+        advance(1)
+    parts = _resized(parts, own_shape)
+    parts = _Parts(
+        image=plan.undo(parts.image),
+        ddf=plan.undo_field(parts.ddf),
+        inverse_ddf=plan.undo_field(parts.inverse_ddf),
+        velocity=None if parts.velocity is None else plan.undo_field(parts.velocity),
+        mask=None if parts.mask is None else plan.undo(parts.mask),
+    )
+    return _flattened(parts) if flat else parts
+
+
+def _working_shape(preparation: Preparation, shape: tuple[int, ...], affine: Tensor) -> tuple[int, ...]:
+    """The grid the network works on: the training images' voxel size, or for pictures their size."""
+    if preparation.picture:
+        return (*preparation.spatial_shape, 1) if preparation.spatial_shape else shape
+    if preparation.spacing is None:
+        return shape
+    own = spacing_of(affine)
+    wanted = list(preparation.spacing)
+    if preparation.spatial_dims == 2:
+        wanted[2] = own[2]
+    return shape_at_spacing(shape, own, wanted)
+
+
+def _translate_slices(
+    objective: Objective, volume: Tensor, affine: Tensor, batch_size: int, device: torch.device, advance: Advance
+) -> _Parts:
+    """Trace every slice that holds something; the others keep their intensities and do not move."""
+    slices = volume.movedim(-1, 0)
+    filled = [k for k, values in enumerate(slices) if float(values.max()) > float(values.min())]
+    advance(len(slices) - len(filled))
+    traces: dict[int, Trace] = {}
+    for start in range(0, len(filled), batch_size):
+        chosen = filled[start : start + batch_size]
+        affines = torch.stack([shifted_affine(affine, (0, 0, k)) for k in chosen])
+        batch = MetaTensor(slices[chosen].to(device), affine=affines)
+        traces.update(zip(chosen, objective.trace({"source": batch})))
+        advance(len(chosen))
+    if not traces:
+        raise ValueError("image: expected at least one slice with tissue, received none; check the scan")
+    like = next(iter(traces.values()))
+    _check_channels(like, volume)
+
+    def stacked(name: str, empty: Callable[[int], Tensor]) -> Tensor | None:
+        if getattr(like, name) is None:
+            return None
+        found = [getattr(traces[k], name).cpu() if k in traces else empty(k) for k in range(len(slices))]
+        return torch.stack(found, dim=-1)
+
+    still = torch.zeros_like(like.ddf.cpu())
+    fields = {name: stacked(name, lambda _: still) for name in ("ddf", "inverse_ddf", "velocity")}
+    fields = {name: None if value is None else _with_third_component(value) for name, value in fields.items()}
+    return _Parts(
+        image=_present(stacked("image", lambda k: slices[k])),
+        ddf=_present(fields["ddf"]),
+        inverse_ddf=_present(fields["inverse_ddf"]),
+        velocity=fields["velocity"],
+        mask=stacked("mask", lambda _: still[:1]),
+    )
+
+
+def _translate_volume(objective: Objective, volume: Tensor, affine: Tensor, device: torch.device) -> _Parts:
+    batch = MetaTensor(volume[None].to(device), affine=affine[None])
+    trace = objective.trace({"source": batch})[0].to("cpu")
+    _check_channels(trace, volume)
+    return _Parts(trace.image, trace.ddf, trace.inverse_ddf, trace.velocity, trace.mask)
+
+
+def _check_channels(trace: Trace, volume: Tensor) -> None:
+    if trace.image.shape[0] != volume.shape[0]:
+        raise ValueError(
+            f"image: expected a network with as many output as input channels ({volume.shape[0]}), received"
+            f" {trace.image.shape[0]}; its intensities have no way back to the scan's units"
+        )
+
+
+def _present(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise ValueError("objective.trace: expected image, ddf and inverse_ddf in every trace, received None")
+    return value
+
+
+def _with_third_component(field: Tensor) -> Tensor:
+    return torch.cat([field, torch.zeros_like(field[:1])])
+
+
+def _resized(parts: _Parts, shape: Sequence[int]) -> _Parts:
+    """Bring everything to a grid over the same extent; displacements count its voxels."""
+    ratio = torch.tensor([new / old for new, old in zip(shape, parts.image.shape[1:])])
+
+    def field(value: Tensor) -> Tensor:
+        return resize(value, shape) * ratio.reshape(3, 1, 1, 1)
+
+    return _Parts(
+        image=resize(parts.image, shape),
+        ddf=field(parts.ddf),
+        inverse_ddf=field(parts.inverse_ddf),
+        velocity=None if parts.velocity is None else field(parts.velocity),
+        mask=None if parts.mask is None else resize(parts.mask, shape).clamp(0, 1),
+    )
+
+
+def _flattened(parts: _Parts) -> _Parts:
+    """From one slice with 3D fields to a 2D image with 2D fields."""
+    return replace(
+        parts,
+        image=parts.image[..., 0],
+        ddf=parts.ddf[:2, ..., 0],
+        inverse_ddf=parts.inverse_ddf[:2, ..., 0],
+        velocity=None if parts.velocity is None else parts.velocity[:2, ..., 0],
+        mask=None if parts.mask is None else parts.mask[..., 0],
+    )
+
+
+def _moved_foreground(foreground: Tensor | None, ddf: Tensor) -> Tensor | None:
+    if foreground is None:
+        return None
+    return warp(foreground.float()[None], ddf[None])[0] > 0.5
