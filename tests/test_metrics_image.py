@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.metrics import SSIMMetric
 from skimage.metrics import (
     mean_squared_error,
     normalized_mutual_information,
@@ -109,7 +110,14 @@ class TestStructuralSimilarity:
         pred, target = pair((2, 1, *shape), noise=0.3)
         value = structural_similarity(pred, target, data_range=RANGE)
         for got, p, t in zip(value, pred, target):
-            assert got.item() == pytest.approx(self.reference(p[0], t[0]), abs=1e-5)
+            assert got.item() == pytest.approx(self.reference(p[0], t[0]), abs=1e-10)
+
+    @pytest.mark.parametrize(("shape", "window", "sigma"), [((24, 19), 11, 1.5), ((12, 10, 9), 7, 0.8)])
+    def test_against_monai(self, shape, window, sigma):
+        pred, target = pair((2, 1, *shape), noise=0.3)
+        monai = SSIMMetric(len(shape), data_range=2.0, win_size=window, kernel_sigma=sigma)(pred + 1, target + 1)
+        value = structural_similarity(pred, target, data_range=RANGE, window=window, sigma=sigma)
+        torch.testing.assert_close(value, monai[:, 0].double(), rtol=0, atol=1e-4)
 
     def test_masked_mean_of_the_map(self):
         pred, target = pair((1, 1, 30, 26), noise=0.3)
@@ -118,7 +126,7 @@ class TestStructuralSimilarity:
         _, full = self.reference(pred[0, 0], target[0, 0], full=True)
         expected = full[5:18, 5:20].mean()  # of the mask, what has its whole window on the grid
         value = structural_similarity(pred, target, mask, data_range=RANGE)
-        assert value.item() == pytest.approx(expected, abs=1e-5)
+        assert value.item() == pytest.approx(expected, abs=1e-10)
 
     def test_the_scale_of_intensity_does_not_matter(self):
         pred, target = pair((1, 1, 20, 20), noise=0.3)

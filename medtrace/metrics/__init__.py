@@ -35,13 +35,12 @@ from medtrace.metrics.image import (
     MAE,
     NMI,
     PSNR,
-    SSIM,
     NMIConvention,
     mean_absolute_error,
     normalized_mutual_information_score,
     peak_signal_to_noise_ratio,
-    structural_similarity,
 )
+from medtrace.metrics.ssim import SSIM, structural_similarity
 from medtrace.metrics.table import CaseTable, Summary, summarise
 
 __all__ = [

@@ -16,8 +16,8 @@ from medtrace.metrics.image import (
     normalized_mutual_information_score,
     peak_signal_to_noise_ratio,
     range_width,
-    structural_similarity,
 )
+from medtrace.metrics.ssim import structural_similarity
 
 EdgeScale = Literal["range", "maximum"]
 EdgeThreshold = Literal["otsu", "quantile"]

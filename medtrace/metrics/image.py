@@ -1,4 +1,4 @@
-"""How alike two images are: MAE, PSNR, SSIM and NMI, one number per case."""
+"""How alike two images are: MAE, PSNR and NMI, one number per case."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Any, Literal
 
 import torch
-from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite, check_positive, check_same_shape
@@ -109,66 +108,6 @@ def peak_signal_to_noise_ratio(
     return 10 * torch.log10(width**2 / region_mean((pred - target).square(), mask))
 
 
-def structural_similarity(
-    pred: Tensor,
-    target: Tensor,
-    mask: Tensor | None = None,
-    *,
-    data_range: tuple[float, float],
-    window: int = 11,
-    sigma: float = 1.5,
-) -> Tensor:
-    """SSIM per case with a Gaussian window (Wang et al. 2004; MONAI's map), k1 = .01, k2 = .03.
-
-    Intensities are shifted so that `low` is 0, as the definition on [0, L] has it: the value is then the same on
-    [-1, 1] as on [0, 255]. The mean is over the voxels whose window lies on the grid (and, with a mask, over those of
-    them in the mask), and over channels. Population variances, as in scikit-image with
-    `gaussian_weights=True, use_sample_covariance=False`.
-
-    Args:
-        pred: (B, C, H, W[, D]), every axis at least `window` long.
-        target: the same shape.
-        mask: (B, 1, H, W[, D]) bool or weights.
-        data_range: (low, high) that the intensities can take.
-        window: side of the window, odd.
-        sigma: standard deviation of the window, in voxels.
-
-    Returns:
-        (B,) in [-1, 1], float64 (the map is computed in float32).
-
-    Raises:
-        ValueError: also if an axis is shorter than the window, or the mask lies only at the border.
-    """
-    pred, target = check_pair(pred, target)
-    width = range_width(data_range)
-    check_positive("sigma", sigma)
-    if window < 1 or window % 2 == 0:
-        raise ValueError(f"window: expected an odd number, received {window!r}")
-    if min(pred.shape[2:]) < window:
-        raise ValueError(
-            f"pred: expected axes of at least {window} voxels for this window, received {tuple(pred.shape[2:])};"
-            " pass a smaller window, or a single slice as a 2D image"
-        )
-    dims = pred.ndim - 2
-    low = float(data_range[0])
-    with torch.autocast(pred.device.type, enabled=False):  # its convolutions would run in half precision
-        similarity, _ = compute_ssim_and_cs(
-            pred - low, target - low, dims, (window,) * dims, (sigma,) * dims, data_range=width
-        )
-    if mask is None:
-        return region_mean(similarity.double(), None)
-    weights = mask_weights(mask, pred)
-    margin = window // 2
-    inner = weights
-    for axis, size in enumerate(pred.shape[2:], start=2):
-        inner = inner.narrow(axis, margin, size - 2 * margin)
-    if bool((inner.flatten(1).sum(1) == 0).any()):
-        raise ValueError(
-            f"mask: expected voxels at least {margin} from the border in every item; pass a smaller window"
-        )
-    return region_mean(similarity.double(), inner)
-
-
 def normalized_mutual_information_score(
     pred: Tensor,
     target: Tensor,
@@ -264,23 +203,6 @@ class PSNR(CaseMetric):
     def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B,) in dB."""
         return peak_signal_to_noise_ratio(y_pred, required("y", y), mask, data_range=self.data_range)
-
-
-class SSIM(CaseMetric):
-    """`structural_similarity` of every case."""
-
-    def __init__(self, data_range: tuple[float, float], window: int = 11, sigma: float = 1.5) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.data_range = data_range
-        self.window = window
-        self.sigma = sigma
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) in [-1, 1]."""
-        return structural_similarity(
-            y_pred, required("y", y), mask, data_range=self.data_range, window=self.window, sigma=self.sigma
-        )
 
 
 class NMI(CaseMetric):

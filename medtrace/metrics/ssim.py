@@ -1,0 +1,115 @@
+"""Structural similarity, one number per case."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from medtrace.checks import check_positive
+from medtrace.losses import mask_weights
+from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.image import check_pair, range_width, region_mean
+
+K1, K2 = 0.01, 0.03
+
+
+def structural_similarity(
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    data_range: tuple[float, float],
+    window: int = 11,
+    sigma: float = 1.5,
+) -> Tensor:
+    """SSIM per case with a Gaussian window (Wang et al. 2004), k1 = .01, k2 = .03.
+
+    Intensities are shifted so that `low` is 0, as the definition on [0, L] has it: the value is then the same on
+    [-1, 1] as on [0, 255]. The mean is over the voxels whose window lies on the grid (and, with a mask, over those of
+    them in the mask), and over channels. Population variances, as in scikit-image with
+    `gaussian_weights=True, use_sample_covariance=False`.
+
+    The value is that of MONAI's `SSIMMetric` on shifted images. The window is applied axis by axis in float64, which
+    at 64³ takes a few per cent of the time of the full 11³ convolution.
+
+    Args:
+        pred: (B, C, H, W[, D]), every axis at least `window` long.
+        target: the same shape.
+        mask: (B, 1, H, W[, D]) bool or weights.
+        data_range: (low, high) that the intensities can take.
+        window: side of the window, odd.
+        sigma: standard deviation of the window, in voxels.
+
+    Returns:
+        (B,) in [-1, 1], float64.
+
+    Raises:
+        ValueError: also if an axis is shorter than the window, or the mask lies only at the border.
+    """
+    pred, target = check_pair(pred, target)
+    width = range_width(data_range)
+    check_positive("sigma", sigma)
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window: expected an odd number, received {window!r}")
+    if min(pred.shape[2:]) < window:
+        raise ValueError(
+            f"pred: expected axes of at least {window} voxels for this window, received {tuple(pred.shape[2:])};"
+            " pass a smaller window, or a single slice as a 2D image"
+        )
+    low = float(data_range[0])
+    similarity = _similarity_map(pred - low, target - low, width, _gaussian_taps(window, sigma))
+    if mask is None:
+        return region_mean(similarity, None)
+    weights = mask_weights(mask, pred)
+    margin = window // 2
+    inner = weights
+    for axis, size in enumerate(pred.shape[2:], start=2):
+        inner = inner.narrow(axis, margin, size - 2 * margin)
+    if bool((inner.flatten(1).sum(1) == 0).any()):
+        raise ValueError(
+            f"mask: expected voxels at least {margin} from the border in every item; pass a smaller window"
+        )
+    return region_mean(similarity, inner)
+
+
+def _gaussian_taps(window: int, sigma: float) -> list[float]:
+    heights = [math.exp(-0.5 * ((tap - window // 2) / sigma) ** 2) for tap in range(window)]
+    return [height / sum(heights) for height in heights]
+
+
+def _window_mean(values: Tensor, taps: list[float]) -> Tensor:
+    """Weighted mean around every voxel whose window lies on the grid, along one axis after the other."""
+    for axis in range(2, values.ndim):
+        size = values.shape[axis] - len(taps) + 1
+        total = values.narrow(axis, 0, size) * taps[0]
+        for start, weight in enumerate(taps[1:], start=1):
+            total.add_(values.narrow(axis, start, size), alpha=weight)
+        values = total
+    return values
+
+
+def _similarity_map(x: Tensor, y: Tensor, width: float, taps: list[float]) -> Tensor:
+    c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2
+    mean_x, mean_y = _window_mean(x, taps), _window_mean(y, taps)
+    both, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
+    covariance = _window_mean(x * y, taps) - both
+    variances = _window_mean(x.square() + y.square(), taps) - squares
+    return (2 * both + c1) / (squares + c1) * (2 * covariance + c2) / (variances + c2)
+
+
+class SSIM(CaseMetric):
+    """`structural_similarity` of every case."""
+
+    def __init__(self, data_range: tuple[float, float], window: int = 11, sigma: float = 1.5) -> None:
+        super().__init__()
+        range_width(data_range)
+        self.data_range = data_range
+        self.window = window
+        self.sigma = sigma
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B,) in [-1, 1]."""
+        return structural_similarity(
+            y_pred, required("y", y), mask, data_range=self.data_range, window=self.window, sigma=self.sigma
+        )
