@@ -1,0 +1,79 @@
+"""Networks on several devices, each wrapped on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from medtrace.objectives import Objective
+
+_WRAPPED = "module."
+
+
+class DistributedNetwork(DistributedDataParallel):
+    """`DistributedDataParallel` that looks like the network inside it.
+
+    Attributes that it lacks are the network's, and its state dict has the network's own names, so that an objective
+    runs unchanged and a checkpoint is the same whether it was trained on one device or several.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_load_state_dict_pre_hook(_add_wrapper)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "module":
+                raise
+            return getattr(self.module, name)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's state dict."""
+        return self.module.state_dict(*args, **kwargs)
+
+
+def distribute(objective: Objective, networks: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> Objective:
+    """Wrap networks of an objective, one by one, for the process group that is initialised.
+
+    Call it before the optimisers are made. The weights of rank 0 go to every rank.
+
+    Args:
+        objective: on its device.
+        networks: paths of sub-modules, such as "networks.generator"; as a mapping, each with arguments of
+            `DistributedDataParallel`. Buffers are not broadcast before a forward unless asked for: ranks with
+            unequal shares of a validation would wait for each other.
+
+    Returns:
+        The same objective.
+
+    Raises:
+        AttributeError: if a path names no sub-module.
+        RuntimeError: if no process group is initialised.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise RuntimeError(
+            "process group: expected an initialised one, received none; start with torchrun and call"
+            " torch.distributed.init_process_group first"
+        )
+    settings = networks if isinstance(networks, Mapping) else {path: {} for path in networks}
+    for path, arguments in settings.items():
+        network = objective.get_submodule(path)
+        device = next(network.parameters()).device
+        options = dict(arguments)
+        if any(True for _ in network.buffers()):
+            options.setdefault("broadcast_buffers", False)
+        wrapped = DistributedNetwork(network, device_ids=[device] if device.type == "cuda" else None, **options)
+        owner, _, name = path.rpartition(".")
+        setattr(objective.get_submodule(owner), name, wrapped)
+    return objective
+
+
+def _add_wrapper(_module: DistributedNetwork, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        state_dict[prefix + _WRAPPED + name.removeprefix(prefix)] = state_dict.pop(name)
