@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.data import MetaTensor
+from monai.handlers import IgniteMetricHandler
 from monai.metrics import SSIMMetric
 from skimage.metrics import (
     mean_squared_error,
@@ -297,3 +299,15 @@ def test_mae_never_exceeds_rmse():
     cap = 20 * torch.log10(255 / mae)
     assert (peak_signal_to_noise_ratio(pred, target, data_range=RANGE) <= cap).all()
     assert np.all(mae.numpy() > 0)
+
+
+def test_in_monais_handler():
+    pred, target = pair((4, 1, 8, 8))
+    engine = Engine(lambda _, batch: batch)
+    handler = IgniteMetricHandler(metric_fn=MAE(RANGE), save_details=True)
+    handler.attach(engine, "mae")
+    engine.state.metric_details = {}
+    engine.run([(list(pred[:2]), list(target[:2])), (pred[2:], target[2:])])
+    expected = mean_absolute_error(pred, target, data_range=RANGE)
+    assert engine.state.metrics["mae"] == pytest.approx(expected.mean().item())
+    torch.testing.assert_close(engine.state.metric_details["mae"][:, 0], expected)

@@ -103,89 +103,106 @@ def _cubic_slope(f: Tensor) -> list[Tensor]:
     return [-g2, 3 * f2 - 2 * f, 2 * g - 3 * g2, f2]
 
 
-def _chunks(rows: int, voxels: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of at most CHUNK voxels: several whole rows, or a part of one."""
+def _row_groups(rows: int, voxels: int) -> Iterator[slice]:
+    """Groups of whole rows of at most CHUNK voxels, or single longer rows."""
     step = max(1, CHUNK // voxels)
-    for row in range(0, rows, step):
-        for column in range(0, voxels, CHUNK):
-            yield slice(row, min(rows, row + step)), slice(column, min(voxels, column + CHUNK))
+    return (slice(row, min(rows, row + step)) for row in range(0, rows, step))
 
 
-def _cell_index(cell_x: Tensor, cell_y: Tensor, rows: slice, cells: int) -> Tensor:
-    offset = torch.arange(rows.start, rows.stop, device=cell_x.device).mul_(cells * cells)
+def _column_chunks(voxels: int) -> Iterator[slice]:
+    return (slice(column, min(voxels, column + CHUNK)) for column in range(0, voxels, CHUNK))
+
+
+def _cell_index(cell_x: Tensor, cell_y: Tensor, cells: int) -> Tensor:
+    """Index of every voxel's cell in the tables of its group of rows."""
+    offset = torch.arange(cell_x.shape[0], device=cell_x.device).mul_(cells * cells)
     return cell_x.mul_(cells).add_(cell_y).add_(offset[:, None]).view(-1)
 
 
 def _accumulate(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> Tensor:
     """Unnormalised joint histograms (rows, bins, bins) in float64 of x and y (rows, voxels)."""
+    cells = window.cells
+    histogram = torch.zeros((x.shape[0], window.num_bins, window.num_bins), dtype=torch.float64, device=x.device)
+    for group in _row_groups(*x.shape):
+        sums = _cell_sums(x[group], y[group], None if mask is None else mask[group], window)
+        for i, row_of_sums in enumerate(sums):
+            for j, cell_sums in enumerate(row_of_sums):
+                histogram[group, i : i + cells, j : j + cells] += cell_sums.view(-1, cells, cells)
+    return histogram
+
+
+def _cell_sums(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> Tensor:
+    """Sums per cell of every product of two weights, (size, size, rows * cells * cells)."""
     rows, voxels = x.shape
     cells, size = window.cells, 2 * window.radius
-    sums = torch.zeros((size * size, rows * cells * cells), dtype=torch.float64, device=x.device)
-    for row, column in _chunks(rows, voxels):
-        cell_x, fraction_x = window.locate(x[row, column].double())
-        cell_y, fraction_y = window.locate(y[row, column].double())
-        index = _cell_index(cell_x, cell_y, row, cells)
+    sums = torch.zeros((size, size, rows * cells * cells), dtype=torch.float64, device=x.device)
+    for column in _column_chunks(voxels):
+        cell_x, fraction_x = window.locate(x[:, column].double())
+        cell_y, fraction_y = window.locate(y[:, column].double())
+        index = _cell_index(cell_x, cell_y, cells)
         weights_x, weights_y = window.weights(fraction_x), window.weights(fraction_y)
         if mask is not None:
-            block = mask[row, column].double()
+            block = mask[:, column].double()
             weights_x = [weight * block for weight in weights_x]
         product = torch.empty_like(fraction_x)
         for i, weight_x in enumerate(weights_x):
             for j, weight_y in enumerate(weights_y):
                 torch.mul(weight_x, weight_y, out=product)
-                sums[i * size + j].scatter_add_(0, index, product.view(-1))
-    histogram = sums.new_zeros((rows, window.num_bins, window.num_bins))
-    for k, cell_sums in enumerate(sums.view(size * size, rows, cells, cells)):
-        i, j = divmod(k, size)
-        histogram[:, i : i + cells, j : j + cells] += cell_sums
-    return histogram
+                sums[i, j].scatter_add_(0, index, product.view(-1))
+    return sums
 
 
 def _look_up(
     x: Tensor, y: Tensor, mask: Tensor | None, slope_table: Tensor, window: ParzenWindow, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients by x and y (rows, voxels), given the gradient by the unnormalised histogram (rows, bins, bins)."""
-    rows, voxels = x.shape
     cells, size = window.cells, 2 * window.radius
-    patches = slope_table.unfold(1, cells, 1).unfold(2, cells, 1)  # (rows, size, size, cells, cells)
-    # the slopes under a window sum to 0, so a constant per patch changes nothing but the round-off
-    patches = patches - patches.mean((1, 2), keepdim=True)
-    table = patches.to(x.dtype).permute(1, 2, 0, 3, 4).reshape(size, size, rows * cells * cells)
     grad_x = torch.empty_like(x) if wanted[0] else None
     grad_y = torch.empty_like(y) if wanted[1] else None
-    for row, column in _chunks(rows, voxels):
-        cell_x, fraction_x = window.locate(x[row, column].clone())
-        cell_y, fraction_y = window.locate(y[row, column].clone())
-        shape = fraction_x.shape
-        index = _cell_index(cell_x, cell_y, row, cells)
-        fraction_x, fraction_y = fraction_x.view(-1), fraction_y.view(-1)
-        weights_x, weights_y = window.weights(fraction_x), window.weights(fraction_y)
-        slopes_x = window.slopes(fraction_x) if wanted[0] else None
-        slopes_y = window.slopes(fraction_y) if wanted[1] else None
-        total_x = torch.zeros_like(fraction_x)
-        total_y = torch.zeros_like(fraction_y)
-        along_x, along_y = torch.empty_like(fraction_x), torch.empty_like(fraction_x)
-        for i in range(size):
-            along_x.zero_()
-            along_y.zero_()
-            for j in range(size):
-                entry = table[i, j].index_select(0, index)
-                if slopes_x is not None:
-                    along_x.addcmul_(entry, weights_y[j])
-                if slopes_y is not None:
-                    along_y.addcmul_(entry, slopes_y[j])
-            if slopes_x is not None:
-                total_x.addcmul_(along_x, slopes_x[i])
-            if slopes_y is not None:
-                total_y.addcmul_(along_y, weights_x[i])
-        factor: float | Tensor = window.scale
-        if mask is not None:
-            factor = mask[row, column].to(x.dtype) * window.scale
-        if grad_x is not None:
-            grad_x[row, column] = total_x.view(shape).mul_(factor)
-        if grad_y is not None:
-            grad_y[row, column] = total_y.view(shape).mul_(factor)
+    for group in _row_groups(*x.shape):
+        patches = slope_table[group].unfold(1, cells, 1).unfold(2, cells, 1)  # (rows, size, size, cells, cells)
+        # the slopes under a window sum to 0, so a constant per patch changes nothing but the round-off
+        patches = patches - patches.mean((1, 2), keepdim=True)
+        table = patches.to(x.dtype).permute(1, 2, 0, 3, 4).reshape(size, size, -1)
+        for column in _column_chunks(x.shape[1]):
+            part_x, part_y = _look_up_chunk(x[group, column], y[group, column], table, window, wanted)
+            factor: float | Tensor = window.scale
+            if mask is not None:
+                factor = mask[group, column].to(x.dtype) * window.scale
+            if grad_x is not None:
+                grad_x[group, column] = part_x.mul_(factor)
+            if grad_y is not None:
+                grad_y[group, column] = part_y.mul_(factor)
     return grad_x, grad_y
+
+
+def _look_up_chunk(
+    x: Tensor, y: Tensor, table: Tensor, window: ParzenWindow, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Sums over the bins under both windows of slope · weight · table entry, for x and for y."""
+    cell_x, fraction_x = window.locate(x)
+    cell_y, fraction_y = window.locate(y)
+    index = _cell_index(cell_x, cell_y, window.cells)
+    fraction_x, fraction_y = fraction_x.view(-1), fraction_y.view(-1)
+    weights_x, weights_y = window.weights(fraction_x), window.weights(fraction_y)
+    slopes_x = window.slopes(fraction_x) if wanted[0] else []
+    slopes_y = window.slopes(fraction_y) if wanted[1] else []
+    total_x, total_y = torch.zeros_like(fraction_x), torch.zeros_like(fraction_y)
+    along_x, along_y = torch.empty_like(fraction_x), torch.empty_like(fraction_y)
+    for i, entries in enumerate(table):
+        along_x.zero_()
+        along_y.zero_()
+        for j, column_of_entries in enumerate(entries):
+            entry = column_of_entries.index_select(0, index)
+            if slopes_x:
+                along_x.addcmul_(entry, weights_y[j])
+            if slopes_y:
+                along_y.addcmul_(entry, slopes_y[j])
+        if slopes_x:
+            total_x.addcmul_(along_x, slopes_x[i])
+        if slopes_y:
+            total_y.addcmul_(along_y, weights_x[i])
+    return total_x.view(x.shape), total_y.view(y.shape)
 
 
 class _JointHistogram(torch.autograd.Function):
