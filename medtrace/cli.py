@@ -97,7 +97,8 @@ def prepare(
         tuple[float, float, float] | None, typer.Option(help="Resample the sources to this voxel size in mm first.")
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(min=1, help="Resize slices to N x N.  [default: 256 for PNG and JPEG]")
+        int | None,
+        typer.Option(min=0, help="Resize slices to N x N; 0 keeps their size.  [default: 256 for PNG and JPEG]"),
     ] = None,
     align: Annotated[bool, typer.Option(help="Align the target to the source rigidly.")] = True,
     standardize: Annotated[
@@ -175,6 +176,12 @@ def translate(
     run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
     image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    mask: Annotated[
+        Path | None, typer.Option(help="Brain mask of the image, where training pairs came with masks.")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
@@ -183,7 +190,15 @@ def translate(
     from medtrace.workflows.translate import translate as call
 
     call(
-        run, image, out, device=device, batch_size=batch_size, progress=sys.stderr.isatty(), overwrite=overwrite
+        run,
+        image,
+        out,
+        mask=mask,
+        contrast=contrast,
+        device=device,
+        batch_size=batch_size,
+        progress=sys.stderr.isatty(),
+        overwrite=overwrite,
     )
     typer.echo(f"trace written to {out}")
 
@@ -191,7 +206,7 @@ def translate(
 @command("evaluate")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
-    dataset: Annotated[Path | None, typer.Argument(help="A folder made by `medtrace prepare`.")] = None,
+    dataset: Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
     split: Annotated[str, typer.Option(help="training, validation or test.")] = "test",
     device: Device = None,
@@ -199,7 +214,7 @@ def evaluate(
     """Measure a run on unseen subjects."""
     from medtrace.workflows.evaluate import evaluate as call
 
-    call(run, dataset, out=out, split=split, device=device)
+    call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
 
 
 @command("bench")

@@ -14,13 +14,15 @@ import torch
 from monai.config import KeysCollection
 from monai.data import CacheDataset, MetaTensor, NibabelReader
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, MapTransform, ScaleIntensityRanged
+from torch import Tensor
 
+from medtrace.data.landmarks import read_landmarks
 from medtrace.data.layouts import SPLITS
 
 INDEX = "dataset.json"
 VERSION = 1
 IMAGES = ("source", "target")
-PATHS = (*IMAGES, "source_landmarks", "target_landmarks", "rigid")
+FILES = ("source_landmarks", "target_landmarks", "rigid")
 
 
 class DropSliceAxisd(MapTransform):
@@ -50,6 +52,7 @@ def load_dataset(
     cache_rate: float = 1.0,
     num_workers: int = 0,
     progress: bool = False,
+    landmarks: bool = False,
 ) -> CacheDataset:
     """Open one split of a prepared dataset.
 
@@ -60,11 +63,15 @@ def load_dataset(
         cache_rate: share of the items kept in memory.
         num_workers: threads that fill the cache; 0 is none.
         progress: show a bar while the cache fills.
+        landmarks: read the landmarks that a case has at both dates. Their number differs between cases, so such
+            items cannot be collated into batches.
 
     Returns:
         Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
-        the 4x4 affine of their grid; "subject", "case" and the other entries of `dataset.json`, whose paths
-        are absolute.
+        the 4x4 affine of their grid; "subject" (who), "case" (the item's unique name), "volume" (the pair it was cut
+        from) and "contrast"; the paths "source_landmarks_file", "target_landmarks_file" and "rigid_file" where there
+        are such files. With `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a
+        slice only those that lie in it.
 
     Raises:
         FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
@@ -80,6 +87,8 @@ def load_dataset(
             f"{folder / INDEX}: no case in split {split!r}; use {filled}, or prepare with a share for {split}"
         )
     items = [_item(folder, entry) for entry in index[split]]
+    if landmarks:
+        items = [{**item, **_landmarks(item, index["spatial_dims"])} for item in items]
     steps = [
         LoadImaged(IMAGES, reader=NibabelReader(squeeze_non_spatial_dims=True)),
         EnsureChannelFirstd(IMAGES),
@@ -128,16 +137,36 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("subject", "case", *IMAGES):
         if name not in item:
             raise ValueError(f"{folder / INDEX}: a case lacks the entry {name!r}; run `medtrace prepare` again")
-    for name in PATHS:
+    for name in (*IMAGES, *FILES):
         if name in item:
-            item[name] = str(folder / item[name])
-            if not Path(item[name]).is_file():
+            file = folder / item.pop(name)
+            item[name if name in IMAGES else f"{name}_file"] = str(file)
+            if not file.is_file():
                 raise FileNotFoundError(
-                    f"{item[name]}: no such file, though {folder / INDEX} names it as {name} of case"
-                    f" {item['case']!r}; run `medtrace prepare` again"
+                    f"{file}: no such file, though {folder / INDEX} names it as {name} of case {item['case']!r}; run"
+                    " `medtrace prepare` again"
                 )
     _check_grids(item)
     return item
+
+
+def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:
+    """Points that both dates name, of a slice those within it."""
+    if not {"source_landmarks_file", "target_landmarks_file"} <= set(item):
+        return {}
+    before, after = (
+        dict(zip(*read_landmarks(item[key]))) for key in ("source_landmarks_file", "target_landmarks_file")
+    )
+    names = [name for name in before if name in after]
+    if spatial_dims == 2:
+        to_voxel = np.linalg.inv(nibabel.load(item["source"]).affine)
+        names = [name for name in names if abs(float(to_voxel[2, :3] @ before[name].numpy()) + to_voxel[2, 3]) <= 0.5]
+    if not names:
+        return {}
+    return {
+        "source_landmarks": torch.stack([before[name] for name in names]),
+        "target_landmarks": torch.stack([after[name] for name in names]),
+    }
 
 
 def _check_grids(item: Mapping[str, Any]) -> None:
