@@ -135,7 +135,7 @@ def center_window(image: Tensor, shape: Sequence[int], pad: bool = False) -> tup
     for axis, wanted in enumerate(shape, start=1):
         size = image.shape[axis]
         start = (size - wanted) // 2
-        if start > 0:
+        if wanted < size:
             image = image.narrow(axis, start, wanted)
         elif wanted > size and pad:
             before, after = -start, wanted - size + start
