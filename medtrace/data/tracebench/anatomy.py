@@ -16,6 +16,7 @@ TISSUES = ("csf", "gm", "wm")
 LABELS = {"background": 0, "csf": 1, "gm": 2, "wm": 3, "pathology": 4}
 
 _HEAD_MM = (168.0, 206.0, 174.0)  # the template's brain with room for a subject larger than the template
+_CSF_WIDENING = 2.0  # the atlas is of young adults, whose ventricles and sulci are narrow
 _DEPTH_LIMIT_MM = 40.0  # the depth map is only asked near the surface
 
 
@@ -90,7 +91,15 @@ def load_template(blur_mm: float = 0.0) -> Template:
     if blur_mm > 0:
         for index in range(4):
             maps[index] = ndimage.gaussian_filter(maps[index], blur_mm, truncate=3.0)
+    maps[:3] = _widened_csf(maps[:3])
     return Template(torch.from_numpy(maps), affine)
+
+
+def _widened_csf(tissues: np.ndarray) -> np.ndarray:
+    """Raise the odds of CSF against GM and WM, and keep the share of brain."""
+    brain = tissues.sum(0)
+    raised = tissues * np.array([_CSF_WIDENING, 1, 1], dtype=np.float32).reshape(3, 1, 1, 1)
+    return raised * (brain / np.maximum(raised.sum(0), 1e-6))
 
 
 def _unexplained_detail(t1: np.ndarray, tissues: np.ndarray, mask: np.ndarray) -> np.ndarray:

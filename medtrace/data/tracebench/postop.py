@@ -38,6 +38,7 @@ from medtrace.fields import exponentiate, warp
 
 _BRAIN_MIDDLE_MM = (0.0, -17.0, 5.0)
 _SQUARINGS = 8
+_BLUR_VOXELS = 0.65  # the template has 1 mm; coarser grids would alias and lose thin tissue between voxels
 
 Range = tuple[float, float]
 
@@ -86,7 +87,7 @@ class PostopSettings:
     contrast_jitter: float = 0.012
     source_noise: float = 0.02
     target_noise: float = 0.015
-    bias: float = 0.06
+    bias: float = 0.045
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -153,7 +154,7 @@ def make_postop(
         affine: (4, 4) float64, of both grids.
     """
     grid = grid_for(spatial_shape, _middle(random, len(spatial_shape), settings))
-    template = load_template(round(0.5 * grid.spacing, 3))
+    template = load_template(round(_BLUR_VOXELS * grid.spacing, 3))
     healthy_mm = _subject_coordinates(random, grid, settings)
     depth_mm = template.at(healthy_mm)[4].double()
     lesion = _draw_lesion(random, grid, depth_mm, settings)
