@@ -283,8 +283,14 @@ def _one_line_errors() -> Iterator[None]:
         raise typer.Exit(USER_ERROR) from None
 
 
-def describe(error: Exception) -> str:
-    """One line for an error; anything that is not about the user's input says how to learn more."""
+def describe(error: BaseException) -> str:
+    """One line for an error.
+
+    MONAI wraps what goes wrong in a configured component; its cause is what the user can act on. Anything that is
+    not about the user's input says how to learn more.
+    """
+    while not isinstance(error, (ValueError, TypeError, OSError)) and error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
@@ -299,14 +305,17 @@ def _quiet(active: bool) -> Iterator[None]:
     if not active:
         yield
         return
-    loggers = [logging.getLogger(name) for name in ("nibabel", "nibabel.global", "monai", "PIL")]
-    levels = [logger.level for logger in loggers]
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "monai.bundle.workflows")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
+            logger.addFilter(_is_error)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)
+            for logger in loggers:
+                logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

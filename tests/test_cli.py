@@ -165,6 +165,13 @@ def test_errors_in_one_line():
     assert describe(ValueError("two\n  lines")) == "two lines"
     assert describe(PermissionError(13, "Permission denied", "/x")) == "/x: Permission denied"
     assert describe(RuntimeError("odd")) == "RuntimeError: odd; `medtrace --debug` shows where"
+    wrapped = RuntimeError("Failed to instantiate")
+    wrapped.__cause__ = RuntimeError("again")
+    wrapped.__cause__.__cause__ = ValueError("alpha: expected a share")
+    assert describe(wrapped) == "alpha: expected a share"
+    outer = ValueError("case A: file is broken")
+    outer.__cause__ = OSError("deep")
+    assert describe(outer) == "case A: file is broken"
     assert describe(ValueError("")) == "ValueError: ; `medtrace --debug` shows where"
 
 

@@ -291,6 +291,7 @@ def test_dataset_refusals(tmp_path):
         load_dataset(folder, "train")
     with pytest.raises(ValueError, match=r"no case in split 'validation'; use training \(6\), test \(2\)"):
         load_dataset(folder, "validation")
+    assert len(load_dataset(folder, "validation", allow_empty=True)) == 0
     item = index_of(folder)["training"][0]
     save(folder / item["target"], np.zeros((5, 5, 1), np.float32))
     with pytest.raises(ValueError, match=f"case {item['case']!r}: expected the grid of its source"):

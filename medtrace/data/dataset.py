@@ -53,6 +53,7 @@ def load_dataset(
     num_workers: int = 0,
     progress: bool = False,
     landmarks: bool = False,
+    allow_empty: bool = False,
 ) -> CacheDataset:
     """Open one split of a prepared dataset.
 
@@ -65,6 +66,7 @@ def load_dataset(
         progress: show a bar while the cache fills.
         landmarks: read the landmarks that a case has at both dates. Their number differs between cases, so such
             items cannot be collated into batches.
+        allow_empty: give an empty dataset where the split holds no case, instead of an error.
 
     Returns:
         Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
@@ -81,7 +83,7 @@ def load_dataset(
     index = read_index(folder)
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(map(repr, SPLITS))}, received {split!r}")
-    if not index[split]:
+    if not index[split] and not allow_empty:
         filled = ", ".join(f"{name} ({len(index[name])})" for name in SPLITS if index[name])
         raise ValueError(
             f"{folder / INDEX}: no case in split {split!r}; use {filled}, or prepare with a share for {split}"
