@@ -49,7 +49,7 @@ class Template:
         return sample(self.maps[None], points)[0].reshape(len(self.maps), *shape)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def load_template(blur_mm: float = 0.0) -> Template:
     """Load the ICBM152 2009a maps that nilearn's package holds (no download), cropped to the brain.
 
@@ -59,6 +59,17 @@ def load_template(blur_mm: float = 0.0) -> Template:
     Returns:
         The template on its 1 mm grid.
     """
+    sharp, affine = _sharp_maps()
+    maps = sharp.copy()
+    if blur_mm > 0:
+        for index in range(4):
+            maps[index] = ndimage.gaussian_filter(sharp[index], blur_mm, truncate=3.0)
+    maps[:3] = _widened_csf(maps[:3])
+    return Template(torch.from_numpy(maps), affine)
+
+
+@lru_cache(maxsize=1)
+def _sharp_maps() -> tuple[np.ndarray, np.ndarray]:
     from nilearn import datasets  # takes two seconds to import
 
     image = datasets.load_mni152_template(resolution=1)
@@ -68,31 +79,30 @@ def load_template(blur_mm: float = 0.0) -> Template:
     mask = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0
     mask = ndimage.binary_fill_holes(mask)
 
-    inside = np.argwhere(mask)
-    pad = 4
-    low = inside.min(0) - pad
-    # Maps are padded rather than cut where the brain reaches the template's border.
-    before = np.maximum(-low, 0)
-    low = np.maximum(low, 0)
-    window = tuple(slice(a, b + pad + 1) for a, b in zip(low, inside.max(0)))
-    padding = [(int(b), 0) for b in before]
-    t1, gm, wm, mask = (np.pad(volume[window], padding) for volume in (t1, gm, wm, mask))
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3, 3] += affine[:3, :3] @ (low - before)
-
+    (t1, gm, wm, mask), affine = _cropped([t1, gm, wm, mask], mask, np.array(image.affine, dtype=np.float64))
     gm, wm = gm * mask, wm * mask
     csf = np.clip(mask - gm - wm, 0.0, 1.0).astype(np.float32)
-    total = np.maximum(csf + gm + wm, 1.0)
-    tissues = np.stack([csf, gm, wm]) / total
+    tissues = np.stack([csf, gm, wm]) / np.maximum(csf + gm + wm, 1.0)
     detail = _unexplained_detail(t1, tissues, mask)
     depth = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     depth = np.clip(depth, -_DEPTH_LIMIT_MM, _DEPTH_LIMIT_MM)
-    maps = np.stack([*tissues, detail, depth]).astype(np.float32)
-    if blur_mm > 0:
-        for index in range(4):
-            maps[index] = ndimage.gaussian_filter(maps[index], blur_mm, truncate=3.0)
-    maps[:3] = _widened_csf(maps[:3])
-    return Template(torch.from_numpy(maps), affine)
+    return np.stack([*tissues, detail, depth]).astype(np.float32), affine
+
+
+def _cropped(
+    volumes: list[np.ndarray], mask: np.ndarray, affine: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Cut to the mask with a margin, padding with zeros where the mask reaches the grid's lower border."""
+    margin = 4
+    inside = np.argwhere(mask)
+    low, high = inside.min(0) - margin, inside.max(0) + margin + 1
+    before = np.maximum(-low, 0)
+    start = np.maximum(low, 0)
+    window = tuple(slice(a, b) for a, b in zip(start, high))
+    padding = [(int(count), 0) for count in before]
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ low
+    return [np.pad(volume[window], padding) for volume in volumes], moved
 
 
 def _widened_csf(tissues: np.ndarray) -> np.ndarray:

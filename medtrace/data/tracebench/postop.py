@@ -95,6 +95,8 @@ class PostopSettings:
             numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
             if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
                 raise TypeError(f"settings.{field.name}: expected numbers, received {value!r}")
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"settings.{field.name}: expected finite numbers, received {value!r}")
             if isinstance(field.default, tuple):
                 object.__setattr__(self, field.name, numbers)  # YAML brings lists
                 self._check_tuple(field.name, numbers, len(field.default))
