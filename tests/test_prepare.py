@@ -15,6 +15,8 @@ from medtrace.data import Preparation, count_cases, load_dataset
 from medtrace.data.dataset import DropSliceAxisd
 from medtrace.data.landmarks import read_landmarks
 from medtrace.data.preparation import Intensity
+from medtrace.data.reading import read_image
+from medtrace.transforms import SliceExtraction
 from medtrace.workflows.prepare import prepare
 
 SHAPE = (20, 24, 15)
@@ -94,6 +96,11 @@ def test_slices_along_every_axis_are_images_with_a_full_affine(tmp_path, axis, p
     assert affine.shape == (4, 4)
     directions = (affine[:3, :3] / affine[:3, :3].norm(dim=0)).numpy()
     np.testing.assert_allclose(directions, np.eye(3)[:, [*in_plane, position]], atol=1e-6)
+    scan = read_image(tmp_path / "raw" / f"s{item['subject'][1:]}a.nii.gz")
+    same = SliceExtraction(axis, count=3)(scan)[1]
+    torch.testing.assert_close(same.affine, affine)
+    brightest = [int(image.as_tensor().argmax()) for image in (same, item["source"])]
+    assert brightest[0] == brightest[1]
     assert Preparation.load(tmp_path / "data" / "preparation.json").axis == axis
 
 
@@ -184,6 +191,24 @@ def test_spacing_and_size_of_slices(tmp_path):
     np.testing.assert_allclose(image.affine[:3, :3].norm(dim=0), (20 / 16, 24 / 16, 3.0), rtol=1e-6)
     corner = image.affine @ torch.tensor([-0.5, -0.5, 0, 1], dtype=torch.float64)
     np.testing.assert_allclose(corner[:2], (-9.5, -12.5), atol=1e-6)
+
+
+def test_contrasts_have_standards_of_their_own(tmp_path):
+    header = "subject,source,target,contrast,target_contrast"
+    pairs = write_pairs(tmp_path / "raw", header=header, extra=lambda _: ",t1,t2")
+    for number in range(4):
+        save(tmp_path / "raw" / f"s{number}b.nii.gz", np.where(head() > 0, 2000 - head(seed=number), 0))
+    prepare(pairs, tmp_path / "data", **settings(slices=3))
+    preparation = Preparation.load(tmp_path / "data" / "preparation.json")
+    assert set(preparation.contrasts) == {"t1", "t2"}
+    assert preparation.source_contrast == "t1"
+    scan = read_image(tmp_path / "raw" / "s0a.nii.gz")
+    torch.testing.assert_close(preparation.normalise(scan)[0], preparation.normalise(scan, "t1")[0])
+    assert not torch.equal(preparation.normalise(scan)[0], preparation.normalise(scan, "t2")[0])
+    item = load_dataset(tmp_path / "data", "test")[1]
+    tissue = item["source"].as_tensor() > -1
+    both = torch.stack([item[key].as_tensor()[tissue] for key in ("source", "target")])
+    assert float(torch.corrcoef(both)[0, 1]) < -0.9
 
 
 def test_mask_limits_the_foreground(tmp_path):

@@ -20,7 +20,7 @@ import numpy as np
 SPLITS = ("training", "validation", "test")
 REQUIRED = ("subject", "source", "target")
 PATHS = ("source", "target", "mask", "source_landmarks", "target_landmarks")
-OPTIONAL = ("case", "contrast", "mask", "source_landmarks", "target_landmarks", "landmark_space")
+OPTIONAL = ("case", "contrast", "target_contrast", "mask", "source_landmarks", "target_landmarks", "landmark_space")
 LANDMARK_SPACES = ("RAS", "LPS")
 _NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
 
@@ -34,7 +34,8 @@ class Pair:
         case: which pair of the subject, unique within the subject; it names the prepared files.
         source: the image before: a file, or a folder of one DICOM series.
         target: the image after.
-        contrast: what kind of image it is, such as "t1"; each contrast has its own histogram landmarks.
+        contrast: what kind of image the source is, such as "t1"; each contrast has its own intensity standard.
+        target_contrast: what kind the target is; empty for the source's.
         mask: foreground (brain) of the source on its grid, non-zero inside.
         source_landmarks: CSV of points in the source, columns `Landmark, X, Y, Z` in mm.
         target_landmarks: CSV of the same points in the target.
@@ -47,11 +48,15 @@ class Pair:
     source: Path
     target: Path
     contrast: str = "image"
+    target_contrast: str = ""
     mask: Path | None = None
     source_landmarks: Path | None = None
     target_landmarks: Path | None = None
     landmark_space: str = "RAS"
     origin: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target_contrast", self.target_contrast or self.contrast)
 
     @property
     def name(self) -> str:
@@ -73,8 +78,8 @@ def read_pair_list(path: str | Path) -> list[Pair]:
     Args:
         path: a CSV file with a header row, or a JSON file holding a list of objects (or `{"pairs": [...]}`).
             Columns: `subject`, `source`, `target`; optional `case` (the subject's name where absent),
-            `contrast`, `mask`, `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or LPS). Paths
-            are relative to the folder of the list.
+            `contrast`, `target_contrast`, `mask`, `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or
+            LPS). Paths are relative to the folder of the list.
 
     Returns:
         One record per row, in order.
@@ -244,7 +249,7 @@ def _pair(path: Path, where: str, row: Mapping[str, Any]) -> Pair:
         if not values.get(name):
             raise ValueError(f"{place}: no value for {name}; fill it in or remove the row")
     values.setdefault("case", values["subject"])
-    for name in ("subject", "case", "contrast"):
+    for name in ("subject", "case", "contrast", "target_contrast"):
         if name in values and not _NAME.fullmatch(values[name]):
             raise ValueError(
                 f"{place}: {name}: expected letters, digits, and . _ + - inside, received {values[name]!r}; it names"

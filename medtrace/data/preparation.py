@@ -133,6 +133,7 @@ class Preparation:
         spatial_dims: 2 for slices, 3 for volumes.
         intensity: which rule makes the intensity map.
         contrasts: per contrast, its standard ("standardised").
+        source_contrast: the contrast that all sources had, None where they had several.
         percentiles: which percentiles become -1 and 1 ("percentile").
         value_range: which intensities become -1 and 1 ("range").
         axis: slicing axis (2D scans).
@@ -146,6 +147,7 @@ class Preparation:
     spatial_dims: int
     intensity: Intensity = Intensity.PERCENTILE
     contrasts: Mapping[str, ContrastStandard] = field(default_factory=dict)
+    source_contrast: str | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
     value_range: tuple[float, float] | None = None
     axis: Axis = Axis.AXIAL
@@ -171,7 +173,7 @@ class Preparation:
 
         Args:
             image: (C, *spatial), in the scan's units.
-            contrast: which standard to use; may be left out where there is one.
+            contrast: which standard to use; None is the sources', where they had one.
             foreground: (1, *spatial) boolean; None finds it (see `find_foreground`).
 
         Returns:
@@ -208,8 +210,8 @@ class Preparation:
         return IntensityMap(scan, network, None if bool(foreground.all()) else foreground)
 
     def _standard(self, contrast: str | None) -> ContrastStandard:
-        if contrast is None and len(self.contrasts) == 1:
-            return next(iter(self.contrasts.values()))
+        if contrast is None:
+            contrast = self.source_contrast if len(self.contrasts) > 1 else next(iter(self.contrasts))
         if contrast is None or contrast not in self.contrasts:
             raise ValueError(
                 f"contrast: expected one of {', '.join(map(repr, self.contrasts))}, received {contrast!r}; name the"

@@ -188,9 +188,9 @@ def _learn(
             if pictures:
                 highest = max(highest, float(case.source.max()), float(case.target.max()))
                 continue
-            for path, image in ((pair.source, case.source), (pair.target, case.target)):
+            for path, image, contrast in _members(case):
                 with _naming(path):
-                    quantiles[pair.contrast] += foreground_quantiles(image, case.foreground)
+                    quantiles[contrast] += foreground_quantiles(image, case.foreground)
     common: dict[str, Any] = {"spatial_dims": settings.spatial_dims, "axis": settings.axis, "channels": channels}
     if pictures:
         picture_range = (0.0, 255.0 if 1 < highest <= 255 else 65535.0 if highest > 255 else 1.0)
@@ -200,7 +200,22 @@ def _learn(
     }
     if not standards:
         raise ValueError(f"no training case could be read: {(failures.lines or ['the training split is empty'])[0]}")
-    return Preparation(intensity=Intensity.STANDARDISED, contrasts=standards, **common), rigid
+    sources = {pair.contrast for pair in pairs}
+    return (
+        Preparation(
+            intensity=Intensity.STANDARDISED,
+            contrasts=standards,
+            source_contrast=next(iter(sources)) if len(sources) == 1 else None,
+            **common,
+        ),
+        rigid,
+    )
+
+
+def _members(case: Case) -> list[tuple[Path, Tensor, str]]:
+    """File, image and contrast of the source and of the target."""
+    pair = case.pair
+    return [(pair.source, case.source, pair.contrast), (pair.target, case.target, pair.target_contrast)]
 
 
 def _export(
@@ -220,20 +235,19 @@ def _export(
         made: list[Any] = []
         with failures.catch(pair):
             case = read_case(pair, settings, preparation.picture, rigid.get(pair.name))
-            volumes = [
-                _normalised(preparation, path, image, case)
-                for path, image in ((pair.source, case.source), (pair.target, case.target))
-            ]
+            volumes = [_normalised(preparation, *member, case.foreground) for member in _members(case)]
             extras = _write_extras(case, folder)
             made = list(_write_images(case, volumes, settings, preparation.picture, extras, folder))
         yield from made
 
 
-def _normalised(preparation: Preparation, path: Path, image: Tensor, case: Case) -> Tensor:
+def _normalised(
+    preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor | None
+) -> Tensor:
     with _naming(path):
-        normalised, _ = preparation.normalise(image, case.pair.contrast, case.foreground)
-    if preparation.picture and case.foreground is not None:
-        normalised = torch.where(case.foreground, normalised, -1.0)
+        normalised, _ = preparation.normalise(image, contrast, foreground)
+    if preparation.picture and foreground is not None:
+        normalised = torch.where(foreground, normalised, -1.0)
     return (normalised + 1) / 2
 
 

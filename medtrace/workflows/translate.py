@@ -60,7 +60,8 @@ def translate(
     slice-wise field has no component through the slices. Slices without tissue stay as they are.
 
     Intensities come back through the inverse of the scan's own intensity map (`IntensityMap.inverse`), so that
-    image and source share their units. Where the scan has a background of exact zeros, the background of the
+    image and source share their units; a run that translates to another contrast shows that contrast in units of
+    the source. Where the scan has a background of exact zeros, the background of the
     image is the source's, moved by the field.
 
     Args:
