@@ -325,7 +325,12 @@ def test_refusals_name_the_file_and_write_nothing(tmp_path):
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    "name", ["open_ms/longitudinal/patient01/study1_T1W.nii.gz", "open_ms/mni/patient07/T1.nii.gz", "dicom_t1"]
+    "name",
+    [
+        "open_ms/longitudinal/patient01/study1_T1W.nii.gz",
+        "dicom_t1",
+        pytest.param("open_ms/mni/patient07/T1.nii.gz", marks=pytest.mark.slow),
+    ],
 )
 def test_real_t1(tmp_path, real_data, name):
     scan = real_data / name
