@@ -56,6 +56,7 @@ class TraceTrans(nn.Module):
         integration_steps: int = 7,
         norm: str | tuple = INSTANCE_NORM,
         shared_encoder: bool = True,
+        velocity_halvings: int = 0,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -72,7 +73,9 @@ class TraceTrans(nn.Module):
         self.encoder = Encoder(spatial_dims, in_channels, channels, norm)
         self.velocity_encoder = None if shared_encoder else Encoder(spatial_dims, in_channels, channels, norm)
         self.image_decoder = Decoder(spatial_dims, in_channels, out_channels, channels, norm)
-        self.velocity_decoder = Decoder(spatial_dims, in_channels, spatial_dims, channels, norm, zero_init=True)
+        self.velocity_decoder = Decoder(
+            spatial_dims, in_channels, spatial_dims, channels, norm, halvings=velocity_halvings, zero_init=True
+        )
 
     def forward(self, source: Tensor, deform: bool = True) -> TraceTransOutput:
         """Translate a batch.
@@ -132,12 +135,20 @@ class DualDecoderGAN(nn.Module):
         integration_steps: int = 7,
         norm: str | tuple = INSTANCE_NORM,
         shared_encoder: bool = True,
+        velocity_halvings: int = 0,
         discriminator_channels: int = 64,
         discriminator_layers: int = 3,
     ) -> None:
         super().__init__()
         self.generator = TraceTrans(
-            spatial_dims, in_channels, out_channels, channels, integration_steps, norm, shared_encoder
+            spatial_dims,
+            in_channels,
+            out_channels,
+            channels,
+            integration_steps,
+            norm,
+            shared_encoder,
+            velocity_halvings,
         )
         self.translation_discriminator = ConditionalPatchDiscriminator(
             spatial_dims, in_channels, out_channels, discriminator_channels, discriminator_layers, norm

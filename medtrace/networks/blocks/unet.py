@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from monai.networks.blocks import Convolution, UpSample
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 LEAKY_RELU = ("LEAKYRELU", {"negative_slope": 0.2})
 INSTANCE_NORM = ("INSTANCE", {"affine": True})
@@ -64,6 +65,8 @@ class Decoder(nn.Module):
         out_channels: channels of the result.
         channels: the encoder's channels.
         norm: MONAI's name of the normalisation.
+        halvings: end on a grid halved so many times and interpolate the result linearly to the image's, which
+            makes it smooth and cheap; less than the number of levels.
         zero_init: start the last convolution at zero, so that the result starts at exactly 0.
     """
 
@@ -75,11 +78,14 @@ class Decoder(nn.Module):
         channels: Sequence[int],
         norm: str | tuple,
         *,
+        halvings: int = 0,
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        skips = (in_channels, *channels[:-1])
-        outputs = (max(channels[0] // 2, 8), *channels[:-1])
+        self.halvings = halvings
+        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
+        skips = (in_channels, *channels[:-1])[halvings:]
+        outputs = (max(channels[0] // 2, 8), *channels)[halvings:-1]
         inputs = (*outputs[1:], channels[-1])
         self.upsamplings = nn.ModuleList()
         self.merges = nn.ModuleList()
@@ -98,7 +104,11 @@ class Decoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Decode the encoder's `features` (finest first) into (B, out_channels, *spatial)."""
         decoded = features[-1]
+        skips = features[self.halvings :]
         for level in reversed(range(len(self.merges))):
             decoded = self.upsamplings[level](decoded)
-            decoded = self.merges[level](torch.cat([decoded, features[level]], dim=1))
-        return self.head(decoded)
+            decoded = self.merges[level](torch.cat([decoded, skips[level]], dim=1))
+        decoded = self.head(decoded)
+        if self.halvings == 0:
+            return decoded
+        return F.interpolate(decoded.float(), scale_factor=2**self.halvings, mode=self.mode, align_corners=False)

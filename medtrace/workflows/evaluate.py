@@ -1,0 +1,121 @@
+"""Score a trained run on the unseen cases of a data set."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medtrace.engines.evaluator import to_device
+from medtrace.metrics import CaseTable, landmark_error
+from medtrace.objectives import Objective
+from medtrace.trace import Trace
+from medtrace.workflows.runs import load_objective
+from medtrace.workflows.scoring import Tracer, score_cases
+
+
+def evaluate(
+    run: str | os.PathLike,
+    dataset: str | os.PathLike | Sequence[Mapping[str, Any]],
+    out: str | os.PathLike | None = None,
+    *,
+    split: str = "test",
+    device: str | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> dict[str, CaseTable]:
+    """Score a run and the identity on one split.
+
+    Args:
+        run: a folder left by `medtrace train`.
+        dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
+        out: where `<row>.csv` and `<row>_summary.csv` are written; by default `RUN/evaluation/<split>`.
+        split: of a prepared folder.
+        device: by default CUDA where there is one.
+        batch_size: cases traced at once.
+        progress: show a bar.
+
+    Returns:
+        The rows "method" and "identity", per case. The columns are those of `score_cases`, and `landmark_mm` where
+        the data set has landmarks.
+    """
+    from medtrace.data import load_dataset
+
+    objective = load_objective(run, device)
+    cases = load_dataset(dataset, split) if isinstance(dataset, (str, os.PathLike)) else dataset
+    out = Path(run) / "evaluation" / split if out is None else Path(out)
+    tables = {}
+    for row, tracer in {"identity": identity, "method": tracer_of(objective)}.items():
+        tables[row] = score_cases(tracer, cases, batch_size=batch_size, progress=row if progress else None)
+        _add_landmarks(tables[row], tracer, cases)
+        tables[row].write_csv(out / f"{row}.csv")
+        tables[row].write_summary(out / f"{row}_summary.csv")
+    return tables
+
+
+def tracer_of(objective: Objective) -> Tracer:
+    """Trace batches with an objective in evaluation mode, results on the CPU."""
+    device = next(objective.parameters()).device
+
+    def trace(batch: Mapping[str, Any]) -> list[Trace]:
+        return [trace.to("cpu") for trace in objective.eval().trace(to_device(batch, device))]
+
+    return trace
+
+
+def identity(batch: Mapping[str, Any]) -> list[Trace]:
+    """The control that changes nothing: the image is the source and the field is zero."""
+    return field_control(batch, torch.zeros_like)
+
+
+def oracle(batch: Mapping[str, Any]) -> list[Trace]:
+    """The source warped by the best field that a method could know (`oracle_ddf` of TraceBench)."""
+    return field_control(batch, lambda _: batch["oracle_ddf"])
+
+
+def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
+    """A control whose image is the source warped by a field given for the whole batch."""
+    from medtrace.fields import invert, warp
+    from medtrace.objectives import affines_of, plain
+
+    source = plain(batch["source"])
+    ddf = plain(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
+    warped, inverse = warp(source, ddf), invert(ddf).ddf
+    return [
+        Trace.build(
+            source=source[item],
+            image=warped[item],
+            ddf=ddf[item],
+            inverse_ddf=inverse[item],
+            affine=affine,
+            source_affine=affine,
+        )
+        for item, affine in enumerate(affines_of(batch["source"]))
+    ]
+
+
+def _add_landmarks(table: CaseTable, tracer: Tracer, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Where a case has landmarks (N, 3) in mm, the mean distance of its located source points from the target's."""
+    for number, case in enumerate(cases):
+        if "source_landmarks" not in case or "target_landmarks" not in case:
+            continue
+        trace = tracer({key: case[key][None] for key in ("source", "target")})[0]
+        points = torch.as_tensor(case["source_landmarks"], dtype=torch.float64)
+        truth = torch.as_tensor(case["target_landmarks"], dtype=torch.float64)
+        error = landmark_error(_located(trace, points)[None], truth[None])
+        table.add(str(case.get("case", f"case-{number:04d}")), {"landmark_mm": float(error)})
+
+
+def _located(trace: Trace, points: Tensor) -> Tensor:
+    return torch.as_tensor(trace.locate(points), dtype=torch.float64)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file with sorted layout for reading by people."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")

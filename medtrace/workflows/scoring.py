@@ -1,0 +1,113 @@
+"""Every number that is told of one case: image quality, correspondence, regularity, and the truth where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import DataLoader, list_data_collate
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from medtrace import metrics
+from medtrace.fields import non_diffeomorphic_fraction
+from medtrace.trace import Trace
+
+RANGE = (-1.0, 1.0)
+DEFORMED_ABOVE = 0.3
+"""Voxels of true displacement above which a point counts as deformed."""
+
+Tracer = Callable[[Mapping[str, Any]], Sequence[Trace]]
+
+
+def score_cases(
+    tracer: Tracer, dataset: Sequence[Mapping[str, Any]], *, batch_size: int = 8, progress: str | None = None
+) -> metrics.CaseTable:
+    """Trace every case of a data set and score it.
+
+    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi` of the image against the target; `edge_ssim`, `edge_psnr`,
+    `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3);
+    `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
+    case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
+    exceeds 0.3 voxel, the true length there (`zero_field_mm`), and `edge_dice_deformed`.
+
+    Args:
+        tracer: gives one trace per item of a batch, such as `objective.trace`.
+        dataset: cases with "source", "target" in [-1, 1] and optionally "case", "ddf".
+        batch_size: cases per call of `tracer`.
+        progress: what stands before the progress bar; None shows none.
+
+    Returns:
+        One row per case.
+    """
+    table = metrics.CaseTable()
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=list_data_collate)
+    with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="case", leave=False) as bar:
+        for number, batch in enumerate(loader):
+            traces = tracer(batch)
+            names = batch.get("case", [f"case-{number * batch_size + item:04d}" for item in range(len(traces))])
+            for item, (name, trace) in enumerate(zip(names, traces)):
+                truth = batch["ddf"][item] if "ddf" in batch else None
+                table.add(name, score(trace, batch["target"][item], truth))
+                bar.update()
+    return table
+
+
+def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[str, float]:
+    """Score one trace; see `score_cases` for the columns.
+
+    Args:
+        trace: of a network, in [-1, 1], source and target on one grid.
+        target: (C, *spatial) in [-1, 1].
+        true_ddf: (spatial_dims, *spatial) in voxels, where it is known.
+    """
+    image, warped, ddf = (_batched(value) for value in (trace.image, trace.warped, trace.ddf))
+    target = _batched(target).to(image)
+    affine = torch.as_tensor(trace.affine, dtype=torch.float64)
+    values = {
+        "mae": metrics.mean_absolute_error(image, target, data_range=RANGE, output_range=255),
+        "psnr": metrics.peak_signal_to_noise_ratio(image, target, data_range=RANGE),
+        "ssim": metrics.structural_similarity(image, target, data_range=RANGE),
+        "nmi": metrics.normalized_mutual_information_score(image, target, data_range=RANGE),
+        **correspondence(warped, image),
+        "non_diffeomorphic_fraction": non_diffeomorphic_fraction(ddf),
+        "sd_log_jacobian": metrics.sd_log_jacobian(ddf),
+        "inverse_consistency_mm": metrics.mean_inverse_consistency(ddf, _batched(trace.inverse_ddf), affine=affine),
+    }
+    if true_ddf is not None:
+        truth = _batched(true_ddf).to(ddf)
+        region = metrics.deformed_region(truth, DEFORMED_ABOVE)
+        values |= {
+            "epe_mm": metrics.end_point_error(ddf, truth, affine=affine),
+            "epe_deformed_mm": metrics.end_point_error(ddf, truth, region, affine=affine),
+            "zero_field_mm": metrics.end_point_error(torch.zeros_like(truth), truth, region, affine=affine),
+            "edge_dice_deformed": metrics.edge_dice(warped, image, region, data_range=RANGE, threshold="otsu"),
+        }
+    return {name: float(value) for name, value in values.items()}
+
+
+def correspondence(warped: Tensor, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """How well the edges of the warped source are those of the image (TraceTrans, Tables 3, 5 and 6).
+
+    Args:
+        warped: (B, C, *spatial) in [-1, 1].
+        image: (B, C, *spatial) in [-1, 1].
+        mask: (B, 1, *spatial) region, or None for the grid.
+    """
+    return {
+        "edge_ssim": metrics.edge_ssim(warped, image, mask, data_range=RANGE),
+        "edge_psnr": metrics.edge_psnr(warped, image, mask, data_range=RANGE),
+        "edge_nmi": metrics.edge_nmi(warped, image, mask, data_range=RANGE),
+        "edge_dice": metrics.edge_dice(warped, image, mask, data_range=RANGE, threshold="otsu"),
+    }
+
+
+def ratio_of_sums(rows: Iterable[Mapping[str, float]], numerator: str, denominator: str) -> float:
+    """Sum of one column over the sum of another: a mean's share of another mean."""
+    rows = list(rows)
+    return sum(row[numerator] for row in rows) / sum(row[denominator] for row in rows)
+
+
+def _batched(value: Tensor) -> Tensor:
+    return value.as_subclass(Tensor)[None]
