@@ -35,11 +35,11 @@ from medtrace.data.preparation import (
 )
 from medtrace.data.reading import is_picture
 from medtrace.io import write_image
+from medtrace.transforms import RigidMotion
 from medtrace.workflows.prepare_case import Case, Settings, checked_settings, in_plane_first, read_case
 
 PAPER_CROP = (192, 192, 128)
 PICTURE_SIZE = 256
-LPS = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
 
 class PreparationSummary(NamedTuple):
@@ -169,10 +169,10 @@ class _Failures:
 
 def _learn(
     pairs: Sequence[Pair], settings: Settings, pictures: bool, failures: _Failures, bar: Progress
-) -> tuple[Preparation, dict[str, Tensor]]:
+) -> tuple[Preparation, dict[str, RigidMotion]]:
     """What the training subjects teach, and their rigid motions, which are not sought twice."""
     quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
-    rigid: dict[str, Tensor] = {}
+    rigid: dict[str, RigidMotion] = {}
     highest, channels = 0.0, None
     for pair in bar.track(pairs, description="learning intensities"):
         with failures.catch(pair):
@@ -188,9 +188,9 @@ def _learn(
             if pictures:
                 highest = max(highest, float(case.source.max()), float(case.target.max()))
                 continue
-            for path, image, contrast in _members(case):
+            for path, image, contrast, foreground in _members(case):
                 with _naming(path):
-                    quantiles[contrast] += foreground_quantiles(image, case.foreground)
+                    quantiles[contrast] += foreground_quantiles(image, foreground)
     common: dict[str, Any] = {"spatial_dims": settings.spatial_dims, "axis": settings.axis, "channels": channels}
     if pictures:
         picture_range = (0.0, 255.0 if 1 < highest <= 255 else 65535.0 if highest > 255 else 1.0)
@@ -212,17 +212,20 @@ def _learn(
     )
 
 
-def _members(case: Case) -> list[tuple[Path, Tensor, str]]:
-    """File, image and contrast of the source and of the target."""
+def _members(case: Case) -> list[tuple[Path, Tensor, str, Tensor]]:
+    """File, image, contrast and foreground of the source and of the target."""
     pair = case.pair
-    return [(pair.source, case.source, pair.contrast), (pair.target, case.target, pair.target_contrast)]
+    return [
+        (pair.source, case.source, pair.contrast, case.source_foreground),
+        (pair.target, case.target, pair.target_contrast, case.target_foreground),
+    ]
 
 
 def _export(
     pairs: Sequence[Pair],
     settings: Settings,
     preparation: Preparation,
-    rigid: Mapping[str, Tensor],
+    rigid: Mapping[str, RigidMotion],
     folder: Path,
     failures: _Failures,
     bar: Progress,
@@ -235,20 +238,16 @@ def _export(
         made: list[Any] = []
         with failures.catch(pair):
             case = read_case(pair, settings, preparation.picture, rigid.get(pair.name))
-            volumes = [_normalised(preparation, *member, case.foreground) for member in _members(case)]
+            volumes = [_normalised(preparation, *member) for member in _members(case)]
             extras = _write_extras(case, folder)
             made = list(_write_images(case, volumes, settings, preparation.picture, extras, folder))
         yield from made
 
 
-def _normalised(
-    preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor | None
-) -> Tensor:
+def _normalised(preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor) -> Tensor:
     with _naming(path):
         normalised, _ = preparation.normalise(image, contrast, foreground)
-    if preparation.picture and foreground is not None:
-        normalised = torch.where(foreground, normalised, -1.0)
-    return (normalised + 1) / 2
+    return (torch.where(foreground, normalised, -1.0) + 1) / 2
 
 
 def _write_images(
@@ -302,12 +301,8 @@ def _write_extras(case: Case, folder: Path) -> dict[str, str]:
     if case.rigid is not None:
         (folder / "rigid").mkdir(exist_ok=True)
         entries["rigid"] = f"rigid/{pair.name}.tfm"
-        motion = LPS @ case.rigid @ LPS
-        transform = sitk.AffineTransform(3)
-        transform.SetMatrix(motion[:3, :3].flatten().tolist())
-        transform.SetTranslation(motion[:3, 3].tolist())
-        sitk.WriteTransform(transform, str(folder / entries["rigid"]))
-    back = None if case.rigid is None else torch.linalg.inv(case.rigid)
+        sitk.WriteTransform(case.rigid.to_itk(), str(folder / entries["rigid"]))
+    back = None if case.rigid is None else torch.linalg.inv(case.rigid.matrix)
     for kind, path, moved in (
         ("source_landmarks", pair.source_landmarks, None),
         ("target_landmarks", pair.target_landmarks, back),

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
 from medtrace.data.grids import Reorientation, resize, resized_affine, shape_at_spacing, spacing_of
 from medtrace.data.layouts import Pair
-from medtrace.data.preparation import Axis
+from medtrace.data.preparation import Axis, find_foreground
 from medtrace.data.reading import check_same_grid, read_image, read_mask
-from medtrace.fields import identity_grid, sample
+from medtrace.objectives import plain
+from medtrace.transforms import RigidAlignment, RigidMotion
 
 
 @dataclass(frozen=True)
@@ -73,50 +75,45 @@ class Case:
     pair: Pair
     source: Tensor
     target: Tensor
-    foreground: Tensor | None
+    source_foreground: Tensor
+    target_foreground: Tensor
     affine: Tensor
-    rigid: Tensor | None
+    rigid: RigidMotion | None
 
 
-def read_case(pair: Pair, settings: Settings, pictures: bool, rigid: Tensor | None) -> Case:
+def read_case(pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion | None) -> Case:
     source, target = read_image(pair.source), read_image(pair.target)
     if source.shape[0] != target.shape[0]:
         raise ValueError(
             f"{pair.target}: expected {source.shape[0]} channel(s) as {pair.source}, received {target.shape[0]};"
             " convert one of them"
         )
+    mask = None if pair.mask is None else read_mask(pair.mask, source, pair.source)
     if pictures:
         if settings.spatial_dims == 3:
             raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
         check_same_grid(target, pair.target, source, pair.source)
-        mask = None if pair.mask is None else read_mask(pair.mask, source, pair.source)
-        return Case(
-            pair,
-            source=source.as_tensor()[..., None],
-            target=target.as_tensor()[..., None],
-            foreground=None if mask is None else mask[..., None],
-            affine=source.affine,
-            rigid=None,
-        )
-    mask = None if pair.mask is None else read_mask(pair.mask, source, pair.source)
+        pictured = [plain(image)[..., None] for image in (source, target)]
+        everywhere = torch.ones_like(pictured[0][:1], dtype=torch.bool) if mask is None else mask[..., None]
+        return Case(pair, pictured[0], pictured[1], everywhere, everywhere, source.affine, None)
+    inside = [find_foreground(source), find_foreground(target)] if mask is None else [mask, mask]
+    moved, tissue = plain(target), inside[1]
     if settings.align:
-        if rigid is None:
-            rigid = _align(pair, source, target)
-        moved = _resample(target.as_tensor(), target.affine, source.shape[1:], source.affine, rigid)
+        moved, moved_tissue, rigid = _align(pair, source, target, find_foreground(target), mask, rigid)
+        tissue = moved_tissue if mask is None else mask
     else:
         check_same_grid(target, pair.target, source, pair.source)
-        moved = target.as_tensor()
     slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
     plan = Reorientation.to_ras(source.affine, source.shape[1:], slice_axis)
     affine = plan.affine(source.affine)
-    volumes = [plan.apply(source.as_tensor()), plan.apply(moved)]
-    inside = None if mask is None else plan.apply(mask)
+    volumes = [plan.apply(image) for image in (plain(source), moved)]
+    inside = [plan.apply(region) for region in (inside[0], tissue)]
     if settings.spacing is not None:
         wanted = in_plane_first(settings.spacing, slice_axis)
         shape = shape_at_spacing(volumes[0].shape[1:], spacing_of(affine), wanted)
-        inside = None if inside is None else resize(inside.float(), shape) > 0.5
+        inside = [resize(region.float(), shape) > 0.5 for region in inside]
         affine, volumes = resized_affine(affine, volumes[0].shape[1:], shape), [resize(v, shape) for v in volumes]
-    return Case(pair, volumes[0], volumes[1], inside, affine, rigid)
+    return Case(pair, volumes[0], volumes[1], inside[0], inside[1], affine, rigid)
 
 
 def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, ...]:
@@ -126,23 +123,32 @@ def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, 
     return (*(value for axis, value in enumerate(values) if axis != slice_axis), values[slice_axis])
 
 
-def _align(pair: Pair, source: Tensor, target: Tensor) -> Tensor:
-    """Rigid motion from points of the source to points of the target, (4, 4), RAS mm."""
-    from medtrace.transforms import RigidAlignment
+def _align(
+    pair: Pair,
+    source: MetaTensor,
+    target: MetaTensor,
+    tissue: Tensor,
+    mask: Tensor | None,
+    motion: RigidMotion | None,
+) -> tuple[Tensor, Tensor, RigidMotion]:
+    """The target and its tissue on the source's grid, and the motion from source to target (sought if not known).
 
+    The tissue moves on its own: interpolation gives the target a rim of half intensities that are no tissue.
+    """
+    # Where zero is background, nothing else may come in from outside of the target.
+    alignment = RigidAlignment(fill=None if bool(tissue.all()) else 0.0)
+    images = [target, source, MetaTensor(tissue.float(), affine=target.affine)]
+    flat = source.shape[-1] == target.shape[-1] == 1
+    if flat:
+        images = [MetaTensor(plain(image)[..., 0], affine=image.affine) for image in images]
+        mask = None if mask is None else mask[..., 0]
+    moving, fixed, moving_tissue = images
     try:
-        return RigidAlignment()(target, source)
+        if motion is None:
+            names = (str(pair.target), str(pair.source))
+            motion = alignment.estimate(moving, fixed, fixed_mask=mask, names=names)
+        moved = plain(alignment.apply(moving, fixed, motion))
+        inside = plain(RigidAlignment(fill=0.0).apply(moving_tissue, fixed, motion)) > 0.5
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{pair.target}: could not be aligned to {pair.source} ({error}); check that both show the same subject, or"
-            " prepare without alignment"
-        ) from error
-
-
-def _resample(image: Tensor, affine: Tensor, shape: Sequence[int], onto: Tensor, motion: Tensor) -> Tensor:
-    """Image read on another grid through a motion of points (RAS mm); 0 outside of it."""
-    to_image = torch.linalg.solve(affine.double(), motion.double() @ onto.double())
-    points = identity_grid(shape).reshape(3, -1).double()
-    points = to_image[:3, :3] @ points + to_image[:3, 3:]
-    voxels = points.float().reshape(1, 3, *shape)
-    return sample(image[None], voxels, padding_mode="zeros")[0]
+        raise ValueError(f"rigid alignment: {error}; or prepare without alignment") from error
+    return (moved[..., None], inside[..., None], motion) if flat else (moved, inside, motion)
