@@ -8,6 +8,7 @@ from .histogram_standardization import (
     HistogramStandardizationDict,
     above_mean,
 )
+from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidMotion
 from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
 
 __all__ = [
@@ -16,6 +17,11 @@ __all__ = [
     "HistogramStandardizationD",
     "HistogramStandardizationDict",
     "HistogramStandardizationd",
+    "RigidAlignment",
+    "RigidAlignmentD",
+    "RigidAlignmentDict",
+    "RigidAlignmentd",
+    "RigidMotion",
     "SliceExtraction",
     "SliceExtractionD",
     "SliceExtractionDict",

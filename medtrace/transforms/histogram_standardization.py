@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.config import KeysCollection
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform
@@ -17,8 +16,8 @@ from monai.utils.misc import ensure_tuple_rep
 from monai.utils.type_conversion import convert_to_dst_type
 from torch import Tensor
 
-from ..checks import check_finite
 from .histogram_landmarks import HistogramLandmarks, as_landmarks
+from .masks import as_mask
 from .naming import as_image, named, plain, read_image
 from .percentiles import percentiles_of, piecewise_linear
 
@@ -304,20 +303,8 @@ def _histogram_values(label: str, image: Tensor, mask: Any) -> Tensor:
     values = plain(image)
     if mask is None:
         return values.reshape(-1)
-    inside = torch.as_tensor(mask(image) if callable(mask) else mask)
-    inside = plain(inside).to(values.device)
-    if inside.is_floating_point():
-        check_finite(f"mask of {label}", inside, "make the mask 0 and 1")
-    inside = inside > 0
-    if inside.shape not in (values.shape, (1, *values.shape[1:])):
-        raise ValueError(
-            f"mask of {label}: expected shape {(1, *values.shape[1:])}, received {tuple(inside.shape)}; bring the"
-            " mask onto the image's grid"
-        )
-    chosen = values[inside.expand(values.shape)]
-    if chosen.numel() == 0:
-        raise ValueError(f"mask of {label}: expected voxels above 0, received an empty mask; draw it or leave it out")
-    return chosen
+    inside = as_mask(label, mask(image) if callable(mask) else mask, values)
+    return values[inside.expand(values.shape)]
 
 
 def _spread_percentiles(label: str, values: Tensor, percents: Sequence[float]) -> list[float]:

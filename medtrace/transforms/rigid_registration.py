@@ -70,10 +70,11 @@ def register(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts:
     scales = _scales(fixed, fixed_mask)
     match: Match | None = None
     for number, level in enumerate(levels):
-        pyramid = [_shrunk(image, level * edge) for image in (fixed, moving)]
+        coarse_fixed, coarse_moving = _shrunk(fixed, level * edge), _shrunk(moving, level * edge)
+        finest = number == len(levels) - 1
         matches = [
             _descend(
-                *pyramid, fixed_mask, moving_mask, start, scales, search, level * edge, number == len(levels) - 1
+                coarse_fixed, coarse_moving, fixed_mask, moving_mask, start, scales, search, level * edge, finest
             )
             for start in candidates
         ]

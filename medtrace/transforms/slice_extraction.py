@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..checks import check_choice
 from .geometry import Array, affine_of
+from .masks import as_mask
 from .naming import named, plain
 
 PLANES = {"axial": "S", "coronal": "A", "sagittal": "R"}
@@ -129,7 +130,7 @@ class SliceExtraction(Transform):
         forward = sign > 0 if self.code in "RAS" else sign < 0
         center = (size - 1) / 2
         if self.center == "foreground":
-            region = volume != 0 if mask is None else _region(label, mask, volume)
+            region = volume != 0 if mask is None else as_mask(label, mask, volume)
             center = _center_of_mass(label, region, array_axis)
             center = center if forward else size - 1 - center
         start = int(np.clip(np.floor(center - (count - 1) / 2 + 1e-9), 0, size - count))
@@ -267,16 +268,6 @@ def _slice_affine(
         origin[axis] = position if column == 2 else (0 if sign > 0 else shape[axis] - 1)
     step[:, 3] = origin
     return np.asarray(affine @ step)
-
-
-def _region(label: str, mask: Any, volume: Tensor) -> Tensor:
-    region = plain(torch.as_tensor(mask)) > 0
-    if region.ndim != 4 or region.shape[1:] != volume.shape[1:]:
-        raise ValueError(
-            f"mask of {label}: expected shape {(1, *volume.shape[1:])}, received {tuple(region.shape)}; bring the mask"
-            " onto the image's grid"
-        )
-    return region
 
 
 def _center_of_mass(label: str, region: Tensor, array_axis: int) -> float:
