@@ -14,7 +14,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
-    "sphinx.ext.viewcode",
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -40,6 +39,7 @@ TABLE_RULE = re.compile(r"^\s*\|[\s:|-]+\|\s*$")
 
 def to_restructured_text(lines: list[str]) -> list[str]:
     """Turn the Markdown of medtrace's docstrings (`code`, tables, bare | and *) into reStructuredText."""
+    lines = _even_equations(lines)
     result: list[str] = []
     index = 0
     while index < len(lines):
@@ -52,6 +52,16 @@ def to_restructured_text(lines: list[str]) -> list[str]:
         else:
             result.append(lines[index] if lines[index].lstrip().startswith(">>>") else _inline(lines[index]))
             index += 1
+    return result
+
+
+def _even_equations(lines: list[str]) -> list[str]:
+    """An equation is one paragraph however its lines are indented."""
+    result: list[str] = []
+    inside = False
+    for line in lines:
+        inside = bool(line.strip()) and (inside or line.startswith("Equation"))
+        result.append(line.strip() if inside else line)
     return result
 
 

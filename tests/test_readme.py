@@ -43,16 +43,20 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
+def check_command(line):
+    """A documented command exists and knows the options that are shown with it."""
+    words = shlex.split(line, comments=True)[1:]
+    help_text = CliRunner(env={"COLUMNS": "200"}).invoke(app, [words[0], "--help"])
+    assert help_text.exit_code == 0, line
+    for option in (word for word in words if word.startswith("--")):
+        assert option in help_text.output, line
+
+
 @pytest.mark.parametrize(
     "line", [line for block in blocks("sh") for line in block.splitlines() if line.startswith("medtrace")]
 )
 def test_commands_take_their_options(line):
-    words = shlex.split(line, comments=True)[1:]
-    runner = CliRunner(env={"COLUMNS": "200"})
-    help_text = runner.invoke(app, [words[0], "--help"])
-    assert help_text.exit_code == 0
-    for option in (word for word in words if word.startswith("--")):
-        assert option in help_text.output
+    check_command(line)
 
 
 def test_links_lead_somewhere():

@@ -1,0 +1,95 @@
+"""The documentation builds without a warning, its Python runs, its commands exist."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from medtrace.data import TraceBench
+from medtrace.io import save_trace
+from medtrace.trace import Trace
+from tests.test_readme import check_command
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+PUBLIC = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "tutorials").glob("*.ipynb"))]
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M)
+
+
+def test_builds_without_warnings(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    html = (tmp_path / "api" / "trace.html").read_text()
+    for part in ("medtrace.trace.Trace.build", "medtrace.trace.Trace.locate", "medtrace.trace.Trace.ledger"):
+        assert f'id="{part}"' in html
+    terms = (tmp_path / "api" / "objectives.html").read_text()
+    assert "<td><p><code" in terms  # the Markdown table of TraceTransObjective's terms
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "getting_started" not in page.name:
+        case = TraceBench("postop", (64, 64), cases=1)[0]
+        save_trace(Trace.build(case["source"], case["target"], case["ddf"], affine=case["source"].affine), "my_trace")
+    names: dict = {}
+    for code in blocks(page, "python"):
+        exec(compile(code, name(page), "exec"), names)
+
+
+def test_simpleitk_example_gives_the_warped_image(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    case = TraceBench("postop", (64, 64), cases=1)[0]
+    trace = Trace.build(case["source"], case["target"], case["ddf"], affine=case["source"].affine)
+    save_trace(trace, "my_trace")
+    names: dict = {}
+    exec(blocks(DOCS / "howto" / "read_fields.md", "python")[0], names)
+    warped = names["sitk"].GetArrayFromImage(names["warped"])[0].T  # ITK's arrays run (z, y, x)
+    inside = trace.covered[0].numpy()
+    difference = torch.from_numpy(warped - trace.warped[0].numpy())[inside].abs().max()
+    assert float(difference) < 2e-3
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "medtrace " in "".join(blocks(page, "sh"))], ids=name)
+def test_commands_take_their_options(page):
+    for line in "".join(blocks(page, "sh")).splitlines():
+        if line.startswith("medtrace ") and not line.startswith("medtrace -"):
+            check_command(line)
+
+
+@pytest.mark.parametrize("page", PUBLIC, ids=name)
+def test_says_nothing_about_one_workplace(page):
+    text = page.read_text()
+    for pattern in (r"(?<![\w.])/(work|home|root|tmp|mnt)/", r"\bissue #?\d", r"localhost"):
+        assert not re.search(pattern, text), pattern
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("script", sorted((DOCS / "figures").glob("*.py")), ids=name)
+def test_figures_are_drawn_by_their_scripts(script, tmp_path, monkeypatch):
+    path = tmp_path / f"{script.stem}.png"
+    monkeypatch.setattr(sys, "argv", [str(script), str(path)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert 10_000 < path.stat().st_size < 300_000
