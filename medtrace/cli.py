@@ -159,16 +159,18 @@ def train(
     overrides = parse_overrides(set_ or [])
     from medtrace.workflows.train import train as run
 
+    out = out or Path("runs") / name
     run(
         name,
         dataset,
-        out=out or Path("runs") / name,
+        out=out,
         overrides=overrides,
         tracebench=tracebench,
         resume=resume,
         smoke=smoke,
         device=device,
     )
+    typer.echo(f"run written to {out}")
 
 
 @command("translate")
@@ -214,7 +216,9 @@ def evaluate(
     """Measure a run on unseen subjects."""
     from medtrace.workflows.evaluate import evaluate as call
 
+    out = out or run / "evaluation" / split
     call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+    typer.echo(f"tables written to {out}")
 
 
 @command("bench")

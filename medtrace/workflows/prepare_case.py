@@ -82,6 +82,17 @@ class Case:
 
 
 def read_case(pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion | None) -> Case:
+    """Read a pair onto the source's grid.
+
+    Args:
+        pair: where it lies.
+        settings: how it is brought there.
+        pictures: whether these are pictures, which are neither aligned nor reoriented.
+        rigid: the motion from source to target where it is known already.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file cannot be used; the message names it.
+    """
     source, target = read_image(pair.source), read_image(pair.target)
     if source.shape[0] != target.shape[0]:
         raise ValueError(
@@ -89,31 +100,49 @@ def read_case(pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion
             " convert one of them"
         )
     mask = None if pair.mask is None else read_mask(pair.mask, source, pair.source)
+    if pictures or not settings.align:
+        check_same_grid(target, pair.target, source, pair.source)
     if pictures:
-        if settings.spatial_dims == 3:
-            raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
-        check_same_grid(target, pair.target, source, pair.source)
-        pictured = [plain(image)[..., None] for image in (source, target)]
-        everywhere = torch.ones_like(pictured[0][:1], dtype=torch.bool) if mask is None else mask[..., None]
-        return Case(pair, pictured[0], pictured[1], everywhere, everywhere, source.affine, None)
-    inside = [find_foreground(source), find_foreground(target)] if mask is None else [mask, mask]
-    moved, tissue = plain(target), inside[1]
+        return _picture_case(pair, settings, source, target, mask)
+    tissue = [find_foreground(source), find_foreground(target)]
+    moved = plain(target)
     if settings.align:
-        moved, moved_tissue, rigid = _align(pair, source, target, find_foreground(target), mask, rigid)
-        tissue = moved_tissue if mask is None else mask
-    else:
-        check_same_grid(target, pair.target, source, pair.source)
+        moved, tissue[1], rigid = _align(pair, source, target, tissue[1], mask, rigid)
+    if mask is not None:
+        tissue = [mask, mask]
+    return _oriented(pair, settings, [plain(source), moved], tissue, source.affine, rigid)
+
+
+def _picture_case(
+    pair: Pair, settings: Settings, source: MetaTensor, target: MetaTensor, mask: Tensor | None
+) -> Case:
+    if settings.spatial_dims == 3:
+        raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
+    before, after = (plain(image)[..., None] for image in (source, target))
+    inside = torch.ones_like(before[:1], dtype=torch.bool) if mask is None else mask[..., None]
+    return Case(pair, before, after, inside, inside, source.affine, None)
+
+
+def _oriented(
+    pair: Pair,
+    settings: Settings,
+    images: list[Tensor],
+    tissue: list[Tensor],
+    affine: Tensor,
+    rigid: RigidMotion | None,
+) -> Case:
+    """Reorient source and target, and bring them to the wanted voxel size."""
     slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
-    plan = Reorientation.to_ras(source.affine, source.shape[1:], slice_axis)
-    affine = plan.affine(source.affine)
-    volumes = [plan.apply(image) for image in (plain(source), moved)]
-    inside = [plan.apply(region) for region in (inside[0], tissue)]
+    plan = Reorientation.to_ras(affine, images[0].shape[1:], slice_axis)
+    affine = plan.affine(affine)
+    images, tissue = [plan.apply(image) for image in images], [plan.apply(region) for region in tissue]
     if settings.spacing is not None:
-        wanted = in_plane_first(settings.spacing, slice_axis)
-        shape = shape_at_spacing(volumes[0].shape[1:], spacing_of(affine), wanted)
-        inside = [resize(region.float(), shape) > 0.5 for region in inside]
-        affine, volumes = resized_affine(affine, volumes[0].shape[1:], shape), [resize(v, shape) for v in volumes]
-    return Case(pair, volumes[0], volumes[1], inside[0], inside[1], affine, rigid)
+        own_shape = images[0].shape[1:]
+        shape = shape_at_spacing(own_shape, spacing_of(affine), in_plane_first(settings.spacing, slice_axis))
+        images = [resize(image, shape) for image in images]
+        tissue = [resize(region.float(), shape) > 0.5 for region in tissue]
+        affine = resized_affine(affine, own_shape, shape)
+    return Case(pair, images[0], images[1], tissue[0], tissue[1], affine, rigid)
 
 
 def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, ...]:
