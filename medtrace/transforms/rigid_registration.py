@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +43,18 @@ class Match:
     mutual_information: float
     iterations: int
     stop: str
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let SimpleITK work on one thread: the metric's sums over threads differ in the last bits from run to run."""
+    # The registration's own SetNumberOfThreads does not reach the metric; only the global default does.
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def register(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search) -> Match:
@@ -100,7 +114,6 @@ def _descend(
 ) -> Match | None:
     """Gradient descent at one level; None where the start leaves no overlap."""
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(search.bins)
     voxels = int(np.prod(fixed.GetSize()))
     if voxels > search.samples:
@@ -124,7 +137,8 @@ def _descend(
     transform = sitk.Transform(start).Downcast()
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        method.Execute(fixed, moving)
+        with one_thread():
+            method.Execute(fixed, moving)
     except RuntimeError:
         return None
     return Match(
