@@ -68,6 +68,16 @@ def test_the_papers_widths_are_the_default():
     assert network.integration_steps == 7
 
 
+@pytest.mark.parametrize("shape", [(32, 48), (37, 50), (16, 24, 17)])
+def test_a_coarser_velocity_is_interpolated_to_the_images_grid(shape):
+    network = small(len(shape), velocity_halvings=2)
+    torch.nn.init.normal_(network.velocity_decoder.head.conv.weight, std=0.2)
+    velocity = network(torch.rand(1, 1, *shape) * 2 - 1).velocity
+    assert velocity.shape[2:] == shape
+    second = velocity[0, :, 4:-4].diff(dim=1).diff(dim=1).abs() > 1e-5
+    assert second.float().mean() < 0.75  # linear in at least every fourth step
+
+
 def test_gradients_reach_every_parameter():
     network = small()
     torch.nn.init.normal_(network.velocity_decoder.head.conv.weight, std=0.1)
@@ -97,7 +107,13 @@ def test_wrong_sources_are_refused_with_the_remedy(source, message):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((4, 1, 1), "spatial_dims"), ((2, 0, 1), "in_channels"), ((2, 1, 0), "out_channels"), ((2, 1, 1, ()), "channels")],
+    [
+        ((4, 1, 1), "spatial_dims"),
+        ((2, 0, 1), "in_channels"),
+        ((2, 1, 0), "out_channels"),
+        ((2, 1, 1, ()), "channels"),
+        ((2, 1, 1, (4, 8), 7, "batch", True, 2), "velocity_halvings"),
+    ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -109,6 +109,16 @@ def test_smoothness_as_the_paper_prints_it():
     assert total > 100 * mean.terms("generator", batch, {})["smoothness"]
 
 
+@pytest.mark.parametrize(("cross_gradient", "moves"), [("both", True), ("image", False)])
+def test_cross_gradient_says_which_stream_the_constraint_teaches(cross_gradient, moves):
+    gan = networks()
+    objective = TraceTransObjective(gan, cross_gradient=cross_gradient)
+    objective.terms("generator", pair(), {})["cross_dnmi"].backward()
+    head = gan.generator.velocity_decoder.head.conv.weight
+    assert (head.grad is not None and bool(head.grad.abs().max() > 0)) == moves
+    assert gan.generator.image_decoder.head.conv.weight.grad.abs().max() > 0
+
+
 def test_trace_is_the_networks_answer_with_an_inverse():
     gan = networks()
     affine = torch.diag(torch.tensor([2.0, 2.0, 1.0, 1.0], dtype=torch.float64))
@@ -138,7 +148,12 @@ def test_a_single_image_method_refuses_pairs():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"alpha": 1.2}, "alpha"), ({"gamma": -1}, "gamma"), ({"smoothness_weight": -0.1}, "smoothness_weight")],
+    [
+        ({"alpha": 1.2}, "alpha"),
+        ({"gamma": -1}, "gamma"),
+        ({"smoothness_weight": -0.1}, "smoothness_weight"),
+        ({"cross_gradient": "warp"}, "cross_gradient"),
+    ],
 )
 def test_wrong_weights_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -45,6 +45,11 @@ class TraceTrans(nn.Module):
         norm: MONAI's name of the normalisation, such as "batch"; by default per instance, with scale and shift.
         shared_encoder: whether both decoders read one encoder; False gives two separate networks (the
             paper's ablation, Table 3).
+        velocity_halvings: how often the velocity's grid is halved against the image's; it is interpolated linearly.
+            0 is the paper's; a coarser velocity is smoother and cheaper.
+
+    Raises:
+        ValueError: if an argument is outside its range.
     """
 
     def __init__(
@@ -65,6 +70,11 @@ class TraceTrans(nn.Module):
             raise ValueError("channels: expected at least one downsampling level, received none")
         check_positive("in_channels", in_channels)
         check_positive("out_channels", out_channels)
+        if not 0 <= velocity_halvings < len(channels):
+            raise ValueError(
+                f"velocity_halvings: expected 0 to {len(channels) - 1}, fewer than the levels, received"
+                f" {velocity_halvings!r}"
+            )
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -122,6 +132,7 @@ class DualDecoderGAN(nn.Module):
         integration_steps: squarings of the exponential.
         norm: MONAI's name of the normalisation.
         shared_encoder: whether both decoders read one encoder.
+        velocity_halvings: how often the velocity's grid is halved against the image's.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: convolutions of each discriminator after the first.
     """
@@ -153,7 +164,6 @@ class DualDecoderGAN(nn.Module):
         self.translation_discriminator = ConditionalPatchDiscriminator(
             spatial_dims, in_channels, out_channels, discriminator_channels, discriminator_layers, norm
         )
-        # D_warp compares the warped source with the target, so both must have the same channels.
         self.warp_discriminator = ConditionalPatchDiscriminator(
             spatial_dims, in_channels, out_channels, discriminator_channels, discriminator_layers, norm
         )

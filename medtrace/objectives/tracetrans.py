@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medtrace.checks import check_choice
 from medtrace.fields import exponentiate
 from medtrace.losses import (
     ParzenDNMILoss,
@@ -48,6 +49,9 @@ class TraceTransObjective(Objective):
             prints); the paper's λ_smooth = 0.2 is usable with the mean only.
         warp_bins: bins of `warp_dnmi`.
         cross_bins: bins of `cross_dnmi`.
+        cross_gradient: what `cross_dnmi` teaches: "both" streams, as Eq. 8 reads, or the "image" alone, the warped
+            source being held fixed. With "both", an image that still copies the source's noise and structure pulls
+            the field to zero before either has learnt the deformation; see the results in the documentation.
 
     Raises:
         ValueError: if a weight is outside its range, or the deformation stream is on and the source's
@@ -64,8 +68,10 @@ class TraceTransObjective(Objective):
         smoothness_reduction: str = "mean",
         warp_bins: int = 16,
         cross_bins: int = 32,
+        cross_gradient: str = "both",
     ) -> None:
         super().__init__()
+        check_choice("cross_gradient", cross_gradient, ("both", "image"))
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha: expected a share in [0, 1], received {alpha!r}")
         for name, value in (
@@ -82,6 +88,7 @@ class TraceTransObjective(Objective):
                 f" the target ({generator.out_channels}); use equal channels, or alpha=1"
             )
         self.networks = networks
+        self.cross_gradient = cross_gradient
         self.smoothness_reduction = smoothness_reduction
         self.warp_dnmi = ParzenDNMILoss(num_bins=warp_bins)
         self.cross_dnmi = ParzenDNMILoss(num_bins=cross_bins)
@@ -120,7 +127,8 @@ class TraceTransObjective(Objective):
         if phase.active("warp_dnmi"):
             terms["warp_dnmi"] = self.warp_dnmi(output.warped, target)
         if phase.active("cross_dnmi"):
-            terms["cross_dnmi"] = self.cross_dnmi(output.image, output.warped)
+            warped = output.warped if self.cross_gradient == "both" else output.warped.detach()
+            terms["cross_dnmi"] = self.cross_dnmi(output.image, warped)
         for stream, image in (("translation", output.image), ("warp", output.warped)):
             if phase.active(f"{stream}_adversarial"):
                 logits = self._discriminator(stream)(source, image)
