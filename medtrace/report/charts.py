@@ -58,8 +58,10 @@ def curve_figure(
             points = [(row["epoch"], row[term]) for row in rows if row.get(term) is not None]
             if points:
                 axis.plot(*zip(*points), color=colour, linewidth=1.2, label=name)
-        axis.set_title(term.replace("_", " "), fontsize=9)
+        axis.set_title(term.replace("_", " "), fontsize=9, loc="right")  # a power of ten stands on the left
         _plain_axis(axis)
+        axis.ticklabel_format(axis="y", useOffset=False)
+        axis.yaxis.get_offset_text().set_fontsize(8)
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axis in axes[len(terms) :]:
         axis.set_axis_off()

@@ -173,7 +173,10 @@ def comparison_figure(
     ratio = height * view.aspect / width
     lines = len(rows) * (2 if reference is not None else 1)
     figure = Figure(
-        figsize=(_PANEL_INCHES * len(names) + 0.9, _PANEL_INCHES * ratio * lines + (0.7 if title else 0.4)),
+        figsize=(
+            _PANEL_INCHES * len(names) + (0.9 if reference is not None else 0.3),
+            _PANEL_INCHES * ratio * lines + (0.7 if title else 0.4),
+        ),
         layout="constrained",
     )
     axes = figure.subplots(lines, len(names), squeeze=False)
@@ -355,7 +358,9 @@ def _show_lines(axis: Axes, lines: tuple[np.ndarray, np.ndarray], step: float | 
 def _show_edges(axis: Axes, pixels: np.ndarray, view: View, image_name: str) -> None:
     axis.imshow(pixels, aspect=view.aspect)
     for text, colour, x, side in (("warped", EDGES_WARPED, 0.03, "left"), (image_name, EDGES_IMAGE, 0.97, "right")):
-        axis.text(x, 0.02, text, color=tuple(colour), ha=side, va="bottom", fontsize=7, transform=axis.transAxes)
+        box = {"facecolor": "black", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
+        style: dict[str, Any] = {"fontsize": 7, "va": "bottom", "transform": axis.transAxes, "bbox": box}
+        axis.text(x, 0.02, text, color=tuple(colour), ha=side, **style)
 
 
 def _bar(axis: Axes, picture: ScalarMappable) -> None:
