@@ -165,14 +165,12 @@ def test_dicom_series_reads_as_simpleitk_reads_it(real_data):
 
 @pytest.mark.real_data
 def test_two_series_in_one_folder_are_refused(tmp_path, real_data):
-    for file in sorted((real_data / "dicom_t1").iterdir())[:4]:
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    first = min(tmp_path.iterdir())
-    image = sitk.ReadImage(str(first))
-    image.SetMetaData("0020|000e", "1.2.3.4")
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    writer.SetFileName(str(tmp_path / "other.dcm"))
-    writer.Execute(image)
-    with pytest.raises(ValueError, match="expected one DICOM series, received 2"):
+    files = sorted((real_data / "dicom_t1").iterdir())[:4]
+    (name,) = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(real_data / "dicom_t1"))
+    other = name[:-1] + ("1" if name[-1] != "1" else "2")
+    for number, file in enumerate(files):
+        content = file.read_bytes()
+        assert name.encode() in content
+        (tmp_path / file.name).write_bytes(content.replace(name.encode(), other.encode()) if number > 1 else content)
+    with pytest.raises(ValueError, match=r"expected one DICOM series, received 2 \(of \[2, 2\] files\)"):
         read_image(tmp_path)
