@@ -113,9 +113,7 @@ def read_case(pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion
     return _oriented(pair, settings, [plain(source), moved], tissue, source.affine, rigid)
 
 
-def _picture_case(
-    pair: Pair, settings: Settings, source: MetaTensor, target: MetaTensor, mask: Tensor | None
-) -> Case:
+def _picture_case(pair: Pair, settings: Settings, source: MetaTensor, target: MetaTensor, mask: Tensor | None) -> Case:
     if settings.spatial_dims == 3:
         raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
     before, after = (plain(image)[..., None] for image in (source, target))
