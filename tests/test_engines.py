@@ -1,14 +1,24 @@
 """The trainer and evaluator with any objective: phases, logs, handlers, resuming, autocast."""
 
 import csv
+import math
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.handlers import MeanAbsoluteError, StatsHandler, TensorBoardStatsHandler, ValidationHandler, from_engine
 from torch import nn
 
-from medtrace.engines import Checkpoint, Evaluator, ProgressBar, TermHistory, Trainer, logged_terms
+from medtrace.engines import (
+    Checkpoint,
+    Evaluator,
+    ProgressBar,
+    TermHistory,
+    Trainer,
+    WarmupCosine,
+    logged_terms,
+)
 from medtrace.networks import DualDecoderGAN
 from medtrace.objectives import Objective, Phase, TraceTransObjective
 
@@ -95,7 +105,7 @@ def test_term_names_must_be_distinct():
 
 def test_a_loss_that_is_not_finite_stops_with_its_terms():
     objective = Ledger()
-    with pytest.raises(ValueError, match="product.*nan.*iteration 1"):
+    with pytest.raises(ValueError, match=r"product.*nan.*iteration 1"):
         Trainer("cpu", 1, [{"source": torch.full((1, 1, 2, 2), float("nan"))}], objective, sgd(objective)).run()
 
 
@@ -162,9 +172,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, stop):
 def test_autocast_trains_on_the_cpu():
     objective = tracetrans()
     before = objective.state_dict()["networks.generator.encoder.levels.1.conv.weight"].clone()
-    trainer = Trainer(
-        "cpu", 1, loader(2), objective, adam(objective), amp=True, amp_kwargs={"dtype": torch.bfloat16}
-    )
+    trainer = Trainer("cpu", 1, loader(2), objective, adam(objective), amp=True, amp_kwargs={"dtype": torch.bfloat16})
     trainer.run()
     assert torch.isfinite(trainer.state.output["loss"])
     assert not torch.equal(before, objective.state_dict()["networks.generator.encoder.levels.1.conv.weight"])
@@ -187,3 +195,35 @@ def test_trains_in_three_dimensions():
     trainer.run()
     assert torch.isfinite(trainer.state.output["loss"])
     assert objective.trace(batch)[0].ddf.shape == (3, 16, 20, 12)
+
+
+def test_warmup_and_cosine_by_hand():
+    schedule = WarmupCosine(warmup=0.25)
+    assert schedule.factor(0.0) == 0
+    assert schedule.factor(0.125) == pytest.approx(0.5 * 0.5 * (1 + math.cos(math.pi / 8)))
+    assert schedule.factor(0.5) == pytest.approx(0.5)
+    assert schedule.factor(1.0) == pytest.approx(0)
+    with pytest.raises(ValueError, match="warmup"):
+        WarmupCosine(1.0)
+
+
+def test_schedule_sets_the_rate_of_every_phase_and_resumes_exactly(tmp_path):
+    rates = []
+
+    def fit(epochs, resume):
+        objective = Ledger()
+        batch = {"source": torch.full((1, 1, 2, 2), 3.0)}
+        handlers = [WarmupCosine(0.25), Checkpoint(tmp_path, interval=1, resume=resume)]
+        trainer = Trainer("cpu", epochs, [batch] * 2, objective, sgd(objective, 0.1), train_handlers=handlers)
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED,
+            lambda engine: rates.append([o.param_groups[0]["lr"] for o in engine.optimizers.values()]),
+        )
+        trainer.run()
+
+    fit(2, False)
+    rates.clear()
+    fit(4, True)
+    expected = [0.1 * WarmupCosine(0.25).factor(step / 8) for step in range(4, 8)]
+    assert [rate[0] for rate in rates] == pytest.approx(expected)
+    assert all(first == second for first, second in rates)

@@ -41,7 +41,7 @@ class Method:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
-TRACETRANS = Method("tracetrans")
+TRACETRANS = Method("tracetrans")  # as the TraceBench overlay sets it: α 0.5, γ 0.25
 PIX2PIX = Method("pix2pix", {"objective#alpha": 1.0})
 NO_CROSS = Method("gamma-0", {"objective#gamma": 0.0})
 
@@ -55,11 +55,13 @@ STUDIES: dict[str, dict[str, Method]] = {
     },
     "gamma": {
         "γ = 0": NO_CROSS,
-        "γ = 0.25": Method("gamma-0.25", {"objective#gamma": 0.25}),
+        "γ = 0.25": TRACETRANS,
         "γ = 0.5": Method("gamma-0.5", {"objective#gamma": 0.5}),
         "γ = 0.75": Method("gamma-0.75", {"objective#gamma": 0.75}),
-        "γ = 1": TRACETRANS,
-        "γ = 1, both streams taught": Method("gamma-1-both", {"objective#cross_gradient": "both"}),
+        "γ = 1": Method("gamma-1", {"objective#gamma": 1.0}),
+        "γ = 1, both streams taught": Method(
+            "gamma-1-both", {"objective#gamma": 1.0, "objective#cross_gradient": "both"}
+        ),
     },
     "ablation": {
         "one stream (image)": PIX2PIX,

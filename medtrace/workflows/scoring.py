@@ -30,7 +30,7 @@ def score_cases(
     `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3);
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
-    exceeds 0.3 voxel, the true length there (`zero_field_mm`), and `edge_dice_deformed`.
+    exceeds 0.3 voxel, the true length there (`zero_field_mm`), and `edge_dice_deformed`; NaN where nothing is deformed.
 
     Args:
         tracer: gives one trace per item of a batch, such as `objective.trace`.
@@ -80,10 +80,13 @@ def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[
         region = metrics.deformed_region(truth, DEFORMED_ABOVE)
         values |= {
             "epe_mm": metrics.end_point_error(ddf, truth, affine=affine),
-            "epe_deformed_mm": metrics.end_point_error(ddf, truth, region, affine=affine),
-            "zero_field_mm": metrics.end_point_error(torch.zeros_like(truth), truth, region, affine=affine),
-            "edge_dice_deformed": metrics.edge_dice(warped, image, region, data_range=RANGE, threshold="otsu"),
+            "epe_deformed_mm": metrics.end_point_error(ddf, truth, affine=affine, deformed_above=DEFORMED_ABOVE),
+            "zero_field_mm": metrics.end_point_error(
+                torch.zeros_like(truth), truth, affine=affine, deformed_above=DEFORMED_ABOVE
+            ),
         }
+        if region.any():
+            values["edge_dice_deformed"] = metrics.edge_dice(warped, image, region, data_range=RANGE, threshold="otsu")
     return {name: float(value) for name, value in values.items()}
 
 

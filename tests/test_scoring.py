@@ -1,0 +1,210 @@
+"""Scores of a case, controls, evaluation of a run, and the bench, on TraceBench."""
+
+import csv
+import json
+
+import pytest
+import torch
+from monai.data import list_data_collate
+
+from medtrace.data import TraceBench
+from medtrace.fields import exponentiate, warp
+from medtrace.metrics.independent_registration import independent_registration
+from medtrace.workflows.bench import BETTER, COLUMNS, INDEPENDENT_COLUMNS, STUDIES, bench
+from medtrace.workflows.evaluate import evaluate, identity, oracle, tracer_of
+from medtrace.workflows.runs import load_objective
+from medtrace.workflows.scoring import score, score_cases
+from medtrace.workflows.train import train
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return TraceBench("postop", (48, 48), cases=3, split="test")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(
+        "tracetrans", out=tmp_path_factory.mktemp("runs") / "run", smoke=True, overrides={"spatial_shape": [48, 48]}
+    )
+
+
+def test_identity_scores_are_the_data_own(cases):
+    table = score_cases(identity, cases, batch_size=2)
+    assert list(table.rows) == [case["case"] for case in cases]
+    for case in cases:
+        row = table.rows[case["case"]]
+        error = (case["source"] - case["target"]).abs().mean()
+        assert row["mae"] == pytest.approx(float(error) * 127.5, rel=1e-5)
+        length = case["ddf"].norm(dim=0)
+        spacing = float(case["source"].affine[0, 0].abs())
+        assert row["epe_deformed_mm"] == pytest.approx(float(length[length > 0.3].mean()) * spacing, rel=1e-4)
+        assert row["epe_deformed_mm"] == row["zero_field_mm"]
+        assert row["edge_dice"] == 1
+        assert row["non_diffeomorphic_fraction"] == 0
+
+
+def test_oracle_knows_most_of_the_field(cases):
+    table = score_cases(oracle, cases)
+    assert sum(table.values("epe_deformed_mm")) < 0.3 * sum(table.values("zero_field_mm"))
+
+
+def test_true_field_scores_zero(cases):
+    case = cases[0]
+    from medtrace.trace import Trace
+
+    trace = Trace.build(
+        source=case["source"],
+        image=case["target"],
+        ddf=case["ddf"],
+        inverse_ddf=case["inverse_ddf"],
+        affine=case["source"].affine,
+        source_affine=case["source"].affine,
+    )
+    row = score(trace, case["target"], case["ddf"])
+    assert row["epe_mm"] == pytest.approx(0, abs=1e-6)
+    assert row["mae"] == 0
+    assert row["ssim"] == pytest.approx(1)
+
+
+def test_a_case_without_deformation_is_undefined_there_not_an_error(cases):
+    case = cases[0]
+    row = score(identity(list_data_collate([case]))[0], case["target"], torch.zeros_like(case["ddf"]))
+    assert row["epe_deformed_mm"] != row["epe_deformed_mm"]
+    assert row["epe_mm"] == 0
+
+
+def test_evaluation_writes_the_run_and_the_identity(run, cases, tmp_path):
+    tables = evaluate(run, cases, tmp_path, device="cpu", progress=False)
+    assert set(tables) == {"identity", "method"}
+    rows = list(csv.DictReader((tmp_path / "method.csv").open()))
+    assert [row["case"] for row in rows] == [case["case"] for case in cases]
+    objective = load_objective(run, "cpu")
+    trace = objective.trace(list_data_collate([cases[1]]))[0]
+    error = (trace.image - cases[1]["target"].as_tensor()).abs().mean()
+    assert float(rows[1]["mae"]) == pytest.approx(float(error) * 127.5, rel=1e-4)
+    assert (tmp_path / "method_summary.csv").is_file()
+
+
+def test_landmarks_are_scored_in_millimetres(run, cases, tmp_path):
+    points = torch.tensor([[3.0, -20.0, float(cases[0]["source"].affine[2, 3])]], dtype=torch.float64)
+    marked = [{**cases[0], "source_landmarks": points, "target_landmarks": points + torch.tensor([3.0, 4.0, 0.0])}]
+    tables = evaluate(run, marked, tmp_path, device="cpu", progress=False)
+    assert tables["identity"].values("landmark_mm") == pytest.approx([5.0])
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "checkpoints/final.pt"])
+def test_a_run_without_its_files_is_refused(run, tmp_path, missing):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / missing).unlink()
+    with pytest.raises(FileNotFoundError, match="medtrace train"):
+        load_objective(copy)
+
+
+def test_weights_of_another_network_are_refused(run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    torch.save({"objective": {"other": torch.zeros(1)}}, copy / "checkpoints" / "final.pt")
+    with pytest.raises(ValueError, match="no weights of this configuration"):
+        load_objective(copy)
+    (copy / "checkpoints" / "final.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no weights of this configuration"):
+        load_objective(copy)
+
+
+def test_train_refuses_what_it_cannot_do(run, tmp_path):
+    with pytest.raises(ValueError, match=r"expected one of .*tracetrans"):
+        train("nothing", out=tmp_path / "a")
+    with pytest.raises(ValueError, match="medtrace prepare"):
+        train("tracetrans", out=tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        train("tracetrans", tmp_path / "missing", out=tmp_path / "a")
+    with pytest.raises(FileExistsError, match="resume"):
+        train("tracetrans", out=run, smoke=True)
+    with pytest.raises(ValueError, match="overlays"):
+        train("tracetrans", out=tmp_path / "a", smoke=True, overlays=["nothing"])
+    assert not (tmp_path / "a").exists()
+
+
+def test_tracer_of_gives_what_the_objective_gives(run, cases):
+    objective = load_objective(run, "cpu")
+    batch = list_data_collate([cases[0]])
+    torch.testing.assert_close(tracer_of(objective)(batch)[0].image, objective.trace(batch)[0].image)
+
+
+@pytest.fixture(scope="module")
+def bench_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.mark.parametrize("study", [None, "alpha", "gamma", "ablation"])
+def test_bench_trains_scores_and_draws(study, bench_folder):
+    shared = bench_folder / "runs" / "smoke-0" / "tracetrans" / "checkpoints" / "final.pt"
+    written = shared.stat().st_mtime_ns if shared.exists() else None
+    results = bench(setting="smoke", study=study, out=bench_folder, device="cpu", progress=False)
+    assert written in (None, shared.stat().st_mtime_ns), "a run that studies share is trained once"
+    folder = bench_folder / (study or "rivals")
+    saved = json.loads((folder / "results.json").read_text())
+    assert (
+        saved["rows"].keys()
+        == results["rows"].keys()
+        == {"identity (zero field)", "oracle field", *STUDIES[study or "rivals"]}
+    )
+    assert saved["share_of_zero_field_epe"]["identity (zero field)"] == 1
+    assert saved["share_of_identity_mae"]["identity (zero field)"] == 1
+    table = (folder / "table.md").read_text()
+    assert all(heading in table for heading in COLUMNS.values())
+    assert (INDEPENDENT_COLUMNS["independent_edge_dice"] in table) == (study == "alpha")
+    assert (folder / "figures" / "comparison.png").stat().st_size > 10_000
+    assert list((folder / "traces").glob("*/*/trace.json"))
+    assert saved["rows"]["oracle field"]["mae"]["n"] == 2
+
+
+def test_bench_refuses_unknown_choices(tmp_path):
+    for choice in ({"task": "other"}, {"setting": "long"}, {"study": "beta"}):
+        with pytest.raises(ValueError, match="expected one of"):
+            bench(out=tmp_path, **choice)
+
+
+def test_every_shown_column_says_which_way_is_better():
+    assert set(BETTER) == {*COLUMNS, *INDEPENDENT_COLUMNS}
+
+
+@pytest.mark.parametrize("shape", [(48, 56), (24, 24, 20)])
+def test_independent_registration_finds_a_known_deformation(shape):
+    generator = torch.Generator().manual_seed(2)
+    mode = "bicubic" if len(shape) == 2 else "trilinear"
+
+    def smooth(channels, knots, scale):
+        coarse = torch.randn(1, channels, *[knots] * len(shape), generator=generator) * scale
+        return torch.nn.functional.interpolate(coarse, size=shape, mode=mode, align_corners=True)
+
+    source = smooth(1, 10, 1.0)
+    truth = exponentiate(smooth(len(shape), 6 - len(shape), 1.2))
+    image = torch.tanh(warp(source, truth))  # another contrast
+    found = independent_registration(source, image, control_spacing=7)
+    inner = (0, slice(None), *[slice(5, -5)] * len(shape))
+    assert (found - truth)[inner].norm(dim=0).mean() < 0.35 * truth[inner].norm(dim=0).mean()
+    assert torch.equal(found, independent_registration(source, image, control_spacing=7))
+
+
+def test_independent_registration_of_a_constant_image_is_the_identity():
+    assert torch.count_nonzero(independent_registration(torch.zeros(1, 1, 16, 16), torch.rand(1, 1, 16, 16))) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "image", "message"),
+    [
+        (torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 16, 16), "expected 1 channel"),
+        (torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 15), "image"),
+        (torch.full((1, 1, 16, 16), float("nan")), torch.zeros(1, 1, 16, 16), "finite"),
+    ],
+)
+def test_independent_registration_refuses(source, image, message):
+    with pytest.raises(ValueError, match=message):
+        independent_registration(source, image)
