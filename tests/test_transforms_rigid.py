@@ -23,7 +23,9 @@ OBLIQUE[:3, :3] = np.linalg.qr(OBLIQUE[:3, :3])[0] * [1.0, 2.0, 3.0]
 
 def rotation(degrees, center, shift):
     """Rigid 4x4 matrix in RAS mm: turn about `center` by angles around R, A, S, then shift."""
-    transform = sitk.Euler3DTransform(list(map(float, center)), *np.radians(degrees).tolist(), list(map(float, shift)))
+    transform = sitk.Euler3DTransform(
+        list(map(float, center)), *np.radians(degrees).tolist(), list(map(float, shift))
+    )
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
     matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
@@ -46,9 +48,19 @@ def moved(image, motion, shape=None, onto=None):
     onto = affine if onto is None else onto
     shape = image.shape[1:] if shape is None else shape
     values = resample(
-        image.as_tensor(), affine, shape, onto, np.linalg.inv(motion), frame_of(onto, 3), "bspline", 0.0, "image"
+        image.as_tensor(),
+        affine,
+        shape,
+        onto,
+        np.linalg.inv(motion),
+        frame_of(onto, 3),
+        "bspline",
+        0.0,
+        "image",
     )
-    return MetaTensor(values.clamp_min(0), affine=torch.from_numpy(onto), meta={"filename_or_obj": "moving.nii.gz"})
+    return MetaTensor(
+        values.clamp_min(0), affine=torch.from_numpy(onto), meta={"filename_or_obj": "moving.nii.gz"}
+    )
 
 
 def phantom(shape=(40, 44, 36), seed=0):
@@ -60,7 +72,9 @@ def phantom(shape=(40, 44, 36), seed=0):
     head = (axes[0] / 0.62) ** 2 + (axes[1] / 0.75) ** 2 + (axes[2] / 0.65) ** 2 < 1
     affine = np.diag([-3.0, 3, 3, 1])
     affine[:3, 3] = [60, -66, -54]
-    return MetaTensor((0.3 + texture) * head, affine=torch.from_numpy(affine), meta={"filename_or_obj": "fixed.nii.gz"})
+    return MetaTensor(
+        (0.3 + texture) * head, affine=torch.from_numpy(affine), meta={"filename_or_obj": "fixed.nii.gz"}
+    )
 
 
 def brain_points(image, threshold):
@@ -213,7 +227,15 @@ def test_slices_turn_in_their_plane(axis):
     affine = fixed.affine.numpy()
     truth = in_plane(affine, 7.0, (4.0, -5.0))
     values = resample(
-        fixed.as_tensor(), affine, fixed.shape[1:], affine, np.linalg.inv(truth), frame_of(affine, 2), "bspline", 0, "x"
+        fixed.as_tensor(),
+        affine,
+        fixed.shape[1:],
+        affine,
+        np.linalg.inv(truth),
+        frame_of(affine, 2),
+        "bspline",
+        0,
+        "x",
     )
     aligner = RigidAlignment()
     moving = MetaTensor(values.clamp_min(0), affine=fixed.affine)
@@ -235,7 +257,9 @@ def test_parallel_slices_meet_and_tilted_ones_do_not():
     assert abs(heights[1] - heights[0]) > 5
     assert abs(heights[2] - heights[0]) < 1e-6
     tilted = SliceExtraction("coronal", count=1)(volume)[0]
-    with pytest.raises(ValueError, match=r"moving.*parallel to the fixed one, received one tilted by 90\.00 degrees"):
+    with pytest.raises(
+        ValueError, match=r"moving.*parallel to the fixed one, received one tilted by 90\.00 degrees"
+    ):
         RigidAlignment()(tilted, lower)
 
 
@@ -246,7 +270,11 @@ def test_dictionary_moves_labels_too(pair):
     moving, fixed = pair
     labels = MetaTensor((moving > 0.6).to(torch.uint8).as_tensor(), meta=moving.meta)
     transform = RigidAlignmentd(
-        ["image", "labels"], "before", mode=["bilinear", "nearest"], motion_key="motion", fixed_mask_key="head"
+        ["image", "labels"],
+        "before",
+        mode=["bilinear", "nearest"],
+        motion_key="motion",
+        fixed_mask_key="head",
     )
     item = {"image": moving, "labels": labels, "before": fixed, "head": torch.ones(fixed.shape)}
     out = transform(item)
@@ -282,7 +310,10 @@ def test_dictionary_keys(pair):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m, f: (torch.zeros_like(m), f, None, None), r"moving \(moving\.nii\.gz\).*received a constant 0"),
+        (
+            lambda m, f: (torch.zeros_like(m), f, None, None),
+            r"moving \(moving\.nii\.gz\).*received a constant 0",
+        ),
         (lambda m, f: (m, f * torch.nan, None, None), r"fixed \(fixed\.nii\.gz\).*NaN or infinite"),
         (lambda m, f: (m, f, torch.zeros(m.shape), None), r"mask of moving \(moving.*empty mask"),
         (lambda m, f: (m, f, None, torch.zeros(f.shape)), r"mask of fixed \(fixed.*empty mask"),
@@ -343,7 +374,9 @@ def itk_slice(name):
     from PIL import Image
 
     pixels = np.asarray(Image.open(path).convert("L"), np.float32).T
-    return MetaTensor(torch.from_numpy(pixels.copy())[None], affine=torch.diag(torch.tensor([-1.0, -1, 1, 1])))
+    return MetaTensor(
+        torch.from_numpy(pixels.copy())[None], affine=torch.diag(torch.tensor([-1.0, -1, 1, 1]))
+    )
 
 
 @pytest.mark.real_data
@@ -381,7 +414,11 @@ def templates():
 
 @pytest.mark.parametrize(
     ("contrast", "degrees", "shift"),
-    [("t1", [5, -9, 12], [12, -8, 15]), ("t1", [-15, 10, -15], [-20, 14, -18]), ("gm", [-8, 6, -5], [-10, 12, 8])],
+    [
+        ("t1", [5, -9, 12], [12, -8, 15]),
+        ("t1", [-15, 10, -15], [-20, 14, -18]),
+        ("gm", [-8, 6, -5], [-10, 12, 8]),
+    ],
 )
 def test_template_moved(templates, contrast, degrees, shift):
     truth = rotation(degrees, [0, -18, 10], shift)
@@ -404,7 +441,9 @@ def test_two_dates_of_one_head(real_data):
         transform = sitk.ReadTransform(str(folder / f"study{study}_FLAIR_to_common_space.txt"))
         origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
         matrix = np.eye(4)
-        matrix[:3, :3] = np.stack([np.array(transform.TransformPoint(e)) - origin for e in np.eye(3).tolist()], 1)
+        matrix[:3, :3] = np.stack(
+            [np.array(transform.TransformPoint(e)) - origin for e in np.eye(3).tolist()], 1
+        )
         matrix[:3, 3] = origin
         stored.append(LPS @ matrix @ LPS)
     points = brain_points(brain, 0)

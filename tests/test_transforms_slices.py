@@ -13,7 +13,9 @@ from nibabel.orientations import aff2axcodes
 from medtrace.transforms import SliceExtraction, SliceExtractiond
 
 SHAPE = (5, 6, 7)
-TO_RAS = torch.tensor([[1.0, 0.1, 0.05, -3], [-0.1, 1.5, 0.1, 4], [-0.05, -0.1, 2.0, 5], [0, 0, 0, 1]]).double()
+TO_RAS = torch.tensor(
+    [[1.0, 0.1, 0.05, -3], [-0.1, 1.5, 0.1, 4], [-0.05, -0.1, 2.0, 5], [0, 0, 0, 1]]
+).double()
 
 
 def volume(affine=TO_RAS, shape=SHAPE, name="head.nii.gz"):
@@ -37,9 +39,7 @@ def stored(order, flips):
     return MetaTensor(values, affine=image.affine @ step)
 
 
-STORAGES = [
-    (order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)
-]
+STORAGES = [(order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
 
 def coordinates(piece):
@@ -158,15 +158,24 @@ def test_dictionary_mask_and_missing_keys():
         (lambda: SliceExtraction(count=0), "expected at least 1 slice"),
         (lambda: SliceExtraction(count=1, indices=[1]), "expected one of them"),
         (lambda: SliceExtraction(indices=[]), "expected at least one slice"),
-        (lambda: SliceExtraction(count=8)(volume()), r"at most 7 slices, all that img \(head\.nii\.gz\) has along S"),
+        (
+            lambda: SliceExtraction(count=8)(volume()),
+            r"at most 7 slices, all that img \(head\.nii\.gz\) has along S",
+        ),
         (lambda: SliceExtraction(indices=[7])(volume()), r"in \[0, 6\] along S, received \[7\]"),
         (lambda: SliceExtraction()(torch.ones(1, 5, 5)), r"expected a volume \(C, H, W, D\), received shape"),
         (lambda: SliceExtraction()(volume(), torch.ones(1, *SHAPE)), "set center='foreground'"),
         (lambda: SliceExtraction(count=1, center="foreground")(torch.zeros(1, *SHAPE)), "foreground voxels"),
-        (lambda: SliceExtraction(count=1, center="foreground")(volume(), torch.ones(1, 2, 2, 2)), "image's grid"),
+        (
+            lambda: SliceExtraction(count=1, center="foreground")(volume(), torch.ones(1, 2, 2, 2)),
+            "image's grid",
+        ),
         (lambda: SliceExtraction()(volume(torch.zeros(4, 4))), "expected an invertible 4x4"),
         (lambda: SliceExtractiond("x", mask_key="mask"), "set center"),
-        (lambda: SliceExtractiond(["a", "b"])({"a": volume(), "b": volume(TO_RAS * 2)}), "b: expected the grid of 'a'"),
+        (
+            lambda: SliceExtractiond(["a", "b"])({"a": volume(), "b": volume(TO_RAS * 2)}),
+            "b: expected the grid of 'a'",
+        ),
         (lambda: SliceExtractiond("a", allow_missing_keys=True)({}), "add a volume"),
         (
             lambda: SliceExtractiond("a", center="foreground", mask_key="m")({"a": volume()}),

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from .geometry import Array
 
-INTERPOLATORS = {"bilinear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
+INTERPOLATORS = {
+    "bilinear": sitk.sitkLinear,
+    "nearest": sitk.sitkNearestNeighbor,
+    "bspline": sitk.sitkBSpline,
+}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 # Of a pixel's edge: how far out of the fixed slice's plane a pixel's step may lead.

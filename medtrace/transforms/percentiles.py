@@ -82,18 +82,19 @@ def _bucketed_order_statistics(array: np.ndarray, ranks: np.ndarray) -> list[flo
     The bits of a float, with the sign handled, sort like the float itself, so the buckets are ordered whatever
     the range or the outliers. Sorting a few per cent of the voxels is about eight times quicker than sorting all.
     """
-    bits = array.view(np.uint32)
-    key = (bits >> np.uint32(16)).astype(np.uint16)
-    key ^= np.where(key >> 15, np.uint16(0xFFFF), np.uint16(0x8000))
-    counts = np.bincount(key, minlength=1 << 16)
-    ends = np.cumsum(counts)
-    buckets = np.searchsorted(ends, ranks, side="right")
+    key = (array.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    key ^= (key.view(np.int16) >> 15).view(np.uint16) | np.uint16(0x8000)
+    # A background of one value, often half of the image, needs neither copying nor sorting: it comes first.
+    lowest = array.min()
+    ties = np.count_nonzero(array == lowest)
+    ends = np.maximum(np.cumsum(np.bincount(key, minlength=1 << 16)) - ties, 0)
+    above = ranks[ranks >= ties] - ties
+    buckets = np.searchsorted(ends, above, side="right")
     wanted = np.zeros(1 << 16, bool)
     wanted[buckets] = True
-    inside = array[wanted[key]]
-    lowest = array.min()
-    above = inside[inside > lowest]  # a background of one value, often half of the image, needs no sorting
-    above.sort()
-    kept = np.cumsum(np.where(wanted, counts, 0))
-    positions = ranks - (ends[buckets] - kept[buckets]) - (inside.size - above.size)
-    return [float(lowest) if position < 0 else float(above[position]) for position in positions]
+    kept = np.cumsum(np.where(wanted, np.diff(ends, prepend=0), 0))
+    inside = array[wanted.take(key)]
+    inside = inside[inside > lowest]
+    inside.sort()
+    found = inside[above - (ends[buckets] - kept[buckets])]
+    return [float(lowest)] * (len(ranks) - len(above)) + [float(value) for value in found]

@@ -57,7 +57,9 @@ def one_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
-def register(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search) -> Match:
+def register(
+    fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search
+) -> Match:
     """Find the rigid motion that maximises mutual information.
 
     Every start is followed at the coarsest level, and the best goes on through the finer ones. One thread and seeded
@@ -88,7 +90,15 @@ def register(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts:
         finest = number == len(levels) - 1
         matches = [
             _descend(
-                coarse_fixed, coarse_moving, fixed_mask, moving_mask, start, scales, search, level * edge, finest
+                coarse_fixed,
+                coarse_moving,
+                fixed_mask,
+                moving_mask,
+                start,
+                scales,
+                search,
+                level * edge,
+                finest,
             )
             for start in candidates
         ]
@@ -187,7 +197,9 @@ def _shrunk(image: Any, spacing: float) -> Any:
         for edge, size in zip(image.GetSpacing(), image.GetSize())
     ]
     small = sitk.BinShrink(image, factors) if max(factors) > 1 else image
-    variances = [(0.5 * edge) ** 2 if size > 4 else 0.0 for edge, size in zip(small.GetSpacing(), small.GetSize())]
+    variances = [
+        (0.5 * edge) ** 2 if size > 4 else 0.0 for edge, size in zip(small.GetSpacing(), small.GetSize())
+    ]
     return sitk.DiscreteGaussian(small, variance=variances, maximumKernelWidth=9)
 
 

@@ -69,7 +69,9 @@ class SliceExtraction(Transform):
         check_choice("axis", axis, (*PLANES, *"RLAPSI"))
         check_choice("center", center, _CENTERS)
         if count is not None and indices is not None:
-            raise ValueError(f"count, indices: expected one of them, received {count} and {indices}; leave one out")
+            raise ValueError(
+                f"count, indices: expected one of them, received {count} and {indices}; leave one out"
+            )
         if count is not None:
             _check_integer("count", count)
             if count < 1:
@@ -78,7 +80,9 @@ class SliceExtraction(Transform):
             if not isinstance(indices, Sequence) or isinstance(indices, str):
                 raise TypeError(f"indices: expected a list of whole numbers, received {indices!r}")
             if not indices:
-                raise ValueError("indices: expected at least one slice, received none; leave it out for all slices")
+                raise ValueError(
+                    "indices: expected at least one slice, received none; leave it out for all slices"
+                )
             for index in indices:
                 _check_integer("indices", index)
         self.axis, self.code = axis, PLANES.get(axis, axis)
@@ -154,7 +158,10 @@ class SliceExtraction(Transform):
             pixels = pixels.flip(flipped) if flipped else pixels.clone()
             own_meta = deepcopy(meta)
             own_meta.update(
-                slice_axis=self.code, slice_index=index, slice_array_axis=array_axis, slice_array_index=position
+                slice_axis=self.code,
+                slice_index=index,
+                slice_array_axis=array_axis,
+                slice_array_index=position,
             )
             own = _slice_affine(affine, volume.shape[1:], (*order, array_axis), (*signs, sign), position)
             slices.append(MetaTensor(pixels.contiguous(), affine=torch.from_numpy(own), meta=own_meta))
@@ -200,7 +207,9 @@ class SliceExtractiond(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if mask_key is not None and center != "foreground":
-            raise ValueError(f"mask_key: expected none with center={center!r}, received {mask_key!r}; set center")
+            raise ValueError(
+                f"mask_key: expected none with center={center!r}, received {mask_key!r}; set center"
+            )
         self.mask_key = mask_key
         self.slicer = SliceExtraction(axis, count, indices, center, canonical)
 
@@ -212,12 +221,16 @@ class SliceExtractiond(MapTransform):
         """
         present = list(self.key_iterator(dict(data)))
         if not present:
-            raise ValueError(f"keys: expected one of {self.keys} in the item, received {list(data)}; add a volume")
+            raise ValueError(
+                f"keys: expected one of {self.keys} in the item, received {list(data)}; add a volume"
+            )
         volumes = {key: _volume(str(key), data[key]) for key in present}
         affines = {key: affine_of(str(key), data[key]) for key in present}
         first = present[0]
         if self.mask_key is not None and self.mask_key not in data:
-            raise ValueError(f"mask_key: expected {self.mask_key!r} in the item, received {list(data)}; add it")
+            raise ValueError(
+                f"mask_key: expected {self.mask_key!r} in the item, received {list(data)}; add it"
+            )
         mask = None if self.mask_key is None else data[self.mask_key]
         for key in present[1:]:
             _check_one_grid(first, volumes[first], affines[first], key, volumes[key], affines[key])
@@ -229,7 +242,8 @@ class SliceExtractiond(MapTransform):
         sliced = {key: self.slicer.extract(volumes[key], affines[key], chosen) for key in present}
         others = {key: value for key, value in data.items() if key not in present}
         return [
-            {**deepcopy(others), **{key: sliced[key][number] for key in present}} for number in range(len(chosen))
+            {**deepcopy(others), **{key: sliced[key][number] for key in present}}
+            for number in range(len(chosen))
         ]
 
 
@@ -257,7 +271,11 @@ def _array_axis(affine: Array, code: str) -> tuple[int, int]:
 
 
 def _slice_affine(
-    affine: Array, shape: Sequence[int], axes: tuple[int, int, int], signs: tuple[int, int, int], position: int
+    affine: Array,
+    shape: Sequence[int],
+    axes: tuple[int, int, int],
+    signs: tuple[int, int, int],
+    position: int,
 ) -> Array:
     """The affine of a slice whose rows, columns and normal are these array axes, directed by the signs."""
     origin = np.zeros(4)
@@ -285,7 +303,9 @@ def _check_one_grid(
     first: Hashable, volume: Tensor, affine: Array, key: Hashable, other: Tensor, other_affine: Array
 ) -> None:
     scale = np.abs(affine[:3, :3]).max()
-    if volume.shape[1:] != other.shape[1:] or not np.allclose(affine, other_affine, rtol=0, atol=1e-3 * scale):
+    if volume.shape[1:] != other.shape[1:] or not np.allclose(
+        affine, other_affine, rtol=0, atol=1e-3 * scale
+    ):
         raise ValueError(
             f"{key}: expected the grid of {first!r}, {tuple(volume.shape[1:])} with affine {affine.tolist()}, received"
             f" {tuple(other.shape[1:])} with {other_affine.tolist()}; resample one onto the other first"
