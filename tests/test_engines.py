@@ -157,7 +157,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, stop):
     def fit(epochs, folder, resume):
         objective = tracetrans()
         torch.manual_seed(5)
-        handlers = [Checkpoint(folder, interval=1, resume=resume)]
+        handlers = [TermHistory(folder / "history.csv"), Checkpoint(folder, interval=1, resume=resume)]
         Trainer("cpu", epochs, loader(), objective, adam(objective), train_handlers=handlers).run()
         return objective.state_dict()
 
@@ -165,6 +165,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, stop):
     fit(stop, tmp_path / "parts", False)
     resumed = fit(4, tmp_path / "parts", True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (tmp_path / "whole" / "history.csv").read_text() == (tmp_path / "parts" / "history.csv").read_text()
     saved = torch.load(tmp_path / "parts" / "final.pt", weights_only=True)
     assert set(saved) >= {"objective", "trainer", "optimizer_generator", "optimizer_discriminator", "random_states"}
 

@@ -7,9 +7,22 @@ import pytest
 
 import medtrace
 
-ROOMS = (
-    "checks fields trace losses metrics transforms networks objectives engines data io report workflows cli"
-).split()
+ROOMS = [
+    "checks",
+    "fields",
+    "trace",
+    "losses",
+    "metrics",
+    "transforms",
+    "networks",
+    "objectives",
+    "engines",
+    "data",
+    "io",
+    "report",
+    "workflows",
+    "cli",
+]
 PACKAGE = Path(medtrace.__file__).parent
 
 

@@ -20,10 +20,11 @@ class RandomStates:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states."""
-        name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-        states = {
+        numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+        keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+        states: dict[str, Any] = {
             "python": random.getstate(),
-            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+            "numpy": {**numpy, "state": {**numpy["state"], "key": keys}},
             "torch": torch.get_rng_state(),
         }
         if torch.cuda.is_available():
@@ -34,8 +35,9 @@ class RandomStates:
         """Put the states back."""
         version, internal, gauss = states["python"]
         random.setstate((version, tuple(internal), gauss))
-        name, keys, *rest = states["numpy"]
-        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+        numpy = states["numpy"]
+        keys = numpy["state"]["key"].cpu().numpy().astype(np.uint32)
+        np.random.set_state({**numpy, "state": {**numpy["state"], "key": keys}})  # noqa: NPY002
         torch.set_rng_state(states["torch"].cpu())
         if "cuda" in states and torch.cuda.device_count() == len(states["cuda"]):
             torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

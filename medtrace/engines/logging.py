@@ -9,7 +9,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 
 def logged_terms(output: Mapping[str, Any]) -> dict[str, float]:
@@ -55,16 +55,20 @@ class TermHistory:
         means = {name: (total / self._count).item() for name, total in self._sums.items()}
         engine.state.metrics.update(means)
         if self.path is not None:
-            self._write(engine.state.epoch, means)
+            _write_row(self.path, {"epoch": engine.state.epoch, **means})
 
-    def _write(self, epoch: int, means: dict[str, float]) -> None:
-        first = epoch == 1 or not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w" if first else "a", newline="") as file:
-            writer = csv.writer(file)
-            if first:
-                writer.writerow(["epoch", *means])
-            writer.writerow([epoch, *means.values()])
+
+def _write_row(path: Path, row: Mapping[str, float]) -> None:
+    """Put an epoch's row after those of the epochs before it; a later one is from a training that was cut off."""
+    rows: list[Mapping[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows([*rows, row])
 
 
 class ProgressBar:
@@ -78,7 +82,7 @@ class ProgressBar:
     def __init__(self, description: str = "training", disable: bool | None = None) -> None:
         self.description = description
         self.disable = disable
-        self._bar: tqdm | None = None
+        self._bar = tqdm(disable=True)
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""

@@ -25,8 +25,7 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         ValueError: if the shape is wrong or steps is negative.
 
     Equation: u_0 = v / 2^n, u_{k+1}(p) = u_k(p) + u_k(p + u_k(p)); Arsigny et al., MICCAI 2006. Outside the
-        grid
-    the velocity continues as at the border, so that a constant velocity is exactly a translation (MONAI's
+    grid the velocity continues as at the border, so that a constant velocity is exactly a translation (MONAI's
     DVF2DDF continues with zeros by default).
     """
     spatial_dims = check_field("velocity", velocity)

@@ -206,7 +206,7 @@ def _test_cases(runs: Mapping[str, Path], progress: bool) -> TraceBench:
 
 def _score_independently(table: metrics.CaseTable, tracer: Tracer, cases: TraceBench, progress: str | None) -> None:
     """SSIM and edges of the source warped by an independent registration against the prediction, where tissue moved."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     from medtrace.fields import warp
 

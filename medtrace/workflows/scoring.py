@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.data import DataLoader, list_data_collate
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from medtrace import metrics
 from medtrace.fields import non_diffeomorphic_fraction
@@ -19,10 +19,11 @@ DEFORMED_ABOVE = 0.3
 """Voxels of true displacement above which a point counts as deformed."""
 
 Tracer = Callable[[Mapping[str, Any]], Sequence[Trace]]
+Cases = Any  # a data set of case mappings: anything with a length and items, such as a list or a torch Dataset
 
 
 def score_cases(
-    tracer: Tracer, dataset: Sequence[Mapping[str, Any]], *, batch_size: int = 8, progress: str | None = None
+    tracer: Tracer, dataset: Cases, *, batch_size: int = 8, progress: str | None = None
 ) -> metrics.CaseTable:
     """Trace every case of a data set and score it.
 

@@ -29,6 +29,8 @@ def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> tuple[Ten
     starts = pads[0::2][::-1]
 
     def crop(tensor: Tensor) -> Tensor:
-        return tensor[(..., *(slice(start, start + extent) for start, extent in zip(starts, shape)))]
+        for axis, (start, extent) in enumerate(zip(starts, shape), start=2):
+            tensor = tensor.narrow(axis, start, extent)
+        return tensor
 
     return F.pad(image, pads, mode="replicate"), crop
