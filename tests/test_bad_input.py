@@ -206,8 +206,6 @@ def test_output_in_use(capfd, tmp_path, raw):
     for more in ([], ["--overwrite"]):
         line = refused(capfd, tmp_path, "prepare", raw / "pairs.json", "--out", taken, "--split", "1", "0", "0", *more)
         assert str(taken) in line
-        line = refused(
-            capfd, tmp_path, "translate", tmp_path / "run", raw / "0a.nii.gz", "--out", taken, *more
-        )
+        line = refused(capfd, tmp_path, "translate", tmp_path / "run", raw / "0a.nii.gz", "--out", taken, *more)
         assert str(taken) in line
     assert (taken / "thesis.txt").read_text() == "precious"

@@ -184,7 +184,7 @@ def test_inference_describes_the_network_of_the_training():
     for name in ("train", "inference"):
         configs[name] = ConfigParser()
         configs[name].read_config(files(name))
-    sizes = ["spatial_dims", "in_channels", "out_channels", "channels", "discriminator_channels"]
+    sizes = ["spatial_dims", "in_channels", "out_channels", "channels", "velocity_halvings", "discriminator_channels"]
     shared = ["network_def", "network_in_out", "network", "norm", "discriminator_layers"]
     for key in [*sizes, *shared, "objective#alpha", "objective#_target_"]:
         assert configs["train"][key] == configs["inference"][key], key
@@ -251,7 +251,9 @@ def prepared(tmp_path):
 
 def test_inference_writes_the_trace_of_every_source(trained, prepared, tmp_path):
     options = {"run_dir": str(trained), "dataset_dir": str(prepared.folder), "output_dir": str(tmp_path / "out")}
-    run_bundle("inference", channels=[4, 8], discriminator_channels=4, discriminator_layers=1, **options)
+    run_bundle(
+        "inference", channels=[4, 8], velocity_halvings=1, discriminator_channels=4, discriminator_layers=1, **options
+    )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["subject-0", "subject-1"]
     expected = load_objective(trained, "cpu").trace({"source": prepared.images * 2 - 1})
     for number, trace in enumerate(expected):

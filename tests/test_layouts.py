@@ -72,9 +72,7 @@ def test_faulty_json_is_refused(images):
         read_pair_list(write_list(images, '{"subject": "A"}', "p.json"))
     with pytest.raises(ValueError, match="entry 2: no value for source"):
         read_pair_list(
-            write_list(
-                images, '[{"subject":"A","source":"a0.nii.gz","target":"a1.nii.gz"},{"subject":"B"}]', "p.json"
-            )
+            write_list(images, '[{"subject":"A","source":"a0.nii.gz","target":"a1.nii.gz"},{"subject":"B"}]', "p.json")
         )
     with pytest.raises(FileNotFoundError, match="no such pair list"):
         read_pairs(images / "none.csv")

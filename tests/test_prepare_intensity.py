@@ -81,9 +81,7 @@ def test_window_without_nyul_is_z_alone():
 def test_inverse_undoes_forward_but_for_clipping(intensity):
     image = skull_stripped(3)
     contrasts = {"t1": fit_contrast(foreground_quantiles(skull_stripped(1)))}
-    preparation = Preparation(
-        spatial_dims=3, intensity=intensity, contrasts=contrasts, value_range=(0.0, 500.0)
-    )
+    preparation = Preparation(spatial_dims=3, intensity=intensity, contrasts=contrasts, value_range=(0.0, 500.0))
     normalised, map_ = preparation.normalise(image)
     assert normalised.dtype == torch.float32
     assert -1 <= float(normalised.min()) <= float(normalised.max()) <= 1
@@ -117,9 +115,7 @@ def test_channels_have_maps_of_their_own():
     image = torch.cat([skull_stripped(), 10 * skull_stripped(1)])
     normalised, map_ = Preparation(spatial_dims=3).normalise(image)
     assert map_.scan[1][0] > 5 * map_.scan[0][0]
-    torch.testing.assert_close(
-        map_.inverse(normalised)[:, 8, 8, 3], image[:, 8, 8, 3], rtol=1e-3, atol=0.1
-    )
+    torch.testing.assert_close(map_.inverse(normalised)[:, 8, 8, 3], image[:, 8, 8, 3], rtol=1e-3, atol=0.1)
 
 
 def test_contrast_is_chosen_by_name():

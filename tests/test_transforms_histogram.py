@@ -27,9 +27,7 @@ def head(seed=0, shape=(1, 24, 20, 18), gain=1.0, background=0.0):
 
 
 def known(seed=0, name="head.nii.gz"):
-    return MetaTensor(
-        head(seed), affine=torch.diag(torch.tensor([2.0, 1, 1, 1])), meta={"filename_or_obj": name}
-    )
+    return MetaTensor(head(seed), affine=torch.diag(torch.tensor([2.0, 1, 1, 1])), meta={"filename_or_obj": name})
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +39,7 @@ def landmarks():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "kind", ["gamma", "signed", "background", "outlier", "zeros of both signs", "two", "one"]
-)
+@pytest.mark.parametrize("kind", ["gamma", "signed", "background", "outlier", "zeros of both signs", "two", "one"])
 def test_percentiles_are_numpys(kind, dtype):
     generator = np.random.default_rng(3)
     values = {
@@ -83,9 +79,7 @@ def test_monotone_and_aligned(landmarks):
     out = HistogramStandardization(landmarks)(image)
     order = image.flatten().argsort()
     assert (out.flatten()[order].diff() >= -1e-4).all()
-    np.testing.assert_allclose(
-        percentiles_of(out.as_tensor(), landmarks.percentiles), landmarks.of(), atol=0.05
-    )
+    np.testing.assert_allclose(percentiles_of(out.as_tensor(), landmarks.percentiles), landmarks.of(), atol=0.05)
 
 
 def test_two_dimensions_channels_and_whole_numbers(landmarks):
@@ -202,9 +196,7 @@ def test_inverse_of_merged_intensities_raises():
 
 
 def test_dictionary_contrasts():
-    items = [
-        {"t1": known(seed), "t2": known(seed + 10), "mask": torch.ones(1, 24, 20, 18)} for seed in range(3)
-    ]
+    items = [{"t1": known(seed), "t2": known(seed + 10), "mask": torch.ones(1, 24, 20, 18)} for seed in range(3)]
     trained = HistogramStandardizationd.train(items, ["t1", "t2"], mask_key="mask")
     assert set(trained.contrasts) == {"t1", "t2"}
     assert trained.of("t1") == HistogramStandardization.train([item["t1"] for item in items]).of()

@@ -14,18 +14,14 @@ from medtrace.transforms import RigidAlignment, RigidAlignmentd, SliceExtraction
 from medtrace.transforms.geometry import affine_of
 from medtrace.transforms.itk_frame import LPS, frame_of, resample
 
-ITK_SLICES = Path(
-    os.environ.get("MEDTRACE_ITK_EXAMPLES", "/usr/share/doc/insighttoolkit5-examples/examples/Data")
-)
+ITK_SLICES = Path(os.environ.get("MEDTRACE_ITK_EXAMPLES", "/usr/share/doc/insighttoolkit5-examples/examples/Data"))
 OBLIQUE = np.array([[-0.98, 0.17, 0.05, 90], [0.17, 1.95, -0.2, -120], [-0.06, 0.18, 2.9, -60], [0, 0, 0, 1]])
 OBLIQUE[:3, :3] = np.linalg.qr(OBLIQUE[:3, :3])[0] * [1.0, 2.0, 3.0]
 
 
 def rotation(degrees, center, shift):
     """Rigid 4x4 matrix in RAS mm: turn about `center` by angles around R, A, S, then shift."""
-    transform = sitk.Euler3DTransform(
-        list(map(float, center)), *np.radians(degrees).tolist(), list(map(float, shift))
-    )
+    transform = sitk.Euler3DTransform(list(map(float, center)), *np.radians(degrees).tolist(), list(map(float, shift)))
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
     matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
@@ -58,9 +54,7 @@ def moved(image, motion, shape=None, onto=None):
         0.0,
         "image",
     )
-    return MetaTensor(
-        values.clamp_min(0), affine=torch.from_numpy(onto), meta={"filename_or_obj": "moving.nii.gz"}
-    )
+    return MetaTensor(values.clamp_min(0), affine=torch.from_numpy(onto), meta={"filename_or_obj": "moving.nii.gz"})
 
 
 def phantom(shape=(40, 44, 36), seed=0):
@@ -72,9 +66,7 @@ def phantom(shape=(40, 44, 36), seed=0):
     head = (axes[0] / 0.62) ** 2 + (axes[1] / 0.75) ** 2 + (axes[2] / 0.65) ** 2 < 1
     affine = np.diag([-3.0, 3, 3, 1])
     affine[:3, 3] = [60, -66, -54]
-    return MetaTensor(
-        (0.3 + texture) * head, affine=torch.from_numpy(affine), meta={"filename_or_obj": "fixed.nii.gz"}
-    )
+    return MetaTensor((0.3 + texture) * head, affine=torch.from_numpy(affine), meta={"filename_or_obj": "fixed.nii.gz"})
 
 
 def brain_points(image, threshold):
@@ -257,9 +249,7 @@ def test_parallel_slices_meet_and_tilted_ones_do_not():
     assert abs(heights[1] - heights[0]) > 5
     assert abs(heights[2] - heights[0]) < 1e-6
     tilted = SliceExtraction("coronal", count=1)(volume)[0]
-    with pytest.raises(
-        ValueError, match=r"moving.*parallel to the fixed one, received one tilted by 90\.00 degrees"
-    ):
+    with pytest.raises(ValueError, match=r"moving.*parallel to the fixed one, received one tilted by 90\.00 degrees"):
         RigidAlignment()(tilted, lower)
 
 
@@ -374,9 +364,7 @@ def itk_slice(name):
     from PIL import Image
 
     pixels = np.asarray(Image.open(path).convert("L"), np.float32).T
-    return MetaTensor(
-        torch.from_numpy(pixels.copy())[None], affine=torch.diag(torch.tensor([-1.0, -1, 1, 1]))
-    )
+    return MetaTensor(torch.from_numpy(pixels.copy())[None], affine=torch.diag(torch.tensor([-1.0, -1, 1, 1])))
 
 
 @pytest.mark.real_data
@@ -433,17 +421,13 @@ def test_template_moved(templates, contrast, degrees, shift):
 def test_two_dates_of_one_head(real_data):
     folder = real_data / "open_ms" / "longitudinal" / "patient01"
     load = LoadImage(image_only=True, ensure_channel_first=True)
-    fixed, moving, brain = (
-        load(folder / f"{name}.nii.gz") for name in ("study1_FLAIR", "study2_FLAIR", "brainmask")
-    )
+    fixed, moving, brain = (load(folder / f"{name}.nii.gz") for name in ("study1_FLAIR", "study2_FLAIR", "brainmask"))
     stored = []
     for study in (1, 2):
         transform = sitk.ReadTransform(str(folder / f"study{study}_FLAIR_to_common_space.txt"))
         origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
         matrix = np.eye(4)
-        matrix[:3, :3] = np.stack(
-            [np.array(transform.TransformPoint(e)) - origin for e in np.eye(3).tolist()], 1
-        )
+        matrix[:3, :3] = np.stack([np.array(transform.TransformPoint(e)) - origin for e in np.eye(3).tolist()], 1)
         matrix[:3, 3] = origin
         stored.append(LPS @ matrix @ LPS)
     points = brain_points(brain, 0)

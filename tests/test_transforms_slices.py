@@ -13,9 +13,7 @@ from nibabel.orientations import aff2axcodes
 from medtrace.transforms import SliceExtraction, SliceExtractiond
 
 SHAPE = (5, 6, 7)
-TO_RAS = torch.tensor(
-    [[1.0, 0.1, 0.05, -3], [-0.1, 1.5, 0.1, 4], [-0.05, -0.1, 2.0, 5], [0, 0, 0, 1]]
-).double()
+TO_RAS = torch.tensor([[1.0, 0.1, 0.05, -3], [-0.1, 1.5, 0.1, 4], [-0.05, -0.1, 2.0, 5], [0, 0, 0, 1]]).double()
 
 
 def volume(affine=TO_RAS, shape=SHAPE, name="head.nii.gz"):

@@ -91,9 +91,7 @@ def tiny_tracetrans(folder, spatial_dims=2, channels=1, preparation=None):
         "discriminator_channels": 4,
         "discriminator_layers": 1,
     }
-    return make_run(
-        folder, {"_target_": "medtrace.objectives.TraceTransObjective", "networks": networks}, preparation
-    )
+    return make_run(folder, {"_target_": "medtrace.objectives.TraceTransObjective", "networks": networks}, preparation)
 
 
 def head(shape=(20, 16, 9), seed=0):
@@ -187,9 +185,7 @@ def test_identity_network_gives_the_scan_back_in_its_own_units(tmp_path, spatial
     data = head()
     scan = save(tmp_path / "scan.nii.gz", data, dtype=np.float32)
     standard = ContrastStandard((-3.0, 3.0), (1.0, 25.0, 50.0, 75.0, 99.0), (0.0, 20.0, 45.0, 80.0, 100.0))
-    preparation = Preparation(
-        spatial_dims=spatial_dims, intensity=Intensity.STANDARDISED, contrasts={"t1": standard}
-    )
+    preparation = Preparation(spatial_dims=spatial_dims, intensity=Intensity.STANDARDISED, contrasts={"t1": standard})
     run = shift_run(tmp_path / "run", [0.0] * spatial_dims, preparation)
     trace = translate(run, scan, tmp_path / "out", progress=False)
     np.testing.assert_allclose(trace.image[0].numpy(), data, atol=0.05)
@@ -220,9 +216,7 @@ def test_slices_are_batched_and_empty_ones_left_alone(tmp_path, monkeypatch):
     seen = []
     original = ShiftObjective.trace
     monkeypatch.setattr(ShiftObjective, "trace", lambda self, batch: seen.append(batch) or original(self, batch))
-    trace = translate(
-        shift_run(tmp_path / "run", [2.0, 0.0]), scan, tmp_path / "out", batch_size=4, progress=False
-    )
+    trace = translate(shift_run(tmp_path / "run", [2.0, 0.0]), scan, tmp_path / "out", batch_size=4, progress=False)
     shapes = [tuple(batch["source"].shape) for batch in seen]
     filled = sum(bool(data[..., k].any()) for k in range(9))
     assert [shape[0] for shape in shapes] == [4] * (filled // 4) + [filled % 4] * (filled % 4 > 0)

@@ -314,9 +314,7 @@ def fit_contrast(images: Sequence[np.ndarray], standardise: bool = True) -> Cont
     return replace(trained, window=(float(low), float(high)))
 
 
-def standard_knots(
-    values: np.ndarray, standard: ContrastStandard
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def standard_knots(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Knots of Nyul's map, the z-score and the window for one channel, in scan units and in [-1, 1].
 
     Args:
@@ -329,9 +327,7 @@ def standard_knots(
     return _limited(x, 2 * (z - low) / (high - low) - 1)
 
 
-def _standardised(
-    values: np.ndarray, standard: ContrastStandard
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+def _standardised(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Knots of Nyul's map for an image (the identity without landmarks), and its intensities through them."""
     if not standard.percentages:
         ends = np.array([values[0], values[-1]], dtype=np.float64)

@@ -127,9 +127,7 @@ def _scan(path: Path, reader: Any, kind: str, check: Any = None) -> MetaTensor:
     except _Refused as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # readers of three libraries raise what they like on a broken file
-        raise ValueError(
-            f"{path}: cannot be read as {kind} ({_first_line(error)}); copy or export it again"
-        ) from error
+        raise ValueError(f"{path}: cannot be read as {kind} ({_first_line(error)}); copy or export it again") from error
     if np.iscomplexobj(data) or data.dtype.fields is not None:
         raise ValueError(f"{path}: expected plain numbers, received {data.dtype}; convert it to scalars first")
     image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))

@@ -32,12 +32,7 @@ class HistogramLandmarks:
 
     def __post_init__(self) -> None:
         percentiles = _numbers("percentiles", self.percentiles)
-        if (
-            len(percentiles) < 2
-            or not _increasing(percentiles)
-            or percentiles[0] < 0
-            or percentiles[-1] > 100
-        ):
+        if len(percentiles) < 2 or not _increasing(percentiles) or percentiles[0] < 0 or percentiles[-1] > 100:
             raise ValueError(
                 f"percentiles: expected at least 2 strictly increasing numbers in [0, 100], received {percentiles}"
             )
@@ -92,16 +87,10 @@ class HistogramLandmarks:
                 f"other: expected percentiles {self.percentiles} and range {self.standard_range}, received"
                 f" {other.percentiles} and {other.standard_range}; train both with the same settings"
             )
-        twice = [
-            c for c in self.contrasts if c in other.contrasts and self.contrasts[c] != other.contrasts[c]
-        ]
+        twice = [c for c in self.contrasts if c in other.contrasts and self.contrasts[c] != other.contrasts[c]]
         if twice:
-            raise ValueError(
-                f"other: expected new contrasts, received other landmarks for {twice}; rename them"
-            )
-        return HistogramLandmarks(
-            self.percentiles, {**self.contrasts, **other.contrasts}, self.standard_range
-        )
+            raise ValueError(f"other: expected new contrasts, received other landmarks for {twice}; rename them")
+        return HistogramLandmarks(self.percentiles, {**self.contrasts, **other.contrasts}, self.standard_range)
 
     def save(self, path: str | Path) -> Path:
         """Write the landmarks as JSON; the file appears whole or not at all."""
@@ -131,9 +120,7 @@ class HistogramLandmarks:
         except OSError as error:
             raise ValueError(f"landmarks: expected a JSON file, received {path}: {error.strerror}") from error
         except ValueError as error:
-            raise ValueError(
-                f"landmarks ({path}): expected JSON, received text that is not: {error}"
-            ) from error
+            raise ValueError(f"landmarks ({path}): expected JSON, received text that is not: {error}") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ValueError(
                 f"landmarks ({path}): expected a JSON object whose 'format' is {FORMAT!r}; write it by"
@@ -146,9 +133,7 @@ class HistogramLandmarks:
             )
         absent = [key for key in ("percentiles", "contrasts", "standard_range") if key not in record]
         if absent:
-            raise ValueError(
-                f"landmarks ({path}): expected the entries {absent}, which are missing; train again"
-            )
+            raise ValueError(f"landmarks ({path}): expected the entries {absent}, which are missing; train again")
         try:
             return cls(record["percentiles"], record["contrasts"], record["standard_range"])
         except (TypeError, ValueError) as error:

@@ -247,13 +247,9 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
         for key in (keys,) if isinstance(keys, str) else tuple(keys):  # type: ignore[union-attr]
             for number, item in enumerate(items):
                 if key not in item:
-                    raise ValueError(
-                        f"data: expected {key!r} in item {number}, received {list(item)}; add it"
-                    )
+                    raise ValueError(f"data: expected {key!r} in item {number}, received {list(item)}; add it")
             masks = masking if mask_key is None else (_mask_of(item, mask_key) for item in items)
-            one = HistogramStandardization.train(
-                (item[key] for item in items), masks, contrast=str(key), **settings
-            )
+            one = HistogramStandardization.train((item[key] for item in items), masks, contrast=str(key), **settings)
             trained = one if trained is None else trained.merge(one)
         if trained is None:
             raise ValueError("keys: expected at least one key, received none")
@@ -289,9 +285,7 @@ def _paired(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Any, Any]]
             raise ValueError(f"masks: expected one mask per image, received {number}; pass as many as images")
         yield f"image {number}", read_image(f"image {number}", image), read_image(f"mask {number}", mask)
     if next(remaining, missing) is not missing:
-        raise ValueError(
-            f"masks: expected {number + 1}, one per image, received more; pass as many as images"
-        )
+        raise ValueError(f"masks: expected {number + 1}, one per image, received more; pass as many as images")
 
 
 def _mask_of(item: Mapping[Hashable, Any], mask_key: str | None) -> Any:

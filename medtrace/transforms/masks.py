@@ -28,9 +28,7 @@ def as_mask(label: str, mask: Any, image: Tensor, *, one_channel: bool = False) 
         ValueError: if it is on another grid, not finite or empty.
     """
     if not isinstance(mask, Tensor) and not hasattr(mask, "__array__"):
-        raise TypeError(
-            f"mask of {label}: expected a tensor or array, received {type(mask).__name__}; load it first"
-        )
+        raise TypeError(f"mask of {label}: expected a tensor or array, received {type(mask).__name__}; load it first")
     inside = plain(torch.as_tensor(mask)).to(image.device)
     if inside.is_floating_point():
         check_finite(f"mask of {label}", inside, "make the mask 0 and 1")
@@ -42,7 +40,5 @@ def as_mask(label: str, mask: Any, image: Tensor, *, one_channel: bool = False) 
             " mask onto the image's grid"
         )
     if not bool(inside.any()):
-        raise ValueError(
-            f"mask of {label}: expected voxels above 0, received an empty mask; draw it or leave it out"
-        )
+        raise ValueError(f"mask of {label}: expected voxels above 0, received an empty mask; draw it or leave it out")
     return inside

@@ -37,9 +37,7 @@ def as_image(name: str, image: Any) -> Tensor:
     """
     label = named(name, image)
     if not isinstance(image, Tensor) and not hasattr(image, "__array__"):
-        raise TypeError(
-            f"{label}: expected a tensor or array, received {type(image).__name__}; load it first"
-        )
+        raise TypeError(f"{label}: expected a tensor or array, received {type(image).__name__}; load it first")
     tensor = convert_to_tensor(image, track_meta=get_track_meta())
     if tensor.ndim not in (3, 4) or tensor.numel() == 0:
         raise ValueError(
@@ -73,9 +71,7 @@ def read_image(name: str, image: Any) -> Any:
     if not isinstance(image, (str, Path)):
         return image
     if not Path(image).exists():
-        raise ValueError(
-            f"{name}: expected an image file, received {image}, which does not exist; check the path"
-        )
+        raise ValueError(f"{name}: expected an image file, received {image}, which does not exist; check the path")
     try:
         return LoadImage(image_only=True, ensure_channel_first=True)(image)
     except Exception as error:

@@ -253,9 +253,7 @@ class RigidAlignment(InvertibleTransform):
             frame = frame_of(onto, data.ndim - 1)
             values = plain(data)
             working = values if values.is_floating_point() else values.float()
-            moved = resample(
-                working, onto, info["shape"], affine, back, frame, info["mode"], info["fill"], "data"
-            )
+            moved = resample(working, onto, info["shape"], affine, back, frame, info["mode"], info["fill"], "data")
             moved = moved.to(values.dtype)
         else:
             moved = plain(data).clone()
@@ -303,13 +301,9 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
         self.aligner = RigidAlignment(**settings)
         self.moving_key = self.keys[0] if moving_key is None else moving_key
         if self.moving_key not in self.keys:
-            raise ValueError(
-                f"moving_key: expected one of the keys {self.keys}, received {moving_key!r}; add it"
-            )
+            raise ValueError(f"moving_key: expected one of the keys {self.keys}, received {moving_key!r}; add it")
         if fixed_key in self.keys:
-            raise ValueError(
-                f"fixed_key: expected a key that does not move, received {fixed_key!r} of {self.keys}"
-            )
+            raise ValueError(f"fixed_key: expected a key that does not move, received {fixed_key!r} of {self.keys}")
         self.modes = dict(zip(self.keys, ensure_tuple_rep(mode, len(self.keys))))
         for one in self.modes.values():
             check_choice("mode", one, tuple(INTERPOLATORS))
@@ -324,9 +318,7 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
             return item
         for key in (self.moving_key, self.fixed_key, *self.mask_keys):
             if key is not None and key not in item:
-                raise KeyError(
-                    f"{key!r}: expected it in the item to align {present}, received {list(item)}; add it"
-                )
+                raise KeyError(f"{key!r}: expected it in the item to align {present}, received {list(item)}; add it")
         moving_mask, fixed_mask = (None if key is None else item[key] for key in self.mask_keys)
         fixed = item[self.fixed_key]
         names = (str(self.moving_key), str(self.fixed_key))

@@ -57,9 +57,7 @@ def one_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
-def register(
-    fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search
-) -> Match:
+def register(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search) -> Match:
     """Find the rigid motion that maximises mutual information.
 
     Every start is followed at the coarsest level, and the best goes on through the finer ones. One thread and seeded
@@ -193,13 +191,10 @@ def _wide_enough(image: Any, spacing: float) -> bool:
 def _shrunk(image: Any, spacing: float) -> Any:
     """The image averaged to about `spacing` along each axis that is finer, a little smoothed."""
     factors = [
-        max(1, min(int(spacing / edge + 1e-6), size // 4))
-        for edge, size in zip(image.GetSpacing(), image.GetSize())
+        max(1, min(int(spacing / edge + 1e-6), size // 4)) for edge, size in zip(image.GetSpacing(), image.GetSize())
     ]
     small = sitk.BinShrink(image, factors) if max(factors) > 1 else image
-    variances = [
-        (0.5 * edge) ** 2 if size > 4 else 0.0 for edge, size in zip(small.GetSpacing(), small.GetSize())
-    ]
+    variances = [(0.5 * edge) ** 2 if size > 4 else 0.0 for edge, size in zip(small.GetSpacing(), small.GetSize())]
     return sitk.DiscreteGaussian(small, variance=variances, maximumKernelWidth=9)
 
 

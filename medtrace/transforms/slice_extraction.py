@@ -69,9 +69,7 @@ class SliceExtraction(Transform):
         check_choice("axis", axis, (*PLANES, *"RLAPSI"))
         check_choice("center", center, _CENTERS)
         if count is not None and indices is not None:
-            raise ValueError(
-                f"count, indices: expected one of them, received {count} and {indices}; leave one out"
-            )
+            raise ValueError(f"count, indices: expected one of them, received {count} and {indices}; leave one out")
         if count is not None:
             _check_integer("count", count)
             if count < 1:
@@ -80,9 +78,7 @@ class SliceExtraction(Transform):
             if not isinstance(indices, Sequence) or isinstance(indices, str):
                 raise TypeError(f"indices: expected a list of whole numbers, received {indices!r}")
             if not indices:
-                raise ValueError(
-                    "indices: expected at least one slice, received none; leave it out for all slices"
-                )
+                raise ValueError("indices: expected at least one slice, received none; leave it out for all slices")
             for index in indices:
                 _check_integer("indices", index)
         self.axis, self.code = axis, PLANES.get(axis, axis)
@@ -207,9 +203,7 @@ class SliceExtractiond(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if mask_key is not None and center != "foreground":
-            raise ValueError(
-                f"mask_key: expected none with center={center!r}, received {mask_key!r}; set center"
-            )
+            raise ValueError(f"mask_key: expected none with center={center!r}, received {mask_key!r}; set center")
         self.mask_key = mask_key
         self.slicer = SliceExtraction(axis, count, indices, center, canonical)
 
@@ -221,16 +215,12 @@ class SliceExtractiond(MapTransform):
         """
         present = list(self.key_iterator(dict(data)))
         if not present:
-            raise ValueError(
-                f"keys: expected one of {self.keys} in the item, received {list(data)}; add a volume"
-            )
+            raise ValueError(f"keys: expected one of {self.keys} in the item, received {list(data)}; add a volume")
         volumes = {key: _volume(str(key), data[key]) for key in present}
         affines = {key: affine_of(str(key), data[key]) for key in present}
         first = present[0]
         if self.mask_key is not None and self.mask_key not in data:
-            raise ValueError(
-                f"mask_key: expected {self.mask_key!r} in the item, received {list(data)}; add it"
-            )
+            raise ValueError(f"mask_key: expected {self.mask_key!r} in the item, received {list(data)}; add it")
         mask = None if self.mask_key is None else data[self.mask_key]
         for key in present[1:]:
             _check_one_grid(first, volumes[first], affines[first], key, volumes[key], affines[key])
@@ -241,10 +231,7 @@ class SliceExtractiond(MapTransform):
         chosen = self.slicer.choose(volumes[first], affines[first], mask, named(str(first), data[first]))
         sliced = {key: self.slicer.extract(volumes[key], affines[key], chosen) for key in present}
         others = {key: value for key, value in data.items() if key not in present}
-        return [
-            {**deepcopy(others), **{key: sliced[key][number] for key in present}}
-            for number in range(len(chosen))
-        ]
+        return [{**deepcopy(others), **{key: sliced[key][number] for key in present}} for number in range(len(chosen))]
 
 
 def _volume(name: str, img: Any) -> Tensor:
@@ -292,9 +279,7 @@ def _center_of_mass(label: str, region: Tensor, array_axis: int) -> float:
     """Mean index of the region's voxels along an array axis."""
     counts = plain(region).sum([axis for axis in range(4) if axis != 1 + array_axis], dtype=torch.float64)
     if not float(counts.sum()) > 0:
-        raise ValueError(
-            f"{label}: expected foreground voxels, received an empty mask or image; use center='volume'"
-        )
+        raise ValueError(f"{label}: expected foreground voxels, received an empty mask or image; use center='volume'")
     places = torch.arange(len(counts), dtype=torch.float64, device=counts.device)
     return float((counts * places).sum() / counts.sum())
 
@@ -303,9 +288,7 @@ def _check_one_grid(
     first: Hashable, volume: Tensor, affine: Array, key: Hashable, other: Tensor, other_affine: Array
 ) -> None:
     scale = np.abs(affine[:3, :3]).max()
-    if volume.shape[1:] != other.shape[1:] or not np.allclose(
-        affine, other_affine, rtol=0, atol=1e-3 * scale
-    ):
+    if volume.shape[1:] != other.shape[1:] or not np.allclose(affine, other_affine, rtol=0, atol=1e-3 * scale):
         raise ValueError(
             f"{key}: expected the grid of {first!r}, {tuple(volume.shape[1:])} with affine {affine.tolist()}, received"
             f" {tuple(other.shape[1:])} with {other_affine.tolist()}; resample one onto the other first"

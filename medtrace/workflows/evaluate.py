@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from medtrace.engines.evaluator import to_device
-from medtrace.metrics import CaseTable, landmark_error
+from medtrace.metrics import CaseTable
 from medtrace.objectives import Objective
 from medtrace.trace import Trace
 from medtrace.workflows.runs import load_objective
@@ -41,18 +40,16 @@ def evaluate(
         progress: show a bar.
 
     Returns:
-        The rows "method" and "identity", per case. The columns are those of `score_cases`, and `landmark_mm` where
-        the data set has landmarks.
+        The rows "method" and "identity", per case, with the columns of `score_cases`.
     """
     from medtrace.data import load_dataset
 
     objective = load_objective(run, device)
-    cases = load_dataset(dataset, split) if isinstance(dataset, (str, os.PathLike)) else dataset
+    cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
     out = Path(run) / "evaluation" / split if out is None else Path(out)
     tables = {}
     for row, tracer in {"identity": identity, "method": tracer_of(objective)}.items():
         tables[row] = score_cases(tracer, cases, batch_size=batch_size, progress=row if progress else None)
-        _add_landmarks(tables[row], tracer, cases)
         tables[row].write_csv(out / f"{row}.csv")
         tables[row].write_summary(out / f"{row}_summary.csv")
     return tables
@@ -97,22 +94,6 @@ def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
         )
         for item, affine in enumerate(affines_of(batch["source"]))
     ]
-
-
-def _add_landmarks(table: CaseTable, tracer: Tracer, cases: Sequence[Mapping[str, Any]]) -> None:
-    """Where a case has landmarks (N, 3) in mm, the mean distance of its located source points from the target's."""
-    for number, case in enumerate(cases):
-        if "source_landmarks" not in case or "target_landmarks" not in case:
-            continue
-        trace = tracer({key: case[key][None] for key in ("source", "target")})[0]
-        points = torch.as_tensor(case["source_landmarks"], dtype=torch.float64)
-        truth = torch.as_tensor(case["target_landmarks"], dtype=torch.float64)
-        error = landmark_error(_located(trace, points)[None], truth[None])
-        table.add(str(case.get("case", f"case-{number:04d}")), {"landmark_mm": float(error)})
-
-
-def _located(trace: Trace, points: Tensor) -> Tensor:
-    return torch.as_tensor(trace.locate(points), dtype=torch.float64)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

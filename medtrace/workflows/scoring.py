@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,10 +32,12 @@ def score_cases(
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
     exceeds 0.3 voxel, the true length there (`zero_field_mm`), and `edge_dice_deformed`; NaN where nothing is deformed.
+    With landmarks in the case `landmark_mm`, the mean distance of the located source points from the target's.
 
     Args:
         tracer: gives one trace per item of a batch, such as `objective.trace`.
-        dataset: cases with "source", "target" in [-1, 1] and optionally "case", "ddf".
+        dataset: cases with "source", "target" in [-1, 1] and optionally "case", "mask", "ddf", "source_landmarks" and
+            "target_landmarks", (N, 3) in mm.
         batch_size: cases per call of `tracer`.
         progress: what stands before the progress bar; None shows none.
 
@@ -43,16 +45,28 @@ def score_cases(
         One row per case.
     """
     table = metrics.CaseTable()
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=list_data_collate)
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_batch_and_items)
     with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="case", leave=False) as bar:
-        for number, batch in enumerate(loader):
-            traces = tracer(batch)
-            names = batch.get("case", [f"case-{number * batch_size + item:04d}" for item in range(len(traces))])
-            for item, (name, trace) in enumerate(zip(names, traces)):
-                truth = batch["ddf"][item] if "ddf" in batch else None
-                table.add(name, score(trace, batch["target"][item], truth))
+        for batch, items in loader:
+            for item, trace in zip(items, tracer(batch)):
+                values = score(trace, item["target"], item.get("ddf"))
+                if "source_landmarks" in item:
+                    values["landmark_mm"] = _landmark_error(trace, item["source_landmarks"], item["target_landmarks"])
+                table.add(item.get("case", f"case-{bar.n:04d}"), values)
                 bar.update()
     return table
+
+
+def _batch_and_items(items: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    # Landmarks differ in number from case to case and cannot be collated.
+    kept = [{key: value for key, value in item.items() if "landmarks" not in key} for item in items]
+    return list_data_collate(kept), items
+
+
+def _landmark_error(trace: Trace, source_points: Tensor, target_points: Tensor) -> float:
+    located = trace.locate(torch.as_tensor(source_points, dtype=torch.float64))
+    truth = torch.as_tensor(target_points, dtype=torch.float64)
+    return float(metrics.landmark_error(located[None].to(truth), truth[None]))
 
 
 def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[str, float]:
@@ -105,12 +119,6 @@ def correspondence(warped: Tensor, image: Tensor, mask: Tensor | None = None) ->
         "edge_nmi": metrics.edge_nmi(warped, image, mask, data_range=RANGE),
         "edge_dice": metrics.edge_dice(warped, image, mask, data_range=RANGE, threshold="otsu"),
     }
-
-
-def ratio_of_sums(rows: Iterable[Mapping[str, float]], numerator: str, denominator: str) -> float:
-    """Sum of one column over the sum of another: a mean's share of another mean."""
-    rows = list(rows)
-    return sum(row[numerator] for row in rows) / sum(row[denominator] for row in rows)
 
 
 def _batched(value: Tensor) -> Tensor:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser, ConfigWorkflow
+
 import medtrace
+from medtrace.data import Preparation, count_cases
 
 BUNDLES = Path(medtrace.__file__).parent / "bundles"
 CONFIG = "config.yaml"
+PREPARATION = "preparation.json"
 
 
 def bundle_folder(name: str) -> Path:
@@ -61,8 +66,6 @@ def train(
         FileExistsError: if `out` holds a run already and `resume` is off.
         FileNotFoundError: if `dataset` is no folder.
     """
-    from monai.bundle import ConfigParser, ConfigWorkflow
-
     bundle = bundle_folder(name)
     out = Path(out)
     names = [*(["tracebench"] if tracebench or smoke else []), *(["smoke"] if smoke else []), *overlays]
@@ -88,14 +91,43 @@ def train(
         **values,
         **(overrides or {}),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    ConfigParser.export_config_file(_without_metadata(workflow.parser.get()), str(out / CONFIG), fmt="yaml", indent=2)
-    if dataset is not None and (Path(dataset) / "preparation.json").is_file():
-        shutil.copyfile(Path(dataset) / "preparation.json", out / "preparation.json")
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    if dataset is not None and count_cases(dataset)["validation"] == 0:
+        workflow.parser["val_interval"] = 0
+    with _nothing_left_of_a_false_start(out):
+        config = _without_metadata(workflow.parser.get())
+        ConfigParser.export_config_file(config, str(out / CONFIG), fmt="yaml", indent=2)
+        workflow.initialize()
+        _preparation(workflow.parser, dataset).save(out / PREPARATION)
+        workflow.run()
+        workflow.finalize()
     return out
+
+
+@contextmanager
+def _nothing_left_of_a_false_start(out: Path) -> Iterator[None]:
+    """Remove what was written into `out` when a training fails before its first checkpoint."""
+    created = not out.exists()
+    before = set() if created else set(out.iterdir())
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not any((out / "checkpoints").glob("*.pt")):
+            for path in set(out.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if created:
+                out.rmdir()
+        raise
+
+
+def _preparation(parser: ConfigParser, dataset: str | os.PathLike | None) -> Preparation:
+    """How a new scan has to be treated for this run: as the data set says, or at TraceBench's voxel size."""
+    if dataset is not None:
+        return Preparation.load(Path(dataset) / PREPARATION)
+    source = parser.get_parsed_content("data#training")[0]["source"]
+    shape = tuple(source.shape[1:])
+    spacing = source.affine[:3, :3].norm(dim=0).tolist()
+    return Preparation(spatial_dims=len(shape), spacing=tuple(spacing), spatial_shape=shape, channels=len(source))
 
 
 def _overlay(bundle: Path, overlay: str) -> Path:

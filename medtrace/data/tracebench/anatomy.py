@@ -89,9 +89,7 @@ def _sharp_maps() -> tuple[np.ndarray, np.ndarray]:
     return np.stack([*tissues, detail, depth]).astype(np.float32), affine
 
 
-def _cropped(
-    volumes: list[np.ndarray], mask: np.ndarray, affine: np.ndarray
-) -> tuple[list[np.ndarray], np.ndarray]:
+def _cropped(volumes: list[np.ndarray], mask: np.ndarray, affine: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Cut to the mask with a margin, padding with zeros where the mask reaches the grid's lower border."""
     margin = 4
     inside = np.argwhere(mask)

@@ -128,8 +128,7 @@ class TraceBench(Dataset):
         made = task.make(random, self.spatial_shape, self.settings)
         affine = made.pop("affine")
         item: dict[str, Any] = {
-            key: MetaTensor(value, affine=affine.clone()) if key in _IMAGES else value
-            for key, value in made.items()
+            key: MetaTensor(value, affine=affine.clone()) if key in _IMAGES else value for key, value in made.items()
         }
         item["subject"] = item["case"] = f"{self.task}-{self.split}-{index:04d}"
         if self._cache is not None:

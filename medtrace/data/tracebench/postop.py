@@ -193,9 +193,7 @@ def make_postop(
     }
 
 
-def _middle(
-    random: np.random.Generator, spatial_dims: int, settings: PostopSettings
-) -> tuple[float, float, float]:
+def _middle(random: np.random.Generator, spatial_dims: int, settings: PostopSettings) -> tuple[float, float, float]:
     x, y, z = _BRAIN_MIDDLE_MM
     return (x, y, float(random.uniform(*settings.slice_mm)) if spatial_dims == 2 else z)
 
@@ -228,9 +226,7 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _draw_lesion(
-    random: np.random.Generator, grid: Grid, depth_mm: Tensor, settings: PostopSettings
-) -> Lesion:
+def _draw_lesion(random: np.random.Generator, grid: Grid, depth_mm: Tensor, settings: PostopSettings) -> Lesion:
     spatial_dims = len(grid.shape)
     # The deepest voxel stays a candidate, so that a slice through a thin end of the brain still has one.
     least_depth = min(settings.lesion_depth_mm, float(depth_mm.max()))
