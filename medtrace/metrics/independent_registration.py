@@ -2,56 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_finite, check_positive, check_same_shape
+from medtrace.checks import check_batched, check_choice, check_finite, check_positive, check_same_shape
+
+BACKENDS = ("simpleitk", "ants")
 
 
 def independent_registration(
-    source: Tensor, image: Tensor, *, control_spacing: float = 10.0, num_bins: int = 32, iterations: int = 30
+    source: Tensor,
+    image: Tensor,
+    *,
+    backend: str = "simpleitk",
+    control_spacing: float = 10.0,
+    num_bins: int = 32,
+    iterations: int = 30,
 ) -> Tensor:
-    """Register `source` onto `image` with SimpleITK: cubic B-splines, Mattes mutual information, two resolutions.
+    """Register `source` onto `image` by a classical method.
 
-    TraceTrans scores its α-row by such a field (from ANTs), because at α = 1 the model's own is not trained. The
-    same images give the same field: every voxel is used, and the gradient is summed on one thread.
+    TraceTrans scores its α-row by such a field (from ANTs), because at α = 1 the model's own is not trained.
+    "simpleitk" is one cubic B-spline by Mattes mutual information at two resolutions, every voxel being used; the same
+    images give the same field. "ants" is ANTsPy's SyN from the identity (`pip install medtrace[ants]`) with its own settings.
 
     Args:
         source: (B, 1, *spatial), the moving image, any range.
         image: (B, 1, *spatial), the fixed image, such as a method's prediction.
-        control_spacing: voxels between the control points of the finest level.
+        backend: "simpleitk" or "ants".
+        control_spacing: voxels between control points ("simpleitk").
         num_bins: bins of the mutual information.
-        iterations: steps of L-BFGS-B at each resolution.
+        iterations: steps of L-BFGS-B at each resolution ("simpleitk").
 
     Returns:
         Displacement (B, spatial_dims, *spatial) in voxels on the grid of `image`, pull convention, float32.
 
     Raises:
+        ImportError: if ANTsPy is asked for and not installed.
         ValueError: if the shapes differ, there is more than one channel, or an image is not finite.
     """
     check_batched("source", source, channels=1)
     check_batched("image", image, channels=1)
     check_same_shape("source", source, "image", image)
+    check_choice("backend", backend, BACKENDS)
     check_positive("control_spacing", control_spacing)
     check_finite("source", source)
     check_finite("image", image)
-    pairs = zip(source.detach().cpu().double().numpy(), image.detach().cpu().double().numpy())
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums over threads differ from run to run
-    try:
-        fields = [_register_one(moving[0], fixed[0], control_spacing, num_bins, iterations) for moving, fixed in pairs]
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    fields = []
+    for moving, fixed in zip(source.detach().cpu().double().numpy(), image.detach().cpu().double().numpy()):
+        if np.ptp(moving) == 0 or np.ptp(fixed) == 0:
+            fields.append(np.zeros(fixed.shape[1:])[None].repeat(fixed.ndim - 1, 0))  # nothing to register
+        elif backend == "ants":
+            fields.append(_by_ants(moving[0], fixed[0], num_bins))
+        else:
+            with _one_thread():
+                fields.append(_by_simpleitk(moving[0], fixed[0], control_spacing, num_bins, iterations))
     return torch.from_numpy(np.stack(fields)).to(image.device, torch.float32)
 
 
-def _register_one(
+def _by_ants(moving: np.ndarray, fixed: np.ndarray, num_bins: int) -> np.ndarray:
+    try:
+        import ants
+    except ImportError as error:
+        raise ImportError("backend: expected ANTsPy for 'ants', which is not installed; pip install antspyx") from error
+
+    target = ants.from_numpy(fixed - fixed.min())
+    found = ants.registration(
+        target,
+        ants.from_numpy(moving - moving.min()),
+        type_of_transform="SyNOnly",
+        initial_transform="identity",
+        syn_sampling=num_bins,
+        random_seed=1,
+    )
+    # The field is read off by pulling the coordinates themselves.
+    index = np.indices(fixed.shape, dtype=np.float64)
+    pulled = [
+        ants.apply_transforms(target, ants.from_numpy(axis), found["fwdtransforms"], interpolator="linear").numpy()
+        for axis in index
+    ]
+    inside = ants.apply_transforms(target, ants.from_numpy(np.ones_like(fixed)), found["fwdtransforms"]).numpy() > 0.999
+    for path in (*found["fwdtransforms"], *found["invtransforms"]):
+        Path(path).unlink(missing_ok=True)
+    return np.where(inside, np.stack(pulled) - index, 0.0)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over threads differ from run to run, and only the global count reaches the metric."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def _by_simpleitk(
     moving: np.ndarray, fixed: np.ndarray, control_spacing: float, num_bins: int, iterations: int
 ) -> np.ndarray:
-    if np.ptp(moving) == 0 or np.ptp(fixed) == 0:
-        return np.zeros((fixed.ndim, *fixed.shape))  # a constant image corresponds to itself everywhere
     # SimpleITK reads arrays last axis first: transposed, its axes are the tensor's.
     moving_image, fixed_image = (sitk.GetImageFromArray(np.ascontiguousarray(array.T)) for array in (moving, fixed))
     mesh = [max(2, round((size - 1) / control_spacing)) for size in fixed.shape]

@@ -51,7 +51,7 @@ class TraceTransObjective(Objective):
         cross_bins: bins of `cross_dnmi`.
         cross_gradient: what `cross_dnmi` teaches: "both" streams, as Eq. 8 reads, or the "image" alone, the warped
             source being held fixed. With "both", an image that still copies the source's noise and structure pulls
-            the field to zero before either has learnt the deformation; see the results in the documentation.
+            the field towards zero until both have learnt the deformation; see the results in the documentation.
 
     Raises:
         ValueError: if a weight is outside its range, or the deformation stream is on and the source's
