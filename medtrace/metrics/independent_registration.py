@@ -29,7 +29,8 @@ def independent_registration(
 
     TraceTrans scores its α-row by such a field (from ANTs), because at α = 1 the model's own is not trained.
     "simpleitk" is one cubic B-spline by Mattes mutual information at two resolutions, every voxel being used; the same
-    images give the same field. "ants" is ANTsPy's SyN from the identity (`pip install medtrace[ants]`) with its own settings.
+    images give the same field. "ants" is ANTsPy's SyN from the identity (`pip install medtrace[ants]`) with its own
+    settings.
 
     Args:
         source: (B, 1, *spatial), the moving image, any range.
