@@ -16,6 +16,18 @@ from medtrace.checks import check_batched, check_choice, check_finite, check_pos
 BACKENDS = ("simpleitk", "ants")
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let SimpleITK work on one thread: a metric's sums over threads differ in the last bits from run to run."""
+    # A registration's own SetNumberOfThreads does not reach the metric; only the global default does.
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
 def independent_registration(
     source: Tensor,
     image: Tensor,
@@ -61,7 +73,7 @@ def independent_registration(
         elif backend == "ants":
             fields.append(_by_ants(moving[0], fixed[0], num_bins))
         else:
-            with _one_thread():
+            with one_thread():
                 fields.append(_by_simpleitk(moving[0], fixed[0], control_spacing, num_bins, iterations))
     return torch.from_numpy(np.stack(fields)).to(image.device, torch.float32)
 
@@ -91,17 +103,6 @@ def _by_ants(moving: np.ndarray, fixed: np.ndarray, num_bins: int) -> np.ndarray
     for path in (*found["fwdtransforms"], *found["invtransforms"]):
         Path(path).unlink(missing_ok=True)
     return np.where(inside, np.stack(pulled) - index, 0.0)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums over threads differ from run to run, and only the global count reaches the metric."""
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def _by_simpleitk(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+
+from medtrace.metrics.independent_registration import one_thread
 
 from .geometry import Array
 
@@ -43,18 +43,6 @@ class Match:
     mutual_information: float
     iterations: int
     stop: str
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let SimpleITK work on one thread: the metric's sums over threads differ in the last bits from run to run."""
-    # The registration's own SetNumberOfThreads does not reach the metric; only the global default does.
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def register(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search) -> Match:
