@@ -78,6 +78,17 @@ def check_finite(name: str, value: Tensor, remedy: str = "look for NaN or infini
         raise ValueError(f"{name}: expected finite numbers, received {count} that are NaN or infinite; {remedy}")
 
 
+def check_range(name: str, value: Tensor, low: float, high: float, tolerance: float = 1e-3) -> None:
+    """Check that every number lies in [low, high], within `tolerance` of the range for rounding; NaN fails."""
+    least, greatest = (float(extreme) for extreme in value.detach().aminmax())
+    slack = tolerance * (high - low)
+    if not (low - slack <= least and greatest <= high + slack):
+        raise ValueError(
+            f"{name}: expected intensities in [{low:g}, {high:g}], received {least:g} to {greatest:g}; rescale the"
+            " image (monai.transforms.ScaleIntensityRange), or use `medtrace prepare` and `translate`, which do"
+        )
+
+
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Check a closed choice."""
     if value not in choices:

@@ -29,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -300,7 +301,8 @@ def describe(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, TypeError, OSError)) and text:
         return text
-    return f"{type(error).__name__}: {text}; `medtrace --debug` shows where"
+    first = str(error).strip().splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {first}; `medtrace --debug` shows where"
 
 
 @contextmanager
@@ -310,13 +312,17 @@ def _quiet(active: bool) -> Iterator[None]:
         yield
         return
     loggers = [logging.getLogger(name) for name in ("nibabel.global", "monai.bundle.workflows")]
+    engines = logging.getLogger("ignite")  # its engines repeat an error that is about to be told
+    level = engines.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.addFilter(_is_error)
+        engines.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
+            engines.setLevel(level)
             for logger in loggers:
                 logger.removeFilter(_is_error)
 

@@ -135,6 +135,12 @@ def test_discriminator_sees_its_condition():
     assert not torch.equal(judge(image, image), judge(torch.rand(1, 1, 64, 64), image))
 
 
+@pytest.mark.parametrize("size", [8, 16, 20, 23, 24, 33])
+def test_discriminator_judges_small_grids(size):
+    judge = ConditionalPatchDiscriminator(2, 1, 1, channels=8)
+    assert torch.isfinite(judge(torch.rand(1, 1, size, size), torch.rand(1, 1, size, size))).all()
+
+
 def test_padding_repeats_the_border_and_crops_back_exactly():
     image = torch.arange(15.0).reshape(1, 1, 3, 5)
     padded, crop = pad_to_multiple(image, 4, minimum=8)

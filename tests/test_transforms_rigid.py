@@ -391,7 +391,8 @@ def test_itk_slices(fixed_name, moving_name, degrees, shift):
 
 @pytest.fixture(scope="module")
 def templates():
-    datasets = pytest.importorskip("nilearn.datasets")
+    from nilearn import datasets
+
     images = {}
     for name, load in (("t1", datasets.load_mni152_template), ("gm", datasets.load_mni152_gm_template)):
         image = load(resolution=2)

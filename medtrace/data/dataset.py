@@ -71,9 +71,9 @@ def load_dataset(
     Returns:
         Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
         the 4x4 affine of their grid; "subject" (who), "case" (the item's unique name), "volume" (the pair it was cut
-        from) and "contrast"; the paths "source_landmarks_file", "target_landmarks_file" and "rigid_file" where there
-        are such files. With `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a
-        slice only those that lie in it.
+        from) and "contrast"; the paths "source_landmarks_file", "target_landmarks_file" and "rigid_file", empty where
+        there is no such file. With `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm;
+        of a slice only those that lie in it.
 
     Raises:
         FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
@@ -139,6 +139,8 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("subject", "case", *IMAGES):
         if name not in item:
             raise ValueError(f"{folder / INDEX}: a case lacks the entry {name!r}; run `medtrace prepare` again")
+    # Every item has every key, or a batch of cases with and without landmarks could not be collated.
+    item |= {f"{name}_file": "" for name in FILES}
     for name in (*IMAGES, *FILES):
         if name in item:
             file = folder / item.pop(name)
@@ -154,7 +156,7 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:
     """Points that both dates name, of a slice those within it."""
-    if not {"source_landmarks_file", "target_landmarks_file"} <= set(item):
+    if not (item["source_landmarks_file"] and item["target_landmarks_file"]):
         return {}
     before, after = (
         dict(zip(*read_landmarks(item[key]))) for key in ("source_landmarks_file", "target_landmarks_file")

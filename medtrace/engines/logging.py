@@ -65,10 +65,13 @@ def _write_row(path: Path, row: Mapping[str, float]) -> None:
         with path.open(newline="") as file:
             rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
+    columns = list(dict.fromkeys(name for one in (*rows, row) for name in one))
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows([*rows, row])
+    partial.replace(path)
 
 
 class ProgressBar:

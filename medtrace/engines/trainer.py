@@ -36,7 +36,7 @@ class Trainer(MonaiTrainer):
         max_gradient_norm: clip each phase's gradient to this norm; None leaves it.
         amp: run forwards under autocast on the device; float16 on CUDA is loss-scaled.
         amp_kwargs: arguments of `torch.autocast`, such as {"dtype": torch.bfloat16}.
-        key_train_metric, additional_metrics, postprocessing, event_names: as in MONAI's `Trainer`.
+        workflow: `event_names`, `event_to_attr` and other arguments of MONAI's `Workflow`.
 
     Raises:
         ValueError: if the optimisers' names are not the phases' names, or a loss is not finite.

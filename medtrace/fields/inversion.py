@@ -70,7 +70,9 @@ def invert(
         mismatch = inverse + sample(ddf, flat + inverse)
         with torch.no_grad():
             inside = inside_grid(flat + inverse, ddf.shape[2:])
-            worst = torch.where(inside, _norm(mismatch), 0.0).flatten(1).amax(1)
+            length = _norm(mismatch)
+            worst = torch.where(inside, length, 0.0).flatten(1).amax(1)
+            worst = worst.where(torch.isfinite(length).flatten(1).all(1), torch.inf)
         if mismatch.requires_grad:
             # Zero but for the residual: it carries the implicit function's derivative.
             step = _newton_step(ddf.detach(), (flat + inverse).detach(), mismatch)

@@ -63,7 +63,7 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
         shape = points.shape[2:]
         folded = torch.zeros(points.shape[0], *shape, dtype=torch.bool, device=points.device)
         for corner, value in _cell_determinants(points):
-            folded[_corner_slices(corner, shape)] |= value <= 0
+            folded[_corner_slices(corner, shape)] |= ~(value > 0)  # NaN counts as folded
         return folded.flatten(1).to(points.dtype).mean(1)
 
 

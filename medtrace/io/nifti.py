@@ -48,8 +48,8 @@ def write_image(path: Path | str, image: Tensor, affine: Tensor, dtype: StorageT
 
     Args:
         path: ends in .nii or .nii.gz.
-        image: (C, H, W), written as one slice, or (C, H, W, D). Several channels become a vector image (H, W,
-            D, 1, C) with the vector intent, as ITK writes them.
+        image: (C, H, W), written as one slice, or (C, H, W, D). Several channels become the fourth axis of a
+            scalar image (H, W, D, C), since ITK reads a vector image of one slice as 2-D; resample them one by one.
         affine: (4, 4) voxel to RAS mm, at right angles; becomes the qform and the sform.
         dtype: "float32", "float64", or "int16" with NIfTI's slope and intercept (1/65535 of the range).
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from monai.networks.utils import eval_mode
 from torch import Tensor
 from torch.nn import functional as F
 
-from medtrace.checks import check_choice
-from medtrace.fields import exponentiate
+from medtrace.checks import check_choice, check_range, check_same_shape
 from medtrace.losses import (
     ParzenDNMILoss,
     least_squares_adversarial,
@@ -119,7 +119,10 @@ class TraceTransObjective(Objective):
     def generator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 8, 10 and 12; leaves the detached images for the discriminators."""
         source, target = plain(batch["source"]), plain(batch["target"])
+        check_range("source", source, -1, 1)
+        check_range("target", target, -1, 1)
         output: TraceTransOutput = self.networks(source, deform=self.deform)
+        check_same_shape("prediction", output.image, "target", target)
         carried["image"], carried["warped"] = output.image.detach(), output.warped.detach()
         terms = {}
         if phase.active("translation_l1"):
@@ -154,16 +157,20 @@ class TraceTransObjective(Objective):
 
     @torch.no_grad()
     def trace(self, batch: Batch) -> list[Trace]:
-        """Translate each source of the batch; the inverse field is the exponential of −v."""
+        """Translate each source of the batch.
+
+        The inverse field is that of `ddf` itself (`fields.invert`): on a grid the exponential of −v misses it by some
+        tenths of a voxel where the flow converges.
+        """
         source = batch["source"]
-        output: TraceTransOutput = self.networks(plain(source), deform=self.deform)
-        inverse = exponentiate(-output.velocity, self.networks.generator.integration_steps)
+        check_range("source", plain(source), -1, 1)
+        with eval_mode(self):
+            output: TraceTransOutput = self.networks(plain(source), deform=self.deform)
         return [
             Trace.build(
                 source=plain(source)[item],
                 image=output.image[item],
                 ddf=output.ddf[item],
-                inverse_ddf=inverse[item],
                 velocity=output.velocity[item],
                 affine=affine,
                 source_affine=affine,

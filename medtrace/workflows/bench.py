@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -24,7 +25,7 @@ from medtrace.io import save_trace
 from medtrace.metrics.independent_registration import independent_registration
 from medtrace.report import comparison_figure, curve_figure, markdown_table, print_table, save_figure, trace_figure
 from medtrace.workflows.evaluate import identity, oracle, tracer_of, write_json
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import default_device, load_objective
 from medtrace.workflows.scoring import RANGE, Tracer, score_cases
 from medtrace.workflows.train import train
 
@@ -127,7 +128,8 @@ def bench(
         setting: "demo" (about five minutes on two cores for the rivals), "full" or "smoke" (seconds).
         study: "rivals" (None), "alpha", "gamma" or "ablation".
         out: receives `runs/`, `<study>/results.json`, `<study>/table.md`, per-case CSVs, `figures/`, `traces/`. Runs of
-            the same setting and seed found there are used again.
+            the same setting and seed found there are used again, also after a change of the code; each row of
+            `results.json` tells the commit that trained it.
         seed: of data and training.
         device: by default CUDA where there is one.
         progress: show bars and the table.
@@ -156,7 +158,8 @@ def bench(
             _score_independently(tables[row], tracer, test, row if progress else None)
         tables[row].write_csv(folder / "cases" / f"{_file_name(row)}.csv")
     rows = [{"method": row, **table.summary(), **costs.get(row, {})} for row, table in tables.items()]
-    results = _results(setting, study, seed, rows, tables, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    results = _results(setting, study, seed, default_device(device), rows, tables, seconds)
     write_json(folder / "results.json", results)
     _write_tables(folder, study, results, rows, console)
     _draw(folder, tracers, runs, test)
@@ -166,11 +169,11 @@ def bench(
 
 def _train_rows(
     methods: Mapping[str, Method], setting: str, seed: int, folder: Path, device: str | None, console: Console
-) -> tuple[dict[str, Path], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
     runs, costs = {}, {}
     for row, method in methods.items():
         runs[row] = folder / f"{setting}-{seed}" / method.run
-        done = runs[row] / "seconds.txt"
+        done = runs[row] / "training.json"
         if done.is_file():
             console.print(f"{row}: trained before, in {runs[row]}")
         else:
@@ -185,12 +188,14 @@ def _train_rows(
                 overrides={"seed": seed, "data_seed": seed, **method.overrides},
                 device=device,
             )
-            done.write_text(f"{time.perf_counter() - started:.1f}\n")
-        objective = load_objective(runs[row], "cpu")
+            seconds = round(time.perf_counter() - started, 1)
+            write_json(done, {"seconds": seconds, "commit": _commit(), "medtrace": medtrace.__version__})
+        objective, training = load_objective(runs[row], "cpu"), json.loads(done.read_text())
         costs[row] = {
             "parameters_million": sum(p.numel() for p in objective.get_submodule("networks.generator").parameters())
             / 1e6,
-            "training_seconds": float(done.read_text()),
+            "training_seconds": training["seconds"],
+            "trained_at_commit": training["commit"],
         }
     return runs, costs
 
@@ -228,7 +233,13 @@ def _score_independently(table: metrics.CaseTable, tracer: Tracer, cases: TraceB
 
 
 def _results(
-    setting: str, study: str, seed: int, rows: list[dict], tables: Mapping[str, metrics.CaseTable], seconds: float
+    setting: str,
+    study: str,
+    seed: int,
+    device: torch.device,
+    rows: list[dict],
+    tables: Mapping[str, metrics.CaseTable],
+    seconds: float,
 ) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         return value._asdict() if isinstance(value, metrics.Summary) else value
@@ -240,7 +251,7 @@ def _results(
         "medtrace": medtrace.__version__,
         "commit": _commit(),
         "torch": torch.__version__,
-        "device": "cuda: " + torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu(),
+        "device": "cuda: " + torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
         "rows": {row["method"]: {key: plain(value) for key, value in row.items() if key != "method"} for row in rows},

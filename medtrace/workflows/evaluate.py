@@ -47,11 +47,13 @@ def evaluate(
     objective = load_objective(run, device)
     cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
     out = Path(run) / "evaluation" / split if out is None else Path(out)
-    tables = {}
-    for row, tracer in {"identity": identity, "method": tracer_of(objective)}.items():
-        tables[row] = score_cases(tracer, cases, batch_size=batch_size, progress=row if progress else None)
-        tables[row].write_csv(out / f"{row}.csv")
-        tables[row].write_summary(out / f"{row}_summary.csv")
+    tables = {
+        row: score_cases(tracer, cases, batch_size=batch_size, progress=row if progress else None)
+        for row, tracer in {"identity": identity, "method": tracer_of(objective)}.items()
+    }
+    for row, table in tables.items():
+        table.write_csv(out / f"{row}.csv")
+        table.write_summary(out / f"{row}_summary.csv")
     return tables
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import medtrace
-from medtrace.data import Preparation, count_cases
+from medtrace.data import Preparation
+from medtrace.data.dataset import read_index
 
 BUNDLES = Path(medtrace.__file__).parent / "bundles"
 CONFIG = "config.yaml"
@@ -52,10 +54,12 @@ def train(
         dataset: a folder made by `medtrace prepare`; not needed with `tracebench` or `smoke`.
         out: the run folder: `config.yaml`, `checkpoints/final.pt`, `history.csv`, `tensorboard/`.
         overlays: further configuration files of the bundle by name, such as "tracebench".
-        overrides: configuration values by MONAI's ids, such as {"objective#alpha": 0.75}.
+        overrides: configuration values by MONAI's ids, such as {"objective#alpha": 0.75}. The number of dimensions and
+            channels comes from `dataset`.
         tracebench: train on TraceBench (the overlay "tracebench").
         smoke: a training of seconds on tiny TraceBench cases (the overlays "tracebench" and "smoke").
-        resume: go on from the newest checkpoint in `out`.
+        resume: go on from the newest checkpoint in `out`, with that run's settings and `overrides` on top; `dataset`,
+            `overlays`, `tracebench` and `smoke` then count only if `out` holds no run yet.
         device: such as "cuda:0" or "cpu"; by default CUDA where there is one.
 
     Returns:
@@ -77,22 +81,25 @@ def train(
         raise FileNotFoundError(f"dataset: {dataset} is no folder; make it with `medtrace prepare`")
     if (out / CONFIG).exists() and not resume:
         raise FileExistsError(f"out: {out} holds a run already; choose another folder, or resume it")
-    files = [bundle / "configs" / "train.yaml", *(_overlay(bundle, overlay) for overlay in names)]
-
-    values: dict[str, Any] = {"bundle_root": str(bundle), "run_dir": str(out), "resume": resume}
-    if dataset is not None:
-        values["dataset_dir"] = str(dataset)
+    values: dict[str, Any] = {}
+    if (out / CONFIG).exists():
+        files = [out / CONFIG]  # a resumed run keeps its own settings
+    else:
+        files = [bundle / "configs" / "train.yaml", *(_overlay(bundle, overlay) for overlay in names)]
+        values = {"bundle_root": str(bundle), "run_dir": str(out)}
+        if dataset is not None:
+            values |= _of_dataset(Path(dataset))
+    values["resume"] = resume
     if device is not None:
         values["device"] = f"$torch.device({device!r})"
     workflow = ConfigWorkflow(
         config_file=[str(file) for file in files],
+        meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="train",
         **values,
-        **(overrides or {}),
     )
-    if dataset is not None and count_cases(dataset)["validation"] == 0:
-        workflow.parser["val_interval"] = 0
+    _override(workflow.parser, overrides or {})
     with _nothing_left_of_a_false_start(out):
         config = _without_metadata(workflow.parser.get())
         ConfigParser.export_config_file(config, str(out / CONFIG), fmt="yaml", indent=2)
@@ -105,13 +112,16 @@ def train(
 
 @contextmanager
 def _nothing_left_of_a_false_start(out: Path) -> Iterator[None]:
-    """Remove what was written into `out` when a training fails before its first checkpoint."""
+    """When a training fails, put back a resumed run's settings; before a first checkpoint, remove what was written."""
     created = not out.exists()
     before = set() if created else set(out.iterdir())
+    kept = {path: path.read_bytes() for path in (out / CONFIG, out / PREPARATION) if path.is_file()}
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
+        for path, content in kept.items():
+            path.write_bytes(content)
         if not any((out / "checkpoints").glob("*.pt")):
             for path in set(out.iterdir()) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -128,6 +138,28 @@ def _preparation(parser: ConfigParser, dataset: str | os.PathLike | None) -> Pre
     shape = tuple(source.shape[1:])
     spacing = source.affine[:3, :3].norm(dim=0).tolist()
     return Preparation(spatial_dims=len(shape), spacing=tuple(spacing), spatial_shape=shape, channels=len(source))
+
+
+def _of_dataset(dataset: Path) -> dict[str, Any]:
+    """Configuration values that a prepared data set settles."""
+    index = read_index(dataset)
+    values = {"dataset_dir": str(dataset), "spatial_dims": index["spatial_dims"]}
+    if "channels" in index:
+        values |= {"in_channels": index["channels"], "out_channels": index["channels"]}
+    if not index["validation"]:
+        values["val_interval"] = 0
+    return values
+
+
+def _override(parser: ConfigParser, overrides: Mapping[str, Any]) -> None:
+    known = [name for name in parser.get() if name != "_meta_"]
+    for name, value in overrides.items():
+        first = name.split("#")[0]
+        if first not in known:
+            close = difflib.get_close_matches(first, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+            raise ValueError(f"overrides: {name!r} is no entry of the configuration; {hint}")
+        parser[name] = value
 
 
 def _overlay(bundle: Path, overlay: str) -> Path:

@@ -100,7 +100,8 @@ class TraceBench(Dataset):
         if not -self.cases <= index < self.cases:
             raise IndexError(f"index: expected a case below {self.cases}, received {index}")
         index = int(index) % self.cases
-        item = dict(self._case(index))
+        # Copies: what a transform does in place must not change the benchmark.
+        item = {key: value.clone() if isinstance(value, Tensor) else value for key, value in self._case(index).items()}
         return item if self.transform is None else self.transform(item)
 
     def generate(self, progress: bool | None = None) -> TraceBench:

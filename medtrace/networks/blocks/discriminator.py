@@ -6,11 +6,14 @@ import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
+from medtrace.networks.blocks.padding import pad_to_multiple
 from medtrace.networks.blocks.unet import INSTANCE_NORM
 
 
 class ConditionalPatchDiscriminator(nn.Module):
     """Judge patches of an image given the source (PatchGAN of Isola et al. 2017).
+
+    Grids below 3·2^`num_layers` are padded by their border values.
 
     Args:
         spatial_dims: 2 or 3.
@@ -31,6 +34,7 @@ class ConditionalPatchDiscriminator(nn.Module):
         norm: str | tuple = INSTANCE_NORM,
     ) -> None:
         super().__init__()
+        self.minimum = 3 * 2**num_layers  # below it nothing is left to normalise
         self.patches = PatchDiscriminator(
             spatial_dims=spatial_dims,
             in_channels=condition_channels + image_channels,
@@ -41,4 +45,5 @@ class ConditionalPatchDiscriminator(nn.Module):
 
     def forward(self, condition: Tensor, image: Tensor) -> Tensor:
         """Return raw logits (B, 1, *patches); the least-squares loss takes them as they are."""
-        return self.patches(torch.cat([condition, image], dim=1))[-1]
+        seen, _ = pad_to_multiple(torch.cat([condition, image], dim=1), 1, minimum=self.minimum)
+        return self.patches(seen)[-1]
