@@ -73,16 +73,17 @@ def train(
     bundle = bundle_folder(name)
     out = Path(out)
     names = [*(["tracebench"] if tracebench or smoke else []), *(["smoke"] if smoke else []), *overlays]
-    if dataset is None and "tracebench" not in names:
+    resuming = (out / CONFIG).exists()
+    if resuming and not resume:
+        raise FileExistsError(f"out: {out} holds a run already; choose another folder, or resume it")
+    if dataset is None and "tracebench" not in names and not resuming:
         raise ValueError(
             "dataset: expected a folder made by `medtrace prepare`, received none; or pass tracebench=True"
         )
     if dataset is not None and not Path(dataset).is_dir():
         raise FileNotFoundError(f"dataset: {dataset} is no folder; make it with `medtrace prepare`")
-    if (out / CONFIG).exists() and not resume:
-        raise FileExistsError(f"out: {out} holds a run already; choose another folder, or resume it")
     values: dict[str, Any] = {}
-    if (out / CONFIG).exists():
+    if resuming:
         files = [out / CONFIG]  # a resumed run keeps its own settings
     else:
         files = [bundle / "configs" / "train.yaml", *(_overlay(bundle, overlay) for overlay in names)]
@@ -104,7 +105,8 @@ def train(
         config = _without_metadata(workflow.parser.get())
         ConfigParser.export_config_file(config, str(out / CONFIG), fmt="yaml", indent=2)
         workflow.initialize()
-        _preparation(workflow.parser, dataset).save(out / PREPARATION)
+        if not resuming:
+            _preparation(workflow.parser, dataset).save(out / PREPARATION)
         workflow.run()
         workflow.finalize()
     return out
