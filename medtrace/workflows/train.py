@@ -15,9 +15,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 import medtrace
 from medtrace.data import Preparation
 from medtrace.data.dataset import read_index
+from medtrace.workflows.runs import CONFIG
 
 BUNDLES = Path(medtrace.__file__).parent / "bundles"
-CONFIG = "config.yaml"
 PREPARATION = "preparation.json"
 
 
