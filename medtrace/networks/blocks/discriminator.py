@@ -1,4 +1,4 @@
-"""The patch discriminator that sees the source beside the image it judges."""
+"""Patch discriminators: of an image alone, and of an image beside its source."""
 
 from __future__ import annotations
 
@@ -10,10 +10,41 @@ from medtrace.networks.blocks.padding import pad_to_multiple
 from medtrace.networks.blocks.unet import INSTANCE_NORM
 
 
-class ConditionalPatchDiscriminator(nn.Module):
-    """Judge patches of an image given the source (PatchGAN of Isola et al. 2017).
+class ImagePatchDiscriminator(nn.Module):
+    """Judge patches of an image (PatchGAN of Isola et al. 2017).
 
     Grids below 3·2^`num_layers` are padded by their border values.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the judged image.
+        channels: filters of the first convolution.
+        num_layers: convolutions after the first; 3 gives a 70-pixel receptive field.
+        norm: MONAI's name of the normalisation.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        channels: int = 64,
+        num_layers: int = 3,
+        norm: str | tuple = INSTANCE_NORM,
+    ) -> None:
+        super().__init__()
+        self.minimum = 3 * 2**num_layers  # below it nothing is left to normalise
+        self.patches = PatchDiscriminator(
+            spatial_dims=spatial_dims, in_channels=in_channels, channels=channels, num_layers_d=num_layers, norm=norm
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return raw logits (B, 1, *patches), as the one entry of a list."""
+        seen, _ = pad_to_multiple(image, 1, minimum=self.minimum)
+        return [self.patches(seen)[-1]]
+
+
+class ConditionalPatchDiscriminator(ImagePatchDiscriminator):
+    """Judge patches of an image given its source.
 
     Args:
         spatial_dims: 2 or 3.
@@ -33,17 +64,8 @@ class ConditionalPatchDiscriminator(nn.Module):
         num_layers: int = 3,
         norm: str | tuple = INSTANCE_NORM,
     ) -> None:
-        super().__init__()
-        self.minimum = 3 * 2**num_layers  # below it nothing is left to normalise
-        self.patches = PatchDiscriminator(
-            spatial_dims=spatial_dims,
-            in_channels=condition_channels + image_channels,
-            channels=channels,
-            num_layers_d=num_layers,
-            norm=norm,
-        )
+        super().__init__(spatial_dims, condition_channels + image_channels, channels, num_layers, norm)
 
-    def forward(self, condition: Tensor, image: Tensor) -> Tensor:
+    def forward(self, condition: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
         """Return raw logits (B, 1, *patches); the least-squares loss takes them as they are."""
-        seen, _ = pad_to_multiple(torch.cat([condition, image], dim=1), 1, minimum=self.minimum)
-        return self.patches(seen)[-1]
+        return super().forward(torch.cat([condition, image], dim=1))[0]

@@ -1,0 +1,105 @@
+"""What the unpaired translators have in common: images of two domains, their codes, and a discriminator per domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Domain = Literal["source", "target"]
+
+
+def other(domain: Domain) -> Domain:
+    """The domain that `domain` is translated to."""
+    return "target" if domain == "source" else "source"
+
+
+class Code(NamedTuple):
+    """What a host keeps of an image."""
+
+    content: Tensor
+    """(B, C, *coarse) what both domains share; for a host without encoders the image itself."""
+    style: Tensor | None = None
+    """(B, S) what is the domain's own; None where a host does not part the two."""
+
+
+class TranslationHost(nn.Module):
+    """A translator between the domains "source" and "target" that a training may correct by registration.
+
+    An image is encoded in its own domain and decoded in a domain: `decode(encode(x, "source"), "target")`
+    translates, `decode(encode(y, "target"), "target")` reconstructs. A subclass fills the three dictionaries of
+    networks by domain and implements `encode`, `decode` and, where it has them, `drawn`, `prior` and `latent_cycle`.
+
+    Attributes:
+        both_ways: whether "target" can be translated to "source" too, which cycle consistency needs. Without, there
+            is no decoder and no discriminator of the domain "source".
+        encoders, decoders: by domain; one optimiser's turn steps them together.
+        discriminators: by domain; the other turn steps them. `discriminators[domain](seen)` returns a list of raw logits,
+            one entry per scale.
+        in_channels, out_channels: channels of the source and of the target.
+        internal_weights: the published weights of the host's own terms: "reconstruction" (L1 of an image coded and decoded
+            within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, asked for with a cycle only).
+    """
+
+    internal_weights: ClassVar[Mapping[str, float]] = {}
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, both_ways: bool) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.both_ways = both_ways
+        self.encoders = nn.ModuleDict()
+        self.decoders = nn.ModuleDict()
+        self.discriminators = nn.ModuleDict()
+
+    @property
+    def decoded_domains(self) -> tuple[Domain, ...]:
+        """The domains that have a decoder and a discriminator."""
+        return ("target", "source") if self.both_ways else ("target",)
+
+    def channels_of(self, domain: Domain) -> int:
+        """Channels of an image of `domain`."""
+        return self.in_channels if domain == "source" else self.out_channels
+
+    def encode(self, image: Tensor, domain: Domain) -> Code:
+        """Code an image (B, C, *spatial) of `domain`, in [-1, 1]."""
+        raise NotImplementedError
+
+    def decode(self, code: Code, domain: Domain) -> Tensor:
+        """Make an image (B, C, *spatial) of `domain`, in [-1, 1], from a code; without a style, the prior's mean."""
+        raise NotImplementedError
+
+    def drawn(self, code: Code) -> Code:
+        """The code that a training decodes in the other domain: its style, if there is one, drawn from the prior."""
+        return code
+
+    def prior(self, code: Code) -> Tensor:
+        """Distance of a code from its prior, a scalar; the hosts without a prior have none."""
+        raise TypeError(f"{type(self).__name__}: has no prior on its codes; give the term weight 0")
+
+    def latent_cycle(self, code: Code, again: Code) -> Tensor:
+        """Distance between a code and the code of the image decoded from it, a scalar."""
+        raise TypeError(f"{type(self).__name__}: has no latent cycle; give the term weight 0")
+
+    def discriminate(self, image: Tensor, domain: Domain, condition: Tensor | None = None) -> list[Tensor]:
+        """Raw logits of an image of `domain`, one entry per scale.
+
+        Args:
+            image: (B, C, *spatial).
+            domain: whose discriminator judges.
+            condition: (B, C', *spatial) what the image was made from, for a host built to see it.
+        """
+        if condition is not None:
+            image = torch.cat([condition, image], dim=1)
+        return self.discriminators[domain](image)
+
+    def translate(self, image: Tensor, domain: Domain = "source") -> Tensor:
+        """Translate an image of `domain` to the other; the same image gives the same answer."""
+        return self.decode(self.encode(image, domain)._replace(style=None), other(domain))
+
+    def forward(self, source: Tensor) -> Tensor:
+        """Translate sources (B, in_channels, *spatial) in [-1, 1] to targets (B, out_channels, *spatial)."""
+        return self.translate(source)
