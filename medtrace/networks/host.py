@@ -36,11 +36,11 @@ class TranslationHost(nn.Module):
         both_ways: whether "target" can be translated to "source" too, which cycle consistency needs. Without, there
             is no decoder and no discriminator of the domain "source".
         encoders, decoders: by domain; one optimiser's turn steps them together.
-        discriminators: by domain; the other turn steps them. `discriminators[domain](seen)` returns a list of raw logits,
-            one entry per scale.
+        discriminators: by domain; the other turn steps them. `discriminators[domain](seen)` returns a list of raw
+            logits, one entry per scale.
         in_channels, out_channels: channels of the source and of the target.
-        internal_weights: the published weights of the host's own terms: "reconstruction" (L1 of an image coded and decoded
-            within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, asked for with a cycle only).
+        internal_weights: the published weights of the host's own terms: "reconstruction" (L1 of an image coded and
+            decoded within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, with a cycle only).
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {}

@@ -43,7 +43,7 @@ class ImagePatchDiscriminator(nn.Module):
         return [self.patches(seen)[-1]]
 
 
-class ConditionalPatchDiscriminator(ImagePatchDiscriminator):
+class ConditionalPatchDiscriminator(nn.Module):
     """Judge patches of an image given its source.
 
     Args:
@@ -64,8 +64,11 @@ class ConditionalPatchDiscriminator(ImagePatchDiscriminator):
         num_layers: int = 3,
         norm: str | tuple = INSTANCE_NORM,
     ) -> None:
-        super().__init__(spatial_dims, condition_channels + image_channels, channels, num_layers, norm)
+        super().__init__()
+        self.joint = ImagePatchDiscriminator(
+            spatial_dims, condition_channels + image_channels, channels, num_layers, norm
+        )
 
-    def forward(self, condition: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, condition: Tensor, image: Tensor) -> Tensor:
         """Return raw logits (B, 1, *patches); the least-squares loss takes them as they are."""
-        return super().forward(torch.cat([condition, image], dim=1))[0]
+        return self.joint(torch.cat([condition, image], dim=1))[0]
