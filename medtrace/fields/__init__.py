@@ -1,5 +1,6 @@
 """Pure functions on displacement fields (voxels, array-axis order, pull), 2D and 3D, differentiable."""
 
+from medtrace.fields.affine import affine_displacement, rigid_scale_matrix
 from medtrace.fields.flow import compose, exponentiate, inverse_consistency
 from medtrace.fields.inversion import InversionResult, invert
 from medtrace.fields.regularity import (
@@ -12,6 +13,7 @@ from medtrace.fields.units import mm_to_voxel, voxel_to_mm
 
 __all__ = [
     "InversionResult",
+    "affine_displacement",
     "compose",
     "exponentiate",
     "identity_grid",
@@ -22,6 +24,7 @@ __all__ = [
     "mm_to_voxel",
     "non_diffeomorphic_fraction",
     "non_diffeomorphic_volume",
+    "rigid_scale_matrix",
     "sample",
     "voxel_to_mm",
     "warp",
