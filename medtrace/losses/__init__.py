@@ -2,8 +2,11 @@
 
 from medtrace.losses.adversarial import (
     LeastSquaresAdversarialLoss,
+    adversarial,
+    adversarial_discriminator,
     least_squares_adversarial,
     least_squares_discriminator,
+    log_adversarial,
 )
 from medtrace.losses.masking import mask_weights
 from medtrace.losses.mutual_information import ParzenDNMILoss, normalized_mutual_information, parzen_nmi
@@ -16,9 +19,12 @@ __all__ = [
     "ParzenKernel",
     "ParzenWindow",
     "VelocitySmoothnessLoss",
+    "adversarial",
+    "adversarial_discriminator",
     "joint_histogram",
     "least_squares_adversarial",
     "least_squares_discriminator",
+    "log_adversarial",
     "mask_weights",
     "normalized_mutual_information",
     "parzen_nmi",

@@ -1,12 +1,18 @@
-"""Least-squares adversarial terms."""
+"""Adversarial terms: least squares, and the logarithmic ones of the first GAN."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
+
+from medtrace.checks import check_choice
+
+ADVERSARIAL_LOSSES = ("least_squares", "log")
 
 
 def _check_logits(name: str, logits: Any) -> Tensor:
@@ -66,3 +72,56 @@ class LeastSquaresAdversarialLoss(_Loss):
     def forward(self, logits: Tensor, real: bool) -> Tensor:
         """Mean squared distance of the logits from 1 (`real`) or 0."""
         return least_squares_adversarial(logits, real)
+
+
+def log_adversarial(logits: Tensor, real: bool) -> Tensor:
+    """−log σ(logits) (`real`) or −log(1 − σ(logits)), averaged: the non-saturating form of RegGAN, Eq. 1.
+
+    Args:
+        logits: any shape, before the sigmoid.
+        real: whether the logits shall be high; a generator's loss takes its own images with `real=True`.
+
+    Returns:
+        A scalar >= 0, float32 also under autocast.
+
+    Raises:
+        TypeError, ValueError: as `least_squares_adversarial`.
+    """
+    values = _check_logits("logits", logits)
+    return F.softplus(-values if real else values).mean()
+
+
+def adversarial(logits: Sequence[Tensor], loss: str = "least_squares") -> Tensor:
+    """A generator's adversarial term: the mean over a discriminator's scales.
+
+    Args:
+        logits: raw logits of the generated images, one tensor per scale.
+        loss: "least_squares" or "log".
+
+    Returns:
+        A scalar >= 0.
+    """
+    return torch.stack([_term(loss)(scale, real=True) for scale in logits]).mean()
+
+
+def adversarial_discriminator(
+    real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor], loss: str = "least_squares"
+) -> Tensor:
+    """A discriminator's term: half the sum over true and generated images, averaged over its scales.
+
+    Args:
+        real_logits: raw logits of true images, one tensor per scale.
+        fake_logits: raw logits of generated images, detached from the generator.
+        loss: "least_squares" or "log".
+
+    Returns:
+        A scalar >= 0.
+    """
+    term = _term(loss)
+    halves = [0.5 * (term(real, real=True) + term(fake, real=False)) for real, fake in zip(real_logits, fake_logits)]
+    return torch.stack(halves).mean()
+
+
+def _term(loss: str) -> Any:
+    check_choice("loss", loss, ADVERSARIAL_LOSSES)
+    return least_squares_adversarial if loss == "least_squares" else log_adversarial

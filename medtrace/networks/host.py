@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 Domain = Literal["source", "target"]
@@ -39,11 +38,13 @@ class TranslationHost(nn.Module):
         discriminators: by domain; the other turn steps them. `discriminators[domain](seen)` returns a list of raw
             logits, one entry per scale.
         in_channels, out_channels: channels of the source and of the target.
+        conditional: whether the discriminators see the image that the judged one was made from, as in Pix2Pix.
         internal_weights: the published weights of the host's own terms: "reconstruction" (L1 of an image coded and
             decoded within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, with a cycle only).
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {}
+    conditional: bool = False
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, both_ways: bool) -> None:
         super().__init__()
@@ -84,17 +85,12 @@ class TranslationHost(nn.Module):
         """Distance between a code and the code of the image decoded from it, a scalar."""
         raise TypeError(f"{type(self).__name__}: has no latent cycle; give the term weight 0")
 
-    def discriminate(self, image: Tensor, domain: Domain, condition: Tensor | None = None) -> list[Tensor]:
-        """Raw logits of an image of `domain`, one entry per scale.
+    def discriminate(self, seen: Tensor, domain: Domain) -> list[Tensor]:
+        """Raw logits, one entry per scale, of an image of `domain` (B, C, *spatial).
 
-        Args:
-            image: (B, C, *spatial).
-            domain: whose discriminator judges.
-            condition: (B, C', *spatial) what the image was made from, for a host built to see it.
+        A `conditional` host is shown the image that it was made from before it, along the channels.
         """
-        if condition is not None:
-            image = torch.cat([condition, image], dim=1)
-        return self.discriminators[domain](image)
+        return self.discriminators[domain](seen)
 
     def translate(self, image: Tensor, domain: Domain = "source") -> Tensor:
         """Translate an image of `domain` to the other; the same image gives the same answer."""

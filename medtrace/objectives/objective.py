@@ -81,6 +81,11 @@ class Objective(nn.Module):
             return {}
         return getattr(self, f"{name}_terms")(phase, batch, carried)
 
+    @property
+    def registers(self) -> bool:
+        """Whether `register` finds the correspondence of a pair."""
+        return False
+
     def trace(self, batch: Batch) -> list[Trace]:
         """Translate (or register) a batch without gradients and return one `Trace` per item.
 

@@ -1,0 +1,117 @@
+"""The registration network of RegGAN: a residual U-Net from a pair of images to a displacement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medtrace.checks import check_batched, check_same_grid
+from medtrace.networks.blocks import pad_to_multiple
+
+_SLOPE = 0.2
+
+
+class RegistrationUNet(nn.Module):
+    """Displacement that pulls `moving` onto `fixed`: R of RegGAN, Eq. 7.
+
+    One level per entry of `channels`; between two levels the grid is halved by averaging. A level is a convolution
+    and a residual block of two, without normalisation, which would hide how far apart the images are. On the way
+    up the features are interpolated linearly and joined with the encoder's. The last convolution starts at zero,
+    so the untrained network deforms nothing. Grids that the halvings do not divide are padded by their border
+    values and the result cropped back.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of each image.
+        channels: features of each level, finest first.
+        halvings: end on a grid halved so many times and interpolate the displacement linearly to the images',
+            which makes it smooth and cheap; less than the number of levels.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        channels: Sequence[int] = (32, 64, 64, 64, 64, 64, 64),
+        halvings: int = 0,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
+        if not channels:
+            raise ValueError("channels: expected at least one level, received none")
+        if not 0 <= halvings < len(channels):
+            raise ValueError(
+                f"halvings: expected 0 to {len(channels) - 1}, fewer than the levels, received {halvings!r}"
+            )
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.halvings = halvings
+        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
+        inputs = (2 * in_channels, *channels[:-1])
+        self.down = nn.ModuleList(_Level(spatial_dims, before, after) for before, after in zip(inputs, channels))
+        kept = channels[halvings:]
+        self.up = nn.ModuleList(_Level(spatial_dims, below + skip, skip) for skip, below in pairwise(kept))
+        self.head = _convolution(spatial_dims, kept[0], spatial_dims)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Register a batch of pairs.
+
+        Args:
+            moving: (B, in_channels, *spatial), in [-1, 1].
+            fixed: (B, in_channels, *spatial), in [-1, 1], of the same contrast.
+
+        Returns:
+            (B, spatial_dims, *spatial) float32 displacement in voxels, pull: warp(moving, ddf) lies on `fixed`.
+
+        Raises:
+            TypeError, ValueError: if the images do not fit each other or the network.
+        """
+        for name, image in (("moving", moving), ("fixed", fixed)):
+            if check_batched(name, image, channels=self.in_channels) != self.spatial_dims:
+                raise ValueError(
+                    f"{name}: expected {self.spatial_dims} spatial axes, received shape {tuple(image.shape)}; build"
+                    f" the network with spatial_dims={image.ndim - 2}"
+                )
+        check_same_grid("moving", moving, "fixed", fixed)
+        features, crop = pad_to_multiple(torch.cat([moving, fixed], dim=1), 2 ** (len(self.down) - 1))
+        skips = []
+        for depth, level in enumerate(self.down):
+            if depth:
+                features = F.interpolate(features, scale_factor=0.5, mode="area")
+            features = level(features)
+            skips.append(features)
+        for level, skip in zip(reversed(self.up), reversed(skips[self.halvings : -1])):
+            features = F.interpolate(features, scale_factor=2, mode=self.mode, align_corners=False)
+            features = level(torch.cat([features, skip], dim=1))
+        ddf = self.head(features).float()
+        if self.halvings:
+            ddf = F.interpolate(ddf, scale_factor=2**self.halvings, mode=self.mode, align_corners=False)
+        return crop(ddf)
+
+
+class _Level(nn.Module):
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.entry = _convolution(spatial_dims, in_channels, out_channels)
+        self.first = _convolution(spatial_dims, out_channels, out_channels)
+        self.second = _convolution(spatial_dims, out_channels, out_channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = F.leaky_relu(self.entry(features), _SLOPE)
+        residual = self.second(F.leaky_relu(self.first(features), _SLOPE))
+        return F.leaky_relu(features + residual, _SLOPE)
+
+
+def _convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Conv2d | nn.Conv3d:
+    kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
+    return kind(in_channels, out_channels, kernel_size=3, padding=1)

@@ -1,0 +1,289 @@
+"""RegGAN: translation from misaligned pairs, by adding a registration network to any two-domain translator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from monai.networks.utils import eval_mode
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medtrace.checks import check_choice, check_range, check_same_grid
+from medtrace.fields import warp
+from medtrace.losses import adversarial, adversarial_discriminator, velocity_smoothness
+from medtrace.losses.adversarial import ADVERSARIAL_LOSSES
+from medtrace.networks.host import Code, Domain, TranslationHost, other
+from medtrace.networks.registration_unet import RegistrationUNet
+from medtrace.objectives.objective import Batch, Objective, Phase, affines_of, plain
+from medtrace.objectives.pool import ImagePool
+from medtrace.trace import Trace
+
+
+@dataclass(frozen=True)
+class CycleConsistency:
+    """L1 between an image and its translation there and back (RegGAN, Eq. 3).
+
+    Attributes:
+        weight: of the term "cycle", which sums both directions.
+    """
+
+    weight: float = 10.0
+
+
+@dataclass(frozen=True)
+class PairedL1:
+    """L1 between the translation and the target as it lies (RegGAN, Eq. 2): Pix2Pix.
+
+    Attributes:
+        weight: of the term "paired_l1"; 100 is Pix2Pix's.
+    """
+
+    weight: float = 100.0
+
+
+class RegistrationCorrection(nn.Module):
+    """A registration network that models a pair's misalignment, so that the translation need not (RegGAN, Eq. 7-8).
+
+    Args:
+        network: R, from the translated image and the target to a displacement.
+        weight: of "correction", L1(G(x)∘R(G(x), ỹ), ỹ).
+        smoothness_weight: of "smoothness", |∇R|².
+    """
+
+    def __init__(self, network: RegistrationUNet, weight: float = 20.0, smoothness_weight: float = 10.0) -> None:
+        super().__init__()
+        self.network = network
+        self.weight = weight
+        self.smoothness_weight = smoothness_weight
+
+
+class RegGANObjective(Objective):
+    """Train a two-domain translator in any of RegGAN's modes, and trace images and pairs with it.
+
+    The modes are what is added to the adversarial term: C is `cycle`, C+R `cycle` and `correction`, NC nothing, NC+R
+    `correction` (the paper's RegGAN), Pix2Pix `pairing` alone. The phase "generator" has
+
+    | term | weight | value |
+    |---|---|---|
+    | `target_adversarial` | 1 | Eq. 1 for G(x); `source_adversarial` likewise, with a cycle |
+    | `correction` | 20 | L1(G(x)∘R(G(x), ỹ), ỹ), Eq. 7 |
+    | `smoothness` | 10 | |∇R|², Eq. 8, as a mean (see `losses.velocity_smoothness`) |
+    | `cycle` | 10 | Eq. 3, both directions |
+    | `paired_l1` | 100 | Eq. 2 |
+    | `reconstruction`, `prior`, `latent_cycle` | the host's | the host's own terms, see `TranslationHost` |
+
+    and "discriminator" one term per discriminator, on generated images from a pool. Without a cycle the host's
+    `latent_cycle` is off, since it belongs to the cycle, and of the other own terms those of the target remain.
+
+    Args:
+        networks: the host.
+        cycle: cycle consistency; the host must be built `both_ways`.
+        correction: registration of the translated image to the target.
+        pairing: the pixel-wise term of Pix2Pix.
+        adversarial_loss: "least_squares" or "log".
+        adversarial_weight: of the adversarial terms.
+        internal_weights: weights of the host's own terms; None takes the published ones, {} switches them off.
+        pool_size: generated images kept for each discriminator.
+
+    Raises:
+        ValueError: if the host cannot do what is asked for, a weight is below 0, or an own term is unknown.
+    """
+
+    def __init__(
+        self,
+        networks: TranslationHost,
+        *,
+        cycle: CycleConsistency | None = None,
+        correction: RegistrationCorrection | None = None,
+        pairing: PairedL1 | None = None,
+        adversarial_loss: str = "least_squares",
+        adversarial_weight: float = 1.0,
+        internal_weights: Mapping[str, float] | None = None,
+        pool_size: int = 50,
+    ) -> None:
+        super().__init__()
+        check_choice("adversarial_loss", adversarial_loss, ADVERSARIAL_LOSSES)
+        if cycle is not None and not networks.both_ways:
+            raise ValueError("cycle: expected a host built with both_ways=True, received one that translates one way")
+        self.networks = networks
+        self.correction = correction
+        self.adversarial_loss = adversarial_loss
+        self.domains: tuple[Domain, ...] = ("target", "source") if cycle else ("target",)
+        self.pools = nn.ModuleDict({domain: ImagePool(pool_size) for domain in self.domains})
+        weights = {f"{domain}_adversarial": adversarial_weight for domain in self.domains}
+        weights |= {
+            "correction": correction.weight if correction else 0.0,
+            "smoothness": correction.smoothness_weight if correction else 0.0,
+            "cycle": cycle.weight if cycle else 0.0,
+            "paired_l1": pairing.weight if pairing else 0.0,
+            **self._internal(internal_weights, cycled=cycle is not None),
+        }
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{name}: expected a weight of at least 0, received {weight!r}")
+        decoders = ("networks.encoders", "networks.decoders")
+        self.phases = (
+            Phase("generator", (*decoders, "correction.network") if correction else decoders, weights),
+            Phase(
+                "discriminator",
+                tuple(f"networks.discriminators.{domain}" for domain in self.domains),
+                {f"{domain}_discriminator": adversarial_weight for domain in self.domains},
+            ),
+        )
+
+    def _internal(self, given: Mapping[str, float] | None, cycled: bool) -> dict[str, float]:
+        known = ("reconstruction", "prior", "latent_cycle")
+        weights = dict(self.networks.internal_weights if given is None else given)
+        for name in weights:
+            check_choice("internal_weights", name, known)
+        if not cycled:
+            weights["latent_cycle"] = 0.0
+        return {name: weights.get(name, 0.0) for name in known}
+
+    @property
+    def registers(self) -> bool:
+        """Whether there is a registration network."""
+        return self.correction is not None
+
+    def generator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """Eq. 1-3 and 7-9; leaves the generated images for the discriminators."""
+        images = self._images(batch)
+        host = self.networks
+        cycled = "source" in self.domains
+        codes = {"source": host.encode(images["source"], "source")}
+        if cycled or phase.active("reconstruction"):
+            codes["target"] = host.encode(images["target"], "target")
+        drawn = {domain: host.drawn(codes[other(domain)]) for domain in self.domains}
+        fakes = {domain: host.decode(drawn[domain], domain) for domain in self.domains}
+        carried.update({domain: fake.detach() for domain, fake in fakes.items()})
+
+        terms = {}
+        for domain, fake in fakes.items():
+            if phase.active(f"{domain}_adversarial"):
+                logits = host.discriminate(self._seen(fake, images, domain), domain)
+                terms[f"{domain}_adversarial"] = adversarial(logits, self.adversarial_loss)
+        terms |= self._aligned_terms(phase, fakes["target"], images["target"])
+        terms |= self._cycle_terms(phase, images, codes, drawn, fakes)
+        if phase.active("reconstruction"):
+            terms["reconstruction"] = torch.stack(
+                [F.l1_loss(host.decode(codes[domain], domain), images[domain]) for domain in self.domains]
+            ).sum()
+        if phase.active("prior"):
+            terms["prior"] = torch.stack([host.prior(code) for code in codes.values()]).sum()
+        return terms
+
+    def _aligned_terms(self, phase: Phase, fake: Tensor, target: Tensor) -> dict[str, Tensor]:
+        terms = {}
+        if phase.active("paired_l1"):
+            terms["paired_l1"] = F.l1_loss(fake, target)
+        if self.correction is not None and (phase.active("correction") or phase.active("smoothness")):
+            ddf = self.correction.network(fake, target)
+            if phase.active("correction"):
+                terms["correction"] = F.l1_loss(warp(fake, ddf), target)
+            if phase.active("smoothness"):
+                terms["smoothness"] = velocity_smoothness(ddf)
+        return terms
+
+    def _cycle_terms(
+        self,
+        phase: Phase,
+        images: Mapping[Domain, Tensor],
+        codes: Mapping[Domain, Code],
+        drawn: Mapping[Domain, Code],
+        fakes: Mapping[Domain, Tensor],
+    ) -> dict[str, Tensor]:
+        """Code every translation again: decoded with the style it came from it must give the image back."""
+        if not (phase.active("cycle") or phase.active("latent_cycle")):
+            return {}
+        host, cycle, latent = self.networks, [], []
+        for domain, fake in fakes.items():
+            home = other(domain)
+            again = host.encode(fake, domain)
+            if phase.active("cycle"):
+                back = host.decode(again._replace(style=codes[home].style), home)
+                cycle.append(F.l1_loss(back, images[home]))
+            if phase.active("latent_cycle"):
+                latent.append(host.latent_cycle(drawn[domain], again))
+        terms = {"cycle": cycle, "latent_cycle": latent}
+        return {name: torch.stack(values).sum() for name, values in terms.items() if values}
+
+    def discriminator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """The discriminators' part of Eq. 1, on the images that the generator phase made and its earlier ones."""
+        images = self._images(batch)
+        terms = {}
+        for domain in self.domains:
+            if phase.active(f"{domain}_discriminator"):
+                fake = self.pools[domain](self._seen(carried[domain], images, domain))
+                real = self._seen(images[domain], images, domain)
+                terms[f"{domain}_discriminator"] = adversarial_discriminator(
+                    self.networks.discriminate(real, domain),
+                    self.networks.discriminate(fake, domain),
+                    self.adversarial_loss,
+                )
+        return terms
+
+    @staticmethod
+    def _images(batch: Batch) -> dict[Domain, Tensor]:
+        images: dict[Domain, Tensor] = {"source": plain(batch["source"]), "target": plain(batch["target"])}
+        for name, image in images.items():
+            check_range(name, image, -1, 1)
+        check_same_grid("source", images["source"], "target", images["target"])
+        return images
+
+    def _seen(self, judged: Tensor, images: Mapping[Domain, Tensor], domain: Domain) -> Tensor:
+        """What the discriminator sees: the image, for a conditional host beside the one it was made from."""
+        return torch.cat([images[other(domain)], judged], dim=1) if self.networks.conditional else judged
+
+    @torch.no_grad()
+    def trace(self, batch: Batch) -> list[Trace]:
+        """Translate each source. The translation lies on the source's grid, so the field is zero by design."""
+        source = batch["source"]
+        check_range("source", plain(source), -1, 1)
+        with eval_mode(self):
+            image = self.networks(plain(source))
+        still = image.new_zeros(len(image), image.ndim - 2, *image.shape[2:])
+        return _traces(plain(source), image, still, affines_of(source), inverse=still)
+
+    @torch.no_grad()
+    def register(self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None) -> list[Trace]:
+        """The misalignment of each pair: R from the translated source to the target.
+
+        Args:
+            moving: (B, in_channels, *spatial), sources.
+            fixed: (B, out_channels, *spatial), their targets, misaligned.
+            mask: not used: the correction explains alignment alone.
+
+        Returns:
+            Traces whose `image` is G(x)∘R and whose `warped` is x∘R, on the target's grid.
+
+        Raises:
+            TypeError: if the training had no `correction`, or a mask is given.
+        """
+        if self.correction is None:
+            return super().register(moving, fixed, mask)
+        if mask is not None:
+            raise TypeError("mask: expected none, received one; RegGAN's registration permits no intensity change")
+        images = self._images({"source": moving, "target": fixed})
+        with eval_mode(self):
+            translated = self.networks(images["source"])
+            ddf = self.correction.network(translated, images["target"])
+        return _traces(images["source"], warp(translated, ddf), ddf, affines_of(fixed))
+
+
+def _traces(
+    source: Tensor, image: Tensor, ddf: Tensor, affines: list[Tensor], inverse: Tensor | None = None
+) -> list[Trace]:
+    return [
+        Trace.build(
+            source=source[item],
+            image=image[item],
+            ddf=ddf[item],
+            inverse_ddf=None if inverse is None else inverse[item],
+            affine=affine,
+            source_affine=affine,
+        )
+        for item, affine in enumerate(affines)
+    ]
