@@ -2,10 +2,14 @@
 
 from medtrace.networks.cyclegan import CycleGAN, ResnetGenerator
 from medtrace.networks.host import Code, TranslationHost
+from medtrace.networks.munit import MUNIT
 from medtrace.networks.registration_unet import RegistrationUNet
 from medtrace.networks.tracetrans import DualDecoderGAN, TraceTrans, TraceTransOutput
+from medtrace.networks.unit import UNIT
 
 __all__ = [
+    "MUNIT",
+    "UNIT",
     "Code",
     "CycleGAN",
     "DualDecoderGAN",

@@ -22,6 +22,14 @@ class Code(NamedTuple):
     """(B, C, *coarse) what both domains share; for a host without encoders the image itself."""
     style: Tensor | None = None
     """(B, S) what is the domain's own; None where a host does not part the two."""
+    shape: tuple[int, ...] | None = None
+    """Grid of the image, for a host that pads it; None where the content alone tells."""
+
+    def cropped(self, decoded: Tensor) -> Tensor:
+        """Crop the centre of an image (B, C, *padded) to the grid `shape`, as `pad_to_multiple` padded it."""
+        for axis, extent in enumerate(self.shape or (), start=2):
+            decoded = decoded.narrow(axis, (decoded.shape[axis] - extent) // 2, extent)
+        return decoded
 
 
 class TranslationHost(nn.Module):

@@ -1,0 +1,127 @@
+"""Convolutions with mirrored borders, residual blocks of them, and an encoder and a decoder made of both (2D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
+
+
+def instance_norm(channels: int) -> nn.Module:
+    """Normalise each channel of each image over its grid, without scale and shift."""
+    return nn.InstanceNorm2d(channels)
+
+
+def layer_norm(channels: int) -> nn.Module:
+    """Normalise each image over channels and grid together, with a scale and shift per channel."""
+    return nn.GroupNorm(1, channels)
+
+
+def kaiming_start(module: nn.Module) -> None:
+    """Start every convolution and linear layer of `module` as He et al. (2015) for rectifiers, with biases of 0."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    norm: Norm | None = None,
+    activation: nn.Module | None = None,
+) -> nn.Sequential:
+    """A convolution with mirrored borders, its normalisation and its activation.
+
+    The grid keeps its size at stride 1 with an odd kernel and halves at stride 2 with a kernel of 4. Before an
+    instance normalisation there is no bias, which it would remove.
+
+    Args:
+        in_channels: channels of the features it takes.
+        out_channels: channels of the features it gives.
+        kernel_size: width of the kernel, odd or 4.
+        stride: 1 or 2.
+        norm: makes the normalisation for a number of channels, or None.
+        activation: or None.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=(kernel_size - 1) // 2,
+            padding_mode="reflect",
+            bias=norm is not instance_norm,
+        )
+    ]
+    if norm is not None:
+        layers.append(norm(out_channels))
+    if activation is not None:
+        layers.append(activation)
+    return nn.Sequential(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """Add to the features two 3-wide convolutions of them, each normalised, with a ReLU between (He et al. 2016).
+
+    Args:
+        channels: of the features.
+        norm: makes the normalisation for a number of channels.
+    """
+
+    def __init__(self, channels: int, norm: Norm = instance_norm) -> None:
+        super().__init__()
+        self.first = convolution(channels, channels, 3, norm=norm, activation=nn.ReLU())
+        self.second = convolution(channels, channels, 3, norm=norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features of the shape of `features`, (B, channels, H, W)."""
+        return features + self.second(self.first(features))
+
+
+def residual_blocks(channels: int, count: int) -> nn.Sequential:
+    """`count` residual blocks, one after the other; with 0 the identity."""
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+
+
+class DownsamplingEncoder(nn.Sequential):
+    """A 7-wide convolution, then a strided 4-wide one per halving, which doubles the channels; each normalised.
+
+    Args:
+        in_channels: channels of the image.
+        channels: channels at the image's own grid.
+        downsamplings: halvings.
+    """
+
+    def __init__(self, in_channels: int, channels: int, downsamplings: int) -> None:
+        layers = [convolution(in_channels, channels, 7, norm=instance_norm, activation=nn.ReLU())]
+        for level in range(downsamplings):
+            wide = channels * 2**level
+            layers.append(convolution(wide, 2 * wide, 4, stride=2, norm=instance_norm, activation=nn.ReLU()))
+        super().__init__(*layers)
+
+
+class UpsamplingDecoder(nn.Sequential):
+    """Repeat every voxel twice along each axis and convolve 5-wide per doubling, then a linear 7-wide convolution.
+
+    Args:
+        channels: channels at the image's own grid; the features it takes have `channels`·2^`upsamplings`.
+        out_channels: channels of the image.
+        upsamplings: doublings.
+    """
+
+    def __init__(self, channels: int, out_channels: int, upsamplings: int) -> None:
+        layers: list[nn.Module] = []
+        for level in reversed(range(upsamplings)):
+            narrow = channels * 2**level
+            layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
+            layers.append(convolution(2 * narrow, narrow, 5, norm=layer_norm, activation=nn.ReLU()))
+        layers.append(convolution(channels, out_channels, 7))
+        super().__init__(*layers)

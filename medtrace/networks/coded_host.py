@@ -1,0 +1,113 @@
+"""What the hosts with encoders and decoders have in common: padding, the image's range, and the discriminators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medtrace.checks import check_batched, check_positive
+from medtrace.networks.blocks import MultiscaleDiscriminator, pad_to_multiple
+from medtrace.networks.host import Code, Domain, TranslationHost
+
+
+class CodedHost(TranslationHost):
+    """A 2D host whose codes lie on a coarser grid, with multi-scale discriminators.
+
+    A subclass adds an encoder per domain, which gives (content, style or None) of a padded image, and a decoder per
+    decoded domain, and implements `decoded`.
+
+    Args:
+        spatial_dims: 2; the published networks are of images, and this one has no 3D form.
+        in_channels: channels of the source.
+        out_channels: channels of the target.
+        both_ways: whether the target can be translated to the source too.
+        downsamplings: halvings from the image's grid to the content's.
+        minimum: the least extent of a padded image.
+        discriminator_channels: filters of each discriminator's first convolution.
+        discriminator_layers: strided convolutions of each discriminator after the first.
+        discriminator_scales: scales that each discriminator judges.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        both_ways: bool,
+        downsamplings: int,
+        minimum: int,
+        discriminator_channels: int,
+        discriminator_layers: int,
+        discriminator_scales: int,
+    ) -> None:
+        if spatial_dims != 2:
+            raise ValueError(
+                f"spatial_dims: {type(self).__name__} is 2D only, received {spatial_dims!r}; translate slices, or take"
+                " a host that works in 3D"
+            )
+        super().__init__(spatial_dims, in_channels, out_channels, both_ways)
+        check_positive("in_channels", in_channels)
+        check_positive("out_channels", out_channels)
+        self.stride = 2**downsamplings
+        self.minimum = minimum
+        for domain in self.decoded_domains:
+            self.discriminators[domain] = MultiscaleDiscriminator(
+                self.channels_of(domain), discriminator_channels, discriminator_layers, discriminator_scales
+            )
+
+    def encode(self, image: Tensor, domain: Domain) -> Code:
+        """Code an image.
+
+        Args:
+            image: (B, C, H, W) of `domain`, in [-1, 1]; a grid that the strides do not divide is padded by its
+                border values, and the code keeps its size for `decode`.
+            domain: whose encoder codes it.
+
+        Raises:
+            TypeError: if `image` is no floating tensor.
+            ValueError: if its rank or channels, or the domain, do not fit the host.
+        """
+        _check_domain(domain, self.encoders, "both domains are coded")
+        if check_batched("image", image, channels=self.channels_of(domain)) != 2:
+            raise ValueError(
+                f"image: expected 2 spatial axes, received shape {tuple(image.shape)}; {type(self).__name__} is 2D only"
+            )
+        padded, _ = pad_to_multiple(image, self.stride, minimum=self.minimum)
+        content, style = self.encoders[domain](padded)
+        return Code(content, style, tuple(image.shape[2:]))
+
+    def decode(self, code: Code, domain: Domain) -> Tensor:
+        """Make an image from a code.
+
+        Args:
+            code: of either domain; without a style, the prior's mean is taken; without a shape, the image keeps the
+                padded grid.
+            domain: of the image to make.
+
+        Returns:
+            (B, C, H, W) in [-1, 1], float32 also under autocast.
+
+        Raises:
+            ValueError: if the host has no decoder of `domain`.
+        """
+        _check_domain(domain, self.decoders, "build the host with both_ways=True to decode sources")
+        return torch.tanh(code.cropped(self.decoded(code, domain)).float())
+
+    def decoded(self, code: Code, domain: Domain) -> Tensor:
+        """The decoder's linear output (B, C, *padded) of a code."""
+        raise NotImplementedError
+
+
+def check_count(name: str, value: int) -> None:
+    """Check that a count of layers is 0 or more."""
+    if value < 0:
+        raise ValueError(f"{name}: expected 0 or more, received {value!r}")
+
+
+def _check_domain(domain: str, networks: nn.ModuleDict, remedy: str) -> None:
+    """Check that `networks` has one of `domain`."""
+    if domain not in networks:
+        raise ValueError(f"domain: expected {' or '.join(map(repr, networks))}, received {domain!r}; {remedy}")

@@ -1,0 +1,125 @@
+"""UNIT: one latent space that both domains share, with gaussian noise on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medtrace.checks import check_positive
+from medtrace.networks.blocks import DownsamplingEncoder, UpsamplingDecoder
+from medtrace.networks.blocks.residual import kaiming_start, residual_blocks
+from medtrace.networks.coded_host import CodedHost, check_count
+from medtrace.networks.host import Code, Domain
+
+
+class UNIT(CodedHost):
+    """Translate through a latent space of both domains, each with a variational autoencoder (Liu et al. 2017). 2D only.
+
+    An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalised per instance; a
+    decoder residual blocks, nearest-neighbour doublings with 5-wide convolutions and layer normalisation, and a
+    7-wide convolution into a tanh. The last `shared_blocks` residual blocks of the two encoders are one and the same
+    module, and so are the first ones of the two decoders.
+
+    A code is a gaussian of unit variance. `Code.content` is its mean, which the prior needs; `decode` adds the noise,
+    N(0, 1) by torch's global generator, in training mode only, so that each decoding of a code takes a draw of its
+    own and an evaluation is deterministic.
+
+    Liu et al. use leaky ReLUs and no normalisation; the widths, the normalisation and the weights here are those of
+    the same authors' later settings, which RegGAN takes, with the sharing of the paper. Those settings also have a
+    perceptual term by a network trained on photographs; RegGAN leaves it out, and so does this.
+
+    Args:
+        spatial_dims: 2.
+        in_channels: channels of the source.
+        out_channels: channels of the target.
+        both_ways: whether the target can be translated to the source too.
+        channels: channels at the image's own grid; they double with each halving.
+        downsamplings: halvings from the image to its code.
+        blocks: residual blocks of each encoder and of each decoder, the shared ones included.
+        shared_blocks: how many of them both domains share, 0 to `blocks`.
+        discriminator_channels: filters of each discriminator's first convolution.
+        discriminator_layers: strided convolutions of each discriminator after the first.
+        discriminator_scales: scales that each discriminator judges.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
+
+    internal_weights: ClassVar[Mapping[str, float]] = {"reconstruction": 10.0, "prior": 0.01, "latent_cycle": 0.01}
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        both_ways: bool = True,
+        channels: int = 64,
+        downsamplings: int = 2,
+        blocks: int = 4,
+        shared_blocks: int = 1,
+        discriminator_channels: int = 64,
+        discriminator_layers: int = 3,
+        discriminator_scales: int = 3,
+    ) -> None:
+        check_positive("channels", channels)
+        check_count("downsamplings", downsamplings)
+        check_positive("blocks", blocks)
+        if not 0 <= shared_blocks <= blocks:
+            raise ValueError(f"shared_blocks: expected 0 to blocks={blocks!r}, received {shared_blocks!r}")
+        super().__init__(
+            spatial_dims,
+            in_channels,
+            out_channels,
+            both_ways,
+            downsamplings,
+            # Mirrored borders need two voxels per axis at every level and four at the image's.
+            max(2 * 2**downsamplings, 4),
+            discriminator_channels,
+            discriminator_layers,
+            discriminator_scales,
+        )
+        wide, own = channels * 2**downsamplings, blocks - shared_blocks
+        domains: tuple[Domain, ...] = ("source", "target")
+        shared = residual_blocks(wide, shared_blocks)
+        for domain in domains:
+            self.encoders[domain] = MeanEncoder(
+                DownsamplingEncoder(self.channels_of(domain), channels, downsamplings),
+                residual_blocks(wide, own),
+                shared,
+            )
+        shared = residual_blocks(wide, shared_blocks)
+        for domain in self.decoded_domains:
+            self.decoders[domain] = nn.Sequential(
+                shared, residual_blocks(wide, own), UpsamplingDecoder(channels, self.channels_of(domain), downsamplings)
+            )
+        kaiming_start(self.encoders)
+        kaiming_start(self.decoders)
+
+    def decoded(self, code: Code, domain: Domain) -> Tensor:
+        """The decoder's linear output (B, C, *padded) of a code; in training mode with N(0, 1) added to its mean."""
+        latent = code.content
+        if self.training:
+            latent = latent + torch.randn_like(latent)
+        return self.decoders[domain](latent)
+
+    def prior(self, code: Code) -> Tensor:
+        """The mean of the squared latent means.
+
+        KL(N(μ, I) ‖ N(0, I)) is ½ Σ μ²; this is twice that, over the number of latent values.
+        """
+        return code.content.float().square().mean()
+
+    def latent_cycle(self, code: Code, again: Code) -> Tensor:
+        """The prior's distance of the code of a decoded image, `again`; `code` takes no part (UNIT's cycle KL)."""
+        return self.prior(again)
+
+
+class MeanEncoder(nn.Sequential):
+    """Layers one after the other that give the mean of a code, and no style."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, None]:
+        """Return the mean (B, C, *coarse) of the code of an image (B, C, H, W), and None for a style."""
+        return super().forward(image), None
