@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medtrace.checks import check_choice
+from medtrace.data.tracebench.metamorphic import MetamorphicSettings, make_metamorphic
+from medtrace.data.tracebench.misaligned import MisalignedSettings, make_misaligned
 from medtrace.data.tracebench.postop import PostopSettings, make_postop
 
 SPLITS = ("training", "validation", "test")
@@ -27,15 +29,26 @@ class Task:
     make: Callable[[np.random.Generator, tuple[int, ...], Any], dict[str, Tensor]]
 
 
-TASKS: dict[str, Task] = {"postop": Task(0, PostopSettings, make_postop)}
+TASKS: dict[str, Task] = {
+    "postop": Task(0, PostopSettings, make_postop),
+    "metamorphic": Task(1, MetamorphicSettings, make_metamorphic),
+    "misaligned": Task(2, MisalignedSettings, make_misaligned),
+}
 
 # Voxel data; everything else of a case (fields, numbers) has no affine of its own.
 _IMAGES = frozenset(
     {
         "source",
         "target",
+        "clean_target",
+        "source_head",
+        "head",
         "lesion",
         "cavity",
+        "mask",
+        "source_mask",
+        "pathology",
+        "near_lesion",
         "source_tissues",
         "target_tissues",
         "source_labels",
