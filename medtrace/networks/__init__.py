@@ -3,12 +3,14 @@
 from medtrace.networks.cyclegan import CycleGAN, ResnetGenerator
 from medtrace.networks.host import Code, TranslationHost
 from medtrace.networks.munit import MUNIT
+from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.registration_unet import RegistrationUNet
 from medtrace.networks.tracetrans import DualDecoderGAN, TraceTrans, TraceTransOutput
 from medtrace.networks.unit import UNIT
 
 __all__ = [
     "MUNIT",
+    "NICEGAN",
     "UNIT",
     "Code",
     "CycleGAN",
