@@ -8,15 +8,31 @@ from .histogram_standardization import (
     HistogramStandardizationDict,
     above_mean,
 )
+from .misalignment import RandMisalign, RandMisalignD, RandMisalignd, RandMisalignDict
+from .misalignment_draw import (
+    MISALIGNMENT_LEVELS,
+    Misalignment,
+    MisalignmentDraw,
+    MisalignmentFields,
+    misalignment_between,
+)
 from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidMotion
 from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
 
 __all__ = [
+    "MISALIGNMENT_LEVELS",
     "HistogramLandmarks",
     "HistogramStandardization",
     "HistogramStandardizationD",
     "HistogramStandardizationDict",
     "HistogramStandardizationd",
+    "Misalignment",
+    "MisalignmentDraw",
+    "MisalignmentFields",
+    "RandMisalign",
+    "RandMisalignD",
+    "RandMisalignDict",
+    "RandMisalignd",
     "RigidAlignment",
     "RigidAlignmentD",
     "RigidAlignmentDict",
@@ -27,4 +43,5 @@ __all__ = [
     "SliceExtractionDict",
     "SliceExtractiond",
     "above_mean",
+    "misalignment_between",
 ]
