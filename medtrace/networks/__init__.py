@@ -2,6 +2,7 @@
 
 from medtrace.networks.cyclegan import CycleGAN, ResnetGenerator
 from medtrace.networks.host import Code, TranslationHost
+from medtrace.networks.hosts import translation_host
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.registration_unet import RegistrationUNet
@@ -20,4 +21,5 @@ __all__ = [
     "TraceTrans",
     "TraceTransOutput",
     "TranslationHost",
+    "translation_host",
 ]

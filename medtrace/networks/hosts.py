@@ -1,0 +1,40 @@
+"""The hosts by name, for configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medtrace.checks import check_choice
+from medtrace.networks.cyclegan import CycleGAN
+from medtrace.networks.host import TranslationHost
+from medtrace.networks.munit import MUNIT
+from medtrace.networks.nice_gan import NICEGAN
+from medtrace.networks.unit import UNIT
+
+HOSTS: dict[str, Any] = {"cyclegan": CycleGAN, "munit": MUNIT, "unit": UNIT, "nice_gan": NICEGAN}
+
+
+def translation_host(
+    name: str,
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    both_ways: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> TranslationHost:
+    """Build a host of RegGAN.
+
+    Args:
+        name: "cyclegan", "munit", "unit" or "nice_gan".
+        spatial_dims: 2, or with CycleGAN 3.
+        in_channels: channels of the source.
+        out_channels: channels of the target.
+        both_ways: whether the target is translated to the source too.
+        options: the host's own arguments.
+
+    Raises:
+        ValueError: if there is no such host, or an argument is outside its range.
+    """
+    check_choice("name", name, HOSTS)
+    return HOSTS[name](spatial_dims, in_channels, out_channels, both_ways, **(options or {}))
