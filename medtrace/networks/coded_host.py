@@ -51,6 +51,9 @@ class CodedHost(TranslationHost):
         super().__init__(spatial_dims, in_channels, out_channels, both_ways)
         check_positive("in_channels", in_channels)
         check_positive("out_channels", out_channels)
+        check_positive("discriminator_channels", discriminator_channels)
+        check_count("discriminator_layers", discriminator_layers)
+        check_positive("discriminator_scales", discriminator_scales)
         self.stride = 2**downsamplings
         self.minimum = minimum
         for domain in self.decoded_domains:

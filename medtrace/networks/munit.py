@@ -37,7 +37,7 @@ class MUNIT(CodedHost):
         both_ways: whether the target can be translated to the source too.
         channels: channels at the image's own grid; they double with each halving.
         downsamplings: halvings from the image to its content.
-        blocks: residual blocks of each content encoder and of each decoder.
+        num_blocks: residual blocks of each content encoder and of each decoder.
         style_channels: length of the style.
         style_downsamplings: halvings of the style encoder; the channels double in the first two.
         mlp_channels: width of the network from the style to the scales and shifts.
@@ -59,7 +59,7 @@ class MUNIT(CodedHost):
         both_ways: bool = True,
         channels: int = 64,
         downsamplings: int = 2,
-        blocks: int = 4,
+        num_blocks: int = 4,
         style_channels: int = 8,
         style_downsamplings: int = 4,
         mlp_channels: int = 256,
@@ -71,7 +71,7 @@ class MUNIT(CodedHost):
             check_positive(name, size)
         for name, count in (("downsamplings", downsamplings), ("style_downsamplings", style_downsamplings)):
             check_count(name, count)
-        check_positive("blocks", blocks)
+        check_positive("num_blocks", num_blocks)
         super().__init__(
             spatial_dims,
             in_channels,
@@ -89,13 +89,14 @@ class MUNIT(CodedHost):
         for domain in domains:
             seen = self.channels_of(domain)
             content = nn.Sequential(
-                DownsamplingEncoder(seen, channels, downsamplings), residual_blocks(channels * 2**downsamplings, blocks)
+                DownsamplingEncoder(seen, channels, downsamplings),
+                residual_blocks(channels * 2**downsamplings, num_blocks),
             )
             style = StyleEncoder(seen, channels, style_channels, style_downsamplings)
             self.encoders[domain] = ContentAndStyle(content, style if domain in self.decoded_domains else None)
         for domain in self.decoded_domains:
             self.decoders[domain] = StyledDecoder(
-                self.channels_of(domain), channels, downsamplings, blocks, style_channels, mlp_channels
+                self.channels_of(domain), channels, downsamplings, num_blocks, style_channels, mlp_channels
             )
         kaiming_start(self.encoders)
         kaiming_start(self.decoders)
@@ -183,25 +184,31 @@ class StyledDecoder(nn.Module):
         out_channels: channels of the image.
         channels: channels at the image's own grid.
         upsamplings: doublings from the content to the image.
-        blocks: residual blocks.
+        num_blocks: residual blocks.
         style_channels: length of the style.
         mlp_channels: width of the two hidden layers from the style to the scales and shifts.
     """
 
     def __init__(
-        self, out_channels: int, channels: int, upsamplings: int, blocks: int, style_channels: int, mlp_channels: int
+        self,
+        out_channels: int,
+        channels: int,
+        upsamplings: int,
+        num_blocks: int,
+        style_channels: int,
+        mlp_channels: int,
     ) -> None:
         super().__init__()
         wide = channels * 2**upsamplings
-        self.affine_shape = (blocks, AdaptiveResidualBlock.SCALES_AND_SHIFTS, wide)
+        self.affine_shape = (num_blocks, AdaptiveResidualBlock.SCALES_AND_SHIFTS, wide)
         self.affine = nn.Sequential(
             nn.Linear(style_channels, mlp_channels),
             nn.ReLU(),
             nn.Linear(mlp_channels, mlp_channels),
             nn.ReLU(),
-            nn.Linear(mlp_channels, blocks * AdaptiveResidualBlock.SCALES_AND_SHIFTS * wide),
+            nn.Linear(mlp_channels, num_blocks * AdaptiveResidualBlock.SCALES_AND_SHIFTS * wide),
         )
-        self.blocks = nn.ModuleList(AdaptiveResidualBlock(wide) for _ in range(blocks))
+        self.blocks = nn.ModuleList(AdaptiveResidualBlock(wide) for _ in range(num_blocks))
         self.up = UpsamplingDecoder(channels, out_channels, upsamplings)
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:

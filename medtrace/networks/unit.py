@@ -38,8 +38,8 @@ class UNIT(CodedHost):
         both_ways: whether the target can be translated to the source too.
         channels: channels at the image's own grid; they double with each halving.
         downsamplings: halvings from the image to its code.
-        blocks: residual blocks of each encoder and of each decoder, the shared ones included.
-        shared_blocks: how many of them both domains share, 0 to `blocks`.
+        num_blocks: residual blocks of each encoder and of each decoder, the shared ones included.
+        shared_blocks: how many of them both domains share, 0 to `num_blocks`.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
         discriminator_scales: scales that each discriminator judges.
@@ -58,7 +58,7 @@ class UNIT(CodedHost):
         both_ways: bool = True,
         channels: int = 64,
         downsamplings: int = 2,
-        blocks: int = 4,
+        num_blocks: int = 4,
         shared_blocks: int = 1,
         discriminator_channels: int = 64,
         discriminator_layers: int = 3,
@@ -66,9 +66,9 @@ class UNIT(CodedHost):
     ) -> None:
         check_positive("channels", channels)
         check_count("downsamplings", downsamplings)
-        check_positive("blocks", blocks)
-        if not 0 <= shared_blocks <= blocks:
-            raise ValueError(f"shared_blocks: expected 0 to blocks={blocks!r}, received {shared_blocks!r}")
+        check_positive("num_blocks", num_blocks)
+        if not 0 <= shared_blocks <= num_blocks:
+            raise ValueError(f"shared_blocks: expected 0 to num_blocks={num_blocks!r}, received {shared_blocks!r}")
         super().__init__(
             spatial_dims,
             in_channels,
@@ -81,7 +81,7 @@ class UNIT(CodedHost):
             discriminator_layers,
             discriminator_scales,
         )
-        wide, own = channels * 2**downsamplings, blocks - shared_blocks
+        wide, own = channels * 2**downsamplings, num_blocks - shared_blocks
         domains: tuple[Domain, ...] = ("source", "target")
         shared = residual_blocks(wide, shared_blocks)
         for domain in domains:

@@ -1,0 +1,211 @@
+"""UNIT: grids, the shared layers, the noise on the code, its prior, and which networks exist."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from medtrace.networks import UNIT, Code
+
+
+def small(in_channels=1, out_channels=1, both_ways=True, **options):
+    return UNIT(
+        2,
+        in_channels,
+        out_channels,
+        both_ways,
+        **{"channels": 4, "num_blocks": 2, "discriminator_channels": 4} | options,
+    )
+
+
+def image(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (37, 50), (5, 9), (1, 1)])
+def test_translations_lie_on_the_images_grid(shape):
+    host = small(1, 3).eval()
+    assert host(image(2, 1, *shape)).shape == (2, 3, *shape)
+    assert host.translate(image(2, 3, *shape), "target").shape == (2, 1, *shape)
+    assert host(image(2, 1, *shape)).abs().max() <= 1
+
+
+def test_a_code_is_the_mean_on_a_coarser_grid():
+    host = small().train()
+    code = host.encode(image(2, 1, 37, 50), "target")
+    assert code.content.shape == (2, 16, 10, 13)
+    assert code.style is None
+    assert code.shape == (37, 50)
+    assert torch.equal(code.content, host.encode(image(2, 1, 37, 50), "target").content)
+    assert host.drawn(code) is code
+
+
+def test_both_ways_decides_which_networks_exist():
+    two, one = small(), small(both_ways=False)
+    assert set(two.encoders) == set(one.encoders) == {"source", "target"}
+    assert set(two.decoders) == set(two.discriminators) == {"source", "target"}
+    assert set(one.decoders) == set(one.discriminators) == {"target"}
+    with pytest.raises(ValueError, match="both_ways=True"):
+        one.translate(image(1, 1, 16, 16), "target")
+
+
+def test_high_level_layers_are_one_module_and_counted_once():
+    host = small()
+    source, target = host.encoders["source"], host.encoders["target"]
+    assert source[2] is target[2]
+    assert source[1] is not target[1]
+    assert host.decoders["source"][0] is host.decoders["target"][0]
+    assert host.decoders["source"][1] is not host.decoders["target"][1]
+    block = 2 * 16 * 16 * 9
+    assert count(source[2]) == count(host.decoders["source"][0]) == block
+    assert count(host.encoders) == count(source) + count(target) - block
+    apart = small(shared_blocks=0)
+    assert count(apart) - count(host) == 2 * block
+    assert count(apart.encoders["source"]) == count(source)
+
+
+def test_a_step_of_one_domain_changes_the_others_shared_layers():
+    host = small()
+    shared = host.encoders["target"][2]
+    host.prior(host.encode(image(1, 1, 16, 16), "source")).backward()
+    assert all(parameter.grad is not None for parameter in shared.parameters())
+    assert all(parameter.grad is None for parameter in host.encoders["target"][1].parameters())
+
+
+def test_noise_of_unit_variance_is_added_in_training_only():
+    host = small(channels=8)
+    seen = []
+    host.decoders["target"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    code = host.encode(image(2, 1, 64, 64), "source")
+    torch.manual_seed(5)
+    host.train().decode(code, "target")
+    host.eval().decode(code, "target")
+    noise = (seen[0] - code.content).detach()
+    torch.manual_seed(5)
+    torch.testing.assert_close(noise, torch.randn_like(code.content), atol=1e-5, rtol=0)
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+    assert seen[1] is code.content
+
+
+def test_evaluation_is_deterministic_and_training_follows_the_seed():
+    host, source = small(), image(1, 1, 32, 32)
+    host.eval()
+    assert torch.equal(host.translate(source), host.translate(source))
+    host.train()
+    torch.manual_seed(1)
+    first, second = host.translate(source), host.translate(source)
+    torch.manual_seed(1)
+    assert torch.equal(first, host.translate(source))
+    assert not torch.equal(first, second)
+
+
+def test_prior_is_the_mean_square_and_latent_cycle_that_of_the_second_code():
+    host = small()
+    code = Code(torch.tensor([1.0, -3.0, 0.0, 2.0]).reshape(1, 1, 2, 2))
+    again = Code(torch.full((1, 1, 2, 2), -0.5))
+    assert host.prior(code).item() == pytest.approx(14 / 4)
+    assert host.latent_cycle(code, again).item() == pytest.approx(0.25)
+
+
+def test_prior_is_twice_the_divergence_per_latent_value():
+    mean = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    distance = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, torch.ones_like(mean)),
+        torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean)),
+    )
+    torch.testing.assert_close(small().prior(Code(mean)), 2 * distance.mean())
+
+
+def test_internal_weights_name_every_term():
+    assert small().internal_weights == {"reconstruction": 10.0, "prior": 0.01, "latent_cycle": 0.01}
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_gradients_reach_every_parameter(both_ways):
+    host = small(both_ways=both_ways).train()
+    images = {"source": image(2, 1, 32, 32), "target": image(2, 1, 32, 32, seed=1)}
+    codes = {domain: host.encode(seen, domain) for domain, seen in images.items()}
+    total = host.prior(codes["source"]) + host.prior(codes["target"])
+    for domain in host.decoded_domains:
+        other = "source" if domain == "target" else "target"
+        fake = host.decode(host.drawn(codes[other]), domain)
+        total = total + F.l1_loss(host.decode(codes[domain], domain), images[domain])
+        total = total + sum(logits.square().mean() for logits in host.discriminate(fake, domain))
+        if both_ways:
+            again = host.encode(fake, domain)
+            total = total + host.latent_cycle(codes[other], again)
+            total = total + F.l1_loss(host.decode(again, other), images[other])
+    total.backward()
+    for name, parameter in host.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 1e-12, name
+
+
+def test_saved_weights_give_the_same_translation_and_keep_the_sharing():
+    host, twin = small().eval(), small().eval()
+    source = image(1, 1, 32, 32)
+    assert not torch.equal(host(source), twin(source))
+    twin.load_state_dict(copy.deepcopy(host.state_dict()))
+    assert torch.equal(host(source), twin(source))
+    assert twin.encoders["source"][2] is twin.encoders["target"][2]
+
+
+def test_copies_keep_the_sharing():
+    twin = copy.deepcopy(small())
+    assert twin.encoders["source"][2] is twin.encoders["target"][2]
+
+
+def test_images_stay_float32_under_autocast():
+    host = small().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        code = host.encode(image(1, 1, 32, 32), "source")
+        assert host.decode(code, "target").dtype == torch.float32
+        assert host.prior(code).dtype == torch.float32
+
+
+def test_published_sizes_are_the_default():
+    with torch.device("meta"):
+        host = UNIT(2, 3, 3, both_ways=False)
+    down, own, shared = host.encoders["source"]
+    assert [layer[0].out_channels for layer in down] == [64, 128, 256]
+    assert [layer[0].kernel_size for layer in down] == [(7, 7), (4, 4), (4, 4)]
+    assert (len(own), len(shared)) == (3, 1)
+    assert [len(part) for part in host.decoders["target"][:2]] == [1, 3]
+    assert [layer[0].out_channels for layer in host.discriminators["target"].scales[0]] == [64, 128, 256, 512, 1]
+    assert len(host.discriminators["target"].scales) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((3, 1, 1), {}, "2D only"),
+        ((2, 0, 1), {}, "in_channels"),
+        ((2, 1, 0), {}, "out_channels"),
+        ((2, 1, 1), {"channels": 0}, "channels"),
+        ((2, 1, 1), {"downsamplings": -1}, "downsamplings"),
+        ((2, 1, 1), {"num_blocks": 0}, "num_blocks"),
+        ((2, 1, 1), {"shared_blocks": 5}, "shared_blocks"),
+        ((2, 1, 1), {"shared_blocks": -1}, "shared_blocks"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        UNIT(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("seen", "message"),
+    [
+        (torch.zeros(1, 2, 16, 16), "expected 1 channel"),
+        (torch.zeros(1, 1, 16, 16, 16), "2D only"),
+    ],
+)
+def test_wrong_images_are_refused(seen, message):
+    with pytest.raises(ValueError, match=message):
+        small()(seen)
