@@ -8,12 +8,16 @@ from medtrace.losses.adversarial import (
     least_squares_discriminator,
     log_adversarial,
 )
+from medtrace.losses.diffusion import IntensityDiffusionLoss, intensity_diffusion
+from medtrace.losses.folding import JacobianFoldingLoss, jacobian_folding
 from medtrace.losses.masking import mask_weights
 from medtrace.losses.mutual_information import ParzenDNMILoss, normalized_mutual_information, parzen_nmi
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 from medtrace.losses.smoothness import VelocitySmoothnessLoss, velocity_smoothness
 
 __all__ = [
+    "IntensityDiffusionLoss",
+    "JacobianFoldingLoss",
     "LeastSquaresAdversarialLoss",
     "ParzenDNMILoss",
     "ParzenKernel",
@@ -21,6 +25,8 @@ __all__ = [
     "VelocitySmoothnessLoss",
     "adversarial",
     "adversarial_discriminator",
+    "intensity_diffusion",
+    "jacobian_folding",
     "joint_histogram",
     "least_squares_adversarial",
     "least_squares_discriminator",

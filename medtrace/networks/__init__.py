@@ -3,6 +3,7 @@
 from medtrace.networks.cyclegan import CycleGAN, ResnetGenerator
 from medtrace.networks.host import Code, TranslationHost
 from medtrace.networks.hosts import translation_host
+from medtrace.networks.metamorphic import MetamorphicOutput, MetamorphicRegNet, MetamorphicTrajectory, MetaRegNet
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.registration_unet import RegistrationUNet
@@ -16,6 +17,10 @@ __all__ = [
     "Code",
     "CycleGAN",
     "DualDecoderGAN",
+    "MetaRegNet",
+    "MetamorphicOutput",
+    "MetamorphicRegNet",
+    "MetamorphicTrajectory",
     "RegistrationUNet",
     "ResnetGenerator",
     "TraceTrans",

@@ -1,16 +1,22 @@
 """One file per method: its networks, loss terms and weights, and its trace."""
 
+from medtrace.objectives.energy import MetamorphicEnergy
+from medtrace.objectives.metaregnet import MetaRegNetObjective
 from medtrace.objectives.objective import Objective, Phase, affines_of, plain
 from medtrace.objectives.reggan import CycleConsistency, PairedL1, RegGANObjective, RegistrationCorrection
+from medtrace.objectives.registration import RegistrationObjective
 from medtrace.objectives.tracetrans import TraceTransObjective
 
 __all__ = [
     "CycleConsistency",
+    "MetaRegNetObjective",
+    "MetamorphicEnergy",
     "Objective",
     "PairedL1",
     "Phase",
     "RegGANObjective",
     "RegistrationCorrection",
+    "RegistrationObjective",
     "TraceTransObjective",
     "affines_of",
     "plain",

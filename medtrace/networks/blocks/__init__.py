@@ -2,6 +2,7 @@
 
 from medtrace.networks.blocks.adaptive_norm import AdaptiveResidualBlock, adaptive_instance_norm
 from medtrace.networks.blocks.discriminator import ConditionalPatchDiscriminator, ImagePatchDiscriminator
+from medtrace.networks.blocks.lipschitz import LipschitzConvolution, LipschitzResidual, convolution_bound
 from medtrace.networks.blocks.multiscale_discriminator import MultiscaleDiscriminator
 from medtrace.networks.blocks.padding import pad_to_multiple
 from medtrace.networks.blocks.residual import DownsamplingEncoder, ResidualBlock, UpsamplingDecoder
@@ -15,9 +16,12 @@ __all__ = [
     "DownsamplingEncoder",
     "Encoder",
     "ImagePatchDiscriminator",
+    "LipschitzConvolution",
+    "LipschitzResidual",
     "MultiscaleDiscriminator",
     "ResidualBlock",
     "UpsamplingDecoder",
     "adaptive_instance_norm",
+    "convolution_bound",
     "pad_to_multiple",
 ]
