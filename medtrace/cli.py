@@ -224,11 +224,15 @@ def evaluate(
 
 @command("bench")
 def bench(
-    task: Annotated[str, typer.Argument(help="TraceBench task.")] = "postop",
+    task: Annotated[str, typer.Argument(help="TraceBench task: postop or misaligned.")] = "postop",
     setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
     full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
     study: Annotated[
-        str | None, typer.Option(help="alpha, gamma or ablation: one of the paper's rows instead of the rivals.")
+        str | None,
+        typer.Option(
+            help="Of postop: rivals, alpha, gamma, ablation or translators. Of misaligned: noise, modes or unpaired."
+            "  [default: the task's first]"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where tables and figures go.")] = Path("demo_out"),
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,

@@ -1,7 +1,6 @@
-"""Scores of a case, controls, evaluation of a run, and the bench, on TraceBench."""
+"""Scores of a case, controls and evaluation of a run, on TraceBench."""
 
 import csv
-import json
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from monai.data import list_data_collate
 from medtrace.data import TraceBench
 from medtrace.fields import exponentiate, warp
 from medtrace.metrics.independent_registration import independent_registration
-from medtrace.workflows.bench import BETTER, COLUMNS, INDEPENDENT_COLUMNS, STUDIES, bench
 from medtrace.workflows.evaluate import evaluate, identity, oracle, tracer_of
 from medtrace.workflows.runs import load_objective
 from medtrace.workflows.scoring import score, score_cases
@@ -135,44 +133,6 @@ def test_tracer_of_gives_what_the_objective_gives(run, cases):
     objective = load_objective(run, "cpu")
     batch = list_data_collate([cases[0]])
     torch.testing.assert_close(tracer_of(objective)(batch)[0].image, objective.trace(batch)[0].image)
-
-
-@pytest.fixture(scope="module")
-def bench_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("bench")
-
-
-@pytest.mark.parametrize("study", [None, "alpha", "gamma", "ablation"])
-def test_bench_trains_scores_and_draws(study, bench_folder):
-    shared = bench_folder / "runs" / "smoke-0" / "tracetrans" / "checkpoints" / "final.pt"
-    written = shared.stat().st_mtime_ns if shared.exists() else None
-    results = bench(setting="smoke", study=study, out=bench_folder, device="cpu", progress=False)
-    assert written in (None, shared.stat().st_mtime_ns), "a run that studies share is trained once"
-    folder = bench_folder / (study or "rivals")
-    saved = json.loads((folder / "results.json").read_text())
-    assert (
-        saved["rows"].keys()
-        == results["rows"].keys()
-        == {"identity (zero field)", "oracle field", *STUDIES[study or "rivals"]}
-    )
-    assert saved["share_of_zero_field_epe"]["identity (zero field)"] == 1
-    assert saved["share_of_identity_mae"]["identity (zero field)"] == 1
-    table = (folder / "table.md").read_text()
-    assert all(heading in table for heading in COLUMNS.values())
-    assert (INDEPENDENT_COLUMNS["independent_edge_dice"] in table) == (study == "alpha")
-    assert (folder / "figures" / "comparison.png").stat().st_size > 10_000
-    assert list((folder / "traces").glob("*/*/trace.json"))
-    assert saved["rows"]["oracle field"]["mae"]["n"] == 2
-
-
-def test_bench_refuses_unknown_choices(tmp_path):
-    for choice in ({"task": "other"}, {"setting": "long"}, {"study": "beta"}):
-        with pytest.raises(ValueError, match="expected one of"):
-            bench(out=tmp_path, **choice)
-
-
-def test_every_shown_column_says_which_way_is_better():
-    assert set(BETTER) == {*COLUMNS, *INDEPENDENT_COLUMNS}
 
 
 @pytest.mark.parametrize(

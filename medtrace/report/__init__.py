@@ -1,6 +1,7 @@
 """Tables and figures of what was measured. Nothing here runs a network."""
 
 from medtrace.report.charts import curve_figure, method_figure, sensitivity_figure
+from medtrace.report.crossed import crossed_table
 from medtrace.report.display import enable_display
 from medtrace.report.figures import comparison_figure, save_figure, trace_figure
 from medtrace.report.tables import markdown_table, print_table, read_rows, read_summary
@@ -9,6 +10,7 @@ from medtrace.report.view import View, view_of
 __all__ = [
     "View",
     "comparison_figure",
+    "crossed_table",
     "curve_figure",
     "enable_display",
     "markdown_table",

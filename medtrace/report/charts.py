@@ -83,6 +83,7 @@ def sensitivity_figure(
     parameter: str,
     measures: Sequence[str] | Mapping[str, str],
     *,
+    series: str | None = None,
     label: str | None = None,
     better: Mapping[str, Literal["min", "max"]] | None = None,
     spread: Spread = "ci",
@@ -94,8 +95,9 @@ def sensitivity_figure(
         rows: one mapping per value of the parameter, as `read_rows` gives them; a measure is a number or a `Summary`.
         parameter: key of the parameter.
         measures: keys of the measures, or key → label.
+        series: key of a name, such as the method's: rows of one name are joined by a line of their own.
         label: of the parameter's axis; by default its key.
-        better: key → "min" or "max": the best value gets a ring, and the label an arrow.
+        better: key → "min" or "max": the best value of a line gets a ring, and the label an arrow.
         spread: what the bars are: "ci" (mean ± 1.96·SD/√n), "sd", or "none".
         title: above the figure.
 
@@ -103,33 +105,54 @@ def sensitivity_figure(
         A figure for `save_figure`.
 
     Raises:
-        ValueError: if there are no rows, or one lacks the parameter or a measure.
+        ValueError: if there are no rows, or one lacks the parameter, a measure or the series' name.
     """
     check_choice("spread", spread, ("ci", "sd", "none"))
     names = dict(measures) if isinstance(measures, Mapping) else {key: key.replace("_", " ") for key in measures}
-    rows = _by_parameter(rows, parameter, list(names))
-    figure = Figure(figsize=(2.6 * len(names), 2.3), layout="constrained")
+    rows = _by_parameter(rows, parameter, [*names, *([] if series is None else [series])])
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault("" if series is None else str(row[series]), []).append(row)
+    figure = Figure(figsize=(2.6 * len(names), 2.3 if series is None else 2.7), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
-    x = [float(row[parameter]) for row in rows]
     for axis, (key, name) in zip(axes, names.items()):
-        means = np.array([_mean(row[key]) for row in rows])
-        bars = np.array([_half_width(row[key], spread) for row in rows])
-        axis.errorbar(
-            x, means, yerr=bars if bars.any() else None, color=COLOURS[0], marker="o", markersize=4, capsize=2
-        )
         direction = (better or {}).get(key)
         if direction is not None:
             check_choice("better", direction, ("min", "max"))
-            top = int(np.nanargmin(means) if direction == "min" else np.nanargmax(means))
-            axis.plot(x[top], means[top], "o", markersize=9, markerfacecolor="none", markeredgecolor=COLOURS[5])
             name += " ↓" if direction == "min" else " ↑"
+        for place, (text, line) in enumerate(lines.items()):
+            style = {"color": COLOURS[place % len(COLOURS)], "marker": _MARKERS[place % len(_MARKERS)], "label": text}
+            _draw_line(axis, line, parameter, key, spread, direction, style)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel(label or parameter, fontsize=9)
-        axis.set_xticks(x)
+        axis.set_xticks(sorted({float(row[parameter]) for row in rows}))
         _plain_axis(axis)
+    if series is not None:
+        handles, texts = axes[0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _draw_line(
+    axis: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    parameter: str,
+    key: str,
+    spread: Spread,
+    direction: str | None,
+    style: Mapping[str, Any],
+) -> None:
+    x = [float(row[parameter]) for row in rows]
+    means = np.array([_mean(row[key]) for row in rows])
+    bars = np.array([_half_width(row[key], spread) for row in rows])
+    axis.errorbar(x, means, yerr=bars if bars.any() else None, markersize=4, capsize=2, **style)
+    if direction is not None:
+        top = int(np.nanargmin(means) if direction == "min" else np.nanargmax(means))
+        axis.plot(
+            x[top], means[top], "o", markersize=9, markerfacecolor="none", markeredgecolor=COLOURS[5], label="_best"
+        )
 
 
 def method_figure(

@@ -135,11 +135,11 @@ def _layout(
     table = [{key: _summary_or_self(row.get(key)) for key in headings} for row in rows]
     counts = [{cell.n for cell in row.values() if isinstance(cell, Summary)} for row in table]
     one_count = any(counts) and all(len(count) <= 1 for count in counts) and "n" not in headings
-    places = {key: (decimals or {}).get(key, _decimals([row[key] for row in table])) for key in headings}
+    places = {key: (decimals or {}).get(key, decimals_of([row[key] for row in table])) for key in headings}
     winners = {key: _best([row[key] for row in table], better) for key, better in (best or {}).items()}
     cells = [
         [
-            (_text(cell, places[key], with_count=not one_count), index in winners.get(key, ()))
+            (cell_text(cell, places[key], with_count=not one_count), index in winners.get(key, ()))
             for key, cell in row.items()
         ]
         for index, row in enumerate(table)
@@ -154,7 +154,8 @@ def _layout(
     return names, cells, numeric
 
 
-def _text(cell: Any, places: int, with_count: bool) -> str:
+def cell_text(cell: Any, places: int, with_count: bool) -> str:
+    """A cell as tables have it; None is a dash, and a `Summary` mean ± SD, with its n where asked for."""
     if cell is None:
         return _MISSING
     if isinstance(cell, Summary):
@@ -178,7 +179,8 @@ def _fixed(value: float, places: int) -> str:
     return f"{value:.{places}f}"
 
 
-def _decimals(cells: Sequence[Any]) -> int:
+def decimals_of(cells: Sequence[Any]) -> int:
+    """Decimals that give the typical SD of some cells two significant digits, or their numbers three."""
     spreads = [c.sd for c in cells if isinstance(c, Summary) and math.isfinite(c.sd) and c.sd > 0]
     means = [_mean(cell) for cell in cells]
     sizes = [abs(mean) for mean in means if mean is not None and math.isfinite(mean) and mean != 0]

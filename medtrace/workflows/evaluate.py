@@ -59,10 +59,20 @@ def evaluate(
 
 def tracer_of(objective: Objective) -> Tracer:
     """Trace batches with an objective in evaluation mode, results on the CPU."""
+    return _on_cpu(objective, lambda batch: objective.trace(batch))
+
+
+def registrar_of(objective: Objective) -> Tracer:
+    """Register the pairs of batches, "source" to "target", in evaluation mode, results on the CPU."""
+    return _on_cpu(objective, lambda batch: objective.register(batch["source"], batch["target"]))
+
+
+def _on_cpu(objective: Objective, tracer: Tracer) -> Tracer:
     device = next(objective.parameters()).device
 
     def trace(batch: Mapping[str, Any]) -> list[Trace]:
-        return [trace.to("cpu") for trace in objective.eval().trace(to_device(batch, device))]
+        objective.eval()
+        return [trace.to("cpu") for trace in tracer(to_device(batch, device))]
 
     return trace
 

@@ -20,10 +20,25 @@ DEFORMED_ABOVE = 0.3
 
 Tracer = Callable[[Mapping[str, Any]], Sequence[Trace]]
 Cases = Any  # a data set of case mappings: anything with a length and items, such as a list or a torch Dataset
+Scores = Callable[[Trace, Mapping[str, Any]], Mapping[str, float]]
+"""The values of one case: of its trace, given the case."""
+
+
+def score_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
+    """Score the trace of a case; see `score_cases` for the columns."""
+    values = score(trace, case["target"], case.get("ddf"))
+    if "source_landmarks" in case:
+        values["landmark_mm"] = _landmark_error(trace, case["source_landmarks"], case["target_landmarks"])
+    return values
 
 
 def score_cases(
-    tracer: Tracer, dataset: Cases, *, batch_size: int = 8, progress: str | None = None
+    tracer: Tracer,
+    dataset: Cases,
+    *,
+    scores: Scores = score_case,
+    batch_size: int = 8,
+    progress: str | None = None,
 ) -> metrics.CaseTable:
     """Trace every case of a data set and score it.
 
@@ -38,6 +53,7 @@ def score_cases(
         tracer: gives one trace per item of a batch, such as `objective.trace`.
         dataset: cases with "source", "target" in [-1, 1] and optionally "case", "mask", "ddf", "source_landmarks" and
             "target_landmarks", (N, 3) in mm.
+        scores: what is told of a case; by default the columns above.
         batch_size: cases per call of `tracer`.
         progress: what stands before the progress bar; None shows none.
 
@@ -49,10 +65,7 @@ def score_cases(
     with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="case", leave=False) as bar:
         for batch, items in loader:
             for item, trace in zip(items, tracer(batch)):
-                values = score(trace, item["target"], item.get("ddf"))
-                if "source_landmarks" in item:
-                    values["landmark_mm"] = _landmark_error(trace, item["source_landmarks"], item["target_landmarks"])
-                table.add(item.get("case", f"case-{bar.n:04d}"), values)
+                table.add(item.get("case", f"case-{bar.n:04d}"), scores(trace, item))
                 bar.update()
     return table
 
@@ -81,10 +94,7 @@ def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[
     target = _batched(target).to(image)
     affine = torch.as_tensor(trace.affine, dtype=torch.float64)
     values = {
-        "mae": metrics.mean_absolute_error(image, target, data_range=RANGE, output_range=255),
-        "psnr": metrics.peak_signal_to_noise_ratio(image, target, data_range=RANGE),
-        "ssim": metrics.structural_similarity(image, target, data_range=RANGE),
-        "nmi": metrics.normalized_mutual_information_score(image, target, data_range=RANGE),
+        **fidelity(image, target),
         **correspondence(warped, image),
         "non_diffeomorphic_fraction": non_diffeomorphic_fraction(ddf),
         "sd_log_jacobian": metrics.sd_log_jacobian(ddf),
@@ -103,6 +113,21 @@ def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[
         if region.any():
             values["edge_dice_deformed"] = metrics.edge_dice(warped, image, region, data_range=RANGE, threshold="otsu")
     return {name: float(value) for name, value in values.items()}
+
+
+def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`.
+
+    Args:
+        image: (B, C, *spatial) in [-1, 1].
+        target: (B, C, *spatial) in [-1, 1].
+    """
+    return {
+        "mae": metrics.mean_absolute_error(image, target, data_range=RANGE, output_range=255),
+        "psnr": metrics.peak_signal_to_noise_ratio(image, target, data_range=RANGE),
+        "ssim": metrics.structural_similarity(image, target, data_range=RANGE),
+        "nmi": metrics.normalized_mutual_information_score(image, target, data_range=RANGE),
+    }
 
 
 def correspondence(warped: Tensor, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:

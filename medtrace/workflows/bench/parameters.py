@@ -1,0 +1,45 @@
+"""How large a method is: what it trains, and what a prediction runs through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from medtrace.objectives import Objective
+
+MILLION = 1e6
+
+
+@contextmanager
+def parameters_run_through(objective: Objective | None) -> Iterator[dict[str, float]]:
+    """Count the parameters that the code inside the block runs through, in millions.
+
+    Counted are the own parameters of every module that is called, each parameter once; so what a training needs and
+    a prediction does not, a discriminator or the way back, is left out whatever the method calls it.
+
+    Args:
+        objective: a method; None counts nothing.
+
+    Yields:
+        A mapping that holds `parameters_million` and `all_parameters_million` after the block.
+    """
+    counts: dict[str, float] = {}
+    if objective is None:
+        yield counts
+        return
+    called: dict[int, int] = {}
+
+    def note(module: nn.Module, *_: Any) -> None:
+        called.update({id(parameter): parameter.numel() for parameter in module.parameters(recurse=False)})
+
+    hooks = [module.register_forward_hook(note) for module in objective.modules()]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+    counts["parameters_million"] = sum(called.values()) / MILLION
+    counts["all_parameters_million"] = sum(parameter.numel() for parameter in objective.parameters()) / MILLION

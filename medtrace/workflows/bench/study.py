@@ -1,0 +1,128 @@
+"""What a study is: rows that are trained, how a row is scored, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from medtrace.metrics import CaseTable
+from medtrace.objectives import Objective
+from medtrace.trace import Trace
+from medtrace.workflows.bench.cases import Cases
+from medtrace.workflows.scoring import Tracer
+
+Better = Literal["min", "max"]
+Table = dict[str, dict[str, Any]]
+"""Row → name → number or `Summary`."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training.
+
+    Attributes:
+        run: name of its run folder, the training's own within an output folder: rows with the same name, of whatever
+            study, are one training.
+        overrides: what it changes in the bundle's configuration.
+        bundle: the bundle's name.
+        overlays: of the bundle, between its overlay `tracebench` and the setting's.
+    """
+
+    run: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    bundle: str = "tracetrans"
+    overlays: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table while it is scored.
+
+    Attributes:
+        name: the row's.
+        tracer: gives the traces of a batch of cases, on the CPU.
+        run: the run folder; of a control that of the study's first row, whose cases it is scored on.
+        cases: `row.cases(row.run, "test")` makes the data set that the run's configuration calls `data#test`.
+        objective: the trained method; None of a control.
+        progress: what stands before a progress bar; None shows none.
+    """
+
+    name: str
+    tracer: Tracer
+    run: Path
+    cases: Cases
+    objective: Objective | None = None
+    progress: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A study that has been run, for those who write of it.
+
+    Attributes:
+        study: what was asked.
+        folder: where to write.
+        rows: per row its summaries, its totals and, of a trained one, what it cost.
+        tables: per row the values of every case.
+        runs: run folder of every trained row.
+        shown: the batch of the first test cases.
+        traces: per row the traces of `shown`.
+    """
+
+    study: Study
+    folder: Path
+    rows: Table
+    tables: Mapping[str, CaseTable]
+    runs: Mapping[str, Path]
+    shown: Mapping[str, Any]
+    traces: Mapping[str, list[Trace]]
+
+
+def no_totals(_: Mapping[str, CaseTable]) -> Table:
+    """For studies all of whose numbers are means of columns."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question to TraceBench.
+
+    Attributes:
+        name: one word, for the command line.
+        task: of TraceBench; what the rows' bundles train on.
+        rows: the trainings to compare, in the table's order.
+        controls: what needs no training and stands above them.
+        scores: the values of every case of a row.
+        totals: numbers over all cases that are no mean of a column: from the tables of all rows to
+            name → row → number.
+        columns: of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
+            costs `parameters_million` (those a prediction runs through), `all_parameters_million`,
+            `training_seconds`.
+        printed: of the terminal, likewise.
+        better: column → "min" or "max".
+        places: row → its place (line, column) in the layout of the paper's table, where there is one.
+        show_row: writes files about one row while its networks are at hand.
+        show: write files about all of them.
+        shown_cases: of the test, that are drawn and whose traces are kept.
+    """
+
+    name: str
+    task: str
+    rows: Mapping[str, Method]
+    controls: Mapping[str, Tracer]
+    scores: Callable[[Row], CaseTable]
+    columns: Mapping[str, str]
+    printed: Mapping[str, str]
+    better: Mapping[str, Better]
+    totals: Callable[[Mapping[str, CaseTable]], Table] = no_totals
+    places: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    show_row: tuple[Callable[[Row, Path], None], ...] = ()
+    show: tuple[Callable[[Outcome], None], ...] = ()
+    shown_cases: int = 4
+
+    @property
+    def folder(self) -> Path:
+        """Where its results go within an output folder; those of `postop` lie there without the task."""
+        return Path(self.name) if self.task == "postop" else Path(self.task) / self.name
