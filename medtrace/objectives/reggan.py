@@ -47,17 +47,45 @@ class PairedL1:
 class RegistrationCorrection(nn.Module):
     """A registration network that models a pair's misalignment, so that the translation need not (RegGAN, Eq. 7-8).
 
+    Nothing in Eq. 7-9 tells the generator where to draw: a shift that it makes everywhere R takes back. `centred`
+    subtracts from R's displacements their running mean over the training, so that misalignments are zero on average
+    by construction and no common shift is left to the generator.
+
     Args:
         network: R, from the translated image and the target to a displacement.
         weight: of "correction", L1(G(x)∘R(G(x), ỹ), ỹ).
         smoothness_weight: of "smoothness", |∇R|².
+        centred: whether R's mean displacement is taken away; the paper does not.
+        momentum: share of a batch in the running mean.
     """
 
-    def __init__(self, network: RegistrationUNet, weight: float = 20.0, smoothness_weight: float = 10.0) -> None:
+    mean_displacement: Tensor
+
+    def __init__(
+        self,
+        network: RegistrationUNet,
+        weight: float = 20.0,
+        smoothness_weight: float = 10.0,
+        centred: bool = False,
+        momentum: float = 0.01,
+    ) -> None:
         super().__init__()
         self.network = network
         self.weight = weight
         self.smoothness_weight = smoothness_weight
+        self.centred = centred
+        self.momentum = momentum
+        self.register_buffer("mean_displacement", torch.zeros(network.spatial_dims))
+
+    def forward(self, translated: Tensor, target: Tensor) -> Tensor:
+        """Displacement (B, spatial_dims, *spatial) in voxels that pulls the translated image onto the target."""
+        ddf = self.network(translated, target)
+        if not self.centred:
+            return ddf
+        if self.training:
+            mean = ddf.detach().transpose(0, 1).flatten(1).mean(1)
+            self.mean_displacement.lerp_(mean, self.momentum)
+        return ddf - self.mean_displacement.reshape(-1, *[1] * (ddf.ndim - 2))
 
 
 class RegGANObjective(Objective):
@@ -180,7 +208,7 @@ class RegGANObjective(Objective):
         if phase.active("paired_l1"):
             terms["paired_l1"] = F.l1_loss(fake, target)
         if self.correction is not None and (phase.active("correction") or phase.active("smoothness")):
-            ddf = self.correction.network(fake, target)
+            ddf = self.correction(fake, target)
             if phase.active("correction"):
                 terms["correction"] = F.l1_loss(warp(fake, ddf), target)
             if phase.active("smoothness"):
@@ -269,7 +297,7 @@ class RegGANObjective(Objective):
         images = self._images({"source": moving, "target": fixed})
         with eval_mode(self):
             translated = self.networks(images["source"])
-            ddf = self.correction.network(translated, images["target"])
+            ddf = self.correction(translated, images["target"])
         return _traces(images["source"], warp(translated, ddf), ddf, affines_of(fixed))
 
 
