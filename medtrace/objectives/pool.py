@@ -57,6 +57,6 @@ class ImagePool(nn.Module):
         return {"images": torch.stack(self.images) if self.images else None}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Put the kept images back."""
+        """Put the kept images back, as many as there is room for."""
         images = state["images"]
-        self.images = [] if images is None else list(images)
+        self.images = [] if images is None else list(images[: self.size])
