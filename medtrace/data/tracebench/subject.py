@@ -30,17 +30,19 @@ def subject_coordinates(random: np.random.Generator, grid: Grid, settings: Brain
     position[:spatial_dims] += grid.spacing * exponentiate(velocity[None], steps=SQUARINGS)[0]
     if spatial_dims == 2:
         position[2:] += settings.out_of_plane_mm * smooth_noise(random, grid, settings.anatomy_scales_mm[0])
-    return random_pose(random, grid, position, settings.rotation_degrees, settings.scaling)
+    return turned(grid, position, random_pose(random, settings))
 
 
-def random_pose(
-    random: np.random.Generator, grid: Grid, position: Tensor, rotation_degrees: float, scaling: float
-) -> Tensor:
-    """Positions (3, *shape) in mm, turned and scaled about the brain's middle by random amounts within the bounds."""
+def random_pose(random: np.random.Generator, settings: BrainSettings) -> Tensor:
+    """Matrix (3, 3) of a head's random rotation and scaling."""
+    angles = np.deg2rad(random.uniform(-1, 1, 3) * settings.rotation_degrees)
+    scales = 1 + random.uniform(-1, 1, 3) * settings.scaling
+    return torch.from_numpy(rotation_matrix(angles) * scales)
+
+
+def turned(grid: Grid, position: Tensor, matrix: Tensor) -> Tensor:
+    """Positions (3, *shape) in mm under a matrix (3, 3) about the brain's middle, in 2D about the slice's."""
     spatial_dims = len(grid.shape)
-    angles = np.deg2rad(random.uniform(-1, 1, 3) * rotation_degrees)
-    scales = 1 + random.uniform(-1, 1, 3) * scaling
-    matrix = torch.from_numpy(rotation_matrix(angles) * scales)
     middle = torch.from_numpy(grid.affine[:3, 3].copy())
     middle[:spatial_dims] = torch.tensor(BRAIN_MIDDLE_MM[:spatial_dims], dtype=torch.float64)
     middle = middle.reshape(3, *[1] * spatial_dims)
