@@ -24,14 +24,13 @@ from medtrace.workflows.bench.study import Better, Method, Outcome, Row, Study, 
 from medtrace.workflows.evaluate import identity, registrar_of
 from medtrace.workflows.scoring import fidelity, score_cases
 
-CONVENTIONS = ("symmetric-foreground", "symmetric-whole", "unit-foreground", "unit-whole")
-PAPER = CONVENTIONS[0]
-"""The convention of the printed tables: the range of the networks, and the background left out."""
+CONVENTION = "unit-foreground"
+"""Of the tables, see `metrics.translation`; the values per case and `results.json` have all of them."""
 MEASURES = {"nmae": "NMAE", "psnr": "PSNR (dB)", "ssim": "SSIM"}
 AXES = ("right", "anterior", "superior")
 
 
-def column(measure: str, convention: str = PAPER) -> str:
+def column(measure: str, convention: str = CONVENTION) -> str:
     """Name of a measure's column under a convention."""
     return f"{measure}_{convention.replace('-', '_')}"
 
@@ -83,7 +82,7 @@ def translation(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     image, target = trace.image[None], _plain(case["target"])
     head = _plain(case["head"])
     values: dict[str, Any] = dict(fidelity(image, target))
-    for convention in CONVENTIONS:
+    for convention in metrics.CONVENTIONS:
         found = metrics.translation_scores(image, target, convention, head)
         values |= {column(measure, convention): found[measure] for measure in MEASURES}
     drift = metrics.translation_drift(image, target, torch.as_tensor(trace.affine, dtype=torch.float64))[0]

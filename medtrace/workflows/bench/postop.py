@@ -58,7 +58,8 @@ NO_CROSS = Method("gamma-0", {"objective#gamma": 0.0})
 def translator(host: str, mode: str) -> Method:
     """A host of the bundle "reggan" in one of its modes, trained on this task."""
     name = f"{host}-{mode}".lower().replace("+", "-").replace("_", "-")
-    return Method(name, {"host": host, "mode": mode}, bundle="reggan", overlays=("postop",))
+    budget = {"train_cases": 2048, "max_epochs": 20}  # of the bundle "tracetrans" in this setting
+    return Method(name, {"host": host, "mode": mode}, bundle="reggan", overlays=("postop",), settings={"full": budget})
 
 
 def scores(row: Row) -> CaseTable:

@@ -124,12 +124,13 @@ def _trained(
     shutil.rmtree(run, ignore_errors=True)  # a training that did not finish
     console.print(f"{row}: training")
     started = time.perf_counter()
+    own = method.settings.get(setting)
     train(
         method.bundle,
         out=run,
         tracebench=True,
-        overlays=(*method.overlays, *SETTINGS[setting]),
-        overrides={"seed": seed, "data_seed": seed, **method.overrides},
+        overlays=(*method.overlays, *(SETTINGS[setting] if own is None else ())),
+        overrides={"seed": seed, "data_seed": seed, **(own or {}), **method.overrides},
         device=device,
     )
     seconds = round(time.perf_counter() - started, 1)

@@ -28,12 +28,15 @@ class Method:
         overrides: what it changes in the bundle's configuration.
         bundle: the bundle's name.
         overlays: of the bundle, between its overlay `tracebench` and the setting's.
+        settings: setting → overrides that take the place of the bundle's overlay of that name, where that is made for
+            another task.
     """
 
     run: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     bundle: str = "tracetrans"
     overlays: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
