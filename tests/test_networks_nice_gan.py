@@ -204,6 +204,13 @@ def test_encoder_learns_in_the_discriminators_turn():
     assert all(p.grad is None for p in host.decoders.parameters())
 
 
+def test_blocks_add_to_what_they_are_given():
+    block = small().decoders["target"].blocks[0]
+    given, none = image(1, 16, 4, 4), torch.zeros(1, 16)
+    assert torch.equal(block(given, none, none), given)
+    assert not torch.allclose(block(given, none + 1, none), given, atol=0.1)
+
+
 def test_there_are_no_encoders_and_a_domains_discriminator_encodes_it():
     host, given = small().eval(), image(1, 1, 16, 16)
     assert len(host.encoders) == 0
