@@ -42,14 +42,27 @@ from medtrace.metrics.image import (
 )
 from medtrace.metrics.ssim import SSIM, structural_similarity
 from medtrace.metrics.table import CaseTable, Summary, summarise
+from medtrace.metrics.translation import (
+    CONVENTIONS,
+    NMAE,
+    Convention,
+    foreground_of,
+    highest_psnr,
+    normalized_mean_absolute_error,
+    translation_drift,
+    translation_scores,
+)
 
 __all__ = [
+    "CONVENTIONS",
     "MAE",
+    "NMAE",
     "NMI",
     "PSNR",
     "SSIM",
     "CaseMetric",
     "CaseTable",
+    "Convention",
     "EdgeDice",
     "EdgeNMI",
     "EdgePSNR",
@@ -69,10 +82,13 @@ __all__ = [
     "edge_psnr",
     "edge_ssim",
     "end_point_error",
+    "foreground_of",
+    "highest_psnr",
     "landmark_error",
     "mean_absolute_error",
     "mean_inverse_consistency",
     "non_diffeomorphic_volume",
+    "normalized_mean_absolute_error",
     "normalized_mutual_information_score",
     "otsu_threshold",
     "peak_signal_to_noise_ratio",
@@ -80,4 +96,6 @@ __all__ = [
     "sobel_magnitude",
     "structural_similarity",
     "summarise",
+    "translation_drift",
+    "translation_scores",
 ]
