@@ -255,7 +255,6 @@ class NICEGAN(TranslationHost):
             num_blocks,
             discriminator_layers,
         )
-        self.stride = 2**downsamplings
         for domain in self.decoded_domains:
             judge = NICEDiscriminator(
                 self.channels_of(domain), discriminator_channels, downsamplings, discriminator_layers
