@@ -9,6 +9,7 @@ from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.registration_unet import RegistrationUNet
 from medtrace.networks.tracetrans import DualDecoderGAN, TraceTrans, TraceTransOutput
 from medtrace.networks.unit import UNIT
+from medtrace.networks.voxelmorph import DiffeomorphicVoxelMorph, VoxelMorphOutput
 
 __all__ = [
     "MUNIT",
@@ -16,6 +17,7 @@ __all__ = [
     "UNIT",
     "Code",
     "CycleGAN",
+    "DiffeomorphicVoxelMorph",
     "DualDecoderGAN",
     "MetaRegNet",
     "MetamorphicOutput",
@@ -26,5 +28,6 @@ __all__ = [
     "TraceTrans",
     "TraceTransOutput",
     "TranslationHost",
+    "VoxelMorphOutput",
     "translation_host",
 ]

@@ -6,6 +6,7 @@ from medtrace.objectives.objective import Objective, Phase, affines_of, plain
 from medtrace.objectives.reggan import CycleConsistency, PairedL1, RegGANObjective, RegistrationCorrection
 from medtrace.objectives.registration import RegistrationObjective
 from medtrace.objectives.tracetrans import TraceTransObjective
+from medtrace.objectives.voxelmorph import VoxelMorphObjective
 
 __all__ = [
     "CycleConsistency",
@@ -18,6 +19,7 @@ __all__ = [
     "RegistrationCorrection",
     "RegistrationObjective",
     "TraceTransObjective",
+    "VoxelMorphObjective",
     "affines_of",
     "plain",
 ]

@@ -1,0 +1,92 @@
+"""VoxelMorph's objective, plain or with the pathology left out of the comparison."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from monai.networks.utils import eval_mode
+from torch import Tensor
+
+from medtrace.checks import check_choice
+from medtrace.losses import jacobian_folding, velocity_smoothness
+from medtrace.networks import DiffeomorphicVoxelMorph, VoxelMorphOutput
+from medtrace.objectives.energy import SIMILARITIES, check_weights, image_distance
+from medtrace.objectives.objective import Batch, Phase
+from medtrace.objectives.registration import RegistrationObjective, Segmentation, traces_of
+from medtrace.trace import Trace
+
+SPAN = 2.0
+"""Length of the images' range, [-1, 1]."""
+
+
+class VoxelMorphObjective(RegistrationObjective):
+    """Train a `DiffeomorphicVoxelMorph` on pairs and register pairs with it: MetaRegNet's rival VM-CFM, or plain.
+
+    The one phase, "registration":
+
+    | term | value |
+    |---|---|
+    | `similarity` | mean squared (or absolute) difference of warped source and target, as for images in [0, 1] |
+    | `smoothness` | mean |∇v|² of the velocity, in voxels |
+    | `folding` | ½(|J| − J) summed over the grid; off, for an equal footing with MetaRegNet |
+
+    With `masking` (cost-function masking, Brett et al. 2001) the similarity leaves out the pathology, the target's and
+    the source's warped along, and is the mean over the healthy voxels. The batch is that of `RegistrationObjective`.
+    The trace's image is the warped source, and its appearance 0.
+
+    Args:
+        networks: the network.
+        masking: whether pathology is left out of the similarity; without, masks are only passed to the trace.
+        similarity: "mse" or "l1".
+        similarity_weight: its weight.
+        smoothness_weight: its weight.
+        folding_weight: its weight.
+        segmentation: see `RegistrationObjective`.
+        segment_source: see there.
+
+    Raises:
+        ValueError: if a weight is negative or a choice unknown.
+    """
+
+    def __init__(
+        self,
+        networks: DiffeomorphicVoxelMorph,
+        masking: bool = True,
+        similarity: Literal["mse", "l1"] | str = "mse",
+        similarity_weight: float = 1.0,
+        smoothness_weight: float = 0.01,
+        folding_weight: float = 0.0,
+        segmentation: Segmentation | None = None,
+        segment_source: bool = False,
+    ) -> None:
+        super().__init__(segmentation, segment_source)
+        check_choice("similarity", similarity, SIMILARITIES)
+        weights = {"similarity": similarity_weight, "smoothness": smoothness_weight, "folding": folding_weight}
+        check_weights(weights)
+        self.networks = networks
+        self.masking = masking
+        self.similarity = similarity
+        self.phases = (Phase("registration", ("networks",), weights),)
+
+    def registration_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """Similarity of the healthy voxels, smoothness of the velocity, and folds."""
+        pair = self.pair(batch)
+        output: VoxelMorphOutput = self.networks(pair.source, pair.target)
+        terms = {}
+        if phase.active("similarity"):
+            healthy = 1 - pair.joint_mask(output.ddf) if self.masking else None
+            terms["similarity"] = image_distance(output.warped, pair.target, self.similarity, SPAN, healthy)
+        if phase.active("smoothness"):
+            terms["smoothness"] = velocity_smoothness(output.velocity)
+        if phase.active("folding"):
+            terms["folding"] = jacobian_folding(output.ddf)
+        return terms
+
+    @torch.no_grad()
+    def trace(self, batch: Batch) -> list[Trace]:
+        """Register each pair of the batch."""
+        with eval_mode(self):
+            pair = self.pair(batch)
+            output: VoxelMorphOutput = self.networks(pair.source, pair.target)
+        return traces_of(batch, output.warped, output.ddf, pair.joint_mask(output.ddf), output.velocity)
