@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,8 +49,9 @@ class RegistrationCorrection(nn.Module):
     """A registration network that models a pair's misalignment, so that the translation need not (RegGAN, Eq. 7-8).
 
     Nothing in Eq. 7-9 tells the generator where to draw: a shift that it makes everywhere R takes back. `centred`
-    subtracts from R's displacements their running mean over the training, so that misalignments are zero on average
-    by construction and no common shift is left to the generator.
+    subtracts from R's displacements their running mean over the training and over tissue (weighted by the target's
+    intensity above −1, air), so that misalignments are zero on average by construction and no common shift is left
+    to the generator.
 
     Args:
         network: R, from the translated image and the target to a displacement.
@@ -83,7 +85,8 @@ class RegistrationCorrection(nn.Module):
         if not self.centred:
             return ddf
         if self.training:
-            mean = ddf.detach().transpose(0, 1).flatten(1).mean(1)
+            tissue = (target + 1).clamp_min(0).mean(1, keepdim=True)
+            mean = (ddf.detach() * tissue).transpose(0, 1).flatten(1).sum(1) / tissue.sum().clamp_min(1e-6)
             self.mean_displacement.lerp_(mean, self.momentum)
         return ddf - self.mean_displacement.reshape(-1, *[1] * (ddf.ndim - 2))
 
@@ -134,8 +137,9 @@ class RegGANObjective(Objective):
     ) -> None:
         super().__init__()
         check_choice("adversarial_loss", adversarial_loss, ADVERSARIAL_LOSSES)
-        if cycle is not None and not networks.both_ways:
-            raise ValueError("cycle: expected a host built with both_ways=True, received one that translates one way")
+        if networks.both_ways != (cycle is not None):
+            expected = "built with both_ways=True for a cycle" if cycle else "that translates one way without a cycle"
+            raise ValueError(f"networks: expected a host {expected}, received both_ways={networks.both_ways}; rebuild it")
         self.networks = networks
         self.correction = correction
         self.adversarial_loss = adversarial_loss
@@ -289,16 +293,31 @@ class RegGANObjective(Objective):
 
         Raises:
             TypeError: if the training had no `correction`, or a mask is given.
+            ValueError: if the images do not lie on one grid, or their intensities outside [-1, 1].
         """
         if self.correction is None:
             return super().register(moving, fixed, mask)
         if mask is not None:
             raise TypeError("mask: expected none, received one; RegGAN's registration permits no intensity change")
         images = self._images({"source": moving, "target": fixed})
+        affines = _shared_affines(moving, fixed)
         with eval_mode(self):
             translated = self.networks(images["source"])
             ddf = self.correction(translated, images["target"])
-        return _traces(images["source"], warp(translated, ddf), ddf, affines_of(fixed))
+        return _traces(images["source"], warp(translated, ddf), ddf, affines)
+
+
+def _shared_affines(moving: Tensor, fixed: Tensor) -> list[Tensor]:
+    """The affines of a batch of pairs; where only one image of a pair has one, that."""
+    source, target = affines_of(moving), affines_of(fixed)
+    if isinstance(moving, MetaTensor) and isinstance(fixed, MetaTensor):
+        for one, another in zip(source, target):
+            if not torch.allclose(one, another, rtol=0, atol=1e-3):
+                raise ValueError(
+                    f"target: expected the affine of source {one.tolist()}, received {another.tolist()}; resample one"
+                    " of them"
+                )
+    return target if isinstance(fixed, MetaTensor) else source
 
 
 def _traces(
