@@ -138,8 +138,10 @@ class RegGANObjective(Objective):
         super().__init__()
         check_choice("adversarial_loss", adversarial_loss, ADVERSARIAL_LOSSES)
         if networks.both_ways != (cycle is not None):
-            expected = "built with both_ways=True for a cycle" if cycle else "that translates one way without a cycle"
-            raise ValueError(f"networks: expected a host {expected}, received both_ways={networks.both_ways}; rebuild it")
+            raise ValueError(
+                f"networks: expected a host built with both_ways={cycle is not None}, {'for' if cycle else 'without'} a"
+                f" cycle, received both_ways={networks.both_ways}; nothing else trains the way back"
+            )
         self.networks = networks
         self.correction = correction
         self.adversarial_loss = adversarial_loss
