@@ -106,9 +106,13 @@ def prepare(
         bool, typer.Option(help="Histogram standardisation (Nyul), trained on the training subjects.")
     ] = True,
     split: Annotated[
-        tuple[float, float, float], typer.Option(help="Shares of subjects: training, validation, test.")
-    ] = (0.7, 0.0, 0.3),
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+        tuple[float, float, float] | None,
+        typer.Option(
+            help="Shares of subjects: training, validation, test. Not with a list that has a column split."
+            "  [default: 0.7 0.0 0.3]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Leave failing cases out and list them, instead of stopping.")
     ] = False,
@@ -139,7 +143,7 @@ def prepare(
     for failure in summary.failures:
         typer.echo(f"medtrace: skipped {failure}", err=True)
     counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
-    typer.echo(f"{out}: {counts}")
+    typer.echo(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
 
 
 @command("train")
@@ -150,6 +154,10 @@ def train(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a bundle entry, such as objective#alpha=0.75."),
+    ] = None,
+    overlay: Annotated[
+        list[str] | None,
+        typer.Option(help="Configuration file of the bundle to lay on top, such as misalign; repeatable."),
     ] = None,
     tracebench: Annotated[bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
@@ -165,6 +173,7 @@ def train(
         name,
         dataset,
         out=out,
+        overlays=tuple(overlay or ()),
         overrides=overrides,
         tracebench=tracebench,
         resume=resume,
@@ -210,11 +219,22 @@ def translate(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
     dataset: Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")],
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Another run for the same table, repeatable; needs --out.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
     split: Annotated[str, typer.Option(help="training, validation or test.")] = "test",
     device: Device = None,
 ) -> None:
-    """Measure a run on unseen subjects."""
+    """Measure a run on unseen subjects, or several runs side by side."""
+    if beside:
+        if out is None:
+            raise ValueError("--out: expected a folder for the table of several runs, received none; name one")
+        from medtrace.workflows.compare import compare
+
+        compare([run, *beside], dataset, out, split=split, device=device)
+        typer.echo(f"tables written to {out}")
+        return
     from medtrace.workflows.evaluate import evaluate as call
 
     out = out or run / "evaluation" / split

@@ -20,7 +20,16 @@ import numpy as np
 SPLITS = ("training", "validation", "test")
 REQUIRED = ("subject", "source", "target")
 PATHS = ("source", "target", "mask", "source_landmarks", "target_landmarks")
-OPTIONAL = ("case", "contrast", "target_contrast", "mask", "source_landmarks", "target_landmarks", "landmark_space")
+OPTIONAL = (
+    "case",
+    "contrast",
+    "target_contrast",
+    "mask",
+    "source_landmarks",
+    "target_landmarks",
+    "landmark_space",
+    "split",
+)
 LANDMARK_SPACES = ("RAS", "LPS")
 _NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
 
@@ -40,6 +49,7 @@ class Pair:
         source_landmarks: CSV of points in the source, columns `Landmark, X, Y, Z` in mm.
         target_landmarks: CSV of the same points in the target.
         landmark_space: "RAS" (NIfTI) or "LPS" (ITK, DICOM), the axes of both CSV files.
+        split: "training", "validation" or "test", as a published split has it; empty where the list leaves it open.
         origin: where the record was read, for error messages.
     """
 
@@ -53,6 +63,7 @@ class Pair:
     source_landmarks: Path | None = None
     target_landmarks: Path | None = None
     landmark_space: str = "RAS"
+    split: str = ""
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -79,14 +90,16 @@ def read_pair_list(path: str | Path) -> list[Pair]:
         path: a CSV file with a header row, or a JSON file holding a list of objects (or `{"pairs": [...]}`).
             Columns: `subject`, `source`, `target`; optional `case` (the subject's name where absent),
             `contrast`, `target_contrast`, `mask`, `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or
-            LPS). Paths are relative to the folder of the list.
+            LPS), `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder of
+            the list.
 
     Returns:
         One record per row, in order.
 
     Raises:
         FileNotFoundError: if the list or a file that it names does not exist.
-        ValueError: if a column or value is missing, a name cannot be a file name, or a case occurs twice.
+        ValueError: if a column or value is missing, a name cannot be a file name, a case occurs twice, or a subject is
+            in two splits.
     """
     path = Path(path)
     if not path.exists():
@@ -96,6 +109,7 @@ def read_pair_list(path: str | Path) -> list[Pair]:
         raise ValueError(f"{path}: expected at least one pair, received none; add rows below the header")
     pairs = [_pair(path, where, row) for where, row in rows]
     _check_unique(path, pairs)
+    _check_splits(path, pairs)
     return pairs
 
 
@@ -188,6 +202,17 @@ def split_by_subject(
     return {name: [pair for pair in pairs if split_of[pair.subject] == name] for name in SPLITS}
 
 
+def split_of_list(pairs: Sequence[Pair]) -> dict[str, list[Pair]] | None:
+    """The split that the list itself gives; None where it gives none.
+
+    Args:
+        pairs: as `read_pairs` gives them: all of them have a split or none has.
+    """
+    if not any(pair.split for pair in pairs):
+        return None
+    return {name: [pair for pair in pairs if pair.split == name] for name in SPLITS}
+
+
 def _shares(fractions: Sequence[float] | Mapping[str, float]) -> dict[str, float]:
     if isinstance(fractions, Mapping):
         unknown = sorted(set(fractions) - set(SPLITS))
@@ -257,6 +282,8 @@ def _pair(path: Path, where: str, row: Mapping[str, Any]) -> Pair:
             )
     if values.get("landmark_space", "RAS") not in LANDMARK_SPACES:
         raise ValueError(f"{place}: landmark_space: expected RAS or LPS, received {values['landmark_space']!r}")
+    if values.get("split") and values["split"] not in SPLITS:
+        raise ValueError(f"{place}: split: expected {', '.join(SPLITS)}, received {values['split']!r}; rename it")
     for name in PATHS:
         if name in values:
             values[name] = path.parent / values[name]
@@ -276,6 +303,26 @@ def _check_unique(path: Path, pairs: Sequence[Pair]) -> None:
             f"{path}: case {doubled[0]!r} occurs more than once ({places}); give every pair of a subject its own name"
             " in the column case"
         )
+
+
+def _check_splits(path: Path, pairs: Sequence[Pair]) -> None:
+    """Check that all pairs have a split or none has, and that a subject's pairs are in one."""
+    if not any(pair.split for pair in pairs):
+        return
+    first: dict[str, Pair] = {}
+    for pair in pairs:
+        if not pair.split:
+            raise ValueError(
+                f"{pair.origin}: split: expected a value, as other rows have one, received none; fill it in, or leave"
+                " the column out"
+            )
+        other = first.setdefault(pair.subject, pair)
+        if other.split != pair.split:
+            place = other.origin.removeprefix(f"{path}: ")
+            raise ValueError(
+                f"{pair.origin}: split: subject {pair.subject!r} is in {pair.split} here and in {other.split} in"
+                f" {place}; put all pairs of a subject into one split"
+            )
 
 
 def _scan(subject: Path, time: str, contrast: str) -> Path:

@@ -24,7 +24,7 @@ from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.grids import center_window, resized_affine, shifted_affine, spacing_of
 from medtrace.data.grids import resize as resize_volume
 from medtrace.data.landmarks import read_landmarks, write_landmarks
-from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject
+from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
 from medtrace.data.preparation import (
     FILE,
     ContrastStandard,
@@ -39,6 +39,7 @@ from medtrace.transforms import RigidMotion
 from medtrace.workflows.prepare_case import Case, Settings, checked_settings, in_plane_first, read_case
 
 PAPER_CROP = (192, 192, 128)
+PAPER_FRACTIONS = (0.7, 0.0, 0.3)
 PICTURE_SIZE = 256
 
 
@@ -50,6 +51,8 @@ class PreparationSummary(NamedTuple):
     """Items (slices or volumes) per split."""
     failures: list[str]
     """One line per case that was left out."""
+    split: str = "random"
+    """Where the split came from: "random", or "list" for the pair list's own."""
 
 
 def prepare(
@@ -66,22 +69,22 @@ def prepare(
     resize: int | None = None,
     align: bool = True,
     standardize: bool = True,
-    fractions: Sequence[float] | Mapping[str, float] = (0.7, 0.0, 0.3),
+    fractions: Sequence[float] | Mapping[str, float] | None = None,
     seed: int = 0,
     skip_failed: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> PreparationSummary:
-    """Prepare pairs of scans or pictures and split them by subject.
+    """Prepare pairs of scans or pictures, split by subject: as the list says, else at random.
 
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
     standardised (Nyul's landmarks and the window of z come from training subjects only), cropped about the centre
     and, with `spatial_dims=2`, cut into central slices. Pictures (PNG, JPEG; the paper's faces) are resized
     and their range mapped to [0, 1]. What is stored lies in [0, 1], background at 0.
 
-    The folder holds `dataset.json` (one list of items per split), `preparation.json` (how a new source is to be
-    treated), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/` (ITK transforms from
-    source to target points) and `landmarks/` (CSV, RAS mm, both dates in the source's frame).
+    The folder holds `dataset.json` (one list of items per split, and where the split came from), `preparation.json`
+    (how a new source is to be treated), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/`
+    (ITK transforms from source to target points) and `landmarks/` (CSV, RAS mm, both dates in the source's frame).
 
     Args:
         source: a pair list or a BraTS-Reg folder (see `medtrace.data.layouts`).
@@ -96,14 +99,15 @@ def prepare(
         resize: edge of square slices; None is 256 for pictures and no resizing for scans, 0 is no resizing.
         align: whether targets are aligned; without it they must lie on the source's grid. Pictures never are.
         standardize: whether Nyul's standardisation comes before the z-score.
-        fractions: shares of subjects, see `split_by_subject`.
-        seed: of the split.
+        fractions: shares of subjects, see `split_by_subject`; None is 7:3 without validation. A list that has a
+            split of its own takes none.
+        seed: of the random split.
         skip_failed: leave a failing case out instead of stopping.
         overwrite: replace an earlier dataset.
         progress: show a bar on stderr.
 
     Returns:
-        Counts per split, and the cases that were left out.
+        Counts per split, the cases that were left out, and where the split came from.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -112,7 +116,7 @@ def prepare(
     """
     settings = checked_settings(spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize)
     pairs = read_pairs(Path(source), contrasts)
-    split = split_by_subject(pairs, fractions, seed)
+    split, origin = _split(pairs, fractions, seed)
     pictures = _all_pictures(pairs)
     with _appearing(Path(out), overwrite) as folder:
         failures = _Failures(skip_failed)
@@ -131,11 +135,30 @@ def prepare(
             "version": VERSION,
             "spatial_dims": settings.spatial_dims,
             "channels": preparation.channels,
+            "split": origin,
             **{name: [entry for entry, _ in items[name]] for name in SPLITS},
         }
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     counts = {name: len(items[name]) for name in SPLITS}
-    return PreparationSummary(Path(out), counts, failures.lines)
+    return PreparationSummary(Path(out), counts, failures.lines, origin["from"])
+
+
+def _split(
+    pairs: Sequence[Pair], fractions: Sequence[float] | Mapping[str, float] | None, seed: int
+) -> tuple[dict[str, list[Pair]], dict[str, Any]]:
+    """The pairs of each split, and where the split came from."""
+    published = split_of_list(pairs)
+    if published is None:
+        shares = PAPER_FRACTIONS if fractions is None else fractions
+        dealt = split_by_subject(pairs, shares, seed)
+        named = dict(shares) if isinstance(shares, Mapping) else dict(zip(SPLITS, shares))
+        return dealt, {"from": "random", "fractions": named, "seed": seed}
+    if fractions is not None:
+        raise ValueError(
+            f"fractions: expected none, because the list has a split of its own, received {fractions!r}; leave them"
+            " out, or the list's column split"
+        )
+    return published, {"from": "list"}
 
 
 def _all_pictures(pairs: Sequence[Pair]) -> bool:

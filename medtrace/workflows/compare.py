@@ -1,0 +1,122 @@
+"""Several runs side by side on the unseen cases of one data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medtrace.checks import check_choice
+from medtrace.data import load_dataset
+from medtrace.data.layouts import SPLITS
+from medtrace.metrics import CaseTable, foreground_of
+from medtrace.report import markdown_table, print_table
+from medtrace.report.tables import Better
+from medtrace.trace import Trace
+from medtrace.workflows.bench.misaligned import BETTER, column, totals, translation
+from medtrace.workflows.evaluate import identity, tracer_of
+from medtrace.workflows.runs import load_objective
+from medtrace.workflows.scoring import score_case, score_cases
+
+IDENTITY = "identity"
+AIR_TOLERANCE = 1e-3
+"""How far above -1 a target still is air."""
+HEADINGS = {
+    column("nmae"): "NMAE",
+    column("psnr"): "PSNR (dB)",
+    column("ssim"): "SSIM",
+    "mae": "MAE (0-255), whole",
+    "drift_mm": "drift (mm)",
+    "common_drift_mm": "common drift (mm)",
+    "landmark_mm": "landmarks (mm)",
+}
+"""What the table shows of the columns; NMAE, PSNR and SSIM are "symmetric-foreground"."""
+BEST: dict[str, Better] = {**{name: BETTER[name] for name in HEADINGS if name in BETTER}, "landmark_mm": "min"}
+
+
+def compare(
+    runs: Sequence[str | os.PathLike],
+    dataset: str | os.PathLike | Sequence[Mapping[str, Any]],
+    out: str | os.PathLike,
+    *,
+    split: str = "test",
+    device: str | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> dict[str, CaseTable]:
+    """Score runs and the identity on one split, and write one table of them.
+
+    Args:
+        runs: folders left by `medtrace train`; a row is called by its folder's name.
+        dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
+        out: receives `table.md` and for every row `<row>.csv` and `<row>_summary.csv`.
+        split: of a prepared folder.
+        device: by default CUDA where there is one.
+        batch_size: cases traced at once.
+        progress: show bars and the table.
+
+    Returns:
+        The rows "identity" and every run, per case, with the columns of `translation_case`.
+
+    Raises:
+        ValueError: if there is no run, or two rows would have one name.
+        FileNotFoundError: if a run or the data set is missing.
+    """
+    names = _names(runs)
+    check_choice("split", split, SPLITS)
+    objectives = {name: load_objective(run, device) for name, run in zip(names, runs)}
+    cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
+    tracers = {IDENTITY: identity, **{name: tracer_of(objective) for name, objective in objectives.items()}}
+    tables = {
+        row: score_cases(
+            tracer, cases, scores=translation_case, batch_size=batch_size, progress=row if progress else None
+        )
+        for row, tracer in tracers.items()
+    }
+    out = Path(out)
+    for row, table in tables.items():
+        table.write_csv(out / f"{row}.csv")
+        table.write_summary(out / f"{row}_summary.csv")
+    rows, shown = _rows(tables)
+    (out / "table.md").write_text(markdown_table(rows, shown, best=BEST), encoding="utf-8")
+    if progress:
+        print_table(rows, shown, best=BEST)
+    return tables
+
+
+def translation_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
+    """The values of one case: those of `score_case`, and how near the translation comes to the target.
+
+    Of images with one channel also `nmae`, `psnr` and `ssim` under every convention of
+    `medtrace.metrics.translation_scores`, where the foreground is the target above air, and `drift_mm` with its
+    components (`medtrace.metrics.translation_drift`). A target that is air alone has none of these.
+    """
+    values = score_case(trace, case)
+    target = case["target"][None]
+    if target.shape[1] == 1 and bool((target > -1 + AIR_TOLERANCE).any()):
+        values |= translation(trace, {**case, "head": foreground_of(target, AIR_TOLERANCE)[0]})
+    return values
+
+
+def _names(runs: Sequence[str | os.PathLike]) -> list[str]:
+    if not runs:
+        raise ValueError("runs: expected at least one run folder, received none")
+    names = [Path(run).resolve().name for run in runs]
+    doubled = sorted({name for name in names if names.count(name) > 1 or name == IDENTITY})
+    if doubled:
+        raise ValueError(
+            f"runs: expected folders of different names other than {IDENTITY!r}, which name the rows, received"
+            f" {doubled[0]!r} {'twice' if names.count(doubled[0]) > 1 else 'for one'}; rename a folder"
+        )
+    return names
+
+
+def _rows(tables: Mapping[str, CaseTable]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The table's rows, and its columns that some row has, with their headings."""
+    common = totals(tables)["common_drift_mm"]
+    known = {name for table in tables.values() for name in table.columns}
+    if "drift_mm" in known:
+        known.add("common_drift_mm")
+    rows = [{"row": row, **table.summary(), "common_drift_mm": common[row]} for row, table in tables.items()]
+    return rows, {"row": "", **{name: heading for name, heading in HEADINGS.items() if name in known}}
