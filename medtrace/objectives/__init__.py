@@ -1,6 +1,7 @@
 """One file per method: its networks, loss terms and weights, and its trace."""
 
 from medtrace.objectives.energy import MetamorphicEnergy
+from medtrace.objectives.instance import InstanceRegistration, RefinementStep
 from medtrace.objectives.metaregnet import MetaRegNetObjective
 from medtrace.objectives.objective import Objective, Phase, affines_of, plain
 from medtrace.objectives.reggan import CycleConsistency, PairedL1, RegGANObjective, RegistrationCorrection
@@ -10,11 +11,13 @@ from medtrace.objectives.voxelmorph import VoxelMorphObjective
 
 __all__ = [
     "CycleConsistency",
+    "InstanceRegistration",
     "MetaRegNetObjective",
     "MetamorphicEnergy",
     "Objective",
     "PairedL1",
     "Phase",
+    "RefinementStep",
     "RegGANObjective",
     "RegistrationCorrection",
     "RegistrationObjective",

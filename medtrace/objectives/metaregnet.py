@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-from monai.networks.utils import eval_mode
 from torch import Tensor
 
 from medtrace.networks import MetamorphicOutput, MetamorphicRegNet
 from medtrace.objectives.energy import MetamorphicEnergy
 from medtrace.objectives.objective import Batch, Phase
-from medtrace.objectives.registration import RegistrationObjective, Segmentation, traces_of
-from medtrace.trace import Trace
+from medtrace.objectives.registration import Pair, RegistrationObjective, Segmentation
 
 
 class MetaRegNetObjective(RegistrationObjective):
@@ -71,12 +68,8 @@ class MetaRegNetObjective(RegistrationObjective):
     def registration_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 4."""
         pair = self.pair(batch)
-        return self.energy.terms(self.networks(*pair), pair.target)
+        return self.energy.terms(self.answer(pair), pair.target)
 
-    @torch.no_grad()
-    def trace(self, batch: Batch) -> list[Trace]:
-        """Register each pair of the batch."""
-        with eval_mode(self):
-            pair = self.pair(batch)
-            output: MetamorphicOutput = self.networks(*pair)
-        return traces_of(batch, output.image, output.ddf, pair.joint_mask(output.ddf))
+    def answer(self, pair: Pair) -> MetamorphicOutput:
+        """Run the network."""
+        return self.networks(*pair)

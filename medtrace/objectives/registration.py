@@ -10,7 +10,7 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_range, check_same_shape
-from medtrace.networks.metamorphic import joint_mask
+from medtrace.networks.metamorphic import MetamorphicOutput, joint_mask
 from medtrace.objectives.objective import Batch, Objective, affines_of, plain
 from medtrace.trace import Trace
 
@@ -76,6 +76,18 @@ class RegistrationObjective(Objective):
             if self.segment_source and source_mask is None:
                 source_mask = _segmented(self.segmentation, source)
         return Pair(source, target, mask, source_mask)
+
+    def answer(self, pair: Pair) -> MetamorphicOutput:
+        """Register the pairs of a batch; a method that changes no intensity gives 0 for it."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def trace(self, batch: Batch) -> list[Trace]:
+        """Register each pair of the batch."""
+        with eval_mode(self):
+            pair = self.pair(batch)
+            output = self.answer(pair)
+        return traces_of(batch, output.image, output.ddf, pair.joint_mask(output.ddf))
 
     @staticmethod
     def _mask(mask: Tensor | None) -> Tensor | None:

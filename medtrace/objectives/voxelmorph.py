@@ -10,10 +10,10 @@ from torch import Tensor
 
 from medtrace.checks import check_choice
 from medtrace.losses import jacobian_folding, velocity_smoothness
-from medtrace.networks import DiffeomorphicVoxelMorph, VoxelMorphOutput
+from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicOutput, VoxelMorphOutput
 from medtrace.objectives.energy import SIMILARITIES, check_weights, image_distance
 from medtrace.objectives.objective import Batch, Phase
-from medtrace.objectives.registration import RegistrationObjective, Segmentation, traces_of
+from medtrace.objectives.registration import Pair, RegistrationObjective, Segmentation, traces_of
 from medtrace.trace import Trace
 
 SPAN = 2.0
@@ -83,9 +83,14 @@ class VoxelMorphObjective(RegistrationObjective):
             terms["folding"] = jacobian_folding(output.ddf)
         return terms
 
+    def answer(self, pair: Pair) -> MetamorphicOutput:
+        """Run the network."""
+        output: VoxelMorphOutput = self.networks(pair.source, pair.target)
+        return MetamorphicOutput(output.warped, output.warped, output.ddf, torch.zeros_like(output.warped))
+
     @torch.no_grad()
     def trace(self, batch: Batch) -> list[Trace]:
-        """Register each pair of the batch."""
+        """Register each pair of the batch; the traces have the velocity too."""
         with eval_mode(self):
             pair = self.pair(batch)
             output: VoxelMorphOutput = self.networks(pair.source, pair.target)
