@@ -48,16 +48,15 @@ class PairedL1:
 class RegistrationCorrection(nn.Module):
     """A registration network that models a pair's misalignment, so that the translation need not (RegGAN, Eq. 7-8).
 
-    Nothing in Eq. 7-9 tells the generator where to draw: a shift that it makes everywhere R takes back. `centred`
-    subtracts from R's displacements their running mean over the training and over tissue (weighted by the target's
-    intensity above −1, air), so that misalignments are zero on average by construction and no common shift is left
-    to the generator.
+    Nothing in Eq. 7-9 tells the generator where to draw: R takes back a shift that it makes everywhere. The term
+    "centring" asks R's displacements to be zero on average: it is the squared length of their running mean over
+    tissue (weighted by the target's intensity above -1, air), and its gradient that of the batch's mean.
 
     Args:
         network: R, from the translated image and the target to a displacement.
         weight: of "correction", L1(G(x)∘R(G(x), ỹ), ỹ).
         smoothness_weight: of "smoothness", |∇R|².
-        centred: whether R's mean displacement is taken away; the paper does not.
+        centring_weight: of "centring", in voxels²; the paper has none.
         momentum: share of a batch in the running mean.
     """
 
@@ -68,27 +67,23 @@ class RegistrationCorrection(nn.Module):
         network: RegistrationUNet,
         weight: float = 20.0,
         smoothness_weight: float = 10.0,
-        centred: bool = False,
+        centring_weight: float = 0.0,
         momentum: float = 0.01,
     ) -> None:
         super().__init__()
         self.network = network
         self.weight = weight
         self.smoothness_weight = smoothness_weight
-        self.centred = centred
+        self.centring_weight = centring_weight
         self.momentum = momentum
         self.register_buffer("mean_displacement", torch.zeros(network.spatial_dims))
 
-    def forward(self, translated: Tensor, target: Tensor) -> Tensor:
-        """Displacement (B, spatial_dims, *spatial) in voxels that pulls the translated image onto the target."""
-        ddf = self.network(translated, target)
-        if not self.centred:
-            return ddf
-        if self.training:
-            tissue = (target + 1).clamp_min(0).mean(1, keepdim=True)
-            mean = (ddf.detach() * tissue).transpose(0, 1).flatten(1).sum(1) / tissue.sum().clamp_min(1e-6)
-            self.mean_displacement.lerp_(mean, self.momentum)
-        return ddf - self.mean_displacement.reshape(-1, *[1] * (ddf.ndim - 2))
+    def centring(self, ddf: Tensor, target: Tensor) -> Tensor:
+        """The term of one batch; moves the running mean on."""
+        tissue = (target + 1).clamp_min(0).mean(1, keepdim=True)
+        mean = (ddf * tissue).transpose(0, 1).flatten(1).sum(1) / tissue.sum().clamp_min(1e-6)
+        self.mean_displacement.lerp_(mean.detach(), self.momentum)
+        return (self.mean_displacement.clone() + mean - mean.detach()).square().sum()
 
 
 class RegGANObjective(Objective):
@@ -102,6 +97,7 @@ class RegGANObjective(Objective):
     | `target_adversarial` | 1 | Eq. 1 for G(x); `source_adversarial` likewise, with a cycle |
     | `correction` | 20 | L1(G(x)∘R(G(x), ỹ), ỹ), Eq. 7 |
     | `smoothness` | 10 | |∇R|², Eq. 8, as a mean (see `losses.velocity_smoothness`) |
+    | `centring` | 0 | see `RegistrationCorrection` |
     | `cycle` | 10 | Eq. 3, both directions |
     | `paired_l1` | 100 | Eq. 2 |
     | `reconstruction`, `prior`, `latent_cycle` | the host's | the host's own terms, see `TranslationHost` |
@@ -151,6 +147,7 @@ class RegGANObjective(Objective):
         weights |= {
             "correction": correction.weight if correction else 0.0,
             "smoothness": correction.smoothness_weight if correction else 0.0,
+            "centring": correction.centring_weight if correction else 0.0,
             "cycle": cycle.weight if cycle else 0.0,
             "paired_l1": pairing.weight if pairing else 0.0,
             **self._internal(internal_weights, cycled=cycle is not None),
@@ -213,12 +210,14 @@ class RegGANObjective(Objective):
         terms = {}
         if phase.active("paired_l1"):
             terms["paired_l1"] = F.l1_loss(fake, target)
-        if self.correction is not None and (phase.active("correction") or phase.active("smoothness")):
-            ddf = self.correction(fake, target)
+        if self.correction is not None and any(map(phase.active, ("correction", "smoothness", "centring"))):
+            ddf = self.correction.network(fake, target)
             if phase.active("correction"):
                 terms["correction"] = F.l1_loss(warp(fake, ddf), target)
             if phase.active("smoothness"):
                 terms["smoothness"] = velocity_smoothness(ddf)
+            if phase.active("centring"):
+                terms["centring"] = self.correction.centring(ddf, target)
         return terms
 
     def _cycle_terms(
@@ -305,7 +304,7 @@ class RegGANObjective(Objective):
         affines = _shared_affines(moving, fixed)
         with eval_mode(self):
             translated = self.networks(images["source"])
-            ddf = self.correction(translated, images["target"])
+            ddf = self.correction.network(translated, images["target"])
         return _traces(images["source"], warp(translated, ddf), ddf, affines)
 
 
