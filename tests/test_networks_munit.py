@@ -162,10 +162,13 @@ def test_adaptive_block_reads_first_then_second_scale_and_shift():
     assert torch.equal(block(features, affine), features)
     affine[:, 3] = 2  # the second shift is added to the features
     torch.testing.assert_close(block(features, affine), features + 2)
-    affine[:, 0], affine[:, 2] = 1, 1
+    affine = torch.tensor([[[1.0, 2, 3], [0.5, -1, 0], [4, -5, 6], [0, 1, 2]]])
     plain = ResidualBlock(3)
     plain.first[0].weight, plain.second[0].weight = block.first.weight, block.second.weight
-    torch.testing.assert_close(block(features, affine), plain(features) + 2)
+    for layers, (scale, shift) in ((plain.first, affine[0, :2]), (plain.second, affine[0, 2:])):
+        layers[1] = torch.nn.InstanceNorm2d(3, affine=True)
+        layers[1].load_state_dict({"weight": scale, "bias": shift})
+    torch.testing.assert_close(block(features, affine), plain(features))
 
 
 def test_style_decides_every_residual_block():
