@@ -1,7 +1,7 @@
 """Tables and figures of what was measured. Nothing here runs a network."""
 
 from medtrace.report.charts import curve_figure, method_figure, sensitivity_figure
-from medtrace.report.crossed import crossed_table
+from medtrace.report.crossed import crossed_table, print_crossed_table
 from medtrace.report.display import enable_display
 from medtrace.report.figures import comparison_figure, save_figure, trace_figure
 from medtrace.report.tables import markdown_table, print_table, read_rows, read_summary
@@ -15,6 +15,7 @@ __all__ = [
     "enable_display",
     "markdown_table",
     "method_figure",
+    "print_crossed_table",
     "print_table",
     "read_rows",
     "read_summary",

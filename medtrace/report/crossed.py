@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 from medtrace.checks import check_choice
 from medtrace.metrics import Summary
-from medtrace.report.tables import Row, cell_text, decimals_of, markdown_table
+from medtrace.report.tables import Row, cell_text, decimals_of, markdown_table, print_table
 
 Blocks = Literal["line", "measure"]
+Cells = Mapping[str, Mapping[str, Row]]
 
 
 def crossed_table(
-    cells: Mapping[str, Mapping[str, Row]],
+    cells: Cells,
     measures: Mapping[str, str],
     *,
     blocks: Blocks = "line",
@@ -34,6 +35,33 @@ def crossed_table(
     Raises:
         ValueError: if there is no cell or no measure.
     """
+    return markdown_table(*_laid_out(cells, measures, blocks, decimals))
+
+
+def print_crossed_table(
+    cells: Cells,
+    measures: Mapping[str, str],
+    *,
+    blocks: Blocks = "line",
+    decimals: Mapping[str, int] | None = None,
+    title: str | None = None,
+    console: Any = None,
+) -> None:
+    """Print the means of what `crossed_table` writes, with a title, to a rich `Console`."""
+    means = {
+        line: {
+            column: {key: getattr(row.get(key), "mean", row.get(key)) for key in measures}
+            for column, row in columns.items()
+        }
+        for line, columns in cells.items()
+    }
+    print_table(*_laid_out(means, measures, blocks, decimals), title=title, console=console)
+
+
+def _laid_out(
+    cells: Cells, measures: Mapping[str, str], blocks: Blocks, decimals: Mapping[str, int] | None
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Lines of text, and their columns with headings."""
     check_choice("blocks", blocks, ("line", "measure"))
     if not measures or not any(cells.values()):
         raise ValueError("cells, measures: expected at least one of each, received none")
@@ -44,14 +72,15 @@ def crossed_table(
     order = [(line, key) for line in cells for key in measures]
     if blocks == "measure":
         order = [(line, key) for key in measures for line in cells]
-    rows: list[dict[str, Any]] = []
+    rows = []
     for line, key in order:
         heads = (line, measures[key]) if blocks == "line" else (measures[key], line)
-        texts = {
-            column: cell_text(cells[line].get(column, {}).get(key), places[key], with_count=len(counts) > 1)
-            for column in columns
-        }
-        rows.append({"outer": heads[0], "inner": heads[1], **texts})
+        row: dict[str, Any] = {"block": heads[0], "line": heads[1]}
+        for index, column in enumerate(columns):
+            value = cells[line].get(column, {}).get(key)
+            row[f"column {index}"] = cell_text(value, places[key], with_count=len(counts) > 1)
         if len(counts) == 1:
-            rows[-1]["n"] = next(iter(counts))
-    return markdown_table(rows, {"outer": "", "inner": "", **{name: name for name in list(rows[0])[2:]}})
+            row["n"] = next(iter(counts))
+        rows.append(row)
+    headings = {"block": "", "line": "", **{f"column {index}": name for index, name in enumerate(columns)}}
+    return rows, headings | ({"n": "n"} if len(counts) == 1 else {})

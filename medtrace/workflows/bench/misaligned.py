@@ -16,7 +16,7 @@ from medtrace import metrics
 from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.io import save_trace
 from medtrace.metrics import CaseTable
-from medtrace.report import crossed_table, save_figure, sensitivity_figure, trace_figure
+from medtrace.report import crossed_table, print_crossed_table, save_figure, sensitivity_figure, trace_figure
 from medtrace.report.crossed import Blocks
 from medtrace.trace import Trace
 from medtrace.workflows.bench.drawing import DPI, file_name, made, show_places, show_traces, show_training
@@ -35,6 +35,7 @@ def column(measure: str, convention: str = CONVENTION) -> str:
     return f"{measure}_{convention.replace('-', '_')}"
 
 
+COSTS = {"parameters_million": "generator (M)", "all_parameters_million": "all networks (M)"}
 COLUMNS = {
     **{column(measure): heading for measure, heading in MEASURES.items()},
     "mae": "MAE (0-255), whole",
@@ -44,8 +45,7 @@ COLUMNS = {
     "zero_head_mm": "zero field (mm)",
     "share_of_zero_field_epe": "EPE / zero field",
     "folded_fraction": "folded fraction",
-    "parameters_million": "generator (M)",
-    "all_parameters_million": "all networks (M)",
+    **COSTS,
     "training_seconds": "training (s)",
 }
 PRINTED = {
@@ -137,16 +137,17 @@ def show_pair(row: Row, folder: Path) -> None:
     save_figure(figure, folder / "figures" / f"{file_name(row.name)}_{name}.png", dpi=DPI)
 
 
-def show_layout(blocks: Blocks) -> Callable[[Outcome], None]:
-    """Writes `paper_table.md`: NMAE, PSNR and SSIM in the layout of the paper's table."""
+def show_layout(blocks: Blocks, costs: Mapping[str, str] | None = None) -> Callable[[Outcome], None]:
+    """Writes and prints `paper_table.md`: NMAE, PSNR and SSIM, and some costs, in the layout of the paper's table."""
 
     def show(outcome: Outcome) -> None:
         cells: dict[str, dict[str, Mapping[str, Any]]] = {}
         for row, (line, place) in outcome.study.places.items():
             cells.setdefault(line, {})[place] = outcome.rows[row]
-        measures = {column(measure): heading for measure, heading in MEASURES.items()}
-        table = crossed_table(cells, measures, blocks=blocks)
-        (outcome.folder / "paper_table.md").write_text(table + "\n")
+        measures = {**{column(measure): heading for measure, heading in MEASURES.items()}, **(costs or {})}
+        (outcome.folder / "paper_table.md").write_text(crossed_table(cells, measures, blocks=blocks) + "\n")
+        title = f"{outcome.study.name}, in the layout of the paper: means over the cases ({CONVENTION})"
+        print_crossed_table(cells, measures, blocks=blocks, title=title, console=outcome.console)
 
     return show
 
@@ -179,6 +180,8 @@ def _plain(value: Tensor) -> Tensor:
 LEVELS = tuple("012345")
 HOSTS = {"cyclegan": "CycleGAN", "munit": "MUNIT", "unit": "UNIT", "nice_gan": "NICE-GAN"}
 MODES = ("C", "C+R", "NC", "NC+R")
+MODES_EPOCHS = 3
+"""Of each of the 16 trainings of the demo."""
 RIVALS = {"CycleGAN (C)": "C", "Pix2Pix": "pix2pix", "RegGAN (NC+R)": "NC+R"}
 """Name → mode of the CycleGAN host (RegGAN, Table 2 and Figure 6)."""
 
@@ -187,8 +190,10 @@ def training(level: str, host: str, mode: str, unpaired: bool = False) -> Method
     """A training of a host in a mode on pairs of a noise level."""
     level_name = f"level-{level}" if level in LEVELS else level
     name = "-".join([*(["unpaired"] if unpaired else []), level_name, host, mode]).lower()
-    overrides = {"host": host, "mode": mode, "level": level, "unpaired": unpaired}
-    return Method(name.replace("+", "-").replace("_", "-"), overrides, bundle="reggan")
+    moved = "target" if level in LEVELS else "both"
+    overrides = {"host": host, "mode": mode, "level": level, "moved": moved, "unpaired": unpaired}
+    own = {} if level in LEVELS else {"demo": {"max_epochs": MODES_EPOCHS}}
+    return Method(name.replace("+", "-").replace("_", "-"), overrides, bundle="reggan", settings=own)
 
 
 def study(
@@ -229,7 +234,7 @@ MISALIGNED = (
     study(
         "modes",
         {(mode, HOSTS[host]): training("table1", host, mode) for host in HOSTS for mode in MODES},
-        show_layout("measure"),
+        show_layout("measure", COSTS),
     ),
     study(
         "unpaired",

@@ -106,7 +106,7 @@ def run_study(
         for key, value in values.items():
             rows[key][name] = value
     _write_tables(study, folder, rows, console)
-    outcome = Outcome(study, folder, rows, tables, runs, shown, traces)
+    outcome = Outcome(study, folder, rows, tables, runs, shown, traces, console)
     for show in study.show:
         show(outcome)
     console.print(f"Tables, figures and traces: [bold]{folder}[/bold]; trained runs: {out / 'runs'}")

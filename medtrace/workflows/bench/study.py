@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+
 from medtrace.metrics import CaseTable
 from medtrace.objectives import Objective
 from medtrace.trace import Trace
@@ -72,6 +74,7 @@ class Outcome:
         runs: run folder of every trained row.
         shown: the batch of the first test cases.
         traces: per row the traces of `shown`.
+        console: to print to.
     """
 
     study: Study
@@ -81,6 +84,7 @@ class Outcome:
     runs: Mapping[str, Path]
     shown: Mapping[str, Any]
     traces: Mapping[str, list[Trace]]
+    console: Console
 
 
 def no_totals(_: Mapping[str, CaseTable]) -> Table:
