@@ -230,9 +230,10 @@ def evaluate(
     if beside:
         if out is None:
             raise ValueError("--out: expected a folder for the table of several runs, received none; name one")
-        from medtrace.workflows.compare import compare
+        from medtrace.workflows.compare import TABLE, compare
 
-        compare([run, *beside], dataset, out, split=split, device=device)
+        compare([run, *beside], dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+        typer.echo((out / TABLE).read_text(encoding="utf-8"))
         typer.echo(f"tables written to {out}")
         return
     from medtrace.workflows.evaluate import evaluate as call

@@ -98,6 +98,22 @@ def test_train_has_a_folder_per_method_by_default(capsys, calls):
     assert args == ("tracetrans", None)
     assert kwargs["out"] == Path("runs/tracetrans")
     assert kwargs["tracebench"] is True
+    assert kwargs["overlays"] == ()
+
+
+def test_train_hands_overlays_over_in_order(capsys, calls):
+    received = calls("train")
+    assert run(capsys, "train", "reggan", "data", "--overlay", "misalign", "--overlay", "full")[0] == 0
+    assert received["train"][1]["overlays"] == ("misalign", "full")
+
+
+def test_prepare_gives_no_shares_unless_told(capsys, calls):
+    from medtrace.workflows.prepare import PreparationSummary
+
+    received = calls("prepare", PreparationSummary(Path("d"), {"training": 2, "test": 1}, [], "list"))
+    _, out, _ = run(capsys, "prepare", "pairs.csv", "--out", "d")
+    assert received["prepare"][1]["fractions"] is None
+    assert out == "d: 2 training, 1 test (split of the list)\n"
 
 
 def test_translate_and_prepare_hand_their_settings_over(capsys, calls):

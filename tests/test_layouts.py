@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
+from medtrace.data.layouts import (
+    Pair,
+    read_brats_reg,
+    read_pair_list,
+    read_pairs,
+    split_by_subject,
+    split_of_list,
+)
 
 
 def write_list(folder, text, name="pairs.csv"):
@@ -54,6 +61,19 @@ def test_csv_and_json_give_the_same_pairs_with_paths_relative_to_the_list(images
         ("subject,source,target\nA,a0.nii.gz,a1.nii.gz\nA,b0.nii.gz,b1.nii.gz\n", r"'A'.*\(row 2, row 3\).*case"),
         ("subject,source,target\n../A,a0.nii.gz,a1.nii.gz\n", "row 2: subject: expected letters"),
         ("subject,source,target,landmark_space\nA,a0.nii.gz,a1.nii.gz,LAS\n", "row 2: landmark_space.*'LAS'"),
+        ("subject,source,target,split\nA,a0.nii.gz,a1.nii.gz,train\n", "row 2: split: expected training.*'train'"),
+        (
+            "subject,source,target,split\nA,a0.nii.gz,a1.nii.gz,test\nB,b0.nii.gz,b1.nii.gz,\n",
+            "row 3: split: expected a value.*received none",
+        ),
+        (
+            "subject,source,target,split\nA,a0.nii.gz,a1.nii.gz, \nB,b0.nii.gz,b1.nii.gz,test\n",
+            "row 2: split: expected a value.*received none",
+        ),
+        (
+            "subject,case,source,target,split\nA,x,a0.nii.gz,a1.nii.gz,test\nA,y,b0.nii.gz,b1.nii.gz,training\n",
+            "row 3: split: subject 'A' is in training here and in test in row 2; put all",
+        ),
         ("subject,source,target\n", "at least one pair"),
         ("", "missing column.*the header has nothing"),
     ],
@@ -153,3 +173,24 @@ def test_split_depends_on_the_seed_and_not_on_the_order():
 def test_wrong_shares_are_refused(fractions, message):
     with pytest.raises(ValueError, match=message):
         split_by_subject(cohort(10), fractions)
+
+
+def test_a_list_may_bring_its_split(images):
+    rows = "A,x,a0.nii.gz,a1.nii.gz,test\nB,x,b0.nii.gz,b1.nii.gz, training\nA,y,a0.nii.gz,b1.nii.gz,test\n"
+    pairs = read_pair_list(write_list(images, f"subject,case,source,target,split\n{rows}"))
+    assert [pair.split for pair in pairs] == ["test", "training", "test"]
+    split = split_of_list(pairs)
+    assert {name: [pair.name for pair in found] for name, found in split.items()} == {
+        "training": ["B_x"],
+        "validation": [],
+        "test": ["A_x", "A_y"],
+    }
+    entries = [{"subject": "A", "source": "a0.nii.gz", "target": "a1.nii.gz", "split": "validation"}]
+    assert read_pair_list(write_list(images, json.dumps(entries), "p.json"))[0].split == "validation"
+
+
+@pytest.mark.parametrize(
+    "text", ["subject,source,target\nA,a0.nii.gz,a1.nii.gz\n", "subject,source,target,split\nA,a0.nii.gz,a1.nii.gz,\n"]
+)
+def test_a_list_without_a_split_leaves_it_open(images, text):
+    assert split_of_list(read_pair_list(write_list(images, text))) is None

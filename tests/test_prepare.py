@@ -132,6 +132,40 @@ def test_gain_between_scans_is_taken_away(tmp_path):
             assert 0.2 < float(tissue.std()) < 0.8
 
 
+def test_the_lists_split_is_kept_and_said(tmp_path):
+    chosen = ("test", "training", "test", "validation")
+    pairs = write_pairs(tmp_path / "raw", header="subject,source,target,split", extra=lambda n: f",{chosen[n]}")
+    summary = prepare(pairs, tmp_path / "data", **settings(slices=2, fractions=None, seed=5))
+    assert summary.counts == {"training": 2, "validation": 2, "test": 4}
+    assert summary.split == "list"
+    index = index_of(tmp_path / "data")
+    assert index["split"] == {"from": "list"}
+    for name in ("training", "validation", "test"):
+        wanted = {f"S{number}" for number, split in enumerate(chosen) if split == name}
+        assert {entry["subject"] for entry in index[name]} == wanted
+    with pytest.raises(
+        ValueError, match=r"fractions: expected none, because the list has a split.*\(0.5, 0.25, 0.25\)"
+    ):
+        prepare(pairs, tmp_path / "other", **settings(slices=2))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_random_split_is_said_too(tmp_path):
+    pairs = write_pairs(tmp_path / "raw")
+    summary = prepare(pairs, tmp_path / "data", **settings(slices=1, seed=3))
+    assert summary.split == "random"
+    shares = {"training": 0.5, "validation": 0.25, "test": 0.25}
+    assert index_of(tmp_path / "data")["split"] == {"from": "random", "fractions": shares, "seed": 3}
+    prepare(pairs, tmp_path / "default", **settings(slices=1, fractions=None))
+    assert count_cases(tmp_path / "default") == {"training": 3, "validation": 0, "test": 1}
+
+
+def test_a_list_without_training_pairs_cannot_teach_the_intensities(tmp_path):
+    pairs = write_pairs(tmp_path / "raw", header="subject,source,target,split", extra=lambda _: ",test")
+    with pytest.raises(ValueError, match="the training split is empty"):
+        prepare(pairs, tmp_path / "data", **settings(slices=1, fractions=None))
+
+
 def test_what_is_learned_comes_from_training_subjects_only(tmp_path):
     pairs = write_pairs(tmp_path / "raw")
     prepare(pairs, tmp_path / "a", **settings(slices=3))

@@ -11,15 +11,16 @@ from medtrace.checks import check_choice
 from medtrace.data import load_dataset
 from medtrace.data.layouts import SPLITS
 from medtrace.metrics import CaseTable, foreground_of
-from medtrace.report import markdown_table, print_table
+from medtrace.report import markdown_table
 from medtrace.report.tables import Better
 from medtrace.trace import Trace
-from medtrace.workflows.bench.misaligned import BETTER, column, totals, translation
+from medtrace.workflows.bench.misaligned import BETTER, CONVENTION, column, totals, translation
 from medtrace.workflows.evaluate import identity, tracer_of
 from medtrace.workflows.runs import load_objective
 from medtrace.workflows.scoring import score_case, score_cases
 
 IDENTITY = "identity"
+TABLE = "table.md"
 AIR_TOLERANCE = 1e-3
 """How far above -1 a target still is air."""
 HEADINGS = {
@@ -31,8 +32,13 @@ HEADINGS = {
     "common_drift_mm": "common drift (mm)",
     "landmark_mm": "landmarks (mm)",
 }
-"""What the table shows of the columns; NMAE, PSNR and SSIM are "symmetric-foreground"."""
-BEST: dict[str, Better] = {**{name: BETTER[name] for name in HEADINGS if name in BETTER}, "landmark_mm": "min"}
+"""What the table shows of the columns."""
+NOTE = f"NMAE, PSNR and SSIM are {CONVENTION}; drift is from where the target shows a point to where the image does."
+BEST: dict[str, Better] = {
+    **{name: BETTER[name] for name in (column("nmae"), column("psnr"), column("ssim"), "mae")},
+    "landmark_mm": "min",
+}
+"""Drift has no best: the identity's compares two contrasts and says little."""
 
 
 def compare(
@@ -54,7 +60,7 @@ def compare(
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
-        progress: show bars and the table.
+        progress: show bars.
 
     Returns:
         The rows "identity" and every run, per case, with the columns of `translation_case`.
@@ -79,9 +85,8 @@ def compare(
         table.write_csv(out / f"{row}.csv")
         table.write_summary(out / f"{row}_summary.csv")
     rows, shown = _rows(tables)
-    (out / "table.md").write_text(markdown_table(rows, shown, best=BEST), encoding="utf-8")
-    if progress:
-        print_table(rows, shown, best=BEST)
+    best = {name: better for name, better in BEST.items() if name in shown}
+    (out / TABLE).write_text(f"{markdown_table(rows, shown, best=best)}\n{NOTE}\n", encoding="utf-8")
     return tables
 
 
