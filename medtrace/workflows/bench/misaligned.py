@@ -145,7 +145,7 @@ def show_layout(blocks: Blocks, costs: Mapping[str, str] | None = None) -> Calla
         for row, (line, place) in outcome.study.places.items():
             cells.setdefault(line, {})[place] = outcome.rows[row]
         measures = {**{column(measure): heading for measure, heading in MEASURES.items()}, **(costs or {})}
-        (outcome.folder / "paper_table.md").write_text(crossed_table(cells, measures, blocks=blocks) + "\n")
+        (outcome.folder / "paper_table.md").write_text(crossed_table(cells, measures, blocks=blocks))
         title = f"{outcome.study.name}, in the layout of the paper: means over the cases ({CONVENTION})"
         print_crossed_table(cells, measures, blocks=blocks, title=title, console=outcome.console)
 
