@@ -234,7 +234,8 @@ def test_published_term():
 
 
 def test_published_sizes():
-    # Chen et al. count 16.2 million weights of two generators and 93.7 of two discriminators of colour images.
+    # Guards the widths of the defaults, in millions of weights: two generators and two discriminators of colour images,
+    # the light version, which the authors say their paper's counts are of. Counted here; its table was not at hand.
     with torch.device("meta"):
         judge = NICEDiscriminator(3, 64, 2, (1, 2))
         host_decoder = NICEGAN(2, 3, 3, both_ways=False, discriminator_channels=64).decoders["target"]
