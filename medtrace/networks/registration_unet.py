@@ -21,10 +21,10 @@ class RegistrationUNet(nn.Module):
     """Displacement that pulls `moving` onto `fixed`: R of RegGAN, Eq. 7.
 
     One level per entry of `channels`; between two levels the grid is halved by averaging. A level is a convolution
-    and a residual block of two, both normalised; normalisation by groups of channels works down to a grid of one voxel
-    and lets R find large shifts several times sooner than without. On the way up the features are interpolated linearly and joined with the encoder's. The last convolution starts at zero,
-    so the untrained network deforms nothing. Grids that the halvings do not divide are padded by their border
-    values and the result cropped back.
+    and a residual block of two, both normalised by groups of channels, which works down to a grid of one voxel and
+    lets R find large shifts several times sooner than no normalisation. On the way up the features are interpolated
+    linearly and joined with the encoder's. The last convolution starts at zero, so the untrained network deforms
+    nothing. Grids that the halvings do not divide are padded by their border values and the result cropped back.
 
     Args:
         spatial_dims: 2 or 3.
