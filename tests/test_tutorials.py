@@ -35,10 +35,11 @@ def test_is_stored_without_outputs(path):
             assert cell.execution_count is None
 
 
-def test_tracetrans_tutorial_runs(tmp_path, monkeypatch):
+def executed(name, tmp_path, monkeypatch):
+    """A tutorial after it ran in its small setting, and its pictures."""
     monkeypatch.setenv("MEDTRACE_TUTORIAL", "small")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(ROOT / "tutorials" / "01_tracetrans.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "tutorials" / f"{name}.ipynb", as_version=4)
     client = NotebookClient(
         notebook,
         timeout=600,
@@ -48,8 +49,13 @@ def test_tracetrans_tutorial_runs(tmp_path, monkeypatch):
     )
     client.execute()
     pictures = [base64.b64decode(data) for data in outputs_of(notebook, "image/png")]
-    assert len(pictures) == 5
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    return notebook, pictures
+
+
+def test_tracetrans_tutorial_runs(tmp_path, monkeypatch):
+    notebook, pictures = executed("01_tracetrans", tmp_path, monkeypatch)
+    assert len(pictures) == 5
     ledger, scores = outputs_of(notebook, "text/markdown")
     assert "everywhere" in ledger
     assert "in the cavity" in ledger
@@ -57,3 +63,17 @@ def test_tracetrans_tutorial_runs(tmp_path, monkeypatch):
         assert f"| {row} |" in scores
     assert (tmp_path / "tutorial_out" / "run" / "checkpoints" / "final.pt").is_file()
     assert (tmp_path / "tutorial_out" / "trace" / "ddf.h5").is_file()
+
+
+def test_reggan_tutorial_runs(tmp_path, monkeypatch):
+    notebook, pictures = executed("02_reggan", tmp_path, monkeypatch)
+    assert len(pictures) == 6
+    scores, ledger, fields = outputs_of(notebook, "text/markdown")
+    for row in ("T1 as it is", "Pix2Pix", "RegGAN"):
+        assert f"| {row} |" in scores
+    assert "the translation" in ledger
+    assert "| zero |" in fields
+    assert "| found by R |" in fields
+    for run in ("Pix2Pix", "RegGAN"):
+        assert (tmp_path / "tutorial_out" / run / "checkpoints" / "final.pt").is_file()
+    assert (tmp_path / "tutorial_out" / "pair" / "ddf.h5").is_file()
