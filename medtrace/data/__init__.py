@@ -3,12 +3,13 @@
 from medtrace.data.dataset import count_cases, load_dataset
 from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
 from medtrace.data.preparation import ContrastStandard, Intensity, IntensityMap, Preparation
-from medtrace.data.tracebench import PostopSettings, TraceBench
+from medtrace.data.tracebench import MetamorphicSettings, PostopSettings, TraceBench
 
 __all__ = [
     "ContrastStandard",
     "Intensity",
     "IntensityMap",
+    "MetamorphicSettings",
     "Pair",
     "PostopSettings",
     "Preparation",
