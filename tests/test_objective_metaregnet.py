@@ -101,6 +101,21 @@ def test_similarity_and_folding_by_parameter():
     torch.testing.assert_close(simplices, jacobian_folding(output.ddf, measure="simplices"))
 
 
+@pytest.mark.parametrize(("masked_gradient", "moves"), [("both", True), ("intensity", False)])
+def test_masked_gradient_says_what_the_lesion_teaches(masked_gradient, moves):
+    """Source and target differ within the mask only."""
+    objective, batch = metaregnet(masked_gradient=masked_gradient, std=0.02), blobs(shift=0.0)
+    nn.init.zeros_(objective.networks.flow_decoder.head.conv.weight)
+    nn.init.zeros_(objective.networks.flow_decoder.head.conv.bias)
+    terms = objective.terms("registration", batch, {})
+    output = objective.networks(batch["source"], batch["target"], batch["mask"])
+    torch.testing.assert_close(terms["similarity"], image_distance(output.image, batch["target"]))
+    terms["similarity"].backward()
+    head = objective.networks.flow_decoder.head.conv.weight.grad.abs().max()
+    assert bool(head > 1e-5) == moves
+    assert objective.networks.intensity_decoder.head.conv.weight.grad.abs().max() > 1e-5
+
+
 def test_training_lowers_the_energy():
     torch.manual_seed(0)
     objective = MetaRegNetObjective(MetamorphicRegNet(2, 1, channels=(8, 16), num_blocks=2))
@@ -210,6 +225,7 @@ def test_pairs_that_do_not_fit_are_refused():
         ({"folding_weight": -1}, "folding: expected a weight of at least 0"),
         ({"folding_reduction": "none"}, "folding_reduction: expected one of"),
         ({"folding_measure": "forward"}, "folding_measure: expected one of"),
+        ({"masked_gradient": "none"}, "masked_gradient: expected one of"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -267,12 +283,12 @@ def test_a_pair_is_registered_without_a_network(spatial_dims, size):
     trace = InstanceRegistration(steps=40, progress=reports.append).trace(batch)[0]
     assert [report.step for report in reports] == list(range(41))
     assert reports[-1].terms["similarity"] < 0.1 * reports[0].terms["similarity"]
-    energy = MetamorphicEnergy(smoothness_weight=0.03)
+    energy = MetamorphicEnergy(smoothness_weight=0.01)
     for report in (reports[0], reports[-1]):
         weighted = sum(energy.weights[name] * value for name, value in report.terms.items())
         assert report.total == pytest.approx(weighted, rel=1e-4)
     inside = batch["target"][0, 0] > 0
-    assert float((trace.ddf[0] + 3)[inside].abs().mean()) < 1.0  # nothing within the ball tells more
+    assert float((trace.ddf[0] + 3)[inside].abs().mean()) < 1.2  # along the ball's edge nothing tells
     assert float(trace.ddf[1:, inside].abs().mean()) < 0.6
     assert float(trace.appearance[0][batch["mask"][0, 0]].mean()) == pytest.approx(0.4, abs=0.15)
     assert torch.count_nonzero(trace.appearance * ~batch["mask"][0]) == 0

@@ -58,6 +58,9 @@ class MetamorphicEnergy:
         folding_reduction: "sum" or "mean", see `losses.jacobian_folding`.
         folding_measure: "central" differences or all "simplices", see there.
         smoothness_weight: weight of the squared differences of the displacement, in voxels.
+        masked_gradient: what the similarity teaches within the mask: "both" the field and the intensity, as Eq. 4
+            reads, or the "intensity" alone, the warped source being held fixed there. With "both" the field is drawn to
+            explain the lesion too, by whatever is bright nearby, until the intensity has.
         span: length of the images' range.
 
     Raises:
@@ -73,14 +76,17 @@ class MetamorphicEnergy:
         folding_reduction: Literal["sum", "mean"] | str = "sum",
         folding_measure: Literal["central", "simplices"] | str = "central",
         smoothness_weight: float = 0.0,
+        masked_gradient: Literal["both", "intensity"] | str = "both",
         span: float = 2.0,
     ) -> None:
+        check_choice("masked_gradient", masked_gradient, ("both", "intensity"))
         check_choice("similarity", similarity, SIMILARITIES)
         check_choice("folding_reduction", folding_reduction, ("sum", "mean"))
         check_choice("folding_measure", folding_measure, MEASURES)
         self.similarity = similarity
         self.folding_reduction = folding_reduction
         self.folding_measure = folding_measure
+        self.masked_gradient = masked_gradient
         self.span = span
         self.weights: Mapping[str, float] = {
             "similarity": similarity_weight,
@@ -90,16 +96,20 @@ class MetamorphicEnergy:
         }
         check_weights(self.weights)
 
-    def terms(self, output: MetamorphicOutput, target: Tensor) -> dict[str, Tensor]:
+    def terms(self, output: MetamorphicOutput, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The terms whose weight is not 0, unweighted.
 
         Args:
             output: a registration of the batch.
             target: (B, C, *spatial), in the images' range.
+            mask: (B, 1, *spatial) in [0, 1], where intensity may change.
         """
+        image = output.image
+        if self.masked_gradient == "intensity":
+            image = torch.lerp(output.warped, output.warped.detach(), mask) + output.intensity
         terms = {}
         if self.weights["similarity"] != 0:
-            terms["similarity"] = image_distance(output.image, target, self.similarity, self.span)
+            terms["similarity"] = image_distance(image, target, self.similarity, self.span)
         if self.weights["intensity_diffusion"] != 0:
             terms["intensity_diffusion"] = intensity_diffusion(output.intensity) / self.span**2
         if self.weights["folding"] != 0:

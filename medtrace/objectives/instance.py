@@ -37,11 +37,12 @@ class InstanceRegistration(RegistrationObjective):
     interpolates linearly; all grids move at once, so that a step is as long for the coarse motions as for the fine. The
     exponential is taken on the finest of these grids. The learning rates fall to 0 with the cosine of the step.
 
-    Without a network there is no prior of what fields look like, and the paper's energy has no smoothness of φ: the
-    default here has, with weight 0.03.
+    Without a network there is no prior of what fields look like, and the paper's energy has no smoothness of φ. The
+    default here has, with weight 0.01, and holds the warped source fixed within the mask (`masked_gradient`): on
+    textured phantoms with known fields the error under the lesion was a third of what it is with the paper's gradient.
 
     Args:
-        energy: what is lowered; by default Eq. 4 of MetaRegNet and smoothness.
+        energy: what is lowered; by default Eq. 4 of MetaRegNet with these two changes.
         start: a trained objective that registers, or None.
         steps: gradient steps; 0 gives the start.
         learning_rate: length of a first step of each δ_h, in voxels.
@@ -78,7 +79,9 @@ class InstanceRegistration(RegistrationObjective):
             raise ValueError(f"steps: expected 0 or more gradient steps, received {steps!r}")
         if not halvings or min(halvings) < 0:
             raise ValueError(f"halvings: expected one or more numbers of halvings >= 0, received {halvings!r}")
-        self.energy = energy if energy is not None else MetamorphicEnergy(smoothness_weight=0.03)
+        if energy is None:
+            energy = MetamorphicEnergy(smoothness_weight=0.01, masked_gradient="intensity")
+        self.energy = energy
         self.start = start
         self.steps = steps
         self.learning_rate = learning_rate
@@ -117,7 +120,8 @@ class InstanceRegistration(RegistrationObjective):
         optimizer = torch.optim.Adam(groups, eps=1e-12)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.steps, 1))
         for step in range(self.steps):
-            terms = self.energy.terms(self._output(pair, first, velocities, intensity), pair.target)
+            output = self._output(pair, first, velocities, intensity)
+            terms = self.energy.terms(output, pair.target, pair.joint_mask(output.ddf))
             total = self.energy.total(terms)
             self._report(step, total, terms)
             optimizer.zero_grad()
@@ -127,7 +131,7 @@ class InstanceRegistration(RegistrationObjective):
         with torch.no_grad():
             output = self._output(pair, first, velocities, intensity)
             if self.progress is not None:
-                terms = self.energy.terms(output, pair.target)
+                terms = self.energy.terms(output, pair.target, pair.joint_mask(output.ddf))
                 self._report(self.steps, self.energy.total(terms), terms)
         return output
 

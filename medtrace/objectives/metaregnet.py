@@ -32,6 +32,7 @@ class MetaRegNetObjective(RegistrationObjective):
         folding_reduction: "sum" or "mean".
         folding_measure: "central" or "simplices".
         smoothness_weight: of the displacement; 0 is the paper's.
+        masked_gradient: "both" or "intensity": what the similarity teaches within the mask, see `MetamorphicEnergy`.
         segmentation: see `RegistrationObjective`.
         segment_source: see there.
 
@@ -49,6 +50,7 @@ class MetaRegNetObjective(RegistrationObjective):
         folding_reduction: Literal["sum", "mean"] | str = "sum",
         folding_measure: Literal["central", "simplices"] | str = "central",
         smoothness_weight: float = 0.0,
+        masked_gradient: Literal["both", "intensity"] | str = "both",
         segmentation: Segmentation | None = None,
         segment_source: bool = False,
     ) -> None:
@@ -62,13 +64,15 @@ class MetaRegNetObjective(RegistrationObjective):
             folding_reduction=folding_reduction,
             folding_measure=folding_measure,
             smoothness_weight=smoothness_weight,
+            masked_gradient=masked_gradient,
         )
         self.phases = (Phase("registration", ("networks",), self.energy.weights),)
 
     def registration_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 4."""
         pair = self.pair(batch)
-        return self.energy.terms(self.answer(pair), pair.target)
+        output = self.answer(pair)
+        return self.energy.terms(output, pair.target, pair.joint_mask(output.ddf))
 
     def answer(self, pair: Pair) -> MetamorphicOutput:
         """Run the network."""
