@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from medtrace.losses import (
     LeastSquaresAdversarialLoss,
     VelocitySmoothnessLoss,
+    adversarial,
+    adversarial_discriminator,
     least_squares_adversarial,
     least_squares_discriminator,
+    log_adversarial,
     velocity_smoothness,
 )
 
@@ -108,3 +112,34 @@ class TestAdversarial:
             least_squares_adversarial(self.logits.long(), True)
         with pytest.raises(ValueError, match="at least one logit"):
             least_squares_adversarial(self.logits[:0], True)
+
+    @pytest.mark.parametrize("real", [True, False])
+    def test_log_is_binary_cross_entropy(self, real):
+        logits = torch.randn(2, 1, 5, 5, dtype=torch.float64, requires_grad=True)
+        expected = binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+        torch.testing.assert_close(log_adversarial(logits, real), expected)
+        assert torch.autograd.gradcheck(lambda x: log_adversarial(x, real), (logits,))
+
+    def test_log_of_a_certain_discriminator_is_finite_and_teaches_the_generator(self):
+        logits = torch.tensor([-200.0, 200.0], requires_grad=True)
+        value = log_adversarial(logits, True)
+        assert value.item() == pytest.approx(100)
+        value.backward()
+        assert logits.grad.tolist() == pytest.approx([-0.5, 0])  # not saturated where the image was found out
+        assert log_adversarial(logits.half(), False).dtype == torch.float32
+
+    @pytest.mark.parametrize(("loss", "term"), [("least_squares", least_squares_adversarial), ("log", log_adversarial)])
+    def test_scales_count_alike_whatever_their_size(self, loss, term):
+        true = [torch.randn(1, 1, size, size) for size in (8, 4, 1)]
+        false = [torch.randn(1, 1, size, size) for size in (8, 4, 1)]
+        torch.testing.assert_close(adversarial(false, loss), sum(term(scale, True) for scale in false) / 3)
+        expected = sum(0.5 * (term(t, True) + term(f, False)) for t, f in zip(true, false)) / 3
+        torch.testing.assert_close(adversarial_discriminator(true, false, loss), expected)
+
+    def test_scales_refuse_what_they_cannot_judge(self):
+        with pytest.raises(ValueError, match="loss: expected one of 'least_squares', 'log', received 'hinge'"):
+            adversarial([self.logits], "hinge")
+        with pytest.raises(ValueError, match="fake_logits: expected as many scales as real_logits, 2, received 1"):
+            adversarial_discriminator([self.logits] * 2, [self.logits])
+        with pytest.raises(TypeError, match="logits: expected a list of logits, one tensor per scale, received Tensor"):
+            adversarial(self.logits)

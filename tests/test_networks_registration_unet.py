@@ -7,7 +7,7 @@ from medtrace.fields import warp
 from medtrace.networks import RegistrationUNet
 
 
-def network(spatial_dims=2, channels=(4, 6, 8), moving=True, **options):
+def network(spatial_dims=2, channels=(4, 8, 8), moving=True, **options):
     torch.manual_seed(0)
     built = RegistrationUNet(spatial_dims, 1, channels, **options)
     if moving:
@@ -54,14 +54,16 @@ def test_published_size_is_the_default():
     built = RegistrationUNet(2, 1)
     assert [level.entry.out_channels for level in built.down] == [32, 64, 64, 64, 64, 64, 64]
 
-    def level(before, after):
-        return 9 * after * (before + 2 * after) + 3 * after
+    def level(before, after, normalisations=2):
+        return 9 * after * (before + 2 * after) + 3 * after + normalisations * 2 * after
 
     down = level(2, 32) + level(32, 64) + 5 * level(64, 64)
     up = 5 * level(128, 64) + level(96, 32)
     expected = down + up + 9 * 2 * 32 + 2
     assert sum(parameter.numel() for parameter in built.parameters()) == expected
     assert expected / 1e6 == pytest.approx(1.45, abs=0.01)
+    bare = sum(parameter.numel() for parameter in RegistrationUNet(2, 1, norm=None).parameters())
+    assert expected - bare == 4 * (11 * 64 + 2 * 32)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -112,6 +114,17 @@ def test_it_learns_a_shift():
         optimizer.step()
     found = ddf[0, :, fixed[0, 0] > 0].mean(1)
     torch.testing.assert_close(found, torch.tensor([2.0, -1.0]), atol=0.5, rtol=0)
+
+
+def test_norm_none_leaves_the_images_levels_in():
+    """Without normalisation a network of biases 0 is homogeneous: twice the images, twice the displacement."""
+    for norm, same in ((None, False), (("GROUP", {"num_groups": 2}), True)):
+        built, images = network(norm=norm), pair(16, 16)
+        for name, parameter in built.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.zeros_(parameter)
+        once, twice = built(*images), built(*(2 * image for image in images))
+        torch.testing.assert_close(twice, once if same else 2 * once, atol=1e-3, rtol=1e-3)
 
 
 def test_displacement_stays_float32_under_autocast():

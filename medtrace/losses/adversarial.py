@@ -100,7 +100,12 @@ def adversarial(logits: Sequence[Tensor], loss: str = "least_squares") -> Tensor
 
     Returns:
         A scalar >= 0.
+
+    Raises:
+        TypeError: if `logits` is no list.
+        ValueError: if it is empty, or `loss` is unknown.
     """
+    _check_scales("logits", logits)
     return torch.stack([_term(loss)(scale, real=True) for scale in logits]).mean()
 
 
@@ -116,10 +121,31 @@ def adversarial_discriminator(
 
     Returns:
         A scalar >= 0.
+
+    Raises:
+        TypeError: if either is no list.
+        ValueError: if they are empty or of unequal length, or `loss` is unknown.
     """
+    _check_scales("real_logits", real_logits)
+    _check_scales("fake_logits", fake_logits)
+    if len(real_logits) != len(fake_logits):
+        raise ValueError(
+            f"fake_logits: expected as many scales as real_logits, {len(real_logits)}, received {len(fake_logits)};"
+            " pass all that one discriminator returns"
+        )
     term = _term(loss)
     halves = [0.5 * (term(real, real=True) + term(fake, real=False)) for real, fake in zip(real_logits, fake_logits)]
     return torch.stack(halves).mean()
+
+
+def _check_scales(name: str, logits: Any) -> None:
+    if not isinstance(logits, (list, tuple)):
+        raise TypeError(
+            f"{name}: expected a list of logits, one tensor per scale, received {type(logits).__name__}; wrap a single"
+            " one, [logits]"
+        )
+    if not logits:
+        raise ValueError(f"{name}: expected at least one scale, received none")
 
 
 def _term(loss: str) -> Any:
