@@ -12,7 +12,12 @@ import torch
 
 from medtrace.data import TraceBench
 from medtrace.io import save_trace
+from medtrace.networks import RegistrationUNet, translation_host
+from medtrace.networks.hosts import HOSTS
+from medtrace.objectives import CycleConsistency, PairedL1, RegGANObjective, RegistrationCorrection
 from medtrace.trace import Trace
+from medtrace.workflows.bench import STUDIES
+from medtrace.workflows.bench.misaligned import COLUMNS
 from tests.test_readme import check_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +89,48 @@ def test_relative_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def table_of(page, heading):
+    """Cells of the first table below a heading."""
+    text = page.read_text().split(f"# {heading}\n", 1)[1]
+    rows = re.search(r"(?:^\|.*\|\n)+", text, re.M)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_terms_of_reggan_are_those_of_the_objective():
+    correction = RegistrationCorrection(RegistrationUNet(2, 1, channels=[4, 8]))
+    options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
+    host = translation_host("cyclegan", 2, 1, 1, both_ways=True, options=options)
+    objective = RegGANObjective(host, cycle=CycleConsistency(), correction=correction, pairing=PairedL1())
+    weights = {name: weight for phase in objective.phases for name, weight in phase.weights.items()}
+    told = {}
+    for terms, _, weight, _ in table_of(DOCS / "reggan.md", "Terms and weights"):
+        number = re.match(r"\d+", weight)
+        told |= {name: number and float(number[0]) for name in re.findall(r"`(\w+)`", terms)}
+    assert told.keys() == weights.keys()
+    for name, weight in told.items():
+        if weight is not None:  # the host's own terms have weights of their own
+            assert weight == weights[name], name
+
+
+def test_hosts_of_reggan_have_the_weights_that_are_told():
+    told = {row[0].strip("`"): row for row in table_of(DOCS / "reggan.md", "Hosts")}
+    assert told.keys() == HOSTS.keys()
+    for name, (_, _, terms, _) in told.items():
+        weights = {term: float(weight) for term, weight in re.findall(r"`(\w+)` (\d[\d.]*)", terms)}
+        assert weights == dict(HOSTS[name].internal_weights), name
+
+
+def test_results_of_reggan_explain_every_column():
+    told = {row[0] for row in table_of(DOCS / "results" / "reggan_misaligned.md", "What is measured")}
+    assert set(COLUMNS.values()) == told
+
+
+def test_results_of_reggan_name_every_study():
+    page = (DOCS / "results" / "reggan_misaligned.md").read_text()
+    for study in STUDIES["misaligned"]:
+        assert f"medtrace bench misaligned --study {study} " in page
 
 
 @pytest.mark.parametrize("script", sorted((DOCS / "figures").glob("*.py")), ids=name)
