@@ -245,14 +245,14 @@ def evaluate(
 
 @command("bench")
 def bench(
-    task: Annotated[str, typer.Argument(help="TraceBench task: postop or misaligned.")] = "postop",
+    task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned or metamorphic.")] = "postop",
     setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
     full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
     study: Annotated[
         str | None,
         typer.Option(
             help="Of postop: rivals, alpha, gamma, ablation or translators. Of misaligned: noise, modes or unpaired."
-            "  [default: the task's first]"
+            " Of metamorphic: rivals, ablation or volume.  [default: the task's first]"
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where tables and figures go.")] = Path("demo_out"),

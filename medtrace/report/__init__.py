@@ -4,6 +4,7 @@ from medtrace.report.charts import curve_figure, method_figure, sensitivity_figu
 from medtrace.report.crossed import crossed_table, print_crossed_table
 from medtrace.report.display import enable_display
 from medtrace.report.figures import comparison_figure, save_figure, trace_figure
+from medtrace.report.registration import metamorphosis_figure, overlay_figure
 from medtrace.report.tables import markdown_table, print_table, read_rows, read_summary
 from medtrace.report.view import View, view_of
 
@@ -14,7 +15,9 @@ __all__ = [
     "curve_figure",
     "enable_display",
     "markdown_table",
+    "metamorphosis_figure",
     "method_figure",
+    "overlay_figure",
     "print_crossed_table",
     "print_table",
     "read_rows",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medtrace.workflows.bench.metamorphic import METAMORPHIC
 from medtrace.workflows.bench.misaligned import MISALIGNED
 from medtrace.workflows.bench.postop import POSTOP
 from medtrace.workflows.bench.study import Study
@@ -9,5 +10,5 @@ from medtrace.workflows.bench.study import Study
 STUDIES: dict[str, dict[str, Study]] = {}
 """Task → name → study; the first of a task is its default."""
 
-for _study in (*POSTOP, *MISALIGNED):
+for _study in (*POSTOP, *MISALIGNED, *METAMORPHIC):
     STUDIES.setdefault(_study.task, {})[_study.name] = _study

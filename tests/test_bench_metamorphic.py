@@ -1,0 +1,93 @@
+"""The studies of metamorphic registration: what is checked of every method, and what a study writes."""
+
+import json
+
+import pytest
+import torch
+from monai.data import list_data_collate
+
+from medtrace.data import TraceBench
+from medtrace.metrics import CaseTable
+from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicRegNet
+from medtrace.objectives import MetaRegNetObjective, VoxelMorphObjective
+from medtrace.workflows.bench import STUDIES, bench, metamorphic
+from medtrace.workflows.registration_scores import score_registration
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return list_data_collate([TraceBench("metamorphic", (32, 32), cases=1, split="test")[0]])
+
+
+def stirred(objective):
+    """Weights that deform and change intensity."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return objective.eval()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        MetaRegNetObjective(MetamorphicRegNet(2, 1, channels=(4, 8), num_blocks=2)),
+        VoxelMorphObjective(DiffeomorphicVoxelMorph(2, 1, (4, 4, 4, 4), (4,))),
+    ],
+    ids=["metaregnet", "voxelmorph"],
+)
+def test_checks_are_of_the_methods_own_answers(objective, batch):
+    untrained = metamorphic.checks(objective.eval(), batch)
+    assert untrained["still_voxels"] == untrained["intensity_without_mask"] == 0
+    found = metamorphic.checks(stirred(objective), batch)
+    source = batch["source"].as_tensor()
+    trace = objective.register(source, source)[0]
+    length = torch.linalg.vector_norm(trace.ddf, dim=0)[batch["source_head"].as_tensor()[0, 0]].mean()
+    assert found["still_voxels"] == pytest.approx(float(length), rel=1e-5)
+    assert found["still_voxels"] > 0.01
+    assert found["intensity_without_mask"] == 0
+    assert found["time_ms"] > 0
+
+
+def test_the_true_field_has_no_error(batch):
+    case = TraceBench("metamorphic", (32, 32), cases=1, split="test")[0]
+    values = score_registration(metamorphic.true_field(batch)[0], case)
+    assert values["epe_head_mm"] == pytest.approx(0, abs=1e-6)
+    assert values["ssd_healthy"] < values["ssd_total"]
+
+
+def test_shares_leave_out_cases_without_a_lesion():
+    table = CaseTable()
+    nan = float("nan")
+    for case, near, zero in (("a", 1.0, 4.0), ("b", nan, nan), ("c", 2.0, 4.0)):
+        whole = {f"{kind}_{region}_mm": 1.0 for kind in ("epe", "zero") for region in ("healthy", "head")}
+        table.add(case, {"epe_near_lesion_mm": near, "zero_near_lesion_mm": zero, **whole})
+    found = metamorphic.shares({"row": table})
+    assert found["share_of_zero_field_near"] == {"row": 3 / 8}
+    assert found["share_of_zero_field_head"] == {"row": 1}
+
+
+def test_rivals_are_trained_scored_and_drawn(tmp_path):
+    results = bench("metamorphic", "smoke", out=tmp_path, device="cpu", progress=False)
+    folder = tmp_path / "metamorphic" / "rivals"
+    rows = results["rows"]
+    assert rows.keys() == {*metamorphic.CONTROLS, "MetaRegNet", "VM-CFM", "VoxelMorph"}
+    assert json.loads((folder / "results.json").read_text())["rows"].keys() == rows.keys()
+    table = (folder / "table.md").read_text()
+    assert all(heading in table for heading in (*metamorphic.COLUMNS.values(), *metamorphic.COSTS.values()))
+    assert results["share_of_zero_field_head"]["identity"] == 1
+    assert results["share_of_zero_field_head"]["true field"] == 0
+    assert "time_ms" not in rows["identity"]
+    for row in (metamorphic.CLASSICAL, "MetaRegNet", "VM-CFM", "VoxelMorph"):
+        assert rows[row]["time_ms"]["mean"] > 0
+    for row in ("MetaRegNet", "VM-CFM", "VoxelMorph"):
+        assert rows[row]["intensity_without_mask"]["mean"] == 0
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert {"comparison.png", "training.png", "metaregnet_metamorphosis.png"} <= names
+    assert (folder / "traces" / "metaregnet" / "metamorphic-test-0000" / "trace.json").is_file()
+
+
+def test_the_ablation_changes_one_thing_a_row():
+    rows = STUDIES["metamorphic"]["ablation"].rows
+    assert STUDIES["metamorphic"]["rivals"].rows["MetaRegNet"] in rows.values()
+    assert sorted(len(method.overrides) for method in rows.values()) == [0, *[1] * (len(rows) - 1)]
