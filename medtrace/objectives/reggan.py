@@ -184,7 +184,7 @@ class RegGANObjective(Objective):
         images = self._images(batch)
         host = self.networks
         cycled = "source" in self.domains
-        codes = {"source": host.encode(images["source"], "source")}
+        codes: dict[Domain, Code] = {"source": host.encode(images["source"], "source")}
         if cycled or phase.active("reconstruction"):
             codes["target"] = host.encode(images["target"], "target")
         drawn = {domain: host.drawn(codes[other(domain)]) for domain in self.domains}
