@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,20 @@ def test_cyclegan_trains_volumes(tmp_path):
 def test_unpaired_training(tmp_path):
     run = train("reggan", smoke=True, out=tmp_path / "run", overrides={"unpaired": True, "max_epochs": 1})
     assert len(epochs(run)) == 1
+
+
+def test_surgery_of_tracebench(tmp_path):
+    values = {"spatial_shape": [32, 32], "train_cases": 2, "max_epochs": 1, "host": "munit", "mode": "C"}
+    run = train("reggan", smoke=True, overlays=("postop",), out=tmp_path / "run", overrides=values)
+    parser = ConfigParser()
+    parser.read_config(str(run / "config.yaml"))
+    assert parser.get_parsed_content("data#test")[0]["case"] == "postop-test-0000"
+
+
+def test_readme_names_every_configuration():
+    text = (BUNDLE / "docs" / "README.md").read_text()
+    assert {f"`{path.name}`" for path in CONFIGS.glob("*.yaml")} <= set(re.findall(r"`[a-z_]+\.yaml`", text))
+    assert all(f"`{host}`" in text for host in HOSTS)
 
 
 # MONAI's own checks
@@ -398,7 +413,7 @@ def test_each_network_is_distributed_by_itself(host, mode, trained, tmp_path):
 @pytest.mark.parametrize("mode", ["NC+R", "C+R", "pix2pix"])
 def test_two_processes_train_as_one(mode, tmp_path):
     """Two halves of a batch on two processes take the steps of the whole batch on one."""
-    floor = {f"optimizers#{phase}#eps": 1e-3 for phase in ("generator", "discriminator")}
+    floor = {f"optimizers#{phase}#eps": 1e-1 for phase in ("generator", "discriminator")}
     values = {"mode": mode, "train_cases": 2, "max_epochs": 3, **floor}
     # Ranks keep pools and running means of their own.
     values |= {"objective#pool_size": 0, "centring_weight": 0.0}
