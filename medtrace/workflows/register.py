@@ -1,0 +1,293 @@
+"""Register one scan to another, with or without a trained network, and keep the trace."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from medtrace.checks import check_positive
+from medtrace.data.preparation import IntensityMap, Preparation
+from medtrace.data.reading import read_image
+from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
+from medtrace.io import save_trace
+from medtrace.networks import MetamorphicOutput
+from medtrace.networks.metamorphic import joint_mask
+from medtrace.objectives import InstanceRegistration, MetamorphicEnergy
+from medtrace.objectives.instance import RefinementStep
+from medtrace.objectives.objective import plain
+from medtrace.objectives.registration import Pair, RegistrationObjective
+from medtrace.report import overlay_figure, save_figure
+from medtrace.report.figures import SUFFIXES
+from medtrace.trace import Trace
+from medtrace.trace.geometry import pull
+from medtrace.workflows.register_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
+from medtrace.workflows.runs import default_device, load_objective
+from medtrace.workflows.translate import run_preparation
+
+STEPS = 100
+"""Gradient steps without a trained network."""
+SMOOTHNESS = 0.01
+"""Weight of the displacement's smoothness in a refinement."""
+GIBIBYTE = 2**30
+
+
+class Registered(NamedTuple):
+    """What registering a pair gave.
+
+    `folds` counts the target's voxels whose Jacobian determinant is negative; `ssd_before` and `ssd_after` are the mean
+    squared differences of source and target, and of the final image and the target, of intensities in [0, 1] on the
+    grid of the registration.
+    """
+
+    trace: Trace
+    seconds: float
+    peak_gib: float
+    folds: int
+    folded_fraction: float
+    ssd_before: float
+    ssd_after: float
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What registers, the preparation of its run, and where it runs."""
+
+    objective: RegistrationObjective
+    preparation: Preparation
+    device: torch.device
+
+
+def register(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    mask: str | os.PathLike | None = None,
+    source_mask: str | os.PathLike | None = None,
+    run: str | os.PathLike | None = None,
+    refine: int | None = None,
+    spacing: float | None = None,
+    smoothness: float = SMOOTHNESS,
+    match: bool | None = None,
+    contrast: str | None = None,
+    labels: str | os.PathLike | None = None,
+    figure: str | os.PathLike | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> Registered:
+    """Register a source to a target and save the trace.
+
+    Both may be volumes, single slices or pictures, on grids of their own. The source is read at the target's voxels by
+    the two headers (linearly; no alignment is sought, so scans must lie on each other roughly, as in a common
+    template's space); the registration runs there, and its field is brought back to the target's grid. The trace keeps
+    the source as it was, with its own affine: its warped image is interpolated once.
+
+    Intensities are normalised to [-1, 1] by the run's own rule, or without a run by the .5 and 99.5 percentiles of the
+    tissue outside the masks. The trace's images are in the source's units; the change of intensity within the mask is
+    brought there through the inverse of the source's map. Without masks it is exactly 0, and the image is the warped
+    source.
+
+    Args:
+        source: a file or DICOM folder (see `medtrace.data.reading`).
+        target: likewise, with as many channels.
+        out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
+        mask: pathology of the target on its grid, non-zero inside: where intensity may change.
+        source_mask: pathology of the source on its grid; it moves with the source.
+        run: folder left by `medtrace train metaregnet`; None registers by instance optimisation alone.
+        refine: gradient steps on this pair's own flows; by default 100 without a run and none with one.
+        spacing: voxel size in mm to register at; by default the run's, or the target's own.
+        smoothness: weight of the displacement's smoothness in the refinement.
+        match: send the source's percentiles to the target's, for scans of different machines; by default without a
+            run.
+        contrast: of both images, where the run was trained on several.
+        labels: of the source on its grid, for the figure: the contours of what is carried over.
+        figure: a .png, .pdf or .svg of the registration.
+        device: such as "cuda:0"; by default CUDA where there is one.
+        progress: show a bar on stderr.
+        overwrite: replace an earlier trace in `out`.
+
+    Returns:
+        The trace, 3D for volumes and 2D otherwise, on the CPU, and what it cost.
+
+    Raises:
+        FileNotFoundError: if the run or a file is missing.
+        FileExistsError: if `out` is in use.
+        ValueError: if a file cannot be used, the run does not fit or nothing would register; the message says which.
+    """
+    out = Path(out)
+    _check_request(out, run, refine, spacing, figure, overwrite)
+    pair = read_pair(Path(source), Path(target), _path(mask), _path(source_mask))
+    carried = None if labels is None else _read_labels(Path(labels), pair, Path(source))
+    started = time.perf_counter()
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        method = _method(run, refine, smoothness, pair, device, _reporter(bar))
+        maps = intensity_maps(pair, method.preparation, run is None if match is None else match, contrast)
+        grid = WorkingGrid(pair, method.preparation, spacing)
+        working = grid.bring(maps[0].forward(pair.source), maps[1].forward(pair.target))
+        output = _answer(method, working)
+    ddf, intensity = grid.back(output)
+    trace = _trace(pair, maps[0], ddf, intensity)
+    seconds = time.perf_counter() - started
+    found = Registered(
+        trace=trace,
+        seconds=seconds,
+        peak_gib=peak_memory(method.device),
+        folds=int((jacobian_determinant(trace.ddf[None]) < 0).sum()),
+        folded_fraction=float(non_diffeomorphic_fraction(trace.ddf[None])),
+        ssd_before=_ssd(working.source, working.target),
+        ssd_after=_ssd(output.image.cpu(), working.target),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    steps = method.objective.steps if isinstance(method.objective, InstanceRegistration) else 0
+    metadata = {
+        "source": Path(source).name,
+        "target": Path(target).name,
+        "run": None if run is None else Path(run).name,
+        "refine": steps,
+        "working_shape": list(grid.shape),
+        **{name: value for name, value in found._asdict().items() if name != "trace"},
+    }
+    save_trace(trace, out, method=type(method.objective).__name__, metadata=metadata, overwrite=overwrite)
+    if figure is not None:
+        transferred = None if carried is None else trace.transfer(carried)
+        save_figure(
+            overlay_figure(trace, pair.target, transferred, title=f"{Path(source).name} to {Path(target).name}"), figure
+        )
+    return found
+
+
+def _path(path: str | os.PathLike | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _check_request(
+    out: Path,
+    run: str | os.PathLike | None,
+    refine: int | None,
+    spacing: float | None,
+    figure: str | os.PathLike | None,
+    overwrite: bool,
+) -> None:
+    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
+    if refine is not None and refine < 0:
+        raise ValueError(f"refine: expected 0 or more gradient steps, received {refine}")
+    if refine == 0 and run is None:
+        raise ValueError("refine: expected 1 or more gradient steps without a run, received 0; or name a run")
+    if spacing is not None:
+        check_positive("spacing", spacing)
+    if figure is not None and Path(figure).suffix not in SUFFIXES:
+        raise ValueError(f"figure: expected a name ending in {', '.join(SUFFIXES)}, received {figure}")
+
+
+def _read_labels(path: Path, pair: ScanPair, source: Path) -> Tensor:
+    labels = plain(read_image(path))
+    labels = labels[..., 0] if pair.spatial_dims == 2 and labels.ndim == 4 else labels
+    if labels.shape != (1, *pair.source.shape[1:]):
+        raise ValueError(
+            f"{path}: expected labels on the grid {tuple(pair.source.shape[1:])} of {source}, received"
+            f" {tuple(labels.shape)}; resample them"
+        )
+    return labels.round().to(torch.int32)
+
+
+def _method(
+    run: str | os.PathLike | None,
+    refine: int | None,
+    smoothness: float,
+    pair: ScanPair,
+    device: str | None,
+    progress: Callable[[RefinementStep], None],
+) -> _Method:
+    place = default_device(device)
+    start: RegistrationObjective | None = None
+    preparation = Preparation(spatial_dims=pair.spatial_dims, picture=pair.picture)
+    if run is not None:
+        objective = load_objective(run, device)
+        if not isinstance(objective, RegistrationObjective):
+            raise ValueError(
+                f"run: expected one of a method that registers pairs, received {type(objective).__name__} in {run};"
+                " train metaregnet, or leave the run out"
+            )
+        start = objective
+        preparation = run_preparation(run, start, picture=pair.picture)
+        _check_run(run, preparation, pair)
+    steps = (STEPS if run is None else 0) if refine is None else refine
+    if start is not None and steps == 0:
+        return _Method(start, preparation, place)
+    energy = MetamorphicEnergy(smoothness_weight=smoothness, masked_gradient="intensity")
+    return _Method(InstanceRegistration(energy, start, steps, progress=progress), preparation, place)
+
+
+def _check_run(run: str | os.PathLike, preparation: Preparation, pair: ScanPair) -> None:
+    if preparation.spatial_dims != pair.spatial_dims:
+        kinds = {2: "single slices", 3: "volumes"}
+        raise ValueError(
+            f"run: {run} registers {kinds[preparation.spatial_dims]}, but the images are {kinds[pair.spatial_dims]};"
+            f" train with spatial_dims={pair.spatial_dims}, or leave the run out"
+        )
+    if preparation.picture != pair.picture:
+        kind = ("scans", "pictures")
+        raise ValueError(
+            f"run: {run} was trained on {kind[preparation.picture]}, but the images are {kind[pair.picture]}; give"
+            " images of the same kind, or leave the run out"
+        )
+
+
+def _reporter(bar: Progress) -> Callable[[RefinementStep], None]:
+    task = bar.add_task("refining", total=None, visible=False)
+
+    def show(report: RefinementStep) -> None:
+        bar.update(
+            task, visible=True, total=report.steps, completed=report.step, description=f"energy {report.total:.5f}"
+        )
+
+    return show
+
+
+def _answer(method: _Method, working: Pair) -> MetamorphicOutput:
+    batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
+    with torch.no_grad():
+        return method.objective.answer(method.objective.pair(batch))
+
+
+def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Tensor) -> Trace:
+    """Everything on its own grid and in the source's units."""
+    masks = (None if mask is None else mask[None] for mask in (pair.mask, pair.source_mask_on_target))
+    mask = joint_mask(ddf[None], *masks)[0] > 0.5
+    warped = pull(pair.source, ddf, pair.to_source)
+    bare = replace(source_map, foreground=None)
+    normalised = bare.forward(warped)
+    change = bare.inverse(normalised + intensity) - bare.inverse(normalised)
+    return Trace.build(
+        source=pair.source,
+        image=warped + torch.where(mask, change, 0.0),
+        ddf=ddf,
+        mask=mask,
+        affine=pair.affine,
+        source_affine=pair.source_affine,
+    )
+
+
+def _ssd(image: Tensor, target: Tensor) -> float:
+    return float(((image - target) / 2).double().square().mean())
+
+
+def peak_memory(device: torch.device) -> float:
+    """The process's largest resident memory so far, or on CUDA the largest allocation, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIBIBYTE
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIBIBYTE
