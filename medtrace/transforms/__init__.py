@@ -8,6 +8,7 @@ from .histogram_standardization import (
     HistogramStandardizationDict,
     above_mean,
 )
+from .identical_pair import RandIdenticalPairD, RandIdenticalPaird, RandIdenticalPairDict
 from .misalignment import RandMisalign, RandMisalignD, RandMisalignd, RandMisalignDict
 from .misalignment_draw import (
     MISALIGNMENT_LEVELS,
@@ -29,6 +30,9 @@ __all__ = [
     "Misalignment",
     "MisalignmentDraw",
     "MisalignmentFields",
+    "RandIdenticalPairD",
+    "RandIdenticalPairDict",
+    "RandIdenticalPaird",
     "RandMisalign",
     "RandMisalignD",
     "RandMisalignDict",

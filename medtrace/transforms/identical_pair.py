@@ -1,0 +1,52 @@
+"""Pairs with nothing to register, so that a registration network learns to leave them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms.transform import MapTransform, RandomizableTransform
+from monai.utils.misc import ensure_tuple
+
+
+class RandIdenticalPaird(MapTransform, RandomizableTransform):
+    """Now and then make a pair's target its source and empty the masks of pathology.
+
+    A network trained on pairs that all differ moves identical images too: by some tenths of a voxel in TraceBench's
+    task `metamorphic`.
+
+    Args:
+        keys: (source, target): the entry to copy, and the entry that becomes its copy.
+        masks: entries that become zero; absent ones are passed over.
+        prob: how often.
+
+    Raises:
+        ValueError: if `keys` are not two.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("source", "target"),
+        masks: KeysCollection = ("mask", "source_mask"),
+        prob: float = 0.2,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        if len(self.keys) != 2:
+            raise ValueError(f"keys: expected (source, target), received {self.keys!r}")
+        self.masks = ensure_tuple(masks)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, or the item whose target is a copy of its source."""
+        item = dict(data)
+        self.randomize(None)
+        if self._do_transform:
+            source, target = self.keys
+            item[target] = item[source].clone()
+            item.update({mask: torch.zeros_like(item[mask]) for mask in self.masks if mask in item})
+        return item
+
+
+RandIdenticalPairD = RandIdenticalPairDict = RandIdenticalPaird
