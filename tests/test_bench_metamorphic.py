@@ -91,3 +91,18 @@ def test_the_ablation_changes_one_thing_a_row():
     rows = STUDIES["metamorphic"]["ablation"].rows
     assert STUDIES["metamorphic"]["rivals"].rows["MetaRegNet"] in rows.values()
     assert sorted(len(method.overrides) for method in rows.values()) == [0, *[1] * (len(rows) - 1)]
+
+
+def test_a_volume_is_registered_by_instance_optimisation(tmp_path):
+    results = bench("metamorphic", "smoke", "volume", out=tmp_path, device="cpu", progress=False)
+    folder = tmp_path / "metamorphic" / "volume"
+    rows = results["rows"]
+    assert next(iter(rows)) == "identity"
+    masked, metamorphosis = rows["instance, masked"], rows["instance, metamorphosis"]
+    assert masked["epe_head_mm"] == metamorphosis["epe_head_mm"] < rows["identity"]["epe_head_mm"]
+    assert metamorphosis["ssd_total"] < masked["ssd_total"]
+    assert all(values["peak_gib"] > 0 for values in rows.values())
+    assert json.loads((folder / "results.json").read_text())["shape"] == [24, 24, 24]
+    assert "peak memory" in (folder / "table.md").read_text()
+    assert (folder / "figures" / "metamorphosis.png").is_file()
+    assert (folder / "traces" / "instance-metamorphosis" / "ddf.h5").is_file()

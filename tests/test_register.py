@@ -154,7 +154,16 @@ def test_pictures_are_registered(tmp_path):
 
 
 def test_pathology_of_the_source_moves_with_it(slices):
-    register(slices.target, slices.source, slices.out, source_mask=slices.mask, refine=100, device="cpu", progress=False)
+    register(
+        slices.target,
+        slices.source,
+        slices.out,
+        source_mask=slices.mask,
+        refine=100,
+        smoothness=0.3,
+        device="cpu",
+        progress=False,
+    )
     trace = load_trace(slices.out)
     middle = torch.nonzero(slices.lesion).float().mean(0)
     carried = torch.nonzero(trace.mask[0] > 0).float().mean(0)

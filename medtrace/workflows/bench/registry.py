@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from medtrace.workflows.bench.metamorphic import METAMORPHIC
 from medtrace.workflows.bench.misaligned import MISALIGNED
 from medtrace.workflows.bench.postop import POSTOP
 from medtrace.workflows.bench.study import Study
+from medtrace.workflows.bench.volume import volume
 
 STUDIES: dict[str, dict[str, Study]] = {}
 """Task → name → study; the first of a task is its default."""
 
 for _study in (*POSTOP, *MISALIGNED, *METAMORPHIC):
     STUDIES.setdefault(_study.task, {})[_study.name] = _study
+
+MEASUREMENTS: Mapping[str, Mapping[str, Callable[..., dict[str, Any]]]] = {"metamorphic": {"volume": volume}}
+"""Task → name → what is run in a study's place where nothing is trained: (setting, out, *, seed, device, progress)."""

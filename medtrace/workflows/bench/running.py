@@ -21,7 +21,7 @@ from medtrace.workflows.bench.cases import Cases
 from medtrace.workflows.bench.drawing import file_name
 from medtrace.workflows.bench.machine import commit, measured_with
 from medtrace.workflows.bench.parameters import parameters_run_through
-from medtrace.workflows.bench.registry import STUDIES
+from medtrace.workflows.bench.registry import MEASUREMENTS, STUDIES
 from medtrace.workflows.bench.study import Method, Outcome, Row, Study, Table
 from medtrace.workflows.evaluate import tracer_of, write_json
 from medtrace.workflows.runs import default_device, load_objective
@@ -66,7 +66,10 @@ def bench(
     check_choice("task", task, STUDIES)
     check_choice("setting", setting, SETTINGS)
     study = study or next(iter(STUDIES[task]))
-    check_choice(f"study of {task}", study, STUDIES[task])
+    measurements = MEASUREMENTS.get(task, {})
+    check_choice(f"study of {task}", study, (*STUDIES[task], *measurements))
+    if study in measurements:
+        return measurements[study](setting, Path(out), seed=seed, device=device, progress=progress)
     return run_study(STUDIES[task][study], setting, Path(out), seed=seed, device=device, progress=progress)
 
 
