@@ -19,27 +19,31 @@ NEEDED = ("source", "target", "ddf", "pathology", "near_lesion", "head", "source
 
 
 def score_registration(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
-    """Score one registration of a `metamorphic` case.
+    """Score one registration of a `metamorphic` case; it can be the `scores` of `score_cases`.
+
+    `ssd_total` and `ssd_healthy` are of `trace.image` and the target, everywhere and outside the lesion (the mask and
+    `pathology`); `ssd_warped_total` and `ssd_warped_healthy` of `trace.warped`. They are the mean squared difference
+    over the region's voxels, air included, of intensities in [0, 1]. MetaRegNet, Table 1 calls it the average sum of
+    squared distance and prints it in 1e-1: .13 there is .013 here. A sum over an image's voxels would be hundreds, and
+    the mean between [-1, 1] images is four times this.
+
+    `dice_csf`, `dice_gm`, `dice_wm` and their mean `dice` are of the source's labels, carried by `trace.transfer`, and
+    the target's, outside `pathology`. A tissue that the target lacks is NaN and not in the mean.
+
+    `folds` is the number of voxels with a negative Jacobian determinant by central differences (Table 1), which
+    underrate what `non_diffeomorphic_fraction` counts.
+
+    `epe_head_mm`, `epe_healthy_mm` and `epe_near_lesion_mm` are the mean end-point error against the true field in the
+    head, outside `pathology`, and of that within 10 mm of it; `zero_head_mm`, `zero_healthy_mm` and
+    `zero_near_lesion_mm` the same of the zero field. An empty region is NaN. `inverse_consistency_mm` is as in
+    `score_cases`.
 
     Args:
         trace: of the case's source and target, on their grid, in [-1, 1].
         case: from `TraceBench("metamorphic")`, or any mapping with `NEEDED` and optionally "mask".
 
     Returns:
-        `ssd_total`, `ssd_healthy`: of `trace.image` and the target, everywhere and outside the lesion (the mask and
-            `pathology`); `ssd_warped_total`, `ssd_warped_healthy` of `trace.warped`. Mean squared difference over the
-            region's voxels, air included, of intensities in [0, 1]. MetaRegNet, Table 1 calls it the average sum of
-            squared distance and prints it in 1e-1: .13 there is .013 here. No other reading gives its magnitude,
-            and between [-1, 1] images the number would be four times this.
-        `dice_csf`, `dice_gm`, `dice_wm`, `dice`: of the source's labels, carried by `trace.transfer`, and the
-            target's, outside `pathology`; `dice` is the mean of the three. A tissue that the target lacks is NaN and
-            not in the mean.
-        `folds`: voxels with a negative Jacobian determinant, by central differences (Table 1);
-            `non_diffeomorphic_fraction`, which central differences underrate.
-        `epe_head_mm`, `epe_healthy_mm`, `epe_near_lesion_mm`: mean end-point error against the true field in the head,
-            outside `pathology`, and of that within 10 mm of it; `zero_head_mm`, `zero_healthy_mm`,
-            `zero_near_lesion_mm`: the same of the zero field. NaN for an empty region.
-        `inverse_consistency_mm`: as in `score_cases`.
+        The columns above.
 
     Raises:
         ValueError: if an entry is missing, or the trace is of other images or on another grid than the case.
