@@ -180,7 +180,7 @@ def _plain(value: Tensor) -> Tensor:
 LEVELS = tuple("012345")
 HOSTS = {"cyclegan": "CycleGAN", "munit": "MUNIT", "unit": "UNIT", "nice_gan": "NICE-GAN"}
 MODES = ("C", "C+R", "NC", "NC+R")
-MODES_EPOCHS = 3
+MODES_EPOCHS = 2
 """Of each of the 16 trainings of the demo."""
 RIVALS = {"CycleGAN (C)": "C", "Pix2Pix": "pix2pix", "RegGAN (NC+R)": "NC+R"}
 """Name → mode of the CycleGAN host (RegGAN, Table 2 and Figure 6)."""
