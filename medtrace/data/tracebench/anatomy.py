@@ -90,14 +90,15 @@ def _sharp_maps() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cropped(volumes: list[np.ndarray], mask: np.ndarray, affine: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Cut to the mask with a margin, padding with zeros where the mask reaches the grid's lower border."""
-    margin = 4
+    """Cut to the mask with a margin, padding with zeros where it leaves the grid."""
+    margin = 16  # more than the widest blur reaches, since samples beyond the grid repeat its border
     inside = np.argwhere(mask)
     low, high = inside.min(0) - margin, inside.max(0) + margin + 1
     before = np.maximum(-low, 0)
     start = np.maximum(low, 0)
     window = tuple(slice(a, b) for a, b in zip(start, high))
-    padding = [(int(count), 0) for count in before]
+    after = np.maximum(high - np.array(mask.shape), 0)
+    padding = [(int(first), int(last)) for first, last in zip(before, after)]
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ low
     return [np.pad(volume[window], padding) for volume in volumes], moved
