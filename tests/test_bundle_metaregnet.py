@@ -25,7 +25,7 @@ BUNDLE = bundle_folder("metaregnet")
 CONFIGS = BUNDLE / "configs"
 SMOKE = ("tracebench", "smoke")
 METHODS = {"metaregnet": MetaRegNetObjective, "voxelmorph_cfm": VoxelMorphObjective, "voxelmorph": VoxelMorphObjective}
-SIZES = {"channels": [4, 8], "num_blocks": 2, "voxelmorph_channels": [4, 4, 4, 4]}
+SIZES = {"channels": [4, 8], "num_blocks": 2, "flow_halvings": 1, "voxelmorph_channels": [4, 4, 4, 4]}
 
 
 def files(*names):
