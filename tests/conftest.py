@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import ignite.distributed
 import pytest
 import torch
 
@@ -12,6 +13,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A process group of this process alone; ignite forgets it afterwards."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    ignite.distributed.sync()
 
 
 @pytest.fixture(scope="session")

@@ -246,14 +246,6 @@ def test_inference_writes_the_trace_of_every_pair(method, trained, tmp_path):
 # Several devices
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("method", ["metaregnet", "voxelmorph_cfm"])
 def test_the_network_is_distributed(method, trained, tmp_path):

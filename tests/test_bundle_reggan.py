@@ -376,14 +376,6 @@ def test_inference_refuses_the_weights_of_another_network(values, message, train
 # Several devices
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.filterwarnings("ignore:Local rank information")
 @pytest.mark.parametrize(("host", "mode"), [("cyclegan", "NC+R"), ("munit", "C"), ("unit", "C+R"), ("nice_gan", "NC")])

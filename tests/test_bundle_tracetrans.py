@@ -308,13 +308,6 @@ def test_output_field_names_the_fields_there_are():
 # Several devices
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 NETWORKS = ("networks.generator", "networks.translation_discriminator", "networks.warp_discriminator")
 
 

@@ -29,7 +29,7 @@ class RegistrationUNet(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of each image.
-        channels: features of each level, finest first.
+        channels: features of each level, finest first; multiples of 4 with the default `norm`.
         halvings: end on a grid halved so many times and interpolate the displacement linearly to the images',
             which makes it smooth and cheap; less than the number of levels.
         norm: MONAI's name of the normalisation; None for none.

@@ -50,7 +50,8 @@ class RegistrationCorrection(nn.Module):
 
     Nothing in Eq. 7-9 tells the generator where to draw: R takes back a shift that it makes everywhere. The term
     "centring" asks R's displacements to be zero on average: it is the squared length of their running mean over
-    tissue (weighted by the target's intensity above -1, air), and its gradient that of the batch's mean.
+    tissue (weighted by the target's intensity above -1, air). Its gradient is 2·(running mean)·∂(batch's mean), without
+    the factor `momentum`, so that the pull depends on what has gathered and not on one batch's draw.
 
     Args:
         network: R, from the translated image and the target to a displacement.
@@ -71,6 +72,8 @@ class RegistrationCorrection(nn.Module):
         momentum: float = 0.01,
     ) -> None:
         super().__init__()
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum: expected a share above 0 and at most 1, received {momentum!r}")
         self.network = network
         self.weight = weight
         self.smoothness_weight = smoothness_weight
@@ -90,7 +93,7 @@ class RegGANObjective(Objective):
     """Train a two-domain translator in any of RegGAN's modes, and trace images and pairs with it.
 
     The modes are what is added to the adversarial term: C is `cycle`, C+R `cycle` and `correction`, NC nothing, NC+R
-    `correction` (the paper's RegGAN), Pix2Pix `pairing` alone. The phase "generator" has
+    `correction` (the paper's RegGAN), Pix2Pix `pairing` alone on a `conditional` host. The phase "generator" has
 
     | term | weight | value |
     |---|---|---|

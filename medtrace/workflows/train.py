@@ -73,6 +73,10 @@ def train(
     bundle = bundle_folder(name)
     out = Path(out)
     names = [*(["tracebench"] if tracebench or smoke else []), *(["smoke"] if smoke else []), *overlays]
+    if {"tracebench", "misalign"} <= set(names):
+        raise ValueError(
+            "overlays: expected tracebench or misalign, received both; TraceBench misaligns by itself, see its `level`"
+        )
     resuming = (out / CONFIG).exists()
     if resuming and not resume:
         raise FileExistsError(f"out: {out} holds a run already; choose another folder, or resume it")
