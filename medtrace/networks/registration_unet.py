@@ -64,8 +64,8 @@ class RegistrationUNet(nn.Module):
         kept = channels[halvings:]
         self.up = nn.ModuleList(_Level(spatial_dims, below + skip, skip, norm) for skip, below in pairwise(kept))
         self.head = _convolution(spatial_dims, kept[0], spatial_dims)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Register a batch of pairs.

@@ -219,7 +219,7 @@ def _method(
         if not isinstance(objective, RegistrationObjective):
             raise ValueError(
                 f"run: expected one of a method that registers pairs, received {type(objective).__name__} in {run};"
-                " train metaregnet, or leave the run out (RegGAN's registration is called from Python, on prepared images)"
+                " train metaregnet, or leave the run out (RegGAN registers from Python, on prepared images)"
             )
         start = objective
         preparation = run_preparation(run, start, picture=pair.picture)
