@@ -15,6 +15,12 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _debugging_ends_with_its_test():
+    yield
+    os.environ.pop("MEDTRACE_DEBUG", None)  # what `medtrace --debug` leaves in this process
+
+
 @pytest.fixture
 def process_group(tmp_path):
     """A process group of this process alone; ignite forgets it afterwards."""
