@@ -19,7 +19,7 @@ from medtrace.objectives import Objective, Phase
 
 
 class Trainer(MonaiTrainer):
-    """Train any `Objective`: for each phase zero, forward, sum with weights, backward, clip, step.
+    """Train any `Objective`: for each phase zero, forward, sum with weights, backward, clip, step; then `after_step`.
 
     While a phase runs, only its own parameters require gradients, so that a generator's backward fills no
     gradient of a discriminator. `engine.state.output` is {"loss": sum over phases, term: value, ...}, detached
@@ -111,6 +111,7 @@ class Trainer(MonaiTrainer):
             if terms:
                 losses.append(terms.pop(Keys.LOSS))
                 output.update(terms)
+        self.objective.after_step()
         engine.state.output = {Keys.LOSS: torch.stack(losses).sum(), **output}
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output

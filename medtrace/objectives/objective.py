@@ -81,6 +81,10 @@ class Objective(nn.Module):
             return {}
         return getattr(self, f"{name}_terms")(phase, batch, carried)
 
+    def after_step(self) -> None:
+        """What follows a training step once every phase has stepped, such as moving averaged weights on."""
+        return None
+
     @property
     def registers(self) -> bool:
         """Whether `register` finds the correspondence of a pair."""
