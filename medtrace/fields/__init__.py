@@ -4,6 +4,7 @@ from medtrace.fields.affine import affine_displacement, rigid_scale_matrix
 from medtrace.fields.flow import compose, exponentiate, inverse_consistency
 from medtrace.fields.inversion import InversionResult, invert
 from medtrace.fields.regularity import (
+    folded_voxels,
     jacobian_determinant,
     non_diffeomorphic_fraction,
     non_diffeomorphic_volume,
@@ -16,6 +17,7 @@ __all__ = [
     "affine_displacement",
     "compose",
     "exponentiate",
+    "folded_voxels",
     "identity_grid",
     "inside_grid",
     "inverse_consistency",

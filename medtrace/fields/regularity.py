@@ -58,13 +58,30 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
     voxel of the grid. An axis of length 1 counts as unchanged, so a single-slice volume is judged in its
     plane.
     """
-    with torch.no_grad():
-        points = _displaced_points(ddf)
-        shape = points.shape[2:]
-        folded = torch.zeros(points.shape[0], *shape, dtype=torch.bool, device=points.device)
-        for corner, value in _cell_determinants(points):
-            folded[_corner_slices(corner, shape)] |= ~(value > 0)  # NaN counts as folded
-        return folded.flatten(1).to(points.dtype).mean(1)
+    dtype = torch.float64 if ddf.dtype == torch.float64 else torch.float32
+    return _folded(ddf).flatten(1).to(dtype).mean(1)
+
+
+def folded_voxels(ddf: Tensor) -> Tensor:
+    """Voxels at which the displaced grid is not a digital diffeomorphism.
+
+    Args:
+        ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+
+    Returns:
+        Boolean (B, 1, ...), with the definition of `non_diffeomorphic_fraction`, whose voxels these are.
+
+    Raises:
+        TypeError: if the field is no floating tensor.
+        ValueError: if its shape is wrong.
+    """
+    folded, shape = _folded(ddf), ddf.shape[2:]
+    if folded.ndim - 1 < len(shape):  # a single slice was judged in its plane
+        folded = folded.unsqueeze(1 + tuple(shape).index(1))
+    for axis, size in enumerate(shape, start=1):
+        if folded.shape[axis] != size:
+            folded = folded.any(axis, keepdim=True)
+    return folded.unsqueeze(1)
 
 
 def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
@@ -91,6 +108,17 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
         for _, value in _cell_determinants(points):
             total = total + (-value).clamp_min(0.0).flatten(1).sum(1)
         return total * (0.5 * simplex)
+
+
+def _folded(ddf: Tensor) -> Tensor:
+    """Boolean (B, ...) on the grid of `_displaced_points`: which voxels have a determinant of 0 or less."""
+    with torch.no_grad():
+        points = _displaced_points(ddf)
+        shape = points.shape[2:]
+        folded = torch.zeros(points.shape[0], *shape, dtype=torch.bool, device=points.device)
+        for corner, value in _cell_determinants(points):
+            folded[_corner_slices(corner, shape)] |= ~(value > 0)  # NaN counts as folded
+        return folded
 
 
 def _central_difference(field: Tensor, dim: int) -> Tensor:
