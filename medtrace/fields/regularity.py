@@ -58,8 +58,8 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
     voxel of the grid. An axis of length 1 counts as unchanged, so a single-slice volume is judged in its
     plane.
     """
-    dtype = torch.float64 if ddf.dtype == torch.float64 else torch.float32
-    return _folded(ddf).flatten(1).to(dtype).mean(1)
+    folded = _folded(ddf).flatten(1)
+    return folded.to(ddf.dtype if ddf.dtype == torch.float64 else torch.float32).mean(1)
 
 
 def folded_voxels(ddf: Tensor) -> Tensor:
