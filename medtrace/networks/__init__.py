@@ -1,11 +1,16 @@
 """The published networks, one file each."""
 
 from medtrace.networks.cyclegan import CycleGAN, ResnetGenerator
+from medtrace.networks.deformation_module import DeformationModule, DeformationOutput
+from medtrace.networks.diffusion_sampling import Denoised, Intermediate, denoise, draw_noise, invert, noised_start
+from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
+from medtrace.networks.diffusion_translator import DiffusionTranslation, DiffusionTranslator, Plasticine
 from medtrace.networks.host import Code, TranslationHost
 from medtrace.networks.hosts import translation_host
 from medtrace.networks.metamorphic import MetamorphicOutput, MetamorphicRegNet, MetamorphicTrajectory, MetaRegNet
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
+from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.registration_unet import RegistrationUNet
 from medtrace.networks.tracetrans import DualDecoderGAN, TraceTrans, TraceTransOutput
 from medtrace.networks.unit import UNIT
@@ -17,17 +22,31 @@ __all__ = [
     "UNIT",
     "Code",
     "CycleGAN",
+    "DeformationModule",
+    "DeformationOutput",
+    "Denoised",
     "DiffeomorphicVoxelMorph",
+    "DiffusionTranslation",
+    "DiffusionTranslator",
     "DualDecoderGAN",
+    "Intermediate",
     "MetaRegNet",
     "MetamorphicOutput",
     "MetamorphicRegNet",
     "MetamorphicTrajectory",
+    "NoiseEstimator",
+    "NoiseSchedule",
+    "Plasticine",
     "RegistrationUNet",
     "ResnetGenerator",
     "TraceTrans",
     "TraceTransOutput",
     "TranslationHost",
     "VoxelMorphOutput",
+    "add_noise",
+    "denoise",
+    "draw_noise",
+    "invert",
+    "noised_start",
     "translation_host",
 ]

@@ -1,0 +1,203 @@
+"""Plasticine's deformation module: a diffeomorphism between two domains that the source alone gives at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import Tensor, nn
+
+from medtrace.checks import check_batched, check_choice, check_positive, check_same_shape
+from medtrace.fields import exponentiate
+from medtrace.networks.blocks import Decoder, Encoder, pad_to_multiple
+from medtrace.networks.blocks.unet import LEAKY_RELU
+
+INVERSES = ("negated", "predicted")
+GROUP_NORM = ("GROUP", {"num_groups": 4})
+ALIGNMENT_LAYERS = 4
+
+
+class DeformationOutput(NamedTuple):
+    """The deformation of a batch of sources on the grid `*spatial`."""
+
+    velocity: Tensor
+    """v, (B, spatial_dims, *spatial) in voxels; its exponential is φ = Id + `ddf`."""
+    inverse_velocity: Tensor
+    """v⁻¹, of the same shape; its exponential is φ⁻¹ = Id + `inverse_ddf`."""
+    ddf: Tensor
+    """Displacement of φ in voxels, pull: warp(source, ddf) has the target's anatomy."""
+    inverse_ddf: Tensor
+    """Displacement of φ⁻¹ in voxels, pull: warp(target, inverse_ddf) has the source's anatomy."""
+    features: Tensor | None
+    """Features of target and noise, (B, channels[0], *spatial); None without a target."""
+    stand_in: Tensor
+    """What the alignment block makes of the source in their place, of that shape."""
+
+
+class DeformationModule(nn.Module):
+    """Velocities of the deformation from source x to target y and back: f(ε̂, x, y) = (v, v⁻¹) (Plasticine, III-B).
+
+    The first convolution, on the channels x, y and ε̂, is kept in two parts, one of x and one of (y, ε̂), whose sum
+    enters the U-Net. Neither y nor ε̂ exists at inference: there `stand_in`, made of x's part by the alignment block of
+    four 3-wide convolutions, takes the place of the part of (y, ε̂). Two 1-wide convolutions end the U-Net in v and v⁻¹;
+    scaling and squaring makes φ = exp(v). They start at zero: the untrained module deforms nothing. Grids that
+    2^levels does not divide are padded by their border values and the results cropped back.
+
+    φ⁻¹ is, for `inverse`,
+
+    - "negated": exp(−v), the inverse of φ up to interpolation. There is no second head: `inverse_velocity` is −v, and
+      a loss on the way back trains v.
+    - "predicted": exp(v⁻¹) of a head of its own, which is an inverse only as far as training makes it one.
+
+    The paper has both (Section III-B and Appendix E).
+
+    An objective trains the alignment block by a distance between `stand_in` and `features.detach()`. With a target, the
+    block reads x's part without gradient, so that this loss changes the block alone; without one, gradient passes.
+
+    The paper names four blocks each way and 64 channels to start with; that the channels double with each halving, the
+    strided convolutions and linear upsampling, as in `TraceTrans`, and the normalisation are chosen here.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of source, target and noise, each.
+        channels: features of each level of the U-Net, finest first, one entry per halving; multiples of 8 with the
+            default `norm`. The first is also the width of the input's features and of the alignment block.
+        inverse: "negated" or "predicted".
+        use_noise: whether ε̂ is an input; False is the ablation of Table V.
+        squarings: T, of the exponential.
+        velocity_halvings: how often the velocities' grid is halved against the image's; they are interpolated linearly.
+            0 is the paper's; coarser velocities are smoother and cheaper.
+        norm: MONAI's name of the normalisation. By groups of channels it learns large shifts sooner than per instance
+            in this library's registration networks.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        channels: Sequence[int] = (64, 128, 256, 512),
+        inverse: Literal["negated", "predicted"] | str = "negated",
+        use_noise: bool = True,
+        squarings: int = 7,
+        velocity_halvings: int = 0,
+        norm: str | tuple = GROUP_NORM,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
+        if not channels:
+            raise ValueError("channels: expected at least one downsampling level, received none")
+        if not 0 <= velocity_halvings < len(channels):
+            raise ValueError(
+                f"velocity_halvings: expected 0 to {len(channels) - 1}, fewer than the levels, received"
+                f" {velocity_halvings!r}"
+            )
+        if squarings < 0:
+            raise ValueError(f"squarings: expected 0 or more, received {squarings!r}")
+        check_positive("in_channels", in_channels)
+        check_choice("inverse", inverse, INVERSES)
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.inverse = inverse
+        self.use_noise = use_noise
+        self.squarings = squarings
+        self.stride = 2 ** len(channels)
+        width = channels[0]
+        self.source_stem = Convolution(spatial_dims, in_channels, width, kernel_size=3, conv_only=True)
+        self.target_stem = Convolution(
+            spatial_dims, (1 + use_noise) * in_channels, width, kernel_size=3, conv_only=True
+        )
+        self.alignment = nn.Sequential(
+            *(
+                Convolution(
+                    spatial_dims,
+                    width,
+                    width,
+                    kernel_size=3,
+                    act=LEAKY_RELU,
+                    norm=None,
+                    conv_only=layer == ALIGNMENT_LAYERS - 1,
+                )
+                for layer in range(ALIGNMENT_LAYERS)
+            )
+        )
+        self.activation = nn.LeakyReLU(LEAKY_RELU[1]["negative_slope"])
+        self.encoder = Encoder(spatial_dims, width, channels, norm)
+        self.decoder = Decoder(spatial_dims, width, width, channels, norm, halvings=velocity_halvings)
+        self.head = _velocity_head(spatial_dims, width)
+        self.inverse_head = _velocity_head(spatial_dims, width) if inverse == "predicted" else None
+
+    def forward(self, source: Tensor, target: Tensor | None = None, noise: Tensor | None = None) -> DeformationOutput:
+        """Deform a batch.
+
+        Args:
+            source: (B, in_channels, *spatial), in [-1, 1].
+            target: of the same shape, in the other domain; None at inference.
+            noise: of the same shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
+
+        Returns:
+            Velocities, displacements and features, float32 also inside autocast.
+
+        Raises:
+            TypeError: if an image is no floating tensor.
+            ValueError: if a shape does not fit the module or the source, or target and noise are not given together.
+        """
+        guide = self._guide(source, target, noise)
+        # Instance normalisation needs two voxels at the bottleneck.
+        padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
+        source_features = self.source_stem(padded)
+        if guide is None:
+            features, stand_in = None, self.alignment(source_features)
+            joined = source_features + stand_in
+        else:
+            features = self.target_stem(pad_to_multiple(guide, self.stride, minimum=2 * self.stride)[0])
+            stand_in = self.alignment(source_features.detach())
+            joined = source_features + features
+        decoded = self.decoder(self.encoder(self.activation(joined)))
+        velocity = crop(self.head(decoded)).float()
+        inverse_velocity = -velocity if self.inverse_head is None else crop(self.inverse_head(decoded)).float()
+        return DeformationOutput(
+            velocity,
+            inverse_velocity,
+            exponentiate(velocity, self.squarings),
+            exponentiate(inverse_velocity, self.squarings),
+            None if features is None else crop(features).float(),
+            crop(stand_in).float(),
+        )
+
+    def _guide(self, source: Tensor, target: Tensor | None, noise: Tensor | None) -> Tensor | None:
+        """Target and noise as one input, checked; None without a target."""
+        if check_batched("source", source, channels=self.in_channels) != self.spatial_dims:
+            raise ValueError(
+                f"source: expected {self.spatial_dims} spatial axes, received shape {tuple(source.shape)}; build the"
+                f" module with spatial_dims={source.ndim - 2}"
+            )
+        if noise is not None and (target is None or not self.use_noise):
+            reason = "without a target" if target is None else "since the module has use_noise=False"
+            raise ValueError(f"noise: expected None {reason}, received a tensor; leave it out")
+        if target is None:
+            return None
+        check_batched("target", target)
+        check_same_shape("source", source, "target", target)
+        if not self.use_noise:
+            return target
+        if noise is None:
+            raise ValueError(
+                "noise: expected the noise estimated in the noised target, received None; pass it, or build the module"
+                " with use_noise=False"
+            )
+        check_batched("noise", noise)
+        check_same_shape("source", source, "noise", noise)
+        return torch.cat([target, noise], dim=1)
+
+
+def _velocity_head(spatial_dims: int, width: int) -> Convolution:
+    head = Convolution(spatial_dims, width, spatial_dims, kernel_size=1, conv_only=True)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return head

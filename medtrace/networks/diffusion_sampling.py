@@ -1,0 +1,238 @@
+"""From noise to an image and back, by a network that estimates noise: one stochastic and two deterministic samplers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medtrace.checks import check_batched, check_choice, check_same_shape
+from medtrace.networks.diffusion_schedule import add_noise
+
+SAMPLERS = ("ancestral", "ddim", "dpm_solver")
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""predict(noisy, gamma) -> noise: (B, C, *spatial) and (B,) float32 to (B, C, *spatial)."""
+
+
+class Intermediate(NamedTuple):
+    """What a sampler held on its way."""
+
+    step: int
+    """Steps taken so far: 0 is the start."""
+    gamma: float
+    """The noise level, γ."""
+    image: Tensor
+    """(B, C, *spatial), as noisy as γ says."""
+
+
+class Denoised(NamedTuple):
+    """Where a sampler ended, and what was kept of the way there."""
+
+    image: Tensor
+    """(B, C, *spatial) at the last noise level."""
+    intermediates: list[Intermediate]
+    """One for each kept step, in order."""
+
+
+@torch.no_grad()
+def denoise(
+    predict: Predict,
+    noisy: Tensor,
+    gammas: Tensor,
+    sampler: Literal["ancestral", "ddim", "dpm_solver"] | str = "ancestral",
+    generators: Sequence[torch.Generator] | None = None,
+    *,
+    clip: tuple[float, float] | None = None,
+    keep: Collection[int] = (),
+    progress: str | None = None,
+) -> Denoised:
+    """Take a batch from a noisy level to a cleaner one, without gradient.
+
+    With α = γ/γ' for a step from level γ to the cleaner γ', and ŷ = (y − √(1−γ)·ε̂)/√γ the clean image it suggests:
+
+    - "ancestral": y' = (y − (1−α)/√(1−γ)·ε̂)/√α + √(1−α)·z, z standard normal and 0 in the last step (Plasticine,
+      Algorithm 1; DDPM with the larger of its two variances). Made for many steps.
+    - "ddim": y' = √γ'·ŷ + √(1−γ')·ε̂ (Song et al. 2021, η = 0): Euler's method, of first order in the number of steps.
+    - "dpm_solver": DPM-Solver++(2M) (Lu et al. 2022): y' = (σ'/σ)·y − √γ'·(e^{−h} − 1)·D with σ² = 1 − γ,
+      λ = log(√γ/σ), h = λ' − λ, and D extrapolated from the last two ŷ; of second order. The first step and a last
+      one to γ' = 1, where λ is infinite, take D = ŷ.
+
+    The samplers of MONAI and diffusers look levels up in a table of integer steps; these take any γ, as the networks
+    here do. Coefficients are float64. Noise is drawn case by case on the CPU, so a case's result does not depend on
+    its batch, as far as `predict` does not.
+
+    Args:
+        predict: (noisy, gamma) -> noise, the noise in a batch at levels (B,).
+        noisy: (B, C, *spatial), at level gammas[0].
+        gammas: (steps + 1,) rising noise levels in (0, 1], such as `NoiseSchedule.levels`.
+        sampler: "ancestral", "ddim" or "dpm_solver".
+        generators: one CPU generator per case; only the ancestral sampler needs them.
+        clip: range to which ŷ is clipped before each step, ε̂ changed to fit; the paper has none.
+        keep: steps whose images to keep, from 0, the start, to `steps`, the result.
+        progress: label of a progress bar; None for no bar.
+
+    Returns:
+        The image at level gammas[-1], float32 (float64 for float64), and the kept intermediate images.
+
+    Raises:
+        TypeError: if a tensor is of the wrong kind.
+        ValueError: if an argument is outside its range or generators are missing.
+    """
+    check_batched("noisy", noisy)
+    check_choice("sampler", sampler, SAMPLERS)
+    levels = _check_gammas(gammas)
+    steps = len(levels) - 1
+    if sampler == "ancestral":
+        generators = _check_generators(generators, noisy.shape[0])
+    if clip is not None and not clip[0] < clip[1]:
+        raise ValueError(f"clip: expected (low, high) with low < high, received {clip!r}")
+    if any(not 0 <= step <= steps for step in keep):
+        raise ValueError(f"keep: expected steps from 0 to {steps}, received {sorted(keep)}")
+    image = noisy.to(torch.promote_types(noisy.dtype, torch.float32))
+    intermediates = [Intermediate(0, levels[0], image)] if 0 in keep else []
+    previous: Tensor | None = None
+    for step in tqdm(range(1, steps + 1), desc=progress, disable=progress is None, leave=False):
+        level, cleaner = levels[step - 1], levels[step]
+        noise, clean = _estimate(predict, image, level, clip)
+        if sampler == "ancestral":
+            image = _ancestral_step(image, noise, level, cleaner)
+            if step < steps:
+                image = image + math.sqrt(1 - level / cleaner) * draw_noise(image, generators)
+        elif sampler == "ddim":
+            image = math.sqrt(cleaner) * clean + math.sqrt(1 - cleaner) * noise
+        else:
+            image = _solver_step(image, clean, previous, levels, step)
+            previous = clean
+        if step in keep:
+            intermediates.append(Intermediate(step, cleaner, image))
+    return Denoised(image, intermediates)
+
+
+@torch.no_grad()
+def invert(predict: Predict, image: Tensor, gammas: Tensor, *, progress: str | None = None) -> Tensor:
+    """The noisy image from which DDIM leads to `image`, without gradient: DDIM run backwards (as DDIB encodes).
+
+    Each step takes the noise estimated at its cleaner end, where it starts; on the way back DDIM takes that of the
+    noisier end. Their difference vanishes in proportion to the step, so `denoise(..., "ddim")` returns the image up to
+    an error that falls with the number of steps.
+
+    Args:
+        predict: (noisy, gamma) -> noise, the noise in a batch at levels (B,).
+        image: (B, C, *spatial), at level gammas[-1], usually 1.
+        gammas: (steps + 1,) rising noise levels in (0, 1], the very ones for going back.
+        progress: label of a progress bar; None for no bar.
+
+    Returns:
+        The image at level gammas[0], float32 (float64 for float64).
+
+    Raises:
+        TypeError: if a tensor is of the wrong kind.
+        ValueError: if an argument is outside its range.
+    """
+    check_batched("image", image)
+    levels = _check_gammas(gammas)
+    image = image.to(torch.promote_types(image.dtype, torch.float32))
+    for step in tqdm(range(len(levels) - 1, 0, -1), desc=progress, disable=progress is None, leave=False):
+        level, noisier = levels[step], levels[step - 1]
+        noise, clean = _estimate(predict, image, level, None)
+        image = math.sqrt(noisier) * clean + math.sqrt(1 - noisier) * noise
+    return image
+
+
+def noised_start(image: Tensor, gammas: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """The image noised to the level from which a sampler starts, gammas[0] (Plasticine, Eq. 2).
+
+    Args:
+        image: (B, C, *spatial), in [-1, 1].
+        gammas: (steps + 1,) rising noise levels.
+        generators: one CPU generator per case.
+
+    Returns:
+        √γ·image + √(1−γ)·noise, float32 (float64 for float64).
+
+    Raises:
+        TypeError: if a tensor is of the wrong kind.
+        ValueError: if an argument is outside its range or generators are missing.
+    """
+    check_batched("image", image)
+    level = _check_gammas(gammas)[0]
+    noise = draw_noise(image, _check_generators(generators, image.shape[0]))
+    return add_noise(image, noise, torch.full((image.shape[0],), level, dtype=torch.float64))
+
+
+def draw_noise(image: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """Standard normal noise of the shape of `image`, each case from its own CPU generator; on the image's device."""
+    generators = _check_generators(generators, image.shape[0])
+    cases = [torch.randn(image.shape[1:], generator=generator) for generator in generators]
+    return torch.stack(cases).to(image)
+
+
+def _estimate(predict: Predict, image: Tensor, level: float, clip: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """The noise in an image, and the clean image that this leaves."""
+    gamma = torch.full((image.shape[0],), level, dtype=torch.float32, device=image.device)
+    noise = predict(image, gamma)
+    check_same_shape("noisy", image, "predict(noisy, gamma)", noise)
+    noise = noise.to(image)
+    clean = (image - math.sqrt(1 - level) * noise) / math.sqrt(level)
+    if clip is not None and level < 1:
+        clean = clean.clamp(*clip)
+        noise = (image - math.sqrt(level) * clean) / math.sqrt(1 - level)
+    return noise, clean
+
+
+def _ancestral_step(image: Tensor, noise: Tensor, level: float, cleaner: float) -> Tensor:
+    alpha = level / cleaner
+    return (image - (1 - alpha) / math.sqrt(1 - level) * noise) / math.sqrt(alpha)
+
+
+def _solver_step(image: Tensor, clean: Tensor, previous: Tensor | None, levels: list[float], step: int) -> Tensor:
+    level, cleaner = levels[step - 1], levels[step]
+    if cleaner == 1:
+        return clean
+    stride = _log_ratio(cleaner) - _log_ratio(level)
+    direction = clean
+    if previous is not None:
+        before = _log_ratio(level) - _log_ratio(levels[step - 2])
+        direction = clean + stride / (2 * before) * (clean - previous)
+    shrink = math.sqrt((1 - cleaner) / (1 - level))
+    return shrink * image - math.sqrt(cleaner) * math.expm1(-stride) * direction
+
+
+def _log_ratio(level: float) -> float:
+    """λ = log(√γ / √(1−γ)), half the logarithm of the ratio of signal to noise."""
+    return 0.5 * (math.log(level) - math.log1p(-level))
+
+
+def _check_gammas(gammas: Tensor) -> list[float]:
+    if not isinstance(gammas, Tensor) or not gammas.is_floating_point():
+        kind = gammas.dtype if isinstance(gammas, Tensor) else type(gammas).__name__
+        raise TypeError(f"gammas: expected a floating-point tensor of noise levels, received {kind}")
+    if gammas.ndim != 1 or len(gammas) < 2:
+        raise ValueError(
+            f"gammas: expected shape (steps + 1,) with at least one step, received {tuple(gammas.shape)};"
+            " see NoiseSchedule.levels"
+        )
+    levels = gammas.tolist()
+    if not (levels[0] > 0 and levels[-1] <= 1 and all(low < high for low, high in pairwise(levels))):
+        raise ValueError(
+            f"gammas: expected noise levels rising within (0, 1], received {levels[0]:g} to {levels[-1]:g}; start from"
+            " the noisiest, see NoiseSchedule.levels"
+        )
+    return levels
+
+
+def _check_generators(generators: Sequence[torch.Generator] | None, count: int) -> Sequence[torch.Generator]:
+    if generators is None or len(generators) != count:
+        received = "None" if generators is None else f"{len(generators)}"
+        raise ValueError(
+            f"generators: expected {count}, one torch.Generator per case, received {received}; seed one for each"
+        )
+    if any(generator.device.type != "cpu" for generator in generators):
+        raise ValueError("generators: expected generators of the CPU, received one of another device; draw on the CPU")
+    return generators
