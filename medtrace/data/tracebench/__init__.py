@@ -2,7 +2,18 @@
 
 from medtrace.data.tracebench.anatomy import LABELS, TISSUES
 from medtrace.data.tracebench.dataset import SPLITS, TASKS, Task, TraceBench
+from medtrace.data.tracebench.domain import DomainSettings
 from medtrace.data.tracebench.metamorphic import MetamorphicSettings
 from medtrace.data.tracebench.postop import PostopSettings
 
-__all__ = ["LABELS", "SPLITS", "TASKS", "TISSUES", "MetamorphicSettings", "PostopSettings", "Task", "TraceBench"]
+__all__ = [
+    "LABELS",
+    "SPLITS",
+    "TASKS",
+    "TISSUES",
+    "DomainSettings",
+    "MetamorphicSettings",
+    "PostopSettings",
+    "Task",
+    "TraceBench",
+]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medtrace.checks import check_choice
+from medtrace.data.tracebench.domain import DomainSettings, make_domain
 from medtrace.data.tracebench.metamorphic import MetamorphicSettings, make_metamorphic
 from medtrace.data.tracebench.misaligned import MisalignedSettings, make_misaligned
 from medtrace.data.tracebench.postop import PostopSettings, make_postop
@@ -33,6 +34,7 @@ TASKS: dict[str, Task] = {
     "postop": Task(0, PostopSettings, make_postop),
     "metamorphic": Task(1, MetamorphicSettings, make_metamorphic),
     "misaligned": Task(2, MisalignedSettings, make_misaligned),
+    "domain": Task(3, DomainSettings, make_domain),
 }
 
 # Voxel data; everything else of a case (fields, numbers) has no affine of its own.
@@ -41,7 +43,9 @@ _IMAGES = frozenset(
         "source",
         "target",
         "clean_target",
+        "translation",
         "source_head",
+        "target_head",
         "head",
         "lesion",
         "cavity",
@@ -53,6 +57,10 @@ _IMAGES = frozenset(
         "target_tissues",
         "source_labels",
         "target_labels",
+        "translation_labels",
+        "source_ventricles",
+        "target_ventricles",
+        "translation_ventricles",
     }
 )
 
@@ -141,9 +149,11 @@ class TraceBench(Dataset):
         random = np.random.default_rng([self.seed, task.number, SPLITS.index(self.split), index])
         made = task.make(random, self.spatial_shape, self.settings)
         affine = made.pop("affine")
-        item: dict[str, Any] = {
-            key: MetaTensor(value, affine=affine.clone()) if key in _IMAGES else value for key, value in made.items()
-        }
+        target_affine = made.pop("target_affine", affine)
+        item: dict[str, Any] = {}
+        for key, value in made.items():
+            grid = target_affine if key.startswith("target") else affine
+            item[key] = MetaTensor(value, affine=grid.clone()) if key in _IMAGES else value
         item["subject"] = item["case"] = f"{self.task}-{self.split}-{index:04d}"
         if self._cache is not None:
             self._cache[index] = item
