@@ -18,6 +18,13 @@ from medtrace.metrics.deformation import (
     non_diffeomorphic_volume,
     sd_log_jacobian,
 )
+from medtrace.metrics.distribution import (
+    BhattacharyyaDistance,
+    BhattacharyyaForm,
+    bhattacharyya_distance,
+    bhattacharyya_from_histograms,
+    intensity_histogram,
+)
 from medtrace.metrics.edges import (
     EdgeDice,
     EdgeNMI,
@@ -31,6 +38,15 @@ from medtrace.metrics.edges import (
     otsu_threshold,
     sobel_magnitude,
 )
+from medtrace.metrics.frechet import (
+    FID,
+    SFD,
+    FeatureNetwork,
+    frechet_distance,
+    image_features,
+    load_feature_network,
+    simplified_frechet_distance,
+)
 from medtrace.metrics.image import (
     MAE,
     NMI,
@@ -39,6 +55,15 @@ from medtrace.metrics.image import (
     mean_absolute_error,
     normalized_mutual_information_score,
     peak_signal_to_noise_ratio,
+)
+from medtrace.metrics.segmentation import (
+    LabelAccuracy,
+    LabelDice,
+    LabelIoU,
+    Overlap,
+    bring_back,
+    label_overlap,
+    segmentation_scores,
 )
 from medtrace.metrics.ssim import SSIM, structural_similarity
 from medtrace.metrics.table import CaseTable, Summary, summarise
@@ -55,11 +80,15 @@ from medtrace.metrics.translation import (
 
 __all__ = [
     "CONVENTIONS",
+    "FID",
     "MAE",
     "NMAE",
     "NMI",
     "PSNR",
+    "SFD",
     "SSIM",
+    "BhattacharyyaDistance",
+    "BhattacharyyaForm",
     "CaseMetric",
     "CaseTable",
     "Convention",
@@ -68,13 +97,21 @@ __all__ = [
     "EdgePSNR",
     "EdgeSSIM",
     "EndPointError",
+    "FeatureNetwork",
     "InverseConsistency",
+    "LabelAccuracy",
+    "LabelDice",
+    "LabelIoU",
     "LandmarkError",
     "NMIConvention",
     "NonDiffeomorphicFraction",
     "NonDiffeomorphicVolume",
+    "Overlap",
     "SDLogJacobian",
     "Summary",
+    "bhattacharyya_distance",
+    "bhattacharyya_from_histograms",
+    "bring_back",
     "deformed_region",
     "edge_dice",
     "edge_map",
@@ -83,8 +120,13 @@ __all__ = [
     "edge_ssim",
     "end_point_error",
     "foreground_of",
+    "frechet_distance",
     "highest_psnr",
+    "image_features",
+    "intensity_histogram",
+    "label_overlap",
     "landmark_error",
+    "load_feature_network",
     "mean_absolute_error",
     "mean_inverse_consistency",
     "non_diffeomorphic_volume",
@@ -93,6 +135,8 @@ __all__ = [
     "otsu_threshold",
     "peak_signal_to_noise_ratio",
     "sd_log_jacobian",
+    "segmentation_scores",
+    "simplified_frechet_distance",
     "sobel_magnitude",
     "structural_similarity",
     "summarise",
