@@ -461,3 +461,79 @@ def test_real_dates_of_one_head_are_aligned(tmp_path, real_data):
         correlation = float(torch.corrcoef(torch.stack([source[both], target[both]]))[0, 1])
         assert correlation > 0.6
         assert Path(item["rigid_file"]).is_file()
+
+
+def write_labelled(folder, lesions=(True, False, True, True)):
+    """Pairs with labels at both dates, some of whose targets have a lesion; the targets lie 2 voxels to the side."""
+    folder.mkdir()
+    rows = ["subject,source,target,target_lesion,source_labels,target_labels"]
+    for number, has_lesion in enumerate(lesions):
+        source = head(seed=number)
+        shifted = np.array(LAS)
+        shifted[0, 3] += 2
+        labels = (source > 0).astype(np.uint8) + 2 * (source > 350).astype(np.uint8)
+        lesion = np.zeros(SHAPE, np.uint8)
+        lesion[BLOB] = 7
+        save(folder / f"s{number}a.nii.gz", source)
+        save(folder / f"s{number}b.nii.gz", source, shifted)
+        save(folder / f"s{number}l.nii.gz", labels)
+        save(folder / f"s{number}m.nii.gz", labels, shifted)
+        save(folder / f"s{number}t.nii.gz", lesion, shifted)
+        files = [f"s{number}{kind}.nii.gz" for kind in "abtlm"]
+        rows.append(",".join([f"S{number}", files[0], files[1], files[2] if has_lesion else "", *files[3:]]))
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    return folder / "pairs.csv"
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_lesions_and_labels_go_where_the_images_go(tmp_path, spatial_dims):
+    pairs = write_labelled(tmp_path / "raw")
+    prepare(
+        pairs,
+        tmp_path / "data",
+        **settings(align=True, spatial_dims=spatial_dims, slices=9, crop=(18, 20, 13), fractions=(1, 0, 0)),
+    )
+    items = load_dataset(tmp_path / "data", "training")
+    for item in items:
+        assert item["mask"].dtype == torch.bool
+        assert item["target_labels"].dtype == torch.uint8
+        assert item["mask"].shape == item["target_labels"].shape == item["source"].shape
+        assert "source_mask" not in item
+        torch.testing.assert_close(item["mask"].affine, item["source"].affine)
+        # The alignment takes the shift away, from the labels too.
+        assert float((item["source_labels"] == item["target_labels"]).float().mean()) > 0.98
+        assert set(item["source_labels"].unique().tolist()) <= {0, 1, 3}
+    spots = [(item["subject"], torch.nonzero(item["mask"][0].as_tensor()).tolist()) for item in items]
+    assert sorted({name for name, voxels in spots if voxels}) == ["S0", "S2", "S3"]
+    marked = next(item for item in items if item["mask"].any())
+    brightest = torch.nonzero(marked["target"][0].as_tensor() == marked["target"].max()).tolist()
+    (spot,) = torch.nonzero(marked["mask"][0].as_tensor()).tolist()
+    assert spot in brightest
+    batch = next(iter(DataLoader(items, batch_size=3)))
+    assert batch["mask"].shape == (3, 1, *items[0]["source"].shape[1:])
+
+
+def test_labels_keep_their_numbers_at_another_voxel_size(tmp_path):
+    pairs = write_labelled(tmp_path / "raw")
+    prepare(
+        pairs, tmp_path / "data", **settings(align=True, spatial_dims=3, spacing=(1.5, 1.5, 2), fractions=(1, 0, 0))
+    )
+    item = load_dataset(tmp_path / "data", "training")[0]
+    assert item["source_labels"].shape == item["source"].shape
+    assert set(item["source_labels"].unique().tolist()) == {0, 1, 3}
+    # The share of every label is that of the file.
+    own = nibabel.load(tmp_path / "raw" / "s0l.nii.gz").get_fdata()
+    for label in (0, 1, 3):
+        share = float((item["source_labels"] == label).float().mean())
+        assert share == pytest.approx((own == label).mean(), abs=0.02)
+
+
+def test_bad_labels_are_refused(tmp_path):
+    pairs = write_labelled(tmp_path / "raw")
+    save(tmp_path / "raw" / "s1l.nii.gz", head() / 3)
+    with pytest.raises(ValueError, match=r"s1l.nii.gz: expected labels that are whole numbers"):
+        prepare(pairs, tmp_path / "data", **settings(align=True))
+    text = pairs.read_text().replace("s2m.nii.gz", "")
+    pairs.write_text(text)
+    with pytest.raises(ValueError, match=r"row 4: target_labels: expected a file, as other rows have one"):
+        prepare(pairs, tmp_path / "data", **settings(align=True))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import CacheDataset, MetaTensor, NibabelReader
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, MapTransform, ScaleIntensityRanged
+from monai.transforms import CastToTyped, Compose, EnsureChannelFirstd, LoadImaged, MapTransform, ScaleIntensityRanged
 from torch import Tensor
 
 from medtrace.data.landmarks import read_landmarks
@@ -22,6 +22,8 @@ from medtrace.data.layouts import SPLITS
 INDEX = "dataset.json"
 VERSION = 1
 IMAGES = ("source", "target")
+MASKS = ("mask", "source_mask")
+LABELS = ("source_labels", "target_labels")
 FILES = ("source_landmarks", "target_landmarks", "rigid")
 
 
@@ -70,10 +72,11 @@ def load_dataset(
 
     Returns:
         Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
-        the 4x4 affine of their grid; "subject" (who), "case" (the item's unique name), "volume" (the pair it was cut
-        from) and "contrast"; the paths "source_landmarks_file", "target_landmarks_file" and "rigid_file", empty where
-        there is no such file. With `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm;
-        of a slice only those that lie in it.
+        the 4x4 affine of their grid; on the same grid, where the pair list has them, "mask" and "source_mask" (bool,
+        the lesion of the target and of the source), "source_labels" and "target_labels" (uint8); "subject" (who),
+        "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; the paths "source_landmarks_file",
+        "target_landmarks_file" and "rigid_file", empty where there is no such file. With `landmarks`,
+        "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a slice only those that lie in it.
 
     Raises:
         FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
@@ -91,11 +94,15 @@ def load_dataset(
     items = [_item(folder, entry) for entry in index[split]]
     if landmarks:
         items = [{**item, **_landmarks(item, index["spatial_dims"])} for item in items]
+    volumes = (*IMAGES, *_maps_of(folder, items))
     steps = [
-        LoadImaged(IMAGES, reader=NibabelReader(squeeze_non_spatial_dims=True)),
-        EnsureChannelFirstd(IMAGES),
-        *([DropSliceAxisd(IMAGES)] if index["spatial_dims"] == 2 else []),
+        LoadImaged(volumes, reader=NibabelReader(squeeze_non_spatial_dims=True)),
+        EnsureChannelFirstd(volumes),
+        *([DropSliceAxisd(volumes)] if index["spatial_dims"] == 2 else []),
         ScaleIntensityRanged(IMAGES, a_min=0.0, a_max=1.0, b_min=-1.0, b_max=1.0, dtype=torch.float32),
+        CastToTyped(
+            (*MASKS, *LABELS), dtype=[torch.bool] * len(MASKS) + [torch.uint8] * len(LABELS), allow_missing_keys=True
+        ),
     ]
     if transform is not None:
         steps.append(transform)
@@ -141,10 +148,10 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{folder / INDEX}: a case lacks the entry {name!r}; run `medtrace prepare` again")
     # Every item has every key, or a batch of cases with and without landmarks could not be collated.
     item |= {f"{name}_file": "" for name in FILES}
-    for name in (*IMAGES, *FILES):
+    for name in (*IMAGES, *MASKS, *LABELS, *FILES):
         if name in item:
             file = folder / item.pop(name)
-            item[name if name in IMAGES else f"{name}_file"] = str(file)
+            item[f"{name}_file" if name in FILES else name] = str(file)
             if not file.is_file():
                 raise FileNotFoundError(
                     f"{file}: no such file, though {folder / INDEX} names it as {name} of case {item['case']!r}; run"
@@ -152,6 +159,21 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
                 )
     _check_grids(item)
     return item
+
+
+def _maps_of(folder: Path, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The masks and labels that the items of a split have: all of them or none."""
+    found = []
+    for name in (*MASKS, *LABELS):
+        without = [item["case"] for item in items if name not in item]
+        if without and len(without) < len(items):
+            raise ValueError(
+                f"{folder / INDEX}: case {without[0]!r} lacks the entry {name!r}, which others have; run"
+                " `medtrace prepare` again"
+            )
+        if items and not without:
+            found.append(name)
+    return found
 
 
 def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:

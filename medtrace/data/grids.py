@@ -11,6 +11,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Resize
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,13 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
     resized = Resize(tuple(shape), mode=mode, align_corners=False, anti_aliasing=True)(image)
     return resized.as_tensor() if isinstance(resized, MetaTensor) else resized
+
+
+def resize_labels(labels: Tensor, shape: Sequence[int]) -> Tensor:
+    """Resample labels (C, *spatial) to a shape that covers the same extent, each voxel from the nearest."""
+    if tuple(labels.shape[1:]) == tuple(shape):
+        return labels
+    return F.interpolate(labels[None].float(), size=tuple(shape), mode="nearest-exact")[0].to(labels.dtype)
 
 
 def resized_affine(affine: Tensor, shape: Sequence[int], new_shape: Sequence[int]) -> Tensor:

@@ -19,12 +19,16 @@ import numpy as np
 
 SPLITS = ("training", "validation", "test")
 REQUIRED = ("subject", "source", "target")
-PATHS = ("source", "target", "mask", "source_landmarks", "target_landmarks")
+LESIONS = ("source_lesion", "target_lesion")
+LABELS = ("source_labels", "target_labels")
+PATHS = ("source", "target", "mask", *LESIONS, *LABELS, "source_landmarks", "target_landmarks")
 OPTIONAL = (
     "case",
     "contrast",
     "target_contrast",
     "mask",
+    *LESIONS,
+    *LABELS,
     "source_landmarks",
     "target_landmarks",
     "landmark_space",
@@ -46,6 +50,10 @@ class Pair:
         contrast: what kind of image the source is, such as "t1"; each contrast has its own intensity standard.
         target_contrast: what kind the target is; empty for the source's.
         mask: foreground (brain) of the source on its grid, non-zero inside.
+        source_lesion: pathology of the source on its grid, non-zero inside.
+        target_lesion: likewise of the target.
+        source_labels: segmentation of the source on its grid, whole numbers from 0 to 255.
+        target_labels: likewise of the target.
         source_landmarks: CSV of points in the source, columns `Landmark, X, Y, Z` in mm.
         target_landmarks: CSV of the same points in the target.
         landmark_space: "RAS" (NIfTI) or "LPS" (ITK, DICOM), the axes of both CSV files.
@@ -60,6 +68,10 @@ class Pair:
     contrast: str = "image"
     target_contrast: str = ""
     mask: Path | None = None
+    source_lesion: Path | None = None
+    target_lesion: Path | None = None
+    source_labels: Path | None = None
+    target_labels: Path | None = None
     source_landmarks: Path | None = None
     target_landmarks: Path | None = None
     landmark_space: str = "RAS"
@@ -89,9 +101,10 @@ def read_pair_list(path: str | Path) -> list[Pair]:
     Args:
         path: a CSV file with a header row, or a JSON file holding a list of objects (or `{"pairs": [...]}`).
             Columns: `subject`, `source`, `target`; optional `case` (the subject's name where absent),
-            `contrast`, `target_contrast`, `mask`, `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or
-            LPS), `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder of
-            the list.
+            `contrast`, `target_contrast`, `mask`, `source_lesion`, `target_lesion`, `source_labels`, `target_labels`
+            (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or LPS),
+            `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder of the
+            list.
 
     Returns:
         One record per row, in order.
@@ -110,6 +123,7 @@ def read_pair_list(path: str | Path) -> list[Pair]:
     pairs = [_pair(path, where, row) for where, row in rows]
     _check_unique(path, pairs)
     _check_splits(path, pairs)
+    _check_labels(pairs)
     return pairs
 
 
@@ -322,6 +336,17 @@ def _check_splits(path: Path, pairs: Sequence[Pair]) -> None:
             raise ValueError(
                 f"{pair.origin}: split: subject {pair.subject!r} is in {pair.split} here and in {other.split} in"
                 f" {place}; put all pairs of a subject into one split"
+            )
+
+
+def _check_labels(pairs: Sequence[Pair]) -> None:
+    """Check that all pairs have labels of a kind or none has: items without would not fit into a batch with others."""
+    for name in LABELS:
+        without = [pair for pair in pairs if getattr(pair, name) is None]
+        if without and len(without) < len(pairs):
+            raise ValueError(
+                f"{without[0].origin}: {name}: expected a file, as other rows have one, received none; fill it in, or"
+                " leave the column out"
             )
 
 

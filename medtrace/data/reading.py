@@ -80,6 +80,36 @@ def read_mask(path: str | Path, image: Tensor, image_path: str | Path) -> Tensor
     return inside
 
 
+def read_labels(path: str | Path, image: Tensor, image_path: str | Path) -> Tensor:
+    """Read a segmentation on the grid of an image.
+
+    Args:
+        path: the segmentation's file.
+        image: (C, *spatial), the image that it belongs to.
+        image_path: where that came from, for messages.
+
+    Returns:
+        (1, *spatial) uint8.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        ValueError: if it cannot be read, lies on another grid, has several channels, or holds anything but whole
+            numbers from 0 to 255.
+    """
+    labels = _read(Path(path))
+    if labels.shape[0] != 1:
+        raise ValueError(f"{path}: expected labels of one channel, received {labels.shape[0]}; give a single label map")
+    check_same_grid(labels, path, image, image_path)
+    values = labels.as_tensor()
+    odd = ~((values >= 0) & (values <= 255) & (values == values.round()))
+    if bool(odd.any()):
+        raise ValueError(
+            f"{path}: expected labels that are whole numbers from 0 to 255, received {float(values[odd][0]):g};"
+            " renumber them"
+        )
+    return values.to(torch.uint8)
+
+
 def check_same_grid(first: Tensor, first_path: str | Path, second: Tensor, second_path: str | Path) -> None:
     """Check that two images share their shape and, where both have one, their affine to 1e-3 mm.
 

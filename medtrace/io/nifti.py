@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
 
-StorageType = Literal["float32", "float64", "int16"]
+StorageType = Literal["float32", "float64", "int16", "uint8"]
 SHEAR_TOLERANCE = 1e-4
 """Largest cosine between two axes of a grid that still counts as orthogonal."""
 LPS = np.diag([-1.0, -1.0, 1.0])
@@ -51,14 +51,21 @@ def write_image(path: Path | str, image: Tensor, affine: Tensor, dtype: StorageT
         image: (C, H, W), written as one slice, or (C, H, W, D). Several channels become the fourth axis of a
             scalar image (H, W, D, C), since ITK reads a vector image of one slice as 2-D; resample them one by one.
         affine: (4, 4) voxel to RAS mm, at right angles; becomes the qform and the sform.
-        dtype: "float32", "float64", or "int16" with NIfTI's slope and intercept (1/65535 of the range).
+        dtype: "float32", "float64", "int16" with NIfTI's slope and intercept (1/65535 of the range), or "uint8" for
+            labels from 0 to 255, as they are.
 
     Raises:
         TypeError: if image or affine is no tensor.
-        ValueError: if a shape is wrong, the affine is sheared or a number is not finite.
+        ValueError: if a shape is wrong, the affine is sheared, a number is not finite, or a label does not fit.
     """
     check_choice("dtype", dtype, get_args(StorageType))
     values = _slices("image", image).numpy()
+    if dtype == "uint8":
+        if not np.array_equal(values.astype(np.uint8), values):
+            raise ValueError(
+                "image: expected whole numbers from 0 to 255 for uint8, received others; use another dtype"
+            )
+        values = values.astype(np.uint8)
     data = values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1)
     _write(Path(path), data, affine, dtype)
 

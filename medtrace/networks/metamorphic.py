@@ -70,7 +70,7 @@ class MetamorphicRegNet(nn.Module):
         flow_scale: voxels that the blocks of space take as one unit.
         intensity_scale: intensity that the blocks of intensity take as one unit.
         coefficient: bound of the norm of each convolution of a block, as an operator, in (0, 1).
-        norm: MONAI's name of the U-Net's normalisation.
+        norm: MONAI's name of the U-Net's normalisation; None for none.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -89,7 +89,7 @@ class MetamorphicRegNet(nn.Module):
         flow_scale: float = 8.0,
         intensity_scale: float = 1.0,
         coefficient: float = 0.97,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple | None = INSTANCE_NORM,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):

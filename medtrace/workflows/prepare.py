@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medtrace.data.dataset import INDEX, VERSION
-from medtrace.data.grids import center_window, resized_affine, shifted_affine, spacing_of
+from medtrace.data.grids import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
 from medtrace.data.grids import resize as resize_volume
 from medtrace.data.landmarks import read_landmarks, write_landmarks
 from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
@@ -37,6 +37,7 @@ from medtrace.data.reading import is_picture
 from medtrace.io import write_image
 from medtrace.transforms import RigidMotion
 from medtrace.workflows.prepare_case import Case, Settings, checked_settings, in_plane_first, read_case
+from medtrace.workflows.prepare_maps import columns_in
 
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)
@@ -80,7 +81,8 @@ def prepare(
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
     standardised (Nyul's landmarks and the window of z come from training subjects only), cropped about the centre
     and, with `spatial_dims=2`, cut into central slices. Pictures (PNG, JPEG; the paper's faces) are resized
-    and their range mapped to [0, 1]. What is stored lies in [0, 1], background at 0.
+    and their range mapped to [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels go
+    along, each voxel from the nearest.
 
     The folder holds `dataset.json` (one list of items per split, and where the split came from), `preparation.json`
     (how a new source is to be treated), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/`
@@ -118,12 +120,13 @@ def prepare(
     pairs = read_pairs(Path(source), contrasts)
     split, origin = _split(pairs, fractions, seed)
     pictures = _all_pictures(pairs)
+    columns = columns_in(pairs)
     with _appearing(Path(out), overwrite) as folder:
         failures = _Failures(skip_failed)
         with Progress(console=Console(stderr=True), disable=not progress) as bar:
             learned, rigid = _learn(split["training"], settings, pictures, failures, bar)
             items = {
-                name: list(_export(split[name], settings, learned, rigid, folder, failures, bar, name))
+                name: list(_export(split[name], settings, learned, rigid, folder, failures, bar, name, columns))
                 for name in SPLITS
             }
         written = [grid for name in SPLITS for _, grid in items[name]]
@@ -253,6 +256,7 @@ def _export(
     failures: _Failures,
     bar: Progress,
     split: str,
+    columns: Sequence[str],
 ) -> Iterator[tuple[dict[str, Any], tuple[tuple[int, ...], Tensor]]]:
     """Write every case of a split; yields its items with their grids."""
     for pair in bar.track(pairs, description=f"writing {split}") if pairs else ():
@@ -260,7 +264,7 @@ def _export(
             continue
         made: list[Any] = []
         with failures.catch(pair):
-            case = read_case(pair, settings, preparation.picture, rigid.get(pair.name))
+            case = read_case(pair, settings, preparation.picture, rigid.get(pair.name), columns)
             volumes = [_normalised(preparation, *member) for member in _members(case)]
             extras = _write_extras(case, folder)
             made = list(_write_images(case, volumes, settings, preparation.picture, extras, folder))
@@ -281,26 +285,31 @@ def _write_images(
     extras: Mapping[str, str],
     folder: Path,
 ) -> Iterator[tuple[dict[str, Any], tuple[tuple[int, ...], Tensor]]]:
-    affine, volumes = case.affine, list(volumes)
+    affine, written = case.affine, {**dict(zip(("source", "target"), volumes)), **case.maps}
+    shape = tuple(case.source.shape[1:])
     if settings.crop is not None and not picture:
         slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
         size = in_plane_first(settings.crop, slice_axis)
-        windows = [center_window(volume, size, settings.pad) for volume in volumes]
-        volumes, affine = [window for window, _ in windows], shifted_affine(affine, windows[0][1])
+        windows = {kind: center_window(volume, size, settings.pad) for kind, volume in written.items()}
+        written = {kind: window for kind, (window, _) in windows.items()}
+        shape, affine = tuple(written["source"].shape[1:]), shifted_affine(affine, windows["source"][1])
     edge = settings.resize if settings.resize is not None else PICTURE_SIZE if picture else 0
     if edge:
-        new = (edge, edge, volumes[0].shape[3])
-        affine = resized_affine(affine, volumes[0].shape[1:], new)
-        volumes = [resize_volume(volume, new) for volume in volumes]
+        new = (edge, edge, shape[2])
+        affine, shape = resized_affine(affine, shape, new), new
+        written = {
+            kind: resize_labels(volume, new) if kind in case.maps else resize_volume(volume, new)
+            for kind, volume in written.items()
+        }
     (folder / "images").mkdir(exist_ok=True)
     common = {"subject": case.pair.subject, "volume": case.pair.name, "contrast": case.pair.contrast}
-    for name, start, stop in _parts(case.pair, volumes[0].shape[3], settings, picture):
+    for name, start, stop in _parts(case.pair, shape[2], settings, picture):
         entry: dict[str, Any] = {**common, "case": name, **extras}
         here = shifted_affine(affine, (0, 0, start))
-        for kind, volume in zip(("source", "target"), volumes):
+        for kind, volume in written.items():
             part = volume[..., start:stop]
             entry[kind] = f"images/{name}_{kind}.nii.gz"
-            write_image(folder / entry[kind], part, here)
+            write_image(folder / entry[kind], part, here, "uint8" if kind in case.maps else "float32")
         yield entry, (tuple(part.shape), here)
 
 

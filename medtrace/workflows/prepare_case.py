@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,13 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
-from medtrace.data.grids import Reorientation, resize, resized_affine, shape_at_spacing, spacing_of
+from medtrace.data.grids import Reorientation, resize, resize_labels, resized_affine, shape_at_spacing, spacing_of
 from medtrace.data.layouts import Pair
 from medtrace.data.preparation import Axis, find_foreground
 from medtrace.data.reading import check_same_grid, read_image, read_mask
 from medtrace.objectives import plain
 from medtrace.transforms import RigidAlignment, RigidMotion
+from medtrace.workflows.prepare_maps import entries_of, read_maps
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,13 @@ class Case:
     target_foreground: Tensor
     affine: Tensor
     rigid: RigidMotion | None
+    maps: Mapping[str, Tensor]
+    """Lesions and labels, (1, *spatial) uint8, by their name in a prepared item."""
 
 
-def read_case(pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion | None) -> Case:
+def read_case(
+    pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion | None, columns: Sequence[str] = ()
+) -> Case:
     """Read a pair onto the source's grid.
 
     Args:
@@ -89,6 +94,7 @@ def read_case(pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion
         settings: how it is brought there.
         pictures: whether these are pictures, which are neither aligned nor reoriented.
         rigid: the motion from source to target where it is known already.
+        columns: of lesions and labels, which are read too.
 
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
@@ -102,45 +108,54 @@ def read_case(pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion
     mask = None if pair.mask is None else read_mask(pair.mask, source, pair.source)
     if pictures or not settings.align:
         check_same_grid(target, pair.target, source, pair.source)
+    maps: dict[str, Tensor] = dict(read_maps(pair, columns, source, target))
     if pictures:
-        return _picture_case(pair, settings, source, target, mask)
+        return _picture_case(pair, settings, source, target, mask, maps)
     tissue = [find_foreground(source), find_foreground(target)]
     moved = plain(target)
     if settings.align:
         moved, tissue[1], rigid = _align(pair, source, target, tissue[1], mask, rigid)
+        onto = {name: labels for name, labels in maps.items() if name.startswith("target")}
+        maps |= {name: _moved_labels(labels, source, rigid) for name, labels in onto.items()}
     if mask is not None:
         tissue = [mask, mask]
-    return _oriented(pair, settings, [plain(source), moved], tissue, source.affine, rigid)
+    case = Case(pair, plain(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps))
+    return _oriented(case, settings)
 
 
-def _picture_case(pair: Pair, settings: Settings, source: MetaTensor, target: MetaTensor, mask: Tensor | None) -> Case:
+def _picture_case(
+    pair: Pair,
+    settings: Settings,
+    source: MetaTensor,
+    target: MetaTensor,
+    mask: Tensor | None,
+    maps: Mapping[str, Tensor],
+) -> Case:
     if settings.spatial_dims == 3:
         raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
     before, after = (plain(image)[..., None] for image in (source, target))
     inside = torch.ones_like(before[:1], dtype=torch.bool) if mask is None else mask[..., None]
-    return Case(pair, before, after, inside, inside, source.affine, None)
+    flat = entries_of({name: plain(values)[..., None] for name, values in maps.items()})
+    return Case(pair, before, after, inside, inside, source.affine, None, flat)
 
 
-def _oriented(
-    pair: Pair,
-    settings: Settings,
-    images: list[Tensor],
-    tissue: list[Tensor],
-    affine: Tensor,
-    rigid: RigidMotion | None,
-) -> Case:
-    """Reorient source and target, and bring them to the wanted voxel size."""
+def _oriented(case: Case, settings: Settings) -> Case:
+    """Reorient all of a case, and bring it to the wanted voxel size."""
     slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
-    plan = Reorientation.to_ras(affine, images[0].shape[1:], slice_axis)
-    affine = plan.affine(affine)
-    images, tissue = [plan.apply(image) for image in images], [plan.apply(region) for region in tissue]
+    own_shape = case.source.shape[1:]
+    plan = Reorientation.to_ras(case.affine, own_shape, slice_axis)
+    affine = plan.affine(case.affine)
+    images = [plan.apply(image) for image in (case.source, case.target)]
+    tissue = [plan.apply(region) for region in (case.source_foreground, case.target_foreground)]
+    maps = {name: plan.apply(plain(labels)) for name, labels in case.maps.items()}
     if settings.spacing is not None:
         own_shape = images[0].shape[1:]
         shape = shape_at_spacing(own_shape, spacing_of(affine), in_plane_first(settings.spacing, slice_axis))
         images = [resize(image, shape) for image in images]
         tissue = [resize(region.float(), shape) > 0.5 for region in tissue]
+        maps = {name: resize_labels(labels, shape) for name, labels in maps.items()}
         affine = resized_affine(affine, own_shape, shape)
-    return Case(pair, images[0], images[1], tissue[0], tissue[1], affine, rigid)
+    return Case(case.pair, images[0], images[1], tissue[0], tissue[1], affine, case.rigid, maps)
 
 
 def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, ...]:
@@ -179,3 +194,14 @@ def _align(
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"rigid alignment: {error}; or prepare without alignment") from error
     return (moved[..., None], inside[..., None], motion) if flat else (moved, inside, motion)
+
+
+def _moved_labels(labels: Tensor, source: MetaTensor, motion: RigidMotion) -> Tensor:
+    """Labels of the target on the source's grid, each voxel from the nearest."""
+    flat = source.shape[-1] == labels.shape[-1] == 1
+    fixed = source
+    if flat:
+        labels = MetaTensor(plain(labels)[..., 0], affine=labels.affine)
+        fixed = MetaTensor(plain(source)[..., 0], affine=source.affine)
+    moved = plain(RigidAlignment(mode="nearest", fill=0.0).apply(labels, fixed, motion))
+    return moved[..., None] if flat else moved

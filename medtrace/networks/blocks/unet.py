@@ -23,10 +23,10 @@ class Encoder(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         channels: output channels of each downsampling level.
-        norm: MONAI's name of the normalisation; the convolutions before it have no bias.
+        norm: MONAI's name of the normalisation, whose convolutions have no bias; None for none.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, channels: Sequence[int], norm: str | tuple) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, channels: Sequence[int], norm: str | tuple | None) -> None:
         super().__init__()
         inputs = (in_channels, *channels[:-1])
         self.levels = nn.ModuleList(
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
                 padding=1,
                 act=LEAKY_RELU,
                 norm=norm if level else None,
-                bias=level == 0,
+                bias=level == 0 or norm is None,
             )
             for level, (before, after) in enumerate(zip(inputs, channels))
         )
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
         in_channels: channels of the image that the encoder saw.
         out_channels: channels of the result.
         channels: the encoder's channels.
-        norm: MONAI's name of the normalisation.
+        norm: MONAI's name of the normalisation; None for none.
         halvings: end on a grid halved so many times and interpolate the result linearly to the image's, which
             makes it smooth and cheap; less than the number of levels.
         zero_init: start the last convolution at zero, so that the result starts at exactly 0.
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
         in_channels: int,
         out_channels: int,
         channels: Sequence[int],
-        norm: str | tuple,
+        norm: str | tuple | None,
         *,
         halvings: int = 0,
         zero_init: bool = False,
@@ -94,7 +94,9 @@ class Decoder(nn.Module):
                 UpSample(spatial_dims, below, after, scale_factor=2, mode="nontrainable", align_corners=False)
             )
             self.merges.append(
-                Convolution(spatial_dims, after + skip, after, kernel_size=3, act=LEAKY_RELU, norm=norm, bias=False)
+                Convolution(
+                    spatial_dims, after + skip, after, kernel_size=3, act=LEAKY_RELU, norm=norm, bias=norm is None
+                )
             )
         self.head = Convolution(spatial_dims, outputs[0], out_channels, kernel_size=3, conv_only=True)
         if zero_init:

@@ -1,0 +1,59 @@
+"""Lesions and labels of a pair, which go where its images go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medtrace.data.layouts import LESIONS, Pair
+from medtrace.data.reading import read_labels
+
+ENTRIES = {
+    "source_lesion": "source_mask",
+    "target_lesion": "mask",
+    "source_labels": "source_labels",
+    "target_labels": "target_labels",
+}
+"""Column of a pair list → entry of a prepared item, as registration reads it."""
+
+
+def columns_in(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """The columns that at least one pair fills."""
+    return tuple(column for column in ENTRIES if any(getattr(pair, column) is not None for pair in pairs))
+
+
+def read_maps(pair: Pair, columns: Sequence[str], source: MetaTensor, target: MetaTensor) -> dict[str, MetaTensor]:
+    """Read the lesions and labels of a pair, each on the grid of its own image.
+
+    Args:
+        pair: where they lie.
+        columns: which the data set has; a pair without a lesion gets an empty one, so that items fit into a batch.
+        source: (C, *spatial).
+        target: likewise.
+
+    Returns:
+        Column → (1, *spatial) uint8, of a lesion 0 and 1.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file cannot be used; the message names it.
+    """
+    maps = {}
+    for column in columns:
+        image, image_path = (source, pair.source) if column.startswith("source") else (target, pair.target)
+        path = getattr(pair, column)
+        if path is None:
+            values = torch.zeros_like(image.as_tensor()[:1], dtype=torch.uint8)
+        else:
+            values = read_labels(path, image, image_path)
+        if column in LESIONS:
+            values = (values != 0).to(torch.uint8)
+        maps[column] = MetaTensor(values, affine=image.affine)
+    return maps
+
+
+def entries_of(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The maps under the names of a prepared item."""
+    return {ENTRIES[column]: values for column, values in maps.items()}
