@@ -43,6 +43,29 @@ def check_batched(name: str, value: Any, *, channels: int | None = None) -> int:
     return value.ndim - 2
 
 
+def check_network_input(name: str, value: Any, spatial_dims: int, channels: int) -> None:
+    """Check that `value` is a floating tensor (B, channels, *spatial) of as many axes as a network was built for."""
+    if check_batched(name, value, channels=channels) != spatial_dims:
+        raise ValueError(
+            f"{name}: expected {spatial_dims} spatial axes, received shape {tuple(value.shape)}; build the network with"
+            f" spatial_dims={value.ndim - 2}"
+        )
+
+
+def check_spatial_dims(value: Any) -> None:
+    """Check a number of spatial axes."""
+    if value not in (2, 3):
+        raise ValueError(f"spatial_dims: expected 2 or 3, received {value!r}")
+
+
+def check_levels(channels: Collection[int], name: str, halvings: int) -> None:
+    """Check the levels of a U-Net, one per entry of `channels`, and how often its result's grid (`name`) is halved."""
+    if not channels:
+        raise ValueError("channels: expected at least one level, received none")
+    if not 0 <= halvings < len(channels):
+        raise ValueError(f"{name}: expected 0 to {len(channels) - 1}, fewer than the levels, received {halvings!r}")
+
+
 def check_field(name: str, value: Any) -> int:
     """Check that `value` is a displacement or velocity field (B, 2, H, W) or (B, 3, H, W, D); return 2 or 3."""
     spatial_dims = check_batched(name, value)

@@ -29,7 +29,7 @@ from monai.data import MetaTensor
 from monai.utils.enums import TraceKeys
 from torch import Tensor
 
-from medtrace.checks import check_finite
+from medtrace.checks import check_finite, check_spatial_dims
 from medtrace.transforms.histogram_landmarks import HistogramLandmarks
 from medtrace.transforms.histogram_standardization import HistogramStandardization
 
@@ -157,8 +157,7 @@ class Preparation:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims: expected 2 or 3, received {self.spatial_dims!r}")
+        check_spatial_dims(self.spatial_dims)
         object.__setattr__(self, "intensity", Intensity(self.intensity))
         object.__setattr__(self, "axis", Axis(self.axis))
         if self.intensity is Intensity.RANGE and self.value_range is None:

@@ -8,7 +8,7 @@ import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_positive
+from medtrace.checks import check_network_input, check_positive, check_spatial_dims
 from medtrace.networks.blocks import ImagePatchDiscriminator, pad_to_multiple
 from medtrace.networks.host import Code, Domain, TranslationHost, other
 
@@ -39,8 +39,7 @@ class ResnetGenerator(nn.Module):
         downsamplings: int = 2,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
+        check_spatial_dims(spatial_dims)
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("channels", channels)):
             check_positive(name, value)
         if num_blocks < 0 or downsamplings < 0:
@@ -70,11 +69,7 @@ class ResnetGenerator(nn.Module):
         Raises:
             TypeError, ValueError: if the image does not fit the network.
         """
-        if check_batched("image", image, channels=self.in_channels) != self.spatial_dims:
-            raise ValueError(
-                f"image: expected {self.spatial_dims} spatial axes, received shape {tuple(image.shape)}; build the"
-                f" network with spatial_dims={image.ndim - 2}"
-            )
+        check_network_input("image", image, self.spatial_dims, self.in_channels)
         # A 7-wide kernel reflects 3 pixels, and normalisation needs two of them at the bottom.
         padded, crop = pad_to_multiple(image, self.stride, minimum=max(4, 2 * self.stride))
         return torch.tanh(crop(self.layers(padded)).float())

@@ -9,7 +9,15 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_choice, check_positive, check_same_shape
+from medtrace.checks import (
+    check_batched,
+    check_choice,
+    check_levels,
+    check_network_input,
+    check_positive,
+    check_same_shape,
+    check_spatial_dims,
+)
 from medtrace.fields import exponentiate
 from medtrace.networks.blocks import Decoder, Encoder, pad_to_multiple
 from medtrace.networks.blocks.unet import LEAKY_RELU
@@ -88,15 +96,8 @@ class DeformationModule(nn.Module):
         norm: str | tuple = GROUP_NORM,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
-        if not channels:
-            raise ValueError("channels: expected at least one downsampling level, received none")
-        if not 0 <= velocity_halvings < len(channels):
-            raise ValueError(
-                f"velocity_halvings: expected 0 to {len(channels) - 1}, fewer than the levels, received"
-                f" {velocity_halvings!r}"
-            )
+        check_spatial_dims(spatial_dims)
+        check_levels(channels, "velocity_halvings", velocity_halvings)
         if squarings < 0:
             raise ValueError(f"squarings: expected 0 or more, received {squarings!r}")
         check_positive("in_channels", in_channels)
@@ -172,11 +173,7 @@ class DeformationModule(nn.Module):
 
     def _guide(self, source: Tensor, target: Tensor | None, noise: Tensor | None) -> Tensor | None:
         """Target and noise as one input, checked; None without a target."""
-        if check_batched("source", source, channels=self.in_channels) != self.spatial_dims:
-            raise ValueError(
-                f"source: expected {self.spatial_dims} spatial axes, received shape {tuple(source.shape)}; build the"
-                f" module with spatial_dims={source.ndim - 2}"
-            )
+        check_network_input("source", source, self.spatial_dims, self.in_channels)
         if noise is not None and (target is None or not self.use_noise):
             reason = "without a target" if target is None else "since the module has use_noise=False"
             raise ValueError(f"noise: expected None {reason}, received a tensor; leave it out")

@@ -8,7 +8,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_choice, check_positive, check_range, check_same_grid, check_same_shape
+from medtrace.checks import (
+    check_batched,
+    check_choice,
+    check_levels,
+    check_network_input,
+    check_positive,
+    check_range,
+    check_same_grid,
+    check_same_shape,
+    check_spatial_dims,
+)
 from medtrace.fields import compose, warp
 from medtrace.networks.blocks import INSTANCE_NORM, Decoder, Encoder, pad_to_multiple
 from medtrace.networks.blocks.lipschitz import LipschitzResidual
@@ -92,14 +102,8 @@ class MetamorphicRegNet(nn.Module):
         norm: str | tuple | None = INSTANCE_NORM,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
-        if not channels:
-            raise ValueError("channels: expected at least one downsampling level, received none")
-        if not 0 <= flow_halvings < len(channels):
-            raise ValueError(
-                f"flow_halvings: expected 0 to {len(channels) - 1}, fewer than the levels, received {flow_halvings!r}"
-            )
+        check_spatial_dims(spatial_dims)
+        check_levels(channels, "flow_halvings", flow_halvings)
         check_positive("in_channels", in_channels)
         check_positive("num_blocks", num_blocks)
         check_choice("integration", integration, INTEGRATIONS)
@@ -163,11 +167,7 @@ class MetamorphicRegNet(nn.Module):
 
     def _chains(self, source: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The arrays [f_0, ..., f_N] of space and intensity."""
-        if check_batched("source", source, channels=self.in_channels) != self.spatial_dims:
-            raise ValueError(
-                f"source: expected {self.spatial_dims} spatial axes, received shape {tuple(source.shape)}; build the"
-                f" network with spatial_dims={source.ndim - 2}"
-            )
+        check_network_input("source", source, self.spatial_dims, self.in_channels)
         check_batched("target", target)
         check_same_shape("source", source, "target", target)
         # Instance normalisation needs two voxels at the bottleneck.

@@ -9,9 +9,15 @@ from monai.networks.nets import DiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_positive, check_same_grid
+from medtrace.checks import (
+    check_batched,
+    check_network_input,
+    check_positive,
+    check_same_grid,
+    check_spatial_dims,
+)
 from medtrace.networks.blocks import pad_to_multiple
-from medtrace.networks.diffusion_schedule import check_levels
+from medtrace.networks.diffusion_schedule import check_levels as check_noise_levels
 
 LEVEL_SCALE = 1000.0
 
@@ -60,8 +66,7 @@ class NoiseEstimator(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
+        check_spatial_dims(spatial_dims)
         if condition_channels < 0:
             raise ValueError(f"condition_channels: expected 0 or more, received {condition_channels!r}")
         for name, value in (
@@ -106,12 +111,8 @@ class NoiseEstimator(nn.Module):
             TypeError: if a tensor is of the wrong kind.
             ValueError: if a shape does not fit the network or the batch, or a level leaves [0, 1].
         """
-        if check_batched("noisy", noisy, channels=self.in_channels) != self.spatial_dims:
-            raise ValueError(
-                f"noisy: expected {self.spatial_dims} spatial axes, received shape {tuple(noisy.shape)}; build the"
-                f" network with spatial_dims={noisy.ndim - 2}"
-            )
-        check_levels(gamma, noisy.shape[0])
+        check_network_input("noisy", noisy, self.spatial_dims, self.in_channels)
+        check_noise_levels(gamma, noisy.shape[0])
         padded, crop = pad_to_multiple(self._with_condition(noisy, condition), self.stride)
         level = LEVEL_SCALE * gamma.to(device=noisy.device, dtype=torch.float32).sqrt()
         noise = crop(self.unet(padded, timesteps=level))

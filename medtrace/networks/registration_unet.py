@@ -10,7 +10,7 @@ from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medtrace.checks import check_batched, check_same_grid
+from medtrace.checks import check_levels, check_network_input, check_same_grid, check_spatial_dims
 from medtrace.networks.blocks import pad_to_multiple
 
 GROUP_NORM = ("GROUP", {"num_groups": 4})
@@ -47,14 +47,8 @@ class RegistrationUNet(nn.Module):
         norm: str | tuple | None = GROUP_NORM,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
-        if not channels:
-            raise ValueError("channels: expected at least one level, received none")
-        if not 0 <= halvings < len(channels):
-            raise ValueError(
-                f"halvings: expected 0 to {len(channels) - 1}, fewer than the levels, received {halvings!r}"
-            )
+        check_spatial_dims(spatial_dims)
+        check_levels(channels, "halvings", halvings)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.halvings = halvings
@@ -81,11 +75,7 @@ class RegistrationUNet(nn.Module):
             TypeError, ValueError: if the images do not fit each other or the network.
         """
         for name, image in (("moving", moving), ("fixed", fixed)):
-            if check_batched(name, image, channels=self.in_channels) != self.spatial_dims:
-                raise ValueError(
-                    f"{name}: expected {self.spatial_dims} spatial axes, received shape {tuple(image.shape)}; build"
-                    f" the network with spatial_dims={image.ndim - 2}"
-                )
+            check_network_input(name, image, self.spatial_dims, self.in_channels)
         check_same_grid("moving", moving, "fixed", fixed)
         features, crop = pad_to_multiple(torch.cat([moving, fixed], dim=1), 2 ** (len(self.down) - 1))
         skips = []

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_positive
+from medtrace.checks import check_levels, check_network_input, check_positive, check_spatial_dims
 from medtrace.fields import exponentiate, warp
 from medtrace.networks.blocks import INSTANCE_NORM, ConditionalPatchDiscriminator, Decoder, Encoder, pad_to_multiple
 
@@ -64,17 +64,10 @@ class TraceTrans(nn.Module):
         velocity_halvings: int = 0,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims: expected 2 or 3, received {spatial_dims!r}")
-        if not channels:
-            raise ValueError("channels: expected at least one downsampling level, received none")
+        check_spatial_dims(spatial_dims)
         check_positive("in_channels", in_channels)
         check_positive("out_channels", out_channels)
-        if not 0 <= velocity_halvings < len(channels):
-            raise ValueError(
-                f"velocity_halvings: expected 0 to {len(channels) - 1}, fewer than the levels, received"
-                f" {velocity_halvings!r}"
-            )
+        check_levels(channels, "velocity_halvings", velocity_halvings)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -102,11 +95,7 @@ class TraceTrans(nn.Module):
             TypeError: if `source` is no floating tensor.
             ValueError: if its rank or channels do not fit the network.
         """
-        if check_batched("source", source, channels=self.in_channels) != self.spatial_dims:
-            raise ValueError(
-                f"source: expected {self.spatial_dims} spatial axes, received shape {tuple(source.shape)}; build the"
-                f" network with spatial_dims={source.ndim - 2}"
-            )
+        check_network_input("source", source, self.spatial_dims, self.in_channels)
         # Instance normalisation needs two voxels at the bottleneck.
         padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
         features = self.encoder(padded)

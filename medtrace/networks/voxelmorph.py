@@ -10,7 +10,7 @@ from monai.networks.nets import VoxelMorphUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medtrace.checks import check_batched, check_positive, check_same_shape
+from medtrace.checks import check_batched, check_network_input, check_positive, check_same_shape
 from medtrace.fields import exponentiate, warp
 from medtrace.networks.blocks import pad_to_multiple
 
@@ -90,11 +90,7 @@ class DiffeomorphicVoxelMorph(nn.Module):
             TypeError: if an image is no floating tensor.
             ValueError: if a shape does not fit the network or the pair.
         """
-        if check_batched("source", source, channels=self.in_channels) != self.spatial_dims:
-            raise ValueError(
-                f"source: expected {self.spatial_dims} spatial axes, received shape {tuple(source.shape)}; build the"
-                f" network with spatial_dims={source.ndim - 2}"
-            )
+        check_network_input("source", source, self.spatial_dims, self.in_channels)
         check_batched("target", target)
         check_same_shape("source", source, "target", target)
         padded, crop = pad_to_multiple(torch.cat([source, target], dim=1), self.stride)
