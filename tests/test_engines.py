@@ -13,6 +13,7 @@ from torch import nn
 from medtrace.engines import (
     Checkpoint,
     Evaluator,
+    LinearWarmup,
     ProgressBar,
     TermHistory,
     Trainer,
@@ -228,3 +229,26 @@ def test_schedule_sets_the_rate_of_every_phase_and_resumes_exactly(tmp_path):
     expected = [0.1 * WarmupCosine(0.25).factor(step / 8) for step in range(4, 8)]
     assert [rate[0] for rate in rates] == pytest.approx(expected)
     assert all(first == second for first, second in rates)
+
+
+def test_linear_warmup_has_steps_of_its_own_for_every_phase(tmp_path):
+    rates = []
+
+    def fit(epochs, resume):
+        objective = Ledger()
+        batch = {"source": torch.full((1, 1, 2, 2), 3.0)}
+        warmup = LinearWarmup({"one": 4, "two": 0, "none": 7})
+        handlers = [warmup, Checkpoint(tmp_path, interval=1, resume=resume)]
+        trainer = Trainer("cpu", epochs, [batch] * 2, objective, sgd(objective, 0.1), train_handlers=handlers)
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED,
+            lambda engine: rates.append([o.param_groups[0]["lr"] for o in engine.optimizers.values()]),
+        )
+        trainer.run()
+
+    fit(1, False)
+    fit(3, True)
+    assert [rate[0] for rate in rates] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+    assert all(rate[1] == 0.1 for rate in rates)
+    with pytest.raises(ValueError, match="steps of one: expected 0 or more, received -1"):
+        LinearWarmup({"one": -1})

@@ -2,6 +2,7 @@
 
 from medtrace.data.dataset import count_cases, load_dataset
 from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
+from medtrace.data.partners import RandomPartner
 from medtrace.data.preparation import ContrastStandard, Intensity, IntensityMap, Preparation
 from medtrace.data.tracebench import MetamorphicSettings, PostopSettings, TraceBench
 
@@ -13,6 +14,7 @@ __all__ = [
     "Pair",
     "PostopSettings",
     "Preparation",
+    "RandomPartner",
     "TraceBench",
     "count_cases",
     "load_dataset",

@@ -3,7 +3,16 @@
 from medtrace.engines.checkpoint import Checkpoint
 from medtrace.engines.evaluator import Evaluator
 from medtrace.engines.logging import ProgressBar, TermHistory, logged_terms
-from medtrace.engines.schedule import WarmupCosine
+from medtrace.engines.schedule import LinearWarmup, WarmupCosine
 from medtrace.engines.trainer import Trainer
 
-__all__ = ["Checkpoint", "Evaluator", "ProgressBar", "TermHistory", "Trainer", "WarmupCosine", "logged_terms"]
+__all__ = [
+    "Checkpoint",
+    "Evaluator",
+    "LinearWarmup",
+    "ProgressBar",
+    "TermHistory",
+    "Trainer",
+    "WarmupCosine",
+    "logged_terms",
+]

@@ -83,7 +83,6 @@ class Objective(nn.Module):
 
     def after_step(self) -> None:
         """What follows a training step once every phase has stepped, such as moving averaged weights on."""
-        return None
 
     @property
     def registers(self) -> bool:

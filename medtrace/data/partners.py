@@ -1,0 +1,63 @@
+"""Random partners across domains: how a method that wants pairs is trained where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+_TRIES = 1000
+
+
+class RandomPartner(Dataset):
+    """Give each source the target of another subject, drawn anew every time that the item is asked for.
+
+    The draw comes from torch's global generator, which a seeded training seeds and a resumed one restores, so that
+    every epoch has other pairs and the same seed the same ones.
+
+    Args:
+        dataset: items with "source" and "target", such as `load_dataset` and `TraceBench` give; with "subject" no item
+            gets a target of its own subject. Whether an item's own source and target show one subject does not matter:
+            the sources of some subjects and the targets of others may stand beside each other in any order.
+        transform: applied to every item on its way out.
+
+    Items have the "source...", "case" and "subject" entries of their own, the "target..." entries of the partner, and
+    its subject as "partner". Everything else (true fields, masks) speaks of the pair as it was, and is left out.
+
+    Raises:
+        ValueError: if there are fewer than two items, or (on access) no other subject is found.
+    """
+
+    def __init__(self, dataset: Dataset, transform: Callable[[dict[str, Any]], Any] | None = None) -> None:
+        self.dataset: Any = dataset
+        self.transform = transform
+        if len(self.dataset) < 2:
+            raise ValueError(
+                f"dataset: expected two items or more, received {len(self.dataset)}; a single one has no partner"
+            )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        own = self.dataset[index]
+        other = self._partner(index % len(self), own.get("subject"))
+        item = {key: value for key, value in own.items() if key.startswith("source") or key in ("case", "subject")}
+        item |= {key: value for key, value in other.items() if key.startswith("target")}
+        if "subject" in other:
+            item["partner"] = other["subject"]
+        return item if self.transform is None else self.transform(item)
+
+    def _partner(self, index: int, subject: Any) -> dict[str, Any]:
+        for _ in range(_TRIES):
+            # One of the others: those after the item move down by one.
+            drawn = int(torch.randint(len(self) - 1, ()))
+            other: dict[str, Any] = self.dataset[drawn + (drawn >= index)]
+            if subject is None or other.get("subject") != subject:
+                return other
+        raise ValueError(
+            f"dataset: expected items of several subjects, found no target of another than {subject!r} in {_TRIES}"
+            " draws; add subjects, or train on the pairs as they are"
+        )

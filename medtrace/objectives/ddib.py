@@ -1,0 +1,112 @@
+"""DDIB: two unconditional diffusion models, joined at their noise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from monai.networks.utils import eval_mode
+from torch import Tensor, nn
+
+from medtrace.checks import check_positive, check_range
+from medtrace.networks.diffusion_sampling import Denoised, denoise, invert
+from medtrace.networks.diffusion_schedule import NoiseSchedule
+from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.objectives.averaging import WeightAverage
+from medtrace.objectives.diffusion_training import estimate_noise, in_range, still_traces
+from medtrace.objectives.objective import Batch, Objective, Phase, plain
+from medtrace.trace import Trace
+
+DOMAINS = ("source", "target")
+
+
+class DDIBObjective(Objective):
+    """Train one unconditional noise estimator per domain and translate through the noise that both share.
+
+    The one phase, "noise", has the terms `source_noise_l1` and `target_noise_l1`, mean |ε − ε̂| in either domain, of
+    weight 1; no parameter is in both, so that their sum trains each as if alone. Pairs are not needed.
+
+    A translation follows the deterministic path (DDIM) of the source's model up to the noise and of the target's model
+    back (Su et al. 2023). It has no randomness. Nothing is registered: the trace's field is zero.
+
+    Args:
+        source_estimator: unconditional, for images of the source's domain.
+        target_estimator: the same of the target's.
+        schedule: the noise levels of both.
+        average_decay: of the averaged weights, see `WeightAverage`.
+        steps: of either path; may be replaced after the training.
+        start: share of the schedule that the noise lies at, in (0, 1].
+        progress: whether each batch shows a bar over the steps.
+
+    Raises:
+        ValueError: if the models differ in channels, or a number is outside its range.
+    """
+
+    def __init__(
+        self,
+        source_estimator: NoiseEstimator,
+        target_estimator: NoiseEstimator,
+        schedule: NoiseSchedule | None = None,
+        average_decay: float = 0.9999,
+        steps: int = 50,
+        start: float = 1.0,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive("steps", steps)
+        if not 0 < start <= 1:
+            raise ValueError(f"start: expected a share of the schedule in (0, 1], received {start!r}")
+        if source_estimator.in_channels != target_estimator.in_channels:
+            raise ValueError(
+                f"target_estimator: expected the {source_estimator.in_channels} channel(s) of source_estimator,"
+                f" received {target_estimator.in_channels}; both share their noise"
+            )
+        self.networks = nn.ModuleDict({"source": source_estimator, "target": target_estimator})
+        self.schedule = NoiseSchedule() if schedule is None else schedule
+        self.averages = nn.ModuleDict(
+            {domain: WeightAverage(self.networks[domain], average_decay) for domain in DOMAINS}
+        )
+        self.steps = steps
+        self.start = start
+        self.progress = progress
+        weights = {f"{domain}_noise_l1": 1.0 for domain in DOMAINS}
+        self.phases = (Phase("noise", tuple(f"networks.{domain}" for domain in DOMAINS), weights),)
+
+    def noise_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """The L1 of the noise in either domain."""
+        terms = {}
+        for domain in DOMAINS:
+            image = plain(batch[domain])
+            check_range(domain, image, -1, 1)
+            terms[f"{domain}_noise_l1"] = estimate_noise(self.networks[domain], self.schedule, image).loss
+        return terms
+
+    def after_step(self) -> None:
+        """Move the averaged weights on."""
+        for domain in DOMAINS:
+            self.averages[domain].update(self.networks[domain])
+
+    @torch.no_grad()
+    def trace(self, batch: Batch) -> list[Trace]:
+        """Translate each source. Nothing is deformed, so the field is zero by design."""
+        return still_traces(batch["source"], in_range(self.refinement(batch).image))
+
+    @torch.no_grad()
+    def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:
+        """The translation as the sampler gives it, and images on the way down from the noise; see
+        `PlasticineObjective.refinement`.
+        """
+        source = plain(batch["source"])
+        check_range("source", source, -1, 1)
+        gammas = self.schedule.levels(self.steps, self.start)
+        with eval_mode(self):
+            noise = invert(self.averages["source"], source, gammas, progress="encoding" if self.progress else None)
+            return denoise(
+                self.averages["target"],
+                noise,
+                gammas,
+                "ddim",
+                progress="sampling" if self.progress else None,
+                keep=keep,
+            )

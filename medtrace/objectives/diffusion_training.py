@@ -1,0 +1,153 @@
+"""What the diffusion methods share: the training term of a noise estimator, and how images are drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medtrace.checks import check_batched, check_choice, check_positive
+from medtrace.networks.diffusion_sampling import SAMPLERS
+from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
+from medtrace.objectives.objective import affines_of, plain
+from medtrace.trace import Trace
+
+Drawn = TypeVar("Drawn", bound=Any)  # a NamedTuple with `image`
+Draw = Callable[[list[torch.Generator], "str | None", Collection[int]], Drawn]
+"""Draws a batch: from one generator per case, the label of a progress bar (or None) and the steps to keep."""
+
+
+class NoiseEstimate(NamedTuple):
+    """The term of a batch and what made it."""
+
+    loss: Tensor
+    """Mean |ε − ε̂|, a scalar."""
+    noise: Tensor
+    """ε̂, (B, C, *spatial)."""
+
+
+def estimate_noise(
+    estimator: nn.Module, schedule: NoiseSchedule, image: Tensor, condition: Tensor | None = None
+) -> NoiseEstimate:
+    """L1 between drawn and estimated noise (Plasticine, Eq. 1 and Algorithm 2).
+
+    Each image's level γ is drawn continuously (`NoiseSchedule.draw`); level and noise come from torch's global
+    generators.
+
+    Args:
+        estimator: takes the noisy image, γ (B,) and the condition.
+        schedule: the noise levels.
+        image: (B, C, *spatial) in [-1, 1].
+        condition: (B, condition channels, *spatial), or None for an unconditional estimator.
+    """
+    gamma = schedule.draw(len(image), image.device)
+    noise = torch.randn_like(image)
+    estimated = estimator(add_noise(image, noise, gamma), gamma, condition)
+    return NoiseEstimate(F.l1_loss(estimated.float(), noise.float()), estimated)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn at inference.
+
+    The paper sets "the sample size for each input" to 50, "to get stable synthetic images". It also calls its 2000
+    steps K_train, as if inference had another number. Both readings run: 50 steps of one draw (the default; the mean
+    of draws loses the texture that the images in the paper have), or `steps` of 2000 and the mean of 50 `samples`.
+
+    Attributes:
+        sampler: "ancestral" (Algorithm 1), "ddim" or "dpm_solver"; see `networks.denoise`.
+        steps: refinement steps, whose levels are spread over the schedule.
+        start: where the drawing starts, as a share of the schedule, in (0, 1]; 1 is the paper's x_K.
+        samples: draws of which the image is the mean.
+        clip: range to which the sampler clips the clean image it aims at; None, the paper's, does not.
+        seed: of the noise. A case's noise depends on the seed, the number of the draw and the source's bytes alone, so
+            that neither batch size nor order of the cases matters.
+        progress: whether each batch shows a bar over the steps.
+
+    Raises:
+        ValueError: if a number is outside its range or the sampler unknown.
+    """
+
+    sampler: str = "ancestral"
+    steps: int = 50
+    start: float = 1.0
+    samples: int = 1
+    clip: tuple[float, float] | None = None
+    seed: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("sampler", self.sampler, SAMPLERS)
+        check_positive("steps", self.steps)
+        check_positive("samples", self.samples)
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start: expected a share of the schedule in (0, 1], received {self.start!r}")
+
+    def mean(self, source: Tensor, draw: Draw[Drawn], keep: Collection[int] = ()) -> Drawn:
+        """Draw `samples` times; the first draw with the mean image of all.
+
+        Args:
+            source: (B, C, *spatial), whose bytes seed the noise.
+            draw: one draw.
+            keep: steps to keep of the first draw.
+        """
+        draws = [
+            draw(case_generators(source, self.seed, number), self._label(number), keep if number == 0 else ())
+            for number in range(self.samples)
+        ]
+        if self.samples == 1:
+            return draws[0]
+        return draws[0]._replace(image=torch.stack([drawn.image for drawn in draws]).mean(0))
+
+    def _label(self, number: int) -> str | None:
+        if not self.progress:
+            return None
+        return "sampling" if self.samples == 1 else f"sampling {number + 1} of {self.samples}"
+
+
+def case_generators(images: Tensor, seed: int, draw: int = 0) -> list[torch.Generator]:
+    """One generator of the CPU per case, seeded by the seed, the number of the draw and the image's bytes.
+
+    Args:
+        images: (B, C, *spatial).
+        seed: any whole number.
+        draw: number of the draw.
+    """
+    check_batched("images", images)
+    generators = []
+    for image in images.detach().float().cpu().contiguous():
+        digest = hashlib.blake2b(f"{seed} {draw} {tuple(image.shape)}".encode(), digest_size=7)
+        digest.update(image.numpy().tobytes())
+        generators.append(torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little")))
+    return generators
+
+
+def in_range(image: Tensor) -> Tensor:
+    """Cut a drawn image to [-1, 1], the range of the data, to which Algorithm 1 does not bound it."""
+    return image.clamp(-1, 1)
+
+
+def still_traces(source: Tensor, image: Tensor) -> list[Trace]:
+    """Traces of a translation that deforms nothing: zero fields on the source's grid.
+
+    Args:
+        source: (B, C, *spatial), with its affine.
+        image: (B, C', *spatial).
+    """
+    still = image.new_zeros(len(image), image.ndim - 2, *image.shape[2:])
+    return [
+        Trace.build(
+            source=plain(source)[item],
+            image=image[item],
+            ddf=still[item],
+            inverse_ddf=still[item],
+            affine=affine,
+            source_affine=affine,
+        )
+        for item, affine in enumerate(affines_of(source))
+    ]

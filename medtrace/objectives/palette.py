@@ -1,0 +1,99 @@
+"""Palette: diffusion conditioned on the source image."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from monai.networks.utils import eval_mode
+from torch import Tensor, nn
+
+from medtrace.checks import check_range, check_same_grid
+from medtrace.networks.diffusion_sampling import Denoised, denoise, draw_noise
+from medtrace.networks.diffusion_schedule import NoiseSchedule
+from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.objectives.averaging import WeightAverage
+from medtrace.objectives.diffusion_training import Sampling, estimate_noise, in_range, still_traces
+from medtrace.objectives.objective import Batch, Objective, Phase, plain
+from medtrace.trace import Trace
+
+
+class PaletteObjective(Objective):
+    """Train a noise estimator on targets, conditioned on their sources, and draw a target for a source.
+
+    The one phase, "noise", has the term `noise_l1`, mean |ε − ε̂|, of weight 1 (Saharia et al. 2022, whose sharper
+    loss is L2; L1 here, as its rivals). The source is concatenated to the noisy target. The drawing starts from pure
+    noise.
+
+    It learns p(target | source), so it needs pairs that lie on each other. From random partners it learns targets that
+    have little to do with the source. Nothing is registered: the trace's field is zero.
+
+    Args:
+        noise_estimator: its condition has the source's channels.
+        schedule: the noise levels.
+        average_decay: of the averaged weights, see `WeightAverage`.
+        sampling: how images are drawn; may be replaced after the training.
+
+    Raises:
+        ValueError: if `sampling.start` is not 1.
+    """
+
+    def __init__(
+        self,
+        noise_estimator: NoiseEstimator,
+        schedule: NoiseSchedule | None = None,
+        average_decay: float = 0.9999,
+        sampling: Sampling | None = None,
+    ) -> None:
+        super().__init__()
+        self.sampling = Sampling() if sampling is None else sampling
+        if self.sampling.start != 1:
+            raise ValueError(
+                f"sampling.start: expected 1, since Palette starts from pure noise, received {self.sampling.start!r}"
+            )
+        self.networks = nn.ModuleDict({"noise_estimator": noise_estimator})
+        self.schedule = NoiseSchedule() if schedule is None else schedule
+        self.average = WeightAverage(noise_estimator, average_decay)
+        self.phases = (Phase("noise", ("networks.noise_estimator",), {"noise_l1": 1.0}),)
+
+    def noise_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """The L1 of the noise, conditioned on the source."""
+        source, target = plain(batch["source"]), plain(batch["target"])
+        check_range("source", source, -1, 1)
+        check_range("target", target, -1, 1)
+        check_same_grid("source", source, "target", target)
+        estimator = self.networks["noise_estimator"]
+        return {"noise_l1": estimate_noise(estimator, self.schedule, target, source).loss}
+
+    def after_step(self) -> None:
+        """Move the averaged weights on."""
+        self.average.update(self.networks["noise_estimator"])
+
+    @torch.no_grad()
+    def trace(self, batch: Batch) -> list[Trace]:
+        """Translate each source. Nothing is deformed, so the field is zero by design."""
+        return still_traces(batch["source"], in_range(self.refinement(batch).image))
+
+    @torch.no_grad()
+    def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:
+        """The drawn image as the sampler gives it, and images on the way; see `PlasticineObjective.refinement`."""
+        source, how = plain(batch["source"]), self.sampling
+        check_range("source", source, -1, 1)
+        gammas = self.schedule.levels(how.steps)
+        blank = source.new_zeros(len(source), self.networks["noise_estimator"].in_channels, *source.shape[2:])
+
+        def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> Denoised:
+            return denoise(
+                lambda noisy, gamma: self.average(noisy, gamma, source),
+                draw_noise(blank, generators),
+                gammas,
+                how.sampler,
+                generators,
+                clip=how.clip,
+                keep=kept,
+                progress=label,
+            )
+
+        with eval_mode(self):
+            return how.mean(source, draw, keep)

@@ -1,0 +1,292 @@
+"""The Plasticine objective: a noise estimator that knows the structure, and the deformation that brings it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Literal
+
+import torch
+from monai.networks.utils import eval_mode
+from torch import Tensor
+from torch.nn import functional as F
+
+from medtrace.checks import check_choice, check_range, check_same_shape
+from medtrace.fields import compose, warp
+from medtrace.losses import ParzenDNMILoss, velocity_smoothness
+from medtrace.networks.deformation_module import DeformationOutput
+from medtrace.networks.diffusion_sampling import draw_noise
+from medtrace.networks.diffusion_schedule import add_noise
+from medtrace.networks.diffusion_translator import MODES, DiffusionTranslation, DiffusionTranslator
+from medtrace.objectives.averaging import WeightAverage
+from medtrace.objectives.diffusion_training import Sampling, case_generators, estimate_noise, in_range
+from medtrace.objectives.objective import Batch, Objective, Phase, affines_of, plain
+from medtrace.trace import Trace
+from medtrace.transforms.structure_map import StructureMap
+
+Structure = Callable[[Tensor], Tensor]
+
+
+class PlasticineObjective(Objective):
+    """Train a `DiffusionTranslator` on pairs across domains, of one subject or of any two, and trace single images.
+
+    | phase | term | weight | value |
+    |---|---|---|---|
+    | `noise` | `noise_l1` | 1 | mean |ε − ε̂| on the target and its structure map, Eq. 1 |
+    | `deformation` | `forward_similarity` | 1 | −NMI(x∘φ, y), Eq. 6 |
+    | | `inverse_similarity` | 1 | −NMI(x, y∘φ⁻¹), Eq. 6 |
+    | | `smoothness` | λ1 | |∇v|²; of a predicted inverse the mean of |∇v|² and |∇v⁻¹|² |
+    | | `alignment` | 1 | mean square between the stand-in features and those of (y, ε̂), Eq. 7 |
+    | | `stand_in_similarity` | 0 | both NMIs for the field that x alone gives |
+    | | `stand_in_smoothness` | 0 | smoothness of that field |
+    | | `inverse_consistency` | 0 | mean square of φ∘φ⁻¹ − id and φ⁻¹∘φ − id, in voxels² |
+
+    Eq. A.13 lacks the minus sign of the similarities. ε̂ comes from the noise phase of the same step, without a
+    gradient. The three last terms are not the paper's: at inference the module sees x alone, and nothing but
+    `alignment` prepares it for that.
+
+    Structure maps enter the network as they are, 0 and 1. At inference φ comes from x alone, and the noise estimator
+    runs with its averaged weights under the condition x_s∘φ, from the noised source on (Eq. 2, Algorithm 1); see
+    `networks.DiffusionTranslator`. The image is cut to [-1, 1], to which nothing else bounds it.
+
+    Args:
+        networks: noise estimator, deformation module and schedule.
+        mode: "joint", the paper's method; or "combination" (Table IV): the source image itself is deformed, and the
+            deformed image is translated in its place. It differs at inference only, and only where `Sampling.start`
+            leaves something of the image to start from: take a start below 1 for it.
+        structure: gives the structure map (1, *spatial) of 0 and 1 of an image (1, *spatial); by default
+            `StructureMap()`. It is used where the batch has no "source_structure" or "target_structure"; of an image
+            with several channels it sees their mean.
+        smoothness_weight: λ1; the paper takes 0.1 for retinal OCT and 1 for chest and heart.
+        smoothness_reduction: "mean" or "sum", see `losses.velocity_smoothness`; the paper does not say.
+        alignment_weight: of `alignment`.
+        alignment_gradient: what `alignment` teaches: the "stand_in" layers alone, which learn features that are held
+            fixed; or "both", which also makes the features of (y, ε̂) predictable.
+        stand_in_similarity_weight: of `stand_in_similarity`.
+        stand_in_smoothness_weight: of `stand_in_smoothness`.
+        inverse_consistency_weight: of `inverse_consistency`.
+        num_bins: of the NMI.
+        average_decay: of the averaged weights, see `WeightAverage`; 0.9999 is SR3's and Palette's.
+        sampling: how images are drawn; may be replaced after the training.
+
+    Raises:
+        ValueError: if a weight is negative, a choice unknown, or source and target differ in channels.
+    """
+
+    def __init__(
+        self,
+        networks: DiffusionTranslator,
+        mode: Literal["joint", "combination"] | str = "joint",
+        structure: Structure | None = None,
+        smoothness_weight: float = 1.0,
+        smoothness_reduction: Literal["mean", "sum"] | str = "mean",
+        alignment_weight: float = 1.0,
+        alignment_gradient: Literal["stand_in", "both"] | str = "stand_in",
+        stand_in_similarity_weight: float = 0.0,
+        stand_in_smoothness_weight: float = 0.0,
+        inverse_consistency_weight: float = 0.0,
+        num_bins: int = 32,
+        average_decay: float = 0.9999,
+        sampling: Sampling | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("mode", mode, MODES)
+        check_choice("smoothness_reduction", smoothness_reduction, ("mean", "sum"))
+        check_choice("alignment_gradient", alignment_gradient, ("stand_in", "both"))
+        weights = {
+            "forward_similarity": 1.0,
+            "inverse_similarity": 1.0,
+            "smoothness": smoothness_weight,
+            "alignment": alignment_weight,
+            "stand_in_similarity": stand_in_similarity_weight,
+            "stand_in_smoothness": stand_in_smoothness_weight,
+            "inverse_consistency": inverse_consistency_weight,
+        }
+        for name, value in weights.items():
+            if value < 0:
+                raise ValueError(f"{name}_weight: expected a weight of at least 0, received {value!r}")
+        self.networks = networks
+        self.mode = mode
+        self.structure = StructureMap() if structure is None else structure
+        self.smoothness_reduction = smoothness_reduction
+        self.alignment_gradient = alignment_gradient
+        self.similarity = ParzenDNMILoss(num_bins=num_bins)
+        self.average = WeightAverage(networks.noise_estimator, average_decay)
+        self.sampling = Sampling() if sampling is None else sampling
+        self.phases = (
+            Phase("noise", ("networks.noise_estimator",), {"noise_l1": 1.0}),
+            Phase("deformation", ("networks.deformation",), weights),
+        )
+
+    # Training
+
+    def noise_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """Eq. 1; leaves ε̂ for the deformation."""
+        target = self._image(batch, "target")
+        condition = self._structure(batch, "target")
+        estimate = estimate_noise(self.networks.noise_estimator, self.networks.schedule, target, condition)
+        carried["noise"] = estimate.noise.detach()
+        return {"noise_l1": estimate.loss}
+
+    def deformation_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+        """Eq. 6 and 7."""
+        source, target = self._image(batch, "source"), self._image(batch, "target")
+        check_same_shape("source", source, "target", target)
+        output = self.networks.deformation(source, target, self._seen(carried["noise"]))
+        terms = {}
+        if phase.active("forward_similarity"):
+            terms["forward_similarity"] = self._forward_similarity(output, source, target)
+        if phase.active("inverse_similarity"):
+            terms["inverse_similarity"] = self._inverse_similarity(output, source, target)
+        if phase.active("smoothness"):
+            terms["smoothness"] = self._smoothness(output)
+        if phase.active("alignment"):
+            features = output.features.detach() if self.alignment_gradient == "stand_in" else output.features
+            terms["alignment"] = F.mse_loss(output.stand_in.float(), features.float())
+        if phase.active("inverse_consistency"):
+            there, back = output.ddf, output.inverse_ddf
+            misses = compose(there, back).square().mean() + compose(back, there).square().mean()
+            terms["inverse_consistency"] = 0.5 * misses
+        return terms | self._stand_in_terms(phase, source, target)
+
+    def _stand_in_terms(self, phase: Phase, source: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What the module is asked for at inference: a field from the source alone."""
+        if not (phase.active("stand_in_similarity") or phase.active("stand_in_smoothness")):
+            return {}
+        alone = self.networks.deformation(source)
+        terms = {}
+        if phase.active("stand_in_similarity"):
+            terms["stand_in_similarity"] = self._forward_similarity(alone, source, target) + self._inverse_similarity(
+                alone, source, target
+            )
+        if phase.active("stand_in_smoothness"):
+            terms["stand_in_smoothness"] = self._smoothness(alone)
+        return terms
+
+    def _seen(self, noise: Tensor) -> Tensor | None:
+        return noise if self.networks.deformation.use_noise else None
+
+    def _forward_similarity(self, output: DeformationOutput, source: Tensor, target: Tensor) -> Tensor:
+        return self.similarity(warp(source, output.ddf), target)
+
+    def _inverse_similarity(self, output: DeformationOutput, source: Tensor, target: Tensor) -> Tensor:
+        return self.similarity(source, warp(target, output.inverse_ddf))
+
+    def _smoothness(self, output: DeformationOutput) -> Tensor:
+        smoothness = velocity_smoothness(output.velocity, reduction=self.smoothness_reduction)
+        if self.networks.deformation.inverse == "negated":
+            return smoothness
+        return 0.5 * (smoothness + velocity_smoothness(output.inverse_velocity, reduction=self.smoothness_reduction))
+
+    def after_step(self) -> None:
+        """Move the averaged weights on."""
+        self.average.update(self.networks.noise_estimator)
+
+    # Inference
+
+    @torch.no_grad()
+    def trace(self, batch: Batch) -> list[Trace]:
+        """Translate each source of the batch.
+
+        Args:
+            batch: "source" (B, C, *spatial) in [-1, 1], and optionally its "source_structure" (B, 1, *spatial).
+        """
+        translation = self.refinement(batch)
+        return _traces(batch["source"], in_range(translation.image), translation)
+
+    @torch.no_grad()
+    def refinement(self, batch: Batch, keep: Collection[int] = ()) -> DiffusionTranslation:
+        """The translation as the sampler gives it, and images on the way there (Plasticine, Fig. 15).
+
+        Args:
+            batch: as of `trace`.
+            keep: steps of the sampler to keep, from 0, the noised source, to `sampling.steps`, the result.
+        """
+        source, structure, how = self._image(batch, "source"), self._structure(batch, "source"), self.sampling
+        ours = self.networks
+        translator = DiffusionTranslator(self.average.network, ours.deformation, ours.schedule, ours.binary_structure)
+
+        def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> DiffusionTranslation:
+            return translator(
+                source,
+                structure,
+                generators,
+                steps=how.steps,
+                start=how.start,
+                sampler=how.sampler,
+                mode=self.mode,
+                clip=how.clip,
+                keep=kept,
+                progress=label,
+            )
+
+        with eval_mode(self):
+            return how.mean(source, draw, keep)
+
+    @property
+    def registers(self) -> bool:
+        """The deformation module finds the field of a pair."""
+        return True
+
+    @torch.no_grad()
+    def register(self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None) -> list[Trace]:
+        """The deformation of each pair as in the training, with ε̂ of the fixed image half way of the schedule.
+
+        Args:
+            moving: (B, C, *spatial), sources in [-1, 1].
+            fixed: the same of their targets.
+            mask: none; the deformation permits no change of intensity.
+
+        Returns:
+            Traces whose image is the deformed source.
+
+        Raises:
+            TypeError: if a mask is given.
+            ValueError: if the shapes differ or intensities lie outside [-1, 1].
+        """
+        if mask is not None:
+            raise TypeError("mask: expected none, received one; Plasticine's deformation permits no intensity change")
+        batch = {"source": moving, "target": fixed}
+        source, target = self._image(batch, "source"), self._image(batch, "target")
+        check_same_shape("moving", source, "fixed", target)
+        with eval_mode(self):
+            noise = None
+            if self.networks.deformation.use_noise:
+                gamma = self.networks.schedule.levels(2)[1].to(source).expand(len(source))
+                drawn = draw_noise(target, case_generators(target, self.sampling.seed))
+                noise = self.average(add_noise(target, drawn, gamma), gamma, self._structure(batch, "target"))
+            output = self.networks.deformation(source, target, noise)
+        return _traces(moving, warp(source, output.ddf), output)
+
+    # The batch
+
+    @staticmethod
+    def _image(batch: Batch, name: str) -> Tensor:
+        image = plain(batch[name])
+        check_range(name, image, -1, 1)
+        return image
+
+    def _structure(self, batch: Batch, name: str) -> Tensor:
+        """The structure map of an image, (B, 1, *spatial) of 0 and 1."""
+        if f"{name}_structure" in batch:
+            structure = plain(batch[f"{name}_structure"])
+        else:
+            image = plain(batch[name])
+            maps = [plain(self.structure(item.mean(0, keepdim=True).cpu())) for item in image]
+            structure = torch.stack(maps).to(image)
+        check_range(f"{name}_structure", structure, 0, 1)
+        return structure
+
+
+def _traces(source: Tensor, image: Tensor, output: DeformationOutput | DiffusionTranslation) -> list[Trace]:
+    return [
+        Trace.build(
+            source=plain(source)[item],
+            image=image[item],
+            ddf=output.ddf[item],
+            inverse_ddf=output.inverse_ddf[item],
+            velocity=output.velocity[item],
+            affine=affine,
+            source_affine=affine,
+        )
+        for item, affine in enumerate(affines_of(source))
+    ]
