@@ -13,8 +13,8 @@ class WeightAverage(nn.Module):
     """Hold the exponential moving average of a network's weights, and run with it.
 
     Diffusion models are sampled with averaged weights (SR3 and Palette: decay 0.9999), whose noise estimates jump less
-    from step to step. Update n = 0, 1, ... moves the average by 1 − min(decay, (1 + n) / (10 + n)) of the way, so that the
-    first weights are soon forgotten. Average and count are part of the state dict; no gradient reaches them.
+    from step to step. Update n = 0, 1, ... moves the average by 1 − min(decay, (1 + n) / (10 + n)) of the way, so that
+    the first weights are soon forgotten. Average and count are part of the state dict; no gradient reaches them.
 
     Args:
         network: copied as it is now.
