@@ -83,6 +83,11 @@ def read_transform(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     vectors, matrix = _read_itk(path) if path.name.endswith((".h5", ".hdf5")) else read_vectors(path)
+    return displacement_file(path, vectors, matrix, spatial_dims)
+
+
+def displacement_file(path: Path, vectors: np.ndarray, matrix: np.ndarray, spatial_dims: int) -> DisplacementFile:
+    """(3, H, W, D) LPS mm vectors on the grid of a RAS affine, in voxels; `path` names the file in messages."""
     if not np.isfinite(vectors).all():
         raise ValueError(f"{path}: expected finite displacements, received NaN or infinity; write it again")
     vectors_mm = torch.from_numpy(np.einsum("ij,j...->i...", LPS, vectors))
@@ -136,10 +141,15 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f" {transform.GetDimension()}-D; turn it into one with SimpleITK.TransformToDisplacementField"
         )
     image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+    return sitk.GetArrayFromImage(image).T.copy(), image_affine(image)
+
+
+def image_affine(image: sitk.Image) -> np.ndarray:
+    """Voxel to RAS mm (4, 4) of a 3-D SimpleITK image."""
     affine = np.eye(4)
     affine[:3, :3] = LPS @ (np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing()))
     affine[:3, 3] = LPS @ np.asarray(image.GetOrigin())
-    return sitk.GetArrayFromImage(image).T.copy(), affine
+    return affine
 
 
 def _check_suffix(path: Path) -> None:

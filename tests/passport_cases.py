@@ -1,0 +1,117 @@
+"""Traces on awkward grids, shared by the tests of the field formats."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from medtrace.fields import exponentiate
+from medtrace.trace import Trace
+
+MIRROR = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+def smooth(channels, *shape, seed=0):
+    """Seeded smooth noise (channels, *shape) in [-1, 1]."""
+    noise = torch.randn(1, channels, *shape, generator=torch.Generator().manual_seed(seed))
+    sizes = [5 if size > 4 else 1 for size in shape]
+    pool = F.avg_pool2d if len(shape) == 2 else F.avg_pool3d
+    for _ in range(2):
+        noise = pool(noise, sizes, 1, [size // 2 for size in sizes])
+    return noise[0] / noise.abs().max()
+
+
+def affine_of(spacing, angles=(0.0, 0.0, 0.0), origin=(0.0, 0.0, 0.0), flip=(1, 1, 1), order=(0, 1, 2)):
+    """Voxel to RAS mm: axes reordered, flipped and scaled, then turned by angles about x, y and z in degrees."""
+    turned = np.eye(3)
+    for axis, angle in enumerate(angles):
+        c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        turn = np.eye(3)
+        a, b = [k for k in range(3) if k != axis]
+        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = c, -s, s, c
+        turned = turn @ turned
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turned[:, list(order)] * np.asarray(flip) * np.asarray(spacing), origin
+    return torch.from_numpy(affine)
+
+
+SHAPES = {"3d": (18, 20, 16), "single": (24, 22, 1), "2d": (24, 22)}
+AFFINES = {
+    "plain": affine_of((1, 1, 1)),
+    "oblique": affine_of((1.0, 1.0, 1.0), (10, -20, 35), (-80.0, 60, 12)),
+    "anisotropic": affine_of((0.7, 1.9, 5.0), origin=(30.0, -40, 5)),
+    "flipped": affine_of((1.2, 0.8, 2.0), (3, 4, 5), (100.0, -50, 20), flip=(-1, 1, 1)),
+    "permuted": affine_of((1.5, 1.0, 2.5), (170, 5, -80), (10.0, 20, 30), flip=(1, -1, 1), order=(2, 0, 1)),
+}
+GRIDS = [(kind, name) for kind in SHAPES for name in AFFINES]
+grids = pytest.mark.parametrize(("kind", "name"), GRIDS, ids=[f"{kind}-{name}" for kind, name in GRIDS])
+elsewhere = pytest.mark.parametrize("elsewhere", [False, True], ids=["one grid", "two grids"])
+
+
+def other_grid(affine, shape):
+    """Another grid in the same plane about the same centre: turned, finer, its first axis reversed, larger."""
+    other_shape = (shape[0] + 8, shape[1] + 4, *shape[2:])
+    length = affine[:3, :3].norm(dim=0)
+    first, second, third = (affine[:3, :3] / length).T
+    c, s = math.cos(0.15), math.sin(0.15)
+    other = torch.eye(4, dtype=torch.float64)
+    axes = torch.stack([-(c * first + s * second), c * second - s * first, third], dim=1)
+    other[:3, :3] = axes * length * torch.tensor([0.9, 0.8, 1.0])
+    middle, other_middle = (
+        torch.tensor([(size - 1) / 2 for size in (*grid, 1)[:3]], dtype=torch.float64) for grid in (shape, other_shape)
+    )
+    other[:3, 3] = affine[:3, :3] @ middle + affine[:3, 3] - other[:3, :3] @ other_middle
+    return other, other_shape
+
+
+def flow(*shape, amplitude=3.0, seed=1):
+    """A diffeomorphic displacement (spatial_dims, *shape) that stays within single slices."""
+    velocity = smooth(len(shape), *shape, seed=seed) * amplitude
+    for axis, size in enumerate(shape):
+        if size == 1:
+            velocity[axis] = 0
+    return exponentiate(velocity[None])[0]
+
+
+def make_trace(kind, name, elsewhere=False, **options):
+    """A trace whose target lies on the named grid; `elsewhere` puts the source on another."""
+    shape, affine = SHAPES[kind], AFFINES[name]
+    source_affine, source_shape = other_grid(affine, shape) if elsewhere else (affine, shape)
+    return Trace.build(
+        smooth(1, *source_shape),
+        smooth(1, *shape, seed=2),
+        flow(*shape),
+        affine=affine,
+        source_affine=source_affine,
+        **options,
+    )
+
+
+def points_within(shape, affine, count=40, seed=3, margin=2.0):
+    """Points (count, 3), RAS mm, in a grid; on the plane of a single slice."""
+    size = torch.tensor([*shape, 1][:3], dtype=torch.float64) - 1
+    unit = torch.rand(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    low = torch.where(size > 2 * margin, margin, 0.0)
+    voxels = low + unit * (size - 2 * low)
+    return voxels @ affine[:3, :3].T + affine[:3, 3]
+
+
+def inside_source(trace):
+    """Boolean (*spatial): target voxels read strictly within the source's voxel centres, where no border counts."""
+    points = trace._source_coordinates()[0]
+    size = torch.tensor(trace.source.shape[1:]).reshape(-1, *[1] * (points.ndim - 1))
+    inside = ((points >= 1e-3) & (points <= size - 1 - 1e-3)) | ((size == 1) & (points.abs() < 1e-3))
+    return inside.all(dim=0)
+
+
+def largest(format_name, what, difference):
+    """The largest absolute difference; collected in a file where the environment asks for it."""
+    value = float(torch.as_tensor(difference).abs().max())
+    if path := os.environ.get("PASSPORT_REPORT"):
+        with Path(path).open("a") as file:
+            file.write(f"{format_name}\t{what}\t{value:.3g}\n")
+    return value
