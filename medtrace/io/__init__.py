@@ -1,6 +1,10 @@
 """Writing and reading traces and transforms."""
 
 from medtrace.io.composite import read_motion, write_composite
+from medtrace.io.dicom import SourceSeries, read_source_series
+from medtrace.io.dicom_export import save_dicom
+from medtrace.io.dicom_registration import read_dicom_registration, write_dicom_registration
+from medtrace.io.dicom_series import write_dicom_series
 from medtrace.io.fsl_warp import read_fsl_warp, write_fsl_warp
 from medtrace.io.learn2reg import read_learn2reg, write_learn2reg
 from medtrace.io.nifti import read_image, write_image
@@ -12,16 +16,22 @@ from medtrace.io.transforms import DisplacementFile, read_transform, write_trans
 __all__ = [
     "DisplacementFile",
     "SlicerField",
+    "SourceSeries",
     "load_trace",
+    "read_dicom_registration",
     "read_fsl_warp",
     "read_image",
     "read_learn2reg",
     "read_motion",
     "read_slicer_nrrd",
+    "read_source_series",
     "read_transform",
     "read_x5",
+    "save_dicom",
     "save_trace",
     "write_composite",
+    "write_dicom_registration",
+    "write_dicom_series",
     "write_fsl_warp",
     "write_image",
     "write_learn2reg",
