@@ -19,6 +19,7 @@ from .misalignment_draw import (
 )
 from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidMotion
 from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
+from .structure_map import StructureMap, StructureMapD, StructureMapd, StructureMapDict, structure_map
 
 __all__ = [
     "MISALIGNMENT_LEVELS",
@@ -46,6 +47,11 @@ __all__ = [
     "SliceExtractionD",
     "SliceExtractionDict",
     "SliceExtractiond",
+    "StructureMap",
+    "StructureMapD",
+    "StructureMapDict",
+    "StructureMapd",
     "above_mean",
     "misalignment_between",
+    "structure_map",
 ]
