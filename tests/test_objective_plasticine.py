@@ -189,12 +189,12 @@ def test_a_step_moves_every_weight(shape, spatial_dims):
 
 def test_both_losses_fall():
     torch.manual_seed(0)
-    data = batch(32, 32, count=4)
-    smooth = F.interpolate(torch.rand(4, 1, 4, 4), size=(32, 32), mode="bicubic").clamp(0, 1) * 1.8 - 0.9
+    data = batch(32, 32)
+    smooth = F.interpolate(torch.rand(2, 1, 4, 4), size=(32, 32), mode="bicubic").clamp(0, 1) * 1.8 - 0.9
     data |= {"target": smooth, "target_structure": (smooth > 0).float(), "source": smooth.roll(2, -1)}
     method = PlasticineObjective(networks(), smoothness_weight=0.01, sampling=FEW)
     first = train(method, [data]).state.output
-    last = train(method, [data] * 60, rate=3e-3).state.output
+    last = train(method, [data] * 30, rate=3e-3).state.output
     assert last["noise_l1"] < 0.9 * first["noise_l1"]
     assert last["forward_similarity"] < first["forward_similarity"] - 0.02
 

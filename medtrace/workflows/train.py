@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import medtrace
@@ -140,7 +141,9 @@ def _preparation(parser: ConfigParser, dataset: str | os.PathLike | None) -> Pre
     """How a new scan has to be treated for this run: as the data set says, or at TraceBench's voxel size."""
     if dataset is not None:
         return Preparation.load(Path(dataset) / PREPARATION)
-    source = parser.get_parsed_content("data#training")[0]["source"]
+    # A data set may draw when it is read, which must not move the training's own draws.
+    with torch.random.fork_rng(devices=[]):
+        source = parser.get_parsed_content("data#training")[0]["source"]
     shape = tuple(source.shape[1:])
     spacing = source.affine[:3, :3].norm(dim=0).tolist()
     return Preparation(spatial_dims=len(shape), spacing=tuple(spacing), spatial_shape=shape, channels=len(source))
