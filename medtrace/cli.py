@@ -302,6 +302,22 @@ def evaluate(
     typer.echo(f"tables written to {out}")
 
 
+@command("report")
+def report(
+    traces: Annotated[list[Path], typer.Argument(help="Folders of traces.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    target: Annotated[
+        list[Path] | None, typer.Option(help="True image on the translation's grid, one for each trace.")
+    ] = None,
+    labels: Annotated[list[Path] | None, typer.Option(help="Labels on the source's grid, one for each trace.")] = None,
+) -> None:
+    """Write traces as one HTML page that opens offline: linked panes, regions, a form for scores."""
+    from medtrace.workflows.report import report as call
+
+    path = call(traces, out, targets=target or (), labels=labels or ())
+    typer.echo(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
 @command("bench")
 def bench(
     task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned or metamorphic.")] = "postop",

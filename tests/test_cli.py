@@ -10,7 +10,7 @@ import pytest
 from medtrace import __version__
 from medtrace.cli import app, describe, main, parse_overrides
 
-COMMANDS = ("prepare", "train", "translate", "register", "evaluate", "bench")
+COMMANDS = ("prepare", "train", "translate", "register", "evaluate", "report", "bench")
 
 
 def run(capsys, *arguments):

@@ -1,0 +1,195 @@
+// Buttons, sliders and the table of readings.
+
+import { drawWindows } from "./windows.js";
+import { exactness, readings } from "./readout.js";
+import { MAPS, ticksOf } from "./slices.js";
+
+const LAYERS = {
+  grid: "grid", arrows: "arrows", folds: "folds", mask: "mask", labels: "labels", regions: "regions", path: "path",
+  cross: "crosshair",
+};
+const TOOLS = { point: "point", box: "box", freehand: "freehand" };
+const COMPARISONS = { off: "off", swipe: "swipe", blink: "blink" };
+const PLAY_SECONDS = 3;
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+export function buildControls(viewer) {
+  viewer.scene.cases.forEach((description, number) => {
+    byId("case").append(element("option", { value: number, textContent: description.name }));
+  });
+  byId("case").addEventListener("change", (event) => viewer.select(Number(event.target.value)));
+  byId("case").parentElement.hidden = viewer.scene.cases.length < 2;
+  buttons("tool", TOOLS, (tool) => viewer.set({ tool }));
+  buttons("compare", COMPARISONS, (compare) => viewer.set({ compare, blink: false }));
+  for (const [name, title] of Object.entries(LAYERS)) {
+    const box = element("input", { type: "checkbox", id: `show-${name}` });
+    box.addEventListener("change", () => viewer.show(name, box.checked));
+    byId("layers").append(element("label", {}, box, title));
+  }
+  onInput("time", (value) => viewer.set({ time: Number(value), playing: false }));
+  onInput("opacity", (value) => viewer.set({ opacity: Number(value) }));
+  onInput("depth", (value) => viewer.set({ depth: Math.min(99, Math.max(1, Math.round(Number(value)) || 1)) }));
+  onInput("layer", (layer) => viewer.set({ layer }));
+  onInput("rival", (rival) => viewer.set({ rival }));
+  byId("morph").addEventListener("change", (event) => viewer.set({ morph: event.target.checked }));
+  byId("play").addEventListener("click", () => play(viewer));
+  byId("pin").addEventListener("click", () => viewer.set({ pinned: !viewer.state.pinned }));
+  byId("folds").addEventListener("click", () => nextFold(viewer));
+  byId("theme").addEventListener("click", switchTheme);
+  viewer.addEventListener("case", () => caseControls(viewer));
+  showTheme();
+}
+
+function onInput(id, act) {
+  byId(id).addEventListener("input", (event) => act(event.target.value));
+}
+
+function buttons(id, titles, act) {
+  for (const [value, title] of Object.entries(titles)) {
+    const button = element("button", { type: "button", textContent: title, value });
+    button.addEventListener("click", () => act(value));
+    byId(id).append(button);
+  }
+}
+
+/** What depends on the case: planes, maps, rivals, notes. */
+function caseControls(viewer) {
+  const { model } = viewer;
+  const { description } = model;
+  document.title = `medtrace: ${description.name}`;
+  byId("case").value = viewer.number;
+  byId("about").textContent = [
+    viewer.scene.cases.length < 2 ? description.name : "", description.method ?? "", ...description.notes,
+  ].filter(Boolean).join(" · ");
+  byId("planes").querySelectorAll("button").forEach((button) => button.remove());
+  const names = Object.keys(model.planes);
+  byId("planes").hidden = names.length < 2;
+  buttons("planes", Object.fromEntries(names.map((name) => [name, name])), (planeName) => viewer.set({ planeName }));
+  document.querySelector(".depth").hidden = !model.is3d;
+  const rivals = { warped: "warped source", source: "source" };
+  if (model.has("truth")) rivals.truth = "target";
+  options("rival", rivals);
+  if (!rivals[viewer.state.rival]) viewer.state.rival = "warped";
+  options("layer", Object.fromEntries(viewer.layers().map((name) => [name, MAPS[name].title])));
+  const folds = byId("folds");
+  folds.hidden = description.folds === 0;
+  folds.textContent = `⚠ ${description.folds} folded ${description.folds === 1 ? "voxel" : "voxels"}`;
+  folds.title = "Go to the next fold";
+  for (const [name, present] of Object.entries({
+    folds: description.folds > 0, mask: model.has("mask"), labels: model.has("labels"),
+  })) byId(`show-${name}`).parentElement.hidden = !present;
+  byId("exactness").replaceChildren(...exactness(model).map((line) => element("li", { textContent: line })));
+  drawWindows(viewer);
+}
+
+function options(id, titles) {
+  byId(id).replaceChildren(
+    ...Object.entries(titles).map(([value, title]) => element("option", { value, textContent: title })),
+  );
+}
+
+/** Bring every control to the state. */
+export function sync(viewer) {
+  const { state, model } = viewer;
+  press("tool", state.tool);
+  press("compare", state.compare);
+  press("planes", state.planeName);
+  byId("pin").setAttribute("aria-pressed", state.pinned);
+  byId("time").value = state.time;
+  byId("time-text").textContent = state.time.toFixed(2);
+  byId("play").textContent = state.playing ? "❚❚" : "▶";
+  byId("morph").checked = state.morph;
+  byId("opacity").value = state.opacity;
+  byId("rival").value = state.rival;
+  byId("rival").disabled = state.compare === "off";
+  byId("layer").value = state.layer;
+  for (const name of Object.keys(LAYERS)) byId(`show-${name}`).checked = state.show[name];
+  for (const pane of Object.values(viewer.panes)) syncSlider(viewer, pane);
+  syncBar(viewer, model.description.ranges[state.layer]);
+  const rows = readings(viewer).map(([key, heading, value]) => {
+    const row = element("tr", {}, element("th", { textContent: heading }), element("td", { textContent: value }));
+    row.dataset.reading = key;
+    return row;
+  });
+  byId("readout").tBodies[0].replaceChildren(...rows);
+}
+
+function press(id, value) {
+  for (const button of byId(id).querySelectorAll("button")) button.setAttribute("aria-pressed", button.value === value);
+}
+
+function syncSlider(viewer, pane) {
+  const { model, state } = viewer;
+  const plane = model.planes[state.planeName][pane.side];
+  pane.slider.hidden = !model.is3d;
+  pane.slider.max = plane.slices - 1;
+  pane.slider.value = viewer.sliceOf(pane.side);
+  pane.label.textContent = model.is3d ? `slice ${viewer.sliceOf(pane.side) + 1} of ${plane.slices}` : "";
+}
+
+function syncBar(viewer, range) {
+  const { layer } = viewer.state;
+  const bar = document.querySelector(".bar");
+  bar.querySelector("i").style.background = viewer.maps[MAPS[layer].colours].css();
+  const { unit } = MAPS[layer];
+  ticksOf(layer, range).forEach((tick, k) => {
+    bar.querySelectorAll("span")[k].textContent = unit && k === 2 ? `${tick} ${unit}` : tick;
+  });
+}
+
+/** Let the flow run from the source to the warped source. */
+export function play(viewer) {
+  const { state } = viewer;
+  if (state.playing) {
+    viewer.set({ playing: false });
+    return;
+  }
+  const from = state.time >= 1 ? 0 : state.time;
+  const started = performance.now() - from * PLAY_SECONDS * 1000;
+  viewer.set({ playing: true, time: from });
+  const step = (now) => {
+    if (!state.playing) return;
+    const time = Math.min(1, Math.max(0, (now - started) / (PLAY_SECONDS * 1000)));
+    viewer.set({ time, playing: time < 1 });
+    requestAnimationFrame(step);
+  };
+  requestAnimationFrame(step);
+}
+
+/** Put the crosshair on the next folded voxel. */
+export function nextFold(viewer) {
+  const { folds } = viewer.model;
+  if (!folds) return;
+  const [, n1, n2] = folds.shape;
+  const start = (viewer.fold ?? -1) + 1;
+  for (let k = 0; k < folds.count; k++) {
+    const at = (start + k) % folds.count;
+    if (folds.values[at] === 0) continue;
+    viewer.fold = at;
+    viewer.show("folds", true);
+    viewer.set({ pinned: true });
+    viewer.point("target", [Math.floor(at / (n1 * n2)), Math.floor(at / n2) % n1, at % n2]);
+    return;
+  }
+}
+
+function dark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+export function switchTheme() {
+  document.documentElement.dataset.theme = dark() ? "light" : "dark";
+  showTheme();
+}
+
+function showTheme() {
+  byId("theme").textContent = dark() ? "Light" : "Dark";
+}

@@ -1,0 +1,66 @@
+// One case in memory: its images and fields, and the points that belong together.
+
+import { Correspondence } from "./correspondence.js";
+import { unpack } from "./decode.js";
+import { Field, Volume } from "./grid.js";
+import { Plane } from "./plane.js";
+
+const FIRST = ["source", "image", "ddf", "inverse"];
+
+export class Model {
+  constructor(description) {
+    this.description = description;
+    this.grids = { source: description.source, target: description.target };
+    this.planes = {};
+    for (const name of Object.keys(description.target.planes)) {
+      this.planes[name] = { source: new Plane(this.grids.source, name), target: new Plane(this.grids.target, name) };
+    }
+  }
+
+  get is3d() {
+    return this.description.spatialDims === 3;
+  }
+
+  has(name) {
+    return name in this.description.arrays;
+  }
+
+  /** Read what the first picture needs. */
+  async open() {
+    const arrays = await Promise.all(FIRST.map((name) => unpack(this.description.arrays[name])));
+    const [source, image, ddf, inverse] = arrays;
+    this.source = new Volume(source);
+    this.image = new Volume(image);
+    this.correspondence = new Correspondence(
+      new Field(ddf, this.grids.target.shape), new Field(inverse, this.grids.source.shape), null,
+      this.grids.target.affine, this.grids.source.affine,
+    );
+    return this;
+  }
+
+  /** Read the rest, one array at a time; tells after each. */
+  async openRest(changed) {
+    for (const name of Object.keys(this.description.arrays)) {
+      if (FIRST.includes(name)) continue;
+      const array = await unpack(this.description.arrays[name]);
+      if (name === "velocity") this.correspondence.setVelocity(new Field(array, this.grids.target.shape));
+      else this[name] = new Volume(array);
+      changed(name);
+    }
+  }
+
+  /** The pair of points that a point of one side (its grid's voxel) belongs to. */
+  pair(side, voxel) {
+    const c = this.correspondence;
+    if (side === "source") return { side, source: [...voxel], target: c.locate(voxel) };
+    return { side, source: c.origin(voxel), target: [...voxel] };
+  }
+
+  /** Why a path is straight, or that it is not. */
+  pathKind() {
+    if (this.correspondence.velocity) return "integrated velocity, exp(t·v)";
+    if (!this.has("velocity")) return "straight line (the trace holds no velocity)";
+    if (!this.correspondence.misses) return "straight line (the velocity is being read)";
+    return `straight line (the flow of the stored velocity misses the field by ${this.correspondence.misses.toFixed(1)} voxels)`;
+  }
+}

@@ -1,0 +1,221 @@
+// Lines and marks over a pane: crosshair, path, grid, arrows, outlines, folds, regions.
+
+import { LINES, SERIES } from "./colours.js";
+import { contour } from "./contours.js";
+import { carriedOutline, regionMask } from "./regions.js";
+
+/** Light line with a dark casing, to be seen on black and on white. */
+function stroke(context, colour, width, trace, dash = []) {
+  context.lineJoin = context.lineCap = "round";
+  context.setLineDash(dash);
+  for (const [style, extra] of [["rgba(0,0,0,0.65)", 1.6], [colour, 0]]) {
+    context.strokeStyle = style;
+    context.lineWidth = width + extra;
+    context.beginPath();
+    trace(context);
+    context.stroke();
+  }
+  context.setLineDash([]);
+}
+
+export function drawCross(pane, voxel, pinned) {
+  const [x, y] = pane.voxelToScreen(voxel);
+  const [gap, arm] = [5, 14];
+  stroke(pane.context, LINES.cross, 1.6, (c) => {
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      c.moveTo(x + gap * dx, y + gap * dy);
+      c.lineTo(x + arm * dx, y + arm * dy);
+    }
+    if (pinned) {
+      c.moveTo(x + 3, y);
+      c.arc(x, y, 3, 0, 2 * Math.PI);
+    }
+  });
+}
+
+/** voxels: points of the pane's grid, in order; a dot at the far end. */
+export function drawPath(pane, voxels) {
+  const points = voxels.map((voxel) => pane.voxelToScreen(voxel));
+  const end = points[points.length - 1];
+  stroke(pane.context, LINES.path, 1.8, (c) => {
+    points.forEach(([x, y], k) => (k ? c.lineTo(x, y) : c.moveTo(x, y)));
+    c.moveTo(end[0] + 2.5, end[1]);
+    c.arc(...end, 2.5, 0, 2 * Math.PI);
+  });
+}
+
+function drawSegments(pane, segments, colour, width) {
+  const { context } = pane;
+  context.strokeStyle = colour;
+  context.lineWidth = width;
+  context.beginPath();
+  for (let k = 0; k < segments.length; k += 4) {
+    context.moveTo(...pane.toScreen([segments[k], segments[k + 1]]));
+    context.lineTo(...pane.toScreen([segments[k + 2], segments[k + 3]]));
+  }
+  context.stroke();
+}
+
+/** Straight lines of the source's space, carried along to the time of the frame. */
+export function drawGrid(pane, model, time) {
+  const { plane, index } = pane;
+  const count = plane.width * plane.height;
+  const places = [new Float32Array(count), new Float32Array(count)];
+  const point = [0, 0, 0];
+  plane.each(index, (voxel, pixel) => {
+    model.correspondence.framePoint(voxel, time, point);
+    places[0][pixel] = point[plane.horizontal];
+    places[1][pixel] = point[plane.vertical];
+  });
+  const step = Math.max(plane.width * plane.pixelWidth, plane.height * plane.pixelHeight) / 24;
+  [plane.horizontal, plane.vertical].forEach((axis, k) => {
+    const spacing = step / (k ? plane.pixelHeight : plane.pixelWidth);
+    for (let level = spacing / 2; level < plane.gridShape[axis]; level += spacing) {
+      drawSegments(pane, contour(places[k], plane.width, plane.height, level), LINES.grid, 1);
+    }
+  });
+}
+
+/** From where tissue was to where it is now, projected into the slice. */
+export function drawArrows(pane, model) {
+  const { plane, index, context } = pane;
+  const spacing = Math.max(2, Math.round(18 / pane.step[0]));
+  const field = pane.side === "source" ? model.correspondence.inverse : model.correspondence.ddf;
+  const moved = [0, 0, 0];
+  context.fillStyle = context.strokeStyle = LINES.arrow;
+  context.lineWidth = 1.3;
+  for (let v = spacing >> 1; v < plane.height; v += spacing) {
+    for (let u = spacing >> 1; u < plane.width; u += spacing) {
+      const voxel = plane.toVoxel(u, v, index);
+      field.at(...voxel, moved);
+      const other = voxel.map((value, k) => value + moved[k]);
+      const [tail, head] = pane.side === "source" ? [voxel, other] : [other, voxel];
+      drawArrow(context, pane.voxelToScreen(tail), pane.voxelToScreen(head));
+    }
+  }
+}
+
+function drawArrow(context, [x0, y0], [x1, y1]) {
+  const size = Math.hypot(x1 - x0, y1 - y0);
+  if (size < 1.5) return;
+  const [dx, dy] = [(x1 - x0) / size, (y1 - y0) / size];
+  const tip = Math.min(5, 0.6 * size);
+  context.beginPath();
+  context.moveTo(x0, y0);
+  context.lineTo(x1, y1);
+  context.stroke();
+  context.beginPath();
+  context.moveTo(x1, y1);
+  context.lineTo(x1 - tip * dx - 0.5 * tip * dy, y1 - tip * dy + 0.5 * tip * dx);
+  context.lineTo(x1 - tip * dx + 0.5 * tip * dy, y1 - tip * dy - 0.5 * tip * dx);
+  context.fill();
+}
+
+/** Folded voxels of the slice: white with a black cross, whatever map lies below. */
+export function drawFolds(pane, folds) {
+  const { plane, index, context } = pane;
+  const [wide, high] = [Math.max(pane.step[0], 7), Math.max(pane.step[1], 7)];
+  let count = 0;
+  plane.each(index, (voxel) => {
+    if (folds.voxel(...voxel) < 0.5) return;
+    count += 1;
+    const [x, y] = pane.voxelToScreen(voxel);
+    const [left, top] = [x - wide / 2, y - high / 2];
+    context.fillStyle = "white";
+    context.fillRect(left, top, wide, high);
+    context.strokeStyle = "black";
+    context.lineWidth = 1.2;
+    context.beginPath();
+    context.rect(left, top, wide, high);
+    context.moveTo(left, top);
+    context.lineTo(left + wide, top + high);
+    context.moveTo(left + wide, top);
+    context.lineTo(left, top + high);
+    context.stroke();
+  });
+  return count;
+}
+
+/** Outline of where values (row by row) are above a half. */
+export function drawOutline(pane, values, colour) {
+  const segments = contour(values, pane.plane.width, pane.plane.height, 0.5);
+  drawSegments(pane, segments, "rgba(0,0,0,0.6)", 3);
+  drawSegments(pane, segments, colour, 1.6);
+}
+
+/** Mask of the target grid, read through the field on the source's panes. */
+export function drawMask(pane, model) {
+  const values = new Float32Array(pane.plane.width * pane.plane.height);
+  pane.plane.each(pane.index, (voxel, pixel) => {
+    const p = pane.side === "source" ? model.correspondence.locate(voxel) : voxel;
+    values[pixel] = model.mask.linear(p[0], p[1], p[2]);
+  });
+  drawOutline(pane, values, LINES.mask);
+}
+
+/** Labels of the source, carried through the field on the target's panes. */
+export function drawLabels(pane, model) {
+  const { width, height } = pane.plane;
+  const numbers = new Uint16Array(width * height);
+  pane.plane.each(pane.index, (voxel, pixel) => {
+    const q = pane.side === "source" ? voxel : model.correspondence.origin(voxel);
+    numbers[pixel] = model.labels.nearest(q[0], q[1], q[2]);
+  });
+  for (const number of new Set(numbers)) {
+    if (number === 0) continue;
+    drawOutline(pane, Float32Array.from(numbers, (value) => (value === number ? 1 : 0)), SERIES[(number - 1) % SERIES.length]);
+  }
+}
+
+/** A region: filled where the slice cuts it, outlined as drawn or as carried. */
+export function drawRegion(pane, model, region, planeName) {
+  const mask = regionMask(model, region, pane.side, planeName, pane.index);
+  const key = `region-${region.id}`;
+  const rgb = [1, 3, 5].map((k) => parseInt(region.colour.slice(k, k + 2), 16));
+  pane.context.globalAlpha = 0.3;
+  pane.image(key, `${key}-${planeName}-${pane.index}-${region.depth}`, (rgba) => {
+    mask.forEach((inside, pixel) => inside && rgba.set([...rgb, 255], 4 * pixel));
+  }, false);
+  pane.context.globalAlpha = 1;
+  const points = outlineOf(pane, model, region, planeName);
+  if (!points) {
+    drawOutline(pane, mask, region.colour);
+    return;
+  }
+  stroke(pane.context, region.colour, 1.8, (c) => {
+    points.forEach(([x, y], k) => (k ? c.lineTo(x, y) : c.moveTo(x, y)));
+    c.closePath();
+  });
+}
+
+function outlineOf(pane, model, region, planeName) {
+  if (planeName !== region.planeName) return null;
+  if (pane.side === region.side) {
+    return pane.index === region.index ? region.polygon.map((point) => pane.toScreen(point)) : null;
+  }
+  return model.is3d ? null : carriedOutline(model, region).map((voxel) => pane.voxelToScreen(voxel));
+}
+
+/** Body directions at the left and the top. */
+export function drawLetters(pane) {
+  const { context, plane } = pane;
+  const [width, height] = pane.size;
+  context.font = "600 12px system-ui, sans-serif";
+  context.fillStyle = "white";
+  context.strokeStyle = "rgba(0,0,0,0.8)";
+  context.lineWidth = 3;
+  context.textBaseline = "middle";
+  for (const [text, x, y] of [[plane.letters[0], 10, height / 2], [plane.letters[2], width / 2, 10]]) {
+    context.textAlign = "center";
+    context.strokeText(text, x, y);
+    context.fillText(text, x, y);
+  }
+}
+
+/** A region while it is being drawn. */
+export function drawDraft(pane, polygon) {
+  stroke(pane.context, "#ffffff", 1.5, (c) => {
+    polygon.forEach((point, k) => (k ? c.lineTo(...pane.toScreen(point)) : c.moveTo(...pane.toScreen(point))));
+    c.closePath();
+  }, [5, 4]);
+}

@@ -1,0 +1,95 @@
+// One picture on the screen: a slice, scaled, and what is drawn over it.
+
+export class Pane {
+  /** element: a figure with a canvas; side: source or target. */
+  constructor(element, name, side) {
+    this.element = element;
+    this.canvas = element.querySelector("canvas");
+    this.context = this.canvas.getContext("2d");
+    this.slider = element.querySelector(".slices");
+    this.label = element.querySelector(".slice-number");
+    this.name = name;
+    this.side = side;
+    this.bitmaps = new Map();
+  }
+
+  /** Fit the plane into the canvas; `centre` is a page point that stays in the middle when zoomed in. */
+  layout(plane, index, zoom, centre) {
+    const ratio = window.devicePixelRatio || 1;
+    const width = this.canvas.clientWidth, height = this.canvas.clientHeight;
+    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
+      this.canvas.width = Math.round(width * ratio);
+      this.canvas.height = Math.round(height * ratio);
+    }
+    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const wide = plane.width * plane.pixelWidth, high = plane.height * plane.pixelHeight;
+    const scale = Math.min(width / wide, height / high) * zoom;
+    this.plane = plane;
+    this.index = index;
+    this.size = [width, height];
+    this.step = [plane.pixelWidth * scale, plane.pixelHeight * scale];
+    this.shift = [
+      placeShift(width, plane.width * this.step[0], (centre[0] + 0.5) * this.step[0]),
+      placeShift(height, plane.height * this.step[1], (centre[1] + 0.5) * this.step[1]),
+    ];
+  }
+
+  /** Screen place (CSS pixels within the canvas) of a page point. */
+  toScreen([u, v]) {
+    return [this.shift[0] + (u + 0.5) * this.step[0], this.shift[1] + (v + 0.5) * this.step[1]];
+  }
+
+  voxelToScreen(voxel) {
+    return this.toScreen(this.plane.toPage(voxel));
+  }
+
+  toPage(x, y) {
+    return [(x - this.shift[0]) / this.step[0] - 0.5, (y - this.shift[1]) / this.step[1] - 0.5];
+  }
+
+  /** Voxel under an event, or null outside the grid. */
+  voxelAt(event) {
+    const [u, v] = this.pageAt(event);
+    if (u < -0.5 || v < -0.5 || u > this.plane.width - 0.5 || v > this.plane.height - 0.5) return null;
+    return this.plane.toVoxel(u, v, this.index);
+  }
+
+  pageAt(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return this.toPage(event.clientX - box.left, event.clientY - box.top);
+  }
+
+  clear() {
+    this.context.clearRect(0, 0, ...this.size);
+  }
+
+  /** Draw a slice whose pixels `paint(rgba)` makes; made again only when the key changes. */
+  image(layer, key, paint, smooth) {
+    let bitmap = this.bitmaps.get(layer);
+    if (!bitmap || bitmap.key !== key) {
+      const canvas = bitmap ? bitmap.canvas : document.createElement("canvas");
+      canvas.width = this.plane.width;
+      canvas.height = this.plane.height;
+      const pixels = new ImageData(canvas.width, canvas.height);
+      paint(pixels.data);
+      canvas.getContext("2d").putImageData(pixels, 0, 0);
+      bitmap = { key, canvas };
+      this.bitmaps.set(layer, bitmap);
+    }
+    const { context } = this;
+    context.imageSmoothingEnabled = smooth;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap.canvas, ...this.shift, this.plane.width * this.step[0], this.plane.height * this.step[1]);
+  }
+
+  /** Forget the slices of another case. */
+  forget() {
+    this.bitmaps.clear();
+  }
+}
+
+/** In the middle when it fits, else so that the centre is in the middle and no edge is left bare. */
+function placeShift(room, size, centre) {
+  if (size <= room) return (room - size) / 2;
+  return Math.min(0, Math.max(room - size, room / 2 - centre));
+}

@@ -1,0 +1,70 @@
+// What is under the crosshair, in words and numbers.
+
+import { difference, length } from "./affine.js";
+import { accountAt } from "./slices.js";
+
+const text = (value, digits = 2) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(digits));
+const point = (values, digits) => values.map((value) => text(value, digits)).join(", ");
+
+/** Rows of the table: [key, heading, value]. */
+export function readings(viewer) {
+  const { model, state } = viewer;
+  const { source, target, side } = state.point;
+  const c = model.correspondence;
+  const sourceMm = c.sourceMm(source), targetMm = c.targetMm(target);
+  const back = side === "source" ? difference(c.sourceMm(c.origin(target)), sourceMm)
+    : difference(c.targetMm(c.locate(source)), targetMm);
+  const account = accountAt(model, target);
+  const before = model.source.linear(...source);
+  const dims = model.is3d ? 3 : 2;
+  const rows = [
+    ["source-mm", "source (RAS mm)", point(sourceMm, 2)],
+    ["source-voxel", "source voxel", point(source.slice(0, dims), 1)],
+    ["target-mm", "translation (RAS mm)", point(targetMm, 2)],
+    ["target-voxel", "translation voxel", point(target.slice(0, dims), 1)],
+    ["moved-mm", "moved by (mm)", `${text(length(difference(targetMm, sourceMm)))} (${point(difference(targetMm, sourceMm), 1)})`],
+    ["path", "path", model.pathKind()],
+    ["before", "intensity before", intensity(model.source, source, before)],
+    ["after", "intensity after", intensity(model.image, target, account.after)],
+  ];
+  if (model.source.channels === model.image.channels) {
+    rows.push(["change", "change", amount(account.after - account.before, model.image)]);
+  }
+  if (account.appearance !== null) {
+    rows.push(["appearance", "explained by appearance", amount(account.appearance, model.image)]);
+    rows.push(["residual", "unexplained", amount(account.residual, model.image)]);
+  }
+  if (model.truth) rows.push(["error", "error (target − image)", amount(model.truth.linear(...target) - account.after, model.image)]);
+  rows.push(["jacobian", `local ${model.is3d ? "volume" : "area"} source / translation`, text(c.ddf.jacobian(...target.map(Math.round)), 3)]);
+  rows.push(["round-trip", "there and back misses (mm)", text(length(back))]);
+  return rows;
+}
+
+function amount(value, volume) {
+  return Number(value.toPrecision(volume.scale === 1 && Number.isInteger(volume.offset) ? 5 : 4)).toString();
+}
+
+function intensity(volume, place, first) {
+  const values = [first];
+  for (let channel = 1; channel < volume.channels; channel++) values.push(volume.linear(...place, channel));
+  return values.map((value) => amount(value, volume)).join(", ");
+}
+
+/** How exactly the page holds the trace. */
+export function exactness(model) {
+  const { arrays } = model.description;
+  const lines = [];
+  for (const [name, heading] of [["source", "source"], ["image", "translation"]]) {
+    const { error } = arrays[name];
+    lines.push(`Intensities of the ${heading}: ${error === 0 ? "exact" : `within ${error.toPrecision(2)}`}.`);
+  }
+  for (const [name, heading] of [["ddf", "field"], ["inverse", "inverse field"], ["velocity", "velocity"]]) {
+    if (!(name in arrays)) continue;
+    const grid = name === "inverse" ? model.grids.source : model.grids.target;
+    const stored = arrays[name].shape.slice(1);
+    const half = stored.some((size, axis) => size !== grid.shape[axis]);
+    lines.push(`The ${heading}: within ${arrays[name].error.toPrecision(2)} voxel${half ? ", stored at half resolution" : ""}.`);
+  }
+  return lines;
+}
+

@@ -1,0 +1,246 @@
+// The viewer's state, and the panes drawn from it.
+
+import { ColourMap, shade } from "./colours.js";
+import { Model } from "./model.js";
+import { Pane } from "./pane.js";
+import * as overlays from "./overlays.js";
+import { apply } from "./affine.js";
+import { MAPS, frameSlice, imageSlice, mapSlice, morphSlice, placeOf } from "./slices.js";
+
+const PANES = { source: "source", warped: "target", image: "target", map: "target" };
+const BLINK_MS = 650;
+
+export function startingState() {
+  return {
+    planeName: "axial", point: null, pinned: false, time: 1, playing: false, morph: false, zoom: 1, anchor: null,
+    layer: "displacement", opacity: 0.65, compare: "off", rival: "warped", swipe: 0.5, blink: false,
+    tool: "point", depth: 3, draft: null,
+    windows: null, linkedWindows: true,
+    show: { cross: true, path: true, grid: false, arrows: false, folds: true, mask: true, labels: true, regions: true },
+  };
+}
+
+export class Viewer extends EventTarget {
+  constructor(scene, root) {
+    super();
+    this.scene = scene;
+    this.root = root;
+    this.maps = { amount: new ColourMap(scene.maps.amount), change: new ColourMap(scene.maps.change) };
+    this.state = startingState();
+    this.regions = scene.cases.map(() => []);
+    this.panes = {};
+    for (const [name, side] of Object.entries(PANES)) {
+      this.panes[name] = new Pane(root.querySelector(`[data-pane=${name}]`), name, side);
+    }
+    new ResizeObserver(() => this.update()).observe(root.querySelector(".panes"));
+    setInterval(() => this.tick(), BLINK_MS);
+  }
+
+  /** Show another case. */
+  async select(number) {
+    this.number = number;
+    this.complete = false;
+    const model = await new Model(this.scene.cases[number]).open();
+    if (this.number !== number) return;
+    this.model = model;
+    const { description } = model;
+    Object.assign(this.state, {
+      planeName: model.planes[this.state.planeName] ? this.state.planeName : "axial",
+      point: model.pair("target", description.start), pinned: false, zoom: 1, anchor: null, draft: null,
+      windows: structuredClone(description.windows), linkedWindows: alike(description.windows),
+    });
+    if (!this.layers().includes(this.state.layer)) this.state.layer = "displacement";
+    for (const pane of Object.values(this.panes)) pane.forget();
+    this.dispatchEvent(new Event("case"));
+    this.update();
+    await model.openRest(() => this.number === number && this.update());
+    if (this.number === number) this.complete = true;
+  }
+
+  layers() {
+    const { model } = this;
+    const known = ["displacement", "jacobian"];
+    if (model.description.appearance.kind !== "none") known.push("appearance", "residual");
+    if (model.has("truth")) known.push("error");
+    return known;
+  }
+
+  get caseRegions() {
+    return this.regions[this.number];
+  }
+
+  /** Point at a voxel of one side; the other side follows. */
+  point(side, voxel) {
+    this.state.point = this.model.pair(side, voxel);
+    this.update();
+  }
+
+  set(changes) {
+    Object.assign(this.state, changes);
+    this.update();
+  }
+
+  show(name, on) {
+    this.state.show[name] = on ?? !this.state.show[name];
+    this.update();
+  }
+
+  zoom(factor) {
+    const zoom = Math.min(16, Math.max(1, this.state.zoom * factor));
+    const { source, target } = this.state.point;
+    this.set({ zoom, anchor: zoom === 1 ? null : { source: [...source], target: [...target] } });
+  }
+
+  /** Draw at the next frame, once. */
+  update() {
+    if (this.waiting || !this.model) return;
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = null;
+      this.draw();
+      this.dispatchEvent(new Event("drawn"));
+    });
+  }
+
+  tick() {
+    if (this.state.compare !== "blink") return;
+    this.state.blink = !this.state.blink;
+    this.update();
+  }
+
+  sliceOf(side) {
+    return this.model.planes[this.state.planeName][side].slice(this.state.point[side]);
+  }
+
+  draw() {
+    const { state, model } = this;
+    for (const pane of Object.values(this.panes)) {
+      const plane = model.planes[state.planeName][pane.side];
+      const centre = plane.toPage(state.anchor ? state.anchor[pane.side] : state.point[pane.side]);
+      pane.layout(plane, plane.slice(state.point[pane.side]), state.zoom, centre);
+      pane.clear();
+    }
+    this.drawImages();
+    const path = model.correspondence.path(state.point.target);
+    for (const pane of Object.values(this.panes)) this.drawOver(pane, path);
+  }
+
+  /** The slice of a pane, kept until its key changes. */
+  grey(pane, layer, name, window, values) {
+    const { state } = this;
+    const key = [this.number, state.planeName, pane.index, name, ...window].join(" ");
+    pane.image(layer, key, (rgba) => shade(values(), this.model[name.split(" ")[0]]?.channels ?? this.model.source.channels, window, rgba), state.zoom < 4);
+  }
+
+  drawImages() {
+    const { source, warped, image, map } = this.panes;
+    const { windows } = this.state;
+    const model = this.model;
+    this.grey(source, "base", "source", windows.source, () => imageSlice(model.source, source.plane, source.index));
+    this.drawFrame(warped, "base");
+    this.drawImage(image, "base");
+    this.drawComparison(image);
+    this.drawImage(map, "base");
+    this.drawMap(map);
+  }
+
+  drawFrame(pane, layer) {
+    const { state, model } = this;
+    const make = state.morph ? morphSlice : frameSlice;
+    const flow = model.correspondence.velocity ? "flow" : "line";
+    const name = `warped ${state.time} ${state.morph} ${state.time < 1 ? flow : ""}`;
+    this.grey(pane, layer, name, state.windows.source, () => make(model, pane.plane, pane.index, state.time));
+  }
+
+  drawImage(pane, layer) {
+    const { state, model } = this;
+    this.grey(pane, layer, "image", state.windows.image, () => imageSlice(model.image, pane.plane, pane.index));
+  }
+
+  drawRival(pane) {
+    const { state, model } = this;
+    if (state.rival === "truth" && model.truth) {
+      this.grey(pane, "rival", "truth", state.windows.image, () => imageSlice(model.truth, pane.plane, pane.index));
+      return;
+    }
+    const time = state.rival === "source" ? 0 : 1;
+    const values = () => frameSlice(model, pane.plane, pane.index, time);
+    this.grey(pane, "rival", `warped ${time}`, state.windows.source, values);
+  }
+
+  drawComparison(pane) {
+    const { state } = this;
+    if (state.compare === "blink" && state.blink) this.drawRival(pane);
+    if (state.compare !== "swipe") return;
+    const { context, size } = pane;
+    const edge = state.swipe * size[0];
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, edge, size[1]);
+    context.clip();
+    context.clearRect(0, 0, ...size);
+    this.drawRival(pane);
+    context.restore();
+    context.fillStyle = "#ffffff";
+    context.fillRect(edge - 1, 0, 2, size[1]);
+  }
+
+  drawMap(pane) {
+    const { state, model } = this;
+    if (["appearance", "error"].includes(state.layer) && !this.mapReady()) return;
+    const range = model.description.ranges[state.layer];
+    const colours = this.maps[MAPS[state.layer].colours];
+    const key = [this.number, state.planeName, pane.index, state.layer].join(" ");
+    pane.context.globalAlpha = state.opacity;
+    pane.image("map", key, (rgba) => {
+      mapSlice(model, state.layer, pane.plane, pane.index).forEach((value, pixel) => {
+        colours.mix(placeOf(state.layer, value, range), 1, rgba, pixel);
+        rgba[4 * pixel + 3] = 255;
+      });
+    }, state.zoom < 4);
+    pane.context.globalAlpha = 1;
+  }
+
+  mapReady() {
+    const { model, state } = this;
+    const needs = { error: "truth", appearance: "appearance", residual: "appearance" }[state.layer];
+    return !model.has(needs) || model[needs];
+  }
+
+  drawOver(pane, path) {
+    const { state, model } = this;
+    const { show } = state;
+    const onTarget = pane.side === "target";
+    const time = pane.name === "warped" ? state.time : 1;
+    if (show.grid && pane.name === "warped") overlays.drawGrid(pane, model, time);
+    if (show.arrows && ["source", "warped"].includes(pane.name)) overlays.drawArrows(pane, model);
+    if (time === 1 && show.mask && model.mask) overlays.drawMask(pane, model);
+    if (time === 1 && show.labels && model.labels) overlays.drawLabels(pane, model);
+    if (time === 1 && show.regions) {
+      for (const region of this.caseRegions) overlays.drawRegion(pane, model, region, state.planeName);
+    }
+    if (show.folds && model.folds && onTarget && pane.name !== "image") overlays.drawFolds(pane, model.folds);
+    if (state.draft && state.draft.pane === pane) overlays.drawDraft(pane, state.draft.polygon);
+    if (show.cross) this.drawPoint(pane, path, time);
+    overlays.drawLetters(pane);
+  }
+
+  drawPoint(pane, path, time) {
+    const { state, model } = this;
+    const { point } = state;
+    if (pane.side === "source") {
+      const { toSource } = model.correspondence;
+      if (state.show.path) overlays.drawPath(pane, [...path].reverse().map((p) => apply(toSource, p)));
+      overlays.drawCross(pane, point.source, state.pinned);
+      return;
+    }
+    if (state.show.path) overlays.drawPath(pane, path);
+    const place = time < 1 ? model.correspondence.onFrame(path, time) : point.target;
+    overlays.drawCross(pane, place, state.pinned);
+  }
+}
+
+/** Whether one window suits both images. */
+function alike({ source, image }) {
+  const overlap = Math.min(source[1], image[1]) - Math.max(source[0], image[0]);
+  return overlap > 0.6 * Math.max(source[1] - source[0], image[1] - image[0]);
+}

@@ -1,0 +1,126 @@
+"""One self-contained page of traces: nothing is fetched when it opens."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+
+from medtrace import __version__
+from medtrace.report.figures import AMOUNT, CHANGE
+from medtrace.report.viewer.packing import Packed
+from medtrace.report.viewer.scene import ReportCase, scene_of
+
+SUFFIXES = (".html", ".htm")
+_ASSETS = files("medtrace.report.viewer") / "assets"
+_IMPORT = re.compile(r'(?<=from )"\./(\w+)\.js"')
+_PLACE = re.compile(r"<!-- (style|modules|scene|arrays) -->")
+
+
+def write_report(cases: ReportCase | Sequence[ReportCase], path: str | os.PathLike[str]) -> Path:
+    """Write traces as one HTML file that opens offline.
+
+    Args:
+        cases: what to show; the reader chooses among them.
+        path: ends in .html; its folder is made where missing. The file appears complete or not at all.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: if a case is none.
+        ValueError: if there is no case, two have one name, or the suffix is another one.
+    """
+    cases = [cases] if isinstance(cases, ReportCase) else list(cases)
+    _check(cases, Path(path))
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.stem}-{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(_parts(cases))
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _check(cases: Sequence[Any], path: Path) -> None:
+    if not cases:
+        raise ValueError("cases: expected at least one, received none")
+    for case in cases:
+        if not isinstance(case, ReportCase):
+            raise TypeError(f"cases: expected ReportCase, received {type(case).__name__}; see ReportCase")
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        raise ValueError(f"cases: expected a name of its own for each, received {', '.join(names)}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"path: expected a name ending in .html, received {path.name!r}")
+
+
+def _parts(cases: Sequence[ReportCase]) -> Iterator[str]:
+    """The page piece by piece: only one case's arrays are in memory at a time."""
+    scenes: list[dict[str, Any]] = []
+    template = (_ASSETS / "template.html").read_text(encoding="utf-8")
+    pieces = _PLACE.split(template)
+    yield pieces[0]
+    for name, text in zip(pieces[1::2], pieces[2::2]):
+        if name == "style":
+            yield f"<style>\n{(_ASSETS / 'viewer.css').read_text(encoding='utf-8')}</style>"
+        elif name == "modules":
+            yield _modules()
+        elif name == "arrays":
+            for case in cases:
+                description, arrays = scene_of(case)
+                description["arrays"] = _headers(len(scenes), arrays)
+                yield from _elements(description["arrays"], arrays)
+                scenes.append(description)
+        else:
+            scene = {"medtrace": __version__, "maps": _maps(), "cases": scenes}
+            yield f'<script type="application/json" id="scene">{safe_json(scene)}</script>'
+        yield text
+
+
+def _headers(case: int, arrays: Mapping[str, Packed]) -> dict[str, Any]:
+    return {name: {"id": f"array-{case}-{name}", **packed.header} for name, packed in arrays.items()}
+
+
+def _elements(headers: Mapping[str, Any], arrays: Mapping[str, Packed]) -> Iterator[str]:
+    for name, packed in arrays.items():
+        yield f'<script type="text/plain" id="{headers[name]["id"]}">{packed.payload}</script>\n'
+
+
+def safe_json(value: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _modules() -> str:
+    """The page's modules, as an import map of data addresses: browsers read no module files from disk."""
+    imports = {}
+    for asset in sorted(_ASSETS.iterdir(), key=lambda entry: entry.name):
+        if asset.name.endswith(".js"):
+            name = asset.name.removesuffix(".js")
+            code = _IMPORT.sub(r'"viewer/\1"', asset.read_text(encoding="utf-8")) + f"//# sourceURL=viewer/{asset.name}"
+            encoded = base64.b64encode(code.encode()).decode("ascii")
+            imports[f"viewer/{name}"] = f"data:text/javascript;base64,{encoded}"
+    return f'<script type="importmap">{json.dumps({"imports": imports})}</script>'
+
+
+def _maps() -> dict[str, str]:
+    """Colour maps of amounts and of changes, 256 RGB colours each, base64."""
+    places = np.linspace(0, 1, 256)
+    return {
+        name: base64.b64encode((colormaps[key](places)[:, :3] * 255).round().astype(np.uint8).tobytes()).decode("ascii")
+        for name, key in (("amount", AMOUNT), ("change", CHANGE))
+    }

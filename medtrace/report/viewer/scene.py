@@ -1,0 +1,191 @@
+"""What the page knows of a trace: its grids, its arrays, and how they are to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_same_shape
+from medtrace.fields import folded_voxels, jacobian_determinant, voxel_to_mm
+from medtrace.report.view import PlaneName, view_of
+from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels, pack_mask
+from medtrace.trace import Trace
+
+CURVE_POINTS = 2048
+"""Places at which the change of contrast is stored, where it depends on the warped source alone."""
+_PLANES: tuple[PlaneName, ...] = ("axial", "coronal", "sagittal")
+
+
+@dataclass(frozen=True)
+class ReportCase:
+    """One trace of a report.
+
+    Attributes:
+        name: shown to the reader, and in the files of scores; keep identifiers of patients out of it.
+        trace: what to show.
+        target: (C', *spatial), the true image, for a layer of the error.
+        labels: (1, *source_spatial) integers on the source's grid.
+        method: what made the trace.
+        notes: sentences shown with the case.
+    """
+
+    name: str
+    trace: Trace
+    target: Tensor | None = None
+    labels: Tensor | None = None
+    method: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.trace, Trace):
+            raise TypeError(f"trace: expected a Trace, received {type(self.trace).__name__}; see Trace.build")
+        if self.target is not None:
+            check_same_shape("target", self.target, "image", self.trace.image)
+        grid = (1, *self.trace.source.shape[1:])
+        if self.labels is not None and tuple(self.labels.shape) != grid:
+            raise ValueError(f"labels: expected {grid}, the source's grid, received {tuple(self.labels.shape)}")
+
+
+def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
+    """Describe a case for the page.
+
+    Args:
+        case: the trace and what goes with it.
+
+    Returns:
+        What JSON holds of it, and its arrays by name.
+    """
+    trace = case.trace
+    folds = folded_voxels(trace.ddf[None])[0]
+    arrays = dict(_arrays(case))
+    if bool(folds.any()):
+        arrays["folds"] = pack_mask(folds.float())
+    description: dict[str, Any] = {
+        "name": case.name,
+        "method": case.method,
+        "notes": list(case.notes),
+        "spatialDims": trace.spatial_dims,
+        "source": _grid(trace.source_affine, trace.source.shape),
+        "target": _grid(trace.affine, trace.image.shape),
+        "windows": {"source": _window(trace.source), "image": _window(trace.image)},
+        "ranges": _ranges(case),
+        "appearance": {"kind": "none"},
+        "folds": int(folds.sum()),
+        "start": _start(trace),
+    }
+    if trace.appearance is not None:
+        description["appearance"] = _appearance(trace, trace.appearance)
+        if description["appearance"]["kind"] == "stored":
+            arrays["appearance"] = pack_image(trace.appearance)
+    return description, arrays
+
+
+def _arrays(case: ReportCase) -> Iterator[tuple[str, Packed]]:
+    trace = case.trace
+    yield "source", pack_image(trace.source)
+    yield "image", pack_image(trace.image)
+    yield "ddf", pack_field(trace.ddf)
+    yield "inverse", pack_field(trace.inverse_ddf)
+    if trace.velocity is not None:
+        yield "velocity", pack_field(trace.velocity)
+    if trace.mask is not None:
+        yield "mask", pack_mask(trace.mask)
+    if case.target is not None:
+        yield "truth", pack_image(case.target)
+    if case.labels is not None:
+        yield "labels", pack_labels(case.labels)
+
+
+def _grid(affine: Tensor, shape: torch.Size) -> dict[str, Any]:
+    """Size, affine (row by row) and planes of a grid; a 2D image is one slice."""
+    spatial = tuple(shape[1:])
+    names = _PLANES if len(spatial) == 3 else _PLANES[:1]
+    planes = {}
+    for name in names:
+        view = view_of(affine, spatial, name)
+        planes[name] = {
+            "horizontal": view.horizontal,
+            "vertical": view.vertical,
+            "normal": 2 if view.normal is None else view.normal,
+            "flipHorizontal": bool(view.flip_horizontal),
+            "flipVertical": bool(view.flip_vertical),
+            "letters": view.letters,
+        }
+    return {
+        "channels": shape[0],
+        "shape": [*spatial, 1][:3],
+        "affine": affine.double().reshape(-1).tolist(),
+        "planes": planes,
+    }
+
+
+def _window(image: Tensor) -> list[float]:
+    """Intensities that are black and white: the .5 and 99.5 percentiles, without what is as dark as the darkest."""
+    values = image.detach().cpu().float().numpy().ravel()
+    low = float(values.min())
+    inside = values[values > low]
+    high = float(np.percentile(inside, 99.5)) if inside.size else low + 1.0
+    low = min(low, float(np.percentile(values, 0.5)))
+    return [low, high if high > low else low + 1.0]
+
+
+def _ranges(case: ReportCase) -> dict[str, float]:
+    """What the ends of every map's colours stand for; of the Jacobian as a power of two."""
+    trace = case.trace
+    ledger = trace.ledger(case.target)
+    displacement = torch.linalg.vector_norm(voxel_to_mm(trace.ddf[None], trace.affine)[0], dim=0)
+    logarithm = jacobian_determinant(trace.ddf[None])[0].clamp_min(1e-3).log2()
+    changes = [column for column in (ledger.appearance, ledger.residual, ledger.error) if column is not None]
+    change = max((_far(column) for column in changes), default=0.0) or 1.0
+    return {
+        "displacement": max(_far(displacement), 0.1),
+        "jacobian": min(max(_far(logarithm), 0.1), 3.0),
+        **dict.fromkeys(("appearance", "residual", "error"), change),
+    }
+
+
+def _far(values: Tensor) -> float:
+    """The 99.8 percentile of the absolute values."""
+    return float(np.percentile(values.detach().abs().cpu().numpy(), 99.8))
+
+
+def _start(trace: Trace) -> list[float]:
+    """The target's voxel under the crosshair when the page opens: the middle of what moves, or of the grid."""
+    length = torch.linalg.vector_norm(trace.ddf.double(), dim=0)
+    weight = length * (trace.image - trace.image.min()).mean(0).double()
+    if float(weight.max()) <= 0:
+        return [(size - 1) / 2 for size in (*trace.image.shape[1:], 1)][:3]
+    place = np.unravel_index(int(weight.argmax()), tuple(weight.shape))
+    return [float(index) for index in (*place, 0)][:3]
+
+
+def _appearance(trace: Trace, explained: Tensor) -> dict[str, Any]:
+    """How the page gets the explained change of intensity: from the mask, from a curve, or from an array."""
+    change = trace.image - trace.warped
+    close = 1e-4 * float(trace.image.max() - trace.image.min()) + 1e-12
+    if trace.mask is not None and float((explained - trace.mask * change).abs().max()) <= close:
+        return {"kind": "mask"}
+    curves = []
+    for warped, appearance in zip(trace.warped, explained):
+        curve = _curve(warped.cpu().numpy().ravel(), appearance.cpu().numpy().ravel())
+        if curve is None:
+            return {"kind": "stored"}
+        curves.append(curve)
+    return {"kind": "curve", "curves": curves}
+
+
+def _curve(warped: np.ndarray, appearance: np.ndarray) -> dict[str, Any] | None:
+    """The appearance as a function of the warped intensity, or None where it is not one."""
+    low, high = float(warped.min()), float(warped.max())
+    knots = np.linspace(low, high, CURVE_POINTS)
+    order = np.argsort(warped)
+    values = np.interp(knots, warped[order], appearance[order])
+    spread = float(appearance.max() - appearance.min())
+    if float(np.abs(np.interp(warped, knots, values) - appearance).max()) > spread / 100 + 1e-12:
+        return None
+    return {"low": low, "high": high, "values": [float(f"{value:.7g}") for value in values]}

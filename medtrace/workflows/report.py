@@ -1,0 +1,88 @@
+"""Traces on disk to one page for readers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from medtrace.data.reading import read_image
+from medtrace.io import load_trace
+from medtrace.io.trace_folder import INDEX
+from medtrace.report.viewer import ReportCase, write_report
+from medtrace.trace import Trace
+
+REPORT = "report.html"
+
+
+def report(
+    folders: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    targets: Sequence[str | os.PathLike[str]] = (),
+    labels: Sequence[str | os.PathLike[str]] = (),
+) -> Path:
+    """Write saved traces as one HTML file that opens offline.
+
+    The page names each trace after its folder, with as many parent folders as make the names differ; nothing else of
+    the paths or of the files' headers goes into it.
+
+    Args:
+        folders: of traces, as `save_trace` wrote them.
+        out: the file, ending in .html.
+        targets: true images on the target grids, one per folder, for a layer of the error; or none.
+        labels: label maps on the source grids, one per folder; or none.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if there is no folder, or targets or labels do not go with them.
+    """
+    if not folders:
+        raise ValueError("folders: expected at least one trace, received none")
+    for name, files in (("targets", targets), ("labels", labels)):
+        if files and len(files) != len(folders):
+            raise ValueError(f"{name}: expected one for each of {len(folders)} traces, received {len(files)}")
+    names = distinct_names([Path(folder) for folder in folders])
+    cases = []
+    for number, (name, folder) in enumerate(zip(names, folders)):
+        trace = load_trace(folder)
+        cases.append(
+            ReportCase(
+                name,
+                trace,
+                target=_read(targets[number], trace.image) if targets else None,
+                labels=_read(labels[number], trace.source) if labels else None,
+                method=json.loads((Path(folder) / INDEX).read_text()).get("method"),
+            )
+        )
+    return write_report(cases, out)
+
+
+def report_beside(trace: Trace, folder: Path, method: str | None = None) -> Path:
+    """Write the page of one trace next to its folder: FOLDER.html."""
+    return write_report(ReportCase(folder.name, trace, method=method), folder.with_name(f"{folder.name}.html"))
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart."""
+    parts = [folder.absolute().parts for folder in folders]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"folders: expected each once, received {', '.join(map(str, folders))}")
+
+
+def _read(path: str | os.PathLike[str], like: Tensor) -> Tensor:
+    image = read_image(Path(path)).as_tensor()
+    if image.ndim > like.ndim and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.shape[1:] != like.shape[1:]:
+        raise ValueError(f"{path}: expected the grid {tuple(like.shape[1:])}, received {tuple(image.shape[1:])}")
+    return image
