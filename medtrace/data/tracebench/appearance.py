@@ -48,7 +48,7 @@ PRE_OPERATIVE = Contrast(csf=0.16, gm=0.44, wm=0.64, core=0.28, rim=0.74, oedema
 POST_OPERATIVE = Contrast(csf=0.28, gm=0.58, wm=0.70, core=0.38, rim=0.78, oedema=0.52, fluid=0.22)
 # Of healthy heads. The detail is that of the template's T1; FLAIR, brighter in grey matter, shows it inverted.
 T1 = Contrast(csf=0.16, gm=0.44, wm=0.64, core=0, rim=0, oedema=0, fluid=0)
-FLAIR = Contrast(csf=0.12, gm=0.72, wm=0.50, core=0, rim=0, oedema=0, fluid=0, texture=0.7)
+FLAIR = Contrast(csf=0.14, gm=0.80, wm=0.45, core=0, rim=0, oedema=0, fluid=0, texture=0.7)
 
 
 def render_tissues(contrast: Contrast, tissues: Tensor, detail: Tensor) -> Tensor:

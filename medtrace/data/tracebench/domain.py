@@ -40,7 +40,7 @@ class DomainSettings(BrainSettings):
         head_scale: size of a head in the target's domain over its size in the source's. Above 1.05 some heads reach
             beyond the grid.
         ventricle_mm: peak of the velocity that widens the ventricles. Met at a straight border of a ventricle that is
-            much wider than the reach; half of it or less at real ones.
+            much wider than the reach; real ones see about half of it.
         ventricle_reach_mm: standard deviation of the Gaussian with which that velocity falls off.
         target_bias: as `bias`, which is the source's.
         pairing: "random", where the target is another subject in another plane, or "subject", where it is the true
@@ -55,7 +55,7 @@ class DomainSettings(BrainSettings):
     bias: float = 0.03
     target_bias: float = 0.06
     head_scale: Range = (0.86, 0.92)
-    ventricle_mm: Range = (6.0, 10.0)
+    ventricle_mm: Range = (8.0, 12.0)
     ventricle_reach_mm: float = 10.0
     pairing: str = PAIRINGS[0]
 
@@ -236,7 +236,7 @@ def _lateral_ventricles() -> Tensor:
     without a wedge along the midline behind the thalamus, where cisterns touch the ventricles. Temporal horns, third
     and fourth ventricle are not in it.
     """
-    template = load_template()
+    template = load_template(0.0)
     sizes, affine = template.maps.shape[1:], template.affine
     axes = [affine[axis, axis] * np.arange(size) + affine[axis, 3] for axis, size in enumerate(sizes)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
