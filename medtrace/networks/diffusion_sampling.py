@@ -115,17 +115,22 @@ def denoise(
 
 
 @torch.no_grad()
-def invert(predict: Predict, image: Tensor, gammas: Tensor, *, progress: str | None = None) -> Tensor:
+def invert(
+    predict: Predict, image: Tensor, gammas: Tensor, *, refinements: int = 0, progress: str | None = None
+) -> Tensor:
     """The noisy image from which DDIM leads to `image`, without gradient: DDIM run backwards (as DDIB encodes).
 
     Each step takes the noise estimated at its cleaner end, where it starts; on the way back DDIM takes that of the
     noisier end. Their difference vanishes in proportion to the step, so `denoise(..., "ddim")` returns the image up to
-    an error that falls with the number of steps.
+    an error that falls with the number of steps. With few steps it is large. A refinement estimates the noise anew at
+    the noisier end that a step has found and repeats the step with it, a fixed-point iteration whose solution DDIM
+    takes back exactly.
 
     Args:
         predict: (noisy, gamma) -> noise, the noise in a batch at levels (B,).
         image: (B, C, *spatial), at level gammas[-1], usually 1.
         gammas: (steps + 1,) rising noise levels in (0, 1], the very ones for going back.
+        refinements: of each step; each costs as much as the step. DDIB has none.
         progress: label of a progress bar; None for no bar.
 
     Returns:
@@ -137,11 +142,17 @@ def invert(predict: Predict, image: Tensor, gammas: Tensor, *, progress: str | N
     """
     check_batched("image", image)
     levels = _check_gammas(gammas)
+    if refinements < 0:
+        raise ValueError(f"refinements: expected 0 or more, received {refinements!r}")
     image = image.to(torch.promote_types(image.dtype, torch.float32))
     for step in tqdm(range(len(levels) - 1, 0, -1), desc=progress, disable=progress is None, leave=False):
         level, noisier = levels[step], levels[step - 1]
-        noise, clean = _estimate(predict, image, level, None)
-        image = math.sqrt(noisier) * clean + math.sqrt(1 - noisier) * noise
+        shrink = math.sqrt(noisier / level)
+        growth = math.sqrt(1 - noisier) - shrink * math.sqrt(1 - level)
+        reached = shrink * image + growth * _noise(predict, image, level)
+        for _ in range(refinements):
+            reached = shrink * image + growth * _noise(predict, reached, noisier)
+        image = reached
     return image
 
 
@@ -175,15 +186,18 @@ def draw_noise(image: Tensor, generators: Sequence[torch.Generator] | None) -> T
 
 def _estimate(predict: Predict, image: Tensor, level: float, clip: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
     """The noise in an image, and the clean image that this leaves."""
-    gamma = torch.full((image.shape[0],), level, dtype=torch.float32, device=image.device)
-    noise = predict(image, gamma)
-    check_same_shape("noisy", image, "predict(noisy, gamma)", noise)
-    noise = noise.to(image)
+    noise = _noise(predict, image, level)
     clean = (image - math.sqrt(1 - level) * noise) / math.sqrt(level)
     if clip is not None and level < 1:
         clean = clean.clamp(*clip)
         noise = (image - math.sqrt(level) * clean) / math.sqrt(1 - level)
     return noise, clean
+
+
+def _noise(predict: Predict, image: Tensor, level: float) -> Tensor:
+    noise = predict(image, torch.full((image.shape[0],), level, dtype=torch.float32, device=image.device))
+    check_same_shape("noisy", image, "predict(noisy, gamma)", noise)
+    return noise.to(image)
 
 
 def _ancestral_step(image: Tensor, noise: Tensor, level: float, cleaner: float) -> Tensor:

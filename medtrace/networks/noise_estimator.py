@@ -92,6 +92,7 @@ class NoiseEstimator(nn.Module):
             attention_levels=attends,
             norm_num_groups=norm_groups,
             num_head_channels=head_channels,
+            use_flash_attention=True,
         )
         if dropout:
             _add_dropout(self.unet, dropout)
