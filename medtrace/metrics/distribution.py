@@ -89,7 +89,7 @@ def bhattacharyya_from_histograms(
             raise ValueError(f"{name}: expected a histogram that counts something, received an empty one")
         shares.append(counts / total)
     coefficient = (shares[0] * shares[1]).sqrt().sum(-1).clamp(max=1.0)
-    return (1 - coefficient).sqrt() if form == BhattacharyyaForm.HELLINGER else -coefficient.log()
+    return (1 - coefficient).sqrt() if form == BhattacharyyaForm.HELLINGER else (1 / coefficient).log()
 
 
 def bhattacharyya_distance(
