@@ -340,6 +340,44 @@ def bench(
     call(task=task, setting="full" if full else setting, study=study, out=out, seed=seed, device=device)
 
 
+@command("export")
+def export(
+    trace: Annotated[Path, typer.Argument(help="Folder of a trace.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="itk, composite, ants, nrrd, slicer, nitransforms, learn2reg, fsl, or trace (with --source).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
+    source: Annotated[
+        Path | None, typer.Option(help="The source scan as it was given, to which the field is brought first.")
+    ] = None,
+    source_motion: Annotated[
+        Path | None, typer.Option("--source-motion", help="ITK transform from the trace's source frame to that scan.")
+    ] = None,
+    target: Annotated[Path | None, typer.Option(help="The target scan as it was given; needs --source.")] = None,
+    target_motion: Annotated[
+        Path | None,
+        typer.Option("--target-motion", help="ITK transform from the trace's target frame to that scan: rigid/*.tfm."),
+    ] = None,
+) -> None:
+    """Write a trace's fields for ITK, ANTs, 3D Slicer, nitransforms, Learn2Reg or FSL."""
+    from medtrace.workflows.export import export as call
+
+    files = call(
+        trace,
+        out,
+        format_,
+        source=source,
+        source_motion=source_motion,
+        target=target,
+        target_motion=target_motion,
+    )
+    typer.echo(f"{out}: {', '.join(path.name for path in files)}")
+
+
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
     """Parse `key=value` pairs; values are YAML, so numbers, lists and booleans keep their kind.
 

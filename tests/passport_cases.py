@@ -2,14 +2,17 @@
 
 import math
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
 from medtrace.fields import exponentiate
+from medtrace.io import write_image
 from medtrace.trace import Trace
 
 MIRROR = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
@@ -39,7 +42,7 @@ def affine_of(spacing, angles=(0.0, 0.0, 0.0), origin=(0.0, 0.0, 0.0), flip=(1, 
     return torch.from_numpy(affine)
 
 
-SHAPES = {"3d": (18, 20, 16), "single": (24, 22, 1), "2d": (24, 22)}
+SHAPES = {"3d": (14, 16, 12), "single": (18, 16, 1), "2d": (18, 16)}
 AFFINES = {
     "plain": affine_of((1, 1, 1)),
     "oblique": affine_of((1.0, 1.0, 1.0), (10, -20, 35), (-80.0, 60, 12)),
@@ -47,9 +50,20 @@ AFFINES = {
     "flipped": affine_of((1.2, 0.8, 2.0), (3, 4, 5), (100.0, -50, 20), flip=(-1, 1, 1)),
     "permuted": affine_of((1.5, 1.0, 2.5), (170, 5, -80), (10.0, 20, 30), flip=(1, -1, 1), order=(2, 0, 1)),
 }
-GRIDS = [(kind, name) for kind in SHAPES for name in AFFINES]
-grids = pytest.mark.parametrize(("kind", "name"), GRIDS, ids=[f"{kind}-{name}" for kind, name in GRIDS])
-elsewhere = pytest.mark.parametrize("elsewhere", [False, True], ids=["one grid", "two grids"])
+CASES = {
+    "oblique": ("3d", "oblique", False),
+    "oblique, two grids": ("3d", "oblique", True),
+    "anisotropic": ("3d", "anisotropic", False),
+    "flipped": ("3d", "flipped", False),
+    "flipped, two grids": ("3d", "flipped", True),
+    "permuted, two grids": ("3d", "permuted", True),
+    "single slice, oblique, two grids": ("single", "oblique", True),
+    "single slice, flipped": ("single", "flipped", False),
+    "2d, anisotropic": ("2d", "anisotropic", False),
+    "2d, permuted, two grids": ("2d", "permuted", True),
+}
+"""Kind and affine of the target's grid, and whether the source lies on another."""
+cases = pytest.mark.parametrize(("kind", "name", "elsewhere"), CASES.values(), ids=CASES.keys())
 
 
 def other_grid(affine, shape):
@@ -77,7 +91,8 @@ def flow(*shape, amplitude=3.0, seed=1):
     return exponentiate(velocity[None])[0]
 
 
-def make_trace(kind, name, elsewhere=False, **options):
+@lru_cache
+def make_trace(kind, name, elsewhere=False):
     """A trace whose target lies on the named grid; `elsewhere` puts the source on another."""
     shape, affine = SHAPES[kind], AFFINES[name]
     source_affine, source_shape = other_grid(affine, shape) if elsewhere else (affine, shape)
@@ -87,7 +102,6 @@ def make_trace(kind, name, elsewhere=False, **options):
         flow(*shape),
         affine=affine,
         source_affine=source_affine,
-        **options,
     )
 
 
@@ -115,3 +129,28 @@ def largest(format_name, what, difference):
         with Path(path).open("a") as file:
             file.write(f"{format_name}\t{what}\t{value:.3g}\n")
     return value
+
+
+def both_ways(trace):
+    """Field, its affine, its grid and the method of the trace that moves points as it does."""
+    return {
+        "ddf": (trace.ddf, trace.affine, trace.image.shape[1:], trace.origin),
+        "inverse_ddf": (trace.inverse_ddf, trace.source_affine, trace.source.shape[1:], trace.locate),
+    }
+
+
+def apply(matrix, points):
+    """A 4x4 matrix on points (N, 3)."""
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def mapped(transform, points):
+    """A SimpleITK transform on points (N, 3) in RAS mm."""
+    moved = [transform.TransformPoint(point) for point in apply(MIRROR, points).tolist()]
+    return apply(MIRROR, torch.tensor(moved, dtype=torch.float64))
+
+
+def itk_image(path, image, affine):
+    """SimpleITK's image of a file that we wrote."""
+    write_image(path, image, affine, dtype="float64")
+    return sitk.ReadImage(str(path))

@@ -23,20 +23,17 @@ from tests.passport_cases import (
     MIRROR,
     SHAPES,
     affine_of,
-    elsewhere,
+    both_ways,
+    cases,
     flow,
-    grids,
     inside_source,
+    itk_image,
     largest,
     make_trace,
+    mapped,
     points_within,
     smooth,
 )
-
-
-def itk_image(path, image, affine):
-    write_image(path, image, affine, dtype="float64")
-    return sitk.ReadImage(str(path))
 
 
 def resampled(trace, transform, folder):
@@ -50,23 +47,7 @@ def resampled(trace, transform, folder):
     return (theirs - trace.warped[0])[inside]
 
 
-def mapped(transform, points):
-    """A SimpleITK transform on points (N, 3) in RAS mm."""
-    flipped = points @ MIRROR[:3, :3]
-    moved = torch.tensor([transform.TransformPoint(point) for point in flipped.tolist()], dtype=torch.float64)
-    return moved @ MIRROR[:3, :3]
-
-
-def both_ways(trace):
-    """Field, its affine, its grid and the method of the trace that moves points as it does."""
-    return {
-        "ddf": (trace.ddf, trace.affine, trace.image.shape[1:], trace.origin),
-        "inverse_ddf": (trace.inverse_ddf, trace.source_affine, trace.source.shape[1:], trace.locate),
-    }
-
-
-@elsewhere
-@grids
+@cases
 def test_slicer_nrrd_resamples_and_moves_points(tmp_path, kind, name, elsewhere):
     trace = make_trace(kind, name, elsewhere)
     for field, (ddf, affine, shape, ours) in both_ways(trace).items():
@@ -122,8 +103,7 @@ def test_nrrd_of_other_programs(tmp_path):
         read_slicer_nrrd(tmp_path / "scalar.nrrd")
 
 
-@elsewhere
-@grids
+@cases
 def test_nitransforms_resamples_and_moves_points(tmp_path, kind, name, elsewhere):
     resampling = pytest.importorskip("nitransforms.resampling")
     dense = pytest.importorskip("nitransforms.nonlinear").DenseFieldTransform
@@ -156,8 +136,7 @@ def test_nitransforms_resamples_and_moves_points(tmp_path, kind, name, elsewhere
         assert largest(f"nitransforms, {form}", "image", difference) < 1e-4
 
 
-@elsewhere
-@grids
+@cases
 def test_learn2reg_nifti_as_the_evaluation_does(tmp_path, kind, name, elsewhere):
     trace = make_trace(kind, name, elsewhere)
     write_learn2reg(tmp_path / "disp.nii.gz", trace)
@@ -177,22 +156,25 @@ def test_learn2reg_nifti_as_the_evaluation_does(tmp_path, kind, name, elsewhere)
 
 
 def test_learn2reg_npz_holds_half_the_resolution(tmp_path):
-    image = smooth(1, 18, 20, 16)
-    x, y, z = torch.meshgrid(*[torch.arange(float(size)) for size in image.shape[1:]], indexing="ij")
+    shape = (48, 56, 40)
+    image = smooth(1, *shape)
+    x, y, z = torch.meshgrid(*[torch.arange(float(size)) for size in shape], indexing="ij")
     ddf = torch.stack([2 * torch.sin(y / 5), torch.cos(z / 4) + x / 30, 1.5 * torch.sin(x / 6)])
     trace = Trace.build(image, image, ddf, inverse_ddf=torch.zeros_like(ddf), affine=AFFINES["oblique"])
     write_learn2reg(tmp_path / "disp_0001_0002.npz", trace)
     stored = np.load(tmp_path / "disp_0001_0002.npz")["arr_0"]
-    assert (stored.shape, stored.dtype) == ((3, 9, 10, 8), np.float16)
+    assert (stored.shape, stored.dtype) == ((3, 24, 28, 20), np.float16)
     doubled = np.array([zoom(component.astype("float32"), 2, order=2) for component in stored])
-    assert largest("learn2reg .npz", "field, voxels (half resolution)", doubled - trace.ddf.numpy()) < 0.2
-    identity = np.meshgrid(*[np.arange(size) for size in trace.image.shape[1:]], indexing="ij")
+    difference = torch.from_numpy(doubled) - ddf
+    assert largest("learn2reg .npz", "field, voxels (half resolution)", difference) < 0.15
+    assert largest("learn2reg .npz", "field, voxels, 3 off the border", difference[:, 3:-3, 3:-3, 3:-3]) < 0.03
+    identity = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
     theirs = map_coordinates(trace.source[0].numpy(), identity + doubled, order=1)
-    difference = (torch.from_numpy(theirs) - trace.warped[0])[inside_source(trace)]
-    assert largest("learn2reg .npz", "image (half resolution)", difference) < 0.05
+    off = (torch.from_numpy(theirs) - trace.warped[0])[inside_source(trace)]
+    assert largest("learn2reg .npz", "image (half resolution)", off) < 0.1
     ddf = read_learn2reg(tmp_path / "disp_0001_0002.npz", trace.affine)
     np.testing.assert_allclose(ddf.numpy(), doubled, atol=1e-4)
-    with pytest.raises(ValueError, match=r"expected an even grid .* received \(24, 22, 1\); write .nii.gz"):
+    with pytest.raises(ValueError, match=r"expected an even grid .* received \(18, 16, 1\); write .nii.gz"):
         write_learn2reg(tmp_path / "disp.npz", make_trace("2d", "plain"))
 
 
@@ -216,8 +198,7 @@ def fsl_by_hand(affine, shape):
     return forward, backward
 
 
-@elsewhere
-@grids
+@cases
 def test_fsl_warp_by_its_own_formula(tmp_path, kind, name, elsewhere):
     trace = make_trace(kind, name, elsewhere)
     write_fsl_warp(tmp_path / "warp.nii.gz", trace.ddf, trace.affine, trace.source_affine, trace.source.shape[1:])
@@ -241,8 +222,9 @@ def test_fsl_warp_by_its_own_formula(tmp_path, kind, name, elsewhere):
     torch.testing.assert_close(affine, trace.affine, atol=1e-4, rtol=0)
 
 
-@elsewhere
-@pytest.mark.parametrize("name", AFFINES)
+@pytest.mark.parametrize(
+    ("name", "elsewhere"), [("oblique", True), ("anisotropic", False), ("flipped", True), ("flipped", False)]
+)
 def test_fsl_warp_as_fslpy_reads_it(tmp_path, name, elsewhere):
     """FSL's own Python library: points by `transform`, and its resampling of the image."""
     fnirt = pytest.importorskip("fsl.transform.fnirt")

@@ -5,18 +5,23 @@ from medtrace.io.dicom import SourceSeries, read_source_series
 from medtrace.io.dicom_export import save_dicom
 from medtrace.io.dicom_registration import read_dicom_registration, write_dicom_registration
 from medtrace.io.dicom_series import write_dicom_series
+from medtrace.io.export import FORMATS, export_trace
 from medtrace.io.fsl_warp import read_fsl_warp, write_fsl_warp
 from medtrace.io.learn2reg import read_learn2reg, write_learn2reg
 from medtrace.io.nifti import read_image, write_image
 from medtrace.io.nitransforms_field import read_x5, write_x5
+from medtrace.io.original_scan import to_original
 from medtrace.io.slicer_nrrd import SlicerField, read_slicer_nrrd, write_slicer_nrrd
+from medtrace.io.slicer_scene import write_slicer_scene
 from medtrace.io.trace_folder import load_trace, save_trace
 from medtrace.io.transforms import DisplacementFile, read_transform, write_transform
 
 __all__ = [
+    "FORMATS",
     "DisplacementFile",
     "SlicerField",
     "SourceSeries",
+    "export_trace",
     "load_trace",
     "read_dicom_registration",
     "read_fsl_warp",
@@ -29,6 +34,7 @@ __all__ = [
     "read_x5",
     "save_dicom",
     "save_trace",
+    "to_original",
     "write_composite",
     "write_dicom_registration",
     "write_dicom_series",
@@ -36,6 +42,7 @@ __all__ = [
     "write_image",
     "write_learn2reg",
     "write_slicer_nrrd",
+    "write_slicer_scene",
     "write_transform",
     "write_x5",
 ]

@@ -19,7 +19,6 @@ from medtrace.io.nifti import affine_array
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pulled_points, transform
 
-_HALF_ORDER = 3
 _EVALUATION_ORDER = 2
 _ROUNDING = 1e-9
 
@@ -52,7 +51,8 @@ def write_learn2reg(path: Path | str, trace: Trace) -> None:
                 f"path: expected an even grid of 4 voxels or more along each axis for .npz, which holds half the"
                 f" resolution, received {tuple(vectors.shape[1:])}; write .nii.gz"
             )
-        half = np.stack([zoom(component, 0.5, order=_HALF_ORDER) for component in vectors])
+        # zoom's own mode reads 0 where rounding takes the last voxel outside.
+        half = np.stack([zoom(component, 0.5, order=_EVALUATION_ORDER, mode="nearest") for component in vectors])
         with appearing_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, half.astype(np.float16))
         return

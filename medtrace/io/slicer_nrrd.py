@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import SimpleITK as sitk
@@ -86,7 +86,7 @@ def read_slicer_nrrd(path: Path | str, spatial_dims: int = 3) -> SlicerField:
             f"{path}: expected a 3-D field of 3-vectors, received {image.GetDimension()}-D of"
             f" {image.GetNumberOfComponentsPerPixel()} component(s)"
         )
-    kind = image.GetMetaData(TYPE_KEY) if image.HasMetaDataKey(TYPE_KEY) else "resampling"
+    kind: Any = image.GetMetaData(TYPE_KEY) if image.HasMetaDataKey(TYPE_KEY) else "resampling"
     if kind not in get_args(FieldType):
         raise ValueError(f"{path}: expected '{TYPE_KEY}' to be resampling or modeling, received {kind!r}; correct it")
     vectors = sitk.GetArrayFromImage(image).T.astype(np.float64)

@@ -1,0 +1,106 @@
+"""One name per format: the files that each writes of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from medtrace.checks import check_choice
+from medtrace.io.appearing import appearing_folder
+from medtrace.io.composite import write_composite
+from medtrace.io.fsl_warp import write_fsl_warp
+from medtrace.io.learn2reg import write_learn2reg
+from medtrace.io.nitransforms_field import write_x5
+from medtrace.io.slicer_nrrd import write_slicer_nrrd
+from medtrace.io.slicer_scene import write_slicer_scene
+from medtrace.io.transforms import write_transform
+from medtrace.trace import Trace
+
+
+def export_trace(trace: Trace, folder: Path | str, format: str) -> list[Path]:
+    """Write the fields of a trace for another program.
+
+    | format | files | for |
+    |---|---|---|
+    | itk | `ddf.h5`, `inverse_ddf.h5` | ITK, SimpleITK, 3D Slicer |
+    | composite | `resample_source.tfm`, `resample_image.tfm` | the same as text |
+    | ants | `ddf.nii.gz`, `inverse_ddf.nii.gz` | ANTs, ANTsPy, nitransforms |
+    | nrrd | `ddf.nrrd`, `inverse_ddf.nrrd` | 3D Slicer |
+    | slicer | images, both `.nrrd`, `trace.mrml`, `load_trace.py` | 3D Slicer, as a scene |
+    | nitransforms | `ddf.x5`, `inverse_ddf.x5` | nitransforms |
+    | learn2reg | `disp.nii.gz` | the challenge's evaluation |
+    | fsl | `ddf.nii.gz`, `inverse_ddf.nii.gz` | applywarp, convertwarp |
+
+    Args:
+        trace: what to write.
+        folder: a new or empty folder; it appears complete or not at all.
+        format: one of the above.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        ImportError: for nitransforms without that package.
+        FileExistsError: if the folder is in use.
+        FileNotFoundError: if its parent does not exist.
+        ValueError: if the format is unknown or cannot hold this trace.
+    """
+    check_choice("format", format, tuple(FORMATS))
+    folder = Path(folder)
+    if format == "slicer":
+        write_slicer_scene(trace, folder)
+    else:
+        with appearing_folder(folder) as temporary:
+            FORMATS[format](trace, temporary)
+    return sorted(folder.iterdir())
+
+
+def _itk(trace: Trace, folder: Path) -> None:
+    write_transform(folder / "ddf.h5", trace.ddf, trace.affine)
+    write_transform(folder / "inverse_ddf.h5", trace.inverse_ddf, trace.source_affine)
+
+
+def _composite(trace: Trace, folder: Path) -> None:
+    for moves in ("source", "image"):
+        write_composite(folder / f"resample_{moves}.tfm", trace, moves)
+
+
+def _ants(trace: Trace, folder: Path) -> None:
+    write_transform(folder / "ddf.nii.gz", trace.ddf, trace.affine)
+    write_transform(folder / "inverse_ddf.nii.gz", trace.inverse_ddf, trace.source_affine)
+
+
+def _nrrd(trace: Trace, folder: Path) -> None:
+    write_slicer_nrrd(folder / "ddf.nrrd", trace.ddf, trace.affine, "resampling")
+    write_slicer_nrrd(folder / "inverse_ddf.nrrd", trace.inverse_ddf, trace.source_affine, "modeling")
+
+
+def _slicer(trace: Trace, folder: Path) -> None:
+    write_slicer_scene(trace, folder)
+
+
+def _nitransforms(trace: Trace, folder: Path) -> None:
+    write_x5(folder / "ddf.x5", trace.ddf, trace.affine)
+    write_x5(folder / "inverse_ddf.x5", trace.inverse_ddf, trace.source_affine)
+
+
+def _learn2reg(trace: Trace, folder: Path) -> None:
+    write_learn2reg(folder / "disp.nii.gz", trace)
+
+
+def _fsl(trace: Trace, folder: Path) -> None:
+    source, image = trace.source.shape[1:], trace.image.shape[1:]
+    write_fsl_warp(folder / "ddf.nii.gz", trace.ddf, trace.affine, trace.source_affine, source)
+    write_fsl_warp(folder / "inverse_ddf.nii.gz", trace.inverse_ddf, trace.source_affine, trace.affine, image)
+
+
+FORMATS: dict[str, Callable[[Trace, Path], None]] = {
+    "itk": _itk,
+    "composite": _composite,
+    "ants": _ants,
+    "nrrd": _nrrd,
+    "slicer": _slicer,
+    "nitransforms": _nitransforms,
+    "learn2reg": _learn2reg,
+    "fsl": _fsl,
+}

@@ -1,0 +1,86 @@
+"""Write the fields of a trace for another program, on its own grids or those of the original scans."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from medtrace.data.reading import read_image
+from medtrace.io import load_trace, read_motion, save_trace
+from medtrace.io.export import FORMATS, export_trace
+from medtrace.io.original_scan import to_original
+from medtrace.objectives.objective import plain
+from medtrace.trace import Trace
+
+TRACE = "trace"
+"""The format that is a folder of medtrace's own, for a trace brought to other scans."""
+
+
+def export(
+    trace: str | os.PathLike,
+    out: str | os.PathLike,
+    format: str,
+    *,
+    source: str | os.PathLike | None = None,
+    source_motion: str | os.PathLike | None = None,
+    target: str | os.PathLike | None = None,
+    target_motion: str | os.PathLike | None = None,
+) -> list[Path]:
+    """Export a trace's fields, after bringing them to the original scans where these are named.
+
+    Args:
+        trace: folder of a trace.
+        out: a new or empty folder; it appears complete or not at all.
+        format: a name of `medtrace.io.export_trace`, or "trace" for a trace folder.
+        source: the source scan as it was given, where the trace was made on a cropped, resampled, sliced or aligned
+            copy (see `medtrace.io.to_original`).
+        source_motion: ITK transform from the trace's source frame to that scan's.
+        target: the target scan, whose grid the result then has.
+        target_motion: ITK transform from the trace's target frame to that scan's, such as `rigid/*.tfm` of a prepared
+            dataset.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        FileExistsError: if `out` is in use.
+        ValueError: if the format is unknown, a file cannot be used, or a motion is named without the source scan.
+    """
+    if format not in (*FORMATS, TRACE):
+        raise ValueError(f"format: expected one of {', '.join((*FORMATS, TRACE))}, received {format!r}")
+    loaded = load_trace(Path(trace))
+    if source is not None:
+        loaded = _to_scans(loaded, Path(source), source_motion, target, target_motion)
+    elif any(path is not None for path in (source_motion, target, target_motion)):
+        raise ValueError("source: expected the source scan with a motion or a target scan, received none; name it")
+    if format == TRACE:
+        save_trace(loaded, Path(out), metadata={"original of": str(Path(trace).name)})
+        return sorted(Path(out).iterdir())
+    return export_trace(loaded, Path(out), format)
+
+
+def _to_scans(
+    trace: Trace,
+    source: Path,
+    source_motion: str | os.PathLike | None,
+    target: str | os.PathLike | None,
+    target_motion: str | os.PathLike | None,
+) -> Trace:
+    scan = read_image(source)
+    fixed = None if target is None else read_image(Path(target))
+    return to_original(
+        trace,
+        plain(scan),
+        scan.affine,
+        source_motion=_motion(source_motion),
+        target_shape=None if fixed is None else tuple(fixed.shape[1:]),
+        target_affine=None if fixed is None else fixed.affine,
+        target_motion=_motion(target_motion),
+    )
+
+
+def _motion(path: str | os.PathLike | None) -> Tensor | None:
+    return None if path is None else read_motion(Path(path))
