@@ -20,9 +20,14 @@ def woken(spatial_dims=2, in_channels=1, std=0.3, **options):
     """A network whose flows and blocks are not at their zero start."""
     built = network(spatial_dims, in_channels, **options)
     for name, parameter in built.named_parameters():
-        if "head" in name or "gather" in name:
+        if "final_conv_out" in name or "gather" in name:
             torch.nn.init.normal_(parameter, std=std)
     return built
+
+
+def head(built):
+    """The U-Net's last convolution: the flow's channels and then the intensity's."""
+    return built.unet.net[-1].final_conv_out.conv
 
 
 def pair(spatial_dims=2, channels=1, size=16, batch=2):
@@ -158,12 +163,13 @@ def test_the_untrained_network_changes_nothing_and_learns(integration):
         optimizer.zero_grad()
         F.mse_loss(built(source, target, mask).image, target).backward()
         if step == 0:
-            assert built.flow_decoder.head.conv.weight.grad.abs().max() > 0
-            assert built.intensity_decoder.head.conv.weight.grad.abs().max() > 0
+            flow, rate = head(built).weight.grad.split((2, 1))
+            assert flow.abs().max() > 0
+            assert rate.abs().max() > 0
         optimizer.step()
     assert all(bool(torch.isfinite(p.grad).all()) for p in built.parameters())
     assert all(block.gather.convolution.weight.grad.abs().max() > 0 for block in residuals(built))
-    assert built.encoder.levels[0].conv.weight.grad.abs().max() > 0
+    assert next(built.unet.parameters()).grad.abs().max() > 0
 
 
 def test_without_a_mask_or_with_an_empty_one_intensity_is_exactly_zero():
@@ -181,8 +187,7 @@ def test_euler_is_equation_3():
     """φ_k = φ_{k−1} + v_k∘φ_{k−1} / N with v_k = v_{k−1} + r_k(v_{k−1}), written out."""
     built = woken(std=0.1)
     source, target, mask = pair()
-    velocity = built.flow_decoder(built.encoder(torch.cat([source, target], 1)))
-    rate = built.intensity_decoder(built.encoder(torch.cat([source, target], 1)))
+    velocity, rate = built.unet(torch.cat([source, target], 1)).split((2, 1), dim=1)
     ddf, intensity = torch.zeros_like(velocity), torch.zeros_like(rate)
     for step in range(3):
         velocity = velocity + built.flow_blocks[step](velocity)
@@ -207,7 +212,7 @@ def test_resting_blocks_integrate_a_stationary_velocity():
 def test_displacement_is_not_capped_by_the_blocks(integration):
     built = network(integration=integration)
     with torch.no_grad():
-        built.flow_decoder.head.conv.bias.copy_(torch.tensor([40.0, -25.0]))
+        head(built).bias.copy_(torch.tensor([40.0, -25.0, 0.0]))
     source, target, _ = pair()
     ddf = built(source, target).ddf
     torch.testing.assert_close(ddf, torch.tensor([40.0, -25.0])[None, :, None, None].expand_as(ddf))
@@ -229,8 +234,7 @@ def test_trajectory_ends_at_the_answer(integration):
 def test_source_mask_travels_with_the_source():
     built = network()
     with torch.no_grad():
-        built.flow_decoder.head.conv.bias.copy_(torch.tensor([3.0, 0.0]))
-        built.intensity_decoder.head.conv.bias.fill_(0.5)
+        head(built).bias.copy_(torch.tensor([3.0, 0.0, 0.5]))
     source, target, _ = pair()
     source_mask, mask = torch.zeros(2, 1, 16, 16, dtype=torch.bool), torch.zeros(2, 1, 16, 16)
     source_mask[:, :, 8, 8], mask[:, :, 2, 2] = True, 1.0

@@ -20,8 +20,9 @@ from medtrace.checks import (
     check_spatial_dims,
 )
 from medtrace.fields import compose, warp
-from medtrace.networks.blocks import INSTANCE_NORM, Decoder, Encoder, pad_to_multiple
+from medtrace.networks.blocks import pad_to_multiple
 from medtrace.networks.blocks.lipschitz import LipschitzResidual
+from medtrace.networks.blocks.voxelmorph_unet import halved, voxelmorph_unet
 
 INTEGRATIONS = ("euler", "residual")
 
@@ -63,24 +64,27 @@ class MetamorphicRegNet(nn.Module):
     Either way image = source∘φ_N + q_N·M. The flows start at zero and the blocks at r = 0: the untrained network
     deforms and adds nothing. Grids that 2^levels does not divide are padded by their border values for the U-Net.
 
+    The U-Net is VoxelMorph's (Balakrishnan et al. 2019) without its variational head, as the paper has it; MONAI's
+    `VoxelMorphUNet` with both flows as output channels. It reads the images at full resolution, on which the field's
+    precision depends: strided from the first convolution on, it loses to VoxelMorph.
+
     Deviations: Eq. 3 prints dq/dt = v·q with q(0) = 0, which stays 0; here the rate, or in the residual reading q
-    itself, starts from the U-Net. The two flows have a decoder each. The paper gives no unit for flows; a block changes
+    itself, starts from the U-Net. The paper gives no unit for flows; a block changes
     them by up to half a `flow_scale`, and the U-Net's own share is not limited.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the source and of the target.
-        channels: the encoder's output channels, one entry per downsampling.
+        channels: the U-Net's features, of one level each, finest first; a level halves the grid.
         num_blocks: N, residual blocks of each chain. The paper's text has 7, the authors' settings 4.
         share_blocks: whether the blocks of a chain share their weights (a stationary law of change).
         block_channels: hidden channels of a block.
         integration: "euler" or "residual".
-        flow_halvings: how often the grid of v₀ is halved against the image's; it is interpolated linearly. 0 is the
+        flow_halvings: how often the grid of v₀ is halved by averaging; it is interpolated linearly again. 0 is the
             paper's; a coarser flow is smoother.
         flow_scale: voxels that the blocks of space take as one unit.
         intensity_scale: intensity that the blocks of intensity take as one unit.
         coefficient: bound of the norm of each convolution of a block, as an operator, in (0, 1).
-        norm: MONAI's name of the U-Net's normalisation; None for none.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -99,7 +103,6 @@ class MetamorphicRegNet(nn.Module):
         flow_scale: float = 8.0,
         intensity_scale: float = 1.0,
         coefficient: float = 0.97,
-        norm: str | tuple | None = INSTANCE_NORM,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -112,11 +115,15 @@ class MetamorphicRegNet(nn.Module):
         self.integration = integration
         self.num_blocks = num_blocks
         self.stride = 2 ** len(channels)
-        self.encoder = Encoder(spatial_dims, 2 * in_channels, channels, norm)
-        self.flow_decoder = Decoder(
-            spatial_dims, 2 * in_channels, spatial_dims, channels, norm, halvings=flow_halvings, zero_init=True
+        self.flow_halvings = flow_halvings
+        self.unet = voxelmorph_unet(
+            spatial_dims,
+            2 * in_channels,
+            spatial_dims + in_channels,
+            levels=[(width, width) for width in channels],
+            features=2 * channels[0],
+            final=(channels[0], channels[0]),
         )
-        self.intensity_decoder = Decoder(spatial_dims, 2 * in_channels, in_channels, channels, norm, zero_init=True)
 
         def chain(width: int, scale: float) -> nn.ModuleList:
             count = 1 if share_blocks else num_blocks
@@ -170,11 +177,9 @@ class MetamorphicRegNet(nn.Module):
         check_network_input("source", source, self.spatial_dims, self.in_channels)
         check_batched("target", target)
         check_same_shape("source", source, "target", target)
-        # Instance normalisation needs two voxels at the bottleneck.
-        padded, crop = pad_to_multiple(torch.cat([source, target], dim=1), self.stride, minimum=2 * self.stride)
-        features = self.encoder(padded)
-        flow = crop(self.flow_decoder(features)).float()
-        rate = crop(self.intensity_decoder(features)).float()
+        padded, crop = pad_to_multiple(torch.cat([source, target], dim=1), self.stride)
+        flow, rate = self.unet(padded).float().split((self.spatial_dims, self.in_channels), dim=1)
+        flow, rate = crop(halved(flow, self.flow_halvings)), crop(rate)
         with torch.autocast(source.device.type, enabled=False):
             return self._evolve(flow, self.flow_blocks), self._evolve(rate, self.intensity_blocks)
 

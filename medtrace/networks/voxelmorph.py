@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from monai.networks.nets import VoxelMorphUNet
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medtrace.checks import check_batched, check_network_input, check_positive, check_same_shape
 from medtrace.fields import exponentiate, warp
 from medtrace.networks.blocks import pad_to_multiple
+from medtrace.networks.blocks.voxelmorph_unet import halved, voxelmorph_unet
 
 
 class VoxelMorphOutput(NamedTuple):
@@ -60,21 +59,14 @@ class DiffeomorphicVoxelMorph(nn.Module):
         check_positive("in_channels", in_channels)
         if velocity_halvings < 0:
             raise ValueError(f"velocity_halvings: expected 0 or more, received {velocity_halvings!r}")
-        self.unet = VoxelMorphUNet(
-            spatial_dims=spatial_dims,
-            in_channels=2 * in_channels,
-            unet_out_channels=32,
-            channels=tuple(channels),
-            final_conv_channels=tuple(final_channels),
+        self.unet = voxelmorph_unet(
+            spatial_dims, 2 * in_channels, spatial_dims, list(zip(channels[::2], channels[1::2])), final=final_channels
         )
-        last = [module for module in self.unet.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d))][-1]
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.integration_steps = integration_steps
-        self.coarsening = 2**velocity_halvings
-        self.stride = max(2 ** (len(channels) // 2), self.coarsening)
+        self.velocity_halvings = velocity_halvings
+        self.stride = 2 ** max(len(channels) // 2, velocity_halvings)
 
     def forward(self, source: Tensor, target: Tensor) -> VoxelMorphOutput:
         """Register a batch.
@@ -94,14 +86,6 @@ class DiffeomorphicVoxelMorph(nn.Module):
         check_batched("target", target)
         check_same_shape("source", source, "target", target)
         padded, crop = pad_to_multiple(torch.cat([source, target], dim=1), self.stride)
-        velocity = crop(self._coarse(self.unet(padded).float()))
+        velocity = crop(halved(self.unet(padded).float(), self.velocity_halvings))
         ddf = exponentiate(velocity, self.integration_steps)
         return VoxelMorphOutput(warp(source, ddf), ddf, velocity)
-
-    def _coarse(self, velocity: Tensor) -> Tensor:
-        if self.coarsening == 1:
-            return velocity
-        pool, mode = (F.avg_pool2d, "bilinear") if self.spatial_dims == 2 else (F.avg_pool3d, "trilinear")
-        return F.interpolate(
-            pool(velocity, self.coarsening), scale_factor=self.coarsening, mode=mode, align_corners=False
-        )
