@@ -346,6 +346,7 @@ def test_inference_writes_the_trace_of_every_source(method, trained, tmp_path):
 
 
 @pytest.mark.usefixtures("process_group")
+@pytest.mark.filterwarnings("ignore:Local rank information")
 @pytest.mark.parametrize("method", METHODS)
 def test_each_network_is_distributed(method, trained, tmp_path):
     workflow = ConfigWorkflow(
