@@ -320,14 +320,15 @@ def report(
 
 @command("bench")
 def bench(
-    task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned or metamorphic.")] = "postop",
+    task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned, metamorphic or domain.")] = "postop",
     setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
     full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
     study: Annotated[
         str | None,
         typer.Option(
             help="Of postop: rivals, alpha, gamma, ablation or translators. Of misaligned: noise, modes or unpaired."
-            " Of metamorphic: rivals, ablation or volume.  [default: the task's first]"
+            " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
+            "  [default: the task's first]"
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where tables and figures go.")] = Path("demo_out"),
@@ -376,6 +377,69 @@ def export(
         target_motion=target_motion,
     )
     typer.echo(f"{out}: {', '.join(path.name for path in files)}")
+
+
+@command("import")
+def import_(
+    field: Annotated[Path, typer.Argument(help="The other program's file, in the resampling direction.")],
+    format_: Annotated[str, typer.Option("--format", help="itk, ants, nrrd, nitransforms, learn2reg or fsl.")],
+    source: Annotated[Path, typer.Option(help="The scan that the field resamples (moving).")],
+    target: Annotated[Path, typer.Option(help="The scan on whose grid it does so (fixed).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
+) -> None:
+    """Make a trace of two scans and a field that another program found."""
+    from medtrace.workflows.import_field import import_field
+
+    import_field(field, format_, source, target, out, overwrite=overwrite)
+    typer.echo(f"trace written to {out}")
+
+
+@command("traceability")
+def traceability(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders; without any the controls alone.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables go.")] = Path("traceability"),
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder made by `medtrace prepare` from a list with source_labels and target_labels."
+            "  [default: the runs' TraceBench cases]"
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the dataset: training, validation or test.")] = "test",
+    segmenter: Annotated[
+        Path | None, typer.Option(help="Folder of the segmenter, trained once and reused.  [default: OUT/segmenter]")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Feature network for FID and SFD: a TorchScript file, or segmenter for the segmenter's own."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Setting of the segmenter's training, such as iterations=1000."
+        ),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
+    settings = parse_overrides(set_ or [])
+    from medtrace.workflows.traceability import TABLE
+    from medtrace.workflows.traceability import traceability as call
+
+    call(
+        runs or (),
+        out,
+        dataset=dataset,
+        split=split,
+        segmenter=segmenter,
+        feature_network=features,
+        settings=settings,
+        device=device,
+        progress=sys.stderr.isatty(),
+    )
+    typer.echo((out / TABLE).read_text(encoding="utf-8"))
+    typer.echo(f"tables written to {out}")
 
 
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
