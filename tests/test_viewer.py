@@ -12,7 +12,7 @@ from medtrace.report.viewer import ReportCase, write_report
 from medtrace.trace import Trace
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-READY = "window.medtrace && medtrace.complete && medtrace.model && !document.getElementById('message').textContent"
+READY = "Boolean(window.medtrace?.complete) && !document.getElementById('message').textContent"
 
 
 def postop_case() -> tuple[dict, Trace]:
@@ -52,7 +52,11 @@ def open_page(browser, tmp_path):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
         page.goto(path.as_uri())
-        page.wait_for_function(READY)
+        for _ in range(100):  # not wait_for_function, whose polling the page's security policy forbids
+            if page.evaluate(READY):
+                break
+            page.wait_for_timeout(50)
+        assert page.evaluate(READY)
         return page
 
     yield opened

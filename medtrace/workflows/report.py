@@ -51,7 +51,7 @@ def report(
     names = distinct_names([Path(folder) for folder in folders])
     cases = []
     for number, (name, folder) in enumerate(zip(names, folders)):
-        trace = load_trace(folder)
+        trace = load_trace(Path(folder))
         cases.append(
             ReportCase(
                 name,

@@ -18,6 +18,8 @@ from medtrace.trace import Trace
 
 CURVE_POINTS = 2048
 """Places at which the change of contrast is stored, where it depends on the warped source alone."""
+SAMPLED = 1 << 20
+"""Values of an image that are looked at for percentiles and for the curve."""
 _PLANES: tuple[PlaneName, ...] = ("axial", "coronal", "sagittal")
 
 
@@ -125,13 +127,18 @@ def _grid(affine: Tensor, shape: torch.Size) -> dict[str, Any]:
 
 
 def _window(image: Tensor) -> list[float]:
-    """Intensities that are black and white: the .5 and 99.5 percentiles, without what is as dark as the darkest."""
-    values = image.detach().cpu().float().numpy().ravel()
-    low = float(values.min())
+    """Intensities that are black and white: the .5 and, of what is brighter, the 99.5 percentile."""
+    values = _some(image)
+    low = float(np.percentile(values, 0.5))
     inside = values[values > low]
     high = float(np.percentile(inside, 99.5)) if inside.size else low + 1.0
-    low = min(low, float(np.percentile(values, 0.5)))
     return [low, high if high > low else low + 1.0]
+
+
+def _some(values: Tensor) -> np.ndarray:
+    """At most some million of the values, evenly spread, for percentiles."""
+    flat = values.detach().cpu().reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLED)].numpy()
 
 
 def _ranges(case: ReportCase) -> dict[str, float]:
@@ -151,7 +158,7 @@ def _ranges(case: ReportCase) -> dict[str, float]:
 
 def _far(values: Tensor) -> float:
     """The 99.8 percentile of the absolute values."""
-    return float(np.percentile(values.detach().abs().cpu().numpy(), 99.8))
+    return float(np.percentile(np.abs(_some(values)), 99.8))
 
 
 def _start(trace: Trace) -> list[float]:
@@ -160,8 +167,8 @@ def _start(trace: Trace) -> list[float]:
     weight = length * (trace.image - trace.image.min()).mean(0).double()
     if float(weight.max()) <= 0:
         return [(size - 1) / 2 for size in (*trace.image.shape[1:], 1)][:3]
-    place = np.unravel_index(int(weight.argmax()), tuple(weight.shape))
-    return [float(index) for index in (*place, 0)][:3]
+    place = torch.unravel_index(weight.argmax(), weight.shape)
+    return [*(float(index) for index in place), 0.0][:3]
 
 
 def _appearance(trace: Trace, explained: Tensor) -> dict[str, Any]:
@@ -183,8 +190,9 @@ def _curve(warped: np.ndarray, appearance: np.ndarray) -> dict[str, Any] | None:
     """The appearance as a function of the warped intensity, or None where it is not one."""
     low, high = float(warped.min()), float(warped.max())
     knots = np.linspace(low, high, CURVE_POINTS)
-    order = np.argsort(warped)
-    values = np.interp(knots, warped[order], appearance[order])
+    every = slice(None, None, max(1, warped.size // SAMPLED))
+    order = np.argsort(warped[every])
+    values = np.interp(knots, warped[every][order], appearance[every][order])
     spread = float(appearance.max() - appearance.min())
     if float(np.abs(np.interp(warped, knots, values) - appearance).max()) > spread / 100 + 1e-12:
         return None

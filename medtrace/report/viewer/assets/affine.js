@@ -9,10 +9,11 @@ export function apply(matrix, point, out = [0, 0, 0]) {
   return out;
 }
 
-/** A direction: without the shift. */
-export function turn(matrix, vector) {
-  const moved = apply(matrix, vector);
-  return [moved[0] - matrix[3], moved[1] - matrix[7], moved[2] - matrix[11]];
+/** Length of a direction that a matrix turns: without its shift. */
+export function turnedLength(m, [x, y, z]) {
+  return Math.hypot(
+    m[0] * x + m[1] * y + m[2] * z, m[4] * x + m[5] * y + m[6] * z, m[8] * x + m[9] * y + m[10] * z,
+  );
 }
 
 export function multiply(a, b) {
@@ -48,10 +49,4 @@ export function length(vector) {
 
 export function difference(a, b) {
   return [a[0] - b[0], a[1] - b[1], a[2] - b[2]];
-}
-
-export function determinant(a, b, c) {
-  return (
-    a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
-  );
 }

@@ -47,7 +47,7 @@ export class Correspondence {
 
   /** Where the frame of time t (0 source, 1 warped) reads the source, in target voxels. */
   framePoint(p, t, out = [0, 0, 0]) {
-    if (!this.velocity) {
+    if (!this.velocity || t === 1) {
       this.ddf.at(p[0], p[1], p[2], out);
       for (let k = 0; k < 3; k++) out[k] = p[k] + t * out[k];
       return out;

@@ -2,6 +2,7 @@
 
 import { LINES, SERIES } from "./colours.js";
 import { contour } from "./contours.js";
+import { framePoints } from "./slices.js";
 import { carriedOutline, regionMask } from "./regions.js";
 
 /** Light line with a dark casing, to be seen on black and on white. */
@@ -58,22 +59,27 @@ function drawSegments(pane, segments, colour, width) {
 
 /** Straight lines of the source's space, carried along to the time of the frame. */
 export function drawGrid(pane, model, time) {
-  const { plane, index } = pane;
+  const flow = model.correspondence.velocity ? "flow" : "line";
+  const segments = pane.keep("grid", `${time} ${flow}`, () => gridSegments(pane.plane, pane.index, model, time));
+  drawSegments(pane, segments, LINES.grid, 1);
+}
+
+function gridSegments(plane, index, model, time) {
   const count = plane.width * plane.height;
   const places = [new Float32Array(count), new Float32Array(count)];
-  const point = [0, 0, 0];
-  plane.each(index, (voxel, pixel) => {
-    model.correspondence.framePoint(voxel, time, point);
+  framePoints(model.correspondence, plane, index, time, (point, pixel) => {
     places[0][pixel] = point[plane.horizontal];
     places[1][pixel] = point[plane.vertical];
   });
   const step = Math.max(plane.width * plane.pixelWidth, plane.height * plane.pixelHeight) / 24;
+  const segments = [];
   [plane.horizontal, plane.vertical].forEach((axis, k) => {
     const spacing = step / (k ? plane.pixelHeight : plane.pixelWidth);
     for (let level = spacing / 2; level < plane.gridShape[axis]; level += spacing) {
-      drawSegments(pane, contour(places[k], plane.width, plane.height, level), LINES.grid, 1);
+      contour(places[k], plane.width, plane.height, level, segments);
     }
   });
+  return segments;
 }
 
 /** From where tissue was to where it is now, projected into the slice. */
@@ -115,10 +121,12 @@ function drawArrow(context, [x0, y0], [x1, y1]) {
 export function drawFolds(pane, folds) {
   const { plane, index, context } = pane;
   const [wide, high] = [Math.max(pane.step[0], 7), Math.max(pane.step[1], 7)];
-  let count = 0;
-  plane.each(index, (voxel) => {
-    if (folds.voxel(...voxel) < 0.5) return;
-    count += 1;
+  const places = pane.keep("folds", "", () => {
+    const found = [];
+    plane.each(index, (voxel) => folds.voxel(voxel[0], voxel[1], voxel[2]) > 0.5 && found.push([...voxel]));
+    return found;
+  });
+  for (const voxel of places) {
     const [x, y] = pane.voxelToScreen(voxel);
     const [left, top] = [x - wide / 2, y - high / 2];
     context.fillStyle = "white";
@@ -132,54 +140,63 @@ export function drawFolds(pane, folds) {
     context.moveTo(left + wide, top);
     context.lineTo(left, top + high);
     context.stroke();
-  });
-  return count;
+  }
 }
 
-/** Outline of where values (row by row) are above a half. */
-export function drawOutline(pane, values, colour) {
-  const segments = contour(values, pane.plane.width, pane.plane.height, 0.5);
+/** Outline of where values (row by row) are above a half; values are made when the key changes. */
+function drawOutline(pane, name, key, values, colour) {
+  const segments = pane.keep(name, key, () => contour(values(), pane.plane.width, pane.plane.height, 0.5));
   drawSegments(pane, segments, "rgba(0,0,0,0.6)", 3);
   drawSegments(pane, segments, colour, 1.6);
 }
 
-/** Mask of the target grid, read through the field on the source's panes. */
+/** Mask of the target grid, carried through the inverse field on the source's pane. */
 export function drawMask(pane, model) {
-  const values = new Float32Array(pane.plane.width * pane.plane.height);
-  pane.plane.each(pane.index, (voxel, pixel) => {
-    const p = pane.side === "source" ? model.correspondence.locate(voxel) : voxel;
-    values[pixel] = model.mask.linear(p[0], p[1], p[2]);
-  });
-  drawOutline(pane, values, LINES.mask);
+  const point = [0, 0, 0];
+  const values = () => {
+    const out = new Float32Array(pane.plane.width * pane.plane.height);
+    pane.plane.each(pane.index, (voxel, pixel) => {
+      const p = pane.side === "source" ? model.correspondence.locate(voxel, point) : voxel;
+      out[pixel] = model.mask.linear(p[0], p[1], p[2]);
+    });
+    return out;
+  };
+  drawOutline(pane, "mask", "", values, LINES.mask);
 }
 
 /** Labels of the source, carried through the field on the target's panes. */
 export function drawLabels(pane, model) {
-  const { width, height } = pane.plane;
-  const numbers = new Uint16Array(width * height);
-  pane.plane.each(pane.index, (voxel, pixel) => {
-    const q = pane.side === "source" ? voxel : model.correspondence.origin(voxel);
-    numbers[pixel] = model.labels.nearest(q[0], q[1], q[2]);
-  });
+  const numbers = pane.keep("label numbers", "", () => labelNumbers(pane, model));
   for (const number of new Set(numbers)) {
     if (number === 0) continue;
-    drawOutline(pane, Float32Array.from(numbers, (value) => (value === number ? 1 : 0)), SERIES[(number - 1) % SERIES.length]);
+    const values = () => Float32Array.from(numbers, (value) => (value === number ? 1 : 0));
+    drawOutline(pane, `label ${number}`, "", values, SERIES[(number - 1) % SERIES.length]);
   }
+}
+
+function labelNumbers(pane, model) {
+  const numbers = new Uint16Array(pane.plane.width * pane.plane.height);
+  const point = [0, 0, 0];
+  pane.plane.each(pane.index, (voxel, pixel) => {
+    const q = pane.side === "source" ? voxel : model.correspondence.origin(voxel, point);
+    numbers[pixel] = model.labels.nearest(q[0], q[1], q[2]);
+  });
+  return numbers;
 }
 
 /** A region: filled where the slice cuts it, outlined as drawn or as carried. */
 export function drawRegion(pane, model, region, planeName) {
-  const mask = regionMask(model, region, pane.side, planeName, pane.index);
-  const key = `region-${region.id}`;
+  const name = `region ${region.id}`;
+  const mask = pane.keep(name, "", () => regionMask(model, region, pane.side, planeName, pane.index));
   const rgb = [1, 3, 5].map((k) => parseInt(region.colour.slice(k, k + 2), 16));
   pane.context.globalAlpha = 0.3;
-  pane.image(key, `${key}-${planeName}-${pane.index}-${region.depth}`, (rgba) => {
+  pane.image(name, `${planeName} ${pane.index}`, (rgba) => {
     mask.forEach((inside, pixel) => inside && rgba.set([...rgb, 255], 4 * pixel));
   }, false);
   pane.context.globalAlpha = 1;
   const points = outlineOf(pane, model, region, planeName);
   if (!points) {
-    drawOutline(pane, mask, region.colour);
+    drawOutline(pane, `${name} outline`, "", () => mask, region.colour);
     return;
   }
   stroke(pane.context, region.colour, 1.8, (c) => {
@@ -193,7 +210,9 @@ function outlineOf(pane, model, region, planeName) {
   if (pane.side === region.side) {
     return pane.index === region.index ? region.polygon.map((point) => pane.toScreen(point)) : null;
   }
-  return model.is3d ? null : carriedOutline(model, region).map((voxel) => pane.voxelToScreen(voxel));
+  if (model.is3d) return null;
+  const outline = pane.keep(`region ${region.id} carried`, "", () => carriedOutline(model, region));
+  return outline.map((voxel) => pane.voxelToScreen(voxel));
 }
 
 /** Body directions at the left and the top. */

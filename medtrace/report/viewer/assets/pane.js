@@ -1,8 +1,11 @@
 // One picture on the screen: a slice, scaled, and what is drawn over it.
 
 export class Pane {
-  /** element: a figure with a canvas; side: source or target. */
-  constructor(element, name, side) {
+  /**
+   * element: a figure with a canvas; side: source or target; shared: {bitmaps, kept}, Maps of what the panes of one
+   * side, which show one slice, have made.
+   */
+  constructor(element, name, side, shared) {
     this.element = element;
     this.canvas = element.querySelector("canvas");
     this.context = this.canvas.getContext("2d");
@@ -10,7 +13,14 @@ export class Pane {
     this.label = element.querySelector(".slice-number");
     this.name = name;
     this.side = side;
-    this.bitmaps = new Map();
+    Object.assign(this, shared);
+  }
+
+  /** What `make` gives, made again only when the key, the plane or the slice changes. */
+  keep(name, key, make) {
+    const full = `${this.plane.normal} ${this.index} ${key}`;
+    if (this.kept.get(name)?.full !== full) this.kept.set(name, { full, value: make() });
+    return this.kept.get(name).value;
   }
 
   /** Fit the plane into the canvas; `centre` is a page point that stays in the middle when zoomed in. */
@@ -85,6 +95,7 @@ export class Pane {
   /** Forget the slices of another case. */
   forget() {
     this.bitmaps.clear();
+    this.kept.clear();
   }
 }
 

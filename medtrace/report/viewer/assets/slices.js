@@ -1,11 +1,14 @@
 // What is seen in a slice: images, frames of the flow, and maps of the change.
 
-import { length, turn } from "./affine.js";
+import { apply, turnedLength } from "./affine.js";
+
+const FLOW_STEP = 3;
+const LARGE_SLICE = 128 * 128;
 
 /** Maps that the reader may choose: their heading, unit, colours and the value of "nothing". */
 export const MAPS = {
   displacement: { title: "displacement", unit: "mm", colours: "amount" },
-  jacobian: { title: "Jacobian (local volume ratio)", unit: "", colours: "change" },
+  jacobian: { title: "Jacobian", unit: "", colours: "change" },
   appearance: { title: "appearance change", unit: "", colours: "change" },
   residual: { title: "unexplained residual", unit: "", colours: "change" },
   error: { title: "error (target − image)", unit: "", colours: "change" },
@@ -29,8 +32,8 @@ export function frameSlice(model, plane, index, t) {
   const count = plane.width * plane.height;
   const out = new Float32Array(count * source.channels);
   const place = [0, 0, 0];
-  plane.each(index, (voxel, pixel) => {
-    readPoint(correspondence, voxel, t, place);
+  framePoints(correspondence, plane, index, t, (point, pixel) => {
+    apply(correspondence.toSource, point, place);
     for (let channel = 0; channel < source.channels; channel++) {
       out[channel * count + pixel] = source.linear(place[0], place[1], place[2], channel);
     }
@@ -38,14 +41,75 @@ export function frameSlice(model, plane, index, t) {
   return out;
 }
 
-/** Source voxel that the frame of time t shows at a target voxel; at time 1 the field itself, not the flow. */
-function readPoint(correspondence, voxel, t, out) {
-  if (t === 1) return correspondence.origin(voxel, out);
-  correspondence.framePoint(voxel, t, out);
-  const m = correspondence.toSource;
-  const [x, y, z] = out;
-  for (let row = 0; row < 3; row++) out[row] = m[4 * row] * x + m[4 * row + 1] * y + m[4 * row + 2] * z + m[4 * row + 3];
-  return out;
+/**
+ * Call visit(point, pixel) with the target-space point that the frame of time t reads at every pixel. A flow is
+ * followed from every third pixel of a large slice and read linearly between: it is as smooth as its velocity.
+ */
+export function framePoints(correspondence, plane, index, t, visit) {
+  const point = [0, 0, 0];
+  if (t === 0) {
+    plane.each(index, visit);
+    return;
+  }
+  if (t === 1) {
+    const points = pulledPoints(correspondence, plane, index);
+    for (let pixel = 0; pixel < plane.width * plane.height; pixel++) {
+      for (let k = 0; k < 3; k++) point[k] = points[3 * pixel + k];
+      visit(point, pixel);
+    }
+    return;
+  }
+  if (!correspondence.velocity || plane.width * plane.height < LARGE_SLICE) {
+    plane.each(index, (voxel, pixel) => visit(correspondence.framePoint(voxel, t, point), pixel));
+    return;
+  }
+  const lattice = flowLattice(correspondence, plane, index, t);
+  plane.each(index, (voxel, pixel) => {
+    const u = (pixel % plane.width) / FLOW_STEP, v = Math.floor(pixel / plane.width) / FLOW_STEP;
+    lattice.at(u, v, point);
+    for (let k = 0; k < 3; k++) point[k] += voxel[k];
+    visit(point, pixel);
+  });
+}
+
+/** p + ddf(p) of every pixel of a slice, three numbers each; the last slice's are kept. */
+export function pulledPoints(correspondence, plane, index) {
+  const key = `${plane.normal} ${index}`;
+  if (correspondence.pulled?.key !== key) {
+    const points = new Float32Array(3 * plane.width * plane.height);
+    const point = [0, 0, 0];
+    plane.each(index, (voxel, pixel) => {
+      correspondence.ddf.at(voxel[0], voxel[1], voxel[2], point);
+      for (let k = 0; k < 3; k++) points[3 * pixel + k] = voxel[k] + point[k];
+    });
+    correspondence.pulled = { key, points };
+  }
+  return correspondence.pulled.points;
+}
+
+/** Displacements of the frame at every third pixel across and down. */
+function flowLattice(correspondence, plane, index, t) {
+  const width = Math.ceil((plane.width - 1) / FLOW_STEP) + 1, height = Math.ceil((plane.height - 1) / FLOW_STEP) + 1;
+  const values = new Float32Array(3 * width * height);
+  const point = [0, 0, 0];
+  for (let v = 0; v < height; v++) {
+    for (let u = 0; u < width; u++) {
+      const voxel = plane.toVoxel(u * FLOW_STEP, v * FLOW_STEP, index);
+      correspondence.framePoint(voxel, t, point);
+      for (let k = 0; k < 3; k++) values[3 * (v * width + u) + k] = point[k] - voxel[k];
+    }
+  }
+  const at = (u, v, out) => {
+    const i = Math.min(width - 2, Math.floor(u)), j = Math.min(height - 2, Math.floor(v));
+    const fu = u - i, fv = v - j;
+    const base = 3 * (j * width + i), below = base + 3 * width;
+    for (let k = 0; k < 3; k++) {
+      out[k] = (1 - fv) * ((1 - fu) * values[base + k] + fu * values[base + 3 + k])
+        + fv * ((1 - fu) * values[below + k] + fu * values[below + 3 + k]);
+    }
+    return out;
+  };
+  return { at };
 }
 
 /** Frame of time t that takes on the final intensities as it goes: frame + t·(image − warped). */
@@ -62,10 +126,11 @@ export function mapSlice(model, name, plane, index) {
   const out = new Float32Array(plane.width * plane.height);
   const { correspondence, image } = model;
   if (name === "displacement") {
+    const points = pulledPoints(correspondence, plane, index);
     const moved = [0, 0, 0];
     plane.each(index, (voxel, pixel) => {
-      correspondence.ddf.at(voxel[0], voxel[1], voxel[2], moved);
-      out[pixel] = length(turn(correspondence.affine, moved));
+      for (let k = 0; k < 3; k++) moved[k] = points[3 * pixel + k] - voxel[k];
+      out[pixel] = turnedLength(correspondence.affine, moved);
     });
   } else if (name === "jacobian") {
     plane.each(index, (voxel, pixel) => {

@@ -29,8 +29,9 @@ export class Viewer extends EventTarget {
     this.state = startingState();
     this.regions = scene.cases.map(() => []);
     this.panes = {};
+    const shared = { source: { bitmaps: new Map(), kept: new Map() }, target: { bitmaps: new Map(), kept: new Map() } };
     for (const [name, side] of Object.entries(PANES)) {
-      this.panes[name] = new Pane(root.querySelector(`[data-pane=${name}]`), name, side);
+      this.panes[name] = new Pane(root.querySelector(`[data-pane=${name}]`), name, side, shared[side]);
     }
     new ResizeObserver(() => this.update()).observe(root.querySelector(".panes"));
     setInterval(() => this.tick(), BLINK_MS);
@@ -55,6 +56,7 @@ export class Viewer extends EventTarget {
     this.update();
     await model.openRest(() => this.number === number && this.update());
     if (this.number === number) this.complete = true;
+    performance.mark("complete");
   }
 
   layers() {
@@ -97,6 +99,7 @@ export class Viewer extends EventTarget {
     this.waiting = requestAnimationFrame(() => {
       this.waiting = null;
       this.draw();
+      if (!performance.getEntriesByName("first picture").length) performance.mark("first picture");
       this.dispatchEvent(new Event("drawn"));
     });
   }
@@ -124,47 +127,51 @@ export class Viewer extends EventTarget {
     for (const pane of Object.values(this.panes)) this.drawOver(pane, path);
   }
 
-  /** The slice of a pane, kept until its key changes. */
-  grey(pane, layer, name, window, values) {
+  /** A slice in grey (or colour), kept until its key changes. */
+  grey(pane, layer, name, channels, window, values) {
     const { state } = this;
     const key = [this.number, state.planeName, pane.index, name, ...window].join(" ");
-    pane.image(layer, key, (rgba) => shade(values(), this.model[name.split(" ")[0]]?.channels ?? this.model.source.channels, window, rgba), state.zoom < 4);
+    pane.image(layer, key, (rgba) => shade(values(), channels, window, rgba), state.zoom < 4);
   }
 
   drawImages() {
     const { source, warped, image, map } = this.panes;
     const { windows } = this.state;
     const model = this.model;
-    this.grey(source, "base", "source", windows.source, () => imageSlice(model.source, source.plane, source.index));
-    this.drawFrame(warped, "base");
-    this.drawImage(image, "base");
+    const values = () => imageSlice(model.source, source.plane, source.index);
+    this.grey(source, "source", "source", model.source.channels, windows.source, values);
+    this.drawFrame(warped);
+    this.drawImage(image);
     this.drawComparison(image);
-    this.drawImage(map, "base");
+    this.drawImage(map);
     this.drawMap(map);
   }
 
-  drawFrame(pane, layer) {
+  drawFrame(pane) {
     const { state, model } = this;
     const make = state.morph ? morphSlice : frameSlice;
     const flow = model.correspondence.velocity ? "flow" : "line";
     const name = `warped ${state.time} ${state.morph} ${state.time < 1 ? flow : ""}`;
-    this.grey(pane, layer, name, state.windows.source, () => make(model, pane.plane, pane.index, state.time));
+    const values = () => make(model, pane.plane, pane.index, state.time);
+    this.grey(pane, "frame", name, model.source.channels, state.windows.source, values);
   }
 
-  drawImage(pane, layer) {
+  drawImage(pane) {
     const { state, model } = this;
-    this.grey(pane, layer, "image", state.windows.image, () => imageSlice(model.image, pane.plane, pane.index));
+    const values = () => imageSlice(model.image, pane.plane, pane.index);
+    this.grey(pane, "image", "image", model.image.channels, state.windows.image, values);
   }
 
   drawRival(pane) {
     const { state, model } = this;
     if (state.rival === "truth" && model.truth) {
-      this.grey(pane, "rival", "truth", state.windows.image, () => imageSlice(model.truth, pane.plane, pane.index));
+      const values = () => imageSlice(model.truth, pane.plane, pane.index);
+      this.grey(pane, "rival", "truth", model.truth.channels, state.windows.image, values);
       return;
     }
     const time = state.rival === "source" ? 0 : 1;
     const values = () => frameSlice(model, pane.plane, pane.index, time);
-    this.grey(pane, "rival", `warped ${time}`, state.windows.source, values);
+    this.grey(pane, "rival", `warped ${time}`, model.source.channels, state.windows.source, values);
   }
 
   drawComparison(pane) {
@@ -186,7 +193,7 @@ export class Viewer extends EventTarget {
 
   drawMap(pane) {
     const { state, model } = this;
-    if (["appearance", "error"].includes(state.layer) && !this.mapReady()) return;
+    if (!this.mapReady()) return;
     const range = model.description.ranges[state.layer];
     const colours = this.maps[MAPS[state.layer].colours];
     const key = [this.number, state.planeName, pane.index, state.layer].join(" ");
@@ -202,8 +209,10 @@ export class Viewer extends EventTarget {
 
   mapReady() {
     const { model, state } = this;
-    const needs = { error: "truth", appearance: "appearance", residual: "appearance" }[state.layer];
-    return !model.has(needs) || model[needs];
+    const { kind } = model.description.appearance;
+    const account = { mask: "mask", stored: "appearance" }[kind];
+    const needs = { error: "truth", appearance: account, residual: account }[state.layer];
+    return !needs || Boolean(model[needs]);
   }
 
   drawOver(pane, path) {
