@@ -100,7 +100,10 @@ def denoise(
     for step in tqdm(range(1, steps + 1), desc=progress, disable=progress is None, leave=False):
         level, cleaner = levels[step - 1], levels[step]
         noise, clean = _estimate(predict, image, level, clip)
-        if sampler == "ancestral":
+        if cleaner == 1:
+            # Where every sampler ends, free of rounding: a clipped image stays in its range.
+            image = clean
+        elif sampler == "ancestral":
             image = _ancestral_step(image, noise, level, cleaner)
             if step < steps:
                 image = image + math.sqrt(1 - level / cleaner) * draw_noise(image, generators)
@@ -207,8 +210,6 @@ def _ancestral_step(image: Tensor, noise: Tensor, level: float, cleaner: float) 
 
 def _solver_step(image: Tensor, clean: Tensor, previous: Tensor | None, levels: list[float], step: int) -> Tensor:
     level, cleaner = levels[step - 1], levels[step]
-    if cleaner == 1:
-        return clean
     stride = _log_ratio(cleaner) - _log_ratio(level)
     direction = clean
     if previous is not None:
