@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from medtrace import metrics
+from medtrace.checks import check_choice
 from medtrace.data import TraceBench, load_dataset
 from medtrace.data.dataset import read_index
 from medtrace.data.tracebench import LABELS, TISSUES
+from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.metrics import CaseTable
 from medtrace.metrics.distribution import NUM_BINS
 from medtrace.objectives import affines_of, plain
@@ -31,7 +33,7 @@ from medtrace.workflows.segmenter import FEATURES, Segmenter, SegmenterSettings,
 NO_TRANSLATION = "No translation"
 TRUE_TRANSLATION = "True translation"
 SEGMENTER = "segmenter"
-TRAINING_CASES = 16
+TRAINING_CASES = 8
 """Training cases of a TraceBench segmenter for every test case."""
 TABLE = "table.md"
 TABLE_I = {"accuracy": "Acc", "dice": "Dice", "miou": "mIoU"}
@@ -47,6 +49,7 @@ HEADINGS = {
     "epe_head_mm": "EPE head (mm)",
     "zero_epe_head_mm": "zero field (mm)",
     "mae": "MAE to the truth (0-255)",
+    "non_diffeomorphic_fraction": "folded fraction",
     "seconds_per_case": "seconds a case",
 }
 """What a table shows of the columns and distances, where it has them."""
@@ -88,7 +91,11 @@ class _Account:
             for name, image in (("image", trace.image), ("target", target)):
                 images = image[None].to(self.segmenter.device)
                 self.features[name].append(metrics.image_features(self.network, images).cpu())
-        return {**segmentation_of(trace, case, self.segmenter), **truth_of(trace, case)}
+        return {
+            **segmentation_of(trace, case, self.segmenter),
+            **truth_of(trace, case),
+            "non_diffeomorphic_fraction": float(non_diffeomorphic_fraction(trace.ddf[None])),
+        }
 
     def _count(self, name: str, image: Tensor, target: Tensor, head: Tensor | None, target_head: Tensor | None) -> None:
         counts = [
@@ -168,9 +175,10 @@ def score_traceability(
         progress: what stands before the bar; None shows none.
 
     Returns:
-        Per case the columns of `segmentation_of` and `truth_of`, and the table's `distances`: `bhattacharyya` of the
-        intensities of all translations and of all targets, 64 bins in [-1, 1], over the whole images;
-        `bhattacharyya_head` within the brain, of a translation where its field brings the source's; `fid` and `sfd`.
+        Per case the columns of `segmentation_of` and `truth_of`, and `non_diffeomorphic_fraction`. The table's
+        `distances` are `bhattacharyya` of the intensities of all translations and of all targets (64 bins in [-1, 1],
+        whole images), `bhattacharyya_head` within the brain, of a translation where its field brings the source's, and
+        `fid` and `sfd`.
     """
     account = _Account(segmenter, feature_network)
     seconds = 0.0
@@ -264,6 +272,8 @@ def traceability(
         classes = (settings or {}).get("classes") or classes_of(_labelled(training, dataset))
     case = _labelled(cases, dataset)[0]
     folder = out / SEGMENTER if segmenter is None else Path(segmenter)
+    for name in settings or {}:
+        check_choice("settings", name, [field.name for field in fields(SegmenterSettings)])
     chosen = SegmenterSettings(**{"classes": classes, **(settings or {})})
     network = segmenter_in(folder, training, chosen, origin=origin, unseen=cases, device=device, progress=progress)
     features = feature_network_of(feature_network, folder, network.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from medtrace.workflows.bench.domain import DOMAIN
 from medtrace.workflows.bench.metamorphic import METAMORPHIC
 from medtrace.workflows.bench.misaligned import MISALIGNED
 from medtrace.workflows.bench.postop import POSTOP
@@ -14,7 +15,7 @@ from medtrace.workflows.bench.volume import volume
 STUDIES: dict[str, dict[str, Study]] = {}
 """Task → name → study; the first of a task is its default."""
 
-for _study in (*POSTOP, *MISALIGNED, *METAMORPHIC):
+for _study in (*POSTOP, *MISALIGNED, *METAMORPHIC, *DOMAIN):
     STUDIES.setdefault(_study.task, {})[_study.name] = _study
 
 MEASUREMENTS: Mapping[str, Mapping[str, Callable[..., dict[str, Any]]]] = {"metamorphic": {"volume": volume}}

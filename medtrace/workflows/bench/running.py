@@ -165,7 +165,7 @@ def _rows(study: Study, runs: Mapping[str, Path], cases: Cases, device: str | No
     for name, tracer in study.controls.items():
         yield Row(name, tracer, first, cases, progress=name if progress else None)
     for name, run in runs.items():
-        objective = load_objective(run, device)
+        objective = load_objective(run, device, study.rows[name].inference)
         yield Row(name, tracer_of(objective), run, cases, objective, progress=name if progress else None)
 
 

@@ -32,6 +32,8 @@ class Method:
         overlays: of the bundle, between its overlay `tracebench` and the setting's.
         settings: setting → overrides that take the place of the bundle's overlay of that name, where that is made for
             another task.
+        inference: what it changes in the configuration once it is trained, such as the sampler of a diffusion model;
+            rows that differ in nothing else have the same `run`.
     """
 
     run: str
@@ -39,6 +41,7 @@ class Method:
     bundle: str = "tracetrans"
     overlays: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    inference: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
