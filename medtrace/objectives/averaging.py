@@ -41,8 +41,8 @@ class WeightAverage(nn.Module):
         share = 1 - min(self.decay, (1 + count) / (10 + count))
         for average, value in zip(self.network.parameters(), network.parameters(), strict=True):
             average.lerp_(value, share)
-        for average, value in zip(self.network.buffers(), network.buffers(), strict=True):
-            average.copy_(value)
+        for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
+            kept.copy_(buffer)
         self.updates += 1
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

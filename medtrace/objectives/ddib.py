@@ -85,7 +85,8 @@ class DDIBObjective(Objective):
     def after_step(self) -> None:
         """Move the averaged weights on."""
         for domain in DOMAINS:
-            self.averages[domain].update(self.networks[domain])
+            average: Any = self.averages[domain]
+            average.update(self.networks[domain])
 
     @torch.no_grad()
     def trace(self, batch: Batch) -> list[Trace]:

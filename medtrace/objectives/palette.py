@@ -53,6 +53,7 @@ class PaletteObjective(Objective):
                 f"sampling.start: expected 1, since Palette starts from pure noise, received {self.sampling.start!r}"
             )
         self.networks = nn.ModuleDict({"noise_estimator": noise_estimator})
+        self.out_channels = noise_estimator.in_channels
         self.schedule = NoiseSchedule() if schedule is None else schedule
         self.average = WeightAverage(noise_estimator, average_decay)
         self.phases = (Phase("noise", ("networks.noise_estimator",), {"noise_l1": 1.0}),)
@@ -81,7 +82,7 @@ class PaletteObjective(Objective):
         source, how = plain(batch["source"]), self.sampling
         check_range("source", source, -1, 1)
         gammas = self.schedule.levels(how.steps)
-        blank = source.new_zeros(len(source), self.networks["noise_estimator"].in_channels, *source.shape[2:])
+        blank = source.new_zeros(len(source), self.out_channels, *source.shape[2:])
 
         def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> Denoised:
             return denoise(

@@ -203,7 +203,8 @@ class PlasticineObjective(Objective):
         """
         source, structure, how = self._image(batch, "source"), self._structure(batch, "source"), self.sampling
         ours = self.networks
-        translator = DiffusionTranslator(self.average.network, ours.deformation, ours.schedule, ours.binary_structure)
+        averaged: Any = self.average.network
+        translator = DiffusionTranslator(averaged, ours.deformation, ours.schedule, ours.binary_structure)
 
         def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> DiffusionTranslation:
             return translator(
