@@ -1,15 +1,20 @@
 """Traces of prepared images, brought to the scans as they were given."""
 
+import nibabel
+import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
+from medtrace.data import load_dataset
 from medtrace.data.grids import Reorientation, center_window, shifted_affine
-from medtrace.io import to_original, write_composite
+from medtrace.io import read_image, read_motion, to_original, write_composite
 from medtrace.trace import Trace
 from medtrace.transforms import RigidAlignment
+from medtrace.workflows.prepare import prepare
 from tests.passport_cases import affine_of, apply, flow, inside_source, itk_image, largest, points_within, smooth
+from tests.test_prepare import moved_scan, rotation, tissue
 
 ORIGINAL = affine_of((1.2, 0.9, 1.6), (12, -8, 25), (40.0, -30, 10), flip=(-1, 1, 1), order=(1, 0, 2))
 MOTION = affine_of((1, 1, 1), (4.0, -7.0, 11.0), (5.0, -3.0, 2.0))
@@ -159,3 +164,59 @@ def test_what_does_not_fit_is_named():
         to_original(trace, scan[..., 0], ORIGINAL)
     with pytest.raises(ValueError, match="target_shape: expected 3 axes"):
         to_original(trace, scan, ORIGINAL, target_shape=(3, 4, 5, 6), target_affine=ORIGINAL)
+
+
+@pytest.fixture(scope="module")
+def dated_scans(tmp_path_factory):
+    """A scan, a later one of the same head that moved, that motion, and both prepared: aligned, cropped, resampled."""
+    folder = tmp_path_factory.mktemp("dated")
+    shape, affine = (36, 42, 30), np.diag([-2.0, 2.0, 2.2, 1.0])
+    affine[:3, 3] = 36, -42, -33
+    motion = rotation((3.0, -2.0, 4.0), (3.0, -2.0, 1.5))
+    for name, moved in (("before", np.eye(4)), ("after", motion)):
+        nibabel.save(nibabel.Nifti1Image(moved_scan(shape, affine, moved, tissue), affine), folder / f"{name}.nii")
+    (folder / "pairs.csv").write_text("subject,source,target\nS,before.nii,after.nii\n")
+    common = {"fractions": (1.0, 0.0, 0.0), "progress": False}
+    prepare(folder / "pairs.csv", folder / "3d", spatial_dims=3, spacing=(2.0, 2.0, 2.0), crop=(30, 36, 28), **common)
+    prepare(folder / "pairs.csv", folder / "2d", spatial_dims=2, slices=3, crop=(30, 36, 28), **common)
+    return folder, torch.from_numpy(motion)
+
+
+def still_trace(item):
+    """The trace of a prepared pair by a method that finds nothing to move: the alignment has done it."""
+    source, target = item["source"], item["target"]
+    return Trace.build(source, target, torch.zeros(source.ndim - 1, *source.shape[1:]), affine=source.affine)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_prepared_pairs_go_back_to_their_scans(tmp_path, dated_scans, dims):
+    """By the affines and the rigid file that `prepare` wrote, a point and an image reach the later scan as it was."""
+    folder, motion = dated_scans
+    item = load_dataset(folder / f"{dims}d")[0]
+    trace = still_trace(item)
+    found = read_motion(item["rigid_file"])
+    points = points_within(trace.source.shape[1:], trace.source_affine)
+    expected = apply(motion, points)
+    assert (apply(found, points) - expected).norm(dim=1).max() < 0.5  # how well the alignment was found
+    before, after = (read_image(folder / f"{name}.nii") for name in ("before", "after"))
+    original = to_original(
+        trace,
+        before[0],
+        before[1],
+        target_shape=after[0].shape[1:],
+        target_affine=after[1],
+        target_motion=found,
+    )
+    if dims == 3:
+        torch.testing.assert_close(original.locate(points), apply(found, points), atol=1e-3, rtol=0)
+    write_composite(tmp_path / "all.h5", trace, target_motion=found)
+    grid = sitk.ReadImage(str(folder / "after.nii"))
+    transform = sitk.ReadTransform(str(tmp_path / "all.h5"))
+    moved = sitk.Resample(sitk.ReadImage(str(folder / "before.nii")), grid, transform, sitk.sitkLinear)
+    theirs, target = (torch.from_numpy(sitk.GetArrayFromImage(image).T.copy()) for image in (moved, grid))
+    inside = (theirs > 50) & (target > 50)
+    unmoved = (before[0][0] - target)[inside].abs().mean()
+    assert (theirs - target)[inside].abs().mean() < 0.35 * unmoved
+    if dims == 3:
+        kept = original.covered[0]
+        assert largest("to_original, prepared pair", "image of 0 to 670", (theirs - original.warped[0])[kept]) < 0.1

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from medtrace.fields import sample
 from medtrace.io.composite import motion_matrix
+from medtrace.io.nifti import affine_array
 from medtrace.trace import Trace
 from medtrace.trace.geometry import to_voxels
+from medtrace.trace.validation import plain
 
 _CHUNK = 1 << 20
 """Points that are moved at once, for memory."""
@@ -73,6 +75,7 @@ def to_original(
         torch.from_numpy(motion_matrix(name, motion))
         for name, motion in (("source_motion", source_motion), ("target_motion", target_motion))
     ]
+    source = plain("source", source).cpu()
     _check_source(trace, source)
     if (target_shape is None) != (target_affine is None):
         raise ValueError("target_shape: expected together with target_affine, received one of them; give both")
@@ -83,8 +86,8 @@ def to_original(
         shape = (*shape, 1)
     if len(shape) != dims:
         raise ValueError(f"target_shape: expected {dims} axes as the source has, received {shape}")
-    affine = motions[1] @ trace.affine if target_affine is None else target_affine.detach().cpu().double()
-    source_grid = _Grid(tuple(source.shape[1:]), source_affine.detach().cpu().double(), motions[0])
+    affine = motions[1] @ trace.affine if target_affine is None else _affine("target_affine", target_affine)
+    source_grid = _Grid(tuple(source.shape[1:]), _affine("source_affine", source_affine), motions[0])
     target_grid = _Grid(shape, affine, motions[1])
     ddf = _displacement(target_grid, source_grid, trace.origin, trace, trace.affine)
     inverse_ddf = _displacement(source_grid, target_grid, trace.locate, trace, trace.source_affine)
@@ -116,14 +119,16 @@ def to_original(
 
 
 def _check_source(trace: Trace, source: Tensor) -> None:
-    if not isinstance(source, Tensor):
-        raise TypeError(f"source: expected a torch tensor, received {type(source).__name__}; convert it first")
     dims = source.ndim - 1
     if dims not in (2, 3) or dims < trace.spatial_dims:
         raise ValueError(
             f"source: expected (channel, *spatial) with {trace.spatial_dims} spatial axes or, for a slice, the volume"
             f" that it was cut from, received {tuple(source.shape)}"
         )
+
+
+def _affine(name: str, affine: Tensor) -> Tensor:
+    return torch.from_numpy(affine_array(name, affine))
 
 
 def _displacement(
