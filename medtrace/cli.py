@@ -197,6 +197,7 @@ def translate(
     batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
+    report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
 ) -> None:
     """Translate a scan on its own grid and in its own units, with its trace."""
     from medtrace.workflows.translate import translate as call
@@ -211,8 +212,11 @@ def translate(
         batch_size=batch_size,
         progress=sys.stderr.isatty(),
         overwrite=overwrite,
+        report=report,
     )
     typer.echo(f"trace written to {out}")
+    if report:
+        typer.echo(f"page written to {out}.html")
 
 
 @command("register")

@@ -121,7 +121,7 @@ def test_translate_and_prepare_hand_their_settings_over(capsys, calls):
 
     received = calls("translate")
     code, out, _ = run(capsys, "translate", "r", "scan.nii.gz", "--out", "o", "--batch-size", "3", "--overwrite")
-    assert (code, out) == (0, "trace written to o\n")
+    assert (code, out) == (0, "trace written to o\npage written to o.html\n")
     args, kwargs = received["translate"]
     assert args == (Path("r"), Path("scan.nii.gz"), Path("o"))
     assert (kwargs["batch_size"], kwargs["overwrite"], kwargs["mask"], kwargs["contrast"]) == (3, True, None, None)

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import list_data_collate
 
 from medtrace.engines.evaluator import to_device
 from medtrace.metrics import CaseTable
 from medtrace.objectives import Objective
+from medtrace.report.viewer import ReportCase, write_report
 from medtrace.trace import Trace
+from medtrace.workflows.report import REPORT
 from medtrace.workflows.runs import load_objective
 from medtrace.workflows.scoring import Tracer, score_cases
+
+SHOWN = 4
+"""Cases on the page of an evaluation."""
 
 
 def evaluate(
@@ -33,7 +39,8 @@ def evaluate(
     Args:
         run: a folder left by `medtrace train`.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
-        out: where `<row>.csv` and `<row>_summary.csv` are written; by default `RUN/evaluation/<split>`.
+        out: where `<row>.csv`, `<row>_summary.csv` and the first cases' `report.html` are written; by default
+            `RUN/evaluation/<split>`.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
@@ -54,7 +61,22 @@ def evaluate(
     for row, table in tables.items():
         table.write_csv(out / f"{row}.csv")
         table.write_summary(out / f"{row}_summary.csv")
+    if len(cases):
+        write_report(_shown(objective, cases), out / REPORT)
     return tables
+
+
+def _shown(objective: Objective, cases: Any) -> list[ReportCase]:
+    """The first cases as the run traces them, one at a time."""
+    tracer, shown = tracer_of(objective), []
+    for number in range(min(SHOWN, len(cases))):
+        case = {key: value for key, value in cases[number].items() if "landmarks" not in key}
+        (trace,) = tracer(list_data_collate([case]))
+        name = f"{number + 1}: {case['case']}" if "case" in case else f"case {number + 1}"
+        shown.append(
+            ReportCase(name, trace, target=case["target"].as_subclass(torch.Tensor), method=type(objective).__name__)
+        )
+    return shown
 
 
 def tracer_of(objective: Objective) -> Tracer:

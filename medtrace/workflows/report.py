@@ -66,7 +66,12 @@ def report(
 
 def report_beside(trace: Trace, folder: Path, method: str | None = None) -> Path:
     """Write the page of one trace next to its folder: FOLDER.html."""
-    return write_report(ReportCase(folder.name, trace, method=method), folder.with_name(f"{folder.name}.html"))
+    return write_report(ReportCase(folder.name, trace, method=method), page_of(folder))
+
+
+def page_of(folder: Path) -> Path:
+    """Where the page of a trace's folder lies: beside it, since the folder holds nothing but the trace."""
+    return folder.with_name(f"{folder.name}.html")
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:

@@ -117,7 +117,7 @@ def _resampled(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _largest_distance(one: Tensor, other: Tensor) -> float:
-    return float(torch.linalg.vector_norm(one - other, dim=0).max())
+    return float((one - other).square_().sum(0).max().sqrt())
 
 
 def _packed(numbers: np.ndarray, header: dict[str, Any]) -> Packed:

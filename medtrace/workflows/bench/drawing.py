@@ -9,7 +9,9 @@ from torch import Tensor
 
 from medtrace.io import save_trace
 from medtrace.report import comparison_figure, curve_figure, save_figure, trace_figure
+from medtrace.report.viewer import ReportCase, write_report
 from medtrace.workflows.bench.study import Outcome
+from medtrace.workflows.report import REPORT
 
 DPI = 110
 
@@ -42,14 +44,17 @@ def _save_comparison(outcome: Outcome, pictures: dict[str, dict[str, Tensor]], n
 
 
 def show_traces(outcome: Outcome) -> None:
-    """The traces of the shown cases, saved and drawn."""
+    """The traces of the shown cases, saved, drawn, and all on one page, `report.html`."""
+    shown = []
     for case, name in enumerate(outcome.shown["case"]):
         target = outcome.shown["target"][case].as_tensor()
         for row, run in outcome.runs.items():
             trace = outcome.traces[row][case]
             save_trace(trace, made(outcome.folder / "traces" / file_name(row)) / name, method=run.name, overwrite=True)
+            shown.append(ReportCase(f"{row}: {name}", trace, target=target, method=run.name))
             figure = trace_figure(trace, target=target, title=f"{row}: {name}")
             save_figure(figure, outcome.folder / "figures" / f"{file_name(row)}_{name}.png", dpi=DPI)
+    write_report(shown, outcome.folder / REPORT)
 
 
 def show_training(outcome: Outcome) -> None:
