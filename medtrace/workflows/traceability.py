@@ -24,7 +24,6 @@ from medtrace.objectives import affines_of, plain
 from medtrace.report import markdown_table
 from medtrace.report.tables import Better
 from medtrace.trace import Trace
-from medtrace.workflows.bench.cases import Cases
 from medtrace.workflows.evaluate import identity, tracer_of, write_json
 from medtrace.workflows.runs import load_objective
 from medtrace.workflows.scoring import RANGE, Tracer, score_cases
@@ -331,6 +330,8 @@ def origin_of(test: TraceBench) -> dict[str, Any]:
 def _tracebench(runs: Sequence[str | os.PathLike], progress: bool) -> TraceBench:
     if not runs:
         return TraceBench("domain", (64, 64), 64, split="test", progress=progress)
+    from medtrace.workflows.bench.cases import Cases  # the studies of `domain` are made of this module
+
     cases = Cases(progress)
     first = cases(Path(runs[0]))
     for run in runs[1:]:
@@ -365,8 +366,9 @@ def _names(runs: Sequence[str | os.PathLike]) -> dict[str, Path]:
 
 def _write(out: Path, tables: Mapping[str, TraceabilityTable], feature_network: str | os.PathLike | None) -> None:
     for row, table in tables.items():
-        table.write_csv(out / f"{row}.csv")
-        table.write_summary(out / f"{row}_summary.csv")
+        name = row.lower().replace(" ", "-") if row in (NO_TRANSLATION, TRUE_TRANSLATION) else row
+        table.write_csv(out / f"{name}.csv")
+        table.write_summary(out / f"{name}_summary.csv")
     rows = [{"row": row, **table.summary(), **table.distances} for row, table in tables.items()]
     known = {name for row in rows for name in row}
     columns = {"row": "", **{name: heading for name, heading in HEADINGS.items() if name in known}}
