@@ -352,7 +352,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="itk, composite, ants, nrrd, slicer, nitransforms, learn2reg, fsl, or trace (with --source).",
+            help="itk, composite, tfm, ants, nrrd, slicer, nitransforms, learn2reg, fsl, or trace (with --source).",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],

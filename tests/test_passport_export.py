@@ -18,7 +18,8 @@ from tests.passport_cases import AFFINES, affine_of, flow, make_trace, mapped, p
 
 FILES = {
     "itk": {"ddf.h5", "inverse_ddf.h5"},
-    "composite": {"resample_source.tfm", "resample_image.tfm"},
+    "composite": {"resample_source.h5", "resample_image.h5"},
+    "tfm": {"resample_source.tfm", "resample_image.tfm"},
     "ants": {"ddf.nii.gz", "inverse_ddf.nii.gz"},
     "nrrd": {"ddf.nrrd", "inverse_ddf.nrrd"},
     "nitransforms": {"ddf.x5", "inverse_ddf.x5"},
@@ -54,6 +55,8 @@ def test_formats_are_listed_and_others_refused(tmp_path):
     assert set(FORMATS) == {*FILES, "slicer"}
     with pytest.raises(ValueError, match=r"format: expected one of 'itk', .* received 'dicom'"):
         export_trace(make_trace("2d", "plain"), tmp_path / "out", "dicom")
+    with pytest.raises(ValueError, match="format: expected one of composite, tfm with a motion, received 'fsl'"):
+        export_trace(make_trace("2d", "plain"), tmp_path / "out", "fsl", source_motion=torch.eye(4))
 
 
 def nodes_of(scene):
@@ -174,6 +177,14 @@ def test_command_exports_and_brings_to_the_original_scan(tmp_path, capsys):
     expected = trace.locate(points) @ motion[:3, :3].T + motion[:3, 3]
     # Between voxels the displacement, which now turns too, is read linearly as before.
     torch.testing.assert_close(original.locate(points), expected, atol=1e-3, rtol=0)
+    code, _, err = run(
+        capsys,
+        *("export", tmp_path / "trace", "--format", "tfm", "--out", tmp_path / "composite"),
+        *("--target-motion", tmp_path / "motion.tfm"),
+    )
+    assert (code, err) == (0, "")
+    transform = sitk.ReadTransform(str(tmp_path / "composite" / "resample_image.tfm"))
+    torch.testing.assert_close(mapped(transform, points), expected, atol=1e-4, rtol=0)
     code, _, err = run(
         capsys, "export", tmp_path / "trace", "--format", "itk", "--out", tmp_path / "x", "--target-motion", "m.tfm"
     )

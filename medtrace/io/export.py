@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from medtrace.checks import check_choice
 from medtrace.io.appearing import appearing_folder
 from medtrace.io.composite import write_composite
@@ -17,13 +19,21 @@ from medtrace.io.transforms import write_transform
 from medtrace.trace import Trace
 
 
-def export_trace(trace: Trace, folder: Path | str, format: str) -> list[Path]:
+def export_trace(
+    trace: Trace,
+    folder: Path | str,
+    format: str,
+    *,
+    source_motion: Tensor | None = None,
+    target_motion: Tensor | None = None,
+) -> list[Path]:
     """Write the fields of a trace for another program.
 
     | format | files | for |
     |---|---|---|
     | itk | `ddf.h5`, `inverse_ddf.h5` | ITK, SimpleITK, 3D Slicer |
-    | composite | `resample_source.tfm`, `resample_image.tfm` | the same as text |
+    | composite | `resample_source.h5`, `resample_image.h5` | the same, with the motions to the original scans |
+    | tfm | `resample_source.tfm`, `resample_image.tfm` | the same as text, which is large: 60 bytes per voxel |
     | ants | `ddf.nii.gz`, `inverse_ddf.nii.gz` | ANTs, ANTsPy, nitransforms |
     | nrrd | `ddf.nrrd`, `inverse_ddf.nrrd` | 3D Slicer |
     | slicer | images, both `.nrrd`, `trace.mrml`, `load_trace.py` | 3D Slicer, as a scene |
@@ -35,6 +45,9 @@ def export_trace(trace: Trace, folder: Path | str, format: str) -> list[Path]:
         trace: what to write.
         folder: a new or empty folder; it appears complete or not at all.
         format: one of the above.
+        source_motion: of composites, see `write_composite`; the other formats hold a field alone, which `to_original`
+            brings to the scans first.
+        target_motion: likewise.
 
     Returns:
         The files, sorted.
@@ -45,24 +58,30 @@ def export_trace(trace: Trace, folder: Path | str, format: str) -> list[Path]:
         FileNotFoundError: if its parent does not exist.
         ValueError: if the format is unknown or cannot hold this trace.
     """
-    check_choice("format", format, tuple(FORMATS))
+    check_choice("format", format, FORMATS)
     folder = Path(folder)
-    if format == "slicer":
+    moved = source_motion is not None or target_motion is not None
+    if moved and format not in COMPOSITES:
+        raise ValueError(
+            f"format: expected one of {', '.join(COMPOSITES)} with a motion, received {format!r}; bring the trace to"
+            " the original scans by to_original first"
+        )
+    if format in COMPOSITES:
+        with appearing_folder(folder) as temporary:
+            for moves in ("source", "image"):
+                path = temporary / f"resample_{moves}{COMPOSITES[format]}"
+                write_composite(path, trace, moves, source_motion=source_motion, target_motion=target_motion)
+    elif format == "slicer":
         write_slicer_scene(trace, folder)
     else:
         with appearing_folder(folder) as temporary:
-            FORMATS[format](trace, temporary)
+            _WRITERS[format](trace, temporary)
     return sorted(folder.iterdir())
 
 
 def _itk(trace: Trace, folder: Path) -> None:
     write_transform(folder / "ddf.h5", trace.ddf, trace.affine)
     write_transform(folder / "inverse_ddf.h5", trace.inverse_ddf, trace.source_affine)
-
-
-def _composite(trace: Trace, folder: Path) -> None:
-    for moves in ("source", "image"):
-        write_composite(folder / f"resample_{moves}.tfm", trace, moves)
 
 
 def _ants(trace: Trace, folder: Path) -> None:
@@ -73,10 +92,6 @@ def _ants(trace: Trace, folder: Path) -> None:
 def _nrrd(trace: Trace, folder: Path) -> None:
     write_slicer_nrrd(folder / "ddf.nrrd", trace.ddf, trace.affine, "resampling")
     write_slicer_nrrd(folder / "inverse_ddf.nrrd", trace.inverse_ddf, trace.source_affine, "modeling")
-
-
-def _slicer(trace: Trace, folder: Path) -> None:
-    write_slicer_scene(trace, folder)
 
 
 def _nitransforms(trace: Trace, folder: Path) -> None:
@@ -94,13 +109,14 @@ def _fsl(trace: Trace, folder: Path) -> None:
     write_fsl_warp(folder / "inverse_ddf.nii.gz", trace.inverse_ddf, trace.source_affine, trace.affine, image)
 
 
-FORMATS: dict[str, Callable[[Trace, Path], None]] = {
+COMPOSITES = {"composite": ".h5", "tfm": ".tfm"}
+_WRITERS: dict[str, Callable[[Trace, Path], None]] = {
     "itk": _itk,
-    "composite": _composite,
     "ants": _ants,
     "nrrd": _nrrd,
-    "slicer": _slicer,
     "nitransforms": _nitransforms,
     "learn2reg": _learn2reg,
     "fsl": _fsl,
 }
+FORMATS = ("itk", *COMPOSITES, "ants", "nrrd", "slicer", "nitransforms", "learn2reg", "fsl")
+"""The names that `export_trace` takes."""

@@ -16,6 +16,7 @@ from medtrace.io.nifti import LPS
 from medtrace.io.transforms import displacement_file, displacement_lps, image_affine
 
 FieldType = Literal["resampling", "modeling"]
+_COMPRESSION = 2  # displacements hardly shrink further at ten times the time
 TYPE_KEY, INTENT_KEY, DISPLACEMENT_INTENT = "displacement field type", "intent_code", "1006"
 
 
@@ -58,7 +59,7 @@ def write_slicer_nrrd(path: Path | str, ddf: Tensor, affine: Tensor, field_type:
     header = _header(vectors.shape[1:], matrix, field_type)
     data = np.asarray(vectors, dtype="<f8").tobytes(order="F")
     with appearing_file(path) as temporary:
-        temporary.write_bytes(header.encode("ascii") + gzip.compress(data, mtime=0))
+        temporary.write_bytes(header.encode("ascii") + gzip.compress(data, compresslevel=_COMPRESSION, mtime=0))
 
 
 def read_slicer_nrrd(path: Path | str, spatial_dims: int = 3) -> SlicerField:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medtrace.data.reading import read_image
 from medtrace.io import load_trace, read_motion, save_trace
-from medtrace.io.export import FORMATS, export_trace
+from medtrace.io.export import COMPOSITES, FORMATS, export_trace
 from medtrace.io.original_scan import to_original
 from medtrace.objectives.objective import plain
 from medtrace.trace import Trace
@@ -30,12 +30,15 @@ def export(
 ) -> list[Path]:
     """Export a trace's fields, after bringing them to the original scans where these are named.
 
+    A composite takes the motions as they are, exactly and without a scan; the other formats are fields, which are read
+    anew on the scans' grids.
+
     Args:
         trace: folder of a trace.
         out: a new or empty folder; it appears complete or not at all.
         format: a name of `medtrace.io.export_trace`, or "trace" for a trace folder.
         source: the source scan as it was given, where the trace was made on a cropped, resampled, sliced or aligned
-            copy (see `medtrace.io.to_original`).
+            copy (see `medtrace.io.to_original`); not for composites.
         source_motion: ITK transform from the trace's source frame to that scan's.
         target: the target scan, whose grid the result then has.
         target_motion: ITK transform from the trace's target frame to that scan's, such as `rigid/*.tfm` of a prepared
@@ -52,6 +55,14 @@ def export(
     if format not in (*FORMATS, TRACE):
         raise ValueError(f"format: expected one of {', '.join((*FORMATS, TRACE))}, received {format!r}")
     loaded = load_trace(Path(trace))
+    if format in COMPOSITES:
+        if source is not None or target is not None:
+            raise ValueError(
+                f"source: expected none with {format}, which holds the motions themselves and needs no scan; leave it"
+                " out"
+            )
+        motions = {"source_motion": _motion(source_motion), "target_motion": _motion(target_motion)}
+        return export_trace(loaded, Path(out), format, **motions)
     if source is not None:
         loaded = _to_scans(loaded, Path(source), source_motion, target, target_motion)
     elif any(path is not None for path in (source_motion, target, target_motion)):
