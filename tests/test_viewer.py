@@ -1,15 +1,26 @@
 """The page of a trace: what it holds, and what a browser makes of it."""
 
+import base64
+import csv
+import json
 import re
 import shutil
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from medtrace.data import TraceBench
+from medtrace.fields import exponentiate, folded_voxels, identity_grid, sample
+from medtrace.io import save_trace
+from medtrace.report import viewer
 from medtrace.report.viewer import ReportCase, write_report
+from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels
 from medtrace.trace import Trace
+from medtrace.workflows.report import report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 READY = "Boolean(window.medtrace?.complete) && !document.getElementById('message').textContent"
@@ -65,9 +76,30 @@ def open_page(browser, tmp_path):
     assert said == []
 
 
-def click_voxel(page, pane: str, voxel) -> None:
-    """Click at the place of a voxel in a pane."""
-    x, y = page.evaluate(
+def growing_trace(scale: float) -> Trace:
+    """Tissue that grows evenly about the middle, on pixels of 2 × 3 mm."""
+    grid = identity_grid((64, 64)) - 31.5
+    affine = torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0], dtype=torch.float64))
+    image = torch.exp(-grid.square().sum(0, keepdim=True) / 300)
+    return Trace.build(image, image, grid * (1 / scale - 1), inverse_ddf=grid * (scale - 1), affine=affine)
+
+
+def oblique_trace() -> Trace:
+    """A volume on a turned, flipped, anisotropic grid that lies on another such grid."""
+    affines = []
+    for angle, spacing, shift in ((0.3, (1.0, -1.2, 2.5), (5, 40, -10)), (-0.2, (-1.5, 1.1, 2.0), (38, 6, -8))):
+        turn = torch.eye(4, dtype=torch.float64)
+        turn[:2, :2] = torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn[:3, 3] = torch.tensor(shift)
+        affines.append(turn @ torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64)))
+    ddf = F.interpolate(2 * torch.randn(1, 3, 3, 3, 3), size=(26, 22, 14), mode="trilinear", align_corners=True)[0]
+    source, image = torch.rand(1, 20, 24, 16), torch.rand(1, 26, 22, 14)
+    return Trace.build(source, image, ddf, affine=affines[0], source_affine=affines[1])
+
+
+def screen_place(page, pane: str, voxel) -> list[float]:
+    """Where a voxel of a pane is on the screen."""
+    return page.evaluate(
         """([name, voxel]) => {
             const pane = medtrace.panes[name], box = pane.canvas.getBoundingClientRect();
             const [x, y] = pane.voxelToScreen(voxel);
@@ -75,8 +107,12 @@ def click_voxel(page, pane: str, voxel) -> None:
         }""",
         [pane, list(voxel)],
     )
-    page.mouse.click(x, y)
-    page.wait_for_timeout(60)
+
+
+def click_voxel(page, pane: str, voxel) -> None:
+    """Click at the place of a voxel in a pane."""
+    page.mouse.click(*screen_place(page, pane, voxel))
+    page.wait_for_timeout(80)
 
 
 def reading(page, key: str) -> list[float]:
@@ -85,17 +121,210 @@ def reading(page, key: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
 
-def test_click_shows_the_true_corresponding_point(open_page):
+@pytest.mark.parametrize("pane", ["source", "image"])
+def test_click_shows_the_true_corresponding_point(open_page, pane):
     case, trace = postop_case()
+    field = case["inverse_ddf" if pane == "source" else "ddf"]
     page = open_page(ReportCase("postop", trace))
-    length = torch.linalg.vector_norm(case["inverse_ddf"], dim=0)
+    length = torch.linalg.vector_norm(field, dim=0)
     for place in ((length == length.max()).nonzero()[0].tolist(), [48, 48], [30, 60]):
-        click_voxel(page, "source", (*place, 0))
-        clicked = np.array(reading(page, "source-voxel"))
-        assert np.abs(clicked - place).max() <= 0.5
-        voxel = torch.tensor([[*reading(page, "source-mm")]], dtype=torch.float64)
-        truth = trace.locate(voxel)[0].numpy()
-        shown = np.array(reading(page, "target-mm"))
-        pixel = float(trace.affine[:3, 0].norm())
-        assert np.linalg.norm(shown - truth) < 0.5 * pixel
+        click_voxel(page, pane, (*place, 0))
+        clicked, other = ("source", "target") if pane == "source" else ("target", "source")
+        assert np.abs(np.array(reading(page, f"{clicked}-voxel")) - place).max() <= 0.5
+        point = torch.tensor(reading(page, f"{clicked}-voxel"), dtype=torch.float32)
+        truth = point + sample(field[None], point[None, :, None, None])[0, :, 0, 0]  # one grid: the truth's own voxels
+        assert np.abs(np.array(reading(page, f"{other}-voxel")) - truth.numpy()).max() < 0.5
         page.keyboard.press("Escape")
+
+
+def test_points_through_two_oblique_grids(open_page):
+    trace = oblique_trace()
+    page = open_page(ReportCase("oblique", trace))
+    for voxel in ([5.0, 9.0, 6.0], [12.3, 4.4, 9.0]):
+        page.evaluate("voxel => medtrace.point('source', voxel)", voxel)
+        page.wait_for_timeout(80)
+        mm = trace.source_affine[:3, :3] @ torch.tensor(voxel, dtype=torch.float64) + trace.source_affine[:3, 3]
+        assert np.allclose(reading(page, "source-mm"), mm.numpy(), atol=0.006)
+        assert np.allclose(reading(page, "target-mm"), trace.locate(mm[None])[0].numpy(), atol=0.05)
+    # slices: the wheel moves the point through them, and the other side follows
+    before = reading(page, "source-mm"), reading(page, "target-mm")
+    page.hover("[data-pane=source] canvas")
+    page.mouse.wheel(0, -100)
+    page.wait_for_timeout(80)
+    assert not np.allclose(before[0], reading(page, "source-mm"), atol=0.5)
+    assert not np.allclose(before[1], reading(page, "target-mm"), atol=0.5)
+
+
+def test_one_voxel_moved_is_marked_as_folded(open_page):
+    image = torch.rand(1, 40, 40)
+    ddf = torch.zeros(2, 40, 40)
+    ddf[0, 22, 17] = 1.5
+    traces = {
+        name: Trace.build(image, image, k * ddf, inverse_ddf=-k * ddf) for k, name in enumerate(("sound", "folded"))
+    }
+    page = open_page(ReportCase("folded", traces["folded"]), ReportCase("sound", traces["sound"]))
+    folded = int(folded_voxels(ddf[None]).sum())
+    assert folded > 0
+    assert page.text_content("#folds") == f"⚠ {folded} folded voxels"
+    page.click("#folds")
+    page.uncheck("#show-cross")
+    page.wait_for_timeout(80)
+    place = np.array(reading(page, "target-voxel"))
+    assert np.abs(place - [22, 17]).max() <= 1
+    colours = page.evaluate(MARK_COLOURS, [*place.tolist(), 0])
+    assert max(map(min, colours)) > 230  # white square
+    assert min(map(max, colours)) < 30  # black cross
+    page.select_option("#case", "1")
+    page.wait_for_timeout(300)
+    assert page.is_hidden("#folds")
+
+
+MARK_COLOURS = """voxel => {
+    const pane = medtrace.panes.map, [x, y] = pane.voxelToScreen(voxel), ratio = devicePixelRatio;
+    const { data } = pane.context.getImageData(Math.round((x - 4) * ratio), Math.round((y - 4) * ratio), 8, 8);
+    return Array.from({ length: 64 }, (_, k) => [...data.slice(4 * k, 4 * k + 3)]);
+}"""
+
+
+def test_region_grows_as_the_field_says_and_scores_are_saved(open_page):
+    trace = growing_trace(scale=1.2)
+    page = open_page(ReportCase("growing", trace, method="=SUM(A1)"))
+    page.click("#tool button[value=box]")
+    corners = [screen_place(page, "source", voxel) for voxel in ([24, 26, 0], [40, 38, 0])]
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    page.mouse.move(*corners[1], steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(80)
+    before, after, change = map(float, re.findall(r"-?\d+\.\d+", page.text_content("#regions tr td:nth-child(2)")))
+    assert before == pytest.approx(16 * 2 * 12 * 3, rel=0.1)  # the mouse meets whole screen pixels
+    assert after / before == pytest.approx(1.44, rel=0.01)
+    assert change == pytest.approx(44, abs=1)
+    for name, score in (("progression", 2), ("realism", 1), ("traceability", 5)):
+        page.check(f"input[name=score-{name}][value='{score}']")
+    page.fill("#comment", 'a "quoted", word')
+    with page.expect_download() as download:
+        page.click("#save-csv")
+    lines = list(csv.reader(download.value.path().read_text().splitlines()))
+    row = dict(zip(lines[0], lines[1]))
+    assert (row["case"], row["region"], row["drawn_on"], row["unit"]) == ("growing", "region 1", "source", "mm²")
+    assert (row["progression"], row["realism"], row["traceability"]) == ("2", "1", "5")
+    assert row["comment"] == 'a "quoted", word'
+    assert row["method"] == "'=SUM(A1)"  # no formula for a spreadsheet
+    with page.expect_download() as download:
+        page.click("#save-json")
+    saved = json.loads(download.value.path().read_text())
+    assert saved["scores"][0]["after"] == pytest.approx(after, abs=0.06)
+    assert "lower is better" in saved["scale"]
+    assert len(saved["regions"][0]["regions"][0]["outline_ras_mm"]) == 4
+
+
+def test_path_and_frames_follow_the_velocity(open_page):
+    grid = identity_grid((48, 48)) - 23.5
+    velocity = 0.8 * torch.stack([-grid[1], grid[0]]) * torch.exp(-grid.square().sum(0) / 200)
+    image = torch.rand(1, 48, 48)
+    trace = Trace.build(image, image, exponentiate(velocity[None])[0], velocity=velocity)
+    page = open_page(ReportCase("turning", trace))
+    assert "exp(t·v)" in page.text_content("[data-reading='path'] td")
+    path = np.array(page.evaluate("medtrace.model.correspondence.path([20, 30, 0])"))[:, :2]
+    for share, steps in ((0.5, 16), (1.0, 32)):
+        moved = exponentiate(share * velocity[None])[0]
+        assert np.abs(path[steps] - np.array([20, 30]) - moved[:, 20, 30].numpy()).max() < 0.1
+    straight = path[0] + 0.5 * (path[32] - path[0])
+    assert np.linalg.norm(path[16] - straight) > 0.2  # a turn is no straight line
+
+
+def test_names_are_text_and_keys_work(open_page):
+    hostile = "</script><img src=x onerror=console.error(1)>"
+    page = open_page(ReportCase(hostile, growing_trace(1.1), method="<b>m</b>", notes=(hostile,)), color_scheme="dark")
+    assert hostile in page.text_content("#about")
+    assert page.locator("img").count() == 0
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 27)"
+    page.keyboard.press("t")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 246, 244)"
+    page.keyboard.press("j")
+    page.keyboard.press("g")
+    page.wait_for_timeout(80)
+    assert page.input_value("#layer") == "jacobian"
+    assert page.is_checked("#show-grid")
+    page.keyboard.press("?")
+    assert page.is_visible("#help-panel")
+
+
+# without a browser
+
+
+def unpacked(packed: Packed) -> np.ndarray:
+    """What the page reads: sums of the differences, times the scale."""
+    dtype = np.dtype(packed.header["dtype"])
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(packed.payload)), np.uint8).reshape(dtype.itemsize, -1)
+    unsigned = np.ascontiguousarray(planes.T).view(f"u{dtype.itemsize}").ravel()
+    numbers = np.add.accumulate(unsigned, dtype=unsigned.dtype).view(dtype).reshape(packed.header["shape"])
+    return numbers * packed.header["scale"] + packed.header["offset"]
+
+
+def test_whole_numbers_are_stored_exactly():
+    image = torch.randint(-500, 3000, (2, 7, 9, 5)).float()
+    packed = pack_image(image)
+    assert packed.header["error"] == 0
+    assert np.array_equal(unpacked(packed), image.numpy())
+
+
+def test_other_images_are_stored_within_the_stated_error():
+    image = torch.randn(1, 33, 20)
+    packed = pack_image(image)
+    assert packed.header["shape"] == [1, 33, 20, 1]
+    assert np.abs(unpacked(packed)[..., 0] - image.numpy()).max() <= packed.header["error"] + 1e-12
+    assert 0 < packed.header["error"] < 1e-4
+    assert np.array_equal(unpacked(pack_image(torch.full((1, 4, 4), 0.3)))[0, ..., 0], np.full((4, 4), np.float32(0.3)))
+
+
+def test_smooth_fields_are_halved_and_others_kept():
+    rough = 3 * torch.randn(2, 64, 64)
+    smooth = F.interpolate(0.5 * torch.randn(1, 3, 5, 5, 5), size=(64, 64, 40), mode="trilinear", align_corners=True)[0]
+    assert pack_field(smooth).header["shape"] == [3, 32, 32, 20]
+    assert pack_field(smooth).header["error"] <= 0.25
+    assert pack_field(rough).header["shape"] == [3, 64, 64, 1]
+    assert np.abs(unpacked(pack_field(rough))[:2, ..., 0] - rough.numpy()).max() <= 0.5 / 64 + 1e-6
+
+
+def test_report_from_disk_names_folders_and_nothing_else(tmp_path):
+    folders = [tmp_path / side / "visit" for side in ("one", "two")]
+    for folder in folders:
+        folder.parent.mkdir()
+        save_trace(growing_trace(1.1), folder, method="Method", metadata={"file": "SECRET^NAME.nii"})
+    path = report(folders, tmp_path / "page" / "report.html")
+    text = path.read_text()
+    scene = json.loads(re.search(r'id="scene">(.*?)</script>', text, re.DOTALL)[1])
+    assert [(case["name"], case["method"]) for case in scene["cases"]] == [
+        ("one/visit", "Method"),
+        ("two/visit", "Method"),
+    ]
+    assert "SECRET" not in text
+    assert str(tmp_path) not in text
+    assert not list(path.parent.glob(".*"))
+
+
+def test_modules_import_only_what_is_there():
+    assets = Path(viewer.__file__).parent / "assets"
+    names = {path.name for path in assets.glob("*.js")}
+    for path in assets.glob("*.js"):
+        assert set(re.findall(r'from "\./(\w+\.js)"', path.read_text())) <= names
+    assert "://" not in "".join(path.read_text() for path in assets.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda path: write_report([], path / "a.html"), "cases: expected at least one"),
+        (lambda path: write_report([ReportCase("a", growing_trace(1.1))] * 2, path / "a.html"), "a name of its own"),
+        (lambda path: write_report(ReportCase("a", growing_trace(1.1)), path / "a.pdf"), "ending in .html"),
+        (lambda _: ReportCase("a", growing_trace(1.1), labels=torch.zeros(1, 5, 5)), "the source's grid"),
+        (lambda path: report([], path / "a.html"), "folders: expected at least one"),
+        (lambda path: report(["a"], path / "a.html", targets=["b", "c"]), "targets: expected one for each"),
+        (lambda _: pack_labels(torch.full((1, 4, 4), 0.5)), "labels: expected whole numbers"),
+    ],
+)
+def test_errors_say_what_was_expected(tmp_path, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(tmp_path)
