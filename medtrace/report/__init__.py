@@ -3,6 +3,7 @@
 from medtrace.report.charts import curve_figure, method_figure, sensitivity_figure
 from medtrace.report.crossed import crossed_table, print_crossed_table
 from medtrace.report.display import enable_display
+from medtrace.report.fields import field_figure, grid_figure, jacobian_figure, ledger_figure, row_figure
 from medtrace.report.figures import comparison_figure, save_figure, trace_figure
 from medtrace.report.registration import metamorphosis_figure, overlay_figure
 from medtrace.report.tables import markdown_table, print_table, read_rows, read_summary
@@ -14,6 +15,10 @@ __all__ = [
     "crossed_table",
     "curve_figure",
     "enable_display",
+    "field_figure",
+    "grid_figure",
+    "jacobian_figure",
+    "ledger_figure",
     "markdown_table",
     "metamorphosis_figure",
     "method_figure",
@@ -22,6 +27,7 @@ __all__ = [
     "print_table",
     "read_rows",
     "read_summary",
+    "row_figure",
     "save_figure",
     "sensitivity_figure",
     "trace_figure",
