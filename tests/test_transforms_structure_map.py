@@ -4,8 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import LoadImage
+from scipy.ndimage import binary_fill_holes
 
+from medtrace.transforms import StructureMap, StructureMapd, structure_map
+from medtrace.transforms.potts import direction_steps, direction_weights, lines_along, minimise_potts, potts_energy
 from medtrace.transforms.potts_lines import solve_lines
+from medtrace.transforms.structure_map import METHODS
+from medtrace.transforms.two_means import two_means
 
 
 def least_energy(values: np.ndarray, jump_cost: float) -> float:
@@ -29,3 +37,205 @@ def test_lines_reach_the_least_energy_of_all_partitions(jump_cost):
     for a, b in itertools.pairwise(starts):
         energy = np.square(solved[a:b] - values[a:b]).sum() + jump_cost * np.count_nonzero(np.diff(solved[a:b]))
         assert energy == pytest.approx(least_energy(values[a:b], jump_cost), abs=1e-9)
+
+
+def test_lines_of_one_level_have_no_jump():
+    assert np.ptp(solve_lines(np.full(50, 0.1), np.array([0, 50]), 1e-3)) == 0
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 4, 5), (1, 6)])
+def test_lines_visit_every_voxel_once_and_step_by_step(shape):
+    for step in direction_steps(len(shape), "diagonals"):
+        order, starts = lines_along(shape, step)
+        assert sorted(order) == list(range(np.prod(shape)))
+        places = np.stack(np.unravel_index(order, shape), axis=1)
+        for a, b in itertools.pairwise(starts):
+            assert (np.diff(places[a:b], axis=0) == step).all()
+            for beyond in (places[a] - step, places[b - 1] + step):
+                assert ((beyond < 0) | (beyond >= shape)).any()
+
+
+def test_weights_measure_planes_along_axes_and_diagonals_exactly():
+    assert direction_weights(direction_steps(3, "axes")) == pytest.approx([1, 1, 1])
+    flat = dict(zip(direction_steps(2, "diagonals"), direction_weights(direction_steps(2, "diagonals"))))
+    assert flat[1, 0] == pytest.approx(np.sqrt(2) - 1)
+    assert flat[1, -1] == pytest.approx(1 - np.sqrt(2) / 2)
+    steps = direction_steps(3, "diagonals")
+    weights = direction_weights(steps)
+    assert len(steps) == 13
+    assert weights.min() > 0
+    for normal in ([0, 1, 0], [1, 0, -1], [1, -1, 1]):
+        crossings = np.abs(np.asarray(steps) @ normal) / np.linalg.norm(normal)
+        assert weights @ crossings == pytest.approx(1)
+
+
+def test_energy_counts_edges_and_errors():
+    image = np.zeros((4, 4))
+    image[:, 2:] = 1
+    steps = direction_steps(2, "axes")
+    energy = potts_energy(image, image + 0.5, 0.1, steps, direction_weights(steps))
+    assert energy == pytest.approx(0.1 * 4 + 16 * 0.25)
+
+
+@pytest.mark.parametrize("directions", ["axes", "diagonals"])
+def test_potts_reaches_the_least_energy_of_a_small_image(directions):
+    image = np.random.default_rng(2).normal(size=(3, 3)) + np.array([[0, 0, 2], [0, 2, 2], [0, 2, 2]])
+    steps = direction_steps(2, directions)
+    weights = direction_weights(steps)
+    energies = []
+    for classes in itertools.product((False, True), repeat=9):
+        mask = np.reshape(classes, (3, 3))
+        values = np.zeros((3, 3))
+        for part in (mask, ~mask):
+            if part.any():
+                values[part] = image[part].mean()
+        energies.append(potts_energy(values, image, 1.0, steps, weights))
+    assert minimise_potts(image, 1.0, directions).energy <= min(energies) * 1.001
+
+
+@pytest.mark.parametrize("shape", [(48, 40), (20, 18, 16)])
+def test_potts_recovers_pieces_in_noise(shape):
+    random = np.random.default_rng(1)
+    truth = np.zeros(shape)
+    truth[tuple(slice(size // 4, 3 * size // 4) for size in shape)] = 2.0
+    truth[tuple(slice(0, size // 4) for size in shape)] = -1.0
+    image = truth + random.normal(scale=0.3, size=shape)
+    found = minimise_potts(image, gamma=0.5)
+    assert found.regions.max() + 1 == 3
+    assert (np.abs(found.values - truth) > 0.1).mean() < 0.002
+    steps = direction_steps(len(shape), "diagonals" if len(shape) == 2 else "axes")
+    assert found.energy <= potts_energy(truth, image, 0.5, steps, direction_weights(steps))
+
+
+def test_two_means_is_the_best_of_all_thresholds():
+    values = np.random.default_rng(3).normal(size=60).round(1)
+    within = {
+        level: sum(part.var() * part.size for part in (values[values <= level], values[values > level]))
+        for level in np.unique(values)[:-1]
+    }
+    split = two_means(values)
+    assert within[split.threshold] == pytest.approx(min(within.values()))
+    assert split.contrast == pytest.approx(
+        values[values > split.threshold].mean() - values[values <= split.threshold].mean()
+    )
+
+
+def disc(size: int = 48, noise: float = 0.1, spatial_dims: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """A bright disc or ball with a dark core, and its image with noise."""
+    grid = torch.meshgrid(*[torch.arange(size) - size / 2 + 0.5] * spatial_dims, indexing="ij")
+    radius = torch.stack(grid).square().sum(0).sqrt()[None]
+    truth = ((radius < 0.4 * size) & (radius > 0.15 * size)).float()
+    return truth, truth + noise * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_map_is_the_brighter_class(method, spatial_dims):
+    truth, image = disc(32 if spatial_dims == 2 else 16, spatial_dims=spatial_dims)
+    found = StructureMap(method)(image)
+    assert found.dtype == torch.float32
+    assert torch.equal(found.as_tensor(), truth)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_map_ignores_scale_and_shift(method):
+    _, image = disc(noise=0.3)
+    expected = structure_map(image, method)
+    assert 0 < expected.mean() < 1
+    for scale, shift in ((2.0, -1.0), (1000.0, 50.0), (1e-3, 0.0)):
+        assert (structure_map(scale * image.double() + shift, method) != expected).float().mean() < 2e-3
+
+
+def test_potts_leaves_out_the_noise_that_a_threshold_keeps():
+    truth, image = disc(noise=0.3)
+    wrong = {method: int((structure_map(image, method, gamma=1e-2) != truth).sum()) for method in METHODS}
+    assert wrong["otsu"] > 50
+    assert wrong["potts"] < 0.2 * wrong["otsu"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_constant_image_has_no_brighter_class(method):
+    assert structure_map(torch.full((1, 8, 9), 3.7), method).abs().sum() == 0
+    assert structure_map(torch.ones(1, 1, 1), method).shape == (1, 1, 1)
+
+
+def test_noise_alone_is_one_region():
+    assert structure_map(torch.rand(1, 24, 24, generator=torch.Generator().manual_seed(0)), gamma=1.0).sum() == 0
+
+
+def test_metadata_and_input_stay():
+    truth, values = disc(24)
+    image = MetaTensor(values, affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])), meta={"case": "one"})
+    before = image.clone()
+    found = StructureMap()(image)
+    assert torch.equal(found.affine, image.affine)
+    assert found.meta["case"] == "one"
+    assert torch.equal(image.as_tensor(), before.as_tensor())
+    assert isinstance(structure_map(image), MetaTensor)
+    assert type(structure_map(values)) is torch.Tensor
+    for other in (values.numpy(), values.half(), (100 * values + 50).to(torch.int16)):
+        assert torch.equal(StructureMap()(other).as_tensor(), truth)
+
+
+def test_dictionary_form_names_its_maps():
+    truth, image = disc(24)
+    item = {"source": image, "target": 1 - image}
+    maps = StructureMapd(("source", "target"), method="kmeans")(item)
+    assert torch.equal(maps["source_structure"].as_tensor(), truth)
+    assert torch.equal(maps["target_structure"].as_tensor(), 1 - truth)
+    assert maps["source"] is image
+    assert set(StructureMapd(("source", "target"), out_keys=("a", "b"))(item)) == {"source", "target", "a", "b"}
+    assert set(StructureMapd(("source", "mask"), allow_missing_keys=True)({"source": image})) == {
+        "source",
+        "source_structure",
+    }
+    with pytest.raises(ValueError, match="out_keys"):
+        StructureMapd(("source", "target"), out_keys=("a",))
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (torch.full((1, 4, 4), float("nan")), ValueError, "received 16 that are NaN"),
+        (torch.zeros(2, 4, 4), ValueError, "expected 1 channel, received 2"),
+        (torch.zeros(4, 4), ValueError, "add the channel axis"),
+        ("slice.png", TypeError, "load it first"),
+    ],
+)
+def test_wrong_images_are_refused(image, error, message):
+    with pytest.raises(error, match=message):
+        StructureMap()(image)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "watershed"}, "method: expected one of 'potts', 'otsu', 'kmeans'"),
+        ({"gamma": 0}, "gamma: expected a number above 0"),
+        ({"directions": "knight"}, "directions: expected one of"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        StructureMap(**settings)
+
+
+def test_settings_of_the_minimisation_are_checked():
+    image = np.eye(4)
+    for settings, message in (
+        ({"gamma": 1.0, "growth": 1.0}, "growth: expected a factor above 1"),
+        ({"gamma": 1.0, "coupling": 0.0}, "coupling"),
+        ({"gamma": -1.0}, "gamma"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            minimise_potts(image, **settings)
+
+
+@pytest.mark.real_data
+def test_ventricles_of_a_real_slice_are_dark(real_data):
+    volume = LoadImage(image_only=True, ensure_channel_first=True)(real_data / "open_ms/mni/patient19/T1.nii.gz")
+    image = volume[..., volume.shape[-1] // 2]
+    found = structure_map(image.as_tensor())
+    head = binary_fill_holes(found[0].numpy())
+    inside = head & (found[0] == 0).numpy()
+    assert 0.02 < inside.sum() / head.sum() < 0.2

@@ -34,30 +34,31 @@ class PottsImage(NamedTuple):
 def minimise_potts(
     image: Array,
     gamma: float,
-    directions: Directions = "diagonals",
+    directions: Directions | None = None,
     coupling: float = 0.01,
-    growth: float = 2.0,
-    tolerance: float = 1e-4,
+    growth: float = 1.5,
+    tolerance: float = 1e-3,
 ) -> PottsImage:
     """Minimise the Potts functional γ · Σ_s ω_s ‖∇_s u‖₀ + ‖u − f‖² of an image f.
 
     ‖∇_s u‖₀ counts the jumps of u along the direction s, weighted by ω_s so that the sum approximates the length (3D:
     area) of the edges in voxels. The problem is split over directions (Storath & Weinmann 2014; Storath, Weinmann,
     Frikel & Unser 2015): one copy u_s of the image per direction, for which the functional falls apart into lines
-    that are solved exactly, and one for the data, tied to each other by multipliers (ADMM) with a coupling μ
-    that grows by a constant factor. The problem is not convex: the result is a good local minimum.
+    that are solved exactly, and the copies are tied to each other by multipliers (ADMM) with a coupling μ that grows by
+    a constant factor. The problem is not convex: the result is a good local minimum.
 
-    Deviations from the papers: copies are tied to the image of the data only, not to each other as well; and at the
-    end each region takes the image's mean, which is the minimiser for these regions.
+    Deviations from the papers: μ grows by 1.5 rather than 2, which takes half as long again and finds lower energies;
+    and at the end each region takes the image's mean, which is the minimiser for these regions.
 
     Args:
         image: f, 2D or 3D, finite, of at least one voxel.
         gamma: γ, cost of an edge's unit of length, in squared units of the image.
         directions: "axes" measures edges in steps along the axes, which favours blocks; "diagonals" adds all
-            diagonals and is nearly isotropic (3D: 13 directions instead of 3, at four times the time and memory).
-        coupling: first μ, in units of γ / contrast²
+            diagonals and is nearly isotropic in voxels. None: "diagonals" in 2D, and "axes" in 3D, where 13 directions
+            instead of 3 take four times the time and memory.
+        coupling: first μ, against the 1 of ‖u − f‖².
         growth: factor of μ in each iteration, above 1; slower growth finds somewhat lower energies.
-        tolerance: copies that differ by no more than this share of the image's range have met.
+        tolerance: copies have met where they differ from their mean by no more than this share of the image's range.
 
     Returns:
         The piecewise-constant image, its regions and its energy.
@@ -65,6 +66,8 @@ def minimise_potts(
     Raises:
         ValueError: if a setting is out of range.
     """
+    if directions is None:
+        directions = "diagonals" if image.ndim == 2 else "axes"
     check_choice("directions", directions, DIRECTIONS)
     check_positive("gamma", gamma)
     check_positive("coupling", coupling)
@@ -74,11 +77,12 @@ def minimise_potts(
     steps = direction_steps(image.ndim, directions)
     weights = direction_weights(steps)
     spread = float(np.ptp(image))
-    jumps = np.zeros(image.shape, dtype=np.int64)
-    if spread > 0:
-        copies = _split(image, gamma, steps, weights, coupling, growth, tolerance * spread)
-        return _by_region(image, copies, gamma, steps, weights)
-    return PottsImage(image.astype(np.float64), jumps, 0.0)
+    if spread == 0:
+        return PottsImage(image.astype(np.float64), np.zeros(image.shape, dtype=np.int64), 0.0)
+    copies = _split(image, gamma, steps, weights, coupling, growth, tolerance * spread)
+    regions = _regions(copies, steps, image.shape)
+    values = (np.bincount(regions.ravel(), weights=image.ravel()) / np.bincount(regions.ravel()))[regions]
+    return PottsImage(values, regions, potts_energy(values, image, gamma, steps, weights))
 
 
 def direction_steps(spatial_dims: int, directions: Directions) -> list[tuple[int, ...]]:
@@ -131,42 +135,40 @@ def _split(
     growth: float,
     tolerance: float,
 ) -> Array:
-    """ADMM: the copies (directions, voxels) once they agree with the image of the data within `tolerance`.
+    """ADMM over the copies u_1 … u_S of the image, until each is within `tolerance` of their mean: (S, voxels).
 
-    In the scaled form: u_s = lines(v − λ_s/μ, 2 γ ω_s / μ), v = (2 f + Σ (μ u_s + λ_s)) / (2 + S μ),
-    λ_s += μ (u_s − v).
+    The augmented functional Σ_s (γ ω_s ‖∇_s u_s‖₀ + ‖u_s − f‖² / S) + Σ_{s<t} (λ_st · (u_s − u_t) + μ/2 ‖u_s − u_t‖²)
+    is minimised over one copy after the other, each on its lines. Of the multipliers only Λ_s = Σ_t λ_st matters.
     """
-    data = image.astype(np.float64).ravel()
+    count = len(steps)
+    data_share = image.astype(np.float64).ravel() / count
     lines = [lines_along(image.shape, step) for step in steps]
-    copies = np.empty((len(steps), data.size))
+    copies = np.tile(data_share * count, (count, 1))
     multipliers = np.zeros_like(copies)
-    together = data.copy()
+    total = copies.sum(axis=0)
+    room = np.empty_like(total)  # fresh memory costs more than the sums do
     mu = coupling
     while True:
+        share = 1 / count + mu * (count - 1) / 2
         for copy, multiplier, (order, starts), weight in zip(copies, multipliers, lines, weights, strict=True):
-            wanted = (together - multiplier / mu)[order]
-            copy[order] = solve_lines(wanted, starts, 2 * gamma * weight / mu)
-        together = (2 * data + (mu * copies + multipliers).sum(axis=0)) / (2 + len(steps) * mu)
-        apart = copies - together
-        if np.abs(apart).max() <= tolerance:
+            total -= copy
+            np.multiply(total, mu, out=room)
+            room -= multiplier
+            room /= 2
+            room += data_share
+            room /= share
+            copy[order] = solve_lines(room[order], starts, gamma * weight / share)
+            total += copy
+        apart = 0.0
+        for copy, multiplier in zip(copies, multipliers, strict=True):
+            np.multiply(copy, count, out=room)
+            room -= total
+            apart = max(apart, float(room.max()), -float(room.min()))
+            room *= mu
+            multiplier += room
+        if apart <= count * tolerance:
             return copies
-        multipliers += mu * apart
         mu *= growth
-
-
-def _by_region(
-    image: Array,
-    copies: Array,
-    gamma: float,
-    steps: list[tuple[int, ...]],
-    weights: Array,
-) -> PottsImage:
-    """The image's means in the regions that no jump of the copies along the axes cuts."""
-    regions = _regions(copies, steps, image.shape)
-    sizes = np.bincount(regions.ravel())
-    means = np.bincount(regions.ravel(), weights=image.ravel()) / sizes
-    values = means[regions]
-    return PottsImage(values, regions, potts_energy(values, image, gamma, steps, weights))
 
 
 def _regions(copies: Array, steps: list[tuple[int, ...]], shape: tuple[int, ...]) -> Indices:

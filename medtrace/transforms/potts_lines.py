@@ -37,50 +37,69 @@ def _solve_lines(values: Any, starts: Any, jump_cost: float) -> Any:
     longest = 0
     for line in range(starts.size - 1):
         longest = max(longest, starts[line + 1] - starts[line])
-    work = np.zeros((5, longest + 1))
+    numbers, places = np.zeros((5, longest + 1)), np.zeros((2, longest + 1), np.int64)
     for length in range(1, longest + 1):
-        work[4, length] = 1.0 / length
-    places = np.zeros((2, longest + 1), np.int64)
+        numbers[0, length] = 1.0 / length
     result = np.empty_like(values)
     for line in range(starts.size - 1):
         first, last = starts[line], starts[line + 1]
-        _solve_line(values[first:last], jump_cost, result[first:last], work, places)
+        _solve_line(values[first:last], jump_cost, result[first:last], numbers, places)
     return result
 
 
 @njit  # type: ignore[untyped-decorator]
-def _solve_line(values: Any, jump_cost: float, result: Any, work: Any, places: Any) -> None:
+def _solve_line(values: Any, jump_cost: float, result: Any, numbers: Any, places: Any) -> None:
     """Write the minimiser of one line to `result`.
 
-    `least[r]` is the minimum over the first r values, and `begins[r]` where its last segment begins; `least[0]` is
-    −jump_cost because the first segment needs no jump.
+    A segment [begin, r) adds its sum of squares less (its sum)² / length. `least` is the minimum over the first r
+    values less their sum of squares, which all candidates share; `begins[r]` is where the last segment begins
+    there. What belongs to the candidates lies side by side, for speed.
     """
-    sums, squares, least, costs, reciprocals = work[0], work[1], work[2], work[3], work[4]
+    reciprocals, sums, costs, candidate_least, candidate_sums = (
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        numbers[3],
+        numbers[4],
+    )
     begins, candidates = places[0], places[1]
-    least[0] = -jump_cost
+    least = -jump_cost  # the first segment needs no jump
     count = 0
     for r in range(1, values.size + 1):
-        value = values[r - 1]
-        sums[r] = sums[r - 1] + value
-        squares[r] = squares[r - 1] + value * value
-        candidates[count] = r - 1
+        candidates[count], candidate_least[count], candidate_sums[count] = r - 1, least, sums[r - 1]
         count += 1
+        sums[r] = sums[r - 1] + values[r - 1]
         best, place = np.inf, 0
         for k in range(count):
-            begin = candidates[k]
-            total = sums[r] - sums[begin]
-            costs[k] = least[begin] + squares[r] - squares[begin] - total * total * reciprocals[r - begin]
+            total = sums[r] - candidate_sums[k]
+            costs[k] = candidate_least[k] - total * total * reciprocals[r - candidates[k]]
             if costs[k] < best:
-                best, place = costs[k], begin
-        least[r], begins[r] = best + jump_cost, place
+                best, place = costs[k], k
+        begins[r] = candidates[place]
+        least = best + jump_cost
         kept = 0
         for k in range(count):
-            if costs[k] < least[r]:
-                candidates[kept] = candidates[k]
+            if costs[k] < least:
                 kept += 1
-        count = kept
+        if kept < count:
+            count = _keep(costs, least, count, candidates, candidate_least, candidate_sums)
     end = values.size
     while end > 0:
         begin = begins[end]
         result[begin:end] = (sums[end] - sums[begin]) / (end - begin)
         end = begin
+
+
+@njit  # type: ignore[untyped-decorator]
+def _keep(costs: Any, least: float, count: int, candidates: Any, candidate_least: Any, candidate_sums: Any) -> int:
+    """Forget the candidates whose cost is not below `least`; return how many stay."""
+    kept = 0
+    for k in range(count):
+        if costs[k] < least:
+            candidates[kept], candidate_least[kept], candidate_sums[kept] = (
+                candidates[k],
+                candidate_least[k],
+                candidate_sums[k],
+            )
+            kept += 1
+    return kept
