@@ -2,9 +2,9 @@
 
 python docs/figures/structure_maps.py docs/images/structure_maps.png --folder IMAGES
 
-IMAGES holds volumes (NIfTI; the middle axial slice is drawn) and slices (PNG), at any depth. Those of the figure come
-from the MS data of Lesjak et al. 2018 (T1.nii.gz, FLAIR.nii.gz of patients) and from the examples of ITK
-(BrainT1Slice.png, BrainProtonDensitySlice.png).
+IMAGES holds, at any depth, volumes of the MS data of Lesjak et al. 2018 (T1.nii.gz, FLAIR.nii.gz in a folder for each
+patient; the middle axial slice is drawn) and slices of ITK's examples (BrainT1Slice.png, BrainProtonDensitySlice.png).
+Without a folder, only slices of TraceBench are drawn.
 """
 
 import argparse
@@ -28,14 +28,18 @@ def slice_of(path: Path) -> torch.Tensor:
     return SliceExtraction("axial", count=1)(image)[0] if image.ndim == 4 else image[:1].flip(2)
 
 
-def examples(folder: Path) -> dict[str, torch.Tensor]:
-    """Slices by name: those of `folder`, and two of TraceBench."""
+def real_slices(folder: Path) -> dict[str, torch.Tensor]:
+    """The slices below a folder, by name."""
     paths = sorted(path for path in folder.rglob("*") if path.name in NAMES)
     if not paths:
         raise SystemExit(f"folder: expected at least one of {', '.join(NAMES)} below {folder}, found none")
-    slices = {_title(path): slice_of(path) for path in paths}
+    return {_title(path): slice_of(path) for path in paths}
+
+
+def bench_slices() -> dict[str, torch.Tensor]:
+    """Two slices of TraceBench, by name."""
     bench = TraceBench("metamorphic", (64, 64), 2, seed=0, split="test")
-    return slices | {f"TraceBench {number}": bench[number]["source"] for number in range(2)}
+    return {f"TraceBench {number}": bench[number]["source"] for number in range(2)}
 
 
 def _title(path: Path) -> str:
@@ -60,8 +64,8 @@ def draw(slices: dict[str, torch.Tensor], gamma: float | None) -> Figure:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, help="PNG, PDF or SVG to write")
-    parser.add_argument("--folder", type=Path, action="append", required=True, help="where the images lie; repeatable")
+    parser.add_argument("--folder", type=Path, action="append", default=[], help="where images lie; repeatable")
     parser.add_argument("--gamma", type=float, help="of the Potts map, in place of the default")
     arguments = parser.parse_args()
-    found = {name: image for folder in arguments.folder for name, image in examples(folder).items()}
-    save_figure(draw(found, arguments.gamma), arguments.path, dpi=90)
+    slices = {name: image for folder in arguments.folder for name, image in real_slices(folder).items()}
+    save_figure(draw(slices | bench_slices(), arguments.gamma), arguments.path, dpi=90)
