@@ -44,6 +44,20 @@ def test_it_is_monais_network_on_the_joined_channels_at_a_thousand_roots_of_gamm
     torch.testing.assert_close(built(noisy, gamma, condition), expected)
 
 
+@torch.no_grad()
+def test_a_velocity_is_turned_into_the_noise():
+    built, noisy, condition = network(prediction="velocity"), images(8, 8), images(8, 8, seed=2)
+    gamma = torch.tensor([0.25, 0.0625])
+    velocity = built.unet(torch.cat([noisy, condition], dim=1), timesteps=torch.tensor([500.0, 250.0]))
+    # The rotation (y, ε) -> (noisy, v) by the angle arccos √γ, undone.
+    level = gamma.reshape(-1, 1, 1, 1)
+    clean = level.sqrt() * noisy - (1 - level).sqrt() * velocity
+    noise = built(noisy, gamma, condition)
+    torch.testing.assert_close(add_noise(clean, noise, gamma), noisy)
+    with pytest.raises(ValueError, match="prediction: expected one of"):
+        network(prediction="score")
+
+
 def test_monais_embedding_takes_fractions():
     """If it cast to integers, levels between the schedule's would be lost."""
     near = get_timestep_embedding(torch.tensor([500.0, 500.4]), 32)

@@ -421,3 +421,21 @@ def test_a_known_noise_is_no_loss():
     estimate = estimate_noise(oracle, schedule, image)
     assert estimate.loss < 1e-2
     torch.testing.assert_close(add_noise(image, torch.zeros_like(image), torch.ones(2)), image)
+
+
+def test_weighting_by_velocity_is_the_l1_of_the_velocity():
+    schedule, image = NoiseSchedule(), batch()["target"]
+    seen = {}
+
+    def estimator(noisy, gamma, _):
+        seen.update(noisy=noisy, gamma=gamma.reshape(-1, 1, 1, 1))
+        return 0.9 * noisy
+
+    torch.manual_seed(0)
+    loss = estimate_noise(estimator, schedule, image, weighting="velocity").loss
+    noisy, level = seen["noisy"], seen["gamma"]
+    noise = (noisy - level.sqrt() * image) / (1 - level).sqrt()
+    true, found = ((eps - (1 - level).sqrt() * noisy) / level.sqrt() for eps in (noise, 0.9 * noisy))
+    torch.testing.assert_close(loss, (true - found).abs().mean(), rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="noise_weighting: expected one of"):
+        objective(noise_weighting="snr")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset
@@ -31,7 +31,7 @@ class RandomPartner(Dataset):
     """
 
     def __init__(self, dataset: Dataset, transform: Callable[[dict[str, Any]], Any] | None = None) -> None:
-        self.dataset: Any = dataset
+        self.dataset = cast(Any, dataset)  # torch's Dataset declares no length
         self.transform = transform
         if len(self.dataset) < 2:
             raise ValueError(

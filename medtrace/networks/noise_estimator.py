@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from medtrace.checks import (
     check_batched,
+    check_choice,
     check_network_input,
     check_positive,
     check_same_grid,
@@ -20,6 +22,7 @@ from medtrace.networks.blocks import pad_to_multiple
 from medtrace.networks.diffusion_schedule import check_levels as check_noise_levels
 
 LEVEL_SCALE = 1000.0
+PREDICTIONS = ("noise", "velocity")
 
 
 class NoiseEstimator(nn.Module):
@@ -27,8 +30,9 @@ class NoiseEstimator(nn.Module):
 
     MONAI's `DiffusionModelUNet`: at each level of `channels`, residual blocks of group normalisation, SiLU and 3-wide
     convolutions; a strided convolution down, nearest-neighbour interpolation up; skip connections. The condition is a
-    further channel of the input. The last convolution starts at zero, so the untrained network estimates no noise.
-    Grids that 2^(levels − 1) does not divide are padded by their border values and the result cropped back.
+    further channel of the input. The last convolution starts at zero, so the untrained network estimates no noise (or
+    no velocity). Grids that 2^(levels − 1) does not divide are padded by their border values and the result cropped
+    back.
 
     The noise level enters as 1000·√γ: the sinusoids of MONAI's embedding are made for steps 0 to 1000 and hardly tell
     numbers in [0, 1] apart. They take fractions as they are.
@@ -46,6 +50,9 @@ class NoiseEstimator(nn.Module):
         attention_levels: whether each level attends to all of its voxels; by default the coarsest alone does.
         head_channels: features of each head of attention; divides the features of every level that attends.
         norm_groups: groups of the normalisation.
+        prediction: what the U-Net gives: the "noise" itself, as in the paper; or the "velocity" v = √γ·ε − √(1−γ)·y
+            (Salimans & Ho 2022), of which the noise is √γ·v + √(1−γ)·noisy. An error of v changes the clean image that
+            a sampler aims at by as much; an error of ε by 1/√γ times as much, 150 times at the schedule's end.
         dropout: share of the features left out while training, before each residual block's second convolution. MONAI's
             network has none there: it is added to it.
 
@@ -64,9 +71,11 @@ class NoiseEstimator(nn.Module):
         head_channels: int = 32,
         norm_groups: int = 32,
         dropout: float = 0.0,
+        prediction: Literal["noise", "velocity"] | str = "noise",
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
+        check_choice("prediction", prediction, PREDICTIONS)
         if condition_channels < 0:
             raise ValueError(f"condition_channels: expected 0 or more, received {condition_channels!r}")
         for name, value in (
@@ -82,6 +91,7 @@ class NoiseEstimator(nn.Module):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.condition_channels = condition_channels
+        self.prediction = prediction
         self.stride = 2 ** (len(channels) - 1)
         self.unet = DiffusionModelUNet(
             spatial_dims=spatial_dims,
@@ -116,8 +126,12 @@ class NoiseEstimator(nn.Module):
         check_noise_levels(gamma, noisy.shape[0])
         padded, crop = pad_to_multiple(self._with_condition(noisy, condition), self.stride)
         level = LEVEL_SCALE * gamma.to(device=noisy.device, dtype=torch.float32).sqrt()
-        noise = crop(self.unet(padded, timesteps=level))
-        return noise.to(torch.promote_types(noise.dtype, torch.float32))
+        found = crop(self.unet(padded, timesteps=level))
+        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        if self.prediction == "noise":
+            return found
+        share = gamma.to(found).reshape(-1, *[1] * (found.ndim - 1))
+        return share.sqrt() * found + (1 - share).sqrt() * noisy.to(found)
 
     def _with_condition(self, noisy: Tensor, condition: Tensor | None) -> Tensor:
         if self.condition_channels == 0:

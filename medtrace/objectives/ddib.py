@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
-from medtrace.checks import check_positive, check_range
+from medtrace.checks import check_choice, check_positive, check_range
 from medtrace.networks.diffusion_sampling import Denoised, denoise, invert
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.objectives.averaging import WeightAverage
-from medtrace.objectives.diffusion_training import estimate_noise, in_range, still_traces
+from medtrace.objectives.diffusion_training import WEIGHTINGS, estimate_noise, in_range, still_traces
 from medtrace.objectives.objective import Batch, Objective, Phase, plain
 from medtrace.trace import Trace
 
@@ -34,9 +34,11 @@ class DDIBObjective(Objective):
         source_estimator: unconditional, for images of the source's domain.
         target_estimator: the same of the target's.
         schedule: the noise levels of both.
+        noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: of the averaged weights, see `WeightAverage`.
         steps: of either path; may be replaced after the training.
         start: share of the schedule that the noise lies at, in (0, 1].
+        refinements: of each step up, see `networks.invert`; 0 is the published method, 1 makes few steps go.
         progress: whether each batch shows a bar over the steps.
 
     Raises:
@@ -48,12 +50,16 @@ class DDIBObjective(Objective):
         source_estimator: NoiseEstimator,
         target_estimator: NoiseEstimator,
         schedule: NoiseSchedule | None = None,
+        noise_weighting: Literal["noise", "velocity"] | str = "noise",
         average_decay: float = 0.9999,
         steps: int = 50,
         start: float = 1.0,
+        refinements: int = 0,
         progress: bool = False,
     ) -> None:
         super().__init__()
+        check_choice("noise_weighting", noise_weighting, WEIGHTINGS)
+        self.noise_weighting = noise_weighting
         check_positive("steps", steps)
         if not 0 < start <= 1:
             raise ValueError(f"start: expected a share of the schedule in (0, 1], received {start!r}")
@@ -69,6 +75,7 @@ class DDIBObjective(Objective):
         )
         self.steps = steps
         self.start = start
+        self.refinements = refinements
         self.progress = progress
         weights = {f"{domain}_noise_l1": 1.0 for domain in DOMAINS}
         self.phases = (Phase("noise", tuple(f"networks.{domain}" for domain in DOMAINS), weights),)
@@ -79,7 +86,9 @@ class DDIBObjective(Objective):
         for domain in DOMAINS:
             image = plain(batch[domain])
             check_range(domain, image, -1, 1)
-            terms[f"{domain}_noise_l1"] = estimate_noise(self.networks[domain], self.schedule, image).loss
+            terms[f"{domain}_noise_l1"] = estimate_noise(
+                self.networks[domain], self.schedule, image, weighting=self.noise_weighting
+            ).loss
         return terms
 
     def after_step(self) -> None:
@@ -102,7 +111,8 @@ class DDIBObjective(Objective):
         check_range("source", source, -1, 1)
         gammas = self.schedule.levels(self.steps, self.start)
         with eval_mode(self):
-            noise = invert(self.averages["source"], source, gammas, progress="encoding" if self.progress else None)
+            label = "encoding" if self.progress else None
+            noise = invert(self.averages["source"], source, gammas, refinements=self.refinements, progress=label)
             return denoise(
                 self.averages["target"],
                 noise,

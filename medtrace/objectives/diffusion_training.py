@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medtrace.checks import check_batched, check_choice, check_positive
 from medtrace.networks.diffusion_sampling import SAMPLERS
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
 from medtrace.objectives.objective import affines_of, plain
 from medtrace.trace import Trace
+
+WEIGHTINGS = ("noise", "velocity")
 
 Drawn = TypeVar("Drawn", bound=Any)  # a NamedTuple with `image`
 Draw = Callable[[list[torch.Generator], "str | None", Collection[int]], Drawn]
@@ -26,13 +27,17 @@ class NoiseEstimate(NamedTuple):
     """The term of a batch and what made it."""
 
     loss: Tensor
-    """Mean |ε − ε̂|, a scalar."""
+    """Mean |ε − ε̂|, a scalar, weighted as asked for."""
     noise: Tensor
     """ε̂, (B, C, *spatial)."""
 
 
 def estimate_noise(
-    estimator: nn.Module, schedule: NoiseSchedule, image: Tensor, condition: Tensor | None = None
+    estimator: nn.Module,
+    schedule: NoiseSchedule,
+    image: Tensor,
+    condition: Tensor | None = None,
+    weighting: Literal["noise", "velocity"] | str = "noise",
 ) -> NoiseEstimate:
     """L1 between drawn and estimated noise (Plasticine, Eq. 1 and Algorithm 2).
 
@@ -44,11 +49,17 @@ def estimate_noise(
         schedule: the noise levels.
         image: (B, C, *spatial) in [-1, 1].
         condition: (B, condition channels, *spatial), or None for an unconditional estimator.
+        weighting: "noise", the paper's |ε − ε̂|; or "velocity", |ε − ε̂| / √γ, which is the L1 of the velocity v = √γ·ε −
+            √(1−γ)·y (Salimans & Ho 2022) and weighs high noise more. It needs an estimator that predicts v.
     """
+    check_choice("weighting", weighting, WEIGHTINGS)
     gamma = schedule.draw(len(image), image.device)
     noise = torch.randn_like(image)
     estimated = estimator(add_noise(image, noise, gamma), gamma, condition)
-    return NoiseEstimate(F.l1_loss(estimated.float(), noise.float()), estimated)
+    missed = (estimated.float() - noise.float()).abs()
+    if weighting == "velocity":
+        missed = missed / gamma.sqrt().reshape(-1, *[1] * (image.ndim - 1))
+    return NoiseEstimate(missed.mean(), estimated)
 
 
 @dataclass(frozen=True)

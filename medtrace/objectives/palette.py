@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
-from medtrace.checks import check_range, check_same_grid
+from medtrace.checks import check_choice, check_range, check_same_grid
 from medtrace.networks.diffusion_sampling import Denoised, denoise, draw_noise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.objectives.averaging import WeightAverage
-from medtrace.objectives.diffusion_training import Sampling, estimate_noise, in_range, still_traces
+from medtrace.objectives.diffusion_training import WEIGHTINGS, Sampling, estimate_noise, in_range, still_traces
 from medtrace.objectives.objective import Batch, Objective, Phase, plain
 from medtrace.trace import Trace
 
@@ -32,6 +32,7 @@ class PaletteObjective(Objective):
     Args:
         noise_estimator: its condition has the source's channels.
         schedule: the noise levels.
+        noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: of the averaged weights, see `WeightAverage`.
         sampling: how images are drawn; may be replaced after the training.
 
@@ -43,10 +44,13 @@ class PaletteObjective(Objective):
         self,
         noise_estimator: NoiseEstimator,
         schedule: NoiseSchedule | None = None,
+        noise_weighting: Literal["noise", "velocity"] | str = "noise",
         average_decay: float = 0.9999,
         sampling: Sampling | None = None,
     ) -> None:
         super().__init__()
+        check_choice("noise_weighting", noise_weighting, WEIGHTINGS)
+        self.noise_weighting = noise_weighting
         self.sampling = Sampling() if sampling is None else sampling
         if self.sampling.start != 1:
             raise ValueError(
@@ -65,7 +69,7 @@ class PaletteObjective(Objective):
         check_range("target", target, -1, 1)
         check_same_grid("source", source, "target", target)
         estimator = self.networks["noise_estimator"]
-        return {"noise_l1": estimate_noise(estimator, self.schedule, target, source).loss}
+        return {"noise_l1": estimate_noise(estimator, self.schedule, target, source, self.noise_weighting).loss}
 
     def after_step(self) -> None:
         """Move the averaged weights on."""

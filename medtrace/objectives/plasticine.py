@@ -18,7 +18,7 @@ from medtrace.networks.diffusion_sampling import draw_noise
 from medtrace.networks.diffusion_schedule import add_noise
 from medtrace.networks.diffusion_translator import MODES, DiffusionTranslation, DiffusionTranslator
 from medtrace.objectives.averaging import WeightAverage
-from medtrace.objectives.diffusion_training import Sampling, case_generators, estimate_noise, in_range
+from medtrace.objectives.diffusion_training import WEIGHTINGS, Sampling, case_generators, estimate_noise, in_range
 from medtrace.objectives.objective import Batch, Objective, Phase, affines_of, plain
 from medtrace.trace import Trace
 from medtrace.transforms.structure_map import StructureMap
@@ -65,6 +65,7 @@ class PlasticineObjective(Objective):
         stand_in_smoothness_weight: of `stand_in_smoothness`.
         inverse_consistency_weight: of `inverse_consistency`.
         num_bins: of the NMI.
+        noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: of the averaged weights, see `WeightAverage`; 0.9999 is SR3's and Palette's.
         sampling: how images are drawn; may be replaced after the training.
 
@@ -85,10 +86,13 @@ class PlasticineObjective(Objective):
         stand_in_smoothness_weight: float = 0.0,
         inverse_consistency_weight: float = 0.0,
         num_bins: int = 32,
+        noise_weighting: Literal["noise", "velocity"] | str = "noise",
         average_decay: float = 0.9999,
         sampling: Sampling | None = None,
     ) -> None:
         super().__init__()
+        check_choice("noise_weighting", noise_weighting, WEIGHTINGS)
+        self.noise_weighting = noise_weighting
         check_choice("mode", mode, MODES)
         check_choice("smoothness_reduction", smoothness_reduction, ("mean", "sum"))
         check_choice("alignment_gradient", alignment_gradient, ("stand_in", "both"))
@@ -123,7 +127,9 @@ class PlasticineObjective(Objective):
         """Eq. 1; leaves ε̂ for the deformation."""
         target = self._image(batch, "target")
         condition = self._structure(batch, "target")
-        estimate = estimate_noise(self.networks.noise_estimator, self.networks.schedule, target, condition)
+        estimate = estimate_noise(
+            self.networks.noise_estimator, self.networks.schedule, target, condition, self.noise_weighting
+        )
         carried["noise"] = estimate.noise.detach()
         return {"noise_l1": estimate.loss}
 
