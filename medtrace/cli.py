@@ -322,6 +322,108 @@ def report(
     typer.echo(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
+@command("certify")
+def certify(
+    traces: Annotated[list[Path], typer.Argument(help="Folders of traces.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="JSON file, or for several traces a folder of them.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder that made them: asks the method again.")] = None,
+    input_: Annotated[
+        Path | None, typer.Option("--input", help="The file or DICOM folder that was translated (one trace).")
+    ] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="YAML file of limits that replace the defaults.")] = None,
+    radius: Annotated[Path | None, typer.Option(help="Conformal radius, of `medtrace calibrate radius`.")] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
+    device: Device = None,
+) -> None:
+    """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 2 if any fails."""
+    from medtrace.workflows.certify.several import certify_several
+
+    found = certify_several(
+        traces,
+        out=out,
+        run=run,
+        source=input_,
+        thresholds=thresholds,
+        radius=radius,
+        contrast=contrast,
+        html=html,
+        device=device,
+    )
+    for certificate in found:
+        typer.echo(f"{certificate.case}: {certificate.verdict}")
+        for check in certificate.checks:
+            typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
+    if any(certificate.verdict == "FAIL" for certificate in found):
+        raise typer.Exit(2)
+
+
+@command("calibrate")
+def calibrate(
+    what: Annotated[str, typer.Argument(help="certificate or radius.")],
+    run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are judged too.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
+    size: Annotated[int | None, typer.Option(min=16, help="Pixels of an axis.  [default: 96, radius 48]")] = None,
+    cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate).")] = 20,
+    thresholds: Annotated[Path | None, typer.Option(help="YAML file of limits (certificate).")] = None,
+    predictor: Annotated[str, typer.Option(help="Without a run: mean, zero or noisy (radius).")] = "mean",
+    landmarks: Annotated[
+        Path | None, typer.Option(help="CSV of trace, source_landmarks, target_landmarks (radius).")
+    ] = None,
+    subjects: Annotated[
+        int, typer.Option(min=2, help="Subjects to calibrate on, and as many to test (radius).")
+    ] = 1000,
+    coverage: Annotated[float, typer.Option(help="Probability to promise (radius).")] = 0.9,
+    share: Annotated[
+        float | None, typer.Option(help="Promise for this share of a subject's points, not for a random one (radius).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of TraceBench.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the table or of the radius.")] = None,
+) -> None:
+    """Find out on TraceBench how often certificates are right, or how far points may be off."""
+    from medtrace.workflows.certify import several
+
+    if what == "certificate":
+        text = several.certificate_table(task, cases, size or 96, run=run, thresholds=thresholds, seed=seed, out=out)
+    elif what == "radius":
+        text = several.radius_table(
+            run=run,
+            predictor=predictor,
+            task=(task or ["postop"])[0],
+            size=size or 48,
+            landmarks=landmarks,
+            subjects=subjects,
+            coverage=coverage,
+            share=share,
+            seed=seed,
+            out=out,
+        )
+    else:
+        raise ValueError(f"what: expected certificate or radius, received {what!r}")
+    typer.echo(text)
+
+
+@command("dicom")
+def dicom(
+    trace: Annotated[Path, typer.Argument(help="Folder of a trace of a DICOM series.")],
+    series: Annotated[Path, typer.Argument(help="Folder of that series.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the DICOM files.")],
+    target_series: Annotated[
+        Path | None, typer.Option("--target-series", help="Series on whose grid the image lies (registrations).")
+    ] = None,
+    warped: Annotated[bool, typer.Option("--warped", help="Write the warped source as a series too.")] = False,
+) -> None:
+    """Write a trace as DICOM: the image as a derived series, the fields as Deformable Spatial Registrations."""
+    from medtrace.io.dicom_export import export_dicom
+
+    export_dicom(trace, out, series, target_series=target_series, warped=warped)
+    typer.echo(f"DICOM written to {out}")
+
+
 @command("bench")
 def bench(
     task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned, metamorphic or domain.")] = "postop",

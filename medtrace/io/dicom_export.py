@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from datetime import datetime
@@ -15,6 +16,7 @@ from medtrace.data.reading import read_image
 from medtrace.io.dicom import SourceSeries, read_source_series
 from medtrace.io.dicom_registration import write_dicom_registration
 from medtrace.io.dicom_series import write_dicom_series
+from medtrace.io.trace_folder import INDEX, load_trace
 from medtrace.trace import Trace
 
 GRID_TOLERANCE_MM = 0.01
@@ -81,6 +83,20 @@ def save_dicom(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def export_dicom(
+    trace_folder: Path | str,
+    folder: Path | str,
+    series: Path | str,
+    *,
+    target_series: Path | str | None = None,
+    warped: bool = False,
+) -> Path:
+    """`save_dicom` of a saved trace, with the method that its folder names."""
+    trace = load_trace(trace_folder)
+    method = json.loads((Path(trace_folder) / INDEX).read_text(encoding="utf-8")).get("method")
+    return save_dicom(trace, folder, series, target_series=target_series, method=method, warped=warped)
 
 
 def _write(

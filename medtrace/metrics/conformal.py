@@ -1,0 +1,88 @@
+"""Conformal radius: how far the true point may lie from the one that a trace names, with a stated probability."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Coverage(NamedTuple):
+    """How often a radius holds on subjects that had no part in it."""
+
+    subjects: float
+    """Share of subjects whose score is at most the radius."""
+    points: float
+    """Share of points within the radius, averaged over subjects."""
+    standard_error: float
+    """Of `subjects`, binomial."""
+    n: int
+
+
+def conformal_radius(scores: Tensor, coverage: float = 0.9) -> float:
+    """Smallest radius that split conformal prediction permits: the ⌈(n + 1) · coverage⌉-th smallest score.
+
+    Args:
+        scores: (n,), one for each calibration subject (not one for each point: points of one subject are not
+            exchangeable with those of another).
+        coverage: probability, in (0, 1), that a new subject's score is at most the radius.
+
+    Returns:
+        The radius, in the scores' unit; infinite where n < coverage / (1 − coverage), too few subjects to promise
+        that.
+
+    Raises:
+        TypeError: if the scores are no floating tensor.
+        ValueError: if they are not (n,), are not finite, or coverage is out of range.
+
+    Guarantee (Vovk et al., "Algorithmic Learning in a Random World", 2005): if the calibration subjects and the new
+    one are exchangeable, P(score ≤ radius) ≥ coverage, over the draw of all of them; without ties it is below
+    coverage + 1 / (n + 1).
+    """
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        kind = getattr(scores, "dtype", type(scores).__name__)
+        raise TypeError(f"scores: expected a floating-point tensor, received {kind}")
+    if scores.ndim != 1 or scores.numel() == 0:
+        raise ValueError(f"scores: expected (n,), one for each subject, received {tuple(scores.shape)}")
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("scores: expected finite numbers, received NaN or infinity; leave those subjects out")
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage: expected a probability in (0, 1), received {coverage!r}")
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
+    return float(scores.sort().values[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def subject_score(errors: Tensor, share: float | None = None, generator: torch.Generator | None = None) -> float:
+    """One score for a subject from the errors of its points.
+
+    Args:
+        errors: (points,), distances of the located from the true points.
+        share: in (0, 1]: the smallest error that this share of the points does not exceed, so that the guarantee
+            is of "this share of a subject's points lies within r"; None takes one point at random, so that it is of
+            "a random point of a new subject lies within r".
+        generator: for the random point.
+
+    Raises:
+        ValueError: if there are no points or share is out of range.
+    """
+    if errors.ndim != 1 or errors.numel() == 0:
+        raise ValueError(f"errors: expected (points,), received {tuple(errors.shape)}; leave empty subjects out")
+    if share is None:
+        return float(errors[int(torch.randint(len(errors), (), generator=generator))])
+    if not 0 < share <= 1:
+        raise ValueError(f"share: expected a share in (0, 1], received {share!r}")
+    return float(errors.sort().values[math.ceil(share * len(errors) - 1e-9) - 1])
+
+
+def measure_coverage(held: Tensor, within: Tensor) -> Coverage:
+    """How often a radius held on unseen subjects.
+
+    Args:
+        held: (n,) bool, whether each unseen subject's score, made as the calibration's were, is at most the radius.
+        within: (n,), share of each subject's points within the radius.
+    """
+    share = float(held.double().mean())
+    error = math.sqrt(share * (1 - share) / len(held))
+    return Coverage(share, float(within.double().mean()), error, len(held))

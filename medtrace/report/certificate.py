@@ -1,0 +1,95 @@
+"""A certificate as HTML, for a page or a notebook."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+FORMAT = "medtrace certificate"
+MARKS = {"PASS": "✓", "WARN": "!", "FAIL": "✗", "SKIPPED": "–"}
+STYLE = """
+.certificate { font: 14px/1.4 system-ui, sans-serif; color: CanvasText; }
+.certificate table { border-collapse: collapse; width: 100%; }
+.certificate th, .certificate td { text-align: left; vertical-align: top; padding: 4px 10px;
+  border-bottom: 1px solid color-mix(in srgb, CanvasText 20%, transparent); }
+.certificate .status { font-weight: 600; white-space: nowrap; padding: 1px 8px; border-radius: 4px; }
+.certificate .PASS { background: #0072b2; color: #fff; }
+.certificate .WARN { background: #e69f00; color: #000; }
+.certificate .FAIL { background: #b03000; color: #fff; }
+.certificate .SKIPPED { background: #777; color: #fff; }
+.certificate .figure { display: inline-block; margin-right: 14px; white-space: nowrap; }
+.certificate .over { font-weight: 700; }
+.certificate summary { cursor: pointer; }
+.certificate pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; }
+"""
+
+
+def read_certificate(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a certificate that `medtrace certify --out` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no certificate.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected one of `medtrace certify --out`")
+    try:
+        certificate = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}); certify the trace again") from error
+    if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected a {FORMAT}; certify the trace again")
+    return certificate
+
+
+def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
+    """A fragment of HTML: the verdict, and a row for every check with its reason, figures and limits.
+
+    The statuses are told by words and marks as well as by colour. The colours of text and ground are the page's, light
+    or dark.
+
+    Args:
+        certificate: as `read_certificate` or `Certificate.as_dict` gives it.
+        style: put the style sheet (`STYLE`) before it.
+    """
+    rows = "".join(_row(check) for check in certificate["checks"])
+    provenance = escape(json.dumps(certificate.get("provenance", {}), indent=2))
+    return (
+        (f"<style>{STYLE}</style>" if style else "")
+        + '<section class="certificate">'
+        + f"<h2>Certificate of {escape(str(certificate['case']))} {_status(certificate['verdict'])}</h2>"
+        + "<table><thead><tr><th>Check</th><th>Verdict</th><th>Reason</th><th>Figures (limits: warn, fail)</th></tr>"
+        + f"</thead><tbody>{rows}</tbody></table>"
+        + f"<details><summary>Provenance</summary><pre>{provenance}</pre></details></section>"
+    )
+
+
+def _row(check: Mapping[str, Any]) -> str:
+    limits = check["limits"]
+    figures = "".join(_figure(name, value, limits.get(name)) for name, value in check["figures"].items())
+    return (
+        f"<tr><td>{escape(check['name'])}</td><td>{_status(check['status'])}</td>"
+        f"<td>{escape(check['reason'])}</td><td>{figures}</td></tr>"
+    )
+
+
+def _figure(name: str, value: float | None, limit: Mapping[str, float | None] | None) -> str:
+    text = f"{escape(name)} {_number(value)}"
+    if limit is None:
+        return f'<span class="figure">{text}</span>'
+    over = value is None or (limit["warn"] is not None and value > limit["warn"])
+    allowed = f" ({_number(limit['warn'])}, {_number(limit['fail'])})"
+    return f'<span class="figure{" over" if over else ""}">{text}{allowed}</span>'
+
+
+def _number(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.3g}"
+
+
+def _status(status: str) -> str:
+    return f'<span class="status {escape(status)}">{MARKS[status]} {escape(status)}</span>'

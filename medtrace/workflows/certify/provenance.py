@@ -1,0 +1,103 @@
+"""Where a trace came from: hashes of its files, its input, the run's weights and configuration, and versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medtrace import __version__
+from medtrace.data.reading import read_image
+from medtrace.io.trace_folder import INDEX
+from medtrace.trace import Trace
+from medtrace.workflows.certify.record import Check, Status
+from medtrace.workflows.runs import CONFIG, WEIGHTS
+
+PACKAGES = ("torch", "monai", "numpy", "SimpleITK", "nibabel")
+VALUE_TOLERANCE = 1e-4
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, or of a folder: of the names and hashes of its files, sorted."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        return digest.hexdigest()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def provenance(
+    folder: str | os.PathLike, run: str | os.PathLike | None = None, source: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """Everything that is known of a trace's origin.
+
+    Args:
+        folder: the trace's.
+        run: folder of the training that made it.
+        source: the file or DICOM folder that was translated.
+    """
+    folder = Path(folder)
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    found: dict[str, Any] = {
+        "medtrace": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "trace": {"method": index.get("method"), "medtrace": index.get("medtrace"), "metadata": index.get("metadata")},
+        "trace_sha256": {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
+    }
+    if run is not None:
+        run = Path(run)
+        for path in (run, run / CONFIG, run / WEIGHTS):
+            if not path.exists():
+                raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
+        found["run"] = {
+            "weights_sha256": sha256(run / WEIGHTS),
+            "config_sha256": sha256(run / CONFIG),
+            "name": run.resolve().name,
+        }
+    if source is not None:
+        found["input"] = {"name": Path(source).name, "sha256": sha256(source)}
+    return found
+
+
+def provenance_check(trace: Trace, found: dict[str, Any], source: str | os.PathLike | None) -> Check:
+    """Whether the origin is complete, and the input is the trace's source."""
+    missing = [f"{name} (pass --{name})" for name in ("run", "input") if name not in found]
+    missing += [] if found["trace"]["method"] else ["the method's name in trace.json"]
+    if source is not None and (reason := _differs(trace, source)):
+        return Check("provenance", Status.FAIL, reason)
+    if missing:
+        return Check("provenance", Status.WARN, f"not known: {', '.join(missing)}")
+    return Check("provenance", Status.PASS, "input, weights, configuration and versions are on record")
+
+
+def _differs(trace: Trace, source: str | os.PathLike) -> str | None:
+    image = read_image(source).as_tensor().float()
+    image = image[..., 0] if trace.spatial_dims == 2 and image.ndim == 4 and image.shape[-1] == 1 else image
+    if image.shape != trace.source.shape:
+        return f"{source}: its grid {tuple(image.shape)} is not that of the trace's source, {tuple(trace.source.shape)}"
+    apart = float((image - trace.source).abs().max())
+    span = float(image.max() - image.min())
+    if apart > VALUE_TOLERANCE * span:
+        return f"{source}: differs from the trace's source by up to {apart:.4g} (its range is {span:.4g})"
+    return None
+
+
+def _version(name: str) -> str | None:
+    if name == "torch":
+        return str(torch.__version__)
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

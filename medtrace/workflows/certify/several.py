@@ -1,0 +1,146 @@
+"""The commands `certify` and `calibrate`: several traces, tables and files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from medtrace.report.certificate import certificate_html
+from medtrace.workflows.certify.calibration import TASKS, judge_run, judge_spoiled, judgement_table
+from medtrace.workflows.certify.command import certify
+from medtrace.workflows.certify.radius import (
+    Radius,
+    calibrate_radius,
+    calibrate_radius_on_landmarks,
+    predictor_errors,
+    read_subjects,
+    run_errors,
+)
+from medtrace.workflows.certify.record import Certificate
+from medtrace.workflows.certify.thresholds import Thresholds
+
+_PAGE = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    "<title>Certificates</title><style>:root {{ color-scheme: light dark; }} body {{ max-width: 75em; margin: auto;"
+    " padding: 1em; background: Canvas; }}</style></head><body>{}</body></html>\n"
+)
+
+
+def certify_several(
+    traces: Sequence[str | os.PathLike],
+    *,
+    out: str | os.PathLike | None = None,
+    run: str | os.PathLike | None = None,
+    source: str | os.PathLike | None = None,
+    thresholds: str | os.PathLike | None = None,
+    radius: str | os.PathLike | None = None,
+    contrast: str | None = None,
+    html: str | os.PathLike | None = None,
+    device: str | None = None,
+) -> list[Certificate]:
+    """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
+
+    Raises:
+        ValueError: if an input is given with several traces.
+    """
+    if source is not None and len(traces) > 1:
+        raise ValueError(f"--input: expected with one trace, received {len(traces)}; certify them one by one")
+    several = len(traces) > 1
+    if out is not None:
+        (Path(out) if several else Path(out).parent).mkdir(parents=True, exist_ok=True)
+    found = []
+    for trace in traces:
+        file = None if out is None else Path(out) / f"{Path(trace).resolve().name}.json" if several else Path(out)
+        found.append(
+            certify(
+                trace,
+                run=run,
+                source=source,
+                thresholds=thresholds,
+                radius=radius,
+                contrast=contrast,
+                device=device,
+                out=file,
+            )
+        )
+    if html is not None:
+        pieces = [certificate_html(certificate.as_dict(), style=not index) for index, certificate in enumerate(found)]
+        Path(html).write_text(_PAGE.format("\n".join(pieces)), encoding="utf-8")
+    return found
+
+
+def certificate_table(
+    tasks: Sequence[str] | None,
+    cases: int,
+    size: int,
+    *,
+    run: str | os.PathLike | None = None,
+    thresholds: str | os.PathLike | None = None,
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+) -> str:
+    """The table of `judgement_table` for spoiled truths and, if given, a run's traces of the first task."""
+    limits = Thresholds() if thresholds is None else Thresholds.load(thresholds)
+    chosen = tuple(tasks or TASKS)
+    judgements = judge_spoiled(chosen, cases, (size, size), seed=seed, thresholds=limits, progress=True)
+    text = judgement_table(judgements)
+    if run is not None:
+        found = judge_run(run, chosen[0], cases, (size, size), seed=seed, thresholds=limits, progress=True)
+        text += "\n\n" + judgement_table(found)
+    if out is not None:
+        Path(out).write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def radius_table(
+    *,
+    run: str | os.PathLike | None,
+    predictor: str,
+    task: str,
+    size: int,
+    landmarks: str | os.PathLike | None,
+    subjects: int,
+    coverage: float,
+    share: float | None,
+    seed: int,
+    out: str | os.PathLike | None,
+) -> str:
+    """Calibrate a radius, on landmarks if given and else on TraceBench, write it and tell how it held."""
+    if landmarks is not None:
+        population = f"the population of {Path(landmarks).name}"
+        radius = calibrate_radius_on_landmarks(
+            read_subjects(landmarks), population, coverage=coverage, share=share, seed=seed
+        )
+    else:
+        errors = predictor_errors(predictor, task, (size, size), seed) if run is None else run_errors(run)
+        radius = calibrate_radius(
+            errors,
+            predictor if run is None else Path(run).resolve().name,
+            task=task,
+            spatial_shape=(size, size),
+            calibration=subjects,
+            test=subjects,
+            coverage=coverage,
+            share=share,
+            seed=seed,
+            progress=True,
+        )
+    if out is not None:
+        radius.write(out)
+    return radius_text(radius)
+
+
+def radius_text(radius: Radius) -> str:
+    """A radius and its measured coverage as lines of text."""
+    lines = [f"predictor {radius.predictor}: {radius.statement}"]
+    found = radius.measured
+    if found is None:
+        lines.append("coverage not measured: too few subjects")
+    else:
+        lines.append(
+            f"measured on {found.n} unseen subjects: {100 * found.subjects:.1f} % of subjects"
+            f" (± {100 * found.standard_error:.1f}), {100 * found.points:.1f} % of their points;"
+            f" promised {100 * radius.coverage:g} %"
+        )
+    return "\n".join(lines)

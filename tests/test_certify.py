@@ -1,0 +1,351 @@
+"""The certificate: what it must fail, what it must pass, and what it says."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medtrace.cli import app
+from medtrace.data import TraceBench
+from medtrace.fields import exponentiate, warp
+from medtrace.io import save_trace, write_image
+from medtrace.metrics import certificate as measure
+from medtrace.report.certificate import certificate_html, read_certificate
+from medtrace.trace import Trace
+from medtrace.workflows.certify import Certificate, Check, Limit, Status, Thresholds, certify, certify_trace
+from medtrace.workflows.certify.calibration import judge_spoiled, judgement_table, wrongness
+from medtrace.workflows.certify.checks import independent_field, trace_checks
+from medtrace.workflows.certify.corruption import SPOILERS, moved_voxel, true_trace
+from medtrace.workflows.certify.probes import equivariance, identical_pair_check, translator_checks
+
+SMALL = (48, 48)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [TraceBench("postop", SMALL, cases=2)[index] for index in range(2)]
+
+
+@pytest.fixture(scope="module")
+def truth(cases):
+    return true_trace(cases[0])
+
+
+@pytest.fixture(scope="module")
+def referee(truth):
+    return independent_field(truth, Thresholds())
+
+
+def velocity(shape, amplitude=2.0, seed=0):
+    return measure.smooth_displacement(shape, amplitude, seed, wavelength=8)
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(20, 18), (12, 11, 10)])
+def test_a_moved_voxel_is_the_largest_jump(shape):
+    ddf = velocity(shape)
+    quiet = measure.largest_jump(ddf)
+    assert quiet < 0.6
+    centre = tuple(size // 2 for size in shape)
+    moved = ddf.clone()
+    moved[(0, *centre)] += 1.5
+    assert measure.largest_jump(moved) > 1.5 - quiet
+    assert measure.fold_figures(moved).volume_voxels > 0
+    assert measure.fold_figures(ddf).volume_voxels == 0
+
+
+def test_linear_fields_have_no_jump():
+    grid = torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(5.0), torch.arange(4.0), indexing="ij"))
+    assert measure.largest_jump(0.3 * grid.flip(0) + 2) < 1e-5
+    assert measure.largest_jump(torch.rand(3, 2, 2, 1)) == 0.0  # nothing has two neighbours
+
+
+@pytest.mark.parametrize("same_grid", [True, False])
+def test_round_trip_keeps_interior_and_border_apart(same_grid):
+    shape = (24, 20)
+    ddf, inverse = exponentiate(torch.stack([velocity(shape), -velocity(shape)]))
+    affine = torch.diag(torch.tensor([2.0, 2.0, 5.0, 1.0], dtype=torch.float64))
+    other = affine.clone()
+    if not same_grid:
+        other[:3, 3] = torch.tensor([4.0, -2.0, 0.0])
+    trace = Trace.build(
+        torch.rand(1, *shape),
+        torch.rand(1, *shape),
+        ddf,
+        inverse_ddf=inverse if same_grid else None,
+        affine=affine,
+        source_affine=other,
+    )
+    interior, border = measure.round_trip(trace)
+    assert interior.max_voxels < 0.1
+    assert border.points > 0
+    if same_grid:
+        assert interior.points + border.points <= 24 * 20
+        spoiled = replace(trace, inverse_ddf=trace.inverse_ddf + torch.tensor([1.0, 0.0]).reshape(2, 1, 1))
+        interior, _ = measure.round_trip(spoiled)
+        assert interior.max_voxels == pytest.approx(1.0, abs=0.2)
+        assert interior.mean_mm == pytest.approx(2.0, abs=0.2)
+
+
+def test_residual_outside_a_mask():
+    source = torch.zeros(1, 8, 8)
+    source[:, :, 4:] = 1.0
+    image = source.clone()
+    image[0, 1, 1] += 0.5
+    image[0, 6, 6] += 0.5
+    region = torch.ones(1, 8, 8, dtype=torch.bool)
+    mask = torch.zeros(1, 8, 8)
+    mask[0, 6, 6] = 1
+    trace = Trace.build(source, image, torch.zeros(2, 8, 8), mask=mask)
+    variance = float((image - image.mean()).square().sum())
+    assert measure.residual_share(trace, region) == pytest.approx(0.25 / variance, rel=1e-5)
+    whole = Trace.build(source, image, torch.zeros(2, 8, 8), mask=torch.ones(1, 8, 8))
+    assert measure.residual_share(whole, region) == 0.0
+
+
+def test_similarity_and_range():
+    picture = torch.rand(1, 16, 16)
+    region = torch.ones(1, 16, 16, dtype=torch.bool)
+    assert measure.similarity(picture, 3 - 2 * picture, region) == pytest.approx(2.0, abs=0.05)
+    assert measure.similarity(picture, torch.rand(1, 16, 16), region) < 1.5
+    assert measure.outside_range(torch.tensor([0.0, 1.04, 1.06, -0.06]), torch.tensor([0.0, 1.0])) == 0.5
+    assert measure.contrast_loss(0.5 * picture, picture) == pytest.approx(0.5)
+
+
+def test_smooth_displacement_is_small_smooth_and_still_at_the_border():
+    for shape in ((30, 26), (16, 14, 12), (20, 18, 1)):
+        field = measure.smooth_displacement(shape, 2.0, seed=1)
+        assert torch.linalg.vector_norm(field, dim=0).max() == pytest.approx(2.0, abs=1e-5)
+        assert field[:, 0].abs().max() == 0
+        assert measure.fold_figures(field).volume_voxels == 0
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_voxel_moved_one_and_a_half_voxels_fails(truth, cases, referee, seed):
+    spoiled = moved_voxel(truth, cases[1], np.random.default_rng(seed))
+    assert int(((spoiled.ddf - truth.ddf) != 0).any(0).sum()) == 1
+    certificate = certify_trace(spoiled, referee=referee)
+    assert certificate.verdict == Status.FAIL
+    assert certificate.check("folding").status == Status.FAIL
+    assert certificate.check("smoothness").status == Status.FAIL
+
+
+def test_one_voxel_moved_fails_in_3d_and_where_space_expands():
+    shape = (16, 15, 14)
+    ddf, inverse = exponentiate(torch.stack([velocity(shape), -velocity(shape)]))
+    source = torch.rand(1, *shape)
+    trace = Trace.build(source, warp(source[None], ddf[None])[0], ddf, inverse_ddf=inverse)
+    assert certify_trace(trace, referee=ddf).check("folding").status == Status.PASS
+    spoiled = moved_voxel(trace, {}, np.random.default_rng(0))
+    assert certify_trace(spoiled, referee=ddf).verdict == Status.FAIL
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(size)) for size in shape], indexing="ij"))
+    expanding = 2.0 * (grid - 7)  # three times as far apart: 1.5 voxels more fold nothing
+    expanding[:, 8, 8, 8] += torch.tensor([1.5, 0.0, 0.0])
+    assert measure.fold_figures(expanding).volume_voxels == 0
+    assert measure.largest_jump(expanding) > Thresholds().largest_jump_voxels.fail
+
+
+def test_the_truth_is_not_failed(truth, referee):
+    certificate = certify_trace(truth, referee=referee)
+    assert certificate.verdict != Status.FAIL, [c for c in certificate.checks if c.status == Status.FAIL]
+    assert certificate.check("equivariance").status == Status.SKIPPED
+    assert "--run" in certificate.check("equivariance").reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        ("local fold", "folding"),
+        ("constant 3 voxels added", "field against image"),
+        ("inverse wrong", "inverse consistency"),
+        ("warped not of this field", "account"),
+        ("bright region invented", "residual"),
+        ("image out of range", "intensity"),
+        ("image without contrast", "intensity"),
+    ],
+)
+def test_spoiled_traces_fail_by_the_check_that_is_about_it(truth, cases, referee, kind, check):
+    spoiler = SPOILERS[kind]
+    spoiled = spoiler.apply(truth, cases[1], np.random.default_rng(0))
+    found = {c.name: c for c in trace_checks(spoiled, Thresholds(), referee if spoiler.same_pair else None)}
+    assert found[check].status == Status.FAIL
+    assert "above" in found[check].reason
+
+
+def test_a_3d_slice_is_registered_in_its_plane(truth):
+    flat = independent_field(truth, Thresholds())
+    volume = Trace.build(
+        truth.source[..., None],
+        truth.image[..., None],
+        torch.cat([truth.ddf, torch.zeros_like(truth.ddf[:1])])[..., None],
+        affine=truth.affine,
+    )
+    found = independent_field(volume, Thresholds())
+    torch.testing.assert_close(found[:2, ..., 0], flat, atol=1e-3, rtol=0)
+    assert found[2].abs().max() == 0
+
+
+def test_two_grids_and_channels():
+    affine = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    other = torch.diag(torch.tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float64))
+    source = torch.zeros(3, 40, 40)
+    source[:, 10:30, 12:28] = torch.rand(3, 20, 16)
+    small = torch.nn.functional.avg_pool2d(source, 2)
+    trace = Trace.build(source, small, torch.zeros(2, 20, 20), affine=affine, source_affine=other)
+    certificate = certify_trace(trace)
+    assert certificate.check("account").status == Status.PASS
+    assert certificate.check("inverse consistency").status == Status.PASS
+    grey = Trace.build(source, small[:1], torch.zeros(2, 20, 20), affine=affine, source_affine=other)
+    assert certify_trace(grey).check("residual").status == Status.SKIPPED
+
+
+def test_constant_images_are_no_crash():
+    still = Trace.build(torch.ones(1, 12, 12), torch.ones(1, 12, 12), torch.zeros(2, 12, 12))
+    assert certify_trace(still).check("field against image").status == Status.SKIPPED
+
+
+# --- asking the method again ------------------------------------------------------------------------------------------
+
+
+def brighten(source):
+    return Trace.build(source, source * 0.8 + 0.1, torch.zeros(2, *source.shape[1:]))
+
+
+def ignore(source):
+    """A method that paints its image where it likes, whatever it is shown."""
+    memory = torch.rand(source.shape, generator=torch.Generator().manual_seed(3))
+    return Trace.build(source, memory, torch.zeros(2, *source.shape[1:]))
+
+
+def test_equivariance_of_a_method_that_follows_and_one_that_ignores(truth):
+    probe = measure.smooth_displacement(SMALL, 2.0)
+    follows = equivariance(brighten, brighten(truth.source), probe)
+    assert follows.ratio < 1e-4
+    assert follows.field_voxels < 1e-6
+    ignores = equivariance(ignore, ignore(truth.source), probe)
+    assert ignores.ratio == pytest.approx(1.0)
+    moving = brighten(truth.source)
+    moving = replace(moving, ddf=moving.ddf + 1.0)
+    constant = equivariance(lambda source: replace(brighten(source), ddf=moving.ddf), moving, probe)
+    assert constant.field_voxels > 0.01  # a shift does not commute with a varying deformation
+
+
+def test_translator_checks(truth):
+    checks = {c.name: c for c in translator_checks(brighten, brighten(truth.source), Thresholds())}
+    assert {c.status for c in checks.values()} == {Status.PASS}
+    other = replace(brighten(truth.source), image=truth.source)
+    assert translator_checks(brighten, other, Thresholds())[0].status == Status.FAIL  # another image than it makes
+    assert translator_checks(ignore, ignore(truth.source), Thresholds())[1].status != Status.PASS
+
+
+def test_identical_pair():
+    still = Trace.build(torch.rand(1, 12, 12), torch.rand(1, 12, 12), torch.zeros(2, 12, 12))
+    assert identical_pair_check(still, Thresholds()).status == Status.PASS
+    assert identical_pair_check(replace(still, ddf=still.ddf + 2), Thresholds()).status == Status.FAIL
+
+
+# --- thresholds, files, commands --------------------------------------------------------------------------------------
+
+
+def test_thresholds_from_yaml(tmp_path):
+    file = tmp_path / "limits.yaml"
+    file.write_text("largest_jump_voxels: {warn: 0.1, fail: null}\nprobes: 3\n")
+    limits = Thresholds.load(file)
+    assert limits.largest_jump_voxels == Limit(0.1, float("inf"))
+    assert limits.probes == 3
+    assert limits.folded_volume_voxels == Thresholds().folded_volume_voxels
+    assert Thresholds().changed(limits.as_dict()) == limits
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing: {warn: 1, fail: 2}", "'nothing' is no limit"),
+        ("residual_share: 1", "residual_share: expected {warn: number, fail: number}"),
+        ("residual_share: {warn: 2, fail: 1}", "expected warn at most fail"),
+        ("residual_share: {warn: -1, fail: 1}", "expected a number of at least 0"),
+        ("probes: 1.5", "expected a whole number"),
+        ("[1, 2]", "expected names and limits"),
+        ("{", "cannot be read as YAML"),
+    ],
+)
+def test_wrong_thresholds(tmp_path, text, message):
+    (tmp_path / "limits.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Thresholds.load(tmp_path / "limits.yaml")
+
+
+def test_verdict_is_the_worst_check():
+    checks = [Check("a", Status.PASS, ""), Check("b", Status.SKIPPED, "")]
+    assert Certificate("c", tuple(checks)).verdict == Status.PASS
+    assert Certificate("c", (*checks, Check("w", Status.WARN, ""))).verdict == Status.WARN
+    assert Certificate("c", (Check("w", Status.WARN, ""), Check("f", Status.FAIL, ""), *checks)).verdict == Status.FAIL
+
+
+def test_certify_a_folder(truth, tmp_path):
+    save_trace(truth, tmp_path / "case", method="truth")
+    write_image(tmp_path / "input.nii.gz", truth.source, truth.affine)
+    certificate = certify(tmp_path / "case", source=tmp_path / "input.nii.gz", out=tmp_path / "case.json")
+    written = read_certificate(tmp_path / "case.json")
+    assert written == json.loads(json.dumps(certificate.as_dict()))
+    assert len(written["provenance"]["trace_sha256"]["ddf.nii.gz"]) == 64
+    assert certificate.check("provenance").status == Status.WARN
+    assert "run" in certificate.check("provenance").reason
+    write_image(tmp_path / "other.nii.gz", truth.source + 1, truth.affine)
+    other = certify(tmp_path / "case", source=tmp_path / "other.nii.gz")
+    assert other.check("provenance").status == Status.FAIL
+    page = certificate_html(written)
+    for check in written["checks"]:
+        assert check["name"] in page
+    assert f"{written['verdict']}</span>" in page
+    assert "<script" not in certificate_html({**written, "case": "<script>"})
+
+
+def test_command(truth, cases, tmp_path):
+    save_trace(truth, tmp_path / "good")
+    save_trace(moved_voxel(truth, cases[1], np.random.default_rng(0)), tmp_path / "bad")
+    radius = {"format": "medtrace conformal radius", "radius_mm": 1.5, "coverage": 0.9, "statement": "within 1.5 mm"}
+    (tmp_path / "radius.json").write_text(json.dumps(radius))
+    arguments = ["certify", str(tmp_path / "good"), str(tmp_path / "bad"), "--radius", str(tmp_path / "radius.json")]
+    files = ["--out", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]
+    found = CliRunner().invoke(app, [*arguments, *files])
+    assert found.exit_code == 2, found.output
+    assert "bad: FAIL" in found.output
+    assert "good: FAIL" not in found.output
+    assert "within 1.5 mm" in found.output
+    assert read_certificate(tmp_path / "out" / "bad.json")["verdict"] == "FAIL"
+    assert (tmp_path / "page.html").read_text().count("<section") == 2
+    wrong = CliRunner().invoke(app, ["certify", str(tmp_path / "none")])
+    assert wrong.exit_code == 1
+    assert "no such file" in wrong.output
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_truth_calls_wrong(truth, cases):
+    assert wrongness(truth, truth) == ()
+    random = np.random.default_rng(0)
+    spoil = {kind: SPOILERS[kind].apply(truth, cases[1], random) for kind in SPOILERS}
+    assert "folds" in wrongness(spoil["one voxel moved 1.5 voxels"], truth)
+    assert "field" in wrongness(spoil["constant 3 voxels added"], truth)
+    assert "warped" in wrongness(spoil["warped not of this field"], truth)
+    assert "image" in wrongness(spoil["image of another case"], truth)
+    assert wrongness(spoil["inverse wrong"], truth) in ((), ("inverse",))
+
+
+def test_calibration_table():
+    judgements = judge_spoiled(("postop",), 2, (32, 32))
+    assert len(judgements) == 2 * len(SPOILERS)
+    table = judgement_table(judgements)
+    assert len(table.splitlines()) == len(SPOILERS) + 3
+    moved = [j for j in judgements if j.kind == "one voxel moved 1.5 voxels"]
+    assert all(j.right and j.certificate.verdict == Status.FAIL for j in moved)
