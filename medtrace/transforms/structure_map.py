@@ -33,14 +33,14 @@ class StructureMap(Transform):
     cites the Potts model of Storath, Weinmann, Frikel & Unser 2015; two classes are what its appendix shows.
 
     - "potts": the image's piecewise-constant approximation (`minimise_potts`), whose regions then fall into two
-      classes by exact 2-means, a region weighing as much as it has voxels. Short edges cost, so noise and details
-      smaller than a few voxels leave no trace, and every class consists of whole regions.
+      classes by exact 2-means, a region weighing as much as it has voxels. Edges cost, so specks, ragged borders and (with a
+      larger `gamma`) noise leave no trace.
     - "otsu": voxels above Otsu's threshold (scikit-image's `threshold_otsu`, 256 bins).
     - "kmeans": exact 2-means of the voxels' intensities. Otsu's criterion is the same without bins, so that both maps
       differ in a few voxels only; scikit-image has no k-means of intensities, and in one dimension going
       through all thresholds is exact where Lloyd's iteration may stop early.
 
-    The map does not depend on the image's scale and shift. Values on a threshold belong to the darker class.
+    The map does not depend on the image's scale and shift, but for rounding. Values on a threshold belong to the darker class.
     A constant image has no brighter class: its map is 0 everywhere, as is the Potts map of an image that one region
     approximates best (nothing but noise).
 
@@ -48,10 +48,10 @@ class StructureMap(Transform):
         method: "potts", "otsu" or "kmeans".
         gamma: of "potts", the cost of edges: γ of `minimise_potts` in units of the squared difference of the image's
             two class means, and of the image's width in voxels (geometric mean over axes), so that the same
-            anatomy has the same map at any resolution. An isolated detail that differs as much as the
+            anatomy has about the same map at any resolution. An isolated detail that differs as much as the
             classes do vanishes below a diameter of 4·gamma widths (3D: 6·gamma), one of half that contrast
-            below four times that. The default, 0.03 voxels at 64 × 64 and 0.13 at 256 × 256, is the largest that keeps
-            the ventricles of TraceBench at 64 × 64; noisy images want three times as much.
+            below four times that. The default, 0.03 voxels at 64 × 64 and 0.13 at 256 × 256, keeps the ventricles
+            of TraceBench at 64 × 64; under noise of a quarter of the contrast, take three times as much.
         directions: of "potts", "axes" or "diagonals", see `minimise_potts`; None: diagonals in 2D, axes in 3D.
 
     Raises:
