@@ -33,14 +33,15 @@ class StructureMap(Transform):
     cites the Potts model of Storath, Weinmann, Frikel & Unser 2015; two classes are what its appendix shows.
 
     - "potts": the image's piecewise-constant approximation (`minimise_potts`), whose regions then fall into two
-      classes by exact 2-means, a region weighing as much as it has voxels. Edges cost, so specks, ragged borders and (with a
-      larger `gamma`) noise leave no trace.
+      classes by exact 2-means, a region weighing as much as it has voxels. Edges cost, so specks, ragged borders
+      and (with a larger `gamma`) noise leave no trace.
     - "otsu": voxels above Otsu's threshold (scikit-image's `threshold_otsu`, 256 bins).
     - "kmeans": exact 2-means of the voxels' intensities. Otsu's criterion is the same without bins, so that both maps
       differ in a few voxels only; scikit-image has no k-means of intensities, and in one dimension going
       through all thresholds is exact where Lloyd's iteration may stop early.
 
-    The map does not depend on the image's scale and shift, but for rounding. Values on a threshold belong to the darker class.
+    The map does not depend on the image's scale and shift, but for rounding. Values on a threshold belong to the
+    darker class.
     A constant image has no brighter class: its map is 0 everywhere, as is the Potts map of an image that one region
     approximates best (nothing but noise).
 
