@@ -10,7 +10,21 @@ import pytest
 from medtrace import __version__
 from medtrace.cli import app, describe, main, parse_overrides
 
-COMMANDS = ("prepare", "train", "translate", "register", "evaluate", "report", "bench")
+COMMANDS = (
+    "prepare",
+    "train",
+    "translate",
+    "register",
+    "evaluate",
+    "report",
+    "certify",
+    "calibrate",
+    "dicom",
+    "bench",
+    "export",
+    "import",
+    "traceability",
+)
 
 
 def run(capsys, *arguments):
