@@ -85,6 +85,7 @@ def test_terms_are_equation_4_on_images_in_0_1(spatial_dims):
 
 def test_weights_are_the_papers():
     objective = metaregnet()
+    assert objective.registers
     weights = objective.phase("registration").weights
     assert weights == {"similarity": 1.0, "intensity_diffusion": 1.0, "folding": 1e-3, "smoothness": 0.0}
     assert set(objective.terms("registration", pairs(), {})) == {"similarity", "intensity_diffusion", "folding"}

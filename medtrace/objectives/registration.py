@@ -89,6 +89,11 @@ class RegistrationObjective(Objective):
             output = self.answer(pair)
         return traces_of(batch, output.image, output.ddf, pair.joint_mask(output.ddf))
 
+    @property
+    def registers(self) -> bool:
+        """It is all that it does."""
+        return True
+
     @staticmethod
     def _mask(mask: Tensor | None) -> Tensor | None:
         return plain(mask) if isinstance(mask, Tensor) else mask
