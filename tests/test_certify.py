@@ -88,7 +88,7 @@ def test_round_trip_keeps_interior_and_border_apart(same_grid):
         assert interior.points + border.points <= 24 * 20
         spoiled = replace(trace, inverse_ddf=trace.inverse_ddf + torch.tensor([1.0, 0.0]).reshape(2, 1, 1))
         interior, _ = measure.round_trip(spoiled)
-        assert interior.max_voxels == pytest.approx(1.0, abs=0.2)
+        assert interior.max_voxels > 0.9
         assert interior.mean_mm == pytest.approx(2.0, abs=0.2)
 
 

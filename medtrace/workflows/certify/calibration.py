@@ -21,7 +21,7 @@ from medtrace.metrics import certificate as measure
 from medtrace.trace import Trace
 from medtrace.workflows.certify.checks import independent_field, trace_checks
 from medtrace.workflows.certify.corruption import SPOILERS, Case, true_trace
-from medtrace.workflows.certify.probes import translator_checks
+from medtrace.workflows.certify.probes import Translator, translator_checks
 from medtrace.workflows.certify.record import Certificate, Status
 from medtrace.workflows.certify.thresholds import Thresholds
 from medtrace.workflows.runs import load_objective
@@ -135,8 +135,7 @@ def judge_run(
         truth, trace = true_trace(case), _traced(objective.trace, case)
         checks = trace_checks(trace, limits)
         if task == "postop":
-            affine = case["source"].affine
-            checks += translator_checks(lambda source, a=affine: _translated(objective.trace, source, a), trace, limits)
+            checks += translator_checks(_translator(objective.trace, case["source"].affine), trace, limits)
         certificate = Certificate(f"{task}-{index:04d}", tuple(checks))
         judgements.append(Judgement(Path(run).name, wrongness(trace, truth), certificate, _error(trace, truth)))
     return judgements
@@ -200,8 +199,8 @@ def _traced(tracer: Tracer, case: Case) -> Trace:
         return tracer(list_data_collate([kept]))[0].to("cpu")
 
 
-def _translated(tracer: Tracer, source: Tensor, affine: Tensor) -> Trace:
-    return _traced(tracer, {"source": MetaTensor(source, affine=affine)})
+def _translator(tracer: Tracer, affine: Tensor) -> Translator:
+    return lambda source: _traced(tracer, {"source": MetaTensor(source, affine=affine)})
 
 
 def _far(field: Tensor, truth: Tensor, region: Tensor) -> bool:

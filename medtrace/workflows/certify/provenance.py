@@ -83,7 +83,7 @@ def provenance_check(trace: Trace, found: dict[str, Any], source: str | os.PathL
 
 
 def _differs(trace: Trace, source: str | os.PathLike) -> str | None:
-    image = read_image(source).as_tensor().float()
+    image = read_image(Path(source)).as_tensor().float()
     image = image[..., 0] if trace.spatial_dims == 2 and image.ndim == 4 and image.shape[-1] == 1 else image
     if image.shape != trace.source.shape:
         return f"{source}: its grid {tuple(image.shape)} is not that of the trace's source, {tuple(trace.source.shape)}"

@@ -56,11 +56,11 @@ class Thresholds:
     interior_max_voxels: Limit = Limit(0.5, 1.0)
     border_p95_voxels: Limit = Limit(0.5, float("inf"))
     account_share: Limit = Limit(0.001, 0.01)
-    similarity_shortfall: Limit = Limit(0.03, 0.06)
+    similarity_shortfall: Limit = Limit(0.035, 0.06)
     zero_field_advantage: Limit = Limit(0.0, 0.02)
     disagreement_voxels: Limit = Limit(1.0, 2.0)
     residual_share: Limit = Limit(0.5, 0.8)
-    outside_range_share: Limit = Limit(0.001, 0.05)
+    outside_range_share: Limit = Limit(0.002, 0.05)
     contrast_loss: Limit = Limit(0.7, 0.95)
     identical_pair_voxels: Limit = Limit(0.5, 1.0)
     reproduction_share: Limit = Limit(0.001, 0.01)
@@ -99,15 +99,16 @@ class Thresholds:
         if not isinstance(given, Mapping):
             raise ValueError(f"{where}: expected names and limits, received {type(given).__name__}")
         known = {field.name: getattr(self, field.name) for field in fields(self)}
-        new = {}
+        new: dict[str, Any] = {}
         for name, value in given.items():
             if name not in known:
                 raise ValueError(f"{where}: {name!r} is no limit; expected some of {', '.join(known)}")
-            new[name] = _limit(where, name, value) if isinstance(known[name], Limit) else _number(where, name, value)
-            if isinstance(known[name], int) and new[name] != int(new[name]):
-                raise ValueError(f"{where}: {name}: expected a whole number, received {value!r}")
-            if isinstance(known[name], int):
-                new[name] = int(new[name])
+            if isinstance(known[name], Limit):
+                new[name] = _limit(where, name, value)
+            elif isinstance(known[name], int):
+                new[name] = _whole(where, name, value)
+            else:
+                new[name] = _number(where, name, value)
         return replace(self, **new)
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,6 +133,13 @@ def _number(where: str, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0:
         raise ValueError(f"{where}: {name}: expected a number of at least 0, received {value!r}")
     return value
+
+
+def _whole(where: str, name: str, value: Any) -> int:
+    number = _number(where, name, value)
+    if number != int(number) or number < 1:
+        raise ValueError(f"{where}: {name}: expected a whole number of at least 1, received {value!r}")
+    return int(number)
 
 
 def _plain(number: float) -> float | None:
