@@ -227,7 +227,7 @@ def _method(
     steps = (STEPS if run is None else 0) if refine is None else refine
     if start is not None and steps == 0:
         return _Method(start, preparation, place)
-    energy = MetamorphicEnergy(smoothness_weight=smoothness, masked_gradient="intensity")
+    energy = MetamorphicEnergy(smoothness_weight=smoothness, masked_gradient="intensity", folding_measure="simplices")
     return _Method(InstanceRegistration(energy, start, steps, progress=progress), preparation, place)
 
 

@@ -122,7 +122,7 @@ def _instance(
     def show(report: RefinementStep) -> None:
         bar.update(task, completed=report.step)
 
-    energy = MetamorphicEnergy(smoothness_weight=SMOOTHNESS, masked_gradient=gradient)
+    energy = MetamorphicEnergy(smoothness_weight=SMOOTHNESS, masked_gradient=gradient, folding_measure="simplices")
     method = InstanceRegistration(energy, steps=steps, progress=show)
 
     def trace(batch: Mapping[str, Any]) -> list[Trace]:
