@@ -20,6 +20,10 @@ from medtrace.workflows.certify.calibration import judge_spoiled, judgement_tabl
 from medtrace.workflows.certify.checks import independent_field, trace_checks
 from medtrace.workflows.certify.corruption import SPOILERS, moved_voxel, true_trace
 from medtrace.workflows.certify.probes import equivariance, identical_pair_check, translator_checks
+from medtrace.workflows.register import register
+from medtrace.workflows.train import train
+from medtrace.workflows.translate import translate
+from tests.test_translate import make_run
 
 SMALL = (48, 48)
 
@@ -252,6 +256,42 @@ def test_identical_pair():
     assert identical_pair_check(replace(still, ddf=still.ddf + 2), Thresholds()).status == Status.FAIL
 
 
+@pytest.fixture(scope="module")
+def head():
+    """A volume with something to see in it."""
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, size) for size in (30, 28, 4)], indexing="ij"))
+    body = torch.sigmoid(20 * (0.7 - grid[:2].norm(dim=0)))
+    return (body * (400 + 200 * torch.sin(7 * grid[0]) * torch.cos(6 * grid[1])))[None]
+
+
+@pytest.mark.parametrize("slice_count", [4, 1])
+def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
+    affine = torch.diag(torch.tensor([-1.0, 1.5, 3.0, 1.0], dtype=torch.float64))
+    write_image(tmp_path / "scan.nii.gz", head[..., :slice_count], affine)
+    objective = {"_target_": "tests.test_translate.ShiftObjective", "displacement": [0.0, 1.0]}
+    run = make_run(tmp_path / "run", objective)
+    translate(run, tmp_path / "scan.nii.gz", tmp_path / "trace", progress=False)
+    found = certify(tmp_path / "trace", run=run, source=tmp_path / "scan.nii.gz")
+    assert found.check("reproduction").status == Status.PASS
+    assert found.check("equivariance").figures["equivariance_ratio"] < 0.1
+    assert found.check("identical pair").status == Status.SKIPPED
+    assert found.check("provenance").status == Status.PASS
+    assert len(found.provenance["run"]["weights_sha256"]) == 64
+    other = make_run(tmp_path / "other", {**objective, "gain": 0.5})
+    again = certify(tmp_path / "trace", run=other)
+    assert again.check("reproduction").status == Status.FAIL
+
+
+def test_a_registering_run_is_shown_identical_images(head, tmp_path):
+    run = train("metaregnet", smoke=True, out=tmp_path / "run", overrides={"max_epochs": 1}, device="cpu")
+    write_image(tmp_path / "scan.nii.gz", head[..., :1], torch.eye(4, dtype=torch.float64))
+    register(tmp_path / "scan.nii.gz", tmp_path / "scan.nii.gz", tmp_path / "trace", run=run, progress=False)
+    found = certify(tmp_path / "trace", run=run)
+    assert found.check("identical pair").status != Status.SKIPPED
+    assert found.check("identical pair").figures["identical_pair_voxels"] >= 0
+    assert found.check("equivariance").status == Status.SKIPPED
+
+
 # --- thresholds, files, commands --------------------------------------------------------------------------------------
 
 
@@ -297,7 +337,7 @@ def test_certify_a_folder(truth, tmp_path):
     written = read_certificate(tmp_path / "case.json")
     assert written == json.loads(json.dumps(certificate.as_dict()))
     assert len(written["provenance"]["trace_sha256"]["ddf.nii.gz"]) == 64
-    assert certificate.check("provenance").status == Status.WARN
+    assert certificate.check("provenance").status == Status.SKIPPED
     assert "run" in certificate.check("provenance").reason
     write_image(tmp_path / "other.nii.gz", truth.source + 1, truth.affine)
     other = certify(tmp_path / "case", source=tmp_path / "other.nii.gz")
