@@ -10,10 +10,12 @@ import SimpleITK as sitk
 import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from typer.testing import CliRunner
 
+from medtrace.cli import app
 from medtrace.data.reading import read_image
 from medtrace.fields import exponentiate, warp
-from medtrace.io import read_dicom_registration, read_source_series, save_dicom, write_dicom_registration
+from medtrace.io import read_dicom_registration, read_source_series, save_dicom, save_trace, write_dicom_registration
 from medtrace.io.dicom_series import store
 from medtrace.trace import Trace
 
@@ -405,6 +407,26 @@ def test_series_that_are_no_volume_are_refused(tmp_path, spoil, message):
     spoil(series)
     with pytest.raises(ValueError, match=message):
         read_source_series(series)
+
+
+def test_a_missing_slice_is_no_volume_for_any_command(tmp_path):
+    write_series(tmp_path / "series")
+    _remove_one(tmp_path / "series")
+    with pytest.raises(ValueError, match=r"expected evenly spaced slices, received gaps of 2.5 to 5 mm"):
+        read_image(tmp_path / "series")
+
+
+def test_command(series, exported, tmp_path):
+    trace, _ = exported
+    save_trace(trace, tmp_path / "trace", method="Named")
+    arguments = ["dicom", str(tmp_path / "trace"), str(series), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"image", "ddf.dcm", "inverse_ddf.dcm"}
+    assert "Named" in headers(tmp_path / "out" / "image")[0].SeriesDescription
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 1
+    assert "is in use" in again.output
 
 
 def test_files_that_are_no_registration_are_refused(exported, tmp_path):

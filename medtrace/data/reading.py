@@ -15,6 +15,7 @@ pixels, x to the left and y to the back of the body, which viewers show upright.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from torch import Tensor
 NIFTI = (".nii", ".nii.gz")
 ITK_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_POSITION = "0020|0032"
+_UNEVEN = 0.1
+"""Largest difference of two gaps between slices, as a share of the mean gap."""
 PICTURE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
 
@@ -200,6 +204,27 @@ def _check_series(folder: Path) -> None:
         raise _Refused(
             f"{folder}: expected one DICOM series, received {len(names)} (of {counts} files); put one series into a"
             " folder of its own"
+        )
+    _check_even(folder, reader.GetGDCMSeriesFileNames(str(folder), names[0]))
+
+
+def _check_even(folder: Path, files: Sequence[str]) -> None:
+    """ITK spreads the slices of a series with a gap evenly, and so puts them where they are not."""
+    reader = sitk.ImageFileReader()
+    positions = []
+    for file in files:
+        reader.SetFileName(file)
+        reader.ReadImageInformation()
+        if not reader.HasMetaDataKey(_POSITION) or reader.GetDimension() != 3 or reader.GetSize()[2] != 1:
+            return  # frames of one file, or no position: ITK has its own way
+        positions.append([float(value) for value in reader.GetMetaData(_POSITION).split("\\")])
+    if len(positions) < 3:
+        return
+    gaps = np.linalg.norm(np.diff(np.array(positions), axis=0), axis=1)
+    if gaps.min() == 0 or gaps.max() - gaps.min() > _UNEVEN * gaps.mean():
+        raise _Refused(
+            f"{folder}: expected evenly spaced slices, received gaps of {gaps.min():.3g} to {gaps.max():.3g} mm; look"
+            " for missing or doubled slices"
         )
 
 
