@@ -74,8 +74,8 @@ def load_dataset(
         Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
         the 4x4 affine of their grid; on the same grid, where the pair list has them, "mask" and "source_mask" (bool,
         the lesion of the target and of the source), "source_labels" and "target_labels" (uint8); "subject" (who),
-        "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; the paths "source_landmarks_file",
-        "target_landmarks_file" and "rigid_file", empty where there is no such file. With `landmarks`,
+        "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; the paths
+        "source_landmarks_file", "target_landmarks_file" and "rigid_file", empty where there is no such file. With `landmarks`,
         "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a slice only those that lie in it.
 
     Raises:

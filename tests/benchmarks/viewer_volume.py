@@ -111,7 +111,8 @@ def main() -> None:
         write_report(ReportCase("volume", trace), path.absolute())
         written = time.perf_counter() - started
         size = path.stat().st_size / 1e6
-        print(json.dumps({"size_mb": round(size, 1), "write_s": round(written, 1), **measured(path.absolute())}, indent=2))
+        found = {"size_mb": round(size, 1), "write_s": round(written, 1), **measured(path.absolute())}
+        print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
