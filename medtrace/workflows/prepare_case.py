@@ -108,7 +108,7 @@ def read_case(
     mask = None if pair.mask is None else read_mask(pair.mask, source, pair.source)
     if pictures or not settings.align:
         check_same_grid(target, pair.target, source, pair.source)
-    maps: dict[str, Tensor] = dict(read_maps(pair, columns, source, target))
+    maps: dict[str, Any] = dict(read_maps(pair, columns, source, target))
     if pictures:
         return _picture_case(pair, settings, source, target, mask, maps)
     tissue = [find_foreground(source), find_foreground(target)]
@@ -196,7 +196,7 @@ def _align(
     return (moved[..., None], inside[..., None], motion) if flat else (moved, inside, motion)
 
 
-def _moved_labels(labels: Tensor, source: MetaTensor, motion: RigidMotion) -> Tensor:
+def _moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidMotion) -> Tensor:
     """Labels of the target on the source's grid, each voxel from the nearest."""
     flat = source.shape[-1] == labels.shape[-1] == 1
     fixed = source
