@@ -76,7 +76,8 @@ def load_dataset(
         the lesion of the target and of the source), "source_labels" and "target_labels" (uint8); "subject" (who),
         "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; the paths
         "source_landmarks_file", "target_landmarks_file" and "rigid_file", empty where there is no such file. With
-        `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a slice only those that lie in it.
+        `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a slice only those that
+        lie in it.
 
     Raises:
         FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
