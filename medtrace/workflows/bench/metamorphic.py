@@ -204,6 +204,8 @@ METAMORPHIC = (
             "L1": training("metaregnet-l1", similarity="l1"),
             "no smoothness of φ": training("metaregnet-no-smoothness", smoothness_weight=0.0),
             "mask teaches field and intensity": training("metaregnet-both", masked_gradient="both"),
+            "no folding term": training("metaregnet-no-folding", folding_weight=0.0),
+            "learning rate 1e-4": training("metaregnet-slow", learning_rate=1e-4),
         },
         IDENTITY,
     ),
