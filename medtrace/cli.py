@@ -332,6 +332,9 @@ def certify(
     input_: Annotated[
         Path | None, typer.Option("--input", help="The file or DICOM folder that was translated (one trace).")
     ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Of a registration: the target, which its field is judged against (one trace).")
+    ] = None,
     thresholds: Annotated[Path | None, typer.Option(help="YAML file of limits that replace the defaults.")] = None,
     radius: Annotated[Path | None, typer.Option(help="Conformal radius, of `medtrace calibrate radius`.")] = None,
     contrast: Annotated[
@@ -348,6 +351,7 @@ def certify(
         out=out,
         run=run,
         source=input_,
+        target=target,
         thresholds=thresholds,
         radius=radius,
         contrast=contrast,

@@ -184,6 +184,19 @@ def test_spoiled_traces_fail_by_the_check_that_is_about_it(truth, cases, referee
     assert "above" in found[check].reason
 
 
+def test_a_registration_is_judged_against_its_target(truth, referee):
+    """An image that is the warped source bears out any field; the target does not."""
+    field = truth.ddf + torch.tensor([3.0, 0.0]).reshape(2, 1, 1)
+    warped = warp(truth.source[None], field[None])[0]
+    trace = Trace.build(truth.source, warped, field, affine=truth.affine)
+    assert certify_trace(trace).check("field against image").status == Status.SKIPPED
+    found = certify_trace(trace, target=truth.image, referee=referee)
+    assert found.check("field against image").status == Status.FAIL
+    assert found.check("zero-field control").status == Status.FAIL
+    with pytest.raises(ValueError, match="target: expected the image's grid"):
+        certify_trace(trace, target=truth.image[:, 1:])
+
+
 def test_a_3d_slice_is_registered_in_its_plane(truth):
     flat = independent_field(truth, Thresholds())
     volume = Trace.build(
@@ -287,6 +300,13 @@ def test_a_registering_run_is_shown_identical_images(head, tmp_path):
     write_image(tmp_path / "scan.nii.gz", head[..., :1], torch.eye(4, dtype=torch.float64))
     register(tmp_path / "scan.nii.gz", tmp_path / "scan.nii.gz", tmp_path / "trace", run=run, progress=False)
     found = certify(tmp_path / "trace", run=run)
+    assert found.check("field against image").status == Status.SKIPPED  # its image is the warped source
+    assert "--target" in found.check("field against image").reason
+    beside = certify(tmp_path / "trace", target=tmp_path / "scan.nii.gz")
+    assert beside.check("field against image").status == Status.PASS
+    write_image(tmp_path / "wrong.nii.gz", head[..., :1], 2 * torch.eye(4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="expected the grid of the trace's image"):
+        certify(tmp_path / "trace", target=tmp_path / "wrong.nii.gz")
     assert found.check("identical pair").status != Status.SKIPPED
     assert found.check("identical pair").figures["identical_pair_voxels"] >= 0
     assert found.check("equivariance").status == Status.SKIPPED

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from medtrace.data import TraceBench
 from medtrace.fields import non_diffeomorphic_volume
 from medtrace.metrics import certificate as measure
+from medtrace.objectives.registration import RegistrationObjective
 from medtrace.trace import Trace
 from medtrace.workflows.certify.checks import independent_field, trace_checks
 from medtrace.workflows.certify.corruption import SPOILERS, Case, true_trace
@@ -133,8 +134,9 @@ def judge_run(
     for index in tqdm(range(cases), disable=not progress, unit="case"):
         case = data[index]
         truth, trace = true_trace(case), _traced(objective.trace, case)
-        checks = trace_checks(trace, limits)
-        if task == "postop":
+        registers = isinstance(objective, RegistrationObjective)
+        checks = trace_checks(trace, limits, target=truth.image if registers else None)
+        if not registers and task == "postop":
             checks += translator_checks(_translator(objective.trace, case["source"].affine), trace, limits)
         certificate = Certificate(f"{task}-{index:04d}", tuple(checks))
         judgements.append(Judgement(Path(run).name, wrongness(trace, truth), certificate, _error(trace, truth)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +16,34 @@ from medtrace.trace import Trace
 from medtrace.workflows.certify.record import Check, judged, skipped
 from medtrace.workflows.certify.thresholds import Thresholds
 
+FIELD_CHECKS = ("zero-field control", "field against image")
+OWN_WARPED = 1e-3
+"""Share of the range within which an image is no more than the warped source."""
 NO_CHANNELS = "source and image have different channel counts"
 
 
-def trace_checks(trace: Trace, thresholds: Thresholds, referee: Tensor | None = None) -> list[Check]:
+def trace_checks(
+    trace: Trace, thresholds: Thresholds, referee: Tensor | None = None, target: Tensor | None = None
+) -> list[Check]:
     """Every check that needs nothing but the trace.
 
     Args:
         trace: on the CPU.
         thresholds: limits and settings.
         referee: the independent displacement, if it is known already (see `independent_field`).
+        target: (C, *spatial), what a registration was to reach: the field is judged against it, not against the image.
     """
     region = measure.foreground(measure.on_image_grid(trace), trace.image)
+    if target is not None and target.shape[1:] != trace.image.shape[1:]:
+        raise ValueError(
+            f"target: expected the image's grid {tuple(trace.image.shape[1:])}, received {tuple(target.shape[1:])}"
+        )
     return [
         folding(trace, thresholds),
         smoothness(trace, thresholds),
         inverse_consistency(trace, thresholds),
         account(trace, thresholds),
-        *field_against_image(trace, thresholds, region, referee),
+        *field_against_image(trace, thresholds, region, referee, target),
         residual(trace, thresholds, region),
         intensity(trace, thresholds),
     ]
@@ -82,28 +93,40 @@ def account(trace: Trace, thresholds: Thresholds) -> Check:
 
 
 def field_against_image(
-    trace: Trace, thresholds: Thresholds, region: Tensor, referee: Tensor | None = None
+    trace: Trace,
+    thresholds: Thresholds,
+    region: Tensor,
+    referee: Tensor | None = None,
+    target: Tensor | None = None,
 ) -> list[Check]:
-    """The claimed field beside the zero field and an independent registration of source and image."""
-    names = ("zero-field control", "field against image")
+    """The claimed field beside the zero field and an independent registration of source and image (or target).
+
+    Where the image is nothing but the warped source, as of a registration, it bears out any field: then only a target
+    can tell.
+    """
     if not bool(region.any()):
-        return [skipped(name, "both images are constant") for name in names]
+        return [skipped(name, "both images are constant") for name in FIELD_CHECKS]
+    if target is None and _own_warped(trace):
+        reason = "the image is the warped source, which bears out any field: pass the registration's target (--target)"
+        return [skipped(name, reason) for name in FIELD_CHECKS]
+    image = trace.image if target is None else target
+    if target is not None and trace.mask is not None and bool((region & (trace.mask < 0.5)).any()):
+        region = region & (trace.mask < 0.5)  # what a lesion hides has no counterpart
     still = measure.on_image_grid(trace)
-    claimed = measure.similarity(trace.warped, trace.image, region)
-    zero = measure.similarity(still, trace.image, region)
+    claimed = measure.similarity(trace.warped, image, region)
+    zero = measure.similarity(still, image, region)
     control = judged(
-        names[0],
+        FIELD_CHECKS[0],
         {"zero_field_advantage": zero - claimed, "similarity_claimed": claimed, "similarity_zero": zero},
         thresholds,
         "the claimed field explains the image at least as well as no field",
     )
-    small, affine = _at_referees_size(trace, still, region, thresholds)
-    field = independent_field(trace, thresholds) if referee is None else referee
-    source, image, ddf, inside = small
-    found = measure.similarity(warp(source[None], field[None])[0], image, inside)
-    own = measure.similarity(warp(source[None], ddf[None])[0], image, inside)
-    beside = measure.agreement(ddf, field, affine, inside)
-    spacing = float(affine[:3, : trace.spatial_dims].norm(dim=0).log().mean().exp())
+    pair = _at_referees_size(trace, still, image, region, thresholds)
+    field = _registered(pair, thresholds) if referee is None else referee
+    found = measure.similarity(warp(pair.source[None], field[None])[0], pair.image, pair.region)
+    own = measure.similarity(warp(pair.source[None], pair.ddf[None])[0], pair.image, pair.region)
+    beside = measure.agreement(pair.ddf, field, pair.affine, pair.region)
+    spacing = float(pair.affine[:3, : trace.spatial_dims].norm(dim=0).log().mean().exp())
     figures = {
         "similarity_shortfall": found - own,
         "disagreement_voxels": beside.mean_mm / spacing,
@@ -112,23 +135,15 @@ def field_against_image(
         "claimed_mm": beside.claimed_mm,
         "independent_mm": beside.independent_mm,
     }
-    well = "an independent registration of source and image finds no more and nothing else"
-    return [control, judged(names[1], figures, thresholds, well)]
+    well = "an independent registration finds no more and nothing else"
+    return [control, judged(FIELD_CHECKS[1], figures, thresholds, well)]
 
 
 def independent_field(trace: Trace, thresholds: Thresholds) -> Tensor:
     """Displacement (spatial_dims, *small), found by SimpleITK between source and image at the referee's size."""
     still = measure.on_image_grid(trace)
-    (source, image, _, _), _ = _at_referees_size(trace, still, torch.ones_like(still[:1], dtype=torch.bool), thresholds)
-    flat = image.ndim == 4 and 1 in image.shape[1:]
-    if not flat:
-        return independent_registration(source[None], image[None], control_spacing=thresholds.referee_spacing)[0]
-    axis = list(image.shape[1:]).index(1)  # a single slice is registered in its plane
-    plane = [value.squeeze(axis + 1)[None] for value in (source, image)]
-    found = independent_registration(*plane, control_spacing=thresholds.referee_spacing)[0]
-    parts = list(found.unsqueeze(axis + 1))
-    parts.insert(axis, torch.zeros_like(parts[0]))
-    return torch.stack(parts)
+    everywhere = torch.ones_like(still[:1], dtype=torch.bool)
+    return _registered(_at_referees_size(trace, still, trace.image, everywhere, thresholds), thresholds)
 
 
 def residual(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
@@ -156,11 +171,39 @@ def intensity(trace: Trace, thresholds: Thresholds) -> Check:
     return judged("intensity", figures, thresholds, "the image's values lie in the source's range")
 
 
-def _at_referees_size(
-    trace: Trace, still: Tensor, region: Tensor, thresholds: Thresholds
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Undeformed source, image, field and region on one grid, small enough to be registered; and its affine."""
-    shape = tuple(trace.image.shape[1:])
+class _Pair(NamedTuple):
+    """What the referee sees: undeformed source, image, claimed field and region on one small grid."""
+
+    source: Tensor
+    image: Tensor
+    ddf: Tensor
+    region: Tensor
+    affine: Tensor
+
+
+def _own_warped(trace: Trace) -> bool:
+    if trace.warped.shape != trace.image.shape:
+        return False
+    outside = torch.ones_like(trace.image) if trace.mask is None else (trace.mask < 0.5).expand_as(trace.image)
+    span = float(trace.source.max() - trace.source.min())
+    return float(((trace.image - trace.warped).abs() * outside).max()) <= OWN_WARPED * span
+
+
+def _registered(pair: _Pair, thresholds: Thresholds) -> Tensor:
+    if not (pair.image.ndim == 4 and 1 in pair.image.shape[1:]):
+        found = independent_registration(
+            pair.source[None], pair.image[None], control_spacing=thresholds.referee_spacing
+        )
+        return found[0]
+    axis = list(pair.image.shape[1:]).index(1)  # a single slice is registered in its plane
+    plane = [value.squeeze(axis + 1)[None] for value in (pair.source, pair.image)]
+    parts = list(independent_registration(*plane, control_spacing=thresholds.referee_spacing)[0].unsqueeze(axis + 1))
+    parts.insert(axis, torch.zeros_like(parts[0]))
+    return torch.stack(parts)
+
+
+def _at_referees_size(trace: Trace, still: Tensor, image: Tensor, region: Tensor, thresholds: Thresholds) -> _Pair:
+    shape = tuple(image.shape[1:])
     longest = thresholds.referee_size_2d if len(shape) == 2 or 1 in shape else thresholds.referee_size_3d
     factors = [max(1, -(-size // longest)) for size in shape]
     pool: Callable[..., Tensor] = F.avg_pool2d if len(shape) == 2 else F.avg_pool3d
@@ -168,11 +211,14 @@ def _at_referees_size(
     def shrink(value: Tensor) -> Tensor:
         return value if max(factors) == 1 else pool(value[None], factors)[0]
 
-    grey = [shrink(value.mean(0, keepdim=True)) for value in (still, trace.image)]
     scale = torch.tensor(factors, dtype=trace.ddf.dtype).reshape(-1, *[1] * len(shape))
-    ddf = shrink(trace.ddf) / scale
     inside = shrink(region.float()) >= 0.5
-    inside = inside if bool(inside.any()) else torch.ones_like(inside)
     affine = trace.affine.clone()
     affine[:3, : len(shape)] *= torch.tensor(factors, dtype=torch.float64)
-    return (grey[0], grey[1], ddf, inside), affine
+    return _Pair(
+        shrink(still.mean(0, keepdim=True)),
+        shrink(image.mean(0, keepdim=True)),
+        shrink(trace.ddf) / scale,
+        inside if bool(inside.any()) else torch.ones_like(inside),
+        affine,
+    )

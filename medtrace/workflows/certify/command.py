@@ -8,8 +8,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from medtrace.data.reading import read_image
 from medtrace.io import load_trace
 from medtrace.trace import Trace
 from medtrace.workflows.certify.checks import trace_checks
@@ -18,6 +20,7 @@ from medtrace.workflows.certify.provenance import provenance, provenance_check
 from medtrace.workflows.certify.record import Certificate, Check, Status
 from medtrace.workflows.certify.thresholds import Thresholds
 
+GRID_TOLERANCE_MM = 0.01
 RADIUS_FORMAT = "medtrace conformal radius"
 
 
@@ -28,6 +31,7 @@ def certify_trace(
     thresholds: Thresholds | None = None,
     translator: Translator | None = None,
     referee: Tensor | None = None,
+    target: Tensor | None = None,
 ) -> Certificate:
     """Certify a trace in memory, without provenance.
 
@@ -37,9 +41,10 @@ def certify_trace(
         thresholds: limits and settings; None is the defaults.
         translator: the method, for reproduction and equivariance.
         referee: the independent displacement, if known (`checks.independent_field`).
+        target: (C, *spatial), of a registration, on the image's grid.
     """
     trace, limits = trace.to("cpu"), thresholds or Thresholds()
-    checks = trace_checks(trace, limits, referee)
+    checks = trace_checks(trace, limits, referee, target)
     checks += without_run() if translator is None else translator_checks(translator, trace, limits)
     return Certificate(case, tuple(checks))
 
@@ -49,6 +54,7 @@ def certify(
     *,
     run: str | os.PathLike | None = None,
     source: str | os.PathLike | None = None,
+    target: str | os.PathLike | None = None,
     thresholds: Thresholds | str | os.PathLike | None = None,
     radius: str | os.PathLike | None = None,
     contrast: str | None = None,
@@ -61,6 +67,7 @@ def certify(
         folder: written by `translate`, `register` or `save_trace`.
         run: folder of the training that made it, for reproduction, equivariance, identical pairs and provenance.
         source: the file or DICOM folder that was translated, for provenance.
+        target: the scan that a registration was to reach, on the image's grid: what its field is judged against.
         thresholds: limits and settings, or a YAML file with some of them.
         radius: a file of `calibrate_radius`, to tell the conformal radius.
         contrast: of the image, where the run was trained on several.
@@ -81,7 +88,7 @@ def certify(
     trace = load_trace(folder)
     told = None if radius is None else radius_check(radius)
     origin = provenance(folder, run, source)
-    checks = trace_checks(trace, limits)
+    checks = trace_checks(trace, limits, target=None if target is None else _read_target(target, trace))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run's network warns of what the checks measure
         checks += without_run() if run is None else run_checks(run, trace, limits, contrast, device)
@@ -93,6 +100,25 @@ def certify(
     if out is not None:
         certificate.write(out)
     return certificate
+
+
+def _read_target(path: str | os.PathLike, trace: Trace) -> Tensor:
+    scan = read_image(Path(path))
+    shape = trace.image.shape[1:]
+    values = scan.as_tensor().float()
+    if trace.spatial_dims == 2 and values.ndim == 4 and values.shape[-1] == 1:
+        values = values[..., 0]
+    corner = torch.tensor([*(size - 1 for size in (*shape, 1)[:3]), 1], dtype=torch.float64)
+    apart = max(
+        float(((scan.affine - trace.affine) @ point).abs().max())
+        for point in (corner, torch.eye(4, dtype=torch.float64)[3])
+    )
+    if values.shape[1:] != shape or apart > GRID_TOLERANCE_MM:
+        raise ValueError(
+            f"{path}: expected the grid of the trace's image, {tuple(shape)}, received {tuple(values.shape[1:])}"
+            f" ({apart:.3g} mm apart at a corner); give the registration's target"
+        )
+    return values
 
 
 def radius_check(path: str | os.PathLike) -> Check:

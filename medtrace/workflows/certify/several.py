@@ -33,6 +33,7 @@ def certify_several(
     out: str | os.PathLike | None = None,
     run: str | os.PathLike | None = None,
     source: str | os.PathLike | None = None,
+    target: str | os.PathLike | None = None,
     thresholds: str | os.PathLike | None = None,
     radius: str | os.PathLike | None = None,
     contrast: str | None = None,
@@ -42,10 +43,11 @@ def certify_several(
     """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
 
     Raises:
-        ValueError: if an input is given with several traces.
+        ValueError: if an input or a target is given with several traces.
     """
-    if source is not None and len(traces) > 1:
-        raise ValueError(f"--input: expected with one trace, received {len(traces)}; certify them one by one")
+    for option, given in (("--input", source), ("--target", target)):
+        if given is not None and len(traces) > 1:
+            raise ValueError(f"{option}: expected with one trace, received {len(traces)}; certify them one by one")
     several = len(traces) > 1
     if out is not None:
         (Path(out) if several else Path(out).parent).mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,7 @@ def certify_several(
                 trace,
                 run=run,
                 source=source,
+                target=target,
                 thresholds=thresholds,
                 radius=radius,
                 contrast=contrast,
