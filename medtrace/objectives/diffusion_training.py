@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medtrace.checks import check_batched, check_choice, check_positive
 from medtrace.networks.diffusion_sampling import SAMPLERS
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
-from medtrace.objectives.objective import affines_of, plain
+from medtrace.objectives.objective import traces_on_own_grid
 from medtrace.trace import Trace
 
 WEIGHTINGS = ("noise", "velocity")
@@ -151,14 +151,4 @@ def still_traces(source: Tensor, image: Tensor) -> list[Trace]:
         image: (B, C', *spatial).
     """
     still = image.new_zeros(len(image), image.ndim - 2, *image.shape[2:])
-    return [
-        Trace.build(
-            source=plain(source)[item],
-            image=image[item],
-            ddf=still[item],
-            inverse_ddf=still[item],
-            affine=affine,
-            source_affine=affine,
-        )
-        for item, affine in enumerate(affines_of(source))
-    ]
+    return traces_on_own_grid(source, image, still, still)

@@ -133,3 +133,30 @@ def affines_of(image: Tensor) -> list[Tensor]:
 def plain(tensor: Tensor) -> Tensor:
     """Drop MONAI's metadata: networks and losses then run as plain torch."""
     return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+
+
+def traces_on_own_grid(
+    source: Tensor, image: Tensor, ddf: Tensor, inverse_ddf: Tensor | None = None, velocity: Tensor | None = None
+) -> list[Trace]:
+    """One trace per item of a batch whose translations lie on the grid of their sources.
+
+    Args:
+        source: (B, C, *spatial), with its affines where it has any.
+        image: (B, C', *spatial).
+        ddf: (B, spatial_dims, *spatial) in voxels.
+        inverse_ddf: likewise; None inverts `ddf`.
+        velocity: likewise, or None.
+    """
+    images = plain(source)
+    return [
+        Trace.build(
+            source=images[item],
+            image=image[item],
+            ddf=ddf[item],
+            inverse_ddf=None if inverse_ddf is None else inverse_ddf[item],
+            velocity=None if velocity is None else velocity[item],
+            affine=affine,
+            source_affine=affine,
+        )
+        for item, affine in enumerate(affines_of(source))
+    ]

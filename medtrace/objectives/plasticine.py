@@ -19,7 +19,7 @@ from medtrace.networks.diffusion_schedule import add_noise
 from medtrace.networks.diffusion_translator import MODES, DiffusionTranslation, DiffusionTranslator
 from medtrace.objectives.averaging import WeightAverage
 from medtrace.objectives.diffusion_training import WEIGHTINGS, Sampling, case_generators, estimate_noise, in_range
-from medtrace.objectives.objective import Batch, Objective, Phase, affines_of, plain
+from medtrace.objectives.objective import Batch, Objective, Phase, plain, traces_on_own_grid
 from medtrace.trace import Trace
 from medtrace.transforms.structure_map import StructureMap
 
@@ -285,15 +285,4 @@ class PlasticineObjective(Objective):
 
 
 def _traces(source: Tensor, image: Tensor, output: DeformationOutput | DiffusionTranslation) -> list[Trace]:
-    return [
-        Trace.build(
-            source=plain(source)[item],
-            image=image[item],
-            ddf=output.ddf[item],
-            inverse_ddf=output.inverse_ddf[item],
-            velocity=output.velocity[item],
-            affine=affine,
-            source_affine=affine,
-        )
-        for item, affine in enumerate(affines_of(source))
-    ]
+    return traces_on_own_grid(source, image, output.ddf, output.inverse_ddf, output.velocity)

@@ -112,22 +112,12 @@ def oracle(batch: Mapping[str, Any]) -> list[Trace]:
 def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
     """A control whose image is the source warped by a field given for the whole batch."""
     from medtrace.fields import invert, warp
-    from medtrace.objectives import affines_of, plain
+    from medtrace.objectives import plain
+    from medtrace.objectives.objective import traces_on_own_grid
 
     source = plain(batch["source"])
     ddf = plain(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
-    warped, inverse = warp(source, ddf), invert(ddf).ddf
-    return [
-        Trace.build(
-            source=source[item],
-            image=warped[item],
-            ddf=ddf[item],
-            inverse_ddf=inverse[item],
-            affine=affine,
-            source_affine=affine,
-        )
-        for item, affine in enumerate(affines_of(batch["source"]))
-    ]
+    return traces_on_own_grid(batch["source"], warp(source, ddf), ddf, invert(ddf).ddf)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -20,7 +20,8 @@ from medtrace.data.tracebench import LABELS, TISSUES
 from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.metrics import CaseTable
 from medtrace.metrics.distribution import NUM_BINS
-from medtrace.objectives import affines_of, plain
+from medtrace.objectives import plain
+from medtrace.objectives.objective import traces_on_own_grid
 from medtrace.report import markdown_table
 from medtrace.report.tables import Better
 from medtrace.trace import Trace
@@ -202,20 +203,9 @@ def true_translation(batch: Mapping[str, Any]) -> list[Trace]:
     Args:
         batch: with "source", "ddf", and "translation", or else "target" as the source's own translation.
     """
-    source, ddf = plain(batch["source"]), plain(batch["ddf"])
     image = plain(batch["translation"] if "translation" in batch else batch["target"])
-    inverse = plain(batch["inverse_ddf"]) if "inverse_ddf" in batch else [None] * len(source)
-    return [
-        Trace.build(
-            source=source[item],
-            image=image[item],
-            ddf=ddf[item],
-            inverse_ddf=inverse[item],
-            affine=affine,
-            source_affine=affine,
-        )
-        for item, affine in enumerate(affines_of(batch["source"]))
-    ]
+    inverse = plain(batch["inverse_ddf"]) if "inverse_ddf" in batch else None
+    return traces_on_own_grid(batch["source"], image, plain(batch["ddf"]), inverse)
 
 
 def traceability(
