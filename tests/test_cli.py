@@ -13,17 +13,17 @@ from medtrace.cli import app, describe, main, parse_overrides
 COMMANDS = (
     "prepare",
     "train",
+    "evaluate",
+    "traceability",
+    "bench",
     "translate",
     "register",
-    "evaluate",
     "report",
     "certify",
     "calibrate",
-    "dicom",
-    "bench",
     "export",
     "import",
-    "traceability",
+    "dicom",
 )
 
 

@@ -1,0 +1,15 @@
+"""The command `medtrace`: parses and delegates to `medtrace.workflows`.
+
+Nothing heavy is imported before a command runs, so that `medtrace --help` answers at once.
+"""
+
+# Importing a module registers its commands; `medtrace --help` lists them in this order.
+# isort: off
+from medtrace.cli import learning, traces, exchange  # noqa: F401
+# isort: on
+
+from medtrace.cli.app import app, main
+from medtrace.cli.errors import describe
+from medtrace.cli.overrides import parse_overrides
+
+__all__ = ["app", "describe", "main", "parse_overrides"]

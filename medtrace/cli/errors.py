@@ -1,0 +1,76 @@
+"""Errors of commands: one line on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+USER_ERROR = 1
+INTERRUPTED = 130
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    debug = os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0")
+    try:
+        with _quiet(not debug):
+            yield
+    except KeyboardInterrupt:
+        typer.echo("medtrace: interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"medtrace: error: {describe(error)}", err=True)
+        raise typer.Exit(USER_ERROR) from None
+
+
+def describe(error: BaseException) -> str:
+    """One line for an error.
+
+    MONAI wraps what goes wrong in a configured component; its cause is what the user can act on. Anything that is
+    not about the user's input says how to learn more.
+    """
+    while not isinstance(error, (ValueError, TypeError, OSError)) and error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, (ValueError, TypeError, OSError)) and text:
+        return text
+    first = str(error).strip().splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {first}; `medtrace --debug` shows where"
+
+
+@contextmanager
+def _quiet(active: bool) -> Iterator[None]:
+    """Keep the libraries' warnings from burying the one line that matters."""
+    if not active:
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "monai.bundle.workflows")]
+    engines = logging.getLogger("ignite")  # its engines repeat an error that is about to be told
+    level = engines.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.addFilter(_is_error)
+        engines.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            engines.setLevel(level)
+            for logger in loggers:
+                logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

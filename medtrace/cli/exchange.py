@@ -1,0 +1,81 @@
+"""Commands that hand traces to other programs and take their fields in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtrace.cli.app import command
+
+
+@command("export")
+def export(
+    trace: Annotated[Path, typer.Argument(help="Folder of a trace.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="itk, composite, tfm, ants, nrrd, slicer, nitransforms, learn2reg, fsl, or trace (with --source).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
+    source: Annotated[
+        Path | None, typer.Option(help="The source scan as it was given, to which the field is brought first.")
+    ] = None,
+    source_motion: Annotated[
+        Path | None, typer.Option("--source-motion", help="ITK transform from the trace's source frame to that scan.")
+    ] = None,
+    target: Annotated[Path | None, typer.Option(help="The target scan as it was given; needs --source.")] = None,
+    target_motion: Annotated[
+        Path | None,
+        typer.Option("--target-motion", help="ITK transform from the trace's target frame to that scan: rigid/*.tfm."),
+    ] = None,
+) -> None:
+    """Write a trace's fields for ITK, ANTs, 3D Slicer, nitransforms, Learn2Reg or FSL."""
+    from medtrace.workflows.export import export as call
+
+    files = call(
+        trace,
+        out,
+        format_,
+        source=source,
+        source_motion=source_motion,
+        target=target,
+        target_motion=target_motion,
+    )
+    typer.echo(f"{out}: {', '.join(path.name for path in files)}")
+
+
+@command("import")
+def import_(
+    field: Annotated[Path, typer.Argument(help="The other program's file, in the resampling direction.")],
+    format_: Annotated[str, typer.Option("--format", help="itk, ants, nrrd, nitransforms, learn2reg or fsl.")],
+    source: Annotated[Path, typer.Option(help="The scan that the field resamples (moving).")],
+    target: Annotated[Path, typer.Option(help="The scan on whose grid it does so (fixed).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
+) -> None:
+    """Make a trace of two scans and a field that another program found."""
+    from medtrace.workflows.import_field import import_field
+
+    import_field(field, format_, source, target, out, overwrite=overwrite)
+    typer.echo(f"trace written to {out}")
+
+
+@command("dicom")
+def dicom(
+    trace: Annotated[Path, typer.Argument(help="Folder of a trace of a DICOM series.")],
+    series: Annotated[Path, typer.Argument(help="Folder of that series.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the DICOM files.")],
+    target_series: Annotated[
+        Path | None, typer.Option("--target-series", help="Series on whose grid the image lies (registrations).")
+    ] = None,
+    warped: Annotated[bool, typer.Option("--warped", help="Write the warped source as a series too.")] = False,
+) -> None:
+    """Write a trace as DICOM: the image as a derived series, the fields as Deformable Spatial Registrations."""
+    from medtrace.io.dicom_export import export_dicom
+
+    export_dicom(trace, out, series, target_series=target_series, warped=warped)
+    typer.echo(f"DICOM written to {out}")

@@ -1,0 +1,217 @@
+"""Commands that prepare data, train and measure."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtrace.cli.app import Device, command
+from medtrace.cli.overrides import parse_overrides
+
+
+@command("prepare")
+def prepare(
+    source: Annotated[
+        Path, typer.Argument(help="A pair list (.csv or .json: subject, source, target, ...) or a BraTS-Reg folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.")],
+    contrast: Annotated[
+        list[str] | None, typer.Option(help="BraTS-Reg contrast, repeatable: t1, t1ce, t2, flair.  [default: t1]")
+    ] = None,
+    dims: Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")] = 2,
+    slices: Annotated[int, typer.Option(min=1, help="Central slices of each volume (with --dims 2).")] = 11,
+    axis: Annotated[str, typer.Option(help="Slicing axis: axial, coronal or sagittal.")] = "axial",
+    crop: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="Voxels right-left, front-back, up-down to crop larger volumes to.  [default: 192 192 128]"),
+    ] = None,
+    pad: Annotated[bool, typer.Option("--pad", help="Also pad smaller volumes to the size of --crop.")] = False,
+    no_crop: Annotated[bool, typer.Option("--no-crop", help="Keep every volume's own size.")] = False,
+    spacing: Annotated[
+        tuple[float, float, float] | None, typer.Option(help="Resample the sources to this voxel size in mm first.")
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(min=0, help="Resize slices to N x N; 0 keeps their size.  [default: 256 for PNG and JPEG]"),
+    ] = None,
+    align: Annotated[bool, typer.Option(help="Align the target to the source rigidly.")] = True,
+    standardize: Annotated[
+        bool, typer.Option(help="Histogram standardisation (Nyul), trained on the training subjects.")
+    ] = True,
+    split: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(
+            help="Shares of subjects: training, validation, test. Not with a list that has a column split."
+            "  [default: 0.7 0.0 0.3]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
+    skip_failed: Annotated[
+        bool, typer.Option("--skip-failed", help="Leave failing cases out and list them, instead of stopping.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier dataset in --out.")] = False,
+) -> None:
+    """Turn before/after scans into a dataset split by subject."""
+    from medtrace.workflows.prepare import prepare as run
+
+    summary = run(
+        source,
+        out,
+        contrasts=tuple(contrast or ("t1",)),
+        spatial_dims=dims,
+        slices=slices,
+        axis=axis,
+        crop=None if no_crop else crop or (192, 192, 128),
+        pad=pad,
+        spacing=spacing,
+        resize=resize,
+        align=align,
+        standardize=standardize,
+        fractions=split,
+        seed=seed,
+        skip_failed=skip_failed,
+        overwrite=overwrite,
+        progress=sys.stderr.isatty(),
+    )
+    for failure in summary.failures:
+        typer.echo(f"medtrace: skipped {failure}", err=True)
+    counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+    typer.echo(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
+
+
+@command("train")
+def train(
+    name: Annotated[str, typer.Argument(help="The method, such as tracetrans.")],
+    dataset: Annotated[Path | None, typer.Argument(help="A folder made by `medtrace prepare`.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.  [default: runs/NAME]")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a bundle entry, such as objective#alpha=0.75."),
+    ] = None,
+    overlay: Annotated[
+        list[str] | None,
+        typer.Option(help="Configuration file of the bundle to lay on top, such as misalign; repeatable."),
+    ] = None,
+    tracebench: Annotated[bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of a tiny network.")] = False,
+    device: Device = None,
+) -> None:
+    """Train a method."""
+    overrides = parse_overrides(set_ or [])
+    from medtrace.workflows.train import train as run
+
+    out = out or Path("runs") / name
+    run(
+        name,
+        dataset,
+        out=out,
+        overlays=tuple(overlay or ()),
+        overrides=overrides,
+        tracebench=tracebench,
+        resume=resume,
+        smoke=smoke,
+        device=device,
+    )
+    typer.echo(f"run written to {out}")
+
+
+@command("evaluate")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
+    dataset: Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")],
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Another run for the same table, repeatable; needs --out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
+    split: Annotated[str, typer.Option(help="training, validation or test.")] = "test",
+    device: Device = None,
+) -> None:
+    """Measure a run on unseen subjects, or several runs side by side."""
+    if beside:
+        if out is None:
+            raise ValueError("--out: expected a folder for the table of several runs, received none; name one")
+        from medtrace.workflows.compare import TABLE, compare
+
+        compare([run, *beside], dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+        typer.echo((out / TABLE).read_text(encoding="utf-8"))
+        typer.echo(f"tables written to {out}")
+        return
+    from medtrace.workflows.evaluate import evaluate as call
+
+    out = out or run / "evaluation" / split
+    call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+    typer.echo(f"tables written to {out}")
+
+
+@command("traceability")
+def traceability(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders; without any the controls alone.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables go.")] = Path("traceability"),
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder made by `medtrace prepare` from a list with source_labels and target_labels."
+            "  [default: the runs' TraceBench cases]"
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the dataset: training, validation or test.")] = "test",
+    segmenter: Annotated[
+        Path | None, typer.Option(help="Folder of the segmenter, trained once and reused.  [default: OUT/segmenter]")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Feature network for FID and SFD: a TorchScript file, or segmenter for the segmenter's own."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Setting of the segmenter's training, such as iterations=1000."
+        ),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
+    settings = parse_overrides(set_ or [])
+    from medtrace.workflows.traceability import TABLE
+    from medtrace.workflows.traceability import traceability as call
+
+    call(
+        runs or (),
+        out,
+        dataset=dataset,
+        split=split,
+        segmenter=segmenter,
+        feature_network=features,
+        settings=settings,
+        device=device,
+        progress=sys.stderr.isatty(),
+    )
+    typer.echo((out / TABLE).read_text(encoding="utf-8"))
+    typer.echo(f"tables written to {out}")
+
+
+@command("bench")
+def bench(
+    task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned, metamorphic or domain.")] = "postop",
+    setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
+    full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="Of postop: rivals, alpha, gamma, ablation or translators. Of misaligned: noise, modes or unpaired."
+            " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
+            "  [default: the task's first]"
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables and figures go.")] = Path("demo_out"),
+    seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    device: Device = None,
+) -> None:
+    """Train and measure on TraceBench, where the truth is known."""
+    from medtrace.workflows.bench import bench as call
+
+    call(task=task, setting="full" if full else setting, study=study, out=out, seed=seed, device=device)

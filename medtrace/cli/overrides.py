@@ -1,0 +1,36 @@
+"""Values of `--set KEY=VALUE`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
+    """Parse `key=value` pairs; values are YAML, so numbers, lists and booleans keep their kind.
+
+    Raises:
+        ValueError: if a pair has no key or no "=", or its value is no YAML.
+    """
+    import yaml
+
+    overrides = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise ValueError(f"--set: expected KEY=VALUE such as objective#alpha=0.75, received {item!r}")
+        try:
+            overrides[key] = _number(value) if _number(value) is not None else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {key}: expected a YAML value, received {value!r}; quote it") from error
+    return overrides
+
+
+def _number(value: str) -> int | float | None:
+    """YAML 1.1 reads 1e-3 as a string; a number it is nevertheless."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return None

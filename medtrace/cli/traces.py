@@ -1,0 +1,211 @@
+"""Commands that make traces, show them and judge them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtrace.cli.app import Device, command
+
+
+@command("translate")
+def translate(
+    run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
+    image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    mask: Annotated[
+        Path | None, typer.Option(help="Brain mask of the image, where training pairs came with masks.")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
+    device: Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
+    report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
+) -> None:
+    """Translate a scan on its own grid and in its own units, with its trace."""
+    from medtrace.workflows.translate import translate as call
+
+    call(
+        run,
+        image,
+        out,
+        mask=mask,
+        contrast=contrast,
+        device=device,
+        batch_size=batch_size,
+        progress=sys.stderr.isatty(),
+        overwrite=overwrite,
+        report=report,
+    )
+    typer.echo(f"trace written to {out}")
+    if report:
+        typer.echo(f"page written to {out}.html")
+
+
+@command("register")
+def register(
+    source: Annotated[
+        Path, typer.Argument(help="The image to deform: NIfTI, NRRD, MetaImage, PNG, JPEG, DICOM folder.")
+    ],
+    target: Annotated[Path, typer.Argument(help="The image to deform it to; both must roughly lie on each other.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    mask: Annotated[Path | None, typer.Option(help="Pathology of the target, where intensity may change.")] = None,
+    source_mask: Annotated[Path | None, typer.Option("--source-mask", help="Pathology of the source.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder of a training; without, --refine does it all.")] = None,
+    refine: Annotated[
+        int | None,
+        typer.Option(min=0, help="Gradient steps on this pair alone.  [default: 100 without --run, else 0]"),
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(help="Voxel size in mm to register at.  [default: the run's, or the target's]")
+    ] = None,
+    smoothness: Annotated[float, typer.Option(min=0, help="Weight of smoothness in --refine.")] = 0.01,
+    match: Annotated[
+        bool | None,
+        typer.Option(
+            "--match/--no-match", help="Match the source's percentiles to the target's.  [default: without --run]"
+        ),
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Contrast of both images, where the run was trained on several.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels of the source, for the contours of --figure.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
+    device: Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
+) -> None:
+    """Register a scan to another, with a trained run or without, and keep the trace."""
+    from medtrace.workflows.register import register as call
+
+    found = call(
+        source,
+        target,
+        out,
+        mask=mask,
+        source_mask=source_mask,
+        run=run,
+        refine=refine,
+        spacing=spacing,
+        smoothness=smoothness,
+        match=match,
+        contrast=contrast,
+        labels=labels,
+        figure=figure,
+        device=device,
+        progress=sys.stderr.isatty(),
+        overwrite=overwrite,
+    )
+    typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
+    typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")
+    typer.echo(f"time {found.seconds:.1f} s, peak memory {found.peak_gib:.2f} GiB")
+    typer.echo(f"trace written to {out}")
+
+
+@command("report")
+def report(
+    traces: Annotated[list[Path], typer.Argument(help="Folders of traces.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    target: Annotated[
+        list[Path] | None, typer.Option(help="True image on the translation's grid, one for each trace.")
+    ] = None,
+    labels: Annotated[list[Path] | None, typer.Option(help="Labels on the source's grid, one for each trace.")] = None,
+) -> None:
+    """Write traces as one HTML page that opens offline: linked panes, regions, a form for scores."""
+    from medtrace.workflows.report import report as call
+
+    path = call(traces, out, targets=target or (), labels=labels or ())
+    typer.echo(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@command("certify")
+def certify(
+    traces: Annotated[list[Path], typer.Argument(help="Folders of traces.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="JSON file, or for several traces a folder of them.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder that made them: asks the method again.")] = None,
+    input_: Annotated[
+        Path | None, typer.Option("--input", help="The file or DICOM folder that was translated (one trace).")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Of a registration: the target, which its field is judged against (one trace).")
+    ] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="YAML file of limits that replace the defaults.")] = None,
+    radius: Annotated[Path | None, typer.Option(help="Conformal radius, of `medtrace calibrate radius`.")] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
+    device: Device = None,
+) -> None:
+    """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 2 if any fails."""
+    from medtrace.workflows.certify.several import certify_several
+
+    found = certify_several(
+        traces,
+        out=out,
+        run=run,
+        source=input_,
+        target=target,
+        thresholds=thresholds,
+        radius=radius,
+        contrast=contrast,
+        html=html,
+        device=device,
+    )
+    for certificate in found:
+        typer.echo(f"{certificate.case}: {certificate.verdict}")
+        for check in certificate.checks:
+            typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
+    if any(certificate.verdict == "FAIL" for certificate in found):
+        raise typer.Exit(2)
+
+
+@command("calibrate")
+def calibrate(
+    what: Annotated[str, typer.Argument(help="certificate or radius.")],
+    run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are judged too.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
+    size: Annotated[int | None, typer.Option(min=16, help="Pixels of an axis.  [default: 96, radius 48]")] = None,
+    cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate).")] = 20,
+    thresholds: Annotated[Path | None, typer.Option(help="YAML file of limits (certificate).")] = None,
+    predictor: Annotated[str, typer.Option(help="Without a run: mean, zero or noisy (radius).")] = "mean",
+    landmarks: Annotated[
+        Path | None, typer.Option(help="CSV of trace, source_landmarks, target_landmarks (radius).")
+    ] = None,
+    subjects: Annotated[
+        int, typer.Option(min=2, help="Subjects to calibrate on, and as many to test (radius).")
+    ] = 1000,
+    coverage: Annotated[float, typer.Option(help="Probability to promise (radius).")] = 0.9,
+    share: Annotated[
+        float | None, typer.Option(help="Promise for this share of a subject's points, not for a random one (radius).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of TraceBench.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the table or of the radius.")] = None,
+) -> None:
+    """Find out on TraceBench how often certificates are right, or how far points may be off."""
+    from medtrace.workflows.certify import several
+
+    if what == "certificate":
+        text = several.certificate_table(task, cases, size or 96, run=run, thresholds=thresholds, seed=seed, out=out)
+    elif what == "radius":
+        text = several.radius_table(
+            run=run,
+            predictor=predictor,
+            task=(task or ["postop"])[0],
+            size=size or 48,
+            landmarks=landmarks,
+            subjects=subjects,
+            coverage=coverage,
+            share=share,
+            seed=seed,
+            out=out,
+        )
+    else:
+        raise ValueError(f"what: expected certificate or radius, received {what!r}")
+    typer.echo(text)
