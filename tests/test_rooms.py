@@ -9,6 +9,7 @@ import medtrace
 
 ROOMS = [
     "checks",
+    "kernels",
     "fields",
     "trace",
     "losses",
