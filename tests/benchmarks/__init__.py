@@ -1,0 +1,1 @@
+"""Speed and memory of medtrace's own operations, measured beside their peers."""
