@@ -39,6 +39,18 @@ def test_all_rows_of_a_study_are_scored_on_the_same_cases(name, setting):
     assert (task, split, settings.pairing) == ("domain", "test", "subject")
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_diffusion_after_surgery_is_scored_on_the_cases_of_tracetrans(setting):
+    rows = STUDIES["postop"]["diffusion"].rows
+    parsers = {row: configuration(method, setting) for row, method in rows.items()}
+    tests = [parser.get_parsed_content("data#test") for parser in parsers.values()]
+    assert len({(test.task, test.spatial_shape, test.cases, test.seed, test.settings) for test in tests}) == 1
+    assert len({parser.get("train_cases") for parser in parsers.values()}) == 1
+    assert {parser.get("method") for row, parser in parsers.items() if row != "TraceTrans"} == {
+        "plasticine", "palette", "ddib",
+    }  # fmt: skip
+
+
 def test_rivals_see_other_subjects_only():
     for row, method in DOMAIN["rivals"].rows.items():
         training = configuration(method, "smoke").get_parsed_content("data#training")

@@ -202,7 +202,8 @@ def bench(
     study: Annotated[
         str | None,
         typer.Option(
-            help="Of postop: rivals, alpha, gamma, ablation or translators. Of misaligned: noise, modes or unpaired."
+            help="Of postop: rivals, alpha, gamma, ablation, translators or diffusion."
+            " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
             "  [default: the task's first]"
         ),

@@ -55,11 +55,20 @@ PIX2PIX = Method("pix2pix", {"objective#alpha": 1.0})
 NO_CROSS = Method("gamma-0", {"objective#gamma": 0.0})
 
 
+FULL = {"train_cases": 2048, "max_epochs": 20}
+"""The budget of the bundle "tracetrans" in this setting."""
+
+
 def translator(host: str, mode: str) -> Method:
     """A host of the bundle "reggan" in one of its modes, trained on this task."""
     name = f"{host}-{mode}".lower().replace("+", "-").replace("_", "-")
-    budget = {"train_cases": 2048, "max_epochs": 20}  # of the bundle "tracetrans" in this setting
-    return Method(name, {"host": host, "mode": mode}, bundle="reggan", overlays=("postop",), settings={"full": budget})
+    return Method(name, {"host": host, "mode": mode}, bundle="reggan", overlays=("postop",), settings={"full": FULL})
+
+
+def diffusion(method: str) -> Method:
+    """A method of the bundle "plasticine", trained on this task."""
+    name = f"postop-{method}"
+    return Method(name, {"method": method}, bundle="plasticine", overlays=("postop",), settings={"full": FULL})
 
 
 def scores(row: Row) -> CaseTable:
@@ -165,6 +174,15 @@ POSTOP = (
             "UNIT": translator("unit", "C"),
             "NICE-GAN": translator("nice_gan", "C"),
             "RegGAN": translator("cyclegan", "NC+R"),
+        },
+    ),
+    study(
+        "diffusion",
+        {
+            "TraceTrans": TRACETRANS,
+            "Plasticine": diffusion("plasticine"),
+            "Palette": diffusion("palette"),
+            "DDIB": diffusion("ddib"),
         },
     ),
 )
