@@ -25,6 +25,8 @@ from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
 from tests.test_translate import make_run
 
+pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
+
 SMALL = (48, 48)
 
 
