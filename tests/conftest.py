@@ -16,9 +16,17 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
-def _debugging_ends_with_its_test():
+def _options_of_the_command_end_with_their_test():
     yield
     os.environ.pop("MEDTRACE_DEBUG", None)  # what `medtrace --debug` leaves in this process
+
+
+@pytest.fixture(scope="module")
+def foreign_code():
+    """Run folders may name classes of the tests, as `medtrace --allow-foreign-code` has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
+        yield
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from PIL import Image
 from medtrace.cli import main
 from tests.test_translate import shift_run
 
+pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
+
 SHAPE = (12, 10, 6)
 
 

@@ -19,6 +19,8 @@ from medtrace.objectives import Objective, affines_of, plain
 from medtrace.trace import Trace
 from medtrace.workflows.translate import translate
 
+pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
+
 
 def oblique(spacing):
     """Axes at right angles, turned by about 6 degrees from left, posterior, superior."""

@@ -57,9 +57,18 @@ def _options(
     debug: Annotated[
         bool, typer.Option("--debug", envvar="MEDTRACE_DEBUG", help="Show the traceback of an error.")
     ] = False,
+    allow_foreign_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-foreign-code",
+            help="Run classes and expressions that a run folder or bundle brings along; they are printed first.",
+        ),
+    ] = False,
     version: Annotated[  # noqa: ARG001 - its callback answers
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     if debug:
         os.environ["MEDTRACE_DEBUG"] = "1"
+    if allow_foreign_code:
+        os.environ["MEDTRACE_ALLOW_FOREIGN_CODE"] = "1"

@@ -9,53 +9,65 @@ from typing import Any
 
 import torch
 
+from medtrace.engines.weights import load_weights
 from medtrace.objectives import Objective
+from medtrace.workflows.bundle_safety import check_code, read_config
 
 CONFIG = "config.yaml"
 WEIGHTS = Path("checkpoints") / "final.pt"
+SAFE_WEIGHTS = WEIGHTS.with_suffix(".safetensors")
 
 
 def load_objective(
     run: str | os.PathLike,
     device: str | torch.device | None = None,
     overrides: Mapping[str, Any] | None = None,
+    allow_foreign_code: bool | None = None,
 ) -> Objective:
     """Build the objective of a run and load its trained weights.
 
+    A run folder may come from elsewhere. Its weights are read without running anything (see
+    `medtrace.engines.weights`), and its configuration is built only if medtrace ships all code in it (see
+    `medtrace.workflows.bundle_safety`).
+
     Args:
-        run: a folder left by `medtrace train`.
+        run: a folder left by `medtrace train`; the weights may also lie in `checkpoints/final.safetensors`.
         device: where to put it; by default CUDA where there is one.
         overrides: entries of the run's configuration to change for this use, such as {"steps": 10} of a diffusion
-            model; the networks have to stay as they were trained.
+            model; the networks have to stay as they were trained. They are the caller's own and may run code.
+        allow_foreign_code: also build what medtrace does not ship, after printing it; None asks the environment
+            variable MEDTRACE_ALLOW_FOREIGN_CODE.
 
     Returns:
         The objective in evaluation mode.
 
     Raises:
         FileNotFoundError: if the folder, its configuration or its weights are missing.
-        ValueError: if the weights do not fit the configuration or are no weights, or an override is no entry of it.
+        ValueError: if the weights do not fit the configuration or are no weights, an override is no entry of it, or
+            either would run code that medtrace does not ship.
     """
     from monai.bundle import ConfigParser
 
     run = Path(run)
-    for path in (run, run / CONFIG, run / WEIGHTS):
+    weights = run / (WEIGHTS if (run / WEIGHTS).exists() or not (run / SAFE_WEIGHTS).exists() else SAFE_WEIGHTS)
+    for path in (run, run / CONFIG, weights):
         if not path.exists():
             raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
+    config = read_config(run / CONFIG)
+    check_code(config, run / CONFIG, allow_foreign_code)
     parser = ConfigParser()
-    parser.read_config(str(run / CONFIG))
+    parser.read_config(config)
     for name, value in (overrides or {}).items():
         if name.split("#")[0] not in parser.get():
             raise ValueError(f"overrides: expected entries of {run / CONFIG}, received {name!r}")
         parser[name] = value
+    states = load_weights(weights)
     objective: Objective = parser.get_parsed_content("objective")
     try:
-        states: Mapping[str, Any] = torch.load(run / WEIGHTS, map_location="cpu", weights_only=True)
         objective.load_state_dict(states["objective"])
-    except (RuntimeError, KeyError, OSError, EOFError, ValueError, torch.serialization.pickle.UnpicklingError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"run: {run / WEIGHTS} holds no weights of this configuration ({reason}); train again"
-        ) from error
+        raise ValueError(f"run: {weights} holds no weights of this configuration ({reason}); train again") from error
     return objective.to(default_device(device)).eval()
 
 

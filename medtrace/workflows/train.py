@@ -13,21 +13,25 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-import medtrace
 from medtrace.data import Preparation
 from medtrace.data.dataset import read_index
+from medtrace.workflows.bundle_safety import BUNDLES, as_plain, check_code, note_own_code, read_config
 from medtrace.workflows.runs import CONFIG
 
-BUNDLES = Path(medtrace.__file__).parent / "bundles"
 PREPARATION = "preparation.json"
 
 
 def bundle_folder(name: str) -> Path:
-    """Folder of the bundle called `name`.
+    """Folder of the bundle called `name`, or of the folder of a bundle made elsewhere.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or it runs code that medtrace does not ship and that is not allowed (see
+            `medtrace.workflows.bundle_safety`).
     """
+    if (Path(name) / "configs" / "train.yaml").is_file():
+        for file in sorted((Path(name) / "configs").glob("*.yaml")):
+            check_code(read_config(file), file)
+        return Path(name)
     names = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir())
     if name not in names:
         raise ValueError(f"name: expected one of {', '.join(names)}, received {name!r}")
@@ -51,12 +55,12 @@ def train(
     It is `python -m monai.bundle run` on the bundle's files, with `run_dir` set; both give the same weights.
 
     Args:
-        name: the bundle, such as "tracetrans".
+        name: the bundle, such as "tracetrans"; or the folder of one made elsewhere, which may have to be allowed.
         dataset: a folder made by `medtrace prepare`; not needed with `tracebench` or `smoke`.
         out: the run folder: `config.yaml`, `checkpoints/final.pt`, `history.csv`, `tensorboard/`.
         overlays: further configuration files of the bundle by name, such as "tracebench".
-        overrides: configuration values by MONAI's ids, such as {"objective#alpha": 0.75}. The number of dimensions and
-            channels comes from `dataset`.
+        overrides: configuration values by MONAI's ids, such as {"objective#alpha": 0.75}; "$..." is an expression of
+            the caller's own, which is run. The number of dimensions and channels comes from `dataset`.
         tracebench: train on TraceBench (the overlay "tracebench").
         smoke: a training of seconds on tiny TraceBench cases (the overlays "tracebench" and "smoke").
         resume: go on from the newest checkpoint in `out`, with that run's settings and `overrides` on top; `dataset`,
@@ -90,9 +94,11 @@ def train(
     values: dict[str, Any] = {}
     if resuming:
         files = [out / CONFIG]  # a resumed run keeps its own settings
+        check_code(read_config(out / CONFIG), out / CONFIG)
+        values = {"run_dir": as_plain(out)}  # wherever the folder has been moved to, it is written to and no other
     else:
         files = [bundle / "configs" / "train.yaml", *(_overlay(bundle, overlay) for overlay in names)]
-        values = {"bundle_root": str(bundle), "run_dir": str(out)}
+        values = {"bundle_root": as_plain(bundle), "run_dir": as_plain(out)}
         if dataset is not None:
             values |= _of_dataset(Path(dataset))
     values["resume"] = resume
@@ -108,6 +114,7 @@ def train(
     _override(workflow.parser, overrides or {})
     with _nothing_left_of_a_false_start(out):
         config = _without_metadata(workflow.parser.get())
+        note_own_code(config)
         ConfigParser.export_config_file(config, str(out / CONFIG), fmt="yaml", indent=2)
         workflow.initialize()
         if not resuming:
@@ -152,7 +159,7 @@ def _preparation(parser: ConfigParser, dataset: str | os.PathLike | None) -> Pre
 def _of_dataset(dataset: Path) -> dict[str, Any]:
     """Configuration values that a prepared data set settles."""
     index = read_index(dataset)
-    values = {"dataset_dir": str(dataset), "spatial_dims": index["spatial_dims"]}
+    values = {"dataset_dir": as_plain(dataset), "spatial_dims": index["spatial_dims"]}
     if "channels" in index:
         values |= {"in_channels": index["channels"], "out_channels": index["channels"]}
     if not index["validation"]:
