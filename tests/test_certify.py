@@ -1,6 +1,7 @@
 """The certificate: what it must fail, what it must pass, and what it says."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from medtrace.data import TraceBench
 from medtrace.fields import exponentiate, warp
 from medtrace.io import save_trace, write_image
 from medtrace.metrics import certificate as measure
-from medtrace.report.certificate import certificate_html, read_certificate
+from medtrace.report.certificate import certificate_html, certificate_of, read_certificate
 from medtrace.trace import Trace
 from medtrace.workflows.certify import Certificate, Check, Limit, Status, Thresholds, certify, certify_trace
 from medtrace.workflows.certify.calibration import judge_spoiled, judgement_table, wrongness
@@ -21,6 +22,7 @@ from medtrace.workflows.certify.checks import independent_field, trace_checks
 from medtrace.workflows.certify.corruption import SPOILERS, moved_voxel, true_trace
 from medtrace.workflows.certify.probes import equivariance, identical_pair_check, translator_checks
 from medtrace.workflows.register import register
+from medtrace.workflows.report import report
 from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
 from tests.test_translate import make_run
@@ -388,6 +390,34 @@ def test_command(truth, cases, tmp_path):
     wrong = CliRunner().invoke(app, ["certify", str(tmp_path / "none")])
     assert wrong.exit_code == 1
     assert "no such file" in wrong.output
+
+
+def test_a_certificate_lies_beside_its_trace_and_reaches_the_page(truth, tmp_path):
+    save_trace(truth, tmp_path / "case", metadata={"file": "SECRET^NAME.nii"})
+    found = CliRunner().invoke(app, ["certify", str(tmp_path / "case")])
+    assert (tmp_path / "case.certificate.json").is_file(), found.output
+    page = report([tmp_path / "case"], tmp_path / "page.html").read_text()
+    scene = json.loads(re.search(r'id="scene">(.*?)</script>', page, re.DOTALL)[1])
+    shown = scene["cases"][0]["certificate"]
+    assert shown["verdict"] == read_certificate(tmp_path / "case.certificate.json")["verdict"]
+    assert "field against image" in shown["html"]
+    assert not shown["stale"]
+    assert "SECRET" not in page
+    save_trace(replace(truth, ddf=truth.ddf + 1), tmp_path / "case", overwrite=True)
+    assert certificate_of(tmp_path / "case")["stale"]
+    (tmp_path / "case.certificate.json").unlink()
+    assert certificate_of(tmp_path / "case") is None
+
+
+@pytest.mark.parametrize("change", [{"verdict": "FINE"}, {"checks": [{}]}, {"format": "other"}, {"checks": None}])
+def test_a_file_that_is_no_certificate(tmp_path, change):
+    check = Check("folding", Status.FAIL, "folds", {"folded": 1.0}, {"folded": {"warn": 0.0, "fail": 0.5}})
+    content = Certificate("case", (check,)).as_dict()
+    (tmp_path / "good.json").write_text(json.dumps(content))
+    assert "folded 1" in certificate_html(read_certificate(tmp_path / "good.json"))
+    (tmp_path / "bad.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(ValueError, match="expected a medtrace certificate"):
+        read_certificate(tmp_path / "bad.json")
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Registering two scans: grids, units, masks, with and without a trained network, and what is refused."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import nibabel
@@ -63,6 +64,10 @@ def command(*arguments):
     return CliRunner().invoke(app, ["register", *map(str, arguments), "--device", "cpu"])
 
 
+def shown_page(slices):
+    return slices.out.with_name("out.html").read_text()
+
+
 def error_of(*arguments):
     result = command(*arguments)
     assert result.exit_code == 1, result.output
@@ -80,6 +85,11 @@ def test_slices_are_registered_without_a_run(slices):
     assert result.exit_code == 0, result.output
     assert "folds: 0 voxels" in result.stdout
     assert "peak memory" in result.stdout
+    scene = json.loads(re.search(r'id="scene">(.*?)</script>', shown_page(slices), re.DOTALL)[1])
+    assert "truth" in scene["cases"][0]["arrays"], "the page shows the target"
+    low, high = scene["cases"][0]["windows"]["source"]
+    span = scene["cases"][0]["arrays"]["truth"]["scale"] * (2**16 - 1)
+    assert span < 1.3 * (high - low), "in the source's units, not in its own, which are 2.5 times as large"
     trace = load_trace(slices.out)
     assert trace.spatial_dims == 2
     inner = torch.from_numpy(ndimage.binary_erosion(slices.inside, iterations=4)) & ~slices.lesion

@@ -78,6 +78,7 @@ def register(
     figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
+    report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
 ) -> None:
     """Register a scan to another, with a trained run or without, and keep the trace."""
     from medtrace.workflows.register import register as call
@@ -99,11 +100,14 @@ def register(
         device=device,
         progress=sys.stderr.isatty(),
         overwrite=overwrite,
+        report=report,
     )
     typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
     typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")
     typer.echo(f"time {found.seconds:.1f} s, peak memory {found.peak_gib:.2f} GiB")
     typer.echo(f"trace written to {out}")
+    if report:
+        typer.echo(f"page written to {out}.html")
 
 
 @command("report")
@@ -126,7 +130,12 @@ def report(
 def certify(
     traces: Annotated[list[Path], typer.Argument(help="Folders of traces.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="JSON file, or for several traces a folder of them.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="JSON file, or for several traces a folder of them.  [default: beside each, TRACE.certificate.json]",
+        ),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder that made them: asks the method again.")] = None,
     input_: Annotated[

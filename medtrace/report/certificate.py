@@ -9,23 +9,53 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from medtrace.io.digest import file_hashes
+
 FORMAT = "medtrace certificate"
+INSIDE = "certificate.json"
+STALE = "The trace's files have changed since it was certified: certify it again."
 MARKS = {"PASS": "✓", "WARN": "!", "FAIL": "✗", "SKIPPED": "–"}
 STYLE = """
 .certificate { font: 14px/1.4 system-ui, sans-serif; color: CanvasText; }
 .certificate table { border-collapse: collapse; width: 100%; }
 .certificate th, .certificate td { text-align: left; vertical-align: top; padding: 4px 10px;
   border-bottom: 1px solid color-mix(in srgb, CanvasText 20%, transparent); }
-.certificate .status { font-weight: 600; white-space: nowrap; padding: 1px 8px; border-radius: 4px; }
-.certificate .PASS { background: #0072b2; color: #fff; }
-.certificate .WARN { background: #e69f00; color: #000; }
-.certificate .FAIL { background: #b03000; color: #fff; }
-.certificate .SKIPPED { background: #777; color: #fff; }
+.status { font-weight: 600; white-space: nowrap; padding: 1px 8px; border-radius: 4px; }
+.status.PASS { background: #0072b2; color: #fff; }
+.status.WARN { background: #e69f00; color: #000; }
+.status.FAIL { background: #b03000; color: #fff; }
+.status.SKIPPED { background: #777; color: #fff; }
 .certificate .figure { display: inline-block; margin-right: 14px; white-space: nowrap; }
 .certificate .over { font-weight: 700; }
 .certificate summary { cursor: pointer; }
 .certificate pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; }
 """
+
+
+def certificate_beside(folder: str | os.PathLike) -> Path:
+    """Where `medtrace certify` puts the certificate of a trace's folder: FOLDER.certificate.json, beside it."""
+    folder = Path(os.path.abspath(folder))
+    return folder.with_name(f"{folder.name}.certificate.json")
+
+
+def certificate_of(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The certificate of a trace's folder, if one lies beside it or, as certificate.json, in it.
+
+    Returns:
+        As `read_certificate`, with "stale": whether the trace's files are others than those that were certified. None
+        where there is no certificate.
+
+    Raises:
+        ValueError: if there is one that cannot be read.
+    """
+    inside = Path(folder) / INSIDE
+    path = next((path for path in (certificate_beside(folder), inside) if path.is_file()), None)
+    if path is None:
+        return None
+    certificate = read_certificate(path)
+    certified = certificate.get("provenance", {}).get("trace_sha256", {})
+    now = file_hashes(folder)
+    return {**certificate, "stale": any(certified.get(name) != now[name] for name in now if name != INSIDE)}
 
 
 def read_certificate(path: str | os.PathLike) -> dict[str, Any]:
@@ -42,13 +72,23 @@ def read_certificate(path: str | os.PathLike) -> dict[str, Any]:
         certificate = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); certify the trace again") from error
-    if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
+    if not isinstance(certificate, dict) or certificate.get("format") != FORMAT or not _complete(certificate):
         raise ValueError(f"{path}: expected a {FORMAT}; certify the trace again")
     return certificate
 
 
+def _complete(certificate: Mapping[str, Any]) -> bool:
+    try:
+        certificate_html(certificate)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
 def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
     """A fragment of HTML: the verdict, and a row for every check with its reason, figures and limits.
+
+    Provenance is shown where the certificate has it; "stale" (see `certificate_of`) is told beside the verdict.
 
     The statuses are told by words and marks as well as by colour. The colours of text and ground are the page's, light
     or dark.
@@ -58,15 +98,22 @@ def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
         style: put the style sheet (`STYLE`) before it.
     """
     rows = "".join(_row(check) for check in certificate["checks"])
-    provenance = escape(json.dumps(certificate.get("provenance", {}), indent=2))
     return (
         (f"<style>{STYLE}</style>" if style else "")
         + '<section class="certificate">'
         + f"<h2>Certificate of {escape(str(certificate['case']))} {_status(certificate['verdict'])}</h2>"
+        + (f"<p>{escape(STALE)}</p>" if certificate.get("stale") else "")
         + "<table><thead><tr><th>Check</th><th>Verdict</th><th>Reason</th><th>Figures (limits: warn, fail)</th></tr>"
         + f"</thead><tbody>{rows}</tbody></table>"
-        + f"<details><summary>Provenance</summary><pre>{provenance}</pre></details></section>"
+        + _provenance(certificate.get("provenance"))
+        + "</section>"
     )
+
+
+def _provenance(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return ""
+    return f"<details><summary>Provenance</summary><pre>{escape(json.dumps(found, indent=2))}</pre></details>"
 
 
 def _row(check: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ from medtrace.report.figures import SUFFIXES
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 from medtrace.workflows.register_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
+from medtrace.workflows.report import check_page, report_beside
 from medtrace.workflows.runs import default_device, load_objective
 from medtrace.workflows.translate import run_preparation
 
@@ -40,6 +41,7 @@ STEPS = 100
 SMOOTHNESS = 0.01
 """Weight of the displacement's smoothness in a refinement."""
 GIBIBYTE = 2**30
+TARGET_NOTE = "target in the source's units"
 
 
 class Registered(NamedTuple):
@@ -86,8 +88,9 @@ def register(
     device: str | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    report: bool = True,
 ) -> Registered:
-    """Register a source to a target and save the trace.
+    """Register a source to a target and save the trace, with a page to look at it beside its folder (OUT.html).
 
     Both may be volumes, single slices or pictures, on grids of their own. The source is read at the target's voxels by
     the two headers (linearly; no alignment is sought, so scans must lie on each other roughly, as in a common
@@ -117,6 +120,7 @@ def register(
         device: such as "cuda:0"; by default CUDA where there is one.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
+        report: write the page. It shows the target in the source's units, through the intensity maps of both.
 
     Returns:
         The trace, 3D for volumes and 2D otherwise, on the CPU, and what it cost.
@@ -128,6 +132,7 @@ def register(
     """
     out = Path(out)
     _check_request(out, run, refine, spacing, figure, overwrite)
+    check_page(out, report, overwrite)
     pair = read_pair(Path(source), Path(target), _path(mask), _path(source_mask))
     carried = None if labels is None else _read_labels(Path(labels), pair, Path(source))
     started = time.perf_counter()
@@ -165,7 +170,15 @@ def register(
         save_figure(
             overlay_figure(trace, pair.target, transferred, title=f"{Path(source).name} to {Path(target).name}"), figure
         )
+    if report:
+        shown = _in_source_units(pair.target, *maps)
+        report_beside(trace, out, type(method.objective).__name__, shown, notes=(TARGET_NOTE,))
     return found
+
+
+def _in_source_units(target: Tensor, source_map: IntensityMap, target_map: IntensityMap) -> Tensor:
+    """The target as the source's intensities would show it, for the column of the error."""
+    return source_map.inverse(target_map.forward(target), target_map.foreground)
 
 
 def _path(path: str | os.PathLike | None) -> Path | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from medtrace.data.reading import read_image
 from medtrace.io import load_trace
 from medtrace.io.trace_folder import INDEX
+from medtrace.report.certificate import certificate_of
 from medtrace.report.viewer import ReportCase, write_report
 from medtrace.trace import Trace
 
@@ -25,10 +26,11 @@ def report(
     targets: Sequence[str | os.PathLike[str]] = (),
     labels: Sequence[str | os.PathLike[str]] = (),
 ) -> Path:
-    """Write saved traces as one HTML file that opens offline.
+    """Write saved traces as one HTML file that opens offline, with their certificates where there are any.
 
-    The page names each trace after its folder, with as many parent folders as make the names differ; nothing else of
-    the paths or of the files' headers goes into it.
+    A certificate is found where `medtrace certify` leaves it (see `certificate_of`). The page names each trace after its
+    folder, with as many parent folders as make the names differ; nothing else of the paths or of the files' headers
+    goes into it.
 
     Args:
         folders: of traces, as `save_trace` wrote them.
@@ -59,14 +61,27 @@ def report(
                 target=_read(targets[number], trace.image) if targets else None,
                 labels=_read(labels[number], trace.source) if labels else None,
                 method=json.loads((Path(folder) / INDEX).read_text()).get("method"),
+                certificate=certificate_of(folder),
             )
         )
     return write_report(cases, out)
 
 
-def report_beside(trace: Trace, folder: Path, method: str | None = None) -> Path:
+def report_beside(
+    trace: Trace, folder: Path, method: str | None = None, target: Tensor | None = None, notes: tuple[str, ...] = ()
+) -> Path:
     """Write the page of one trace next to its folder: FOLDER.html."""
-    return write_report(ReportCase(folder.name, trace, method=method), page_of(folder))
+    return write_report(ReportCase(folder.name, trace, target, method=method, notes=notes), page_of(folder))
+
+
+def check_page(folder: Path, wanted: bool, overwrite: bool) -> None:
+    """Refuse, before any work, to write a page over another one.
+
+    Raises:
+        FileExistsError: if the page of this folder is wanted, exists and may not be overwritten.
+    """
+    if wanted and not overwrite and page_of(folder).exists():
+        raise FileExistsError(f"{page_of(folder)}: is in use; choose another folder, overwrite it, or write no report")
 
 
 def page_of(folder: Path) -> Path:

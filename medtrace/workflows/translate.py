@@ -23,7 +23,7 @@ from medtrace.io import save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.objectives import Objective
 from medtrace.trace import Trace
-from medtrace.workflows.report import page_of, report_beside
+from medtrace.workflows.report import check_page, report_beside
 from medtrace.workflows.runs import default_device, load_objective
 
 Advance = Callable[[int], Any]
@@ -90,8 +90,7 @@ def translate(
     check_positive("batch_size", batch_size)
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
-    if report and page_of(out).exists() and not overwrite:
-        raise FileExistsError(f"{page_of(out)}: is in use; choose another folder, overwrite it, or write no report")
+    check_page(out, report, overwrite)
     scan = read_image(image)
     foreground = None if mask is None else read_mask(Path(mask), scan, image)
     objective = load_objective(run, device)

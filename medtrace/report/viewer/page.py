@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from medtrace import __version__
+from medtrace.report.certificate import STYLE
 from medtrace.report.figures import AMOUNT, CHANGE
 from medtrace.report.viewer.packing import Packed
 from medtrace.report.viewer.scene import ReportCase, scene_of
@@ -75,7 +76,7 @@ def _parts(cases: Sequence[ReportCase]) -> Iterator[str]:
     yield pieces[0]
     for name, text in zip(pieces[1::2], pieces[2::2]):
         if name == "style":
-            yield f"<style>\n{(_ASSETS / 'viewer.css').read_text(encoding='utf-8')}</style>"
+            yield f"<style>\n{(_ASSETS / 'viewer.css').read_text(encoding='utf-8')}{STYLE}</style>"
         elif name == "modules":
             yield _modules()
         elif name == "arrays":

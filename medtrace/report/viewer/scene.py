@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medtrace.checks import check_same_shape
 from medtrace.fields import folded_voxels, jacobian_determinant, voxel_to_mm
+from medtrace.report.certificate import certificate_html
 from medtrace.report.view import PlaneName, view_of
 from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels, pack_mask
 from medtrace.trace import Trace
@@ -34,6 +35,7 @@ class ReportCase:
         labels: (1, *source_spatial) integers on the source's grid.
         method: what made the trace.
         notes: sentences shown with the case.
+        certificate: as `read_certificate` or `Certificate.as_dict` gives it; its provenance is left out of the page.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ReportCase:
     labels: Tensor | None = None
     method: str | None = None
     notes: tuple[str, ...] = field(default=())
+    certificate: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.trace, Trace):
@@ -71,6 +74,7 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
         "name": case.name,
         "method": case.method,
         "notes": list(case.notes),
+        "certificate": None if case.certificate is None else _certificate(case.name, case.certificate),
         "spatialDims": trace.spatial_dims,
         "source": _grid(trace.source_affine, trace.source.shape),
         "target": _grid(trace.affine, trace.image.shape),
@@ -101,6 +105,13 @@ def _arrays(case: ReportCase) -> Iterator[tuple[str, Packed]]:
         yield "truth", pack_image(case.target)
     if case.labels is not None:
         yield "labels", pack_labels(case.labels)
+
+
+def _certificate(name: str, certificate: Mapping[str, Any]) -> dict[str, Any]:
+    """Verdict and table. Provenance names files, and these may name patients."""
+    shown = {**certificate, "case": name, "provenance": None}
+    stale = bool(certificate.get("stale"))
+    return {"verdict": certificate["verdict"], "stale": stale, "html": certificate_html(shown, style=False)}
 
 
 def _grid(affine: Tensor, shape: torch.Size) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,7 +124,7 @@ def run_checks(
         if isinstance(objective, RegistrationObjective):
             write_image(file, trace.source, trace.source_affine)
             found = register(
-                file, file, folder / "pair", run=run, contrast=contrast, device=device, progress=False
+                file, file, folder / "pair", run=run, contrast=contrast, device=device, progress=False, report=False
             ).trace
             reason = "the run registers pairs; the target is not part of a trace"
             return [*(skipped(name, reason) for name in RUN_CHECKS[:2]), identical_pair_check(found, thresholds)]
@@ -133,9 +133,8 @@ def run_checks(
 
         def translator(source: Tensor) -> Trace:
             write_image(file, source, trace.source_affine)
-            made = translate(
-                run, file, folder / "trace", contrast=contrast, device=device, progress=False, overwrite=True
-            )
+            settings: dict[str, Any] = {"contrast": contrast, "device": device, "progress": False, "report": False}
+            made = translate(run, file, folder / "trace", overwrite=True, **settings)
             return _flat(made) if flat else made
 
         checks = translator_checks(translator, trace, thresholds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ import torch
 
 from medtrace import __version__
 from medtrace.data.reading import read_image
+from medtrace.io.digest import file_hashes, sha256
 from medtrace.io.trace_folder import INDEX
 from medtrace.trace import Trace
 from medtrace.workflows.certify.record import Check, Status
@@ -21,20 +21,6 @@ from medtrace.workflows.runs import CONFIG, WEIGHTS
 
 PACKAGES = ("torch", "monai", "numpy", "SimpleITK", "nibabel")
 VALUE_TOLERANCE = 1e-4
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, or of a folder: of the names and hashes of its files, sorted."""
-    path = Path(path)
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
-        return digest.hexdigest()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def provenance(
@@ -54,7 +40,7 @@ def provenance(
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "trace": {"method": index.get("method"), "medtrace": index.get("medtrace"), "metadata": index.get("metadata")},
-        "trace_sha256": {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
+        "trace_sha256": file_hashes(folder),
     }
     if run is not None:
         run = Path(run)
@@ -86,11 +72,11 @@ def _differs(trace: Trace, source: str | os.PathLike) -> str | None:
     image = read_image(Path(source)).as_tensor().float()
     image = image[..., 0] if trace.spatial_dims == 2 and image.ndim == 4 and image.shape[-1] == 1 else image
     if image.shape != trace.source.shape:
-        return f"{source}: its grid {tuple(image.shape)} is not that of the trace's source, {tuple(trace.source.shape)}"
+        return f"the input's grid {tuple(image.shape)} is not that of the trace's source, {tuple(trace.source.shape)}"
     apart = float((image - trace.source).abs().max())
     span = float(image.max() - image.min())
     if apart > VALUE_TOLERANCE * span:
-        return f"{source}: differs from the trace's source by up to {apart:.4g} (its range is {span:.4g})"
+        return f"the input differs from the trace's source by up to {apart:.4g} (its range is {span:.4g})"
     return None
 
 

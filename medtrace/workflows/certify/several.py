@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from medtrace.report.certificate import certificate_html
+from medtrace.report.certificate import certificate_beside, certificate_html
 from medtrace.workflows.certify.calibration import TASKS, judge_run, judge_spoiled, judgement_table
 from medtrace.workflows.certify.command import certify
 from medtrace.workflows.certify.radius import (
@@ -42,6 +42,9 @@ def certify_several(
 ) -> list[Certificate]:
     """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
 
+    Without `out`, each certificate lies beside its trace's folder, as TRACE.certificate.json, where `medtrace report`
+    finds it.
+
     Raises:
         ValueError: if an input or a target is given with several traces.
     """
@@ -53,7 +56,9 @@ def certify_several(
         (Path(out) if several else Path(out).parent).mkdir(parents=True, exist_ok=True)
     found = []
     for trace in traces:
-        file = None if out is None else Path(out) / f"{Path(trace).resolve().name}.json" if several else Path(out)
+        file = certificate_beside(trace) if out is None else Path(out)
+        if out is not None and several:
+            file = Path(out) / f"{Path(trace).resolve().name}.json"
         found.append(
             certify(
                 trace,

@@ -85,8 +85,26 @@ function caseControls(viewer) {
   for (const [name, present] of Object.entries({
     folds: description.folds > 0, mask: model.has("mask"), labels: model.has("labels"),
   })) byId(`show-${name}`).parentElement.hidden = !present;
+  showVerdict(description.certificate);
   byId("exactness").replaceChildren(...exactness(model).map((line) => element("li", { textContent: line })));
   drawWindows(viewer);
+}
+
+const MARKS = { PASS: "✓", WARN: "!", FAIL: "✗" };
+
+/** The certificate's verdict; a press opens its table. */
+function showVerdict(certificate) {
+  const button = byId("verdict");
+  button.hidden = !certificate;
+  if (!certificate) return;
+  const { verdict, stale, html } = certificate;
+  button.textContent = `${MARKS[verdict]} certificate: ${verdict}${stale ? " (of other files)" : ""}`;
+  button.className = `status ${stale ? "SKIPPED" : verdict}`;
+  byId("certificate").innerHTML = html; // written and escaped with the page
+}
+
+export function showCertificate() {
+  if (!byId("verdict").hidden) byId("certificate-panel").showModal();
 }
 
 function options(id, titles) {

@@ -1,6 +1,6 @@
 // Keyboard, and the panel that explains it.
 
-import { byId, element, nextFold, play, switchTheme } from "./controls.js";
+import { byId, element, nextFold, play, showCertificate, switchTheme } from "./controls.js";
 import { stepSlice } from "./pointer.js";
 
 const SHOWN = { x: "cross", l: "path", g: "grid", v: "arrows", f: "folds", m: "mask", k: "labels", o: "regions" };
@@ -21,6 +21,7 @@ const HELP = [
   ["X L O", "crosshair, path, regions"],
   ["N P", "next, previous trace"],
   ["Q H", "draw a box, a freehand outline"],
+  ["Z C", "the next fold, the certificate"],
   ["T ?", "light or dark; this panel"],
 ];
 const EXPLANATIONS = [
@@ -34,9 +35,10 @@ const EXPLANATIONS = [
 
 export function listenKeys(viewer) {
   byId("help").addEventListener("click", showHelp);
+  byId("verdict").addEventListener("click", showCertificate);
   document.addEventListener("keydown", (event) => {
     if (event.target.matches("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (!viewer.model || byId("help-panel").open) return;
+    if (!viewer.model || document.querySelector("dialog[open]")) return;
     if (event.target.matches("input") && event.key.startsWith("Arrow")) return;
     if (event.target.matches("button, input") && event.key === " ") return;
     if (press(viewer, event.key.length === 1 ? event.key.toLowerCase() : event.key)) event.preventDefault();
@@ -75,6 +77,7 @@ const ACTIONS = {
   t: () => switchTheme(),
   "?": () => showHelp(),
   z: (viewer) => nextFold(viewer),
+  c: () => showCertificate(),
 };
 
 function after(choices, current, step) {
