@@ -26,6 +26,11 @@ Device = Annotated[
     str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")
 ]
 
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")
+]
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""

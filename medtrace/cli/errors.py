@@ -29,6 +29,8 @@ def one_line_errors() -> Iterator[None]:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        for line in getattr(error, "failures", ()):  # of many cases
+            typer.echo(f"medtrace: failed {line}", err=True)
         typer.echo(f"medtrace: error: {describe(error)}", err=True)
         raise typer.Exit(USER_ERROR) from None
 

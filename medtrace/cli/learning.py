@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import Device, command
+from medtrace.cli.app import Device, Scheduler, Workers, command
 from medtrace.cli.overrides import parse_overrides
 
 
@@ -50,11 +50,13 @@ def prepare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
     skip_failed: Annotated[
-        bool, typer.Option("--skip-failed", help="Leave failing cases out and list them, instead of stopping.")
+        bool, typer.Option("--skip-failed", help="Make the dataset without the cases that fail, and list them.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier dataset in --out.")] = False,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> None:
-    """Turn before/after scans into a dataset split by subject."""
+    """Turn before/after scans into a dataset split by subject; a second call does what a first left undone."""
     from medtrace.workflows.prepare import prepare as run
 
     summary = run(
@@ -74,6 +76,8 @@ def prepare(
         seed=seed,
         skip_failed=skip_failed,
         overwrite=overwrite,
+        workers=workers,
+        scheduler=scheduler,
         progress=sys.stderr.isatty(),
     )
     for failure in summary.failures:

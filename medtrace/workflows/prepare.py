@@ -5,43 +5,32 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
-import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
 from medtrace.data.dataset import INDEX, VERSION
-from medtrace.data.grids import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
-from medtrace.data.grids import resize as resize_volume
-from medtrace.data.landmarks import read_landmarks, write_landmarks
 from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
-from medtrace.data.preparation import (
-    FILE,
-    ContrastStandard,
-    Intensity,
-    Preparation,
-    fit_contrast,
-    foreground_quantiles,
-)
+from medtrace.data.preparation import FILE, Preparation
 from medtrace.data.reading import is_picture
-from medtrace.io import write_image
-from medtrace.transforms import RigidMotion
-from medtrace.workflows.prepare_case import Case, Settings, checked_settings, in_plane_first, read_case
+from medtrace.workflows.cases import RECORD, clear_unfinished, sole_user
+from medtrace.workflows.parallel import CasesFailedError, Outcome, Task, run_cases
+from medtrace.workflows.prepare_case import Settings, checked_settings
+from medtrace.workflows.prepare_learn import LEARNED, Learned, learn_case, preparation_of
 from medtrace.workflows.prepare_maps import columns_in
+from medtrace.workflows.prepare_write import WRITTEN, Item, write_case
 
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)
-PICTURE_SIZE = 256
+ENDING = ".partial"
+"""Of the folder beside a dataset that holds what a preparation has finished so far."""
+_PRELOAD = ("medtrace.workflows.prepare_write",)
 
 
 class PreparationSummary(NamedTuple):
@@ -74,6 +63,8 @@ def prepare(
     seed: int = 0,
     skip_failed: bool = False,
     overwrite: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: bool = True,
 ) -> PreparationSummary:
     """Prepare pairs of scans or pictures, split by subject: as the list says, else at random.
@@ -87,6 +78,12 @@ def prepare(
     The folder holds `dataset.json` (one list of items per split, and where the split came from), `preparation.json`
     (how a new source is to be treated), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/`
     (ITK transforms from source to target points) and `landmarks/` (CSV, RAS mm, both dates in the source's frame).
+
+    Pairs are gone over twice: first every one is read and aligned, and the training subjects' intensities are learned;
+    then every one is written. A failing pair stops no other. What is finished is kept in `out` with the ending
+    ".partial" until the dataset is complete, so that a second call, after a repair or a crash, does only what is
+    missing: a finished pair counts as such if the bytes of its files, the settings and, for the second pass, all that
+    was learned are the same, and its results are as they were written.
 
     Args:
         source: a pair list or a BraTS-Reg folder (see `medtrace.data.layouts`).
@@ -104,8 +101,11 @@ def prepare(
         fractions: shares of subjects, see `split_by_subject`; None is 7:3 without validation. A list that has a
             split of its own takes none.
         seed: of the random split.
-        skip_failed: leave a failing case out instead of stopping.
+        skip_failed: make the dataset without the cases that fail. Otherwise all cases are tried, and if any failed
+            there is no dataset.
         overwrite: replace an earlier dataset.
+        workers: processes that share the cases; the dataset is the same for any number.
+        scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
         progress: show a bar on stderr.
 
     Returns:
@@ -114,36 +114,198 @@ def prepare(
     Raises:
         FileNotFoundError: if a file is missing.
         FileExistsError: if `out` is in use.
-        ValueError: if a setting or an image cannot be worked with; the message names it.
+        BlockingIOError: if another preparation of `out` is at work.
+        ValueError: if a setting or an image cannot be worked with; the message names it. If cases failed it is a
+            `CasesFailedError`, whose `failures` has a line for each.
     """
     settings = checked_settings(spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize)
-    pairs = read_pairs(Path(source), contrasts)
+    pairs = read_pairs(Path(source) if scheduler is None else Path(source).absolute(), contrasts)
     split, origin = _split(pairs, fractions, seed)
     pictures = _all_pictures(pairs)
-    columns = columns_in(pairs)
-    with _appearing(Path(out), overwrite) as folder:
-        failures = _Failures(skip_failed)
-        with Progress(console=Console(stderr=True), disable=not progress) as bar:
-            learned, rigid = _learn(split["training"], settings, pictures, failures, bar)
-            items = {
-                name: list(_export(split[name], settings, learned, rigid, folder, failures, bar, name, columns))
-                for name in SPLITS
-            }
-        written = [grid for name in SPLITS for _, grid in items[name]]
+    place = Path(out).absolute()
+    _check_free(Path(out), overwrite)
+    with _partial_folder(place) as partial, Progress(console=Console(stderr=True), disable=not progress) as bar:
+        threads = None if workers == 1 and scheduler is None else 1
+        passes = _Passes(split, settings, pictures, columns_in(pairs), partial, threads)
+        run = _Runner(workers, scheduler, bar)
+        learned, failures = passes.learn(run)
+        _stop_unless(skip_failed, failures, pairs, partial)
+        preparation = passes.preparation(learned, failures)
+        items, more = passes.write(run, preparation, learned)
+        failures += more
+        _stop_unless(skip_failed, failures, pairs, partial)
         if not items["training"] and split["training"]:
-            raise ValueError(f"no training case could be prepared: {failures.lines[0]}")
-        preparation = replace(learned, **_common_grid(written, settings.spatial_dims))
-        preparation.save(folder / FILE)
-        index = {
-            "version": VERSION,
-            "spatial_dims": settings.spatial_dims,
-            "channels": preparation.channels,
-            "split": origin,
-            **{name: [entry for entry, _ in items[name]] for name in SPLITS},
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+            raise ValueError(f"no training case could be prepared: {failures[0]}")
+        _take_place(_assemble(partial, items, preparation, origin), place)
+    shutil.rmtree(partial, ignore_errors=True)
     counts = {name: len(items[name]) for name in SPLITS}
-    return PreparationSummary(Path(out), counts, failures.lines, origin["from"])
+    return PreparationSummary(Path(out), counts, failures, origin["from"])
+
+
+def _stop_unless(skip: bool, failures: Sequence[str], pairs: Sequence[Pair], partial: Path) -> None:
+    if failures and not skip:
+        raise CasesFailedError(failures, len(pairs), f"finished cases are kept in {partial} for the next attempt")
+
+
+@contextmanager
+def _partial_folder(out: Path) -> Iterator[Path]:
+    """The folder of what is finished so far; when it holds nothing at the end, it was never there."""
+    partial = out.with_name(out.name + ENDING)
+    made = [folder for folder in partial.parents if not folder.exists()]
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        with sole_user(partial):
+            for name in (LEARNED, WRITTEN):
+                clear_unfinished(partial / name)
+            yield partial
+    finally:
+        if not any(partial.glob(f"*/*/{RECORD}")) and not out.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            for folder in made:
+                folder.rmdir()
+
+
+class _Runner:
+    """Runs the cases of a pass where they are to run, with a bar."""
+
+    def __init__(self, workers: int, scheduler: str | None, bar: Progress) -> None:
+        self.workers = workers
+        self.scheduler = scheduler
+        self.bar = bar
+
+    def __call__(self, function: Callable[..., Any], tasks: Sequence[Task], label: str) -> list[Outcome]:
+        task = self.bar.add_task(label, total=len(tasks))
+        failed = 0
+
+        def finished(outcome: Outcome) -> None:
+            nonlocal failed
+            failed += outcome.failure is not None
+            self.bar.update(task, advance=1, description=f"{label} ({failed} failed)" if failed else label)
+
+        return run_cases(
+            function,
+            tasks,
+            workers=self.workers,
+            scheduler=self.scheduler,
+            finished=finished,
+            preload=_PRELOAD,
+        )
+
+
+class _Passes:
+    """The two passes over all pairs: what training teaches has to be known before anything can be written."""
+
+    def __init__(
+        self,
+        split: Mapping[str, Sequence[Pair]],
+        settings: Settings,
+        pictures: bool,
+        columns: Sequence[str],
+        partial: Path,
+        threads: int | None,
+    ) -> None:
+        self.split = split
+        self.settings = settings
+        self.pictures = pictures
+        self.columns = columns
+        self.partial = partial
+        self.threads = threads
+
+    def learn(self, run: _Runner) -> tuple[dict[str, Learned], list[str]]:
+        """What was found out about each pair, and the lines of those that failed."""
+        tasks = [
+            Task(
+                pair.name,
+                (pair, self.settings, self.pictures, name == "training", self.columns, self.partial, self.threads),
+            )
+            for name in SPLITS
+            for pair in self.split[name]
+        ]
+        outcomes = run(learn_case, tasks, "reading and learning")
+        learned = {outcome.name: outcome.value for outcome in outcomes if outcome.failure is None}
+        odd = _odd_channels(self.split["training"], learned)
+        return {name: one for name, one in learned.items() if name not in odd}, [*_lines(outcomes), *odd.values()]
+
+    def preparation(self, learned: Mapping[str, Learned], failures: Sequence[str]) -> Preparation:
+        """What the training pairs teach."""
+        training = self.split["training"]
+        if not self.pictures and not any(pair.name in learned for pair in training):
+            raise ValueError(f"no training case could be read: {[*failures, 'the training split is empty'][0]}")
+        return preparation_of(training, learned, self.settings, self.pictures)
+
+    def write(
+        self, run: _Runner, preparation: Preparation, learned: Mapping[str, Learned]
+    ) -> tuple[dict[str, list[Item]], list[str]]:
+        """The items of every split, and the lines of pairs that failed."""
+        known = {name: [pair for pair in self.split[name] if pair.name in learned] for name in SPLITS}
+        tasks = [
+            Task(
+                pair.name,
+                (
+                    pair,
+                    self.settings,
+                    preparation,
+                    self.columns,
+                    learned[pair.name].key,
+                    self.partial,
+                    self.threads,
+                ),
+            )
+            for name in SPLITS
+            for pair in known[name]
+        ]
+        outcomes = run(write_case, tasks, "writing")
+        written = {outcome.name: outcome.value for outcome in outcomes if outcome.failure is None}
+        items = {name: [item for pair in known[name] for item in written.get(pair.name, ())] for name in SPLITS}
+        return items, _lines(outcomes)
+
+
+def _lines(outcomes: Iterable[Outcome]) -> list[str]:
+    return [f"case {outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None]
+
+
+def _odd_channels(pairs: Sequence[Pair], learned: Mapping[str, Learned]) -> dict[str, str]:
+    """The training pairs whose images have other channels than the first one's, with a line for each."""
+    found = [pair for pair in pairs if pair.name in learned]
+    expected = learned[found[0].name].channels if found else 0
+    return {
+        pair.name: f"case {pair.name}: {pair.source}: expected {expected} channel(s) as the cases before, received"
+        f" {learned[pair.name].channels}; prepare images of one kind"
+        for pair in found
+        if learned[pair.name].channels != expected
+    }
+
+
+def _assemble(
+    partial: Path, items: Mapping[str, Sequence[Item]], preparation: Preparation, origin: Mapping[str, Any]
+) -> Path:
+    """Put the cases' files together to a dataset; the cases stay, for another attempt."""
+    dataset = partial / "dataset"
+    shutil.rmtree(dataset, ignore_errors=True)
+    dataset.mkdir()
+    written = [item for name in SPLITS for item in items[name]]
+    for case in dict.fromkeys(item.entry["volume"] for item in written):
+        for file in (partial / WRITTEN / case).glob("*/*"):
+            (dataset / file.parent.name).mkdir(exist_ok=True)
+            _link(file, dataset / file.parent.name / file.name)
+    preparation = replace(preparation, **_common_grid(written, preparation.spatial_dims))
+    preparation.save(dataset / FILE)
+    index = {
+        "version": VERSION,
+        "spatial_dims": preparation.spatial_dims,
+        "channels": preparation.channels,
+        "split": origin,
+        **{name: [item.entry for item in items[name]] for name in SPLITS},
+    }
+    (dataset / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return dataset
+
+
+def _link(file: Path, place: Path) -> None:
+    try:
+        os.link(file, place)
+    except OSError:  # a file system without links
+        shutil.copyfile(file, place)
 
 
 def _split(
@@ -173,186 +335,10 @@ def _all_pictures(pairs: Sequence[Pair]) -> bool:
     return kinds == {True}
 
 
-class _Failures:
-    """Stops at the first failing case, or collects the lines."""
-
-    def __init__(self, skip: bool) -> None:
-        self.skip = skip
-        self.lines: list[str] = []
-        self.cases: set[str] = set()
-
-    @contextmanager
-    def catch(self, pair: Pair) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            line = " ".join(f"case {pair.name}: {error}".split())
-            if not self.skip:
-                raise ValueError(line) from error
-            self.lines.append(line)
-            self.cases.add(pair.name)
-
-
-def _learn(
-    pairs: Sequence[Pair], settings: Settings, pictures: bool, failures: _Failures, bar: Progress
-) -> tuple[Preparation, dict[str, RigidMotion]]:
-    """What the training subjects teach, and their rigid motions, which are not sought twice."""
-    quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
-    rigid: dict[str, RigidMotion] = {}
-    highest, channels = 0.0, None
-    for pair in bar.track(pairs, description="learning intensities"):
-        with failures.catch(pair):
-            case = read_case(pair, settings, pictures, None)
-            if channels is not None and case.source.shape[0] != channels:
-                raise ValueError(
-                    f"{pair.source}: expected {channels} channel(s) as the cases before, received"
-                    f" {case.source.shape[0]}; prepare images of one kind"
-                )
-            channels = case.source.shape[0]
-            if case.rigid is not None:
-                rigid[pair.name] = case.rigid
-            if pictures:
-                highest = max(highest, float(case.source.max()), float(case.target.max()))
-                continue
-            for path, image, contrast, foreground in _members(case):
-                with _naming(path):
-                    quantiles[contrast] += foreground_quantiles(image, foreground)
-    common: dict[str, Any] = {"spatial_dims": settings.spatial_dims, "axis": settings.axis, "channels": channels}
-    if pictures:
-        picture_range = (0.0, 255.0 if 1 < highest <= 255 else 65535.0 if highest > 255 else 1.0)
-        return Preparation(intensity=Intensity.RANGE, value_range=picture_range, picture=True, **common), rigid
-    standards: dict[str, ContrastStandard] = {
-        name: fit_contrast(images, settings.standardize) for name, images in quantiles.items()
-    }
-    if not standards:
-        raise ValueError(f"no training case could be read: {(failures.lines or ['the training split is empty'])[0]}")
-    sources = {pair.contrast for pair in pairs}
-    return (
-        Preparation(
-            intensity=Intensity.STANDARDISED,
-            contrasts=standards,
-            source_contrast=next(iter(sources)) if len(sources) == 1 else None,
-            **common,
-        ),
-        rigid,
-    )
-
-
-def _members(case: Case) -> list[tuple[Path, Tensor, str, Tensor]]:
-    """File, image, contrast and foreground of the source and of the target."""
-    pair = case.pair
-    return [
-        (pair.source, case.source, pair.contrast, case.source_foreground),
-        (pair.target, case.target, pair.target_contrast, case.target_foreground),
-    ]
-
-
-def _export(
-    pairs: Sequence[Pair],
-    settings: Settings,
-    preparation: Preparation,
-    rigid: Mapping[str, RigidMotion],
-    folder: Path,
-    failures: _Failures,
-    bar: Progress,
-    split: str,
-    columns: Sequence[str],
-) -> Iterator[tuple[dict[str, Any], tuple[tuple[int, ...], Tensor]]]:
-    """Write every case of a split; yields its items with their grids."""
-    for pair in bar.track(pairs, description=f"writing {split}") if pairs else ():
-        if pair.name in failures.cases:
-            continue
-        made: list[Any] = []
-        with failures.catch(pair):
-            case = read_case(pair, settings, preparation.picture, rigid.get(pair.name), columns)
-            volumes = [_normalised(preparation, *member) for member in _members(case)]
-            extras = _write_extras(case, folder)
-            made = list(_write_images(case, volumes, settings, preparation.picture, extras, folder))
-        yield from made
-
-
-def _normalised(preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor) -> Tensor:
-    with _naming(path):
-        normalised, _ = preparation.normalise(image, contrast, foreground)
-    return (torch.where(foreground, normalised, -1.0) + 1) / 2
-
-
-def _write_images(
-    case: Case,
-    volumes: Sequence[Tensor],
-    settings: Settings,
-    picture: bool,
-    extras: Mapping[str, str],
-    folder: Path,
-) -> Iterator[tuple[dict[str, Any], tuple[tuple[int, ...], Tensor]]]:
-    affine, written = case.affine, {**dict(zip(("source", "target"), volumes)), **case.maps}
-    shape = tuple(case.source.shape[1:])
-    if settings.crop is not None and not picture:
-        slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
-        size = in_plane_first(settings.crop, slice_axis)
-        windows = {kind: center_window(volume, size, settings.pad) for kind, volume in written.items()}
-        written = {kind: window for kind, (window, _) in windows.items()}
-        shape, affine = tuple(written["source"].shape[1:]), shifted_affine(affine, windows["source"][1])
-    edge = settings.resize if settings.resize is not None else PICTURE_SIZE if picture else 0
-    if edge:
-        new = (edge, edge, shape[2])
-        affine, shape = resized_affine(affine, shape, new), new
-        written = {
-            kind: resize_labels(volume, new) if kind in case.maps else resize_volume(volume, new)
-            for kind, volume in written.items()
-        }
-    (folder / "images").mkdir(exist_ok=True)
-    common = {"subject": case.pair.subject, "volume": case.pair.name, "contrast": case.pair.contrast}
-    for name, start, stop in _parts(case.pair, shape[2], settings, picture):
-        entry: dict[str, Any] = {**common, "case": name, **extras}
-        here = shifted_affine(affine, (0, 0, start))
-        for kind, volume in written.items():
-            part = volume[..., start:stop]
-            entry[kind] = f"images/{name}_{kind}.nii.gz"
-            write_image(folder / entry[kind], part, here, "uint8" if kind in case.maps else "float32")
-        yield entry, (tuple(part.shape), here)
-
-
-def _parts(pair: Pair, depth: int, settings: Settings, picture: bool) -> Iterable[tuple[str, int, int]]:
-    if settings.spatial_dims == 3:
-        return [(pair.name, 0, depth)]
-    if picture:
-        return [(pair.name, 0, 1)]
-    if depth < settings.slices:
-        raise ValueError(
-            f"{pair.source}: has {depth} {settings.axis} slice(s), of which {settings.slices} are wanted; ask for fewer"
-        )
-    first = (depth - settings.slices) // 2
-    return [(f"{pair.name}_{k:03d}", k, k + 1) for k in range(first, first + settings.slices)]
-
-
-def _write_extras(case: Case, folder: Path) -> dict[str, str]:
-    """The rigid motion, and landmarks of both dates in the source's frame."""
-    entries = {}
-    pair = case.pair
-    if case.rigid is not None:
-        (folder / "rigid").mkdir(exist_ok=True)
-        entries["rigid"] = f"rigid/{pair.name}.tfm"
-        sitk.WriteTransform(case.rigid.to_itk(), str(folder / entries["rigid"]))
-    back = None if case.rigid is None else torch.linalg.inv(case.rigid.matrix)
-    for kind, path, moved in (
-        ("source_landmarks", pair.source_landmarks, None),
-        ("target_landmarks", pair.target_landmarks, back),
-    ):
-        if path is not None:
-            names, points = read_landmarks(path, pair.landmark_space)
-            if moved is not None:
-                points = points @ moved[:3, :3].T + moved[:3, 3]
-            (folder / "landmarks").mkdir(exist_ok=True)
-            entries[kind] = f"landmarks/{pair.name}_{kind.removesuffix('_landmarks')}.csv"
-            write_landmarks(folder / entries[kind], names, points)
-    return entries
-
-
-def _common_grid(grids: Sequence[tuple[tuple[int, ...], Tensor]], spatial_dims: int) -> dict[str, Any]:
+def _common_grid(items: Sequence[Item], spatial_dims: int) -> dict[str, Any]:
     """Shape and spacing that all written images share, None where they differ."""
-    shapes = {shape[1 : 1 + spatial_dims] for shape, _ in grids}
-    spacings = np.array([spacing_of(affine) for _, affine in grids])
+    shapes = {item.shape[1 : 1 + spatial_dims] for item in items}
+    spacings = np.array([item.spacing for item in items])
     middle = np.median(spacings, axis=0)
     alike = bool(np.all(np.abs(spacings / middle - 1) < 0.01))
     return {
@@ -361,38 +347,23 @@ def _common_grid(grids: Sequence[tuple[tuple[int, ...], Tensor]], spatial_dims: 
     }
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file into a message about its voxels."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-@contextmanager
-def _appearing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder that becomes `out` when all went well."""
+def _check_free(out: Path, overwrite: bool) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not (out / INDEX).is_file():
             raise FileExistsError(f"{out}: is in use by something else; choose another folder")
         if not overwrite:
             raise FileExistsError(f"{out}: holds a dataset already; choose another folder, or overwrite it")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    temporary = parent / f".{out.name}-{uuid.uuid4().hex}"
-    retired = parent / f".{out.name}-{uuid.uuid4().hex}-old"
-    temporary.mkdir()
-    try:
-        yield temporary
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rename(retired)
-        try:
-            temporary.rename(out)
-        except OSError:
-            if retired.exists():
-                retired.rename(out)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(dataset: Path, out: Path) -> None:
+    """Give the dataset its name; an earlier one there goes when the new one is in place."""
+    retired = dataset.with_name("replaced")
     shutil.rmtree(retired, ignore_errors=True)
+    if out.exists():
+        out.rename(retired)
+    try:
+        dataset.rename(out)
+    except OSError:
+        if retired.exists():
+            retired.rename(out)
+        raise

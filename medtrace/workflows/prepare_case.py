@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -205,3 +207,36 @@ def _moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidMotion) -
         fixed = MetaTensor(plain(source)[..., 0], affine=source.affine)
     moved = plain(RigidAlignment(mode="nearest", fill=0.0).apply(labels, fixed, motion))
     return moved[..., None] if flat else moved
+
+
+def members(case: Case) -> list[tuple[Path, Tensor, str, Tensor]]:
+    """File, image, contrast and foreground of the source and of the target."""
+    pair = case.pair
+    return [
+        (pair.source, case.source, pair.contrast, case.source_foreground),
+        (pair.target, case.target, pair.target_contrast, case.target_foreground),
+    ]
+
+
+def check_depth(case: Case, settings: Settings, picture: bool) -> None:
+    """Check that a scan has the slices that are wanted of it."""
+    if picture or settings.spatial_dims == 3:
+        return
+    depth = case.source.shape[-1]
+    if settings.crop is not None:
+        size = in_plane_first(settings.crop, settings.axis.index)[2]
+        depth = size if settings.pad else min(depth, size)
+    if depth < settings.slices:
+        raise ValueError(
+            f"{case.pair.source}: has {depth} {settings.axis} slice(s), of which {settings.slices} are wanted; ask for"
+            " fewer"
+        )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file into a message about its voxels."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

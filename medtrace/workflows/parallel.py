@@ -1,0 +1,171 @@
+"""Many cases, one after the other, in several processes or on a Dask cluster: the same answers in each way.
+
+Nothing heavy is imported here; what a worker process imports is up to the function that it runs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+LOST = "its process died, twice (killed, out of memory, or a crash in a library); try it alone, or with fewer workers"
+
+
+class Task(NamedTuple):
+    """A case to work on."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    """What the function takes; it travels to the worker by pickle."""
+
+
+class Outcome(NamedTuple):
+    """What became of a case."""
+
+    name: str
+    value: Any
+    """What the function returned; None of a failure."""
+    failure: str | None = None
+    """One line that says why it failed, or None."""
+
+
+class CasesFailedError(ValueError):
+    """Some cases could not be worked on; the others are done.
+
+    Attributes:
+        failures: one line per case.
+    """
+
+    def __init__(self, failures: Sequence[str], total: int, remedy: str) -> None:
+        self.failures = list(failures)
+        counted = f"{len(self.failures)} of {total} cases failed, the first: " if len(self.failures) > 1 else ""
+        super().__init__(f"{counted}{self.failures[0]}; {remedy}")
+
+
+def run_cases(
+    function: Callable[..., Any],
+    tasks: Sequence[Task],
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    finished: Callable[[Outcome], Any] | None = None,
+    preload: Sequence[str] = (),
+) -> list[Outcome]:
+    """Call `function(*task.arguments)` for every task; a failing one does not stop the others.
+
+    A worker that dies takes no other case with it: the cases that it may have held are tried once more, each in a
+    process of its own, and a case whose process dies again is a failure. The function may therefore be called again for
+    a case that it finished just before; it has to recognise its own result.
+
+    Args:
+        function: a module's function, so that a worker can import it.
+        tasks: with names of their own.
+        workers: processes; 1 runs the cases in this one.
+        scheduler: address of a Dask scheduler, such as "tcp://host:8786", whose workers take the cases instead. They
+            must see the same files under the same paths.
+        finished: called with each outcome as it comes, in any order.
+        preload: modules that new processes share, where the platform can fork them from one that has them already.
+
+    Returns:
+        One outcome per task, in the order of the tasks.
+
+    Raises:
+        ImportError: if a scheduler is named and Dask is not installed.
+        ConnectionError: if the scheduler does not answer.
+        ValueError: if `workers` is below 1, stands beside a scheduler, or two tasks share a name.
+    """
+    if workers < 1:
+        raise ValueError(f"workers: expected 1 or more, received {workers!r}")
+    if scheduler is not None and workers > 1:
+        raise ValueError(f"workers: expected none beside a scheduler, which has its own, received {workers}")
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise ValueError("tasks: expected names of their own, received some twice")
+    if scheduler is not None:
+        from medtrace.workflows.dask_cluster import on_cluster
+
+        outcomes = on_cluster(function, tasks, scheduler)
+    elif workers == 1:
+        outcomes = (attempt(function, task) for task in tasks)
+    else:
+        outcomes = _in_processes(function, tasks, min(workers, max(len(tasks), 1)), preload)
+    found = {}
+    for outcome in outcomes:
+        found[outcome.name] = outcome
+        if finished is not None:
+            finished(outcome)
+    return [found[name] for name in names]
+
+
+def attempt(function: Callable[..., Any], task: Task) -> Outcome:
+    """Work on one case; an error becomes a line."""
+    try:
+        return Outcome(task.name, function(*task.arguments))
+    except Exception as error:
+        if os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0"):
+            traceback.print_exc()
+        return Outcome(task.name, None, reason(error))
+
+
+def reason(error: BaseException) -> str:
+    """One line for an error, with its kind where that is not the input's."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, (OSError, TypeError, ValueError)) and text
+    return text if known else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _in_processes(
+    function: Callable[..., Any], tasks: Sequence[Task], workers: int, preload: Sequence[str]
+) -> Iterator[Outcome]:
+    waiting, suspects = deque(tasks), deque[Task]()
+    while waiting or suspects:
+        alone = bool(suspects)
+        queue, size = (suspects, 1) if alone else (waiting, workers)
+        running: dict[Future, Task] = {}
+        pool = _pool(size, preload)
+        try:
+            yield from _drain(pool, function, queue, running, size)
+        except BrokenProcessPool:
+            lost = list(running.values())
+            if alone:
+                yield from (Outcome(task.name, None, LOST) for task in lost)
+            else:
+                suspects.extend(lost)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _drain(
+    pool: ProcessPoolExecutor,
+    function: Callable[..., Any],
+    queue: deque[Task],
+    running: dict[Future, Task],
+    size: int,
+) -> Iterator[Outcome]:
+    """Keep `size` cases running; `running` tells which when the pool breaks."""
+    while queue or running:
+        while queue and len(running) < size:
+            running[pool.submit(attempt, function, queue[0])] = queue[0]
+            queue.popleft()
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        whole = [future for future in done if future.exception() is None]
+        for future in whole:
+            del running[future]
+            yield future.result()
+        if len(whole) < len(done):
+            raise next(error for future in done - set(whole) if (error := future.exception()) is not None)
+
+
+def _pool(size: int, preload: Sequence[str]) -> ProcessPoolExecutor:
+    """Fresh processes: a fork of this one would inherit its threads' locks."""
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if preload and "forkserver" in methods:
+        context.set_forkserver_preload(list(preload))
+    return ProcessPoolExecutor(size, mp_context=context)

@@ -1,0 +1,142 @@
+"""The first pass of a preparation: align every pair, and learn from the training subjects."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from medtrace.data.layouts import PATHS, Pair
+from medtrace.data.preparation import Intensity, Preparation, fit_contrast, foreground_quantiles
+from medtrace.transforms import RigidMotion
+from medtrace.workflows.cases import case_key, compute_threads, is_finished, making_case
+from medtrace.workflows.prepare_case import Case, Settings, check_depth, members, naming, read_case
+
+LEARNED = "learned"
+_FILE = "learned.npz"
+
+
+class Learned(NamedTuple):
+    """What the first pass found out about a pair."""
+
+    channels: int
+    highest: float
+    """Largest intensity of a picture; 0 of scans."""
+    quantiles: Mapping[str, Sequence[np.ndarray]]
+    """Contrast → foreground quantiles of every channel; empty outside of training."""
+    key: str
+    """Digest of the pair's files and settings."""
+
+
+def learn_case(
+    pair: Pair,
+    settings: Settings,
+    pictures: bool,
+    training: bool,
+    columns: Sequence[str],
+    folder: Path,
+    threads: int | None,
+) -> Learned:
+    """Read and align a pair, and keep what is needed of it in `folder`, unless that is there already.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file cannot be used; the message names it.
+    """
+    files = {name: getattr(pair, name) for name in PATHS}
+    key = case_key(files, settings=asdict(settings), training=training, columns=list(columns), pair=_names(pair))
+    place = folder / LEARNED / pair.name
+    if is_finished(place, key):
+        return _load(place, key)
+    with compute_threads(threads), making_case(place, key) as temporary:
+        case = read_case(pair, settings, pictures, None, columns)
+        check_depth(case, settings, pictures)
+        quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
+        highest = max(float(case.source.max()), float(case.target.max())) if pictures else 0.0
+        if training and not pictures:
+            for path, image, contrast, foreground in members(case):
+                with naming(path):
+                    quantiles[contrast] += foreground_quantiles(image, foreground)
+        learned = Learned(case.source.shape[0], highest, dict(quantiles), key)
+        _save(learned, case, temporary)
+    return learned
+
+
+def known_motion(pair: Pair, folder: Path) -> RigidMotion | None:
+    """The rigid motion that the first pass found, None where nothing was aligned."""
+    with np.load(folder / LEARNED / pair.name / _FILE, allow_pickle=False) as saved:
+        found = json.loads(str(saved["found"]))
+        if found["rigid"] is None:
+            return None
+        return RigidMotion(torch.from_numpy(saved["rigid"]), **found["rigid"])
+
+
+def preparation_of(
+    pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: Settings, pictures: bool
+) -> Preparation:
+    """What the training pairs that could be read teach together; it does not depend on the order of reading.
+
+    Args:
+        pairs: of the training split, in the list's order.
+        learned: of those among them that could be read.
+        settings: of the preparation.
+        pictures: whether these are pictures.
+    """
+    found = [learned[pair.name] for pair in pairs if pair.name in learned]
+    common: dict[str, Any] = {
+        "spatial_dims": settings.spatial_dims,
+        "axis": settings.axis,
+        "channels": found[0].channels if found else None,
+    }
+    if pictures:
+        highest = max((one.highest for one in found), default=0.0)
+        picture_range = (0.0, 255.0 if 1 < highest <= 255 else 65535.0 if highest > 255 else 1.0)
+        return Preparation(intensity=Intensity.RANGE, value_range=picture_range, picture=True, **common)
+    quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
+    for one in found:
+        for contrast, values in one.quantiles.items():
+            quantiles[contrast] += values
+    sources = {pair.contrast for pair in pairs}
+    return Preparation(
+        intensity=Intensity.STANDARDISED,
+        contrasts={name: fit_contrast(images, settings.standardize) for name, images in quantiles.items()},
+        source_contrast=next(iter(sources)) if len(sources) == 1 else None,
+        **common,
+    )
+
+
+def _names(pair: Pair) -> dict[str, str]:
+    return {name: getattr(pair, name) for name in ("subject", "name", "contrast", "target_contrast", "landmark_space")}
+
+
+def _save(learned: Learned, case: Case, folder: Path) -> None:
+    rigid = None if case.rigid is None else {k: v for k, v in case.rigid._asdict().items() if k != "matrix"}
+    found = {
+        "channels": learned.channels,
+        "highest": learned.highest,
+        "rigid": rigid,
+        "quantiles": {contrast: len(values) for contrast, values in learned.quantiles.items()},
+    }
+    arrays = {
+        f"{contrast}/{number}": values
+        for contrast, several in learned.quantiles.items()
+        for number, values in enumerate(several)
+    }
+    if case.rigid is not None:
+        arrays["rigid"] = case.rigid.matrix.numpy()
+    np.savez(folder / _FILE, found=np.array(json.dumps(found)), **arrays)  # type: ignore[arg-type]
+
+
+def _load(folder: Path, key: str) -> Learned:
+    with np.load(folder / _FILE, allow_pickle=False) as saved:
+        found = json.loads(str(saved["found"]))
+        quantiles = {
+            contrast: [saved[f"{contrast}/{number}"] for number in range(count)]
+            for contrast, count in found["quantiles"].items()
+        }
+    return Learned(found["channels"], found["highest"], quantiles, key)
