@@ -80,9 +80,18 @@ def test_levels_are_the_schedules_at_even_indices_below_the_start(steps, start, 
     assert torch.equal(levels, schedule.gammas[indices])
 
 
-@pytest.mark.parametrize("steps", [7, 25, 999, 1999])
-def test_levels_never_repeat(steps):
-    assert (NoiseSchedule().levels(steps).diff() > 0).all()
+@pytest.mark.parametrize("spacing", [1.0, 1.5, 3.0, 9.0])
+@pytest.mark.parametrize("steps", [1, 7, 25, 999, 1999, 2000])
+def test_levels_never_repeat(steps, spacing):
+    levels = NoiseSchedule().levels(steps, spacing=spacing)
+    assert (levels.diff() > 0).all()
+    assert (len(levels), levels[0], levels[-1]) == (steps + 1, NoiseSchedule().gammas[-1], 1)
+
+
+def test_spacing_puts_levels_where_there_is_little_noise():
+    schedule = NoiseSchedule()
+    assert torch.equal(schedule.levels(4, 0.5, spacing=2.0), schedule.gammas[[1000, 562, 250, 62, 0]])
+    assert torch.equal(schedule.levels(4, 0.01, spacing=9.0), schedule.gammas[[20, 3, 2, 1, 0]])
 
 
 @pytest.mark.parametrize("spatial", [(5, 6), (3, 4, 5)], ids=lambda shape: f"{len(shape)}d")
@@ -116,6 +125,7 @@ def test_noise_is_added_in_float32_inside_autocast():
         (lambda: NoiseSchedule(9, 0.2, 0.1), ValueError, "0 < first_beta <= last_beta < 1, received 0.2 and 0.1"),
         (lambda: NoiseSchedule().levels(5, 0.0), ValueError, r"start: expected a share of the schedule in \(0, 1\]"),
         (lambda: NoiseSchedule().levels(5, 0.001), ValueError, "steps: expected 1 to 2, .* received 5"),
+        (lambda: NoiseSchedule().levels(5, spacing=0.5), ValueError, "spacing: expected an exponent of at least 1"),
         (lambda: NoiseSchedule().levels(0), ValueError, "steps: expected 1 to 2000"),
         (lambda: noisy(torch.tensor([3, 4])), TypeError, "gamma: expected a floating-point tensor"),
         (lambda: noisy(0.5), TypeError, "gamma: expected a floating-point tensor .* received float"),

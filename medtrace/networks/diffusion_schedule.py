@@ -62,15 +62,18 @@ class NoiseSchedule(nn.Module):
         low, high = self.gammas[index], self.gammas[index - 1]
         return (low + share * (high - low)).to(device=device, dtype=torch.float32)
 
-    def levels(self, steps: int, start: float = 1.0) -> Tensor:
+    def levels(self, steps: int, start: float = 1.0, spacing: float = 1.0) -> Tensor:
         """Levels of a sampler that takes `steps` steps, from the noisiest to γ_0 = 1.
 
-        They are γ at the indices round(linspace(round(start·K), 0, steps + 1)): evenly spaced over the schedule, or
-        over the part of it below the starting level. `steps` = K and `start` = 1 are all of the schedule's own.
+        They are γ at the indices max(round(round(start·K)·s^spacing), remaining steps) for s from 1 to 0 evenly:
+        with `spacing` 1 evenly spaced over the schedule, or over the part of it below the starting level. `steps` = K
+        and `start` = 1 are all of the schedule's own.
 
         Args:
             steps: how many steps, at most round(start·K).
             start: share of the schedule to start from, in (0, 1]; 1 starts at γ_K.
+            spacing: exponent, at least 1. Above 1 levels are denser where there is little noise, and so smaller is the
+                last step, which leaves its noise in the image.
 
         Returns:
             (steps + 1,) float64, rising from γ_{round(start·K)} to 1, on the CPU.
@@ -86,8 +89,11 @@ class NoiseSchedule(nn.Module):
                 f"steps: expected 1 to {first}, the schedule's steps from start {start!r} on, received {steps!r};"
                 " take fewer steps or a schedule of more"
             )
-        indices = torch.linspace(first, 0, steps + 1, dtype=torch.float64).round().long()
-        return self.gammas[indices]
+        if not spacing >= 1:
+            raise ValueError(f"spacing: expected an exponent of at least 1, received {spacing!r}")
+        remaining = torch.arange(steps, -1, -1, dtype=torch.float64)
+        indices = (first * (remaining / steps) ** spacing).round().maximum(remaining)
+        return self.gammas[indices.long()]
 
     def extra_repr(self) -> str:
         """Say what the printed module holds."""

@@ -87,6 +87,7 @@ class DiffusionTranslator(nn.Module):
         *,
         steps: int = 50,
         start: float = 1.0,
+        spacing: float = 1.0,
         sampler: Literal["ancestral", "ddim", "dpm_solver"] | str = "ancestral",
         mode: Literal["joint", "combination"] | str = "joint",
         clip: tuple[float, float] | None = None,
@@ -107,6 +108,7 @@ class DiffusionTranslator(nn.Module):
             generators: one CPU generator per case.
             steps: of the sampler; see `NoiseSchedule.levels`. 50 is one reading of the paper's "sample size".
             start: share of the schedule at which the source enters, in (0, 1]; 1 is the paper's.
+            spacing: of the levels, see `NoiseSchedule.levels`.
             sampler: "ancestral", "ddim" or "dpm_solver"; see `denoise`.
             mode: "joint" or "combination".
             clip: range to which the sampler clips the clean image it aims at; the paper has none.
@@ -124,7 +126,7 @@ class DiffusionTranslator(nn.Module):
         check_batched("structure", structure, channels=1)
         check_batched("source", source)
         check_same_grid("source", source, "structure", structure)
-        gammas = self.schedule.levels(steps, start)
+        gammas = self.schedule.levels(steps, start, spacing)
         field = self.deformation(source)
         warped = warp(source, field.ddf)
         condition = warp(structure, field.ddf)

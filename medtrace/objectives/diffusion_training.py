@@ -74,6 +74,8 @@ class Sampling:
         sampler: "ancestral" (Algorithm 1), "ddim" or "dpm_solver"; see `networks.denoise`.
         steps: refinement steps, whose levels are spread over the schedule.
         start: where the drawing starts, as a share of the schedule, in (0, 1]; 1 is the paper's x_K.
+        spacing: of the levels; above 1 they are denser where there is little noise, see `NoiseSchedule.levels`. A few
+            steps of "ddim" or "dpm_solver" are better spent so.
         samples: draws of which the image is the mean.
         clip: range to which the sampler clips the clean image it aims at; None, the paper's, does not.
         seed: of the noise. A case's noise depends on the seed, the number of the draw and the source's bytes alone, so
@@ -87,6 +89,7 @@ class Sampling:
     sampler: str = "ancestral"
     steps: int = 50
     start: float = 1.0
+    spacing: float = 1.0
     samples: int = 1
     clip: tuple[float, float] | None = None
     seed: int = 0
@@ -98,6 +101,8 @@ class Sampling:
         check_positive("samples", self.samples)
         if not 0 < self.start <= 1:
             raise ValueError(f"start: expected a share of the schedule in (0, 1], received {self.start!r}")
+        if not self.spacing >= 1:
+            raise ValueError(f"spacing: expected an exponent of at least 1, received {self.spacing!r}")
 
     def mean(self, source: Tensor, draw: Draw[Drawn], keep: Collection[int] = ()) -> Drawn:
         """Draw `samples` times; the first draw with the mean image of all.

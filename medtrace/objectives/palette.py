@@ -85,7 +85,7 @@ class PaletteObjective(Objective):
         """The drawn image as the sampler gives it, and images on the way; see `PlasticineObjective.refinement`."""
         source, how = plain(batch["source"]), self.sampling
         check_range("source", source, -1, 1)
-        gammas = self.schedule.levels(how.steps)
+        gammas = self.schedule.levels(how.steps, spacing=how.spacing)
         blank = source.new_zeros(len(source), self.out_channels, *source.shape[2:])
 
         def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> Denoised:

@@ -219,6 +219,7 @@ class PlasticineObjective(Objective):
                 generators,
                 steps=how.steps,
                 start=how.start,
+                spacing=how.spacing,
                 sampler=how.sampler,
                 mode=self.mode,
                 clip=how.clip,

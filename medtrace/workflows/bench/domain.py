@@ -203,14 +203,25 @@ PICTURES = (show_traces, show_comparison, show_training)
 PLASTICINE = plasticine()
 COMBINATION = {"mode": "combination"}
 
-SAMPLERS = {"ancestral": "ancestral", "ddim": "DDIM", "dpm_solver": "DPM-Solver"}
-STEPS = (5, 10, 25, 50, 100, 250)
+MANY, FEW = (5, 10, 25, 50, 100, 250), (5, 10, 25, 50)
+SAMPLERS: dict[str, tuple[str, float, tuple[int, ...]]] = {
+    "ancestral": ("ancestral", 1.0, MANY),
+    "DDIM, even": ("ddim", 1.0, FEW),
+    "DDIM": ("ddim", 1.5, FEW),
+    "DPM-Solver, even": ("dpm_solver", 1.0, FEW),
+    "DPM-Solver": ("dpm_solver", 1.5, FEW),
+}
+"""Shown → sampler, spacing of its levels, and steps."""
 REFERENCE = "ancestral, 250 steps"
 OF_REFERENCE = {
     "dice_minus_reference": f"Dice − that of {REFERENCE}",
     "bhattacharyya_of_reference": f"Bhattacharyya / that of {REFERENCE}",
 }
-SAMPLING = {f"{shown}, {steps} steps": (sampler, steps) for sampler, shown in SAMPLERS.items() for steps in STEPS}
+SAMPLING: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{shown}, {steps} steps": (shown, {"sampler": sampler, "spacing": spacing, "steps": steps})
+    for shown, (sampler, spacing, several) in SAMPLERS.items()
+    for steps in several
+}
 
 
 def compared_with_reference(tables: Mapping[str, CaseTable]) -> Table:
@@ -284,12 +295,12 @@ DOMAIN = (
     ),
     study(
         "sampling",
-        {row: plasticine(inference={"sampler": sampler, "steps": steps}) for row, (sampler, steps) in SAMPLING.items()},
+        {row: plasticine(inference=how) for row, (_, how) in SAMPLING.items()},
         show_sampling,
         columns=OF_REFERENCE,
         printed={"dice_minus_reference": "Dice − ref.", "bhattacharyya_of_reference": "Bhatt./ref."},
         totals=compared_with_reference,
-        places={row: (SAMPLERS[sampler], str(steps)) for row, (sampler, steps) in SAMPLING.items()},
+        places={row: (shown, str(how["steps"])) for row, (shown, how) in SAMPLING.items()},
     ),
     study("start", {row: plasticine(inference=inference) for row, inference in STARTING.items()}, *PICTURES[:2]),
 )
