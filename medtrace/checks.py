@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,10 +104,68 @@ def check_finite(name: str, value: Tensor, remedy: str = "look for NaN or infini
         raise ValueError(f"{name}: expected finite numbers, received {count} that are NaN or infinite; {remedy}")
 
 
+class DeferredChecks:
+    """Checks of what lies on an accelerator, looked at together, so that no single one makes the host wait for it."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Tensor, Callable[[float, float], None]]] = []
+
+    def add(self, extremes: Tensor, judge: Callable[[float, float], None]) -> None:
+        """Keep the two numbers `extremes`, on their device, until they are judged."""
+        self._waiting.append((extremes, judge))
+
+    def look(self) -> None:
+        """Judge what waits, in the order it came, with one look at the device.
+
+        Raises:
+            ValueError: of the first check that fails.
+        """
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            numbers = torch.stack([extremes.double() for extremes, _ in waiting]).tolist()
+            for (least, greatest), (_, judge) in zip(numbers, waiting):
+                judge(least, greatest)
+
+
+_DEFERRED: ContextVar[DeferredChecks | None] = ContextVar("deferred checks", default=None)
+
+
+@contextmanager
+def deferred_checks() -> Iterator[DeferredChecks]:
+    """Let `check_range` and `check_extremes` wait within the block where their tensors lie on an accelerator.
+
+    Who opens the block calls `look` on what it gives, once all that the device has to do is under way and before
+    anything that cannot be taken back. On the CPU nothing waits.
+    """
+    deferred = DeferredChecks()
+    token = _DEFERRED.set(deferred)
+    try:
+        yield deferred
+    finally:
+        _DEFERRED.reset(token)
+
+
+def check_extremes(value: Tensor, judge: Callable[[float, float], None]) -> None:
+    """Hand the least and greatest number of a tensor to `judge`, which raises: now, or as `deferred_checks` says."""
+    extremes = torch.stack(value.detach().aminmax())
+    deferred = _DEFERRED.get()
+    if deferred is not None and _costs_a_wait(extremes):
+        deferred.add(extremes, judge)
+    else:
+        judge(*extremes.tolist())
+
+
+def _costs_a_wait(value: Tensor) -> bool:
+    """Whether reading a number makes the host wait for the device."""
+    return value.device.type != "cpu"
+
+
 def check_range(name: str, value: Tensor, low: float, high: float, tolerance: float = 1e-3) -> None:
     """Check that every number lies in [low, high], within `tolerance` of the range for rounding; NaN fails."""
-    least, greatest = (float(extreme) for extreme in value.detach().aminmax())
-    slack = tolerance * (high - low)
+    check_extremes(value, partial(_judge_range, name, low, high, tolerance * (high - low)))
+
+
+def _judge_range(name: str, low: float, high: float, slack: float, least: float, greatest: float) -> None:
     if not (low - slack <= least and greatest <= high + slack):
         raise ValueError(
             f"{name}: expected intensities in [{low:g}, {high:g}], received {least:g} to {greatest:g}; rescale the"

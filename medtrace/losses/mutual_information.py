@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from medtrace.checks import check_batched, check_choice, check_same_shape
+from medtrace.checks import check_batched, check_choice, check_extremes, check_same_shape
 from medtrace.losses.masking import mask_weights
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 
@@ -37,19 +38,21 @@ def _window(num_bins: int, value_range: tuple[float, float], kernel: str, sigma:
 
 
 def _within_range(name: str, value: Tensor, value_range: tuple[float, float], out_of_range: str) -> Tensor:
-    low, high = value_range
-    least, most = (float(bound) for bound in torch.aminmax(value.detach()))
+    clamp = out_of_range == "clamp"
+    check_extremes(value, partial(_judge_extremes, name, value_range, clamp))
+    return value.clamp(*value_range) if clamp else value
+
+
+def _judge_extremes(name: str, value_range: tuple[float, float], clamp: bool, least: float, most: float) -> None:
     if not (abs(least) < float("inf") and abs(most) < float("inf")):
         raise ValueError(f"{name}: expected finite numbers, received values in [{least}, {most}]; look for NaN or inf")
+    low, high = value_range
     slack = RANGE_TOLERANCE * (high - low)
-    if low - slack <= least and most <= high + slack:
-        return value
-    if out_of_range == "clamp":
-        return value.clamp(low, high)
-    raise ValueError(
-        f"{name}: expected values in [{low:g}, {high:g}], received [{least:.6g}, {most:.6g}]; rescale the image, pass"
-        " value_range=(least, most), or allow saturation with out_of_range='clamp'"
-    )
+    if not clamp and not (low - slack <= least and most <= high + slack):
+        raise ValueError(
+            f"{name}: expected values in [{low:g}, {high:g}], received [{least:.6g}, {most:.6g}]; rescale the image,"
+            " pass value_range=(least, most), or allow saturation with out_of_range='clamp'"
+        )
 
 
 def _negative_entropy(probability: Tensor, axes: tuple[int, ...]) -> Tensor:
