@@ -260,6 +260,13 @@ class TestCharts:
         ring = axis.get_lines()[-1]
         assert float(ring.get_xdata()[0]) == 1.0
 
+    def test_sensitivity_over_magnitudes(self):
+        rows = [{"steps": steps, "dice": 0.5} for steps in (250, 5, 25)]
+        (axis,) = sensitivity_figure(rows, "steps", ["dice"], logarithmic=True).axes
+        assert axis.get_xscale() == "log"
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["5", "25", "250"]
+        assert list(axis.get_xticks(minor=True)) == []
+
     def test_sensitivity_errors(self):
         with pytest.raises(ValueError, match="expected 'ssim' in every row"):
             sensitivity_figure([{"alpha": 1}], "alpha", ["ssim"])

@@ -87,6 +87,7 @@ def sensitivity_figure(
     label: str | None = None,
     better: Mapping[str, Literal["min", "max"]] | None = None,
     spread: Spread = "ci",
+    logarithmic: bool = False,
     title: str | None = None,
 ) -> Figure:
     """Draw measures against a parameter, such as TraceTrans's α or γ: one panel per measure.
@@ -99,6 +100,7 @@ def sensitivity_figure(
         label: of the parameter's axis; by default its key.
         better: key → "min" or "max": the best value of a line gets a ring, and the label an arrow.
         spread: what the bars are: "ci" (mean ± 1.96·SD/√n), "sd", or "none".
+        logarithmic: spread the parameter's axis by its logarithm, for values of several magnitudes.
         title: above the figure.
 
     Returns:
@@ -125,7 +127,11 @@ def sensitivity_figure(
             _draw_line(axis, line, parameter, key, spread, direction, style)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel(label or parameter, fontsize=9)
-        axis.set_xticks(sorted({float(row[parameter]) for row in rows}))
+        values = sorted({float(row[parameter]) for row in rows})
+        if logarithmic:
+            axis.set_xscale("log")
+        axis.set_xticks(values, labels=[f"{value:g}" for value in values])
+        axis.minorticks_off()
         _plain_axis(axis)
     if series is not None:
         handles, texts = axes[0].get_legend_handles_labels()

@@ -243,7 +243,7 @@ def show_sampling(outcome: Outcome) -> None:
         {"sampler": sampler, "steps": float(steps), **outcome.rows[row]}
         for row, (sampler, steps) in outcome.study.places.items()
     ]
-    figure = sensitivity_figure(lines, "steps", MEASURES, series="sampler", label="steps", spread="sd")
+    figure = sensitivity_figure(lines, "steps", MEASURES, series="sampler", label="steps", logarithmic=True)
     save_figure(figure, outcome.folder / "figures" / "sampling.png", dpi=DPI)
 
 
