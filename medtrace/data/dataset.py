@@ -16,6 +16,7 @@ from monai.data import CacheDataset, MetaTensor, NibabelReader
 from monai.transforms import CastToTyped, Compose, EnsureChannelFirstd, LoadImaged, MapTransform, ScaleIntensityRanged
 from torch import Tensor
 
+from medtrace.data.declared_size import inside
 from medtrace.data.landmarks import read_landmarks
 from medtrace.data.layouts import SPLITS
 
@@ -130,7 +131,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; expected a folder made by `medtrace prepare`")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is no valid JSON ({error}); run `medtrace prepare` again") from error
     version = index.get("version") if isinstance(index, dict) else None
     if version != VERSION or index.get("spatial_dims") not in (2, 3):
@@ -151,7 +152,7 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     item |= {f"{name}_file": "" for name in FILES}
     for name in (*IMAGES, *MASKS, *LABELS, *FILES):
         if name in item:
-            file = folder / item.pop(name)
+            file = inside(folder, item.pop(name), f"{folder / INDEX}: {name} of case {item['case']!r}")
             item[f"{name}_file" if name in FILES else name] = str(file)
             if not file.is_file():
                 raise FileNotFoundError(

@@ -28,11 +28,13 @@ def read_landmarks(path: str | os.PathLike, space: str = "RAS") -> tuple[list[st
             rows = list(csv.DictReader(file, skipinitialspace=True))
         names = [row["Landmark"] for row in rows]
         points = torch.tensor([[float(row[axis]) for axis in "XYZ"] for row in rows], dtype=torch.float64)
-    except (KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{path}: expected columns Landmark, X, Y, Z with numbers in mm ({error!r}); correct the file"
         ) from error
     points = points.reshape(-1, 3)
+    if not bool(torch.isfinite(points).all()):
+        raise ValueError(f"{path}: expected finite numbers in mm, received NaN or infinity; correct the file")
     return names, points * torch.tensor([-1.0, -1.0, 1.0]) if space == "LPS" else points
 
 

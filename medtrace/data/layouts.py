@@ -257,7 +257,10 @@ def _read_csv(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8 text, received other bytes; save the list as CSV") from error
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    columns = [name.strip() for name in reader.fieldnames or ()]
+    try:
+        columns = [name.strip() for name in reader.fieldnames or ()]
+    except csv.Error as error:
+        raise ValueError(f"{path}: cannot be read as CSV ({error}); save the list again") from error
     reader.fieldnames = columns
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
@@ -265,13 +268,16 @@ def _read_csv(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
             f"{path}: missing column(s) {', '.join(missing)}; the header has {', '.join(columns) or 'nothing'};"
             f" name the columns {', '.join(REQUIRED)}"
         )
-    return [(f"row {reader.line_num}", row) for row in reader]
+    try:
+        return [(f"row {reader.line_num}", row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path}: cannot be read as CSV ({error}); save the list again") from error
 
 
 def _read_json(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is no valid JSON ({error}); write a list of objects") from error
     items = content.get("pairs") if isinstance(content, dict) else content
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

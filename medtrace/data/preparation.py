@@ -247,7 +247,7 @@ class Preparation:
                 key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
             }
             return cls(contrasts=contrasts, **settings)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
             raise ValueError(f"{path}: is no valid preparation ({error}); run `medtrace prepare` again") from error
 
 

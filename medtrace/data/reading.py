@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import itk
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -26,8 +27,18 @@ from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from medtrace.data.declared_size import check_declared, check_dicom, check_metaimage, check_nifti, check_nrrd
+
 NIFTI = (".nii", ".nii.gz")
 ITK_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
+_ITK_KINDS = {
+    ".nrrd": ("NrrdImageIO", check_nrrd),
+    ".nhdr": ("NrrdImageIO", check_nrrd),
+    ".mha": ("MetaImageIO", check_metaimage),
+    ".mhd": ("MetaImageIO", check_metaimage),
+    ".dcm": ("GDCMImageIO", check_dicom),
+}
+_PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _POSITION = "0020|0032"
 _UNEVEN = 0.1
@@ -143,9 +154,13 @@ def _read(path: Path) -> MetaTensor:
     if path.is_dir():
         return _scan(path, ITKReader(), "a DICOM series", check=_check_series)
     if name.endswith(NIFTI):
+        check_nifti(path)
         return _scan(path, NibabelReader(squeeze_non_spatial_dims=True), "NIfTI")
     if name.endswith(ITK_FORMATS):
-        return _scan(path, ITKReader(), f"{path.suffix[1:].upper()} file")
+        reader, check = _ITK_KINDS[path.suffix.lower()]
+        check(path)
+        # The reader that the ending names: by its content, ITK would hand the file to any of thirty.
+        return _scan(path, ITKReader(imageio=getattr(itk, reader).New()), f"{path.suffix[1:].upper()} file")
     if name.endswith(PICTURES):
         return _picture(path)
     raise ValueError(
@@ -192,6 +207,7 @@ class _Refused(ValueError):
 
 
 def _check_series(folder: Path) -> None:
+    check_dicom(folder)
     reader = sitk.ImageSeriesReader
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # the messages below say it better
@@ -230,10 +246,12 @@ def _check_even(folder: Path, files: Sequence[str]) -> None:
 
 def _picture(path: Path) -> MetaTensor:
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=_PICTURE_FORMATS) as opened:
+            shape = (*opened.size, len(opened.getbands()))
+            check_declared(path, shape, 1, path.stat().st_size, packed=True)
             opened.load()
             picture = ImageOps.exif_transpose(opened)
-        reader = PILReader(converter=lambda _: _plain_mode(path, picture))
+        reader = PILReader(converter=lambda _: _plain_mode(path, picture), formats=_PICTURE_FORMATS)
         data, _ = reader.get_data(reader.read(str(path)))
     except _Refused as error:
         raise ValueError(str(error)) from None

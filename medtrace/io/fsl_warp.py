@@ -8,13 +8,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_field, check_finite
 from medtrace.fields import identity_grid
 from medtrace.io.appearing import appearing_file
-from medtrace.io.nifti import affine_array, check_orthogonal
+from medtrace.io.nifti import affine_array, check_orthogonal, read_nifti
 from medtrace.trace.geometry import transform
 
 FNIRT_DISPLACEMENT = 2006
@@ -107,12 +106,8 @@ def read_fsl_warp(
     check_choice("spatial_dims", spatial_dims, (2, 3))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
-    try:
-        image = nibabel.load(path)
-        data = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except (ImageFileError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); write it again") from error
-    intent = int(image.header["intent_code"])
+    data, matrix, header = read_nifti(path)
+    intent = int(header["intent_code"])
     if intent in range(2007, 2020):
         raise ValueError(
             f"{path}: holds spline coefficients (intent {intent}); turn them into a field by"
@@ -122,7 +117,7 @@ def read_fsl_warp(
         raise ValueError(f"{path}: expected a field (H, W, D, 3), received shape {data.shape}")
     warp = torch.from_numpy(np.moveaxis(data, -1, 0).astype(np.float64))
     check_finite(str(path), warp)
-    affine = torch.from_numpy(np.asarray(image.affine, dtype=np.float64))  # type: ignore[attr-defined]
+    affine = torch.from_numpy(matrix)
     reference, to_source_mm, _ = _frames(affine, warp.shape[1:], source_affine, source_shape)
     grid = identity_grid(warp.shape[1:], dtype=torch.float64)
     where = warp if absolute else warp + transform(reference, grid)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
 from scipy.ndimage import zoom
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
+from medtrace.data.declared_size import check_declared
 from medtrace.fields import identity_grid
 from medtrace.io.appearing import appearing_file
-from medtrace.io.nifti import affine_array
+from medtrace.io.nifti import affine_array, read_nifti
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pulled_points, transform
 
@@ -112,10 +113,7 @@ def moving_voxels(trace: Trace) -> Tensor:
 
 
 def _read_nifti(path: Path) -> np.ndarray:
-    try:
-        data = np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
-    except (ImageFileError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); write it again") from error
+    data, _, _ = read_nifti(path)
     if data.ndim != 4 or data.shape[3] != 3:
         raise ValueError(f"{path}: expected a displacement (H, W, D, 3), received shape {data.shape}")
     return np.moveaxis(data, -1, 0).astype(np.float64)
@@ -123,10 +121,23 @@ def _read_nifti(path: Path) -> np.ndarray:
 
 def _read_npz(path: Path) -> np.ndarray:
     try:
-        with np.load(path) as archive:
+        _check_member(path, "arr_0.npy")
+        with np.load(path, allow_pickle=False) as archive:
             half = archive["arr_0"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected an array 'arr_0' in .npz, received something else ({error})") from error
     if half.ndim != 4 or half.shape[0] != 3:
         raise ValueError(f"{path}: expected a displacement (3, H/2, W/2, D/2), received shape {half.shape}")
+    if half.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: expected real numbers, received {half.dtype}")
     return np.stack([zoom(component.astype(np.float64), 2, order=_EVALUATION_ORDER) for component in half])
+
+
+def _check_member(path: Path, name: str) -> None:
+    """Check that an array in an archive is as large as its header claims, before NumPy makes room for it."""
+    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+        check_declared(path, shape, dtype.itemsize, archive.getinfo(name).file_size, packed=False)
+        check_declared(path, shape, dtype.itemsize, path.stat().st_size, packed=True)

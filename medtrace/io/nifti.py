@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,9 +11,11 @@ import nibabel
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
+from medtrace.data.declared_size import check_nifti
 
 StorageType = Literal["float32", "float64", "int16", "uint8"]
 SHEAR_TOLERANCE = 1e-4
@@ -83,7 +86,7 @@ def read_image(path: Path | str) -> tuple[Tensor, Tensor]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no readable NIfTI of these shapes.
     """
-    data, affine, _ = _read(Path(path))
+    data, affine, _ = read_nifti(Path(path))
     if data.ndim == 5 and data.shape[3] == 1:
         data = np.moveaxis(data[..., 0, :], -1, 0)
     elif data.ndim in (3, 4):
@@ -110,7 +113,7 @@ def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     Vector intent (1007) holds LPS, as ITK and ANTs write it; displacement intent (1006) holds RAS, as NIfTI
     says.
     """
-    data, affine, header = _read(Path(path))
+    data, affine, header = read_nifti(Path(path))
     if data.ndim != 5 or data.shape[3:] != (1, 3):
         raise ValueError(f"{path}: expected a displacement field (H, W, D, 1, 3), received shape {data.shape}")
     intent = int(header["intent_code"])
@@ -154,13 +157,15 @@ def _write(path: Path, data: np.ndarray, affine: Tensor, dtype: str, description
     nibabel.save(image, path)
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray, nibabel.Nifti1Header]:
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, nibabel.Nifti1Header]:
+    """Voxels, affine and header of a NIfTI file whose header claims no more than the file holds."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
+    check_nifti(path)
     try:
         image = nibabel.load(path)
         data = np.asanyarray(image.dataobj)
-    except (ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, struct.error) as error:
         raise ValueError(f"{path}: cannot be read as NIfTI ({error}); write or copy it again") from error
     if not isinstance(image, nibabel.Nifti1Image):
         raise ValueError(f"{path}: expected NIfTI, received {type(image).__name__}; convert it first")

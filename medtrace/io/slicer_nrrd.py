@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from medtrace.checks import check_choice
+from medtrace.data.declared_size import check_nrrd
 from medtrace.io.appearing import appearing_file
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import displacement_file, displacement_lps, image_affine
@@ -77,6 +78,7 @@ def read_slicer_nrrd(path: Path | str, spatial_dims: int = 3) -> SlicerField:
     check_choice("spatial_dims", spatial_dims, (2, 3))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
+    check_nrrd(path)
     try:
         image = sitk.ReadImage(str(path), imageIO="NrrdImageIO")
     except RuntimeError as error:

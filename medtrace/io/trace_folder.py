@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medtrace import __version__
+from medtrace.checks import check_choice
 from medtrace.io.nifti import StorageType, read_image, write_image
 from medtrace.io.transforms import read_transform, write_transform
 from medtrace.trace import Trace
@@ -114,11 +115,13 @@ def load_trace(folder: Path | str) -> Trace:
             members[name] = read_transform(path, spatial_dims).ddf
         else:
             image, _ = read_image(path)
+            if spatial_dims == 2 and image.shape[-1] != 1:
+                raise ValueError(f"{path}: expected one slice of a 2D trace, received {image.shape[-1]}")
             members[name] = image[..., 0] if spatial_dims == 2 else image
-    affines = {name: torch.tensor(index[name], dtype=torch.float64) for name in ("affine", "source_affine")}
     try:
+        affines = {name: torch.tensor(index[name], dtype=torch.float64) for name in ("affine", "source_affine")}
         return Trace(**members, **affines)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{folder}: its files do not make a trace ({error}); save it again") from error
 
 
@@ -164,7 +167,7 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; expected a folder written by save_trace")
     try:
         index = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); save the trace again") from error
     if not isinstance(index, dict) or (index.get("format"), index.get("version")) != (FORMAT, VERSION):
         found = index.get("version") if isinstance(index, dict) else type(index).__name__
@@ -172,6 +175,12 @@ def _read_index(path: Path) -> dict[str, Any]:
     for key in ("spatial_dims", "files", "affine", "source_affine"):
         if key not in index:
             raise ValueError(f"{path}: expected the entry {key!r}, received none; save the trace again")
+    check_choice(f"{path}: spatial_dims", index["spatial_dims"], (2, 3))
+    if not isinstance(index["files"], dict) or not index["files"].keys() <= {*_IMAGES, *_FIELDS}:
+        raise ValueError(f"{path}: files: expected names among {', '.join((*_IMAGES, *_FIELDS))}; save the trace again")
+    for name, file in index["files"].items():
+        if file != f"{name}.nii.gz":
+            raise ValueError(f"{path}: files: expected {name}.nii.gz, received {file!r}; save the trace again")
     return index
 
 
