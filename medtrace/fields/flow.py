@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtrace.checks import check_field, check_same_shape
-from medtrace.fields.resample import axis_scale, displaced_grid, warp
+from medtrace.fields.resample import axis_scale, common_type, displaced_grid, warp
+from medtrace.kernels.choice import takes_compiled
+from medtrace.kernels.warp import read
 
 
 def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
@@ -68,6 +70,10 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     check_field("outer", outer)
     check_field("inner", inner)
     check_same_shape("outer", outer, "inner", inner)
+    with torch.autocast(inner.device.type, enabled=False):
+        far, near = common_type(outer, inner)
+        if takes_compiled(far, near):
+            return read(far, near, displaced=True, add=True)
     moved = warp(outer, inner)
     return moved + inner.to(moved.dtype)
 

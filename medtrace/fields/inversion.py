@@ -143,4 +143,4 @@ def _derivative(field: Tensor, position: Tensor) -> list[list[Tensor]]:
 
 
 def _norm(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors.square().sum(1, keepdim=True).sqrt()

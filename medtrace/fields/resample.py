@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_field, check_same_grid
+from medtrace.kernels.choice import takes_compiled
+from medtrace.kernels.warp import read
 
 MODES = ("bilinear", "nearest")
 PADDING_MODES = ("border", "zeros", "reflection")
@@ -54,7 +56,9 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
     _check_image(image, mode, padding_mode)
     check_same_grid("image", image, "ddf", ddf)
     with torch.autocast(ddf.device.type, enabled=False):
-        values, field = _common_type(image, ddf)
+        values, field = common_type(image, ddf)
+        if _has_loop(values, field, mode, padding_mode):
+            return read(values, field, displaced=True)
         grid = displaced_grid(field, ddf.shape[2:])
         return _read(values, grid, mode, padding_mode).to(_result_type(image, values))
 
@@ -80,7 +84,9 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
     check_coordinates("coordinates", coordinates, image)
     out_shape = coordinates.shape[2:]
     with torch.autocast(coordinates.device.type, enabled=False):
-        values, points = _common_type(image, coordinates)
+        values, points = common_type(image, coordinates)
+        if _has_loop(values, points, mode, padding_mode):
+            return read(values, points, displaced=False)
         # grid_sample wants as many output axes as the image has
         points = points.reshape(points.shape[0], spatial_dims, -1, *(1,) * (spatial_dims - 1))
         result = _read(values, normalized_grid(points, image.shape[2:]), mode, padding_mode)
@@ -128,6 +134,10 @@ def normalized_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.stack(parts, dim=-1)
 
 
+def _has_loop(values: Tensor, field: Tensor, mode: str, padding_mode: str) -> bool:
+    return mode == "bilinear" and padding_mode == "border" and takes_compiled(values, field)
+
+
 def _read(values: Tensor, grid: Tensor, mode: str, padding_mode: str) -> Tensor:
     result = F.grid_sample(values, grid, mode=mode, padding_mode=padding_mode, align_corners=True)
     if padding_mode != "zeros":
@@ -167,7 +177,7 @@ def check_coordinates(name: str, coordinates: Tensor, image: Tensor) -> None:
         )
 
 
-def _common_type(image: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
+def common_type(image: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the computing type: float64 where one is, and for labels (exact to 2^53), else float32."""
     integer = not image.is_floating_point()
     double = integer or torch.float64 in (image.dtype, field.dtype)

@@ -1,0 +1,166 @@
+"""Linear reads of an image at positions, clamped to the grid: operators with a gradient, compiled for the CPU."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medtrace.kernels import choice, threads
+
+ROW = 256
+"""Positions per row where they are no grid."""
+
+choice.OPERATIONS["warp, sample, compose"] = "CPU, linear, border"
+
+
+class Layout(NamedTuple):
+    """How the positions (B, D, N) of a read are worked on."""
+
+    length: int
+    """Positions in a row."""
+    per_plane: int
+    """Rows in a plane of the first axis."""
+    rows: int
+    """Rows of one batch item."""
+    move: int
+    """1 where the numbers are displacements on the image's grid, 0 where they are positions."""
+
+
+def read(image: Tensor, field: Tensor, *, displaced: bool, add: bool = False) -> Tensor:
+    """Read an image linearly at positions, clamped to the grid.
+
+    Args:
+        image: (B, C, H, W) or (B, C, H, W, D), float32 or float64, on the CPU.
+        field: (B, spatial_dims, *out) of its type: positions in voxels, or displacements on the image's grid.
+        displaced: whether the field holds displacements.
+        add: whether to add the field to what is read at it, as compositions want.
+
+    Returns:
+        (B, C, *out). Gradients arrive at both, from whichever asks for one.
+    """
+    result: Tensor = _read(image, field, displaced, add)
+    return result
+
+
+@torch.library.custom_op("medtrace::read", mutates_args=(), device_types="cpu")
+def _read(image: Tensor, field: Tensor, displaced: bool, add: bool) -> Tensor:
+    image, field = _plain(image), _plain(field)
+    out = image.new_empty(*image.shape[:2], *field.shape[2:])
+    lay = _layout(image, field, displaced)
+    loops = _loops(image.ndim - 2)
+    arrays = (image.numpy(), _flat(field), _flat(out))
+    move = arrays[1].dtype.type(lay.move)
+
+    def task(begin: int, end: int) -> None:
+        loops.read_rows(*arrays, lay.length, lay.per_plane, move, add, begin, end)
+
+    threads.run(task, threads.pieces(image.shape[0] * lay.rows, out.numel()))
+    return out
+
+
+@_read.register_fake
+def _(image: Tensor, field: Tensor, *_: bool) -> Tensor:
+    return image.new_empty(*image.shape[:2], *field.shape[2:])
+
+
+@torch.library.custom_op("medtrace::read_backward", mutates_args=(), device_types="cpu")
+def _read_backward(
+    grad: Tensor, image: Tensor, field: Tensor, displaced: bool, add: bool, for_image: bool, for_field: bool
+) -> tuple[Tensor, Tensor]:
+    grad, image, field = _plain(grad), _plain(image), _plain(field)
+    grad_image = torch.zeros_like(image) if for_image else image.new_empty(0)
+    grad_field = torch.zeros_like(field) if for_field else field.new_empty(0)
+    add_gradients(grad, image, field, grad_image, grad_field, displaced=displaced, add=add)
+    return grad_image, grad_field
+
+
+@_read_backward.register_fake
+def _(
+    _grad: Tensor, image: Tensor, field: Tensor, _displaced: bool, _add: bool, for_image: bool, for_field: bool
+) -> tuple[Tensor, Tensor]:
+    plain = torch.contiguous_format
+    return (
+        torch.empty_like(image, memory_format=plain) if for_image else image.new_empty(0),
+        torch.empty_like(field, memory_format=plain) if for_field else field.new_empty(0),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - torch passes it by name
+    image, field, ctx.displaced, ctx.add = inputs
+    ctx.save_for_backward(image, field)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    image, field = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[:2]
+    grads = _read_backward(grad, image, field, ctx.displaced, ctx.add, *wanted)
+    return (grads[0] if wanted[0] else None, grads[1] if wanted[1] else None, None, None)
+
+
+_read.register_autograd(_backward, setup_context=_setup)
+
+
+def add_gradients(
+    grad: Tensor, image: Tensor, field: Tensor, grad_image: Tensor, grad_field: Tensor, *, displaced: bool, add: bool
+) -> None:
+    """Add the gradients of `read` to what `grad_image` and `grad_field` hold; an empty one is not asked for.
+
+    The bytes do not depend on the number of threads. The two may be one tensor where the image is the field itself
+    and holds displacements.
+    """
+    lay = _layout(image, field, displaced)
+    loops = _loops(image.ndim - 2)
+    first_axis = image.shape[2]
+    batch = image.shape[0]
+    arrays = (image.numpy(), _flat(field), _flat(grad), grad_image.numpy(), grad_field.numpy())
+    if not grad_image.numel():
+        arrays = (*arrays[:3], np.empty((0,) * image.ndim, arrays[0].dtype), arrays[4])
+    if grad_field.numel():
+        arrays = (*arrays[:4], _flat(grad_field))
+    else:
+        arrays = (*arrays[:4], np.empty((0, 0, 0), arrays[0].dtype))
+    move = arrays[1].dtype.type(lay.move)
+    planes = threads.pieces(batch * first_axis, grad.numel())
+    reach = np.empty((batch * lay.rows if len(planes) > 1 else 0, 2), np.int64)
+    if len(planes) > 1 and grad_image.numel():
+        from medtrace.kernels.warp_reach import reach_of_rows
+
+        reach_of_rows(arrays[1], first_axis, lay.length, lay.per_plane, move, reach)
+
+    def task(low: int, high: int) -> None:
+        # rows of the planes that this thread owns, or as even a share of rows as can be
+        total = batch * lay.rows
+        begin, end = (end_ * total // (batch * first_axis) for end_ in (low, high))
+        loops.read_rows_backward(*arrays, reach, lay.length, lay.per_plane, move, add, begin, end, low, high)
+
+    threads.run(task, planes)
+
+
+def _layout(image: Tensor, field: Tensor, displaced: bool) -> Layout:
+    if displaced:
+        length = image.shape[-1]
+        per_plane = image.shape[3] if image.ndim == 5 else 1
+        return Layout(length, per_plane, image.shape[2] * per_plane, 1)
+    count = field[0, 0].numel()
+    return Layout(ROW, 1, -(-count // ROW), 0)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """As the loops want it: detached, in rows."""
+    return tensor.detach().contiguous()
+
+
+def _flat(tensor: Tensor) -> Any:
+    return tensor.numpy().reshape(*tensor.shape[:2], -1)
+
+
+def _loops(spatial_dims: int) -> Any:
+    """Imported at the first use, because numba takes half a second."""
+    if spatial_dims == 2:
+        from medtrace.kernels import warp_2d as loops
+    else:
+        from medtrace.kernels import warp_3d as loops  # type: ignore[no-redef]
+    return loops

@@ -1,0 +1,243 @@
+"""Loops that read volumes at positions between their voxels, and their gradients.
+
+A row is a run of positions that are worked on together: indices and weights first, which the processor's vector
+units compute, then the reads. A whole number of rows lies in a plane of the first axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medtrace.kernels.compiling import compiled, inlined
+
+
+@inlined
+def locate_row(
+    field: Any, start: int, count: int, x: Any, y: Any, z: Any, shape: Any, cells: Any, weights: Any, free: Any
+) -> None:
+    """Cell (offset of its lowest corner, plane) and weights of `count` positions, clamped to the grid.
+
+    Position j is (x + field[0], y + field[1], z·j + field[2]). `free` is 1 along the axes whose gradient the clamp
+    does not stop. NaN counts as 0, as in torch's grid_sample.
+    """
+    one = field.dtype.type(1)
+    zero = field.dtype.type(0)
+    sizes = (np.int32(shape[0]), np.int32(shape[1]), np.int32(shape[2]))
+    end_x, end_y, end_z = field.dtype.type(shape[0] - 1), field.dtype.type(shape[1] - 1), field.dtype.type(shape[2] - 1)
+    last_x, last_y, last_z = max(sizes[0] - 2, 0), max(sizes[1] - 2, 0), max(sizes[2] - 2, 0)
+    stride_y = sizes[2]
+    stride_x = np.int32(sizes[1] * sizes[2])
+    for j in range(count):
+        px = field[0, start + j] + x
+        py = field[1, start + j] + y
+        pz = field[2, start + j] + z * field.dtype.type(np.int32(j))
+        free[0, j] = one if px > zero and px < end_x else zero
+        free[1, j] = one if py > zero and py < end_y else zero
+        free[2, j] = one if pz > zero and pz < end_z else zero
+        px = px if px > zero else zero
+        py = py if py > zero else zero
+        pz = pz if pz > zero else zero
+        px = px if px < end_x else end_x
+        py = py if py < end_y else end_y
+        pz = pz if pz < end_z else end_z
+        ix = min(np.int32(px), np.int32(last_x))
+        iy = min(np.int32(py), np.int32(last_y))
+        iz = min(np.int32(pz), np.int32(last_z))
+        weights[0, j] = px - field.dtype.type(ix)
+        weights[1, j] = py - field.dtype.type(iy)
+        weights[2, j] = pz - field.dtype.type(iz)
+        cells[0, j] = ix * stride_x + iy * stride_y + iz
+        cells[1, j] = ix
+
+
+@inlined
+def steps_of(shape: Any) -> Any:
+    """Steps to the next voxel along each axis, 0 where there is none; unsigned: no index counts from the end."""
+    step_x = np.uint64(shape[1] * shape[2] if shape[0] > 1 else 0)
+    step_y = np.uint64(shape[2] if shape[1] > 1 else 0)
+    return step_x, step_y, np.uint64(1 if shape[2] > 1 else 0)
+
+
+@compiled
+def read_rows(
+    image: Any, field: Any, out: Any, length: int, per_plane: int, move: Any, add: bool, begin: int, end: int
+) -> None:
+    """Write `image` at the positions of rows begin to end; `add` adds the field itself, as compositions want.
+
+    Args:
+        image: (B, C, X, Y, Z).
+        field: (B, 3, N) displacements with move 1, positions with move 0.
+        out: (B, C, N).
+        length: of a row.
+        per_plane: rows in a plane.
+        move: 1 or 0, in the field's type.
+        add: whether to add field to the result; C is then 3.
+        begin: first row, counted over the batch.
+        end: behind the last one.
+    """
+    positions = field.shape[2]
+    rows = (positions + length - 1) // length
+    shape = image.shape[2:]
+    dx, dy, dz = steps_of(shape)
+    one = field.dtype.type(1)
+    cells = np.empty((2, length), np.int32)
+    weights = np.empty((3, length), field.dtype)
+    free = np.empty((3, length), field.dtype)
+    line = np.empty(length, field.dtype)
+    for row in range(begin, end):
+        b = row // rows
+        r = row - b * rows
+        x = r // per_plane
+        start = r * length
+        count = min(length, positions - start)
+        bx, by = move * field.dtype.type(x), move * field.dtype.type(r - x * per_plane)
+        locate_row(field[b], start, count, bx, by, move, shape, cells, weights, free)
+        for c in range(image.shape[1]):
+            flat = image[b, c].reshape(-1)
+            for j in range(count):
+                o = np.uint64(np.uint32(cells[0, j]))
+                p, q = o + dy, o + dx
+                r_ = q + dy
+                w = weights[2, j]
+                u = one - w
+                a0 = flat[o] * u + flat[o + dz] * w
+                a1 = flat[p] * u + flat[p + dz] * w
+                b0 = flat[q] * u + flat[q + dz] * w
+                b1 = flat[r_] * u + flat[r_ + dz] * w
+                w = weights[1, j]
+                u = one - w
+                a0 = a0 * u + a1 * w
+                b0 = b0 * u + b1 * w
+                w = weights[0, j]
+                line[j] = a0 * (one - w) + b0 * w
+            if add:
+                for j in range(count):
+                    line[j] += field[b, c, start + j]
+            out[b, c, start : start + count] = line[:count]
+
+
+@inlined
+def slope_row(flat: Any, grad: Any, start: int, count: int, steps: Any, cells: Any, weights: Any, slope: Any) -> None:
+    """Add grad times the derivative of the interpolation by the position, per axis, to `slope`."""
+    one = flat.dtype.type(1)
+    dx, dy, dz = steps
+    for j in range(count):
+        o = np.uint64(np.uint32(cells[0, j]))
+        p, q = o + dy, o + dx
+        r = q + dy
+        a00, a01, a10, a11 = flat[o], flat[o + dz], flat[p], flat[p + dz]
+        b00, b01, b10, b11 = flat[q], flat[q + dz], flat[r], flat[r + dz]
+        wx, wy, wz = weights[0, j], weights[1, j], weights[2, j]
+        ux, uy, uz = one - wx, one - wy, one - wz
+        a0, a1 = a00 * uz + a01 * wz, a10 * uz + a11 * wz
+        b0, b1 = b00 * uz + b01 * wz, b10 * uz + b11 * wz
+        g = grad[start + j]
+        slope[0, j] += g * ((b0 * uy + b1 * wy) - (a0 * uy + a1 * wy))
+        slope[1, j] += g * ((a1 - a0) * ux + (b1 - b0) * wx)
+        near = (a01 - a00) * uy + (a11 - a10) * wy
+        far = (b01 - b00) * uy + (b11 - b10) * wy
+        slope[2, j] += g * (near * ux + far * wx)
+
+
+@inlined
+def scatter_row(
+    flat: Any, grad: Any, start: int, count: int, steps: Any, cells: Any, weights: Any, low: int, high: int
+) -> None:
+    """Add grad times the weights to the eight voxels of each cell, as far as their planes lie in [low, high)."""
+    one = flat.dtype.type(1)
+    dx, dy, dz = steps
+    next_plane = 1 if dx > 0 else 0
+    for j in range(count):
+        o = np.uint64(np.uint32(cells[0, j]))
+        g = grad[start + j]
+        wx, wy, wz = weights[0, j], weights[1, j], weights[2, j]
+        g1 = g * wz
+        g0 = g * (one - wz)
+        g01, g11 = g0 * wy, g1 * wy
+        g00, g10 = g0 * (one - wy), g1 * (one - wy)
+        plane = cells[1, j]
+        if low <= plane < high:
+            u = one - wx
+            flat[o] += g00 * u
+            flat[o + dz] += g10 * u
+            flat[o + dy] += g01 * u
+            flat[o + dy + dz] += g11 * u
+        plane += next_plane
+        if low <= plane < high:
+            q = o + dx
+            flat[q] += g00 * wx
+            flat[q + dz] += g10 * wx
+            flat[q + dy] += g01 * wx
+            flat[q + dy + dz] += g11 * wx
+
+
+@compiled
+def read_rows_backward(
+    image: Any,
+    field: Any,
+    grad: Any,
+    grad_image: Any,
+    grad_field: Any,
+    reach: Any,
+    length: int,
+    per_plane: int,
+    move: Any,
+    add: bool,
+    begin: int,
+    end: int,
+    low: int,
+    high: int,
+) -> None:
+    """Add the gradients of `read_rows`: by the field of rows begin to end, by the image of planes low to high.
+
+    A voxel of the image receives its parts in the order of the rows, so that the bytes do not depend on how rows
+    and planes are shared.
+
+    Args:
+        grad: (B, C, N).
+        grad_image: of the image's shape, or empty where it is not asked for.
+        grad_field: of the field's shape, or empty.
+        reach: (rows of the batch, 2) lowest and highest plane a row reads, or empty where [low, high) is all.
+        begin, end, low, high: counted over the batch. The other arguments are those of `read_rows`.
+    """
+    positions = field.shape[2]
+    rows = (positions + length - 1) // length
+    shape = image.shape[2:]
+    steps = steps_of(shape)
+    cells = np.empty((2, length), np.int32)
+    weights = np.empty((3, length), field.dtype)
+    free = np.empty((3, length), field.dtype)
+    slope = np.empty((3, length), field.dtype)
+    for row in range(rows * image.shape[0]):
+        b = row // rows
+        first = b * shape[0]
+        mine = begin <= row < end and grad_field.size > 0
+        hit = grad_image.size > 0
+        if hit and reach.size > 0:
+            hit = first + reach[row, 1] >= low and first + reach[row, 0] < high
+        if not (mine or hit):
+            continue
+        r = row - b * rows
+        x = r // per_plane
+        start = r * length
+        count = min(length, positions - start)
+        bx, by = move * field.dtype.type(x), move * field.dtype.type(r - x * per_plane)
+        locate_row(field[b], start, count, bx, by, move, shape, cells, weights, free)
+        if mine:
+            slope[:] = 0
+            for c in range(image.shape[1]):
+                slope_row(image[b, c].reshape(-1), grad[b, c], start, count, steps, cells, weights, slope)
+            for d in range(3):
+                for j in range(count):
+                    slope[d, j] *= free[d, j]
+                if add:
+                    for j in range(count):
+                        slope[d, j] += grad[b, d, start + j]
+                for j in range(count):
+                    grad_field[b, d, start + j] += slope[d, j]
+        if hit:
+            for c in range(image.shape[1]):
+                flat = grad_image[b, c].reshape(-1)
+                scatter_row(flat, grad[b, c], start, count, steps, cells, weights, low - first, high - first)
