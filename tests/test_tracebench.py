@@ -222,6 +222,14 @@ def test_an_item_does_not_expose_the_cache_and_transform_applies():
         named[1]
 
 
+def test_a_training_takes_the_entries_it_reads():
+    chosen = TraceBench(spatial_shape=(32, 32), cases=1, keys=["source", "lesion"])
+    assert set(chosen[0]) == {"source", "lesion", "case", "subject"}
+    assert chosen[0]["source"].equal(TraceBench(spatial_shape=(32, 32), cases=1)[0]["source"])
+    with pytest.raises(ValueError, match="keys: expected one of .*, received 'image'"):
+        TraceBench(spatial_shape=(32, 32), cases=1, keys=["image"])[0]
+
+
 def test_smooth_noise_has_unit_variance_at_every_voxel():
     grid = grid_for((24, 20), (0, 0, 0))
     random = np.random.default_rng(0)

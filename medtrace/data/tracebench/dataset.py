@@ -80,6 +80,8 @@ class TraceBench(Dataset):
         settings: the task's settings, as its dataclass or as a mapping of some of its fields.
         cache: keep made cases in memory.
         progress: whether `generate` shows a bar.
+        keys: which of the task's entries leave, such as ["source", "target"] for a training that reads no other;
+            None lets all. "case" and "subject" always do.
         transform: applied to every item on its way out, after the cache.
 
     Items are dictionaries of the task's entries (for `postop`, see `make_postop`) with "case" and "subject", both
@@ -100,6 +102,7 @@ class TraceBench(Dataset):
         settings: Any | Mapping[str, Any] | None = None,
         cache: bool = True,
         progress: bool = False,
+        keys: Sequence[str] | None = None,
         transform: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         check_choice("task", task, TASKS)
@@ -111,6 +114,7 @@ class TraceBench(Dataset):
         self.split = split
         self.settings = _settings(TASKS[task].settings, settings)
         self.progress = progress
+        self.keys = None if keys is None else ("case", "subject", *keys)
         self.transform = transform
         self._cache: dict[int, dict[str, Any]] | None = {} if cache else None
 
@@ -121,8 +125,15 @@ class TraceBench(Dataset):
         if not -self.cases <= index < self.cases:
             raise IndexError(f"index: expected a case below {self.cases}, received {index}")
         index = int(index) % self.cases
+        case = self._case(index)
+        for key in self.keys or ():
+            check_choice("keys", key, case)
         # Copies: what a transform does in place must not change the benchmark.
-        item = {key: value.clone() if isinstance(value, Tensor) else value for key, value in self._case(index).items()}
+        item = {
+            key: value.clone() if isinstance(value, Tensor) else value
+            for key, value in case.items()
+            if self.keys is None or key in self.keys
+        }
         return item if self.transform is None else self.transform(item)
 
     def generate(self, progress: bool | None = None) -> TraceBench:
