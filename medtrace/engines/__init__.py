@@ -1,5 +1,6 @@
 """One trainer and one evaluator for every method."""
 
+from medtrace.engines.acceleration import Acceleration
 from medtrace.engines.checkpoint import Checkpoint
 from medtrace.engines.evaluator import Evaluator
 from medtrace.engines.logging import ProgressBar, TermHistory, logged_terms
@@ -7,6 +8,7 @@ from medtrace.engines.schedule import LinearWarmup, WarmupCosine
 from medtrace.engines.trainer import Trainer
 
 __all__ = [
+    "Acceleration",
     "Checkpoint",
     "Evaluator",
     "LinearWarmup",

@@ -1,0 +1,164 @@
+"""Options of speed change no result: layout, compilation, fused optimisers; and no term waits for the device."""
+
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from medtrace import checks
+from medtrace.engines import Acceleration, Checkpoint, Trainer
+from medtrace.networks import CycleGAN, DualDecoderGAN, RegistrationUNet
+from medtrace.objectives import RegGANObjective, RegistrationCorrection, TraceTransObjective
+
+
+def tracetrans(spatial_dims=2):
+    torch.manual_seed(0)
+    networks = DualDecoderGAN(spatial_dims, 1, 1, (4, 8), discriminator_channels=4, discriminator_layers=1)
+    return TraceTransObjective(networks, adversarial_weight=1.0)
+
+
+def reggan():
+    torch.manual_seed(0)
+    host = CycleGAN(2, 1, 1, False, channels=4, num_blocks=1, discriminator_channels=4, discriminator_layers=1)
+    correction = RegistrationCorrection(RegistrationUNet(2, 1, (4, 8)), centring_weight=1.0)
+    return RegGANObjective(host, correction=correction, pool_size=0)
+
+
+def optimizers(objective, **options):
+    return {
+        phase.name: torch.optim.Adam(objective.parameters_of(phase.name), 1e-3, **options) for phase in objective.phases
+    }
+
+
+def trained(objective, *handlers, epochs=1, fused=True, shape=(32, 32)):
+    generator = torch.Generator().manual_seed(1)
+    items = [
+        {key: torch.rand(1, *shape, generator=generator) * 2 - 1 for key in ("source", "target")} for _ in range(4)
+    ]
+    trainer = Trainer(
+        "cpu",
+        epochs,
+        DataLoader(Dataset(items), batch_size=2),
+        objective,
+        optimizers(objective, fused=fused),
+        train_handlers=handlers,
+    )
+    trainer.run()
+    return trainer
+
+
+def distance(first, second):
+    """Largest difference of two objectives' weights, which must have the same names."""
+    one, other = first.state_dict(), second.state_dict()
+    assert list(one) == list(other)
+    return max(float((one[name] - other[name]).abs().max()) for name in one if isinstance(one[name], torch.Tensor))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    objective = tracetrans()
+    untrained = {name: value.clone() for name, value in objective.state_dict().items()}
+    trained(objective, fused=False)
+    assert max(float((objective.state_dict()[name] - untrained[name]).abs().max()) for name in untrained) > 1e-3
+    return objective
+
+
+def test_channels_last_and_fused_train_alike(plain):
+    objective = tracetrans()
+    trained(objective, Acceleration(channels_last=True))
+    convolutions = [layer for layer in objective.modules() if isinstance(layer, nn.Conv2d)]
+    wide = [layer for layer in convolutions if layer.in_channels > 1 and layer.kernel_size != (1, 1)]
+    assert wide
+    assert not any(layer.weight.is_contiguous() for layer in wide)
+    assert distance(objective, plain) < 1e-4
+
+
+def test_channels_last_in_three_dimensions():
+    objective = tracetrans(3)
+    trained(objective, Acceleration(channels_last=True), shape=(16, 16, 16))
+    kernel = objective.networks.generator.image_decoder.merges[0].conv.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not kernel.is_contiguous()
+
+
+def test_compiled_networks_train_alike(plain):
+    objective = tracetrans()
+    seen = []
+
+    def backend(graph, _inputs):
+        seen.append(graph)
+        return graph.forward
+
+    trained(objective, Acceleration(compile={"backend": backend}))
+    assert seen
+    assert distance(objective, plain) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("build", [tracetrans, reggan])
+def test_every_backend_trains_alike(build, backend):
+    expected, objective = build(), build()
+    trained(expected)
+    trained(objective, Acceleration(compile={"backend": backend}, channels_last=True))
+    assert distance(objective, expected) < 1e-3
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
+def test_a_training_goes_on_in_another_layout(tmp_path, before, after):
+    through = tracetrans()
+    trained(through, epochs=2)
+    trained(tracetrans(), Checkpoint(tmp_path), Acceleration(channels_last=before))
+    objective = tracetrans()
+    trainer = trained(objective, Checkpoint(tmp_path, resume=True), Acceleration(channels_last=after), epochs=2)
+    assert trainer.state.iteration == 4
+    assert distance(objective, through) < 1e-4
+
+
+def test_what_to_compile_is_a_truth_value_or_arguments():
+    with pytest.raises(TypeError, match=r"compile: expected true, false or a mapping .* received 'inductor'"):
+        Acceleration(compile="inductor")
+
+
+class Looks(TorchDispatchMode):
+    """Count what would make the host wait for an accelerator."""
+
+    waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function.overloadpacket.__name__ in self.waits:
+            self.seen.append(function)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("build", [tracetrans, reggan])
+def test_no_term_waits_for_the_device(build, monkeypatch):
+    monkeypatch.setattr(checks, "_costs_a_wait", lambda _: True)
+    objective = build()
+    batch = {"source": torch.rand(2, 1, 32, 32), "target": torch.rand(2, 1, 32, 32)}
+    carried = {}
+    with checks.deferred_checks() as deferred, Looks() as looks:
+        for phase in objective.phases:
+            phase.total(objective.terms(phase.name, batch, carried)).backward()
+        for optimizer in optimizers(objective, fused=True).values():
+            optimizer.step()
+    assert looks.seen == []
+    with Looks() as looks:
+        float(batch["source"].sum())
+    assert len(looks.seen) == 1  # it does see one
+    deferred.look()
+
+
+def test_checks_that_waited_are_made(monkeypatch):
+    monkeypatch.setattr(checks, "_costs_a_wait", lambda _: True)
+    good, bad = torch.rand(2, 1, 32, 32), torch.full((2, 1, 32, 32), 1.5)
+    with checks.deferred_checks() as deferred:
+        tracetrans().terms("generator", {"source": good, "target": bad}, {})
+    with pytest.raises(ValueError, match=r"target: expected intensities in \[-1, 1\], received 1.5 to 1.5"):
+        deferred.look()
+    deferred.look()  # each is made once
