@@ -108,6 +108,7 @@ class Measurement:
         prepare: called before every run and not timed.
         note: a word on the page about this row, such as the agreement of results.
         x: where the point stands in a plot of scaling; the operation and the peer name its curve.
+        items: how many a run does, such as the images of a training step, for a rate in items per second.
     """
 
     operation: str
@@ -122,6 +123,7 @@ class Measurement:
     prepare: Callable[[], Any] | None = None
     note: str = ""
     x: float | None = None
+    items: int | None = None
 
 
 def optional(module: str) -> Any:
@@ -200,7 +202,7 @@ def summarise(
             ratios = round_ratios(times[reference], taken)
             record["ratio"] = statistics.median(ratios)
             record["ratio_quartiles"] = quartiles(ratios)
-        for name in ("target", "target_bytes", "x"):
+        for name in ("target", "target_bytes", "x", "items"):
             if getattr(one, name) is not None:
                 record[name] = getattr(one, name)
         if one.note:
@@ -355,8 +357,9 @@ def line(record: dict[str, Any]) -> str:
     """A record as a line of text."""
     ratio = f"  {record['ratio']:8.2f}×" if "ratio" in record else ""
     memory = "" if record["peak_bytes"] is None else f"  {record['peak_bytes'] / 2**20:8.1f} MiB"
+    rate = f"  {record['items'] / record['median_s']:.3g} per second" if "items" in record else ""
     name = f"{record['operation']}, {record['size']}: {record['peer']}"
-    return f"{name:<90} {1e3 * record['median_s']:10.2f} ms{ratio}{memory}"
+    return f"{name:<90} {1e3 * record['median_s']:10.2f} ms{ratio}{memory}{rate}"
 
 
 def read_results(path: Path) -> dict[str, Any]:
