@@ -109,6 +109,7 @@ class CycleGAN(TranslationHost):
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, both_ways)
         self.conditional = conditional
+        self.stride = 2**downsamplings
         for domain in self.decoded_domains:
             before, after = self.channels_of(other(domain)), self.channels_of(domain)
             self.decoders[domain] = ResnetGenerator(spatial_dims, before, after, channels, num_blocks, downsamplings)

@@ -21,6 +21,7 @@ from medtrace.checks import (
 from medtrace.fields import exponentiate
 from medtrace.networks.blocks import Decoder, Encoder, pad_to_multiple
 from medtrace.networks.blocks.unet import LEAKY_RELU
+from medtrace.networks.patches import PatchInferer
 
 INVERSES = ("negated", "predicted")
 GROUP_NORM = ("GROUP", {"num_groups": 4})
@@ -40,8 +41,8 @@ class DeformationOutput(NamedTuple):
     """Displacement of φ⁻¹ in voxels, pull: warp(target, inverse_ddf) has the source's anatomy."""
     features: Tensor | None
     """Features of target and noise, (B, channels[0], *spatial); None without a target."""
-    stand_in: Tensor
-    """What the alignment block makes of the source in their place, of that shape."""
+    stand_in: Tensor | None
+    """What the alignment block makes of the source in their place, of that shape; None in patches."""
 
 
 class DeformationModule(nn.Module):
@@ -133,13 +134,21 @@ class DeformationModule(nn.Module):
         self.head = _velocity_head(spatial_dims, width)
         self.inverse_head = _velocity_head(spatial_dims, width) if inverse == "predicted" else None
 
-    def forward(self, source: Tensor, target: Tensor | None = None, noise: Tensor | None = None) -> DeformationOutput:
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor | None = None,
+        noise: Tensor | None = None,
+        inferer: PatchInferer | None = None,
+    ) -> DeformationOutput:
         """Deform a batch.
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
             target: of the same shape, in the other domain; None at inference.
             noise: of the same shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
+            inferer: without a target, takes the volume to the network in patches; the velocities that they blend to are
+                exponentiated once.
 
         Returns:
             Velocities, displacements and features, float32 also inside autocast.
@@ -149,6 +158,8 @@ class DeformationModule(nn.Module):
             ValueError: if a shape does not fit the module or the source, or target and noise are not given together.
         """
         guide = self._guide(source, target, noise)
+        if inferer is not None:
+            return self._in_patches(source, guide, inferer)
         # Instance normalisation needs two voxels at the bottleneck.
         padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
         source_features = self.source_stem(padded)
@@ -159,16 +170,38 @@ class DeformationModule(nn.Module):
             features = self.target_stem(pad_to_multiple(guide, self.stride, minimum=2 * self.stride)[0])
             stand_in = self.alignment(source_features.detach())
             joined = source_features + features
+        velocities = [crop(velocity) for velocity in self._velocities(joined)]
+        return self._output(velocities, None if features is None else crop(features).float(), crop(stand_in).float())
+
+    def _in_patches(self, source: Tensor, guide: Tensor | None, inferer: PatchInferer) -> DeformationOutput:
+        if guide is not None:
+            raise ValueError("inferer: expected None with a target, received one; a pair is registered as a whole")
+
+        def alone(patch: Tensor) -> tuple[Tensor, ...]:
+            features = self.source_stem(patch)
+            return self._velocities(features + self.alignment(features))
+
+        padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
+        return self._output([crop(velocity) for velocity in inferer(padded, alone, self.stride)], None, None)
+
+    def _velocities(self, joined: Tensor) -> tuple[Tensor, ...]:
+        """v and, where it has a head of its own, v⁻¹ of the joined features of a grid that the strides divide."""
         decoded = self.decoder(self.encoder(self.activation(joined)))
-        velocity = crop(self.head(decoded)).float()
-        inverse_velocity = -velocity if self.inverse_head is None else crop(self.inverse_head(decoded)).float()
+        heads = (self.head,) if self.inverse_head is None else (self.head, self.inverse_head)
+        return tuple(head(decoded).float() for head in heads)
+
+    def _output(
+        self, velocities: Sequence[Tensor], features: Tensor | None, stand_in: Tensor | None
+    ) -> DeformationOutput:
+        velocity = velocities[0]
+        inverse_velocity = -velocity if self.inverse_head is None else velocities[1]
         return DeformationOutput(
             velocity,
             inverse_velocity,
             exponentiate(velocity, self.squarings),
             exponentiate(inverse_velocity, self.squarings),
-            None if features is None else crop(features).float(),
-            crop(stand_in).float(),
+            features,
+            stand_in,
         )
 
     def _guide(self, source: Tensor, target: Tensor | None, noise: Tensor | None) -> Tensor | None:

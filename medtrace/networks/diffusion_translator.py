@@ -14,6 +14,7 @@ from medtrace.networks.deformation_module import DeformationModule
 from medtrace.networks.diffusion_sampling import Intermediate, denoise, noised_start
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.networks.patches import PatchInferer, in_patches
 
 MODES = ("joint", "combination")
 
@@ -93,6 +94,7 @@ class DiffusionTranslator(nn.Module):
         clip: tuple[float, float] | None = None,
         keep: Collection[int] = (),
         progress: str | None = None,
+        inferer: PatchInferer | None = None,
     ) -> DiffusionTranslation:
         """Translate a batch, without gradient.
 
@@ -114,6 +116,7 @@ class DiffusionTranslator(nn.Module):
             clip: range to which the sampler clips the clean image it aims at; the paper has none.
             keep: steps of the sampler to keep.
             progress: label of a progress bar; None for no bar.
+            inferer: takes the volume to both networks in patches, to the estimator in every step.
 
         Returns:
             The translated image, the deformation and what was kept of the way.
@@ -127,14 +130,15 @@ class DiffusionTranslator(nn.Module):
         check_batched("source", source)
         check_same_grid("source", source, "structure", structure)
         gammas = self.schedule.levels(steps, start, spacing)
-        field = self.deformation(source)
+        field = self.deformation(source, inferer=inferer)
+        estimate = in_patches(self.noise_estimator, inferer, self.noise_estimator.stride)
         warped = warp(source, field.ddf)
         condition = warp(structure, field.ddf)
         if self.binary_structure:
             condition = (condition >= 0.5).to(condition.dtype)
         noisy = noised_start(source if mode == "joint" else warped, gammas, generators)
         denoised = denoise(
-            lambda image, gamma: self.noise_estimator(image, gamma, condition),
+            lambda image, gamma: estimate(image, gamma, condition),
             noisy,
             gammas,
             sampler,

@@ -47,12 +47,14 @@ class TranslationHost(nn.Module):
             logits, one entry per scale.
         in_channels, out_channels: channels of the source and of the target.
         conditional: whether the discriminators see the image that the judged one was made from, as in Pix2Pix.
+        stride: multiples of it are what images are padded to.
         internal_weights: the published weights of the host's own terms: "reconstruction" (L1 of an image coded and
             decoded within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, with a cycle only).
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {}
     conditional: bool = False
+    stride: int = 1
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, both_ways: bool) -> None:
         super().__init__()

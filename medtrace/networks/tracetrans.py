@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from medtrace.checks import check_levels, check_network_input, check_positive, check_spatial_dims
 from medtrace.fields import exponentiate, warp
 from medtrace.networks.blocks import INSTANCE_NORM, ConditionalPatchDiscriminator, Decoder, Encoder, pad_to_multiple
+from medtrace.networks.patches import PatchInferer
 
 
 class TraceTransOutput(NamedTuple):
@@ -80,13 +82,14 @@ class TraceTrans(nn.Module):
             spatial_dims, in_channels, spatial_dims, channels, norm, halvings=velocity_halvings, zero_init=True
         )
 
-    def forward(self, source: Tensor, deform: bool = True) -> TraceTransOutput:
+    def forward(self, source: Tensor, deform: bool = True, inferer: PatchInferer | None = None) -> TraceTransOutput:
         """Translate a batch.
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
             deform: whether to run the velocity stream; without it `ddf` and `velocity` are zero and `warped` is
                 the source.
+            inferer: takes the volume to the networks in patches; the velocity that they blend to is exponentiated once.
 
         Returns:
             The translated image, the warped source, its displacement and velocity.
@@ -98,16 +101,25 @@ class TraceTrans(nn.Module):
         check_network_input("source", source, self.spatial_dims, self.in_channels)
         # Instance normalisation needs two voxels at the bottleneck.
         padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
-        features = self.encoder(padded)
-        image = torch.tanh(crop(self.image_decoder(features)).float())
+        streams = partial(self._streams, deform=deform)
+        outputs = streams(padded) if inferer is None else inferer(padded, streams, self.stride)
+        image = crop(outputs[0])
         if not deform:
             still = source.new_zeros(source.shape[0], self.spatial_dims, *source.shape[2:])
             return TraceTransOutput(image, source, still, still)
-        if self.velocity_encoder is not None:
-            features = self.velocity_encoder(padded)
-        velocity = crop(self.velocity_decoder(features)).float()
+        velocity = crop(outputs[1])
         ddf = exponentiate(velocity, self.integration_steps)
         return TraceTransOutput(image, warp(source, ddf), ddf, velocity)
+
+    def _streams(self, padded: Tensor, deform: bool) -> tuple[Tensor, ...]:
+        """The image and, if asked for, the velocity of a grid that the strides divide."""
+        features = self.encoder(padded)
+        image = torch.tanh(self.image_decoder(features).float())
+        if not deform:
+            return (image,)
+        if self.velocity_encoder is not None:
+            features = self.velocity_encoder(padded)
+        return image, self.velocity_decoder(features).float()
 
 
 class DualDecoderGAN(nn.Module):
@@ -157,6 +169,6 @@ class DualDecoderGAN(nn.Module):
             spatial_dims, in_channels, out_channels, discriminator_channels, discriminator_layers, norm
         )
 
-    def forward(self, source: Tensor, deform: bool = True) -> TraceTransOutput:
+    def forward(self, source: Tensor, deform: bool = True, inferer: PatchInferer | None = None) -> TraceTransOutput:
         """Run the generator; see `TraceTrans.forward`."""
-        return self.generator(source, deform)
+        return self.generator(source, deform, inferer)

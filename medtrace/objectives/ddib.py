@@ -13,6 +13,7 @@ from medtrace.checks import check_choice, check_positive, check_range
 from medtrace.networks.diffusion_sampling import Denoised, denoise, invert
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.networks.patches import in_patches
 from medtrace.objectives.averaging import WeightAverage
 from medtrace.objectives.diffusion_training import WEIGHTINGS, estimate_noise, in_range, still_traces
 from medtrace.objectives.objective import Batch, Objective, Phase, plain
@@ -44,6 +45,8 @@ class DDIBObjective(Objective):
     Raises:
         ValueError: if the models differ in channels, or a number is outside its range.
     """
+
+    patchable = True
 
     def __init__(
         self,
@@ -112,9 +115,13 @@ class DDIBObjective(Objective):
         gammas = self.schedule.levels(self.steps, self.start)
         with eval_mode(self):
             label = "encoding" if self.progress else None
-            noise = invert(self.averages["source"], source, gammas, refinements=self.refinements, progress=label)
+            estimators = {
+                domain: in_patches(self.averages[domain], self.inferer, self.networks[domain].stride)
+                for domain in DOMAINS
+            }
+            noise = invert(estimators["source"], source, gammas, refinements=self.refinements, progress=label)
             return denoise(
-                self.averages["target"],
+                estimators["target"],
                 noise,
                 gammas,
                 "ddim",

@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
+from medtrace.networks.patches import PatchInferer
 from medtrace.trace import Trace
 
 Batch = Mapping[str, Any]
@@ -57,6 +58,10 @@ class Objective(nn.Module):
     """
 
     phases: tuple[Phase, ...]
+    patchable: bool = False
+    """Whether `trace` can take large images to the networks in patches."""
+    inferer: PatchInferer | None = None
+    """How it does; None takes them as a whole. May be set after the training; a training never uses it."""
 
     def phase(self, name: str) -> Phase:
         """Return the phase called `name`."""

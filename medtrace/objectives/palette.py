@@ -13,6 +13,7 @@ from medtrace.checks import check_choice, check_range, check_same_grid
 from medtrace.networks.diffusion_sampling import Denoised, denoise, draw_noise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.networks.patches import in_patches
 from medtrace.objectives.averaging import WeightAverage
 from medtrace.objectives.diffusion_training import WEIGHTINGS, Sampling, estimate_noise, in_range, still_traces
 from medtrace.objectives.objective import Batch, Objective, Phase, plain
@@ -39,6 +40,8 @@ class PaletteObjective(Objective):
     Raises:
         ValueError: if `sampling.start` is not 1.
     """
+
+    patchable = True
 
     def __init__(
         self,
@@ -86,11 +89,12 @@ class PaletteObjective(Objective):
         source, how = plain(batch["source"]), self.sampling
         check_range("source", source, -1, 1)
         gammas = self.schedule.levels(how.steps, spacing=how.spacing)
+        estimate = in_patches(self.average, self.inferer, self.networks["noise_estimator"].stride)
         blank = source.new_zeros(len(source), self.out_channels, *source.shape[2:])
 
         def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> Denoised:
             return denoise(
-                lambda noisy, gamma: self.average(noisy, gamma, source),
+                lambda noisy, gamma: estimate(noisy, gamma, source),
                 draw_noise(blank, generators),
                 gammas,
                 how.sampler,

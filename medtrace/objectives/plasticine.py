@@ -73,6 +73,8 @@ class PlasticineObjective(Objective):
         ValueError: if a weight is negative, a choice unknown, or source and target differ in channels.
     """
 
+    patchable = True
+
     def __init__(
         self,
         networks: DiffusionTranslator,
@@ -225,6 +227,7 @@ class PlasticineObjective(Objective):
                 clip=how.clip,
                 keep=kept,
                 progress=label,
+                inferer=self.inferer,
             )
 
         with eval_mode(self):

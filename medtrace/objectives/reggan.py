@@ -122,6 +122,8 @@ class RegGANObjective(Objective):
         ValueError: if the host cannot do what is asked for, a weight is below 0, or an own term is unknown.
     """
 
+    patchable = True
+
     def __init__(
         self,
         networks: TranslationHost,
@@ -279,9 +281,14 @@ class RegGANObjective(Objective):
         source = batch["source"]
         check_range("source", plain(source), -1, 1)
         with eval_mode(self):
-            image = self.networks(plain(source))
+            image = self._translated(plain(source))
         still = image.new_zeros(len(image), image.ndim - 2, *image.shape[2:])
         return _traces(plain(source), image, still, affines_of(source), inverse=still)
+
+    def _translated(self, source: Tensor) -> Tensor:
+        if self.inferer is None:
+            return self.networks(source)
+        return self.inferer(source, lambda patch: (self.networks(patch),), self.networks.stride)[0]
 
     @torch.no_grad()
     def register(self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None) -> list[Trace]:

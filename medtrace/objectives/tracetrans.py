@@ -58,6 +58,8 @@ class TraceTransObjective(Objective):
             channels are not the target's.
     """
 
+    patchable = True
+
     def __init__(
         self,
         networks: DualDecoderGAN,
@@ -165,7 +167,7 @@ class TraceTransObjective(Objective):
         source = batch["source"]
         check_range("source", plain(source), -1, 1)
         with eval_mode(self):
-            output: TraceTransOutput = self.networks(plain(source), deform=self.deform)
+            output: TraceTransOutput = self.networks(plain(source), deform=self.deform, inferer=self.inferer)
         return [
             Trace.build(
                 source=plain(source)[item],

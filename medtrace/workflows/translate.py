@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from medtrace.checks import check_positive
@@ -21,8 +22,10 @@ from medtrace.data.reading import is_picture, read_image, read_mask
 from medtrace.fields import warp
 from medtrace.io import save_trace
 from medtrace.io.nifti import check_orthogonal
+from medtrace.networks.patches import PatchInferer
 from medtrace.objectives import Objective
 from medtrace.trace import Trace
+from medtrace.workflows.patched import patches_for, taking_patches
 from medtrace.workflows.report import check_page, report_beside
 from medtrace.workflows.runs import default_device, load_objective
 
@@ -49,6 +52,7 @@ def translate(
     contrast: str | None = None,
     device: str | None = None,
     batch_size: int = 8,
+    patch_size: int | Sequence[int] | None = None,
     progress: bool = True,
     overwrite: bool = False,
     report: bool = True,
@@ -58,8 +62,9 @@ def translate(
     The scan is reoriented to RAS and normalised as the training images were (`preparation.json` of the run; without
     one, the 0.5 and 99.5 percentiles of its foreground go to -1 and 1). A 2D network translates it slice by slice
     along the preparation's axis, at the training images' pixel size where that is known; a 3D network takes the
-    volume as a whole, at their voxel size. The image and the field are brought back to the scan's grid: a
-    slice-wise field has no component through the slices. Slices without tissue stay as they are.
+    volume as a whole or, above `patched.VOXEL_BUDGET`, in patches, at their voxel size. The image and the field are
+    brought back to the scan's grid: a slice-wise field has no component through the slices. Slices without tissue stay
+    as they are.
 
     Intensities come back through the inverse of the scan's own intensity map (`IntensityMap.inverse`), so that
     image and source share their units; a run that translates to another contrast shows that contrast in units of
@@ -74,6 +79,8 @@ def translate(
         contrast: of the image, where the run was trained on several.
         device: such as "cuda:0"; by default CUDA where there is one.
         batch_size: slices at once.
+        patch_size: edge of the patches of a 3D network in voxels of its grid, or one number per axis; 0 takes the
+            volume as a whole. None decides by the volume, see `patched.patches_for`.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
         report: write the page; of a volume of 256×256×128 some 20 seconds and 40 MB.
@@ -91,9 +98,47 @@ def translate(
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
     check_page(out, report, overwrite)
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        found = translation(
+            run,
+            image,
+            lambda: load_objective(run, device),
+            mask=mask,
+            contrast=contrast,
+            batch_size=batch_size,
+            patch_size=patch_size,
+            bar=bar,
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_trace(found.trace, out, method=found.method, metadata=found.metadata, overwrite=overwrite)
+    if report:
+        report_beside(found.trace, out, found.method)
+    return found.trace
+
+
+class Translation(NamedTuple):
+    """A translated image, and what is kept with its trace."""
+
+    trace: Trace
+    method: str
+    metadata: dict[str, Any]
+
+
+def translation(
+    run: Path,
+    image: Path,
+    load: Callable[[], Objective],
+    *,
+    mask: str | os.PathLike | None = None,
+    contrast: str | None = None,
+    batch_size: int = 8,
+    patch_size: int | Sequence[int] | None = None,
+    bar: Progress,
+) -> Translation:
+    """What `translate` writes, without writing it; `load` gives the run's objective once the image could be read."""
     scan = read_image(image)
     foreground = None if mask is None else read_mask(Path(mask), scan, image)
-    objective = load_objective(run, device)
+    objective = load()
     preparation = run_preparation(run, objective, picture=is_picture(image))
     if preparation.picture != is_picture(image):
         kinds = ("scan", "picture")
@@ -104,8 +149,7 @@ def translate(
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
         normalised, intensity = preparation.normalise(scan, contrast, foreground)
-        with Progress(console=Console(stderr=True), disable=not progress) as bar:
-            parts = _on_own_grid(objective, preparation, normalised, scan.affine, batch_size, bar)
+        parts, patches = _on_own_grid(objective, preparation, normalised, scan.affine, batch_size, patch_size, bar)
         moved = _moved_foreground(intensity.foreground, parts.ddf)
         translated = intensity.inverse(parts.image, moved)
     except ValueError as error:
@@ -120,12 +164,10 @@ def translate(
         affine=scan.affine,
         source_affine=scan.affine,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"file": image.name, "spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
-    save_trace(trace, out, method=type(objective).__name__, metadata=metadata, overwrite=overwrite)
-    if report:
-        report_beside(trace, out, type(objective).__name__)
-    return trace
+    if patches is not None:
+        metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
+    return Translation(trace, type(objective).__name__, metadata)
 
 
 def run_preparation(run: str | os.PathLike, objective: Objective, picture: bool = False) -> Preparation:
@@ -151,9 +193,10 @@ def _on_own_grid(
     image: Tensor,
     affine: Tensor,
     batch_size: int,
+    patch_size: int | Sequence[int] | None,
     bar: Progress,
-) -> _Parts:
-    """Translate a normalised image (C, *spatial) on a working grid and come back to its own."""
+) -> tuple[_Parts, PatchInferer | None]:
+    """Translate a normalised image (C, *spatial) on a working grid and come back to its own; and how it was divided."""
     flat = image.ndim == 3
     volume = image[..., None] if flat else image
     slice_wise = preparation.spatial_dims == 2
@@ -169,6 +212,7 @@ def _on_own_grid(
     device = next(objective.parameters(), torch.zeros(1, device=default_device("cpu"))).device
     steps = working.shape[3] if slice_wise else 1
     task = bar.add_task("translating", total=steps)
+    inferer = patches_for(objective, preparation, shape, patch_size)
 
     def advance(count: int) -> None:
         bar.advance(task, count)
@@ -176,8 +220,9 @@ def _on_own_grid(
     if slice_wise:
         parts = _translate_slices(objective, working, working_affine, batch_size, device, advance)
     else:
-        parts = _translate_volume(objective, working, working_affine, device)
-        advance(1)
+        with taking_patches(objective, inferer, partial(_show_patches, bar, task)):
+            parts = _translate_volume(objective, working, working_affine, device)
+        bar.update(task, completed=bar.tasks[task].total)
     parts = _resized(parts, own_shape)
     parts = _Parts(
         image=plan.undo(parts.image),
@@ -186,7 +231,11 @@ def _on_own_grid(
         velocity=None if parts.velocity is None else plan.undo_field(parts.velocity),
         mask=None if parts.mask is None else plan.undo(parts.mask),
     )
-    return _flattened(parts) if flat else parts
+    return (_flattened(parts) if flat else parts), inferer
+
+
+def _show_patches(bar: Progress, task: TaskID, done: int, count: int) -> None:
+    bar.update(task, completed=done, total=count)
 
 
 def _working_shape(preparation: Preparation, shape: tuple[int, ...], affine: Tensor) -> tuple[int, ...]:
