@@ -1,0 +1,176 @@
+"""Training steps of TraceTrans and RegGAN at the papers' size, here and at the commit before the work on speed."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .harness import ROOT, Measurement, Settings
+
+EARLIER = "d01bb76"
+ROOMS = ("objectives", "networks", "engines", "losses", "fields")
+
+TITLE = "Training step"
+TEXT = f"""
+All phases of one step (forward, backward, optimiser), of the library as it is and of commit {EARLIER}, in one process,
+on the same images and first weights. TraceTrans at its paper's 256 × 256 and batch 8, RegGAN (CycleGAN, NC+R) at
+256 × 256 and batch 1; `medtrace` is what the bundles' `train.yaml` does by default. "Losses and fields" is all of a
+TraceTrans step that is neither network nor optimiser (both mutual informations, L1, least squares, smoothness,
+exponential and warp, forward and backward), measured alone; it is asked to take at most a tenth of the step.
+"""
+
+
+def measurements(settings: Settings) -> Iterator[list[Measurement]]:
+    """Groups of the steps, and of what losses and fields take of one."""
+    with library_of(EARLIER) as earlier:
+        for method, batch in (("TraceTrans", 2 if settings.quick else 8), ("RegGAN", 1)):
+            edge = 32 if settings.quick else 256
+            images = smooth_pair(batch, edge, settings.device)
+            size = f"{batch}×1×{edge}²"
+            common = {"operation": f"{method}, one training step", "size": size, "items": batch}
+            here = step(library(), method, images, settings, fused=True)
+            group = [Measurement(peer="medtrace", run=here, **common)]
+            if settings.device.type == "cuda":
+                group += [
+                    Measurement(peer=f"medtrace ({name})", run=run, **common)
+                    for name, run in variants(method, images, settings)
+                ]
+            if earlier is not None:
+                run = step(earlier, method, images, settings, fused=False)
+                group.append(Measurement(peer=f"medtrace at {EARLIER}", run=run, ours=False, **common))
+            yield group
+            if method == "TraceTrans":
+                operation = "TraceTrans, share of a training step"
+                yield [
+                    Measurement(operation, size, "losses and fields", losses_and_fields(images), target=10),
+                    Measurement(operation, size, "the whole step", here, ours=False),
+                ]
+
+
+def variants(
+    method: str, images: dict[str, torch.Tensor], settings: Settings
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """A step with the options of speed that a GPU takes."""
+    half = {"amp": True, "amp_kwargs": {"dtype": torch.bfloat16}}
+    yield "bfloat16", step(library(), method, images, settings, fused=True, **half)
+    yield "bfloat16, channels last", step(library(), method, images, settings, fused=True, channels_last=True, **half)
+    yield "bfloat16, compiled", step(library(), method, images, settings, fused=True, compile=True, **half)
+
+
+def step(
+    medtrace: Any,
+    method: str,
+    images: dict[str, torch.Tensor],
+    settings: Settings,
+    fused: bool,
+    channels_last: bool = False,
+    compile: bool = False,
+    **trainer: Any,
+) -> Callable[[], Any]:
+    """A training step of the method in some library, ready to run; the networks are the paper's, or small ones."""
+    torch.manual_seed(0)
+    objective = (tracetrans if method == "TraceTrans" else reggan)(medtrace, settings.quick).to(settings.device)
+    options = {"betas": (0.5, 0.999), "fused": True} if fused else {"betas": (0.5, 0.999)}
+    optimizers = {
+        phase.name: torch.optim.Adam(objective.parameters_of(phase.name), 1e-4, **options) for phase in objective.phases
+    }
+    handlers = [medtrace.engines.Acceleration(channels_last, compile)] if channels_last or compile else None
+    engine = medtrace.engines.Trainer(
+        settings.device, 1, [images], objective, optimizers, train_handlers=handlers, **trainer
+    )
+    return lambda: engine._iteration(engine, images)
+
+
+def tracetrans(medtrace: Any, quick: bool) -> Any:
+    """The TraceTrans objective with its paper's networks."""
+    options = {"channels": (4, 8), "discriminator_channels": 4, "discriminator_layers": 1} if quick else {}
+    return medtrace.objectives.TraceTransObjective(medtrace.networks.DualDecoderGAN(2, 1, 1, **options))
+
+
+def reggan(medtrace: Any, quick: bool) -> Any:
+    """The RegGAN objective in its paper's mode on CycleGAN's networks."""
+    options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 1} if quick else {}
+    host = medtrace.networks.CycleGAN(2, 1, 1, both_ways=False, **options)
+    registration = (
+        medtrace.networks.RegistrationUNet(2, 1, (4, 8)) if quick else medtrace.networks.RegistrationUNet(2, 1)
+    )
+    correction = medtrace.objectives.RegistrationCorrection(registration)
+    return medtrace.objectives.RegGANObjective(host, correction=correction)
+
+
+def losses_and_fields(images: dict[str, torch.Tensor]) -> Callable[[], Any]:
+    """What a TraceTrans step computes between the networks' outputs and the two losses, and its gradient."""
+    medtrace = library()
+    source, target = images["source"], images["target"]
+    image = (0.9 * target).requires_grad_()
+    velocity = F.interpolate(torch.randn(len(source), 2, 8, 8, device=source.device), source.shape[2:], mode="bicubic")
+    velocity.requires_grad_()
+    patches = (len(source), 1, max(source.shape[2] // 8 - 2, 1), max(source.shape[3] // 8 - 2, 1))
+    logits = [torch.randn(patches, device=source.device, requires_grad=True) for _ in range(6)]
+    dnmi = {bins: medtrace.losses.ParzenDNMILoss(num_bins=bins) for bins in (16, 32)}
+
+    def run() -> None:
+        warped = medtrace.fields.warp(source, medtrace.fields.exponentiate(velocity, 7))
+        loss = F.l1_loss(image, target) + dnmi[16](warped, target) + dnmi[32](image, warped)
+        loss = loss + medtrace.losses.velocity_smoothness(velocity)
+        for stream in range(2):
+            loss = loss + medtrace.losses.least_squares_adversarial(logits[stream], real=True)
+            loss = loss + medtrace.losses.least_squares_discriminator(logits[2 + stream], logits[4 + stream])
+        torch.autograd.grad(loss, [image, velocity, *logits])
+
+    return run
+
+
+def smooth_pair(batch: int, edge: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Smooth source and target in [-1, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, batch, 1, 16, 16, generator=generator) * 1.8 - 0.9
+    fine = [F.interpolate(image, (edge, edge), mode="bilinear", align_corners=True).to(device) for image in coarse]
+    return dict(zip(("source", "target"), fine, strict=True))
+
+
+def library() -> Any:
+    """The rooms of the library that is being measured."""
+    return SimpleNamespace(**{room: importlib.import_module(f"medtrace.{room}") for room in ROOMS})
+
+
+@contextmanager
+def library_of(commit: str) -> Iterator[Any]:
+    """The rooms of the library at another commit, imported beside this one; None where git does not have it.
+
+    Its modules live on in what is built from them. `sys.modules` holds this library again once they are imported.
+    """
+    library()
+    found = subprocess.run(["git", "archive", commit, "medtrace"], cwd=ROOT, capture_output=True, check=False)
+    if found.returncode:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
+            archive.extractall(folder, filter="data")
+        kept = _forget_library()
+        sys.path.insert(0, folder)
+        importlib.invalidate_caches()
+        try:
+            rooms = library()
+        finally:
+            sys.path.remove(folder)
+            _forget_library()
+            sys.modules.update(kept)
+        yield rooms
+
+
+def _forget_library() -> dict[str, Any]:
+    names = [name for name in sys.modules if name.partition(".")[0] == "medtrace"]
+    return {name: sys.modules.pop(name) for name in names}
