@@ -4,6 +4,7 @@ from medtrace.data.dataset import count_cases, load_dataset
 from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
 from medtrace.data.partners import RandomPartner
 from medtrace.data.preparation import ContrastStandard, Intensity, IntensityMap, Preparation
+from medtrace.data.seeded_items import SeededItems
 from medtrace.data.tracebench import MetamorphicSettings, PostopSettings, TraceBench
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PostopSettings",
     "Preparation",
     "RandomPartner",
+    "SeededItems",
     "TraceBench",
     "count_cases",
     "load_dataset",

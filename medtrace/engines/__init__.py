@@ -5,6 +5,7 @@ from medtrace.engines.checkpoint import Checkpoint
 from medtrace.engines.evaluator import Evaluator
 from medtrace.engines.logging import ProgressBar, TermHistory, logged_terms
 from medtrace.engines.schedule import LinearWarmup, WarmupCosine
+from medtrace.engines.soundness import SkipLimit
 from medtrace.engines.trainer import Trainer
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Evaluator",
     "LinearWarmup",
     "ProgressBar",
+    "SkipLimit",
     "TermHistory",
     "Trainer",
     "WarmupCosine",

@@ -2,78 +2,131 @@
 
 from __future__ import annotations
 
-import random
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from monai.handlers import CheckpointLoader, CheckpointSaver
+from ignite.engine import Events
 
+from medtrace.engines.files import locked, remove_partial_files, write_whole
+from medtrace.engines.soundness import LOGGER
 from medtrace.engines.trainer import Trainer
+from medtrace.engines.weights import load_weights
 
 FINAL = "final.pt"
-
-
-class RandomStates:
-    """The states of Python's, NumPy's and torch's global generators, as one item of a checkpoint."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states."""
-        numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-        keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-        states: dict[str, Any] = {
-            "python": random.getstate(),
-            "numpy": {**numpy, "state": {**numpy["state"], "key": keys}},
-            "torch": torch.get_rng_state(),
-        }
-        if torch.cuda.is_available():
-            states["cuda"] = torch.cuda.get_rng_state_all()
-        return states
-
-    def load_state_dict(self, states: dict[str, Any]) -> None:
-        """Put the states back."""
-        version, internal, gauss = states["python"]
-        random.setstate((version, tuple(internal), gauss))
-        numpy = states["numpy"]
-        keys = numpy["state"]["key"].cpu().numpy().astype(np.uint32)
-        np.random.set_state({**numpy, "state": {**numpy["state"], "key": keys}})  # noqa: NPY002
-        torch.set_rng_state(states["torch"].cpu())
-        if "cuda" in states and torch.cuda.device_count() == len(states["cuda"]):
-            torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+_NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
 class Checkpoint:
-    """Save the objective, optimisers, epoch and random states of a `Trainer`, and resume from the newest.
+    """Save the objective, optimisers and progress of a `Trainer` after epochs, and resume from the newest.
+
+    A file appears when it is complete and on the disk, so that a crash, a full disk or a read-only folder leaves the
+    ones before as they were. What is random is no part of it: the `Trainer` derives it from seed and epoch. In a
+    process group rank 0 writes, and every rank reads; while rank 0 trains, no other training can use the folder.
 
     Args:
-        folder: where `checkpoint_epoch=N.pt` (the newest only) and, at the end, `final.pt` are written.
+        folder: where `checkpoint_epoch=N.pt` (the newest two) and, at the end, `final.pt` are written.
         interval: epochs between checkpoints.
-        resume: go on from the newest checkpoint in `folder`, if there is one.
+        resume: go on from the newest checkpoint in `folder` that can be read, if there is one.
+        kept: how many of `checkpoint_epoch=N.pt` to keep, 1 or more.
     """
 
-    def __init__(self, folder: str | Path, interval: int = 10, resume: bool = False) -> None:
-        if interval < 1:
-            raise ValueError(f"interval: expected at least 1 epoch, received {interval!r}")
+    def __init__(self, folder: str | Path, interval: int = 10, resume: bool = False, kept: int = 2) -> None:
+        for name, value in (("interval", interval), ("kept", kept)):
+            if value < 1:
+                raise ValueError(f"{name}: expected 1 or more, received {value!r}")
         self.folder = Path(folder)
         self.interval = interval
         self.resume = resume
+        self.kept = kept
 
     def attach(self, engine: Trainer) -> None:
         """Register on a trainer."""
-        items = {**engine.checkpoint_items(), "random_states": RandomStates()}
-        if self.resume and (newest := self.newest()) is not None:
-            CheckpointLoader(str(newest), items, map_location=engine.state.device).attach(engine)
-        CheckpointSaver(
-            save_dir=str(self.folder),
-            save_dict=items,
-            save_final=True,
-            final_filename=FINAL,
-            save_interval=self.interval,
-            n_saved=1,
-        ).attach(engine)
+        engine.add_event_handler(Events.STARTED, self._start)
+        if engine.state.rank == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save_epoch)
+            engine.add_event_handler(Events.COMPLETED, self._save_final)
 
     def newest(self) -> Path | None:
-        """The checkpoint written last, or None."""
-        files = sorted(self.folder.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns)
-        return files[-1] if files else None
+        """The readable checkpoint of the latest epoch, or None."""
+        return next((path for path, _ in self._readable()), None)
+
+    def _start(self, engine: Trainer) -> None:
+        if engine.state.rank == 0:
+            engine.while_running.enter_context(locked(self.folder))
+            remove_partial_files(self.folder)
+        if self.resume:
+            for path, states in self._readable():
+                _restore(engine, states, path)
+                return
+
+    def _save_epoch(self, engine: Trainer) -> None:
+        self._save(engine, f"checkpoint_epoch={engine.state.epoch}.pt")
+        for _, path in self._of_epochs()[self.kept :]:
+            path.unlink()
+
+    def _save_final(self, engine: Trainer) -> None:
+        self._save(engine, FINAL)
+
+    def _save(self, engine: Trainer, name: str) -> None:
+        states = {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
+        write_whole(self.folder / name, lambda file: torch.save(states, file))
+
+    def _of_epochs(self) -> list[tuple[int, Path]]:
+        """The checkpoints of epochs, newest first."""
+        named = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.pt")]
+        return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
+
+    def _readable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Checkpoints with their content, of the latest epoch first; a damaged one is passed over with a warning."""
+        final = self.folder / FINAL
+        content = _read(final) if final.is_file() else None
+        for epoch, path in self._of_epochs():
+            if content is not None and _epoch(content) >= epoch:
+                yield final, content
+                content = None
+            if (states := _read(path)) is not None:
+                yield path, states
+        if content is not None:
+            yield final, content
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return load_weights(path)
+    except (ValueError, OSError) as error:
+        LOGGER.warning("%s; going on from an earlier checkpoint", error)
+        return None
+
+
+def _epoch(states: dict[str, Any]) -> int:
+    trainer = states.get("trainer", {})
+    return int(trainer.get("iteration", 0)) // max(1, int(trainer.get("epoch_length") or 1))
+
+
+def _restore(engine: Trainer, states: dict[str, Any], path: Path) -> None:
+    planned, length = engine.state.max_epochs, engine.state.epoch_length
+    done = _epoch(states)
+    if done > planned:
+        raise ValueError(
+            f"max_epochs: expected at least {done}, the epochs that {path} has seen, received {planned}; raise it, or"
+            " use the trained run as it is"
+        )
+    items = engine.checkpoint_items()
+    if missing := sorted(set(items) - set(states)):
+        raise ValueError(f"{path}: expected {sorted(items)}, lacks {missing}; it is of another method or version")
+    try:
+        for name, item in items.items():
+            item.load_state_dict(states[name])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path}: does not fit the configuration ({reason}); resume with the settings that it was trained with"
+        ) from error
+    # The epochs are the checkpoint's, how many to train is the configuration's, and another number of processes or
+    # batch size makes epochs of another length.
+    engine.state.max_epochs, engine.state.epoch_length = planned, length
+    if length is not None:
+        engine.state.epoch, engine.state.iteration = done, done * length

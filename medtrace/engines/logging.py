@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import Tensor
 from tqdm import tqdm
+
+from medtrace.engines.files import write_whole
 
 
 def logged_terms(output: Mapping[str, Any]) -> dict[str, float]:
@@ -24,8 +27,9 @@ def _scalars(output: Mapping[str, Any]) -> dict[str, Tensor]:
 class TermHistory:
     """Average every loss term over an epoch: into `engine.state.metrics` under its own name, and into a CSV file.
 
-    Sums stay on the device within an epoch. Attach it before `StatsHandler` and `TensorBoardStatsHandler`, whose
-    epoch logs then show the averages.
+    Sums stay on the device within an epoch. Steps that were skipped are left out of the averages; where there were any,
+    their number stands under "skipped_steps", or "rescaled_steps" where the loss scale was too high. Attach it before
+    `StatsHandler` and `TensorBoardStatsHandler`, whose epoch logs then show the averages.
 
     Args:
         path: the CSV file, with one row per epoch; a file there is continued when the training resumes and
@@ -36,6 +40,7 @@ class TermHistory:
         self.path = None if path is None else Path(path)
         self._sums: dict[str, Tensor] = {}
         self._count = 0
+        self._before: dict[str, int] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
@@ -45,17 +50,28 @@ class TermHistory:
 
     def _start(self, engine: Engine) -> None:
         self._sums, self._count = {}, 0
+        self._before = self._skipped(engine)
+
+    @staticmethod
+    def _skipped(engine: Engine) -> dict[str, int]:
+        return {name: getattr(engine.state, name, 0) for name in ("skipped_steps", "rescaled_steps")}
 
     def _add(self, engine: Engine) -> None:
+        if getattr(engine.state, "step_skipped", False):
+            return
         for name, value in _scalars(engine.state.output).items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self._count += 1
 
     def _finish(self, engine: Engine) -> None:
-        means = {name: (total / self._count).item() for name, total in self._sums.items()}
-        engine.state.metrics.update(means)
+        row: dict[str, float] = {name: (total / self._count).item() for name, total in self._sums.items()}
+        skipped = {name: count - self._before[name] for name, count in self._skipped(engine).items()}
+        row |= {name: count for name, count in skipped.items() if count}
+        engine.state.metrics = {
+            name: value for name, value in engine.state.metrics.items() if name not in skipped
+        } | row
         if self.path is not None:
-            _write_row(self.path, {"epoch": engine.state.epoch, **means})
+            _write_row(self.path, {"epoch": engine.state.epoch, **row})
 
 
 def _write_row(path: Path, row: Mapping[str, float]) -> None:
@@ -64,18 +80,16 @@ def _write_row(path: Path, row: Mapping[str, float]) -> None:
     if path.exists():
         with path.open(newline="") as file:
             rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(name for one in (*rows, row) for name in one))
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows([*rows, row])
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows([*rows, row])
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 class ProgressBar:
-    """One bar over the whole training, with the epoch and the mean loss of the last epoch.
+    """One bar over the whole training, with the epoch, the mean loss of the last one, and the number of skipped steps.
 
     Args:
         description: what stands before the bar.
@@ -89,13 +103,15 @@ class ProgressBar:
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
-        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._open)  # by then a resumed training knows where it is
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
         engine.add_event_handler(Events.COMPLETED, self._close)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._abandon)
 
     def _open(self, engine: Engine) -> None:
+        if not self._bar.disable:
+            return
         self._bar = tqdm(
             total=engine.state.max_epochs * engine.state.epoch_length,
             initial=engine.state.iteration,
@@ -107,10 +123,14 @@ class ProgressBar:
 
     def _advance(self, engine: Engine) -> None:
         self._bar.update()
+        if getattr(engine.state, "step_skipped", False):
+            self._tell(engine)
 
     def _tell(self, engine: Engine) -> None:
         loss = engine.state.metrics.get("loss")
-        values = {} if loss is None else {"loss": f"{loss:.4f}"}
+        values: dict[str, Any] = {} if loss is None else {"loss": f"{loss:.4f}"}
+        if skipped := getattr(engine.state, "skipped_steps", 0):
+            values["skipped"] = skipped
         self._bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
 
     def _close(self, engine: Engine) -> None:

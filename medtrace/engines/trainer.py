@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import Trainer as MonaiTrainer
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
@@ -15,15 +16,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medtrace.engines.evaluator import to_device
+from medtrace.engines.randomness import STEPS, derived_seed, seed_generators
+from medtrace.engines.soundness import LOGGER, ModuleMemory, SkipLimit, all_finite, batch_names, gradient_norm, too_many
 from medtrace.objectives import Objective, Phase
+
+COUNTS = ("skipped_steps", "skipped_in_a_row", "rescaled_steps")
 
 
 class Trainer(MonaiTrainer):
-    """Train any `Objective`: for each phase zero, forward, sum with weights, backward, clip, step; then `after_step`.
+    """Train any `Objective`: for each phase zero, forward, sum with weights, backward; then step all; `after_step`.
 
     While a phase runs, only its own parameters require gradients, so that a generator's backward fills no
     gradient of a discriminator. `engine.state.output` is {"loss": sum over phases, term: value, ...}, detached
     and left on the device.
+
+    A step of which a loss or a gradient norm is not finite, on any process, is taken by no phase: weights, optimisers,
+    buffers and what `after_step` moves stay as they were. It is counted in `engine.state.skipped_steps` and told by the
+    logger "medtrace.training"; too many (`skip_limit`), or an epoch without any other, end the training. This takes one
+    look at the device per step. Under loss scaling an overflow of a finite loss's gradient is part of finding the
+    scale: while that is 1 or more it counts in `engine.state.rescaled_steps` instead, without limit.
+
+    Before each epoch the global generators are seeded from (seed, epoch, process), `set_epoch` is called on the
+    loader's dataset where it has one (`medtrace.data.SeededItems`), and a new pass over the loader begins: a training
+    that is resumed at an epoch goes on as if it had not stopped.
 
     Args:
         device: where the objective lies and where batches are moved.
@@ -34,12 +49,14 @@ class Trainer(MonaiTrainer):
         epoch_length: iterations per epoch, by default the loader's length.
         train_handlers: MONAI or ignite handlers (`StatsHandler`, `CheckpointSaver`, `ValidationHandler`, ...).
         max_gradient_norm: clip each phase's gradient to this norm; None leaves it.
+        seed: of all that is drawn, 0 or more; None takes the one that torch was seeded with.
+        skip_limit: how many skipped steps end the training; None is `SkipLimit()`.
         amp: run forwards under autocast on the device; float16 on CUDA is loss-scaled.
         amp_kwargs: arguments of `torch.autocast`, such as {"dtype": torch.bfloat16}.
         workflow: `event_names`, `event_to_attr` and other arguments of MONAI's `Workflow`.
 
     Raises:
-        ValueError: if the optimisers' names are not the phases' names, or a loss is not finite.
+        ValueError: if the optimisers' names are not the phases' names, or too many steps had to be skipped.
     """
 
     def __init__(
@@ -52,6 +69,8 @@ class Trainer(MonaiTrainer):
         epoch_length: int | None = None,
         train_handlers: Sequence | None = None,
         max_gradient_norm: float | None = None,
+        seed: int | None = None,
+        skip_limit: SkipLimit | None = None,
         amp: bool = False,
         amp_kwargs: dict | None = None,
         **workflow: Any,
@@ -78,22 +97,49 @@ class Trainer(MonaiTrainer):
         self.objective = objective
         self.optimizers = dict(optimizers)
         self.max_gradient_norm = max_gradient_norm
+        self.seed = torch.initial_seed() if seed is None else seed
+        self.skip_limit = SkipLimit() if skip_limit is None else skip_limit
         dtype = self.amp_kwargs.get("dtype", torch.get_autocast_dtype(self.state.device.type))
         self.loss_scaler = torch.amp.GradScaler(
             self.state.device.type, enabled=amp and self.state.device.type == "cuda" and dtype == torch.float16
         )
-
+        self.while_running = ExitStack()
+        """What handlers hold until the run ends, however it ends."""
+        self._memory = ModuleMemory(objective)
+        self.state.step_skipped = False
+        for name in COUNTS:
+            setattr(self.state, name, 0)
+            self.state_dict_user_keys.append(name)
+        self.add_event_handler(Events.EPOCH_STARTED, Trainer._begin_epoch)
+        self.add_event_handler(Events.EPOCH_COMPLETED, Trainer._check_epoch)
         if train_handlers is not None:
             self._register_handlers(train_handlers)  # they may ask for what is set above
 
     def run(self) -> None:
         """Train to `max_epochs`; a second call goes on from there."""
-        Workflow.run(self)  # MONAI's Trainer.run would make a CUDA loss scaler of its own
+        with self.while_running:
+            Workflow.run(self)  # MONAI's Trainer.run would make a CUDA loss scaler of its own
 
     def checkpoint_items(self) -> dict[str, Any]:
-        """What a checkpoint must hold to resume: pass it to `CheckpointSaver` and `CheckpointLoader`."""
+        """What a checkpoint must hold to resume: what `Checkpoint` writes and reads."""
         optimizers = {f"optimizer_{name}": optimizer for name, optimizer in self.optimizers.items()}
         return {"objective": self.objective, "trainer": self, "loss_scaler": self.loss_scaler, **optimizers}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over the progress of a checkpoint."""
+        super().load_state_dict({**dict.fromkeys(COUNTS, 0), **state_dict})
+
+    def _begin_epoch(self) -> None:
+        seed_generators(derived_seed(self.seed, STEPS, self.state.epoch, self.state.rank))
+        set_epoch = getattr(getattr(self.data_loader, "dataset", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(self.state.epoch)
+        self.set_data(self.data_loader)
+        self._taken, self._last_skip = False, "the loss scale was too high"
+
+    def _check_epoch(self) -> None:
+        if not self._taken:
+            raise ValueError(too_many(f"every step of epoch {self.state.epoch}", self._last_skip))
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs)
@@ -101,46 +147,79 @@ class Trainer(MonaiTrainer):
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Tensor]:
         batch = to_device(batchdata, self.state.device, self.non_blocking)
         self.objective.train()
+        self._memory.remember()
         carried: dict[str, Any] = {}
         output: dict[str, Tensor] = {}
-        losses = []
+        losses, norms = [], {}
         for phase in self.objective.phases:
             parameters = list(self.objective.parameters_of(phase.name))
             with _only_these_learn(self.objective, parameters):
-                terms = self._step(phase, parameters, batch, carried)
+                terms = self._backward(phase, batch, carried)
             if terms:
                 losses.append(terms.pop(Keys.LOSS))
+                norms[phase.name] = self._clipped(self.optimizers[phase.name], parameters)
                 output.update(terms)
-        self.objective.after_step()
+        if all_finite([*losses, *norms.values()]):
+            self._step(norms)
+        else:
+            self._skip(losses, output, norms, batchdata)
         engine.state.output = {Keys.LOSS: torch.stack(losses).sum(), **output}
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
-    def _step(
-        self, phase: Phase, parameters: list[nn.Parameter], batch: Mapping[str, Any], carried: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        optimizer = self.optimizers[phase.name]
-        optimizer.zero_grad(set_to_none=True)
+    def _backward(self, phase: Phase, batch: Mapping[str, Any], carried: dict[str, Any]) -> dict[str, Tensor]:
+        """A phase's terms and, as "loss", their sum, whose gradient is left at the parameters."""
+        self.optimizers[phase.name].zero_grad(set_to_none=True)
         with self._autocast():
             terms = self.objective.terms(phase.name, batch, carried)
             if not terms:
                 return {}
             loss = phase.total(terms)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        if not torch.isfinite(loss):
-            values = {name: value.item() for name, value in terms.items()}
-            raise ValueError(
-                f"loss of phase {phase.name!r}: expected a finite number, received {values} at iteration"
-                f" {self.state.iteration}; look for NaN in the images, or lower the learning rate"
-            )
         self.loss_scaler.scale(loss).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if self.max_gradient_norm is not None:
-            self.loss_scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
-        self.loss_scaler.step(optimizer)
-        self.loss_scaler.update()
         return {Keys.LOSS: loss.detach(), **{name: value.detach() for name, value in terms.items()}}
+
+    def _clipped(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> Tensor:
+        """Undo the loss scale, clip, and give the norm before clipping."""
+        self.loss_scaler.unscale_(optimizer)
+        norm = gradient_norm(parameters)
+        if self.max_gradient_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.max_gradient_norm, norm)
+        return norm
+
+    def _step(self, phases: Iterable[str]) -> None:
+        for name in phases:
+            self.optimizers[name].step()  # the scaler's own step would look at the device again
+        self.loss_scaler.update()
+        self.objective.after_step()
+        self.state.skipped_in_a_row = 0
+        self.state.step_skipped, self._taken = False, True
+
+    def _skip(
+        self,
+        losses: Sequence[Tensor],
+        terms: Mapping[str, Tensor],
+        norms: Mapping[str, Tensor],
+        batch: Mapping[str, Any],
+    ) -> None:
+        """Leave everything as it was before the step, and count."""
+        self._memory.recall()
+        self.state.step_skipped = True
+        scaling = self.loss_scaler.is_enabled()
+        rescaled = scaling and self.loss_scaler.get_scale() >= 1 and all_finite(losses)
+        self.loss_scaler.update()
+        if rescaled:
+            self.state.rescaled_steps += 1
+            return
+        self.state.skipped_steps += 1
+        self.state.skipped_in_a_row += 1
+        values = {name: value.item() for name, value in terms.items()}
+        values |= {f"gradient of {name}": norm.item() for name, norm in norms.items()}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._last_skip = f"{told} at iteration {self.state.iteration}, of {batch_names(batch)}"
+        LOGGER.warning("step skipped: %s", self._last_skip)
+        self.skip_limit.check(self.state.skipped_in_a_row, self.state.skipped_steps, self._last_skip)
 
 
 @contextmanager

@@ -52,6 +52,14 @@ class ImagePool(nn.Module):
                 chosen.append(image)
         return torch.stack(chosen)
 
+    def snapshot(self) -> list[Tensor]:
+        """The kept images as they are now, for `restore`; no image is copied, because none is ever changed."""
+        return list(self.images)
+
+    def restore(self, snapshot: list[Tensor]) -> None:
+        """Forget what was exchanged since `snapshot`."""
+        self.images = list(snapshot)
+
     def get_extra_state(self) -> dict[str, Any]:
         """The kept images, for a checkpoint."""
         return {"images": torch.stack(self.images) if self.images else None}

@@ -1,0 +1,48 @@
+"""All randomness of an epoch from (seed, epoch, process): a training that is resumed needs no state of a generator."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+STEPS, ITEMS = 0, 1
+"""The two streams of a training: what its steps draw, and what its data draw."""
+
+
+def derived_seed(seed: int, stream: int, *place: int) -> int:
+    """A seed of 64 bits for a place in a training, unlike that of any other place.
+
+    Args:
+        seed: of the training, 0 or more.
+        stream: `STEPS` or `ITEMS`.
+        place: such as epoch and index.
+    """
+    return int(np.random.SeedSequence(seed, spawn_key=(stream, *place)).generate_state(1, np.uint64)[0])
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of torch (all devices), NumPy and Python."""
+    torch.manual_seed(seed)
+    seed_host_generators(seed)
+
+
+def seed_host_generators(seed: int) -> None:
+    """Seed the global generators of torch on the CPU, of NumPy and of Python."""
+    torch.random.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - transforms of others draw from it
+    random.seed(seed)
+
+
+def generator_states() -> tuple[Any, ...]:
+    """The states of the global generators on the CPU, for `restore_generators`."""
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def restore_generators(states: tuple[Any, ...]) -> None:
+    """Put back what `generator_states` gave."""
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    random.setstate(states[2])

@@ -1,0 +1,114 @@
+"""Steps whose loss or gradient is not finite: found, undone, counted, and too many of them an error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor, nn
+
+from medtrace.checks import check_positive
+
+LOGGER = logging.getLogger("medtrace.training")
+
+
+class SkipLimit:
+    """When skipped steps end a training.
+
+    Args:
+        in_a_row: so many skipped steps without one that was taken.
+        in_all: so many in the whole training.
+    """
+
+    def __init__(self, in_a_row: int = 5, in_all: int = 50) -> None:
+        check_positive("in_a_row", in_a_row)
+        check_positive("in_all", in_all)
+        self.in_a_row = in_a_row
+        self.in_all = in_all
+
+    def check(self, in_a_row: int, in_all: int, reason: str) -> None:
+        """Raise a ValueError with `reason` when a limit is reached."""
+        if in_a_row < self.in_a_row and in_all < self.in_all:
+            return
+        counted = f"{in_a_row} steps in a row" if in_a_row >= self.in_a_row else f"{in_all} steps of this training"
+        raise ValueError(too_many(counted, reason))
+
+
+def too_many(counted: str, reason: str) -> str:
+    """The message of a training that skipped too many steps, of which the last is described by `reason`."""
+    return (
+        f"loss: expected finite numbers, but {counted} had to be skipped; the last: {reason}; look for NaN in the"
+        " images, or lower the learning rate"
+    )
+
+
+class ModuleMemory:
+    """What a forward pass moves in a module, as it was before: buffers, and what sub-modules with `snapshot` give.
+
+    Weights need no memory, since a step that is skipped never changes them.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._buffers: list[Tensor] = []
+        self._snapshots: list[tuple[Any, Any]] = []
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Copy the buffers, all in one operation where they lie on one device, and take the snapshots."""
+        buffers = list(self._module.buffers())
+        if [_kind(buffer) for buffer in buffers] != [_kind(kept) for kept in self._buffers]:
+            self._buffers = [buffer.clone() for buffer in buffers]
+        elif buffers:
+            torch._foreach_copy_(self._buffers, buffers)
+        keepers: list[Any] = [module for module in self._module.modules() if hasattr(module, "snapshot")]
+        self._snapshots = [(module, module.snapshot()) for module in keepers]
+
+    @torch.no_grad()
+    def recall(self) -> None:
+        """Put everything back."""
+        for buffer, kept in zip(self._module.buffers(), self._buffers):
+            buffer.copy_(kept)
+        for module, snapshot in self._snapshots:
+            module.restore(snapshot)
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.dtype, tensor.device
+
+
+def all_finite(values: Sequence[Tensor]) -> bool:
+    """Whether every scalar is finite, on every process of a group.
+
+    One look at the device for all of them.
+    """
+    finite = torch.isfinite(torch.stack([value.float() for value in values])).all()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        agreed = finite.to(torch.int32)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
+        finite = agreed
+    return bool(finite.item())
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """L2 norm of the gradients of some parameters, a scalar on their device; 0 without gradients."""
+    parameters = list(parameters)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=parameters[0].device if parameters else None)
+    return nn.utils.get_total_norm(gradients)
+
+
+def batch_names(batch: Mapping[str, Any]) -> str:
+    """What a batch is made of: its cases and the files that its images were read from."""
+    names: list[str] = []
+    cases = batch.get("case", ())
+    names += [cases] if isinstance(cases, str) else [str(case) for case in cases]
+    for value in batch.values():
+        if isinstance(value, MetaTensor):
+            files = value.meta.get("filename_or_obj", ())
+            names += [files] if isinstance(files, str) else [str(file) for file in files]
+    return ", ".join(dict.fromkeys(names)) or "cases without names"
