@@ -6,8 +6,8 @@ import torch
 from monai.data import MetaTensor
 from scipy.interpolate import BSpline
 
+from medtrace.kernels import parzen_torch
 from medtrace.losses import ParzenDNMILoss, ParzenKernel, ParzenWindow, joint_histogram, parzen_nmi
-from medtrace.losses import parzen as parzen_module
 
 SHAPES = [(2, 1, 9, 7), (2, 3, 6, 5), (1, 2, 4, 5, 6)]
 
@@ -211,7 +211,7 @@ def test_the_chunk_size_changes_nothing(monkeypatch, chunk):
     mask = torch.rand(3, 1, 5, 6)
     results = []
     for size in (chunk, 1 << 16):
-        monkeypatch.setattr(parzen_module, "CHUNK", size)
+        monkeypatch.setattr(parzen_torch, "CHUNK", size)
         value = parzen_nmi(x, y, mask=mask)
         results.append((value, *torch.autograd.grad(value.sum(), (x, y))))
     for small, large in zip(*results):
@@ -293,7 +293,7 @@ def test_metadata_stays_outside():
 def test_second_derivatives_are_refused():
     x, y = uniform((1, 1, 5, 5)).requires_grad_(), uniform((1, 1, 5, 5))
     (gradient,) = torch.autograd.grad(parzen_nmi(x, y).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.square().sum().backward()
 
 

@@ -58,7 +58,7 @@ def add_counts(x: Any, y: Any, mask: Any, low: float, scale: float, histogram: A
 
 @compiled
 def look_up(x: Any, y: Any, mask: Any, low: float, scale: float, table: Any, slope_x: Any, slope_y: Any) -> None:
-    """Write the gradients by x and y (voxels,), where wanted (else (0,)), given the one by the histogram (bins, bins)."""
+    """Write the gradients by x and y, (voxels,) where wanted, else (0,), given that by the histogram (bins, bins)."""
     cells = table.shape[0] - 3
     for voxel in range(x.size):
         across, along = (x[voxel] - low) * scale, (y[voxel] - low) * scale
@@ -68,7 +68,12 @@ def look_up(x: Any, y: Any, mask: Any, low: float, scale: float, table: Any, slo
         d0, d1, d2, d3 = _slopes(g)
         by_x, by_y = 0.0, 0.0
         for offset, (weight, slope) in enumerate(zip(_weights(f), _slopes(f))):
-            t0, t1, t2, t3 = table[i + offset, j], table[i + offset, j + 1], table[i + offset, j + 2], table[i + offset, j + 3]
+            t0, t1, t2, t3 = (
+                table[i + offset, j],
+                table[i + offset, j + 1],
+                table[i + offset, j + 2],
+                table[i + offset, j + 3],
+            )
             by_x += slope * (t0 * b0 + t1 * b1 + t2 * b2 + t3 * b3)
             by_y += weight * (t0 * d0 + t1 * d1 + t2 * d2 + t3 * d3)
         factor = scale * mask[voxel] if mask.size else scale

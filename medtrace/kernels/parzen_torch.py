@@ -1,9 +1,10 @@
 """Joint histograms and their gradients in plain torch, on any device.
 
 A window of finite support touches a handful of bins, so a pair of voxels adds `w_i(f_x) · w_j(f_y)` to the few bins
-around its position. The cubic window's weights are polynomials of the fractional positions f. So it is enough to sum
-the 16 products of powers `f_x^a · f_y^b` per *cell* (the pair of bins left of the two positions), and to combine these
-moments into bins at the end: the sum is the same. Its gradient is a bicubic polynomial per cell, looked up per voxel.
+around its position. The cubic window's weights are polynomials of the position t within a *cell* (a pair of bin
+intervals), counted from its middle. So it is enough to sum the 16 products of powers `t_x^a · t_y^b` per cell, and to
+combine these moments into bins at the end: the sum is the same. Its gradient is a bicubic polynomial per cell, looked
+up per voxel.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from medtrace.kernels.parzen_window import CUBIC_POWERS, ParzenKernel, ParzenWindow
 
-CHUNK = 1 << 15
-"""Voxel pairs handled at once on a CPU: small enough for the intermediate numbers to stay in its cache."""
+CHUNK = 1 << 16
+"""Voxel pairs handled at once on a CPU, or two per cell: the intermediate numbers are to stay in its cache."""
 
 DEVICE_CHUNK = 1 << 20
 """Voxel pairs handled at once elsewhere: large enough to keep an accelerator busy."""
@@ -63,11 +64,11 @@ def gradients(
     Returns:
         Both, (rows, voxels), in the images' type; one that is not wanted has shape (0,).
     """
-    results = tuple(torch.empty_like(image if wish else image.new_empty(0)) for image, wish in zip((x, y), wanted))
+    results = tuple(x.new_empty(x.shape if wish else (0,)) for wish in wanted)
     cubic = window.kernel is ParzenKernel.CUBIC
     for group in _row_groups(x, window):
         entries = _polynomials(table[group], x.dtype) if cubic else _patches(table[group], window, x.dtype)
-        for columns in _column_chunks(x):
+        for columns in _column_chunks(x, window):
             a, b = x[group, columns], y[group, columns]
             parts = _cubic_look_up(a, b, entries, window) if cubic else _look_up(a, b, entries, window, wanted)
             factor: float | Tensor = window.scale
@@ -79,19 +80,19 @@ def gradients(
     return results[0], results[1]
 
 
-def _chunk(device: torch.device) -> int:
-    return CHUNK if device.type == "cpu" else DEVICE_CHUNK
+def _chunk(device: torch.device, window: ParzenWindow) -> int:
+    return max(CHUNK, 2 * window.cells**2) if device.type == "cpu" else DEVICE_CHUNK
 
 
 def _row_groups(x: Tensor, window: ParzenWindow) -> Iterator[slice]:
     """Groups of whole rows of at most a chunk of voxels and TABLE cells, or single larger rows."""
     rows, voxels = x.shape
-    step = max(1, min(_chunk(x.device) // voxels, TABLE // window.cells**2))
+    step = max(1, min(_chunk(x.device, window) // voxels, TABLE // window.cells**2))
     return (slice(row, min(rows, row + step)) for row in range(0, rows, step))
 
 
-def _column_chunks(x: Tensor) -> Iterator[slice]:
-    voxels, step = x.shape[1], _chunk(x.device)
+def _column_chunks(x: Tensor, window: ParzenWindow) -> Iterator[slice]:
+    voxels, step = x.shape[1], _chunk(x.device, window)
     return (slice(column, min(voxels, column + step)) for column in range(0, voxels, step))
 
 
@@ -106,7 +107,7 @@ def _cell_index(cell_x: Tensor, cell_y: Tensor, cells: int) -> Tensor:
 def _cell_sums(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> Tensor:
     """Sums per cell of every product of a factor of x with one of y, (size, size, rows, cells, cells) in float64.
 
-    The factors are the powers 0 to 3 of the fractional position (cubic), or the weights of the bins.
+    The factors are the powers 0 to 3 of the position in the cell (cubic), or the weights of the bins.
     """
     rows, voxels = x.shape
     cells, size = window.cells, 2 * window.radius
@@ -118,7 +119,7 @@ def _cell_sums(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) 
     if whole:  # factors are at most 1, so that no sum of `voxels` of their products reaches 2⁶²
         most = x.new_ones(rows, dtype=torch.float64) if mask is None else mask.amax(1).double()
         unit = (2.0 ** (61 - math.ceil(math.log2(voxels))) / most)[:, None]
-    for columns in _column_chunks(x):
+    for columns in _column_chunks(x, window):
         cell_x, fraction_x = window.locate(x[:, columns].double())
         cell_y, fraction_y = window.locate(y[:, columns].double())
         index = _cell_index(cell_x, cell_y, cells)
@@ -140,8 +141,9 @@ def _cell_sums(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) 
 def _factors(fraction: Tensor, window: ParzenWindow) -> list[Tensor]:
     if window.kernel is not ParzenKernel.CUBIC:
         return window.weights(fraction)
-    square = fraction * fraction
-    return [torch.ones_like(fraction), fraction, square, square * fraction]
+    offset = fraction - 0.5
+    square = offset * offset
+    return [torch.ones_like(offset), offset, square, square * offset]
 
 
 def _spread_moments(moments: Tensor, histogram: Tensor) -> None:
@@ -166,7 +168,7 @@ def _spread_weights(sums: Tensor, histogram: Tensor) -> None:
 
 
 def _polynomials(table: Tensor, dtype: torch.dtype) -> Tensor:
-    """Per cell, the polynomial Σ_ab p_ab f_x^a f_y^b that the table (rows, bins, bins) makes: (4, 4, rows · cells²)."""
+    """Per cell, the polynomial Σ_ab p_ab t_x^a t_y^b that the table (rows, bins, bins) makes: (4, 4, rows · cells²)."""
     cells = table.shape[-1] - 3
     along_x = table.new_zeros(4, table.shape[0], cells, table.shape[-1])
     for i, powers in enumerate(CUBIC_POWERS):
@@ -180,11 +182,11 @@ def _polynomials(table: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _cubic_look_up(x: Tensor, y: Tensor, polynomials: Tensor, window: ParzenWindow) -> tuple[Tensor, Tensor]:
-    """Slopes by f_x and f_y of every voxel's polynomial, by Horner's rule for a value and its slope."""
+    """Slopes by t_x and t_y of every voxel's polynomial, by Horner's rule for a value and its slope."""
     cell_x, fraction_x = window.locate(x)
     cell_y, fraction_y = window.locate(y)
     index = _cell_index(cell_x, cell_y, window.cells).int()
-    f, g = fraction_x.view(-1), fraction_y.view(-1)
+    f, g = fraction_x.view(-1) - 0.5, fraction_y.view(-1) - 0.5
     value, slope_x, slope_y = None, None, None
     for row in polynomials.flip(0):
         inner, inner_slope = _horner(row, index, g)

@@ -17,12 +17,14 @@ class ParzenKernel(StrEnum):
 
 
 CUBIC_POWERS = (
-    (1 / 6, -1 / 2, 1 / 2, -1 / 6),
-    (2 / 3, 0.0, -1.0, 1 / 2),
-    (1 / 6, 1 / 2, 1 / 2, -1 / 2),
-    (0.0, 0.0, 0.0, 1 / 6),
+    (1 / 48, -1 / 8, 1 / 4, -1 / 6),
+    (23 / 48, -5 / 8, -1 / 4, 1 / 2),
+    (23 / 48, 5 / 8, -1 / 4, -1 / 2),
+    (1 / 48, 1 / 8, 1 / 4, 1 / 6),
 )
-"""The cubic window as polynomials: weight i at the fractional position f is Σ_a CUBIC_POWERS[i][a] · f^a."""
+"""The cubic window as polynomials: weight i at the fractional position f is Σ_a CUBIC_POWERS[i][a] · (f − ½)^a.
+
+Powers around the middle of a cell lose least to round-off."""
 
 
 class ParzenWindow(NamedTuple):
