@@ -155,6 +155,77 @@ def test_points_through_two_oblique_grids(open_page):
     assert not np.allclose(before[1], reading(page, "target-mm"), atol=0.5)
 
 
+WHOLE_SLICES = """async (name) => {
+    const { mapSlice, originPoints, locatedPoints } = await import("viewer/slices");
+    const { correspondence: c, planes } = medtrace.model;
+    let apart = 0;
+    const compare = (points, k, place) => place.forEach((value, j) => {
+        apart = Math.max(apart, Math.abs(points[3 * k + j] - value));
+    });
+    for (const index of [0, 5]) {
+        const { source, target } = planes[name];
+        const origins = originPoints(c, target, index), located = locatedPoints(c, source, index);
+        const jacobian = mapSlice(medtrace.model, "jacobian", target, index, 0);
+        target.each(index, (voxel, k) => {
+            compare(origins, k, c.origin(voxel));
+            apart = Math.max(apart, Math.abs(jacobian[k] - c.ddf.jacobian(...voxel)));
+        });
+        source.each(index, (voxel, k) => compare(located, k, c.locate(voxel)));
+    }
+    return apart;
+}"""
+
+
+def test_whole_slices_are_what_their_points_are(open_page):
+    page = open_page(ReportCase("oblique", oblique_trace()))
+    for name in ("axial", "coronal", "sagittal"):
+        assert page.evaluate(WHOLE_SLICES, name) < 1e-3
+
+
+def test_channels_and_windows_are_chosen(open_page):
+    image = torch.stack([torch.full((40, 40), 10.0), torch.linspace(0, 900, 1600).reshape(40, 40)])
+    trace = Trace.build(image, image, torch.zeros(2, 40, 40))
+    page = open_page(ReportCase("two channels", trace), ReportCase("one", growing_trace(1.1)))
+    assert page.locator("#channel option").count() == 2
+    grey = """() => {
+        const pane = medtrace.panes.source;
+        return pane.context.getImageData(...pane.voxelToScreen([5, 5, 0]).map(Math.round), 1, 1).data[0];
+    }"""
+    page.select_option("#channel", "1")
+    level, width = (
+        page.locator(f"#windows input[type=number][data-window='source {part}']") for part in ("level", "width")
+    )
+    assert 800 < float(width.input_value()) <= 900
+    level.fill("-500")
+    level.press("Enter")
+    page.wait_for_timeout(80)
+    assert page.evaluate("medtrace.state.windows.source")[1] < 0
+    assert page.evaluate(grey) == 255  # everything is brighter than the window
+    assert page.evaluate("medtrace.state.windows.image") == page.evaluate("medtrace.state.windows.source")  # together
+    width.fill("-3")
+    width.press("Enter")
+    assert float(width.input_value()) > 0  # no window has a negative width
+    assert reading(page, "before")[0] == pytest.approx(10.0, abs=0.02)
+    page.select_option("#case", "1")
+    page.wait_for_timeout(300)
+    assert page.is_hidden("#channels")
+
+
+def test_the_certificate_is_seen_at_once(open_page):
+    checks = [{"name": "folding", "status": "FAIL", "reason": "<b>folds</b>", "figures": {"folded": 2.0}, "limits": {}}]
+    certificate = {"case": "SECRET", "verdict": "FAIL", "checks": checks, "provenance": {"file": "SECRET"}}
+    trace = growing_trace(1.1)
+    page = open_page(ReportCase("failed", trace, certificate=certificate), ReportCase("uncertified", trace))
+    assert "FAIL" in page.text_content("#verdict")
+    page.keyboard.press("c")
+    assert "<b>folds</b>" in page.text_content("#certificate-panel")
+    assert "SECRET" not in page.content()
+    page.keyboard.press("Escape")
+    page.select_option("#case", "1")
+    page.wait_for_timeout(300)
+    assert page.is_hidden("#verdict")
+
+
 def test_one_voxel_moved_is_marked_as_folded(open_page):
     image = torch.rand(1, 40, 40)
     ddf = torch.zeros(2, 40, 40)

@@ -28,8 +28,8 @@ def report(
 ) -> Path:
     """Write saved traces as one HTML file that opens offline, with their certificates where there are any.
 
-    A certificate is found where `medtrace certify` leaves it (see `certificate_of`). The page names each trace after its
-    folder, with as many parent folders as make the names differ; nothing else of the paths or of the files' headers
+    A certificate is found where `medtrace certify` leaves it (see `certificate_of`). The page names each trace after
+    its folder, with as many parent folders as make the names differ; nothing else of the paths or of the files' headers
     goes into it.
 
     Args:

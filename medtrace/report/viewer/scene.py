@@ -79,6 +79,10 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
         "source": _grid(trace.source_affine, trace.source.shape),
         "target": _grid(trace.affine, trace.image.shape),
         "windows": {"source": _window(trace.source), "image": _window(trace.image)},
+        "channelWindows": {
+            "source": [_window(channel) for channel in trace.source],
+            "image": [_window(channel) for channel in trace.image],
+        },
         "ranges": _ranges(case),
         "appearance": {"kind": "none"},
         "folds": int(folds.sum()),

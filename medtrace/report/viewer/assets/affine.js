@@ -11,9 +11,8 @@ export function apply(matrix, point, out = [0, 0, 0]) {
 
 /** Length of a direction that a matrix turns: without its shift. */
 export function turnedLength(m, [x, y, z]) {
-  return Math.hypot(
-    m[0] * x + m[1] * y + m[2] * z, m[4] * x + m[5] * y + m[6] * z, m[8] * x + m[9] * y + m[10] * z,
-  );
+  const a = m[0] * x + m[1] * y + m[2] * z, b = m[4] * x + m[5] * y + m[6] * z, c = m[8] * x + m[9] * y + m[10] * z;
+  return Math.sqrt(a * a + b * b + c * c);
 }
 
 export function multiply(a, b) {
@@ -41,6 +40,11 @@ export function invert(m) {
     ...rows.flatMap((row) => [...row, -row.reduce((sum, value, k) => sum + value * shift[k], 0)]),
     0, 0, 0, 1,
   ];
+}
+
+/** Determinant of three columns. */
+export function determinant([a, b, c]) {
+  return a[0] * (b[1] * c[2] - b[2] * c[1]) - b[0] * (a[1] * c[2] - a[2] * c[1]) + c[0] * (a[1] * b[2] - a[2] * b[1]);
 }
 
 export function length(vector) {

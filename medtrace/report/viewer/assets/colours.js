@@ -29,7 +29,7 @@ export class ColourMap {
   }
 }
 
-/** Intensities (channel by channel) as grey, three channels as colour, between black and white of the window. */
+/** Intensities (channel after channel) as grey, three channels as colour, between black and white of the window. */
 export function shade(slice, channels, [low, high], rgba) {
   const count = slice.length / channels;
   const gain = 255 / (high - low || 1);

@@ -3,6 +3,7 @@
 import { drawWindows } from "./windows.js";
 import { exactness, readings } from "./readout.js";
 import { MAPS, ticksOf } from "./slices.js";
+import { COLOUR } from "./viewer.js";
 
 const LAYERS = {
   grid: "grid", arrows: "arrows", folds: "folds", mask: "mask", labels: "labels", regions: "regions", path: "path",
@@ -26,6 +27,10 @@ export function buildControls(viewer) {
   });
   byId("case").addEventListener("change", (event) => viewer.select(Number(event.target.value)));
   byId("case").parentElement.hidden = viewer.scene.cases.length < 2;
+  byId("channel").addEventListener("change", ({ target }) => (
+    viewer.choose(target.value === COLOUR ? COLOUR : Number(target.value))
+  ));
+  viewer.addEventListener("channel", () => drawWindows(viewer));
   buttons("tool", TOOLS, (tool) => viewer.set({ tool }));
   buttons("compare", COMPARISONS, (compare) => viewer.set({ compare, blink: false }));
   for (const [name, title] of Object.entries(LAYERS)) {
@@ -77,6 +82,7 @@ function caseControls(viewer) {
   if (model.has("truth")) rivals.truth = "target";
   options("rival", rivals);
   if (!rivals[viewer.state.rival]) viewer.state.rival = "warped";
+  channelControl(viewer);
   options("layer", Object.fromEntries(viewer.layers().map((name) => [name, MAPS[name].title])));
   const folds = byId("folds");
   folds.hidden = description.folds === 0;
@@ -88,6 +94,15 @@ function caseControls(viewer) {
   showVerdict(description.certificate);
   byId("exactness").replaceChildren(...exactness(model).map((line) => element("li", { textContent: line })));
   drawWindows(viewer);
+}
+
+/** Which channel is seen, where there are several. */
+function channelControl(viewer) {
+  const { channels } = viewer.model;
+  byId("channels").hidden = channels < 2;
+  const titles = viewer.hasColour() ? { [COLOUR]: "colour" } : {};
+  for (let channel = 0; channel < channels; channel++) titles[channel] = `${channel + 1} of ${channels}`;
+  options("channel", titles);
 }
 
 const MARKS = { PASS: "✓", WARN: "!", FAIL: "✗" };
@@ -128,15 +143,26 @@ export function sync(viewer) {
   byId("rival").value = state.rival;
   byId("rival").disabled = state.compare === "off";
   byId("layer").value = state.layer;
+  byId("channel").value = state.channel;
   for (const name of Object.keys(LAYERS)) byId(`show-${name}`).checked = state.show[name];
   for (const pane of Object.values(viewer.panes)) syncSlider(viewer, pane);
   syncBar(viewer, model.description.ranges[state.layer]);
-  const rows = readings(viewer).map(([key, heading, value]) => {
-    const row = element("tr", {}, element("th", { textContent: heading }), element("td", { textContent: value }));
-    row.dataset.reading = key;
-    return row;
-  });
-  byId("readout").tBodies[0].replaceChildren(...rows);
+  showReadings(byId("readout").tBodies[0], readings(viewer));
+}
+
+/** Write the rows; where they are the same as before, only what changed, which costs no layout of the rest. */
+function showReadings(body, rows) {
+  if (rows.map(([key]) => key).join() !== [...body.rows].map((row) => row.dataset.reading).join()) {
+    body.replaceChildren(...rows.map(([key]) => {
+      const row = element("tr", {}, element("th"), element("td"));
+      row.dataset.reading = key;
+      return row;
+    }));
+  }
+  rows.forEach(([, ...texts], number) => texts.forEach((text, column) => {
+    const cell = body.rows[number].cells[column];
+    if (cell.textContent !== text) cell.textContent = text;
+  }));
 }
 
 function press(id, value) {

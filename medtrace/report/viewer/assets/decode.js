@@ -1,18 +1,65 @@
-// Arrays of the page: base64, inflated by the browser, differences summed up again.
+// Arrays of the page: base64, inflated by the browser, differences summed up again; a worker for each.
 
 const KINDS = { uint8: Uint8Array, uint16: Uint16Array, int16: Int16Array };
 
 /** Read one array: {values, shape: [C, n0, n1, n2], scale, offset, error}. */
 export async function unpack(header) {
-  const planes = await inflate(fromBase64(document.getElementById(header.id).textContent));
+  const text = document.getElementById(header.id).textContent;
+  const values = await inWorker({ text, header }).catch(() => decoded({ text, header })); // some browsers allow no worker
+  return { ...header, values };
+}
+
+/** Decode in a worker of its own, which runs this very module: arrays side by side, and the page stays awake. */
+function inWorker(task) {
+  return new Promise((done, failed) => {
+    const { imports } = JSON.parse(document.querySelector("script[type=importmap]").textContent);
+    const worker = new Worker(imports["viewer/decode"], { type: "module" });
+    const end = (settle) => (event) => {
+      worker.terminate();
+      settle(event.data);
+    };
+    worker.onmessage = end((answer) => (answer.values ? done(answer.values) : failed(new Error(answer.error))));
+    worker.onerror = end(failed);
+    worker.postMessage(task);
+  });
+}
+
+if (typeof document === "undefined") {
+  self.onmessage = async ({ data }) => {
+    try {
+      const values = await decoded(data);
+      self.postMessage({ values }, [values.buffer]);
+    } catch (error) {
+      self.postMessage({ error: error.message });
+    }
+  };
+}
+
+async function decoded({ text, header }) {
   const count = header.shape.reduce((product, size) => product * size, 1);
   const values = new KINDS[header.dtype](count);
-  if (planes.length !== count * values.BYTES_PER_ELEMENT) {
-    throw new Error(`${header.id}: ${planes.length} bytes for ${count} numbers; the file is damaged, write it again`);
-  }
+  const planes = await inflated(fromBase64(text), count * values.BYTES_PER_ELEMENT);
+  if (!planes) throw new Error(`${header.id}: not ${count} numbers; the file is damaged, write it again`);
   if (values.BYTES_PER_ELEMENT === 1) sumBytes(planes, values);
   else sumPairs(planes, values);
-  return { ...header, values };
+  return values;
+}
+
+/** The bytes of a deflated stream, null where they are not `size`. */
+async function inflated(bytes, size) {
+  const stream = new DecompressionStream("deflate");
+  const writer = stream.writable.getWriter();
+  writer.write(bytes).catch(() => {}); // the reader is told as well
+  writer.close().catch(() => {});
+  const reader = stream.readable.getReader();
+  const out = new Uint8Array(size);
+  for (let at = 0; ; ) {
+    const { done, value } = await reader.read();
+    if (done) return at === size ? out : null;
+    if (at + value.length > size) return null;
+    out.set(value, at);
+    at += value.length;
+  }
 }
 
 function sumBytes(planes, values) {
@@ -38,9 +85,4 @@ export function fromBase64(text) {
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
   return bytes;
-}
-
-async function inflate(bytes) {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
 }

@@ -1,7 +1,25 @@
 // Images and fields read between their voxels, linearly; beyond the border, as at the border.
 
+import { determinant } from "./affine.js";
+
 function clamp(value, last) {
   return value < 0 ? 0 : value > last ? last : value;
+}
+
+/** The two axes of a plane, the one whose neighbours are farther apart in memory first. */
+function inMemory({ horizontal, vertical }) {
+  return horizontal < vertical ? [horizontal, vertical] : [vertical, horizontal];
+}
+
+/** Where `size` pixels in a row lie among `stored` numbers: the number before each, and the share of the next. */
+function places(size, flipped, ratio, stored) {
+  const before = new Int32Array(size), share = new Float32Array(size);
+  for (let pixel = 0; pixel < size; pixel++) {
+    const place = clamp((flipped ? size - 1 - pixel : pixel) * ratio, stored - 1);
+    before[pixel] = Math.floor(place);
+    share[pixel] = place - before[pixel];
+  }
+  return [before, share];
 }
 
 /** Intensities (or labels) on a grid. */
@@ -19,6 +37,25 @@ export class Volume {
   voxel(x, y, z, channel = 0) {
     const [, n1, n2] = this.shape;
     return this.values[channel * this.count + (x * n1 + y) * n2 + z] * this.scale + this.offset;
+  }
+
+  /** A channel of the grid's own slice. */
+  slice(plane, index, channel, out) {
+    const strides = [this.shape[1] * this.shape[2], this.shape[2], 1];
+    const { values, scale, offset } = this;
+    const first = plane.toPage([0, 0, 0]);
+    const steps = {
+      [plane.horizontal]: plane.flipHorizontal ? -1 : 1, [plane.vertical]: plane.width * (plane.flipVertical ? -1 : 1),
+    };
+    const [slow, fast] = inMemory(plane);
+    for (let i = 0; i < this.shape[slow]; i++) {
+      let at = channel * this.count + index * strides[plane.normal] + i * strides[slow];
+      let pixel = first[1] * plane.width + first[0] + i * steps[slow];
+      for (let j = 0; j < this.shape[fast]; j++, at += strides[fast], pixel += steps[fast]) {
+        out[pixel] = values[at] * scale + offset;
+      }
+    }
+    return out;
   }
 
   nearest(x, y, z, channel = 0) {
@@ -79,6 +116,53 @@ export class Field {
     return out;
   }
 
+  /** The vectors over a slice, three numbers a pixel: read between sheets first, then along rows, then down columns. */
+  slice(plane, index) {
+    const { horizontal, vertical, width, height } = plane;
+    const across = this.stored[horizontal], down = this.stored[vertical];
+    const sheet = this.sheet(plane, index);
+    const [left, byColumn] = places(width, plane.flipHorizontal, this.ratio[horizontal], across);
+    const [top, byRow] = places(height, plane.flipVertical, this.ratio[vertical], down);
+    const rows = new Float32Array(3 * width * down);
+    for (let v = 0, to = 0; v < down; v++) {
+      for (let u = 0; u < width; u++) {
+        const from = 3 * (v * across + left[u]), next = left[u] + 1 < across ? 3 : 0, part = byColumn[u];
+        for (let k = 0; k < 3; k++, to++) rows[to] = sheet[from + k] + part * (sheet[from + next + k] - sheet[from + k]);
+      }
+    }
+    const out = new Float32Array(3 * width * height);
+    for (let v = 0, to = 0; v < height; v++) {
+      const part = byRow[v], next = top[v] + 1 < down ? 3 * width : 0;
+      for (let from = 3 * width * top[v], end = from + 3 * width; from < end; from++, to++) {
+        out[to] = rows[from] + part * (rows[from + next] - rows[from]);
+      }
+    }
+    return out;
+  }
+
+  /** The stored numbers of a slice, three a place. */
+  sheet(plane, index) {
+    const strides = [this.stored[1] * this.stored[2], this.stored[2], 1];
+    const { normal } = plane;
+    const across = this.stored[plane.horizontal];
+    const z = clamp(index * this.ratio[normal], this.stored[normal] - 1);
+    const k = Math.floor(z), part = z - k;
+    const next = part > 0 ? strides[normal] : 0;
+    const { values, scale } = this;
+    const out = new Float32Array(3 * across * this.stored[plane.vertical]);
+    const steps = { [plane.horizontal]: 3, [plane.vertical]: 3 * across };
+    const [slow, fast] = inMemory(plane); // far apart in memory outside, neighbours inside: the cache decides the time
+    for (let component = 0; component < 3; component++) {
+      for (let i = 0; i < this.stored[slow]; i++) {
+        let at = component * this.count + k * strides[normal] + i * strides[slow], to = component + i * steps[slow];
+        for (let j = 0; j < this.stored[fast]; j++, at += strides[fast], to += steps[fast]) {
+          out[to] = ((1 - part) * values[at] + part * values[at + next]) * scale;
+        }
+      }
+    }
+    return out;
+  }
+
   /** Determinant of the derivative of p -> p + field(p): central differences over 2·reach voxels, less at the border. */
   jacobian(x, y, z, reach = 1) {
     const columns = this.shape.map((size, axis) => {
@@ -92,7 +176,6 @@ export class Field {
       const before = this.at(...low, [0, 0, 0]), after = this.at(...high, [0, 0, 0]);
       return column.map((value, part) => value + (after[part] - before[part]) / span);
     });
-    const [a, b, c] = columns;
-    return a[0] * (b[1] * c[2] - b[2] * c[1]) - b[0] * (a[1] * c[2] - a[2] * c[1]) + c[0] * (a[1] * b[2] - a[2] * b[1]);
+    return determinant(columns);
   }
 }

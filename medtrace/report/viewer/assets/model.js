@@ -21,6 +21,10 @@ export class Model {
     return this.description.spatialDims === 3;
   }
 
+  get channels() {
+    return Math.max(this.grids.source.channels, this.grids.target.channels);
+  }
+
   has(name) {
     return name in this.description.arrays;
   }

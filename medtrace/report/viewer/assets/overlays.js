@@ -2,7 +2,7 @@
 
 import { LINES, SERIES } from "./colours.js";
 import { contour } from "./contours.js";
-import { framePoints } from "./slices.js";
+import { framePoints, locatedPoints, originPoints } from "./slices.js";
 import { carriedOutline, regionMask } from "./regions.js";
 
 /** Light line with a dark casing, to be seen on black and on white. */
@@ -152,13 +152,14 @@ function drawOutline(pane, name, key, values, colour) {
 
 /** Mask of the target grid, carried through the inverse field on the source's pane. */
 export function drawMask(pane, model) {
-  const point = [0, 0, 0];
+  const { plane, index } = pane;
   const values = () => {
-    const out = new Float32Array(pane.plane.width * pane.plane.height);
-    pane.plane.each(pane.index, (voxel, pixel) => {
-      const p = pane.side === "source" ? model.correspondence.locate(voxel, point) : voxel;
-      out[pixel] = model.mask.linear(p[0], p[1], p[2]);
-    });
+    const out = new Float32Array(plane.width * plane.height);
+    if (pane.side === "target") return model.mask.slice(plane, index, 0, out);
+    const points = locatedPoints(model.correspondence, plane, index);
+    for (let pixel = 0, at = 0; pixel < out.length; pixel++, at += 3) {
+      out[pixel] = model.mask.linear(points[at], points[at + 1], points[at + 2]);
+    }
     return out;
   };
   drawOutline(pane, "mask", "", values, LINES.mask);
@@ -175,12 +176,13 @@ export function drawLabels(pane, model) {
 }
 
 function labelNumbers(pane, model) {
-  const numbers = new Uint16Array(pane.plane.width * pane.plane.height);
-  const point = [0, 0, 0];
-  pane.plane.each(pane.index, (voxel, pixel) => {
-    const q = pane.side === "source" ? voxel : model.correspondence.origin(voxel, point);
-    numbers[pixel] = model.labels.nearest(q[0], q[1], q[2]);
-  });
+  const { plane, index } = pane;
+  const numbers = new Uint16Array(plane.width * plane.height);
+  if (pane.side === "source") return model.labels.slice(plane, index, 0, numbers);
+  const points = originPoints(model.correspondence, plane, index);
+  for (let pixel = 0, at = 0; pixel < numbers.length; pixel++, at += 3) {
+    numbers[pixel] = model.labels.nearest(points[at], points[at + 1], points[at + 2]);
+  }
   return numbers;
 }
 

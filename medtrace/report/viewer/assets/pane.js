@@ -77,19 +77,27 @@ export class Pane {
   image(layer, key, paint, smooth) {
     let bitmap = this.bitmaps.get(layer);
     if (!bitmap || bitmap.key !== key) {
-      const canvas = bitmap ? bitmap.canvas : document.createElement("canvas");
-      canvas.width = this.plane.width;
-      canvas.height = this.plane.height;
-      const pixels = new ImageData(canvas.width, canvas.height);
-      paint(pixels.data);
-      canvas.getContext("2d").putImageData(pixels, 0, 0);
-      bitmap = { key, canvas };
+      bitmap = this.bitmapLike(bitmap);
+      paint(bitmap.pixels.data);
+      bitmap.canvas.getContext("2d").putImageData(bitmap.pixels, 0, 0);
+      bitmap.key = key;
       this.bitmaps.set(layer, bitmap);
     }
     const { context } = this;
     context.imageSmoothingEnabled = smooth;
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap.canvas, ...this.shift, this.plane.width * this.step[0], this.plane.height * this.step[1]);
+  }
+
+  /** Room for a slice's pixels: an earlier one's, emptied, where it has the size. */
+  bitmapLike(earlier) {
+    const { width, height } = this.plane;
+    if (earlier && earlier.pixels.width === width && earlier.pixels.height === height) {
+      earlier.pixels.data.fill(0);
+      return earlier;
+    }
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    return { canvas, pixels: new ImageData(width, height) };
   }
 
   /** Forget the slices of another case. */

@@ -14,8 +14,8 @@ export function readings(viewer) {
   const sourceMm = c.sourceMm(source), targetMm = c.targetMm(target);
   const back = side === "source" ? difference(c.sourceMm(c.origin(target)), sourceMm)
     : difference(c.targetMm(c.locate(source)), targetMm);
-  const account = accountAt(model, target);
-  const before = model.source.linear(...source);
+  const channel = viewer.mapChannel;
+  const account = accountAt(model, target, channel);
   const dims = model.is3d ? 3 : 2;
   const rows = [
     ["source-mm", "source (RAS mm)", point(sourceMm, 2)],
@@ -24,17 +24,18 @@ export function readings(viewer) {
     ["target-voxel", "translation voxel", point(target.slice(0, dims), 1)],
     ["moved-mm", "moved by (mm)", `${text(length(difference(targetMm, sourceMm)))} (${point(difference(targetMm, sourceMm), 1)})`],
     ["path", "path", model.pathKind()],
-    ["before", "intensity before", intensity(model.source, source, before)],
-    ["after", "intensity after", intensity(model.image, target, account.after)],
+    ["before", "intensity before", intensities(model.source, source)],
+    ["after", "intensity after", intensities(model.image, target)],
   ];
   if (model.source.channels === model.image.channels) {
-    rows.push(["change", "change", amount(account.after - account.before, model.image)]);
+    const of = model.channels > 1 ? ` (channel ${channel + 1})` : "";
+    rows.push(["change", `change${of}`, amount(account.after - account.before, model.image)]);
   }
   if (account.appearance !== null) {
     rows.push(["appearance", "explained by appearance", amount(account.appearance, model.image)]);
     rows.push(["residual", "unexplained", amount(account.residual, model.image)]);
   }
-  if (model.truth) rows.push(["error", "error (target − image)", amount(model.truth.linear(...target) - account.after, model.image)]);
+  if (model.truth) rows.push(["error", "error (target − image)", amount(model.truth.linear(...target, channel) - account.after, model.image)]);
   rows.push(["jacobian", `local ${model.is3d ? "volume" : "area"} source / translation`, text(c.ddf.jacobian(...target.map(Math.round)), 3)]);
   rows.push(["round-trip", "there and back misses (mm)", text(length(back))]);
   return rows;
@@ -44,9 +45,8 @@ function amount(value, volume) {
   return Number(value.toPrecision(volume.scale === 1 && Number.isInteger(volume.offset) ? 5 : 4)).toString();
 }
 
-function intensity(volume, place, first) {
-  const values = [first];
-  for (let channel = 1; channel < volume.channels; channel++) values.push(volume.linear(...place, channel));
+function intensities(volume, place) {
+  const values = Array.from({ length: volume.channels }, (_, channel) => volume.linear(...place, channel));
   return values.map((value) => amount(value, volume)).join(", ");
 }
 

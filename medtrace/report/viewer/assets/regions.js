@@ -1,6 +1,7 @@
 // Regions that the reader draws: their size, and how large they become.
 
 import { SERIES } from "./colours.js";
+import { locatedPoints, originPoints } from "./slices.js";
 
 const MOST_SAMPLES = 60000;
 
@@ -78,14 +79,11 @@ export function regionMask(model, region, side, planeName, index) {
   const shown = model.planes[planeName][side];
   const own = model.planes[region.planeName][region.side];
   const out = new Uint8Array(shown.width * shown.height);
-  const { correspondence } = model;
-  const place = [0, 0, 0];
   const half = model.is3d ? region.depth / 2 : 0.5;
+  const points = side === region.side ? null
+    : (side === "target" ? originPoints : locatedPoints)(model.correspondence, shown, index);
   shown.each(index, (voxel, pixel) => {
-    let point = voxel;
-    if (side !== region.side) {
-      point = side === "target" ? correspondence.origin(voxel, place) : correspondence.locate(voxel, place);
-    }
+    const point = points ? points.subarray(3 * pixel, 3 * pixel + 3) : voxel;
     if (Math.abs(point[own.normal] - region.index) > half) return;
     const [u, v] = own.toPage(point);
     out[pixel] = inside(region.polygon, u, v) ? 1 : 0;

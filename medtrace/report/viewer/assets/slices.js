@@ -1,6 +1,6 @@
 // What is seen in a slice: images, frames of the flow, and maps of the change.
 
-import { apply, turnedLength } from "./affine.js";
+import { apply, determinant, turnedLength } from "./affine.js";
 
 const FLOW_STEP = 3;
 const LARGE_SLICE = 128 * 128;
@@ -14,29 +14,34 @@ export const MAPS = {
   error: { title: "error (target − image)", unit: "", colours: "change" },
 };
 
-/** Intensities of a grid's own slice, channel by channel. */
-export function imageSlice(volume, plane, index) {
+/** Intensities of a grid's own slice, one chosen channel after the other. */
+export function imageSlice(volume, plane, index, channels) {
   const count = plane.width * plane.height;
-  const out = new Float32Array(count * volume.channels);
-  for (let channel = 0; channel < volume.channels; channel++) {
-    plane.each(index, (voxel, pixel) => {
-      out[channel * count + pixel] = volume.voxel(voxel[0], voxel[1], voxel[2], channel);
-    });
-  }
+  const out = new Float32Array(count * channels.length);
+  channels.forEach((channel, k) => volume.slice(plane, index, channel, out.subarray(k * count, (k + 1) * count)));
   return out;
 }
 
 /** The source as the frame of time t shows it on the target grid. */
-export function frameSlice(model, plane, index, t) {
+export function frameSlice(model, plane, index, t, channels) {
   const { source, correspondence } = model;
   const count = plane.width * plane.height;
-  const out = new Float32Array(count * source.channels);
+  const out = new Float32Array(count * channels.length);
+  if (t === 1) {
+    const points = originPoints(correspondence, plane, index);
+    channels.forEach((channel, k) => {
+      for (let pixel = 0, at = 0, to = k * count; pixel < count; pixel++, at += 3, to++) {
+        out[to] = source.linear(points[at], points[at + 1], points[at + 2], channel);
+      }
+    });
+    return out;
+  }
   const place = [0, 0, 0];
   framePoints(correspondence, plane, index, t, (point, pixel) => {
     apply(correspondence.toSource, point, place);
-    for (let channel = 0; channel < source.channels; channel++) {
-      out[channel * count + pixel] = source.linear(place[0], place[1], place[2], channel);
-    }
+    channels.forEach((channel, k) => {
+      out[k * count + pixel] = source.linear(place[0], place[1], place[2], channel);
+    });
   });
   return out;
 }
@@ -72,19 +77,50 @@ export function framePoints(correspondence, plane, index, t, visit) {
   });
 }
 
-/** p + ddf(p) of every pixel of a slice, three numbers each; the last slice's are kept. */
+/** p + ddf(p) of every pixel p of a target slice, in target voxels, three numbers each; the last slice's are kept. */
 export function pulledPoints(correspondence, plane, index) {
+  return lastSlice(correspondence, "pulled", plane, index, () => movedPoints(correspondence.ddf, plane, index));
+}
+
+/** The source voxel of every pixel of a target slice. */
+export function originPoints(correspondence, plane, index) {
+  return lastSlice(correspondence, "origins", plane, index, () => (
+    through(correspondence.toSource, pulledPoints(correspondence, plane, index))
+  ));
+}
+
+/** The target voxel of every pixel of a source slice. */
+export function locatedPoints(correspondence, plane, index) {
+  return lastSlice(correspondence, "located", plane, index, () => (
+    through(correspondence.toTarget, movedPoints(correspondence.inverse, plane, index))
+  ));
+}
+
+function lastSlice(correspondence, name, plane, index, make) {
   const key = `${plane.normal} ${index}`;
-  if (correspondence.pulled?.key !== key) {
-    const points = new Float32Array(3 * plane.width * plane.height);
-    const point = [0, 0, 0];
-    plane.each(index, (voxel, pixel) => {
-      correspondence.ddf.at(voxel[0], voxel[1], voxel[2], point);
-      for (let k = 0; k < 3; k++) points[3 * pixel + k] = voxel[k] + point[k];
-    });
-    correspondence.pulled = { key, points };
+  if (correspondence[name]?.key !== key) correspondence[name] = { key, points: make() };
+  return correspondence[name].points;
+}
+
+function movedPoints(field, plane, index) {
+  const points = field.slice(plane, index);
+  plane.each(index, (voxel, pixel) => {
+    points[3 * pixel] += voxel[0];
+    points[3 * pixel + 1] += voxel[1];
+    points[3 * pixel + 2] += voxel[2];
+  });
+  return points;
+}
+
+function through(matrix, points) {
+  const out = new Float32Array(points.length);
+  for (let at = 0; at < points.length; at += 3) {
+    for (let row = 0; row < 3; row++) {
+      const k = 4 * row;
+      out[at + row] = matrix[k] * points[at] + matrix[k + 1] * points[at + 1] + matrix[k + 2] * points[at + 2] + matrix[k + 3];
+    }
   }
-  return correspondence.pulled.points;
+  return out;
 }
 
 /** Displacements of the frame at every third pixel across and down. */
@@ -113,18 +149,20 @@ function flowLattice(correspondence, plane, index, t) {
 }
 
 /** Frame of time t that takes on the final intensities as it goes: frame + t·(image − warped). */
-export function morphSlice(model, plane, index, t) {
-  const frame = frameSlice(model, plane, index, t);
+export function morphSlice(model, plane, index, t, channels) {
+  const frame = frameSlice(model, plane, index, t, channels);
   if (model.source.channels !== model.image.channels) return frame;
-  const warped = frameSlice(model, plane, index, 1);
-  const image = imageSlice(model.image, plane, index);
+  const warped = frameSlice(model, plane, index, 1, channels);
+  const image = imageSlice(model.image, plane, index, channels);
   return frame.map((value, k) => value + t * (image[k] - warped[k]));
 }
 
-/** Values of a map over a slice of the target grid (first channel). */
-export function mapSlice(model, name, plane, index) {
-  const out = new Float32Array(plane.width * plane.height);
+/** Values of a map over a slice of the target grid, of one channel where it is about intensity. */
+export function mapSlice(model, name, plane, index, channel) {
   const { correspondence, image } = model;
+  if (name === "jacobian") return jacobianSlice(correspondence.ddf, plane, index);
+  if (name === "appearance" || name === "residual") return accountSlice(model, name, plane, index, channel);
+  const out = new Float32Array(plane.width * plane.height);
   if (name === "displacement") {
     const points = pulledPoints(correspondence, plane, index);
     const moved = [0, 0, 0];
@@ -132,19 +170,51 @@ export function mapSlice(model, name, plane, index) {
       for (let k = 0; k < 3; k++) moved[k] = points[3 * pixel + k] - voxel[k];
       out[pixel] = turnedLength(correspondence.affine, moved);
     });
-  } else if (name === "jacobian") {
-    plane.each(index, (voxel, pixel) => {
-      out[pixel] = correspondence.ddf.jacobian(voxel[0], voxel[1], voxel[2]);
-    });
-  } else if (name === "error") {
-    plane.each(index, (voxel, pixel) => {
-      out[pixel] = model.truth.voxel(...voxel) - image.voxel(...voxel);
-    });
-  } else {
-    plane.each(index, (voxel, pixel) => {
-      const { appearance, residual } = accountAt(model, voxel);
-      out[pixel] = name === "appearance" ? appearance : residual;
-    });
+    return out;
+  }
+  const truth = imageSlice(model.truth, plane, index, [channel]);
+  return imageSlice(image, plane, index, [channel]).map((value, pixel) => truth[pixel] - value);
+}
+
+/** Change that appearance explains, or what is left of it, over a slice (see accountAt). */
+function accountSlice(model, name, plane, index, channel) {
+  const { kind, curves } = model.description.appearance;
+  const warped = frameSlice(model, plane, index, 1, [channel]);
+  const image = imageSlice(model.image, plane, index, [channel]);
+  const stored = { mask: model.mask, stored: model.appearance }[kind];
+  const values = stored?.slice(plane, index, kind === "mask" ? 0 : channel, new Float32Array(warped.length));
+  return warped.map((before, pixel) => {
+    const change = image[pixel] - before;
+    const explained = kind === "curve" ? onCurve(curves[channel], before) : kind === "mask" ? values[pixel] * change : values[pixel];
+    return name === "appearance" ? explained : change - explained;
+  });
+}
+
+/** Field.jacobian at every pixel of a slice. */
+function jacobianSlice(field, plane, index) {
+  const { width, height, horizontal, vertical, normal } = plane;
+  const last = plane.slices - 1;
+  const here = field.slice(plane, index);
+  const [below, above] = [Math.max(index - 1, 0), Math.min(index + 1, last)];
+  const sheets = last > 0 ? [field.slice(plane, below), field.slice(plane, above)] : [here, here];
+  const turn = [plane.flipHorizontal ? -1 : 1, plane.flipVertical ? -1 : 1];
+  const out = new Float32Array(width * height);
+  const columns = [[0, 0, 0], [0, 0, 0], [0, 0, 0]];
+  const slope = (axis, low, high, from, to, span) => {
+    const column = columns[axis];
+    for (let part = 0; part < 3; part++) {
+      column[part] = (part === axis ? 1 : 0) + (span ? (high[3 * to + part] - low[3 * from + part]) / span : 0);
+    }
+  };
+  for (let v = 0, pixel = 0; v < height; v++) {
+    const up = v > 0 ? width : 0, down = v + 1 < height ? width : 0;
+    for (let u = 0; u < width; u++, pixel++) {
+      const left = u > 0 ? 1 : 0, right = u + 1 < width ? 1 : 0;
+      slope(horizontal, here, here, pixel - left, pixel + right, turn[0] * (left + right));
+      slope(vertical, here, here, pixel - up, pixel + down, (turn[1] * (up + down)) / width);
+      slope(normal, sheets[0], sheets[1], pixel, pixel, above - below);
+      out[pixel] = determinant(columns);
+    }
   }
   return out;
 }

@@ -9,13 +9,14 @@ import { MAPS, frameSlice, imageSlice, mapSlice, morphSlice, placeOf } from "./s
 
 const PANES = { source: "source", warped: "target", image: "target", map: "target" };
 const BLINK_MS = 650;
+export const COLOUR = "colour";
 
 export function startingState() {
   return {
     planeName: "axial", point: null, pinned: false, time: 1, playing: false, morph: false, zoom: 1, anchor: null,
     layer: "displacement", opacity: 0.65, compare: "off", rival: "warped", swipe: 0.5, blink: false,
     tool: "point", depth: 3, draft: null,
-    windows: null, linkedWindows: true,
+    windows: null, linkedWindows: true, channel: COLOUR,
     show: { cross: true, path: true, grid: false, arrows: false, folds: true, mask: true, labels: true, regions: true },
   };
 }
@@ -48,8 +49,9 @@ export class Viewer extends EventTarget {
     Object.assign(this.state, {
       planeName: model.planes[this.state.planeName] ? this.state.planeName : "axial",
       point: model.pair("target", description.start), pinned: false, zoom: 1, anchor: null, draft: null,
-      windows: structuredClone(description.windows), linkedWindows: alike(description.windows),
+      channel: this.hasColour(model) || model.channels < 2 ? COLOUR : 0,
     });
+    this.resetWindows();
     if (!this.layers().includes(this.state.layer)) this.state.layer = "displacement";
     for (const pane of Object.values(this.panes)) pane.forget();
     this.dispatchEvent(new Event("case"));
@@ -57,6 +59,43 @@ export class Viewer extends EventTarget {
     await model.openRest(() => this.number === number && this.update());
     if (this.number === number) this.complete = true;
     performance.mark("complete");
+  }
+
+  /** Whether three channels are shown as red, green and blue. */
+  hasColour(model = this.model) {
+    return model.channels === 3;
+  }
+
+  /** Which channels of a volume are seen: all three as colour, or one. */
+  channelsOf(volume) {
+    const { channel } = this.state;
+    if (channel === COLOUR) return volume.channels === 3 ? [0, 1, 2] : [0];
+    return [Math.min(channel, volume.channels - 1)];
+  }
+
+  /** The channel that maps are about. */
+  get mapChannel() {
+    return this.channelsOf(this.model.image)[0];
+  }
+
+  /** Windows as the data suggest for the channel. */
+  suggestedWindows() {
+    const { windows, channelWindows } = this.model.description;
+    if (this.state.channel === COLOUR) return structuredClone(windows);
+    const of = (name, volume) => [...channelWindows[name][this.channelsOf(volume)[0]]];
+    return { source: of("source", this.model.source), image: of("image", this.model.image) };
+  }
+
+  resetWindows() {
+    const windows = this.suggestedWindows();
+    Object.assign(this.state, { windows, linkedWindows: alike(windows) });
+  }
+
+  choose(channel) {
+    this.state.channel = channel;
+    this.resetWindows();
+    this.dispatchEvent(new Event("channel"));
+    this.update();
   }
 
   layers() {
@@ -128,18 +167,19 @@ export class Viewer extends EventTarget {
   }
 
   /** A slice in grey (or colour), kept until its key changes. */
-  grey(pane, layer, name, channels, window, values) {
+  grey(pane, layer, name, volume, window, make) {
     const { state } = this;
-    const key = [this.number, state.planeName, pane.index, name, ...window].join(" ");
-    pane.image(layer, key, (rgba) => shade(values(), channels, window, rgba), state.zoom < 4);
+    const channels = this.channelsOf(volume);
+    const key = [this.number, state.planeName, pane.index, name, ...window, ...channels].join(" ");
+    pane.image(layer, key, (rgba) => shade(make(channels), channels.length, window, rgba), state.zoom < 4);
   }
 
   drawImages() {
     const { source, warped, image, map } = this.panes;
     const { windows } = this.state;
     const model = this.model;
-    const values = () => imageSlice(model.source, source.plane, source.index);
-    this.grey(source, "source", "source", model.source.channels, windows.source, values);
+    const values = (channels) => imageSlice(model.source, source.plane, source.index, channels);
+    this.grey(source, "source", "source", model.source, windows.source, values);
     this.drawFrame(warped);
     this.drawImage(image);
     this.drawComparison(image);
@@ -152,26 +192,26 @@ export class Viewer extends EventTarget {
     const make = state.morph ? morphSlice : frameSlice;
     const flow = model.correspondence.velocity ? "flow" : "line";
     const name = `warped ${state.time} ${state.morph} ${state.time < 1 ? flow : ""}`;
-    const values = () => make(model, pane.plane, pane.index, state.time);
-    this.grey(pane, "frame", name, model.source.channels, state.windows.source, values);
+    const values = (channels) => make(model, pane.plane, pane.index, state.time, channels);
+    this.grey(pane, "frame", name, model.source, state.windows.source, values);
   }
 
   drawImage(pane) {
     const { state, model } = this;
-    const values = () => imageSlice(model.image, pane.plane, pane.index);
-    this.grey(pane, "image", "image", model.image.channels, state.windows.image, values);
+    const values = (channels) => imageSlice(model.image, pane.plane, pane.index, channels);
+    this.grey(pane, "image", "image", model.image, state.windows.image, values);
   }
 
   drawRival(pane) {
     const { state, model } = this;
     if (state.rival === "truth" && model.truth) {
-      const values = () => imageSlice(model.truth, pane.plane, pane.index);
-      this.grey(pane, "rival", "truth", model.truth.channels, state.windows.image, values);
+      const values = (channels) => imageSlice(model.truth, pane.plane, pane.index, channels);
+      this.grey(pane, "rival", "truth", model.truth, state.windows.image, values);
       return;
     }
     const time = state.rival === "source" ? 0 : 1;
-    const values = () => frameSlice(model, pane.plane, pane.index, time);
-    this.grey(pane, "rival", `warped ${time}`, model.source.channels, state.windows.source, values);
+    const values = (channels) => frameSlice(model, pane.plane, pane.index, time, channels);
+    this.grey(pane, "rival", `warped ${time}`, model.source, state.windows.source, values);
   }
 
   drawComparison(pane) {
@@ -196,10 +236,11 @@ export class Viewer extends EventTarget {
     if (!this.mapReady()) return;
     const range = model.description.ranges[state.layer];
     const colours = this.maps[MAPS[state.layer].colours];
-    const key = [this.number, state.planeName, pane.index, state.layer].join(" ");
+    const channel = this.mapChannel;
+    const key = [this.number, state.planeName, pane.index, state.layer, channel].join(" ");
     pane.context.globalAlpha = state.opacity;
     pane.image("map", key, (rgba) => {
-      mapSlice(model, state.layer, pane.plane, pane.index).forEach((value, pixel) => {
+      mapSlice(model, state.layer, pane.plane, pane.index, channel).forEach((value, pixel) => {
         colours.mix(placeOf(state.layer, value, range), 1, rgba, pixel);
         rgba[4 * pixel + 3] = 255;
       });

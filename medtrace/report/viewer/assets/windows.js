@@ -5,58 +5,62 @@ import { element } from "./controls.js";
 const TITLES = { source: "source", image: "translation" };
 const STEPS = 400;
 
-/** Two sliders, level and width, for each image. */
+/** Level and width of each image, as sliders and as numbers. */
 export function drawWindows(viewer) {
   const box = document.getElementById("windows");
-  const { windows: initial } = viewer.model.description;
-  const head = element("div", { className: "row" }, "", element("span", { textContent: "level" }), element("span", { textContent: "width" }));
-  head.prepend(element("span"));
-  const rows = Object.keys(TITLES).map((name) => row(viewer, name, initial[name]));
+  const suggested = viewer.suggestedWindows();
+  const rows = Object.keys(TITLES).flatMap((name) => rowsOf(viewer, name, suggested[name]));
   const linked = element("input", { type: "checkbox", checked: viewer.state.linkedWindows });
   linked.addEventListener("change", () => viewer.set({ linkedWindows: linked.checked }));
   const reset = element("button", { type: "button", textContent: "reset" });
   reset.addEventListener("click", () => {
-    viewer.set({ windows: structuredClone(initial) });
+    viewer.set({ windows: viewer.suggestedWindows() });
     drawWindows(viewer);
   });
-  box.replaceChildren(head, ...rows, element("div", { className: "row" }, reset, element("label", {}, linked, " together")));
+  box.replaceChildren(...rows, element("div", { className: "row" }, reset, element("label", {}, linked, " together")));
+  showNumbers(viewer.state.windows);
 }
 
-function row(viewer, name, initial) {
-  const span = initial[1] - initial[0];
+/** A row for the level and one for the width of an image's window. */
+function rowsOf(viewer, name, [low, high]) {
+  const span = high - low;
+  const ranges = { level: [low, high], width: [span / 100, 2 * span] };
+  return Object.entries(ranges).map(([part, [min, max]]) => {
+    const title = `${TITLES[name]} ${part}`;
+    const slider = element("input", { type: "range", min, max, step: span / STEPS });
+    const number = element("input", { type: "number", step: "any", required: true });
+    for (const input of [slider, number]) {
+      input.dataset.window = `${name} ${part}`;
+      input.setAttribute("aria-label", title);
+      input.addEventListener(input === slider ? "input" : "change", () => change(viewer, name, part, input));
+    }
+    return element("div", { className: "row" }, element("span", { textContent: title }), slider, number);
+  });
+}
+
+function change(viewer, name, part, input) {
+  const value = Number(input.value);
   const [low, high] = viewer.state.windows[name];
-  const level = slider(`${TITLES[name]} level`, initial[0], initial[1], (low + high) / 2, span);
-  const width = slider(`${TITLES[name]} width`, span / 100, 2 * span, high - low, span);
-  const changed = () => {
-    const [middle, wide] = [Number(level.value), Number(width.value)];
-    setWindow(viewer, name, [middle - wide / 2, middle + wide / 2]);
-  };
-  level.addEventListener("input", changed);
-  width.addEventListener("input", changed);
-  return element("div", { className: "row" }, element("span", { textContent: TITLES[name] }), level, width);
+  const level = part === "level" ? value : (low + high) / 2;
+  const width = part === "width" ? value : high - low;
+  if (input.value !== "" && Number.isFinite(value) && width > 0) setWindow(viewer, name, [level - width / 2, level + width / 2]);
+  showNumbers(viewer.state.windows);
 }
 
-function slider(title, min, max, value, span) {
-  const made = element("input", { type: "range", min, max, step: span / STEPS });
-  made.value = value;
-  made.setAttribute("aria-label", title);
-  return made;
-}
-
-/** Set a window; together, the other takes the same share of its own. */
+/** Set a window; together, the other takes the same. */
 export function setWindow(viewer, name, window) {
   const { windows, linkedWindows } = viewer.state;
   const next = { ...windows, [name]: window };
   if (linkedWindows) for (const other of Object.keys(windows)) next[other] = window;
   viewer.set({ windows: next });
-  if (linkedWindows) syncRows(next);
 }
 
-function syncRows(windows) {
-  const rows = document.querySelectorAll("#windows .row");
-  Object.values(windows).forEach(([low, high], k) => {
-    const [level, width] = rows[k + 1].querySelectorAll("input");
-    level.value = (low + high) / 2;
-    width.value = high - low;
-  });
+/** Bring sliders and numbers to the windows. */
+function showNumbers(windows) {
+  for (const input of document.querySelectorAll("#windows [data-window]")) {
+    const [name, part] = input.dataset.window.split(" ");
+    const [low, high] = windows[name];
+    const value = part === "level" ? (low + high) / 2 : high - low;
+    input.value = input.type === "range" ? value : Number(value.toPrecision(5));
+  }
 }
