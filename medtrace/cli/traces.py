@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli.app import Device, command
+from medtrace.cli.app import Device, Scheduler, Workers, command
 
 
 @command("translate")
 def translate(
     run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
-    image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="NIfTI, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder. Several, a folder of them or a list"
+            " (.csv, .txt) are each translated into a folder of their own in --out.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace, or of all cases.")],
     mask: Annotated[
         Path | None, typer.Option(help="Brain mask of the image, where training pairs came with masks.")
     ] = None,
@@ -23,28 +30,88 @@ def translate(
         str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
+    patch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Edge of overlapping patches, in voxels (3D networks); 0 takes the volume as a whole."
+            "  [default: patches above 10 million voxels]",
+        ),
+    ] = None,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Also write the trace of one DICOM folder as DICOM, into this new folder.")
+    ] = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a case, where there are several.")] = 1,
 ) -> None:
-    """Translate a scan on its own grid and in its own units, with its trace."""
+    """Translate a scan on its own grid and in its own units, with its trace; or many, in parallel."""
+    if len(images) > 1 or not _is_one_image(images[0]):
+        if dicom is not None:
+            raise ValueError(
+                "--dicom: expected with one DICOM folder, received several images; use `medtrace dicom` on each"
+            )
+        _translate_cases(
+            run,
+            images,
+            out,
+            mask=mask,
+            contrast=contrast,
+            device=device,
+            batch_size=batch_size,
+            patch_size=patch_size,
+            overwrite=overwrite,
+            report=report,
+            workers=workers,
+            scheduler=scheduler,
+            threads=threads,
+        )
+        return
     from medtrace.workflows.translate import translate as call
 
     call(
         run,
-        image,
+        images[0],
         out,
         mask=mask,
         contrast=contrast,
         device=device,
         batch_size=batch_size,
+        patch_size=patch_size,
         progress=sys.stderr.isatty(),
         overwrite=overwrite,
         report=report,
+        dicom=dicom,
     )
     typer.echo(f"trace written to {out}")
     if report:
         typer.echo(f"page written to {out}.html")
+    if dicom is not None:
+        typer.echo(f"DICOM written to {dicom}")
+
+
+def _is_one_image(path: Path) -> bool:
+    from medtrace.workflows.image_list import is_one_image
+
+    return is_one_image(path)
+
+
+def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | None, **settings: Any) -> None:
+    if mask is not None:
+        raise ValueError("--mask: expected none with several images; name masks in a list, in the column mask of a CSV")
+    from medtrace.workflows.translate_cases import translate_cases
+
+    found = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
+    for failure in found.failures:
+        typer.echo(f"medtrace: failed {failure}", err=True)
+    typer.echo(
+        f"{out}: {len(found.translated)} translated, {len(found.kept)} kept from before, {len(found.failures)} failed"
+    )
+    if found.failures:
+        raise typer.Exit(1)
 
 
 @command("register")
@@ -178,9 +245,12 @@ def certify(
 @command("calibrate")
 def calibrate(
     what: Annotated[str, typer.Argument(help="certificate or radius.")],
-    run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are judged too.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are judged.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
-    size: Annotated[int | None, typer.Option(min=16, help="Pixels of an axis.  [default: 96, radius 48]")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")
+    ] = None,
+    dims: Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")] = 2,
     cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate).")] = 20,
     thresholds: Annotated[Path | None, typer.Option(help="YAML file of limits (certificate).")] = None,
     predictor: Annotated[str, typer.Option(help="Without a run: mean, zero or noisy (radius).")] = "mean",
@@ -200,14 +270,15 @@ def calibrate(
     """Find out on TraceBench how often certificates are right, or how far points may be off."""
     from medtrace.workflows.certify import several
 
+    shape = (size or (32 if dims == 3 else 96 if what == "certificate" else 48),) * dims
     if what == "certificate":
-        text = several.certificate_table(task, cases, size or 96, run=run, thresholds=thresholds, seed=seed, out=out)
+        text = several.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
     elif what == "radius":
         text = several.radius_table(
             run=run,
             predictor=predictor,
             task=(task or ["postop"])[0],
-            size=size or 48,
+            spatial_shape=shape,
             landmarks=landmarks,
             subjects=subjects,
             coverage=coverage,

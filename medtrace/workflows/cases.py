@@ -82,9 +82,10 @@ def is_finished(folder: Path, key: str) -> bool:
     return isinstance(files, dict) and all(_is_as_written(folder / name, seen) for name, seen in files.items())
 
 
-def has_result(folder: Path) -> bool:
-    """Whether `folder` holds a result of whatever key."""
-    return _record(folder) is not None
+def key_of(folder: Path) -> str | None:
+    """The key of the result in `folder`, whether whole or not; None if there is none."""
+    record = _record(folder)
+    return None if record is None else record.get("key")
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,187 @@
+"""Which images a command is to work on, each with a name of its own."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medtrace.data.reading import ITK_FORMATS, NIFTI, PICTURES
+
+LISTS = (".csv", ".txt")
+COLUMNS = ("image", "name", "mask", "contrast")
+_SCANS = tuple(ending for ending in (*NIFTI, *ITK_FORMATS) if ending != ".dcm")
+_IMAGES = (*_SCANS, *PICTURES)
+_NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """An image to work on.
+
+    Attributes:
+        path: file, or folder of one DICOM series.
+        name: of its result; unlike every other one also where capitals do not count.
+        mask: foreground of the image on its grid.
+        contrast: of the image, where a run was trained on several.
+    """
+
+    path: Path
+    name: str = ""
+    mask: Path | None = None
+    contrast: str | None = None
+
+
+def is_one_image(path: str | os.PathLike) -> bool:
+    """Whether a path is one image: a file that is no list, or a folder of one DICOM series.
+
+    A folder that holds scans (NIfTI, NRRD, MetaImage), pictures or nothing but folders holds several images.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path.suffix.lower() not in LISTS
+    entries = list(path.iterdir())
+    holds_images = any(entry.is_file() and _is_image(entry) for entry in entries)
+    return not (holds_images or (entries and all(entry.is_dir() for entry in entries)))
+
+
+def list_images(paths: Sequence[str | os.PathLike]) -> list[ListedImage]:
+    """The images that paths stand for.
+
+    An image is named after its file without ending; images that would share a name take as many of their folders' names
+    before it as tell them apart.
+
+    Args:
+        paths: images; folders of images, searched with their sub-folders; lists: a CSV file with the column `image`
+            and, as wanted, `name`, `mask` and `contrast`, or a text file with a path a line. Paths in a list are
+            relative to its folder.
+
+    Raises:
+        FileNotFoundError: if a path does not exist.
+        ValueError: if there is no image, a list cannot be read, or an image or name occurs twice.
+    """
+    found = [image for path in paths for image in _images_of(Path(path))]
+    if not found:
+        raise ValueError(f"images: expected at least one, received none in {', '.join(map(str, paths))}")
+    for place, count in Counter(image.path.resolve() for image in found).items():
+        if count > 1:
+            raise ValueError(f"images: expected each once, received {place} {count} times; give it once")
+    named = [image.name for image in found if image.name]
+    open_ = [image for image in found if not image.name]
+    names = iter(_distinct([image.path for image in open_], taken=named))
+    result = [image if image.name else replace(image, name=next(names)) for image in found]
+    _check_distinct(result)
+    return result
+
+
+def _images_of(path: Path) -> list[ListedImage]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
+    if is_one_image(path):
+        return [ListedImage(path)]
+    if path.is_dir():
+        return [ListedImage(image) for image in _search(path)]
+    return _read_csv(path) if path.suffix.lower() == ".csv" else _read_lines(path)
+
+
+def _search(folder: Path) -> Iterable[Path]:
+    """The images below a folder; a sub-folder without files of images in it is taken for a DICOM series."""
+    entries = sorted(folder.iterdir())
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from [entry] if any(entry.iterdir()) and is_one_image(entry) else _search(entry)
+        elif _is_image(entry):
+            yield entry
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(_IMAGES)
+
+
+def _read_lines(path: Path) -> list[ListedImage]:
+    lines = [line.strip() for line in _text(path).splitlines()]
+    return [_listed(path, f"line {n}", {"image": line}) for n, line in enumerate(lines, 1) if line]
+
+
+def _read_csv(path: Path) -> list[ListedImage]:
+    reader = csv.DictReader(_text(path).splitlines(), skipinitialspace=True)
+    unknown = [column for column in reader.fieldnames or () if column not in COLUMNS]
+    if "image" not in (reader.fieldnames or ()) or unknown:
+        raise ValueError(
+            f"{path}: expected the column image and, as wanted, name, mask and contrast, received"
+            f" {', '.join(reader.fieldnames or ()) or 'none'}"
+        )
+    return [_listed(path, f"row {reader.line_num}", row) for row in reader]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text, received other bytes; save the list as text") from error
+
+
+def _listed(path: Path, where: str, row: Mapping[str, str | None]) -> ListedImage:
+    values = {column: (row.get(column) or "").strip() for column in COLUMNS}
+    if not values["image"]:
+        raise ValueError(f"{path}: {where}: no value for image; fill it in or remove the row")
+    if values["name"] and not _NAME.fullmatch(values["name"]):
+        raise ValueError(
+            f"{path}: {where}: name: expected letters, digits, and . _ + - inside, received {values['name']!r}; it"
+            " names a folder, so rename it"
+        )
+    image = ListedImage(
+        path.parent / values["image"],
+        values["name"],
+        path.parent / values["mask"] if values["mask"] else None,
+        values["contrast"] or None,
+    )
+    for file in (image.path, image.mask):
+        if file is not None and not file.exists():
+            raise FileNotFoundError(
+                f"{path}: {where}: no such file {file}; correct the path, which is relative to the list's folder"
+            )
+    return image
+
+
+def _distinct(paths: Sequence[Path], taken: Sequence[str]) -> list[str]:
+    parts = [(*path.resolve().parent.parts[1:], _stem(path)) for path in paths]
+    lengths = [1] * len(paths)
+    while True:
+        names = ["_".join(part[-length:]) for part, length in zip(parts, lengths)]
+        groups = defaultdict(list)
+        for number, name in enumerate(names):
+            groups[name.casefold()].append(number)
+        given = {name.casefold() for name in taken}
+        doubled = [group for name, group in groups.items() if len(group) > 1 or name in given]
+        # The shortest first: "a/b" and "a_b" must not grow in step.
+        shortest = [min(lengths[number] for number in group) for group in doubled]
+        longer = [n for group, least in zip(doubled, shortest) for n in group if least == lengths[n] < len(parts[n])]
+        if not longer:
+            return names
+        for number in longer:
+            lengths[number] += 1
+
+
+def _stem(path: Path) -> str:
+    name = path.resolve().name
+    ending = next((e for e in (".nii.gz", *_IMAGES, ".dcm") if name.lower().endswith(e)), "")
+    stem = name[: len(name) - len(ending)].lstrip(".")
+    return stem or "image"
+
+
+def _check_distinct(images: Sequence[ListedImage]) -> None:
+    first: dict[str, ListedImage] = {}
+    for image in images:
+        other = first.setdefault(image.name.casefold(), image)
+        if other is not image:
+            raise ValueError(
+                f"images: {other.path} and {image.path} would both be called {image.name!r}; give names in a list (CSV"
+                " with the columns image and name)"
+            )

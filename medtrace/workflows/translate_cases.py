@@ -1,0 +1,226 @@
+"""Translate many scans with one trained run: in parallel, and on from where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+from rich.progress import Progress
+
+from medtrace.checks import check_positive
+from medtrace.data.preparation import FILE
+from medtrace.io import save_trace
+from medtrace.io.appearing import appearing_file
+from medtrace.objectives import Objective
+from medtrace.workflows.cases import (
+    case_key,
+    clear_unfinished,
+    compute_threads,
+    is_finished,
+    key_of,
+    making_case,
+    sole_user,
+)
+from medtrace.workflows.image_list import ListedImage, list_images
+from medtrace.workflows.parallel import Outcome, Task, run_cases
+from medtrace.workflows.report import report_beside
+from medtrace.workflows.runs import CONFIG, SAFE_WEIGHTS, WEIGHTS, load_objective
+from medtrace.workflows.translate import translation
+
+TRACE = "trace"
+TABLE = "cases.csv"
+_PRELOAD = (__name__,)
+
+
+class TranslatedCases(NamedTuple):
+    """What became of the images."""
+
+    translated: list[str]
+    """Names of the cases that were worked on."""
+    kept: list[str]
+    """Those that were finished already."""
+    failures: list[str]
+    """A line for each that failed."""
+
+
+class _How(NamedTuple):
+    """What all cases share."""
+
+    run: Path
+    digest: str
+    """Of the run's files."""
+    out: Path
+    device: str | None
+    batch_size: int
+    patch_size: int | tuple[int, ...] | None
+    overwrite: bool
+    report: bool
+    threads: int
+
+
+def translate_cases(
+    run: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    contrast: str | None = None,
+    device: str | None = None,
+    batch_size: int = 8,
+    patch_size: int | Sequence[int] | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    threads: int = 1,
+    progress: bool = True,
+    overwrite: bool = False,
+    report: bool = True,
+) -> TranslatedCases:
+    """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
+
+    A case's folder appears complete or not at all. A case is not done again if the bytes of its image, its mask and the
+    run, and the settings, are those of the finished result, and that is as it was written (`NAME/case.json` says so).
+    A failing case stops no other. `cases.csv` lists what became of each.
+
+    Args:
+        run: folder left by `medtrace train`.
+        images: images, folders of images, or lists; see `image_list.list_images`.
+        out: the folder of all results, made where it is missing.
+        contrast: of images whose list names none.
+        device: such as "cuda:0"; by default CUDA where there is one.
+        batch_size: slices at once.
+        patch_size: see `translate.translate`.
+        workers: processes that share the cases.
+        scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
+        threads: of the CPU for a case. With the same number, results are the same bytes for any number of workers.
+        progress: show a bar on stderr.
+        overwrite: replace results of other images or settings that have the same name.
+        report: write pages.
+
+    Returns:
+        Names of the cases that were translated or kept, and a line for each failure.
+
+    Raises:
+        FileNotFoundError: if the run or an image is missing.
+        BlockingIOError: if another command is at work in `out`.
+        ValueError: if images cannot be told apart by name, or a setting is outside its range.
+    """
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        check_positive(name, value)
+    listed = list_images(images)
+    how = _How(
+        Path(run).absolute(),
+        _run_digest(Path(run)),
+        Path(out).absolute(),
+        device,
+        batch_size,
+        patch_size if patch_size is None or isinstance(patch_size, int) else tuple(patch_size),
+        overwrite,
+        report,
+        threads,
+    )
+    how.out.mkdir(parents=True, exist_ok=True)
+    tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
+    with sole_user(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
+        clear_unfinished(how.out)
+        outcomes = _run(tasks, workers, scheduler, bar)
+        clear_unfinished(how.out)
+    _write_table(how.out / TABLE, listed, outcomes)
+    return TranslatedCases(
+        [outcome.name for outcome in outcomes if outcome.value == "translated"],
+        [outcome.name for outcome in outcomes if outcome.value == "kept"],
+        [f"case {outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None],
+    )
+
+
+def _run(tasks: Sequence[Task], workers: int, scheduler: str | None, bar: Progress) -> list[Outcome]:
+    counts = {"translated": 0, "kept": 0, "failed": 0}
+    task = bar.add_task("translating", total=len(tasks))
+
+    def finished(outcome: Outcome) -> None:
+        counts[outcome.value or "failed"] += 1
+        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        bar.update(task, advance=1, description=f"translating ({told})")
+
+    try:
+        return run_cases(
+            translate_case, tasks, workers=workers, scheduler=scheduler, finished=finished, preload=_PRELOAD
+        )
+    finally:
+        _objective.cache_clear()
+
+
+def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept"]:
+    """Translate one image into its folder, unless that holds its result.
+
+    Raises:
+        FileExistsError: if the folder holds something else and may not be overwritten.
+        FileNotFoundError, ValueError: see `translate.translate`.
+    """
+    key = case_key(
+        {"image": image.path, "mask": image.mask},
+        file=image.path.name,
+        run=how.digest,
+        contrast=image.contrast,
+        device=how.device,
+        batch_size=how.batch_size,
+        patch_size=how.patch_size,
+        report=how.report,
+    )
+    folder = how.out / image.name
+    if is_finished(folder, key):
+        return "kept"
+    there = key_of(folder)
+    replaceable = there == key or (there is not None and how.overwrite)
+    if folder.exists() and not replaceable:
+        raise FileExistsError(
+            f"{folder}: holds something else, or the result of another image, run or setting; overwrite it, or choose"
+            " another folder"
+        )
+    with compute_threads(how.threads), making_case(folder, key) as temporary:
+        with Progress(disable=True) as bar:
+            found = translation(
+                how.run,
+                image.path,
+                lambda: _objective(how.run, how.digest, how.device),
+                mask=image.mask,
+                contrast=image.contrast,
+                batch_size=how.batch_size,
+                patch_size=how.patch_size,
+                bar=bar,
+            )
+        save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata)
+        if how.report:
+            report_beside(found.trace, temporary / TRACE, found.method)
+    return "translated"
+
+
+@lru_cache(maxsize=1)
+def _objective(run: Path, digest: str, device: str | None) -> Objective:  # noqa: ARG001 - another digest, another run
+    """The run's objective, loaded once in a process."""
+    return load_objective(run, device)
+
+
+def _run_digest(run: Path) -> str:
+    for path in (run, run / CONFIG):
+        if not path.exists():
+            raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
+    files = {str(name): run / name for name in (CONFIG, WEIGHTS, SAFE_WEIGHTS, FILE)}
+    return case_key({name: path if path.is_file() else None for name, path in files.items()})
+
+
+def _absolute(image: ListedImage, contrast: str | None) -> ListedImage:
+    """The image as a worker finds it, whatever its working folder is."""
+    mask = None if image.mask is None else image.mask.absolute()
+    return ListedImage(image.path.absolute(), image.name, mask, image.contrast or contrast)
+
+
+def _write_table(path: Path, images: Sequence[ListedImage], outcomes: Sequence[Outcome]) -> None:
+    with appearing_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "image", "status", "reason"])
+        for image, outcome in zip(images, outcomes):
+            writer.writerow([image.name, image.path, outcome.value or "failed", outcome.failure or ""])
