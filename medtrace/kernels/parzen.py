@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from medtrace.kernels import choice, parzen_torch, threads
 from medtrace.kernels.parzen_window import ParzenKernel, ParzenWindow
@@ -30,7 +31,15 @@ def counts(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> T
 
     Returns:
         (rows, bins, bins) in float64: the same bytes for the same input, whatever the number of threads.
+
+    Raises:
+        NotImplementedError: inside forward-mode differentiation, which the operator has no rule for.
     """
+    if not torch.compiler.is_compiling() and (_has_tangent(x) or _has_tangent(y)):
+        raise NotImplementedError(
+            "joint histogram: expected images without forward-mode tangents; take its derivatives backward, by"
+            " torch.autograd.grad"
+        )
     low, high = window.value_range
     table: Tensor = _counts(x, y, mask, window.num_bins, low, high, str(window.kernel), window.sigma)
     return table
@@ -43,7 +52,7 @@ def _counts(
     window = ParzenWindow(num_bins, (low, high), ParzenKernel(kernel), sigma)
     if _is_for_loops(x, y, window):
         return _counts_by_loops(x, y, mask, window)
-    return parzen_torch.counts(x, y, mask, window)
+    return parzen_torch.counts(*_contiguous(x, y, mask), window)
 
 
 @_counts.register_fake
@@ -68,7 +77,7 @@ def _gradients(
     window = ParzenWindow(table.shape[1], (low, high), ParzenKernel(kernel), sigma)
     if _is_for_loops(x, y, window):
         return _gradients_by_loops(x, y, mask, table, window, (wants_x, wants_y))
-    return parzen_torch.gradients(x, y, mask, table, window, (wants_x, wants_y))
+    return parzen_torch.gradients(*_contiguous(x, y, mask), table, window, (wants_x, wants_y))
 
 
 @_gradients.register_fake
@@ -92,6 +101,10 @@ def _go_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _counts.register_autograd(_go_back, setup_context=_keep)
+
+
+def _has_tangent(image: Tensor) -> bool:
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(image).tangent is not None
 
 
 def _is_for_loops(x: Tensor, y: Tensor, window: ParzenWindow) -> bool:
@@ -137,6 +150,10 @@ def _gradients_by_loops(
     threads.run(task, threads.pieces(rows * voxels, rows * voxels))
     for_x, for_y = (result if wish else result.view(0) for result, wish in zip(results, wanted))
     return for_x, for_y
+
+
+def _contiguous(x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    return x.contiguous(), y.contiguous(), None if mask is None else mask.contiguous()
 
 
 def _array(values: Tensor) -> Any:

@@ -31,7 +31,7 @@ def counts(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> T
     """Unnormalised joint histograms of x and y.
 
     Args:
-        x: first image, (rows, voxels), float32 or float64.
+        x: first image, (rows, voxels), float32 or float64, contiguous as all that follows.
         y: second image, the same shape and type.
         mask: weights of the voxels, (rows, voxels), or None.
         window: bins and kernel.
@@ -54,7 +54,7 @@ def gradients(
     """Gradients by x and y, given the gradient by the unnormalised histogram.
 
     Args:
-        x: first image, (rows, voxels), float32 or float64.
+        x: first image, (rows, voxels), float32 or float64, contiguous as all that follows.
         y: second image, the same shape and type.
         mask: weights of the voxels, (rows, voxels), or None.
         table: the gradient by the histogram, (rows, bins, bins), float64.
@@ -111,7 +111,7 @@ def _cell_sums(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) 
     """
     rows, voxels = x.shape
     cells, size = window.cells, 2 * window.radius
-    whole = x.device.type != "cpu"
+    whole = _adds_whole_numbers(x.device)
     sums = torch.zeros(
         (size, size, rows * cells * cells), dtype=torch.int64 if whole else torch.float64, device=x.device
     )
@@ -136,6 +136,11 @@ def _cell_sums(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) 
                 sums[i, j].scatter_add_(0, index, (product.round_().long() if whole else product).view(-1))
     sums = sums.view(size, size, rows, cells, cells)
     return sums if unit is None else sums / unit[:, :, None]
+
+
+def _adds_whole_numbers(device: torch.device) -> bool:
+    """Whether sums are made of whole numbers: where threads add in no fixed order, only these repeat to the bit."""
+    return device.type != "cpu"
 
 
 def _factors(fraction: Tensor, window: ParzenWindow) -> list[Tensor]:

@@ -56,9 +56,9 @@ class ParzenWindow(NamedTuple):
 
     def locate(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Cell index (int64) and fractional position in [0, 1] within the cell of each intensity."""
-        position = (values - self.value_range[0]).mul_(self.scale)
-        cell = position.long().clamp_(0, self.cells - 1)
-        return cell, position.sub_(cell).clamp_(0, 1)
+        position = (values - self.value_range[0]).mul_(self.scale).clamp_(0, self.cells)
+        cell = position.long().clamp_(0, self.cells - 1)  # NaN, whose whole number is any, stays in a table too
+        return cell, position.sub_(cell)
 
     def weights(self, fraction: Tensor) -> list[Tensor]:
         """The `2 · radius` window weights, which sum to 1, at bins cell, cell + 1, ..."""
