@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection
+from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any
 
@@ -105,10 +104,23 @@ def check_finite(name: str, value: Tensor, remedy: str = "look for NaN or infini
 
 
 class DeferredChecks:
-    """Checks of what lies on an accelerator, looked at together, so that no single one makes the host wait for it."""
+    """Let checks of what lies on an accelerator wait, so that no single one makes the host wait for it.
+
+    Within a `with` block of it, `check_range` and `check_extremes` wait where their tensors lie on an accelerator. Who
+    opens the block calls `look` once all that the device has to do is under way, and before anything that cannot be
+    taken back. On the CPU nothing waits.
+    """
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Tensor, Callable[[float, float], None]]] = []
+        self._tokens: list[Token[DeferredChecks | None]] = []
+
+    def __enter__(self) -> DeferredChecks:
+        self._tokens.append(_DEFERRED.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _DEFERRED.reset(self._tokens.pop())
 
     def add(self, extremes: Tensor, judge: Callable[[float, float], None]) -> None:
         """Keep the two numbers `extremes`, on their device, until they are judged."""
@@ -130,23 +142,8 @@ class DeferredChecks:
 _DEFERRED: ContextVar[DeferredChecks | None] = ContextVar("deferred checks", default=None)
 
 
-@contextmanager
-def deferred_checks() -> Iterator[DeferredChecks]:
-    """Let `check_range` and `check_extremes` wait within the block where their tensors lie on an accelerator.
-
-    Who opens the block calls `look` on what it gives, once all that the device has to do is under way and before
-    anything that cannot be taken back. On the CPU nothing waits.
-    """
-    deferred = DeferredChecks()
-    token = _DEFERRED.set(deferred)
-    try:
-        yield deferred
-    finally:
-        _DEFERRED.reset(token)
-
-
 def check_extremes(value: Tensor, judge: Callable[[float, float], None]) -> None:
-    """Hand the least and greatest number of a tensor to `judge`, which raises: now, or as `deferred_checks` says."""
+    """Hand the least and greatest number of a tensor to `judge`, which raises: now, or as `DeferredChecks` says."""
     extremes = torch.stack(value.detach().aminmax())
     deferred = _DEFERRED.get()
     if deferred is not None and _costs_a_wait(extremes):

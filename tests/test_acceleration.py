@@ -12,10 +12,10 @@ from medtrace.networks import CycleGAN, DualDecoderGAN, RegistrationUNet
 from medtrace.objectives import RegGANObjective, RegistrationCorrection, TraceTransObjective
 
 
-def tracetrans(spatial_dims=2):
+def tracetrans(spatial_dims=2, **options):
     torch.manual_seed(0)
     networks = DualDecoderGAN(spatial_dims, 1, 1, (4, 8), discriminator_channels=4, discriminator_layers=1)
-    return TraceTransObjective(networks, adversarial_weight=1.0)
+    return TraceTransObjective(networks, adversarial_weight=1.0, **options)
 
 
 def reggan():
@@ -95,6 +95,17 @@ def test_compiled_networks_train_alike(plain):
     assert distance(objective, plain) < 1e-4
 
 
+def test_shared_forwards_train_alike(plain):
+    objective = tracetrans(share_forwards=True)
+    calls = []
+    for stream in ("translation", "warp"):
+        judge = getattr(objective.networks, f"{stream}_discriminator")
+        judge.register_forward_hook(lambda *_, stream=stream: calls.append(stream))
+    trained(objective)
+    assert calls == ["translation", "warp", "translation", "warp"] * 2  # the generated images, the true ones; two steps
+    assert distance(objective, plain) < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("build", [tracetrans, reggan])
@@ -142,7 +153,7 @@ def test_no_term_waits_for_the_device(build, monkeypatch):
     objective = build()
     batch = {"source": torch.rand(2, 1, 32, 32), "target": torch.rand(2, 1, 32, 32)}
     carried = {}
-    with checks.deferred_checks() as deferred, Looks() as looks:
+    with checks.DeferredChecks() as deferred, Looks() as looks:
         for phase in objective.phases:
             phase.total(objective.terms(phase.name, batch, carried)).backward()
         for optimizer in optimizers(objective, fused=True).values():
@@ -157,7 +168,7 @@ def test_no_term_waits_for_the_device(build, monkeypatch):
 def test_checks_that_waited_are_made(monkeypatch):
     monkeypatch.setattr(checks, "_costs_a_wait", lambda _: True)
     good, bad = torch.rand(2, 1, 32, 32), torch.full((2, 1, 32, 32), 1.5)
-    with checks.deferred_checks() as deferred:
+    with checks.DeferredChecks() as deferred:
         tracetrans().terms("generator", {"source": good, "target": bad}, {})
     with pytest.raises(ValueError, match=r"target: expected intensities in \[-1, 1\], received 1.5 to 1.5"):
         deferred.look()

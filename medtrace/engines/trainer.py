@@ -15,6 +15,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from medtrace.checks import DeferredChecks
 from medtrace.engines.evaluator import to_device
 from medtrace.engines.randomness import STEPS, derived_seed, seed_generators
 from medtrace.engines.soundness import LOGGER, ModuleMemory, SkipLimit, all_finite, batch_names, gradient_norm, too_many
@@ -32,9 +33,10 @@ class Trainer(MonaiTrainer):
 
     A step of which a loss or a gradient norm is not finite, on any process, is taken by no phase: weights, optimisers,
     buffers and what `after_step` moves stay as they were. It is counted in `engine.state.skipped_steps` and told by the
-    logger "medtrace.training"; too many (`skip_limit`), or an epoch without any other, end the training. This takes one
-    look at the device per step. Under loss scaling an overflow of a finite loss's gradient is part of finding the
-    scale: while that is 1 or more it counts in `engine.state.rescaled_steps` instead, without limit.
+    logger "medtrace.training"; too many (`skip_limit`), or an epoch without any other, end the training. For this, and
+    for the checks of intensities, the device is looked at once per step, when all phases have gone back. Under loss
+    scaling an overflow of a finite loss's gradient is part of finding the scale: while that is 1 or more it counts in
+    `engine.state.rescaled_steps` instead, without limit.
 
     Before each epoch the global generators are seeded from (seed, epoch, process), `set_epoch` is called on the
     loader's dataset where it has one (`medtrace.data.SeededItems`), and a new pass over the loader begins: a training
@@ -151,14 +153,17 @@ class Trainer(MonaiTrainer):
         carried: dict[str, Any] = {}
         output: dict[str, Tensor] = {}
         losses, norms = [], {}
+        deferred = DeferredChecks()
         for phase in self.objective.phases:
             parameters = list(self.objective.parameters_of(phase.name))
-            with _only_these_learn(self.objective, parameters):
-                terms = self._backward(phase, batch, carried)
+            shared = [p for path in phase.shared for p in self.objective.get_submodule(path).parameters()]
+            with _only_these_learn(self.objective, [*parameters, *shared]), deferred:
+                terms = self._backward(phase, parameters, batch, carried)
             if terms:
                 losses.append(terms.pop(Keys.LOSS))
                 norms[phase.name] = self._clipped(self.optimizers[phase.name], parameters)
                 output.update(terms)
+        deferred.look()
         if all_finite([*losses, *norms.values()]):
             self._step(norms)
         else:
@@ -167,7 +172,9 @@ class Trainer(MonaiTrainer):
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
-    def _backward(self, phase: Phase, batch: Mapping[str, Any], carried: dict[str, Any]) -> dict[str, Tensor]:
+    def _backward(
+        self, phase: Phase, parameters: Sequence[nn.Parameter], batch: Mapping[str, Any], carried: dict[str, Any]
+    ) -> dict[str, Tensor]:
         """A phase's terms and, as "loss", their sum, whose gradient is left at the parameters."""
         self.optimizers[phase.name].zero_grad(set_to_none=True)
         with self._autocast():
@@ -176,7 +183,11 @@ class Trainer(MonaiTrainer):
                 return {}
             loss = phase.total(terms)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        self.loss_scaler.scale(loss).backward()
+        if phase.shared:
+            learning = [parameter for parameter in parameters if parameter.requires_grad]
+            self.loss_scaler.scale(loss).backward(inputs=learning, retain_graph=True)
+        else:
+            self.loss_scaler.scale(loss).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         return {Keys.LOSS: loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 

@@ -24,11 +24,14 @@ class Phase:
         name: the phase's name, and the key of its optimiser.
         networks: paths of the objective's sub-modules whose parameters this phase steps.
         weights: weight of each loss term. A term of weight 0 is not computed.
+        shared: paths of networks whose forward here a later phase of the step goes back through. They learn nothing
+            in this phase; what it computed stays in memory until the step ends.
     """
 
     name: str
     networks: tuple[str, ...]
     weights: Mapping[str, float]
+    shared: tuple[str, ...] = ()
 
     def active(self, term: str) -> bool:
         """Whether `term` has a weight other than 0."""

@@ -52,6 +52,10 @@ class TraceTransObjective(Objective):
         cross_gradient: what `cross_dnmi` teaches: "both" streams, as Eq. 8 reads, or the "image" alone, the warped
             source being held fixed. With "both", an image that still copies the source's noise and structure pulls
             the field towards zero until both have learnt the deformation; see the results in the documentation.
+        share_forwards: let the discriminators learn from the forward that taught the generator, instead of judging
+            the same images again. The same gradients, one forward less for each discriminator; in exchange the
+            generator's features stay in memory until the step ends. Not for networks under `torch.compile`, which
+            go back through a network as a whole.
 
     Raises:
         ValueError: if a weight is outside its range, or the deformation stream is on and the source's
@@ -71,6 +75,7 @@ class TraceTransObjective(Objective):
         warp_bins: int = 16,
         cross_bins: int = 32,
         cross_gradient: str = "both",
+        share_forwards: bool = False,
     ) -> None:
         super().__init__()
         check_choice("cross_gradient", cross_gradient, ("both", "image"))
@@ -95,6 +100,8 @@ class TraceTransObjective(Objective):
         self.warp_dnmi = ParzenDNMILoss(num_bins=warp_bins)
         self.cross_dnmi = ParzenDNMILoss(num_bins=cross_bins)
         self.deform = alpha < 1
+        self.share_forwards = share_forwards
+        discriminators = ("networks.translation_discriminator", "networks.warp_discriminator")
         self.phases = (
             Phase(
                 "generator",
@@ -107,10 +114,11 @@ class TraceTransObjective(Objective):
                     "warp_adversarial": adversarial_weight * (1 - alpha),
                     "smoothness": (1 - alpha) * smoothness_weight,
                 },
+                shared=discriminators if share_forwards else (),
             ),
             Phase(
                 "discriminator",
-                ("networks.translation_discriminator", "networks.warp_discriminator"),
+                discriminators,
                 {
                     "translation_discriminator": adversarial_weight * alpha,
                     "warp_discriminator": adversarial_weight * (1 - alpha),
@@ -119,13 +127,14 @@ class TraceTransObjective(Objective):
         )
 
     def generator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
-        """Eq. 8, 10 and 12; leaves the detached images for the discriminators."""
+        """Eq. 8, 10 and 12; leaves the detached images, or how they were judged, for the discriminators."""
         source, target = plain(batch["source"]), plain(batch["target"])
         check_range("source", source, -1, 1)
         check_range("target", target, -1, 1)
         output: TraceTransOutput = self.networks(source, deform=self.deform)
         check_same_shape("prediction", output.image, "target", target)
         carried["image"], carried["warped"] = output.image.detach(), output.warped.detach()
+        carried["logits"] = {}
         terms = {}
         if phase.active("translation_l1"):
             terms["translation_l1"] = F.l1_loss(output.image, target)
@@ -138,6 +147,8 @@ class TraceTransObjective(Objective):
             if phase.active(f"{stream}_adversarial"):
                 logits = self._discriminator(stream)(source, image)
                 terms[f"{stream}_adversarial"] = least_squares_adversarial(logits, real=True)
+                if self.share_forwards:
+                    carried["logits"][stream] = logits
         if phase.active("smoothness"):
             terms["smoothness"] = velocity_smoothness(output.velocity, reduction=self.smoothness_reduction)
         return terms
@@ -149,8 +160,9 @@ class TraceTransObjective(Objective):
         for stream, fake in (("translation", carried["image"]), ("warp", carried["warped"])):
             if phase.active(f"{stream}_discriminator"):
                 discriminator = self._discriminator(stream)
+                judged = carried.get("logits", {}).get(stream)
                 terms[f"{stream}_discriminator"] = least_squares_discriminator(
-                    discriminator(source, target), discriminator(source, fake)
+                    discriminator(source, target), discriminator(source, fake) if judged is None else judged
                 )
         return terms
 
