@@ -39,7 +39,7 @@ def measurements(settings: Settings) -> Iterator[list[Measurement]]:
             images = smooth_pair(batch, edge, settings.device)
             size = f"{batch}×1×{edge}²"
             common = {"operation": f"{method}, one training step", "size": size, "items": batch}
-            here = step(library(), method, images, settings, fused=True)
+            here = step(library(), method, images, settings, defaults=True)
             group = [Measurement(peer="medtrace", run=here, **common)]
             if settings.device.type == "cuda":
                 group += [
@@ -47,7 +47,7 @@ def measurements(settings: Settings) -> Iterator[list[Measurement]]:
                     for name, run in variants(method, images, settings)
                 ]
             if earlier is not None:
-                run = step(earlier, method, images, settings, fused=False)
+                run = step(earlier, method, images, settings, defaults=False)
                 group.append(Measurement(peer=f"medtrace at {EARLIER}", run=run, ours=False, **common))
             yield group
             if method == "TraceTrans":
@@ -63,9 +63,12 @@ def variants(
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     """A step with the options of speed that a GPU takes."""
     half = {"amp": True, "amp_kwargs": {"dtype": torch.bfloat16}}
-    yield "bfloat16", step(library(), method, images, settings, fused=True, **half)
-    yield "bfloat16, channels last", step(library(), method, images, settings, fused=True, channels_last=True, **half)
-    yield "bfloat16, compiled", step(library(), method, images, settings, fused=True, compile=True, **half)
+    yield "bfloat16", step(library(), method, images, settings, defaults=True, **half)
+    yield (
+        "bfloat16, channels last",
+        step(library(), method, images, settings, defaults=True, channels_last=True, **half),
+    )
+    yield "bfloat16, compiled", step(library(), method, images, settings, defaults=True, compile=True, **half)
 
 
 def step(
@@ -73,15 +76,29 @@ def step(
     method: str,
     images: dict[str, torch.Tensor],
     settings: Settings,
-    fused: bool,
+    defaults: bool,
     channels_last: bool = False,
     compile: bool = False,
     **trainer: Any,
 ) -> Callable[[], Any]:
-    """A training step of the method in some library, ready to run; the networks are the paper's, or small ones."""
+    """A training step of the method in some library, ready to run.
+
+    Args:
+        medtrace: rooms of the library.
+        method: "TraceTrans" or "RegGAN"; the networks are the paper's, in a quick run small ones.
+        images: the batch.
+        settings: of the run.
+        defaults: what the bundle's `train.yaml` sets: fused Adam, and forwards shared where nothing is compiled.
+        channels_last, compile: of `medtrace.engines.Acceleration`.
+        trainer: further arguments of the trainer.
+    """
     torch.manual_seed(0)
-    objective = (tracetrans if method == "TraceTrans" else reggan)(medtrace, settings.quick).to(settings.device)
-    options = {"betas": (0.5, 0.999), "fused": True} if fused else {"betas": (0.5, 0.999)}
+    if method == "TraceTrans":
+        objective = tracetrans(medtrace, settings.quick, share=defaults and not compile)
+    else:
+        objective = reggan(medtrace, settings.quick)
+    objective.to(settings.device)
+    options = {"betas": (0.5, 0.999), "fused": True} if defaults else {"betas": (0.5, 0.999)}
     optimizers = {
         phase.name: torch.optim.Adam(objective.parameters_of(phase.name), 1e-4, **options) for phase in objective.phases
     }
@@ -92,10 +109,11 @@ def step(
     return lambda: engine._iteration(engine, images)
 
 
-def tracetrans(medtrace: Any, quick: bool) -> Any:
+def tracetrans(medtrace: Any, quick: bool, share: bool) -> Any:
     """The TraceTrans objective with its paper's networks."""
     options = {"channels": (4, 8), "discriminator_channels": 4, "discriminator_layers": 1} if quick else {}
-    return medtrace.objectives.TraceTransObjective(medtrace.networks.DualDecoderGAN(2, 1, 1, **options))
+    networks = medtrace.networks.DualDecoderGAN(2, 1, 1, **options)
+    return medtrace.objectives.TraceTransObjective(networks, **({"share_forwards": True} if share else {}))
 
 
 def reggan(medtrace: Any, quick: bool) -> Any:
