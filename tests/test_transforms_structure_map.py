@@ -7,13 +7,24 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import LoadImage
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from medtrace.transforms import StructureMap, StructureMapd, structure_map
-from medtrace.transforms.potts import direction_steps, direction_weights, lines_along, minimise_potts, potts_energy
-from medtrace.transforms.potts_lines import solve_lines
+from medtrace.transforms.potts import direction_steps, direction_weights, minimise_potts, potts_energy
+from medtrace.transforms.potts_lines import lines_along, pull_multipliers, solve_copy
+from medtrace.transforms.potts_regions import connected_regions, merge_regions, move_borders, neighbours, region_means
 from medtrace.transforms.structure_map import METHODS
 from medtrace.transforms.two_means import two_means
+
+
+def solve_lines(values: np.ndarray, lengths: list[int], jump_cost: float) -> np.ndarray:
+    """The one-dimensional minimiser on lines that lie one after the other."""
+    solved, total = np.zeros_like(values), np.zeros_like(values)
+    firsts = np.cumsum([0, *lengths])[:-1]
+    nothing = np.zeros_like(values)
+    solve_copy(values, total, solved, nothing, 0.0, 1.0, jump_cost, firsts, np.asarray(lengths), 1, 0, len(lengths))
+    assert np.allclose(total, solved)
+    return solved
 
 
 def least_energy(values: np.ndarray, jump_cost: float) -> float:
@@ -32,27 +43,133 @@ def test_lines_reach_the_least_energy_of_all_partitions(jump_cost):
     random = np.random.default_rng(0)
     lengths = [1, 2, 5, 8, 10, 10]
     values = random.normal(size=sum(lengths)).round(1)
-    starts = np.cumsum([0, *lengths])
-    solved = solve_lines(values, starts, jump_cost)
-    for a, b in itertools.pairwise(starts):
+    solved = solve_lines(values, lengths, jump_cost)
+    for a, b in itertools.pairwise(np.cumsum([0, *lengths])):
         energy = np.square(solved[a:b] - values[a:b]).sum() + jump_cost * np.count_nonzero(np.diff(solved[a:b]))
         assert energy == pytest.approx(least_energy(values[a:b], jump_cost), abs=1e-9)
 
 
 def test_lines_of_one_level_have_no_jump():
-    assert np.ptp(solve_lines(np.full(50, 0.1), np.array([0, 50]), 1e-3)) == 0
+    assert np.ptp(solve_lines(np.full(50, 0.1), [50], 1e-3)) == 0
+
+
+def energy_by_candidates(values: np.ndarray, jump_cost: float) -> float:
+    """The minimum over all partitions, by going through every place of the last jump."""
+    sums, squares = np.cumsum([0, *values]), np.cumsum([0, *np.square(values)])
+    least = [-jump_cost]
+    for r in range(1, len(values) + 1):
+        s = np.arange(r)
+        costs = squares[r] - squares[s] - (sums[r] - sums[s]) ** 2 / (r - s)
+        least.append((np.asarray(least) + costs).min() + jump_cost)
+    return least[-1]
+
+
+@pytest.mark.parametrize("kind", ["noise", "pieces", "waves", "levels", "two levels in turn"])
+@pytest.mark.parametrize("jump_cost", [1e-4, 0.03, 1.0, 30.0])
+def test_lines_reach_the_least_energy_on_long_lines(kind, jump_cost):
+    random = np.random.default_rng(4)
+    place = np.arange(400)
+    values = {
+        "noise": random.normal(size=400),
+        "pieces": np.repeat(random.normal(size=20), 20) + 0.01 * random.normal(size=400),
+        "waves": np.sin(place / 7) + np.cos(place / 31),
+        "levels": random.integers(0, 4, 400) / 3,
+        "two levels in turn": (place // 25 % 2) + 0.2 * random.normal(size=400),
+    }[kind]
+    solved = solve_lines(values, [400], jump_cost)
+    energy = np.square(solved - values).sum() + jump_cost * np.count_nonzero(np.diff(solved))
+    assert energy == pytest.approx(energy_by_candidates(values, jump_cost), rel=1e-9)
+
+
+def test_threads_do_not_change_a_byte(monkeypatch):
+    image = np.random.default_rng(5).normal(size=(160, 140)) + (np.indices((160, 140))[0] > 70)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = minimise_potts(image, 1.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert alone.values.tobytes() == minimise_potts(image, 1.0).values.tobytes()
+
+
+def test_multipliers_are_pulled_by_the_distance_from_the_mean():
+    copies = np.array([[1.0, 2.0], [1.0, 4.0]])
+    multipliers = np.zeros((2, 2))
+    assert pull_multipliers(copies, multipliers, copies.sum(0), 0.5, 0, 2) == pytest.approx(2.0)
+    assert multipliers == pytest.approx(np.array([[0, -1.0], [0, 1.0]]))
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (3, 4, 5), (1, 6)])
 def test_lines_visit_every_voxel_once_and_step_by_step(shape):
     for step in direction_steps(len(shape), "diagonals"):
-        order, starts = lines_along(shape, step)
-        assert sorted(order) == list(range(np.prod(shape)))
-        places = np.stack(np.unravel_index(order, shape), axis=1)
-        for a, b in itertools.pairwise(starts):
-            assert (np.diff(places[a:b], axis=0) == step).all()
-            for beyond in (places[a] - step, places[b - 1] + step):
+        lines = lines_along(shape, step)
+        visited = [first + lines.stride * np.arange(length) for first, length in zip(lines.firsts, lines.lengths)]
+        assert sorted(np.concatenate(visited)) == list(range(np.prod(shape)))
+        for line in visited:
+            places = np.stack(np.unravel_index(line, shape), axis=1)
+            assert (np.diff(places, axis=0) == step).all()
+            for beyond in (places[0] - step, places[-1] + step):
                 assert ((beyond < 0) | (beyond >= shape)).any()
+
+
+def test_regions_are_cut_where_a_piece_jumps_along_its_own_step():
+    across = np.array([[0, 0, 1], [0, 0, 1]])
+    down = np.array([[5, 5, 5], [6, 5, 5]])
+    found = connected_regions([across, down], [(0, 1), (1, 0)])
+    assert found.tolist() == [[0, 0, 1], [0, 0, 1]]  # the left column is cut, but holds together by the middle one
+    assert connected_regions([across, 7 * across], [(0, 1), (1, 0)]).max() == 1
+
+
+def potts_of(regions, image, gamma, steps, weights):
+    return potts_energy(region_means(regions, image)[regions], image, gamma, steps, weights)
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (9, 8, 7)])
+def test_mergers_and_moves_lower_the_energy_as_far_as_one_of_them_can(shape):
+    random = np.random.default_rng(6)
+    image = (np.indices(shape)[0] > shape[0] // 2) + 0.4 * random.normal(size=shape)
+    steps = direction_steps(len(shape), "diagonals" if len(shape) == 2 else "axes")
+    weights = direction_weights(steps)
+    start = np.arange(image.size).reshape(shape) // 3
+    merged = merge_regions(start, image, 0.2, steps, weights)
+    assert sorted(np.unique(merged)) == list(range(merged.max() + 1))
+    before = potts_of(merged, image, 0.2, steps, weights)
+    assert before < potts_of(start, image, 0.2, steps, weights)
+    assert all(
+        potts_of(np.unique(np.where(merged == b, a, merged), return_inverse=True)[1].reshape(shape), image, 0.2, steps,
+                 weights) >= before - 1e-9
+        for a in range(merged.max() + 1) for b in range(a)
+        if _touch(merged, a, b, steps)
+    )  # fmt: skip
+    moved = move_borders(merged, image, 0.2, steps, weights)
+    after = potts_of(moved, image, 0.2, steps, weights)
+    assert after < before
+    assert np.unique(moved).size == merged.max() + 1
+    for voxel in random.choice(image.size, 40, replace=False):
+        for other in range(moved.max() + 1):
+            tried = moved.copy()
+            tried.flat[voxel] = other
+            if np.unique(tried).size == moved.max() + 1 and _near(moved, voxel, other, steps):
+                assert potts_of(tried, image, 0.2, steps, weights) >= after - 1e-9
+
+
+def _touch(regions, a, b, steps):
+    pairs = [neighbours(regions, step) for step in steps]
+    return any((((one == a) & (two == b)) | ((one == b) & (two == a))).any() for one, two in pairs)
+
+
+def _near(regions, voxel, other, steps):
+    place = np.unravel_index(voxel, regions.shape)
+    ends = [tuple(np.add(place, sign * np.asarray(step))) for step in steps for sign in (1, -1)]
+    return any(all(0 <= k < n for k, n in zip(end, regions.shape)) and regions[end] == other for end in ends)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_energy_is_no_higher_than_slow_copies_that_meet(seed):
+    random = np.random.default_rng(seed)
+    smooth = gaussian_filter(random.normal(size=(72, 80)), 4) * 14
+    image = (smooth > 0) + 0.4 * (smooth > 1) + 0.15 * random.normal(size=(72, 80))
+    quick = minimise_potts(image, 0.2)
+    slow = minimise_potts(image, 0.2, growth=1.5, tolerance=1e-3)
+    assert quick.energy <= 1.01 * slow.energy
+    assert np.mean((quick.values > 0.5) != (slow.values > 0.5)) < 0.01
 
 
 def test_weights_measure_planes_along_axes_and_diagonals_exactly():

@@ -2,104 +2,260 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from .geometry import Array
+from ..kernels.compiling import compiled, inlined
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def solve_lines(values: Array, starts: Indices, jump_cost: float) -> Array:
-    """Minimise jump_cost · (number of jumps of u) + Σ (u − values)² on each line.
+class Lines(NamedTuple):
+    """The lines of an image along one step.
 
-    Dynamic programming over the place of the last jump, exact and O(n²) at worst (Friedrich, Kempe, Liebscher &
-    Winkler 2008). A place that can no longer be the last jump is forgotten (Killick, Fearnhead & Eckley 2012), which
-    leaves about as many places as a segment is long.
+    Attributes:
+        firsts: (lines,) int64, flat index of each line's first voxel.
+        lengths: (lines,) int64, voxels of each line.
+        stride: from one voxel of a line to the next, in the flat image.
+    """
+
+    firsts: Indices
+    lengths: Indices
+    stride: int
+
+
+def lines_along(shape: tuple[int, ...], step: tuple[int, ...]) -> Lines:
+    """The lines along `step`, which is 0, 1 or -1 on each axis; every voxel lies on one of them."""
+    places = np.indices(shape, sparse=True)
+    behind, ahead = [], []
+    for place, number, size in zip(places, step, shape, strict=True):
+        if number:
+            behind.append(place if number > 0 else size - 1 - place)
+            ahead.append(size - 1 - behind[-1])
+    first = np.zeros((1,) * len(shape), dtype=bool)
+    for distance in behind:
+        first = first | (distance == 0)
+    firsts = np.flatnonzero(np.broadcast_to(first, shape))
+    room = ahead[0]
+    for other in ahead[1:]:
+        room = np.minimum(room, other)
+    lengths = np.broadcast_to(room, shape).ravel()[firsts] + 1
+    stride = int(np.dot(step, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]))
+    return Lines(firsts, lengths.astype(np.int64), stride)
+
+
+@compiled
+def solve_copy(
+    data: Any,
+    total: Any,
+    copy: Any,
+    multiplier: Any,
+    coupling: float,
+    share: float,
+    jump_cost: float,
+    firsts: Any,
+    lengths: Any,
+    stride: int,
+    begin: int,
+    end: int,
+) -> None:
+    """Replace one copy by the minimiser of jump_cost · (number of jumps) + Σ (u − target)² on lines begin … end − 1.
+
+    The target is (data + (coupling · (total − copy) − multiplier) / 2) / share; `total`, the copies' sum, follows.
 
     Args:
-        values: (N,) float64, finite; the lines one after the other.
-        starts: (lines + 1,) int64, where each line begins, and N.
-        jump_cost: of one jump, at least 0, in squared units of `values`.
-
-    Returns:
-        (N,) float64: the minimiser, exactly constant between its jumps.
+        data, total, copy, multiplier: (N,) float64, flat images; `total` and `copy` are written.
+        coupling, share: of the target.
+        jump_cost: of one jump, at least 0, in squared units of the target.
+        firsts, lengths, stride: the lines, see `Lines`.
+        begin, end: which of the lines.
     """
-    result: Array = _solve_lines(values, starts, float(jump_cost))
-    return result
-
-
-@njit  # type: ignore[untyped-decorator]
-def _solve_lines(values: Any, starts: Any, jump_cost: float) -> Any:
-    """Solve line after line with the same working memory."""
-    longest = 0
-    for line in range(starts.size - 1):
-        longest = max(longest, starts[line + 1] - starts[line])
-    numbers, places = np.zeros((5, longest + 1)), np.zeros((2, longest + 1), np.int64)
+    longest = 1
+    for line in range(begin, end):
+        longest = max(longest, lengths[line])
+    pieces, starts = np.empty((9, 4 * longest + 8)), np.empty((2, 4 * longest + 8), np.int64)
+    reciprocals, sums, begins = np.ones(longest + 1), np.zeros(longest + 1), np.zeros(longest + 1, np.int64)
     for length in range(1, longest + 1):
-        numbers[0, length] = 1.0 / length
-    result = np.empty_like(values)
-    for line in range(starts.size - 1):
-        first, last = starts[line], starts[line + 1]
-        _solve_line(values[first:last], jump_cost, result[first:last], numbers, places)
-    return result
+        reciprocals[length] = 1.0 / length
+    target = np.empty(longest)
+    for line in range(begin, end):
+        count, voxel = lengths[line], firsts[line]
+        for place in range(count):
+            others = total[voxel] - copy[voxel]
+            target[place] = (data[voxel] + (coupling * others - multiplier[voxel]) / 2) / share
+            voxel += stride
+        _cut(target, count, jump_cost, reciprocals, sums, begins, pieces, starts)
+        last = count
+        while last > 0:
+            first = begins[last]
+            level = (sums[last] - sums[first]) * reciprocals[last - first]
+            for place in range(first, last):
+                voxel = firsts[line] + place * stride
+                total[voxel] += level - copy[voxel]
+                copy[voxel] = level
+            last = first
 
 
-@njit  # type: ignore[untyped-decorator]
-def _solve_line(values: Any, jump_cost: float, result: Any, numbers: Any, places: Any) -> None:
-    """Write the minimiser of one line to `result`.
+@compiled
+def pull_multipliers(copies: Any, multipliers: Any, total: Any, coupling: float, begin: int, end: int) -> float:
+    """Add coupling · (S · copy − total) to the multiplier of each of S copies; the greatest |S · copy − total|.
 
-    A segment [begin, r) adds its sum of squares less (its sum)² / length. `least` is the minimum over the first r
-    values less their sum of squares, which all candidates share; `begins[r]` is where the last segment begins
-    there. What belongs to the candidates lies side by side, for speed.
+    Args:
+        copies, multipliers: (S, N) float64; `multipliers` is written.
+        total: (N,), the sum of the copies.
+        coupling: μ.
+        begin, end: which of the voxels.
     """
-    reciprocals, sums, costs, candidate_least, candidate_sums = (
-        numbers[0],
-        numbers[1],
-        numbers[2],
-        numbers[3],
-        numbers[4],
-    )
-    begins, candidates = places[0], places[1]
-    least = -jump_cost  # the first segment needs no jump
-    count = 0
-    for r in range(1, values.size + 1):
-        candidates[count], candidate_least[count], candidate_sums[count] = r - 1, least, sums[r - 1]
-        count += 1
-        sums[r] = sums[r - 1] + values[r - 1]
-        best, place = np.inf, 0
-        for k in range(count):
-            total = sums[r] - candidate_sums[k]
-            costs[k] = candidate_least[k] - total * total * reciprocals[r - candidates[k]]
+    count, apart = copies.shape[0], 0.0
+    for number in range(count):
+        for voxel in range(begin, end):
+            difference = count * copies[number, voxel] - total[voxel]
+            apart = max(apart, abs(difference))
+            multipliers[number, voxel] += coupling * difference
+    return apart
+
+
+@inlined
+def _cut(
+    values: Any,
+    count: int,
+    jump_cost: float,
+    reciprocals: Any,
+    sums: Any,
+    begins: Any,
+    pieces: Any,
+    starts: Any,
+) -> None:
+    """Write to `begins` where the minimiser's last segment begins, for the first 1, 2 … `count` values of a line.
+
+    Dynamic programming over the place of the last jump (Friedrich, Kempe, Liebscher & Winkler 2008). The least energy
+    is kept as a function of the last segment's level: an interval of levels, a piece, for which one start of
+    that segment is the best, beside the next. Where the function exceeds its minimum by more than a jump costs, a new
+    segment takes over, so that pieces stay few (functional pruning: Rigaill 2010; Maidstone, Hocking, Rigaill &
+    Fearnhead 2017). Exact.
+
+    Energies leave out the sum of squares of the values so far, which all share: a segment after s of r values costs
+    base + (r − s) · level² − 2 (sums[r] − sums[s]) · level.
+    """
+    edges, heights, bases, before, costs = pieces[0], pieces[1], pieces[2], pieces[3], pieces[4]
+    low = high = values[0]
+    for place in range(count):
+        low, high = min(low, values[place]), max(high, values[place])
+        sums[place + 1] = sums[place] + values[place]
+    if low == high:
+        for r in range(1, count + 1):
+            begins[r] = 0
+        return
+    # Pieces are first … last − 1, in the middle of their row: either end moves out by one at most with each value.
+    first = edges.size // 2
+    last = first + 1
+    edges[first], edges[last] = low, high
+    heights[first] = heights[last] = bases[first] = before[first] = 0.0
+    starts[0, first] = 0
+    for r in range(1, count + 1):
+        twice, total = 2 * values[r - 1], sums[r]
+        for k in range(first, last + 1):
+            heights[k] += edges[k] * (edges[k] - twice)
+        best, begin = np.inf, 0
+        for k in range(first, last):
+            inside = total - before[k]
+            costs[k] = bases[k] - inside * inside * reciprocals[r - starts[0, k]]
             if costs[k] < best:
-                best, place = costs[k], k
-        begins[r] = candidates[place]
-        least = best + jump_cost
-        kept = 0
-        for k in range(count):
-            if costs[k] < least:
-                kept += 1
-        if kept < count:
-            count = _keep(costs, least, count, candidates, candidate_least, candidate_sums)
-    end = values.size
-    while end > 0:
-        begin = begins[end]
-        result[begin:end] = (sums[end] - sums[begin]) / (end - begin)
-        end = begin
+                best, begin = costs[k], starts[0, k]
+        begins[r] = begin
+        level = best + jump_cost
+        i, left = first, edges[first]
+        while i < last:
+            if heights[i] <= level:
+                left = edges[i]
+                break
+            if costs[i] < level:
+                scale = reciprocals[r - starts[0, i]]
+                middle = (total - before[i]) * scale
+                left = middle - math.sqrt((level - costs[i]) * scale)
+                if middle > edges[i] and left < edges[i + 1]:
+                    left = max(left, edges[i])
+                    break
+            i += 1
+        j, right = last - 1, edges[last]
+        while j >= i:
+            if heights[j + 1] <= level:
+                right = edges[j + 1]
+                break
+            if costs[j] < level:
+                scale = reciprocals[r - starts[0, j]]
+                middle = (total - before[j]) * scale
+                right = middle + math.sqrt((level - costs[j]) * scale)
+                if middle < edges[j + 1] and right > edges[j]:
+                    right = min(right, edges[j + 1])
+                    break
+            j -= 1
+        if j < i:  # no jump costs nothing: every level is as good after a jump
+            first = edges.size // 2
+            last = first + 1
+            edges[first], edges[last] = low, high
+            heights[first] = heights[last] = bases[first] = level
+            before[first], starts[0, first] = total, r
+            continue
+        split = False
+        for k in range(i + 1, j + 1):
+            split = split or heights[k] > level
+        if split:
+            first, last = _rebuild(first, last, level, total, r, reciprocals, pieces, starts)
+            continue
+        if i > first or left > edges[first]:
+            edges[i], heights[i] = left, min(heights[i], level)
+            i -= 1
+            edges[i], heights[i], bases[i], before[i], starts[0, i] = low, level, level, total, r
+        first = i
+        if j < last - 1 or right < edges[last]:
+            j += 1
+            edges[j], heights[j] = right, min(heights[j], level)
+            bases[j], before[j], starts[0, j] = level, total, r
+            edges[j + 1], heights[j + 1] = high, level
+        last = j + 1
 
 
-@njit  # type: ignore[untyped-decorator]
-def _keep(costs: Any, least: float, count: int, candidates: Any, candidate_least: Any, candidate_sums: Any) -> int:
-    """Forget the candidates whose cost is not below `least`; return how many stay."""
-    kept = 0
-    for k in range(count):
-        if costs[k] < least:
-            candidates[kept], candidate_least[kept], candidate_sums[kept] = (
-                candidates[k],
-                candidate_least[k],
-                candidate_sums[k],
-            )
-            kept += 1
-    return kept
+@compiled
+def _rebuild(
+    first: int, last: int, level: float, total: float, r: int, reciprocals: Any, pieces: Any, starts: Any
+) -> tuple[int, int]:
+    """Cut pieces at the level where the energy exceeds it between two that stay; the new first and last."""
+    edges, heights, bases, before, costs = pieces[0], pieces[1], pieces[2], pieces[3], pieces[4]
+    new_edges, new_heights, new_bases, new_before = pieces[5], pieces[6], pieces[7], pieces[8]
+    made, opened = 0, False  # pieces so far, and whether the last of them is the new segment's
+    new_edges[0], new_heights[0] = edges[first], min(heights[first], level)
+    for k in range(first, last):
+        left, right = edges[k], edges[k + 1]
+        stays = heights[k] <= level and heights[k + 1] <= level
+        if not stays and costs[k] < level:
+            scale = reciprocals[r - starts[0, k]]
+            middle, reach = (total - before[k]) * scale, math.sqrt((level - costs[k]) * scale)
+            if heights[k] > level:
+                left = max(left, middle - reach)
+            if heights[k + 1] > level:
+                right = min(right, middle + reach)
+            stays = left < right
+        if not opened and (left > edges[k] or not stays):
+            new_bases[made], new_before[made], starts[1, made] = level, total, r
+            made, opened = made + 1, True
+        if stays:
+            if opened:
+                new_edges[made], new_heights[made] = left, min(heights[k], level)
+            new_bases[made], new_before[made], starts[1, made] = bases[k], before[k], starts[0, k]
+            made, opened = made + 1, False
+            new_edges[made], new_heights[made] = right, min(heights[k + 1], level)
+            if right < edges[k + 1]:
+                new_bases[made], new_before[made], starts[1, made] = level, total, r
+                made, opened = made + 1, True
+        if opened:
+            new_edges[made], new_heights[made] = edges[k + 1], level
+    first = (edges.size - made) // 2
+    last = first + made
+    for k in range(made):
+        edges[first + k], heights[first + k] = new_edges[k], new_heights[k]
+        bases[first + k], before[first + k], starts[0, first + k] = new_bases[k], new_before[k], starts[1, k]
+    edges[last], heights[last] = new_edges[made], new_heights[made]
+    return first, last
