@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from medtrace.data.dicom_headers import read_dicom
+
 MAX_GIB = 16.0
 """Largest image in GiB as stored; the environment variable MEDTRACE_MAX_GIB sets another limit."""
 MOST_PACKED = 1032
@@ -95,8 +97,12 @@ def check_nifti(path: Path) -> None:
         raise ValueError(
             f"{path}: its header claims {dims[0]} axes of data type {datatype}, intent {intent}; expected a NIfTI image"
         )
-    if not 0 <= offset <= _MOST_OFFSET:
-        raise ValueError(f"{path}: its header puts the voxels at byte {offset:g}; expected at most {_MOST_OFFSET}")
+    first = 352 if version == 1 else 544
+    if offset != 0 and not first <= offset <= _MOST_OFFSET:
+        raise ValueError(
+            f"{path}: its header puts the voxels at byte {offset:g}; expected {first} to {_MOST_OFFSET}, or 0"
+        )
+    _check_extensions(path, packed, order, first, int(offset))
     check_declared(path, dims[1 : 1 + dims[0]], _NIFTI_BYTES[datatype], path.stat().st_size, packed)
 
 
@@ -153,34 +159,30 @@ def check_metaimage(path: Path) -> None:
     check_declared(path, shape, (1 if ascii_text else _META_BYTES[kind]) * channels[0], stored, packed)
 
 
-def check_dicom(path: Path) -> None:
+def check_dicom(path: Path) -> list[Path]:
     """Check a DICOM image, or all of a folder that are DICOM images.
+
+    Returns:
+        The files that are images.
 
     Raises:
         ValueError: if a header cannot be read, or claims more pixels than its file can hold.
     """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    for file in files:
+    images = []
+    for file in sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]:
+        header = read_dicom(file, stop_before_pixels=True)
+        if header is None and (file == path or file.suffix.lower() == ".dcm"):
+            raise ValueError(f"{file}: cannot be read as DICOM (no DICOM header); export it again, or remove it")
+        if header is None or "Rows" not in header:
+            continue  # other files and objects may lie in the folder
+        images.append(file)
         try:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            if "Rows" not in header:
-                continue
-            numbers = [
-                int(header.get(name) or 1)
-                for name in ("Columns", "Rows", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
-            ]
-            packed = header.file_meta.TransferSyntaxUID.is_compressed
-        except InvalidDicomError:
-            if path.is_dir():
-                continue  # other files may lie in the folder
-            raise ValueError(f"{file}: cannot be read as DICOM (no DICOM header); export it again") from None
-        except Exception as error:  # pydicom raises what it likes on a broken file
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise ValueError(f"{file}: cannot be read as DICOM ({reason}); export it again") from error
-        check_declared(file, numbers[:4], max(1, numbers[4] // 8), file.stat().st_size, packed)
+            shape = [int(header.get(name) or 1) for name in ("Columns", "Rows", "NumberOfFrames", "SamplesPerPixel")]
+            bits, packed = int(header.get("BitsAllocated") or 8), header.file_meta.TransferSyntaxUID.is_compressed
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: cannot be read as DICOM ({error}); export it again") from error
+        check_declared(file, shape, max(1, bits // 8), file.stat().st_size, packed)
+    return images
 
 
 def inside(folder: Path, name: object, what: str) -> Path:
@@ -218,6 +220,28 @@ def _nifti_kind(head: bytes) -> tuple[str, int]:
         if len(head) >= 540 and struct.unpack_from(f"{order}i", head)[0] == 540 and head[4:8] == b"n+2\0":
             return order, 2
     return "<", 0
+
+
+def _check_extensions(path: Path, packed: bool, order: str, first: int, offset: int) -> None:
+    """Check that the extensions between header and voxels, each with its length, fill that room and no more."""
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            file.seek(first - 4)
+            flag = file.read(4)
+            place = first
+            while flag[:1] not in (b"", b"\0") and place + 16 <= offset:
+                file.seek(place)
+                size = struct.unpack(f"{order}i", file.read(4).ljust(4, b"\0"))[0]
+                if size < 8 or place + size > offset:
+                    raise ValueError(
+                        f"{path}: an extension of its header claims {size} bytes at {place}, but the voxels begin at"
+                        f" {offset}; copy or export it again"
+                    )
+                place += size
+            if flag[:1] not in (b"", b"\0") and offset == 0:
+                raise ValueError(f"{path}: its header has extensions but no place for the voxels; export it again")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); copy or export it again") from error
 
 
 def _text_header(path: Path, end: re.Pattern[bytes]) -> tuple[str, int]:

@@ -207,7 +207,7 @@ class _Refused(ValueError):
 
 
 def _check_series(folder: Path) -> None:
-    check_dicom(folder)
+    images = check_dicom(folder)
     reader = sitk.ImageSeriesReader
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # the messages below say it better
@@ -221,7 +221,10 @@ def _check_series(folder: Path) -> None:
             f"{folder}: expected one DICOM series, received {len(names)} (of {counts} files); put one series into a"
             " folder of its own"
         )
-    _check_even(folder, reader.GetGDCMSeriesFileNames(str(folder), names[0]))
+    files = reader.GetGDCMSeriesFileNames(str(folder), names[0])
+    if left_out := {image.name for image in images} - {Path(file).name for file in files}:
+        raise _Refused(f"{folder / min(left_out)}: is an image that cannot be read with its series; export it again")
+    _check_even(folder, files)
 
 
 def _check_even(folder: Path, files: Sequence[str]) -> None:

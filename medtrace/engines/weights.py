@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import re
@@ -39,7 +40,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, Any]:
         return _safetensors(path)
     _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path)
     except pickle.UnpicklingError as error:
         named = _GLOBAL.search(str(error).replace("GLOBAL posix", "GLOBAL os").replace("GLOBAL nt.", "GLOBAL os."))
         if named is None:
@@ -53,6 +54,14 @@ def load_weights(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of weights, received {type(content).__name__}")
     return content
+
+
+def _load(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # Mapped, a length that a pickle claims brings what is there, and no room for more.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return torch.load(mapped, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from medtrace.trace import Trace
 
 SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt")
 _RIGID = 1e-6
+_LINEAR_BYTES = 1 << 20
 
 
 def write_composite(
@@ -105,6 +107,7 @@ def read_motion(path: Path | str) -> Tensor:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
+    _check_size(path)
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
@@ -118,7 +121,26 @@ def read_motion(path: Path | str) -> Tensor:
     columns = [np.array(transform.TransformPoint(tuple(unit))) - corner for unit in np.eye(3).tolist()]
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = LPS @ np.stack(columns, axis=1) @ LPS, LPS @ corner
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{path}: expected finite numbers, received NaN or infinity; write it again")
     return torch.from_numpy(matrix)
+
+
+def _check_size(path: Path) -> None:
+    """Check that a file is as small as linear transforms are, and a `.mat` as large as its matrices claim."""
+    if path.stat().st_size > _LINEAR_BYTES:
+        raise ValueError(f"{path}: expected a linear transform, received {path.stat().st_size} bytes; check the path")
+    if path.suffix != ".mat":
+        return
+    content, place = path.read_bytes(), 0
+    while place < len(content):  # Matlab, version 4: kind, rows, columns, imaginary, length of the name; then both
+        kind, rows, columns, imaginary, name = struct.unpack("<5i", content[place : place + 20].ljust(20, b"\xff"))
+        each = {0: 8, 10: 4}.get(kind, 0)
+        if not each or rows < 1 or columns < 1 or imaginary != 0 or not 1 <= name <= 64:
+            raise ValueError(f"{path}: cannot be read as a Matlab file of real matrices; write it again")
+        place += 20 + name + rows * columns * each
+    if place != len(content):
+        raise ValueError(f"{path}: its matrices claim {place} bytes, the file has {len(content)}; write it again")
 
 
 def motion_matrix(name: str, motion: Tensor | None) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 import pydicom
 import torch
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
     UID,
@@ -24,6 +23,7 @@ from pydicom.valuerep import DSfloat
 from torch import Tensor
 
 from medtrace import __version__
+from medtrace.data.dicom_headers import read_dicom
 from medtrace.io.dicom_attributes import MAY_BE_EMPTY, PATIENT, SERIES, STUDY, TEXT
 from medtrace.io.nifti import LPS
 
@@ -74,6 +74,13 @@ def read_source_series(folder: Path | str) -> SourceSeries:
     headers = [header for path in sorted(folder.iterdir()) if (header := _header(path)) is not None]
     if not headers:
         raise ValueError(f"{folder}: holds no DICOM images; give the folder of the .dcm files")
+    try:
+        return _series(folder, headers)
+    except (AttributeError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{folder}: a header holds what makes no series ({error}); export it again") from error
+
+
+def _series(folder: Path, headers: list[Dataset]) -> SourceSeries:
     _check_one_series(folder, headers)
     first = headers[0]
     axes = np.array(first.ImageOrientationPatient, dtype=float).reshape(2, 3)
@@ -87,6 +94,8 @@ def read_source_series(folder: Path | str) -> SourceSeries:
     lps[:3, 3] = positions[0]
     affine = lps.copy()
     affine[:3] = LPS @ lps[:3]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ValueError(f"{folder}: its positions, axes and spacings make no grid; export it again")
     return SourceSeries(folder, tuple(headers), torch.from_numpy(affine))
 
 
@@ -169,11 +178,8 @@ def decimal(value: float) -> DSfloat:
 def _header(path: Path) -> Dataset | None:
     if not path.is_file():
         return None
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-    except InvalidDicomError:
-        return None
-    return header if "Rows" in header else None  # a DICOMDIR or a report is no image
+    header = read_dicom(path, stop_before_pixels=True)
+    return header if header is not None and "Rows" in header else None  # a DICOMDIR or a report is no image
 
 
 def _check_one_series(folder: Path, headers: list[Dataset]) -> None:

@@ -8,6 +8,7 @@ is Registered and the scan is Source; of `inverse_ddf` it is the other way round
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from pathlib import Path
 
@@ -15,14 +16,14 @@ import numpy as np
 import pydicom
 import torch
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeformableSpatialRegistrationStorage
 from torch import Tensor
 
+from medtrace.data.dicom_headers import read_dicom
 from medtrace.fields import mm_to_voxel
 from medtrace.io.dicom import SourceSeries, code, decimals, derived, new_uid, reference, save, series_reference
 from medtrace.io.nifti import LPS
-from medtrace.io.transforms import DisplacementFile, displacement_lps
+from medtrace.io.transforms import DisplacementFile, check_grid, displacement_lps
 
 UNDEFINED = "holds {} undefined vectors (NaN), where nothing is known of the correspondence"
 
@@ -98,12 +99,19 @@ def read_dicom_registration(path: Path | str, spatial_dims: int = 3) -> Displace
     path = Path(path)
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims: expected one of 2, 3, received {spatial_dims!r}")
-    item = _item_with_grid(path, _dataset(path))
+    try:
+        return _field(path, _dataset(path), spatial_dims)
+    except (AttributeError, IndexError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: lacks a part of a Deformable Spatial Registration ({error})") from error
+
+
+def _field(path: Path, dataset: Dataset, spatial_dims: int) -> DisplacementFile:
+    item = _item_with_grid(path, dataset)
     grid = item.DeformableRegistrationGridSequence[0]
     size, spacing = [int(value) for value in grid.GridDimensions], np.array(grid.GridResolution, dtype=float)
     data = np.frombuffer(grid.VectorGridData, dtype="<f4")
-    if data.size != 3 * int(np.prod(size)):
-        raise ValueError(f"{path}: expected {3 * int(np.prod(size))} numbers in the grid, received {data.size}")
+    if len(size) != 3 or min(size) < 1 or data.size != 3 * math.prod(size):
+        raise ValueError(f"{path}: expected the numbers of a grid of {size}, received {data.size}")
     if not np.isfinite(data).all():
         raise ValueError(f"{path}: {UNDEFINED.format(int((~np.isfinite(data)).sum()) // 3)}; export it without them")
     vectors = np.moveaxis(data.reshape(*size[::-1], 3).astype(np.float64), -1, 0).transpose(0, 3, 2, 1)
@@ -115,6 +123,7 @@ def read_dicom_registration(path: Path | str, spatial_dims: int = 3) -> Displace
     points = np.einsum("ij,j...->i...", lps[:3, :3], np.indices(size)) + lps[:3, 3].reshape(3, 1, 1, 1)
     moved = _applied(after, _applied(before, points) + vectors) - points
     affine = torch.from_numpy(np.concatenate([LPS @ lps[:3], lps[3:]]))
+    check_grid(path, affine.numpy())
     ddf = mm_to_voxel(torch.from_numpy(np.einsum("ij,j...->i...", LPS, moved))[None], affine)[0].float()
     if spatial_dims == 2:
         if size[2] != 1:
@@ -163,10 +172,9 @@ def _referenced(registered: tuple[Dataset, ...], source: tuple[Dataset, ...]) ->
 def _dataset(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
-    try:
-        dataset = pydicom.dcmread(path)
-    except InvalidDicomError as error:
-        raise ValueError(f"{path}: is no DICOM file; give a Deformable Spatial Registration") from error
+    dataset = read_dicom(path)
+    if dataset is None:
+        raise ValueError(f"{path}: is no DICOM file; give a Deformable Spatial Registration")
     if dataset.get("SOPClassUID") != DeformableSpatialRegistrationStorage:
         name = pydicom.uid.UID(dataset.get("SOPClassUID", "")).name
         raise ValueError(f"{path}: expected a Deformable Spatial Registration, received {name or 'no SOP class'}")

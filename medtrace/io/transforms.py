@@ -90,6 +90,7 @@ def displacement_file(path: Path, vectors: np.ndarray, matrix: np.ndarray, spati
     """(3, H, W, D) LPS mm vectors on the grid of a RAS affine, in voxels; `path` names the file in messages."""
     if not np.isfinite(vectors).all():
         raise ValueError(f"{path}: expected finite displacements, received NaN or infinity; write it again")
+    check_grid(path, matrix)
     vectors_mm = torch.from_numpy(np.einsum("ij,j...->i...", LPS, vectors))
     if spatial_dims == 2:
         if vectors_mm.shape[-1] != 1:
@@ -99,7 +100,16 @@ def displacement_file(path: Path, vectors: np.ndarray, matrix: np.ndarray, spati
             )
         vectors_mm = vectors_mm[..., 0]
     affine = torch.from_numpy(matrix)
-    return DisplacementFile(mm_to_voxel(vectors_mm[None], affine)[0].float(), affine)
+    ddf = mm_to_voxel(vectors_mm[None], affine)[0].float()
+    if not bool(torch.isfinite(ddf).all()):
+        raise ValueError(f"{path}: its displacements are too long to count in voxels; write it again")
+    return DisplacementFile(ddf, affine)
+
+
+def check_grid(path: Path, matrix: np.ndarray) -> None:
+    """Check that a file's grid, voxel to mm (4, 4), is finite and has three axes."""
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        raise ValueError(f"{path}: its header gives no usable geometry (singular affine); set voxel sizes and axes")
 
 
 def displacement_lps(ddf: Tensor, affine: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -45,8 +45,8 @@ def load_feature_network(path: str | os.PathLike, device: str | torch.device = "
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             network = torch.jit.load(str(path), map_location=device)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # torch raises what it likes on a broken file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"feature network: {path} is no TorchScript file ({reason}); save the network by torch.jit.script(...).save"
         ) from error

@@ -103,11 +103,8 @@ def _dicom_registration(folder: Path) -> None:
     )
 
 
-def _saved(path: str) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        io.save_trace(small_trace(), folder / "trace")
-
-    return make
+def _saved(folder: Path) -> None:
+    io.save_trace(small_trace(), folder / "trace")
 
 
 def _transform(name: str) -> Callable[[Path], None]:
@@ -184,11 +181,18 @@ def _certificate(folder: Path) -> None:
 
 
 def _thresholds(folder: Path) -> None:
-    (folder / "limits.yaml").write_text(yaml.safe_dump({"disagreement_voxels": {"warn": 0.5, "fail": 1.5}, "probes": 3}))
+    (folder / "limits.yaml").write_text(
+        yaml.safe_dump({"disagreement_voxels": {"warn": 0.5, "fail": 1.5}, "probes": 3})
+    )
 
 
 def _landmarks(folder: Path) -> None:
     (folder / "points.csv").write_text("Landmark,X,Y,Z\n1,1.5,-2,3\n2,4,5.25,6\n")
+
+
+def _points(folder: Path) -> Any:
+    names, points = read_landmarks(folder / "points.csv")
+    return points if names else None
 
 
 def _rows(folder: Path) -> None:
@@ -226,8 +230,8 @@ KINDS: dict[str, Kind] = {
     "jpeg": Kind("image.jpg", _picture("image.jpg"), _at(reading.read_image, "image.jpg")),
     "tiff": Kind("image.tif", _picture("image.tif"), _at(reading.read_image, "image.tif")),
     "bmp": Kind("image.bmp", _picture("image.bmp"), _at(reading.read_image, "image.bmp")),
-    "trace.json": Kind("trace/trace.json", _saved("trace"), _at(io.load_trace, "trace")),
-    "trace field": Kind("trace/ddf.nii.gz", _saved("trace"), _at(io.load_trace, "trace")),
+    "trace.json": Kind("trace/trace.json", _saved, _at(io.load_trace, "trace")),
+    "trace field": Kind("trace/ddf.nii.gz", _saved, _at(io.load_trace, "trace")),
     "itk h5": Kind("ddf.h5", _transform("ddf.h5"), _at(io.read_transform, "ddf.h5")),
     "ants warp": Kind("ddf.nii.gz", _transform("ddf.nii.gz"), _at(io.read_transform, "ddf.nii.gz")),
     "tfm": Kind("motion.tfm", _motion("motion.tfm"), _at(io.read_motion, "motion.tfm")),
@@ -261,15 +265,13 @@ KINDS: dict[str, Kind] = {
     "pairs json": Kind("pairs.json", _pairs("pairs.json"), _at(read_pair_list, "pairs.json")),
     "dataset.json": Kind("dataset.json", _dataset, lambda folder: load_dataset(folder)[0]),
     "preparation": Kind("preparation.json", _preparation, _at(Preparation.load, "preparation.json")),
-    "config": Kind(
-        "config.yaml", _config, lambda folder: foreign_code(read_config(folder / "config.yaml")) and None
-    ),
+    "config": Kind("config.yaml", _config, lambda folder: foreign_code(read_config(folder / "config.yaml")) and None),
     "certificate": Kind(
         "certificate.json",
         _certificate,
         lambda folder: certificate_html(read_certificate(folder / "certificate.json")),
     ),
     "thresholds": Kind("limits.yaml", _thresholds, _at(Thresholds.load, "limits.yaml")),
-    "landmarks": Kind("points.csv", _landmarks, lambda folder: read_landmarks(folder / "points.csv")[1]),
+    "landmarks": Kind("points.csv", _landmarks, _points),
     "scores": Kind("scores.csv", _rows, _at(read_rows, "scores.csv")),
 }

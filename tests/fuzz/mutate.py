@@ -1,14 +1,18 @@
 """Broken copies of a file, the same for the same seed."""
 
 import gzip
+import json
 import re
 import struct
+from typing import Any
 
 import numpy as np
 
 NUMBERS = [0, 1, -1, 2, 127, 128, 255, 256, 32767, -32768, 65535, 30000, 1 << 20, (1 << 31) - 1, -(1 << 31), 1 << 40]
 WORDS = [b"0", b"-1", b"1e308", b"-1e-308", b"nan", b"inf", b"99999999999", b"30000", b"../../etc/passwd", b"", b"null"]
 WORDS += [b"[]", b"{}", b'"x"', b"/etc/passwd", b"[" * 400, b"\x00", "\u2028é".encode(), b"true", b"1.5", b"$1"]
+VALUES = [None, True, 0, -1, 3, 1.5, 1e308, float("nan"), 10**20, "", "x", "../x", "/etc/passwd", "a\0b", "nan", [], {}]
+VALUES += [[1, 2], [[0.0] * 4] * 4, {"a": 1}, "x" * 5000, 30000, [30000, 30000, 30000], "</script>"]
 HEAD = 600
 """Bytes at the beginning, where headers are; half of the changes go there."""
 
@@ -18,7 +22,33 @@ def mutated(content: bytes, seed: int) -> bytes:
     random = np.random.default_rng(seed)
     if content[:2] == b"\x1f\x8b" and random.random() < 0.75:
         return gzip.compress(_broken(gzip.decompress(content), random), 1, mtime=0)
+    if content[:1] in (b"{", b"[") and random.random() < 0.75:
+        tree = json.loads(content)
+        for _ in range(int(random.integers(1, 4))):
+            _change_tree(tree, random)
+        return json.dumps(tree, indent=1).encode()
     return _broken(content, random)
+
+
+def _change_tree(tree: Any, random: np.random.Generator) -> None:
+    """Replace, remove or double one entry of nested lists and mappings."""
+    node = tree
+    while True:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        if not keys:
+            return
+        key = keys[int(random.integers(len(keys)))]
+        if isinstance(node[key], (dict, list)) and random.random() < 0.8:
+            node = node[key]
+            continue
+        kind = random.random()
+        if kind < 0.15:
+            del node[key]
+        elif kind < 0.25 and isinstance(node, list):
+            node.append(node[key])
+        else:
+            node[key] = VALUES[int(random.integers(len(VALUES)))]
+        return
 
 
 def _broken(content: bytes, random: np.random.Generator) -> bytes:

@@ -2,14 +2,13 @@
 
     python -m tests.fuzz.runner --inputs 10000
 
-The child has an address space of its size after imports plus MEMORY, and SECONDS of its own CPU time for an input.
+A child has an address space of its size after imports plus MEMORY, and SECONDS of its own CPU time for an input.
 """
 
 import argparse
 import json
 import os
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -24,7 +23,8 @@ from typing import Any, NamedTuple
 MEMORY = 1 << 30
 SECONDS = 10
 PATIENCE = 120
-"""Seconds on the wall after which a child that says nothing counts as hanging; machines may be busy."""
+"""Seconds on the wall for an input, for those that wait without computing; machines may be busy."""
+RESULTS = "results.jsonl"
 REFUSALS = (ValueError, TypeError, OSError)
 
 
@@ -39,11 +39,8 @@ class Outcome(NamedTuple):
 
 
 def run(inputs: Sequence[tuple[str, int]]) -> list[Outcome]:
-    """Read the inputs (kind, seed) one after the other; a child that dies is replaced."""
-    done: list[Outcome] = []
-    while len(done) < len(inputs):
-        done += _batch(inputs[len(done) :])
-    return done
+    """Read broken files, named by kind and seed, one after the other."""
+    return list(_batch(inputs))
 
 
 def spread(count: int, kinds: Sequence[str], start: int = 0) -> list[tuple[str, int]]:
@@ -56,67 +53,69 @@ def spread(count: int, kinds: Sequence[str], start: int = 0) -> list[tuple[str, 
 
 
 def _batch(inputs: Sequence[tuple[str, int]]) -> Iterator[Outcome]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDTRACE_ALLOW_FOREIGN_CODE": ""}
-    command = [sys.executable, "-m", "tests.fuzz.runner", "--child"]
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
+    """What a process of its own says to the inputs."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_THREADER": "Platform"}
+    environment.pop("MEDTRACE_ALLOW_FOREIGN_CODE", None)
+    with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "inputs.json").write_text(json.dumps(inputs))
-        child = subprocess.Popen([*command, folder], stdout=subprocess.PIPE, stderr=errors, env=environment)
-        done = 0
-        try:
-            for line in _lines(child):
-                if line.startswith("{"):
-                    yield Outcome(**json.loads(line))
-                    done += 1
-        finally:
-            child.kill()
-            child.wait()
-        if done < len(inputs):
-            errors.seek(0)
-            last = errors.read()[-600:]
-            if done == 0 and child.returncode == 1:
-                raise RuntimeError(f"the child cannot start: {last}")
-            kind, seed = inputs[done]
-            how = "hang" if child.returncode in (-signal.SIGKILL, -signal.SIGXCPU) else "crash"
-            yield Outcome(kind, seed, "finding", f"{how} (exit {child.returncode}): {last}")
-
-
-def _lines(child: subprocess.Popen) -> Iterator[str]:
-    """Lines of a child until it ends or says nothing for too long."""
-    place, rest = child.stdout.fileno(), b""
-    while select.select([place], [], [], PATIENCE)[0]:
-        piece = os.read(place, 1 << 16)
-        if not piece:
-            child.wait()
-            return
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from (line.decode() for line in lines)
+        command = [sys.executable, "-m", "tests.fuzz.runner", "--child", folder]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"the readers of intact files failed: {done.stderr[-2000:]}")
+        for line in (Path(folder) / RESULTS).read_text().splitlines():
+            yield Outcome(**json.loads(line))
 
 
 def _child(folder: Path) -> None:
+    """Make the intact files, then fork a reader that goes through the inputs; fork another where one dies."""
     from tests.fuzz.corpus import KINDS
-    from tests.fuzz.mutate import mutated
 
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no report
     warnings.simplefilter("ignore")
     inputs = json.loads((folder / "inputs.json").read_text())
-    kinds = {kind for kind, _ in inputs}
     intact = {}
-    for kind in sorted(kinds):
+    for kind in sorted({kind for kind, _ in inputs}):
         place = folder / kind.replace(" ", "_")
         place.mkdir()
         KINDS[kind].make(place)
         KINDS[kind].read(place)  # also makes the readers' imports and first allocations
         intact[kind] = (place, (place / KINDS[kind].file).read_bytes())
+    results = folder / RESULTS
+    results.touch()
+    while (done := len(results.read_text().splitlines())) < len(inputs):
+        reader = os.fork()
+        if reader == 0:
+            _read_all(inputs[done:], intact, results)
+        _, status = os.waitpid(reader, 0)
+        after = len(results.read_text().splitlines())
+        if after < len(inputs):
+            kind, seed = inputs[after]
+            cause = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {status}"
+            how = "hang" if cause in ("SIGALRM", "SIGXCPU") else "crash"
+            _append(results, Outcome(kind, seed, "finding", f"{how} ({cause})"))
+
+
+def _read_all(inputs: Sequence[tuple[str, int]], intact: dict[str, tuple[Path, bytes]], results: Path) -> None:
+    """In a process of little memory, which the system ends if one input takes too long."""
+    from tests.fuzz.corpus import KINDS
+    from tests.fuzz.mutate import mutated
+
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    out.write("ready\n")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for kind, seed in inputs:
         place, content = intact[kind]
         (place / KINDS[kind].file).write_bytes(mutated(content, seed))
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, hard))
-        out.write(json.dumps({"kind": kind, "seed": seed, **_outcome(KINDS[kind].read, place)}) + "\n")
+        signal.alarm(PATIENCE)
+        _append(results, Outcome(kind, seed, **_outcome(KINDS[kind].read, place)))
+    os._exit(0)
+
+
+def _append(results: Path, outcome: Outcome) -> None:
+    with results.open("a") as file:
+        file.write(json.dumps(outcome._asdict()) + "\n")
 
 
 def _outcome(read: Any, place: Path) -> dict[str, str]:
