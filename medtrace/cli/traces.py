@@ -11,6 +11,15 @@ import typer
 from medtrace.cli.app import Device, Scheduler, Workers, command
 
 
+KeepMetadata = Annotated[
+    bool,
+    typer.Option(
+        "--keep-metadata/--strip-metadata",
+        help="Keep names of files and other metadata, which may name a patient, or leave them out.",
+    ),
+]
+
+
 @command("translate")
 def translate(
     run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
@@ -41,6 +50,7 @@ def translate(
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
+    keep_metadata: KeepMetadata = False,
     dicom: Annotated[
         Path | None, typer.Option(help="Also write the trace of one DICOM folder as DICOM, into this new folder.")
     ] = None,
@@ -84,6 +94,7 @@ def translate(
         progress=sys.stderr.isatty(),
         overwrite=overwrite,
         report=report,
+        keep_metadata=keep_metadata,
         dicom=dicom,
     )
     typer.echo(f"trace written to {out}")
@@ -185,11 +196,12 @@ def report(
         list[Path] | None, typer.Option(help="True image on the translation's grid, one for each trace.")
     ] = None,
     labels: Annotated[list[Path] | None, typer.Option(help="Labels on the source's grid, one for each trace.")] = None,
+    keep_metadata: KeepMetadata = False,
 ) -> None:
     """Write traces as one HTML page that opens offline: linked panes, regions, a form for scores."""
     from medtrace.workflows.report import report as call
 
-    path = call(traces, out, targets=target or (), labels=labels or ())
+    path = call(traces, out, targets=target or (), labels=labels or (), keep_metadata=keep_metadata)
     typer.echo(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -217,6 +229,7 @@ def certify(
         str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
+    keep_metadata: KeepMetadata = False,
     device: Device = None,
 ) -> None:
     """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 2 if any fails."""
@@ -232,6 +245,7 @@ def certify(
         radius=radius,
         contrast=contrast,
         html=html,
+        keep_metadata=keep_metadata,
         device=device,
     )
     for certificate in found:

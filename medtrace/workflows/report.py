@@ -25,6 +25,7 @@ def report(
     *,
     targets: Sequence[str | os.PathLike[str]] = (),
     labels: Sequence[str | os.PathLike[str]] = (),
+    keep_metadata: bool = False,
 ) -> Path:
     """Write saved traces as one HTML file that opens offline, with their certificates where there are any.
 
@@ -37,6 +38,8 @@ def report(
         out: the file, ending in .html.
         targets: true images on the target grids, one per folder, for a layer of the error; or none.
         labels: label maps on the source grids, one per folder; or none.
+        keep_metadata: show the metadata of each `trace.json` (such as the name of the file that was translated) with
+            its trace; by default it stays out, since it may name a patient.
 
     Returns:
         The file.
@@ -54,13 +57,16 @@ def report(
     cases = []
     for number, (name, folder) in enumerate(zip(names, folders)):
         trace = load_trace(Path(folder))
+        index = json.loads((Path(folder) / INDEX).read_text())
+        metadata = index.get("metadata") if keep_metadata else None
         cases.append(
             ReportCase(
                 name,
                 trace,
                 target=_read(targets[number], trace.image) if targets else None,
                 labels=_read(labels[number], trace.source) if labels else None,
-                method=json.loads((Path(folder) / INDEX).read_text()).get("method"),
+                method=index.get("method"),
+                notes=(f"metadata: {json.dumps(metadata)}",) if metadata else (),
                 certificate=certificate_of(folder),
             )
         )

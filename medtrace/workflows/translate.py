@@ -56,6 +56,7 @@ def translate(
     progress: bool = True,
     overwrite: bool = False,
     report: bool = True,
+    keep_metadata: bool = False,
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -83,6 +84,8 @@ def translate(
             volume as a whole. None decides by the volume, see `patched.patches_for`.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
+        keep_metadata: write the image file's name into the trace, from which it may reach reports; names of files
+            often are names of patients, so that by default it stays out. Nothing of the image's header goes into it.
         report: write the page; of a volume of 256×256×128 some 20 seconds and 40 MB.
 
     Returns:
@@ -164,7 +167,8 @@ def translation(
         affine=scan.affine,
         source_affine=scan.affine,
     )
-    metadata = {"file": image.name, "spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
+    metadata = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
+    metadata |= {"file": image.name} if keep_metadata else {}
     if patches is not None:
         metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
     return Translation(trace, type(objective).__name__, metadata)

@@ -22,6 +22,7 @@ from medtrace.workflows.certify.thresholds import Thresholds
 
 _PAGE = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
     "<title>Certificates</title><style>:root {{ color-scheme: light dark; }} body {{ max-width: 75em; margin: auto;"
     " padding: 1em; background: Canvas; }}</style></head><body>{}</body></html>\n"
 )
@@ -39,8 +40,11 @@ def certify_several(
     contrast: str | None = None,
     html: str | os.PathLike | None = None,
     device: str | None = None,
+    keep_metadata: bool = False,
 ) -> list[Certificate]:
     """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
+
+    The page leaves out names of files and the traces' metadata, which may name patients, unless `keep_metadata`.
 
     Without `out`, each certificate lies beside its trace's folder, as TRACE.certificate.json, where `medtrace report`
     finds it.
@@ -73,9 +77,21 @@ def certify_several(
             )
         )
     if html is not None:
-        pieces = [certificate_html(certificate.as_dict(), style=not index) for index, certificate in enumerate(found)]
+        shown = [certificate.as_dict() for certificate in found]
+        shown = shown if keep_metadata else [_without_names(certificate) for certificate in shown]
+        pieces = [certificate_html(certificate, style=not index) for index, certificate in enumerate(shown)]
         Path(html).write_text(_PAGE.format("\n".join(pieces)), encoding="utf-8")
     return found
+
+
+def _without_names(certificate: dict[str, Any]) -> dict[str, Any]:
+    """A certificate whose provenance tells hashes and versions, but no file names and no metadata."""
+    provenance = dict(certificate.get("provenance") or {})
+    if "input" in provenance:
+        provenance["input"] = {"sha256": provenance["input"]["sha256"]}
+    if "trace" in provenance:
+        provenance["trace"] = {key: value for key, value in provenance["trace"].items() if key != "metadata"}
+    return {**certificate, "provenance": provenance}
 
 
 def certificate_table(
