@@ -1,11 +1,15 @@
 """Options of speed change no result: layout, compilation, fused optimisers; and no term waits for the device."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import medtrace
 from medtrace import checks
 from medtrace.engines import Acceleration, Checkpoint, Trainer
 from medtrace.networks import CycleGAN, DualDecoderGAN, RegistrationUNet
@@ -130,6 +134,26 @@ def test_a_training_goes_on_in_another_layout(tmp_path, before, after):
 def test_what_to_compile_is_a_truth_value_or_arguments():
     with pytest.raises(TypeError, match=r"compile: expected true, false or a mapping .* received 'inductor'"):
         Acceleration(compile="inductor")
+
+
+@pytest.mark.parametrize("name", ["tracetrans", "reggan", "metaregnet", "plasticine"])
+def test_bundles_pass_the_options_on(name):
+    parser = ConfigParser()
+    parser.read_config(Path(medtrace.__file__).parent / "bundles" / name / "configs" / "train.yaml")
+    assert parser.get_parsed_content("amp_kwargs") is None
+    parser.update({"amp_dtype": "bfloat16", "channels_last": True, "device": "cuda:1", "num_workers": 2})
+    parser["compile"] = {"backend": "eager"}
+    parser.parse(True)
+    assert parser.get_parsed_content("amp_kwargs") == {"dtype": torch.bfloat16}
+    assert parser["train#trainer#amp_kwargs"] == parser["validate#evaluator#amp_kwargs"] == "@amp_kwargs"
+    (place,) = (
+        place for place, handler in enumerate(parser["train#handlers"]) if handler["_target_"].endswith("Acceleration")
+    )
+    acceleration = parser.get_parsed_content(f"train#handlers#{place}")
+    assert (acceleration.compile, acceleration.channels_last) == ({"backend": "eager"}, True)
+    assert parser.get_parsed_content("train#dataloader#pin_memory")
+    assert parser.get_parsed_content("train#dataloader#persistent_workers")
+    assert all(optimizer["fused"] == "@fused" for optimizer in parser["optimizers"].values())
 
 
 class Looks(TorchDispatchMode):
