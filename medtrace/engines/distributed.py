@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ignite.distributed
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -38,10 +40,34 @@ class DistributedNetwork(DistributedDataParallel):
         return self.module.state_dict(*args, **kwargs)
 
 
+def join(backend: str = "gloo") -> None:
+    """Join the process group that torchrun (or SLURM, through torchrun) has laid out; without one, be one alone.
+
+    A group that is initialised already is kept.
+
+    Args:
+        backend: "nccl" or "gloo".
+    """
+    if torch.distributed.is_initialized():
+        return
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group(backend)
+    else:
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+
+
+def leave() -> None:
+    """Leave the process group, so that a later training of this process starts afresh."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        ignite.distributed.sync()  # which keeps what it found
+
+
 def distribute(objective: Objective, networks: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> Objective:
     """Wrap networks of an objective, one by one, for the process group that is initialised.
 
-    Call it before the optimisers are made. The weights of rank 0 go to every rank.
+    Call it before the optimisers are made. All that the state dict of the objective holds goes from rank 0 to every
+    rank: also what is not wrapped, such as averaged weights and running means.
 
     Args:
         objective: on its device.
@@ -71,6 +97,9 @@ def distribute(objective: Objective, networks: Mapping[str, Mapping[str, Any]] |
         wrapped = DistributedNetwork(network, device_ids=[device] if device.type == "cuda" else None, **options)
         owner, _, name = path.rpartition(".")
         setattr(objective.get_submodule(owner), name, wrapped)
+    for value in objective.state_dict().values():
+        if isinstance(value, Tensor):
+            torch.distributed.broadcast(value, src=0)
     return objective
 
 

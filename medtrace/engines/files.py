@@ -19,12 +19,12 @@ PARTIAL = ".partial"
 LOCK = ".lock"
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file so that at any moment `path` holds all of the old content or all of the new, also after a power cut.
 
     Args:
         path: the file; its folder is made where it is missing.
-        write: writes the content to an open file.
+        content: what is to be in it, or a function that writes that to an open file.
 
     Raises:
         OSError: if it cannot be written, such as on a full disk or into a read-only folder; `path` is then as it was.
@@ -33,11 +33,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            write(file)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer of archives turns an OSError into a RuntimeError
         with suppress(OSError):  # the first error says why
             partial.unlink(missing_ok=True)
@@ -61,13 +64,14 @@ def locked(folder: Path) -> Iterator[None]:
     Windows, nothing is locked.
 
     Args:
-        folder: made where it is missing.
+        folder: made where it is missing, and then removed again if nothing is in it at the end.
 
     Raises:
         OSError: if another process uses the folder, whose host and number the message tells, or the folder cannot be
             written to.
     """
     path = folder / LOCK
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path)
@@ -84,6 +88,9 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+        if made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def _acquire(path: Path) -> int:
@@ -122,8 +129,8 @@ def _holder(path: Path) -> str:
         return "another process"
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder last."""
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, so that a power cut does not undo a renaming."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -85,7 +85,7 @@ def _write_row(path: Path, row: Mapping[str, float]) -> None:
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
     writer.writerows([*rows, row])
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_whole(path, text.getvalue().encode())
 
 
 class ProgressBar:

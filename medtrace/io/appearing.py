@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medtrace.engines.files import sync_folder
+
 
 @contextmanager
 def appearing_file(path: Path) -> Iterator[Path]:
@@ -22,7 +24,9 @@ def appearing_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     try:
         yield temporary
+        _sync_file(temporary)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,6 +47,15 @@ def appearing_folder(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
+        for path in temporary.rglob("*"):
+            _sync_file(path) if path.is_file() else sync_folder(path)
         temporary.replace(folder)
+        sync_folder(folder.absolute().parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_file(path: Path) -> None:
+    """Have a file's content on the disk before its name, so that a power cut leaves no empty file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

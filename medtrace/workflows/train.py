@@ -15,6 +15,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medtrace.data import Preparation
 from medtrace.data.dataset import read_index
+from medtrace.engines.files import locked, write_whole
+from medtrace.io.appearing import appearing_file
 from medtrace.workflows.bundle_safety import BUNDLES, as_plain, check_code, note_own_code, read_config
 from medtrace.workflows.runs import CONFIG
 
@@ -74,6 +76,7 @@ def train(
         ValueError: if the bundle or an overlay is unknown, or no data set is named.
         FileExistsError: if `out` holds a run already and `resume` is off.
         FileNotFoundError: if `dataset` is no folder.
+        OSError: if another training uses `out`, or it cannot be written to; checkpoints that there are stay whole.
     """
     bundle = bundle_folder(name)
     out = Path(out)
@@ -82,7 +85,7 @@ def train(
         raise ValueError(
             "overlays: expected tracebench or misalign, received both; TraceBench misaligns by itself, see its `level`"
         )
-    resuming = (out / CONFIG).exists()
+    resuming = (out / CONFIG).exists() and (resume or _leads())
     if resuming and not resume:
         raise FileExistsError(f"out: {out} holds a run already; choose another folder, or resume it")
     if dataset is None and "tracebench" not in names and not resuming:
@@ -112,35 +115,50 @@ def train(
         **values,
     )
     _override(workflow.parser, overrides or {})
-    with _nothing_left_of_a_false_start(out):
+    if not _leads():
+        _run(workflow)
+        return out
+    with locked(out), _nothing_left_of_a_false_start(out):
+        if (out / CONFIG).exists() and not resuming:
+            raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         config = _without_metadata(workflow.parser.get())
         note_own_code(config)
-        ConfigParser.export_config_file(config, str(out / CONFIG), fmt="yaml", indent=2)
         workflow.initialize()
         if not resuming:
             _preparation(workflow.parser, dataset).save(out / PREPARATION)
+        # A folder with a configuration is a run: it comes last.
+        with appearing_file(out / CONFIG) as path:
+            ConfigParser.export_config_file(config, str(path), fmt="yaml", indent=2)
         workflow.run()
         workflow.finalize()
     return out
 
 
+def _leads() -> bool:
+    """Whether this process writes: alone, or the first of those that torchrun started."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _run(workflow: ConfigWorkflow) -> None:
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
 @contextmanager
 def _nothing_left_of_a_false_start(out: Path) -> Iterator[None]:
     """When a training fails, put back a resumed run's settings; before a first checkpoint, remove what was written."""
-    created = not out.exists()
-    before = set() if created else set(out.iterdir())
+    before = set(out.iterdir())
     kept = {path: path.read_bytes() for path in (out / CONFIG, out / PREPARATION) if path.is_file()}
-    out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
         for path, content in kept.items():
-            path.write_bytes(content)
+            if path.read_bytes() != content:
+                write_whole(path, content)
         if not any((out / "checkpoints").glob("*.pt")):
             for path in set(out.iterdir()) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if created:
-                out.rmdir()
         raise
 
 

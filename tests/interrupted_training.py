@@ -1,0 +1,156 @@
+"""Trainings in processes of their own that are killed at a chosen moment, and what is left of them."""
+
+import csv
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# A server that has imported everything and made a case of each task forks each training within milliseconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.warm_training"])
+
+FLIP = {"_target_": "monai.transforms.RandFlipd", "keys": ["source", "target"], "prob": 0.5, "spatial_axis": 0}
+METHODS = {
+    "reggan": {"mode": "C+R", "objective#pool_size": 2, "data#training#transform": FLIP},
+    "metaregnet": {},
+    "plasticine": {},
+}
+"""A GAN with image pools, a registration and a diffusion model with averaged weights; all with random transforms."""
+SIZE = {"train_cases": 6, "max_epochs": 3, "checkpoint_interval": 1, "val_interval": 2}
+STEPS = 3
+
+
+def train_here(method, folder, moment=None, resume=False, **overrides):
+    """What a child process does: train, be killed at a moment, or leave its generators' states."""
+    from medtrace.workflows.train import train
+
+    os.environ["MEDTRACE_ALLOW_FOREIGN_CODE"] = "1"  # the flip is MONAI's
+    torch.set_num_threads(1)
+    if moment is not None:
+        _prepare_death(*moment)
+    train(method, out=folder, smoke=True, resume=resume, device="cpu", overrides=METHODS[method] | SIZE | overrides)
+    torch.save({"torch": torch.get_rng_state(), "numpy": np.random.get_state()[1].tolist()}, Path(folder) / "ended")
+    (Path(folder) / "python").write_text(repr(random.getstate()))
+
+
+def start(*args, **kwargs):
+    process = PROCESSES.Process(target=train_here, args=args, kwargs=kwargs)
+    process.start()
+    return process
+
+
+def finish(*args, **kwargs):
+    """Train in a child to the end or to its death; how it ended."""
+    process = start(*args, **kwargs)
+    process.join()
+    return process.exitcode
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _at_call(owner, name, count, before=True, when=lambda *_: True):
+    """Die at the given call, of those that `when` is true of, before or after it is done."""
+    original, calls = getattr(owner, name), [0]
+
+    def fatal(*args, **kwargs):
+        calls[0] += when(*args)
+        if calls[0] == count and when(*args) and before:
+            _die()
+        answer = original(*args, **kwargs)
+        if calls[0] == count and when(*args):
+            _die()
+        return answer
+
+    setattr(owner, name, fatal)
+
+
+def _prepare_death(where, count):
+    """`count` says how often the moment passes before: the step's, epoch's or file's number."""
+    from medtrace.engines import Trainer
+    from medtrace.objectives import Objective
+
+    def checkpoint(_, target):
+        return "checkpoint_epoch" in str(target)
+
+    if where == "forward":
+        _at_call(Objective, "terms", count)
+    elif where == "backward":
+        _at_call(Tensor, "backward", count, before=False)
+    elif where == "epoch":
+        _at_call(Trainer, "_begin_epoch", count)
+    elif where == "writing":
+        _at_call(torch, "save", count)
+        torch.save = _half_written(torch.save)
+    elif where == "renaming":
+        _at_call(os, "replace", count, when=checkpoint)
+    elif where == "renamed":
+        _at_call(os, "replace", count, before=False, when=checkpoint)
+    elif where == "history":
+        _at_call(os, "replace", count, when=lambda _, target: "history" in str(target))
+    elif where == "configuration":
+        _at_call(os, "replace", count, before=False, when=lambda _, target: str(target).endswith("config.yaml"))
+    else:
+        raise ValueError(where)
+
+
+def _half_written(save):
+    """Something is in the file by the time that the process dies."""
+
+    def half(states, file):
+        file.write(b"PK" + bytes(1000))
+        file.flush()
+        file.seek(0)
+        save(states, file)
+
+    return half
+
+
+def ending(folder):
+    """All that a training leaves, in a form that two can be compared in."""
+    folder = Path(folder)
+    states = torch.load(folder / "checkpoints" / "final.pt", weights_only=True)
+    return {
+        **{f"state {name}": value for name, value in _leaves(states)},
+        "random states": (folder / "python").read_text() + repr(torch.load(folder / "ended", weights_only=True)),
+        "history": (folder / "history.csv").read_bytes(),
+        "epochs": [row["epoch"] for row in csv.DictReader((folder / "history.csv").open())],
+        "preparation": (folder / "preparation.json").read_bytes(),
+        "tensorboard": _events(folder / "tensorboard"),
+        "files": sorted(path.name for path in folder.rglob("*") if not path.name.startswith("events")),
+    }
+
+
+def _leaves(value, name=""):
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, part in enumerate(value):
+            yield from _leaves(part, f"{name}/{number}")
+    else:
+        yield name, (value.dtype, value.shape, value.numpy().tobytes()) if isinstance(value, Tensor) else value
+
+
+def _events(folder):
+    """Every value that was ever told of a tag and a step; a repeated epoch has to tell the same again."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    told = {}
+    for path in folder.glob("events*"):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                told.setdefault((value.tag, event.step), set()).add(value.tensor.SerializeToString())
+    return told
+
+
+def differences(first, second):
+    """Names of what two endings differ in."""
+    return [name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name)]

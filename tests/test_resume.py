@@ -1,0 +1,90 @@
+"""A training that was killed and resumed ends bit for bit as one that ran through."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.interrupted_training import METHODS, differences, ending, finish, start
+
+MOMENTS = {
+    "in a forward pass": ("forward", 9),
+    "in a backward pass": ("backward", 8),
+    "in the first epoch": ("forward", 2),
+    "between epochs": ("epoch", 2),
+    "at the first epoch": ("epoch", 1),
+    "while writing a checkpoint": ("writing", 2),
+    "while writing the first checkpoint": ("writing", 1),
+    "while writing the last weights": ("writing", 4),
+    "before a checkpoint has its name": ("renaming", 2),
+    "when a checkpoint has its name": ("renamed", 3),
+    "while writing the history": ("history", 2),
+    "when the run has its configuration": ("configuration", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The ending of a training that nothing interrupts, by method."""
+    endings = {}
+
+    def of(method, **overrides):
+        key = (method, *overrides.items())
+        if key not in endings:
+            folder = tmp_path_factory.mktemp(method)
+            assert finish(method, folder, **overrides) == 0
+            endings[key] = ending(folder)
+        return endings[key]
+
+    return of
+
+
+def killed_and_resumed(method, folder, moment, **overrides):
+    assert finish(method, folder, moment, **overrides) == -signal.SIGKILL
+    assert finish(method, folder, resume=True, **overrides) == 0
+    return ending(folder)
+
+
+@pytest.mark.parametrize("moment", ["in a forward pass", "while writing a checkpoint"])
+def test_killed_and_resumed_is_uninterrupted(moment, whole, tmp_path):
+    expected = whole("reggan")
+    assert expected["epochs"] == ["1", "2", "3"]
+    assert any("pools" in name for name in expected)
+    assert differences(expected, killed_and_resumed("reggan", tmp_path, MOMENTS[moment])) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_point(method, moment, whole, tmp_path):
+    assert differences(whole(method), killed_and_resumed(method, tmp_path, MOMENTS[moment])) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_again_and_again_at_any_time(method, whole, tmp_path):
+    """Real kills after random times, until a resumed training is quick enough to end."""
+    expected, patience, kills = whole(method), random.Random(7), 0
+    for _ in range(40):
+        process = start(method, tmp_path, resume=True)
+        process.join(patience.uniform(0.2, 3.0))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+        elif process.exitcode == 0:
+            break
+    else:
+        assert finish(method, tmp_path, resume=True) == 0
+    assert kills > 0
+    assert differences(expected, ending(tmp_path)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_the_number_of_loader_workers_changes_nothing(method, whole, tmp_path):
+    """Workers that live as long as the loader draw what the process itself draws, also after a resume."""
+    workers = {"num_workers": 2, "train#dataloader#persistent_workers": True}
+    found = killed_and_resumed(method, tmp_path, ("epoch", 3), **workers)
+    assert differences(whole(method), found) == []
