@@ -11,6 +11,7 @@ from medtrace.networks.metamorphic import MetamorphicOutput, MetamorphicRegNet, 
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.networks.patches import PatchInferer
 from medtrace.networks.registration_unet import RegistrationUNet
 from medtrace.networks.tracetrans import DualDecoderGAN, TraceTrans, TraceTransOutput
 from medtrace.networks.unit import UNIT
@@ -36,6 +37,7 @@ __all__ = [
     "MetamorphicTrajectory",
     "NoiseEstimator",
     "NoiseSchedule",
+    "PatchInferer",
     "Plasticine",
     "RegistrationUNet",
     "ResnetGenerator",

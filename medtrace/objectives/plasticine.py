@@ -110,6 +110,8 @@ class PlasticineObjective(Objective):
         for name, value in weights.items():
             if value < 0:
                 raise ValueError(f"{name}_weight: expected a weight of at least 0, received {value!r}")
+        if not any(weights[name] for name in ("alignment", "stand_in_similarity", "stand_in_smoothness")):
+            networks.deformation.alignment.requires_grad_(False)  # no term reaches it: processes would wait for it
         self.networks = networks
         self.mode = mode
         self.structure = StructureMap() if structure is None else structure

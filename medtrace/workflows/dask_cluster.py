@@ -34,7 +34,7 @@ def on_cluster(function: Callable[..., Any], tasks: Sequence[Task], scheduler: s
             "scheduler: expected Dask, which is not installed; pip install 'medtrace[dask]', or use workers here"
         ) from error
     try:
-        client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
+        client = Client(scheduler, timeout=PATIENCE)
     except (OSError, TimeoutError, ValueError) as error:
         raise ConnectionError(
             f"scheduler: no answer from {scheduler!r} ({reason(error)}); start `dask scheduler`, or correct the address"

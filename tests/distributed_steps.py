@@ -1,0 +1,87 @@
+"""Training steps of every method, for test_distributed: on two processes, or on one with the whole batch.
+
+The optimiser is plain gradient descent, so that weights move by the gradients and nothing else. Noise and levels of a
+diffusion are drawn by the content of each case, whichever process has it.
+"""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from medtrace.objectives import plasticine
+from medtrace.objectives.diffusion_training import case_generators
+from medtrace.workflows.train import train
+
+CASES = 4
+VARIANTS = {
+    "tracetrans": ("tracetrans", ("generator", "discriminator"), {}),
+    "tracetrans, no image stream": ("tracetrans", ("generator", "discriminator"), {"objective#alpha": 0.0}),
+    "reggan": ("reggan", ("generator", "discriminator"), {}),
+    "metaregnet": ("metaregnet", ("registration",), {}),
+    "plasticine": ("plasticine", ("noise", "deformation"), {"dropout": 0.0}),
+    "plasticine, no alignment": (
+        "plasticine",
+        ("noise", "deformation"),
+        {"dropout": 0.0, "alignment_weight": 0.0},
+    ),
+}
+
+
+def steps(
+    out: Path, name: str, count: int = 2, processes: int = 1, rate: float = 0.1, overlays: tuple[str, ...] = ()
+) -> Path:
+    """Train for `count` epochs of one step over all cases."""
+    bundle, phases, values = VARIANTS[name]
+    values = {
+        **values,
+        "train_cases": CASES,
+        "max_epochs": count,
+        "batch_size": CASES // processes,
+        "val_interval": 0,
+        **{f"optimizers#{phase}": descent(phase, rate) for phase in phases},
+    }
+    with mock.patch.object(plasticine, "estimate_noise", drawn_by_content):
+        return train(bundle, out=out / name, smoke=True, overlays=overlays, overrides=values, device="cpu")
+
+
+def descent(phase: str, rate: float) -> dict:
+    return {"_target_": "torch.optim.SGD", "params": f"$@network.parameters_of({phase!r})", "lr": rate}
+
+
+def drawn_by_content(estimator, schedule, image, condition=None, weighting="noise", original=plasticine.estimate_noise):
+    generators = case_generators(image, 0)
+    gamma = torch.cat([schedule.draw(1, generator=generator) for generator in generators])
+    noise = torch.stack([torch.randn(image.shape[1:], generator=generator) for generator in generators])
+    with (
+        mock.patch.object(schedule, "draw", return_value=gamma),
+        mock.patch.object(torch, "randn_like", return_value=noise),
+    ):
+        return original(estimator, schedule, image, condition, weighting)
+
+
+def as_rank(rank: int, out: Path, names: list[str]) -> None:
+    """Be one of two processes, as torchrun lays them out, which meet anew for every training."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for place, name in enumerate(names):
+        meeting = f"file://{out}/meeting-{place}"
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+        steps(out, name, processes=2, overlays=("multi_gpu_train",))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    folder.mkdir()
+    # Forked, so that both share the imports; nothing has run in parallel yet.
+    context = multiprocessing.get_context("fork")
+    chosen = sys.argv[2:] or list(VARIANTS)
+    ranks = [context.Process(target=as_rank, args=(rank, folder, chosen)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    sys.exit(max(abs(process.exitcode or 0) for process in ranks))
