@@ -24,6 +24,7 @@ COMMANDS = (
     "export",
     "import",
     "dicom",
+    "doctor",
 )
 
 
