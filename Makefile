@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO_OUT ?= demo_out
 
-.PHONY: help demo demo-full test test-slow lint docs clean
+.PHONY: help demo demo-full test test-slow lint docs benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -39,6 +39,10 @@ test-slow: $(VENV)/installed-test ## the long tests as well
 
 docs: $(VENV)/installed-test ## the documentation, warnings as errors
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+benchmarks: $(VENV)/installed ## time and memory beside other libraries, for docs/performance.md (about 8 minutes)
+	$(PIP) -e '.[benchmark]'
+	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) docs/_build demo_out demo_out-full

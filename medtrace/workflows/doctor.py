@@ -19,7 +19,7 @@ from medtrace import __version__
 from medtrace.kernels import choice
 
 PACKAGES = ("torch", "monai", "numpy", "scipy", "numba", "nibabel", "SimpleITK", "itk", "scikit-image", "nilearn")
-HIDDEN = ("test",)  # extras of those who work on medtrace itself
+HIDDEN = ("test", "benchmark")  # extras of those who work on medtrace itself
 
 
 @dataclass(frozen=True)
