@@ -21,11 +21,12 @@ from medtrace.workflows.certify.calibration import judge_spoiled, judgement_tabl
 from medtrace.workflows.certify.checks import independent_field, trace_checks
 from medtrace.workflows.certify.corruption import SPOILERS, moved_voxel, true_trace
 from medtrace.workflows.certify.probes import equivariance, identical_pair_check, translator_checks
+from medtrace.workflows.certify.run_calibration import answer_table, question_run
 from medtrace.workflows.register import register
 from medtrace.workflows.report import report
 from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
-from tests.test_translate import make_run
+from tests.test_translate import make_run, tiny_tracetrans
 
 pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
 
@@ -299,8 +300,14 @@ def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
     assert again.check("reproduction").status == Status.FAIL
 
 
-def test_a_registering_run_is_shown_identical_images(head, tmp_path):
-    run = train("metaregnet", smoke=True, out=tmp_path / "run", overrides={"max_epochs": 1}, device="cpu")
+@pytest.fixture(scope="module")
+def registering_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("registration") / "run"
+    return train("metaregnet", smoke=True, out=out, overrides={"max_epochs": 1}, device="cpu")
+
+
+def test_a_registering_run_is_shown_identical_images(head, registering_run, tmp_path):
+    run = registering_run
     write_image(tmp_path / "scan.nii.gz", head[..., :1], torch.eye(4, dtype=torch.float64))
     register(tmp_path / "scan.nii.gz", tmp_path / "scan.nii.gz", tmp_path / "trace", run=run, progress=False)
     found = certify(tmp_path / "trace", run=run)
@@ -441,3 +448,23 @@ def test_calibration_table():
     assert len(table.splitlines()) == len(SPOILERS) + 3
     moved = [j for j in judgements if j.kind == "one voxel moved 1.5 voxels"]
     assert all(j.right and j.certificate.verdict == Status.FAIL for j in moved)
+
+
+def test_a_run_and_its_controls_are_asked(tmp_path):
+    torch.manual_seed(0)
+    answers = question_run(tiny_tracetrans(tmp_path / "run"), "postop", 2, (32, 32))
+    figures = {(answer.check, answer.asked): answer.figure for answer in answers}
+    assert 0 < figures["reproduction", "the run"] < 1e-3  # grey levels of a file
+    assert figures["reproduction", "weights off by 10 %"] > figures["reproduction", "weights off by 1 %"] > 0
+    assert figures["equivariance", "all of it remembered"] == pytest.approx(1.0, abs=0.01)
+    assert len(answer_table(answers).splitlines()) == 2 + 6
+    with pytest.raises(ValueError, match="cases: expected at least 2"):
+        question_run(tmp_path / "run", cases=1)
+
+
+def test_a_registration_and_its_controls_are_asked(registering_run):
+    answers = question_run(registering_run, "metamorphic", 2, (32, 32))
+    figures = {answer.asked: answer.figure for answer in answers}
+    assert figures["deformed by up to 2 voxels"] > 1.5
+    assert figures["shifted by 1 voxel"] - figures["the run"] == pytest.approx(1.0, abs=0.2)
+    assert {answer.check for answer in answers} == {"identical pair"}

@@ -15,9 +15,19 @@ from typer.testing import CliRunner
 from medtrace.cli import app
 from medtrace.data.reading import read_image
 from medtrace.fields import exponentiate, warp
-from medtrace.io import read_dicom_registration, read_source_series, save_dicom, save_trace, write_dicom_registration
+from medtrace.io import (
+    load_trace,
+    read_dicom_registration,
+    read_source_series,
+    save_dicom,
+    save_trace,
+    write_dicom_registration,
+    write_image,
+)
 from medtrace.io.dicom_series import store
 from medtrace.trace import Trace
+from medtrace.workflows.translate import translate
+from tests.test_translate import make_run
 
 SHAPE = (14, 12, 9)
 NEW = ["SeriesInstanceUID", "SOPInstanceUID"]
@@ -427,6 +437,24 @@ def test_command(series, exported, tmp_path):
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1
     assert "is in use" in again.output
+
+
+@pytest.mark.usefixtures("foreign_code")
+def test_translate_writes_dicom_as_well(series, tmp_path):
+    run = make_run(tmp_path / "run", {"_target_": "tests.test_translate.ShiftObjective", "displacement": [0.0, 1.0]})
+    arguments = ["translate", str(run), str(series), "--out", str(tmp_path / "trace"), "--dicom"]
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "dicom"), "--no-report", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    trace, step = load_trace(tmp_path / "trace"), 2**-16
+    found = read_image(tmp_path / "dicom" / "image").as_tensor()
+    span = float(trace.image.max() - trace.image.min())
+    torch.testing.assert_close(found, trace.image, atol=step * span + 1e-3, rtol=0)
+    again = CliRunner().invoke(app, [*arguments, str(tmp_path / "dicom"), "--overwrite"])
+    assert again.exit_code == 1
+    assert "dicom: is in use" in again.output
+    write_image(tmp_path / "scan.nii.gz", trace.source, trace.affine)
+    with pytest.raises(FileNotFoundError, match="expected the folder of a DICOM series"):
+        translate(run, tmp_path / "scan.nii.gz", tmp_path / "other", dicom=tmp_path / "other_dicom")
 
 
 def test_files_that_are_no_registration_are_refused(exported, tmp_path):

@@ -13,18 +13,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from medtrace.fields import folded_voxels, jacobian_determinant, voxel_to_mm
-from medtrace.report.figures import (
+from medtrace.report.drawing import (
     AMOUNT,
-    _anatomy,
-    _bar,
-    _grid_lines,
-    _letters,
-    _limit,
-    _row_label,
-    _show_anatomy,
-    _show_change,
-    _show_lines,
-    _window,
+    anatomy,
+    colour_bar,
+    grid_lines,
+    limit_of,
+    show_anatomy,
+    show_change,
+    show_letters,
+    show_lines,
+    show_row_label,
+    window_of,
 )
 from medtrace.report.view import PlaneName, View, view_of
 from medtrace.trace import Trace
@@ -49,7 +49,7 @@ def grid_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None =
     view = _view(trace, plane, index)
     figure, (axis,) = _axes(view, trace, 1)
     _grid(axis, view, trace)
-    _letters(axis, view)
+    show_letters(axis, view)
     return figure
 
 
@@ -60,7 +60,7 @@ def field_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None 
     """
     view = _view(trace, plane, index)
     figure, (axis,) = _axes(view, trace, 1)
-    _bar(axis, _length(axis, view, trace))
+    colour_bar(axis, _length(axis, view, trace))
     moved = [
         -view.page(trace.ddf[axis_ : axis_ + 1])[..., 0] * (-1 if flip else 1)
         for axis_, flip in ((view.horizontal, view.flip_horizontal), (view.vertical, view.flip_vertical))
@@ -70,7 +70,7 @@ def field_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None 
     across, down = (part[np.ix_(rows, columns)] for part in moved)
     x, y = np.meshgrid(columns, rows)
     axis.quiver(x - across, y - down, across, down, angles="xy", scale_units="xy", scale=1, color="white", width=0.004)
-    _letters(axis, view)
+    show_letters(axis, view)
     return figure
 
 
@@ -82,7 +82,7 @@ def jacobian_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | No
     view = _view(trace, plane, index)
     figure, (axis,) = _axes(view, trace, 1)
     logarithm = view.page(jacobian_determinant(trace.ddf[None])[0].clamp_min(1e-3).log2())[..., 0]
-    _bar(axis, _show_change(axis, logarithm, view, _limit([logarithm])))
+    colour_bar(axis, show_change(axis, logarithm, view, limit_of([logarithm])))
     rows, columns = np.nonzero(view.page(folded_voxels(trace.ddf[None])[0])[..., 0])
     axis.scatter(columns, rows, s=22, c="white", marker="s", linewidths=0)
     axis.scatter(columns, rows, s=14, c="black", marker="x", linewidths=1)
@@ -118,7 +118,7 @@ def ledger_figure(
     pages = {name: view.page(column).mean(-1) for name, column in columns.items()}
     figure, axes = _axes(view, trace, max(len(pages), 1))
     for axis, (name, page) in zip(axes, pages.items()):
-        _bar(axis, _show_change(axis, page, view, _limit(list(pages.values()))))
+        colour_bar(axis, show_change(axis, page, view, limit_of(list(pages.values()))))
         axis.set_title(f"{name} ({float(columns[name].abs().mean()):.3g})", **_TITLE)
     return figure
 
@@ -145,12 +145,12 @@ def row_figure(traces: Mapping[str, Trace], *, plane: PlaneName = "axial", index
     for place, (name, trace) in enumerate(traces.items()):
         row, view = axes[5 * place : 5 * place + 5], views[name]
         own = view if trace.same_grid else view_of(trace.source_affine, trace.source.shape[1:], plane, index)
-        pictures = [_anatomy(own, trace.source), _anatomy(view, trace.image), _anatomy(view, trace.warped)]
+        pictures = [anatomy(own, trace.source), anatomy(view, trace.image), anatomy(view, trace.warped)]
         for axis, picture, shown in zip(row, pictures, (own, view, view)):
-            _show_anatomy(axis, picture, shown, *_window(pictures))
+            show_anatomy(axis, picture, shown, *window_of(pictures))
         _grid(row[3], view, trace)
-        _bar(row[4], _length(row[4], view, trace))
-        _row_label(row[0], name)
+        colour_bar(row[4], _length(row[4], view, trace))
+        show_row_label(row[0], name)
     titles = ("source", "translation", "warped source", "grid", "displacement (mm)")
     for axis, title in zip(axes, titles):
         axis.set_title(title, **_TITLE)
@@ -176,9 +176,9 @@ def _axes(view: View, trace: Trace, columns: int, rows: int = 1) -> tuple[Figure
 
 
 def _grid(axis: Axes, view: View, trace: Trace) -> None:
-    picture = _anatomy(view, trace.warped)
-    _show_anatomy(axis, picture, view, *_window([picture]))
-    _show_lines(axis, _grid_lines(view, trace), None)
+    picture = anatomy(view, trace.warped)
+    show_anatomy(axis, picture, view, *window_of([picture]))
+    show_lines(axis, grid_lines(view, trace), None)
 
 
 def _length(axis: Axes, view: View, trace: Trace) -> ScalarMappable:

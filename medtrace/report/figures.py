@@ -19,23 +19,34 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from medtrace.checks import check_choice
 from medtrace.fields import identity_grid, sample, voxel_to_mm
 from medtrace.metrics import sobel_magnitude
+from medtrace.report.drawing import (
+    AMOUNT,
+    CHANGE,
+    TEXT,
+    anatomy,
+    colour_bar,
+    grid_lines,
+    limit_of,
+    show_anatomy,
+    show_change,
+    show_letters,
+    show_lines,
+    show_row_label,
+    window_of,
+)
 from medtrace.report.view import PlaneName, View, view_of
 from medtrace.trace import Trace
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B3A100")
 """Okabe and Ito's colours; the yellow is darkened to be read on white."""
-AMOUNT, CHANGE = "cividis", "PuOr_r"
-GRID_COLOUR = "#F0B429"
 EDGES_WARPED = np.array([0.0, 0.5, 1.0])
 EDGES_IMAGE = np.array([1.0, 0.5, 0.0])
 SUFFIXES = (".png", ".pdf", ".svg")
-_TEXT: dict[str, Any] = {"fontsize": 9}
 _PANEL_INCHES = 1.9
 
 
@@ -98,17 +109,17 @@ def trace_figure(
     length = torch.linalg.vector_norm(voxel_to_mm(trace.ddf[None], trace.affine)[0], dim=0)
     brightness = (trace.image - trace.image.min()).mean(0)
     view = view_of(trace.affine, trace.image.shape[1:], plane, index, length * brightness)
-    warped = _anatomy(view, trace.warped)
+    warped = anatomy(view, trace.warped)
     panels = [
-        Panel("source", _anatomy(view, _source_on_target_grid(trace))),
-        Panel(image_name, _anatomy(view, trace.image)),
+        Panel("source", anatomy(view, _source_on_target_grid(trace))),
+        Panel(image_name, anatomy(view, trace.image)),
     ]
     if target is not None:
-        panels.append(Panel("target", _anatomy(view, target)))
+        panels.append(Panel("target", anatomy(view, target)))
     panels.append(Panel("warped source", warped))
     if edges:
         panels.append(Panel("edges", _edge_overlay(view, trace.warped, trace.image), "edges"))
-    panels.append(Panel("deformation", warped, lines=_grid_lines(view, trace)))
+    panels.append(Panel("deformation", warped, lines=grid_lines(view, trace)))
     panels.append(Panel("displacement (mm)", view.page(length[None])[..., 0], "amount"))
     for name, column in (
         ("appearance change", ledger.appearance),
@@ -158,7 +169,7 @@ def comparison_figure(
             raise ValueError(f"reference: case {case!r} has no {reference!r}, only {', '.join(images)}")
     affine = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0])) if affine is None else affine
     view = view_of(affine, shapes.pop(), plane, index)
-    shown = {case: {name: _anatomy(view, image) for name, image in images.items()} for case, images in rows.items()}
+    shown = {case: {name: anatomy(view, image) for name, image in images.items()} for case, images in rows.items()}
     differences = {
         case: {
             name: view.page(image - images[reference]).mean(-1) for name, image in images.items() if name != reference
@@ -166,8 +177,8 @@ def comparison_figure(
         for case, images in rows.items()
         if reference is not None
     }
-    low, high = window or _window([pixels for images in shown.values() for pixels in images.values()])
-    limit = _limit([pixels for images in differences.values() for pixels in images.values()])
+    low, high = window or window_of([pixels for images in shown.values() for pixels in images.values()])
+    limit = limit_of([pixels for images in differences.values() for pixels in images.values()])
 
     height, width = next(iter(next(iter(shown.values())).values())).shape[:2]
     ratio = height * view.aspect / width
@@ -186,14 +197,14 @@ def comparison_figure(
         top = row * (2 if reference is not None else 1)
         for column, name in enumerate(names):
             if row == 0:
-                axes[0, column].set_title(name, **_TEXT)
+                axes[0, column].set_title(name, **TEXT)
             if name in pictures:
-                _show_anatomy(axes[top, column], pictures[name], view, low, high)
+                show_anatomy(axes[top, column], pictures[name], view, low, high)
             if name in differences.get(case, {}):
-                _show_change(axes[top + 1, column], differences[case][name], view, limit)
-        _row_label(axes[top, 0], case)
+                show_change(axes[top + 1, column], differences[case][name], view, limit)
+        show_row_label(axes[top, 0], case)
         if reference is not None:
-            _row_label(axes[top + 1, 0], f"minus {reference}")
+            show_row_label(axes[top + 1, 0], f"minus {reference}")
     if limit > 0:
         bar = ScalarMappable(Normalize(-limit, limit), CHANGE)
         figure.colorbar(bar, ax=axes[1::2, :], shrink=0.8, aspect=30, pad=0.01, extend="both").ax.tick_params(
@@ -247,24 +258,6 @@ def _source_on_target_grid(trace: Trace) -> Tensor:
     return sample(trace.source[None], points[None].float(), padding_mode="zeros")[0]
 
 
-def _anatomy(view: View, image: Tensor) -> np.ndarray:
-    """Pixels of three channels as colour, else of the first channel."""
-    pixels = view.page(image)
-    return pixels if pixels.shape[-1] == 3 else pixels[..., 0]
-
-
-def _grid_lines(view: View, trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pulled point of every pixel lies, along the page's two axes, in mm from the grid's middle."""
-    dims = trace.spatial_dims
-    shape = trace.image.shape[1:]
-    place = identity_grid(shape, device=trace.ddf.device) + trace.ddf
-    spacing = torch.linalg.vector_norm(trace.affine[:3, :dims], dim=0)
-    lines = []
-    for axis in (view.horizontal, view.vertical):
-        lines.append(view.page(((place[axis] - (shape[axis] - 1) / 2) * float(spacing[axis]))[None])[..., 0])
-    return lines[0], lines[1]
-
-
 def _edge_overlay(view: View, warped: Tensor, image: Tensor) -> np.ndarray:
     """Edges as light: blue for the warped source, orange for the prediction, together white."""
     page = 0.0
@@ -276,20 +269,6 @@ def _edge_overlay(view: View, warped: Tensor, image: Tensor) -> np.ndarray:
     return np.clip(page, 0, 1)
 
 
-def _window(pictures: Sequence[np.ndarray]) -> tuple[float, float]:
-    values = np.concatenate([picture.ravel() for picture in pictures])
-    low, high = np.percentile(values, [0.5, 99.5])
-    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
-
-
-def _limit(pictures: Sequence[np.ndarray]) -> float:
-    """What the ends of a diverging map stand for: the 99.5 percentile of all absolute changes; 0 without any."""
-    if not pictures:
-        return 0.0
-    sizes = np.abs(np.concatenate([picture.ravel() for picture in pictures]))
-    return float(np.percentile(sizes, 99.5)) or float(sizes.max()) or 1.0
-
-
 def _draw_panels(
     panels: Sequence[Panel],
     view: View,
@@ -299,8 +278,8 @@ def _draw_panels(
     title: str | None,
     image_name: str,
 ) -> Figure:
-    low, high = window or _window([panel.pixels for panel in panels if panel.kind == "image"])
-    limit = _limit([panel.pixels for panel in panels if panel.kind == "change"])
+    low, high = window or window_of([panel.pixels for panel in panels if panel.kind == "image"])
+    limit = limit_of([panel.pixels for panel in panels if panel.kind == "change"])
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     columns = -(-len(panels) // rows)
@@ -314,45 +293,24 @@ def _draw_panels(
     for axis in axes:
         axis.set_axis_off()
     for axis, panel in zip(axes, panels):
-        axis.set_title(panel.title, **_TEXT, pad=3)
+        axis.set_title(panel.title, **TEXT, pad=3)
         if panel.kind == "image":
-            _show_anatomy(axis, panel.pixels, view, low, high)
+            show_anatomy(axis, panel.pixels, view, low, high)
             if panel.lines is not None:
-                _show_lines(axis, panel.lines, grid_step)
+                show_lines(axis, panel.lines, grid_step)
         elif panel.kind == "edges":
             _show_edges(axis, panel.pixels, view, image_name)
         elif panel.kind == "amount":
             most = float(panel.pixels.max())
             picture = axis.imshow(panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect)
-            _bar(axis, picture)
+            colour_bar(axis, picture)
         else:
-            picture = _show_change(axis, panel.pixels, view, limit)
-            _bar(axis, picture)
-    _letters(axes[0], view)
+            picture = show_change(axis, panel.pixels, view, limit)
+            colour_bar(axis, picture)
+    show_letters(axes[0], view)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
-
-
-def _show_anatomy(axis: Axes, pixels: np.ndarray, view: View, low: float, high: float) -> None:
-    if pixels.ndim == 3:
-        axis.imshow(np.clip((pixels - low) / (high - low), 0, 1), aspect=view.aspect)
-    else:
-        axis.imshow(pixels, cmap="gray", vmin=low, vmax=high, aspect=view.aspect)
-
-
-def _show_change(axis: Axes, pixels: np.ndarray, view: View, limit: float) -> ScalarMappable:
-    return axis.imshow(pixels, cmap=CHANGE, vmin=-limit, vmax=limit, aspect=view.aspect)
-
-
-def _show_lines(axis: Axes, lines: tuple[np.ndarray, np.ndarray], step: float | None) -> None:
-    spans = [float(place.max() - place.min()) for place in lines]
-    step = max(spans) / 20 if step is None else step
-    for place in lines:
-        first, last = np.ceil(place.min() / step), np.floor(place.max() / step)
-        levels = np.arange(first, last + 1) * step
-        if min(place.shape) > 1 and len(levels):
-            axis.contour(place, levels=levels, colors=GRID_COLOUR, linewidths=0.6, linestyles="solid")
 
 
 def _show_edges(axis: Axes, pixels: np.ndarray, view: View, image_name: str) -> None:
@@ -361,24 +319,3 @@ def _show_edges(axis: Axes, pixels: np.ndarray, view: View, image_name: str) -> 
         box = {"facecolor": "black", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
         style: dict[str, Any] = {"fontsize": 7, "va": "bottom", "transform": axis.transAxes, "bbox": box}
         axis.text(x, 0.02, text, color=tuple(colour), ha=side, **style)
-
-
-def _bar(axis: Axes, picture: ScalarMappable) -> None:
-    """A colour bar below the panel that takes nothing of its size."""
-    place = axis.inset_axes((0.08, -0.09, 0.84, 0.045))
-    bar = axis.figure.colorbar(picture, cax=place, orientation="horizontal")
-    bar.ax.tick_params(labelsize=7, length=2, pad=1)
-    bar.locator = MaxNLocator(nbins=4, steps=[1, 2, 5, 10])
-    bar.update_ticks()
-    bar.outline.set_linewidth(0.4)
-
-
-def _letters(axis: Axes, view: View) -> None:
-    """Body directions at the left and the top edge of the first panel."""
-    style: dict[str, Any] = {"color": "white", "fontsize": 8, "fontweight": "bold", "transform": axis.transAxes}
-    axis.text(0.03, 0.5, view.letters[0], ha="left", va="center", **style)
-    axis.text(0.5, 0.97, view.letters[2], ha="center", va="top", **style)
-
-
-def _row_label(axis: Axes, text: str) -> None:
-    axis.text(-0.04, 0.5, text, rotation=90, ha="right", va="center", transform=axis.transAxes, **_TEXT)

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from medtrace.report.figures import CHANGE, COLOURS
+from medtrace.report.drawing import CHANGE
+from medtrace.report.figures import COLOURS
 from medtrace.report.view import PlaneName, View, view_of
 from medtrace.trace import Trace
 

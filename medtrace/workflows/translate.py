@@ -20,7 +20,7 @@ from medtrace.data.grids import Reorientation, resize, resized_affine, shape_at_
 from medtrace.data.preparation import FILE, Preparation
 from medtrace.data.reading import is_picture, read_image, read_mask
 from medtrace.fields import warp
-from medtrace.io import save_trace
+from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.networks.patches import PatchInferer
 from medtrace.objectives import Objective
@@ -57,6 +57,7 @@ def translate(
     overwrite: bool = False,
     report: bool = True,
     keep_metadata: bool = False,
+    dicom: str | os.PathLike | None = None,
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -87,13 +88,15 @@ def translate(
         keep_metadata: write the image file's name into the trace, from which it may reach reports; names of files
             often are names of patients, so that by default it stays out. Nothing of the image's header goes into it.
         report: write the page; of a volume of 256×256×128 some 20 seconds and 40 MB.
+        dicom: new folder for the trace as DICOM objects of the study that `image`, then a DICOM folder, belongs to
+            (see `medtrace.io.save_dicom`).
 
     Returns:
         The trace: 3D for a scan, 2D for a picture, on the CPU.
 
     Raises:
         FileNotFoundError: if the run, one of its files or the image is missing.
-        FileExistsError: if `out` is in use.
+        FileExistsError: if `out` or `dicom` is in use.
         ValueError: if the image cannot be read or does not fit the run; the message names the file.
     """
     run, image, out = Path(run), Path(image), Path(out)
@@ -101,6 +104,8 @@ def translate(
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
     check_page(out, report, overwrite)
+    if dicom is not None:
+        _check_dicom(Path(dicom), image)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         found = translation(
             run,
@@ -113,10 +118,21 @@ def translate(
             bar=bar,
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_trace(found.trace, out, method=found.method, metadata=found.metadata, overwrite=overwrite)
+    metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
+    save_trace(found.trace, out, method=found.method, metadata=metadata, overwrite=overwrite)
     if report:
         report_beside(found.trace, out, found.method)
+    if dicom is not None:
+        save_dicom(found.trace, dicom, image, method=found.method)
     return found.trace
+
+
+def _check_dicom(folder: Path, series: Path) -> None:
+    """What `save_dicom` would refuse, before minutes of work."""
+    if folder.exists():
+        raise FileExistsError(f"{folder}: is in use; choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    read_source_series(series)
 
 
 class Translation(NamedTuple):
@@ -168,7 +184,6 @@ def translation(
         source_affine=scan.affine,
     )
     metadata = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
-    metadata |= {"file": image.name} if keep_metadata else {}
     if patches is not None:
         metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
     return Translation(trace, type(objective).__name__, metadata)

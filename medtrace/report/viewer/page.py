@@ -17,7 +17,7 @@ from matplotlib import colormaps
 
 from medtrace import __version__
 from medtrace.report.certificate import STYLE
-from medtrace.report.figures import AMOUNT, CHANGE
+from medtrace.report.drawing import AMOUNT, CHANGE
 from medtrace.report.viewer.packing import Packed
 from medtrace.report.viewer.scene import ReportCase, scene_of
 

@@ -133,11 +133,11 @@ def judge_run(
     judgements = []
     for index in tqdm(range(cases), disable=not progress, unit="case"):
         case = data[index]
-        truth, trace = true_trace(case), _traced(objective.trace, case)
+        truth, trace = true_trace(case), traced(objective.trace, case)
         registers = isinstance(objective, RegistrationObjective)
         checks = trace_checks(trace, limits, target=truth.image if registers else None)
-        if not registers and task == "postop":
-            checks += translator_checks(_translator(objective.trace, case["source"].affine), trace, limits)
+        if not registers:
+            checks += translator_checks(run_translator(objective.trace, case["source"].affine), trace, limits)
         certificate = Certificate(f"{task}-{index:04d}", tuple(checks))
         judgements.append(Judgement(Path(run).name, wrongness(trace, truth), certificate, _error(trace, truth)))
     return judgements
@@ -195,14 +195,16 @@ def _row(kind: str, group: Sequence[Judgement]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _traced(tracer: Tracer, case: Case) -> Trace:
+def traced(tracer: Tracer, case: Case) -> Trace:
+    """The trace of one case, without gradients, on the CPU."""
     kept = {key: value for key, value in case.items() if isinstance(value, Tensor) and "landmarks" not in key}
     with torch.no_grad():
         return tracer(list_data_collate([kept]))[0].to("cpu")
 
 
-def _translator(tracer: Tracer, affine: Tensor) -> Translator:
-    return lambda source: _traced(tracer, {"source": MetaTensor(source, affine=affine)})
+def run_translator(tracer: Tracer, affine: Tensor) -> Translator:
+    """A run as a function of one image (C, *spatial) in [-1, 1] on the grid of `affine`."""
+    return lambda source: traced(tracer, {"source": MetaTensor(source, affine=affine)})
 
 
 def _far(field: Tensor, truth: Tensor, region: Tensor) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medtrace.report.certificate import certificate_beside, certificate_html
 from medtrace.workflows.certify.calibration import TASKS, judge_run, judge_spoiled, judgement_table
@@ -18,6 +20,7 @@ from medtrace.workflows.certify.radius import (
     run_errors,
 )
 from medtrace.workflows.certify.record import Certificate
+from medtrace.workflows.certify.run_calibration import answer_table, question_run
 from medtrace.workflows.certify.thresholds import Thresholds
 
 _PAGE = (
@@ -97,21 +100,22 @@ def _without_names(certificate: dict[str, Any]) -> dict[str, Any]:
 def certificate_table(
     tasks: Sequence[str] | None,
     cases: int,
-    size: int,
+    spatial_shape: Sequence[int],
     *,
     run: str | os.PathLike | None = None,
     thresholds: str | os.PathLike | None = None,
     seed: int = 0,
     out: str | os.PathLike | None = None,
 ) -> str:
-    """The table of `judgement_table` for spoiled truths and, if given, a run's traces of the first task."""
+    """How often verdicts are right: of spoiled truths, or of a run on the first task and its own answers."""
     limits = Thresholds() if thresholds is None else Thresholds.load(thresholds)
     chosen = tuple(tasks or TASKS)
-    judgements = judge_spoiled(chosen, cases, (size, size), seed=seed, thresholds=limits, progress=True)
-    text = judgement_table(judgements)
-    if run is not None:
-        found = judge_run(run, chosen[0], cases, (size, size), seed=seed, thresholds=limits, progress=True)
-        text += "\n\n" + judgement_table(found)
+    settings: dict[str, Any] = {"seed": seed, "thresholds": limits, "progress": sys.stderr.isatty()}
+    if run is None:
+        text = judgement_table(judge_spoiled(chosen, cases, spatial_shape, **settings))
+    else:
+        text = judgement_table(judge_run(run, chosen[0], cases, spatial_shape, **settings))
+        text += "\n\n" + answer_table(question_run(run, chosen[0], cases, spatial_shape, **settings))
     if out is not None:
         Path(out).write_text(text + "\n", encoding="utf-8")
     return text
@@ -122,7 +126,7 @@ def radius_table(
     run: str | os.PathLike | None,
     predictor: str,
     task: str,
-    size: int,
+    spatial_shape: Sequence[int],
     landmarks: str | os.PathLike | None,
     subjects: int,
     coverage: float,
@@ -137,18 +141,18 @@ def radius_table(
             read_subjects(landmarks), population, coverage=coverage, share=share, seed=seed
         )
     else:
-        errors = predictor_errors(predictor, task, (size, size), seed) if run is None else run_errors(run)
+        errors = predictor_errors(predictor, task, spatial_shape, seed) if run is None else run_errors(run)
         radius = calibrate_radius(
             errors,
             predictor if run is None else Path(run).resolve().name,
             task=task,
-            spatial_shape=(size, size),
+            spatial_shape=spatial_shape,
             calibration=subjects,
             test=subjects,
             coverage=coverage,
             share=share,
             seed=seed,
-            progress=True,
+            progress=sys.stderr.isatty(),
         )
     if out is not None:
         radius.write(out)

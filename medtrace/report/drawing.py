@@ -1,0 +1,100 @@
+"""What the figures of traces are drawn with: pictures of a slice, and how they lie on axes of matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from medtrace.fields import identity_grid
+from medtrace.report.view import View
+from medtrace.trace import Trace
+
+AMOUNT, CHANGE = "cividis", "PuOr_r"
+GRID_COLOUR = "#F0B429"
+TEXT: dict[str, Any] = {"fontsize": 9}
+
+
+def anatomy(view: View, image: Tensor) -> np.ndarray:
+    """Pixels of three channels as colour, else of the first channel."""
+    pixels = view.page(image)
+    return pixels if pixels.shape[-1] == 3 else pixels[..., 0]
+
+
+def grid_lines(view: View, trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pulled point of every pixel lies, along the page's two axes, in mm from the grid's middle."""
+    dims = trace.spatial_dims
+    shape = trace.image.shape[1:]
+    place = identity_grid(shape, device=trace.ddf.device) + trace.ddf
+    spacing = torch.linalg.vector_norm(trace.affine[:3, :dims], dim=0)
+    lines = []
+    for axis in (view.horizontal, view.vertical):
+        lines.append(view.page(((place[axis] - (shape[axis] - 1) / 2) * float(spacing[axis]))[None])[..., 0])
+    return lines[0], lines[1]
+
+
+def window_of(pictures: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Black and white: the .5 and 99.5 percentiles of pictures together."""
+    values = np.concatenate([picture.ravel() for picture in pictures])
+    low, high = np.percentile(values, [0.5, 99.5])
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+
+
+def limit_of(pictures: Sequence[np.ndarray]) -> float:
+    """What the ends of a diverging map stand for: the 99.5 percentile of all absolute changes; 0 without any."""
+    if not pictures:
+        return 0.0
+    sizes = np.abs(np.concatenate([picture.ravel() for picture in pictures]))
+    return float(np.percentile(sizes, 99.5)) or float(sizes.max()) or 1.0
+
+
+def show_anatomy(axis: Axes, pixels: np.ndarray, view: View, low: float, high: float) -> None:
+    """Draw grey or colour between black and white of a window."""
+    if pixels.ndim == 3:
+        axis.imshow(np.clip((pixels - low) / (high - low), 0, 1), aspect=view.aspect)
+    else:
+        axis.imshow(pixels, cmap="gray", vmin=low, vmax=high, aspect=view.aspect)
+
+
+def show_change(axis: Axes, pixels: np.ndarray, view: View, limit: float) -> ScalarMappable:
+    """Draw a signed change, white at 0."""
+    return axis.imshow(pixels, cmap=CHANGE, vmin=-limit, vmax=limit, aspect=view.aspect)
+
+
+def show_lines(axis: Axes, lines: tuple[np.ndarray, np.ndarray], step: float | None) -> None:
+    """Draw the lines of `grid_lines` every `step` mm, by default a twentieth of the longer side."""
+    spans = [float(place.max() - place.min()) for place in lines]
+    step = max(spans) / 20 if step is None else step
+    for place in lines:
+        first, last = np.ceil(place.min() / step), np.floor(place.max() / step)
+        levels = np.arange(first, last + 1) * step
+        if min(place.shape) > 1 and len(levels):
+            axis.contour(place, levels=levels, colors=GRID_COLOUR, linewidths=0.6, linestyles="solid")
+
+
+def colour_bar(axis: Axes, picture: ScalarMappable) -> None:
+    """A colour bar below the panel that takes nothing of its size."""
+    place = axis.inset_axes((0.08, -0.09, 0.84, 0.045))
+    bar = axis.figure.colorbar(picture, cax=place, orientation="horizontal")
+    bar.ax.tick_params(labelsize=7, length=2, pad=1)
+    bar.locator = MaxNLocator(nbins=4, steps=[1, 2, 5, 10])
+    bar.update_ticks()
+    bar.outline.set_linewidth(0.4)
+
+
+def show_letters(axis: Axes, view: View) -> None:
+    """Body directions at the left and the top edge of the first panel."""
+    style: dict[str, Any] = {"color": "white", "fontsize": 8, "fontweight": "bold", "transform": axis.transAxes}
+    axis.text(0.03, 0.5, view.letters[0], ha="left", va="center", **style)
+    axis.text(0.5, 0.97, view.letters[2], ha="center", va="top", **style)
+
+
+def show_row_label(axis: Axes, text: str) -> None:
+    """Write at the left of a row."""
+    axis.text(-0.04, 0.5, text, rotation=90, ha="right", va="center", transform=axis.transAxes, **TEXT)
