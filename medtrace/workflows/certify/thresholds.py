@@ -64,7 +64,7 @@ class Thresholds:
     contrast_loss: Limit = Limit(0.7, 0.95)
     identical_pair_voxels: Limit = Limit(0.5, 1.0)
     reproduction_share: Limit = Limit(0.001, 0.01)
-    equivariance_ratio: Limit = Limit(0.5, 1.0)
+    equivariance_ratio: Limit = Limit(0.55, 0.85)
     border_voxels: float = 2.0
     probe_voxels: float = 2.0
     probes: int = 2
