@@ -26,6 +26,12 @@ from medtrace.workflows.cases import (
 from medtrace.workflows.parallel import LOST, Task, run_cases
 
 
+@pytest.fixture(autouse=True)
+def _own_code(monkeypatch):
+    """Also for the processes that take their environment from the first test that starts one."""
+    monkeypatch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
+
+
 def square_of(number):
     if number == 3:
         raise ValueError("number: expected\n another, received 3")
@@ -325,7 +331,7 @@ def test_prepare_does_again_what_changed_and_only_that(tmp_path, counted):
     assert attempt(slices=2) == {"learn": everything, "write": everything}
 
 
-def test_translate_writes_each_image_once_under_its_own_name(tmp_path, monkeypatch):
+def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
     from medtrace.workflows.translate_cases import translate_cases
     from tests.test_translate import shift_run
 
@@ -335,7 +341,6 @@ def test_translate_writes_each_image_once_under_its_own_name(tmp_path, monkeypat
     shutil.copy(folder / "s1a.nii", folder / "more" / "s0a.nii")
     (folder / "broken.nii").write_bytes(b"broken")
     run = shift_run(tmp_path / "run", [1.0, 0.0])
-    monkeypatch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
     out = tmp_path / "out"
     found = translate_cases(run, [folder], out, progress=False, report=False)
     assert sorted(found.translated) == ["more_s0a", "raw_s0a", "s0b", "s1a", "s1b"]
@@ -427,11 +432,10 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path, content, message):
         list_images([tmp_path / "list.csv"])
 
 
-def test_the_command_tells_failures_and_ends_with_1(tmp_path, capsys, monkeypatch):
+def test_the_command_tells_failures_and_ends_with_1(tmp_path, capsys):
     from medtrace.cli import main
     from tests.test_translate import shift_run
 
-    monkeypatch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
     pairs = write_pairs(tmp_path / "raw", 1)
     run = shift_run(tmp_path / "run", [1.0, 0.0])
     (pairs.parent / "bad.nii").write_bytes(b"bad")

@@ -1,7 +1,6 @@
 """Large volumes through networks in patches: velocities are blended, and near-sighted networks answer as before."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,11 @@ from tests.test_translate import head, make_run, save, shift_run
 
 TOLERANCE = 1e-4
 """Of a network whose sight ends within a patch's margin: in [-1, 1] and in voxels."""
+
+
+@pytest.fixture(autouse=True)
+def _own_code(monkeypatch):
+    monkeypatch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
 
 
 def shaken(network):
@@ -70,13 +74,13 @@ def test_a_local_operation_is_what_it_is_on_the_whole_volume():
 
 def test_tracetrans_in_patches_is_tracetrans_as_a_whole():
     network = shaken(TraceTrans(2, 1, 1, channels=(4, 8), norm="batch"))
-    source = torch.rand(1, 1, 230, 150) * 2 - 1
+    source = torch.rand(1, 1, 200, 130) * 2 - 1
     with torch.no_grad():
         whole = network(source)
         # Its two levels see 16 pixels at most; the margin is a quarter of 64.
         patches = network(source, inferer=PatchInferer(128, overlap=0.5))
         narrow = network(source, inferer=PatchInferer(64, overlap=0.1))
-    assert float(whole.ddf.abs().max()) > 1
+    assert float(whole.ddf.abs().max()) > 0.5
     for name in ("image", "velocity", "ddf", "warped"):
         torch.testing.assert_close(getattr(patches, name), getattr(whole, name), atol=TOLERANCE, rtol=0)
     assert float((narrow.velocity - whole.velocity).abs().max()) > TOLERANCE  # too little overlap is seen
@@ -121,6 +125,8 @@ def diffusion(objective):
         2, 1, condition_channels={"plasticine": 1, "palette": 1, "ddib": 0}[objective], channels=(8, 16),
         residual_blocks=1, head_channels=8, norm_groups=8,
     )  # fmt: skip
+    for parameter in estimator.unet.out.parameters():  # which starts at zero
+        torch.nn.init.normal_(parameter, std=0.1)
     schedule = NoiseSchedule(20, 1e-3, 0.3)
     from medtrace.networks import DiffusionTranslator
     from medtrace.objectives import Sampling
@@ -235,7 +241,6 @@ def test_256_voxels_an_edge_fit_into_8_gib(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", LARGE, str(tmp_path), "256"],
         capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1],
-        env={**os.environ, "MEDTRACE_ALLOW_FOREIGN_CODE": "1"},
     )  # fmt: skip
     peak = int(done.stdout.split()[-1]) * 1024
     assert (tmp_path / "out" / "trace.json").exists()
