@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_positive, check_same_shape
+from medtrace.checks import check_batched, check_extremes, check_positive, check_same_shape
 
 
 class NoiseSchedule(nn.Module):
@@ -135,7 +135,10 @@ def check_levels(gamma: Tensor, count: int) -> None:
             f"gamma: expected shape ({count},), one noise level per case, received {tuple(gamma.shape)};"
             " expand a common level"
         )
-    low, high = (float(extreme) for extreme in gamma.detach().aminmax())
+    check_extremes(gamma, _judge_levels)
+
+
+def _judge_levels(low: float, high: float) -> None:
     if not 0 <= low <= high <= 1:
         raise ValueError(
             f"gamma: expected noise levels in [0, 1], received {low:g} to {high:g}; pass NoiseSchedule's gammas, not"
