@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from medtrace.data.dicom_headers import read_dicom
+from medtrace.data.dicom_headers import image_header
 
 MAX_GIB = 16.0
 """Largest image in GiB as stored; the environment variable MEDTRACE_MAX_GIB sets another limit."""
@@ -170,10 +170,10 @@ def check_dicom(path: Path) -> list[Path]:
     """
     images = []
     for file in sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]:
-        header = read_dicom(file, stop_before_pixels=True)
-        if header is None and (file == path or file.suffix.lower() == ".dcm"):
-            raise ValueError(f"{file}: cannot be read as DICOM (no DICOM header); export it again, or remove it")
-        if header is None or "Rows" not in header:
+        header = image_header(file)
+        if header is None and file == path:
+            raise ValueError(f"{file}: is no DICOM image; export it again")
+        if header is None:
             continue  # other files and objects may lie in the folder
         images.append(file)
         try:

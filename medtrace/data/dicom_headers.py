@@ -8,6 +8,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, UID_dictionary
 
 
 def read_dicom(path: Path, stop_before_pixels: bool = False) -> Dataset | None:
@@ -36,3 +37,24 @@ def read_dicom(path: Path, stop_before_pixels: bool = False) -> Dataset | None:
     except Exception as error:  # pydicom raises what it likes on a broken file
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(f"{path}: cannot be read as DICOM ({reason}); export it again") from error
+
+
+def image_header(path: Path) -> Dataset | None:
+    """The header of a DICOM image; None for other DICOM objects and for files that are no DICOM.
+
+    A slice that cannot be read must not be left out of its series in silence.
+
+    Raises:
+        ValueError: if the file is an image without what makes one, or ends in .dcm and is no DICOM.
+    """
+    header = read_dicom(path, stop_before_pixels=True)
+    if header is None:
+        if path.suffix.lower() == ".dcm":
+            raise ValueError(f"{path}: cannot be read as DICOM (no DICOM header); export it again, or remove it")
+        return None
+    if "Rows" in header:
+        return header
+    kind = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
+    if kind in UID_dictionary and "Image Storage" not in kind.name:
+        return None
+    raise ValueError(f"{path}: is damaged or cut short (no Rows in its header); export it again, or remove it")

@@ -23,7 +23,7 @@ from pydicom.valuerep import DSfloat
 from torch import Tensor
 
 from medtrace import __version__
-from medtrace.data.dicom_headers import read_dicom
+from medtrace.data.dicom_headers import image_header
 from medtrace.io.dicom_attributes import MAY_BE_EMPTY, PATIENT, SERIES, STUDY, TEXT
 from medtrace.io.nifti import LPS
 
@@ -178,8 +178,7 @@ def decimal(value: float) -> DSfloat:
 def _header(path: Path) -> Dataset | None:
     if not path.is_file():
         return None
-    header = read_dicom(path, stop_before_pixels=True)
-    return header if header is not None and "Rows" in header else None  # a DICOMDIR or a report is no image
+    return image_header(path)
 
 
 def _check_one_series(folder: Path, headers: list[Dataset]) -> None:

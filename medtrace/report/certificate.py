@@ -70,7 +70,7 @@ def read_certificate(path: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; expected one of `medtrace certify --out`")
     try:
         certificate = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); certify the trace again") from error
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT or not _complete(certificate):
         raise ValueError(f"{path}: expected a {FORMAT}; certify the trace again")
@@ -80,6 +80,7 @@ def read_certificate(path: str | os.PathLike) -> dict[str, Any]:
 def _complete(certificate: Mapping[str, Any]) -> bool:
     try:
         certificate_html(certificate)
+        certificate.get("provenance", {}).get("trace_sha256", {}).get("")
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
     return True

@@ -1,0 +1,273 @@
+"""Pages show hostile names as text and run nothing of them; outputs hold nothing of what headers say of a patient."""
+
+import base64
+import gzip
+import json
+import re
+import shutil
+import zlib
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
+
+from medtrace.cli import app
+from medtrace.io import load_trace, save_trace
+from medtrace.report.certificate import certificate_html, read_certificate
+from medtrace.report.viewer import ReportCase, write_report
+from medtrace.trace import Trace
+from medtrace.workflows.certify import Certificate, Check, Status
+from medtrace.workflows.prepare import prepare
+from medtrace.workflows.report import report
+from tests.test_translate import shift_run
+
+pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PAYLOADS = (
+    "</script><script>window.ran = 1</script>",
+    '"><img src=x onerror="window.ran = 1">',
+    "'><svg/onload=window.ran=1>",
+    "\u2028window.ran = 1\u2029//",
+    "<!--<script>window.ran = 1",
+    "${window.ran = 1}{{window.ran = 1}}",
+    "javascript:window.ran=1",
+)
+SECRET = "SECRET^NAME"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright; pip install playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"needs a browser on the path, one of {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+def small_trace(shape=(12, 10)):
+    torch.manual_seed(0)
+    source = torch.rand(1, *shape)
+    return Trace.build(source, source * 0.9, torch.zeros(len(shape), *shape))
+
+
+def hostile_certificate(text):
+    check = Check(text, Status.WARN, text, {text: 1.0}, {text: {"warn": 0.5, "fail": 2.0}})
+    return replace(Certificate(text, (check,)), provenance={text: text}).as_dict()
+
+
+def test_a_report_shows_names_literally_and_runs_nothing(browser, tmp_path):
+    cases = [
+        ReportCase(text, small_trace(), method=text, notes=(text,), certificate=hostile_certificate(text))
+        for text in PAYLOADS
+    ]
+    path = write_report(cases, tmp_path / "page.html")
+    page = browser.new_page()
+    dialogs = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.goto(path.as_uri())
+    page.wait_for_function("Boolean(window.medtrace?.complete)")
+    options = page.locator("#case option")
+    assert [options.nth(k).text_content() for k in range(options.count())] == list(PAYLOADS)
+    for number, text in enumerate(PAYLOADS):
+        page.select_option("#case", index=number)
+        page.wait_for_function(
+            "text => document.getElementById('certificate').textContent.split(text).length > 3", arg=text
+        )
+        shown = page.evaluate("document.getElementById('certificate').textContent")
+        assert shown.count(text) >= 3, "name, reason and figure of a check"
+        assert (
+            page.evaluate("document.querySelectorAll('main img, main svg, aside script, aside img, aside svg').length")
+            == 0
+        )
+    page.wait_for_timeout(100)
+    assert page.evaluate("window.ran") is None
+    assert dialogs == []
+    page.close()
+
+
+def test_certificates_show_names_literally_and_run_nothing(browser, tmp_path):
+    path = tmp_path / "page.html"
+    body = "".join(certificate_html(hostile_certificate(text)) for text in PAYLOADS)
+    path.write_text(f'<!doctype html><meta charset="utf-8"><body>{body}</body>', encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    assert page.evaluate("window.ran") is None
+    text = page.evaluate("document.body.textContent")
+    for payload in PAYLOADS:
+        assert text.count(payload) >= 4
+    assert page.evaluate("document.querySelectorAll('img, svg, script').length") == 0
+    page.close()
+
+
+@pytest.mark.parametrize("text", PAYLOADS[:4])
+def test_a_hostile_trace_folder_and_its_name(tmp_path, text):
+    """trace.json and the folder's name come from elsewhere; the page cannot be broken out of."""
+    folder = tmp_path / text.replace("/", "∕")
+    save_trace(small_trace(), folder, method=text, metadata={"file": text})
+    page = report([folder], tmp_path / "page.html", keep_metadata=True).read_text(encoding="utf-8")
+    assert "<script>window" not in page
+    assert "<img" not in page
+    assert "<svg" not in page
+    assert "\u2028" not in page
+    scene = json.loads(re.search(r'id="scene">(.*?)</script>', page, re.DOTALL)[1])["cases"][0]
+    assert scene["method"] == text
+    assert json.dumps(text) in scene["notes"][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checks": [{"name": "x", "status": "PASS", "reason": "r", "figures": {"a": "<b>"}, "limits": {}}]},
+        {"checks": [{"name": "x", "status": '"><img>', "reason": "r", "figures": {}, "limits": {}}]},
+        {"verdict": "<script>"},
+        {"provenance": [1]},
+    ],
+)
+def test_a_certificate_file_from_elsewhere_is_checked(tmp_path, change):
+    (tmp_path / "c.json").write_text(json.dumps({**hostile_certificate("x"), **change}))
+    with pytest.raises(ValueError, match=r"c\.json"):
+        read_certificate(tmp_path / "c.json")
+
+
+def planted(folder):
+    """A scan whose header tells a patient's name wherever NIfTI can hold one."""
+    data = np.zeros((12, 10, 6), np.float32)
+    data[2:10, 2:8] = np.random.default_rng(0).uniform(100, 200, (8, 6, 6))
+    image = nibabel.Nifti1Image(data, np.diag([1.0, 1.0, 2.0, 1.0]))
+    image.header["descrip"], image.header["aux_file"] = SECRET.encode(), SECRET.encode()
+    image.header["intent_name"], image.header["db_name"] = b"SECRET^NAME", b"SECRET^NAME"
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", SECRET.encode()))
+    path = folder / f"{SECRET}.nii.gz"
+    nibabel.save(image, path)
+    return path
+
+
+def leaks(folder):
+    """Files below a folder that hold the secret: as they are, unpacked, or inside of base64."""
+    found = []
+    for path in folder.rglob("*"):
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        views = [path.name.encode(), content]
+        if content[:2] == b"\x1f\x8b":
+            views.append(gzip.decompress(content))
+        for text in re.findall(rb"[A-Za-z0-9+/]{24,}={0,2}", content if path.suffix == ".html" else b""):
+            try:
+                decoded = base64.b64decode(text)
+                views.append(decoded)
+                views.append(zlib.decompress(decoded))
+            except (ValueError, zlib.error):
+                continue
+        if any(SECRET.encode() in view or SECRET.encode("utf-16-le") in view for view in views):
+            found.append(path.name)
+    return found
+
+
+def test_the_search_finds_what_is_planted(tmp_path):
+    path = planted(tmp_path)
+    (tmp_path / "page.html").write_text(base64.b64encode(zlib.compress(SECRET.encode() * 9)).decode())
+    assert sorted(leaks(tmp_path)) == sorted([path.name, "page.html"])
+
+
+def test_traces_reports_and_exports_hold_nothing_of_the_header(tmp_path):
+    (tmp_path / "in").mkdir()
+    scan = planted(tmp_path / "in")
+    run = shift_run(tmp_path / "run", [1.0, 0.0])
+    out = tmp_path / "out"
+    out.mkdir()
+    results = [
+        CliRunner().invoke(app, ["translate", str(run), str(scan), "--out", str(out / "trace"), "--device", "cpu"]),
+        CliRunner().invoke(app, ["report", str(out / "trace"), "--out", str(out / "page.html")]),
+        CliRunner().invoke(
+            app,
+            ["certify", str(out / "trace"), "--input", str(scan), "--html", str(out / "certificate.html")]
+            + ["--out", str(tmp_path / "certificate.json")],
+        ),
+        *(
+            CliRunner().invoke(app, ["export", str(out / "trace"), "--format", name, "--out", str(out / name)])
+            for name in ("itk", "slicer", "ants", "nrrd", "fsl", "learn2reg", "tfm")
+        ),
+    ]
+    assert [result.exit_code for result in results[:2] + results[3:]] == [0] * (len(results) - 1), results
+    assert results[2].exit_code in (0, 2), results[2].output
+    assert leaks(out) == []
+    assert len(list(out.rglob("*"))) > 20
+
+
+def test_metadata_is_kept_when_asked(tmp_path):
+    (tmp_path / "in").mkdir()
+    scan = planted(tmp_path / "in")
+    run = shift_run(tmp_path / "run", [1.0, 0.0])
+    out = tmp_path / "out"
+    command = ["translate", str(run), str(scan), "--out", str(out / "trace"), "--device", "cpu", "--no-report"]
+    assert CliRunner().invoke(app, [*command, "--keep-metadata"]).exit_code == 0
+    assert leaks(out) == ["trace.json"]
+    report([out / "trace"], out / "stripped.html")
+    report([out / "trace"], out / "kept.html", keep_metadata=True)
+    assert sorted(leaks(out)) == ["kept.html", "trace.json"]
+
+
+def test_prepared_data_hold_nothing_of_the_headers(tmp_path):
+    (tmp_path / "in").mkdir()
+    scan = planted(tmp_path / "in")
+    image = sitk.ReadImage(str(scan))
+    image.SetMetaData("patient", SECRET)
+    sitk.WriteImage(image, str(tmp_path / "in" / f"{SECRET}.nrrd"))
+    assert SECRET.encode() in (tmp_path / "in" / f"{SECRET}.nrrd").read_bytes()
+    rows = [f"s{k},{SECRET}.nii.gz,{SECRET}.nrrd" for k in range(2)]
+    (tmp_path / "in" / "pairs.csv").write_text("\n".join(["subject,source,target", *rows]))
+    prepare(tmp_path / "in" / "pairs.csv", tmp_path / "data", slices=3, crop=None, align=False, fractions=(1, 0, 0))
+    assert len(list((tmp_path / "data").rglob("*.nii.gz"))) == 12
+    assert leaks(tmp_path / "data") == []
+
+
+def test_text_of_pictures_stays_behind(tmp_path):
+    information = PngImagePlugin.PngInfo()
+    information.add_text("Patient", SECRET)
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        picture = Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8))
+        picture.save(tmp_path / f"{name}.png", pnginfo=information)
+    (tmp_path / "pairs.csv").write_text("subject,source,target\ns0,a.png,b.png\ns1,a.png,b.png\n")
+    prepare(tmp_path / "pairs.csv", tmp_path / "data", fractions=(1, 0, 0), resize=16)
+    assert leaks(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b", "a\\b", ".hidden", "a\0b", "a\nb", "CON:x"])
+@pytest.mark.parametrize("column", ["subject", "case", "contrast"])
+def test_names_in_lists_cannot_lead_out(tmp_path, name, column):
+    planted(tmp_path)
+    row = {"subject": "s", "source": f"{SECRET}.nii.gz", "target": f"{SECRET}.nii.gz", column: name}
+    (tmp_path / "pairs.json").write_text(json.dumps([row]))
+    with pytest.raises(ValueError, match=column):
+        prepare(tmp_path / "pairs.json", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["../secret.nii.gz", "/etc/passwd", "..\\x", "sub/../../x", "", None, 3, "a\0b"])
+def test_names_in_indices_cannot_lead_out(tmp_path, name):
+    from medtrace.data.dataset import load_dataset
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(planted(tmp_path), tmp_path / "secret.nii.gz")
+    entry = {"subject": "s", "case": "s", "source": name, "target": name}
+    index = {"version": 1, "spatial_dims": 3, "channels": 1, "training": [entry]}
+    (folder / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"dataset\.json"):
+        load_dataset(folder)
+    save_trace(small_trace(), tmp_path / "trace")
+    index = json.loads((tmp_path / "trace" / "trace.json").read_text())
+    index["files"]["source"] = name
+    (tmp_path / "trace" / "trace.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"trace\.json: files"):
+        load_trace(tmp_path / "trace")
