@@ -391,7 +391,7 @@ def test_several_workers_give_the_bytes_of_one(tmp_path):
 def test_names_cannot_collide(tmp_path):
     from medtrace.workflows.image_list import is_one_image, list_images
 
-    for path in ("p1/t1.nii.gz", "p2/t1.nii.gz", "p2/T2.nii", "q/p2/t1.mha", "p1_t1.nii", "d/1.dcm", "d/2.dcm"):
+    for path in ("p1/t1.nii.gz", "p2/t1.nii.gz", "p2/T2.nii", "q/p2/t1.mha", "p1_t1.nii", "d/1.dcm", "d/2", "d/p.png"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
     assert is_one_image(tmp_path / "d")

@@ -165,6 +165,8 @@ def sole_user(folder: Path) -> Iterator[None]:
             raise BlockingIOError(
                 f"{folder}: another medtrace is at work there; wait for it, or choose another folder"
             ) from error
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(descriptor)

@@ -16,6 +16,8 @@ LISTS = (".csv", ".txt")
 COLUMNS = ("image", "name", "mask", "contrast")
 _SCANS = tuple(ending for ending in (*NIFTI, *ITK_FORMATS) if ending != ".dcm")
 _IMAGES = (*_SCANS, *PICTURES)
+_DICOM = ("", ".dcm", ".ima")
+"""Endings of DICOM files, beside the numbers in which a UID ends."""
 _NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
 
 
@@ -39,14 +41,19 @@ class ListedImage:
 def is_one_image(path: str | os.PathLike) -> bool:
     """Whether a path is one image: a file that is no list, or a folder of one DICOM series.
 
-    A folder that holds scans (NIfTI, NRRD, MetaImage), pictures or nothing but folders holds several images.
+    A folder that holds nothing but folders, or more scans (NIfTI, NRRD, MetaImage) and pictures than files that may be
+    DICOM, holds several images.
     """
     path = Path(path)
     if not path.is_dir():
         return path.suffix.lower() not in LISTS
-    entries = list(path.iterdir())
-    holds_images = any(entry.is_file() and _is_image(entry) for entry in entries)
-    return not (holds_images or (entries and all(entry.is_dir() for entry in entries)))
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    files = [entry for entry in entries if entry.is_file()]
+    if entries and not files:
+        return False
+    images = sum(map(_is_image, files))
+    slices = sum(entry.suffix.lower() in _DICOM or entry.suffix[1:].isdigit() for entry in files)
+    return images <= slices
 
 
 def list_images(paths: Sequence[str | os.PathLike]) -> list[ListedImage]:
