@@ -35,8 +35,9 @@ def train_here(method, folder, moment=None, resume=False, **overrides):
     if moment is not None:
         _prepare_death(*moment)
     train(method, out=folder, smoke=True, resume=resume, device="cpu", overrides=METHODS[method] | SIZE | overrides)
-    torch.save({"torch": torch.get_rng_state(), "numpy": np.random.get_state()[1].tolist()}, Path(folder) / "ended")
-    (Path(folder) / "python").write_text(repr(random.getstate()))
+    legacy = np.random.get_state()  # noqa: NPY002 - transforms of others draw from it
+    drawn = [torch.get_rng_state().tolist(), legacy[1].tolist(), legacy[2:], random.getstate()]
+    (Path(folder) / "generators").write_text(repr(drawn))
 
 
 def start(*args, **kwargs):
@@ -119,7 +120,7 @@ def ending(folder):
     states = torch.load(folder / "checkpoints" / "final.pt", weights_only=True)
     return {
         **{f"state {name}": value for name, value in _leaves(states)},
-        "random states": (folder / "python").read_text() + repr(torch.load(folder / "ended", weights_only=True)),
+        "random states": (folder / "generators").read_text(),
         "history": (folder / "history.csv").read_bytes(),
         "epochs": [row["epoch"] for row in csv.DictReader((folder / "history.csv").open())],
         "preparation": (folder / "preparation.json").read_bytes(),
