@@ -82,11 +82,30 @@ class RegistrationCorrection(nn.Module):
         self.register_buffer("mean_displacement", torch.zeros(network.spatial_dims))
 
     def centring(self, ddf: Tensor, target: Tensor) -> Tensor:
-        """The term of one batch; moves the running mean on."""
+        """The term of one batch, of which each process may have a share; moves the running mean on."""
         tissue = (target + 1).clamp_min(0).mean(1, keepdim=True)
-        mean = (ddf * tissue).transpose(0, 1).flatten(1).sum(1) / tissue.sum().clamp_min(1e-6)
-        self.mean_displacement.lerp_(mean.detach(), self.momentum)
-        return (self.mean_displacement.clone() + mean - mean.detach()).square().sum()
+        gathered = (ddf * tissue).transpose(0, 1).flatten(1).sum(1)
+        mass = _over_processes(tissue.sum()).clamp_min(1e-6)
+        self.mean_displacement.lerp_(_over_processes(gathered.detach()) / mass, self.momentum)
+        # Gradients are averaged over the processes, whose shares add up.
+        pull = _processes() * gathered / mass
+        return (self.mean_displacement.clone() + pull - pull.detach()).square().sum()
+
+
+def _processes() -> int:
+    return torch.distributed.get_world_size() if _several() else 1
+
+
+def _over_processes(value: Tensor) -> Tensor:
+    """The sum of a value over the processes that train together."""
+    value = value.clone()
+    if _several():
+        torch.distributed.all_reduce(value)
+    return value
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class RegGANObjective(Objective):
