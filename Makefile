@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO_OUT ?= demo_out
 
-.PHONY: help demo demo-full test test-slow lint docs benchmarks clean
+.PHONY: help demo demo-full test test-slow test-reliability lint docs benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -36,6 +36,9 @@ test: lint ## the tests that take minutes
 
 test-slow: $(VENV)/installed-test ## the long tests as well
 	$(BIN)/python -m pytest -m slow
+
+test-reliability: $(VENV)/installed-test ## crashes, faults, hostile input, determinism (docs/reliability.md; under an hour)
+	$(BIN)/python -m pytest -m reliability
 
 docs: $(VENV)/installed-test ## the documentation, warnings as errors
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
