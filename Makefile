@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO_OUT ?= demo_out
 
+RELIABILITY := $(addprefix tests/test_,resume.py training_faults.py determinism.py distributed.py parallel_cases.py \
+	streaming.py hostile.py hostile_pages.py) $(wildcard tests/test_fuzz*.py)
+
 .PHONY: help demo demo-full test test-slow test-reliability lint docs benchmarks clean
 
 help: ## list the targets
@@ -38,7 +41,7 @@ test-slow: $(VENV)/installed-test ## the long tests as well
 	$(BIN)/python -m pytest -m slow
 
 test-reliability: $(VENV)/installed-test ## crashes, faults, hostile input, determinism (docs/reliability.md; under an hour)
-	$(BIN)/python -m pytest -m reliability
+	$(BIN)/python -m pytest -m 'slow or not slow' $(RELIABILITY)
 
 docs: $(VENV)/installed-test ## the documentation, warnings as errors
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
