@@ -105,7 +105,14 @@ def test_shared_forwards_train_alike(plain):
     for stream in ("translation", "warp"):
         judge = getattr(objective.networks, f"{stream}_discriminator")
         judge.register_forward_hook(lambda *_, stream=stream: calls.append(stream))
+    gone_back = []
+
+    def watch(_module, _inputs, output):
+        output.image.register_hook(lambda _: gone_back.append("generator"))
+
+    objective.networks.generator.register_forward_hook(watch)
     trained(objective)
+    assert gone_back == ["generator"] * 2  # the discriminators' loss stops before it
     assert calls == ["translation", "warp", "translation", "warp"] * 2  # the generated images, the true ones; two steps
     assert distance(objective, plain) < 1e-4
 

@@ -183,11 +183,10 @@ class Trainer(MonaiTrainer):
                 return {}
             loss = phase.total(terms)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        if phase.shared:
-            learning = [parameter for parameter in parameters if parameter.requires_grad]
-            self.loss_scaler.scale(loss).backward(inputs=learning, retain_graph=True)
-        else:
-            self.loss_scaler.scale(loss).backward()
+        # A graph that phases share leads on to the networks of others: no phase goes further back than to its own.
+        shares = any(other.shared for other in self.objective.phases)
+        learning = [parameter for parameter in parameters if parameter.requires_grad] if shares else None
+        self.loss_scaler.scale(loss).backward(inputs=learning, retain_graph=bool(phase.shared))
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         return {Keys.LOSS: loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
