@@ -4,6 +4,7 @@ A part (`tests/benchmarks/NAME.py`) is a module with a title and a generator of 
 
     TITLE = "Mutual information"
     TEXT = "What is compared, and how the peers were called."        # optional, Markdown for the page
+    ROUNDS = 3                                                       # optional, fewer rounds than usual
 
     def measurements(settings: Settings) -> Iterator[list[Measurement]]:
         edge = 64 if settings.quick else 128
@@ -43,7 +44,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +105,7 @@ class Measurement:
         target: times as quick as the reference that it has to be at least.
         target_bytes: memory that it may take at most.
         outputs: bytes that `run` leaves alive on purpose (gradients of the inputs), taken off the memory.
-        once: whether to run it in the first round only, for a peer that takes many seconds.
+        once: whether to run it but twice, for its memory and for its time; for what takes many seconds.
         prepare: called before every run and not timed.
         note: a word on the page about this row, such as the agreement of results.
         x: where the point stands in a plot of scaling; the operation and the peer name its curve.
@@ -137,7 +138,7 @@ def optional(module: str) -> Any:
 def measure(group: Sequence[Measurement], settings: Settings) -> list[dict[str, Any]]:
     """Run a group and summarise it, one record for each measurement.
 
-    Every peer is run once to warm up and once more for its memory. A sample repeats an operation that takes
+    Every peer is run twice to warm up and once more for its memory. A sample repeats an operation that takes
     less than 20 ms until it fills that time.
 
     Args:
@@ -154,8 +155,10 @@ def measure(group: Sequence[Measurement], settings: Settings) -> list[dict[str, 
         raise ValueError(f"group: expected measurements of one operation and size, received {list(group)}")
     memory, repeats = [], []
     for one in group:
-        _sample(one, 1, settings)
-        first = _sample(one, 1, settings)
+        first = 1.0
+        if not one.once:
+            _sample(one, 1, settings)
+            first = _sample(one, 1, settings)
         repeats.append(max(1, min(1000, round(0.02 / max(first, 1e-9)))))
         memory.append(peak_memory(one, settings.device))
     times: list[list[float]] = [[] for _ in group]
@@ -337,6 +340,7 @@ def run_part(module: Any, settings: Settings, say: Callable[[str], None] = print
     Returns:
         The part's entry of the JSON file: its title, text, conditions and records.
     """
+    settings = replace(settings, rounds=min(settings.rounds, getattr(module, "ROUNDS", settings.rounds)))
     records: list[dict[str, Any]] = []
     groups: Iterator[list[Measurement]] = iter(module.measurements(settings))
     while (group := next(groups, None)) is not None:
