@@ -68,8 +68,7 @@ def test_trains_and_registers(method, trained):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_training_ends_with_the_same_weights(method, tmp_path):
-    """Random transforms start anew when a training is resumed, so there are none here."""
-    values = {"method": method, "augmentation": None}
+    values = {"method": method}
     whole = train("metaregnet", smoke=True, out=tmp_path / "whole", overrides=values)
     cut = train("metaregnet", smoke=True, out=tmp_path / "cut", overrides={**values, "max_epochs": 1})
     assert not same(weights(whole), weights(cut))

@@ -102,8 +102,7 @@ def test_trains_and_translates(method, trained):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_training_ends_with_the_same_bits(method, tmp_path):
-    """Random transforms start anew when a training is resumed, so there are none here; partners are drawn."""
-    values = {"method": method, "augmentation": None, "val_interval": 0}
+    values = {"method": method, "val_interval": 0}
     whole = train("plasticine", smoke=True, out=tmp_path / "whole", overrides=values)
     cut = train("plasticine", smoke=True, out=tmp_path / "cut", overrides={**values, "max_epochs": 1})
     assert not same(weights(whole), weights(cut))

@@ -14,7 +14,7 @@ _TRIES = 1000
 class RandomPartner(Dataset):
     """Give each source the target of another subject, drawn anew every time that the item is asked for.
 
-    The draw comes from torch's global generator, which a seeded training seeds and a resumed one restores, so that
+    The draw comes from torch's global generator, which `SeededItems` around this dataset seeds for each item, so that
     every epoch has other pairs and the same seed the same ones.
 
     Args:
