@@ -8,6 +8,7 @@ from torch import Tensor
 
 from medtrace.checks import check_field, check_same_shape
 from medtrace.fields.resample import axis_scale, common_type, displaced_grid, warp
+from medtrace.kernels import flow
 from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.warp import read
 
@@ -39,16 +40,18 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         field = velocity if velocity.dtype == torch.float64 else velocity.float()
         if steps == 0:
             return field
+        if takes_compiled(field):
+            return flow.exponentiate(field, steps)
         shape = velocity.shape[2:]
         # The loop runs in grid_sample's own units and component order: one add and one read a squaring.
         scale = field.new_tensor([axis_scale(size) for size in reversed(shape)])
         scale = scale.reshape(1, -1, *(1,) * spatial_dims)
         base = displaced_grid(field.new_zeros(1, spatial_dims, *shape), shape)
-        flow = field.flip(1) * (scale / 2**steps)
+        moved = field.flip(1) * (scale / 2**steps)
         for _ in range(steps):
-            grid = base + flow.movedim(1, -1)
-            flow = flow + F.grid_sample(flow, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        return (flow / scale).flip(1)
+            grid = base + moved.movedim(1, -1)
+            moved = moved + F.grid_sample(moved, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        return (moved / scale).flip(1)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

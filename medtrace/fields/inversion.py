@@ -10,9 +10,14 @@ from torch import Tensor
 from medtrace.checks import check_field, check_positive
 from medtrace.fields.regularity import determinant
 from medtrace.fields.resample import check_coordinates, identity_grid, inside_grid, sample
+from medtrace.kernels.choice import takes_compiled
+from medtrace.kernels.inversion import solve
 
 PLAIN_ITERATIONS = 8
 """Fixed-point iterations before Newton's method takes over where they did not suffice."""
+
+PART = 1 << 20
+"""Points that plain torch works on together."""
 
 
 class InversionResult(NamedTuple):
@@ -57,27 +62,51 @@ def invert(
     check_positive("tolerance", tolerance)
     with torch.autocast(ddf.device.type, enabled=False):
         ddf = ddf if ddf.dtype == torch.float64 else ddf.float()
-        if points is None:
-            points = identity_grid(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype).expand_as(ddf)
-        else:
+        if points is not None:
             check_coordinates("points", points, ddf)
             points = points.to(ddf.dtype)
-        out_shape = points.shape[2:]
-        flat = points.flatten(2)
-        with torch.no_grad():
-            solved = [_solve(u[None], p[None], int(iterations), tolerance) for u, p in zip(ddf, flat)]
-            inverse = torch.cat(solved)
-        mismatch = inverse + sample(ddf, flat + inverse)
-        with torch.no_grad():
-            inside = inside_grid(flat + inverse, ddf.shape[2:])
-            length = _norm(mismatch)
-            worst = torch.where(inside, length, 0.0).flatten(1).amax(1)
-            worst = worst.where(torch.isfinite(length).flatten(1).all(1), torch.inf)
-        if mismatch.requires_grad:
-            # Zero but for the residual: it carries the implicit function's derivative.
-            step = _newton_step(ddf.detach(), (flat + inverse).detach(), mismatch)
-            inverse = inverse - (step - step.detach())
-        return InversionResult(inverse.reshape(*inverse.shape[:2], *out_shape), worst)
+        given = [ddf] if points is None else [ddf, points]
+        where = None if points is None else points.detach().flatten(2)
+        if takes_compiled(*given):
+            solved, missed = solve(ddf.detach(), where, int(iterations), PLAIN_ITERATIONS, float(tolerance))
+            if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)):
+                return InversionResult(solved.reshape(given[-1].shape), _worst(missed))
+        if points is None:
+            points = identity_grid(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype).expand_as(ddf)
+        where = points.flatten(2)
+        if not takes_compiled(*given):
+            solved = _solve_in_parts(ddf, where, int(iterations), tolerance)
+        inverse, worst = _differentiable(ddf, where, solved)
+        return InversionResult(inverse.reshape(given[-1].shape), worst)
+
+
+def _differentiable(ddf: Tensor, points: Tensor, solved: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse at points (B, D, N) with the implicit function's gradient, and the largest residual."""
+    mismatch = solved + sample(ddf, points + solved)
+    with torch.no_grad():
+        inside = inside_grid(points + solved, ddf.shape[2:])
+        length = _norm(mismatch)
+        missed = torch.where(inside, length, 0.0).where(torch.isfinite(length), torch.inf)
+    if mismatch.requires_grad:
+        # Zero but for the residual: it carries the implicit function's derivative.
+        step = _newton_step(ddf.detach(), (points + solved).detach(), mismatch)
+        solved = solved - (step - step.detach())
+    return solved, _worst(missed)
+
+
+def _worst(missed: Tensor) -> Tensor:
+    """Largest residual per batch item."""
+    return missed.flatten(1).amax(1)
+
+
+def _solve_in_parts(ddf: Tensor, points: Tensor, iterations: int, tolerance: float) -> Tensor:
+    """Inverse displacement (B, D, N), some points at a time, so that memory does not grow with them."""
+    with torch.no_grad():
+        items = [
+            [_solve(field[None], part[None], iterations, tolerance) for part in own.split(PART, 1)]
+            for field, own in zip(ddf, points)
+        ]
+        return torch.cat([torch.cat(parts, 2) for parts in items])
 
 
 def _solve(field: Tensor, points: Tensor, iterations: int, tolerance: float) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from medtrace.checks import check_field
 from medtrace.fields.resample import identity_grid
+from medtrace.kernels import jacobian
+from medtrace.kernels.choice import takes_compiled
 
 
 def jacobian_determinant(ddf: Tensor) -> Tensor:
@@ -29,6 +31,8 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
     spatial_dims = check_field("ddf", ddf)
     with torch.autocast(ddf.device.type, enabled=False):
         ddf = ddf if ddf.dtype == torch.float64 else ddf.float()
+        if spatial_dims == 3 and not (torch.is_grad_enabled() and ddf.requires_grad) and takes_compiled(ddf):
+            return jacobian.determinant(ddf)
         columns = []
         for axis in range(spatial_dims):
             column = _central_difference(ddf, axis + 2)

@@ -76,7 +76,8 @@ def _inside_transform() -> bool:
 
 
 def _has_compiler() -> bool:
-    return importlib.util.find_spec("numba") is not None
+    """Whether numba is there and compiles: its own switch NUMBA_DISABLE_JIT would run the loops in Python."""
+    return importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
 def _set(choice: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medtrace.kernels import choice, threads
+from medtrace.kernels.layout import plain
 
 ROW = 256
 """Positions per row where they are no grid."""
@@ -47,8 +48,19 @@ def read(image: Tensor, field: Tensor, *, displaced: bool, add: bool = False) ->
 
 @torch.library.custom_op("medtrace::read", mutates_args=(), device_types="cpu")
 def _read(image: Tensor, field: Tensor, displaced: bool, add: bool) -> Tensor:
-    image, field = _plain(image), _plain(field)
-    out = image.new_empty(*image.shape[:2], *field.shape[2:])
+    image, field = plain(image), plain(field)
+    out = image.new_empty((*image.shape[:2], *field.shape[2:]))
+    read_into(image, field, out, displaced=displaced, add=add)
+    return out
+
+
+@_read.register_fake
+def _(image: Tensor, field: Tensor, *_: bool) -> Tensor:
+    return image.new_empty((*image.shape[:2], *field.shape[2:]))
+
+
+def read_into(image: Tensor, field: Tensor, out: Tensor, *, displaced: bool, add: bool) -> None:
+    """As `read`, of contiguous tensors without a gradient, into `out`."""
     lay = _layout(image, field, displaced)
     loops = _loops(image.ndim - 2)
     arrays = (image.numpy(), _flat(field), _flat(out))
@@ -58,19 +70,13 @@ def _read(image: Tensor, field: Tensor, displaced: bool, add: bool) -> Tensor:
         loops.read_rows(*arrays, lay.length, lay.per_plane, move, add, begin, end)
 
     threads.run(task, threads.pieces(image.shape[0] * lay.rows, out.numel()))
-    return out
-
-
-@_read.register_fake
-def _(image: Tensor, field: Tensor, *_: bool) -> Tensor:
-    return image.new_empty(*image.shape[:2], *field.shape[2:])
 
 
 @torch.library.custom_op("medtrace::read_backward", mutates_args=(), device_types="cpu")
 def _read_backward(
     grad: Tensor, image: Tensor, field: Tensor, displaced: bool, add: bool, for_image: bool, for_field: bool
 ) -> tuple[Tensor, Tensor]:
-    grad, image, field = _plain(grad), _plain(image), _plain(field)
+    grad, image, field = plain(grad), plain(image), plain(field)
     grad_image = torch.zeros_like(image) if for_image else image.new_empty(0)
     grad_field = torch.zeros_like(field) if for_field else field.new_empty(0)
     add_gradients(grad, image, field, grad_image, grad_field, displaced=displaced, add=add)
@@ -81,10 +87,10 @@ def _read_backward(
 def _(
     _grad: Tensor, image: Tensor, field: Tensor, _displaced: bool, _add: bool, for_image: bool, for_field: bool
 ) -> tuple[Tensor, Tensor]:
-    plain = torch.contiguous_format
+    rows = torch.contiguous_format
     return (
-        torch.empty_like(image, memory_format=plain) if for_image else image.new_empty(0),
-        torch.empty_like(field, memory_format=plain) if for_field else field.new_empty(0),
+        torch.empty_like(image, memory_format=rows) if for_image else image.new_empty(0),
+        torch.empty_like(field, memory_format=rows) if for_field else field.new_empty(0),
     )
 
 
@@ -146,11 +152,6 @@ def _layout(image: Tensor, field: Tensor, displaced: bool) -> Layout:
         return Layout(length, per_plane, image.shape[2] * per_plane, 1)
     count = field[0, 0].numel()
     return Layout(ROW, 1, -(-count // ROW), 0)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """As the loops want it: detached, in rows."""
-    return tensor.detach().contiguous()
 
 
 def _flat(tensor: Tensor) -> Any:

@@ -14,28 +14,27 @@ from medtrace.kernels.compiling import compiled, inlined
 
 
 @inlined
-def locate_row(
-    field: Any, start: int, count: int, x: Any, y: Any, z: Any, shape: Any, cells: Any, weights: Any, free: Any
-) -> None:
-    """Cell (offset of its lowest corner, plane) and weights of `count` positions, clamped to the grid.
+def locate_row(own: tuple[Any, ...], x: Any, y: Any, z: Any, shape: Any, cells: Any, weights: Any) -> None:
+    """Cell (offset of its lowest corner, plane) and weights of the positions of a row, clamped to the grid.
 
-    Position j is (x + field[0], y + field[1], z·j + field[2]). `free` is 1 along the axes whose gradient the clamp
-    does not stop. NaN counts as 0, as in torch's grid_sample.
+    Position j is (x + own[0], y + own[1], z·j + own[2]), `own` being three rows. NaN counts as 0, as in torch's
+    grid_sample.
     """
-    one = field.dtype.type(1)
-    zero = field.dtype.type(0)
+    real = own[0].dtype.type
+    zero = real(0)
     sizes = (np.int32(shape[0]), np.int32(shape[1]), np.int32(shape[2]))
-    end_x, end_y, end_z = field.dtype.type(shape[0] - 1), field.dtype.type(shape[1] - 1), field.dtype.type(shape[2] - 1)
+    end_x, end_y, end_z = (
+        real(shape[0] - 1),
+        real(shape[1] - 1),
+        real(shape[2] - 1),
+    )
     last_x, last_y, last_z = max(sizes[0] - 2, 0), max(sizes[1] - 2, 0), max(sizes[2] - 2, 0)
     stride_y = sizes[2]
     stride_x = np.int32(sizes[1] * sizes[2])
-    for j in range(count):
-        px = field[0, start + j] + x
-        py = field[1, start + j] + y
-        pz = field[2, start + j] + z * field.dtype.type(np.int32(j))
-        free[0, j] = one if px > zero and px < end_x else zero
-        free[1, j] = one if py > zero and py < end_y else zero
-        free[2, j] = one if pz > zero and pz < end_z else zero
+    for j in range(own[0].size):
+        px = own[0][j] + x
+        py = own[1][j] + y
+        pz = own[2][j] + z * real(np.int32(j))
         px = px if px > zero else zero
         py = py if py > zero else zero
         pz = pz if pz > zero else zero
@@ -45,11 +44,31 @@ def locate_row(
         ix = min(np.int32(px), np.int32(last_x))
         iy = min(np.int32(py), np.int32(last_y))
         iz = min(np.int32(pz), np.int32(last_z))
-        weights[0, j] = px - field.dtype.type(ix)
-        weights[1, j] = py - field.dtype.type(iy)
-        weights[2, j] = pz - field.dtype.type(iz)
+        weights[0, j] = px - real(ix)
+        weights[1, j] = py - real(iy)
+        weights[2, j] = pz - real(iz)
         cells[0, j] = ix * stride_x + iy * stride_y + iz
         cells[1, j] = ix
+
+
+@inlined
+def free_row(own: tuple[Any, ...], x: Any, y: Any, z: Any, shape: Any, free: Any) -> None:
+    """1 along the axes on which a position lies between the borders, else 0: there the clamp stops the gradient."""
+    real = own[0].dtype.type
+    one = real(1)
+    zero = real(0)
+    end_x, end_y, end_z = (
+        real(shape[0] - 1),
+        real(shape[1] - 1),
+        real(shape[2] - 1),
+    )
+    for j in range(own[0].size):
+        px = own[0][j] + x
+        py = own[1][j] + y
+        pz = own[2][j] + z * real(np.int32(j))
+        free[0, j] = one if px > zero and px < end_x else zero
+        free[1, j] = one if py > zero and py < end_y else zero
+        free[2, j] = one if pz > zero and pz < end_z else zero
 
 
 @inlined
@@ -84,7 +103,6 @@ def read_rows(
     one = field.dtype.type(1)
     cells = np.empty((2, length), np.int32)
     weights = np.empty((3, length), field.dtype)
-    free = np.empty((3, length), field.dtype)
     line = np.empty(length, field.dtype)
     for row in range(begin, end):
         b = row // rows
@@ -93,7 +111,12 @@ def read_rows(
         start = r * length
         count = min(length, positions - start)
         bx, by = move * field.dtype.type(x), move * field.dtype.type(r - x * per_plane)
-        locate_row(field[b], start, count, bx, by, move, shape, cells, weights, free)
+        own = (
+            field[b, 0, start : start + count],
+            field[b, 1, start : start + count],
+            field[b, 2, start : start + count],
+        )
+        locate_row(own, bx, by, move, shape, cells, weights)
         for c in range(image.shape[1]):
             flat = image[b, c].reshape(-1)
             for j in range(count):
@@ -113,17 +136,18 @@ def read_rows(
                 w = weights[0, j]
                 line[j] = a0 * (one - w) + b0 * w
             if add:
+                own_c = field[b, c, start : start + count]
                 for j in range(count):
-                    line[j] += field[b, c, start + j]
+                    line[j] += own_c[j]
             out[b, c, start : start + count] = line[:count]
 
 
 @inlined
-def slope_row(flat: Any, grad: Any, start: int, count: int, steps: Any, cells: Any, weights: Any, slope: Any) -> None:
+def slope_row(flat: Any, grad: Any, steps: Any, cells: Any, weights: Any, slope: Any) -> None:
     """Add grad times the derivative of the interpolation by the position, per axis, to `slope`."""
     one = flat.dtype.type(1)
     dx, dy, dz = steps
-    for j in range(count):
+    for j in range(grad.size):
         o = np.uint64(np.uint32(cells[0, j]))
         p, q = o + dy, o + dx
         r = q + dy
@@ -133,7 +157,7 @@ def slope_row(flat: Any, grad: Any, start: int, count: int, steps: Any, cells: A
         ux, uy, uz = one - wx, one - wy, one - wz
         a0, a1 = a00 * uz + a01 * wz, a10 * uz + a11 * wz
         b0, b1 = b00 * uz + b01 * wz, b10 * uz + b11 * wz
-        g = grad[start + j]
+        g = grad[j]
         slope[0, j] += g * ((b0 * uy + b1 * wy) - (a0 * uy + a1 * wy))
         slope[1, j] += g * ((a1 - a0) * ux + (b1 - b0) * wx)
         near = (a01 - a00) * uy + (a11 - a10) * wy
@@ -142,16 +166,17 @@ def slope_row(flat: Any, grad: Any, start: int, count: int, steps: Any, cells: A
 
 
 @inlined
-def scatter_row(
-    flat: Any, grad: Any, start: int, count: int, steps: Any, cells: Any, weights: Any, low: int, high: int
-) -> None:
+def scatter_row(flat: Any, grad: Any, steps: Any, cells: Any, weights: Any, low: int, high: int) -> None:
     """Add grad times the weights to the eight voxels of each cell, as far as their planes lie in [low, high)."""
     one = flat.dtype.type(1)
     dx, dy, dz = steps
     next_plane = 1 if dx > 0 else 0
-    for j in range(count):
+    half = (grad.size + 1) // 2
+    for k in range(grad.size):
+        # Neighbours add to the same voxels, one waiting for the other; the row's two halves take turns instead.
+        j = (k >> 1) + (k & 1) * half
         o = np.uint64(np.uint32(cells[0, j]))
-        g = grad[start + j]
+        g = grad[j]
         wx, wy, wz = weights[0, j], weights[1, j], weights[2, j]
         g1 = g * wz
         g0 = g * (one - wz)
@@ -224,20 +249,28 @@ def read_rows_backward(
         start = r * length
         count = min(length, positions - start)
         bx, by = move * field.dtype.type(x), move * field.dtype.type(r - x * per_plane)
-        locate_row(field[b], start, count, bx, by, move, shape, cells, weights, free)
+        own = (
+            field[b, 0, start : start + count],
+            field[b, 1, start : start + count],
+            field[b, 2, start : start + count],
+        )
+        locate_row(own, bx, by, move, shape, cells, weights)
         if mine:
+            free_row(own, bx, by, move, shape, free)
             slope[:] = 0
             for c in range(image.shape[1]):
-                slope_row(image[b, c].reshape(-1), grad[b, c], start, count, steps, cells, weights, slope)
+                slope_row(image[b, c].reshape(-1), grad[b, c, start : start + count], steps, cells, weights, slope)
             for d in range(3):
                 for j in range(count):
                     slope[d, j] *= free[d, j]
+                result = grad_field[b, d, start : start + count]
                 if add:
+                    given = grad[b, d, start : start + count]
                     for j in range(count):
-                        slope[d, j] += grad[b, d, start + j]
+                        slope[d, j] += given[j]
                 for j in range(count):
-                    grad_field[b, d, start + j] += slope[d, j]
+                    result[j] += slope[d, j]
         if hit:
             for c in range(image.shape[1]):
                 flat = grad_image[b, c].reshape(-1)
-                scatter_row(flat, grad[b, c], start, count, steps, cells, weights, low - first, high - first)
+                scatter_row(flat, grad[b, c, start : start + count], steps, cells, weights, low - first, high - first)

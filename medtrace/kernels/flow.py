@@ -1,0 +1,179 @@
+"""Scaling and squaring: an operator with a gradient that keeps nothing but the velocity, compiled for the CPU."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medtrace.kernels import choice, threads
+from medtrace.kernels.layout import plain
+from medtrace.kernels.warp import add_gradients, read_into
+
+choice.OPERATIONS["exponentiate"] = "CPU"
+
+
+def exponentiate(velocity: Tensor, steps: int) -> Tensor:
+    """Displacement of a stationary velocity after `steps` squarings, of at least one.
+
+    Args:
+        velocity: (B, 2, H, W) or (B, 3, H, W, D) float32 or float64, on the CPU, in voxels.
+        steps: squarings, 1 or more.
+
+    Returns:
+        Displacement of its shape. Backwards the squarings are run again: only the velocity waits for the gradient.
+    """
+    result: Tensor = _exponentiate(velocity, steps)
+    return result
+
+
+@torch.library.custom_op("medtrace::exponentiate", mutates_args=(), device_types="cpu")
+def _exponentiate(velocity: Tensor, steps: int) -> Tensor:
+    velocity = plain(velocity)
+    squaring = _squaring(velocity)
+    flow = squaring.start(velocity, 0.5**steps)
+    other = torch.empty_like(flow)
+    for _ in range(steps):
+        squaring.forward(flow, other)
+        flow, other = other, flow
+    return squaring.finish(flow, other, 1.0)
+
+
+@_exponentiate.register_fake
+def _(velocity: Tensor, _steps: int) -> Tensor:
+    return torch.empty_like(velocity, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("medtrace::exponentiate_backward", mutates_args=(), device_types="cpu")
+def _exponentiate_backward(grad: Tensor, velocity: Tensor, steps: int) -> Tensor:
+    velocity = plain(velocity)
+    squaring = _squaring(velocity)
+    flows = [squaring.start(velocity, 0.5**steps)]
+    while len(flows) < steps:
+        flows.append(torch.empty_like(flows[-1]))
+        squaring.forward(flows[-2], flows[-1])
+    given = squaring.start(plain(grad), 1.0)
+    result = torch.empty_like(given)
+    while flows:
+        squaring.backward(flows.pop(), given, result.zero_())
+        given, result = result, given
+    return squaring.finish(given, result, 0.5**steps)
+
+
+@_exponentiate_backward.register_fake
+def _(_grad: Tensor, velocity: Tensor, _steps: int) -> Tensor:
+    return torch.empty_like(velocity, memory_format=torch.contiguous_format)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - torch passes it by name
+    velocity, ctx.steps = inputs
+    ctx.save_for_backward(velocity)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    (velocity,) = ctx.saved_tensors
+    return _exponentiate_backward(grad, velocity, ctx.steps), None
+
+
+_exponentiate.register_autograd(_backward, setup_context=_setup)
+
+
+class Squaring(Protocol):
+    """One squaring and its gradient, on fields in the layout that suits them."""
+
+    def start(self, field: Tensor, factor: float) -> Tensor:
+        """A field (B, spatial_dims, ...) times a factor, in the layout."""
+
+    def forward(self, flow: Tensor, out: Tensor) -> None:
+        """Write flow(p) + flow(p + flow(p)) to `out`."""
+
+    def backward(self, flow: Tensor, grad: Tensor, out: Tensor) -> None:
+        """Add the gradient by the flow to `out`."""
+
+    def finish(self, flow: Tensor, spare: Tensor, factor: float) -> Tensor:
+        """A flow times a factor as (B, spatial_dims, ...); `spare` may be overwritten."""
+
+
+class PlanarSquaring:
+    """Components apart, (B, 2, H, W)."""
+
+    def start(self, field: Tensor, factor: float) -> Tensor:
+        """See `Squaring`."""
+        return field * factor
+
+    def forward(self, flow: Tensor, out: Tensor) -> None:
+        """See `Squaring`."""
+        read_into(flow, flow, out, displaced=True, add=True)
+
+    def backward(self, flow: Tensor, grad: Tensor, out: Tensor) -> None:
+        """See `Squaring`."""
+        add_gradients(grad, flow, flow, out, out, displaced=True, add=True)
+
+    def finish(self, flow: Tensor, spare: Tensor, factor: float) -> Tensor:
+        """See `Squaring`."""
+        return flow if factor == 1.0 else flow.mul_(factor)
+
+
+class JoinedSquaring:
+    """The vector of a voxel lies together, (B, voxels, 4)."""
+
+    def __init__(self, velocity: Tensor) -> None:
+        from medtrace.kernels import flow_3d  # numba takes half a second to import
+
+        self.loops = flow_3d
+        self.shape = tuple(int(size) for size in velocity.shape[2:])
+        self.batch = velocity.shape[0]
+        self.voxels = velocity[0, 0].numel()
+        self.real = np.float64 if velocity.dtype == torch.float64 else np.float32
+        self.planes = threads.pieces(self.batch * self.shape[0], self.batch * self.voxels)
+
+    def start(self, field: Tensor, factor: float) -> Tensor:
+        """See `Squaring`."""
+        out = field.new_empty(self.batch, self.voxels, 4)
+        arrays = field.numpy().reshape(self.batch, 3, self.voxels), self.real(factor), out.numpy()
+        self._share(lambda begin, end: self.loops.pack(*arrays, begin, end))
+        return out
+
+    def forward(self, flow: Tensor, out: Tensor) -> None:
+        """See `Squaring`."""
+        height = self.shape[1]
+        threads.run(
+            lambda low, high: self.loops.square(flow.numpy(), self.shape, out.numpy(), low * height, high * height),
+            self.planes,
+        )
+
+    def backward(self, flow: Tensor, grad: Tensor, out: Tensor) -> None:
+        """See `Squaring`."""
+        height, arrays = self.shape[1], (grad.numpy(), out.numpy(), self._reach(flow))
+        threads.run(
+            lambda low, high: self.loops.square_backward(
+                flow.numpy(), self.shape, *arrays, low * height, high * height, low, high
+            ),
+            self.planes,
+        )
+
+    def finish(self, flow: Tensor, spare: Tensor, factor: float) -> Tensor:
+        """See `Squaring`."""
+        out = flow.new_empty(self.batch, 3, *self.shape)
+        arrays = flow.numpy(), self.real(factor), out.numpy().reshape(self.batch, 3, self.voxels)
+        self._share(lambda begin, end: self.loops.unpack(*arrays, begin, end))
+        return out
+
+    def _share(self, task: Any) -> None:
+        threads.run(task, threads.pieces(self.voxels, self.batch * self.voxels))
+
+    def _reach(self, flow: Tensor) -> Any:
+        """Planes that each row reads; nobody asks where one thread owns them all."""
+        reach = np.empty((self.batch * self.shape[0] * self.shape[1] if len(self.planes) > 1 else 0, 2), np.int64)
+        if reach.size:
+            from medtrace.kernels.warp_reach import reach_of_rows
+
+            components = flow.numpy().transpose(0, 2, 1)
+            reach_of_rows(components, self.shape[0], self.shape[2], self.shape[1], self.real(1), reach)
+        return reach
+
+
+def _squaring(velocity: Tensor) -> Squaring:
+    return PlanarSquaring() if velocity.ndim == 4 else JoinedSquaring(velocity)
