@@ -256,6 +256,11 @@ class TestChoice:
         monkeypatch.setattr(parzen, "_counts_by_loops", None)  # calling it would be an error
         assert torch.equal(parzen.counts(x, y, None, window()), expected)
 
+    @pytest.mark.parametrize(("switch", "compiles"), [("1", False), ("0", True), ("", True)])
+    def test_numbas_own_switch_is_obeyed(self, monkeypatch, switch, compiles):
+        monkeypatch.setenv("NUMBA_DISABLE_JIT", switch)
+        assert choice._has_compiler() is compiles
+
     def test_the_cubic_window_is_compiled_and_the_gaussian_is_not(self, monkeypatch):
         x, y = pair()
         calls = []
