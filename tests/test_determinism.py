@@ -1,0 +1,152 @@
+"""The same inputs and seed give the same bytes, command by command.
+
+Every command runs twice under the same paths. What tells the time is left out: TensorBoard's event files (wall time,
+host and process in name and content), and columns and fields whose name says seconds, ms or date.
+"""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medtrace.cli import main
+from tests.test_translate import head, save
+
+EXEMPT_FILES = ("events.out.tfevents",)
+EXEMPT_COLUMNS = ("seconds", "_ms", "peak_gib")
+SMALL = (
+    "--set", "max_epochs=1", "--set", "channels=[4, 4]", "--set", "batch_size=3", "--set", "discriminator_channels=4",
+    "--set", "discriminator_layers=1",
+)  # fmt: skip
+
+
+def command(*arguments):
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    assert caught.value.code in (0, None)
+
+
+def inputs(folder):
+    folder.mkdir()
+    rows = ["subject,source,target"]
+    for number in range(4):
+        save(folder / f"{number}a.nii.gz", head(seed=0.3 * number))
+        save(folder / f"{number}b.nii.gz", 1.3 * np.roll(head(seed=0.3 * number), 1, axis=0))
+        rows.append(f"S{number},{number}a.nii.gz,{number}b.nii.gz")
+    (folder / "pairs.csv").write_text("\n".join(rows))
+
+
+def chain(given, work):
+    """Prepare, train, evaluate, translate, certify, report, export and register."""
+    data, run, trace = work / "data", work / "run", work / "trace"
+    command("prepare", given / "pairs.csv", "--out", data, "--slices", "3", "--split", "0.5", "0.25", "0.25")
+    command("train", "tracetrans", data, "--out", run, "--device", "cpu", *SMALL)
+    command("evaluate", run, data, "--device", "cpu")
+    command("translate", run, given / "0a.nii.gz", "--out", trace, "--device", "cpu")
+    command("report", trace, "--out", work / "report.html")
+    moved = (given / "0a.nii.gz", given / "1a.nii.gz", "--out", work / "registered")
+    command("register", *moved, "--refine", "2", "--no-report", "--device", "cpu")
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): _told(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(EXEMPT_FILES)
+    }
+
+
+def _told(path):
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return [_without_time(row) for row in csv.DictReader(file)]
+    if path.suffix == ".json":
+        return json.loads(path.read_text(), object_hook=_without_time)
+    return path.read_bytes()
+
+
+def _without_time(entries):
+    return {name: value for name, value in entries.items() if not any(part in name for part in EXEMPT_COLUMNS)}
+
+
+def twice(make, work):
+    """The contents of a folder that was made, removed and made again."""
+    found = []
+    for _ in range(2):
+        make(work)
+        found.append(contents(work))
+        shutil.rmtree(work)
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    parent = tmp_path_factory.mktemp("twice")
+    inputs(parent / "given")
+
+    def make(work):
+        work.mkdir()
+        chain(parent / "given", work)
+
+    return twice(make, parent / "work")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("data", "data/dataset.json"),
+        ("run", "run/checkpoints/final.pt"),
+        ("run/evaluation", "run/evaluation/test/cases.csv"),
+        ("trace", "trace/trace.json"),
+        ("report.html", "report.html"),
+        ("registered", "registered/trace.json"),
+    ],
+    ids=["prepare", "train", "evaluate", "translate", "report", "register"],
+)
+def test_same_bytes(name, expected, made):
+    first, second = ({key: value for key, value in found.items() if key.startswith(name)} for found in made)
+    assert expected in first or name == "run/evaluation"
+    assert len(first) > 0
+    assert sorted(first) == sorted(second)
+    assert [key for key in first if first[key] != second[key]] == []
+
+
+@pytest.mark.slow
+def test_bench_gives_the_same_tables(tmp_path):
+    def make(work):
+        command("bench", "postop", "--setting", "smoke", "--out", work, "--device", "cpu")
+
+    first, second = twice(make, tmp_path / "work")
+    assert any(Path(name).suffix == ".csv" for name in first)
+    assert sorted(first) == sorted(second)
+    tables = [name for name in first if Path(name).suffix in (".csv", ".pt", ".json")]
+    assert [name for name in tables if first[name] != second[name]] == []
+
+
+@pytest.mark.slow
+def test_calibration_gives_the_same_radius(tmp_path):
+    def make(work):
+        work.mkdir()
+        command("calibrate", "radius", "--subjects", "4", "--size", "32", "--out", work / "radius.json")
+
+    first, second = twice(make, tmp_path / "work")
+    assert first == second
+    assert first
+
+
+def test_training_twice_writes_the_same_checkpoint(tmp_path):
+    """The archive itself, byte by byte, and the history."""
+    from tests.test_training_faults import Checkpoint, TermHistory, trainer
+
+    written = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        handlers = [TermHistory(folder / "history.csv"), Checkpoint(folder, interval=1)]
+        trainer([1.0, 2.0], epochs=2, handlers=handlers).run()
+        written.append(contents(folder))
+    assert written[0] == written[1]
+    assert sorted(written[0]) == ["checkpoint_epoch=1.pt", "checkpoint_epoch=2.pt", "final.pt", "history.csv"]
