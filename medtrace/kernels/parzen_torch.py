@@ -20,7 +20,7 @@ from medtrace.kernels.parzen_window import CUBIC_POWERS, ParzenKernel, ParzenWin
 CHUNK = 1 << 16
 """Voxel pairs handled at once on a CPU, or two per cell: the intermediate numbers are to stay in its cache."""
 
-DEVICE_CHUNK = 1 << 20
+DEVICE_CHUNK = 1 << 19
 """Voxel pairs handled at once elsewhere: large enough to keep an accelerator busy."""
 
 TABLE = 1 << 17
