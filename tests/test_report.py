@@ -1,8 +1,11 @@
 """Figures lie on the page as radiologists expect, show the right numbers; tables say mean ± SD with n."""
 
 import csv
+import importlib
 import json
 import math
+import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -320,6 +323,14 @@ class TestDisplay:
 
     def test_without_a_shell(self):
         assert enable_display() is False
+
+    def test_in_a_notebook_the_import_is_enough(self, monkeypatch):
+        shown = {}
+        formatter = SimpleNamespace(for_type=shown.__setitem__)
+        shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters={"image/png": formatter}))
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+        importlib.reload(sys.modules["medtrace.report"])
+        assert shown[Trace](make_trace()).startswith(b"\x89PNG")
 
 
 class TestTables:

@@ -1,5 +1,7 @@
 """Tables and figures of what was measured. Nothing here runs a network."""
 
+import sys
+
 from medtrace.report.charts import curve_figure, method_figure, sensitivity_figure
 from medtrace.report.crossed import crossed_table, print_crossed_table
 from medtrace.report.display import enable_display
@@ -33,3 +35,6 @@ __all__ = [
     "trace_figure",
     "view_of",
 ]
+
+if "IPython" in sys.modules:  # a notebook: traces show themselves
+    enable_display()
