@@ -29,7 +29,8 @@ def one_line_errors() -> Iterator[None]:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        for line in getattr(error, "failures", ()):  # of many cases
+        failures = getattr(error, "failures", ())  # of many cases; the error itself tells the first
+        for line in failures if len(failures) > 1 else ():
             typer.echo(f"medtrace: failed {line}", err=True)
         typer.echo(f"medtrace: error: {describe(error)}", err=True)
         raise typer.Exit(USER_ERROR) from None
