@@ -15,6 +15,7 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset, MetaTensor
 from torch import nn
 
+from medtrace.checks import check_range
 from medtrace.data import SeededItems
 from medtrace.engines import Checkpoint, ProgressBar, SkipLimit, TermHistory, Trainer
 from medtrace.engines.files import LOCK, locked, write_whole
@@ -145,6 +146,13 @@ def test_too_many_in_all_end_the_training():
 def test_an_epoch_of_skipped_steps_ends_the_training():
     with pytest.raises(ValueError, match="every step of epoch 1 had to be skipped"):
         trainer([NAN, NAN]).run()
+
+
+def test_an_image_out_of_range_ends_the_training_with_names():
+    made = trainer([1.0])
+    made.objective.one_terms = lambda *_: check_range("source", torch.tensor([NAN]), -1, 1)
+    with pytest.raises(ValueError, match=r"source: expected intensities .*nan.*in the batch of case-0, /data/scan0"):
+        made.run()
 
 
 def test_a_limit_is_a_positive_number():

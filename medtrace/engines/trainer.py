@@ -150,9 +150,24 @@ class Trainer(MonaiTrainer):
         batch = to_device(batchdata, self.state.device, self.non_blocking)
         self.objective.train()
         self._memory.remember()
+        try:
+            losses, norms, output = self._go_back(batch)
+        except ValueError as error:
+            raise ValueError(f"{error} (in the batch of {batch_names(batchdata)})") from error
+        if all_finite([*losses, *norms.values()]):
+            self._step(norms)
+        else:
+            self._skip(losses, output, norms, batchdata)
+        engine.state.output = {Keys.LOSS: torch.stack(losses).sum(), **output}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _go_back(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Leave the gradients of all phases; their losses, the norms of their gradients by name, and all terms."""
         carried: dict[str, Any] = {}
         output: dict[str, Tensor] = {}
-        losses, norms = [], {}
+        losses: list[Tensor] = []
+        norms: dict[str, Tensor] = {}
         deferred = DeferredChecks()
         for phase in self.objective.phases:
             parameters = list(self.objective.parameters_of(phase.name))
@@ -164,13 +179,7 @@ class Trainer(MonaiTrainer):
                 norms[phase.name] = self._clipped(self.optimizers[phase.name], parameters)
                 output.update(terms)
         deferred.look()
-        if all_finite([*losses, *norms.values()]):
-            self._step(norms)
-        else:
-            self._skip(losses, output, norms, batchdata)
-        engine.state.output = {Keys.LOSS: torch.stack(losses).sum(), **output}
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return engine.state.output
+        return losses, norms, output
 
     def _backward(
         self, phase: Phase, parameters: Sequence[nn.Parameter], batch: Mapping[str, Any], carried: dict[str, Any]
