@@ -29,7 +29,8 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
 
     Equation: u_0 = v / 2^n, u_{k+1}(p) = u_k(p) + u_k(p + u_k(p)); Arsigny et al., MICCAI 2006. Outside the
     grid the velocity continues as at the border, so that a constant velocity is exactly a translation (MONAI's
-    DVF2DDF continues with zeros by default).
+    DVF2DDF continues with zeros by default). On the CPU the squarings run compiled, and again on the way back, so that
+    only the velocity waits for the gradient.
     """
     spatial_dims = check_field("velocity", velocity)
     if not isinstance(steps, int) or isinstance(steps, bool):

@@ -51,6 +51,9 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
     Raises:
         TypeError: if an argument is no tensor of the right kind.
         ValueError: if shapes differ or a mode is unknown.
+
+    Bilinear reads with border padding run compiled on the CPU, in voxel units and with the same bytes whatever the
+    number of threads; all else is torch's grid_sample. A position that is NaN reads an arbitrary voxel.
     """
     check_field("ddf", ddf)
     _check_image(image, mode, padding_mode)
