@@ -184,13 +184,13 @@ def test_traces_reports_and_exports_hold_nothing_of_the_header(tmp_path):
     run = shift_run(tmp_path / "run", [1.0, 0.0])
     out = tmp_path / "out"
     out.mkdir()
+    to = ["--out", str(tmp_path / "certificate.json")]
     results = [
         CliRunner().invoke(app, ["translate", str(run), str(scan), "--out", str(out / "trace"), "--device", "cpu"]),
         CliRunner().invoke(app, ["report", str(out / "trace"), "--out", str(out / "page.html")]),
         CliRunner().invoke(
             app,
-            ["certify", str(out / "trace"), "--input", str(scan), "--html", str(out / "certificate.html")]
-            + ["--out", str(tmp_path / "certificate.json")],
+            ["certify", str(out / "trace"), "--input", str(scan), "--html", str(out / "certificate.html"), *to],
         ),
         *(
             CliRunner().invoke(app, ["export", str(out / "trace"), "--format", name, "--out", str(out / name)])

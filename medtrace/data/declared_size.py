@@ -24,6 +24,8 @@ MOST_PACKED = 1032
 _SLACK = 1 << 20
 _HEADER_BYTES = 1 << 20
 _MOST_OFFSET = 256 << 20
+_FAR = 1e9
+"""Largest number of a geometry, in mm: a thousand kilometres."""
 _NIFTI_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8, 1536: 16}
 _NIFTI_BYTES |= {1792: 16, 2048: 32, 2304: 4}
 _CIFTI = range(3000, 3100)
@@ -125,6 +127,9 @@ def check_nrrd(path: Path) -> None:
             f"{path}: its header claims type {fields.get('type')!r}, dimension {fields.get('dimension')!r} and sizes"
             f" {fields.get('sizes')!r}, which do not fit together; copy or export it again"
         )
+    for name in ("space directions", "space origin", "spacings", "measurement frame"):
+        numbers = re.split(r"[\s(),]+", fields.get(name, ""))
+        _check_numbers(path, name, [word for word in numbers if word not in ("", "none")])
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz", "txt", "text", "ascii", "hex"):
         raise ValueError(f"{path}: expected raw, gzip or text encoding, received {encoding!r}; export it again")
@@ -150,6 +155,8 @@ def check_metaimage(path: Path) -> None:
             f"{path}: its header claims {fields.get('NDims')!r} axes of sizes {fields.get('DimSize')!r} and type"
             f" {fields.get('ElementType')!r}, which do not fit together; copy or export it again"
         )
+    for name in ("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin", "ElementSpacing"):
+        _check_numbers(path, name, fields.get(name, "").split())
     packed = fields.get("CompressedData", "False").lower() in ("true", "1", "t")
     named = fields.get("ElementDataFile", "")
     if named.upper().startswith("LIST"):
@@ -157,6 +164,10 @@ def check_metaimage(path: Path) -> None:
     stored = path.stat().st_size - length if named == "LOCAL" else _detached(path, named, text)
     ascii_text = fields.get("BinaryData", "True").lower() in ("false", "0", "f")
     check_declared(path, shape, (1 if ascii_text else _META_BYTES[kind]) * channels[0], stored, packed)
+    if packed:
+        data, start = (path, length) if named == "LOCAL" else (inside(path.parent, named, "data file"), 0)
+        claimed = math.prod(shape) * _META_BYTES[kind] * channels[0]
+        _check_packed(path, data, start, fields.get("CompressedDataSize"), claimed)
 
 
 def check_dicom(path: Path) -> list[Path]:
@@ -178,6 +189,8 @@ def check_dicom(path: Path) -> list[Path]:
         images.append(file)
         try:
             shape = [int(header.get(name) or 1) for name in ("Columns", "Rows", "NumberOfFrames", "SamplesPerPixel")]
+            for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
+                _check_numbers(file, name, header.get(name) or [])
             bits, packed = int(header.get("BitsAllocated") or 8), header.file_meta.TransferSyntaxUID.is_compressed
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: cannot be read as DICOM ({error}); export it again") from error
@@ -260,6 +273,41 @@ def _integers(text: str) -> list[int] | None:
     if not words or len(words) > 16 or not all(re.fullmatch(r"\d{1,12}", word) for word in words):
         return None
     return [int(word) for word in words]
+
+
+def _check_numbers(path: Path, name: str, words: Sequence[object]) -> None:
+    """Check that a geometry is made of numbers that can be millimetres; ITK loops for ever over some that cannot."""
+    for word in words:
+        try:
+            plausible = abs(float(str(word))) <= _FAR
+        except ValueError:
+            plausible = False
+        if not plausible:
+            raise ValueError(f"{path}: {name}: expected numbers up to {_FAR:g}, received {str(word)[:40]!r}")
+
+
+def _check_packed(path: Path, data: Path, start: int, length: str | None, claimed: int) -> None:
+    """Unpack a MetaImage's data without keeping them; ITK's own reader writes past its memory if they are damaged."""
+    lengths = _integers(length) if length else None
+    rest = data.stat().st_size - start if lengths is None else lengths[0]
+    unpacker, found = zlib.decompressobj(), 0
+    try:
+        with data.open("rb") as file:
+            file.seek(start)
+            while rest > 0 and not unpacker.eof and (piece := file.read(min(rest, _SLACK))):
+                rest -= len(piece)
+                found += len(unpacker.decompress(piece, claimed + 1))
+                while unpacker.unconsumed_tail and found <= claimed:
+                    found += len(unpacker.decompress(unpacker.unconsumed_tail, claimed + 1))
+                if found > claimed:
+                    break
+    except zlib.error as error:
+        raise ValueError(f"{path}: its compressed voxels are damaged ({error}); copy or export it again") from error
+    if found != claimed or not unpacker.eof:
+        raise ValueError(
+            f"{path}: its header claims {claimed} bytes of voxels, but {found}{' or more' if found > claimed else ''}"
+            " are compressed in it; copy or export it again"
+        )
 
 
 def _detached(path: Path, named: str, text: str) -> int:

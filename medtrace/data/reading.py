@@ -14,6 +14,7 @@ pixels, x to the left and y to the back of the body, which viewers show upright.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ import itk
 import numpy as np
 import SimpleITK as sitk
 import torch
-from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
+from monai.data import ITKReader, MetaTensor, NibabelReader
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -249,13 +250,13 @@ def _check_even(folder: Path, files: Sequence[str]) -> None:
 
 def _picture(path: Path) -> MetaTensor:
     try:
-        with Image.open(path, formats=_PICTURE_FORMATS) as opened:
+        # From memory, where a part that claims gigabytes brings what is there.
+        with Image.open(io.BytesIO(path.read_bytes()), formats=_PICTURE_FORMATS) as opened:
             shape = (*opened.size, len(opened.getbands()))
             check_declared(path, shape, 1, path.stat().st_size, packed=True)
             opened.load()
             picture = ImageOps.exif_transpose(opened)
-        reader = PILReader(converter=lambda _: _plain_mode(path, picture), formats=_PICTURE_FORMATS)
-        data, _ = reader.get_data(reader.read(str(path)))
+        data = np.moveaxis(np.asarray(_plain_mode(path, picture)), 0, 1)
     except _Refused as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # Pillow's plugins raise what they like on a broken file

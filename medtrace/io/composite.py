@@ -13,6 +13,7 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_finite
 from medtrace.io.appearing import appearing_file
 from medtrace.io.nifti import LPS
+from medtrace.io.rehearsal import rehearse
 from medtrace.io.transforms import displacement_lps, itk_transform
 from medtrace.trace import Trace
 
@@ -108,6 +109,7 @@ def read_motion(path: Path | str) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     _check_size(path)
+    rehearse(sitk.ReadTransform, path, "an ITK transform")
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:

@@ -125,6 +125,8 @@ def _field(path: Path, dataset: Dataset, spatial_dims: int) -> DisplacementFile:
     affine = torch.from_numpy(np.concatenate([LPS @ lps[:3], lps[3:]]))
     check_grid(path, affine.numpy())
     ddf = mm_to_voxel(torch.from_numpy(np.einsum("ij,j...->i...", LPS, moved))[None], affine)[0].float()
+    if not bool(torch.isfinite(ddf).all()):
+        raise ValueError(f"{path}: its displacements are not finite or too long to count in voxels; export it again")
     if spatial_dims == 2:
         if size[2] != 1:
             raise ValueError(f"{path}: expected one slice for spatial_dims=2, received {size[2]}; read it in 3D")

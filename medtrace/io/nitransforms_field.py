@@ -11,6 +11,7 @@ from torch import Tensor
 from medtrace.checks import check_choice
 from medtrace.io.appearing import appearing_file
 from medtrace.io.nifti import LPS
+from medtrace.io.rehearsal import rehearse
 from medtrace.io.transforms import DisplacementFile, displacement_file, displacement_lps
 
 _DOUBLED = "one slice, written twice"
@@ -72,9 +73,10 @@ def read_x5(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     x5 = _x5()
+    rehearse(x5.from_filename, path, "X5")
     try:
         nodes = x5.from_filename(path)
-    except (TypeError, OSError, KeyError) as error:
+    except Exception as error:  # h5py raises what it likes on a broken file
         raise ValueError(f"{path}: cannot be read as X5 ({error}); write it again") from error
     if len(nodes) != 1 or nodes[0].subtype != "densefield" or nodes[0].domain is None:
         raise ValueError(f"{path}: expected one dense field with its grid, received {[node.type for node in nodes]}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_field, check_finite
 from medtrace.fields import mm_to_voxel, voxel_to_mm
 from medtrace.io.nifti import LPS, affine_array, check_orthogonal, read_vectors, write_vectors
+from medtrace.io.rehearsal import rehearse
 
 SUFFIXES = (".h5", ".hdf5", ".nii", ".nii.gz")
 
@@ -140,6 +141,7 @@ def itk_transform(vectors_lps: np.ndarray, affine: np.ndarray) -> sitk.Displacem
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    rehearse(sitk.ReadTransform, path, "an ITK transform")
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:

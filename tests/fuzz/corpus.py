@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,6 +213,29 @@ def _at(read: Callable[[Path], Any], name: str) -> Callable[[Path], Any]:
 def _features(folder: Path) -> Any:
     return load_feature_network(folder / "features.ts") and None
 
+
+def _misbehaves(how: Callable[[], Any]) -> Kind:
+    """A reader that fails at anything but its intact file, for the test of the runner."""
+
+    def make(folder: Path) -> None:
+        (folder / "file").write_text("intact")
+
+    return Kind(
+        "file", make, lambda folder: None if (folder / "file").read_text(errors="replace") == "intact" else how()
+    )
+
+
+def _forever() -> None:
+    while True:
+        pass
+
+
+BAD: dict[str, Kind] = {
+    "bad crash": _misbehaves(lambda: os.kill(os.getpid(), signal.SIGSEGV)),
+    "bad memory": _misbehaves(lambda: bytearray(8 << 30)),
+    "bad error": _misbehaves(lambda: 1 // 0),
+    "bad hang": _misbehaves(_forever),
+}
 
 KINDS: dict[str, Kind] = {
     "nifti": Kind("image.nii", _nifti("image.nii"), _at(reading.read_image, "image.nii")),

@@ -25,6 +25,7 @@ SECONDS = 10
 PATIENCE = 120
 """Seconds on the wall for an input, for those that wait without computing; machines may be busy."""
 RESULTS = "results.jsonl"
+OUT_OF_MEMORY = ("bad_alloc", "can't allocate", "failed to allocate", "allocation failed", "not enough memory")
 REFUSALS = (ValueError, TypeError, OSError)
 
 
@@ -68,17 +69,18 @@ def _batch(inputs: Sequence[tuple[str, int]]) -> Iterator[Outcome]:
 
 def _child(folder: Path) -> None:
     """Make the intact files, then fork a reader that goes through the inputs; fork another where one dies."""
-    from tests.fuzz.corpus import KINDS
+    from tests.fuzz.corpus import BAD, KINDS
 
+    kinds = {**KINDS, **BAD}
     warnings.simplefilter("ignore")
     inputs = json.loads((folder / "inputs.json").read_text())
     intact = {}
     for kind in sorted({kind for kind, _ in inputs}):
         place = folder / kind.replace(" ", "_")
         place.mkdir()
-        KINDS[kind].make(place)
-        KINDS[kind].read(place)  # also makes the readers' imports and first allocations
-        intact[kind] = (place, (place / KINDS[kind].file).read_bytes())
+        kinds[kind].make(place)
+        kinds[kind].read(place)  # also makes the readers' imports and first allocations
+        intact[kind] = (place, (place / kinds[kind].file).read_bytes())
     results = folder / RESULTS
     results.touch()
     while (done := len(results.read_text().splitlines())) < len(inputs):
@@ -96,20 +98,21 @@ def _child(folder: Path) -> None:
 
 def _read_all(inputs: Sequence[tuple[str, int]], intact: dict[str, tuple[Path, bytes]], results: Path) -> None:
     """In a process of little memory, which the system ends if one input takes too long."""
-    from tests.fuzz.corpus import KINDS
+    from tests.fuzz.corpus import BAD, KINDS
     from tests.fuzz.mutate import mutated
 
+    kinds = {**KINDS, **BAD}
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for kind, seed in inputs:
         place, content = intact[kind]
-        (place / KINDS[kind].file).write_bytes(mutated(content, seed))
+        (place / kinds[kind].file).write_bytes(mutated(content, seed))
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, hard))
         signal.alarm(PATIENCE)
-        _append(results, Outcome(kind, seed, **_outcome(KINDS[kind].read, place)))
+        _append(results, Outcome(kind, seed, **_outcome(kinds[kind].read, place)))
     os._exit(0)
 
 
@@ -140,7 +143,7 @@ def _memory(error: BaseException | None) -> str | None:
     """The error among its causes that says that memory ran out."""
     while error is not None:
         text = str(error).lower()
-        if isinstance(error, MemoryError) or "alloc" in text or "not enough memory" in text:
+        if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
             return repr(error)[:300]
         error = error.__cause__ or error.__context__
     return None
