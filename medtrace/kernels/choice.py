@@ -66,6 +66,8 @@ def takes_compiled(*tensors: Tensor) -> bool:
         return False
     if any(tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float64) for tensor in tensors):
         return False
+    if any(tensor.numel() >= 1 << 31 for tensor in tensors):  # the loops count voxels in 32 bits
+        return False
     # The operators have no rules for vmap and forward differentiation; torch's own have.
     return torch.compiler.is_compiling() or not _inside_transform()
 
