@@ -1,7 +1,6 @@
 """Histogram standardisation: known values, torchio, masks, inverse, JSON, error text."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -149,21 +148,22 @@ def test_torchio_agrees(tmp_path, masked):
     np.testing.assert_allclose(out.numpy(), expected.numpy(), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.slow
-def test_quicker_than_torchio(tmp_path):
-    import torchio as tio
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_change_a_byte(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    values = torch.from_numpy(np.where(np.arange(150_000) % 3 == 0, 0, np.random.default_rng(7).gamma(2, 9, 150_000)))
+    values = values.float()
+    found, mapped = percentiles_of(values, (1, 50, 99)), piecewise_linear(values, [0, 5, 9], [0, 1, 7])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert percentiles_of(values, (1, 50, 99)) == found
+    assert torch.equal(piecewise_linear(values, [0, 5, 9], [0, 1, 7]), mapped)
 
-    images = [head(seed, (1, 128, 128, 128)) for seed in range(4)]
-    for number, image in enumerate(images):
-        tio.ScalarImage(tensor=image).save(tmp_path / f"{number}.nii")
-    paths = sorted(tmp_path.glob("*.nii"))
-    HistogramStandardization.train(paths[:1])
-    start = time.perf_counter()
-    ours = HistogramStandardization.train(images)
-    middle = time.perf_counter()
-    tio.HistogramStandardization.train(paths, progress=False)
-    assert time.perf_counter() - middle > 2 * (middle - start)
-    assert len(ours.of()) == 11
+
+def test_map_of_steep_and_flat_pieces_is_that_of_the_interpolation():
+    knots, images = [-3.0, -2.999, 0.0, 5.0, 5.001, 90.0], [0.0, 40.0, 40.0, 41.0, 99.0, 100.0]
+    values = torch.linspace(-3, 90, 4001)
+    expected = np.interp(values.double().numpy(), knots, images)
+    np.testing.assert_allclose(piecewise_linear(values, knots, images).numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
 # Inverse

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 15  # a chunk and its temporaries stay in the second-level cache
+from ..kernels import threads
+from .histogram_kernels import bend, count_buckets, take_buckets
 
 
 def percentiles_of(values: Tensor, percents: Sequence[float]) -> list[float]:
@@ -51,18 +53,10 @@ def piecewise_linear(values: Tensor, knots: Sequence[float], images: Sequence[fl
         index = torch.bucketize(values, bounds, right=True)
         return (values - firsts[index]) * rates[index] + bases[index]
     source = values.detach().contiguous().numpy().reshape(-1)
-    edges, lows, rises, starts = (a.astype(source.dtype) for a in (x[1:-1], x[:-1], slopes, y[:-1]))
     mapped = np.empty_like(source)
-    for begin in range(0, source.size, _CHUNK):
-        chunk = source[begin : begin + _CHUNK]
-        # Counting the edges below a value is vectorised; a binary search per voxel is four times slower.
-        piece = np.zeros(chunk.size, np.min_scalar_type(len(edges)))
-        for edge in edges:
-            piece += chunk >= edge
-        part = mapped[begin : begin + _CHUNK]
-        np.subtract(chunk, lows.take(piece), out=part)
-        part *= rises.take(piece)
-        part += starts.take(piece)
+    # Hinges at the inner knots; the first piece's line goes through the first point.
+    settings = (source, mapped, x[1:-1], np.diff(slopes), y[0] - slopes[0] * x[0], slopes[0])
+    threads.run(partial(bend, *settings), threads.pieces(source.size, source.size))
     return torch.from_numpy(mapped.reshape(values.shape))
 
 
@@ -80,21 +74,34 @@ def _bucketed_order_statistics(array: np.ndarray, ranks: np.ndarray) -> list[flo
     """Order statistics of float32 numbers: count the leading 16 bits, sort only the buckets that hold a rank.
 
     The bits of a float, with the sign handled, sort like the float itself, so the buckets are ordered whatever
-    the range or the outliers. Sorting a few per cent of the voxels is about eight times quicker than sorting all.
+    the range or the outliers. Sorting a few per cent of the voxels is many times quicker than sorting all.
     """
-    key = (array.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
-    key ^= (key.view(np.int16) >> 15).view(np.uint16) | np.uint16(0x8000)
-    # A background of one value, often half of the image, needs neither copying nor sorting: it comes first.
-    lowest = array.min()
-    ties = np.count_nonzero(array == lowest)
-    ends = np.maximum(np.cumsum(np.bincount(key, minlength=1 << 16)) - ties, 0)
-    above = ranks[ranks >= ties] - ties
+    lowest = array.min()  # a background of one value, often half of the image, needs no sorting
+    bits, common = array.view(np.uint32), int(np.float32(lowest).view(np.uint32))
+    ranges = threads.pieces(array.size, array.size)
+    counts = np.zeros((len(ranges), 1 << 16), np.int64)
+    ties: list[int] = []
+
+    def count(begin: int, end: int) -> None:
+        ties.append(count_buckets(bits, common, counts[ranges.index((begin, end))], begin, end))
+
+    threads.run(count, ranges)
+    ends, smallest = np.cumsum(counts.sum(axis=0)), sum(ties)
+    above = ranks[ranks >= smallest] - smallest
     buckets = np.searchsorted(ends, above, side="right")
     wanted = np.zeros(1 << 16, bool)
     wanted[buckets] = True
     kept = np.cumsum(np.where(wanted, np.diff(ends, prepend=0), 0))
-    inside = array[wanted.take(key)]
-    inside = inside[inside > lowest]
+    parts: list[np.ndarray] = []
+
+    def take(begin: int, end: int) -> None:
+        own = counts[ranges.index((begin, end))]
+        taken = np.empty(int(own[wanted].sum()), np.uint32)
+        take_buckets(bits, common, wanted, taken, begin, end)
+        parts.append(taken)
+
+    threads.run(take, ranges)
+    inside = np.concatenate(parts).view(np.float32)
     inside.sort()
     found = inside[above - (ends[buckets] - kept[buckets])]
     return [float(lowest)] * (len(ranks) - len(above)) + [float(value) for value in found]

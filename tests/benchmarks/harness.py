@@ -162,14 +162,16 @@ def measure(group: Sequence[Measurement], settings: Settings) -> list[dict[str, 
         repeats.append(max(1, min(1000, round(0.02 / max(first, 1e-9)))))
         memory.append(peak_memory(one, settings.device))
     times: list[list[float]] = [[] for _ in group]
-    begun = time.perf_counter()
-    while len(times[0]) < settings.rounds or (
-        len(times[0]) < 4 * settings.rounds and time.perf_counter() - begun < settings.seconds / 4
-    ):
+    begun, rounds = time.perf_counter(), 0
+    while any(len(taken) == rounds for taken in times):  # until what runs once is all that there is
         for one, repeat, taken in zip(group, repeats, times, strict=True):
             if not (one.once and taken):
                 taken.append(_sample(one, repeat, settings))
-        if len(times[0]) >= 3 and time.perf_counter() - begun > settings.seconds:
+        rounds += 1
+        spent = time.perf_counter() - begun
+        if (rounds >= settings.rounds and (spent > settings.seconds / 4 or rounds >= 4 * settings.rounds)) or (
+            rounds >= 3 and spent > settings.seconds
+        ):
             break
     return summarise(group, times, memory)
 
