@@ -219,6 +219,7 @@ def test_the_certificate_is_seen_at_once(open_page):
     assert "FAIL" in page.text_content("#verdict")
     page.keyboard.press("c")
     assert "<b>folds</b>" in page.text_content("#certificate-panel")
+    assert page.evaluate("document.getElementById('certificate-panel').scrollTop") == 0
     assert "SECRET" not in page.content()
     page.keyboard.press("Escape")
     page.select_option("#case", "1")

@@ -119,7 +119,13 @@ function showVerdict(certificate) {
 }
 
 export function showCertificate() {
-  if (!byId("verdict").hidden) byId("certificate-panel").showModal();
+  if (!byId("verdict").hidden) openPanel("certificate-panel");
+}
+
+/** Open a dialog at its top; the browser would scroll to the button that it gives the focus. */
+export function openPanel(id) {
+  byId(id).showModal();
+  byId(id).scrollTop = 0;
 }
 
 function options(id, titles) {

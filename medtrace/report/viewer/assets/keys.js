@@ -1,6 +1,6 @@
 // Keyboard, and the panel that explains it.
 
-import { byId, element, nextFold, play, showCertificate, switchTheme } from "./controls.js";
+import { byId, element, nextFold, openPanel, play, showCertificate, switchTheme } from "./controls.js";
 import { stepSlice } from "./pointer.js";
 
 const SHOWN = { x: "cross", l: "path", g: "grid", v: "arrows", f: "folds", m: "mask", k: "labels", o: "regions" };
@@ -109,5 +109,5 @@ function showHelp() {
     list.append(element("dt", {}, element("kbd", { textContent: keys })), element("dd", { textContent: meaning }));
   }
   byId("help-text").replaceChildren(list, ...EXPLANATIONS.map((line) => element("p", { textContent: line })));
-  byId("help-panel").showModal();
+  openPanel("help-panel");
 }

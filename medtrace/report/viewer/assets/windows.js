@@ -61,6 +61,6 @@ function showNumbers(windows) {
     const [name, part] = input.dataset.window.split(" ");
     const [low, high] = windows[name];
     const value = part === "level" ? (low + high) / 2 : high - low;
-    input.value = input.type === "range" ? value : Number(value.toPrecision(5));
+    input.value = input.type === "range" ? value : Number(value.toPrecision(4));
   }
 }
