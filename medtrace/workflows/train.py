@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import shutil
@@ -121,14 +122,15 @@ def train(
     with locked(out), _nothing_left_of_a_false_start(out):
         if (out / CONFIG).exists() and not resuming:
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
-        config = _without_metadata(workflow.parser.get())
+        config = copy.deepcopy(_without_metadata(workflow.parser.get()))  # parsing rewrites its expressions
         note_own_code(config)
         workflow.initialize()
         if not resuming:
             _preparation(workflow.parser, dataset).save(out / PREPARATION)
-        # A folder with a configuration is a run: it comes last.
+        # A folder with a configuration is a run: it comes last. In another order of its entries, networks would be
+        # made in another order, from other random numbers.
         with appearing_file(out / CONFIG) as path:
-            ConfigParser.export_config_file(config, str(path), fmt="yaml", indent=2)
+            ConfigParser.export_config_file(config, str(path), fmt="yaml", indent=2, sort_keys=False)
         workflow.run()
         workflow.finalize()
     return out
