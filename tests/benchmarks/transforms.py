@@ -30,7 +30,8 @@ is the greatest difference of the landmarks, on the scale of 0 to 100. *Rigid al
 8°, 5° and 4° and shifted by up to 6 voxels; the peer is SimpleITK's three-level registration (shrink 4, 2, 1; Mattes
 information, 32 bins, 10 % of the voxels, regular-step descent, scales from physical shifts). The note is the mean
 distance left at the corners of the content. *Structure map*: the default map of a TraceBench slice; at most 100 ms are
-asked for 256². Its peer `pottslab` minimises the same Potts functional; the note is the value it finds, over ours.
+asked for 256². Its peer `pottslab` is called with the same γ; the note is the value that our functional takes at its
+result, over that at ours.
 """
 
 
@@ -219,5 +220,5 @@ def pottslab(operation: str, size: str, values: Any) -> Measurement:
         return solver(values, gamma, quantize=False)
 
     found = potts_energy(np.asarray(run()).reshape(values.shape), values, gamma, steps, direction_weights(steps))
-    note = f"Potts energy {found / minimise_potts(values, gamma).energy:.3f} times ours"
+    note = f"functional {found / minimise_potts(values, gamma).energy:.3f} times ours"
     return Measurement(operation, size, "pottslab, 8 neighbours", run, ours=False, note=note)
