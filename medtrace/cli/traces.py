@@ -10,7 +10,6 @@ import typer
 
 from medtrace.cli.app import Device, Scheduler, Workers, command
 
-
 KeepMetadata = Annotated[
     bool,
     typer.Option(
