@@ -226,7 +226,7 @@ def test_a_training_takes_the_entries_it_reads():
     chosen = TraceBench(spatial_shape=(32, 32), cases=1, keys=["source", "lesion"])
     assert set(chosen[0]) == {"source", "lesion", "case", "subject"}
     assert chosen[0]["source"].equal(TraceBench(spatial_shape=(32, 32), cases=1)[0]["source"])
-    with pytest.raises(ValueError, match="keys: expected one of .*, received 'image'"):
+    with pytest.raises(ValueError, match=r"keys: expected one of .*, received 'image'"):
         TraceBench(spatial_shape=(32, 32), cases=1, keys=["image"])[0]
 
 

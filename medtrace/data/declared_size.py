@@ -322,7 +322,8 @@ def _detached(path: Path, named: str, text: str) -> int:
     files = [inside(path.parent, name, f"{path}: data file") for name in names]
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
-        raise ValueError(f"{path}: names the data file {(missing or [named])[0]}, which is missing; copy it as well")
+        lacking = missing[0] if missing else named
+        raise ValueError(f"{path}: names the data file {lacking}, which is missing; copy it as well")
     if any(not file.resolve().is_relative_to(path.parent.resolve()) for file in files):
         raise ValueError(f"{path}: its data file is a link out of {path.parent}; put the file itself there")
     return sum(file.stat().st_size for file in files)

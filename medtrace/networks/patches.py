@@ -95,7 +95,8 @@ class PatchInferer(Inferer):
         count = math.prod(map(len, axes))
         totals: list[Tensor] = []
         for number, windows in enumerate(product(*axes), start=1):
-            place = (..., *(slice(window.start, window.start + len(window.weights)) for window in windows))
+            extents = [slice(window.start, window.start + len(window.weights)) for window in windows]
+            place: tuple[Any, ...] = (..., *extents)
             outputs = network(padded[place].contiguous())
             if not totals:
                 totals = [out.new_zeros(*out.shape[:2], *shape, dtype=torch.float32) for out in outputs]

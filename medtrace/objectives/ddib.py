@@ -115,9 +115,9 @@ class DDIBObjective(Objective):
         gammas = self.schedule.levels(self.steps, self.start)
         with eval_mode(self):
             label = "encoding" if self.progress else None
+            networks: Any = self.networks
             estimators = {
-                domain: in_patches(self.averages[domain], self.inferer, self.networks[domain].stride)
-                for domain in DOMAINS
+                domain: in_patches(self.averages[domain], self.inferer, networks[domain].stride) for domain in DOMAINS
             }
             noise = invert(estimators["source"], source, gammas, refinements=self.refinements, progress=label)
             return denoise(

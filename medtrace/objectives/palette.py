@@ -89,7 +89,8 @@ class PaletteObjective(Objective):
         source, how = plain(batch["source"]), self.sampling
         check_range("source", source, -1, 1)
         gammas = self.schedule.levels(how.steps, spacing=how.spacing)
-        estimate = in_patches(self.average, self.inferer, self.networks["noise_estimator"].stride)
+        estimator: Any = self.networks["noise_estimator"]
+        estimate = in_patches(self.average, self.inferer, estimator.stride)
         blank = source.new_zeros(len(source), self.out_channels, *source.shape[2:])
 
         def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> Denoised:

@@ -94,7 +94,7 @@ def merge_regions(
         The regions, numbered from 0.
     """
     sizes = np.bincount(regions.ravel()).astype(np.float64)
-    sums = np.bincount(regions.ravel(), weights=image.ravel())
+    sums = _total(regions.ravel(), image.ravel())
     names = np.arange(sizes.size)
     lower, upper, border = _borders(regions, steps, gamma * weights)
     while lower.size:
@@ -114,7 +114,7 @@ def merge_regions(
         if not taken.any():
             break
         _, target = np.unique(target, return_inverse=True)
-        sizes, sums = np.bincount(target, weights=sizes), np.bincount(target, weights=sums)
+        sizes, sums = _total(target, sizes), _total(target, sums)
         names = target[names]
         lower, upper, border = _summed(target[lower], target[upper], border, sizes.size)
     merged: Indices = names[regions]
@@ -138,7 +138,12 @@ def _summed(first: Indices, second: Indices, border: Array, count: int) -> tuple
     apart = first != second
     first, second, border = first[apart], second[apart], border[apart]
     pairs, where = np.unique(np.minimum(first, second) * count + np.maximum(first, second), return_inverse=True)
-    return pairs // count, pairs % count, np.bincount(where, weights=border, minlength=pairs.size)
+    return pairs // count, pairs % count, _total(where, border, pairs.size)
+
+
+def _total(places: Indices, numbers: Array, count: int = 0) -> Array:
+    """Sum of the numbers at each place."""
+    return np.asarray(np.bincount(places, weights=numbers, minlength=count), dtype=np.float64)
 
 
 def move_borders(regions: Indices, image: Array, gamma: float, steps: list[tuple[int, ...]], weights: Array) -> Indices:

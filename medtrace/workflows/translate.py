@@ -123,7 +123,7 @@ def translate(
     if report:
         report_beside(found.trace, out, found.method)
     if dicom is not None:
-        save_dicom(found.trace, dicom, image, method=found.method)
+        save_dicom(found.trace, Path(dicom), image, method=found.method)
     return found.trace
 
 
