@@ -34,8 +34,8 @@ lint: $(VENV)/installed-test ## ruff and mypy
 	$(BIN)/ruff format --check medtrace tests docs
 	$(BIN)/mypy
 
-test: lint ## the tests that take minutes
-	$(BIN)/python -m pytest
+test: lint ## the tests that take minutes, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed-test ## the long tests as well
 	$(BIN)/python -m pytest -m slow
