@@ -102,7 +102,8 @@ def test_part_becomes_an_entry_that_json_keeps(tmp_path):
     )  # fmt: skip
     told = []
     entry = harness.run_part(module, QUICK, told.append)
-    assert [record["rounds"] for record in entry["records"]] == [1, 1]
+    first, second = (record["rounds"] for record in entry["records"])
+    assert first == second >= 1
     assert len(told) == 2
     assert entry["conditions"]["versions"]["torch"] == torch.__version__
     assert entry["conditions"]["quick"]

@@ -41,6 +41,7 @@ SIZES = {
     "average_decay": 0.998,
     "dropout": 0.0,
     "steps": 3,
+    "spacing": 1.5,
     "sampler": "ddim",
 }
 NETWORKS = {

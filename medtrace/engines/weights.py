@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 SAFETENSORS = ".safetensors"
-_GLOBAL = re.compile(r"(?:GLOBAL|class|Unsupported operand)\s+([\w.]+)")
+_GLOBAL = re.compile(r"(?:GLOBAL|class)\s+([\w.]+)")
 
 
 def load_weights(path: str | os.PathLike) -> dict[str, Any]:
