@@ -17,8 +17,14 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _options_of_the_command_end_with_their_test():
+    names = ("MEDTRACE_DEBUG", "MEDTRACE_ALLOW_FOREIGN_CODE")  # what `medtrace --debug` leaves in this process
+    before = {name: os.environ.get(name) for name in names}
     yield
-    os.environ.pop("MEDTRACE_DEBUG", None)  # what `medtrace --debug` leaves in this process
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="module")

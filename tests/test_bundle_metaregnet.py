@@ -102,6 +102,7 @@ def test_train_is_the_papers_text():
     assert parser["optimizers#registration#_target_"] == "torch.optim.Adam"
 
 
+@pytest.mark.usefixtures("foreign_code")
 def test_volumes_and_a_segmentation_in_place_of_masks(tmp_path):
     values = {
         "spatial_shape": [16, 18, 16], "train_cases": 2, "validation_cases": 1, "max_epochs": 1,
