@@ -27,7 +27,6 @@ from medtrace.workflows.report import report
 from tests.test_translate import shift_run
 
 pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAYLOADS = (
     "</script><script>window.ran = 1</script>",
     '"><img src=x onerror="window.ran = 1">',
@@ -38,18 +37,6 @@ PAYLOADS = (
     "javascript:window.ran=1",
 )
 SECRET = "SECRET^NAME"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright; pip install playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"needs a browser on the path, one of {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def small_trace(shape=(12, 10)):

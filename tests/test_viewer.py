@@ -4,7 +4,6 @@ import base64
 import csv
 import json
 import re
-import shutil
 import zlib
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_
 from medtrace.trace import Trace
 from medtrace.workflows.report import report
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 READY = "Boolean(window.medtrace?.complete) && !document.getElementById('message').textContent"
 
 
@@ -36,18 +34,6 @@ def postop_case() -> tuple[dict, Trace]:
         affine=torch.as_tensor(case["source"].affine),
     )
     return case, trace
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright; pip install playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"needs a browser on the path, one of {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture
