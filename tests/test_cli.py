@@ -218,3 +218,10 @@ def test_interruption_is_no_error(capsys, monkeypatch):
 
 def test_app_registers_every_command():
     assert tuple(command.name for command in app.registered_commands) == COMMANDS
+
+
+def test_translating_several_images_keeps_no_metadata(capsys, tmp_path):
+    code, _, err = run(capsys, "translate", "run", "a.nii", "b.nii", "--out", tmp_path / "out", "--keep-metadata")
+    assert code == 1
+    assert "--keep-metadata: expected with one image, received several; translate it alone" in err
+    assert not (tmp_path / "out").exists()

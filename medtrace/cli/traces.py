@@ -63,6 +63,8 @@ def translate(
             raise ValueError(
                 "--dicom: expected with one DICOM folder, received several images; use `medtrace dicom` on each"
             )
+        if keep_metadata:
+            raise ValueError("--keep-metadata: expected with one image, received several; translate it alone")
         _translate_cases(
             run,
             images,
