@@ -1,8 +1,8 @@
 """The same inputs and seed give the same bytes, command by command.
 
 Every command runs twice under the same paths. What tells the time is left out: TensorBoard's event files (wall time,
-host and process in name and content), columns and fields whose name says seconds, ms or date, and what HDF5 notes of the
-time when ITK writes a transform: these are compared as they are read.
+host and process in name and content), columns and fields whose name says seconds, ms or date, and what HDF5 notes of
+the time when ITK writes a transform: these are compared as they are read.
 """
 
 import csv
