@@ -28,7 +28,6 @@ from medtrace.workflows.parallel import LOST, Task, run_cases
 
 @pytest.fixture(autouse=True)
 def _own_code(monkeypatch):
-    """Also for the processes that take their environment from the first test that starts one."""
     monkeypatch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
 
 
@@ -38,6 +37,10 @@ def square_of(number):
     if number == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return number**2
+
+
+def setting_of(name):
+    return os.environ.get(name)
 
 
 def slow_case(folder, name, seconds):
@@ -367,6 +370,16 @@ def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
         run, [folder / "s0b.nii", folder / "s1b.nii"], out, progress=False, report=False, overwrite=True
     )
     assert (fifth.translated, fifth.kept) == (["s0b"], ["s1b"])
+
+
+def test_workers_have_the_settings_of_the_caller(monkeypatch):
+    """The server that forks workers lives on from call to call, with the environment of the first."""
+    tasks = [Task("set", ("MEDTRACE_TEST",))]
+    for value in ("1", "2"):
+        monkeypatch.setenv("MEDTRACE_TEST", value)
+        assert run_cases(setting_of, [*tasks, Task("again", ("MEDTRACE_TEST",))], workers=2)[0].value == value
+    monkeypatch.delenv("MEDTRACE_TEST")
+    assert run_cases(setting_of, [*tasks, Task("again", ("MEDTRACE_TEST",))], workers=2)[0].value is None
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from monai.utils.enums import TraceKeys
 from torch import Tensor
 
 from medtrace.checks import check_finite, check_spatial_dims
+from medtrace.engines.files import write_whole
 from medtrace.transforms.histogram_landmarks import HistogramLandmarks
 from medtrace.transforms.histogram_standardization import HistogramStandardization
 
@@ -221,7 +222,7 @@ class Preparation:
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON."""
         content = {"version": VERSION, **asdict(self)}
-        Path(path).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(Path(path), (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Preparation:

@@ -64,8 +64,6 @@ class Checkpoint:
 
     def _save_epoch(self, engine: Trainer) -> None:
         self._save(engine, f"checkpoint_epoch={engine.state.epoch}.pt")
-        for _, path in self._of_epochs()[self.kept :]:
-            path.unlink()
 
     def _save_final(self, engine: Trainer) -> None:
         self._save(engine, FINAL)
@@ -73,6 +71,8 @@ class Checkpoint:
     def _save(self, engine: Trainer, name: str) -> None:
         states = {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
         write_whole(self.folder / name, lambda file: torch.save(states, file))
+        for _, path in self._of_epochs()[self.kept :]:
+            path.unlink()
 
     def _of_epochs(self) -> list[tuple[int, Path]]:
         """The checkpoints of epochs, newest first."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-STEPS, ITEMS = 0, 1
-"""The two streams of a training: what its steps draw, and what its data draw."""
+STEPS, ITEMS, ORDER = 0, 1, 2
+"""The streams of a training: what its steps draw, what its data draw, and the order of its data."""
 
 
 def derived_seed(seed: int, stream: int, *place: int) -> int:
@@ -17,7 +17,7 @@ def derived_seed(seed: int, stream: int, *place: int) -> int:
 
     Args:
         seed: of the training, 0 or more.
-        stream: `STEPS` or `ITEMS`.
+        stream: `STEPS`, `ITEMS` or `ORDER`.
         place: such as epoch and index.
     """
     return int(np.random.SeedSequence(seed, spawn_key=(stream, *place)).generate_state(1, np.uint64)[0])

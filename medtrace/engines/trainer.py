@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from medtrace.checks import DeferredChecks
 from medtrace.engines.evaluator import to_device
-from medtrace.engines.randomness import STEPS, derived_seed, seed_generators
+from medtrace.engines.randomness import ORDER, STEPS, derived_seed, seed_generators
 from medtrace.engines.soundness import LOGGER, ModuleMemory, SkipLimit, all_finite, batch_names, gradient_norm, too_many
 from medtrace.objectives import Objective, Phase
 
@@ -118,9 +118,13 @@ class Trainer(MonaiTrainer):
             self._register_handlers(train_handlers)  # they may ask for what is set above
 
     def run(self) -> None:
-        """Train to `max_epochs`; a second call goes on from there."""
+        """Train to `max_epochs`; a second call goes on from there.
+
+        The global generators are left as (seed, `max_epochs`, process) has it, also where nothing was left to train.
+        """
         with self.while_running:
             Workflow.run(self)  # MONAI's Trainer.run would make a CUDA loss scaler of its own
+        self._seed_steps(self.state.max_epochs + 1)
 
     def checkpoint_items(self) -> dict[str, Any]:
         """What a checkpoint must hold to resume: what `Checkpoint` writes and reads."""
@@ -131,12 +135,18 @@ class Trainer(MonaiTrainer):
         """Take over the progress of a checkpoint."""
         super().load_state_dict({**dict.fromkeys(COUNTS, 0), **state_dict})
 
+    def _seed_steps(self, epoch: int) -> None:
+        seed_generators(derived_seed(self.seed, STEPS, epoch, self.state.rank))
+
     def _begin_epoch(self) -> None:
-        seed_generators(derived_seed(self.seed, STEPS, self.state.epoch, self.state.rank))
         set_epoch = getattr(getattr(self.data_loader, "dataset", None), "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.state.epoch)
+        sampler = getattr(self.data_loader, "sampler", None)
+        if hasattr(sampler, "generator"):
+            sampler.generator = torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.state.epoch))
         self.set_data(self.data_loader)
+        self._seed_steps(self.state.epoch)  # lasting workers drew a number fewer than new ones
         self._taken, self._last_skip = False, "the loss scale was too high"
 
     def _check_epoch(self) -> None:

@@ -168,4 +168,15 @@ def _pool(size: int, preload: Sequence[str]) -> ProcessPoolExecutor:
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if preload and "forkserver" in methods:
         context.set_forkserver_preload(list(preload))
-    return ProcessPoolExecutor(size, mp_context=context)
+    return ProcessPoolExecutor(size, mp_context=context, initializer=_take_settings, initargs=(_settings(),))
+
+
+def _settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("MEDTRACE_")}
+
+
+def _take_settings(settings: dict[str, str]) -> None:
+    """Have a worker's settings as they are here, not as they were when a server of forks was started."""
+    for name in _settings():
+        del os.environ[name]
+    os.environ.update(settings)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medtrace.data import Preparation
 from medtrace.data.dataset import read_index
-from medtrace.engines.files import locked, write_whole
-from medtrace.io.appearing import appearing_file
+from medtrace.engines.files import locked, remove_partial_files, write_whole
 from medtrace.workflows.bundle_safety import BUNDLES, as_plain, check_code, note_own_code, read_config
 from medtrace.workflows.runs import CONFIG
 
@@ -120,6 +120,7 @@ def train(
         _run(workflow)
         return out
     with locked(out), _nothing_left_of_a_false_start(out):
+        remove_partial_files(out)
         if (out / CONFIG).exists() and not resuming:
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         config = copy.deepcopy(_without_metadata(workflow.parser.get()))  # parsing rewrites its expressions
@@ -129,8 +130,7 @@ def train(
             _preparation(workflow.parser, dataset).save(out / PREPARATION)
         # A folder with a configuration is a run: it comes last. In another order of its entries, networks would be
         # made in another order, from other random numbers.
-        with appearing_file(out / CONFIG) as path:
-            ConfigParser.export_config_file(config, str(path), fmt="yaml", indent=2, sort_keys=False)
+        write_whole(out / CONFIG, yaml.safe_dump(config, indent=2, sort_keys=False, encoding="utf-8"))
         workflow.run()
         workflow.finalize()
     return out
