@@ -21,7 +21,6 @@ from medtrace.workflows.cases import (
     is_finished,
     key_of,
     making_case,
-    sole_user,
 )
 from medtrace.workflows.parallel import LOST, Task, run_cases
 
@@ -135,13 +134,6 @@ def test_a_damaged_result_is_no_result(tmp_path, damage):
     assert is_finished(tmp_path / "case", "k")
     damage(tmp_path / "case")
     assert not is_finished(tmp_path / "case", "k")
-
-
-def test_one_command_at_a_time(tmp_path):
-    with sole_user(tmp_path), pytest.raises(BlockingIOError, match="another medtrace is at work"), sole_user(tmp_path):
-        pass
-    with sole_user(tmp_path):
-        pass
 
 
 # Running
@@ -370,6 +362,20 @@ def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
         run, [folder / "s0b.nii", folder / "s1b.nii"], out, progress=False, report=False, overwrite=True
     )
     assert (fifth.translated, fifth.kept) == (["s0b"], ["s1b"])
+
+
+def test_a_second_command_in_a_folder_is_refused(tmp_path):
+    from medtrace.engines.files import locked
+    from medtrace.workflows.prepare import ENDING
+    from medtrace.workflows.translate_cases import translate_cases
+    from tests.test_translate import tiny_tracetrans
+
+    pairs = write_pairs(tmp_path / "raw")
+    run = tiny_tracetrans(tmp_path / "run")
+    with locked(tmp_path / f"data{ENDING}"), pytest.raises(OSError, match="is in use by process"):
+        prepared(pairs, tmp_path / "data")
+    with locked(tmp_path / "out"), pytest.raises(OSError, match="is in use by process"):
+        translate_cases(run, [tmp_path / "raw" / "s0a.nii"], tmp_path / "out", progress=False, report=False)
 
 
 def test_workers_have_the_settings_of_the_caller(monkeypatch):

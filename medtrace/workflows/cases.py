@@ -146,33 +146,6 @@ def clear_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Keep a second command out of a folder; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        BlockingIOError: if another process is at work there.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                f"{folder}: another medtrace is at work there; wait for it, or choose another folder"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def compute_threads(count: int | None) -> Iterator[None]:
     """Let torch use so many threads of the CPU, and one case of this process at a time; None changes nothing."""
     if count is None:

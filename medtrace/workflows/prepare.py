@@ -19,7 +19,8 @@ from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
 from medtrace.data.preparation import FILE, Preparation
 from medtrace.data.reading import is_picture
-from medtrace.workflows.cases import RECORD, clear_unfinished, sole_user
+from medtrace.engines.files import locked
+from medtrace.workflows.cases import RECORD, clear_unfinished
 from medtrace.workflows.parallel import CasesFailedError, Outcome, Task, run_cases
 from medtrace.workflows.prepare_case import Settings, checked_settings
 from medtrace.workflows.prepare_learn import LEARNED, Learned, learn_case, preparation_of
@@ -114,7 +115,7 @@ def prepare(
     Raises:
         FileNotFoundError: if a file is missing.
         FileExistsError: if `out` is in use.
-        BlockingIOError: if another preparation of `out` is at work.
+        OSError: if another preparation of `out` is at work.
         ValueError: if a setting or an image cannot be worked with; the message names it. If cases failed it is a
             `CasesFailedError`, whose `failures` has a line for each.
     """
@@ -154,7 +155,7 @@ def _partial_folder(out: Path) -> Iterator[Path]:
     made = [folder for folder in partial.parents if not folder.exists()]
     partial.mkdir(parents=True, exist_ok=True)
     try:
-        with sole_user(partial):
+        with locked(partial):
             for name in (LEARNED, WRITTEN):
                 clear_unfinished(partial / name)
             yield partial

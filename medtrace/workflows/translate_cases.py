@@ -17,6 +17,7 @@ from medtrace.data.preparation import FILE
 from medtrace.io import save_trace
 from medtrace.io.appearing import appearing_file
 from medtrace.objectives import Objective
+from medtrace.engines.files import locked
 from medtrace.workflows.cases import (
     case_key,
     clear_unfinished,
@@ -24,7 +25,6 @@ from medtrace.workflows.cases import (
     is_finished,
     key_of,
     making_case,
-    sole_user,
 )
 from medtrace.workflows.image_list import ListedImage, list_images
 from medtrace.workflows.parallel import Outcome, Task, run_cases
@@ -105,7 +105,7 @@ def translate_cases(
 
     Raises:
         FileNotFoundError: if the run or an image is missing.
-        BlockingIOError: if another command is at work in `out`.
+        OSError: if another command is at work in `out`.
         ValueError: if images cannot be told apart by name, or a setting is outside its range.
     """
     for name, value in (("batch_size", batch_size), ("threads", threads)):
@@ -124,7 +124,7 @@ def translate_cases(
     )
     how.out.mkdir(parents=True, exist_ok=True)
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
-    with sole_user(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
+    with locked(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
         clear_unfinished(how.out)
         outcomes = _run(tasks, workers, scheduler, bar)
         clear_unfinished(how.out)
