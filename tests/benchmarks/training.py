@@ -25,7 +25,8 @@ TITLE = "Training step"
 TEXT = f"""
 All phases of one step (forward, backward, optimiser), of the library as it is and of commit {EARLIER}, in one process,
 on the same images and first weights. TraceTrans at its paper's 256 × 256 and batch 8, RegGAN (CycleGAN, NC+R) at
-256 × 256 and batch 1; `medtrace` is what the bundles' `train.yaml` does by default. "Losses and fields" is all of a
+256 × 256 and batch 1; `medtrace` is what the bundles' `train.yaml` does by default, and `bfloat16` what it does under
+`--set amp=true --set amp_dtype=bfloat16`, which gains on processors that multiply in this type. "Losses and fields" is all of a
 TraceTrans step that is neither network nor optimiser (both mutual informations, L1, least squares, smoothness,
 exponential and warp, forward and backward), measured alone; it is asked to take at most a tenth of the step.
 """
@@ -41,11 +42,10 @@ def measurements(settings: Settings) -> Iterator[list[Measurement]]:
             common = {"operation": f"{method}, one training step", "size": size, "items": batch}
             here = step(library(), method, images, settings, defaults=True)
             group = [Measurement(peer="medtrace", run=here, **common)]
-            if settings.device.type == "cuda":
-                group += [
-                    Measurement(peer=f"medtrace ({name})", run=run, **common)
-                    for name, run in variants(method, images, settings)
-                ]
+            group += [
+                Measurement(peer=f"medtrace ({name})", run=run, **common)
+                for name, run in variants(method, images, settings)
+            ]
             if earlier is not None:
                 run = step(earlier, method, images, settings, defaults=False)
                 group.append(Measurement(peer=f"medtrace at {EARLIER}", run=run, ours=False, **common))
@@ -61,9 +61,11 @@ def measurements(settings: Settings) -> Iterator[list[Measurement]]:
 def variants(
     method: str, images: dict[str, torch.Tensor], settings: Settings
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """A step with the options of speed that a GPU takes."""
+    """A step with the options of speed that gain on the device; on a CPU channels last and compiling do not."""
     half = {"amp": True, "amp_kwargs": {"dtype": torch.bfloat16}}
     yield "bfloat16", step(library(), method, images, settings, defaults=True, **half)
+    if settings.device.type != "cuda":
+        return
     yield (
         "bfloat16, channels last",
         step(library(), method, images, settings, defaults=True, channels_last=True, **half),
