@@ -14,10 +14,10 @@ from rich.progress import Progress
 
 from medtrace.checks import check_positive
 from medtrace.data.preparation import FILE
+from medtrace.engines.files import locked
 from medtrace.io import save_trace
 from medtrace.io.appearing import appearing_file
 from medtrace.objectives import Objective
-from medtrace.engines.files import locked
 from medtrace.workflows.cases import (
     case_key,
     clear_unfinished,
