@@ -23,12 +23,13 @@ ROOMS = ("objectives", "networks", "engines", "losses", "fields")
 
 TITLE = "Training step"
 TEXT = f"""
-All phases of one step (forward, backward, optimiser), of the library as it is and of commit {EARLIER}, in one process,
-on the same images and first weights. TraceTrans at its paper's 256 × 256 and batch 8, RegGAN (CycleGAN, NC+R) at
-256 × 256 and batch 1; `medtrace` is what the bundles' `train.yaml` does by default, and `bfloat16` what it does under
-`--set amp=true --set amp_dtype=bfloat16`, which gains on processors that multiply in this type. "Losses and fields" is all of a
-TraceTrans step that is neither network nor optimiser (both mutual informations, L1, least squares, smoothness,
-exponential and warp, forward and backward), measured alone; it is asked to take at most a tenth of the step.
+All phases of one step (forward, backward, optimiser), of the library as it is and of commit {EARLIER}, in one
+process, on the same images and first weights. TraceTrans at its paper's 256 × 256 and batch 8, RegGAN (CycleGAN,
+NC+R) at 256 × 256 and batch 1; `medtrace` is what the bundles' `train.yaml` does by default, and `bfloat16` what it
+does under `--set amp=true --set amp_dtype=bfloat16`, which gains on processors that multiply in this type. "Losses
+and fields" is all of a TraceTrans step that is neither network nor optimiser (both mutual informations, L1, least
+squares, smoothness, exponential and warp, forward and backward), measured alone; it is asked to take at most a tenth
+of the step.
 """
 
 
