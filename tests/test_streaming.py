@@ -244,4 +244,5 @@ def test_256_voxels_an_edge_fit_into_8_gib(tmp_path):
     )  # fmt: skip
     peak = int(done.stdout.split()[-1]) * 1024
     assert (tmp_path / "out" / "trace.json").exists()
+    print(f"peak {peak / 2**30:.2f} GiB")
     assert peak < 8 * 2**30
