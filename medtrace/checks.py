@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar, Token
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -172,11 +173,56 @@ def _judge_range(name: str, low: float, high: float, slack: float, least: float,
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Check a closed choice."""
-    if value not in choices:
+    try:
+        known = value in choices
+    except (TypeError, RuntimeError):  # what cannot be hashed, or compared as a whole
+        known = False
+    if not known:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, received {value!r}")
 
 
+def check_number(name: str, value: Any) -> None:
+    """Check that a value is a real number, which may be infinite or NaN."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, received {value!r}")
+
+
 def check_positive(name: str, value: float) -> None:
-    """Check that a number is above zero."""
+    """Check that a number is finite and above zero."""
+    check_number(name, value)
     if not value > 0:
         raise ValueError(f"{name}: expected a number above 0, received {value!r}")
+    if value == float("inf"):
+        raise ValueError(f"{name}: expected a finite number, received {value!r}")
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Check that a value is a whole number, and not less than `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected a whole number, received {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, received {value!r}")
+
+
+def check_shape(name: str, value: Any) -> int:
+    """Check that `value` is a spatial shape (H, W) or (H, W, D) of whole numbers from 1; return 2 or 3."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise TypeError(f"{name}: expected (H, W) or (H, W, D), received {value!r}")
+    if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in value):
+        raise TypeError(f"{name}: expected whole numbers of voxels, received {tuple(value)}")
+    if len(value) not in (2, 3) or min(value) < 1:
+        raise ValueError(f"{name}: expected (H, W) or (H, W, D) of at least 1 voxel, received {tuple(value)}")
+    return len(value)
+
+
+def check_floating(name: str, value: Any) -> None:
+    """Check that `value` is a tensor of floating numbers, of any shape."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: expected a floating-point tensor, received {kind}; call .float() or convert it")
+
+
+def check_floating_type(name: str, value: Any) -> None:
+    """Check that `value` is one of torch's floating types."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise TypeError(f"{name}: expected a floating type such as torch.float32, received {value!r}")

@@ -232,7 +232,7 @@ FIELD = torch.zeros(1, 2, 4, 5)
         (lambda: exponentiate(FIELD[:, :1]), ValueError, "velocity: expected 2 channels"),
         (lambda: compose(FIELD, FIELD[..., 1:]), ValueError, "inner: expected the shape of outer"),
         (lambda: compose(FIELD, None), TypeError, "inner: expected a torch tensor, received NoneType"),
-        (lambda: invert(FIELD, iterations=0), ValueError, "iterations: expected a number above 0"),
+        (lambda: invert(FIELD, iterations=0), ValueError, "iterations: expected at least 1"),
         (lambda: invert(FIELD, tolerance=0.0), ValueError, "tolerance: expected a number above 0"),
         (lambda: invert(FIELD, points=torch.zeros(1, 3, 4)), ValueError, r"points: expected \(1, 2\)"),
         (lambda: inverse_consistency(FIELD, FIELD[:, :, 1:]), ValueError, "inverse_ddf: expected the shape of ddf"),

@@ -1,191 +1,129 @@
-"""Public functions of tensors and anything that could be handed to them: a result of the right shape, or an error.
+"""Public functions, losses, metrics and transforms with right and with spoiled arguments, and traces of any numbers.
 
-Finite numbers of common size give finite results. NaN, infinities and numbers near the limits of a type may pass
-through (they are checked where they come in and where they are written), but never end in another error than TypeError
-or ValueError with the name of an argument.
+What a call has to come to is in tests/fuzz/calls.py; the calls themselves are in tests/fuzz/*_cases.py.
 """
 
 import re
+import warnings
+from collections import Counter
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medtrace import fields, losses, metrics
+from medtrace import fields, losses, metrics, transforms
 from medtrace.trace import Trace
-from medtrace.transforms import structure_map
+from tests.fuzz import field_cases, loss_cases, metric_cases, transform_cases
+from tests.fuzz.calls import Case, calls, filled, judge
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
-DTYPES += [torch.complex64]
-FILLS = ["normal", "unit", "constant", "zero", "huge", "tiny", "nan", "inf"]
-ODD = [None, 3, 1.5, "image", [[0.0]], {}, True]
+ROOMS = {
+    "fields": (fields, field_cases),
+    "losses": (losses, loss_cases),
+    "metrics": (metrics, metric_cases),
+    "transforms": (transforms, transform_cases),
+}
+CASES = {f"{room}.{name}": case for room, (_, cases) in ROOMS.items() for name, case in cases.CASES.items()}
 FEW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
-MANY = settings(FEW, max_examples=2000)
+MANY = settings(FEW, max_examples=300)
+FILLS = ["normal", "unit", "constant", "zero", "tiny", "huge", "nan", "inf"]
 AFFINE = torch.diag(torch.tensor([1.0, 2.0, 0.5, 1.0], dtype=torch.float64))
 
 
-def filled(shape, dtype, fill, seed):
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(shape, generator=generator, dtype=torch.float64)
-    values = {
-        "normal": values,
-        "unit": values.sigmoid(),
-        "constant": torch.full_like(values, 0.5),
-        "zero": torch.zeros_like(values),
-        "huge": values * 1e30,
-        "tiny": values * 1e-30,
-        "nan": values.masked_fill(values > 1, float("nan")),
-        "inf": values.masked_fill(values > 1, float("inf")),
-    }[fill]
-    if not (dtype.is_floating_point or dtype.is_complex):
-        values = values.nan_to_num(0, 1, -1).clamp(-100, 100)
-    return values.to(dtype)
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_is_fuzzed_or_exempt(room):
+    """A transform's other names (XD, XDict) are the same object as Xd."""
+    module, cases = ROOMS[room]
+    public = {name: value for name in module.__all__ if callable(value := getattr(module, name))}
+    fuzzed = {name.partition(".")[0] for name in cases.CASES}
+    assert fuzzed <= set(public)
+    assert set(cases.EXEMPT) <= set(public)
+    assert not fuzzed & set(cases.EXEMPT)
+    assert all(len(reason) > 10 for reason in cases.EXEMPT.values())
+    objects = [public[name] for name in fuzzed]
+    left = [name for name, value in public.items() if value not in objects and name not in cases.EXEMPT]
+    assert left == [], "add a case to tests/fuzz, or the reason why there is none"
 
 
-@st.composite
-def tensors(draw, channels=None, spatial_dims=None):
-    """A tensor; three times out of four one that a function of images or fields takes."""
-    seed = draw(st.integers(0, 1000))
-    if draw(st.integers(0, 11)) == 0:
-        return draw(st.sampled_from(ODD))
-    if draw(st.integers(0, 3)) == 0:
-        shape = draw(st.lists(st.integers(0, 5), max_size=6))
-        return filled(shape, draw(st.sampled_from(DTYPES)), draw(st.sampled_from(FILLS)), seed)
-    dims = spatial_dims or draw(st.sampled_from([2, 3]))
-    count = dims if channels == "field" else channels or draw(st.integers(1, 3))
-    shape = [draw(st.integers(1, 2)), count, *(draw(st.integers(1, 9)) for _ in range(dims))]
-    dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.float64, torch.float16]))
-    return filled(shape, dtype, draw(st.sampled_from(FILLS)), seed)
+def fuzz(case, examples, needed):
+    """Judge calls of a case; some of them have to be answered, so that the case shows something."""
+    found = Counter()
+
+    @examples
+    @given(calls(case))
+    def one(drawn):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found[judge(case, *drawn)] += 1
+
+    one()
+    assert found[True] >= needed, found
 
 
-@st.composite
-def pairs(draw, second=None):
-    """Two tensors, mostly of one grid."""
-    first = draw(tensors())
-    if not isinstance(first, torch.Tensor) or first.ndim not in (4, 5) or draw(st.integers(0, 4)) == 0:
-        return first, draw(tensors(channels=second))
-    shape = list(first.shape)
-    if second == "field":
-        shape[1] = first.ndim - 2
-    fill = draw(st.sampled_from(FILLS))
-    return first, filled(shape, torch.float32, fill, draw(st.integers(0, 1000)))
-
-
-RANGE = {"data_range": (-1.0, 1.0)}
-FIELD_FUNCTIONS = {
-    "exponentiate": fields.exponentiate,
-    "jacobian_determinant": fields.jacobian_determinant,
-    "folded_voxels": fields.folded_voxels,
-    "non_diffeomorphic_fraction": fields.non_diffeomorphic_fraction,
-    "non_diffeomorphic_volume": fields.non_diffeomorphic_volume,
-    "invert": fields.invert,
-    "voxel_to_mm": lambda ddf: fields.voxel_to_mm(ddf, AFFINE),
-    "mm_to_voxel": lambda ddf_mm: fields.mm_to_voxel(ddf_mm, AFFINE),
-    "velocity_smoothness": losses.velocity_smoothness,
-    "jacobian_folding": losses.jacobian_folding,
-    "intensity_diffusion": losses.intensity_diffusion,
-    "sd_log_jacobian": metrics.sd_log_jacobian,
-    "metrics.non_diffeomorphic_volume": metrics.non_diffeomorphic_volume,
-}
-IMAGE_FUNCTIONS = {
-    "least_squares_adversarial": lambda logits: losses.least_squares_adversarial(logits, True),
-    "log_adversarial": lambda logits: losses.log_adversarial(logits, True),
-    "sobel_magnitude": metrics.sobel_magnitude,
-    "edge_map": lambda image: metrics.edge_map(image, **RANGE),
-    "structure_map": structure_map,
-}
-PAIR_FUNCTIONS = {
-    "psnr": lambda pred, target: metrics.peak_signal_to_noise_ratio(pred, target, **RANGE),
-    "ssim": lambda pred, target: metrics.structural_similarity(pred, target, **RANGE),
-    "mae": lambda pred, target: metrics.mean_absolute_error(pred, target, **RANGE),
-    "end_point_error": metrics.end_point_error,
-    "inverse_consistency": fields.inverse_consistency,
-    "compose": fields.compose,
-    "parzen_nmi": losses.parzen_nmi,
-}
-IMAGE_AND_FIELD = {"warp": fields.warp, "sample": fields.sample}
-
-
-def tame(value):
-    """Whether a tensor holds finite numbers of common size."""
-    return isinstance(value, torch.Tensor) and bool(torch.isfinite(value).all()) and float(value.abs().max()) < 1e3
-
-
-def check(call, arguments):
-    """Call a function; any error has to be one of ours, any result of tame arguments finite."""
-    try:
-        result = call(*arguments)
-    except (TypeError, ValueError) as error:
-        problem = str(error)
-    else:
-        problem = ""
-    if problem:
-        assert re.match(r"[\w. ]+: ", problem), f"does not name an argument: {problem}"
-        return None
-    first = result[0] if isinstance(result, tuple) else result
-    assert isinstance(first, torch.Tensor)
-    if all(tame(argument) for argument in arguments) and first.is_floating_point():
-        assert not bool(torch.isnan(first).any())
-    return first
-
-
-def fuzzed(strategy, functions, examples):
-    def test(name):
-        @examples
-        @given(strategy)
-        def one(drawn):
-            check(functions[name], drawn if isinstance(drawn, tuple) else (drawn,))
-
-        one()
-
-    return test
-
-
-@pytest.mark.parametrize("name", FIELD_FUNCTIONS)
-def test_functions_of_fields(name):
-    fuzzed(tensors(channels="field"), FIELD_FUNCTIONS, FEW)(name)
-
-
-@pytest.mark.parametrize("name", IMAGE_FUNCTIONS)
-def test_functions_of_images(name):
-    fuzzed(tensors(), IMAGE_FUNCTIONS, FEW)(name)
-
-
-@pytest.mark.parametrize("name", PAIR_FUNCTIONS)
-def test_functions_of_pairs(name):
-    fuzzed(pairs(), PAIR_FUNCTIONS, FEW)(name)
-
-
-@pytest.mark.parametrize("name", IMAGE_AND_FIELD)
-def test_functions_of_images_and_fields(name):
-    fuzzed(pairs(second="field"), IMAGE_AND_FIELD, FEW)(name)
+@pytest.mark.parametrize("name", CASES)
+def test_calls(name):
+    fuzz(CASES[name], FEW, 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("strategy", "functions", "name"),
-    [
-        (strategy, functions, name)
-        for strategy, functions in (
-            (tensors(channels="field"), FIELD_FUNCTIONS),
-            (tensors(), IMAGE_FUNCTIONS),
-            (pairs(), PAIR_FUNCTIONS),
-            (pairs(second="field"), IMAGE_AND_FIELD),
-        )
-        for name in functions
-    ],
-)
-def test_many_more(strategy, functions, name):
-    fuzzed(strategy, functions, MANY)(name)
+@pytest.mark.parametrize("name", CASES)
+def test_many_more_calls(name):
+    fuzz(CASES[name], MANY, 20)
 
 
-@FEW
-@given(pairs(second="field"))
-def test_warp_keeps_the_shape_of_its_image(drawn):
-    result = check(fields.warp, drawn)
-    if result is not None:
-        assert result.shape == (drawn[0].shape[0], drawn[0].shape[1], *drawn[1].shape[2:])
+class TestJudge:
+    """The judge finds what it is there for."""
+
+    @staticmethod
+    def of(call, law=lambda *_: None, **options):
+        return Case(call, lambda _: {"x": torch.ones(2)}, law, **options)
+
+    def test_a_refusal_names_an_argument(self):
+        def refuse(**_):
+            raise ValueError("x: expected something else")
+
+        assert judge(self.of(refuse), {"x": torch.ones(2)}, True) is False
+        with pytest.raises(ValueError, match="something else"):
+            judge(self.of(refuse), {"x": torch.ones(2)}, False)
+
+    @pytest.mark.parametrize("message", ["wrong", "y: wrong", "wrong x"])
+    def test_a_refusal_without_a_name_is_found(self, message):
+        def refuse(**_):
+            raise TypeError(message)
+
+        with pytest.raises(AssertionError, match="name"):
+            judge(self.of(refuse), {"x": torch.ones(2)}, True)
+
+    def test_another_error_is_found(self):
+        with pytest.raises(AttributeError):
+            judge(self.of(lambda x: x.shapes), {"x": torch.ones(2)}, True)
+
+    def test_a_changed_argument_is_found(self):
+        with pytest.raises(AssertionError, match="x was changed"):
+            judge(self.of(lambda x: x.add_(1)), {"x": torch.ones(2)}, True)
+
+    def test_nan_of_common_numbers_is_found(self):
+        with pytest.raises(AssertionError, match="not finite"):
+            judge(self.of(lambda x: x / 0), {"x": torch.ones(2)}, True)
+        assert judge(self.of(lambda x: x / 0, undefined=True), {"x": torch.ones(2)}, True)
+        assert judge(self.of(lambda x: x / 0), {"x": torch.full((2,), torch.nan)}, True)
+
+    def test_an_answer_against_the_law_is_found(self):
+        def law(answer, given):
+            assert answer.shape == given["x"].shape
+
+        with pytest.raises(AssertionError):
+            judge(self.of(lambda x: x.sum(), law), {"x": torch.ones(2)}, False)
+
+
+def numbers(shape, fill, seed):
+    """A tensor of any numbers."""
+    if fill in FILLS[:5]:
+        return filled(tuple(shape), torch.float32, fill, seed)
+    values = filled(tuple(shape), torch.float32, "normal", seed)
+    if fill == "huge":
+        return values * 1e30
+    return values.masked_fill(values > 1, float(fill))
 
 
 @FEW
@@ -196,14 +134,14 @@ def test_traces(data):
     dims = draw(st.sampled_from([2, 3]))
     shape = [draw(st.integers(1, 6)) for _ in range(dims)]
     fill = st.sampled_from(FILLS)
-    source = filled([1, *shape], torch.float32, draw(fill), 1)
-    image = filled([draw(st.integers(1, 2)), *shape], torch.float32, draw(fill), 2)
-    ddf = filled([draw(st.sampled_from([dims, dims, dims, 1])), *shape], torch.float32, draw(fill), 3)
+    source = numbers([1, *shape], draw(fill), 1)
+    image = numbers([draw(st.integers(1, 2)), *shape], draw(fill), 2)
+    ddf = numbers([draw(st.sampled_from([dims, dims, dims, 1])), *shape], draw(fill), 3)
     affine = draw(st.sampled_from([AFFINE, -AFFINE, AFFINE * 0, torch.eye(3), None, AFFINE.float() * float("nan")]))
     trace = _answer(lambda: Trace.build(source, image, ddf, affine=affine))
     if trace is None:
         return
-    points = filled([draw(st.integers(0, 4)), draw(st.sampled_from([3, 3, 3, 2]))], torch.float64, draw(fill), 4)
+    points = numbers([draw(st.integers(0, 4)), draw(st.sampled_from([3, 3, 3, 2]))], draw(fill), 4).double()
     for move in (trace.locate, trace.origin):
         moved = _answer(lambda move=move: move(points))
         assert moved is None or (moved.shape == points.shape and bool(torch.isfinite(moved).all()))

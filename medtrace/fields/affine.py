@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medtrace.checks import check_floating, check_floating_type, check_shape
+
 
 def rigid_scale_matrix(
     angles_degrees: float | Sequence[float],
@@ -37,7 +39,7 @@ def rigid_scale_matrix(
 
     Equation: M·p = c + scale · S⁻¹·R·S · (p − c) + t, with S = diag(spacing) and R = R₂·R₁·R₀ in 3D.
     """
-    dims = _checked_dims(shape)
+    dims = check_shape("shape", shape)
     angles = _numbers("angles_degrees", angles_degrees, 1 if dims == 2 else 3, shape)
     translation = _numbers("translation_voxels", translation_voxels, dims, shape)
     size = _numbers("spacing", [1.0] * dims if spacing is None else spacing, dims, shape)
@@ -75,13 +77,12 @@ def affine_displacement(
         border: multiply or invert matrices, rather than fields, to stay exact.
 
     Raises:
-        TypeError: if the matrix is no floating tensor.
+        TypeError: if the matrix is no floating tensor, or dtype or shape of another kind.
         ValueError: if its shape, its last row or a number is wrong.
     """
-    dims = _checked_dims(shape)
-    if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
-        kind = matrix.dtype if isinstance(matrix, Tensor) else type(matrix).__name__
-        raise TypeError(f"matrix: expected a floating-point tensor, received {kind}; use torch.as_tensor(..., float64)")
+    dims = check_shape("shape", shape)
+    check_floating_type("dtype", dtype)
+    check_floating("matrix", matrix)
     exact = matrix.detach().to("cpu", torch.float64)
     last = [0.0] * dims + [1.0]
     if exact.shape != (dims + 1, dims + 1) or exact[-1].tolist() != last or not bool(torch.isfinite(exact).all()):
@@ -116,12 +117,6 @@ def _turn(angle: Tensor, first: int, second: int, dims: int) -> Tensor:
     matrix[first, first] = matrix[second, second] = torch.cos(angle)
     matrix[second, first], matrix[first, second] = torch.sin(angle), -torch.sin(angle)
     return matrix
-
-
-def _checked_dims(shape: Sequence[int]) -> int:
-    if len(shape) not in (2, 3) or not all(size >= 1 for size in shape):
-        raise ValueError(f"shape: expected (H, W) or (H, W, D) of at least 1 voxel, received {tuple(shape)}")
-    return len(shape)
 
 
 def _numbers(name: str, given: Any, count: int, shape: Sequence[int]) -> Tensor:

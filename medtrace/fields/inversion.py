@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medtrace.checks import check_field, check_positive
+from medtrace.checks import check_field, check_positive, check_whole
 from medtrace.fields.regularity import determinant
 from medtrace.fields.resample import check_coordinates, identity_grid, inside_grid, sample
 from medtrace.kernels.choice import takes_compiled
@@ -58,7 +58,7 @@ def invert(
     iterations.
     """
     check_field("ddf", ddf)
-    check_positive("iterations", iterations)
+    check_whole("iterations", iterations, 1)
     check_positive("tolerance", tolerance)
     with torch.autocast(ddf.device.type, enabled=False):
         ddf = ddf if ddf.dtype == torch.float64 else ddf.float()

@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_choice, check_field, check_same_grid
+from medtrace.checks import (
+    check_batched,
+    check_choice,
+    check_field,
+    check_floating,
+    check_floating_type,
+    check_same_grid,
+    check_shape,
+)
 from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.warp import read
 
@@ -28,7 +36,12 @@ def identity_grid(
 
     Returns:
         (D, *shape): component d of voxel p is p[d], in voxels.
+
+    Raises:
+        TypeError, ValueError: if the shape is none, or dtype no floating type.
     """
+    check_shape("shape", shape)
+    check_floating_type("dtype", dtype)
     axes = [torch.arange(size, device=device, dtype=dtype) for size in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
@@ -105,7 +118,17 @@ def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
 
     Returns:
         Boolean (B, 1, *out). On an axis of length 1, only 0 lies inside (to 1e-4 voxel, like every border).
+
+    Raises:
+        TypeError, ValueError: if the coordinates are no floating tensor, or have other axes than the shape.
     """
+    check_floating("coordinates", coordinates)
+    dims = check_shape("shape", shape)
+    if coordinates.ndim < 2 or coordinates.shape[1] != dims:
+        raise ValueError(
+            f"coordinates: expected (batch, {dims}, ...) for the grid {tuple(shape)}, received"
+            f" {tuple(coordinates.shape)}"
+        )
     slack = 1e-4
     inside = torch.ones_like(coordinates[:, :1], dtype=torch.bool)
     for axis, size in enumerate(shape):
@@ -169,9 +192,7 @@ def _check_image(image: Tensor, mode: str, padding_mode: str) -> int:
 
 def check_coordinates(name: str, coordinates: Tensor, image: Tensor) -> None:
     """Check that coordinates (B, spatial_dims, *out) fit an image's batch and rank."""
-    if not isinstance(coordinates, Tensor) or not coordinates.is_floating_point():
-        kind = coordinates.dtype if isinstance(coordinates, Tensor) else type(coordinates).__name__
-        raise TypeError(f"{name}: expected a floating-point tensor, received {kind}; call .float() first")
+    check_floating(name, coordinates)
     expected = (image.shape[0], image.ndim - 2)
     if coordinates.ndim < 3 or coordinates.shape[:2] != expected:
         raise ValueError(

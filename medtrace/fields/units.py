@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_field
+from medtrace.checks import check_batched, check_field, check_finite, check_floating
 
 
 def voxel_to_mm(ddf: Tensor, affine: Tensor) -> Tensor:
@@ -49,12 +49,11 @@ def mm_to_voxel(ddf_mm: Tensor, affine: Tensor) -> Tensor:
 
 
 def _linear_part(affine: Tensor, batch: int) -> Tensor:
-    if not isinstance(affine, Tensor) or not affine.is_floating_point():
-        kind = affine.dtype if isinstance(affine, Tensor) else type(affine).__name__
-        raise TypeError(f"affine: expected a floating-point tensor, received {kind}; use torch.as_tensor(..., float64)")
+    check_floating("affine", affine)
     if affine.shape not in ((4, 4), (batch, 4, 4)):
         raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
     linear = affine[..., :3, :3].to(torch.float64)
+    check_finite("affine", linear, "check the image's header")
     if bool((torch.linalg.det(linear).abs() < 1e-12).any()):
         raise ValueError("affine: expected an invertible matrix, received a singular one; check the image's header")
     return linear.expand(batch, 3, 3)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medtrace.checks import check_batched
+
 
 def mask_weights(mask: Any, image: Tensor) -> Tensor:
     """The mask as weights of the image's voxels.
@@ -19,11 +21,12 @@ def mask_weights(mask: Any, image: Tensor) -> Tensor:
         (B, 1, H, W[, D]) on the image's device and in its type, without gradient.
 
     Raises:
-        TypeError: if the mask is no tensor.
+        TypeError: if the mask is no tensor, or the image none of floating numbers.
         ValueError: if its shape is wrong, a weight is negative or not finite, or a batch item has no voxel.
     """
     if not isinstance(mask, Tensor):
         raise TypeError(f"mask: expected a torch tensor, received {type(mask).__name__}; convert it first")
+    check_batched("image", image)
     expected = (image.shape[0], 1, *image.shape[2:])
     if tuple(mask.shape) != expected:
         raise ValueError(

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from medtrace.checks import check_batched, check_choice, check_extremes, check_same_shape
+from medtrace.checks import (
+    check_batched,
+    check_choice,
+    check_extremes,
+    check_floating,
+    check_number,
+    check_positive,
+    check_same_shape,
+)
 from medtrace.losses.masking import mask_weights
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 
@@ -23,11 +31,14 @@ def _window(num_bins: int, value_range: tuple[float, float], kernel: str, sigma:
     check_choice("kernel", kernel, [str(choice) for choice in ParzenKernel])
     if isinstance(num_bins, bool) or not isinstance(num_bins, int):
         raise TypeError(f"num_bins: expected a whole number, received {num_bins!r}")
+    if not isinstance(value_range, (tuple, list)) or len(value_range) != 2:
+        raise TypeError(f"value_range: expected (low, high), received {value_range!r}")
+    for bound in value_range:
+        check_number("value_range", bound)
     low, high = (float(bound) for bound in value_range)
     if not (low < high and high - low < float("inf")):
         raise ValueError(f"value_range: expected (low, high) with low < high, both finite, received {value_range!r}")
-    if not 0 < sigma < float("inf"):
-        raise ValueError(f"sigma: expected a number of bins above 0, received {sigma!r}")
+    check_positive("sigma", sigma)
     window = ParzenWindow(num_bins, (low, high), ParzenKernel(kernel), float(sigma))
     if window.cells < 1:
         raise ValueError(
@@ -68,7 +79,14 @@ def normalized_mutual_information(joint: Tensor) -> Tensor:
 
     Returns:
         (...) in [1, 2]; 1 where the joint entropy is zero (all mass in one bin), the value of a constant pair.
+
+    Raises:
+        TypeError: if `joint` is no floating tensor.
+        ValueError: if it is no table.
     """
+    check_floating("joint", joint)
+    if joint.ndim < 2 or 0 in joint.shape:
+        raise ValueError(f"joint: expected tables (..., bins, bins), received shape {tuple(joint.shape)}")
     both = -_negative_entropy(joint, (-2, -1))
     apart = -_negative_entropy(joint.sum(-1), (-1,)) - _negative_entropy(joint.sum(-2), (-1,))
     degenerate = both <= 1e-12

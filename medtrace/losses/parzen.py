@@ -26,10 +26,33 @@ def joint_histogram(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | N
         device is never waited for. `medtrace.kernels.use` chooses between compiled loops and plain torch.
 
     Raises:
+        TypeError: if an image is no tensor of float32 or float64, the window no `ParzenWindow` or the mask no tensor.
+        ValueError: if a shape is wrong, or the window has no room for its kernel.
         RuntimeError: from torch, when a second derivative is asked for (there is none).
     """
+    _check_rows(x, y, window, mask)
     weights = None if mask is None else mask.detach().to(x.dtype)
     counts = parzen.counts(x, y, weights, window)
     if weights is None:
         return counts / x.shape[1]
     return counts / weights.sum(1, dtype=torch.float64)[:, None, None]
+
+
+def _check_rows(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | None) -> None:
+    """Check kinds and shapes: the compiled loops believe them."""
+    for name, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name}: expected a tensor of float32 or float64, received {kind}; convert it first")
+        if value.ndim != 2 or value.numel() == 0:
+            raise ValueError(f"{name}: expected (rows, voxels), received shape {tuple(value.shape)}; flatten it")
+    if (x.shape, x.dtype) != (y.shape, y.dtype):
+        raise ValueError(f"y: expected {x.dtype} {tuple(x.shape)} as x, received {y.dtype} {tuple(y.shape)}")
+    if not isinstance(window, ParzenWindow):
+        raise TypeError(f"window: expected a ParzenWindow, received {type(window).__name__}")
+    if window.cells < 1 or not window.value_range[0] < window.value_range[1]:
+        raise ValueError(f"window: expected bins for its kernel and an increasing range, received {window}")
+    if mask is not None and not isinstance(mask, Tensor):
+        raise TypeError(f"mask: expected a torch tensor, received {type(mask).__name__}; convert it first")
+    if mask is not None and mask.shape != x.shape:
+        raise ValueError(f"mask: expected the shape of x {tuple(x.shape)}, received {tuple(mask.shape)}")

@@ -22,6 +22,16 @@ class CaseMetric(CumulativeIterationMetric):
     buffer, is left out of the mean, and is counted in the summary; `aggregate()` then warns with the number.
     """
 
+    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
+        """Measure a batch, or lists of channel-first items, and keep the values.
+
+        Raises:
+            TypeError: if either is neither a tensor nor a list of tensors.
+            ValueError: if a list is empty, or of another length.
+        """
+        check_compared(y_pred, y)
+        return super().__call__(y_pred, y, **kwargs)
+
     @abstractmethod
     def measure(self, *args: Any, **kwargs: Any) -> Tensor:
         """Values (B,) of a batch: `measure(y_pred, y)`, and the metric's own keywords such as `mask`."""
@@ -71,6 +81,23 @@ def _item(name: str, value: Any, item: int, count: int) -> Any:
     if isinstance(value, Tensor) and value.ndim > 2 and value.shape[0] == count:
         return value[item : item + 1]
     return value
+
+
+def check_compared(y_pred: Any, y: Any) -> None:
+    """Check the kinds of what a metric is called with; MONAI takes any `y` that is no tensor for None."""
+    for name, value in (("y_pred", y_pred), ("y", y)):
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if value is None and name == "y":
+            continue
+        if not items:
+            raise ValueError(f"{name}: expected at least one item, received none")
+        for item in items:
+            if not isinstance(item, Tensor):
+                raise TypeError(
+                    f"{name}: expected a batch or a list of channel-first tensors, received {type(item).__name__}"
+                )
+    if y is not None and isinstance(y_pred, Tensor) != isinstance(y, Tensor):
+        raise TypeError("y: expected a batch as y_pred is one, or lists of both, received one of each")
 
 
 def required(name: str, value: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medtrace import fields
-from medtrace.checks import check_choice, check_field, check_finite, check_same_shape
+from medtrace.checks import check_choice, check_field, check_finite, check_floating, check_number, check_same_shape
 from medtrace.metrics.case_metric import CaseMetric, required
 from medtrace.metrics.image import region_mean
 
@@ -21,8 +21,15 @@ def _field(name: str, value: Tensor) -> Tensor:
     return value.detach().as_subclass(Tensor).double()
 
 
+def _check_length(name: str, voxels: float) -> None:
+    check_number(name, voxels)
+    if not voxels >= 0:
+        raise ValueError(f"{name}: expected voxels of at least 0, received {voxels!r}")
+
+
 def _length(vectors: Tensor, affine: Tensor | None) -> Tensor:
     if affine is not None:
+        check_floating("affine", affine)
         vectors = fields.voxel_to_mm(vectors, affine.as_subclass(Tensor))
     return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
 
@@ -37,8 +44,7 @@ def deformed_region(true_ddf: Tensor, threshold: float = 0.3) -> Tensor:
     Returns:
         Boolean (B, 1, ...).
     """
-    if not threshold >= 0:
-        raise ValueError(f"threshold: expected voxels of at least 0, received {threshold!r}")
+    _check_length("threshold", threshold)
     return _length(_field("true_ddf", true_ddf), None) > threshold
 
 
@@ -65,6 +71,8 @@ def end_point_error(
     Raises:
         TypeError, ValueError: on wrong kinds, shapes, non-finite numbers or an empty mask.
     """
+    if deformed_above is not None:
+        _check_length("deformed_above", deformed_above)
     ddf, true_ddf = _field("ddf", ddf), _field("true_ddf", true_ddf)
     check_same_shape("true_ddf", true_ddf, "ddf", ddf)
     error = _length(ddf - true_ddf, affine)
@@ -90,9 +98,7 @@ def landmark_error(points: Tensor, true_points: Tensor, valid: Tensor | None = N
         TypeError, ValueError: on wrong kinds, shapes, or non-finite coordinates of valid landmarks.
     """
     for name, value in (("points", points), ("true_points", true_points)):
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"{name}: expected a floating-point tensor, received {kind}")
+        check_floating(name, value)
         if value.ndim != 3 or value.shape[-1] not in (2, 3):
             raise ValueError(f"{name}: expected (batch, landmarks, 2 or 3) in mm, received shape {tuple(value.shape)}")
     check_same_shape("true_points", true_points, "points", points)
@@ -121,6 +127,7 @@ def sd_log_jacobian(ddf: Tensor, mask: Tensor | None = None, *, floor: float = 1
     Returns:
         (B,) >= 0, float64, with the number of voxels in the denominator.
     """
+    check_number("floor", floor)
     if not 0 < floor <= 1:
         raise ValueError(f"floor: expected a determinant in (0, 1], received {floor!r}")
     logarithm = fields.jacobian_determinant(_field("ddf", ddf)).clamp_min(floor).log()
@@ -184,6 +191,8 @@ class EndPointError(CaseMetric):
     def __init__(self, unit: Literal["mm", "voxel"] | str = "mm", deformed_above: float | None = None) -> None:
         super().__init__()
         check_choice("unit", unit, ["mm", "voxel"])
+        if deformed_above is not None:
+            _check_length("deformed_above", deformed_above)
         self.unit = unit
         self.deformed_above = deformed_above
 

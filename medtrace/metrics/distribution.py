@@ -10,8 +10,9 @@ import torch
 from monai.metrics.metric import CumulativeIterationMetric
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_choice, check_finite
+from medtrace.checks import check_batched, check_choice, check_finite, check_floating, check_whole
 from medtrace.losses import mask_weights
+from medtrace.metrics.case_metric import check_compared
 from medtrace.metrics.image import range_width
 
 NUM_BINS = 64
@@ -54,8 +55,7 @@ def intensity_histogram(
     check_batched("images", images)
     check_finite("images", images)
     width = range_width(data_range)
-    if num_bins < 2:
-        raise ValueError(f"num_bins: expected at least 2, received {num_bins!r}")
+    check_whole("num_bins", num_bins, 2)
     values = images.detach().as_subclass(Tensor).double()
     weights = torch.ones_like(values) if mask is None else mask_weights(mask, values).expand_as(values)
     bins = ((values - float(data_range[0])) / width * num_bins).floor().clamp(0, num_bins - 1).long().flatten(1)
@@ -77,9 +77,15 @@ def bhattacharyya_from_histograms(
         (...) float64, 0 for equal distributions; DISTANCE is infinite if no bin is shared.
 
     Raises:
-        ValueError: if the shapes differ, or a histogram counts nothing.
+        TypeError: if a histogram is no floating tensor.
+        ValueError: if the shapes differ, or a histogram counts nothing or less.
     """
     check_choice("form", form, [str(choice) for choice in BhattacharyyaForm])
+    for name, counts in (("first", first), ("second", second)):
+        check_floating(name, counts)
+        if counts.ndim == 0 or not bool((counts >= 0).all()):
+            raise ValueError(f"{name}: expected counts (..., bins) of at least 0, received others")
+        check_finite(name, counts)
     if first.shape != second.shape:
         raise ValueError(f"second: expected the shape of first {tuple(first.shape)}, received {tuple(second.shape)}")
     shares = []
@@ -140,10 +146,16 @@ class BhattacharyyaDistance(CumulativeIterationMetric):
     ) -> None:
         super().__init__()
         range_width(data_range)
+        check_whole("num_bins", num_bins, 2)
         check_choice("form", form, [str(choice) for choice in BhattacharyyaForm])
         self.data_range = data_range
         self.num_bins = num_bins
         self.form = form
+
+    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
+        """Keep the histograms of a batch, or of lists of images."""
+        check_compared(y_pred, y)
+        return super().__call__(y_pred, y, **kwargs)
 
     def _compute_tensor(
         self,

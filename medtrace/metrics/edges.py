@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_choice, check_finite, check_same_grid
+from medtrace.checks import check_batched, check_choice, check_finite, check_floating, check_same_grid
 from medtrace.losses import mask_weights
 from medtrace.metrics.case_metric import CaseMetric, required
 from medtrace.metrics.image import (
@@ -158,6 +158,11 @@ def otsu_threshold(values: Tensor) -> float:
     Returns:
         Centre of the last bin of the lower class; the value itself if all are equal.
     """
+    check_floating("values", values)
+    if values.numel() == 0:
+        raise ValueError(f"values: expected at least one, received shape {tuple(values.shape)}")
+    check_finite("values", values)
+    values = values.detach().double()
     least, most = (float(bound) for bound in torch.aminmax(values))
     if least == most:
         return least

@@ -7,12 +7,14 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.metrics.metric import CumulativeIterationMetric
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_finite
+from medtrace.checks import check_batched, check_finite, check_floating
+from medtrace.metrics.case_metric import check_compared
 
 FeatureNetwork = Callable[[Tensor], Tensor]
 """Images (B, C, H, W[, D]) to features (B, F) or (B, F, ...); maps are averaged over space."""
@@ -68,6 +70,8 @@ def image_features(network: FeatureNetwork, images: Tensor) -> Tensor:
         ValueError: if the network does not give a vector or maps per image, or numbers that are not finite.
     """
     check_batched("images", images)
+    if not callable(network):
+        raise TypeError(f"network: expected a function of images, received {network!r}; see load_feature_network")
     features = network(images.detach().as_subclass(Tensor).float())
     if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images):
         received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -129,6 +133,7 @@ def simplified_frechet_distance(first: Tensor, second: Tensor) -> Tensor:
 
 def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     for name, features in (("first", first), ("second", second)):
+        check_floating(name, features)
         if features.ndim != 2 or len(features) < 2:
             raise ValueError(f"{name}: expected (at least 2 images, features), received shape {tuple(features.shape)}")
         check_finite(name, features)
@@ -158,12 +163,23 @@ class FID(CumulativeIterationMetric):
         super().__init__()
         self.network = network
 
+    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
+        """Keep the features of a batch, or of lists of images."""
+        check_compared(y_pred, y)
+        return super().__call__(y_pred, y, **kwargs)
+
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None or len(y) != len(y_pred):
             raise ValueError(
                 f"y: expected as many images as y_pred has, {len(y_pred)}, received {0 if y is None else len(y)}"
             )
-        return torch.stack([image_features(self.network, images) for images in (y_pred, y)], dim=1)
+        features = [image_features(self.network, images) for images in (y_pred, y)]
+        if features[0].shape != features[1].shape:
+            raise ValueError(
+                f"y: expected images that give {features[0].shape[1]} features as those of y_pred do, received"
+                f" {features[1].shape[1]}; look at their channels"
+            )
+        return torch.stack(features, dim=1)
 
     def aggregate(self) -> Tensor:
         """The distance (), NaN before the second image."""

@@ -9,7 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_choice, check_finite, check_positive, check_same_shape
+from medtrace.checks import (
+    check_batched,
+    check_choice,
+    check_finite,
+    check_number,
+    check_positive,
+    check_same_shape,
+    check_whole,
+)
 from medtrace.losses import mask_weights
 from medtrace.metrics.case_metric import CaseMetric, required
 
@@ -31,6 +39,8 @@ def range_width(data_range: tuple[float, float]) -> float:
     """Checked high − low of a range given as (low, high)."""
     if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
         raise TypeError(f"data_range: expected (low, high), for instance (-1, 1), received {data_range!r}")
+    check_number("data_range", data_range[0])
+    check_number("data_range", data_range[1])
     low, high = float(data_range[0]), float(data_range[1])
     if not (low < high and math.isfinite(high - low)):
         raise ValueError(f"data_range: expected low < high, both finite, received {data_range!r}")
@@ -140,8 +150,7 @@ def normalized_mutual_information_score(
     width = range_width(data_range)
     check_choice("convention", convention, [str(choice) for choice in NMIConvention])
     check_choice("out_of_range", out_of_range, ["error", "clamp"])
-    if num_bins < 2:
-        raise ValueError(f"num_bins: expected at least 2, received {num_bins!r}")
+    check_whole("num_bins", num_bins, 2)
     bins_x = _bin_index("pred", pred, data_range, width, num_bins, out_of_range)
     bins_y = _bin_index("target", target, data_range, width, num_bins, out_of_range)
     batch, channels = pred.shape[:2]

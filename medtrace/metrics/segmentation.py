@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from medtrace.checks import check_choice, check_same_shape
+from medtrace.checks import check_choice, check_same_shape, check_whole
 from medtrace.fields import identity_grid, sample
 from medtrace.metrics.case_metric import CaseMetric, required
 from medtrace.trace import Trace
@@ -70,7 +71,8 @@ def segmentation_scores(pred: Tensor, target: Tensor, classes: Mapping[str, int]
         if it does: .956, .244, .239.
     """
     count = _checked_classes(classes)
-    found = label_overlap(pred[None], target[None], count)
+    maps = [value[None] if isinstance(value, Tensor) else value for value in (pred, target)]
+    found = label_overlap(maps[0], maps[1], count)
     dice, iou = found.dice[0], found.iou[0]
     return {
         "accuracy": float(found.accuracy[0]),
@@ -109,7 +111,9 @@ def bring_back(
         TypeError, ValueError: on wrong kinds, shapes or choices.
     """
     check_choice("interpolation", interpolation, INTERPOLATIONS)
-    labels = _labels("labels", labels[None], num_classes)
+    if not isinstance(trace, Trace):
+        raise TypeError(f"trace: expected a Trace, received {type(trace).__name__}; see medtrace.io.load_trace")
+    labels = _labels("labels", labels[None] if isinstance(labels, Tensor) else labels, num_classes)
     if labels.shape[2:] != trace.image.shape[1:]:
         expected, received = (1, *trace.image.shape[1:]), tuple(labels.shape[1:])
         raise ValueError(f"labels: expected {expected}, the grid of the trace's image, received {received}")
@@ -133,11 +137,15 @@ def _points_in_target(trace: Trace, follow: bool) -> Tensor:
 
 
 def _labels(name: str, labels: Any, num_classes: int) -> Tensor:
+    check_whole("num_classes", num_classes, 1)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         received = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"{name}: expected integer labels, received {received}; round and convert them first")
-    if labels.ndim not in (4, 5) or labels.shape[1] != 1:
-        raise ValueError(f"{name}: expected one channel of labels on a grid, received shape {tuple(labels.shape)}")
+    if labels.ndim not in (4, 5) or labels.shape[1] != 1 or labels.numel() == 0:
+        raise ValueError(
+            f"{name}: expected one channel of labels on a grid of at least one voxel, received shape"
+            f" {tuple(labels.shape)}"
+        )
     least, greatest = int(labels.min()), int(labels.max())
     if least < 0 or greatest >= num_classes:
         raise ValueError(f"{name}: expected labels from 0 to {num_classes - 1}, received {least} to {greatest}")
@@ -151,6 +159,10 @@ def _shares(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _checked_classes(classes: Mapping[str, int]) -> int:
+    if not isinstance(classes, Mapping) or not all(
+        isinstance(label, Integral) and not isinstance(label, bool) for label in classes.values()
+    ):
+        raise TypeError(f"classes: expected whole numbers by name, received {classes!r}")
     if sorted(classes.values()) != list(range(1, len(classes) + 1)):
         raise ValueError(f"classes: expected names of the labels 1 to {len(classes)}, received {dict(classes)}")
     return len(classes) + 1
@@ -166,6 +178,7 @@ class _LabelMetric(CaseMetric):
 
     def __init__(self, num_classes: int, include_background: bool = False) -> None:
         super().__init__()
+        check_whole("num_classes", num_classes, 1)
         self.num_classes = num_classes
         self.include_background = include_background
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from medtrace.checks import check_positive
+from medtrace.checks import check_positive, check_whole
 from medtrace.losses import mask_weights
 from medtrace.metrics.case_metric import CaseMetric, required
 from medtrace.metrics.image import check_pair, range_width, region_mean
@@ -50,7 +50,8 @@ def structural_similarity(
     pred, target = check_pair(pred, target)
     width = range_width(data_range)
     check_positive("sigma", sigma)
-    if window < 1 or window % 2 == 0:
+    check_whole("window", window, 1)
+    if window % 2 == 0:
         raise ValueError(f"window: expected an odd number, received {window!r}")
     if min(pred.shape[2:]) < window:
         raise ValueError(

@@ -43,8 +43,11 @@ def summarise(values: Iterable[float]) -> Summary:
 
     Returns:
         The summary; its mean is NaN without a defined value, and infinite if all defined values are.
+
+    Raises:
+        TypeError: if a value is no number.
     """
-    numbers = [float(value) for value in values]
+    numbers = _flat("values", values)
     defined = [number for number in numbers if not math.isnan(number)]
     finite = [number for number in defined if math.isfinite(number)]
     mean = math.fsum(finite) / len(finite) if finite else math.nan
@@ -95,7 +98,11 @@ class CaseTable:
 
     def add_batch(self, cases: Sequence[str], values: Mapping[str, Tensor | Sequence[float]]) -> None:
         """Record values of a batch, as metrics return them: one number per case, (B,) or (B, 1)."""
-        columns = {name: _flat(column) for name, column in values.items()}
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values: expected columns by name, received {type(values).__name__}")
+        if isinstance(cases, (str, bytes)) or not isinstance(cases, Sequence):
+            raise TypeError(f"cases: expected a list of names, received {cases!r}")
+        columns = {name: _flat(name, column) for name, column in values.items()}
         for name, column in columns.items():
             if len(column) != len(cases):
                 raise ValueError(f"{name}: expected {len(cases)} values, one per case, received {len(column)}")
@@ -129,8 +136,15 @@ class CaseTable:
         return _write(path, ["value", *Summary._fields], lines)
 
 
-def _flat(column: Tensor | Sequence[float]) -> list[float]:
-    return column.flatten().tolist() if isinstance(column, Tensor) else [float(value) for value in column]
+def _flat(name: str, column: Any) -> list[float]:
+    """Numbers in order, of a tensor of any shape or a flat sequence."""
+    values = column.detach().flatten().tolist() if isinstance(column, Tensor) else column
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected numbers, one per case, received {values!r}")
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected numbers, one per case, received others ({error})") from error
 
 
 def _cell(value: float | None) -> str:

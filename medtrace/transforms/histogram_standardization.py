@@ -12,13 +12,13 @@ from monai.config import KeysCollection
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform
 from monai.utils.enums import TransformBackends
-from monai.utils.misc import ensure_tuple_rep
 from monai.utils.type_conversion import convert_to_dst_type
 from torch import Tensor
 
+from ..checks import check_floating, check_number
 from .histogram_landmarks import HistogramLandmarks, as_landmarks
 from .masks import as_mask
-from .naming import as_image, named, plain, read_image
+from .naming import as_image, as_item, named, one_per_key, plain, read_image
 from .percentiles import percentiles_of, piecewise_linear
 
 DECILES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
@@ -37,7 +37,11 @@ def above_mean(image: Tensor) -> Tensor:
 
     Returns:
         A boolean mask of the same shape.
+
+    Raises:
+        TypeError: if the image is no tensor of floating numbers.
     """
+    check_floating("image", image)
     return image > image.mean()
 
 
@@ -156,9 +160,12 @@ class HistogramStandardization(InvertibleTransform):
                 finite or has an empty mask; the message names the file.
         """
         percents = _all_percentiles(cutoff, percentiles)
-        low, high = standard_range
+        low, high = _pair_of_numbers("standard_range", standard_range)
         if isinstance(images, (str, Path)):
             raise TypeError(f"images: expected a list of images or paths, received the single path {images}")
+        for name, several in (("images", images), ("masks", masks)):
+            if not (isinstance(several, Iterable) or (name == "masks" and (several is None or callable(several)))):
+                raise TypeError(f"{name}: expected one per image, received {type(several).__name__}")
         scaled = []
         for name, image, mask in _paired(images, masks):
             values = _histogram_values(named(name, image), as_image(name, image), mask)
@@ -198,7 +205,7 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
         super().__init__(keys, allow_missing_keys)
         trained = as_landmarks(landmarks)
         named_contrasts: Sequence[Any] = (
-            ensure_tuple_rep(contrasts, len(self.keys)) if contrasts is not None else self.keys
+            one_per_key("contrasts", contrasts, self.keys) if contrasts is not None else self.keys
         )
         single = contrasts is None and len(trained.contrasts) == 1
         self.mask_key = mask_key
@@ -209,7 +216,7 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Standardise the images of one item; see `HistogramStandardization.__call__`."""
-        item = dict(data)
+        item = as_item(data)
         mask = _mask_of(item, self.mask_key)
         for key in self.key_iterator(item):
             item[key] = self.transforms[key](item[key], mask, name=str(key))
@@ -217,7 +224,7 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Take the images of one item back to their own intensities."""
-        item = dict(data)
+        item = as_item(data)
         for key in self.key_iterator(item):
             item[key] = self.transforms[key].inverse(item[key])
         return item
@@ -258,16 +265,32 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
 
 def _all_percentiles(cutoff: Sequence[float], percentiles: Sequence[float]) -> tuple[float, ...]:
     """The cutoffs in percent around the percentiles, checked."""
-    bounds = tuple(float(bound) for bound in cutoff)
-    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= 1:
-        raise ValueError(f"cutoff: expected 2 increasing fractions in [0, 1], received {tuple(cutoff)}")
+    bounds = _pair_of_numbers("cutoff", cutoff)
+    if not 0 <= bounds[0] < bounds[1] <= 1:
+        raise ValueError(f"cutoff: expected 2 increasing fractions in [0, 1], received {bounds}")
     low, high = 100 * bounds[0], 100 * bounds[1]
-    between = tuple(float(percent) for percent in percentiles)
+    between = _numbers("percentiles", percentiles)
     if any(not low < percent < high for percent in between):
         raise ValueError(
             f"percentiles: expected numbers between the cutoffs {low} and {high}, received {between}; widen the cutoff"
         )
     return (low, *between, high)
+
+
+def _pair_of_numbers(name: str, values: Any) -> tuple[float, float]:
+    numbers = _numbers(name, values)
+    if len(numbers) != 2:
+        raise ValueError(f"{name}: expected 2 numbers, received {numbers}")
+    return numbers[0], numbers[1]
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected numbers, received {values!r}")
+    found = tuple(values)
+    for value in found:
+        check_number(name, value)
+    return tuple(float(value) for value in found)
 
 
 def _paired(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Any, Any]]:

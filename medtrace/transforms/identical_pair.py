@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.transforms.transform import MapTransform, RandomizableTransform
 from monai.utils.misc import ensure_tuple
 
+from .naming import as_item, check_probability
+
 
 class RandIdenticalPaird(MapTransform, RandomizableTransform):
     """Now and then make a pair's target its source and empty the masks of pathology.
@@ -23,7 +25,8 @@ class RandIdenticalPaird(MapTransform, RandomizableTransform):
         prob: how often.
 
     Raises:
-        ValueError: if `keys` are not two.
+        TypeError: if `prob` is no number.
+        ValueError: if `keys` are not two, or `prob` is not in [0, 1].
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class RandIdenticalPaird(MapTransform, RandomizableTransform):
         masks: KeysCollection = ("mask", "source_mask"),
         prob: float = 0.2,
     ) -> None:
+        check_probability(prob)
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
         if len(self.keys) != 2:
@@ -40,10 +44,13 @@ class RandIdenticalPaird(MapTransform, RandomizableTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item, or the item whose target is a copy of its source."""
-        item = dict(data)
+        item = as_item(data)
         self.randomize(None)
         if self._do_transform:
             source, target = self.keys
+            for key in (source, *(mask for mask in self.masks if mask in item)):
+                if not isinstance(item[key], torch.Tensor):
+                    raise TypeError(f"{key}: expected a tensor, received {type(item[key]).__name__}; load it first")
             item[target] = item[source].clone()
             item.update({mask: torch.zeros_like(item[mask]) for mask in self.masks if mask in item})
         return item

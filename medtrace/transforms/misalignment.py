@@ -12,7 +12,7 @@ from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, RandomizableTransform
 from monai.utils.enums import TransformBackends
-from monai.utils.misc import ensure_tuple, ensure_tuple_rep
+from monai.utils.misc import ensure_tuple
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from ..checks import check_choice
 from ..fields import warp
 from .geometry import affine_of
 from .misalignment_draw import MISALIGNMENT_LEVELS, Misalignment, MisalignmentDraw
-from .naming import named, plain
+from .naming import as_item, check_probability, named, one_per_key, plain
 
 MODES = ("bilinear", "nearest")
 
@@ -59,6 +59,7 @@ class RandMisalign(RandomizableTransform):
         mode: Literal["bilinear", "nearest"] = "bilinear",
         fill: float | Literal["border"] = "border",
     ) -> None:
+        check_probability(prob)
         RandomizableTransform.__init__(self, prob)
         self.misalignment = _bounds(level, misalignment)
         _check_reading(mode, fill)
@@ -84,6 +85,7 @@ class RandMisalign(RandomizableTransform):
             TypeError: if it is no array, or labels are read in bilinear mode.
             ValueError: if the shape is wrong, the fill is no value of the labels' type, or nothing was drawn yet.
         """
+        _image("img", img)
         if randomize:
             self.randomize(img)
         if self.drawn is None:
@@ -133,10 +135,11 @@ class RandMisalignd(MapTransform, RandomizableTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
+        check_probability(prob)
         RandomizableTransform.__init__(self, prob)
         self.misalignment = _bounds(level, misalignment)
-        self.mode = ensure_tuple_rep(mode, len(self.keys))
-        self.fill = ensure_tuple_rep(fill, len(self.keys))
+        self.mode = one_per_key("mode", mode, self.keys)
+        self.fill = one_per_key("fill", fill, self.keys)
         for one_mode, one_fill in zip(self.mode, self.fill):
             _check_reading(one_mode, one_fill)
         self.together = together
@@ -152,7 +155,7 @@ class RandMisalignd(MapTransform, RandomizableTransform):
     def randomize(self, data: Mapping[Hashable, Any]) -> None:
         """Draw `drawn` for an item."""
         self.drawn = {}
-        for key in self.key_iterator(dict(data)):
+        for key in self.key_iterator(as_item(data)):
             if self.together and self.drawn:
                 self.drawn[key] = next(iter(self.drawn.values()))
                 continue
@@ -171,7 +174,7 @@ class RandMisalignd(MapTransform, RandomizableTransform):
 
     def apply(self, data: Mapping[Hashable, Any], drawn: Mapping[Hashable, MisalignmentDraw]) -> dict[Hashable, Any]:
         """Move the images of an item by given draws, one for every key that is present."""
-        item = dict(data)
+        item = as_item(data)
         present = list(self.key_iterator(item, self.mode, self.fill))
         lacking = [key for key, *_ in present if key not in drawn]
         if lacking:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import check_choice, check_floating_type, check_shape
 from ..fields import affine_displacement, identity_grid, rigid_scale_matrix
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -161,6 +161,7 @@ class MisalignmentDraw(NamedTuple):
         Returns:
             (spatial_dims, *shape) pull, in voxels; exactly zero for the identity.
         """
+        check_floating_type("dtype", dtype)
         matrix = self.matrix(shape, spacing)
         field = affine_displacement(matrix, shape, dtype=torch.float64)
         if self.control is not None:
@@ -235,6 +236,7 @@ class MisalignmentDraw(NamedTuple):
         return weights
 
     def _check_shape(self, shape: Sequence[int]) -> None:
+        check_shape("shape", shape)
         if len(shape) != len(self.translation_percent):
             raise ValueError(
                 f"shape: expected {len(self.translation_percent)} axes, as the misalignment was drawn for, received"
@@ -275,6 +277,10 @@ def misalignment_between(
     Returns:
         The displacement and its inverse, in voxels.
     """
+    for name, draw in (("source", source), ("target", target)):
+        if not isinstance(draw, MisalignmentDraw):
+            raise TypeError(f"{name}: expected a MisalignmentDraw, received {type(draw).__name__}")
+    check_floating_type("dtype", dtype)
     grid = identity_grid(shape, dtype=torch.float64)
     forward = source.push(target.pull(grid, shape, spacing), shape, spacing) - grid
     backward = target.push(source.pull(grid, shape, spacing), shape, spacing) - grid

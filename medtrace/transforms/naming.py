@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import torch
 from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import LoadImage
+from monai.utils.misc import ensure_tuple_rep
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
+
+from ..checks import check_number
 
 
 def named(name: str, image: Any) -> str:
@@ -55,6 +59,36 @@ def as_image(name: str, image: Any) -> Tensor:
             f"{label}: expected finite numbers, received {count} that are NaN or infinite; replace them first"
         )
     return tensor
+
+
+def as_item(data: Any) -> dict[Hashable, Any]:
+    """A copy of an item of a dictionary transform.
+
+    Raises:
+        TypeError: if it is no mapping.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"data: expected a mapping of keys to images, received {type(data).__name__}")
+    return dict(data)
+
+
+def one_per_key(name: str, value: Any, keys: Sequence[Hashable]) -> tuple[Any, ...]:
+    """A setting for each key, given once for all or one by one.
+
+    Raises:
+        ValueError: if there are neither one nor as many as keys.
+    """
+    try:
+        return tuple(ensure_tuple_rep(value, len(keys)))
+    except ValueError as error:
+        raise ValueError(f"{name}: expected one, or one for each of {tuple(keys)}, received {value!r}") from error
+
+
+def check_probability(prob: Any) -> None:
+    """Check how often a random transform acts."""
+    check_number("prob", prob)
+    if not 0 <= prob <= 1:
+        raise ValueError(f"prob: expected a number in [0, 1], received {prob!r}")
 
 
 def plain(tensor: Tensor) -> Tensor:

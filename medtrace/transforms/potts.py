@@ -88,7 +88,7 @@ def minimise_potts(
     copies = _split(image, gamma, steps, weights, coupling, growth, tolerance * spread)
     sides = [number for number, step in enumerate(steps) if sum(map(abs, step)) == 1]
     along = [steps[number] for number in sides]
-    regions = connected_regions([copies[number].reshape(image.shape) for number in sides], along)
+    regions = connected_regions([copies[number] for number in sides], along)
     regions = merge_regions(regions, image, gamma, steps, weights)
     regions = move_borders(regions, image, gamma, steps, weights)
     regions = connected_regions([regions] * len(along), along)
@@ -130,14 +130,16 @@ def _split(
     growth: float,
     tolerance: float,
 ) -> Array:
-    """ADMM over the copies u_1 … u_S of the image, until each is within `tolerance` of their mean: (S, voxels).
+    """ADMM over the copies u_1 … u_S of the image, until each is within `tolerance` of their mean: (S, *spatial).
 
     The augmented functional Σ_s (γ ω_s ‖∇_s u_s‖₀ + ‖u_s − f‖² / S) + Σ_{s<t} (λ_st · (u_s − u_t) + μ/2 ‖u_s − u_t‖²)
     is minimised over one copy after the other, each on its lines. Of the multipliers only Λ_s = Σ_t λ_st matters.
     """
-    count, voxels = len(steps), image.size
-    data_share = image.astype(np.float64).ravel() / count
-    lines = [lines_along(image.shape, step) for step in steps]
+    count, width = len(steps), image.shape[-1]
+    row = width + (3 - width) % 8  # lines of a stride of many powers of two would share few places of the cache
+    rows = np.pad(image.astype(np.float64), [(0, 0)] * (image.ndim - 1) + [(0, row - width)])
+    data_share, voxels = rows.ravel() / count, rows.size
+    lines = [lines_along(image.shape, step, row) for step in steps]
     copies = np.tile(data_share * count, (count, 1))
     multipliers = np.zeros_like(copies)
     total = copies.sum(axis=0)
@@ -154,7 +156,7 @@ def _split(
 
         threads.run(pull, threads.pieces(voxels, voxels, _LEAST))
         if max(apart) <= count * tolerance:
-            return copies
+            return copies.reshape(count, *rows.shape)[..., :width]
         mu *= growth
 
 

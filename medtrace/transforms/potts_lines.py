@@ -11,6 +11,9 @@ from ..kernels.compiling import compiled, inlined
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
+_ONE = np.uint64(1)
+"""What unsigned places count by; a place that might be negative costs a test at each use."""
+
 
 class Lines(NamedTuple):
     """The lines of an image along one step.
@@ -26,8 +29,14 @@ class Lines(NamedTuple):
     stride: int
 
 
-def lines_along(shape: tuple[int, ...], step: tuple[int, ...]) -> Lines:
-    """The lines along `step`, which is 0, 1 or -1 on each axis; every voxel lies on one of them."""
+def lines_along(shape: tuple[int, ...], step: tuple[int, ...], row: int | None = None) -> Lines:
+    """The lines along `step`, which is 0, 1 or -1 on each axis; every voxel lies on one of them.
+
+    Args:
+        shape: of the image.
+        step: as said.
+        row: numbers from one row of the last axis to the next in the flat image; None for `shape[-1]`.
+    """
     places = np.indices(shape, sparse=True)
     behind, ahead = [], []
     for place, number, size in zip(places, step, shape, strict=True):
@@ -42,8 +51,9 @@ def lines_along(shape: tuple[int, ...], step: tuple[int, ...]) -> Lines:
     for other in ahead[1:]:
         room = np.minimum(room, other)
     lengths = np.broadcast_to(room, shape).ravel()[firsts] + 1
-    stride = int(np.dot(step, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]))
-    return Lines(firsts, lengths.astype(np.int64), stride)
+    width, stored = shape[-1], (*shape[:-1], row or shape[-1])
+    stride = int(np.dot(step, [math.prod(stored[axis + 1 :]) for axis in range(len(shape))]))
+    return Lines(firsts // width * stored[-1] + firsts % width, lengths.astype(np.int64), stride)
 
 
 @compiled
@@ -136,10 +146,14 @@ def _cut(
     segment takes over, so that pieces stay few (functional pruning: Rigaill 2010; Maidstone, Hocking, Rigaill &
     Fearnhead 2017). Exact.
 
+    Beyond the pieces, down to the least value and up to the greatest, the function is constant (`level`): there the
+    new segment begins. It becomes a piece with the next value, and only if it is then below the next level somewhere.
+
     Energies leave out the sum of squares of the values so far, which all share: a segment after s of r values costs
     base + (r − s) · level² − 2 (sums[r] − sums[s]) · level.
     """
     edges, heights, bases, before, costs = pieces[0], pieces[1], pieces[2], pieces[3], pieces[4]
+    origins = starts[0]
     low = high = values[0]
     for place in range(count):
         low, high = min(low, values[place]), max(high, values[place])
@@ -149,73 +163,76 @@ def _cut(
             begins[r] = 0
         return
     # Pieces are first … last − 1, in the middle of their row: either end moves out by one at most with each value.
-    first = edges.size // 2
-    last = first + 1
+    first = np.uint64(edges.size // 2)
+    last = first + _ONE
     edges[first], edges[last] = low, high
-    heights[first] = heights[last] = bases[first] = before[first] = 0.0
-    starts[0, first] = 0
+    heights[first] = heights[last] = bases[first] = before[first] = level = 0.0
+    origins[first] = 0
     for r in range(1, count + 1):
-        twice, total = 2 * values[r - 1], sums[r]
-        for k in range(first, last + 1):
-            heights[k] += edges[k] * (edges[k] - twice)
-        best, begin = np.inf, 0
+        value, total, past, older = values[r - 1], sums[r], sums[r - 1], level
+        twice, outside = 2 * value, older - (total - past) * (total - past)
+        best = outside if edges[first] > low or edges[last] < high else np.inf
+        chosen = last
+        heights[first] += edges[first] * (edges[first] - twice)
         for k in range(first, last):
+            heights[k + _ONE] += edges[k + _ONE] * (edges[k + _ONE] - twice)
             inside = total - before[k]
-            costs[k] = bases[k] - inside * inside * reciprocals[r - starts[0, k]]
-            if costs[k] < best:
-                best, begin = costs[k], starts[0, k]
-        begins[r] = begin
+            costs[k] = bases[k] - inside * inside * reciprocals[r - origins[k]]
+            chosen = k if costs[k] < best else chosen
+            best = min(costs[k], best)
+        begins[r] = origins[chosen] if chosen < last else r - 1
         level = best + jump_cost
+        reach = level - outside  # squared, of the new segment around its value
+        if edges[first] > low and reach > 0 and (value < edges[first] or (value - edges[first]) ** 2 < reach):
+            first -= _ONE
+            edges[first], heights[first] = low, older + low * (low - twice)
+            bases[first], before[first], costs[first], origins[first] = older, past, outside, r - 1
+        if edges[last] < high and reach > 0 and (value > edges[last] or (value - edges[last]) ** 2 < reach):
+            bases[last], before[last], costs[last], origins[last] = older, past, outside, r - 1
+            last += _ONE
+            edges[last], heights[last] = high, older + high * (high - twice)
         i, left = first, edges[first]
         while i < last:
             if heights[i] <= level:
                 left = edges[i]
                 break
             if costs[i] < level:
-                scale = reciprocals[r - starts[0, i]]
+                scale = reciprocals[r - origins[i]]
                 middle = (total - before[i]) * scale
                 left = middle - math.sqrt((level - costs[i]) * scale)
-                if middle > edges[i] and left < edges[i + 1]:
+                if middle > edges[i] and left < edges[i + _ONE]:
                     left = max(left, edges[i])
                     break
-            i += 1
-        j, right = last - 1, edges[last]
+            i += _ONE
+        j, right = last - _ONE, edges[last]
         while j >= i:
-            if heights[j + 1] <= level:
-                right = edges[j + 1]
+            if heights[j + _ONE] <= level:
+                right = edges[j + _ONE]
                 break
             if costs[j] < level:
-                scale = reciprocals[r - starts[0, j]]
+                scale = reciprocals[r - origins[j]]
                 middle = (total - before[j]) * scale
                 right = middle + math.sqrt((level - costs[j]) * scale)
-                if middle < edges[j + 1] and right > edges[j]:
-                    right = min(right, edges[j + 1])
+                if middle < edges[j + _ONE] and right > edges[j]:
+                    right = min(right, edges[j + _ONE])
                     break
-            j -= 1
+            j -= _ONE
         if j < i:  # no jump costs nothing: every level is as good after a jump
-            first = edges.size // 2
-            last = first + 1
+            first = np.uint64(edges.size // 2)
+            last = first + _ONE
             edges[first], edges[last] = low, high
             heights[first] = heights[last] = bases[first] = level
-            before[first], starts[0, first] = total, r
+            before[first], origins[first] = total, r
             continue
         split = False
-        for k in range(i + 1, j + 1):
+        for k in range(i + _ONE, j + _ONE):
             split = split or heights[k] > level
         if split:
             first, last = _rebuild(first, last, level, total, r, reciprocals, pieces, starts)
             continue
-        if i > first or left > edges[first]:
-            edges[i], heights[i] = left, min(heights[i], level)
-            i -= 1
-            edges[i], heights[i], bases[i], before[i], starts[0, i] = low, level, level, total, r
-        first = i
-        if j < last - 1 or right < edges[last]:
-            j += 1
-            edges[j], heights[j] = right, min(heights[j], level)
-            bases[j], before[j], starts[0, j] = level, total, r
-            edges[j + 1], heights[j + 1] = high, level
-        last = j + 1
+        first, last = i, j + _ONE
+        edges[first], heights[first] = left, min(heights[first], level)
+        edges[last], heights[last] = right, min(heights[last], level)
 
 
 @compiled
@@ -228,14 +245,14 @@ def _rebuild(
     made, opened = 0, False  # pieces so far, and whether the last of them is the new segment's
     new_edges[0], new_heights[0] = edges[first], min(heights[first], level)
     for k in range(first, last):
-        left, right = edges[k], edges[k + 1]
-        stays = heights[k] <= level and heights[k + 1] <= level
+        left, right = edges[k], edges[k + _ONE]
+        stays = heights[k] <= level and heights[k + _ONE] <= level
         if not stays and costs[k] < level:
             scale = reciprocals[r - starts[0, k]]
             middle, reach = (total - before[k]) * scale, math.sqrt((level - costs[k]) * scale)
             if heights[k] > level:
                 left = max(left, middle - reach)
-            if heights[k + 1] > level:
+            if heights[k + _ONE] > level:
                 right = min(right, middle + reach)
             stays = left < right
         if not opened and (left > edges[k] or not stays):
@@ -246,16 +263,16 @@ def _rebuild(
                 new_edges[made], new_heights[made] = left, min(heights[k], level)
             new_bases[made], new_before[made], starts[1, made] = bases[k], before[k], starts[0, k]
             made, opened = made + 1, False
-            new_edges[made], new_heights[made] = right, min(heights[k + 1], level)
-            if right < edges[k + 1]:
+            new_edges[made], new_heights[made] = right, min(heights[k + _ONE], level)
+            if right < edges[k + _ONE]:
                 new_bases[made], new_before[made], starts[1, made] = level, total, r
                 made, opened = made + 1, True
         if opened:
-            new_edges[made], new_heights[made] = edges[k + 1], level
-    first = (edges.size - made) // 2
-    last = first + made
+            new_edges[made], new_heights[made] = edges[k + _ONE], level
+    first = last = np.uint64((edges.size - made) // 2)
     for k in range(made):
-        edges[first + k], heights[first + k] = new_edges[k], new_heights[k]
-        bases[first + k], before[first + k], starts[0, first + k] = new_bases[k], new_before[k], starts[1, k]
+        edges[last], heights[last] = new_edges[k], new_heights[k]
+        bases[last], before[last], starts[0, last] = new_bases[k], new_before[k], starts[1, k]
+        last += _ONE
     edges[last], heights[last] = new_edges[made], new_heights[made]
     return first, last

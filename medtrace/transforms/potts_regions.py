@@ -165,18 +165,24 @@ def move_borders(regions: Indices, image: Array, gamma: float, steps: list[tuple
     sizes = np.bincount(regions.ravel()).astype(np.float64)
     sums = np.bincount(regions.ravel(), weights=image.ravel())
     flat = framed.ravel()
+    borders = np.ones(flat.size, dtype=bool)
     for _ in range(_PASSES):
-        if not _move(flat, values.ravel(), offsets, costs, sizes, sums):
+        if not _move(flat, borders, values.ravel(), offsets, costs, sizes, sums):
             break
     moved: Indices = flat.reshape(framed.shape)[(slice(1, -1),) * framed.ndim].copy()
     return moved
 
 
 @compiled
-def _move(regions: Any, values: Any, offsets: Any, costs: Any, sizes: Any, sums: Any) -> int:
-    """Go once over all voxels, each to the region where it costs least; how many moved. A frame of -1 is left out."""
+def _move(regions: Any, borders: Any, values: Any, offsets: Any, costs: Any, sizes: Any, sums: Any) -> int:
+    """Go once over all voxels, each to the region where it costs least; how many moved. A frame of -1 is left out.
+
+    `borders` is false where a voxel is known to have no neighbour in another region, and kept up to date.
+    """
     moved = 0
     for voxel in range(regions.size):
+        if not borders[voxel]:
+            continue
         own = regions[voxel]
         if own < 0 or sizes[own] == 1:
             continue
@@ -185,6 +191,7 @@ def _move(regions: Any, values: Any, offsets: Any, costs: Any, sizes: Any, sums:
             other = regions[voxel + offset]
             inner = inner and (other == own or other < 0)
         if inner:
+            borders[voxel] = False
             continue
         value, best = values[voxel], own
         leaving = sizes[own] / (sizes[own] - 1) * (value - sums[own] / sizes[own]) ** 2
@@ -203,6 +210,8 @@ def _move(regions: Any, values: Any, offsets: Any, costs: Any, sizes: Any, sums:
                 gain, best = saved, other
         if best != own:
             regions[voxel] = best
+            for offset in offsets:
+                borders[voxel + offset] = True
             sizes[own] -= 1
             sizes[best] += 1
             sums[own] -= value

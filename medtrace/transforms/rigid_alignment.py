@@ -12,15 +12,14 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform
 from monai.utils.enums import TransformBackends
-from monai.utils.misc import ensure_tuple_rep
 from monai.utils.type_conversion import convert_to_dst_type
 from torch import Tensor
 
-from ..checks import check_choice, check_positive
+from ..checks import check_choice, check_number, check_positive
 from .geometry import affine_of
 from .itk_frame import INTERPOLATORS, LPS, frame_of, resample, to_itk, to_matrix, to_transform
 from .masks import as_mask
-from .naming import as_image, named, plain
+from .naming import as_image, as_item, named, one_per_key, plain
 from .rigid_registration import Search, register, starting_points
 
 _INITIAL = ("auto", "identity", "geometry", "moments")
@@ -99,8 +98,12 @@ class RigidAlignment(InvertibleTransform):
                 raise TypeError(f"{name}: expected a whole number, received {value!r}")
         for name, value in settings.items():
             check_positive(name, value)
+        if fill is not None:
+            check_number("fill", fill)
         if bins < 5:
             raise ValueError(f"bins: expected at least 5, received {bins}; cubic windows need them")
+        if isinstance(levels, str) or not isinstance(levels, Sequence):
+            raise TypeError(f"levels: expected whole numbers, coarse to fine, received {levels!r}")
         if not levels or any(not isinstance(level, int) or level < 1 for level in levels):
             raise ValueError(f"levels: expected whole numbers from 1, coarse to fine, received {levels!r}")
         if list(levels) != sorted(levels, reverse=True):
@@ -252,7 +255,7 @@ class RigidAlignment(InvertibleTransform):
             back = np.linalg.inv(np.asarray(info["matrix"]))
             frame = frame_of(onto, data.ndim - 1)
             values = plain(data)
-            working = values if values.is_floating_point() else values.float()
+            working = values if values.dtype in (torch.float32, torch.float64) else values.float()
             moved = resample(working, onto, info["shape"], affine, back, frame, info["mode"], info["fill"], "data")
             moved = moved.to(values.dtype)
         else:
@@ -304,7 +307,7 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
             raise ValueError(f"moving_key: expected one of the keys {self.keys}, received {moving_key!r}; add it")
         if fixed_key in self.keys:
             raise ValueError(f"fixed_key: expected a key that does not move, received {fixed_key!r} of {self.keys}")
-        self.modes = dict(zip(self.keys, ensure_tuple_rep(mode, len(self.keys))))
+        self.modes = dict(zip(self.keys, one_per_key("mode", mode, self.keys)))
         for one in self.modes.values():
             check_choice("mode", one, tuple(INTERPOLATORS))
         self.fixed_key, self.motion_key = fixed_key, motion_key
@@ -312,7 +315,7 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Align the item's keys; see `RigidAlignment.__call__`."""
-        item = dict(data)
+        item = as_item(data)
         present = list(self.key_iterator(item))
         if not present:
             return item
@@ -331,7 +334,7 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Take the item's keys back to their own grids."""
-        item = dict(data)
+        item = as_item(data)
         for key in self.key_iterator(item):
             item[key] = self.aligner.inverse(item[key])
         if self.motion_key is not None:

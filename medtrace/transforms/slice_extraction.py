@@ -19,7 +19,7 @@ from torch import Tensor
 from ..checks import check_choice
 from .geometry import Array, affine_of
 from .masks import as_mask
-from .naming import named, plain
+from .naming import as_item, named, plain
 
 PLANES = {"axial": "S", "coronal": "A", "sagittal": "R"}
 _AXES = ("LR", "PA", "IS")
@@ -213,7 +213,7 @@ class SliceExtractiond(MapTransform):
         Raises:
             ValueError: if the keys' grids differ, or as `SliceExtraction.__call__`.
         """
-        present = list(self.key_iterator(dict(data)))
+        present = list(self.key_iterator(as_item(data)))
         if not present:
             raise ValueError(f"keys: expected one of {self.keys} in the item, received {list(data)}; add a volume")
         volumes = {key: _volume(str(key), data[key]) for key in present}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..checks import check_choice, check_positive
 from .geometry import Array
-from .naming import as_image, named, plain
+from .naming import as_image, as_item, named, plain
 from .potts import DIRECTIONS, Directions, minimise_potts
 from .two_means import two_means, unit_range
 
@@ -152,7 +152,7 @@ class StructureMapd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the maps."""
-        item = dict(data)
+        item = as_item(data)
         for key, out_key in self.key_iterator(item, self.out_keys):
             item[out_key] = self.transform(item[key], name=str(key))
         return item
