@@ -29,13 +29,11 @@ def reggan():
     return RegGANObjective(host, correction=correction, pool_size=0)
 
 
-def optimizers(objective, **options):
-    return {
-        phase.name: torch.optim.Adam(objective.parameters_of(phase.name), 1e-3, **options) for phase in objective.phases
-    }
+def optimizers(objective, kind=torch.optim.Adam, rate=1e-3, **options):
+    return {phase.name: kind(objective.parameters_of(phase.name), rate, **options) for phase in objective.phases}
 
 
-def trained(objective, *handlers, epochs=1, fused=True, shape=(32, 32)):
+def trained(objective, *handlers, epochs=1, shape=(32, 32), **optimiser):
     generator = torch.Generator().manual_seed(1)
     items = [
         {key: torch.rand(1, *shape, generator=generator) * 2 - 1 for key in ("source", "target")} for _ in range(4)
@@ -45,7 +43,7 @@ def trained(objective, *handlers, epochs=1, fused=True, shape=(32, 32)):
         epochs,
         DataLoader(Dataset(items), batch_size=2),
         objective,
-        optimizers(objective, fused=fused),
+        optimizers(objective, **({"fused": True} | optimiser)),
         train_handlers=handlers,
     )
     trainer.run()
@@ -121,10 +119,12 @@ def test_shared_forwards_train_alike(plain):
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("build", [tracetrans, reggan])
 def test_every_backend_trains_alike(build, backend):
-    expected, objective = build(), build()
-    trained(expected)
-    trained(objective, Acceleration(compile={"backend": backend}, channels_last=True))
-    assert distance(objective, expected) < 1e-3
+    """By gradient descent: before a normalisation a bias has a gradient of rounding, which Adam turns to steps."""
+    first, expected, objective = build(), build(), build()
+    descent = {"kind": torch.optim.SGD, "rate": 0.1}
+    trained(expected, **descent)
+    trained(objective, Acceleration(compile={"backend": backend}, channels_last=True), **descent)
+    assert distance(objective, expected) < 1e-4 * distance(first, expected)
 
 
 @pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
