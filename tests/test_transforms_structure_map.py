@@ -97,13 +97,16 @@ def test_multipliers_are_pulled_by_the_distance_from_the_mean():
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (3, 4, 5), (1, 6)])
-def test_lines_visit_every_voxel_once_and_step_by_step(shape):
+@pytest.mark.parametrize("beyond_rows", [0, 3])
+def test_lines_visit_every_voxel_once_and_step_by_step(shape, beyond_rows):
+    stored = (*shape[:-1], shape[-1] + beyond_rows)
+    voxels = np.arange(np.prod(stored)).reshape(stored)[..., : shape[-1]]
     for step in direction_steps(len(shape), "diagonals"):
-        lines = lines_along(shape, step)
+        lines = lines_along(shape, step, stored[-1])
         visited = [first + lines.stride * np.arange(length) for first, length in zip(lines.firsts, lines.lengths)]
-        assert sorted(np.concatenate(visited)) == list(range(np.prod(shape)))
+        assert sorted(np.concatenate(visited)) == voxels.ravel().tolist()
         for line in visited:
-            places = np.stack(np.unravel_index(line, shape), axis=1)
+            places = np.stack(np.unravel_index(line, stored), axis=1)
             assert (np.diff(places, axis=0) == step).all()
             for beyond in (places[0] - step, places[-1] + step):
                 assert ((beyond < 0) | (beyond >= shape)).any()
