@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,9 +20,9 @@ import torch.nn.functional as F
 from .harness import ROOT, Measurement, Settings
 
 EARLIER = "d01bb76"
-ROOMS = ("objectives", "networks", "engines", "losses", "fields")
+ROOMS = ("objectives", "networks", "engines", "losses", "fields", "data")
 
-TITLE = "Training step"
+TITLE = "Training steps and their data"
 TEXT = f"""
 All phases of one step (forward, backward, optimiser), of the library as it is and of commit {EARLIER}, in one
 process, on the same images and first weights. TraceTrans at its paper's 256 × 256 and batch 8, RegGAN (CycleGAN,
@@ -29,7 +30,7 @@ NC+R) at 256 × 256 and batch 1; `medtrace` is what the bundles' `train.yaml` do
 does under `--set amp=true --set amp_dtype=bfloat16`, which gains on processors that multiply in this type. "Losses
 and fields" is all of a TraceTrans step that is neither network nor optimiser (both mutual informations, L1, least
 squares, smoothness, exponential and warp, forward and backward), measured alone; it is asked to take at most a tenth
-of the step.
+of the step. A case of TraceBench is made once in a training and then kept.
 """
 
 
@@ -57,6 +58,31 @@ def measurements(settings: Settings) -> Iterator[list[Measurement]]:
                     Measurement(operation, size, "losses and fields", losses_and_fields(images), target=10),
                     Measurement(operation, size, "the whole step", here, ours=False),
                 ]
+        for task in ("postop", "misaligned", "metamorphic", "domain"):
+            yield cases(task, {"medtrace": library(), f"medtrace at {EARLIER}": earlier}, settings)
+
+
+def cases(task: str, libraries: dict[str, Any], settings: Settings) -> list[Measurement]:
+    """TraceBench's cases of a task, in this library and the earlier one."""
+    edge, count = (32, 2) if settings.quick else (64, 8)
+    return [
+        Measurement(
+            f"TraceBench, {task}",
+            f"{count} cases of {edge}²",
+            peer,
+            partial(make_cases, rooms.data.TraceBench, task, edge, count),
+            ours=peer == "medtrace",
+            items=count,
+        )
+        for peer, rooms in libraries.items()
+        if rooms is not None
+    ]
+
+
+def make_cases(dataset: Any, task: str, edge: int, count: int) -> None:
+    made = dataset(task, (edge, edge), cases=count, seed=0)
+    for index in range(count):
+        made[index]
 
 
 def variants(
