@@ -59,7 +59,7 @@ def check_declared(path: Path, shape: Sequence[int], bytes_each: int, stored: in
     if not shape or any(size < 1 for size in shape):
         raise ValueError(f"{path}: its header claims the shape {tuple(shape)}; expected sizes of 1 or more")
     claimed = math.prod(shape) * bytes_each
-    limit = _limit()
+    limit = memory_limit()
     if claimed > limit:
         raise ValueError(
             f"{path}: its header claims {claimed / 2**30:.3g} GiB (shape {tuple(shape)}); expected at most"
@@ -217,7 +217,8 @@ def inside(folder: Path, name: object, what: str) -> Path:
     return folder / name
 
 
-def _limit() -> float:
+def memory_limit() -> float:
+    """Bytes that an image, or a configuration's networks, may take."""
     given = os.environ.get("MEDTRACE_MAX_GIB", "")
     try:
         return (float(given) if given else MAX_GIB) * 2**30

@@ -69,7 +69,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of entries, received {type(content).__name__}")
     try:
-        for _ in _entries(content):
+        for _ in entries(content):
             pass
     except _TooMuch:
         raise ValueError(
@@ -81,7 +81,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 def code_in(config: Mapping[str, Any]) -> list[Code]:
     """All entries of a configuration that run code or take in a file: `_target_`, `$...` and `%...`."""
     found = []
-    for place, value in _entries(config):
+    for place, value in entries(config):
         is_target = place == "_target_" or place.endswith("#_target_")
         if is_target or (isinstance(value, str) and value.startswith(_CODE_STARTS)):
             found.append(Code(place, str(value)))
@@ -150,7 +150,7 @@ class _TooMuch(Exception):
     pass
 
 
-def _entries(config: Any) -> Iterator[tuple[str, Any]]:
+def entries(config: Any) -> Iterator[tuple[str, Any]]:
     """Place and value of every plain entry, and of `_target_` whatever its kind."""
     count = 0
     stack: list[tuple[str, Any, int]] = [("", config, 0)]
@@ -186,7 +186,7 @@ def _differing(config: Mapping[str, Any], bundle: str) -> list[Code]:
         if code.text not in known and not (code.place == "device" and _DEVICE.fullmatch(code.text)):
             found.append(code)
     seen = {code.place for code in found}
-    for place, value in _entries(config):
+    for place, value in entries(config):
         known = shipped.get(_anywhere(place), frozenset())
         writes = [text for text in known if "@run_dir" in text]
         if writes and str(value) not in known and place not in seen:

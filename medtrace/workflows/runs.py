@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 
 from medtrace.engines.weights import load_weights
 from medtrace.objectives import Objective
-from medtrace.workflows.bundle_safety import check_code, read_config
+from medtrace.workflows.bundle_safety import check_code, foreign_code, read_config
+from medtrace.workflows.declared_networks import check_networks, check_shapes
 
 CONFIG = "config.yaml"
 WEIGHTS = Path("checkpoints") / "final.pt"
@@ -43,7 +45,8 @@ def load_objective(
 
     Raises:
         FileNotFoundError: if the folder, its configuration or its weights are missing.
-        ValueError: if the weights do not fit the configuration or are no weights, an override is no entry of it, or
+        ValueError: if the weights do not fit the configuration or are no weights, the configuration's networks are too
+            large or cannot be made, an override is no entry of it, or
             either would run code that medtrace does not ship.
     """
     from monai.bundle import ConfigParser
@@ -62,6 +65,8 @@ def load_objective(
             raise ValueError(f"overrides: expected entries of {run / CONFIG}, received {name!r}")
         parser[name] = value
     states = load_weights(weights)
+    if not foreign_code(config):  # what the user allowed may do anything
+        check_shapes(check_networks(deepcopy(parser.get()), run / CONFIG), states.get("objective"), weights)
     objective: Objective = parser.get_parsed_content("objective")
     try:
         objective.load_state_dict(states["objective"])
