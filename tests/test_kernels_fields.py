@@ -11,8 +11,17 @@ import torch
 
 from medtrace import kernels
 from medtrace.fields import compose, exponentiate, identity_grid, invert, jacobian_determinant, sample, warp
+from medtrace.kernels.threads import pieces
+from medtrace.kernels.warp import write_gradients
 
-SHAPES = {"2d": (19, 23), "3d": (9, 11, 13), "single slice": (8, 9, 1), "row": (1, 9), "two": (2, 2, 2)}
+SHAPES = {
+    "2d": (19, 23),
+    "3d": (9, 11, 13),
+    "single slice": (8, 9, 1),
+    "row": (1, 9),
+    "column": (9, 1),
+    "two": (2, 2, 2),
+}
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 
 
@@ -139,9 +148,13 @@ def test_nan_and_infinite_positions_stay_inside():
     torch.testing.assert_close(ours_grads[1][1], theirs_grads[1][1], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("shape", [(64, 70), (24, 30, 28)])
-def test_same_bytes_with_any_number_of_threads(shape, threads):
-    image, field = tensors(shape, batch=3, dtype=torch.float32, scale=4.0)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("shape", [(150, 160), (51000, 1), (30, 42, 40)])
+def test_same_bytes_with_any_number_of_threads(shape, batch, threads):
+    """Threads own whole images of a batch of three, and parts of a single one."""
+    image, field = tensors(shape, batch=batch, dtype=torch.float32, scale=4.0)
+    threads(3)
+    assert len(pieces(batch * shape[0], image.numel())) > 1
     velocity = (field * 0.2).detach().requires_grad_()
     calls = {
         "warp": (warp, image, field),
@@ -192,9 +205,34 @@ def test_expanded_gradients_and_sums_arrive():
     torch.testing.assert_close(gradient.sum(), torch.tensor(8.0 * 9 * 3 * 2, dtype=torch.float64))
 
 
-def test_no_points():
-    image, _ = tensors((8, 9))
-    assert sample(image, torch.zeros(2, 2, 0, dtype=torch.float64)).shape == (2, 3, 0)
+@pytest.mark.parametrize("shape", [(8, 9), (4, 5, 6)])
+def test_no_points(shape):
+    image, _ = tensors(shape)
+    points = torch.zeros(2, len(shape), 0, dtype=torch.float64, requires_grad=True)
+    result = sample(image, points)
+    assert result.shape == (2, 3, 0)
+    to_image, to_points = torch.autograd.grad(result.sum(), (image, points))
+    assert torch.equal(to_image, torch.zeros_like(image))
+    assert to_points.shape == points.shape
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (9, 10, 11)])
+def test_gradients_overwrite_what_memory_held(shape):
+    """The operators take unset memory, which may hold anything."""
+    image, field = (tensor.detach() for tensor in tensors(shape, dtype=torch.float32))
+    grad = torch.rand_like(image)
+    results = []
+    for filling in (0.0, float("nan")):
+        to_image, to_field = torch.full_like(image, filling), torch.full_like(field, filling)
+        write_gradients(grad, image, field, to_image, to_field, displaced=True, add=False)
+        both_at_once = torch.full_like(field, filling)
+        write_gradients(field, field, field, both_at_once, both_at_once, displaced=True, add=True)
+        results.append((to_image, to_field, both_at_once))
+    for ours, expected in zip(*results):
+        assert torch.equal(ours, expected)
+    apart = torch.empty_like(field), torch.empty_like(field)
+    write_gradients(field, field, field, *apart, displaced=True, add=True)
+    torch.testing.assert_close(both_at_once, sum(apart), atol=1e-4, rtol=1e-5)
 
 
 def test_transforms_of_torch_func_still_work():
@@ -290,7 +328,7 @@ def test_choice():
 
 
 def test_a_thread_that_fails_says_so(threads):
-    from medtrace.kernels.threads import pieces, run
+    from medtrace.kernels.threads import run
 
     threads(2)
     ranges = pieces(10, 1 << 20)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medtrace.kernels import choice, threads
 from medtrace.kernels.layout import plain
-from medtrace.kernels.warp import add_gradients, read_into
+from medtrace.kernels.warp import read_into, write_gradients
 
 choice.OPERATIONS["exponentiate"] = "CPU"
 
@@ -57,7 +57,7 @@ def _exponentiate_backward(grad: Tensor, velocity: Tensor, steps: int) -> Tensor
     given = squaring.start(plain(grad), 1.0)
     result = torch.empty_like(given)
     while flows:
-        squaring.backward(flows.pop(), given, result.zero_())
+        squaring.backward(flows.pop(), given, result)
         given, result = result, given
     return squaring.finish(given, result, 0.5**steps)
 
@@ -90,7 +90,7 @@ class Squaring(Protocol):
         """Write flow(p) + flow(p + flow(p)) to `out`."""
 
     def backward(self, flow: Tensor, grad: Tensor, out: Tensor) -> None:
-        """Add the gradient by the flow to `out`."""
+        """Write the gradient by the flow to `out`."""
 
     def finish(self, flow: Tensor, spare: Tensor, factor: float) -> Tensor:
         """A flow times a factor as (B, spatial_dims, ...); `spare` may be overwritten."""
@@ -101,7 +101,7 @@ class PlanarSquaring:
 
     def start(self, field: Tensor, factor: float) -> Tensor:
         """See `Squaring`."""
-        return field * factor
+        return _times(field, factor, torch.empty_like(field))
 
     def forward(self, flow: Tensor, out: Tensor) -> None:
         """See `Squaring`."""
@@ -109,11 +109,25 @@ class PlanarSquaring:
 
     def backward(self, flow: Tensor, grad: Tensor, out: Tensor) -> None:
         """See `Squaring`."""
-        add_gradients(grad, flow, flow, out, out, displaced=True, add=True)
+        write_gradients(grad, flow, flow, out, out, displaced=True, add=True)
 
     def finish(self, flow: Tensor, spare: Tensor, factor: float) -> Tensor:
         """See `Squaring`."""
-        return flow if factor == 1.0 else flow.mul_(factor)
+        return flow if factor == 1.0 else _times(flow, factor, flow)
+
+
+def _times(field: Tensor, factor: float, out: Tensor) -> Tensor:
+    """Write a field times a factor to `out`, on the threads that work on it before and after.
+
+    torch's own threads would go on to wait in a loop for more, and take these ones' time.
+    """
+    given, to = field.numpy().reshape(-1), out.numpy().reshape(-1)
+
+    def task(begin: int, end: int) -> None:
+        np.multiply(given[begin:end], given.dtype.type(factor), out=to[begin:end])
+
+    threads.run(task, threads.pieces(given.size, given.size))
+    return out
 
 
 class JoinedSquaring:
@@ -146,13 +160,8 @@ class JoinedSquaring:
 
     def backward(self, flow: Tensor, grad: Tensor, out: Tensor) -> None:
         """See `Squaring`."""
-        height, arrays = self.shape[1], (grad.numpy(), out.numpy(), self._reach(flow))
-        threads.run(
-            lambda low, high: self.loops.square_backward(
-                flow.numpy(), self.shape, *arrays, low * height, high * height, low, high
-            ),
-            self.planes,
-        )
+        arrays = flow.numpy(), self.shape, grad.numpy(), out.numpy()
+        threads.run(lambda low, high: self.loops.square_backward(*arrays, low, high), self.planes)
 
     def finish(self, flow: Tensor, spare: Tensor, factor: float) -> Tensor:
         """See `Squaring`."""
@@ -163,16 +172,6 @@ class JoinedSquaring:
 
     def _share(self, task: Any) -> None:
         threads.run(task, threads.pieces(self.voxels, self.batch * self.voxels))
-
-    def _reach(self, flow: Tensor) -> Any:
-        """Planes that each row reads; nobody asks where one thread owns them all."""
-        reach = np.empty((self.batch * self.shape[0] * self.shape[1] if len(self.planes) > 1 else 0, 2), np.int64)
-        if reach.size:
-            from medtrace.kernels.warp_reach import reach_of_rows
-
-            components = flow.numpy().transpose(0, 2, 1)
-            reach_of_rows(components, self.shape[0], self.shape[2], self.shape[1], self.real(1), reach)
-        return reach
 
 
 def _squaring(velocity: Tensor) -> Squaring:

@@ -8,7 +8,7 @@ import numpy as np
 
 from medtrace.kernels.compiling import compiled, inlined
 from medtrace.kernels.quads import add_to_face, read_cell, slopes_of_cell
-from medtrace.kernels.warp_3d import steps_of
+from medtrace.kernels.warp_3d import extent, steps_of
 
 
 @compiled
@@ -112,65 +112,72 @@ def square(flow: Any, shape: Any, out: Any, begin: int, end: int) -> None:
         out[b, r * length : (r + 1) * length] = line
 
 
+@inlined
+def slopes_row(flat: Any, steps: Any, cells: Any, weights: Any, slopes: Any) -> None:
+    """Derivatives by the position of what is read at the positions of a row, (length, 3, 4)."""
+    dx, dy, dz = steps
+    out = slopes.reshape(-1)
+    for j in range(cells.size):
+        cell, at = np.uint64(np.uint32(cells[j])) * np.uint64(4), np.uint64(j) * np.uint64(12)
+        slopes_of_cell(flat, cell, dx, dy, dz, weights[0, j], weights[1, j], weights[2, j], out, at)
+
+
+@inlined
+def scatter_row(flat: Any, steps: Any, given: Any, cells: Any, planes: Any, weights: Any, low: int, high: int) -> None:
+    """Add the vectors times the weights to the corners of each cell, as far as their planes lie in [low, high)."""
+    dx, dy, dz = steps
+    one = flat.dtype.type(1)
+    next_plane = 1 if dx > 0 else 0
+    half = (cells.size + 1) // 2
+    for k in range(cells.size):
+        j = (k >> 1) + (k & 1) * half  # as in warp_3d.scatter_row
+        cell, at = np.uint64(np.uint32(cells[j])) * np.uint64(4), np.uint64(j) * np.uint64(4)
+        wx, wy, wz = weights[0, j], weights[1, j], weights[2, j]
+        if low <= planes[j] < high:
+            add_to_face(flat, cell, dy, dz, one - wx, wy, wz, given, at)
+        if low <= planes[j] + next_plane < high:
+            add_to_face(flat, cell + dx, dy, dz, wx, wy, wz, given, at)
+
+
 @compiled
-def square_backward(
-    flow: Any, shape: Any, grad: Any, out: Any, reach: Any, begin: int, end: int, low: int, high: int
-) -> None:
-    """Add the gradient of `square` by the flow to out: the parts of rows begin to end, and what falls on their planes.
+def square_backward(flow: Any, shape: Any, grad: Any, out: Any, low: int, high: int) -> None:
+    """Write the gradient of `square` by the flow to the planes low to high of out.
 
     Args:
         flow: (B, voxels, 4), what was squared.
         shape: the grid's.
         grad: of its shape, by the result.
         out: of its shape; a voxel receives its parts in the order of the rows.
-        reach: (rows of the batch, 2) lowest and highest plane a row reads, or empty where [low, high) is all.
-        begin, end: rows of the planes low to high, counted over the batch.
-        low, high: planes.
+        low, high: planes, counted over the batch.
     """
     length = shape[2]
-    rows = shape[0] * shape[1]
-    one, four, twelve = flow.dtype.type(1), np.uint64(4), np.uint64(12)
+    voxels = shape[0] * shape[1] * length
     dx, dy, dz = steps_of(shape)
-    dx, dy, dz = dx * four, dy * four, dz * four
-    half = (length + 1) // 2
-    next_plane = 1 if dx > 0 else 0
+    steps = (dx * np.uint64(4), dy * np.uint64(4), dz * np.uint64(4))
     cells, planes = np.empty(length, np.int32), np.empty(length, np.int32)
     weights, free = np.empty((3, length), flow.dtype), np.empty((3, length), flow.dtype)
     slopes = np.empty((length, 3, 4), flow.dtype)
-    slopes_flat = slopes.reshape(-1)
     line = np.zeros((length, 4), flow.dtype)
-    for row in range(rows * flow.shape[0]):
-        b = row // rows
-        first = b * shape[0]
-        mine = begin <= row < end
-        if not mine and (first + reach[row, 1] < low or first + reach[row, 0] >= high):
-            continue
-        r = row - b * rows
-        x = r // shape[1]
-        own = flow[b, r * length : (r + 1) * length]
-        g = grad[b, r * length : (r + 1) * length]
-        flat, given, result = flow[b].reshape(-1), g.reshape(-1), out[b].reshape(-1)
-        bx, by = flow.dtype.type(x), flow.dtype.type(r - x * shape[1])
-        locate_row(own, bx, by, shape, cells, planes, weights)
-        if mine:
-            free_row(own, bx, by, shape, free)
-            for j in range(length):
-                cell, at = np.uint64(np.uint32(cells[j])) * four, np.uint64(j) * twelve
-                slopes_of_cell(flat, cell, dx, dy, dz, weights[0, j], weights[1, j], weights[2, j], slopes_flat, at)
-            for j in range(length):
-                for d in range(3):
-                    slope = slopes[j, d, 0] * g[j, 0] + slopes[j, d, 1] * g[j, 1] + slopes[j, d, 2] * g[j, 2]
-                    line[j, d] = g[j, d] + slope * free[d, j]
-            own_result = out[b, r * length : (r + 1) * length]
-            for j in range(length):
-                for d in range(4):
-                    own_result[j, d] += line[j, d]
-        for k in range(length):
-            j = (k >> 1) + (k & 1) * half  # as in warp_3d.scatter_row
-            cell, at = np.uint64(np.uint32(cells[j])) * four, np.uint64(j) * four
-            wx, wy, wz = weights[0, j], weights[1, j], weights[2, j]
-            plane = first + planes[j]
-            if low <= plane < high:
-                add_to_face(result, cell, dy, dz, one - wx, wy, wz, given, at)
-            if low <= plane + next_plane < high:
-                add_to_face(result, cell + dx, dy, dz, wx, wy, wz, given, at)
+    for b in range(low // shape[0], (high - 1) // shape[0] + 1):
+        low_b, high_b = max(low - b * shape[0], 0), min(high - b * shape[0], shape[0])
+        out[b, low_b * (voxels // shape[0]) : high_b * (voxels // shape[0])] = 0
+        for r in range(shape[0] * shape[1]):
+            x = r // shape[1]
+            bx, by = flow.dtype.type(x), flow.dtype.type(r - x * shape[1])
+            own = flow[b, r * length : (r + 1) * length]
+            g = grad[b, r * length : (r + 1) * length]
+            locate_row(own, bx, by, shape, cells, planes, weights)
+            if low_b <= x < high_b:
+                free_row(own, bx, by, shape, free)
+                slopes_row(flow[b].reshape(-1), steps, cells, weights, slopes)
+                for j in range(length):
+                    for d in range(3):
+                        slope = slopes[j, d, 0] * g[j, 0] + slopes[j, d, 1] * g[j, 1] + slopes[j, d, 2] * g[j, 2]
+                        line[j, d] = g[j, d] + slope * free[d, j]
+                result = out[b, r * length : (r + 1) * length]
+                for j in range(length):
+                    for d in range(4):
+                        result[j, d] += line[j, d]
+            least, most = extent(planes, steps)
+            if least < high_b and most >= low_b:
+                scatter_row(out[b].reshape(-1), steps, g.reshape(-1), cells, planes, weights, low_b, high_b)

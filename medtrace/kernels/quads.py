@@ -18,28 +18,35 @@ from numba.extending import intrinsic
 FLAGS = ("contract",)
 
 
-class Quads:
-    """Writes the instructions for vectors of four numbers of one array's type."""
+class Lanes:
+    """Writes the instructions that read and write vectors of some numbers of one array's type."""
 
-    def __init__(self, context: Any, builder: Any, kind: Any) -> None:
+    def __init__(self, context: Any, builder: Any, kind: Any, count: int) -> None:
         self.context = context
         self.builder = builder
-        self.vector = ir.VectorType(context.get_data_type(kind.dtype), 4)
+        self.vector = ir.VectorType(context.get_data_type(kind.dtype), count)
 
     def place(self, kind: Any, array: Any, index: Any) -> Any:
-        """Pointer to the four numbers of an array from `index`."""
+        """Pointer to the numbers of an array from `index`."""
         data = self.context.make_array(kind)(self.context, self.builder, array).data
         return self.builder.bitcast(self.builder.gep(data, [index]), self.vector.as_pointer())
 
     def load(self, place: Any) -> Any:
-        """The four numbers at a place."""
+        """The numbers at a place."""
         value = self.builder.load(place)
         value.align = 4  # numbers of either type are aligned to this at least
         return value
 
     def store(self, value: Any, place: Any) -> None:
-        """Write four numbers."""
+        """Write the numbers to a place."""
         self.builder.store(value, place).align = 4
+
+
+class Quads(Lanes):
+    """Writes the instructions for vectors of four numbers of one array's type."""
+
+    def __init__(self, context: Any, builder: Any, kind: Any) -> None:
+        super().__init__(context, builder, kind, 4)
 
     def repeat(self, number: Any) -> Any:
         """A vector of four times one number."""

@@ -77,9 +77,9 @@ def _read_backward(
     grad: Tensor, image: Tensor, field: Tensor, displaced: bool, add: bool, for_image: bool, for_field: bool
 ) -> tuple[Tensor, Tensor]:
     grad, image, field = plain(grad), plain(image), plain(field)
-    grad_image = torch.zeros_like(image) if for_image else image.new_empty(0)
-    grad_field = torch.zeros_like(field) if for_field else field.new_empty(0)
-    add_gradients(grad, image, field, grad_image, grad_field, displaced=displaced, add=add)
+    grad_image = torch.empty_like(image) if for_image else image.new_empty(0)
+    grad_field = torch.empty_like(field) if for_field else field.new_empty(0)
+    write_gradients(grad, image, field, grad_image, grad_field, displaced=displaced, add=add)
     return grad_image, grad_field
 
 
@@ -109,38 +109,30 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
 _read.register_autograd(_backward, setup_context=_setup)
 
 
-def add_gradients(
+def write_gradients(
     grad: Tensor, image: Tensor, field: Tensor, grad_image: Tensor, grad_field: Tensor, *, displaced: bool, add: bool
 ) -> None:
-    """Add the gradients of `read` to what `grad_image` and `grad_field` hold; an empty one is not asked for.
+    """Write the gradients of `read` to `grad_image` and `grad_field`; an empty one is not asked for.
 
     The bytes do not depend on the number of threads. The two may be one tensor where the image is the field itself
-    and holds displacements.
+    and holds displacements: it receives their sum.
     """
     lay = _layout(image, field, displaced)
     loops = _loops(image.ndim - 2)
-    first_axis = image.shape[2]
-    batch = image.shape[0]
-    arrays = (image.numpy(), _flat(field), _flat(grad), grad_image.numpy(), grad_field.numpy())
-    if not grad_image.numel():
-        arrays = (*arrays[:3], np.empty((0,) * image.ndim, arrays[0].dtype), arrays[4])
-    if grad_field.numel():
-        arrays = (*arrays[:4], _flat(grad_field))
-    else:
-        arrays = (*arrays[:4], np.empty((0, 0, 0), arrays[0].dtype))
+    none = np.empty(0, image.numpy().dtype)
+    to_image = grad_image.numpy() if grad_image.numel() else none.reshape((0,) * image.ndim)
+    to_field = _flat(grad_field) if grad_field.numel() else none.reshape(0, 0, 0)
+    arrays = (image.numpy(), _flat(field), _flat(grad), to_image, to_field)
     move = arrays[1].dtype.type(lay.move)
-    planes = threads.pieces(batch * first_axis, grad.numel())
-    reach = np.empty((batch * lay.rows if len(planes) > 1 else 0, 2), np.int64)
-    if len(planes) > 1 and grad_image.numel():
-        from medtrace.kernels.warp_reach import reach_of_rows
-
-        reach_of_rows(arrays[1], first_axis, lay.length, lay.per_plane, move, reach)
+    count, total = image.shape[0] * image.shape[2], image.shape[0] * lay.rows
+    planes = threads.pieces(count, grad.numel())
 
     def task(low: int, high: int) -> None:
         # rows of the planes that this thread owns, or as even a share of rows as can be
-        total = batch * lay.rows
-        begin, end = (end_ * total // (batch * first_axis) for end_ in (low, high))
-        loops.read_rows_backward(*arrays, reach, lay.length, lay.per_plane, move, add, begin, end, low, high)
+        begin, end = (end_ * total // count for end_ in (low, high))
+        loops.read_rows_backward(
+            *arrays, grad_image is grad_field, lay.length, lay.per_plane, move, add, begin, end, low, high
+        )
 
     threads.run(task, planes)
 

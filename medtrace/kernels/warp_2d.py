@@ -1,4 +1,8 @@
-"""Loops that read images at positions between their pixels, and their gradients; `warp_3d` in two dimensions."""
+"""Loops that read images at positions between their pixels, and their gradients; `warp_3d` in two dimensions.
+
+The four pixels of a position are two pairs of neighbours on two lines. A row's pairs are copied side by side first,
+so that the vector units compute on them; its gradients are made as pairs likewise, and then added.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,17 @@ from typing import Any
 import numpy as np
 
 from medtrace.kernels.compiling import compiled, inlined
+from medtrace.kernels.pairs import add_pair, copy_pair, prefetch
+from medtrace.kernels.warp_3d import clear_planes, extent, write_slope
+
+STREAMS = 16
+"""Parts of a row that add their pairs in turns: neighbours overlap, and one would wait for the other's memory."""
+
+AHEAD = np.uint64(4)
+"""Lines by which the image is asked for before it is read."""
+
+CACHE_LINE = 16
+"""Numbers after which the next one is asked for: 64 bytes in float32."""
 
 
 @inlined
@@ -55,6 +70,24 @@ def steps_of(shape: Any) -> Any:
     return np.uint64(shape[1] if shape[0] > 1 else 0), np.uint64(1 if shape[1] > 1 else 0)
 
 
+@inlined
+def gather_row(flat: Any, steps: Any, cells: Any, near: Any, far: Any) -> None:
+    """Copy the pairs of pixels on the two lines of each cell side by side."""
+    dx, dy = steps
+    two = np.uint64(2)
+    for j in range(0, cells.size, CACHE_LINE):  # a processor does not foresee which lines a row will touch
+        prefetch(flat, np.uint64(np.uint32(cells[j])) + AHEAD * dx)
+    for j in range(cells.size):
+        o = np.uint64(np.uint32(cells[j]))
+        at = np.uint64(j) * two
+        if dy > 0:
+            copy_pair(flat, o, near, at)
+            copy_pair(flat, o + dx, far, at)
+        else:  # lines of one pixel, of which the last has no neighbour in memory
+            near[2 * j], near[2 * j + 1] = flat[o], flat[o]
+            far[2 * j], far[2 * j + 1] = flat[o + dx], flat[o + dx]
+
+
 @compiled
 def read_rows(
     image: Any, field: Any, out: Any, length: int, per_plane: int, move: Any, add: bool, begin: int, end: int
@@ -63,11 +96,11 @@ def read_rows(
     positions = field.shape[2]
     rows = (positions + length - 1) // length
     shape = image.shape[2:]
-    dx, dy = steps_of(shape)
+    steps = steps_of(shape)
     one = field.dtype.type(1)
     cells = np.empty((2, length), np.int32)
     weights = np.empty((2, length), field.dtype)
-    line = np.empty(length, field.dtype)
+    near, far = np.empty(2 * length, field.dtype), np.empty(2 * length, field.dtype)
     for row in range(begin, end):
         b = row // rows
         r = row - b * rows
@@ -77,32 +110,25 @@ def read_rows(
         own = (field[b, 0, start : start + count], field[b, 1, start : start + count])
         locate_row(own, bx, move, shape, cells, weights)
         for c in range(image.shape[1]):
-            flat = image[b, c].reshape(-1)
+            gather_row(image[b, c].reshape(-1), steps, cells[0, :count], near, far)
+            line = out[b, c, start : start + count]
             for j in range(count):
-                o = np.uint64(np.uint32(cells[0, j]))
-                q = o + dx
-                w = weights[1, j]
-                u = one - w
-                a = flat[o] * u + flat[o + dy] * w
-                b_ = flat[q] * u + flat[q + dy] * w
-                w = weights[0, j]
-                line[j] = a * (one - w) + b_ * w
+                wx, wy = weights[0, j], weights[1, j]
+                a = near[2 * j] * (one - wy) + near[2 * j + 1] * wy
+                b_ = far[2 * j] * (one - wy) + far[2 * j + 1] * wy
+                line[j] = a * (one - wx) + b_ * wx
             if add:
                 own_c = field[b, c, start : start + count]
                 for j in range(count):
                     line[j] += own_c[j]
-            out[b, c, start : start + count] = line[:count]
 
 
 @inlined
-def slope_row(flat: Any, grad: Any, steps: Any, cells: Any, weights: Any, slope: Any) -> None:
+def slope_row(grad: Any, weights: Any, near: Any, far: Any, slope: Any) -> None:
     """Add grad times the derivative of the interpolation by the position, per axis, to `slope`."""
-    one = flat.dtype.type(1)
-    dx, dy = steps
+    one = grad.dtype.type(1)
     for j in range(grad.size):
-        o = np.uint64(np.uint32(cells[0, j]))
-        q = o + dx
-        a0, a1, b0, b1 = flat[o], flat[o + dy], flat[q], flat[q + dy]
+        a0, a1, b0, b1 = near[2 * j], near[2 * j + 1], far[2 * j], far[2 * j + 1]
         wx, wy = weights[0, j], weights[1, j]
         ux, uy = one - wx, one - wy
         g = grad[j]
@@ -111,29 +137,49 @@ def slope_row(flat: Any, grad: Any, steps: Any, cells: Any, weights: Any, slope:
 
 
 @inlined
-def scatter_row(flat: Any, grad: Any, steps: Any, cells: Any, weights: Any, low: int, high: int) -> None:
-    """Add grad times the weights to the four pixels of each cell, as far as their lines lie in [low, high)."""
-    one = flat.dtype.type(1)
+def parts_row(grad: Any, weights: Any, near: Any, far: Any) -> None:
+    """Write grad times the weights of the four pixels of each cell, as pairs."""
+    one = grad.dtype.type(1)
+    for j in range(grad.size):
+        wx, wy = weights[0, j], weights[1, j]
+        g1 = grad[j] * wx
+        g0 = grad[j] * (one - wx)
+        near[2 * j] = g0 * (one - wy)
+        near[2 * j + 1] = g0 * wy
+        far[2 * j] = g1 * (one - wy)
+        far[2 * j + 1] = g1 * wy
+
+
+@inlined
+def scatter_row(flat: Any, steps: Any, cells: Any, near: Any, far: Any) -> None:
+    """Add the pairs to the pixels of each cell."""
+    dx = steps[0]
+    two = np.uint64(2)
+    part = (cells.size + STREAMS - 1) // STREAMS
+    for k in range(part):
+        for j in range(k, cells.size, part):
+            o = np.uint64(np.uint32(cells[j]))
+            add_pair(flat, o, near, np.uint64(j) * two)
+            add_pair(flat, o + dx, far, np.uint64(j) * two)
+
+
+@inlined
+def scatter_some(flat: Any, steps: Any, cells: Any, near: Any, far: Any, low: int, high: int) -> None:
+    """As `scatter_row`, in its order, as far as the pixels' lines lie in [low, high); also for lines of one pixel."""
     dx, dy = steps
     next_line = 1 if dx > 0 else 0
-    half = (grad.size + 1) // 2
-    for k in range(grad.size):
-        # Neighbours add to the same voxels, one waiting for the other; the row's two halves take turns instead.
-        j = (k >> 1) + (k & 1) * half
-        o = np.uint64(np.uint32(cells[0, j]))
-        g = grad[j]
-        wx, wy = weights[0, j], weights[1, j]
-        g1 = g * wy
-        g0 = g * (one - wy)
-        line = cells[1, j]
-        if low <= line < high:
-            flat[o] += g0 * (one - wx)
-            flat[o + dy] += g1 * (one - wx)
-        line += next_line
-        if low <= line < high:
-            q = o + dx
-            flat[q] += g0 * wx
-            flat[q + dy] += g1 * wx
+    count = cells.shape[1]
+    part = (count + STREAMS - 1) // STREAMS
+    for k in range(part):
+        for j in range(k, count, part):
+            o = np.uint64(np.uint32(cells[0, j]))
+            line = cells[1, j]
+            if low <= line < high:
+                flat[o] += near[2 * j]
+                flat[o + dy] += near[2 * j + 1]
+            if low <= line + next_line < high:
+                flat[o + dx] += far[2 * j]
+                flat[o + dx + dy] += far[2 * j + 1]
 
 
 @compiled
@@ -143,7 +189,7 @@ def read_rows_backward(
     grad: Any,
     grad_image: Any,
     grad_field: Any,
-    reach: Any,
+    together: bool,
     length: int,
     per_plane: int,
     move: Any,
@@ -162,37 +208,40 @@ def read_rows_backward(
     weights = np.empty((2, length), field.dtype)
     free = np.empty((2, length), field.dtype)
     slope = np.empty((2, length), field.dtype)
-    for row in range(rows * image.shape[0]):
-        b = row // rows
-        first = b * shape[0]
-        mine = begin <= row < end and grad_field.size > 0
-        hit = grad_image.size > 0
-        if hit and reach.size > 0:
-            hit = first + reach[row, 1] >= low and first + reach[row, 0] < high
-        if not (mine or hit):
-            continue
-        r = row - b * rows
-        start = r * length
-        count = min(length, positions - start)
-        bx = move * field.dtype.type(r // per_plane)
-        own = (field[b, 0, start : start + count], field[b, 1, start : start + count])
-        locate_row(own, bx, move, shape, cells, weights)
-        if mine:
-            free_row(own, bx, move, shape, free)
-            slope[:] = 0
+    near, far = np.empty(2 * length, field.dtype), np.empty(2 * length, field.dtype)
+    for b in range(low // shape[0], (high - 1) // shape[0] + 1):
+        low_b, high_b = max(low - b * shape[0], 0), min(high - b * shape[0], shape[0])
+        if grad_image.size > 0:
+            clear_planes(grad_image[b], low_b, high_b)
+        for r in range(rows):
+            mine = begin <= b * rows + r < end and grad_field.size > 0
+            if not (mine or grad_image.size > 0):
+                continue
+            start = r * length
+            count = min(length, positions - start)
+            bx = move * field.dtype.type(r // per_plane)
+            own = (field[b, 0, start : start + count], field[b, 1, start : start + count])
+            locate_row(own, bx, move, shape, cells, weights)
+            least, most = extent(cells[1, :count], steps)
+            hit = grad_image.size > 0 and least < high_b and most >= low_b
+            whole = least >= low_b and most < high_b and shape[1] > 1
+            if mine:
+                free_row(own, bx, move, shape, free)
+                slope[:] = 0
             for c in range(image.shape[1]):
-                slope_row(image[b, c].reshape(-1), grad[b, c, start : start + count], steps, cells, weights, slope)
-            for d in range(2):
-                for j in range(count):
-                    slope[d, j] *= free[d, j]
-                result = grad_field[b, d, start : start + count]
-                if add:
-                    given = grad[b, d, start : start + count]
-                    for j in range(count):
-                        slope[d, j] += given[j]
-                for j in range(count):
-                    result[j] += slope[d, j]
-        if hit:
-            for c in range(image.shape[1]):
-                flat = grad_image[b, c].reshape(-1)
-                scatter_row(flat, grad[b, c, start : start + count], steps, cells, weights, low - first, high - first)
+                given = grad[b, c, start : start + count]
+                if mine:
+                    gather_row(image[b, c].reshape(-1), steps, cells[0, :count], near, far)
+                    slope_row(given, weights, near, far, slope)
+                if hit:
+                    parts_row(given, weights, near, far)
+                    flat = grad_image[b, c].reshape(-1)
+                    if whole:
+                        scatter_row(flat, steps, cells[0, :count], near, far)
+                    else:
+                        scatter_some(flat, steps, cells[:, :count], near, far, low_b, high_b)
+            if mine:
+                for d in range(2):
+                    given = grad[b, d if add else 0, start : start + count]
+                    result = grad_field[b, d, start : start + count]
+                    write_slope(slope[d], free[d], given, add, result, together)

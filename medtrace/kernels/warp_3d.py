@@ -198,6 +198,38 @@ def scatter_row(flat: Any, grad: Any, steps: Any, cells: Any, weights: Any, low:
             flat[q + dy + dz] += g11 * wx
 
 
+@inlined
+def extent(planes: Any, steps: Any) -> Any:
+    """First and last plane that the cells of a row touch, which begin on `planes` and end on the next."""
+    least, most = planes[0], planes[0]
+    for j in range(planes.size):
+        least = min(least, planes[j])
+        most = max(most, planes[j])
+    return least, most + (1 if steps[0] > 0 else 0)
+
+
+@inlined
+def clear_planes(planes: Any, low: int, high: int) -> None:
+    """Write 0 to the planes low to high of an image (C, X, ...)."""
+    for c in range(planes.shape[0]):
+        planes[c, low:high] = 0
+
+
+@inlined
+def write_slope(slope: Any, free: Any, given: Any, add: bool, result: Any, together: bool) -> None:
+    """Write the gradient by a row of positions; `together` adds it to what its place holds."""
+    for j in range(result.size):
+        slope[j] *= free[j]
+    if add:
+        for j in range(result.size):
+            slope[j] += given[j]
+    if together:
+        for j in range(result.size):
+            result[j] += slope[j]
+    else:
+        result[:] = slope[: result.size]
+
+
 @compiled
 def read_rows_backward(
     image: Any,
@@ -205,7 +237,7 @@ def read_rows_backward(
     grad: Any,
     grad_image: Any,
     grad_field: Any,
-    reach: Any,
+    together: bool,
     length: int,
     per_plane: int,
     move: Any,
@@ -215,7 +247,7 @@ def read_rows_backward(
     low: int,
     high: int,
 ) -> None:
-    """Add the gradients of `read_rows`: by the field of rows begin to end, by the image of planes low to high.
+    """Write the gradients of `read_rows`: by the field of rows begin to end, by the image of planes low to high.
 
     A voxel of the image receives its parts in the order of the rows, so that the bytes do not depend on how rows
     and planes are shared.
@@ -224,8 +256,9 @@ def read_rows_backward(
         grad: (B, C, N).
         grad_image: of the image's shape, or empty where it is not asked for.
         grad_field: of the field's shape, or empty.
-        reach: (rows of the batch, 2) lowest and highest plane a row reads, or empty where [low, high) is all.
-        begin, end, low, high: counted over the batch. The other arguments are those of `read_rows`.
+        together: whether the two are one array, which receives their sum; rows begin to end are then the planes'.
+        begin, end, low, high: counted over the batch; the rows are of batch items on whose planes low and high lie.
+            The other arguments are those of `read_rows`.
     """
     positions = field.shape[2]
     rows = (positions + length - 1) // length
@@ -235,42 +268,34 @@ def read_rows_backward(
     weights = np.empty((3, length), field.dtype)
     free = np.empty((3, length), field.dtype)
     slope = np.empty((3, length), field.dtype)
-    for row in range(rows * image.shape[0]):
-        b = row // rows
-        first = b * shape[0]
-        mine = begin <= row < end and grad_field.size > 0
-        hit = grad_image.size > 0
-        if hit and reach.size > 0:
-            hit = first + reach[row, 1] >= low and first + reach[row, 0] < high
-        if not (mine or hit):
-            continue
-        r = row - b * rows
-        x = r // per_plane
-        start = r * length
-        count = min(length, positions - start)
-        bx, by = move * field.dtype.type(x), move * field.dtype.type(r - x * per_plane)
-        own = (
-            field[b, 0, start : start + count],
-            field[b, 1, start : start + count],
-            field[b, 2, start : start + count],
-        )
-        locate_row(own, bx, by, move, shape, cells, weights)
-        if mine:
-            free_row(own, bx, by, move, shape, free)
-            slope[:] = 0
-            for c in range(image.shape[1]):
-                slope_row(image[b, c].reshape(-1), grad[b, c, start : start + count], steps, cells, weights, slope)
-            for d in range(3):
-                for j in range(count):
-                    slope[d, j] *= free[d, j]
-                result = grad_field[b, d, start : start + count]
-                if add:
-                    given = grad[b, d, start : start + count]
-                    for j in range(count):
-                        slope[d, j] += given[j]
-                for j in range(count):
-                    result[j] += slope[d, j]
-        if hit:
-            for c in range(image.shape[1]):
-                flat = grad_image[b, c].reshape(-1)
-                scatter_row(flat, grad[b, c, start : start + count], steps, cells, weights, low - first, high - first)
+    for b in range(low // shape[0], (high - 1) // shape[0] + 1):
+        low_b, high_b = max(low - b * shape[0], 0), min(high - b * shape[0], shape[0])
+        if grad_image.size > 0:
+            clear_planes(grad_image[b], low_b, high_b)
+        for r in range(rows):
+            mine = begin <= b * rows + r < end and grad_field.size > 0
+            if not (mine or grad_image.size > 0):
+                continue
+            x = r // per_plane
+            start = r * length
+            count = min(length, positions - start)
+            bx, by = move * field.dtype.type(x), move * field.dtype.type(r - x * per_plane)
+            own = (
+                field[b, 0, start : start + count],
+                field[b, 1, start : start + count],
+                field[b, 2, start : start + count],
+            )
+            locate_row(own, bx, by, move, shape, cells, weights)
+            if mine:
+                free_row(own, bx, by, move, shape, free)
+                slope[:] = 0
+                for c in range(image.shape[1]):
+                    slope_row(image[b, c].reshape(-1), grad[b, c, start : start + count], steps, cells, weights, slope)
+                for d in range(3):
+                    given = grad[b, d if add else 0, start : start + count]
+                    write_slope(slope[d], free[d], given, add, grad_field[b, d, start : start + count], together)
+            least, most = extent(cells[1, :count], steps)
+            if grad_image.size > 0 and least < high_b and most >= low_b:
+                for c in range(image.shape[1]):
+                    flat = grad_image[b, c].reshape(-1)
+                    scatter_row(flat, grad[b, c, start : start + count], steps, cells, weights, low_b, high_b)
