@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO_OUT ?= demo_out
 
 RELIABILITY := $(addprefix tests/test_,resume.py training_faults.py determinism.py distributed.py parallel_cases.py \
-	streaming.py hostile.py hostile_pages.py) $(wildcard tests/test_fuzz*.py)
+	streaming.py hostile.py hostile_pages.py hostile_sizes.py determinism_exchange.py) $(wildcard tests/test_fuzz*.py)
 
 .PHONY: help demo demo-full test test-slow test-reliability lint docs benchmarks clean
 
