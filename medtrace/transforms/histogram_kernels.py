@@ -6,25 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.compiling import compiled, inlined
+from ..kernels.compiling import compiled
 
 _BLOCK = 1024  # voxels that stay in the first-level cache
-
-
-@inlined
-def bucket(bits: int) -> int:
-    """The leading 16 bits of a float32 such that they are ordered as the numbers are."""
-    flipped = bits ^ 0xFFFFFFFF if bits & 0x80000000 else bits | 0x80000000
-    return flipped >> 16
+_FEW = 8  # voxels compared at once
+_LOW = np.uint32(16)  # bits of a float32 below its bucket
 
 
 @compiled
-def count_buckets(bits: Any, common: int, counts: Any, begin: int, end: int) -> int:
-    """Count voxels begin … end − 1 by bucket, those equal to `common` apart.
+def count_buckets(bits: Any, common: Any, counts: Any, begin: int, end: int) -> int:
+    """Count voxels begin … end − 1 by bucket, their leading 16 bits, those equal to `common` apart.
 
     Args:
         bits: (N,) uint32, float32 numbers as they are stored.
-        common: bits of a number that many voxels have, such as the background's.
+        common: uint32, bits of a number that many voxels have, such as the background's.
         counts: (65536,) int64, added to.
         begin, end: which voxels.
 
@@ -32,17 +27,31 @@ def count_buckets(bits: Any, common: int, counts: Any, begin: int, end: int) -> 
         How many voxels have the common number.
     """
     ties = 0
-    for voxel in range(begin, end):
+    whole = begin + (end - begin) // _FEW * _FEW
+    for first in range(begin, whole, _FEW):
+        different = np.uint32(0)
+        for i in range(_FEW):
+            different = np.uint32(different | (bits[first + i] ^ common))
+        if different == 0:  # most of a background
+            ties += _FEW
+            continue
+        for i in range(_FEW):
+            one = bits[first + i]
+            if one == common:
+                ties += 1
+            else:
+                counts[one >> _LOW] += 1
+    for voxel in range(whole, end):
         one = bits[voxel]
         if one == common:
             ties += 1
         else:
-            counts[bucket(one)] += 1
+            counts[one >> _LOW] += 1
     return ties
 
 
 @compiled
-def take_buckets(bits: Any, common: int, wanted: Any, taken: Any, begin: int, end: int) -> int:
+def take_buckets(bits: Any, common: Any, wanted: Any, taken: Any, begin: int, end: int) -> int:
     """Copy the voxels of the wanted buckets, those equal to `common` left out; how many there are.
 
     Args:
@@ -53,7 +62,7 @@ def take_buckets(bits: Any, common: int, wanted: Any, taken: Any, begin: int, en
     count = 0
     for voxel in range(begin, end):
         one = bits[voxel]
-        if one != common and wanted[bucket(one)]:
+        if one != common and wanted[one >> _LOW]:
             taken[count] = one
             count += 1
     return count

@@ -19,6 +19,7 @@ from ..checks import check_floating, check_number
 from .histogram_landmarks import HistogramLandmarks, as_landmarks
 from .masks import as_mask
 from .naming import as_image, as_item, named, one_per_key, plain, read_image
+from .nifti_voxels import nifti_voxels
 from .percentiles import percentiles_of, piecewise_linear
 
 DECILES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
@@ -297,7 +298,11 @@ def _paired(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Any, Any]]
     """Name, image and mask (array or function) of each image, read where a path is given."""
     if masks is None or callable(masks):
         for number, image in enumerate(images):
-            yield f"image {number}", read_image(f"image {number}", image), masks
+            voxels = nifti_voxels(f"image {number}", image) if masks is None else None
+            if voxels is not None:
+                yield named(f"image {number}", image), voxels, None
+            else:
+                yield f"image {number}", read_image(f"image {number}", image), masks
         return
     missing = object()
     remaining = iter(masks)

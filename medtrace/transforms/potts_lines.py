@@ -183,11 +183,11 @@ def _cut(
         begins[r] = origins[chosen] if chosen < last else r - 1
         level = best + jump_cost
         reach = level - outside  # squared, of the new segment around its value
-        if edges[first] > low and reach > 0 and (value < edges[first] or (value - edges[first]) ** 2 < reach):
+        if edges[first] > low and max(value - edges[first], 0.0) ** 2 < reach:
             first -= _ONE
             edges[first], heights[first] = low, older + low * (low - twice)
             bases[first], before[first], costs[first], origins[first] = older, past, outside, r - 1
-        if edges[last] < high and reach > 0 and (value > edges[last] or (value - edges[last]) ** 2 < reach):
+        if edges[last] < high and max(edges[last] - value, 0.0) ** 2 < reach:
             bases[last], before[last], costs[last], origins[last] = older, past, outside, r - 1
             last += _ONE
             edges[last], heights[last] = high, older + high * (high - twice)

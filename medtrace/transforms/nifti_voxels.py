@@ -1,0 +1,49 @@
+"""The numbers of a NIfTI file without their places, for statistics that ask for no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from torch import Tensor
+
+from .naming import first_line
+
+
+def nifti_voxels(name: str, image: Any) -> Tensor | None:
+    """The voxels of a NIfTI file in the order in which they lie there, scaled as its header says.
+
+    Orientation, geometry and a copy into another order, which are most of the time that reading an image takes, are
+    left out. Voxels that need neither scaling nor unpacking stay in the file and are read where they are looked at.
+
+    Args:
+        name: the argument's name, for messages.
+        image: anything; what is no path of a `.nii` or `.nii.gz` file of real numbers on 2 to 4 axes is not read.
+
+    Returns:
+        (1, 1, N) float32, or None where the image is left to the general reader.
+
+    Raises:
+        ValueError: if the file is damaged or claims what it cannot hold; the message names it.
+    """
+    from medtrace.data.declared_size import check_nifti  # medtrace.data imports these transforms
+
+    if not isinstance(image, (str, Path)) or not str(image).lower().endswith((".nii", ".nii.gz")):
+        return None
+    path = Path(image)
+    if not path.is_file():
+        return None
+    try:
+        check_nifti(path)
+        stored: Any = nibabel.load(path)
+        if stored.get_data_dtype().kind not in "iuf" or len(stored.shape) not in (2, 3, 4):
+            return None
+        values = np.asanyarray(stored.dataobj).reshape(-1, order="F")
+    except Exception as error:  # nibabel and its unpackers raise what they like on a broken file
+        raise ValueError(
+            f"{name}: expected a readable image file, received {path}: {first_line(error)}; check the file"
+        ) from error
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))[None, None]
