@@ -17,7 +17,7 @@ from medtrace.kernels.warp_3d import clear_planes, extent, write_slope
 STREAMS = 16
 """Parts of a row that add their pairs in turns: neighbours overlap, and one would wait for the other's memory."""
 
-AHEAD = np.uint64(4)
+AHEAD = np.uint64(6)
 """Lines by which the image is asked for before it is read."""
 
 CACHE_LINE = 16
