@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
@@ -37,6 +38,7 @@ PAYLOADS = (
     "javascript:window.ran=1",
 )
 SECRET = "SECRET^NAME"
+BIRTH = "19310507"
 
 
 def small_trace(shape=(12, 10)):
@@ -137,7 +139,7 @@ def planted(folder):
     return path
 
 
-def leaks(folder):
+def leaks(folder, word=SECRET):
     """Files below a folder that hold the secret: as they are, unpacked, or inside of base64."""
     found = []
     for path in folder.rglob("*"):
@@ -145,8 +147,7 @@ def leaks(folder):
             continue
         content = path.read_bytes()
         views = [path.name.encode(), content]
-        if content[:2] == b"\x1f\x8b":
-            views.append(gzip.decompress(content))
+        views += packed_views(content)
         for text in re.findall(rb"[A-Za-z0-9+/]{24,}={0,2}", content if path.suffix == ".html" else b""):
             try:
                 decoded = base64.b64decode(text)
@@ -154,15 +155,28 @@ def leaks(folder):
                 views.append(zlib.decompress(decoded))
             except (ValueError, zlib.error):
                 continue
-        if any(SECRET.encode() in view or SECRET.encode("utf-16-le") in view for view in views):
+        if any(word.encode() in view or word.encode("utf-16-le") in view for view in views):
             found.append(path.name)
     return found
+
+
+def packed_views(content):
+    """What is packed in a file: by gzip, as NRRD does after its header, in a zip archive, or in HDF5's pieces."""
+    views = []
+    for place in [found.start() for found in re.finditer(rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]", content)][:200]:
+        try:
+            views.append(zlib.decompressobj(47).decompress(content[place:]))
+        except zlib.error:
+            continue
+    return views
 
 
 def test_the_search_finds_what_is_planted(tmp_path):
     path = planted(tmp_path)
     (tmp_path / "page.html").write_text(base64.b64encode(zlib.compress(SECRET.encode() * 9)).decode())
-    assert sorted(leaks(tmp_path)) == sorted([path.name, "page.html"])
+    (tmp_path / "field.nrrd").write_bytes(b"NRRD0004\nencoding: gzip\n\n" + gzip.compress(SECRET.encode()))
+    (tmp_path / "packed.h5").write_bytes(b"\x89HDF" + zlib.compress(SECRET.encode() * 9) + b"more")
+    assert sorted(leaks(tmp_path)) == sorted([path.name, "page.html", "field.nrrd", "packed.h5"])
 
 
 def test_traces_reports_and_exports_hold_nothing_of_the_header(tmp_path):
@@ -171,7 +185,7 @@ def test_traces_reports_and_exports_hold_nothing_of_the_header(tmp_path):
     run = shift_run(tmp_path / "run", [1.0, 0.0])
     out = tmp_path / "out"
     out.mkdir()
-    to = ["--out", str(tmp_path / "certificate.json")]
+    to = ["--out", str(out / "certificate.json")]
     results = [
         CliRunner().invoke(app, ["translate", str(run), str(scan), "--out", str(out / "trace"), "--device", "cpu"]),
         CliRunner().invoke(app, ["report", str(out / "trace"), "--out", str(out / "page.html")]),
@@ -188,6 +202,108 @@ def test_traces_reports_and_exports_hold_nothing_of_the_header(tmp_path):
     assert results[2].exit_code in (0, 2), results[2].output
     assert leaks(out) == []
     assert len(list(out.rglob("*"))) > 20
+
+
+def planted_series(folder):
+    """A DICOM series that tells a patient in text, person names, identifiers, dates, private tags and file names."""
+    from tests.test_dicom import write_series
+
+    write_series(folder / SECRET, shape=(12, 10, 6))
+    for number, path in enumerate(sorted((folder / SECRET).iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientName, dataset.PatientID, dataset.OtherPatientNames = SECRET, SECRET, SECRET
+        dataset.PatientBirthDate, dataset.PatientComments, dataset.InstitutionName = BIRTH, SECRET, SECRET
+        dataset.SeriesDescription = dataset.StudyDescription = dataset.ProtocolName = SECRET
+        dataset.ReferringPhysicianName, dataset.AccessionNumber = SECRET, SECRET
+        dataset.ImageComments = f"{SECRET} {BIRTH}"
+        dataset.private_block(0x0029, SECRET, create=True).add_new(0x01, "LO", SECRET)
+        dataset.private_block(0x0029, SECRET).add_new(0x02, "OB", f"{SECRET} {BIRTH}".encode())
+        dataset.save_as(path.with_name(f"{SECRET}_{number}.dcm"), enforce_file_format=True)
+        path.unlink()
+    return folder / SECRET
+
+
+def identifiers(folder):
+    """What of a series is of its patient and study alone: the secrets, and the identifiers of study, series, frame."""
+    first = pydicom.dcmread(next(folder.iterdir()))
+    names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+    return [SECRET, BIRTH, *(str(first[name].value) for name in names)]
+
+
+def run_all(*commands):
+    for arguments in commands:
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        allowed = (0, 2) if arguments[0] == "certify" else (0,)
+        assert done.exit_code in allowed, done.output
+
+
+FORMATS = ("itk", "composite", "slicer", "ants", "nrrd", "nitransforms", "fsl", "learn2reg", "tfm")
+
+
+def derived(trace, out, formats=FORMATS):
+    """Commands that make everything from a trace that others are given."""
+    return [
+        ("report", trace, "--out", out / f"{trace.name}.html"),
+        (
+            "certify",
+            trace,
+            "--input",
+            trace.parent.parent / SECRET,
+            "--out",
+            out / f"{trace.name}.json",
+            "--html",
+            out / f"{trace.name}_certificate.html",
+        ),
+        *(("export", trace, "--format", name, "--out", out / f"{trace.name}_{name}") for name in formats),
+    ]
+
+
+def test_what_is_made_of_a_dicom_series_holds_nothing_of_its_patient(tmp_path):
+    series = planted_series(tmp_path)
+    words = identifiers(series)
+    assert all(leaks(tmp_path, word) for word in words), "not planted"
+    run, out = shift_run(tmp_path / "run", [1.0, 0.0]), tmp_path / "out"
+    out.mkdir()
+    run_all(
+        ("translate", run, series, "--out", out / "trace", "--device", "cpu"),
+        *derived(out / "trace", out),
+        ("register", series, series, "--out", out / "registered", "--refine", "1", "--device", "cpu"),
+        *derived(out / "registered", out, ("slicer",)),
+    )
+    field = next((out / "trace_nrrd").glob("ddf*"))
+    scans = ("--source", series, "--target", series)
+    run_all(
+        ("import", field, "--format", "nrrd", *scans, "--out", out / "imported"),
+        ("report", out / "imported", "--out", out / "imported.html"),
+    )
+    assert {word: leaks(out, word) for word in words} == {word: [] for word in words}
+    assert len([path for path in out.rglob("*") if path.is_file()]) > 40
+
+
+def test_names_are_kept_when_asked(tmp_path):
+    """Of a registration, an import and a certificate."""
+    series, out = planted_series(tmp_path), tmp_path / "out"
+    out.mkdir()
+    kept = ("--keep-metadata", "--out")
+    run_all(
+        ("register", series, series, "--refine", "1", "--device", "cpu", "--no-report", *kept, out / "registered"),
+        ("export", out / "registered", "--format", "nrrd", "--out", out / "field"),
+        ("certify", out / "registered", "--input", series, *kept, out / "certificate.json"),
+    )
+    field = next((out / "field").glob("ddf*"))
+    scans = ("--source", series, "--target", series)
+    run_all(("import", field, "--format", "nrrd", *scans, *kept, out / "imported"))
+    assert sorted(leaks(out)) == ["certificate.json", "trace.json", "trace.json"]
+
+
+def test_data_prepared_of_dicom_hold_nothing_of_its_patient(tmp_path):
+    series = planted_series(tmp_path)
+    rows = [f"s{k},{SECRET},{SECRET}" for k in range(2)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["subject,source,target", *rows]))
+    words = identifiers(series)
+    prepare(tmp_path / "pairs.csv", tmp_path / "data", slices=3, crop=None, align=False, fractions=(1, 0, 0))
+    assert len(list((tmp_path / "data").rglob("*.nii.gz"))) == 12
+    assert {word: leaks(tmp_path / "data", word) for word in words} == {word: [] for word in words}
 
 
 def test_metadata_is_kept_when_asked(tmp_path):

@@ -30,6 +30,13 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes that share the case
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")
 ]
+KeepMetadata = Annotated[
+    bool,
+    typer.Option(
+        "--keep-metadata/--strip-metadata",
+        help="Keep names of files and other metadata, which may name a patient, or leave them out.",
+    ),
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

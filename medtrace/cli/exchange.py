@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import command
+from medtrace.cli.app import KeepMetadata, command
 
 
 @command("export")
@@ -56,11 +56,12 @@ def import_(
     target: Annotated[Path, typer.Option(help="The scan on whose grid it does so (fixed).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
+    keep_metadata: KeepMetadata = False,
 ) -> None:
     """Make a trace of two scans and a field that another program found."""
     from medtrace.workflows.import_field import import_field
 
-    import_field(field, format_, source, target, out, overwrite=overwrite)
+    import_field(field, format_, source, target, out, overwrite=overwrite, keep_metadata=keep_metadata)
     typer.echo(f"trace written to {out}")
 
 

@@ -8,15 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli.app import Device, Scheduler, Workers, command
-
-KeepMetadata = Annotated[
-    bool,
-    typer.Option(
-        "--keep-metadata/--strip-metadata",
-        help="Keep names of files and other metadata, which may name a patient, or leave them out.",
-    ),
-]
+from medtrace.cli.app import Device, KeepMetadata, Scheduler, Workers, command
 
 
 @command("translate")
@@ -158,6 +150,7 @@ def register(
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
+    keep_metadata: KeepMetadata = False,
 ) -> None:
     """Register a scan to another, with a trained run or without, and keep the trace."""
     from medtrace.workflows.register import register as call
@@ -180,6 +173,7 @@ def register(
         progress=sys.stderr.isatty(),
         overwrite=overwrite,
         report=report,
+        keep_metadata=keep_metadata,
     )
     typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
     typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")

@@ -30,6 +30,7 @@ def import_field(
     out: str | os.PathLike,
     *,
     overwrite: bool = False,
+    keep_metadata: bool = False,
 ) -> Trace:
     """Make a trace of two scans and a field in the resampling direction: from the target to the source.
 
@@ -51,6 +52,7 @@ def import_field(
         target: the scan on whose grid it does so (fixed); the trace's image.
         out: folder of the trace.
         overwrite: replace an earlier trace there.
+        keep_metadata: write the names of the three files into the trace; names of files often are names of patients.
 
     Returns:
         The trace: 3D, a single slice as a volume of one. Its inverse is computed.
@@ -81,7 +83,8 @@ def import_field(
             f" {tuple(ddf.shape[1:])}"
         )
     trace = Trace.build(scans[0], scans[1], ddf, affine=affines[1], source_affine=affines[0])
-    metadata = {"field": Path(field).name, "source": Path(source).name, "target": Path(target).name, "format": format}
+    files = {"field": field, "source": source, "target": target} if keep_metadata else {}
+    metadata = {**{name: Path(file).name for name, file in files.items()}, "format": format}
     save_trace(trace, Path(out), method=f"imported ({format})", metadata=metadata, overwrite=overwrite)
     return trace
 

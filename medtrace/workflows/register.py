@@ -89,6 +89,7 @@ def register(
     progress: bool = True,
     overwrite: bool = False,
     report: bool = True,
+    keep_metadata: bool = False,
 ) -> Registered:
     """Register a source to a target and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -120,6 +121,8 @@ def register(
         device: such as "cuda:0"; by default CUDA where there is one.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
+        keep_metadata: write the names of both files into the trace and the figure's title; names of files often are
+            names of patients.
         report: write the page. It shows the target in the source's units, through the intensity maps of both.
 
     Returns:
@@ -156,9 +159,9 @@ def register(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     steps = method.objective.steps if isinstance(method.objective, InstanceRegistration) else 0
+    names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
     metadata = {
-        "source": Path(source).name,
-        "target": Path(target).name,
+        **names,
         "run": None if run is None else Path(run).name,
         "refine": steps,
         "working_shape": list(grid.shape),
@@ -167,9 +170,8 @@ def register(
     save_trace(trace, out, method=type(method.objective).__name__, metadata=metadata, overwrite=overwrite)
     if figure is not None:
         transferred = None if carried is None else trace.transfer(carried)
-        save_figure(
-            overlay_figure(trace, pair.target, transferred, title=f"{Path(source).name} to {Path(target).name}"), figure
-        )
+        title = " to ".join(names.values()) or None
+        save_figure(overlay_figure(trace, pair.target, transferred, title=title), figure)
     if report:
         shown = _in_source_units(pair.target, *maps)
         report_beside(trace, out, type(method.objective).__name__, shown, notes=(TARGET_NOTE,))

@@ -16,7 +16,7 @@ from medtrace.io import load_trace
 from medtrace.trace import Trace
 from medtrace.workflows.certify.checks import trace_checks
 from medtrace.workflows.certify.probes import Translator, run_checks, translator_checks, without_run
-from medtrace.workflows.certify.provenance import provenance, provenance_check
+from medtrace.workflows.certify.provenance import provenance, provenance_check, without_names
 from medtrace.workflows.certify.record import Certificate, Check, Status
 from medtrace.workflows.certify.thresholds import Thresholds
 
@@ -60,6 +60,7 @@ def certify(
     contrast: str | None = None,
     device: str | None = None,
     out: str | os.PathLike | None = None,
+    keep_metadata: bool = False,
 ) -> Certificate:
     """Certify a saved trace without ground truth.
 
@@ -73,6 +74,7 @@ def certify(
         contrast: of the image, where the run was trained on several.
         device: such as "cuda:0".
         out: JSON file to write.
+        keep_metadata: keep the name of `source` and the trace's metadata, which may name a patient.
 
     Returns:
         The certificate.
@@ -95,6 +97,7 @@ def certify(
     checks.append(provenance_check(trace, origin, source))
     if told is not None:
         checks.append(told)
+    origin = origin if keep_metadata else without_names(origin)
     origin["thresholds"] = limits.as_dict()
     certificate = Certificate(folder.resolve().name, tuple(checks), origin)
     if out is not None:

@@ -57,6 +57,16 @@ def provenance(
     return found
 
 
+def without_names(found: dict[str, Any]) -> dict[str, Any]:
+    """Provenance that tells hashes and versions, but no file names and no metadata, which may name a patient."""
+    kept = dict(found)
+    if "input" in kept:
+        kept["input"] = {"sha256": kept["input"]["sha256"]}
+    if "trace" in kept:
+        kept["trace"] = {key: value for key, value in kept["trace"].items() if key != "metadata"}
+    return kept
+
+
 def provenance_check(trace: Trace, found: dict[str, Any], source: str | os.PathLike | None) -> Check:
     """Whether the origin is complete, and the input is the trace's source."""
     missing = [f"{name} (pass --{name})" for name in ("run", "input") if name not in found]

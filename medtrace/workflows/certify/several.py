@@ -47,7 +47,8 @@ def certify_several(
 ) -> list[Certificate]:
     """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
 
-    The page leaves out names of files and the traces' metadata, which may name patients, unless `keep_metadata`.
+    Certificates and page leave out names of files and the traces' metadata, which may name patients, unless
+    `keep_metadata`.
 
     Without `out`, each certificate lies beside its trace's folder, as TRACE.certificate.json, where `medtrace report`
     finds it.
@@ -77,24 +78,13 @@ def certify_several(
                 contrast=contrast,
                 device=device,
                 out=file,
+                keep_metadata=keep_metadata,
             )
         )
     if html is not None:
-        shown = [certificate.as_dict() for certificate in found]
-        shown = shown if keep_metadata else [_without_names(certificate) for certificate in shown]
-        pieces = [certificate_html(certificate, style=not index) for index, certificate in enumerate(shown)]
+        pieces = [certificate_html(certificate.as_dict(), style=not index) for index, certificate in enumerate(found)]
         Path(html).write_text(_PAGE.format("\n".join(pieces)), encoding="utf-8")
     return found
-
-
-def _without_names(certificate: dict[str, Any]) -> dict[str, Any]:
-    """A certificate whose provenance tells hashes and versions, but no file names and no metadata."""
-    provenance = dict(certificate.get("provenance") or {})
-    if "input" in provenance:
-        provenance["input"] = {"sha256": provenance["input"]["sha256"]}
-    if "trace" in provenance:
-        provenance["trace"] = {key: value for key, value in provenance["trace"].items() if key != "metadata"}
-    return {**certificate, "provenance": provenance}
 
 
 def certificate_table(
