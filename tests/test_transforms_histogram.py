@@ -125,6 +125,19 @@ def test_mask_and_masking_agree():
     np.testing.assert_allclose(inside, drawn.of(), atol=0.05)
 
 
+@pytest.mark.parametrize("frequent", [5.0, -5.0, 0.0, -0.0, 1e-40])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.98, 1.0])
+def test_percentiles_with_a_frequent_value_among_its_neighbours(frequent, share):
+    random = np.random.default_rng(0)
+    values = frequent * (1 + 1e-3 * random.normal(size=30_001)) + (random.random(30_001) < 0.3) * random.normal(
+        size=30_001
+    )
+    values = np.where(random.random(30_001) < share, frequent, values).astype(np.float32)
+    percents = (0, 1, 10, 33.3, 50, 66.6, 90, 99, 100)
+    found = percentiles_of(torch.from_numpy(values), percents)
+    np.testing.assert_allclose(found, np.percentile(values.astype(np.float64), percents), rtol=1e-12)
+
+
 # torchio
 
 

@@ -168,9 +168,8 @@ class HistogramStandardization(InvertibleTransform):
             if not (isinstance(several, Iterable) or (name == "masks" and (several is None or callable(several)))):
                 raise TypeError(f"{name}: expected one per image, received {type(several).__name__}")
         scaled = []
-        for name, image, mask in _paired(images, masks):
-            values = _histogram_values(named(name, image), as_image(name, image), mask)
-            found = np.asarray(_spread_percentiles(named(name, image), values, percents))
+        for label, values in _training_values(images, masks):
+            found = np.asarray(_spread_percentiles(label, values, percents))
             scaled.append(low + (high - low) * (found - found[0]) / (found[-1] - found[0]))
         if not scaled:
             raise ValueError("images: expected at least one image, received none; pass images or paths")
@@ -294,15 +293,27 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in found)
 
 
+def _training_values(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Tensor]]:
+    """How messages call each image, and the voxels that make its histogram."""
+    if masks is not None:
+        for name, image, mask in _paired(images, masks):
+            yield named(name, image), _histogram_values(named(name, image), as_image(name, image), mask)
+        return
+    for number, image in enumerate(images):
+        name = f"image {number}"
+        voxels = nifti_voxels(name, image)
+        if voxels is not None:
+            yield named(name, image), voxels
+        else:
+            loaded = read_image(name, image)
+            yield named(name, loaded), plain(as_image(name, loaded)).reshape(-1)
+
+
 def _paired(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Any, Any]]:
     """Name, image and mask (array or function) of each image, read where a path is given."""
-    if masks is None or callable(masks):
+    if callable(masks):
         for number, image in enumerate(images):
-            voxels = nifti_voxels(f"image {number}", image) if masks is None else None
-            if voxels is not None:
-                yield named(f"image {number}", image), voxels, None
-            else:
-                yield f"image {number}", read_image(f"image {number}", image), masks
+            yield f"image {number}", read_image(f"image {number}", image), masks
         return
     missing = object()
     remaining = iter(masks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,26 @@ def as_image(name: str, image: Any) -> Tensor:
         raise TypeError(f"{label}: expected real numbers, received {tensor.dtype}; take the magnitude first")
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
-    low, high = torch.aminmax(plain(tensor))
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
-        count = int((~torch.isfinite(plain(tensor))).sum())
+    check_finite(label, plain(tensor))
+    return tensor
+
+
+def check_finite(label: str, values: Tensor) -> None:
+    """Check that real numbers are finite.
+
+    Args:
+        label: what they are, for the message.
+        values: any shape, at least one number.
+
+    Raises:
+        ValueError: if some are not.
+    """
+    low, high = torch.aminmax(values)
+    if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+        count = int((~torch.isfinite(values)).sum())
         raise ValueError(
             f"{label}: expected finite numbers, received {count} that are NaN or infinite; replace them first"
         )
-    return tensor
 
 
 def as_item(data: Any) -> dict[Hashable, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .naming import first_line
+from .naming import check_finite, first_line, named
 
 
 def nifti_voxels(name: str, image: Any) -> Tensor | None:
@@ -24,10 +24,11 @@ def nifti_voxels(name: str, image: Any) -> Tensor | None:
         image: anything; what is no path of a `.nii` or `.nii.gz` file of real numbers on 2 to 4 axes is not read.
 
     Returns:
-        (1, 1, N) float32, or None where the image is left to the general reader.
+        (N,) float32, or None where the image is left to the general reader.
 
     Raises:
-        ValueError: if the file is damaged or claims what it cannot hold; the message names it.
+        ValueError: if the file is damaged, claims what it cannot hold, or holds numbers that are not finite; the
+            message names it.
     """
     from medtrace.data.declared_size import check_nifti  # medtrace.data imports these transforms
 
@@ -41,9 +42,11 @@ def nifti_voxels(name: str, image: Any) -> Tensor | None:
         stored: Any = nibabel.load(path)
         if stored.get_data_dtype().kind not in "iuf" or len(stored.shape) not in (2, 3, 4):
             return None
-        values = np.asanyarray(stored.dataobj).reshape(-1, order="F")
+        values = np.asanyarray(stored.dataobj).reshape(-1, order="F")  # as it lies in the file: no copy
     except Exception as error:  # nibabel and its unpackers raise what they like on a broken file
         raise ValueError(
             f"{name}: expected a readable image file, received {path}: {first_line(error)}; check the file"
         ) from error
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))[None, None]
+    voxels = torch.from_numpy(np.asarray(values, dtype=np.float32))
+    check_finite(named(name, path), voxels)
+    return voxels
