@@ -123,6 +123,21 @@ def test_features_come_from_the_named_file(network_file):
     assert float(fid.aggregate()) != float(sfd.aggregate())
 
 
+def test_a_damaged_network_is_refused_by_its_checksum(network_file, monkeypatch):
+    """torch would believe what a damaged file says of its lengths, and ask for as much memory."""
+    content = bytearray(network_file.read_bytes())
+    content[content.index(b"data.pkl") + 200] ^= 1
+    network_file.write_bytes(content)
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("torch was given a damaged file"))
+    with pytest.raises(
+        ValueError, match=r"features\.ts is damaged \('features/data\.pkl' does not have its checksum\)"
+    ):
+        metrics.load_feature_network(network_file)
+    network_file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="is no TorchScript file"):
+        metrics.load_feature_network(network_file)
+
+
 def test_a_wrong_network_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="none is downloaded"):
         metrics.load_feature_network(tmp_path / "none.ts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,14 @@ def load_feature_network(path: str | os.PathLike, device: str | torch.device = "
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no TorchScript file.
+        ValueError: if it is no TorchScript file, or damaged.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"feature network: {path} is no file; name a TorchScript file (torch.jit.save), none is downloaded"
         )
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -53,6 +55,21 @@ def load_feature_network(path: str | os.PathLike, device: str | torch.device = "
             f"feature network: {path} is no TorchScript file ({reason}); save the network by torch.jit.script(...).save"
         ) from error
     return network.eval()
+
+
+def _check_archive(path: Path) -> None:
+    """Check the checksums of a TorchScript file, which torch does not: of a damaged one it believes any length."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # Python raises what it likes on a broken archive
+        raise ValueError(
+            f"feature network: {path} is no TorchScript file ({error}); save the network by torch.jit.script(...).save"
+        ) from error
+    if damaged is not None:
+        raise ValueError(
+            f"feature network: {path} is damaged ({damaged!r} does not have its checksum); take an intact copy"
+        )
 
 
 @torch.no_grad()
