@@ -145,6 +145,14 @@ def test_page_holds_tables_conditions_and_plot_and_keeps_its_prose(tmp_path):
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize(("limit", "kept"), [(0.002, "yes"), (0.0015, "yes"), (0.001, "no")])
+def test_page_says_whether_a_time_is_kept(limit, kept):
+    one = Measurement("map", "256²", "medtrace", lambda: None, target_seconds=limit)
+    rows = page.table(summarise([one], [[0.001, 0.0015, 0.004]], [None])).splitlines()
+    assert rows[0].count("asked") == 1
+    assert f"≤ {1e3 * limit:g} ms: {kept}" in rows[2]
+
+
 def test_page_without_its_markers_is_refused(tmp_path):
     path = tmp_path / "performance.md"
     path.write_text(f"{page.END}{page.BEGIN}")

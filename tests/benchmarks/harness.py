@@ -104,6 +104,7 @@ class Measurement:
         ours: whether it is medtrace's.
         target: times as quick as the reference that it has to be at least.
         target_bytes: memory that it may take at most.
+        target_seconds: time that it may take at most, whatever the machine.
         outputs: bytes that `run` leaves alive on purpose (gradients of the inputs), taken off the memory.
         once: whether to run it but twice, for its memory and for its time; for what takes many seconds.
         prepare: called before every run and not timed.
@@ -119,6 +120,7 @@ class Measurement:
     ours: bool = True
     target: float | None = None
     target_bytes: int | None = None
+    target_seconds: float | None = None
     outputs: int = 0
     once: bool = False
     prepare: Callable[[], Any] | None = None
@@ -207,7 +209,7 @@ def summarise(
             ratios = round_ratios(times[reference], taken)
             record["ratio"] = statistics.median(ratios)
             record["ratio_quartiles"] = quartiles(ratios)
-        for name in ("target", "target_bytes", "x", "items"):
+        for name in ("target", "target_bytes", "target_seconds", "x", "items"):
             if getattr(one, name) is not None:
                 record[name] = getattr(one, name)
         if one.note:

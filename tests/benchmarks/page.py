@@ -63,7 +63,7 @@ def counted(number: int, noun: str) -> str:
 
 def table(records: list[dict[str, Any]]) -> str:
     """A Markdown table, one row for each measurement; the words of a group stand in its first row."""
-    targets = any("target" in record or "target_bytes" in record for record in records)
+    targets = any(name in record for record in records for name in ("target", "target_bytes", "target_seconds"))
     notes = any("note" in record for record in records)
     header = ["operation", "implementation", "median", "middle half", "times as quick", "memory"]
     rates = any("items" in record for record in records)
@@ -89,8 +89,11 @@ def _cells(record: dict[str, Any]) -> list[str]:
 
 
 def asked(record: dict[str, Any]) -> str:
-    """The least speed and the greatest memory asked of a row, and whether it keeps them."""
+    """The least speed, the greatest memory and the longest time asked of a row, and whether it keeps them."""
     words = []
+    if "target_seconds" in record:
+        kept = record["median_s"] <= record["target_seconds"]
+        words.append(f"≤ {record['target_seconds'] * 1e3:g} ms: {'yes' if kept else 'no'}")
     if "target" in record:
         words.append(f"≥ {record['target']:g} ×: {'yes' if record['ratio'] >= record['target'] else 'no'}")
     if "target_bytes" in record and record["peak_bytes"] is not None:

@@ -74,7 +74,7 @@ def training(volumes: list[Any], paths: list[Path]) -> list[Measurement]:
     tensors = [torch.from_numpy(volume)[None] for volume in volumes]
     operation, size = "Histogram landmarks", f"{len(volumes)} volumes of {volumes[0].shape[0]}³"
     group = [
-        Measurement(operation, size, "medtrace, from files", lambda: HistogramStandardization.train(paths)),
+        Measurement(operation, size, "medtrace, from files", lambda: HistogramStandardization.train(paths), target=8),
         Measurement(
             operation, size, "medtrace, from tensors", lambda: HistogramStandardization.train(tensors), target=8
         ),
@@ -203,7 +203,8 @@ def structure(edge: int) -> list[Measurement]:
     image = TraceBench("domain", (edge, edge), cases=1, seed=3)[0]["source"].as_tensor()
     values = unit_range(image[0].numpy().astype(np.float64))
     operation, size = "Structure map", f"{edge}²"
-    group = [Measurement(operation, size, "medtrace", lambda: structure_map(image))]
+    limit = 0.1 if edge == 256 else None
+    group = [Measurement(operation, size, "medtrace", lambda: structure_map(image), target_seconds=limit)]
     if optional("pottslab"):
         group.append(pottslab(operation, size, values))
     return group
