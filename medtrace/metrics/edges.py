@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_choice, check_finite, check_floating, check_same_grid
+from medtrace.checks import check_batched, check_choice, check_finite, check_floating, check_number, check_same_grid
 from medtrace.losses import mask_weights
 from medtrace.metrics.case_metric import CaseMetric, required
 from medtrace.metrics.image import (
@@ -223,6 +223,7 @@ def check_threshold(threshold: Any, quantile: float) -> None:
         raise TypeError(f"threshold: expected 'otsu', 'quantile' or a number, received {threshold!r}")
     elif not 0 <= threshold < 1:
         raise ValueError(f"threshold: expected a number in [0, 1) of the edge map's scale, received {threshold!r}")
+    check_number("quantile", quantile)
     if not 0 < quantile < 1:
         raise ValueError(f"quantile: expected a number between 0 and 1, received {quantile!r}")
 

@@ -39,7 +39,7 @@ def summarise(values: Iterable[float]) -> Summary:
     """Summary of per-case values.
 
     Args:
-        values: numbers, a flat sequence or 1D tensor or array; may hold infinities and NaN.
+        values: numbers, a flat sequence or a tensor of any shape; may hold infinities and NaN.
 
     Returns:
         The summary; its mean is NaN without a defined value, and infinite if all defined values are.

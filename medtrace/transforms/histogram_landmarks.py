@@ -65,8 +65,11 @@ class HistogramLandmarks:
         """The landmarks of one contrast; without a name, of the only one.
 
         Raises:
+            TypeError: if the contrast is no name.
             ValueError: if the contrast is unknown, or none is named and there are several.
         """
+        if contrast is not None and not isinstance(contrast, str):
+            raise TypeError(f"contrast: expected a name, received {contrast!r}")
         if contrast is None and len(self.contrasts) == 1:
             return next(iter(self.contrasts.values()))
         if contrast is None or contrast not in self.contrasts:

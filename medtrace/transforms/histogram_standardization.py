@@ -160,6 +160,8 @@ class HistogramStandardization(InvertibleTransform):
             ValueError: if there is no image, the numbers of images and masks differ, or an image is constant, not
                 finite or has an empty mask; the message names the file.
         """
+        if not isinstance(contrast, str):
+            raise TypeError(f"contrast: expected a name, received {contrast!r}")
         percents = _all_percentiles(cutoff, percentiles)
         low, high = _pair_of_numbers("standard_range", standard_range)
         if isinstance(images, (str, Path)):

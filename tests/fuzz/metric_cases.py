@@ -240,7 +240,8 @@ def _summarised(draw: Draw) -> Given:
 
 
 def _summarised_law(answer: Any, given: Given) -> None:
-    assert answer.n == len(given["values"])
+    values = given["values"]
+    assert answer.n == (values.numel() if isinstance(values, torch.Tensor) else len(values))
     assert answer.infinite + answer.undefined <= answer.n
 
 
