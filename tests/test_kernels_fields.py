@@ -11,6 +11,7 @@ import torch
 
 from medtrace import kernels
 from medtrace.fields import compose, exponentiate, identity_grid, invert, jacobian_determinant, sample, warp
+from medtrace.kernels import flow
 from medtrace.kernels.threads import pieces
 from medtrace.kernels.warp import write_gradients
 
@@ -82,6 +83,22 @@ def test_exponentiate_agrees_with_torch(shape):
     velocity = tensors(shape, scale=1.0)[1]
     for ours, theirs in zip(*both(lambda v: exponentiate(v, 4), velocity)):
         torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (4, 5, 6)])
+def test_exponentiate_in_parts_of_a_batch(shape, monkeypatch):
+    """Five items in parts of two: the same bytes as one after the other."""
+    velocity = tensors(shape, batch=5, scale=1.0)[1]
+    weight = torch.rand_like(velocity)
+
+    def run(velocity, weight):
+        result = exponentiate(velocity, 3)
+        return result, *torch.autograd.grad(result, velocity, weight)
+
+    alone = [run(velocity[n : n + 1].detach().requires_grad_(), weight[n : n + 1]) for n in range(5)]
+    monkeypatch.setattr(flow, "PART", 2 * velocity[0].numel())
+    for ours, expected in zip(run(velocity, weight), zip(*alone)):
+        assert torch.equal(ours, torch.cat(expected))
 
 
 @each_shape
@@ -247,7 +264,7 @@ def test_transforms_of_torch_func_still_work():
 
 
 def test_operators_pass_torchs_own_checks():
-    from medtrace.kernels import flow, inversion, jacobian
+    from medtrace.kernels import inversion, jacobian
     from medtrace.kernels import warp as operators
 
     for shape in [(5, 6), (3, 4, 5)]:
