@@ -68,7 +68,7 @@ def test_calls(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_many_more_calls(name):
-    fuzz(CASES[name], MANY, 20)
+    fuzz(CASES[name], MANY, 10)
 
 
 class TestJudge:
