@@ -17,11 +17,11 @@ def nifti_voxels(name: str, image: Any) -> Tensor | None:
     """The voxels of a NIfTI file in the order in which they lie there, scaled as its header says.
 
     Orientation, geometry and a copy into another order, which are most of the time that reading an image takes, are
-    left out. Voxels that need neither scaling nor unpacking stay in the file and are read where they are looked at.
+    left out. Voxels that need no scaling stay in the file and are read where they are looked at.
 
     Args:
         name: the argument's name, for messages.
-        image: anything; what is no path of a `.nii` or `.nii.gz` file of real numbers on 2 to 4 axes is not read.
+        image: anything; what is no path of a `.nii` file of real numbers on 2 to 4 axes is not read.
 
     Returns:
         (N,) float32, or None where the image is left to the general reader.
@@ -30,15 +30,12 @@ def nifti_voxels(name: str, image: Any) -> Tensor | None:
         ValueError: if the file is damaged, claims what it cannot hold, or holds numbers that are not finite; the
             message names it.
     """
-    from medtrace.data.declared_size import check_nifti  # medtrace.data imports these transforms
-
-    if not isinstance(image, (str, Path)) or not str(image).lower().endswith((".nii", ".nii.gz")):
+    if not isinstance(image, (str, Path)) or not str(image).lower().endswith(".nii"):
         return None
     path = Path(image)
     if not path.is_file():
         return None
     try:
-        check_nifti(path)
         stored: Any = nibabel.load(path)
         if stored.get_data_dtype().kind not in "iuf" or len(stored.shape) not in (2, 3, 4):
             return None
