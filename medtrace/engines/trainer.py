@@ -143,7 +143,7 @@ class Trainer(MonaiTrainer):
         if set_epoch is not None:
             set_epoch(self.state.epoch)
         sampler = getattr(self.data_loader, "sampler", None)
-        if hasattr(sampler, "generator"):
+        if sampler is not None and hasattr(sampler, "generator"):
             sampler.generator = torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.state.epoch))
         self.set_data(self.data_loader)
         self._seed_steps(self.state.epoch)  # lasting workers drew a number fewer than new ones
