@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset, MetaTensor
 from torch import nn
+from torch.utils.data import BatchSampler, RandomSampler, Sampler
 
 from medtrace.checks import check_range
 from medtrace.data import SeededItems
@@ -227,8 +228,9 @@ def test_another_network_is_refused(tmp_path):
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     (tmp_path / "final.pt.partial").write_bytes(b"half")
+    (tmp_path / "film.mp4.partial").write_bytes(b"of another program")
     trainer([1.0], handlers=[Checkpoint(tmp_path)]).run()
-    assert [path.name for path in tmp_path.iterdir()] == ["final.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4.partial", "final.pt"]
 
 
 def full(*_):
@@ -380,6 +382,51 @@ def test_lasting_workers_hear_of_a_new_epoch():
         items.set_epoch(epoch)
         found = torch.cat([batch["x"] for batch in loader])
         assert torch.equal(found, drawn(epoch)[:4])
+
+
+class Shuffled(Sampler):
+    """A user's own sampler, which draws from the global generator."""
+
+    def __iter__(self):
+        return iter(torch.randperm(6).tolist())
+
+    def __len__(self):
+        return 6
+
+
+def loader_of(kind, items, workers):
+    options = {
+        "shuffled": {"shuffle": True, "batch_size": 2},
+        "batches of a sampler": {"batch_sampler": BatchSampler(RandomSampler(items), 2, False)},
+        "own sampler": {"sampler": Shuffled(), "batch_size": 2},
+    }
+    return DataLoader(Dataset(items), num_workers=workers, **options[kind])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", ["shuffled", "batches of a sampler", "own sampler"])
+def test_order_and_draws_of_steps_come_from_the_seed_alone(kind, workers):
+    class Watched(Twofold):
+        def one_terms(self, phase, batch, carried):
+            seen.append((batch["number"].tolist(), torch.rand(()).item()))
+            return super().one_terms(phase, batch, carried)
+
+    items = [{"source": torch.rand(1, 4, 4), "poison": 1.0, "number": number} for number in range(6)]
+    runs = []
+    for state in (1, 2):
+        seen = []
+        objective = Watched()
+        optimizers = {phase.name: torch.optim.SGD(objective.parameters_of(phase.name)) for phase in objective.phases}
+        torch.manual_seed(state)
+        Trainer("cpu", 2, loader_of(kind, items, workers), objective, optimizers, seed=3).run()
+        runs.append(seen)
+    assert runs[0] == runs[1]
+    assert len({tuple(numbers) for numbers, _ in runs[0]}) > 3
+
+
+def test_a_limit_of_skipped_steps_may_be_infinite():
+    limit = SkipLimit(in_a_row=INF, in_all=INF)
+    limit.check(10**6, 10**6, "never")
 
 
 def test_a_seed_is_no_negative_number():

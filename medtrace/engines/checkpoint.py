@@ -56,7 +56,7 @@ class Checkpoint:
     def _start(self, engine: Trainer) -> None:
         if engine.state.rank == 0:
             engine.while_running.enter_context(locked(self.folder))
-            remove_partial_files(self.folder)
+            remove_partial_files(self.folder, ["*.pt"])
         if self.resume:
             for path, states in self._readable():
                 _restore(engine, states, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -50,10 +50,17 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
         ) from error
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove what a process that was killed while writing has left in a folder of which the caller is the only user."""
-    for path in folder.glob(f"*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+def remove_partial_files(folder: Path, names: Sequence[str]) -> None:
+    """Remove what a process that was killed while writing has left in a folder of which the caller is the only user.
+
+    Args:
+        folder: where it wrote.
+        names: patterns of the files that it writes there.
+    """
+    for name in names:
+        for path in folder.glob(name + PARTIAL):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

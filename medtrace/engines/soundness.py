@@ -20,12 +20,12 @@ class SkipLimit:
 
     Args:
         in_a_row: so many skipped steps without one that was taken.
-        in_all: so many in the whole training.
+        in_all: so many in the whole training; infinite is no limit, as it is for the other.
     """
 
-    def __init__(self, in_a_row: int = 5, in_all: int = 50) -> None:
-        check_positive("in_a_row", in_a_row)
-        check_positive("in_all", in_all)
+    def __init__(self, in_a_row: float = 5, in_all: float = 50) -> None:
+        check_positive("in_a_row", in_a_row, finite=False)
+        check_positive("in_all", in_all, finite=False)
         self.in_a_row = in_a_row
         self.in_all = in_all
 

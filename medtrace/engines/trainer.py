@@ -14,6 +14,7 @@ from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import RandomSampler, WeightedRandomSampler
 
 from medtrace.checks import DeferredChecks
 from medtrace.engines.evaluator import to_device
@@ -142,12 +143,18 @@ class Trainer(MonaiTrainer):
         set_epoch = getattr(getattr(self.data_loader, "dataset", None), "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.state.epoch)
-        sampler = getattr(self.data_loader, "sampler", None)
-        if sampler is not None and hasattr(sampler, "generator"):
-            sampler.generator = torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.state.epoch))
+        self._order_cases()
+        self._seed_steps(self.state.epoch)
         self.set_data(self.data_loader)
-        self._seed_steps(self.state.epoch)  # lasting workers drew a number fewer than new ones
+        self._seed_steps(self.state.epoch)  # new workers drew a number, lasting ones did not
         self._taken, self._last_skip = False, "the loss scale was too high"
+
+    def _order_cases(self) -> None:
+        """Let torch's samplers draw from (seed, epoch)."""
+        batches = getattr(self.data_loader, "batch_sampler", None)
+        sampler = getattr(batches, "sampler", getattr(self.data_loader, "sampler", None))
+        if isinstance(sampler, (RandomSampler, WeightedRandomSampler)):
+            sampler.generator = torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.state.epoch))
 
     def _check_epoch(self) -> None:
         if not self._taken:

@@ -124,7 +124,7 @@ def train(
         _run(workflow)
         return out
     with locked(out), _nothing_left_of_a_false_start(out):
-        remove_partial_files(out)
+        remove_partial_files(out, [CONFIG, PREPARATION, "history.csv"])
         if (out / CONFIG).exists() and not resuming:
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         config = copy.deepcopy(_without_metadata(workflow.parser.get()))  # parsing rewrites its expressions
