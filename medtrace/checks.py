@@ -182,17 +182,19 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Check that a value is a real number, which may be infinite or NaN."""
+    """Check that a value is a real number or a tensor of one, which may be infinite or NaN."""
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex() and value.dtype != torch.bool:
+        return
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, received {value!r}")
 
 
-def check_positive(name: str, value: float) -> None:
-    """Check that a number is finite and above zero."""
+def check_positive(name: str, value: float, finite: bool = True) -> None:
+    """Check that a number is above zero, and finite unless it may be infinite."""
     check_number(name, value)
     if not value > 0:
         raise ValueError(f"{name}: expected a number above 0, received {value!r}")
-    if value == float("inf"):
+    if finite and value == float("inf"):
         raise ValueError(f"{name}: expected a finite number, received {value!r}")
 
 
@@ -208,6 +210,8 @@ def check_shape(name: str, value: Any) -> int:
     """Check that `value` is a spatial shape (H, W) or (H, W, D) of whole numbers from 1; return 2 or 3."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise TypeError(f"{name}: expected (H, W) or (H, W, D), received {value!r}")
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return len(value)  # sizes are symbols
     if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in value):
         raise TypeError(f"{name}: expected whole numbers of voxels, received {tuple(value)}")
     if len(value) not in (2, 3) or min(value) < 1:

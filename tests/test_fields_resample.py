@@ -149,3 +149,13 @@ IMAGE, FIELD = torch.rand(1, 1, 4, 5), torch.zeros(1, 2, 4, 5)
 def test_errors_say_what_was_expected(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
+
+
+def test_a_grid_of_symbolic_sizes_can_be_exported():
+    class Shifted(torch.nn.Module):
+        def forward(self, ddf):
+            return identity_grid(ddf.shape[2:], dtype=ddf.dtype) + ddf
+
+    height = torch.export.Dim("height", min=4, max=64)
+    exported = torch.export.export(Shifted(), (torch.zeros(2, 2, 8, 8),), dynamic_shapes=({2: height},)).module()
+    assert torch.equal(exported(torch.zeros(2, 2, 12, 8))[0], identity_grid((12, 8)))

@@ -311,3 +311,12 @@ def test_in_monais_handler():
     expected = mean_absolute_error(pred, target, data_range=RANGE)
     assert engine.state.metrics["mae"] == pytest.approx(expected.mean().item())
     torch.testing.assert_close(engine.state.metric_details["mae"][:, 0], expected)
+
+
+def test_a_list_of_items_is_compared_with_a_batch():
+    """As a handler has them when predictions are decollated and labels are not."""
+    first, second = torch.rand(2, 3, 1, 8, 8)
+    data_range = (second.min(), second.max())
+    expected = MAE(data_range)(first, second)
+    assert torch.equal(MAE(data_range)(list(first), second), expected)
+    assert torch.equal(MAE(data_range)(first, list(second)), expected)

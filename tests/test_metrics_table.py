@@ -99,3 +99,9 @@ def test_errors_leave_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         cases.write_csv(tmp_path / "cases.csv")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cases_may_be_named_by_an_array():
+    table = CaseTable()
+    table.add_batch(np.array(["a", "b"]), {"mae": torch.tensor([1.0, 2.0])})
+    assert list(table.rows) == ["a", "b"]

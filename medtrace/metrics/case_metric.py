@@ -30,6 +30,8 @@ class CaseMetric(CumulativeIterationMetric):
             ValueError: if a list is empty, or of another length.
         """
         check_compared(y_pred, y)
+        if y is not None and isinstance(y_pred, Tensor) != isinstance(y, Tensor):
+            y_pred, y = list(y_pred), list(y)
         return super().__call__(y_pred, y, **kwargs)
 
     @abstractmethod
@@ -96,8 +98,6 @@ def check_compared(y_pred: Any, y: Any) -> None:
                 raise TypeError(
                     f"{name}: expected a batch or a list of channel-first tensors, received {type(item).__name__}"
                 )
-    if y is not None and isinstance(y_pred, Tensor) != isinstance(y, Tensor):
-        raise TypeError("y: expected a batch as y_pred is one, or lists of both, received one of each")
 
 
 def required(name: str, value: Tensor | None) -> Tensor:

@@ -96,12 +96,13 @@ class CaseTable:
                 raise ValueError(f"case {case!r}: {name!r} is recorded already; give every case its own name")
         self.rows[str(case)] = row | {name: float(value) for name, value in values.items()}
 
-    def add_batch(self, cases: Sequence[str], values: Mapping[str, Tensor | Sequence[float]]) -> None:
+    def add_batch(self, cases: Iterable[str], values: Mapping[str, Tensor | Sequence[float]]) -> None:
         """Record values of a batch, as metrics return them: one number per case, (B,) or (B, 1)."""
         if not isinstance(values, Mapping):
             raise TypeError(f"values: expected columns by name, received {type(values).__name__}")
-        if isinstance(cases, (str, bytes)) or not isinstance(cases, Sequence):
+        if isinstance(cases, (str, bytes)) or not isinstance(cases, Iterable):
             raise TypeError(f"cases: expected a list of names, received {cases!r}")
+        cases = list(cases)
         columns = {name: _flat(name, column) for name, column in values.items()}
         for name, column in columns.items():
             if len(column) != len(cases):
