@@ -52,6 +52,15 @@ def hostile_certificate(text):
     return replace(Certificate(text, (check,)), provenance={text: text}).as_dict()
 
 
+def wait_for(page, condition, argument=None):
+    """Wait for some seconds; the page's security policy forbids the polling of Playwright's wait_for_function."""
+    for _ in range(200):
+        if page.evaluate(condition, argument):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"not met: {condition}")
+
+
 def test_a_report_shows_names_literally_and_runs_nothing(browser, tmp_path):
     cases = [
         ReportCase(text, small_trace(), method=text, notes=(text,), certificate=hostile_certificate(text))
@@ -62,14 +71,12 @@ def test_a_report_shows_names_literally_and_runs_nothing(browser, tmp_path):
     dialogs = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     page.goto(path.as_uri())
-    page.wait_for_function("Boolean(window.medtrace?.complete)")
+    wait_for(page, "Boolean(window.medtrace?.complete)")
     options = page.locator("#case option")
     assert [options.nth(k).text_content() for k in range(options.count())] == list(PAYLOADS)
     for number, text in enumerate(PAYLOADS):
         page.select_option("#case", index=number)
-        page.wait_for_function(
-            "text => document.getElementById('certificate').textContent.split(text).length > 3", arg=text
-        )
+        wait_for(page, "text => document.getElementById('certificate').textContent.split(text).length > 3", text)
         shown = page.evaluate("document.getElementById('certificate').textContent")
         assert shown.count(text) >= 3, "name, reason and figure of a check"
         assert (
