@@ -52,6 +52,8 @@ from typing import Any, Literal
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+FILL = 0.1
+"""Seconds that a sample of a quick operation fills."""
 PACKAGES = (
     "medtrace",
     "torch",
@@ -141,7 +143,8 @@ def measure(group: Sequence[Measurement], settings: Settings) -> list[dict[str, 
     """Run a group and summarise it, one record for each measurement.
 
     Every peer is run twice to warm up and once more for its memory. A sample repeats an operation that takes
-    less than 20 ms until it fills that time.
+    less than a tenth of a second until it fills that time, so that what the peer before left behind (cold caches,
+    threads that still spin) weighs little.
 
     Args:
         group: one operation at one size.
@@ -161,7 +164,7 @@ def measure(group: Sequence[Measurement], settings: Settings) -> list[dict[str, 
         if not one.once:
             _sample(one, 1, settings)
             first = _sample(one, 1, settings)
-        repeats.append(max(1, min(1000, round(0.02 / max(first, 1e-9)))))
+        repeats.append(max(1, min(1000, round(FILL / max(first, 1e-9)))))
         memory.append(peak_memory(one, settings.device))
     times: list[list[float]] = [[] for _ in group]
     begun, rounds = time.perf_counter(), 0
