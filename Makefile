@@ -46,7 +46,7 @@ test-reliability: $(VENV)/installed-test ## crashes, faults, hostile input, dete
 docs: $(VENV)/installed-test ## the documentation, warnings as errors
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
-benchmarks: $(VENV)/installed ## time and memory beside other libraries, for docs/performance.md (about 8 minutes)
+benchmarks: $(VENV)/installed ## time and memory beside other libraries, for docs/performance.md (about 12 minutes)
 	$(PIP) -e '.[benchmark]'
 	$(BIN)/python -m tests.benchmarks
 

@@ -1,6 +1,6 @@
 """Measure medtrace beside its peers and write the results and their page.
 
-    python -m tests.benchmarks                      every part, about eight minutes on two cores
+    python -m tests.benchmarks                      every part, about twelve minutes on two cores
     python -m tests.benchmarks parzen fields        some parts; the others keep their results
     python -m tests.benchmarks --quick              small sizes, to see that all works; writes nothing
     python -m tests.benchmarks page                 only the page, from the results there are

@@ -152,7 +152,7 @@ def scaling_curves(results: dict[str, Any]) -> dict[str, dict[str, list[dict[str
 
 
 def draw_scaling(curves: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
-    """One column for each operation: time above, memory below, both axes logarithmic."""
+    """Four operations side by side, time above and memory below, both axes logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -162,8 +162,11 @@ def draw_scaling(curves: dict[str, dict[str, list[dict[str, Any]]]], path: Path)
         {peer for peers in curves.values() for peer in peers}, key=lambda peer: ("medtrace" not in peer, peer)
     )
     color = {name: COLORS[number % len(COLORS)] for number, name in enumerate(names)}
-    figure, axes = plt.subplots(2, len(curves), figsize=(3.1 * len(curves) + 0.4, 5.4), squeeze=False, sharex="col")
-    for (operation, peers), (above, below) in zip(curves.items(), axes.T, strict=True):
+    across = min(4, len(curves))
+    blocks = -(-len(curves) // across)
+    figure, axes = plt.subplots(2 * blocks, across, figsize=(3.1 * across + 0.4, 4.9 * blocks + 0.5), squeeze=False)
+    for number, (operation, peers) in enumerate(curves.items()):
+        above, below = axes[2 * (number // across) :, number % across][:2]
         for peer, points in peers.items():
             at = [point["x"] for point in points]
             style = {"color": color[peer], "marker": "o", "markersize": 3.5, "label": peer}
@@ -179,13 +182,16 @@ def draw_scaling(curves: dict[str, dict[str, list[dict[str, Any]]]], path: Path)
             axis.minorticks_off()
             axis.tick_params(axis="y", labelsize=7)
             axis.grid(alpha=0.25)
-    axes[0, 0].set_ylabel("time (ms)", fontsize=8)
-    axes[1, 0].set_ylabel("memory (MiB)", fontsize=8)
+    for axis in axes.flat:
+        axis.set_visible(axis.has_data())
+    for block in range(blocks):
+        axes[2 * block, 0].set_ylabel("time (ms)", fontsize=8)
+        axes[2 * block + 1, 0].set_ylabel("memory (MiB)", fontsize=8)
     handles = {name: plt.Line2D([], [], color=color[name], marker="o", markersize=3.5) for name in names}
     figure.legend(
         handles.values(), handles.keys(), loc="lower center", ncols=min(len(names), 5), fontsize=8, frameon=False
     )
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.tight_layout(rect=(0, 0.07 / blocks, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
