@@ -143,6 +143,29 @@ def test_calibration_gives_the_same_radius(tmp_path):
     assert first
 
 
+@pytest.mark.slow
+def test_calibration_judges_the_same(tmp_path):
+    def make(work):
+        work.mkdir()
+        few = ("--task", "postop", "--cases", "2", "--size", "32")
+        command("calibrate", "certificate", *few, "--out", work / "table.md")
+
+    first, second = twice(make, tmp_path / "work")
+    assert first["table.md"].count(b"100 %") > 10
+    assert first == second
+
+
+@pytest.mark.slow
+def test_traceability_gives_the_same_tables(tmp_path):
+    def make(work):
+        command("traceability", "--out", work, "--set", "iterations=20", "--device", "cpu")
+
+    first, second = twice(make, tmp_path / "work")
+    tables = [name for name in first if Path(name).suffix in (".csv", ".pt", ".json")]
+    assert {"results.json", "true-translation.csv", "segmenter/weights.pt"} <= set(tables)
+    assert [name for name in tables if first[name] != second[name]] == []
+
+
 def test_training_twice_writes_the_same_checkpoint(tmp_path):
     """The archive itself, byte by byte, and the history."""
     from tests.test_training_faults import Checkpoint, TermHistory, trainer
