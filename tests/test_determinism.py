@@ -25,10 +25,10 @@ SMALL = (
 )  # fmt: skip
 
 
-def command(*arguments):
+def command(*arguments, codes=(0, None)):
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments])
-    assert caught.value.code in (0, None)
+    assert caught.value.code in codes
 
 
 def inputs(folder):

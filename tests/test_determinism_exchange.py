@@ -11,21 +11,14 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from medtrace.cli import main
 from medtrace.io import save_trace
-from tests.test_determinism import contents
+from tests.test_determinism import command, contents
 from tests.test_dicom import make_trace, write_series
 
 FORMATS = ("itk", "composite", "tfm", "ants", "nrrd", "slicer", "nitransforms", "learn2reg", "fsl")
 LENGTH = "FileMetaInformationGroupLength"
 """Of what has identifiers in it, some of them a digit longer than others."""
 WHEN = ("SeriesDate", "SeriesTime", "ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime")
-
-
-def command(*arguments, codes=(0, None)):
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    assert caught.value.code in codes
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from medtrace.workflows.certify import Certificate, Check, Status
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.report import report
 from tests.test_translate import shift_run
+from tests.test_viewer import wait_for
 
 pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
 PAYLOADS = (
@@ -50,15 +51,6 @@ def small_trace(shape=(12, 10)):
 def hostile_certificate(text):
     check = Check(text, Status.WARN, text, {text: 1.0}, {text: {"warn": 0.5, "fail": 2.0}})
     return replace(Certificate(text, (check,)), provenance={text: text}).as_dict()
-
-
-def wait_for(page, condition, argument=None):
-    """Wait for some seconds; the page's security policy forbids the polling of Playwright's wait_for_function."""
-    for _ in range(200):
-        if page.evaluate(condition, argument):
-            return
-        page.wait_for_timeout(50)
-    pytest.fail(f"not met: {condition}")
 
 
 def test_a_report_shows_names_literally_and_runs_nothing(browser, tmp_path):

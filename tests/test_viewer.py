@@ -36,6 +36,15 @@ def postop_case() -> tuple[dict, Trace]:
     return case, trace
 
 
+def wait_for(page, condition, argument=None):
+    """Wait for some seconds; the page's security policy forbids the polling of Playwright's wait_for_function."""
+    for _ in range(200):
+        if page.evaluate(condition, argument):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"not met: {condition}")
+
+
 @pytest.fixture
 def open_page(browser, tmp_path):
     """Open cases in a page; it must end without a word on the console."""
@@ -49,11 +58,7 @@ def open_page(browser, tmp_path):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
         page.goto(path.as_uri())
-        for _ in range(100):  # not wait_for_function, whose polling the page's security policy forbids
-            if page.evaluate(READY):
-                break
-            page.wait_for_timeout(50)
-        assert page.evaluate(READY)
+        wait_for(page, READY)
         return page
 
     yield opened

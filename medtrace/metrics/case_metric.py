@@ -13,14 +13,8 @@ from torch import Tensor
 from medtrace.metrics.table import Summary, summarise
 
 
-class CaseMetric(CumulativeIterationMetric):
-    """A MONAI metric that keeps one value per case.
-
-    `metric(y_pred, y, mask=mask)` takes batches (or lists of channel-first items, then also lists of masks) and
-    returns (B, 1); `get_buffer()` holds all cases (N, 1); `aggregate()` is their mean, `summary()` tells more.
-    An infinite value (PSNR of a perfect case) or an undefined one (NaN: a ratio without a denominator) stays in the
-    buffer, is left out of the mean, and is counted in the summary; `aggregate()` then warns with the number.
-    """
+class ComparingMetric(CumulativeIterationMetric):
+    """A MONAI metric that says so if it is called with anything but images; MONAI takes a `y` that is none for None."""
 
     def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
         """Measure a batch, or lists of channel-first items, and keep the values.
@@ -29,10 +23,28 @@ class CaseMetric(CumulativeIterationMetric):
             TypeError: if either is neither a tensor nor a list of tensors.
             ValueError: if a list is empty, or of another length.
         """
-        check_compared(y_pred, y)
-        if y is not None and isinstance(y_pred, Tensor) != isinstance(y, Tensor):
-            y_pred, y = list(y_pred), list(y)
+        for name, value in (("y_pred", y_pred), ("y", y)):
+            items = value if isinstance(value, (list, tuple)) else [value]
+            if value is None and name == "y":
+                continue
+            if not items:
+                raise ValueError(f"{name}: expected at least one item, received none")
+            for item in items:
+                if not isinstance(item, Tensor):
+                    raise TypeError(
+                        f"{name}: expected a batch or a list of channel-first tensors, received {type(item).__name__}"
+                    )
         return super().__call__(y_pred, y, **kwargs)
+
+
+class CaseMetric(ComparingMetric):
+    """A MONAI metric that keeps one value per case.
+
+    `metric(y_pred, y, mask=mask)` takes batches (or lists of channel-first items, then also lists of masks) and
+    returns (B, 1); `get_buffer()` holds all cases (N, 1); `aggregate()` is their mean, `summary()` tells more.
+    An infinite value (PSNR of a perfect case) or an undefined one (NaN: a ratio without a denominator) stays in the
+    buffer, is left out of the mean, and is counted in the summary; `aggregate()` then warns with the number.
+    """
 
     @abstractmethod
     def measure(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -83,21 +95,6 @@ def _item(name: str, value: Any, item: int, count: int) -> Any:
     if isinstance(value, Tensor) and value.ndim > 2 and value.shape[0] == count:
         return value[item : item + 1]
     return value
-
-
-def check_compared(y_pred: Any, y: Any) -> None:
-    """Check the kinds of what a metric is called with; MONAI takes any `y` that is no tensor for None."""
-    for name, value in (("y_pred", y_pred), ("y", y)):
-        items = value if isinstance(value, (list, tuple)) else [value]
-        if value is None and name == "y":
-            continue
-        if not items:
-            raise ValueError(f"{name}: expected at least one item, received none")
-        for item in items:
-            if not isinstance(item, Tensor):
-                raise TypeError(
-                    f"{name}: expected a batch or a list of channel-first tensors, received {type(item).__name__}"
-                )
 
 
 def required(name: str, value: Tensor | None) -> Tensor:

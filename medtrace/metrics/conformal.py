@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medtrace.checks import check_floating
+
 
 class Coverage(NamedTuple):
     """How often a radius holds on subjects that had no part in it."""
@@ -41,9 +43,7 @@ def conformal_radius(scores: Tensor, coverage: float = 0.9) -> float:
     one are exchangeable, P(score ≤ radius) ≥ coverage, over the draw of all of them; without ties it is below
     coverage + 1 / (n + 1).
     """
-    if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        kind = getattr(scores, "dtype", type(scores).__name__)
-        raise TypeError(f"scores: expected a floating-point tensor, received {kind}")
+    check_floating("scores", scores)
     if scores.ndim != 1 or scores.numel() == 0:
         raise ValueError(f"scores: expected (n,), one for each subject, received {tuple(scores.shape)}")
     if not bool(torch.isfinite(scores).all()):

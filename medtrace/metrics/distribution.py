@@ -7,12 +7,11 @@ from enum import StrEnum
 from typing import Any
 
 import torch
-from monai.metrics.metric import CumulativeIterationMetric
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite, check_floating, check_whole
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import check_compared
+from medtrace.metrics.case_metric import ComparingMetric
 from medtrace.metrics.image import range_width
 
 NUM_BINS = 64
@@ -131,7 +130,7 @@ def bhattacharyya_distance(
     return bhattacharyya_from_histograms(first, intensity_histogram(target, target_mask, **counts).sum(0), form)
 
 
-class BhattacharyyaDistance(CumulativeIterationMetric):
+class BhattacharyyaDistance(ComparingMetric):
     """`bhattacharyya_distance` of all images that were shown.
 
     `metric(y_pred, y, mask=..., target_mask=...)` takes batches of equal length and keeps their histograms;
@@ -151,11 +150,6 @@ class BhattacharyyaDistance(CumulativeIterationMetric):
         self.data_range = data_range
         self.num_bins = num_bins
         self.form = form
-
-    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
-        """Keep the histograms of a batch, or of lists of images."""
-        check_compared(y_pred, y)
-        return super().__call__(y_pred, y, **kwargs)
 
     def _compute_tensor(
         self,

@@ -8,14 +8,12 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from monai.metrics.metric import CumulativeIterationMetric
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_finite, check_floating
-from medtrace.metrics.case_metric import check_compared
+from medtrace.metrics.case_metric import ComparingMetric
 
 FeatureNetwork = Callable[[Tensor], Tensor]
 """Images (B, C, H, W[, D]) to features (B, F) or (B, F, ...); maps are averaged over space."""
@@ -165,7 +163,7 @@ def _covariance_root(features: Tensor) -> Tensor:
     return centred if len(centred) <= centred.shape[1] else torch.linalg.qr(centred, mode="r").R
 
 
-class FID(CumulativeIterationMetric):
+class FID(ComparingMetric):
     """`frechet_distance` between the features of all images that were shown.
 
     `metric(y_pred, y)` takes batches of equal length and keeps their features; `aggregate()` gives one number ().
@@ -179,11 +177,6 @@ class FID(CumulativeIterationMetric):
     def __init__(self, network: FeatureNetwork) -> None:
         super().__init__()
         self.network = network
-
-    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
-        """Keep the features of a batch, or of lists of images."""
-        check_compared(y_pred, y)
-        return super().__call__(y_pred, y, **kwargs)
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None or len(y) != len(y_pred):

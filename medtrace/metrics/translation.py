@@ -26,7 +26,15 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from medtrace.checks import check_batched, check_choice, check_finite, check_positive, check_range, check_same_shape
+from medtrace.checks import (
+    check_batched,
+    check_choice,
+    check_finite,
+    check_floating,
+    check_positive,
+    check_range,
+    check_same_shape,
+)
 from medtrace.losses import mask_weights
 from medtrace.metrics.case_metric import CaseMetric, required
 from medtrace.metrics.image import mean_absolute_error, peak_signal_to_noise_ratio
@@ -213,9 +221,7 @@ def _region(target: Any, convention: str, mask: Tensor | None, tolerance: float)
 
 def _axis_vectors(affine: Any, batch: int) -> Tensor:
     """The affine's linear part (B, 3, 3): each axis's step in mm."""
-    if not isinstance(affine, Tensor) or not affine.is_floating_point():
-        kind = affine.dtype if isinstance(affine, Tensor) else type(affine).__name__
-        raise TypeError(f"affine: expected a floating-point tensor, received {kind}; use torch.as_tensor(..., float64)")
+    check_floating("affine", affine)
     if affine.shape not in ((4, 4), (batch, 4, 4)):
         raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
     linear = affine[..., :3, :3].detach().as_subclass(Tensor).cpu().double()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,10 @@ from monai.utils.misc import ensure_tuple_rep
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
-from ..checks import check_number
+from ..checks import check_finite, check_number
+
+REPLACE = "replace them first"
+"""What to do with numbers that are not finite."""
 
 
 def named(name: str, image: Any) -> str:
@@ -53,26 +55,8 @@ def as_image(name: str, image: Any) -> Tensor:
         raise TypeError(f"{label}: expected real numbers, received {tensor.dtype}; take the magnitude first")
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
-    check_finite(label, plain(tensor))
+    check_finite(label, plain(tensor), REPLACE)
     return tensor
-
-
-def check_finite(label: str, values: Tensor) -> None:
-    """Check that real numbers are finite.
-
-    Args:
-        label: what they are, for the message.
-        values: any shape, at least one number.
-
-    Raises:
-        ValueError: if some are not.
-    """
-    low, high = torch.aminmax(values)
-    if not (math.isfinite(float(low)) and math.isfinite(float(high))):
-        count = int((~torch.isfinite(values)).sum())
-        raise ValueError(
-            f"{label}: expected finite numbers, received {count} that are NaN or infinite; replace them first"
-        )
 
 
 def as_item(data: Any) -> dict[Hashable, Any]:

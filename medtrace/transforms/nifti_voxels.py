@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .naming import check_finite, first_line, named
+from ..checks import check_finite
+from .naming import REPLACE, first_line, named
 
 
 def nifti_voxels(name: str, image: Any) -> Tensor | None:
@@ -45,5 +46,5 @@ def nifti_voxels(name: str, image: Any) -> Tensor | None:
             f"{name}: expected a readable image file, received {path}: {first_line(error)}; check the file"
         ) from error
     voxels = torch.from_numpy(np.asarray(values, dtype=np.float32))
-    check_finite(named(name, path), voxels)
+    check_finite(named(name, path), voxels, REPLACE)
     return voxels

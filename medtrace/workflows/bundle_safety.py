@@ -99,7 +99,7 @@ def foreign_code(config: Mapping[str, Any]) -> list[Code]:
     return min(differing, key=len)
 
 
-def check_code(config: Mapping[str, Any], path: str | os.PathLike, allow: bool | None = None) -> None:
+def check_code(config: Mapping[str, Any], path: str | os.PathLike, allow: bool | None = None) -> list[Code]:
     """Refuse a configuration with code that medtrace does not ship, unless that is allowed.
 
     Args:
@@ -108,18 +108,21 @@ def check_code(config: Mapping[str, Any], path: str | os.PathLike, allow: bool |
         allow: run it nevertheless, after telling on stderr what would run; None asks the environment variable
             MEDTRACE_ALLOW_FOREIGN_CODE, which `medtrace --allow-foreign-code` sets.
 
+    Returns:
+        The foreign code that is allowed; none where medtrace ships all.
+
     Raises:
         ForeignCodeError: if there is such code and it is not allowed.
     """
     foreign = foreign_code(config)
     if not foreign:
-        return
+        return foreign
     allowed = os.environ.get(ALLOW, "") not in ("", "0") if allow is None else allow
     if allowed:
         print(f"medtrace: {path} runs code that medtrace does not ship:", file=sys.stderr)
         for code in foreign:
             print(f"  {_printable(str(code))}", file=sys.stderr)
-        return
+        return foreign
     shown = "; ".join(_printable(str(code)) for code in foreign[:_SHOWN])
     more = f"; and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
     raise ForeignCodeError(

@@ -12,7 +12,7 @@ import torch
 
 from medtrace.engines.weights import load_weights
 from medtrace.objectives import Objective
-from medtrace.workflows.bundle_safety import check_code, foreign_code, read_config
+from medtrace.workflows.bundle_safety import check_code, read_config
 from medtrace.workflows.declared_networks import check_networks, check_shapes
 
 CONFIG = "config.yaml"
@@ -46,8 +46,8 @@ def load_objective(
     Raises:
         FileNotFoundError: if the folder, its configuration or its weights are missing.
         ValueError: if the weights do not fit the configuration or are no weights, the configuration's networks are too
-            large or cannot be made, an override is no entry of it, or
-            either would run code that medtrace does not ship.
+            large or cannot be made, an override is no entry of it, or either would run code that medtrace does not
+            ship.
     """
     from monai.bundle import ConfigParser
 
@@ -57,7 +57,7 @@ def load_objective(
         if not path.exists():
             raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
     config = read_config(run / CONFIG)
-    check_code(config, run / CONFIG, allow_foreign_code)
+    foreign = check_code(config, run / CONFIG, allow_foreign_code)
     parser = ConfigParser()
     parser.read_config(config)
     for name, value in (overrides or {}).items():
@@ -65,7 +65,7 @@ def load_objective(
             raise ValueError(f"overrides: expected entries of {run / CONFIG}, received {name!r}")
         parser[name] = value
     states = load_weights(weights)
-    if not foreign_code(config):  # what the user allowed may do anything
+    if not foreign:  # what the user allowed may do anything
         check_shapes(check_networks(deepcopy(parser.get()), run / CONFIG), states.get("objective"), weights)
     objective: Objective = parser.get_parsed_content("objective")
     try:

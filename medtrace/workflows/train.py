@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medtrace.data import Preparation
 from medtrace.data.dataset import read_index
 from medtrace.engines.files import locked, remove_partial_files, write_whole
-from medtrace.workflows.bundle_safety import BUNDLES, as_plain, check_code, foreign_code, note_own_code, read_config
+from medtrace.workflows.bundle_safety import BUNDLES, as_plain, check_code, note_own_code, read_config
 from medtrace.workflows.declared_networks import check_networks
 from medtrace.workflows.runs import CONFIG
 
@@ -100,8 +100,7 @@ def train(
     if resuming:
         files = [out / CONFIG]  # a resumed run keeps its own settings
         config = read_config(out / CONFIG)
-        check_code(config, out / CONFIG)
-        if not foreign_code(config):
+        if not check_code(config, out / CONFIG):
             check_networks(config, out / CONFIG)
         values = {"run_dir": as_plain(out)}  # wherever the folder has been moved to, it is written to and no other
     else:
