@@ -9,9 +9,9 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from medtrace.engines.weights import load_weights
-from medtrace.workflows import bundle_safety
-from medtrace.workflows.bundle_safety import BUNDLES, ForeignCodeError, check_code, code_in, foreign_code, read_config
+from medtrace.guard import configurations
+from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, code_in, foreign_code, read_config
+from medtrace.guard.weights import load_weights
 from medtrace.workflows.runs import load_objective
 from medtrace.workflows.train import bundle_folder, train
 
@@ -20,7 +20,7 @@ NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_
 
 @pytest.fixture(autouse=True)
 def _nothing_is_allowed(monkeypatch):
-    monkeypatch.delenv(bundle_safety.ALLOW, raising=False)
+    monkeypatch.delenv(configurations.ALLOW, raising=False)
 
 
 class Touch:
@@ -164,7 +164,7 @@ class TestConfigurations:
             with pytest.raises(ForeignCodeError):
                 resume()
         assert not marker.exists()
-        monkeypatch.setenv(bundle_safety.ALLOW, "1")
+        monkeypatch.setenv(configurations.ALLOW, "1")
         with pytest.raises(ValueError, match="no weights of this configuration"):
             load_objective(run, "cpu")
         assert marker.exists()
@@ -220,5 +220,5 @@ class TestConfigurations:
 
     @pytest.mark.parametrize("name", ["$open('ran','w').close()", "@objective", "%other.yaml"])
     def test_a_folders_name_is_no_expression(self, name):
-        parser = ConfigParser({"run_dir": bundle_safety.as_plain(Path(name)), "file": "$@run_dir + '/x'"})
+        parser = ConfigParser({"run_dir": configurations.as_plain(Path(name)), "file": "$@run_dir + '/x'"})
         assert parser.get_parsed_content("file") == f"./{name}/x"

@@ -8,8 +8,8 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from medtrace.workflows import bundle_safety
-from medtrace.workflows.declared_networks import MAX_NUMBER, check_networks
+from medtrace.guard import configurations
+from medtrace.guard.declared_networks import MAX_NUMBER, check_networks
 from medtrace.workflows.runs import load_objective
 from medtrace.workflows.train import train
 from tests.test_hostile import NAMES, merged, run_of
@@ -29,7 +29,7 @@ LARGE = [
 
 @pytest.fixture(autouse=True)
 def _nothing_is_allowed(monkeypatch):
-    monkeypatch.delenv(bundle_safety.ALLOW, raising=False)
+    monkeypatch.delenv(configurations.ALLOW, raising=False)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from medtrace.workflows.cases import (
+from medtrace.storage.cases import (
     case_key,
     clear_unfinished,
     content_digest,
@@ -365,7 +365,7 @@ def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
 
 
 def test_a_second_command_in_a_folder_is_refused(tmp_path):
-    from medtrace.engines.files import locked
+    from medtrace.storage.files import locked
     from medtrace.workflows.prepare import ENDING
     from medtrace.workflows.translate_cases import translate_cases
     from tests.test_translate import tiny_tracetrans

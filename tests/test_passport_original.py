@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from medtrace.data import load_dataset
-from medtrace.data.grids import Reorientation, center_window, shifted_affine
+from medtrace.geometry.resampling import Reorientation, center_window, shifted_affine
 from medtrace.io import read_image, read_motion, to_original, write_composite
 from medtrace.trace import Trace
 from medtrace.transforms import RigidAlignment

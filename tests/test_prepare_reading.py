@@ -7,7 +7,8 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from medtrace.data.grids import (
+from medtrace.data.reading import read_image
+from medtrace.geometry.resampling import (
     Reorientation,
     center_window,
     resize,
@@ -16,7 +17,6 @@ from medtrace.data.grids import (
     shifted_affine,
     spacing_of,
 )
-from medtrace.data.reading import read_image
 
 
 def itk_image(seed=0, shape=(7, 6, 5), directions=(1, 0, 0, 0, 0, 1, 0, -1, 0)):

@@ -9,7 +9,10 @@ import medtrace
 
 ROOMS = [
     "checks",
+    "storage",
+    "guard",
     "kernels",
+    "geometry",
     "fields",
     "trace",
     "losses",

@@ -19,11 +19,11 @@ from torch.utils.data import BatchSampler, RandomSampler, Sampler
 from medtrace.checks import check_range
 from medtrace.data import SeededItems
 from medtrace.engines import Checkpoint, ProgressBar, SkipLimit, TermHistory, Trainer
-from medtrace.engines.files import LOCK, locked, write_whole
 from medtrace.engines.soundness import all_finite
 from medtrace.objectives import Objective, Phase
 from medtrace.objectives.averaging import WeightAverage
 from medtrace.objectives.pool import ImagePool
+from medtrace.storage.files import LOCK, locked, write_whole
 
 
 class Twofold(Objective):

@@ -16,9 +16,9 @@ from monai.data import CacheDataset, MetaTensor, NibabelReader
 from monai.transforms import CastToTyped, Compose, EnsureChannelFirstd, LoadImaged, MapTransform, ScaleIntensityRanged
 from torch import Tensor
 
-from medtrace.data.declared_size import inside
 from medtrace.data.landmarks import read_landmarks
 from medtrace.data.layouts import SPLITS
+from medtrace.guard.declared_size import inside
 
 INDEX = "dataset.json"
 VERSION = 1

@@ -30,7 +30,7 @@ from monai.utils.enums import TraceKeys
 from torch import Tensor
 
 from medtrace.checks import check_finite, check_spatial_dims
-from medtrace.engines.files import write_whole
+from medtrace.storage.files import write_whole
 from medtrace.transforms.histogram_landmarks import HistogramLandmarks
 from medtrace.transforms.histogram_standardization import HistogramStandardization
 

@@ -28,7 +28,8 @@ from monai.data import ITKReader, MetaTensor, NibabelReader
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from medtrace.data.declared_size import check_declared, check_dicom, check_metaimage, check_nifti, check_nrrd
+from medtrace.geometry.grid import is_singular
+from medtrace.guard.declared_size import check_declared, check_dicom, check_metaimage, check_nifti, check_nrrd
 
 NIFTI = (".nii", ".nii.gz")
 ITK_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
@@ -198,7 +199,7 @@ def _affine(path: Path, affine: Any) -> Tensor:
         full[:2, :2], full[:2, 3] = given[:2, :2], given[:2, 2]
     else:
         full = given.clone()
-    if not bool(torch.isfinite(full).all()) or abs(float(torch.linalg.det(full[:3, :3]))) < 1e-12:
+    if not bool(torch.isfinite(full).all()) or is_singular(full):
         raise ValueError(f"{path}: its header gives no usable geometry (singular affine); set voxel sizes and axes")
     return full
 

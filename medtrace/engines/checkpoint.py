@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from medtrace.engines.files import locked, remove_partial_files, write_whole
 from medtrace.engines.soundness import LOGGER
 from medtrace.engines.trainer import Trainer
-from medtrace.engines.weights import load_weights
+from medtrace.guard.weights import load_weights
+from medtrace.storage.files import locked, remove_partial_files, write_whole
 
 FINAL = "final.pt"
 _NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from tqdm import tqdm
 
-from medtrace.engines.files import write_whole
+from medtrace.storage.files import write_whole
 
 
 def logged_terms(output: Mapping[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_field, check_finite, check_floating
+from medtrace.geometry.grid import check_invertible
 
 
 def voxel_to_mm(ddf: Tensor, affine: Tensor) -> Tensor:
@@ -54,8 +55,7 @@ def _linear_part(affine: Tensor, batch: int) -> Tensor:
         raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
     linear = affine[..., :3, :3].to(torch.float64)
     check_finite("affine", linear, "check the image's header")
-    if bool((torch.linalg.det(linear).abs() < 1e-12).any()):
-        raise ValueError("affine: expected an invertible matrix, received a singular one; check the image's header")
+    check_invertible("affine", linear)
     return linear.expand(batch, 3, 3)
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
-from medtrace.io.appearing import appearing_file
+from medtrace.geometry.grid import is_singular
+from medtrace.guard.probe import rehearse
 from medtrace.io.nifti import LPS
-from medtrace.io.rehearsal import rehearse
 from medtrace.io.transforms import displacement_lps, itk_transform
+from medtrace.storage.appearing import appearing_file
 from medtrace.trace import Trace
 
 SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt")
@@ -155,6 +156,6 @@ def motion_matrix(name: str, motion: Tensor | None) -> np.ndarray:
         raise ValueError(f"{name}: expected shape (4, 4), received {tuple(motion.shape)}")
     check_finite(name, motion)
     matrix = motion.detach().cpu().double().numpy()
-    if matrix[3].tolist() != [0.0, 0.0, 0.0, 1.0] or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+    if matrix[3].tolist() != [0.0, 0.0, 0.0, 1.0] or is_singular(matrix):
         raise ValueError(f"{name}: expected an invertible affine matrix with last row 0 0 0 1, received {matrix}")
     return matrix

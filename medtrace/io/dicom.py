@@ -23,7 +23,8 @@ from pydicom.valuerep import DSfloat
 from torch import Tensor
 
 from medtrace import __version__
-from medtrace.data.dicom_headers import image_header
+from medtrace.geometry.grid import is_singular
+from medtrace.guard.dicom_headers import image_header
 from medtrace.io.dicom_attributes import MAY_BE_EMPTY, PATIENT, SERIES, STUDY, TEXT
 from medtrace.io.nifti import LPS
 
@@ -94,7 +95,7 @@ def _series(folder: Path, headers: list[Dataset]) -> SourceSeries:
     lps[:3, 3] = positions[0]
     affine = lps.copy()
     affine[:3] = LPS @ lps[:3]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not np.isfinite(affine).all() or is_singular(affine):
         raise ValueError(f"{folder}: its positions, axes and spacings make no grid; export it again")
     return SourceSeries(folder, tuple(headers), torch.from_numpy(affine))
 

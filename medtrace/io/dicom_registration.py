@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeformableSpatialRegistrationStorage
 from torch import Tensor
 
-from medtrace.data.dicom_headers import read_dicom
 from medtrace.fields import mm_to_voxel
+from medtrace.guard.dicom_headers import read_dicom
 from medtrace.io.dicom import SourceSeries, code, decimals, derived, new_uid, reference, save, series_reference
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import DisplacementFile, check_grid, displacement_lps

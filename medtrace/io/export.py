@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.io.appearing import appearing_folder
 from medtrace.io.composite import write_composite
 from medtrace.io.fsl_warp import write_fsl_warp
 from medtrace.io.learn2reg import write_learn2reg
@@ -16,6 +15,7 @@ from medtrace.io.nitransforms_field import write_x5
 from medtrace.io.slicer_nrrd import write_slicer_nrrd
 from medtrace.io.slicer_scene import write_slicer_scene
 from medtrace.io.transforms import write_transform
+from medtrace.storage.appearing import appearing_folder
 from medtrace.trace import Trace
 
 

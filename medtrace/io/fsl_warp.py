@@ -12,8 +12,8 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_field, check_finite
 from medtrace.fields import identity_grid
-from medtrace.io.appearing import appearing_file
 from medtrace.io.nifti import affine_array, check_orthogonal, read_nifti
+from medtrace.storage.appearing import appearing_file
 from medtrace.trace.geometry import transform
 
 FNIRT_DISPLACEMENT = 2006

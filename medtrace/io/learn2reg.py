@@ -13,10 +13,10 @@ from scipy.ndimage import zoom
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
-from medtrace.data.declared_size import check_declared
 from medtrace.fields import identity_grid
-from medtrace.io.appearing import appearing_file
+from medtrace.guard.declared_size import check_declared
 from medtrace.io.nifti import affine_array, read_nifti
+from medtrace.storage.appearing import appearing_file
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pulled_points, transform
 

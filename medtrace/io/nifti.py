@@ -15,7 +15,8 @@ from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
-from medtrace.data.declared_size import check_nifti
+from medtrace.geometry.grid import check_invertible
+from medtrace.guard.declared_size import check_nifti
 
 StorageType = Literal["float32", "float64", "int16", "uint8"]
 SHEAR_TOLERANCE = 1e-4
@@ -189,6 +190,5 @@ def affine_array(name: str, affine: Tensor) -> np.ndarray:
         raise ValueError(f"{name}: expected shape (4, 4), also in 2D, received {tuple(affine.shape)}")
     check_finite(name, affine)
     matrix = affine.detach().cpu().double().numpy()
-    if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-        raise ValueError(f"{name}: expected an invertible matrix, received a singular one; check the image's header")
+    check_invertible(name, matrix)
     return matrix

@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.io.appearing import appearing_file
+from medtrace.guard.probe import rehearse
 from medtrace.io.nifti import LPS
-from medtrace.io.rehearsal import rehearse
 from medtrace.io.transforms import DisplacementFile, displacement_file, displacement_lps
+from medtrace.storage.appearing import appearing_file
 
 _DOUBLED = "one slice, written twice"
 

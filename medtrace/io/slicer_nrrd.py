@@ -11,10 +11,10 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.data.declared_size import check_nrrd
-from medtrace.io.appearing import appearing_file
+from medtrace.guard.declared_size import check_nrrd
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import displacement_file, displacement_lps, image_affine
+from medtrace.storage.appearing import appearing_file
 
 FieldType = Literal["resampling", "modeling"]
 _COMPRESSION = 2  # displacements hardly shrink further at ten times the time

@@ -6,9 +6,9 @@ import textwrap
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from medtrace.io.appearing import appearing_folder
 from medtrace.io.nifti import write_image
 from medtrace.io.slicer_nrrd import write_slicer_nrrd
+from medtrace.storage.appearing import appearing_folder
 from medtrace.trace import Trace
 
 SCENE, SCRIPT = "trace.mrml", "load_trace.py"

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_field, check_finite
 from medtrace.fields import mm_to_voxel, voxel_to_mm
+from medtrace.geometry.grid import is_singular
+from medtrace.guard.probe import rehearse
 from medtrace.io.nifti import LPS, affine_array, check_orthogonal, read_vectors, write_vectors
-from medtrace.io.rehearsal import rehearse
 
 SUFFIXES = (".h5", ".hdf5", ".nii", ".nii.gz")
 
@@ -109,7 +110,7 @@ def displacement_file(path: Path, vectors: np.ndarray, matrix: np.ndarray, spati
 
 def check_grid(path: Path, matrix: np.ndarray) -> None:
     """Check that a file's grid, voxel to mm (4, 4), is finite and has three axes."""
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+    if not np.isfinite(matrix).all() or is_singular(matrix):
         raise ValueError(f"{path}: its header gives no usable geometry (singular affine); set voxel sizes and axes")
 
 

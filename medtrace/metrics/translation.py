@@ -35,6 +35,7 @@ from medtrace.checks import (
     check_range,
     check_same_shape,
 )
+from medtrace.geometry.grid import check_invertible
 from medtrace.losses import mask_weights
 from medtrace.metrics.case_metric import CaseMetric, required
 from medtrace.metrics.image import mean_absolute_error, peak_signal_to_noise_ratio
@@ -225,8 +226,7 @@ def _axis_vectors(affine: Any, batch: int) -> Tensor:
     if affine.shape not in ((4, 4), (batch, 4, 4)):
         raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
     linear = affine[..., :3, :3].detach().as_subclass(Tensor).cpu().double()
-    if bool((torch.linalg.det(linear).abs() < 1e-12).any()):
-        raise ValueError("affine: expected an invertible matrix, received a singular one; check the image's header")
+    check_invertible("affine", linear)
     return linear.expand(batch, 3, 3)
 
 

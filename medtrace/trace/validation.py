@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_finite
+from medtrace.geometry.grid import check_invertible
 
 if TYPE_CHECKING:
     from medtrace.trace.record import Trace
@@ -53,8 +54,7 @@ def check_affine(name: str, affine: Tensor) -> None:
     check_finite(name, affine)
     if affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
         raise ValueError(f"{name}: expected the last row 0 0 0 1, received {affine[3].tolist()}")
-    if float(torch.linalg.det(affine[:3, :3]).abs()) < 1e-12:
-        raise ValueError(f"{name}: expected an invertible matrix, received a singular one; check the image's header")
+    check_invertible(name, affine)
 
 
 def check_one_plane(trace: Trace) -> None:

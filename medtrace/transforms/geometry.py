@@ -8,6 +8,8 @@ import numpy as np
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
 
+from medtrace.geometry.grid import is_singular
+
 from .naming import named
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -31,15 +33,9 @@ def affine_of(name: str, image: Any) -> Array:
     affine = np.asarray(image.affine.detach().cpu().numpy(), dtype=np.float64)
     if affine.shape == (3, 3):
         affine = np.asarray(to_affine_nd(3, affine))
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or _flatness(affine) < 1e-6:
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or is_singular(affine):
         raise ValueError(
             f"affine of {named(name, image)}: expected an invertible 4x4 matrix from voxel to RAS mm, received"
             f" {affine.tolist()}; set the affine of the image"
         )
     return affine
-
-
-def _flatness(affine: Array) -> float:
-    """Volume of the voxel over the product of its edges: 1 for a box, 0 where axes lie in one plane."""
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
-    return float(abs(np.linalg.det(affine[:3, :3] / edges))) if (edges > 0).all() else 0.0

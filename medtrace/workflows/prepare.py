@@ -19,8 +19,8 @@ from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
 from medtrace.data.preparation import FILE, Preparation
 from medtrace.data.reading import is_picture
-from medtrace.engines.files import locked
-from medtrace.workflows.cases import RECORD, clear_unfinished
+from medtrace.storage.cases import RECORD, clear_unfinished
+from medtrace.storage.files import locked
 from medtrace.workflows.parallel import CasesFailedError, Outcome, Task, run_cases
 from medtrace.workflows.prepare_case import Settings, checked_settings
 from medtrace.workflows.prepare_learn import LEARNED, Learned, learn_case, preparation_of

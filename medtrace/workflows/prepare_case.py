@@ -13,10 +13,17 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
-from medtrace.data.grids import Reorientation, resize, resize_labels, resized_affine, shape_at_spacing, spacing_of
 from medtrace.data.layouts import Pair
 from medtrace.data.preparation import Axis, find_foreground
 from medtrace.data.reading import check_same_grid, read_image, read_mask
+from medtrace.geometry.resampling import (
+    Reorientation,
+    resize,
+    resize_labels,
+    resized_affine,
+    shape_at_spacing,
+    spacing_of,
+)
 from medtrace.objectives import plain
 from medtrace.transforms import RigidAlignment, RigidMotion
 from medtrace.workflows.prepare_maps import entries_of, read_maps

@@ -14,8 +14,8 @@ import torch
 
 from medtrace.data.layouts import PATHS, Pair
 from medtrace.data.preparation import Intensity, Preparation, fit_contrast, foreground_quantiles
+from medtrace.storage.cases import case_key, compute_threads, is_finished, making_case
 from medtrace.transforms import RigidMotion
-from medtrace.workflows.cases import case_key, compute_threads, is_finished, making_case
 from medtrace.workflows.prepare_case import Case, Settings, check_depth, members, naming, read_case
 
 LEARNED = "learned"

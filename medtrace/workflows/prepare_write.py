@@ -12,13 +12,13 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from medtrace.data.grids import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
-from medtrace.data.grids import resize as resize_volume
 from medtrace.data.landmarks import read_landmarks, write_landmarks
 from medtrace.data.layouts import Pair
 from medtrace.data.preparation import Preparation
+from medtrace.geometry.resampling import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
+from medtrace.geometry.resampling import resize as resize_volume
 from medtrace.io import write_image
-from medtrace.workflows.cases import case_key, compute_threads, is_finished, making_case
+from medtrace.storage.cases import case_key, compute_threads, is_finished, making_case
 from medtrace.workflows.prepare_case import Case, Settings, in_plane_first, members, naming, read_case
 from medtrace.workflows.prepare_learn import known_motion
 

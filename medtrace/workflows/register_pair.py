@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.data.grids import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.data.preparation import IntensityMap, Preparation, find_foreground
 from medtrace.data.reading import is_picture, read_image, read_mask
+from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
 from medtrace.networks import MetamorphicOutput
 from medtrace.objectives.objective import plain

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from medtrace.engines.weights import load_weights
+from medtrace.guard.configurations import check_code, read_config
+from medtrace.guard.declared_networks import check_networks, check_shapes
+from medtrace.guard.weights import load_weights
 from medtrace.objectives import Objective
-from medtrace.workflows.bundle_safety import check_code, read_config
-from medtrace.workflows.declared_networks import check_networks, check_shapes
 
 CONFIG = "config.yaml"
 WEIGHTS = Path("checkpoints") / "final.pt"
@@ -29,8 +29,8 @@ def load_objective(
     """Build the objective of a run and load its trained weights.
 
     A run folder may come from elsewhere. Its weights are read without running anything (see
-    `medtrace.engines.weights`), and its configuration is built only if medtrace ships all code in it (see
-    `medtrace.workflows.bundle_safety`).
+    `medtrace.guard.weights`), and its configuration is built only if medtrace ships all code in it (see
+    `medtrace.guard.configurations`).
 
     Args:
         run: a folder left by `medtrace train`; the weights may also lie in `checkpoints/final.safetensors`.

@@ -17,9 +17,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medtrace.data import Preparation
 from medtrace.data.dataset import read_index
-from medtrace.engines.files import locked, remove_partial_files, write_whole
-from medtrace.workflows.bundle_safety import BUNDLES, as_plain, check_code, note_own_code, read_config
-from medtrace.workflows.declared_networks import check_networks
+from medtrace.guard.configurations import BUNDLES, as_plain, check_code, note_own_code, read_config
+from medtrace.guard.declared_networks import check_networks
+from medtrace.storage.files import locked, remove_partial_files, write_whole
 from medtrace.workflows.runs import CONFIG
 
 PREPARATION = "preparation.json"
@@ -30,7 +30,7 @@ def bundle_folder(name: str) -> Path:
 
     Raises:
         ValueError: if there is none, or it runs code that medtrace does not ship and that is not allowed (see
-            `medtrace.workflows.bundle_safety`).
+            `medtrace.guard.configurations`).
     """
     if (Path(name) / "configs" / "train.yaml").is_file():
         for file in sorted((Path(name) / "configs").glob("*.yaml")):

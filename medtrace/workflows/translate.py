@@ -16,10 +16,17 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from medtrace.checks import check_positive
-from medtrace.data.grids import Reorientation, resize, resized_affine, shape_at_spacing, shifted_affine, spacing_of
 from medtrace.data.preparation import FILE, Preparation
 from medtrace.data.reading import is_picture, read_image, read_mask
 from medtrace.fields import warp
+from medtrace.geometry.resampling import (
+    Reorientation,
+    resize,
+    resized_affine,
+    shape_at_spacing,
+    shifted_affine,
+    spacing_of,
+)
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.networks.patches import PatchInferer

@@ -14,11 +14,10 @@ from rich.progress import Progress
 
 from medtrace.checks import check_positive
 from medtrace.data.preparation import FILE
-from medtrace.engines.files import locked
 from medtrace.io import save_trace
-from medtrace.io.appearing import appearing_file
 from medtrace.objectives import Objective
-from medtrace.workflows.cases import (
+from medtrace.storage.appearing import appearing_file
+from medtrace.storage.cases import (
     case_key,
     clear_unfinished,
     compute_threads,
@@ -26,6 +25,7 @@ from medtrace.workflows.cases import (
     key_of,
     making_case,
 )
+from medtrace.storage.files import locked
 from medtrace.workflows.image_list import ListedImage, list_images
 from medtrace.workflows.parallel import Outcome, Task, run_cases
 from medtrace.workflows.report import report_beside

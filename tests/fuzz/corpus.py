@@ -21,13 +21,13 @@ from medtrace.data.dataset import load_dataset
 from medtrace.data.landmarks import read_landmarks
 from medtrace.data.layouts import read_pair_list
 from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
-from medtrace.engines.weights import load_weights
 from medtrace.fields import exponentiate
+from medtrace.guard.configurations import BUNDLES, foreign_code, read_config
+from medtrace.guard.weights import load_weights
 from medtrace.metrics.frechet import load_feature_network
 from medtrace.report.certificate import certificate_html, read_certificate
 from medtrace.report.tables import read_rows
 from medtrace.trace import Trace
-from medtrace.workflows.bundle_safety import BUNDLES, foreign_code, read_config
 from medtrace.workflows.certify import Certificate, Check, Status, Thresholds
 
 SHAPE = (7, 6, 5)

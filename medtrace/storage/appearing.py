@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medtrace.engines.files import sync_folder
+from medtrace.storage.files import sync_folder
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from medtrace.data.dicom_headers import image_header
+from medtrace.guard.dicom_headers import image_header
 
 MAX_GIB = 16.0
 """Largest image in GiB as stored; the environment variable MEDTRACE_MAX_GIB sets another limit."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from medtrace.data.declared_size import memory_limit
-from medtrace.workflows.bundle_safety import entries
+from medtrace.guard.configurations import entries
+from medtrace.guard.declared_size import memory_limit
 
 MAX_MODULES = 20_000
 """Modules that an objective may have; the largest that medtrace ships has 898."""

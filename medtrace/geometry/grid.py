@@ -1,0 +1,126 @@
+"""A sampling grid in space, and the one test of whether an affine has an inverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SINGULAR = 1e-6
+"""Volume of a voxel over the product of its edges at and below which its axes are taken to lie in one plane."""
+
+
+def is_singular(affine: Any) -> bool:
+    """Whether a matrix from voxels to mm has no usable inverse, whatever the size of the voxels.
+
+    The volume that the axes span is compared with the product of their lengths: 1 for a box of any size, 0 where two
+    axes coincide, one has no length, or a number is not finite.
+
+    Args:
+        affine: (..., 3, 3) or (..., 4, 4) numbers, of which the linear part is tested.
+
+    Returns:
+        True if any of the matrices is singular.
+
+    Example:
+        >>> is_singular([[1e-5, 0.0, 0.0], [0.0, 1e-5, 0.0], [0.0, 0.0, 3e-5]])
+        False
+    """
+    matrix = affine.detach() if isinstance(affine, Tensor) else torch.as_tensor(affine)
+    linear = matrix.as_subclass(Tensor)[..., :3, :3].to(device="cpu", dtype=torch.float64)
+    lengths = linear.norm(dim=-2, keepdim=True)
+    if not bool(torch.isfinite(lengths).all()) or bool((lengths == 0).any()):
+        return True
+    return bool((torch.linalg.det(linear / lengths).abs() <= SINGULAR).any())
+
+
+def check_invertible(name: str, affine: Any, remedy: str = "check the image's header") -> None:
+    """Check that an affine has an inverse (see `is_singular`).
+
+    Raises:
+        ValueError: if not; the message begins with `name` and ends with `remedy`.
+    """
+    if is_singular(affine):
+        raise ValueError(f"{name}: expected an invertible matrix, received a singular one; {remedy}")
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an image lie.
+
+    Args:
+        shape: number of voxels along the two or three array axes.
+        affine: (4, 4) from voxels to RAS mm, kept in float64 on the CPU; pixel (i, j) of a 2D grid is voxel (i, j, 0).
+
+    Raises:
+        ValueError: if the shape has not two or three positive sizes, or the affine is of another shape, has another
+            last row than 0 0 0 1, or has no inverse.
+
+    Example:
+        >>> grid = Grid((4, 5, 6), torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])))
+        >>> grid.spacing
+        (2.0, 2.0, 3.0)
+        >>> grid.to_mm([[1, 1, 1]]).tolist()
+        [[2.0, 2.0, 3.0]]
+    """
+
+    shape: tuple[int, ...]
+    affine: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(size) for size in self.shape)
+        if len(shape) not in (2, 3) or min(shape) < 1:
+            raise ValueError(f"shape: expected two or three positive sizes, received {shape}; give the spatial shape")
+        affine = torch.as_tensor(self.affine).detach().as_subclass(Tensor).to(device="cpu", dtype=torch.float64)
+        if affine.shape != (4, 4):
+            raise ValueError(f"affine: expected shape (4, 4), also in 2D, received {tuple(affine.shape)}")
+        if affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
+            raise ValueError(f"affine: expected the last row 0 0 0 1, received {affine[3].tolist()}")
+        check_invertible("affine", affine)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine.clone())
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.shape)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size in mm along the array axes."""
+        return tuple(self.affine[:3, : self.spatial_dims].norm(dim=0).tolist())
+
+    @property
+    def corners(self) -> Tensor:
+        """The outermost voxel centers (2**spatial_dims, 3) in RAS mm."""
+        return self.to_mm(list(product(*((0, size - 1) for size in self.shape))))
+
+    def to_mm(self, voxels: Any) -> Tensor:
+        """RAS mm (N, 3), float64, of voxel coordinates (N, 2) or (N, 3)."""
+        points = torch.as_tensor(voxels, dtype=torch.float64)
+        return points @ self.affine[:3, : points.shape[-1]].T + self.affine[:3, 3]
+
+    def to_voxels(self, points: Any) -> Tensor:
+        """Voxel coordinates (N, 3), float64, of points (N, 3) in RAS mm."""
+        inverse = torch.linalg.inv(self.affine)
+        return torch.as_tensor(points, dtype=torch.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def distance(self, other: Grid) -> float:
+        """How far, in mm, the affines of two grids of one shape put the same voxel apart at most.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        if self.shape != other.shape:
+            raise ValueError(
+                f"other: expected the shape {self.shape}, received {other.shape}; compare the shapes first"
+            )
+        return float((self.corners - other.corners).norm(dim=-1).max())
+
+    def coincides(self, other: Grid, tolerance: float = 1e-3) -> bool:
+        """Whether two grids hold the same voxels at the same places, to a fraction of the smaller voxel's edge."""
+        if self.shape != other.shape:
+            return False
+        return self.distance(other) <= tolerance * min(*self.spacing, *other.spacing)

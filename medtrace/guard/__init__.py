@@ -1,0 +1,1 @@
+"""Defense against what comes from elsewhere: headers, weights, configurations, sizes, fragile readers."""

@@ -1,0 +1,84 @@
+"""Grid, and the test of a singular affine, which knows no size."""
+
+import math
+
+import pytest
+import torch
+
+from medtrace.geometry import Grid, check_invertible, is_singular
+
+
+def scaled(*sizes):
+    return torch.diag(torch.tensor([*sizes, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-5, 1.0, 1e6])
+def test_no_size_of_voxel_is_singular(size):
+    turned = torch.eye(4, dtype=torch.float64)
+    turned[:2, :2] = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    assert not is_singular(turned @ scaled(size, size * 1.1, size * 3))
+    assert not is_singular(scaled(-size, -size, size).numpy())
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        scaled(1.0, 0.0, 1.0),
+        torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]),
+        torch.tensor([[1e6, 1e6, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1e6]]),
+        scaled(math.nan, 1.0, 1.0),
+        scaled(math.inf, 1.0, 1.0),
+    ],
+    ids=["no length", "parallel", "parallel and large", "nan", "inf"],
+)
+def test_axes_in_one_plane_are_singular(matrix):
+    assert is_singular(matrix)
+    with pytest.raises(ValueError, match=r"ddf\.nii: expected an invertible matrix, received a singular one; mend it"):
+        check_invertible("ddf.nii", matrix, "mend it")
+
+
+def test_one_singular_matrix_of_a_batch_is_enough():
+    assert is_singular(torch.stack([scaled(1.0, 1.0, 1.0), scaled(1.0, 1.0, 0.0)]))
+    assert not is_singular(torch.stack([scaled(1.0, 1.0, 1.0), scaled(2.0, 1.0, 1.0)]))
+
+
+def test_points_go_to_mm_and_back():
+    affine = scaled(2.0, 3.0, 4.0)
+    affine[:3, 3] = torch.tensor([10.0, 20.0, 30.0])
+    grid = Grid((5, 6, 7), affine)
+    assert grid.spacing == (2.0, 3.0, 4.0)
+    assert grid.to_mm([[1, 2, 3]]).tolist() == [[12.0, 26.0, 42.0]]
+    assert grid.to_voxels([[12.0, 26.0, 42.0]]).tolist() == [[1.0, 2.0, 3.0]]
+    assert grid.corners.shape == (8, 3)
+    assert grid.corners[-1].tolist() == [18.0, 35.0, 54.0]
+
+
+def test_a_2d_grid_lies_in_its_plane():
+    grid = Grid((3, 4), scaled(-1.0, -1.0, 1.0))
+    assert grid.spatial_dims == 2
+    assert grid.spacing == (1.0, 1.0)
+    assert grid.to_mm([[2, 3]]).tolist() == [[-2.0, -3.0, 0.0]]
+
+
+def test_distance_is_that_of_the_worst_voxel():
+    grid = Grid((11, 1, 1), scaled(1.0, 1.0, 1.0))
+    stretched = Grid((11, 1, 1), scaled(1.1, 1.0, 1.0))
+    assert grid.distance(stretched) == pytest.approx(1.0)
+    assert not grid.coincides(stretched)
+    assert grid.coincides(Grid((11, 1, 1), scaled(1.00005, 1.0, 1.0)))
+    assert not grid.coincides(Grid((11, 1, 2), scaled(1.0, 1.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "message"),
+    [
+        ((3,), torch.eye(4), "two or three positive sizes"),
+        ((3, 0, 2), torch.eye(4), "two or three positive sizes"),
+        ((3, 3), torch.eye(3), r"expected shape \(4, 4\), also in 2D"),
+        ((3, 3), torch.ones(4, 4), "last row 0 0 0 1"),
+        ((3, 3, 3), scaled(1.0, 0.0, 1.0), "invertible"),
+    ],
+)
+def test_what_is_no_grid_is_refused(shape, affine, message):
+    with pytest.raises(ValueError, match=message):
+        Grid(shape, affine)
