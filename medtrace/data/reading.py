@@ -3,8 +3,8 @@
 | file | reader | array axes | affine |
 |---|---|---|---|
 | `.nii`, `.nii.gz` | nibabel | (i, j, k) of the file | its own, voxel to RAS mm |
-| `.nrrd`, `.nhdr`, `.mha`, `.mhd`, `.dcm`, a folder of one DICOM series | ITK | (i, j, k), the first axis fastest | \
-LPS turned into RAS |
+| `.nrrd`, `.nhdr`, `.mha`, `.mhd` | ITK | (i, j, k), the first axis fastest | LPS turned into RAS |
+| a DICOM file or folder | ITK, each slice by itself (`data.dicom`) | (column, row, slice) | of the slices' positions |
 | `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | Pillow | (x, y): *columns first* | diag(-1, -1, 1, 1) |
 
 MONAI's `PILReader` transposes a picture, so that its first axis runs along a row to the right and its second down;
@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import itk
 import numpy as np
-import SimpleITK as sitk
 import torch
 from monai.data import ITKReader, MetaTensor, NibabelReader
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from medtrace.data.dicom import read_dicom_image
 from medtrace.geometry.grid import is_singular
-from medtrace.guard.declared_size import check_declared, check_dicom, check_metaimage, check_nifti, check_nrrd
+from medtrace.guard.declared_size import check_declared, check_metaimage, check_nifti, check_nrrd
+from medtrace.guard.dicom_headers import is_dicom
 
 NIFTI = (".nii", ".nii.gz")
 ITK_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
@@ -38,13 +38,10 @@ _ITK_KINDS = {
     ".nhdr": ("NrrdImageIO", check_nrrd),
     ".mha": ("MetaImageIO", check_metaimage),
     ".mhd": ("MetaImageIO", check_metaimage),
-    ".dcm": ("GDCMImageIO", check_dicom),
 }
 _PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_POSITION = "0020|0032"
-_UNEVEN = 0.1
-"""Largest difference of two gaps between slices, as a share of the mean gap."""
+_NAMED = (*NIFTI, *ITK_FORMATS, *PICTURES)
 PICTURE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
 
@@ -53,11 +50,14 @@ def is_picture(path: str | Path) -> bool:
     return str(path).lower().endswith(PICTURES)
 
 
-def read_image(path: str | Path) -> MetaTensor:
+def read_image(path: str | Path, series: str | int | None = None, *, resample_tilt: bool = False) -> MetaTensor:
     """Read a scan or a picture and check that it can be worked with.
 
     Args:
-        path: a file of the kinds in the module's table, or a folder of one DICOM series.
+        path: a file of the kinds in the module's table, or a folder of DICOM files.
+        series: which volume of a DICOM folder that holds several: its number in `data.dicom.list_volumes`, its
+            SeriesInstanceUID, SeriesNumber or SeriesDescription.
+        resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
 
     Returns:
         float32 (C, X, Y, Z) for a scan (a 2D one has Z = 1) or (C, X, Y) for a picture (C is 1 or 3), in the
@@ -67,7 +67,7 @@ def read_image(path: str | Path) -> MetaTensor:
         FileNotFoundError: if there is nothing at the path.
         ValueError: if it cannot be read, holds NaN or infinity, or is constant; the message names the file.
     """
-    image = _read(Path(path))
+    image = _read(Path(path), series, resample_tilt)
     _check_values(path, image)
     return image
 
@@ -149,12 +149,14 @@ def check_same_grid(first: Tensor, first_path: str | Path, second: Tensor, secon
         )
 
 
-def _read(path: Path) -> MetaTensor:
+def _read(path: Path, series: str | int | None = None, resample_tilt: bool = False) -> MetaTensor:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
     name = path.name.lower()
-    if path.is_dir():
-        return _scan(path, ITKReader(), "a DICOM series", check=_check_series)
+    if path.is_dir() or name.endswith(".dcm") or (not name.endswith(_NAMED) and is_dicom(path)):
+        return read_dicom_image(path, series, resample_tilt)
+    if series is not None:
+        raise ValueError(f"{path}: series: expected none, received {series!r}; only a DICOM folder holds several")
     if name.endswith(NIFTI):
         check_nifti(path)
         return _scan(path, NibabelReader(squeeze_non_spatial_dims=True), "NIfTI")
@@ -170,13 +172,9 @@ def _read(path: Path) -> MetaTensor:
     )
 
 
-def _scan(path: Path, reader: Any, kind: str, check: Any = None) -> MetaTensor:
+def _scan(path: Path, reader: Any, kind: str) -> MetaTensor:
     try:
-        if check is not None:
-            check(path)
         data, meta = reader.get_data(reader.read(str(path)))
-    except _Refused as error:
-        raise ValueError(str(error)) from None
     except Exception as error:  # readers of three libraries raise what they like on a broken file
         raise ValueError(f"{path}: cannot be read as {kind} ({_first_line(error)}); copy or export it again") from error
     if np.iscomplexobj(data) or data.dtype.fields is not None:
@@ -206,47 +204,6 @@ def _affine(path: Path, affine: Any) -> Tensor:
 
 class _Refused(ValueError):
     """A refusal whose message is complete."""
-
-
-def _check_series(folder: Path) -> None:
-    images = check_dicom(folder)
-    reader = sitk.ImageSeriesReader
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # the messages below say it better
-    names = reader.GetGDCMSeriesIDs(str(folder))
-    sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-    if not names:
-        raise _Refused(f"{folder}: holds no DICOM series; give the folder of the .dcm files, or an image file")
-    if len(names) > 1:
-        counts = [len(reader.GetGDCMSeriesFileNames(str(folder), name)) for name in names]
-        raise _Refused(
-            f"{folder}: expected one DICOM series, received {len(names)} (of {counts} files); put one series into a"
-            " folder of its own"
-        )
-    files = reader.GetGDCMSeriesFileNames(str(folder), names[0])
-    if left_out := {image.name for image in images} - {Path(file).name for file in files}:
-        raise _Refused(f"{folder / min(left_out)}: is an image that cannot be read with its series; export it again")
-    _check_even(folder, files)
-
-
-def _check_even(folder: Path, files: Sequence[str]) -> None:
-    """ITK spreads the slices of a series with a gap evenly, and so puts them where they are not."""
-    reader = sitk.ImageFileReader()
-    positions = []
-    for file in files:
-        reader.SetFileName(file)
-        reader.ReadImageInformation()
-        if not reader.HasMetaDataKey(_POSITION) or reader.GetDimension() != 3 or reader.GetSize()[2] != 1:
-            return  # frames of one file, or no position: ITK has its own way
-        positions.append([float(value) for value in reader.GetMetaData(_POSITION).split("\\")])
-    if len(positions) < 3:
-        return
-    gaps = np.linalg.norm(np.diff(np.array(positions), axis=0), axis=1)
-    if gaps.min() == 0 or gaps.max() - gaps.min() > _UNEVEN * gaps.mean():
-        raise _Refused(
-            f"{folder}: expected evenly spaced slices, received gaps of {gaps.min():.3g} to {gaps.max():.3g} mm; look"
-            " for missing or doubled slices"
-        )
 
 
 def _picture(path: Path) -> MetaTensor:

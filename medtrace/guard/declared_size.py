@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from medtrace.guard.dicom_headers import image_header
+from pydicom.dataset import Dataset
+
 
 MAX_GIB = 16.0
 """Largest image in GiB as stored; the environment variable MEDTRACE_MAX_GIB sets another limit."""
@@ -170,32 +171,21 @@ def check_metaimage(path: Path) -> None:
         _check_packed(path, data, start, fields.get("CompressedDataSize"), claimed)
 
 
-def check_dicom(path: Path) -> list[Path]:
-    """Check a DICOM image, or all of a folder that are DICOM images.
-
-    Returns:
-        The files that are images.
+def check_dicom(path: Path, header: Dataset) -> None:
+    """Check the header of a DICOM image (see `dicom_headers.image_header`).
 
     Raises:
-        ValueError: if a header cannot be read, or claims more pixels than its file can hold.
+        ValueError: if it claims more pixels than its file can hold, or a geometry that cannot be.
     """
-    images = []
-    for file in sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]:
-        header = image_header(file)
-        if header is None and file == path:
-            raise ValueError(f"{file}: is no DICOM image; export it again")
-        if header is None:
-            continue  # other files and objects may lie in the folder
-        images.append(file)
-        try:
-            shape = [int(header.get(name) or 1) for name in ("Columns", "Rows", "NumberOfFrames", "SamplesPerPixel")]
-            for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
-                _check_numbers(file, name, header.get(name) or [])
-            bits, packed = int(header.get("BitsAllocated") or 8), header.file_meta.TransferSyntaxUID.is_compressed
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: cannot be read as DICOM ({error}); export it again") from error
-        check_declared(file, shape, max(1, bits // 8), file.stat().st_size, packed)
-    return images
+    try:
+        shape = [int(header.get(name) or 1) for name in ("Columns", "Rows", "NumberOfFrames", "SamplesPerPixel")]
+        for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
+            value = header.get(name)
+            _check_numbers(path, name, [] if value in (None, "") else value)
+        bits, packed = int(header.get("BitsAllocated") or 8), header.file_meta.TransferSyntaxUID.is_compressed
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as DICOM ({error}); export it again") from error
+    check_declared(path, shape, max(1, bits // 8), path.stat().st_size, packed)
 
 
 def inside(folder: Path, name: object, what: str) -> Path:

@@ -10,6 +10,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, UID_dictionary
 
+_STANDARD = "1.2.840.10008."
+_PIXELS = ("Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel", "PhotometricInterpretation")
+
 
 def read_dicom(path: Path, stop_before_pixels: bool = False) -> Dataset | None:
     """Read a DICOM file, or None if it is none.
@@ -39,6 +42,12 @@ def read_dicom(path: Path, stop_before_pixels: bool = False) -> Dataset | None:
         raise ValueError(f"{path}: cannot be read as DICOM ({reason}); export it again") from error
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def image_header(path: Path) -> Dataset | None:
     """The header of a DICOM image; None for other DICOM objects and for files that are no DICOM.
 
@@ -49,7 +58,7 @@ def image_header(path: Path) -> Dataset | None:
     """
     header = read_dicom(path, stop_before_pixels=True)
     if header is None:
-        if path.suffix.lower() == ".dcm":
+        if path.suffix.lower() == ".dcm" or _begins_as_dicom(path):
             raise ValueError(f"{path}: cannot be read as DICOM (no DICOM header); export it again, or remove it")
         return None
     if "Rows" in header:
@@ -57,4 +66,13 @@ def image_header(path: Path) -> Dataset | None:
     kind = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
     if kind in UID_dictionary and "Image Storage" not in kind.name:
         return None
+    if kind and not kind.startswith(_STANDARD) and not any(name in header for name in _PIXELS):
+        return None  # a manufacturer's object that is no image
     raise ValueError(f"{path}: is damaged or cut short (no Rows in its header); export it again, or remove it")
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    """Whether a file without DICOM's preamble begins with an element of its first groups, as old exports do."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return len(head) == 8 and head[:2] in (b"\x02\x00", b"\x08\x00") and head[3] == 0

@@ -30,6 +30,8 @@ def save_dicom(
     series: Path | str,
     *,
     target_series: Path | str | None = None,
+    volume: str | int | None = None,
+    target_volume: str | int | None = None,
     method: str | None = None,
     warped: bool = False,
 ) -> Path:
@@ -45,6 +47,8 @@ def save_dicom(
         folder: a new folder; its parent must exist. It appears complete or not at all.
         series: folder of the DICOM series that is `trace.source`.
         target_series: folder of the series on whose grid `trace.image` lies, for a trace of a registration.
+        volume, target_volume: which volume of `series` and `target_series`, where a folder holds several (see
+            `medtrace.data.reading.read_image`).
         method: what made the trace, for descriptions.
         warped: write `trace.warped` too.
 
@@ -65,9 +69,9 @@ def save_dicom(
         raise FileExistsError(f"{folder}: is in use; choose another folder")
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder.parent}: no such folder; make it first")
-    source = read_source_series(series)
+    source = read_source_series(series, volume)
     _check_is_source(trace, source)
-    target = None if target_series is None else read_source_series(target_series)
+    target = None if target_series is None else read_source_series(target_series, target_volume)
     if target is not None:
         _check_grid("target_series", target, trace.image, trace.affine)
     elif not trace.same_grid:
@@ -91,12 +95,23 @@ def export_dicom(
     series: Path | str,
     *,
     target_series: Path | str | None = None,
+    volume: str | int | None = None,
+    target_volume: str | int | None = None,
     warped: bool = False,
 ) -> Path:
     """`save_dicom` of a saved trace, with the method that its folder names."""
     trace = load_trace(trace_folder)
     method = json.loads((Path(trace_folder) / INDEX).read_text(encoding="utf-8")).get("method")
-    return save_dicom(trace, folder, series, target_series=target_series, method=method, warped=warped)
+    return save_dicom(
+        trace,
+        folder,
+        series,
+        target_series=target_series,
+        volume=volume,
+        target_volume=target_volume,
+        method=method,
+        warped=warped,
+    )
 
 
 def _write(
@@ -147,7 +162,7 @@ def _write(
 def _check_is_source(trace: Trace, source: SourceSeries) -> None:
     """The objects carry the series' patient: it must be the scan that was translated."""
     _check_grid("series", source, trace.source, trace.source_affine)
-    pixels = read_image(source.folder).as_tensor().reshape(trace.source.shape)
+    pixels = read_image(source.folder, source.series).as_tensor().reshape(trace.source.shape)
     span = float(pixels.max() - pixels.min())
     apart = float((pixels - trace.source.cpu()).abs().max())
     if apart > VALUE_TOLERANCE * span:

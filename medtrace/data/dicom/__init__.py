@@ -1,0 +1,7 @@
+"""DICOM images: finding, grouping, sorting, checking and reading their slices."""
+
+from medtrace.data.dicom.geometry import Stack
+from medtrace.data.dicom.reading import find_stack, read_dicom_image
+from medtrace.data.dicom.volumes import Volume, list_volumes
+
+__all__ = ["Stack", "Volume", "find_stack", "list_volumes", "read_dicom_image"]
