@@ -30,6 +30,26 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes that share the case
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")
 ]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        help="Which volume of a DICOM folder that holds several: its number in the list that a refusal shows,"
+        " SeriesInstanceUID, SeriesNumber or SeriesDescription."
+    ),
+]
+SourceSeries = Annotated[
+    str | None,
+    typer.Option(
+        "--source-series", "--series", help="Which volume of the source's DICOM folder (see `medtrace translate`)."
+    ),
+]
+TargetSeries = Annotated[
+    str | None, typer.Option("--target-series", help="Which volume of the target's DICOM folder, likewise.")
+]
+ResampleTilt = Annotated[
+    bool,
+    typer.Option("--resample-tilt", help="Resample a DICOM series of a tilted gantry onto a grid at right angles."),
+]
 KeepMetadata = Annotated[
     bool,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import KeepMetadata, command
+from medtrace.cli.app import KeepMetadata, ResampleTilt, SourceSeries, TargetSeries, command
 
 
 @command("export")
@@ -32,6 +32,9 @@ def export(
         Path | None,
         typer.Option("--target-motion", help="ITK transform from the trace's target frame to that scan: rigid/*.tfm."),
     ] = None,
+    source_series: SourceSeries = None,
+    target_series: TargetSeries = None,
+    resample_tilt: ResampleTilt = False,
 ) -> None:
     """Write a trace's fields for ITK, ANTs, 3D Slicer, nitransforms, Learn2Reg or FSL."""
     from medtrace.workflows.export import export as call
@@ -44,6 +47,9 @@ def export(
         source_motion=source_motion,
         target=target,
         target_motion=target_motion,
+        source_series=source_series,
+        target_series=target_series,
+        resample_tilt=resample_tilt,
     )
     typer.echo(f"{out}: {', '.join(path.name for path in files)}")
 
@@ -57,11 +63,25 @@ def import_(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     keep_metadata: KeepMetadata = False,
+    source_series: SourceSeries = None,
+    target_series: TargetSeries = None,
+    resample_tilt: ResampleTilt = False,
 ) -> None:
     """Make a trace of two scans and a field that another program found."""
     from medtrace.workflows.import_field import import_field
 
-    import_field(field, format_, source, target, out, overwrite=overwrite, keep_metadata=keep_metadata)
+    import_field(
+        field,
+        format_,
+        source,
+        target,
+        out,
+        overwrite=overwrite,
+        keep_metadata=keep_metadata,
+        source_series=source_series,
+        target_series=target_series,
+        resample_tilt=resample_tilt,
+    )
     typer.echo(f"trace written to {out}")
 
 
@@ -74,9 +94,24 @@ def dicom(
         Path | None, typer.Option("--target-series", help="Series on whose grid the image lies (registrations).")
     ] = None,
     warped: Annotated[bool, typer.Option("--warped", help="Write the warped source as a series too.")] = False,
+    volume: Annotated[
+        str | None,
+        typer.Option("--series", help="Which volume of that folder, where it holds several (see translate)."),
+    ] = None,
+    target_volume: Annotated[
+        str | None, typer.Option("--series-of-target", help="Which volume of the folder --target-series, likewise.")
+    ] = None,
 ) -> None:
     """Write a trace as DICOM: the image as a derived series, the fields as Deformable Spatial Registrations."""
     from medtrace.io.dicom_export import export_dicom
 
-    export_dicom(trace, out, series, target_series=target_series, warped=warped)
+    export_dicom(
+        trace,
+        out,
+        series,
+        target_series=target_series,
+        volume=volume,
+        target_volume=target_volume,
+        warped=warped,
+    )
     typer.echo(f"DICOM written to {out}")

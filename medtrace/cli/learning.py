@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import Device, Scheduler, Workers, command
+from medtrace.cli.app import Device, ResampleTilt, Scheduler, Workers, command
 from medtrace.cli.overrides import parse_overrides
 
 
@@ -53,6 +53,7 @@ def prepare(
         bool, typer.Option("--skip-failed", help="Make the dataset without the cases that fail, and list them.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier dataset in --out.")] = False,
+    resample_tilt: ResampleTilt = False,
     workers: Workers = 1,
     scheduler: Scheduler = None,
 ) -> None:
@@ -79,6 +80,7 @@ def prepare(
         workers=workers,
         scheduler=scheduler,
         progress=sys.stderr.isatty(),
+        resample_tilt=resample_tilt,
     )
     for failure in summary.failures:
         typer.echo(f"medtrace: skipped {failure}", err=True)

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli.app import Device, KeepMetadata, Scheduler, Workers, command
+from medtrace.cli.app import (
+    Device,
+    KeepMetadata,
+    ResampleTilt,
+    Scheduler,
+    Series,
+    SourceSeries,
+    TargetSeries,
+    Workers,
+    command,
+)
 
 
 @command("translate")
@@ -45,6 +55,8 @@ def translate(
     dicom: Annotated[
         Path | None, typer.Option(help="Also write the trace of one DICOM folder as DICOM, into this new folder.")
     ] = None,
+    series: Series = None,
+    resample_tilt: ResampleTilt = False,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a case, where there are several.")] = 1,
@@ -57,6 +69,8 @@ def translate(
             )
         if keep_metadata:
             raise ValueError("--keep-metadata: expected with one image, received several; translate it alone")
+        if series is not None:
+            raise ValueError("--series: expected with one image; name series in a list, in the column series of a CSV")
         _translate_cases(
             run,
             images,
@@ -68,6 +82,7 @@ def translate(
             patch_size=patch_size,
             overwrite=overwrite,
             report=report,
+            resample_tilt=resample_tilt,
             workers=workers,
             scheduler=scheduler,
             threads=threads,
@@ -89,6 +104,8 @@ def translate(
         report=report,
         keep_metadata=keep_metadata,
         dicom=dicom,
+        series=series,
+        resample_tilt=resample_tilt,
     )
     typer.echo(f"trace written to {out}")
     if report:
@@ -151,6 +168,9 @@ def register(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
     keep_metadata: KeepMetadata = False,
+    source_series: SourceSeries = None,
+    target_series: TargetSeries = None,
+    resample_tilt: ResampleTilt = False,
 ) -> None:
     """Register a scan to another, with a trained run or without, and keep the trace."""
     from medtrace.workflows.register import register as call
@@ -174,6 +194,9 @@ def register(
         overwrite=overwrite,
         report=report,
         keep_metadata=keep_metadata,
+        source_series=source_series,
+        target_series=target_series,
+        resample_tilt=resample_tilt,
     )
     typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
     typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")
@@ -192,11 +215,23 @@ def report(
     ] = None,
     labels: Annotated[list[Path] | None, typer.Option(help="Labels on the source's grid, one for each trace.")] = None,
     keep_metadata: KeepMetadata = False,
+    target_series: Annotated[
+        list[str] | None, typer.Option(help="Which volume of each target's DICOM folder, one for each target.")
+    ] = None,
+    resample_tilt: ResampleTilt = False,
 ) -> None:
     """Write traces as one HTML page that opens offline: linked panes, regions, a form for scores."""
     from medtrace.workflows.report import report as call
 
-    path = call(traces, out, targets=target or (), labels=labels or (), keep_metadata=keep_metadata)
+    path = call(
+        traces,
+        out,
+        targets=target or (),
+        labels=labels or (),
+        keep_metadata=keep_metadata,
+        target_series=target_series or (),
+        resample_tilt=resample_tilt,
+    )
     typer.echo(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -226,6 +261,12 @@ def certify(
     html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
     keep_metadata: KeepMetadata = False,
     device: Device = None,
+    source_series: Annotated[
+        str | None,
+        typer.Option("--series", "--source-series", help="Which volume of the DICOM folder --input."),
+    ] = None,
+    target_series: TargetSeries = None,
+    resample_tilt: ResampleTilt = False,
 ) -> None:
     """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 2 if any fails."""
     from medtrace.workflows.certify.several import certify_several
@@ -242,6 +283,9 @@ def certify(
         html=html,
         keep_metadata=keep_metadata,
         device=device,
+        source_series=source_series,
+        target_series=target_series,
+        resample_tilt=resample_tilt,
     )
     for certificate in found:
         typer.echo(f"{certificate.case}: {certificate.verdict}")

@@ -32,6 +32,8 @@ OPTIONAL = (
     "source_landmarks",
     "target_landmarks",
     "landmark_space",
+    "source_series",
+    "target_series",
     "split",
 )
 LANDMARK_SPACES = ("RAS", "LPS")
@@ -57,6 +59,8 @@ class Pair:
         source_landmarks: CSV of points in the source, columns `Landmark, X, Y, Z` in mm.
         target_landmarks: CSV of the same points in the target.
         landmark_space: "RAS" (NIfTI) or "LPS" (ITK, DICOM), the axes of both CSV files.
+        source_series: which volume of the source's DICOM folder, where it holds several (see `reading.read_image`).
+        target_series: likewise of the target.
         split: "training", "validation" or "test", as a published split has it; empty where the list leaves it open.
         origin: where the record was read, for error messages.
     """
@@ -75,6 +79,8 @@ class Pair:
     source_landmarks: Path | None = None
     target_landmarks: Path | None = None
     landmark_space: str = "RAS"
+    source_series: str | None = None
+    target_series: str | None = None
     split: str = ""
     origin: str = ""
 
@@ -103,7 +109,7 @@ def read_pair_list(path: str | Path) -> list[Pair]:
             Columns: `subject`, `source`, `target`; optional `case` (the subject's name where absent),
             `contrast`, `target_contrast`, `mask`, `source_lesion`, `target_lesion`, `source_labels`, `target_labels`
             (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or LPS),
-            `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder of the
+            `source_series`, `target_series` (volumes of DICOM folders that hold several), `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder of the
             list.
 
     Returns:

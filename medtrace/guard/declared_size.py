@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pydicom.dataset import Dataset
 
-
 MAX_GIB = 16.0
 """Largest image in GiB as stored; the environment variable MEDTRACE_MAX_GIB sets another limit."""
 MOST_PACKED = 1032

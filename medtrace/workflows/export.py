@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.data.reading import read_image
@@ -27,6 +28,9 @@ def export(
     source_motion: str | os.PathLike | None = None,
     target: str | os.PathLike | None = None,
     target_motion: str | os.PathLike | None = None,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
 ) -> list[Path]:
     """Export a trace's fields, after bringing them to the original scans where these are named.
 
@@ -43,6 +47,9 @@ def export(
         target: the target scan, whose grid the result then has.
         target_motion: ITK transform from the trace's target frame to that scan's, such as `rigid/*.tfm` of a prepared
             dataset.
+        source_series, target_series: which volume of a DICOM folder that holds several, see
+            `medtrace.data.reading.read_image`.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Returns:
         The files, sorted.
@@ -64,7 +71,9 @@ def export(
         motions = {"source_motion": _motion(source_motion), "target_motion": _motion(target_motion)}
         return export_trace(loaded, Path(out), format, **motions)
     if source is not None:
-        loaded = _to_scans(loaded, Path(source), source_motion, target, target_motion)
+        scan = read_image(Path(source), source_series, resample_tilt=resample_tilt)
+        fixed = None if target is None else read_image(Path(target), target_series, resample_tilt=resample_tilt)
+        loaded = _to_scans(loaded, scan, source_motion, fixed, target_motion)
     elif any(path is not None for path in (source_motion, target, target_motion)):
         raise ValueError("source: expected the source scan with a motion or a target scan, received none; name it")
     if format == TRACE:
@@ -75,13 +84,11 @@ def export(
 
 def _to_scans(
     trace: Trace,
-    source: Path,
+    scan: MetaTensor,
     source_motion: str | os.PathLike | None,
-    target: str | os.PathLike | None,
+    fixed: MetaTensor | None,
     target_motion: str | os.PathLike | None,
 ) -> Trace:
-    scan = read_image(source)
-    fixed = None if target is None else read_image(Path(target))
     return to_original(
         trace,
         plain(scan),

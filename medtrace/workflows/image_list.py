@@ -13,7 +13,7 @@ from pathlib import Path
 from medtrace.data.reading import ITK_FORMATS, NIFTI, PICTURES
 
 LISTS = (".csv", ".txt")
-COLUMNS = ("image", "name", "mask", "contrast")
+COLUMNS = ("image", "name", "mask", "contrast", "series")
 _SCANS = tuple(ending for ending in (*NIFTI, *ITK_FORMATS) if ending != ".dcm")
 _IMAGES = (*_SCANS, *PICTURES)
 _DICOM = ("", ".dcm", ".ima")
@@ -30,12 +30,14 @@ class ListedImage:
         name: of its result; unlike every other one also where capitals do not count.
         mask: foreground of the image on its grid.
         contrast: of the image, where a run was trained on several.
+        series: which volume of a DICOM folder that holds several (see `medtrace.data.reading.read_image`).
     """
 
     path: Path
     name: str = ""
     mask: Path | None = None
     contrast: str | None = None
+    series: str | None = None
 
 
 def is_one_image(path: str | os.PathLike) -> bool:
@@ -64,8 +66,8 @@ def list_images(paths: Sequence[str | os.PathLike]) -> list[ListedImage]:
 
     Args:
         paths: images; folders of images, searched with their sub-folders; lists: a CSV file with the column `image`
-            and, as wanted, `name`, `mask` and `contrast`, or a text file with a path a line. Paths in a list are
-            relative to its folder.
+            and, as wanted, `name`, `mask`, `contrast` and `series`, or a text file with a path a line. Paths in a list
+            are relative to its folder.
 
     Raises:
         FileNotFoundError: if a path does not exist.
@@ -74,9 +76,10 @@ def list_images(paths: Sequence[str | os.PathLike]) -> list[ListedImage]:
     found = [image for path in paths for image in _images_of(Path(path))]
     if not found:
         raise ValueError(f"images: expected at least one, received none in {', '.join(map(str, paths))}")
-    for place, count in Counter(image.path.resolve() for image in found).items():
+    for (place, series), count in Counter((image.path.resolve(), image.series) for image in found).items():
         if count > 1:
-            raise ValueError(f"images: expected each once, received {place} {count} times; give it once")
+            named = "" if series is None else f" with series {series}"
+            raise ValueError(f"images: expected each once, received {place}{named} {count} times; give it once")
     named = [image.name for image in found if image.name]
     open_ = [image for image in found if not image.name]
     names = iter(_distinct([image.path for image in open_], taken=named))
@@ -121,7 +124,7 @@ def _read_csv(path: Path) -> list[ListedImage]:
     unknown = [column for column in reader.fieldnames or () if column not in COLUMNS]
     if "image" not in (reader.fieldnames or ()) or unknown:
         raise ValueError(
-            f"{path}: expected the column image and, as wanted, name, mask and contrast, received"
+            f"{path}: expected the column image and, as wanted, name, mask, contrast and series, received"
             f" {', '.join(reader.fieldnames or ()) or 'none'}"
         )
     return [_listed(path, f"row {reader.line_num}", row) for row in reader]
@@ -148,6 +151,7 @@ def _listed(path: Path, where: str, row: Mapping[str, str | None]) -> ListedImag
         values["name"],
         path.parent / values["mask"] if values["mask"] else None,
         values["contrast"] or None,
+        values["series"] or None,
     )
     for file in (image.path, image.mask):
         if file is not None and not file.exists():

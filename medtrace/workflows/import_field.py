@@ -31,6 +31,9 @@ def import_field(
     *,
     overwrite: bool = False,
     keep_metadata: bool = False,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
 ) -> Trace:
     """Make a trace of two scans and a field in the resampling direction: from the target to the source.
 
@@ -53,6 +56,9 @@ def import_field(
         out: folder of the trace.
         overwrite: replace an earlier trace there.
         keep_metadata: write the names of the three files into the trace; names of files often are names of patients.
+        source_series, target_series: which volume of a DICOM folder that holds several, see
+            `medtrace.data.reading.read_image`.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Returns:
         The trace: 3D, a single slice as a volume of one. Its inverse is computed.
@@ -67,7 +73,8 @@ def import_field(
     """
     if format not in READERS:
         raise ValueError(f"format: expected one of {', '.join(READERS)}, received {format!r}")
-    moving, fixed = read_image(Path(source)), read_image(Path(target))
+    moving = read_image(Path(source), source_series, resample_tilt=resample_tilt)
+    fixed = read_image(Path(target), target_series, resample_tilt=resample_tilt)
     images = {Path(source): moving, Path(target): fixed}
     for path, image in images.items():
         try:

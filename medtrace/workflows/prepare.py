@@ -67,6 +67,7 @@ def prepare(
     workers: int = 1,
     scheduler: str | None = None,
     progress: bool = True,
+    resample_tilt: bool = False,
 ) -> PreparationSummary:
     """Prepare pairs of scans or pictures, split by subject: as the list says, else at random.
 
@@ -108,6 +109,7 @@ def prepare(
         workers: processes that share the cases; the dataset is the same for any number.
         scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
         progress: show a bar on stderr.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Returns:
         Counts per split, the cases that were left out, and where the split came from.
@@ -119,7 +121,9 @@ def prepare(
         ValueError: if a setting or an image cannot be worked with; the message names it. If cases failed it is a
             `CasesFailedError`, whose `failures` has a line for each.
     """
-    settings = checked_settings(spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize)
+    settings = checked_settings(
+        spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize, resample_tilt
+    )
     pairs = read_pairs(Path(source) if scheduler is None else Path(source).absolute(), contrasts)
     split, origin = _split(pairs, fractions, seed)
     pictures = _all_pictures(pairs)

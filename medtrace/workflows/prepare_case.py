@@ -40,6 +40,7 @@ class Settings:
     resize: int | None
     align: bool
     standardize: bool
+    resample_tilt: bool = False
 
 
 def checked_settings(
@@ -52,6 +53,7 @@ def checked_settings(
     resize: int | None,
     align: bool,
     standardize: bool,
+    resample_tilt: bool = False,
 ) -> Settings:
     check_choice("spatial_dims", spatial_dims, (2, 3))
     check_choice("axis", axis, [str(choice) for choice in Axis])
@@ -75,6 +77,7 @@ def checked_settings(
         resize=resize,
         align=align,
         standardize=standardize,
+        resample_tilt=resample_tilt,
     )
 
 
@@ -108,7 +111,8 @@ def read_case(
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
     """
-    source, target = read_image(pair.source), read_image(pair.target)
+    source = read_image(pair.source, pair.source_series, resample_tilt=settings.resample_tilt)
+    target = read_image(pair.target, pair.target_series, resample_tilt=settings.resample_tilt)
     if source.shape[0] != target.shape[0]:
         raise ValueError(
             f"{pair.target}: expected {source.shape[0]} channel(s) as {pair.source}, received {target.shape[0]};"

@@ -90,6 +90,9 @@ def register(
     overwrite: bool = False,
     report: bool = True,
     keep_metadata: bool = False,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
 ) -> Registered:
     """Register a source to a target and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -124,6 +127,9 @@ def register(
         keep_metadata: write the names of both files into the trace and the figure's title; names of files often are
             names of patients.
         report: write the page. It shows the target in the source's units, through the intensity maps of both.
+        source_series, target_series: which volume of a DICOM folder that holds several, see
+            `medtrace.data.reading.read_image`.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Returns:
         The trace, 3D for volumes and 2D otherwise, on the CPU, and what it cost.
@@ -136,7 +142,15 @@ def register(
     out = Path(out)
     _check_request(out, run, refine, spacing, figure, overwrite)
     check_page(out, report, overwrite)
-    pair = read_pair(Path(source), Path(target), _path(mask), _path(source_mask))
+    pair = read_pair(
+        Path(source),
+        Path(target),
+        _path(mask),
+        _path(source_mask),
+        source_series=source_series,
+        target_series=target_series,
+        resample_tilt=resample_tilt,
+    )
     carried = None if labels is None else _read_labels(Path(labels), pair, Path(source))
     started = time.perf_counter()
     with Progress(console=Console(stderr=True), disable=not progress) as bar:

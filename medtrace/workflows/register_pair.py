@@ -64,7 +64,16 @@ class ScanPair:
         return torch.zeros(self.spatial_dims, *self.target.shape[1:])
 
 
-def read_pair(source: Path, target: Path, mask: Path | None = None, source_mask: Path | None = None) -> ScanPair:
+def read_pair(
+    source: Path,
+    target: Path,
+    mask: Path | None = None,
+    source_mask: Path | None = None,
+    *,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
+) -> ScanPair:
     """Read two scans, or two pictures, with their masks.
 
     Args:
@@ -72,6 +81,9 @@ def read_pair(source: Path, target: Path, mask: Path | None = None, source_mask:
         target: likewise.
         mask: pathology of the target, on its grid.
         source_mask: pathology of the source, on its grid.
+        source_series, target_series: which volume of a DICOM folder that holds several, see
+            `medtrace.data.reading.read_image`.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Raises:
         FileNotFoundError: if there is nothing at a path.
@@ -79,8 +91,8 @@ def read_pair(source: Path, target: Path, mask: Path | None = None, source_mask:
     """
     if is_picture(source) != is_picture(target):
         raise ValueError(f"{target}: expected a {_kind(source)}, as {source} is, received a {_kind(target)}")
-    images = {source: read_image(source), target: read_image(target)}
-    moving, fixed = images[source], images[target]
+    moving = read_image(source, source_series, resample_tilt=resample_tilt)
+    fixed = read_image(target, target_series, resample_tilt=resample_tilt)
     if moving.shape[0] != fixed.shape[0]:
         raise ValueError(
             f"{target}: expected {moving.shape[0]} channel(s) as {source}, received {fixed.shape[0]}; convert one of"
@@ -90,7 +102,7 @@ def read_pair(source: Path, target: Path, mask: Path | None = None, source_mask:
         None if path is None else read_mask(path, image, image_path)
         for path, image, image_path in ((source_mask, moving, source), (mask, fixed, target))
     ]
-    for path, image in images.items():
+    for path, image in ((source, moving), (target, fixed)):
         try:
             check_orthogonal("affine", image.affine.numpy())  # before minutes of work that could not be saved
         except ValueError as error:

@@ -26,6 +26,8 @@ def report(
     targets: Sequence[str | os.PathLike[str]] = (),
     labels: Sequence[str | os.PathLike[str]] = (),
     keep_metadata: bool = False,
+    target_series: Sequence[str | int | None] = (),
+    resample_tilt: bool = False,
 ) -> Path:
     """Write saved traces as one HTML file that opens offline, with their certificates where there are any.
 
@@ -40,6 +42,9 @@ def report(
         labels: label maps on the source grids, one per folder; or none.
         keep_metadata: show the metadata of each `trace.json` (such as the name of the file that was translated) with
             its trace; by default it stays out, since it may name a patient.
+        target_series: which volumes of the targets' DICOM folders, one per target, see
+            `medtrace.data.reading.read_image`; or none.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Returns:
         The file.
@@ -53,6 +58,11 @@ def report(
     for name, files in (("targets", targets), ("labels", labels)):
         if files and len(files) != len(folders):
             raise ValueError(f"{name}: expected one for each of {len(folders)} traces, received {len(files)}")
+    if target_series and len(target_series) != len(targets):
+        raise ValueError(
+            f"target_series: expected one for each of {len(targets)} targets, received {len(target_series)}"
+        )
+    chosen = target_series or [None] * len(folders)
     names = distinct_names([Path(folder) for folder in folders])
     cases = []
     for number, (name, folder) in enumerate(zip(names, folders)):
@@ -63,7 +73,7 @@ def report(
             ReportCase(
                 name,
                 trace,
-                target=_read(targets[number], trace.image) if targets else None,
+                target=_read(targets[number], trace.image, chosen[number], resample_tilt) if targets else None,
                 labels=_read(labels[number], trace.source) if labels else None,
                 method=index.get("method"),
                 notes=(f"metadata: {json.dumps(metadata)}",) if metadata else (),
@@ -105,8 +115,10 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     raise ValueError(f"folders: expected each once, received {', '.join(map(str, folders))}")
 
 
-def _read(path: str | os.PathLike[str], like: Tensor) -> Tensor:
-    image = read_image(Path(path)).as_tensor()
+def _read(
+    path: str | os.PathLike[str], like: Tensor, series: str | int | None = None, resample_tilt: bool = False
+) -> Tensor:
+    image = read_image(Path(path), series, resample_tilt=resample_tilt).as_tensor()
     if image.ndim > like.ndim and image.shape[-1] == 1:
         image = image[..., 0]
     if image.shape[1:] != like.shape[1:]:

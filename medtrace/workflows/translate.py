@@ -65,6 +65,8 @@ def translate(
     report: bool = True,
     keep_metadata: bool = False,
     dicom: str | os.PathLike | None = None,
+    series: str | int | None = None,
+    resample_tilt: bool = False,
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -97,6 +99,8 @@ def translate(
         report: write the page; of a volume of 256×256×128 some 20 seconds and 40 MB.
         dicom: new folder for the trace as DICOM objects of the study that `image`, then a DICOM folder, belongs to
             (see `medtrace.io.save_dicom`).
+        series: which volume of a DICOM folder that holds several, see `medtrace.data.reading.read_image`.
+        resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
 
     Returns:
         The trace: 3D for a scan, 2D for a picture, on the CPU.
@@ -112,7 +116,7 @@ def translate(
         raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
     check_page(out, report, overwrite)
     if dicom is not None:
-        _check_dicom(Path(dicom), image)
+        _check_dicom(Path(dicom), image, series)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         found = translation(
             run,
@@ -122,6 +126,8 @@ def translate(
             contrast=contrast,
             batch_size=batch_size,
             patch_size=patch_size,
+            series=series,
+            resample_tilt=resample_tilt,
             bar=bar,
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,16 +136,16 @@ def translate(
     if report:
         report_beside(found.trace, out, found.method)
     if dicom is not None:
-        save_dicom(found.trace, Path(dicom), image, method=found.method)
+        save_dicom(found.trace, Path(dicom), image, volume=series, method=found.method)
     return found.trace
 
 
-def _check_dicom(folder: Path, series: Path) -> None:
+def _check_dicom(folder: Path, image: Path, series: str | int | None) -> None:
     """What `save_dicom` would refuse, before minutes of work."""
     if folder.exists():
         raise FileExistsError(f"{folder}: is in use; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    read_source_series(series)
+    read_source_series(image, series)
 
 
 class Translation(NamedTuple):
@@ -159,10 +165,12 @@ def translation(
     contrast: str | None = None,
     batch_size: int = 8,
     patch_size: int | Sequence[int] | None = None,
+    series: str | int | None = None,
+    resample_tilt: bool = False,
     bar: Progress,
 ) -> Translation:
     """What `translate` writes, without writing it; `load` gives the run's objective once the image could be read."""
-    scan = read_image(image)
+    scan = read_image(image, series, resample_tilt=resample_tilt)
     foreground = None if mask is None else read_mask(Path(mask), scan, image)
     objective = load()
     preparation = run_preparation(run, objective, picture=is_picture(image))

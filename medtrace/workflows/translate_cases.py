@@ -61,6 +61,7 @@ class _How(NamedTuple):
     overwrite: bool
     report: bool
     threads: int
+    resample_tilt: bool = False
 
 
 def translate_cases(
@@ -78,6 +79,7 @@ def translate_cases(
     progress: bool = True,
     overwrite: bool = False,
     report: bool = True,
+    resample_tilt: bool = False,
 ) -> TranslatedCases:
     """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
 
@@ -99,6 +101,7 @@ def translate_cases(
         progress: show a bar on stderr.
         overwrite: replace results of other images or settings that have the same name.
         report: write pages.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Returns:
         Names of the cases that were translated or kept, and a line for each failure.
@@ -121,6 +124,7 @@ def translate_cases(
         overwrite,
         report,
         threads,
+        resample_tilt,
     )
     how.out.mkdir(parents=True, exist_ok=True)
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
@@ -169,6 +173,8 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         batch_size=how.batch_size,
         patch_size=how.patch_size,
         report=how.report,
+        series=image.series,
+        resample_tilt=how.resample_tilt,
     )
     folder = how.out / image.name
     if is_finished(folder, key):
@@ -190,6 +196,8 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 contrast=image.contrast,
                 batch_size=how.batch_size,
                 patch_size=how.patch_size,
+                series=image.series,
+                resample_tilt=how.resample_tilt,
                 bar=bar,
             )
         save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata)
@@ -215,7 +223,7 @@ def _run_digest(run: Path) -> str:
 def _absolute(image: ListedImage, contrast: str | None) -> ListedImage:
     """The image as a worker finds it, whatever its working folder is."""
     mask = None if image.mask is None else image.mask.absolute()
-    return ListedImage(image.path.absolute(), image.name, mask, image.contrast or contrast)
+    return ListedImage(image.path.absolute(), image.name, mask, image.contrast or contrast, image.series)
 
 
 def _write_table(path: Path, images: Sequence[ListedImage], outcomes: Sequence[Outcome]) -> None:

@@ -63,7 +63,7 @@ def stack(path: Path, volume: Volume) -> Stack:
         volume: with slices of one size, spacing and direction.
 
     Raises:
-        ValueError: if a place is unknown, slices are missing, doubled or shifted sideways; the message says by how much.
+        ValueError: if a place is unknown, or slices are missing, doubled or shifted sideways; the message says how far.
     """
     frames = volume.frames
     _check_known(path, frames)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from medtrace.data.dicom.frames import find_frames
 from medtrace.data.dicom.geometry import Stack, stack
 from medtrace.data.dicom.pixels import read_pixels
 from medtrace.data.dicom.volumes import choose, group
+from medtrace.guard.notices import notify
 
 
 def read_dicom_image(path: str | Path, series: str | int | None = None, resample_tilt: bool = False) -> MetaTensor:
@@ -35,7 +35,7 @@ def read_dicom_image(path: str | Path, series: str | int | None = None, resample
         ValueError: if the slices make no grid or cannot be read; the message names the file or folder.
 
     Warns:
-        UserWarning: if it was resampled, with the angle and what lies outside.
+        Notice: if it was resampled, with the angle and what lies outside.
     """
     path = Path(path)
     found = find_stack(path, series)
@@ -60,7 +60,10 @@ def find_stack(path: Path, series: str | int | None = None) -> Stack:
     try:
         frames = find_frames(path)
         if not frames:
-            raise ValueError(f"{path}: holds no DICOM series; give the folder of the .dcm files, or an image file")
+            raise ValueError(
+                f"{path}: holds no DICOM series; give the folder of the .dcm files (sub-folders are not searched), or an"
+                " image file"
+            )
         return stack(path, choose(path, group(frames), series))
     except (AttributeError, KeyError, IndexError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: a header holds what makes no series ({error}); export it again") from error
@@ -88,9 +91,9 @@ def _upright(path: Path, values: np.ndarray, tilted: Stack) -> tuple[np.ndarray,
         )
     affine = tilted.affine.copy()
     affine[:3, 3] += affine[:3, :2] @ first
-    warnings.warn(
-        f"{path}: resampled from slices tilted by {tilted.tilt:.3g} degrees onto a grid at right angles of"
+    notify(
+        path,
+        f"resampled from slices tilted by {tilted.tilt:.3g} degrees onto a grid at right angles of"
         f" {' x '.join(map(str, moved.shape))} voxels; what lies outside of the slices is {fill:g}",
-        stacklevel=3,
     )
     return moved, affine

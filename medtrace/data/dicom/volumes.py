@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -246,10 +247,9 @@ def _places(frames: Sequence[Frame]) -> list[int] | None:
     along = at @ np.cross(axes[:3], axes[3:])
     places, place = [0] * len(frames), 0
     order = np.argsort(along, kind="stable")
-    for before, after in zip(order[:-1], order[1:]):
-        # Slices in one plane that lie apart within it make no grid; the geometry's check says so.
-        place += along[after] - along[before] > _SAME_PLACE * min(abs(spacing))
-        places[after] = int(place)
+    for before, after in pairwise(order):
+        place += int(along[after] - along[before] > _SAME_PLACE * min(abs(spacing)))
+        places[after] = place
     return places
 
 

@@ -61,6 +61,9 @@ def certify(
     device: str | None = None,
     out: str | os.PathLike | None = None,
     keep_metadata: bool = False,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
 ) -> Certificate:
     """Certify a saved trace without ground truth.
 
@@ -75,6 +78,9 @@ def certify(
         device: such as "cuda:0".
         out: JSON file to write.
         keep_metadata: keep the name of `source` and the trace's metadata, which may name a patient.
+        source_series, target_series: which volume of a DICOM folder that holds several, see
+            `medtrace.data.reading.read_image`.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Returns:
         The certificate.
@@ -90,11 +96,12 @@ def certify(
     trace = load_trace(folder)
     told = None if radius is None else radius_check(radius)
     origin = provenance(folder, run, source)
-    checks = trace_checks(trace, limits, target=None if target is None else _read_target(target, trace))
+    wanted = None if target is None else _read_target(target, trace, target_series, resample_tilt)
+    checks = trace_checks(trace, limits, target=wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run's network warns of what the checks measure
         checks += without_run() if run is None else run_checks(run, trace, limits, contrast, device)
-    checks.append(provenance_check(trace, origin, source))
+    checks.append(provenance_check(trace, origin, source, source_series, resample_tilt))
     if told is not None:
         checks.append(told)
     origin = origin if keep_metadata else without_names(origin)
@@ -105,8 +112,10 @@ def certify(
     return certificate
 
 
-def _read_target(path: str | os.PathLike, trace: Trace) -> Tensor:
-    scan = read_image(Path(path))
+def _read_target(
+    path: str | os.PathLike, trace: Trace, series: str | int | None = None, resample_tilt: bool = False
+) -> Tensor:
+    scan = read_image(Path(path), series, resample_tilt=resample_tilt)
     shape = trace.image.shape[1:]
     values = scan.as_tensor().float()
     if trace.spatial_dims == 2 and values.ndim == 4 and values.shape[-1] == 1:

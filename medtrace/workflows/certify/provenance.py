@@ -67,19 +67,25 @@ def without_names(found: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def provenance_check(trace: Trace, found: dict[str, Any], source: str | os.PathLike | None) -> Check:
-    """Whether the origin is complete, and the input is the trace's source."""
+def provenance_check(
+    trace: Trace,
+    found: dict[str, Any],
+    source: str | os.PathLike | None,
+    series: str | int | None = None,
+    resample_tilt: bool = False,
+) -> Check:
+    """Whether the origin is complete, and the input (read as `read_image` is told) is the trace's source."""
     missing = [f"{name} (pass --{name})" for name in ("run", "input") if name not in found]
     missing += [] if found["trace"]["method"] else ["the method's name in trace.json"]
-    if source is not None and (reason := _differs(trace, source)):
+    if source is not None and (reason := _differs(trace, source, series, resample_tilt)):
         return Check("provenance", Status.FAIL, reason)
     if missing:
         return Check("provenance", Status.SKIPPED, f"not known: {', '.join(missing)}")
     return Check("provenance", Status.PASS, "input, weights, configuration and versions are on record")
 
 
-def _differs(trace: Trace, source: str | os.PathLike) -> str | None:
-    image = read_image(Path(source)).as_tensor().float()
+def _differs(trace: Trace, source: str | os.PathLike, series: str | int | None, resample_tilt: bool) -> str | None:
+    image = read_image(Path(source), series, resample_tilt=resample_tilt).as_tensor().float()
     image = image[..., 0] if trace.spatial_dims == 2 and image.ndim == 4 and image.shape[-1] == 1 else image
     if image.shape != trace.source.shape:
         return f"the input's grid {tuple(image.shape)} is not that of the trace's source, {tuple(trace.source.shape)}"

@@ -44,6 +44,9 @@ def certify_several(
     html: str | os.PathLike | None = None,
     device: str | None = None,
     keep_metadata: bool = False,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
 ) -> list[Certificate]:
     """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
 
@@ -79,6 +82,9 @@ def certify_several(
                 device=device,
                 out=file,
                 keep_metadata=keep_metadata,
+                source_series=source_series,
+                target_series=target_series,
+                resample_tilt=resample_tilt,
             )
         )
     if html is not None:
