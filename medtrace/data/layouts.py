@@ -109,8 +109,8 @@ def read_pair_list(path: str | Path) -> list[Pair]:
             Columns: `subject`, `source`, `target`; optional `case` (the subject's name where absent),
             `contrast`, `target_contrast`, `mask`, `source_lesion`, `target_lesion`, `source_labels`, `target_labels`
             (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or LPS),
-            `source_series`, `target_series` (volumes of DICOM folders that hold several), `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder of the
-            list.
+            `source_series`, `target_series` (volumes of DICOM folders that hold several), `split` (training, validation
+            or test; of all pairs or of none). Paths are relative to the folder of the list.
 
     Returns:
         One record per row, in order.

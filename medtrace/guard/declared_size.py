@@ -181,10 +181,14 @@ def check_dicom(path: Path, header: Dataset) -> None:
         for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
             value = header.get(name)
             _check_numbers(path, name, [] if value in (None, "") else value)
-        bits, packed = int(header.get("BitsAllocated") or 8), header.file_meta.TransferSyntaxUID.is_compressed
+        bits, syntax = int(header.get("BitsAllocated") or 8), header.file_meta.TransferSyntaxUID
+        packed = syntax.is_compressed or syntax.is_deflated
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as DICOM ({error}); export it again") from error
-    check_declared(path, shape, max(1, bits // 8), path.stat().st_size, packed)
+    if bits == 1:  # eight pixels a byte, of a segmentation
+        check_declared(path, [-(-math.prod(shape) // 8)], 1, path.stat().st_size, packed)
+    else:
+        check_declared(path, shape, max(1, bits // 8), path.stat().st_size, packed)
 
 
 def inside(folder: Path, name: object, what: str) -> Path:

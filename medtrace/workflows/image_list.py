@@ -78,8 +78,8 @@ def list_images(paths: Sequence[str | os.PathLike]) -> list[ListedImage]:
         raise ValueError(f"images: expected at least one, received none in {', '.join(map(str, paths))}")
     for (place, series), count in Counter((image.path.resolve(), image.series) for image in found).items():
         if count > 1:
-            named = "" if series is None else f" with series {series}"
-            raise ValueError(f"images: expected each once, received {place}{named} {count} times; give it once")
+            which = "" if series is None else f" with series {series}"
+            raise ValueError(f"images: expected each once, received {place}{which} {count} times; give it once")
     named = [image.name for image in found if image.name]
     open_ = [image for image in found if not image.name]
     names = iter(_distinct([image.path for image in open_], taken=named))

@@ -111,7 +111,8 @@ def preparation_of(
 
 
 def _names(pair: Pair) -> dict[str, str]:
-    return {name: getattr(pair, name) for name in ("subject", "name", "contrast", "target_contrast", "landmark_space")}
+    names = ("subject", "name", "contrast", "target_contrast", "landmark_space", "source_series", "target_series")
+    return {name: getattr(pair, name) for name in names}
 
 
 def _save(learned: Learned, case: Case, folder: Path) -> None:

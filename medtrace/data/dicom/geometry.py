@@ -16,7 +16,7 @@ from medtrace.geometry.grid import check_invertible
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 EVEN = 0.02
 """Largest departure of a slice from even spacing and from a straight line, as a share of the spacing."""
-ROUNDED_MM, ROUNDED = 0.05, 0.1
+ROUNDED_MM, ROUNDED = 0.06, 0.1
 """Departure that a position rounded to a tenth of a mm may have: in mm, and at most this share of the spacing."""
 UPRIGHT = 5e-4
 """Largest slope of the line of slices against their normal that rounding of its direction explains."""
@@ -73,13 +73,16 @@ def stack(path: Path, volume: Volume) -> Stack:
     positions = np.array([frame.numbers("ImagePositionPatient", 3) for frame in frames])
     order = np.argsort(positions @ normal, kind="stable")
     frames, positions = tuple(frames[k] for k in order), positions[order]
+    axes, origin = np.stack([rows, columns, normal], axis=1), positions[0]
     if len(frames) == 1:
         step, slide = _thickness(path, frames[0]), (0.0, 0.0)
     else:
-        step, slide = _steps(path, frames, (positions - positions[0]) @ np.stack([rows, columns, normal], axis=1))
+        line = _line(path, frames, (positions - origin) @ axes)
+        origin = origin + axes @ line[0]
+        step, slide = float(line[1, 2]), (float(line[1, 0]), float(line[1, 1]))
     lps = np.eye(4)
-    lps[:3, :3] = np.stack([rows * column_spacing, columns * row_spacing, normal * step], axis=1)
-    lps[:3, 3] = positions[0]
+    lps[:3, :3] = axes * [column_spacing, row_spacing, step]
+    lps[:3, 3] = origin
     affine = LPS_TO_RAS @ lps
     check_invertible(f"{path}: positions, directions and spacings", affine, "export the series again")
     return Stack(frames, affine, slide)
@@ -145,40 +148,41 @@ def _thickness(path: Path, frame: Frame) -> float:
     )
 
 
-def _steps(path: Path, frames: Sequence[Frame], offsets: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Spacing along the normal and slide within the plane, both from slice to slice in mm.
+def _line(path: Path, frames: Sequence[Frame], offsets: np.ndarray) -> np.ndarray:
+    """The straight line on which slices lie evenly: (2, 3) offset of its first point and step, in mm.
 
     Args:
         path: for messages.
         frames: sorted.
         offsets: (N, 3) of the slices from the first along rows, columns and normal, in mm.
+
+    Returns:
+        The line of least squares, which a rounding of single positions hardly moves. The step is along the normal alone
+        unless the slices are tilted.
     """
-    count = len(frames)
-    gaps = np.diff(offsets[:, 2])
-    step = offsets[-1] / (count - 1)
+    index = np.arange(len(frames))
+    step, first = np.polyfit(index, offsets, 1)
     allowed = max(EVEN * step[2], min(ROUNDED_MM, ROUNDED * step[2]))
+    gaps = np.diff(offsets[:, 2])
+    uneven = f"expected evenly spaced slices, received gaps of {gaps.min():.3g} to {gaps.max():.3g} mm"
     doubled = np.flatnonzero(gaps <= min(allowed, 0.5 * step[2]))
     if len(doubled):
         one, two = frames[doubled[0]], frames[doubled[0] + 1]
         copies = one.header.get("SOPInstanceUID") == two.header.get("SOPInstanceUID") and one.path != two.path
         why = "are copies of one image" if copies else f"lie {gaps[doubled[0]]:.3g} mm apart"
-        raise ValueError(
-            f"{path}: expected evenly spaced slices, received gaps of {gaps.min():.3g} to {gaps.max():.3g} mm; look for"
-            f" doubled slices: {one.name} and {two.name} {why}"
-        )
-    departure = offsets - np.arange(count)[:, None] * step
+        raise ValueError(f"{path}: {uneven}; look for doubled slices: {one.name} and {two.name} {why}")
+    departure = offsets - first - index[:, None] * step
     if np.abs(departure[:, 2]).max() > allowed:
+        raise ValueError(f"{path}: {uneven}; look for missing or doubled slices")
+    beside = np.linalg.norm(departure[:, :2], axis=1)
+    if beside.max() > allowed:
+        apart = np.linalg.norm(offsets[:, :2] - np.median(offsets[:, :2], axis=0), axis=1)
+        if (apart <= allowed).sum() > len(frames) / 2:  # most lie straight above each other: the others are odd
+            beside = apart
         raise ValueError(
-            f"{path}: expected evenly spaced slices, received gaps of {gaps.min():.3g} to {gaps.max():.3g} mm; look"
-            " for missing or doubled slices"
+            f"{path}: expected slices on one line, received positions up to {beside.max():.3g} mm beside it (at"
+            f" {frames[int(beside.argmax())].name}), which make no grid; export the series again"
         )
-    sideways = np.linalg.norm(departure[:, :2], axis=1)
-    if sideways.max() > allowed:
-        raise ValueError(
-            f"{path}: expected slices on one line, received positions up to {sideways.max():.3g} mm beside it (at"
-            f" {frames[int(sideways.argmax())].name}), which make no grid; export the series again"
-        )
-    drift = float(np.hypot(*offsets[-1, :2]))
-    if drift <= max(allowed, UPRIGHT * offsets[-1, 2]):
-        return float(step[2]), (0.0, 0.0)
-    return float(step[2]), (float(step[0]), float(step[1]))
+    if np.hypot(*step[:2]) * index[-1] <= max(allowed, UPRIGHT * offsets[-1, 2]):
+        step[:2] = 0.0
+    return np.stack([first, step])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import itk
@@ -107,15 +109,7 @@ def _stored(path: Path, header: Dataset) -> np.ndarray:
         raise ValueError(f"{path}: is not a DICOM file any more; read it again")
     if not syntax.is_compressed:
         _check_length(path, dataset)
-    read = _by_itk if _itk_reads(header, syntax) else _by_pydicom
-    try:
-        with _quiet():
-            stored = read(path, dataset)
-    except Exception as error:  # readers in C++ and Python raise what they like on a broken file
-        raise ValueError(
-            f"{path}: its pixels, encoded as {syntax.name}, cannot be decoded ({_first_line(error)}); export it again"
-            " without compression (gdcmconv --raw)"
-        ) from error
+    stored = _decoded(path, dataset, syntax)
     expected = (frame_count(header), int(header.Rows), int(header.Columns))
     if stored.shape != expected:
         raise ValueError(
@@ -123,6 +117,22 @@ def _stored(path: Path, header: Dataset) -> np.ndarray:
             " it again"
         )
     return stored
+
+
+def _decoded(path: Path, dataset: Dataset, syntax: UID) -> np.ndarray:
+    """Stored values by ITK, or by pydicom where ITK is known to be wrong or stops."""
+    failures = []
+    for read in (_by_itk, _by_pydicom) if _itk_reads(dataset, syntax) else (_by_pydicom,):
+        try:
+            with _quiet(syntax.is_compressed):
+                return read(path, dataset)
+        except Exception as error:  # readers in C++ and Python raise what they like on a broken file
+            failures.append(error)
+    remedy = " without compression (gdcmconv --raw)" if syntax.is_compressed else ""
+    raise ValueError(
+        f"{path}: its pixels, encoded as {syntax.name}, cannot be decoded ({_first_line(failures[0])}); export it"
+        f" again{remedy}"
+    ) from failures[0]
 
 
 def _check_gray(path: Path, header: Dataset) -> None:
@@ -152,17 +162,19 @@ def _check_length(path: Path, dataset: Dataset) -> None:
         )
 
 
-def _itk_reads(header: Dataset, syntax: UID) -> bool:
+def _itk_reads(dataset: Dataset, syntax: UID) -> bool:
     """Whether ITK's GDCM gives the stored values.
 
     It inverts MONOCHROME1, knows no private classes and no pixels in float, misreads 32 bits that are partly used or
     big-endian, and stops at 8 bits that are partly used (ITK 5.4.7).
     """
-    if header.get("PhotometricInterpretation") == "MONOCHROME1" or header.get("BitsAllocated") is None:
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1" or any(name in dataset for name in _FLOATS):
         return False
-    allocated, used = int(header.BitsAllocated), int(header.get("BitsStored") or header.BitsAllocated)
+    if dataset.get("SOPClassUID") not in UID_dictionary:
+        return False
+    allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
     if allocated == 16:
-        return header.get("SOPClassUID") in UID_dictionary
+        return True
     return allocated in (8, 32) and used == allocated and not (allocated == 32 and syntax == ExplicitVRBigEndian)
 
 
@@ -180,16 +192,46 @@ def _by_pydicom(path: Path, dataset: Dataset) -> np.ndarray:  # noqa: ARG001 - a
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the readers' own warnings, of which the checks here make errors."""
+def _quiet(decoding: bool) -> Iterator[None]:
+    """Without the readers' own warnings, of which the checks here make errors.
+
+    Args:
+        decoding: whether libraries of codecs are at work, which write to stderr themselves.
+    """
+    with _no_stderr() if decoding else nullcontext(), _no_warnings():
+        yield
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
     shown = itk.ProcessObject.GetGlobalWarningDisplay()
     itk.ProcessObject.SetGlobalWarningDisplay(False)
+    log = logging.getLogger("pydicom")
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         itk.ProcessObject.SetGlobalWarningDisplay(shown)
+        log.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

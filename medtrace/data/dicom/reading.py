@@ -61,8 +61,8 @@ def find_stack(path: Path, series: str | int | None = None) -> Stack:
         frames = find_frames(path)
         if not frames:
             raise ValueError(
-                f"{path}: holds no DICOM series; give the folder of the .dcm files (sub-folders are not searched), or an"
-                " image file"
+                f"{path}: holds no DICOM series; give the folder of the .dcm files, or an image file (it holds no DICOM"
+                " images itself, and sub-folders are not searched)"
             )
         return stack(path, choose(path, group(frames), series))
     except (AttributeError, KeyError, IndexError, TypeError, OverflowError) as error:
@@ -81,7 +81,7 @@ def _upright(path: Path, values: np.ndarray, tilted: Stack) -> tuple[np.ndarray,
     for k in range(values.shape[2]):
         ndimage.affine_transform(
             values[:, :, k],
-            np.ones(2),
+            np.eye(2),
             offset=np.round(first - k * slide, 9),
             output_shape=shape,
             output=moved[:, :, k],
