@@ -213,14 +213,10 @@ def test_a_real_series_is_that_of_pydicom(real_data):
 @pytest.mark.parametrize(
     "name",
     [
-        "MR_small.dcm",
-        "MR_small_bigendian.dcm",
-        "MR_small_RLE.dcm",
-        "MR_small_padded.dcm",
-        "CT_small.dcm",
-        "image_dfl.dcm",
+        "MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm", "MR_small_padded.dcm", "CT_small.dcm",
+        "examples_overlay.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm", "image_dfl.dcm",
     ],
-)
+)  # fmt: skip
 def test_files_of_other_programs_are_those_of_pydicom(name):
 
     path = Path(get_testdata_file(name, download=False))

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import itk
@@ -124,7 +124,7 @@ def _decoded(path: Path, dataset: Dataset, syntax: UID) -> np.ndarray:
     failures = []
     for read in (_by_itk, _by_pydicom) if _itk_reads(dataset, syntax) else (_by_pydicom,):
         try:
-            with _quiet(syntax.is_compressed):
+            with _quiet():
                 return read(path, dataset)
         except Exception as error:  # readers in C++ and Python raise what they like on a broken file
             failures.append(error)
@@ -192,27 +192,22 @@ def _by_pydicom(path: Path, dataset: Dataset) -> np.ndarray:  # noqa: ARG001 - a
 
 
 @contextmanager
-def _quiet(decoding: bool) -> Iterator[None]:
-    """Without the readers' own warnings, of which the checks here make errors.
+def _quiet() -> Iterator[None]:
+    """Without what the readers say themselves; the checks here make errors of it.
 
-    Args:
-        decoding: whether libraries of codecs are at work, which write to stderr themselves.
+    Libraries of codecs write to the process's stderr, past Python.
     """
-    with _no_stderr() if decoding else nullcontext(), _no_warnings():
-        yield
-
-
-@contextmanager
-def _no_stderr() -> Iterator[None]:
     try:
         kept = os.dup(2)
     except OSError:  # there is no stderr
-        yield
+        with _no_warnings():
+            yield
         return
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-        yield
+        with _no_warnings():
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
@@ -220,18 +215,18 @@ def _no_stderr() -> Iterator[None]:
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    shown = itk.ProcessObject.GetGlobalWarningDisplay()
-    itk.ProcessObject.SetGlobalWarningDisplay(False)
     log = logging.getLogger("pydicom")
     level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # before ITK is loaded, which ends the process over a warning that is an error
+        shown = itk.ProcessObject.GetGlobalWarningDisplay()
+        itk.ProcessObject.SetGlobalWarningDisplay(False)
+        log.setLevel(logging.ERROR)
+        try:
             yield
-    finally:
-        itk.ProcessObject.SetGlobalWarningDisplay(shown)
-        log.setLevel(level)
+        finally:
+            log.setLevel(level)
+            itk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,36 @@ def read_dicom_image(path: str | Path, series: str | int | None = None, resample
         Notice: if it was resampled, with the angle and what lies outside.
     """
     path = Path(path)
+    with _headers_of(path):
+        return _read(path, series, resample_tilt)
+
+
+def find_stack(path: Path, series: str | int | None = None) -> Stack:
+    """The slices of the one volume, or of that which `series` names, in order and with their grid.
+
+    Raises:
+        ValueError: if there is none, or several and none is named, or the slices make no grid.
+    """
+    with _headers_of(path):
+        frames = find_frames(path)
+        if not frames:
+            raise ValueError(
+                f"{path}: holds no DICOM series; give the folder of the .dcm files, or an image file (it holds no DICOM"
+                " images itself, and sub-folders are not searched)"
+            )
+        return stack(path, choose(path, group(frames), series))
+
+
+@contextmanager
+def _headers_of(path: Path) -> Iterator[None]:
+    """Refuse headers whose attributes are of a kind that nobody expects."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: a header holds what makes no series ({error}); export it again") from error
+
+
+def _read(path: Path, series: str | int | None, resample_tilt: bool) -> MetaTensor:
     found = find_stack(path, series)
     if found.tilted and not resample_tilt:
         raise ValueError(
@@ -49,24 +81,6 @@ def read_dicom_image(path: str | Path, series: str | int | None = None, resample
     if found.tilted:
         values, affine = _upright(path, values, found)
     return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(affine))
-
-
-def find_stack(path: Path, series: str | int | None = None) -> Stack:
-    """The slices of the one volume, or of that which `series` names, in order and with their grid.
-
-    Raises:
-        ValueError: if there is none, or several and none is named, or the slices make no grid.
-    """
-    try:
-        frames = find_frames(path)
-        if not frames:
-            raise ValueError(
-                f"{path}: holds no DICOM series; give the folder of the .dcm files, or an image file (it holds no DICOM"
-                " images itself, and sub-folders are not searched)"
-            )
-        return stack(path, choose(path, group(frames), series))
-    except (AttributeError, KeyError, IndexError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: a header holds what makes no series ({error}); export it again") from error
 
 
 def _upright(path: Path, values: np.ndarray, tilted: Stack) -> tuple[np.ndarray, np.ndarray]:
