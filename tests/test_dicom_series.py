@@ -35,7 +35,7 @@ SAYS = {
     "rows_differ": "Rows",
     "gantry_tilt": "20 degrees .* add --resample-tilt",
     "sideways_slices": "received positions up to 1[0-9.]* mm beside it",
-    "enhanced_two_echoes": "EffectiveEchoTime .*choose one with --series: 1 = .*; 2 = ",
+    "enhanced_two_echoes": "EffectiveEchoTime; choose one with --series: 1 = .*; 2 = ",
     "no_position": "lacks ImagePositionPatient",
 }
 
@@ -224,3 +224,35 @@ def test_files_of_other_programs_are_those_of_pydicom(name):
     values = image.pixel_array.astype(float) * float(image.get("RescaleSlope", 1))
     values += float(image.get("RescaleIntercept", 0))
     np.testing.assert_array_equal(read_pixels(find_frames(path))[:, :, 0], values.T.astype(np.float32))
+
+
+def test_a_header_of_unknown_representation_is_refused(tmp_path):
+    """Found by the mutations: an element of the file's meta group that pydicom converts only when asked."""
+    write(MADE["one_slice"], tmp_path / "one")
+    path = tmp_path / "one" / "series" / "0000.dcm"
+    content = path.read_bytes()
+    assert content.count(b"\x02\x00\x02\x00UI") == 1
+    path.write_bytes(content.replace(b"\x02\x00\x02\x00UI", b"\x02\x00\x02\x00U2"))
+    with pytest.raises(ValueError, match=r"0000\.dcm: cannot be read as DICOM"):
+        read_image(path)
+
+
+def test_certify_and_report_read_the_volume_that_was_translated(tmp_path):
+    """A trace of the second echo: certified with it, refused with the first; its target chosen likewise."""
+    write(MADE["enhanced_two_echoes"], tmp_path / "echoes")
+    series, trace = tmp_path / "echoes" / "series", tmp_path / "trace"
+    runner = CliRunner()
+    arguments = ["register", str(series), str(series), "--source-series", "2", "--target-series", "2", "--refine", "1"]
+    done = runner.invoke(app, [*arguments, "--no-report", "--device", "cpu", "--out", str(trace)])
+    assert done.exit_code == 0, done.output
+    for chosen, told in (("2", "SKIPPED"), ("1", "FAIL")):
+        out = tmp_path / f"certificate_{chosen}.json"
+        runner.invoke(app, ["certify", str(trace), "--input", str(series), "--series", chosen, "--out", str(out)])
+        checks = {check["name"]: check["status"] for check in json.loads(out.read_text())["checks"]}
+        assert checks["provenance"] == told
+    page = ["report", str(trace), "--target", str(series), "--out", str(tmp_path / "page.html")]
+    assert "expected one volume, received 2" in runner.invoke(app, page).stderr
+    assert runner.invoke(app, [*page, "--target-series", "2"]).exit_code == 0
+    moved = ["export", str(trace), "--format", "itk", "--source", str(series), "--out", str(tmp_path / "itk")]
+    assert "expected one volume, received 2" in runner.invoke(app, moved).stderr
+    assert runner.invoke(app, [*moved, "--series", "2"]).exit_code == 0

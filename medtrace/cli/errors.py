@@ -63,7 +63,7 @@ def _quiet(active: bool) -> Iterator[None]:
         return
     told: set[str] = set()
 
-    def show(message: Warning | str, *_: object) -> None:
+    def show(message: Warning | str, *_: object, **__: object) -> None:
         line = " ".join(str(message).split())
         if line not in told:
             told.add(line)
@@ -75,7 +75,7 @@ def _quiet(active: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", Notice)
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         for logger in loggers:
             logger.addFilter(_is_error)
         engines.setLevel(logging.CRITICAL)

@@ -32,8 +32,9 @@ def read_dicom(path: Path, stop_before_pixels: bool = False) -> Dataset | None:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             dataset = pydicom.dcmread(mapped, stop_before_pixels=stop_before_pixels)  # type: ignore[arg-type]
-            for _ in dataset.iterall():  # converts the values
-                pass
+            for part in (dataset.file_meta, dataset):
+                for _ in part.iterall():  # converts the values
+                    pass
             return dataset
     except InvalidDicomError:
         return None

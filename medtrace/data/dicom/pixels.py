@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ def read_pixels(frames: Sequence[Frame]) -> np.ndarray:
         frames: of one size, in the order wanted.
 
     Returns:
-        (columns, rows, slices) float32.
+        (columns, rows, slices) float32, the first axis fastest.
 
     Raises:
         ValueError: if they are no gray values, their scales contradict each other, or a file cannot be decoded; the
@@ -46,15 +45,15 @@ def read_pixels(frames: Sequence[Frame]) -> np.ndarray:
     _check_scales(frames)
     columns, rows = int(frames[0].header.Columns), int(frames[0].header.Rows)
     _check_size(frames, columns * rows)
-    values = np.empty((columns, rows, len(frames)), np.float32)
+    values = np.empty((len(frames), rows, columns), np.float32)
     slices: dict[Path, list[int]] = {}
     for k, frame in enumerate(frames):
         slices.setdefault(frame.path, []).append(k)
     for path, members in slices.items():
         stored = _stored(path, frames[members[0]].header)
         for k in members:
-            values[:, :, k] = _scaled(frames[k], stored[frames[k].index]).T
-    return values
+            values[k] = _scaled(frames[k], stored[frames[k].index])
+    return values.T
 
 
 def _check_scales(frames: Sequence[Frame]) -> None:
@@ -215,17 +214,13 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    log = logging.getLogger("pydicom")
-    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # before ITK is loaded, which ends the process over a warning that is an error
         shown = itk.ProcessObject.GetGlobalWarningDisplay()
         itk.ProcessObject.SetGlobalWarningDisplay(False)
-        log.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            log.setLevel(level)
             itk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 

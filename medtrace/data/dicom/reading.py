@@ -80,7 +80,7 @@ def _read(path: Path, series: str | int | None, resample_tilt: bool) -> MetaTens
     values, affine = read_pixels(found.frames), found.affine
     if found.tilted:
         values, affine = _upright(path, values, found)
-    return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(affine))
+    return MetaTensor(torch.from_numpy(values)[None].contiguous(), affine=torch.from_numpy(affine))
 
 
 def _upright(path: Path, values: np.ndarray, tilted: Stack) -> tuple[np.ndarray, np.ndarray]:
