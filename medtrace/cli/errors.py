@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import typer
 
+from medtrace.guard.notices import Notice
+
 USER_ERROR = 1
 INTERRUPTED = 130
 
@@ -55,15 +57,25 @@ def describe(error: BaseException) -> str:
 
 @contextmanager
 def _quiet(active: bool) -> Iterator[None]:
-    """Keep the libraries' warnings from burying the one line that matters."""
+    """Keep the libraries' warnings from burying the lines that matter, medtrace's own notices."""
     if not active:
         yield
         return
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        line = " ".join(str(message).split())
+        if line not in told:
+            told.add(line)
+            typer.echo(f"medtrace: note: {line}", err=True)
+
     loggers = [logging.getLogger(name) for name in ("nibabel.global", "monai.bundle.workflows")]
     engines = logging.getLogger("ignite")  # its engines repeat an error that is about to be told
     level = engines.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = show  # type: ignore[assignment]
         for logger in loggers:
             logger.addFilter(_is_error)
         engines.setLevel(logging.CRITICAL)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.preparation import IntensityMap, Preparation, find_foreground
-from medtrace.data.reading import is_picture, read_image, read_mask
+from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
 from medtrace.networks import MetamorphicOutput
@@ -38,6 +39,8 @@ class ScanPair:
     source_mask: Tensor | None
     mask: Tensor | None
     picture: bool
+    source_labels: Tensor | None = None
+    """(1, *spatial) int32, a segmentation of the source."""
 
     @property
     def spatial_dims(self) -> int:
@@ -64,7 +67,13 @@ class ScanPair:
         return torch.zeros(self.spatial_dims, *self.target.shape[1:])
 
 
-def read_pair(source: Path, target: Path, mask: Path | None = None, source_mask: Path | None = None) -> ScanPair:
+def read_pair(
+    source: Path,
+    target: Path,
+    mask: Path | None = None,
+    source_mask: Path | None = None,
+    source_labels: Path | None = None,
+) -> ScanPair:
     """Read two scans, or two pictures, with their masks.
 
     Args:
@@ -72,6 +81,7 @@ def read_pair(source: Path, target: Path, mask: Path | None = None, source_mask:
         target: likewise.
         mask: pathology of the target, on its grid.
         source_mask: pathology of the source, on its grid.
+        source_labels: segmentation of the source, on its grid.
 
     Raises:
         FileNotFoundError: if there is nothing at a path.
@@ -90,6 +100,7 @@ def read_pair(source: Path, target: Path, mask: Path | None = None, source_mask:
         None if path is None else read_mask(path, image, image_path)
         for path, image, image_path in ((source_mask, moving, source), (mask, fixed, target))
     ]
+    regions.append(None if source_labels is None else read_labels(source_labels, moving, source))
     for path, image in images.items():
         try:
             check_orthogonal("affine", image.affine.numpy())  # before minutes of work that could not be saved
@@ -108,8 +119,8 @@ def read_pair(source: Path, target: Path, mask: Path | None = None, source_mask:
     def cut(values: Tensor) -> Tensor:
         return plain(values)[..., 0] if flat[0] and values.ndim == 4 else plain(values)
 
-    masks = [None if region is None else cut(region) for region in regions]
-    return ScanPair(cut(moving), cut(fixed), affines[0], affines[1], masks[0], masks[1], is_picture(source))
+    source_region, region, labels = (None if values is None else cut(values) for values in regions)
+    return ScanPair(cut(moving), cut(fixed), affines[0], affines[1], source_region, region, is_picture(source), labels)
 
 
 def _kind(path: Path) -> str:

@@ -1,0 +1,65 @@
+"""What a reader decided where a file leaves a choice: a line for the user, and an entry for the record."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+
+class Notice(UserWarning):
+    """A decision that the user ought to know of; the command line shows it in one line.
+
+    Attributes:
+        path: the file; names of files may be names of patients, so that a record leaves it out.
+        text: the decision, which reads well without the path.
+    """
+
+    def __init__(self, path: str | Path, text: str) -> None:
+        super().__init__(path, text)  # both travel by pickle
+        self.path, self.text = str(path), text
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+_collections: ContextVar[tuple[list[Notice], ...]] = ContextVar("collections", default=())
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+def notify(path: str | Path, text: str) -> None:
+    """Tell the user a decision about a file: a `Notice` as a warning, and in every open collection."""
+    tell(Notice(path, text))
+
+
+def tell(notice: Notice) -> None:
+    """Tell a notice, such as one that another process collected."""
+    for collection in _collections.get():
+        if str(notice) not in map(str, collection):
+            collection.append(notice)
+    if not _silent.get():
+        warnings.warn(notice, stacklevel=3)
+
+
+@contextmanager
+def collecting(silent: bool = False) -> Iterator[list[Notice]]:
+    """The notices of the block, each once.
+
+    Args:
+        silent: give no warnings; whoever gets the list tells them.
+
+    Example:
+        >>> with collecting(silent=True) as notices:
+        ...     notify("head.nii", "voxel size taken as 1 mm")
+        >>> str(notices[0])
+        'head.nii: voxel size taken as 1 mm'
+    """
+    found: list[Notice] = []
+    tokens = _collections.set((*_collections.get(), found)), _silent.set(silent or _silent.get())
+    try:
+        yield found
+    finally:
+        _collections.reset(tokens[0])
+        _silent.reset(tokens[1])
