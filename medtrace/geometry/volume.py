@@ -49,7 +49,7 @@ def read_volume(path: Path) -> Volume:
         values = np.asanyarray(image.dataobj)
     if values.dtype.kind not in "fiu":
         kind = "colors" if values.dtype.fields else str(values.dtype)
-        raise ValueError(f"{path}: expected plain numbers, received {kind}; convert it to scalars, one file a channel")
+        raise ValueError(f"{path}: expected real numbers, received {kind}; split it into channels, one file each")
     _tell_intercept(path, file)
     return Volume(values, _affine(path, file, header), header)
 

@@ -342,8 +342,9 @@ def _shared_affines(moving: Tensor, fixed: Tensor) -> list[Tensor]:
     """The affines of a batch of pairs; where only one image of a pair has one, that."""
     source, target = affines_of(moving), affines_of(fixed)
     if isinstance(moving, MetaTensor) and isinstance(fixed, MetaTensor):
-        for image, one, another in zip(plain(moving), source, target):
-            if not Grid.of(image, one).coincides(Grid.of(image, another)):
+        shape = tuple(moving.shape[2:])
+        for one, another in zip(source, target):
+            if not Grid(shape, one).coincides(Grid(shape, another)):
                 raise ValueError(
                     f"target: expected the affine of source {one.tolist()}, received {another.tolist()}; resample one"
                     " of them"

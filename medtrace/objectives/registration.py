@@ -139,8 +139,8 @@ def traces_of(batch: Batch, image: Tensor, ddf: Tensor, mask: Tensor, velocity: 
         ValueError: if source and target are not on one grid, to 1e-3 of a voxel.
     """
     affines, source_affines = affines_of(batch["target"]), affines_of(batch["source"])
-    for image, affine, other in zip(plain(batch["target"]), affines, source_affines):
-        if not Grid.of(image, affine).coincides(Grid.of(image, other)):
+    for affine, other in zip(affines, source_affines):
+        if not Grid(tuple(image.shape[2:]), affine).coincides(Grid(tuple(image.shape[2:]), other)):
             raise ValueError(
                 f"source: expected the target's grid in space, received affine {other.tolist()} beside"
                 f" {affine.tolist()}; resample the source onto the target's grid first"

@@ -106,7 +106,7 @@ def register(
         source: a file or DICOM folder (see `medtrace.data.reading`).
         target: likewise, with as many channels.
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
-        mask: pathology of the target on its grid, non-zero inside: where intensity may change.
+        mask: pathology of the target on its grid (see `data.masks`): where intensity may change.
         source_mask: pathology of the source on its grid; it moves with the source.
         run: folder left by `medtrace train metaregnet`; None registers by instance optimisation alone.
         refine: gradient steps on this pair's own flows; by default 100 without a run and none with one.

@@ -793,13 +793,13 @@ def mask_of_labels(folder):
 
 @case
 def mask_of_many_labels(folder):
-    """An anatomical label map of 60 structures up to 2035 given as a mask.
+    """A label map of some 40 structures up to 2035 given as a mask.
     Reports: none
     Before: 60 voxels inside
     Right: every positive label is inside
     """
     index = grid_points(SHAPE, np.eye(4)).astype(int)
-    volume = 3 + 7 * (index[..., 0] // 3) + 31 * (index[..., 1] // 3) + 401 * (index[..., 2] // 3)
+    volume = 3 + 7 * (index[..., 0] // 4) + 31 * (index[..., 1] // 4) + 401 * (index[..., 2] // 4)
     volume[0], volume[11, 13, 9] = 0, 2035
     write_pair(folder, volume.astype(np.int32))
     points = grid_points(SHAPE, AFFINE)[1:].reshape(-1, 3).mean(0)
