@@ -11,14 +11,16 @@ from PIL import Image
 
 from medtrace import io
 from medtrace.data.reading import read_image
-from medtrace.guard.declared_size import MAX_GIB, check_metaimage, check_nifti, check_nrrd
+from medtrace.guard.declared_size import MAX_GIB, check_metaimage, check_nrrd
+from medtrace.guard.volume_files import check_volume
 from tests.fuzz.corpus import AFFINE, KINDS
 from tests.fuzz.mutate import mutated
 from tests.fuzz.runner import Outcome, report, run, spread
 
 # Readers in C and C++ are broken in child processes only, which take seconds to start: see the slow test.
 IN_PYTHON = [
-    "nifti", "nifti.gz", "nifti2", "trace.json", "dicom headers", "dicom registration", "learn2reg npz", "fsl warp",
+    "nifti", "nifti.gz", "nifti2", "nifti pair", "mgz", "trace.json", "dicom headers", "dicom registration", "learn2reg npz", "fsl warp",
+   
     "pairs csv", "pairs json", "dataset.json", "preparation", "certificate", "thresholds", "landmarks", "scores",
     "checkpoint", "legacy checkpoint", "config",
 ]  # fmt: skip
@@ -197,11 +199,11 @@ class TestLyingHeaders:
         nibabel.save(
             nibabel.Nifti1Image(np.arange(512, dtype=np.float32).reshape(8, 8, 8), np.eye(4)), tmp_path / "a.nii"
         )
-        check_nifti(tmp_path / "a.nii")
+        check_volume(tmp_path / "a.nii")
         assert MAX_GIB == 16
         monkeypatch.setenv("MEDTRACE_MAX_GIB", "1e-7")
         with pytest.raises(ValueError, match="set MEDTRACE_MAX_GIB"):
-            check_nifti(tmp_path / "a.nii")
+            check_volume(tmp_path / "a.nii")
 
 
 class TestConfinedData:

@@ -496,7 +496,7 @@ def test_lesions_and_labels_go_where_the_images_go(tmp_path, spatial_dims):
     items = load_dataset(tmp_path / "data", "training")
     for item in items:
         assert item["mask"].dtype == torch.bool
-        assert item["target_labels"].dtype == torch.uint8
+        assert item["target_labels"].dtype == torch.int32
         assert item["mask"].shape == item["target_labels"].shape == item["source"].shape
         assert "source_mask" not in item
         torch.testing.assert_close(item["mask"].affine, item["source"].affine)

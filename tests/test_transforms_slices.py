@@ -171,7 +171,9 @@ def test_dictionary_mask_and_missing_keys():
         (lambda: SliceExtraction()(volume(torch.zeros(4, 4))), "expected an invertible 4x4"),
         (lambda: SliceExtractiond("x", mask_key="mask"), "set center"),
         (
-            lambda: SliceExtractiond(["a", "b"])({"a": volume(), "b": volume(TO_RAS * 2)}),
+            lambda: SliceExtractiond(["a", "b"])(
+                {"a": volume(), "b": volume(TO_RAS @ torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=TO_RAS.dtype)))}
+            ),
             "b: expected the grid of 'a'",
         ),
         (lambda: SliceExtractiond("a", allow_missing_keys=True)({}), "add a volume"),

@@ -20,13 +20,15 @@ INTERRUPTED = 130
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     debug = os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0")
+    notes: list[str] = []
     try:
-        with _quiet(not debug):
+        with _quiet(not debug, notes):
             yield
     except KeyboardInterrupt:
         typer.echo("medtrace: interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except (typer.Exit, typer.Abort):
+        _echo(notes)
         raise
     except Exception as error:
         if debug:
@@ -36,6 +38,13 @@ def one_line_errors() -> Iterator[None]:
             typer.echo(f"medtrace: failed {line}", err=True)
         typer.echo(f"medtrace: error: {describe(error)}", err=True)
         raise typer.Exit(USER_ERROR) from None
+    _echo(notes)
+
+
+def _echo(notes: list[str]) -> None:
+    """Tell what was decided, once the work is done: a refusal is a line of its own."""
+    for note in dict.fromkeys(notes):
+        typer.echo(f"medtrace: note: {note}", err=True)
 
 
 def describe(error: BaseException) -> str:
@@ -56,18 +65,14 @@ def describe(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet(active: bool) -> Iterator[None]:
-    """Keep the libraries' warnings from burying the lines that matter, medtrace's own notices."""
+def _quiet(active: bool, notes: list[str]) -> Iterator[None]:
+    """Keep the libraries' warnings from burying the lines that matter, and collect medtrace's own notices."""
     if not active:
         yield
         return
-    told: set[str] = set()
 
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        line = " ".join(str(message).split())
-        if line not in told:
-            told.add(line)
-            typer.echo(f"medtrace: note: {line}", err=True)
+    def collect(message: Warning | str, *_: object, **__: object) -> None:
+        notes.append(" ".join(str(message).split()))
 
     loggers = [logging.getLogger(name) for name in ("nibabel.global", "monai.bundle.workflows")]
     engines = logging.getLogger("ignite")  # its engines repeat an error that is about to be told
@@ -75,7 +80,7 @@ def _quiet(active: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", Notice)
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = collect  # type: ignore[assignment]
         for logger in loggers:
             logger.addFilter(_is_error)
         engines.setLevel(logging.CRITICAL)

@@ -28,7 +28,7 @@ def translate(
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="NIfTI, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder. Several, a folder of them or a list"
+            help="NIfTI, MGZ, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder. Several, a folder of them or a list"
             " (.csv, .txt) are each translated into a folder of their own in --out.",
         ),
     ],
@@ -138,7 +138,7 @@ def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | N
 @command("register")
 def register(
     source: Annotated[
-        Path, typer.Argument(help="The image to deform: NIfTI, NRRD, MetaImage, PNG, JPEG, DICOM folder.")
+        Path, typer.Argument(help="The image to deform: NIfTI, MGZ, NRRD, MetaImage, PNG, JPEG, DICOM folder.")
     ],
     target: Annotated[Path, typer.Argument(help="The image to deform it to; both must roughly lie on each other.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],

@@ -8,16 +8,18 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import CacheDataset, MetaTensor, NibabelReader
-from monai.transforms import CastToTyped, Compose, EnsureChannelFirstd, LoadImaged, MapTransform, ScaleIntensityRanged
+from monai.data import CacheDataset, MetaTensor
+from monai.transforms import CastToTyped, Compose, MapTransform, ScaleIntensityRanged
 from torch import Tensor
 
 from medtrace.data.landmarks import read_landmarks
 from medtrace.data.layouts import SPLITS
+from medtrace.data.nifti import ReadNiftid
+from medtrace.geometry.grid import Grid
+from medtrace.geometry.volume import read_volume_grid
 from medtrace.guard.declared_size import inside
 
 INDEX = "dataset.json"
@@ -74,7 +76,7 @@ def load_dataset(
     Returns:
         Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
         the 4x4 affine of their grid; on the same grid, where the pair list has them, "mask" and "source_mask" (bool,
-        the lesion of the target and of the source), "source_labels" and "target_labels" (uint8); "subject" (who),
+        the lesion of the target and of the source), "source_labels" and "target_labels" (int32); "subject" (who),
         "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; the paths
         "source_landmarks_file", "target_landmarks_file" and "rigid_file", empty where there is no such file. With
         `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a slice only those that
@@ -98,12 +100,11 @@ def load_dataset(
         items = [{**item, **_landmarks(item, index["spatial_dims"])} for item in items]
     volumes = (*IMAGES, *_maps_of(folder, items))
     steps = [
-        LoadImaged(volumes, reader=NibabelReader(squeeze_non_spatial_dims=True)),
-        EnsureChannelFirstd(volumes),
+        ReadNiftid(volumes),
         *([DropSliceAxisd(volumes)] if index["spatial_dims"] == 2 else []),
         ScaleIntensityRanged(IMAGES, a_min=0.0, a_max=1.0, b_min=-1.0, b_max=1.0, dtype=torch.float32),
         CastToTyped(
-            (*MASKS, *LABELS), dtype=[torch.bool] * len(MASKS) + [torch.uint8] * len(LABELS), allow_missing_keys=True
+            (*MASKS, *LABELS), dtype=[torch.bool] * len(MASKS) + [torch.int32] * len(LABELS), allow_missing_keys=True
         ),
     ]
     if transform is not None:
@@ -187,7 +188,7 @@ def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:
     )
     names = [name for name in before if name in after]
     if spatial_dims == 2:
-        to_voxel = np.linalg.inv(nibabel.load(item["source"]).affine)
+        to_voxel = np.linalg.inv(read_volume_grid(Path(item["source"])).affine)
         names = [name for name in names if abs(float(to_voxel[2, :3] @ before[name].numpy()) + to_voxel[2, 3]) <= 0.5]
     if not names:
         return {}
@@ -198,16 +199,20 @@ def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:
 
 
 def _check_grids(item: Mapping[str, Any]) -> None:
-    """Compare the headers of source and target, which costs no voxel."""
-    headers = []
-    for name in IMAGES:
-        try:
-            headers.append(nibabel.load(item[name]))
-        except Exception as error:  # nibabel raises what it likes on a broken file
-            raise ValueError(f"{item[name]}: cannot be read as NIfTI ({error}); prepare the dataset again") from error
-    source, target = headers
-    if source.shape != target.shape or not np.allclose(source.affine, target.affine, atol=1e-3):
-        raise ValueError(
-            f"{item['target']}: case {item['case']!r}: expected the grid of its source {source.shape}, received"
-            f" {target.shape} or another affine; prepare the dataset again"
-        )
+    """Compare the headers of a case's images, masks and labels, which costs no voxel."""
+    grids = {}
+    for name in (*IMAGES, *MASKS, *LABELS):
+        if name in item:
+            try:
+                shape, affine = read_volume_grid(Path(item[name]))
+                grids[name] = Grid((*shape, 1, 1)[:3], torch.from_numpy(affine))
+            except ValueError as error:
+                raise ValueError(f"{error}; prepare the dataset again") from error
+    source = grids["source"]
+    for name, grid in grids.items():
+        if not grid.coincides(source):
+            apart = f", {grid.distance(source):.3g} mm off" if grid.shape == source.shape else ""
+            raise ValueError(
+                f"{item[name]}: case {item['case']!r}: expected the grid of its source {source.shape}, received"
+                f" {grid.shape}{apart}; prepare the dataset again"
+            )

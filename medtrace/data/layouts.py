@@ -51,10 +51,10 @@ class Pair:
         target: the image after.
         contrast: what kind of image the source is, such as "t1"; each contrast has its own intensity standard.
         target_contrast: what kind the target is; empty for the source's.
-        mask: foreground (brain) of the source on its grid, non-zero inside.
-        source_lesion: pathology of the source on its grid, non-zero inside.
+        mask: foreground (brain) of the source on its grid (see `masks.inside_of`).
+        source_lesion: pathology of the source on its grid, as a mask.
         target_lesion: likewise of the target.
-        source_labels: segmentation of the source on its grid, whole numbers from 0 to 255.
+        source_labels: segmentation of the source on its grid, whole numbers from 0 to 65535.
         target_labels: likewise of the target.
         source_landmarks: CSV of points in the source, columns `Landmark, X, Y, Z` in mm.
         target_landmarks: CSV of the same points in the target.

@@ -2,7 +2,8 @@
 
 | file | reader | array axes | affine |
 |---|---|---|---|
-| `.nii`, `.nii.gz` | nibabel | (i, j, k) of the file | its own, voxel to RAS mm |
+| `.nii`, `.hdr` with `.img` (each also in gzip), `.mgz`, `.mgh` | nibabel | (i, j, k) of the file | its own, voxel \
+to RAS mm (see `medtrace.geometry.header_affine`) |
 | `.nrrd`, `.nhdr`, `.mha`, `.mhd` | ITK | (i, j, k), the first axis fastest | LPS turned into RAS |
 | a DICOM file or folder | ITK, each slice by itself (`data.dicom`) | (column, row, slice) | of the slices' positions |
 | `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | Pillow | (x, y): *columns first* | diag(-1, -1, 1, 1) |
@@ -22,16 +23,17 @@ from typing import Any
 import itk
 import numpy as np
 import torch
-from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.data import ITKReader, MetaTensor
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from medtrace.data.dicom import read_dicom_image
+from medtrace.data.nifti import read_nifti
 from medtrace.geometry.grid import is_singular
-from medtrace.guard.declared_size import check_declared, check_metaimage, check_nifti, check_nrrd
+from medtrace.guard.declared_size import check_declared, check_metaimage, check_nrrd
 from medtrace.guard.dicom_headers import is_dicom
+from medtrace.guard.volume_files import VOLUMES
 
-NIFTI = (".nii", ".nii.gz")
 ITK_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 _ITK_KINDS = {
     ".nrrd": ("NrrdImageIO", check_nrrd),
@@ -41,7 +43,7 @@ _ITK_KINDS = {
 }
 _PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_NAMED = (*NIFTI, *ITK_FORMATS, *PICTURES)
+_NAMED = (*VOLUMES, *ITK_FORMATS, *PICTURES)
 PICTURE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
 
@@ -67,89 +69,14 @@ def read_image(path: str | Path, series: str | int | None = None, *, resample_ti
         FileNotFoundError: if there is nothing at the path.
         ValueError: if it cannot be read, holds NaN or infinity, or is constant; the message names the file.
     """
-    image = _read(Path(path), series, resample_tilt)
+    image = read_values(path, series, resample_tilt=resample_tilt)
     _check_values(path, image)
     return image
 
 
-def read_mask(path: str | Path, image: Tensor, image_path: str | Path) -> Tensor:
-    """Read a mask on the grid of an image.
-
-    Args:
-        path: the mask's file.
-        image: (C, *spatial), the image that it belongs to.
-        image_path: where that came from, for messages.
-
-    Returns:
-        Boolean (1, *spatial), true where the file is not zero.
-
-    Raises:
-        FileNotFoundError: if there is nothing at the path.
-        ValueError: if it cannot be read, lies on another grid, has several channels, or is empty.
-    """
-    mask = _read(Path(path))
-    if mask.shape[0] != 1:
-        raise ValueError(f"{path}: expected a mask of one channel, received {mask.shape[0]}; give a single label map")
-    check_same_grid(mask, path, image, image_path)
-    inside = mask.as_tensor() != 0
-    if not bool(inside.any()):
-        raise ValueError(f"{path}: the mask is empty; mark the foreground with non-zero values, or leave it out")
-    return inside
-
-
-def read_labels(path: str | Path, image: Tensor, image_path: str | Path) -> Tensor:
-    """Read a segmentation on the grid of an image.
-
-    Args:
-        path: the segmentation's file.
-        image: (C, *spatial), the image that it belongs to.
-        image_path: where that came from, for messages.
-
-    Returns:
-        (1, *spatial) uint8.
-
-    Raises:
-        FileNotFoundError: if there is nothing at the path.
-        ValueError: if it cannot be read, lies on another grid, has several channels, or holds anything but whole
-            numbers from 0 to 255.
-    """
-    labels = _read(Path(path))
-    if labels.shape[0] != 1:
-        raise ValueError(f"{path}: expected labels of one channel, received {labels.shape[0]}; give a single label map")
-    check_same_grid(labels, path, image, image_path)
-    values = labels.as_tensor()
-    odd = ~((values >= 0) & (values <= 255) & (values == values.round()))
-    if bool(odd.any()):
-        raise ValueError(
-            f"{path}: expected labels that are whole numbers from 0 to 255, received {float(values[odd][0]):g};"
-            " renumber them"
-        )
-    return values.to(torch.uint8)
-
-
-def check_same_grid(first: Tensor, first_path: str | Path, second: Tensor, second_path: str | Path) -> None:
-    """Check that two images share their shape and, where both have one, their affine to 1e-3 mm.
-
-    Raises:
-        ValueError: if not; it names both files.
-    """
-    if first.shape[1:] != second.shape[1:]:
-        raise ValueError(
-            f"{first_path}: expected the grid {tuple(second.shape[1:])} of {second_path}, received"
-            f" {tuple(first.shape[1:])}; resample one onto the other"
-        )
-    if not isinstance(first, MetaTensor) or not isinstance(second, MetaTensor):
-        return
-    corners = torch.tensor([[0, 0, 0, 1], [s - 1 for s in (*first.shape[1:], 1, 1)[:3]] + [1]], dtype=torch.float64)
-    apart = ((corners @ first.affine.double().T) - (corners @ second.affine.double().T)).abs().max()
-    if float(apart) > 1e-3 * float(second.affine[:3, :3].norm(dim=0).max()):
-        raise ValueError(
-            f"{first_path}: lies up to {float(apart):.3g} mm off {second_path}, whose voxels it should share; resample"
-            " one onto the other"
-        )
-
-
-def _read(path: Path, series: str | int | None = None, resample_tilt: bool = False) -> MetaTensor:
+def read_values(path: str | Path, series: str | int | None = None, *, resample_tilt: bool = False) -> MetaTensor:
+    """Read a file as `read_image` does, whatever its values: a mask may hold NaN, and be constant."""
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
     name = path.name.lower()
@@ -157,9 +84,8 @@ def _read(path: Path, series: str | int | None = None, resample_tilt: bool = Fal
         return read_dicom_image(path, series, resample_tilt)
     if series is not None:
         raise ValueError(f"{path}: series: expected none, received {series!r}; only a DICOM folder holds several")
-    if name.endswith(NIFTI):
-        check_nifti(path)
-        return _scan(path, NibabelReader(squeeze_non_spatial_dims=True), "NIfTI")
+    if name.endswith(VOLUMES):
+        return read_nifti(path)
     if name.endswith(ITK_FORMATS):
         reader, check = _ITK_KINDS[path.suffix.lower()]
         check(path)
@@ -168,7 +94,7 @@ def _read(path: Path, series: str | int | None = None, resample_tilt: bool = Fal
     if name.endswith(PICTURES):
         return _picture(path)
     raise ValueError(
-        f"{path}: unknown kind of file; expected {', '.join((*NIFTI, *ITK_FORMATS, *PICTURES))} or a DICOM folder"
+        f"{path}: unknown kind of file; expected {', '.join((*VOLUMES, *ITK_FORMATS, *PICTURES))} or a DICOM folder"
     )
 
 

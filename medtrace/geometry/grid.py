@@ -83,6 +83,23 @@ class Grid:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine.clone())
 
+    @classmethod
+    def of(cls, image: Tensor, affine: Any = None) -> Grid:
+        """The grid of an image (C, *spatial).
+
+        Args:
+            image: a `MetaTensor`, or any tensor beside its affine.
+            affine: (4, 4); by default the image's own.
+
+        Raises:
+            TypeError: if there is no affine.
+            ValueError: as for the constructor.
+        """
+        own = getattr(image, "affine", None) if affine is None else affine
+        if own is None:
+            raise TypeError(f"image: expected a MetaTensor or an affine beside it, received {type(image).__name__}")
+        return cls(tuple(image.shape[1:]), own)
+
     @property
     def spatial_dims(self) -> int:
         return len(self.shape)
@@ -120,7 +137,19 @@ class Grid:
         return float((self.corners - other.corners).norm(dim=-1).max())
 
     def coincides(self, other: Grid, tolerance: float = 1e-3) -> bool:
-        """Whether two grids hold the same voxels at the same places, to a fraction of the smaller voxel's edge."""
+        """Whether two grids hold the same voxels at the same places.
+
+        Args:
+            other: the other grid.
+            tolerance: in edges of the smallest voxel, so that it means the same at 1 mm and at 10 nm.
+
+        Example:
+            >>> fine = torch.diag(torch.tensor([1e-5, 1e-5, 1e-5, 1.0], dtype=torch.float64))
+            >>> moved = fine.clone()
+            >>> moved[0, 3] = 1e-5
+            >>> Grid((4, 4, 4), fine).coincides(Grid((4, 4, 4), moved))
+            False
+        """
         if self.shape != other.shape:
             return False
         return self.distance(other) <= tolerance * min(*self.spacing, *other.spacing)

@@ -6,11 +6,9 @@ reader guess another format. Readers are written in C and C++ and believe header
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import re
-import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -23,12 +21,8 @@ MOST_PACKED = 1032
 """Bytes that one byte of a deflated stream can become, at most."""
 _SLACK = 1 << 20
 _HEADER_BYTES = 1 << 20
-_MOST_OFFSET = 256 << 20
 _FAR = 1e9
 """Largest number of a geometry, in mm: a thousand kilometres."""
-_NIFTI_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8, 1536: 16}
-_NIFTI_BYTES |= {1792: 16, 2048: 32, 2304: 4}
-_CIFTI = range(3000, 3100)
 _NRRD_BYTES = {
     1: "signed char,int8,int8_t,uchar,unsigned char,uint8,uint8_t",
     2: "short,short int,signed short,signed short int,int16,int16_t,ushort,unsigned short,unsigned short int,uint16,"
@@ -70,42 +64,6 @@ def check_declared(path: Path, shape: Sequence[int], bytes_each: int, stored: in
             f"{path}: its header claims {claimed} bytes of voxels (shape {tuple(shape)}), but the file has {stored}"
             f"{' compressed' if packed else ''}; it is damaged or cut short, take an intact copy"
         )
-
-
-def check_nifti(path: Path) -> None:
-    """Check the header of a `.nii` or `.nii.gz` file.
-
-    Raises:
-        ValueError: if it is no single-file NIfTI header, or claims what cannot be.
-    """
-    packed = path.name.lower().endswith(".gz")
-    try:
-        with gzip.open(path) if packed else path.open("rb") as file:
-            head = file.read(540)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); copy or export it again") from error
-    order, version = _nifti_kind(head)
-    if version == 0:
-        raise ValueError(f"{path}: cannot be read as NIfTI (no NIfTI header); copy or export it again")
-    if version == 1:
-        dims = struct.unpack_from(f"{order}8h", head, 40)
-        datatype, offset = struct.unpack_from(f"{order}h", head, 70)[0], struct.unpack_from(f"{order}f", head, 108)[0]
-        intent = struct.unpack_from(f"{order}h", head, 68)[0]
-    else:
-        dims = struct.unpack_from(f"{order}8q", head, 16)
-        datatype, offset = struct.unpack_from(f"{order}h", head, 12)[0], struct.unpack_from(f"{order}q", head, 168)[0]
-        intent = struct.unpack_from(f"{order}i", head, 504)[0]
-    if not 1 <= dims[0] <= 7 or datatype not in _NIFTI_BYTES or intent in _CIFTI:
-        raise ValueError(
-            f"{path}: its header claims {dims[0]} axes of data type {datatype}, intent {intent}; expected a NIfTI image"
-        )
-    first = 352 if version == 1 else 544
-    if offset != 0 and not first <= offset <= _MOST_OFFSET:
-        raise ValueError(
-            f"{path}: its header puts the voxels at byte {offset:g}; expected {first} to {_MOST_OFFSET}, or 0"
-        )
-    _check_extensions(path, packed, order, first, int(offset))
-    check_declared(path, dims[1 : 1 + dims[0]], _NIFTI_BYTES[datatype], path.stat().st_size, packed)
 
 
 def check_nrrd(path: Path) -> None:
@@ -217,38 +175,6 @@ def memory_limit() -> float:
         return (float(given) if given else MAX_GIB) * 2**30
     except ValueError:
         raise ValueError(f"MEDTRACE_MAX_GIB: expected a number of GiB, received {given!r}") from None
-
-
-def _nifti_kind(head: bytes) -> tuple[str, int]:
-    """Byte order and version of a NIfTI header, ("<", 0) where it is none."""
-    for order in "<>":
-        if len(head) >= 348 and struct.unpack_from(f"{order}i", head)[0] == 348 and head[344:348] == b"n+1\0":
-            return order, 1
-        if len(head) >= 540 and struct.unpack_from(f"{order}i", head)[0] == 540 and head[4:8] == b"n+2\0":
-            return order, 2
-    return "<", 0
-
-
-def _check_extensions(path: Path, packed: bool, order: str, first: int, offset: int) -> None:
-    """Check that the extensions between header and voxels, each with its length, fill that room and no more."""
-    try:
-        with gzip.open(path) if packed else path.open("rb") as file:
-            file.seek(first - 4)
-            flag = file.read(4)
-            place = first
-            while flag[:1] not in (b"", b"\0") and place + 16 <= offset:
-                file.seek(place)
-                size = struct.unpack(f"{order}i", file.read(4).ljust(4, b"\0"))[0]
-                if size < 8 or place + size > offset:
-                    raise ValueError(
-                        f"{path}: an extension of its header claims {size} bytes at {place}, but the voxels begin at"
-                        f" {offset}; copy or export it again"
-                    )
-                place += size
-            if flag[:1] not in (b"", b"\0") and offset == 0:
-                raise ValueError(f"{path}: its header has extensions but no place for the voxels; export it again")
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); copy or export it again") from error
 
 
 def _text_header(path: Path, end: re.Pattern[bytes]) -> tuple[str, int]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 from typing import Literal, get_args
 
 import nibabel
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
 from medtrace.geometry.grid import check_invertible
-from medtrace.guard.declared_size import check_nifti
+from medtrace.geometry.volume import Volume, channels_first, read_volume
 
 StorageType = Literal["float32", "float64", "int16", "uint8"]
+_WHOLE = (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64)
+"""Types that hold labels, the smallest first."""
 SHEAR_TOLERANCE = 1e-4
 """Largest cosine between two axes of a grid that still counts as orthogonal."""
 LPS = np.diag([-1.0, -1.0, 1.0])
@@ -47,54 +45,57 @@ def check_orthogonal(name: str, affine: np.ndarray) -> None:
         )
 
 
-def write_image(path: Path | str, image: Tensor, affine: Tensor, dtype: StorageType = "float32") -> None:
-    """Write an image as NIfTI.
+def write_image(path: Path | str, image: Tensor, affine: Tensor, dtype: StorageType | None = None) -> None:
+    """Write an image as NIfTI; labels as whole numbers, which nothing scales.
 
     Args:
         path: ends in .nii or .nii.gz.
         image: (C, H, W), written as one slice, or (C, H, W, D). Several channels become the fourth axis of a
             scalar image (H, W, D, C), since ITK reads a vector image of one slice as 2-D; resample them one by one.
         affine: (4, 4) voxel to RAS mm, at right angles; becomes the qform and the sform.
-        dtype: "float32", "float64", "int16" with NIfTI's slope and intercept (1/65535 of the range), or "uint8" for
-            labels from 0 to 255, as they are.
+        dtype: "float32", "float64", "int16" with NIfTI's slope and intercept (1/65535 of the range; none where the
+            image holds whole numbers of that type), or "uint8" for labels from 0 to 255. By default float32 and, of a
+            tensor of integers or booleans, the smallest integer type that holds it.
 
     Raises:
         TypeError: if image or affine is no tensor.
         ValueError: if a shape is wrong, the affine is sheared, a number is not finite, or a label does not fit.
     """
-    check_choice("dtype", dtype, get_args(StorageType))
+    check_choice("dtype", dtype, (None, *get_args(StorageType)))
     values = _slices("image", image).numpy()
     if dtype == "uint8":
-        if not np.array_equal(values.astype(np.uint8), values):
+        if not _holds(np.uint8, values):
             raise ValueError(
                 "image: expected whole numbers from 0 to 255 for uint8, received others; use another dtype"
             )
         values = values.astype(np.uint8)
+    elif dtype is None and values.dtype.kind in "biu":
+        values = values.astype(next(kind for kind in _WHOLE if _holds(kind, values)))
+    elif dtype == "int16" and _holds(np.int16, values):
+        values = values.astype(np.int16)
+    elif values.dtype.kind != "f":
+        values = values.astype(np.float64 if dtype == "float64" else np.float32)
+    kept = values.dtype.name if dtype is None else dtype
     data = values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1)
-    _write(Path(path), data, affine, dtype)
+    _write(Path(path), data, affine, kept)
 
 
 def read_image(path: Path | str) -> tuple[Tensor, Tensor]:
-    """Read an image written by `write_image`, or any 3-D, 4-D or 5-D vector NIfTI.
+    """Read an image written by `write_image`, or any NIfTI or FreeSurfer volume (see `medtrace.geometry.volume`).
 
     Args:
         path: the file.
 
     Returns:
-        (C, H, W, D) float32, or float64 where stored so, and its affine, (4, 4) float64, voxel to RAS mm.
+        (C, H, W, D) float32, or float64 where stored so, and its affine, (4, 4) float64, voxel to RAS mm. Channels
+        are the fourth axis, or the fifth of a vector image; a 2D image is one slice.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no readable NIfTI of these shapes.
+        ValueError: if it cannot be read, or has more axes.
     """
-    data, affine, _ = read_nifti(Path(path))
-    if data.ndim == 5 and data.shape[3] == 1:
-        data = np.moveaxis(data[..., 0, :], -1, 0)
-    elif data.ndim in (3, 4):
-        data = np.moveaxis(data.reshape(*data.shape[:3], -1), -1, 0)
-    else:
-        raise ValueError(f"{path}: expected a 3-D, 4-D or 5-D vector NIfTI, received shape {data.shape}")
-    return _tensor(data), torch.from_numpy(affine)
+    data, affine, _ = read_volume(Path(path))
+    return _tensor(channels_first(Path(path), data)), torch.from_numpy(affine)
 
 
 def write_vectors(path: Path | str, vectors_lps: np.ndarray, affine: Tensor) -> None:
@@ -137,9 +138,17 @@ def _slices(name: str, image: Tensor) -> Tensor:
     if image.ndim not in (3, 4) or image.numel() == 0:
         raise ValueError(f"{name}: expected (channel, H, W) or (channel, H, W, D), received {tuple(image.shape)}")
     check_finite(name, image)
-    image = image.detach().cpu()
-    image = image if image.dtype == torch.float64 else image.float()
+    image = image.detach().as_subclass(Tensor).cpu()
+    image = image.float() if image.is_floating_point() and image.dtype != torch.float64 else image
     return image.unsqueeze(-1) if image.ndim == 3 else image
+
+
+def _holds(kind: type[np.number], values: np.ndarray) -> bool:
+    """Whether a type of whole numbers holds the values as they are."""
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max  # type: ignore[type-var]
+    if not (low <= values.min() and values.max() <= high):
+        return False
+    return values.dtype.kind in "biu" or bool((values == np.rint(values)).all())
 
 
 def _write(path: Path, data: np.ndarray, affine: Tensor, dtype: str, description: bytes = b"") -> None:
@@ -158,23 +167,17 @@ def _write(path: Path, data: np.ndarray, affine: Tensor, dtype: str, description
     nibabel.save(image, path)
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, nibabel.Nifti1Header]:
-    """Voxels, affine and header of a NIfTI file whose header claims no more than the file holds."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
-    check_nifti(path)
-    try:
-        image = nibabel.load(path)
-        data = np.asanyarray(image.dataobj)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, struct.error) as error:
-        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); write or copy it again") from error
-    if not isinstance(image, nibabel.Nifti1Image):
-        raise ValueError(f"{path}: expected NIfTI, received {type(image).__name__}; convert it first")
-    if data.dtype.kind not in "fiu":
-        raise ValueError(
-            f"{path}: expected real numbers, received {data.dtype} (colour or complex); split it into channels first"
-        )
-    return data, np.asarray(image.affine, dtype=np.float64), image.header
+def read_nifti(path: Path) -> Volume:
+    """Voxels, affine and header of a NIfTI file, as `medtrace.geometry.volume` reads them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or is a FreeSurfer volume, which says nothing of vectors.
+    """
+    volume = read_volume(path)
+    if not isinstance(volume.header, nibabel.Nifti1Header):
+        raise ValueError(f"{path}: expected NIfTI, received a FreeSurfer volume; convert it first")
+    return volume
 
 
 def _tensor(data: np.ndarray) -> Tensor:

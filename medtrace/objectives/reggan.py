@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from medtrace.checks import check_choice, check_range, check_same_grid
 from medtrace.fields import warp
+from medtrace.geometry.grid import Grid
 from medtrace.losses import adversarial, adversarial_discriminator, velocity_smoothness
 from medtrace.losses.adversarial import ADVERSARIAL_LOSSES
 from medtrace.networks.host import Code, Domain, TranslationHost, other
@@ -341,8 +342,9 @@ def _shared_affines(moving: Tensor, fixed: Tensor) -> list[Tensor]:
     """The affines of a batch of pairs; where only one image of a pair has one, that."""
     source, target = affines_of(moving), affines_of(fixed)
     if isinstance(moving, MetaTensor) and isinstance(fixed, MetaTensor):
+        shape = tuple(moving.shape[2:])
         for one, another in zip(source, target):
-            if not torch.allclose(one, another, rtol=0, atol=1e-3):
+            if not Grid(shape, one).coincides(Grid(shape, another)):
                 raise ValueError(
                     f"target: expected the affine of source {one.tolist()}, received {another.tolist()}; resample one"
                     " of them"

@@ -10,6 +10,7 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_range, check_same_shape
+from medtrace.geometry.grid import Grid
 from medtrace.networks.metamorphic import MetamorphicOutput, joint_mask
 from medtrace.objectives.objective import Batch, Objective, affines_of, plain
 from medtrace.trace import Trace
@@ -135,11 +136,11 @@ def traces_of(batch: Batch, image: Tensor, ddf: Tensor, mask: Tensor, velocity: 
         velocity: (B, spatial_dims, *spatial) or None.
 
     Raises:
-        ValueError: if the affines of source and target differ by more than 1e-3.
+        ValueError: if source and target are not on one grid, to 1e-3 of a voxel.
     """
     affines, source_affines = affines_of(batch["target"]), affines_of(batch["source"])
     for affine, other in zip(affines, source_affines):
-        if not torch.allclose(affine, other, rtol=0, atol=1e-3):
+        if not Grid(tuple(image.shape[2:]), affine).coincides(Grid(tuple(image.shape[2:]), other)):
             raise ValueError(
                 f"source: expected the target's grid in space, received affine {other.tolist()} beside"
                 f" {affine.tolist()}; resample the source onto the target's grid first"

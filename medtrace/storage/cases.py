@@ -23,7 +23,7 @@ RECORD = "case.json"
 VERSION = 1
 WORK = ".unfinished"
 """Folder beside the cases in which they are made; what a killed process leaves lies there."""
-HEADERS = (".mhd", ".nhdr")
+HEADERS = (".mhd", ".nhdr", ".hdr", ".img", ".hdr.gz", ".img.gz")
 """Image files whose voxels may lie in files of the same stem beside them."""
 
 _one_at_a_time = threading.Lock()
@@ -55,7 +55,7 @@ def _file_digest(file: Path) -> str:
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    if path.suffix.lower() in HEADERS:
+    if path.name.lower().endswith(HEADERS):
         return sorted(file for file in path.parent.glob("*") if file.name.split(".")[0] == path.name.split(".")[0])
     return [path]
 

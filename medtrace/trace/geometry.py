@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from medtrace.fields import identity_grid, invert, sample, warp
+from medtrace.geometry.grid import Grid
 
+_ONE_GRID = 1e-5
 INVERSION_WARNING = 0.1
 """Inversion residual, in voxels, above which a trace's maker is warned."""
 
@@ -64,7 +66,7 @@ def inverse_on_source(ddf: Tensor, source_shape: Sequence[int], to_source: Tenso
 
 
 def same_grid(source: Tensor, image: Tensor, affine: Tensor, source_affine: Tensor) -> bool:
-    """Whether two images lie on one grid, affines agreeing to 1e-6."""
-    if source.shape[1:] != image.shape[1:]:
-        return False
-    return torch.allclose(affine, source_affine, rtol=0.0, atol=1e-6)
+    """Whether two images lie on one grid, every voxel to 1e-5 of its edge."""
+    if source.shape[1:] != image.shape[1:] or torch.equal(affine, source_affine):
+        return source.shape[1:] == image.shape[1:]
+    return Grid.of(image, affine).coincides(Grid.of(source, source_affine), _ONE_GRID)

@@ -19,6 +19,7 @@ from medtrace.trace.validation import (
     as_tensor,
     check_affine,
     check_one_plane,
+    check_own_grid,
     check_unbatched,
     plain,
 )
@@ -161,12 +162,14 @@ class Trace:
             affine if source_affine is None else affine_or_identity("source_affine", source_affine, source.device)
         )
         if mask is not None:
+            carried = mask
             mask = plain("mask", mask)
             if mask.shape != (1, *image.shape[1:]):
                 raise ValueError(
                     f"mask: expected shape {(1, *image.shape[1:])} (one channel, the image's grid), received"
                     f" {tuple(mask.shape)}"
                 )
+            check_own_grid("mask", carried, affine)
         for name, value in (("source", source), ("image", image), ("ddf", ddf)):
             check_finite(name, value)
         to_source: Tensor | None = torch.linalg.solve(source_affine, affine)
@@ -250,7 +253,7 @@ class Trace:
 
         Raises:
             TypeError: if it is no tensor.
-            ValueError: if its grid is not the source's.
+            ValueError: if its grid is not the source's, by its shape or, of a `MetaTensor`, its affine.
         """
         if not isinstance(labels, Tensor):
             raise TypeError(f"labels: expected a torch tensor, received {type(labels).__name__}; convert it first")
@@ -259,6 +262,7 @@ class Trace:
                 f"labels: expected (channel, *{tuple(self.source.shape[1:])}), the source's grid, received"
                 f" {tuple(labels.shape)}"
             )
+        check_own_grid("labels", labels, self.source_affine)
         mode = "bilinear" if labels.is_floating_point() else "nearest"
         return sample(as_tensor(labels)[None], self._source_coordinates(), mode=mode)[0]
 

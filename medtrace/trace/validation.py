@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_finite
-from medtrace.geometry.grid import check_invertible
+from medtrace.geometry.grid import Grid, check_invertible
 
 if TYPE_CHECKING:
     from medtrace.trace.record import Trace
+
+_ON_GRID = 0.02
+"""Of the smallest voxel edge: how far off a mask or label map may lie."""
 
 
 def as_tensor(value: Tensor) -> Tensor:
@@ -35,6 +38,24 @@ def affine_or_identity(name: str, affine: Tensor | None, device: torch.device) -
     value = plain(name, affine, torch.float64).to(device)
     check_affine(name, value)
     return value
+
+
+def check_own_grid(name: str, value: Tensor, affine: Tensor) -> None:
+    """Check that an image (C, *spatial) that carries an affine lies on the grid that its shape fits.
+
+    The identity, which MONAI gives an image whose place nobody told, says nothing.
+
+    Raises:
+        ValueError: if not; it tells the distance.
+    """
+    own = getattr(value, "affine", None)
+    if own is None or own.shape != (4, 4) or bool((own.cpu().double() == torch.eye(4, dtype=torch.float64)).all()):
+        return
+    grid, expected = Grid.of(value), Grid.of(value, affine)
+    if not grid.coincides(expected, _ON_GRID):
+        raise ValueError(
+            f"{name}: lies up to {grid.distance(expected):.3g} mm off the grid that it should share; resample it"
+        )
 
 
 def check_unbatched(name: str, value: Tensor, spatial_dims: int | None = None) -> int:

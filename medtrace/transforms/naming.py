@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
@@ -15,6 +16,8 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
 from ..checks import check_finite, check_number
+from ..geometry.volume import channels_first, read_volume
+from ..guard.volume_files import VOLUMES
 
 REPLACE = "replace them first"
 """What to do with numbers that are not finite."""
@@ -95,7 +98,7 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def read_image(name: str, image: Any) -> Any:
-    """Return `image`, read with MONAI's LoadImage (channel first) if it is a path.
+    """Return `image`, read if it is a path: a volume as everywhere in medtrace, others by MONAI's LoadImage.
 
     Raises:
         ValueError: if the file is missing or cannot be read; the message names it.
@@ -105,6 +108,11 @@ def read_image(name: str, image: Any) -> Any:
     if not Path(image).exists():
         raise ValueError(f"{name}: expected an image file, received {image}, which does not exist; check the path")
     try:
+        if str(image).lower().endswith(VOLUMES):
+            values, affine, _ = read_volume(Path(image))
+            voxels = np.ascontiguousarray(channels_first(Path(image), values), dtype=np.float32)
+            meta = {"filename_or_obj": str(image)}
+            return MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(affine), meta=meta)
         return LoadImage(image_only=True, ensure_channel_first=True)(image)
     except Exception as error:
         raise ValueError(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import check_finite
+from ..guard.volume_files import open_volume
 from .naming import REPLACE, first_line, named
 
 
@@ -37,10 +37,11 @@ def nifti_voxels(name: str, image: Any) -> Tensor | None:
     if not path.is_file():
         return None
     try:
-        stored: Any = nibabel.load(path)
-        if stored.get_data_dtype().kind not in "iuf" or len(stored.shape) not in (2, 3, 4):
-            return None
-        values = np.asanyarray(stored.dataobj).reshape(-1, order="F")  # as it lies in the file: no copy
+        with open_volume(path) as (opened, _):
+            stored: Any = opened
+            if stored.get_data_dtype().kind not in "iuf" or len(stored.shape) not in (2, 3, 4):
+                return None
+            values = np.asanyarray(stored.dataobj).reshape(-1, order="F")  # as it lies in the file: no copy
     except Exception as error:  # nibabel and its unpackers raise what they like on a broken file
         raise ValueError(
             f"{name}: expected a readable image file, received {path}: {first_line(error)}; check the file"

@@ -17,6 +17,7 @@ from nibabel.orientations import io_orientation
 from torch import Tensor
 
 from ..checks import check_choice
+from ..geometry.grid import Grid
 from .geometry import Array, affine_of
 from .masks import as_mask
 from .naming import as_item, named, plain
@@ -287,8 +288,7 @@ def _center_of_mass(label: str, region: Tensor, array_axis: int) -> float:
 def _check_one_grid(
     first: Hashable, volume: Tensor, affine: Array, key: Hashable, other: Tensor, other_affine: Array
 ) -> None:
-    scale = np.abs(affine[:3, :3]).max()
-    if volume.shape[1:] != other.shape[1:] or not np.allclose(affine, other_affine, rtol=0, atol=1e-3 * scale):
+    if not Grid.of(volume, affine).coincides(Grid.of(other, other_affine)):
         raise ValueError(
             f"{key}: expected the grid of {first!r}, {tuple(volume.shape[1:])} with affine {affine.tolist()}, received"
             f" {tuple(other.shape[1:])} with {other_affine.tolist()}; resample one onto the other first"

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medtrace.data.reading import ITK_FORMATS, NIFTI, PICTURES
+from medtrace.data.reading import ITK_FORMATS, PICTURES
+from medtrace.guard.volume_files import VOLUMES
 
 LISTS = (".csv", ".txt")
 COLUMNS = ("image", "name", "mask", "contrast", "series")
-_SCANS = tuple(ending for ending in (*NIFTI, *ITK_FORMATS) if ending != ".dcm")
+_SCANS = tuple(ending for ending in (*VOLUMES, *ITK_FORMATS) if ending != ".dcm")
 _IMAGES = (*_SCANS, *PICTURES)
 _DICOM = ("", ".dcm", ".ima")
 """Endings of DICOM files, beside the numbers in which a UID ends."""
@@ -106,12 +107,21 @@ def _search(folder: Path) -> Iterable[Path]:
             continue
         if entry.is_dir():
             yield from [entry] if any(entry.iterdir()) and is_one_image(entry) else _search(entry)
-        elif _is_image(entry):
+        elif _is_image(entry) and not _is_other_half(entry):
             yield entry
 
 
 def _is_image(path: Path) -> bool:
     return path.name.lower().endswith(_IMAGES)
+
+
+def _is_other_half(path: Path) -> bool:
+    """Whether a file holds the voxels of a pair whose header, of the same stem, is listed."""
+    for ending in (".img", ".img.gz"):
+        if path.name.lower().endswith(ending):
+            header = f"{path.name[: -len(ending)]}.hdr"
+            return any(path.with_name(name).is_file() for name in (header, f"{header}.gz"))
+    return False
 
 
 def _read_lines(path: Path) -> list[ListedImage]:
@@ -182,7 +192,8 @@ def _distinct(paths: Sequence[Path], taken: Sequence[str]) -> list[str]:
 
 def _stem(path: Path) -> str:
     name = path.resolve().name
-    ending = next((e for e in (".nii.gz", *_IMAGES, ".dcm") if name.lower().endswith(e)), "")
+    endings = sorted((*_IMAGES, ".dcm"), key=len, reverse=True)
+    ending = next((ending for ending in endings if name.lower().endswith(ending)), "")
     stem = name[: len(name) - len(ending)].lstrip(".")
     return stem or "image"
 

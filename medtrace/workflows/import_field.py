@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medtrace.data.reading import read_image
 from medtrace.fields import mm_to_voxel
+from medtrace.geometry.grid import Grid
 from medtrace.io import read_fsl_warp, read_learn2reg, read_slicer_nrrd, read_transform, read_x5, save_trace
 from medtrace.io.nifti import LPS, check_orthogonal
 from medtrace.io.transforms import displacement_lps, itk_transform
@@ -20,6 +21,7 @@ from medtrace.objectives.objective import plain
 from medtrace.trace import Trace
 
 _VECTOR_FILES = (".nii", ".nii.gz")
+_ONE_GRID = 1e-4
 
 
 def import_field(
@@ -151,7 +153,7 @@ def _fsl(path: Path, _: Sequence[int], __: Tensor, source_shape: Sequence[int], 
 
 def _moved_to(ddf: Tensor, own: Tensor, shape: Sequence[int], affine: Tensor) -> Tensor:
     """A field on the wanted grid, as it is where the two are one."""
-    if tuple(ddf.shape[1:]) == tuple(shape) and torch.allclose(own, affine, rtol=0.0, atol=1e-4):
+    if Grid.of(ddf, own).coincides(Grid(tuple(shape), affine), _ONE_GRID):
         return ddf
     return on_grid(itk_transform(*displacement_lps(ddf, own)), shape, affine)
 

@@ -14,6 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
+from medtrace.guard.notices import Notice, collecting, tell
+
 LOST = "its process died, twice (killed, out of memory, or a crash in a library); try it alone, or with fewer workers"
 
 
@@ -33,6 +35,8 @@ class Outcome(NamedTuple):
     """What the function returned; None of a failure."""
     failure: str | None = None
     """One line that says why it failed, or None."""
+    notices: tuple[Notice, ...] = ()
+    """What was decided about its files; told where the cases were asked for."""
 
 
 class CasesFailedError(ValueError):
@@ -98,6 +102,8 @@ def run_cases(
     found = {}
     for outcome in outcomes:
         found[outcome.name] = outcome
+        for notice in outcome.notices:
+            tell(notice)
         if finished is not None:
             finished(outcome)
     return [found[name] for name in names]
@@ -105,12 +111,13 @@ def run_cases(
 
 def attempt(function: Callable[..., Any], task: Task) -> Outcome:
     """Work on one case; an error becomes a line."""
-    try:
-        return Outcome(task.name, function(*task.arguments))
-    except Exception as error:
-        if os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0"):
-            traceback.print_exc()
-        return Outcome(task.name, None, reason(error))
+    with collecting(silent=True) as notices:
+        try:
+            return Outcome(task.name, function(*task.arguments), None, tuple(notices))
+        except Exception as error:
+            if os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0"):
+                traceback.print_exc()
+            return Outcome(task.name, None, reason(error), tuple(notices))
 
 
 def reason(error: BaseException) -> str:

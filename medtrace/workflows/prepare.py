@@ -141,7 +141,8 @@ def prepare(
         _stop_unless(skip_failed, failures, pairs, partial)
         if not items["training"] and split["training"]:
             raise ValueError(f"no training case could be prepared: {failures[0]}")
-        _take_place(_assemble(partial, items, preparation, origin), place)
+        notices = {name: one.notices for name, one in learned.items() if one.notices}
+        _take_place(_assemble(partial, items, preparation, origin, notices), place)
     shutil.rmtree(partial, ignore_errors=True)
     counts = {name: len(items[name]) for name in SPLITS}
     return PreparationSummary(Path(out), counts, failures, origin["from"])
@@ -282,7 +283,11 @@ def _odd_channels(pairs: Sequence[Pair], learned: Mapping[str, Learned]) -> dict
 
 
 def _assemble(
-    partial: Path, items: Mapping[str, Sequence[Item]], preparation: Preparation, origin: Mapping[str, Any]
+    partial: Path,
+    items: Mapping[str, Sequence[Item]],
+    preparation: Preparation,
+    origin: Mapping[str, Any],
+    notices: Mapping[str, Sequence[str]],
 ) -> Path:
     """Put the cases' files together to a dataset; the cases stay, for another attempt."""
     dataset = partial / "dataset"
@@ -300,6 +305,7 @@ def _assemble(
         "spatial_dims": preparation.spatial_dims,
         "channels": preparation.channels,
         "split": origin,
+        **({"notices": dict(notices)} if notices else {}),
         **{name: [item.entry for item in items[name]] for name in SPLITS},
     }
     (dataset / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")

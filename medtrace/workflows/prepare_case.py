@@ -14,8 +14,9 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
 from medtrace.data.layouts import Pair
+from medtrace.data.masks import check_same_grid, read_mask
 from medtrace.data.preparation import Axis, find_foreground
-from medtrace.data.reading import check_same_grid, read_image, read_mask
+from medtrace.data.reading import read_image
 from medtrace.geometry.resampling import (
     Reorientation,
     resize,
@@ -93,7 +94,7 @@ class Case:
     affine: Tensor
     rigid: RigidMotion | None
     maps: Mapping[str, Tensor]
-    """Lesions and labels, (1, *spatial) uint8, by their name in a prepared item."""
+    """Lesions (boolean) and labels (int32), (1, *spatial), by their name in a prepared item."""
 
 
 def read_case(

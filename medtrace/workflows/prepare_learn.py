@@ -14,6 +14,7 @@ import torch
 
 from medtrace.data.layouts import PATHS, Pair
 from medtrace.data.preparation import Intensity, Preparation, fit_contrast, foreground_quantiles
+from medtrace.guard.notices import collecting
 from medtrace.storage.cases import case_key, compute_threads, is_finished, making_case
 from medtrace.transforms import RigidMotion
 from medtrace.workflows.prepare_case import Case, Settings, check_depth, members, naming, read_case
@@ -32,6 +33,8 @@ class Learned(NamedTuple):
     """Contrast → foreground quantiles of every channel; empty outside of training."""
     key: str
     """Digest of the pair's files and settings."""
+    notices: tuple[str, ...] = ()
+    """What reading the pair decided, without the names of files."""
 
 
 def learn_case(
@@ -54,7 +57,8 @@ def learn_case(
     if is_finished(place, key):
         return _load(place, key)
     with compute_threads(threads), making_case(place, key) as temporary:
-        case = read_case(pair, settings, pictures, None, columns)
+        with collecting() as notices:
+            case = read_case(pair, settings, pictures, None, columns)
         check_depth(case, settings, pictures)
         quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
         highest = max(float(case.source.max()), float(case.target.max())) if pictures else 0.0
@@ -62,7 +66,8 @@ def learn_case(
             for path, image, contrast, foreground in members(case):
                 with naming(path):
                     quantiles[contrast] += foreground_quantiles(image, foreground)
-        learned = Learned(case.source.shape[0], highest, dict(quantiles), key)
+        told = tuple(notice.text for notice in notices)
+        learned = Learned(case.source.shape[0], highest, dict(quantiles), key, told)
         _save(learned, case, temporary)
     return learned
 
@@ -120,6 +125,7 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
     found = {
         "channels": learned.channels,
         "highest": learned.highest,
+        "notices": learned.notices,
         "rigid": rigid,
         "quantiles": {contrast: len(values) for contrast, values in learned.quantiles.items()},
     }
@@ -140,4 +146,4 @@ def _load(folder: Path, key: str) -> Learned:
             contrast: [saved[f"{contrast}/{number}"] for number in range(count)]
             for contrast, count in found["quantiles"].items()
         }
-    return Learned(found["channels"], found["highest"], quantiles, key)
+    return Learned(found["channels"], found["highest"], quantiles, key, tuple(found["notices"]))

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.data.layouts import LESIONS, Pair
-from medtrace.data.reading import read_labels
+from medtrace.data.masks import read_labels, read_mask
 
 ENTRIES = {
     "source_lesion": "source_mask",
@@ -35,7 +35,7 @@ def read_maps(pair: Pair, columns: Sequence[str], source: MetaTensor, target: Me
         target: likewise.
 
     Returns:
-        Column → (1, *spatial) uint8, of a lesion 0 and 1.
+        Column → (1, *spatial), of a lesion boolean, of labels int32.
 
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
@@ -45,11 +45,11 @@ def read_maps(pair: Pair, columns: Sequence[str], source: MetaTensor, target: Me
         image, image_path = (source, pair.source) if column.startswith("source") else (target, pair.target)
         path = getattr(pair, column)
         if path is None:
-            values = torch.zeros_like(image.as_tensor()[:1], dtype=torch.uint8)
+            values = torch.zeros_like(image.as_tensor()[:1], dtype=torch.bool)
+        elif column in LESIONS:
+            values = read_mask(path, image, image_path, allow_empty=True)
         else:
             values = read_labels(path, image, image_path)
-        if column in LESIONS:
-            values = (values != 0).to(torch.uint8)
         maps[column] = MetaTensor(values, affine=image.affine)
     return maps
 

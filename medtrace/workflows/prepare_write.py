@@ -104,7 +104,9 @@ def _write_images(
         for kind, volume in written.items():
             part = volume[..., start:stop]
             entry[kind] = f"images/{name}_{kind}.nii.gz"
-            write_image(folder / entry[kind], part, here, "uint8" if kind in case.maps else "float32")
+            if kind in case.maps:
+                part = part.to(torch.int32)
+            write_image(folder / entry[kind], part, here)
         yield Item(entry, tuple(part.shape), tuple(map(float, spacing_of(here))))
 
 

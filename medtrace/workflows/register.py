@@ -18,14 +18,13 @@ from torch import Tensor
 
 from medtrace.checks import check_positive
 from medtrace.data.preparation import IntensityMap, Preparation
-from medtrace.data.reading import read_image
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
+from medtrace.guard.notices import collecting
 from medtrace.io import save_trace
 from medtrace.networks import MetamorphicOutput
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.objectives import InstanceRegistration, MetamorphicEnergy
 from medtrace.objectives.instance import RefinementStep
-from medtrace.objectives.objective import plain
 from medtrace.objectives.registration import Pair, RegistrationObjective
 from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
@@ -110,7 +109,7 @@ def register(
         source: a file or DICOM folder (see `medtrace.data.reading`).
         target: likewise, with as many channels.
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
-        mask: pathology of the target on its grid, non-zero inside: where intensity may change.
+        mask: pathology of the target on its grid (see `data.masks`): where intensity may change.
         source_mask: pathology of the source on its grid; it moves with the source.
         run: folder left by `medtrace train metaregnet`; None registers by instance optimisation alone.
         refine: gradient steps on this pair's own flows; by default 100 without a run and none with one.
@@ -142,16 +141,17 @@ def register(
     out = Path(out)
     _check_request(out, run, refine, spacing, figure, overwrite)
     check_page(out, report, overwrite)
-    pair = read_pair(
-        Path(source),
-        Path(target),
-        _path(mask),
-        _path(source_mask),
-        source_series=source_series,
-        target_series=target_series,
-        resample_tilt=resample_tilt,
-    )
-    carried = None if labels is None else _read_labels(Path(labels), pair, Path(source))
+    with collecting() as notices:
+        pair = read_pair(
+            Path(source),
+            Path(target),
+            _path(mask),
+            _path(source_mask),
+            _path(labels),
+            source_series=source_series,
+            target_series=target_series,
+            resample_tilt=resample_tilt,
+        )
     started = time.perf_counter()
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         method = _method(run, refine, smoothness, pair, device, _reporter(bar))
@@ -179,11 +179,12 @@ def register(
         "run": None if run is None else Path(run).name,
         "refine": steps,
         "working_shape": list(grid.shape),
+        **({"notices": [notice.text for notice in notices]} if notices else {}),
         **{name: value for name, value in found._asdict().items() if name != "trace"},
     }
     save_trace(trace, out, method=type(method.objective).__name__, metadata=metadata, overwrite=overwrite)
     if figure is not None:
-        transferred = None if carried is None else trace.transfer(carried)
+        transferred = None if pair.source_labels is None else trace.transfer(pair.source_labels)
         title = " to ".join(names.values()) or None
         save_figure(overlay_figure(trace, pair.target, transferred, title=title), figure)
     if report:
@@ -219,17 +220,6 @@ def _check_request(
         check_positive("spacing", spacing)
     if figure is not None and Path(figure).suffix not in SUFFIXES:
         raise ValueError(f"figure: expected a name ending in {', '.join(SUFFIXES)}, received {figure}")
-
-
-def _read_labels(path: Path, pair: ScanPair, source: Path) -> Tensor:
-    labels = plain(read_image(path))
-    labels = labels[..., 0] if pair.spatial_dims == 2 and labels.ndim == 4 else labels
-    if labels.shape != (1, *pair.source.shape[1:]):
-        raise ValueError(
-            f"{path}: expected labels on the grid {tuple(pair.source.shape[1:])} of {source}, received"
-            f" {tuple(labels.shape)}; resample them"
-        )
-    return labels.round().to(torch.int32)
 
 
 def _method(

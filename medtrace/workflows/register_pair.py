@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.preparation import IntensityMap, Preparation, find_foreground
-from medtrace.data.reading import is_picture, read_image, read_mask
+from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
 from medtrace.networks import MetamorphicOutput
@@ -38,6 +39,8 @@ class ScanPair:
     source_mask: Tensor | None
     mask: Tensor | None
     picture: bool
+    source_labels: Tensor | None = None
+    """(1, *spatial) int32, a segmentation of the source."""
 
     @property
     def spatial_dims(self) -> int:
@@ -69,6 +72,7 @@ def read_pair(
     target: Path,
     mask: Path | None = None,
     source_mask: Path | None = None,
+    source_labels: Path | None = None,
     *,
     source_series: str | int | None = None,
     target_series: str | int | None = None,
@@ -81,6 +85,7 @@ def read_pair(
         target: likewise.
         mask: pathology of the target, on its grid.
         source_mask: pathology of the source, on its grid.
+        source_labels: segmentation of the source, on its grid.
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
@@ -102,6 +107,7 @@ def read_pair(
         None if path is None else read_mask(path, image, image_path)
         for path, image, image_path in ((source_mask, moving, source), (mask, fixed, target))
     ]
+    regions.append(None if source_labels is None else read_labels(source_labels, moving, source))
     for path, image in ((source, moving), (target, fixed)):
         try:
             check_orthogonal("affine", image.affine.numpy())  # before minutes of work that could not be saved
@@ -120,8 +126,8 @@ def read_pair(
     def cut(values: Tensor) -> Tensor:
         return plain(values)[..., 0] if flat[0] and values.ndim == 4 else plain(values)
 
-    masks = [None if region is None else cut(region) for region in regions]
-    return ScanPair(cut(moving), cut(fixed), affines[0], affines[1], masks[0], masks[1], is_picture(source))
+    source_region, region, labels = (None if values is None else cut(values) for values in regions)
+    return ScanPair(cut(moving), cut(fixed), affines[0], affines[1], source_region, region, is_picture(source), labels)
 
 
 def _kind(path: Path) -> str:

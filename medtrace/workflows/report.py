@@ -7,9 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai.data import MetaTensor
 from torch import Tensor
 
-from medtrace.data.reading import read_image
+from medtrace.data.masks import ON_GRID, check_same_grid, read_labels
+from medtrace.data.reading import is_picture, read_image
 from medtrace.io import load_trace
 from medtrace.io.trace_folder import INDEX
 from medtrace.report.certificate import certificate_of
@@ -73,8 +75,10 @@ def report(
             ReportCase(
                 name,
                 trace,
-                target=_read(targets[number], trace.image, chosen[number], resample_tilt) if targets else None,
-                labels=_read(labels[number], trace.source) if labels else None,
+                target=_target(Path(targets[number]), trace, Path(folder), chosen[number], resample_tilt)
+                if targets
+                else None,
+                labels=_labels(Path(labels[number]), trace, Path(folder)) if labels else None,
                 method=index.get("method"),
                 notes=(f"metadata: {json.dumps(metadata)}",) if metadata else (),
                 certificate=certificate_of(folder),
@@ -115,12 +119,21 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     raise ValueError(f"folders: expected each once, received {', '.join(map(str, folders))}")
 
 
-def _read(
-    path: str | os.PathLike[str], like: Tensor, series: str | int | None = None, resample_tilt: bool = False
+def _target(
+    path: Path, trace: Trace, folder: Path, series: str | int | None = None, resample_tilt: bool = False
 ) -> Tensor:
-    image = read_image(Path(path), series, resample_tilt=resample_tilt).as_tensor()
-    if image.ndim > like.ndim and image.shape[-1] == 1:
-        image = image[..., 0]
-    if image.shape[1:] != like.shape[1:]:
-        raise ValueError(f"{path}: expected the grid {tuple(like.shape[1:])}, received {tuple(image.shape[1:])}")
-    return image
+    like = _as_read(path, trace.image, trace.affine)
+    image = read_image(path, series, resample_tilt=resample_tilt)
+    check_same_grid(image, path, like, folder, ON_GRID)
+    return image.as_tensor().reshape(-1, *trace.image.shape[1:])
+
+
+def _labels(path: Path, trace: Trace, folder: Path) -> Tensor:
+    labels = read_labels(path, _as_read(path, trace.source, trace.source_affine), folder)
+    return labels.reshape(-1, *trace.source.shape[1:])
+
+
+def _as_read(path: Path, image: Tensor, affine: Tensor) -> MetaTensor:
+    """A trace's image as its file would have been read: a slice of a scan has three axes."""
+    flat = image.ndim == 3 and not is_picture(path)
+    return MetaTensor(image[..., None] if flat else image, affine=affine)

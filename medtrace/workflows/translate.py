@@ -16,8 +16,9 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from medtrace.checks import check_positive
+from medtrace.data.masks import read_mask
 from medtrace.data.preparation import FILE, Preparation
-from medtrace.data.reading import is_picture, read_image, read_mask
+from medtrace.data.reading import is_picture, read_image
 from medtrace.fields import warp
 from medtrace.geometry.resampling import (
     Reorientation,
@@ -27,6 +28,7 @@ from medtrace.geometry.resampling import (
     shifted_affine,
     spacing_of,
 )
+from medtrace.guard.notices import collecting
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.networks.patches import PatchInferer
@@ -170,8 +172,9 @@ def translation(
     bar: Progress,
 ) -> Translation:
     """What `translate` writes, without writing it; `load` gives the run's objective once the image could be read."""
-    scan = read_image(image, series, resample_tilt=resample_tilt)
-    foreground = None if mask is None else read_mask(Path(mask), scan, image)
+    with collecting() as notices:
+        scan = read_image(image, series, resample_tilt=resample_tilt)
+        foreground = None if mask is None else read_mask(Path(mask), scan, image)
     objective = load()
     preparation = run_preparation(run, objective, picture=is_picture(image))
     if preparation.picture != is_picture(image):
@@ -199,6 +202,8 @@ def translation(
         source_affine=scan.affine,
     )
     metadata = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
+    if notices:
+        metadata["notices"] = [notice.text for notice in notices]
     if patches is not None:
         metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
     return Translation(trace, type(objective).__name__, metadata)

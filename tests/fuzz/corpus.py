@@ -66,6 +66,14 @@ def _nifti(name: str, data: np.ndarray | None = None) -> Callable[[Path], None]:
     return make
 
 
+def _nifti_pair(folder: Path) -> None:
+    nibabel.save(nibabel.Nifti1Pair(volume(), AFFINE.numpy()), folder / "image.img")
+
+
+def _freesurfer(folder: Path) -> None:
+    nibabel.save(nibabel.MGHImage(volume(), AFFINE.numpy()), folder / "image.mgz")
+
+
 def _nifti2(folder: Path) -> None:
     nibabel.save(nibabel.Nifti2Image(volume(), AFFINE.numpy()), folder / "image.nii")
 
@@ -240,6 +248,8 @@ BAD: dict[str, Kind] = {
 KINDS: dict[str, Kind] = {
     "nifti": Kind("image.nii", _nifti("image.nii"), _at(reading.read_image, "image.nii")),
     "nifti.gz": Kind("image.nii.gz", _nifti("image.nii.gz"), _at(reading.read_image, "image.nii.gz")),
+    "nifti pair": Kind("image.hdr", _nifti_pair, _at(reading.read_image, "image.img")),
+    "mgz": Kind("image.mgz", _freesurfer, _at(reading.read_image, "image.mgz")),
     "nifti2": Kind("image.nii", _nifti2, _at(io.read_image, "image.nii")),
     "nrrd": Kind("image.nrrd", _itk("image.nrrd"), _at(reading.read_image, "image.nrrd")),
     "nrrd gzip": Kind("image.nrrd", _itk("image.nrrd", True), _at(reading.read_image, "image.nrrd")),

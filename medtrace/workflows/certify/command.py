@@ -8,9 +8,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
+from medtrace.data.masks import ON_GRID, check_same_grid
 from medtrace.data.reading import read_image
 from medtrace.io import load_trace
 from medtrace.trace import Trace
@@ -20,7 +21,6 @@ from medtrace.workflows.certify.provenance import provenance, provenance_check, 
 from medtrace.workflows.certify.record import Certificate, Check, Status
 from medtrace.workflows.certify.thresholds import Thresholds
 
-GRID_TOLERANCE_MM = 0.01
 RADIUS_FORMAT = "medtrace conformal radius"
 
 
@@ -96,7 +96,7 @@ def certify(
     trace = load_trace(folder)
     told = None if radius is None else radius_check(radius)
     origin = provenance(folder, run, source)
-    wanted = None if target is None else _read_target(target, trace, target_series, resample_tilt)
+    wanted = None if target is None else _read_target(target, trace, folder, target_series, resample_tilt)
     checks = trace_checks(trace, limits, target=wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run's network warns of what the checks measure
@@ -113,24 +113,18 @@ def certify(
 
 
 def _read_target(
-    path: str | os.PathLike, trace: Trace, series: str | int | None = None, resample_tilt: bool = False
+    path: str | os.PathLike,
+    trace: Trace,
+    folder: Path,
+    series: str | int | None = None,
+    resample_tilt: bool = False,
 ) -> Tensor:
-    scan = read_image(Path(path), series, resample_tilt=resample_tilt)
+    path = Path(path)
+    scan = read_image(path, series, resample_tilt=resample_tilt)
     shape = trace.image.shape[1:]
-    values = scan.as_tensor().float()
-    if trace.spatial_dims == 2 and values.ndim == 4 and values.shape[-1] == 1:
-        values = values[..., 0]
-    corner = torch.tensor([*(size - 1 for size in (*shape, 1)[:3]), 1], dtype=torch.float64)
-    apart = max(
-        float(((scan.affine - trace.affine) @ point).abs().max())
-        for point in (corner, torch.eye(4, dtype=torch.float64)[3])
-    )
-    if values.shape[1:] != shape or apart > GRID_TOLERANCE_MM:
-        raise ValueError(
-            f"{path}: expected the grid of the trace's image, {tuple(shape)}, received {tuple(values.shape[1:])}"
-            f" ({apart:.3g} mm apart at a corner); give the registration's target"
-        )
-    return values
+    own = trace.image.reshape(-1, *shape, *(1,) * (scan.ndim - trace.image.ndim))
+    check_same_grid(scan, path, MetaTensor(own, affine=trace.affine), f"{folder}'s image", ON_GRID)
+    return scan.as_tensor().float().reshape(-1, *shape)
 
 
 def radius_check(path: str | os.PathLike) -> Check:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from medtrace import __version__
+from medtrace.data.masks import ON_GRID
 from medtrace.data.reading import read_image
+from medtrace.geometry.grid import Grid
 from medtrace.io.digest import file_hashes, sha256
 from medtrace.io.trace_folder import INDEX
 from medtrace.trace import Trace
@@ -85,10 +87,15 @@ def provenance_check(
 
 
 def _differs(trace: Trace, source: str | os.PathLike, series: str | int | None, resample_tilt: bool) -> str | None:
-    image = read_image(Path(source), series, resample_tilt=resample_tilt).as_tensor().float()
+    scan = read_image(Path(source), series, resample_tilt=resample_tilt)
+    grid = Grid.of(scan)
+    image = scan.as_tensor().float()
     image = image[..., 0] if trace.spatial_dims == 2 and image.ndim == 4 and image.shape[-1] == 1 else image
     if image.shape != trace.source.shape:
         return f"the input's grid {tuple(image.shape)} is not that of the trace's source, {tuple(trace.source.shape)}"
+    own = Grid((*image.shape[1:], 1)[: len(grid.shape)], trace.source_affine)
+    if not grid.coincides(own, ON_GRID):
+        return f"the input lies up to {grid.distance(own):.3g} mm off the trace's source"
     apart = float((image - trace.source).abs().max())
     span = float(image.max() - image.min())
     if apart > VALUE_TOLERANCE * span:
