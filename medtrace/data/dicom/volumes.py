@@ -21,7 +21,7 @@ SEPARATE = {
     "Rows": 0.0,
     "Columns": 0.0,
     "PixelSpacing": 1e-4,
-    "ImageOrientationPatient": 1e-4,
+    "ImageOrientationPatient": 5e-4,
     "StackID": 0.0,
     "EchoNumbers": 0.0,
     "EchoTime": 1e-2,
