@@ -20,9 +20,8 @@ from tests.fuzz.runner import Outcome, report, run, spread
 # Readers in C and C++ are broken in child processes only, which take seconds to start: see the slow test.
 IN_PYTHON = [
     "nifti", "nifti.gz", "nifti2", "nifti pair", "mgz", "trace.json", "dicom headers", "dicom registration",
-    "learn2reg npz", "fsl warp",
-    "pairs csv", "pairs json", "dataset.json", "preparation", "certificate", "thresholds", "landmarks", "scores",
-    "checkpoint", "legacy checkpoint", "config",
+    "learn2reg npz", "fsl warp", "pairs csv", "pairs json", "dataset.json", "preparation", "certificate",
+    "thresholds", "landmarks", "scores", "checkpoint", "legacy checkpoint", "config",
 ]  # fmt: skip
 
 

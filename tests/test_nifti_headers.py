@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from medtrace import io
 from medtrace.cli import app
-from medtrace.data.masks import inside_of, read_labels, read_mask
+from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.reading import read_image
 from medtrace.guard.notices import Notice
 from medtrace.io.transforms import image_affine
 from medtrace.trace import Trace
+from medtrace.transforms.mask_rule import inside_of
 from medtrace.transforms.naming import read_image as read_for_transforms
 from medtrace.transforms.nifti_voxels import nifti_voxels
 from tests.cases import common, nifti_headers
@@ -309,3 +310,17 @@ def test_real_oblique_scans_are_where_itk_has_them(name, real_data):
     np.testing.assert_allclose(image_affine(itk), image.affine.numpy(), atol=1e-3)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(itk).T, image[0].numpy())
     assert not lines
+
+
+def test_masks_of_histogram_training_are_read_as_all_masks(written):
+    from medtrace.transforms import HistogramStandardization
+
+    folder, _ = written("mask_probability")
+    image = read_image(folder / "image.nii.gz")
+    inside = read_mask(folder / "on_it.nii.gz", image, "image")
+    by_path = HistogramStandardization.train([folder / "image.nii.gz"], [folder / "on_it.nii.gz"])
+    assert by_path.of() == HistogramStandardization.train([image], [inside]).of()
+    for name in ("mask_elsewhere", "mask_flipped"):
+        folder, _ = written(name)
+        with pytest.raises(ValueError, match=r"on_it\.nii\.gz.*mm off"):
+            HistogramStandardization.train([folder / "image.nii.gz"], [folder / "on_it.nii.gz"])

@@ -223,7 +223,7 @@ def test_errors_are_one_line(tmp_path, slices):
         ([slices.source, slices.target, "--mask", everywhere], "a mask that covers all of it"),
         ([slices.source, slices.target, "--spacing", -1], "spacing"),
         ([slices.source, slices.target, "--figure", "a.txt"], "expected a name ending in .png"),
-        ([slices.source, slices.target, "--labels", volume], "expected labels on the grid"),
+        ([slices.source, slices.target, "--labels", volume], "expected the grid (32, 36, 1)"),
         ([slices.source, slices.target, "--run", tmp_path], "is missing"),
     ):
         assert expected in error_of(*arguments, "--out", slices.out)

@@ -15,6 +15,8 @@ from medtrace.transforms import SliceExtraction, SliceExtractiond
 SHAPE = (5, 6, 7)
 TO_RAS = torch.tensor([[1.0, 0.1, 0.05, -3], [-0.1, 1.5, 0.1, 4], [-0.05, -0.1, 2.0, 5], [0, 0, 0, 1]]).double()
 
+LARGER = TO_RAS @ torch.diag(torch.tensor([2.0, 2, 2, 1])).double()
+
 
 def volume(affine=TO_RAS, shape=SHAPE, name="head.nii.gz"):
     """A volume whose three channels are the RAS mm of each voxel."""
@@ -171,9 +173,7 @@ def test_dictionary_mask_and_missing_keys():
         (lambda: SliceExtraction()(volume(torch.zeros(4, 4))), "expected an invertible 4x4"),
         (lambda: SliceExtractiond("x", mask_key="mask"), "set center"),
         (
-            lambda: SliceExtractiond(["a", "b"])(
-                {"a": volume(), "b": volume(TO_RAS @ torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=TO_RAS.dtype)))}
-            ),
+            lambda: SliceExtractiond(["a", "b"])({"a": volume(), "b": volume(LARGER)}),
             "b: expected the grid of 'a'",
         ),
         (lambda: SliceExtractiond("a", allow_missing_keys=True)({}), "add a volume"),

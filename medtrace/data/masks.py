@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
-from torch.nn import functional as F
 
 from medtrace.data.reading import read_values
 from medtrace.geometry.grid import Grid
 from medtrace.guard.notices import notify
+from medtrace.transforms.mask_rule import ON_GRID, inside_of
 
 LARGEST_LABEL = 65535
-FEW = 16
-"""Whole numbers up to which a mask of several is a label map."""
-FULL_SCALES = (100.0, 255.0, 1000.0, 4095.0, 32767.0, 65535.0)
-"""Largest values by which a mask of a few whole numbers may be one of fractions that were scaled."""
-DUST = 1e-3
-"""Largest value below which a mask holds rounding errors alone."""
-ON_GRID = 0.02
-"""Of the smallest voxel edge: how far off a mask or label map may lie, whose header another program rounded."""
-_RESTING, _EQUAL = 0.5, 0.6
-"""Of the voxels below the largest value: those without a higher neighbor, and pairs of neighbors that are equal. Label
-maps of up to 9 mm voxels have .72 and .97, resampled masks at most .15 and .42."""
-
-
-class Inside(NamedTuple):
-    """What of a mask is inside, and by which rule."""
-
-    inside: Tensor
-    """Boolean, of the shape of the values."""
-    rule: str | None
-    """In words; None where a mask has one positive value and the rest is 0."""
 
 
 def read_mask(path: str | Path, image: Tensor, image_path: str | Path, *, allow_empty: bool = False) -> Tensor:
@@ -72,81 +51,6 @@ def read_mask(path: str | Path, image: Tensor, image_path: str | Path, *, allow_
     if bool(inside.all()):
         notify(path, "the mask covers the entire image: every voxel is inside")
     return inside
-
-
-def inside_of(values: Tensor) -> Inside:
-    """Which voxels of a mask are inside.
-
-    NaN and negative values are outside. With one positive value, that is inside. With several:
-
-    - fractions (a probability map, a resampled mask): what is below half of the largest value is outside;
-    - up to 16 whole numbers (such as 1, 2, 4): a label map, of which every positive label is inside;
-    - more of them, or 100, 255 or another full scale as the largest: a label map if at least half of the voxels below
-      the largest value have no higher neighbor, or (of many) 60 % of these voxels' neighbors are equal, as in regions
-      of an anatomical segmentation; else a resampled mask, whose rim rises from voxel to voxel.
-
-    Args:
-        values: (1, *spatial), or two or three axes alone.
-
-    Returns:
-        The voxels and the rule.
-
-    Raises:
-        ValueError: if a value is infinite, or no value reaches 0.001.
-
-    Example:
-        >>> inside_of(torch.tensor([[0.0, 0.1, 0.5, 1.0, float("nan")]])).inside.tolist()
-        [[False, False, True, True, False]]
-        >>> inside_of(torch.tensor([[0, 1, 2, 4]])).inside.tolist()
-        [[False, True, True, True]]
-    """
-    numbers = values.detach().as_subclass(Tensor)
-    if bool(torch.isposinf(numbers).any()) if numbers.is_floating_point() else False:
-        raise ValueError("the mask holds infinity, which is neither inside nor outside; make it 0 and 1")
-    positive = numbers > 0
-    apart = " (NaN and negative values are outside)" if bool((~(numbers >= 0)).any()) else ""
-    found = torch.unique(numbers[positive])
-    if not len(found):
-        return Inside(positive, f"a mask{apart}" if apart else None)
-    largest = float(found[-1])
-    if largest < DUST:
-        raise ValueError(
-            f"the mask's largest value is {largest:g}, as rounding leaves it in an empty one; mark the foreground with"
-            " 1, or leave it out"
-        )
-    if len(found) == 1:
-        return Inside(positive, f"a mask of {largest:g}{apart}" if apart else None)
-    if bool((found == found.round()).all()) and _is_label_map(numbers, positive, found):
-        text = (
-            f"a label map of {len(found)} labels ({float(found[0]):g} to {largest:g}) as a mask: every positive label"
-        )
-        return Inside(positive, f"{text} is inside{apart}")
-    text = f"a mask of {len(found)} positive values: what is below half of the largest, {largest / 2:g}, is outside"
-    return Inside(numbers >= largest / 2, f"{text}{apart}")
-
-
-def _is_label_map(numbers: Tensor, positive: Tensor, found: Tensor) -> bool:
-    """Whether several whole numbers are labels: a few, or such as do not rise towards the largest as a rim does."""
-    largest = float(found[-1])
-    if len(found) <= FEW and largest not in FULL_SCALES:
-        return True
-    volume = numbers.float().reshape((*numbers.shape, 1, 1)[:4])
-    lower = (positive & (numbers < largest)).reshape(volume.shape)
-    highest_around = F.max_pool3d(volume[None], 3, stride=1, padding=1)[0]
-    if int(((highest_around == volume) & lower).sum()) >= _RESTING * int(lower.sum()):
-        return True
-    return len(found) > FEW and _equal_neighbors(volume, lower) >= _EQUAL
-
-
-def _equal_neighbors(volume: Tensor, region: Tensor) -> float:
-    """Fraction of the pairs of neighbors in a region, both (1, X, Y, Z), whose values are equal."""
-    pairs = equal = 0
-    for axis in range(1, volume.ndim):
-        count = volume.shape[axis] - 1
-        both = region.narrow(axis, 0, count) & region.narrow(axis, 1, count)
-        pairs += int(both.sum())
-        equal += int((both & (volume.narrow(axis, 0, count) == volume.narrow(axis, 1, count))).sum())
-    return equal / max(pairs, 1)
 
 
 def read_labels(path: str | Path, image: Tensor, image_path: str | Path) -> Tensor:

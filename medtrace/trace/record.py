@@ -280,6 +280,8 @@ class Trace:
             TypeError: if target or region is no tensor.
             ValueError: if a shape is wrong or the region is empty.
         """
+        for name, value in (("target", target), ("region", region)):
+            check_own_grid(name, value, self.affine)
         return make_ledger(self, target, region)
 
     def __repr__(self) -> str:

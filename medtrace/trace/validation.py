@@ -40,7 +40,7 @@ def affine_or_identity(name: str, affine: Tensor | None, device: torch.device) -
     return value
 
 
-def check_own_grid(name: str, value: Tensor, affine: Tensor) -> None:
+def check_own_grid(name: str, value: Any, affine: Tensor) -> None:
     """Check that an image (C, *spatial) that carries an affine lies on the grid that its shape fits.
 
     The identity, which MONAI gives an image whose place nobody told, says nothing.
@@ -49,7 +49,9 @@ def check_own_grid(name: str, value: Tensor, affine: Tensor) -> None:
         ValueError: if not; it tells the distance.
     """
     own = getattr(value, "affine", None)
-    if own is None or own.shape != (4, 4) or bool((own.cpu().double() == torch.eye(4, dtype=torch.float64)).all()):
+    if own is None or value.ndim not in (3, 4) or own.shape != (4, 4):
+        return
+    if torch.equal(own.detach().as_subclass(Tensor).cpu().double(), torch.eye(4, dtype=torch.float64)):
         return
     grid, expected = Grid.of(value), Grid.of(value, affine)
     if not grid.coincides(expected, _ON_GRID):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform
 from monai.utils.enums import TransformBackends
@@ -16,7 +17,10 @@ from monai.utils.type_conversion import convert_to_dst_type
 from torch import Tensor
 
 from ..checks import check_floating, check_number
+from ..geometry.grid import Grid
+from ..guard.notices import notify
 from .histogram_landmarks import HistogramLandmarks, as_landmarks
+from .mask_rule import ON_GRID, inside_of
 from .masks import as_mask
 from .naming import as_image, as_item, named, one_per_key, plain, read_image
 from .nifti_voxels import nifti_voxels
@@ -324,9 +328,28 @@ def _paired(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Any, Any]]
         mask = next(remaining, missing)
         if mask is missing:
             raise ValueError(f"masks: expected one mask per image, received {number}; pass as many as images")
-        yield f"image {number}", read_image(f"image {number}", image), read_image(f"mask {number}", mask)
+        loaded = read_image(f"image {number}", image)
+        yield f"image {number}", loaded, _loaded_mask(f"mask {number}", mask, loaded)
     if next(remaining, missing) is not missing:
         raise ValueError(f"masks: expected {number + 1}, one per image, received more; pass as many as images")
+
+
+def _loaded_mask(name: str, mask: Any, image: Any) -> Any:
+    """A mask that a path names, by the rule of masks in files and on the image's grid; any other as it is."""
+    if not isinstance(mask, (str, Path)):
+        return mask
+    loaded = read_image(name, mask)
+    if isinstance(image, MetaTensor) and loaded.shape[1:] == image.shape[1:]:
+        own, grid = Grid.of(loaded), Grid.of(image)
+        if not own.coincides(grid, ON_GRID):
+            raise ValueError(f"{named(name, mask)}: lies up to {own.distance(grid):.3g} mm off its image; resample it")
+    try:
+        inside, rule = inside_of(plain(loaded))
+    except ValueError as error:
+        raise ValueError(f"{named(name, mask)}: {error}") from error
+    if rule is not None:
+        notify(mask, rule)
+    return inside
 
 
 def _mask_of(item: Mapping[Hashable, Any], mask_key: str | None) -> Any:

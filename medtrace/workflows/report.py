@@ -10,13 +10,14 @@ from pathlib import Path
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medtrace.data.masks import ON_GRID, check_same_grid, read_labels
+from medtrace.data.masks import check_same_grid, read_labels
 from medtrace.data.reading import is_picture, read_image
 from medtrace.io import load_trace
 from medtrace.io.trace_folder import INDEX
 from medtrace.report.certificate import certificate_of
 from medtrace.report.viewer import ReportCase, write_report
 from medtrace.trace import Trace
+from medtrace.transforms.mask_rule import ON_GRID
 
 REPORT = "report.html"
 

@@ -11,10 +11,11 @@ from typing import Any
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medtrace.data.masks import ON_GRID, check_same_grid
+from medtrace.data.masks import check_same_grid
 from medtrace.data.reading import read_image
 from medtrace.io import load_trace
 from medtrace.trace import Trace
+from medtrace.transforms.mask_rule import ON_GRID
 from medtrace.workflows.certify.checks import trace_checks
 from medtrace.workflows.certify.probes import Translator, run_checks, translator_checks, without_run
 from medtrace.workflows.certify.provenance import provenance, provenance_check, without_names

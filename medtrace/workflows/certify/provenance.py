@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from medtrace import __version__
-from medtrace.data.masks import ON_GRID
 from medtrace.data.reading import read_image
 from medtrace.geometry.grid import Grid
 from medtrace.io.digest import file_hashes, sha256
 from medtrace.io.trace_folder import INDEX
 from medtrace.trace import Trace
+from medtrace.transforms.mask_rule import ON_GRID
 from medtrace.workflows.certify.record import Check, Status
 from medtrace.workflows.runs import CONFIG, WEIGHTS
 
