@@ -56,6 +56,14 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory) -> Path:
+    """The run folder of a training of seconds; who changes it changes a copy."""
+    from medtrace.workflows.train import train
+
+    return train("tracetrans", out=tmp_path_factory.mktemp("smoke") / "run", smoke=True, device="cpu")
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium that playwright drives."""

@@ -21,6 +21,7 @@ from medtrace.workflows.certify.calibration import judge_spoiled, judgement_tabl
 from medtrace.workflows.certify.checks import independent_field, trace_checks
 from medtrace.workflows.certify.corruption import SPOILERS, moved_voxel, true_trace
 from medtrace.workflows.certify.probes import equivariance, identical_pair_check, translator_checks
+from medtrace.workflows.certify.record import judged
 from medtrace.workflows.certify.run_calibration import answer_table, question_run
 from medtrace.workflows.register import register
 from medtrace.workflows.report import report
@@ -124,6 +125,16 @@ def test_similarity_and_range():
     assert measure.similarity(picture, torch.rand(1, 16, 16), region) < 1.5
     assert measure.outside_range(torch.tensor([0.0, 1.04, 1.06, -0.06]), torch.tensor([0.0, 1.0])) == 0.5
     assert measure.contrast_loss(0.5 * picture, picture) == pytest.approx(0.5)
+
+
+def test_disagreement_is_told_by_its_95th_percentile():
+    """Distances of 0, 1, ... 100 voxels of 2 mm: mean and median are 100 mm, and 95 of 100 lie below 190 mm."""
+    claimed, independent = torch.zeros(2, 101, 1), torch.zeros(2, 101, 1)
+    claimed[0, :, 0] = torch.arange(101.0)
+    figures = measure.agreement(
+        claimed, independent, torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])), torch.ones(1, 101, 1, dtype=torch.bool)
+    )
+    assert tuple(figures) == (100.0, 190.0, 100.0, 0.0)
 
 
 def test_smooth_displacement_is_small_smooth_and_still_at_the_border():
@@ -352,6 +363,26 @@ def test_wrong_thresholds(tmp_path, text, message):
     (tmp_path / "limits.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         Thresholds.load(tmp_path / "limits.yaml")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_status_only_worsens(order):
+    """The jump fails (above 1), the round trip at the border warns (above .5), whichever is judged first."""
+    figures = {"largest_jump_voxels": 2.0, "border_p95_voxels": 0.75, "interior_p95_voxels": 0.05}
+    check = judged("field", dict(list(figures.items())[::order]), Thresholds(), "well")
+    assert check.status == Status.FAIL
+    assert sorted(check.reason.split("; ")) == [
+        "border_p95_voxels is 0.75, above 0.5",
+        "largest_jump_voxels is 2, above 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [(0.5, Status.PASS), (0.5001, Status.WARN), (1.0, Status.WARN), (1.0001, Status.FAIL), (float("nan"), Status.FAIL)],
+)
+def test_limits_are_the_last_values_that_are_well(value, status):
+    assert judged("field", {"largest_jump_voxels": value}, Thresholds(), "well").status == status
 
 
 def test_verdict_is_the_worst_check():

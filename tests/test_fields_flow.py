@@ -168,6 +168,19 @@ def test_a_fold_has_no_inverse_for_every_point():
     assert inverse_consistency(invert(ddf).ddf, ddf).max() > 1
 
 
+@pytest.mark.parametrize("gradients", [False, True], ids=["compiled", "differentiable"])
+def test_a_point_that_leaves_the_grid_has_no_inverse_to_miss(gradients):
+    """One step takes (0, 8) to (-3, 2), where the border has (3, 0): 6 are left, and do not count; (10, 8) stays."""
+    ddf = torch.zeros(1, 2, 16, 16)
+    ddf[0, 0, 0] = 3.0
+    ddf[0, 1, 0, 8] = 6.0
+    points = torch.tensor([[0.0, 8.0], [10.0, 8.0]]).T[None]
+    result = invert(ddf.requires_grad_(gradients), iterations=1, points=points)
+    assert result.ddf[0].T.tolist() == [[-3.0, -6.0], [0.0, 0.0]]
+    assert (result.ddf + sample(ddf, points + result.ddf))[0].T.tolist() == [[0.0, -6.0], [0.0, 0.0]]
+    assert result.residual.tolist() == [0.0]
+
+
 def test_inverse_at_given_points():
     shape = (24, 26)
     ddf = exponentiate(smooth(1, shape, 2.0))

@@ -9,6 +9,7 @@ from scipy.spatial import ConvexHull
 
 from medtrace.fields import (
     exponentiate,
+    folded_voxels,
     identity_grid,
     jacobian_determinant,
     non_diffeomorphic_fraction,
@@ -123,6 +124,18 @@ def test_single_slice_is_judged_in_its_plane():
         torch.testing.assert_close(jacobian_determinant(volume).flatten(1), jacobian_determinant(flat).flatten(1))
     assert non_diffeomorphic_fraction(flat).min() > 0
     assert non_diffeomorphic_fraction(torch.zeros(1, 3, 1, 1, 1)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_image_of_one_row_is_judged_along_it(axis):
+    """0, 1, 2, 3 go to 0, 2.5, 2, 3: the second and third change places, which turns half a voxel over."""
+    ddf = torch.zeros(1, 2, 1, 4)
+    ddf[0, 1, 0, 1] = 1.5
+    if axis == 0:
+        ddf = ddf.transpose(2, 3).flip(1)
+    assert non_diffeomorphic_volume(ddf).tolist() == [0.5]
+    assert non_diffeomorphic_fraction(ddf).tolist() == [0.5]
+    assert folded_voxels(ddf).flatten().tolist() == [False, True, True, False]
 
 
 def test_flow_of_a_smooth_velocity_does_not_fold_and_its_double_addition_does():

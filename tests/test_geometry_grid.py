@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medtrace.geometry import Grid, check_invertible, is_singular
+from medtrace.geometry.resampling import shape_at_spacing
 
 
 def scaled(*sizes):
@@ -82,3 +83,10 @@ def test_distance_is_that_of_the_worst_voxel():
 def test_what_is_no_grid_is_refused(shape, affine, message):
     with pytest.raises(ValueError, match=message):
         Grid(shape, affine)
+
+
+def test_axes_within_a_hundredth_of_the_wanted_size_keep_their_voxels():
+    """200 voxels of .995 mm are 199 of 1 mm, and stay 200; of 1.05 mm they are 210, and of .95 mm 190."""
+    assert shape_at_spacing((200, 200, 200), (0.995, 1.05, 0.95), (1.0, 1.0, 1.0)) == (200, 210, 190)
+    assert shape_at_spacing((1000, 1000), (1.009, 1.011), (1.0, 1.0)) == (1000, 1011)
+    assert shape_at_spacing((1, 3), (1.0, 1.0), (4.0, 7.0)) == (1, 1)

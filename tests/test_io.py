@@ -236,6 +236,17 @@ def test_int16_keeps_a_65535th_of_the_range(tmp_path):
     assert (read_image(tmp_path / "image.nii")[0] - image).abs().max() <= 3000 / 65535
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])
+def test_a_soft_mask_is_stored_as_it_is(tmp_path, dtype):
+    """In 65535 steps between its extremes, .3 would become .299992 or .300008; and it is no whole number."""
+    image = torch.randint(255, (1, 6, 5, 4)).float()
+    mask = torch.full((1, 6, 5, 4), 0.3)
+    mask[:, :2], mask[:, 4:] = 0.0, 1.0
+    trace = Trace.build(image, image, torch.zeros(3, 6, 5, 4), mask=mask)
+    save_trace(trace, tmp_path / "trace", dtype=dtype)
+    assert torch.equal(load_trace(tmp_path / "trace").mask, mask)
+
+
 @pytest.mark.parametrize("options", ["plain", "mask and velocity", "channels", "fewer channels out"])
 @pytest.mark.parametrize("kind", SHAPES)
 def test_a_trace_comes_back(tmp_path, kind, options):

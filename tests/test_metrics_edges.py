@@ -184,6 +184,16 @@ class TestDice:
         value = edge_dice(first, second, mask, data_range=RANGE, threshold="quantile", quantile=0.75)
         assert value.item() == pytest.approx(expected)
 
+    def test_quantile_rounds_its_share_up(self):
+        """Slopes of a parabola are 2, 4, 6, 8, 10: half of five is two and a half, so that three lie below."""
+        rising = (torch.arange(7.0) ** 2).expand(1, 1, 7, 7)
+        mask = torch.zeros(1, 1, 7, 7, dtype=torch.bool)
+        mask[..., 3, 1:6] = True
+        options = {"data_range": (0, 36), "threshold": "quantile", "quantile": 0.5}
+        assert edge_dice(rising, rising, mask, **options).item() == 1
+        # The last two columns and the first two: three each would meet in the middle, 2 * 1 / 6.
+        assert edge_dice(rising, rising.flip(-1), mask, **options).item() == 0
+
     def test_contrast_does_not_matter_to_relative_thresholds(self):
         first, second = noise(1, 1, 20, 20), noise(1, 1, 20, 20)
         for threshold in ("otsu", "quantile"):

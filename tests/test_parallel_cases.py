@@ -407,6 +407,26 @@ def test_several_workers_give_the_bytes_of_one(tmp_path):
         assert [file for file in one if one[file] != two[file] and not file.endswith(".h5")] == []
 
 
+@pytest.mark.parametrize(
+    ("names", "one"),
+    [
+        (["a.dcm", "b.png"], True),
+        (["1", "2", "a.nii.gz", "b.nrrd"], True),
+        (["1", "a.nii.gz", "b.nrrd"], False),
+        (["1.ima", "2.ima", "a.png"], True),
+        (["a.png"], False),
+        (["a.dcm", "notes.pdf", ".hidden.png", ".b.png"], True),
+        ([], True),
+    ],
+)
+def test_a_folder_is_one_series_unless_pictures_outnumber_its_slices(tmp_path, names, one):
+    from medtrace.workflows.image_list import is_one_image
+
+    for name in names:
+        (tmp_path / name).touch()
+    assert is_one_image(tmp_path) is one
+
+
 def test_names_cannot_collide(tmp_path):
     from medtrace.workflows.image_list import is_one_image, list_images
 

@@ -111,6 +111,26 @@ def test_foreground():
     assert torch.equal(find_foreground(two), (two != 0).any(dim=0, keepdim=True))
 
 
+@pytest.mark.parametrize(("zeros", "background"), [(3, False), (4, True), (5, True), (20, True)])
+def test_a_tenth_of_the_border_makes_zero_the_background(zeros, background):
+    """The border of 11 x 11 pixels has 40 of them."""
+    image = torch.ones(1, 11, 11)
+    image[0, 0, :11].view(-1)[: min(zeros, 11)] = 0
+    image[0, 1:, 0][: max(0, zeros - 11)] = 0
+    image[0, 5, 5] = 0
+    assert int((image == 0).sum()) == zeros + 1
+    expected = image != 0 if background else torch.ones_like(image, dtype=torch.bool)
+    assert torch.equal(find_foreground(image), expected)
+
+
+def test_one_outlier_does_not_move_the_window():
+    """Two levels lie one deviation off their mean; one among a hundred lies 9.95 above, its 99.9th percentile 8.95."""
+    even, odd = np.array([0.0] * 50 + [1.0] * 50), np.array([0.0] * 99 + [1.0])
+    assert fit_contrast([even, 3 * even + 7], standardise=False).window == pytest.approx((-1, 1))
+    assert fit_contrast([odd], standardise=False).window == pytest.approx((-0.1005, 8.955), abs=1e-3)
+    assert fit_contrast([even, odd, even], standardise=False).window == pytest.approx((-1, 1))
+
+
 def test_channels_have_maps_of_their_own():
     image = torch.cat([skull_stripped(), 10 * skull_stripped(1)])
     normalised, map_ = Preparation(spatial_dims=3).normalise(image)

@@ -246,6 +246,12 @@ def test_contrast_change_follows_a_linear_change_and_an_unchanged_image():
     assert torch.equal(contrast_change(warped, warped), torch.zeros_like(warped))
 
 
+def test_contrast_change_stays_beyond_the_outermost_means():
+    """Two bins, (0, 1) and (2, 3), with means .5 and 2.5, at which the difference is 1 and 5: 2 in each unit."""
+    warped, image = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]]), torch.tensor([[[0.0, 3.0, 6.0, 9.0]]])
+    assert contrast_change(warped, image, bins=2).tolist() == [[[1.0, 2.0, 4.0, 5.0]]]
+
+
 def test_contrast_change_of_a_constant_image_is_the_mean_difference():
     image = torch.rand(2, 6, 7)
     change = contrast_change(torch.full_like(image, 0.25), image)

@@ -17,7 +17,7 @@ from medtrace.fields import exponentiate
 from medtrace.io import load_trace
 from medtrace.objectives import Objective, affines_of, plain
 from medtrace.trace import Trace
-from medtrace.workflows.translate import translate
+from medtrace.workflows.translate import _moved_foreground, translate
 
 pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
 
@@ -209,6 +209,20 @@ def test_background_moves_with_the_field(tmp_path):
     trace = translate(shift_run(tmp_path / "run", [3.0, 0.0]), scan, tmp_path / "out", progress=False)
     background = trace.image[0].numpy() == 0
     np.testing.assert_array_equal(background[:-3], data[3:] == 0)
+
+
+@pytest.mark.parametrize(
+    ("shift", "moved"), [(0.25, [3, 4, 5]), (0.75, [2, 3, 4]), (-0.25, [3, 4, 5]), (0.0, [3, 4, 5])]
+)
+def test_the_foreground_ends_at_half_a_voxel(shift, moved):
+    """A quarter of a voxel on, pixel 2 is a quarter foreground and pixel 5 three quarters."""
+    foreground = torch.zeros(1, 4, 9, dtype=torch.bool)
+    foreground[..., 3:6] = True
+    ddf = torch.zeros(2, 4, 9)
+    ddf[1] = shift
+    result = _moved_foreground(foreground, ddf)
+    assert [column for column in range(9) if result[0, :, column].all()] == moved
+    assert int(result.sum()) == 4 * 3
 
 
 def test_slices_are_batched_and_empty_ones_left_alone(tmp_path, monkeypatch):

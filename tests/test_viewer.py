@@ -146,6 +146,20 @@ def test_points_through_two_oblique_grids(open_page):
     assert not np.allclose(before[1], reading(page, "target-mm"), atol=0.5)
 
 
+def test_a_point_beyond_the_other_image_shows_its_last_slice(open_page):
+    """The translation has the first four of the source's eight slices."""
+    source = torch.rand(1, 12, 12, 8)
+    trace = Trace.build(source, source[..., :4], torch.zeros(3, 12, 12, 4), source_affine=torch.eye(4))
+    page = open_page(ReportCase("shorter", trace))
+    for place, shown in ((7, 3), (4, 3), (2, 2)):
+        page.evaluate("slice => medtrace.point('source', [6, 6, slice])", place)
+        page.wait_for_timeout(80)
+        assert reading(page, "source-voxel")[2] == place
+        assert page.evaluate("[medtrace.sliceOf('source'), medtrace.sliceOf('target')]") == [place, shown]
+    slices = "places => places.map((place) => medtrace.model.planes.axial.target.slice([0, 0, place]))"
+    assert page.evaluate(slices, [-3, -0.6, 0.4, 2.6, 3.4, 99]) == [0, 0, 0, 3, 3, 3]
+
+
 WHOLE_SLICES = """async (name) => {
     const { mapSlice, originPoints, locatedPoints } = await import("viewer/slices");
     const { correspondence: c, planes } = medtrace.model;

@@ -1,9 +1,8 @@
 """Which code a configuration would run, and whether medtrace ships it.
 
-MONAI's configurations are programs: `_target_` names a class or function to call, `$` starts a Python expression, and
-`%` takes in another file. A run folder or bundle that came from elsewhere may therefore do anything when it is built.
-medtrace builds one only if every such entry stands at the same place of a bundle that it ships (plain values may
-differ), or if the user says so.
+MONAI's configurations are programs (see `medtrace.guard.configuration_language`). A run folder or bundle that came from
+elsewhere may therefore do anything when it is built. medtrace builds one only if every entry that is not known to be
+data stands at the same place of a bundle that it ships (plain values may differ), or if the user says so.
 """
 
 from __future__ import annotations
@@ -11,39 +10,49 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 import medtrace
+from medtrace.guard.configuration_language import (
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    TARGET,
+    Code,
+    Node,
+    PlainTargets,
+    TooLarge,
+    code_in,
+    is_data_key,
+    is_data_value,
+    nodes,
+    starts_as_code,
+)
+from medtrace.guard.plain_yaml import read_yaml
 
 BUNDLES = Path(medtrace.__file__).parent / "bundles"
 ALLOW = "MEDTRACE_ALLOW_FOREIGN_CODE"
 """Environment variable that `medtrace --allow-foreign-code` sets."""
 MAX_BYTES = 1 << 20
-MAX_ENTRIES, MAX_DEPTH = 20_000, 50
 _SHOWN = 12
-_CODE_STARTS = ("$", "%")
+_OTHER_USES = ("inference", "evaluate")
+"""Files of a bundle that no training takes in."""
 _DEVICE = re.compile(r"\$torch\.device\('[a-z]+(:\d+)?'\)")  # what `--device` leaves in a run
 _INDEX = re.compile(r"(?<=#)\d+(?=#|$)")
-
-
-class Code(NamedTuple):
-    """An entry that runs code when the configuration is built."""
-
-    place: str
-    """MONAI's id, such as "train#handlers#0#_target_"."""
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.text}"
+_MERGED = re.compile(r"(^|#)\+")  # before a key of an overlay, adds to a list or mapping
 
 
 class ForeignCodeError(ValueError):
     """A configuration would run code that medtrace does not ship."""
+
+
+class _Shipped(NamedTuple):
+    codes: Mapping[str, frozenset[str]]
+    """Place → the texts that are code there."""
+    keys: frozenset[tuple[str, str]]
+    """Place of the mapping and key, of the keys that are ids."""
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -54,7 +63,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no mapping in YAML, or too large, deep or long to be a configuration.
+        ValueError: if it is no mapping in YAML, has an entry twice or a merge (`<<`), or is too large, deep or long to
+            be a configuration.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,44 +72,34 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: expected a configuration of at most {MAX_BYTES} bytes, received a larger file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path}: cannot be read as a configuration ({reason}); take an intact copy") from error
+        content = read_yaml(path.read_text(encoding="utf-8"), MAX_ENTRIES, MAX_DEPTH)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, received {error}; take an intact copy") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as a configuration ({_printable(str(error))})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of entries, received {type(content).__name__}")
-    try:
-        for _ in entries(content):
-            pass
-    except _TooMuch:
-        raise ValueError(
-            f"{path}: expected at most {MAX_ENTRIES} entries, {MAX_DEPTH} deep, received more; it is no configuration"
-        ) from None
     return content
 
 
-def code_in(config: Mapping[str, Any]) -> list[Code]:
-    """All entries of a configuration that run code or take in a file: `_target_`, `$...` and `%...`."""
-    found = []
-    for place, value in entries(config):
-        is_target = place == "_target_" or place.endswith("#_target_")
-        if is_target or (isinstance(value, str) and value.startswith(_CODE_STARTS)):
-            found.append(Code(place, str(value)))
-    return found
-
-
-def foreign_code(config: Mapping[str, Any]) -> list[Code]:
+def foreign_code(config: Mapping[str, Any], training: bool = True) -> list[Code]:
     """The code of a configuration that is in no shipped bundle; of the bundle that it is closest to.
 
     A code counts as shipped if the same text stands at the same place of the bundle's `train.yaml` or of an overlay
     (the place in a list does not matter). Where a shipped expression says what goes into the run folder, nothing else
-    may stand there, for a plain path would let a run write elsewhere.
+    may stand there, for a plain path would let a run write elsewhere. A reference may also lead to data.
+
+    Args:
+        config: as `read_config` gives it.
+        training: what a training takes in; off, what a bundle is used for otherwise (`inference.yaml`) counts as well.
     """
-    differing = [_differing(config, bundle) for bundle in _shipped_names()]
+    differing = [_differing(config, _shipped(bundle, training)) for bundle in _shipped_names()]
     return min(differing, key=len)
 
 
-def check_code(config: Mapping[str, Any], path: str | os.PathLike, allow: bool | None = None) -> list[Code]:
+def check_code(
+    config: Mapping[str, Any], path: str | os.PathLike, allow: bool | None = None, training: bool = True
+) -> list[Code]:
     """Refuse a configuration with code that medtrace does not ship, unless that is allowed.
 
     Args:
@@ -107,6 +107,7 @@ def check_code(config: Mapping[str, Any], path: str | os.PathLike, allow: bool |
         path: its file, for the message.
         allow: run it nevertheless, after telling on stderr what would run; None asks the environment variable
             MEDTRACE_ALLOW_FOREIGN_CODE, which `medtrace --allow-foreign-code` sets.
+        training: as for `foreign_code`.
 
     Returns:
         The foreign code that is allowed; none where medtrace ships all.
@@ -114,30 +115,36 @@ def check_code(config: Mapping[str, Any], path: str | os.PathLike, allow: bool |
     Raises:
         ForeignCodeError: if there is such code and it is not allowed.
     """
-    foreign = foreign_code(config)
+    try:
+        foreign = foreign_code(config, training)
+    except TooLarge:
+        raise ValueError(
+            f"{path}: expected at most {MAX_ENTRIES} entries, {MAX_DEPTH} deep, received more; it is no configuration"
+        ) from None
     if not foreign:
         return foreign
-    allowed = os.environ.get(ALLOW, "") not in ("", "0") if allow is None else allow
-    if allowed:
+    if code_is_allowed() if allow is None else allow:
         print(f"medtrace: {path} runs code that medtrace does not ship:", file=sys.stderr)
         for code in foreign:
             print(f"  {_printable(str(code))}", file=sys.stderr)
         return foreign
-    shown = "; ".join(_printable(str(code)) for code in foreign[:_SHOWN])
-    more = f"; and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
     raise ForeignCodeError(
-        f"{path}: would run code that medtrace does not ship ({shown}{more}); if you trust whoever made it as you trust"
-        " a program, use `medtrace --allow-foreign-code ...`"
+        f"{path}: would run code that medtrace does not ship ({_shown(foreign)}); if you trust whoever made it as you"
+        " trust a program, use `medtrace --allow-foreign-code ...`"
     )
+
+
+def code_is_allowed() -> bool:
+    """Whether the environment variable MEDTRACE_ALLOW_FOREIGN_CODE allows code that medtrace does not ship."""
+    return os.environ.get(ALLOW, "") not in ("", "0")
 
 
 def note_own_code(config: Mapping[str, Any]) -> None:
     """Tell on stderr that a run is being made with code from the command line, which loading it will ask about."""
     foreign = foreign_code(config)
     if foreign:
-        shown = "; ".join(_printable(str(code)) for code in foreign[:_SHOWN])
         print(
-            f"medtrace: note: the run holds code of yours ({shown}); commands that read it will want"
+            f"medtrace: note: the run holds code of yours ({_shown(foreign)}); commands that read it will want"
             " `medtrace --allow-foreign-code ...`",
             file=sys.stderr,
         )
@@ -146,55 +153,35 @@ def note_own_code(config: Mapping[str, Any]) -> None:
 def as_plain(path: str | os.PathLike) -> str:
     """A path that a configuration holds as text, even if its name begins as an expression or a reference does."""
     text = os.fspath(path)
-    return os.path.join(".", text) if text.startswith((*_CODE_STARTS, "@")) else text
-
-
-class _TooMuch(Exception):
-    pass
-
-
-def entries(config: Any) -> Iterator[tuple[str, Any]]:
-    """Place and value of every plain entry, and of `_target_` whatever its kind."""
-    count = 0
-    stack: list[tuple[str, Any, int]] = [("", config, 0)]
-    while stack:
-        place, value, depth = stack.pop()
-        count += 1
-        if count > MAX_ENTRIES or depth > MAX_DEPTH:
-            raise _TooMuch
-        if isinstance(value, Mapping):
-            items: Sequence[tuple[Any, Any]] = list(value.items())
-        elif isinstance(value, (list, tuple)):
-            items = list(enumerate(value))
-        else:
-            yield place, value
-            continue
-        if place == "_target_" or place.endswith("#_target_"):
-            yield place, value
-        for key, inner in reversed(items):
-            name = str(key).replace("::", "#")
-            stack.append((f"{place}#{name}" if place else name, inner, depth + 1))
+    return os.path.join(".", text) if starts_as_code(text) else text
 
 
 def _anywhere(place: str) -> str:
     """A place without its numbers in lists, which overlays move."""
-    return _INDEX.sub("*", place)
+    return _INDEX.sub("*", _MERGED.sub(r"\1", place))
 
 
-def _differing(config: Mapping[str, Any], bundle: str) -> list[Code]:
-    shipped = _shipped(bundle)
+def _differing(config: Mapping[str, Any], shipped: _Shipped) -> list[Code]:
     found = []
-    for code in code_in(config):
-        known = shipped.get(_anywhere(code.place), frozenset())
-        if code.text not in known and not (code.place == "device" and _DEVICE.fullmatch(code.text)):
-            found.append(code)
-    seen = {code.place for code in found}
-    for place, value in entries(config):
-        known = shipped.get(_anywhere(place), frozenset())
-        writes = [text for text in known if "@run_dir" in text]
-        if writes and str(value) not in known and place not in seen:
-            found.append(Code(place, str(value)))
+    plain_targets: PlainTargets | None = None
+    for node in nodes(config):
+        known, text = shipped.codes.get(_anywhere(node.place), frozenset()), str(node.value)
+        foreign = not is_data_key(node) and not _is_shipped_key(node, text in known, shipped)
+        if not foreign and text not in known:
+            if is_data_value(node):
+                foreign = any("@run_dir" in code for code in known)
+            elif not (node.place == "device" and _DEVICE.fullmatch(text)):
+                plain_targets = plain_targets or PlainTargets(config)
+                foreign = node.key == TARGET or text not in plain_targets
+        if foreign:
+            found.append(Code(node.place, text))
     return found
+
+
+def _is_shipped_key(node: Node, as_shipped: bool, shipped: _Shipped) -> bool:
+    """Whether a key that is no data is a bundle's own: an id with any value, anything else with the bundle's."""
+    own = isinstance(node.key, str) and (_anywhere(node.parent), node.key) in shipped.keys
+    return own and (as_shipped or "#" in node.key)
 
 
 @cache
@@ -203,14 +190,23 @@ def _shipped_names() -> tuple[str, ...]:
 
 
 @cache
-def _shipped(bundle: str) -> Mapping[str, frozenset[str]]:
-    """Place → the codes that `train.yaml` and the overlays of a bundle have there."""
-    found: dict[str, set[str]] = {}
+def _shipped(bundle: str, training: bool) -> _Shipped:
+    """What `train.yaml` and the overlays of a bundle have that is code."""
+    codes: dict[str, set[str]] = {}
+    keys: set[tuple[str, str]] = set()
     for file in sorted((BUNDLES / bundle / "configs").glob("*.yaml")):
-        for place, text in code_in(read_config(file)):
-            # "+" before a key of an overlay adds to a list or mapping.
-            found.setdefault(_anywhere(re.sub(r"(^|#)[+~]", r"\1", place)), set()).add(text)
-    return {place: frozenset(texts) for place, texts in found.items()}
+        if training and file.stem in _OTHER_USES:
+            continue
+        config = read_config(file)
+        for place, text in code_in(config):
+            codes.setdefault(_anywhere(place), set()).add(text)
+        keys.update((_anywhere(node.parent), node.key) for node in nodes(config) if not is_data_key(node))
+    return _Shipped({place: frozenset(texts) for place, texts in codes.items()}, frozenset(keys))
+
+
+def _shown(codes: list[Code]) -> str:
+    more = f"; and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
+    return "; ".join(_printable(str(code)) for code in codes[:_SHOWN]) + more
 
 
 def _printable(text: str) -> str:

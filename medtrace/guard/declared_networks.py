@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from medtrace.guard.configurations import entries
+from medtrace.guard.configuration_language import entries
 from medtrace.guard.declared_size import memory_limit
 
 MAX_MODULES = 20_000

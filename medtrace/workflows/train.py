@@ -13,33 +13,17 @@ from typing import Any
 
 import torch
 import yaml
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
 from medtrace.data import Preparation
 from medtrace.data.dataset import read_index
-from medtrace.guard.configurations import BUNDLES, as_plain, check_code, note_own_code, read_config
+from medtrace.guard.configurations import as_plain, check_code, note_own_code, read_config
 from medtrace.guard.declared_networks import check_networks
 from medtrace.storage.files import locked, remove_partial_files, write_whole
+from medtrace.workflows.bundle_files import TrainingWorkflow, bundle_folder, overlay_file
 from medtrace.workflows.runs import CONFIG
 
 PREPARATION = "preparation.json"
-
-
-def bundle_folder(name: str) -> Path:
-    """Folder of the bundle called `name`, or of the folder of a bundle made elsewhere.
-
-    Raises:
-        ValueError: if there is none, or it runs code that medtrace does not ship and that is not allowed (see
-            `medtrace.guard.configurations`).
-    """
-    if (Path(name) / "configs" / "train.yaml").is_file():
-        for file in sorted((Path(name) / "configs").glob("*.yaml")):
-            check_code(read_config(file), file)
-        return Path(name)
-    names = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir())
-    if name not in names:
-        raise ValueError(f"name: expected one of {', '.join(names)}, received {name!r}")
-    return BUNDLES / name
 
 
 def train(
@@ -104,20 +88,14 @@ def train(
             check_networks(config, out / CONFIG)
         values = {"run_dir": as_plain(out)}  # wherever the folder has been moved to, it is written to and no other
     else:
-        files = [bundle / "configs" / "train.yaml", *(_overlay(bundle, overlay) for overlay in names)]
+        files = [bundle / "configs" / "train.yaml", *(overlay_file(bundle, overlay) for overlay in names)]
         values = {"bundle_root": as_plain(bundle), "run_dir": as_plain(out)}
         if dataset is not None:
             values |= _of_dataset(Path(dataset))
     values["resume"] = resume
     if device is not None:
         values["device"] = f"$torch.device({device!r})"
-    workflow = ConfigWorkflow(
-        config_file=[str(file) for file in files],
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        **values,
-    )
+    workflow = TrainingWorkflow(files, bundle, values)
     _override(workflow.parser, overrides or {})
     if not _leads():
         _run(workflow)
@@ -144,7 +122,7 @@ def _leads() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def _run(workflow: ConfigWorkflow) -> None:
+def _run(workflow: TrainingWorkflow) -> None:
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -199,14 +177,6 @@ def _override(parser: ConfigParser, overrides: Mapping[str, Any]) -> None:
             hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
             raise ValueError(f"overrides: {name!r} is no entry of the configuration; {hint}")
         parser[name] = value
-
-
-def _overlay(bundle: Path, overlay: str) -> Path:
-    path = bundle / "configs" / f"{overlay}.yaml"
-    if not path.is_file():
-        names = sorted(file.stem for file in (bundle / "configs").glob("*.yaml"))
-        raise ValueError(f"overlays: expected some of {', '.join(names)}, received {overlay!r}")
-    return path
 
 
 def _without_metadata(config: Mapping[str, Any]) -> dict[str, Any]:

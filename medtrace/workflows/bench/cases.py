@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data import TraceBench
+from medtrace.guard.configurations import check_code, read_config
 from medtrace.workflows.runs import CONFIG
 
 
@@ -27,12 +28,15 @@ class Cases:
 
         Raises:
             KeyError: if it has no such entry.
+            ValueError: if it would run code that medtrace does not ship and that is not allowed.
             TypeError: if the entry is no TraceBench.
         """
         from monai.bundle import ConfigParser
 
         parser = ConfigParser()
-        parser.read_config(str(run / CONFIG))
+        config = read_config(run / CONFIG)
+        check_code(config, run / CONFIG)
+        parser.read_config(config)
         named = parser.get_parsed_content(f"data#{entry}")
         if not isinstance(named, TraceBench):
             raise TypeError(
