@@ -5,16 +5,11 @@
 | `.nii`, `.nii.gz` | nibabel | (i, j, k) of the file | its own, voxel to RAS mm |
 | `.nrrd`, `.nhdr`, `.mha`, `.mhd`, `.dcm`, a folder of one DICOM series | ITK | (i, j, k), the first axis fastest | \
 LPS turned into RAS |
-| `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | Pillow | (x, y): *columns first* | diag(-1, -1, 1, 1) |
-
-MONAI's `PILReader` transposes a picture, so that its first axis runs along a row to the right and its second down;
-medtrace keeps that, because it is NIfTI's and ITK's order too, and adds the affine that ITK gives a picture: 1 mm
-pixels, x to the left and y to the back of the body, which viewers show upright. EXIF rotation is applied.
+| `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | see `pictures` | (x, y): *columns first* | diag(-1, -1, 1, 1) |
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +20,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from monai.data import ITKReader, MetaTensor, NibabelReader
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from medtrace.data.pictures import PICTURES, read_picture
+from medtrace.data.pictures import is_picture as is_picture
 from medtrace.geometry.grid import is_singular
-from medtrace.guard.declared_size import check_declared, check_dicom, check_metaimage, check_nifti, check_nrrd
+from medtrace.guard.declared_size import check_dicom, check_metaimage, check_nifti, check_nrrd
 
 NIFTI = (".nii", ".nii.gz")
 ITK_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
@@ -40,24 +36,17 @@ _ITK_KINDS = {
     ".mhd": ("MetaImageIO", check_metaimage),
     ".dcm": ("GDCMImageIO", check_dicom),
 }
-_PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _POSITION = "0020|0032"
 _UNEVEN = 0.1
 """Largest difference of two gaps between slices, as a share of the mean gap."""
-PICTURE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
 
-def is_picture(path: str | Path) -> bool:
-    """Whether a path names a picture (PNG, JPEG, ...) and not a scan."""
-    return str(path).lower().endswith(PICTURES)
-
-
-def read_image(path: str | Path) -> MetaTensor:
+def read_image(path: str | Path, page: int | None = None) -> MetaTensor:
     """Read a scan or a picture and check that it can be worked with.
 
     Args:
         path: a file of the kinds in the module's table, or a folder of one DICOM series.
+        page: of a picture that has several, from 1.
 
     Returns:
         float32 (C, X, Y, Z) for a scan (a 2D one has Z = 1) or (C, X, Y) for a picture (C is 1 or 3), in the
@@ -67,7 +56,7 @@ def read_image(path: str | Path) -> MetaTensor:
         FileNotFoundError: if there is nothing at the path.
         ValueError: if it cannot be read, holds NaN or infinity, or is constant; the message names the file.
     """
-    image = _read(Path(path))
+    image = _read(Path(path), page)
     _check_values(path, image)
     return image
 
@@ -149,7 +138,7 @@ def check_same_grid(first: Tensor, first_path: str | Path, second: Tensor, secon
         )
 
 
-def _read(path: Path) -> MetaTensor:
+def _read(path: Path, page: int | None = None) -> MetaTensor:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
     name = path.name.lower()
@@ -164,7 +153,7 @@ def _read(path: Path) -> MetaTensor:
         # The reader that the ending names: by its content, ITK would hand the file to any of thirty.
         return _scan(path, ITKReader(imageio=getattr(itk, reader).New()), f"{path.suffix[1:].upper()} file")
     if name.endswith(PICTURES):
-        return _picture(path)
+        return read_picture(path, page)
     raise ValueError(
         f"{path}: unknown kind of file; expected {', '.join((*NIFTI, *ITK_FORMATS, *PICTURES))} or a DICOM folder"
     )
@@ -247,37 +236,6 @@ def _check_even(folder: Path, files: Sequence[str]) -> None:
             f"{folder}: expected evenly spaced slices, received gaps of {gaps.min():.3g} to {gaps.max():.3g} mm; look"
             " for missing or doubled slices"
         )
-
-
-def _picture(path: Path) -> MetaTensor:
-    try:
-        # From memory, where a part that claims gigabytes brings what is there.
-        with Image.open(io.BytesIO(path.read_bytes()), formats=_PICTURE_FORMATS) as opened:
-            shape = (*opened.size, len(opened.getbands()))
-            check_declared(path, shape, 1, path.stat().st_size, packed=True)
-            opened.load()
-            picture = ImageOps.exif_transpose(opened)
-        data = np.moveaxis(np.asarray(_plain_mode(path, picture)), 0, 1)
-    except _Refused as error:
-        raise ValueError(str(error)) from None
-    except Exception as error:  # Pillow's plugins raise what they like on a broken file
-        raise ValueError(f"{path}: cannot be read as a picture ({_first_line(error)}); export it again") from error
-    image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
-    image = image[None] if image.ndim == 2 else image.movedim(-1, 0)
-    return MetaTensor(image, affine=PICTURE_AFFINE.clone())
-
-
-def _plain_mode(path: Path, picture: Image.Image) -> Image.Image:
-    """Grey or RGB; transparency has no meaning here unless it is nowhere used."""
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA" if picture.mode != "LA" else "LA")
-        alpha = picture.getchannel("A").getextrema()
-        if alpha != (255, 255):
-            raise _Refused(f"{path}: has transparent pixels; flatten the picture onto a background first")
-        return picture.convert("L" if picture.mode == "LA" else "RGB")
-    if picture.mode in ("1", "L"):
-        return picture.convert("L")
-    return picture if picture.mode.startswith(("I", "F")) else picture.convert("RGB")
 
 
 def _check_values(path: str | Path, image: Tensor) -> None:
