@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from medtrace.data.pair_list import Pair
+from medtrace.data.reading import read_image
 from medtrace.storage.cases import content_digest
 
 ROLES = ("source", "target")
@@ -52,12 +53,17 @@ def check_files(pairs: Sequence[Pair]) -> None:
         if len(group) > 1 and size:
             for image in group:
                 contents[_digest(image.path)].append(image)
+    for group in contents.values():
+        if len(group) > 1 and not _is_readable(group[0].path):
+            group.clear()
     for message in _doubled(contents).values():
         raise ValueError(message)
 
 
 def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The pairs that hold an image which an earlier one has too, read and compared voxel by voxel.
+
+    A source and a target of one pair with the same voxels in two files are let be: nothing may have changed.
 
     Args:
         pairs: of all splits.
@@ -68,7 +74,8 @@ def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> 
     """
     contents: dict[str, list[_Image]] = defaultdict(list)
     for pair in pairs:
-        for role, digest in zip(ROLES, digests.get(pair.name, ())):
+        of_pair = digests.get(pair.name, ())
+        for role, digest in zip(ROLES, of_pair[:1] if len(set(of_pair)) == 1 else of_pair):
             contents[digest].append(_Image(pair, role))
     return _doubled(contents)
 
@@ -106,6 +113,15 @@ def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str]
     if contents[0] == contents[1] and None not in contents[0]:
         return f"{image.origin}: is the same pair as {other.origin} ({files}); remove one"
     return None
+
+
+def _is_readable(path: Path) -> bool:
+    """Broken files that are alike are no leak; their reader says what is wrong with them."""
+    try:
+        read_image(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _size(path: Path) -> object:

@@ -160,7 +160,7 @@ def _by_pillow(path: Path, content: bytes, page: int | None, compressed: Excepti
         opened.seek(chosen_page(getattr(opened, "n_frames", 1), page))
         mode = opened.mode
         if compressed is not None and not mode.startswith(("I", "F")):
-            raise PictureError(f"{compressed}; save it without compression")
+            raise PictureError(f"{compressed}; save it without compression, or install imagecodecs")
         check_declared(path, (*opened.size, len(opened.getbands())), _bytes_of(mode), len(content), packed=True)
         opened.load()
         return np.asarray(_plain_mode(ImageOps.exif_transpose(opened)))
@@ -196,19 +196,20 @@ def _check_key(pixels: np.ndarray, key: Any) -> None:
 def _deep_png(path: Path, content: bytes, page: int | None) -> np.ndarray:
     """Color of 16 bits, of which Pillow keeps 8."""
     with Image.open(io.BytesIO(content), formats=("PNG",)) as opened:
-        count, size, bands = getattr(opened, "n_frames", 1), opened.size, opened.getbands()
+        opened.verify()  # its checksums: the reader below would fill the gaps of a damaged file
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as opened:
+        count, size, channels = getattr(opened, "n_frames", 1), opened.size, {2: 3, 4: 2, 6: 4}[content[25]]
         chosen_page(count, page)
         if count > 1:
             raise PictureError(f"has {count} pages of 16-bit color; save the one that is wanted alone")
-        check_declared(path, (*size, len(bands)), 2, len(content), packed=True)
+        check_declared(path, (*size, channels), 2, len(content), packed=True)
         key, orientation = opened.info.get("transparency"), opened.getexif().get(ExifTags.Base.Orientation, 1)
-        opened.verify()  # its checksums: the reader below would fill the gaps of a damaged file
-    if bands == ("L", "A"):
+    if channels == 2:
         raise PictureError("stores 16-bit gray with transparency; flatten the picture onto a background first")
     pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
-    if pixels.dtype != np.uint16 or pixels.shape != (size[1], size[0], len(bands)):
+    if pixels.dtype != np.uint16 or pixels.shape != (size[1], size[0], channels):
         raise PictureError(f"stores 16-bit color, of which {pixels.dtype} is read; save it as TIFF")
-    pixels = without_alpha(pixels, 65535) if len(bands) == 4 else pixels
+    pixels = without_alpha(pixels, 65535) if channels == 4 else pixels
     _check_key(pixels, key)
     return turned(pixels, orientation)
 

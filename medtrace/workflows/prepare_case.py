@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
+from medtrace.data.duplicates import voxel_digest
 from medtrace.data.layouts import Pair
 from medtrace.data.preparation import Axis, find_foreground
 from medtrace.data.reading import check_same_grid, read_image, read_mask
@@ -40,6 +41,7 @@ class Settings:
     resize: int | None
     align: bool
     standardize: bool
+    page: int | None = None
 
 
 def checked_settings(
@@ -52,6 +54,7 @@ def checked_settings(
     resize: int | None,
     align: bool,
     standardize: bool,
+    page: int | None = None,
 ) -> Settings:
     check_choice("spatial_dims", spatial_dims, (2, 3))
     check_choice("axis", axis, [str(choice) for choice in Axis])
@@ -75,6 +78,7 @@ def checked_settings(
         resize=resize,
         align=align,
         standardize=standardize,
+        page=page,
     )
 
 
@@ -91,6 +95,8 @@ class Case:
     rigid: RigidMotion | None
     maps: Mapping[str, Tensor]
     """Lesions and labels, (1, *spatial) uint8, by their name in a prepared item."""
+    digests: tuple[str, str]
+    """Of the voxels of source and target, as they were read."""
 
 
 def read_case(
@@ -108,7 +114,8 @@ def read_case(
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
     """
-    source, target = read_image(pair.source), read_image(pair.target)
+    source, target = read_image(pair.source, settings.page), read_image(pair.target, settings.page)
+    digests = voxel_digest(plain(source)), voxel_digest(plain(target))
     if source.shape[0] != target.shape[0]:
         raise ValueError(
             f"{pair.target}: expected {source.shape[0]} channel(s) as {pair.source}, received {target.shape[0]};"
@@ -119,7 +126,7 @@ def read_case(
         check_same_grid(target, pair.target, source, pair.source)
     maps: dict[str, Any] = dict(read_maps(pair, columns, source, target))
     if pictures:
-        return _picture_case(pair, settings, source, target, mask, maps)
+        return _picture_case(pair, settings, source, target, mask, maps, digests)
     tissue = [find_foreground(source), find_foreground(target)]
     moved = plain(target)
     if settings.align:
@@ -128,7 +135,7 @@ def read_case(
         maps |= {name: _moved_labels(labels, source, rigid) for name, labels in onto.items()}
     if mask is not None:
         tissue = [mask, mask]
-    case = Case(pair, plain(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps))
+    case = Case(pair, plain(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps), digests)
     return _oriented(case, settings)
 
 
@@ -139,13 +146,14 @@ def _picture_case(
     target: MetaTensor,
     mask: Tensor | None,
     maps: Mapping[str, Tensor],
+    digests: tuple[str, str],
 ) -> Case:
     if settings.spatial_dims == 3:
         raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
     before, after = (plain(image)[..., None] for image in (source, target))
     inside = torch.ones_like(before[:1], dtype=torch.bool) if mask is None else mask[..., None]
     flat = entries_of({name: plain(values)[..., None] for name, values in maps.items()})
-    return Case(pair, before, after, inside, inside, source.affine, None, flat)
+    return Case(pair, before, after, inside, inside, source.affine, None, flat, digests)
 
 
 def _oriented(case: Case, settings: Settings) -> Case:
@@ -164,7 +172,7 @@ def _oriented(case: Case, settings: Settings) -> Case:
         tissue = [resize(region.float(), shape) > 0.5 for region in tissue]
         maps = {name: resize_labels(labels, shape) for name, labels in maps.items()}
         affine = resized_affine(affine, own_shape, shape)
-    return Case(case.pair, images[0], images[1], tissue[0], tissue[1], affine, case.rigid, maps)
+    return Case(case.pair, images[0], images[1], tissue[0], tissue[1], affine, case.rigid, maps, case.digests)
 
 
 def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, ...]:
