@@ -137,12 +137,13 @@ def test_unequal_grids(capfd, tmp_path, raw):
     save(raw / "other.nii.gz", scan(), np.diag([1.0, 1.0, 1.5, 1.0]))
     line = prepare(capfd, tmp_path)
     assert re.search(r"other.nii.gz: lies up to 2.5 mm off .*0a.nii.gz, whose voxels it should share; resample", line)
-    Image.fromarray(np.eye(9, dtype=np.uint8)).save(raw / "a.png")
-    Image.fromarray(np.eye(8, dtype=np.uint8)).save(raw / "b.png")
-    rows = [{"subject": f"S{n}", "source": "a.png", "target": "b.png"} for n in "abc"]
+    for number, size in ((n, size) for n in "abc" for size in (9, 8)):
+        picture = np.eye(size, dtype=np.uint8) * ord(number)
+        Image.fromarray(picture).save(raw / f"{number}{'a' if size == 9 else 'b'}.png")
+    rows = [{"subject": f"S{n}", "source": f"{n}a.png", "target": f"{n}b.png"} for n in "abc"]
     (raw / "pairs.json").write_text(json.dumps(rows))
     line = prepare(capfd, tmp_path)
-    assert re.search(r"b.png: expected the grid \(9, 9\) of .*a.png, received \(8, 8\); resample", line)
+    assert re.search(r"ab.png: expected the grid \(9, 9\) of .*aa.png, received \(8, 8\); resample", line)
 
 
 def test_wrong_channel_count(capfd, tmp_path, raw):
@@ -150,7 +151,8 @@ def test_wrong_channel_count(capfd, tmp_path, raw):
     write_list(raw, target="two.nii.gz")
     line = prepare(capfd, tmp_path)
     assert re.search(r"two.nii.gz: expected 1 channel\(s\) as .*0a.nii.gz, received 2; convert", line)
-    write_list(raw, source="two.nii.gz", target="two.nii.gz")
+    save(raw / "other.nii.gz", np.stack([scan(2), scan(3)], axis=-1))
+    write_list(raw, source="two.nii.gz", target="other.nii.gz")
     assert re.search(r"\.nii\.gz: .*expected [12] channel\(s\)", prepare(capfd, tmp_path))
     line = translate(capfd, tmp_path, raw / "two.nii.gz")
     assert re.search(r"two.nii.gz: source: expected 1 channel\(s\), received 2", line)

@@ -321,7 +321,9 @@ def test_prepare_does_again_what_changed_and_only_that(tmp_path, counted):
     test, training = index["test"][0]["subject"], index["training"][0]["subject"]
     for subject, expected in ((test, [test]), (training, everything)):
         other = next(name for name in everything if name not in (test, training))
-        shutil.copy(tmp_path / "raw" / f"{other.lower()}b.nii", tmp_path / "raw" / f"{subject.lower()}b.nii")
+        changed = bytearray((tmp_path / "raw" / f"{other.lower()}b.nii").read_bytes())
+        changed[-1000] ^= 1 + everything.index(subject)  # a scan of its own: no two subjects share one
+        (tmp_path / "raw" / f"{subject.lower()}b.nii").write_bytes(changed)
         assert attempt() == {"learn": [subject], "write": expected}
     assert attempt(slices=2) == {"learn": everything, "write": everything}
 

@@ -177,7 +177,7 @@ def test_what_is_learned_comes_from_training_subjects_only(tmp_path):
     first, second = (Preparation.load(tmp_path / name / "preparation.json") for name in "ab")
     assert first == second
     number = index_of(tmp_path / "a")["training"][0]["subject"][1:]
-    save(tmp_path / "raw" / f"s{number}a.nii.gz", head(seed=99) ** 2)
+    save(tmp_path / "raw" / f"s{number}a.nii.gz", head(seed=98) ** 2)
     prepare(pairs, tmp_path / "c", **settings(slices=3))
     assert Preparation.load(tmp_path / "c" / "preparation.json") != first
 
@@ -267,6 +267,7 @@ def test_pictures_are_resized_and_keep_their_colours(tmp_path):
             picture = np.full((40, 30, 3), shade, np.uint8)
             picture[:20, :, 0] = 250  # red above
             picture[:, :15, 2] = 10  # no blue on the left
+            picture[39, 29] = number  # no two subjects share an image
             Image.fromarray(picture).save(folder / f"{number}_{time}.png")
         rows.append({"subject": f"F{number}", "source": f"{number}_before.png", "target": f"{number}_after.png"})
     (folder / "pairs.json").write_text(json.dumps(rows))

@@ -48,7 +48,7 @@ def test_a_colour_data_set_settles_the_channels(tmp_path):
     lines = ["subject,source,target"]
     for number in range(4):
         for name in ("before", "after"):
-            pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            pixels = np.random.default_rng([number, len(name)]).integers(0, 255, (40, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / f"{name}{number}.png")
         lines.append(f"s{number},before{number}.png,after{number}.png")
     (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")

@@ -49,6 +49,15 @@ def prepare(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Values of pictures that become black and white.  [default: 0 255 for 8 bits, else measured over the"
+            " training pictures]",
+        ),
+    ] = None,
+    page: Annotated[int | None, typer.Option(min=1, help="Page of pictures that have several, from 1.")] = None,
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Make the dataset without the cases that fail, and list them.")
     ] = False,
@@ -75,6 +84,8 @@ def prepare(
         standardize=standardize,
         fractions=split,
         seed=seed,
+        value_range=value_range,
+        page=page,
         skip_failed=skip_failed,
         overwrite=overwrite,
         workers=workers,
@@ -84,6 +95,8 @@ def prepare(
     )
     for failure in summary.failures:
         typer.echo(f"medtrace: skipped {failure}", err=True)
+    for note in summary.notes:
+        typer.echo(note)
     counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
     typer.echo(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
 

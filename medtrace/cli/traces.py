@@ -39,6 +39,7 @@ def translate(
     contrast: Annotated[
         str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
     ] = None,
+    page: Annotated[int | None, typer.Option(min=1, help="Page of pictures that have several, from 1.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
     patch_size: Annotated[
         int | None,
@@ -77,6 +78,7 @@ def translate(
             out,
             mask=mask,
             contrast=contrast,
+            page=page,
             device=device,
             batch_size=batch_size,
             patch_size=patch_size,
@@ -96,6 +98,7 @@ def translate(
         out,
         mask=mask,
         contrast=contrast,
+        page=page,
         device=device,
         batch_size=batch_size,
         patch_size=patch_size,

@@ -1,5 +1,6 @@
 """Real datasets and how they are prepared and read; TraceBench, the dataset whose truth is known."""
 
+from medtrace.data.case_loader import CaseLoader
 from medtrace.data.dataset import count_cases, load_dataset
 from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
 from medtrace.data.partners import RandomPartner
@@ -8,6 +9,7 @@ from medtrace.data.seeded_items import SeededItems
 from medtrace.data.tracebench import MetamorphicSettings, PostopSettings, TraceBench
 
 __all__ = [
+    "CaseLoader",
     "ContrastStandard",
     "Intensity",
     "IntensityMap",

@@ -80,7 +80,7 @@ def load_dataset(
         "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; the paths
         "source_landmarks_file", "target_landmarks_file" and "rigid_file", empty where there is no such file. With
         `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a slice only those that
-        lie in it.
+        lie in it. The data set's `sizes` are those of the items' grids, by which `CaseLoader` makes batches.
 
     Raises:
         FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
@@ -96,6 +96,7 @@ def load_dataset(
             f"{folder / INDEX}: no case in split {split!r}; use {filled}, or prepare with a share for {split}"
         )
     items = [_item(folder, entry) for entry in index[split]]
+    sizes = [_checked_size(item, index["spatial_dims"]) for item in items]
     if landmarks:
         items = [{**item, **_landmarks(item, index["spatial_dims"])} for item in items]
     volumes = (*IMAGES, *_maps_of(folder, items))
@@ -109,9 +110,11 @@ def load_dataset(
     ]
     if transform is not None:
         steps.append(transform)
-    return CacheDataset(
+    dataset = CacheDataset(
         items, Compose(steps), cache_rate=cache_rate, num_workers=num_workers or None, progress=progress
     )
+    dataset.sizes = sizes  # type: ignore[attr-defined]
+    return dataset
 
 
 def count_cases(folder: str | os.PathLike) -> dict[str, int]:
@@ -160,7 +163,6 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
                     f"{file}: no such file, though {folder / INDEX} names it as {name} of case {item['case']!r}; run"
                     " `medtrace prepare` again"
                 )
-    _check_grids(item)
     return item
 
 
@@ -198,8 +200,8 @@ def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:
     }
 
 
-def _check_grids(item: Mapping[str, Any]) -> None:
-    """Compare the headers of a case's images, masks and labels, which costs no voxel."""
+def _checked_size(item: Mapping[str, Any], spatial_dims: int) -> tuple[int, ...]:
+    """Compare the headers of a case's images, masks and labels, which costs no voxel, and take the size from them."""
     grids = {}
     for name in (*IMAGES, *MASKS, *LABELS):
         if name in item:
@@ -216,3 +218,4 @@ def _check_grids(item: Mapping[str, Any]) -> None:
                 f"{item[name]}: case {item['case']!r}: expected the grid of its source {source.shape}, received"
                 f" {grid.shape}{apart}; prepare the dataset again"
             )
+    return source.shape[:spatial_dims]

@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch.utils.data import Dataset
 
+from medtrace.data.case_loader import sizes_of
+
 _TRIES = 1000
 
 
@@ -19,8 +21,9 @@ class RandomPartner(Dataset):
 
     Args:
         dataset: items with "source" and "target", such as `load_dataset` and `TraceBench` give; with "subject" no item
-            gets a target of its own subject. Whether an item's own source and target show one subject does not matter:
-            the sources of some subjects and the targets of others may stand beside each other in any order.
+            gets a target of its own subject, and where the data set tells its sizes none of another size. Whether an
+            item's own source and target show one subject does not matter: the sources of some subjects and the targets
+            of others may stand beside each other in any order.
         transform: applied to every item on its way out.
 
     Items have the "source...", "case" and "subject" entries of their own, the "target..." entries of the partner, and
@@ -33,6 +36,7 @@ class RandomPartner(Dataset):
     def __init__(self, dataset: Dataset, transform: Callable[[dict[str, Any]], Any] | None = None) -> None:
         self.dataset = cast(Any, dataset)  # torch's Dataset declares no length
         self.transform = transform
+        self._sizes = sizes_of(dataset)
         if len(self.dataset) < 2:
             raise ValueError(
                 f"dataset: expected two items or more, received {len(self.dataset)}; a single one has no partner"
@@ -43,21 +47,27 @@ class RandomPartner(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         own = self.dataset[index]
-        other = self._partner(index % len(self), own.get("subject"))
+        other = self._partner(
+            index % len(self), own.get("subject"), None if self._sizes is None else self._sizes[index]
+        )
         item = {key: value for key, value in own.items() if key.startswith("source") or key in ("case", "subject")}
         item |= {key: value for key, value in other.items() if key.startswith("target")}
         if "subject" in other:
             item["partner"] = other["subject"]
         return item if self.transform is None else self.transform(item)
 
-    def _partner(self, index: int, subject: Any) -> dict[str, Any]:
+    def _partner(self, index: int, subject: Any, size: tuple[int, ...] | None) -> dict[str, Any]:
         for _ in range(_TRIES):
             # One of the others: those after the item move down by one.
             drawn = int(torch.randint(len(self) - 1, ()))
-            other: dict[str, Any] = self.dataset[drawn + (drawn >= index)]
+            drawn += drawn >= index
+            if self._sizes is not None and self._sizes[drawn] != size:
+                continue
+            other: dict[str, Any] = self.dataset[drawn]
             if subject is None or other.get("subject") != subject:
                 return other
+        of_size = "" if size is None else f" of the size {' x '.join(map(str, size))}"
         raise ValueError(
-            f"dataset: expected items of several subjects, found no target of another than {subject!r} in {_TRIES}"
-            " draws; add subjects, or train on the pairs as they are"
+            f"dataset: expected items of several subjects, found no target{of_size} of another than {subject!r} in"
+            f" {_TRIES} draws; add subjects, prepare all at one size, or train on the pairs as they are"
         )

@@ -143,6 +143,9 @@ class Preparation:
             slices, or the three axes of a volume in RAS order; None where it is unknown or differed.
         spatial_shape: grid of the training images, None where it differed.
         channels: channels of the training images, None if unknown.
+        depth: code of the pictures' depth, such as "uint16" (see `pictures.Depth`); None if unknown, or of scans.
+        range_origin: how `value_range` was found, for people.
+        page: which page of the pictures was taken, None if they have one.
     """
 
     spatial_dims: int
@@ -156,6 +159,9 @@ class Preparation:
     spacing: tuple[float, ...] | None = None
     spatial_shape: tuple[int, ...] | None = None
     channels: int | None = None
+    depth: str | None = None
+    range_origin: str | None = None
+    page: int | None = None
 
     def __post_init__(self) -> None:
         check_spatial_dims(self.spatial_dims)
@@ -174,7 +180,8 @@ class Preparation:
         Args:
             image: (C, *spatial), in the scan's units.
             contrast: which standard to use; None is the sources', where they had one.
-            foreground: (1, *spatial) boolean; None finds it (see `find_foreground`).
+            foreground: (1, *spatial) boolean; None finds it (see `find_foreground`), and with the rule "range" takes
+                all of the image.
 
         Returns:
             The image as float32 in [-1, 1], background -1, and the map that made it.
@@ -196,7 +203,9 @@ class Preparation:
     def _map(self, image: Tensor, contrast: str | None, foreground: Tensor | None) -> IntensityMap:
         if self.intensity is Intensity.RANGE and self.value_range is not None:
             knots = tuple(map(float, self.value_range))
-            return IntensityMap((knots,) * image.shape[0], ((-1.0, 1.0),) * image.shape[0])
+            network = ((-1.0, 1.0),) * image.shape[0]
+            whole = foreground is None or bool(foreground.all())
+            return IntensityMap((knots,) * image.shape[0], network, None if whole else foreground, background=knots[0])
         foreground = find_foreground(image) if foreground is None else foreground
         if not bool(foreground.any()):
             raise ValueError("foreground: expected at least one voxel, received none; check the mask")
@@ -208,6 +217,19 @@ class Preparation:
             knots_of = [standard_knots(values, standard) for values in channels]
         scan, network = zip(*knots_of)
         return IntensityMap(scan, network, None if bool(foreground.all()) else foreground)
+
+    def count_outside(self, image: Tensor, foreground: Tensor | None = None) -> int:
+        """Pixels of an image that the value range clips; 0 with other rules, whose ends are meant to.
+
+        Args:
+            image: (C, *spatial), in the file's values.
+            foreground: (1, *spatial) boolean, where to count; None is everywhere.
+        """
+        if self.intensity is not Intensity.RANGE or self.value_range is None:
+            return 0
+        values = _plain(image)
+        outside = ((values < self.value_range[0]) | (values > self.value_range[1])).any(0, keepdim=True)
+        return int((outside if foreground is None else outside & foreground).sum())
 
     def _standard(self, contrast: str | None) -> ContrastStandard:
         if contrast is None:

@@ -6,16 +6,11 @@
 to RAS mm (see `medtrace.geometry.header_affine`) |
 | `.nrrd`, `.nhdr`, `.mha`, `.mhd` | ITK | (i, j, k), the first axis fastest | LPS turned into RAS |
 | a DICOM file or folder | ITK, each slice by itself (`data.dicom`) | (column, row, slice) | of the slices' positions |
-| `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | Pillow | (x, y): *columns first* | diag(-1, -1, 1, 1) |
-
-MONAI's `PILReader` transposes a picture, so that its first axis runs along a row to the right and its second down;
-medtrace keeps that, because it is NIfTI's and ITK's order too, and adds the affine that ITK gives a picture: 1 mm
-pixels, x to the left and y to the back of the body, which viewers show upright. EXIF rotation is applied.
+| `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | see `pictures` | (x, y): *columns first* | diag(-1, -1, 1, 1) |
 """
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -24,13 +19,14 @@ import itk
 import numpy as np
 import torch
 from monai.data import ITKReader, MetaTensor
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from medtrace.data.dicom import read_dicom_image
 from medtrace.data.nifti import read_nifti
+from medtrace.data.pictures import PICTURES, read_picture
+from medtrace.data.pictures import is_picture as is_picture
 from medtrace.geometry.grid import is_singular
-from medtrace.guard.declared_size import check_declared, check_metaimage, check_nrrd
+from medtrace.guard.declared_size import check_metaimage, check_nrrd
 from medtrace.guard.dicom_headers import is_dicom
 from medtrace.guard.volume_files import VOLUMES
 
@@ -41,24 +37,19 @@ _ITK_KINDS = {
     ".mha": ("MetaImageIO", check_metaimage),
     ".mhd": ("MetaImageIO", check_metaimage),
 }
-_PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _NAMED = (*VOLUMES, *ITK_FORMATS, *PICTURES)
-PICTURE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
 
-def is_picture(path: str | Path) -> bool:
-    """Whether a path names a picture (PNG, JPEG, ...) and not a scan."""
-    return str(path).lower().endswith(PICTURES)
-
-
-def read_image(path: str | Path, series: str | int | None = None, *, resample_tilt: bool = False) -> MetaTensor:
+def read_image(
+    path: str | Path, series: str | int | None = None, *, page: int | None = None, resample_tilt: bool = False
+) -> MetaTensor:
     """Read a scan or a picture and check that it can be worked with.
 
     Args:
         path: a file of the kinds in the module's table, or a folder of DICOM files.
         series: which volume of a DICOM folder that holds several: its number in `data.dicom.list_volumes`, its
             SeriesInstanceUID, SeriesNumber or SeriesDescription.
+        page: of a picture that has several, from 1.
         resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
 
     Returns:
@@ -69,12 +60,14 @@ def read_image(path: str | Path, series: str | int | None = None, *, resample_ti
         FileNotFoundError: if there is nothing at the path.
         ValueError: if it cannot be read, holds NaN or infinity, or is constant; the message names the file.
     """
-    image = read_values(path, series, resample_tilt=resample_tilt)
+    image = read_values(path, series, page=page, resample_tilt=resample_tilt)
     _check_values(path, image)
     return image
 
 
-def read_values(path: str | Path, series: str | int | None = None, *, resample_tilt: bool = False) -> MetaTensor:
+def read_values(
+    path: str | Path, series: str | int | None = None, *, page: int | None = None, resample_tilt: bool = False
+) -> MetaTensor:
     """Read a file as `read_image` does, whatever its values: a mask may hold NaN, and be constant."""
     path = Path(path)
     if not path.exists():
@@ -92,7 +85,7 @@ def read_values(path: str | Path, series: str | int | None = None, *, resample_t
         # The reader that the ending names: by its content, ITK would hand the file to any of thirty.
         return _scan(path, ITKReader(imageio=getattr(itk, reader).New()), f"{path.suffix[1:].upper()} file")
     if name.endswith(PICTURES):
-        return _picture(path)
+        return read_picture(path, page)
     raise ValueError(
         f"{path}: unknown kind of file; expected {', '.join((*VOLUMES, *ITK_FORMATS, *PICTURES))} or a DICOM folder"
     )
@@ -130,37 +123,6 @@ def _affine(path: Path, affine: Any) -> Tensor:
 
 class _Refused(ValueError):
     """A refusal whose message is complete."""
-
-
-def _picture(path: Path) -> MetaTensor:
-    try:
-        # From memory, where a part that claims gigabytes brings what is there.
-        with Image.open(io.BytesIO(path.read_bytes()), formats=_PICTURE_FORMATS) as opened:
-            shape = (*opened.size, len(opened.getbands()))
-            check_declared(path, shape, 1, path.stat().st_size, packed=True)
-            opened.load()
-            picture = ImageOps.exif_transpose(opened)
-        data = np.moveaxis(np.asarray(_plain_mode(path, picture)), 0, 1)
-    except _Refused as error:
-        raise ValueError(str(error)) from None
-    except Exception as error:  # Pillow's plugins raise what they like on a broken file
-        raise ValueError(f"{path}: cannot be read as a picture ({_first_line(error)}); export it again") from error
-    image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
-    image = image[None] if image.ndim == 2 else image.movedim(-1, 0)
-    return MetaTensor(image, affine=PICTURE_AFFINE.clone())
-
-
-def _plain_mode(path: Path, picture: Image.Image) -> Image.Image:
-    """Grey or RGB; transparency has no meaning here unless it is nowhere used."""
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA" if picture.mode != "LA" else "LA")
-        alpha = picture.getchannel("A").getextrema()
-        if alpha != (255, 255):
-            raise _Refused(f"{path}: has transparent pixels; flatten the picture onto a background first")
-        return picture.convert("L" if picture.mode == "LA" else "RGB")
-    if picture.mode in ("1", "L"):
-        return picture.convert("L")
-    return picture if picture.mode.startswith(("I", "F")) else picture.convert("RGB")
 
 
 def _check_values(path: str | Path, image: Tensor) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medtrace.data.reading import ITK_FORMATS, PICTURES
+from medtrace.data.names import check_file_name, check_name, name_key, normalized
+from medtrace.data.pictures import PICTURES
+from medtrace.data.reading import ITK_FORMATS
+from medtrace.data.tables import read_table, read_text
 from medtrace.guard.volume_files import VOLUMES
 
 LISTS = (".csv", ".txt")
@@ -19,7 +20,6 @@ _SCANS = tuple(ending for ending in (*VOLUMES, *ITK_FORMATS) if ending != ".dcm"
 _IMAGES = (*_SCANS, *PICTURES)
 _DICOM = ("", ".dcm", ".ima")
 """Endings of DICOM files, beside the numbers in which a UID ends."""
-_NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ListedImage:
 
     Attributes:
         path: file, or folder of one DICOM series.
-        name: of its result; unlike every other one also where capitals do not count.
+        name: of its result; unlike every other one also where case and Unicode form do not count.
         mask: foreground of the image on its grid.
         contrast: of the image, where a run was trained on several.
         series: which volume of a DICOM folder that holds several (see `medtrace.data.reading.read_image`).
@@ -125,44 +125,28 @@ def _is_other_half(path: Path) -> bool:
 
 
 def _read_lines(path: Path) -> list[ListedImage]:
-    lines = [line.strip() for line in _text(path).splitlines()]
+    lines = [line.strip() for line in read_text(path).splitlines()]
     return [_listed(path, f"line {n}", {"image": line}) for n, line in enumerate(lines, 1) if line]
 
 
 def _read_csv(path: Path) -> list[ListedImage]:
-    reader = csv.DictReader(_text(path).splitlines(), skipinitialspace=True)
-    unknown = [column for column in reader.fieldnames or () if column not in COLUMNS]
-    if "image" not in (reader.fieldnames or ()) or unknown:
+    table = read_table(path, (), COLUMNS)
+    if table.unused:
         raise ValueError(
             f"{path}: expected the column image and, as wanted, name, mask, contrast and series, received"
-            f" {', '.join(reader.fieldnames or ()) or 'none'}"
+            f" {', '.join(table.unused)}; rename or remove it"
         )
-    return [_listed(path, f"row {reader.line_num}", row) for row in reader]
+    return [_listed(path, where, row) for where, row in table.rows]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, received other bytes; save the list as text") from error
-
-
-def _listed(path: Path, where: str, row: Mapping[str, str | None]) -> ListedImage:
-    values = {column: (row.get(column) or "").strip() for column in COLUMNS}
-    if not values["image"]:
+def _listed(path: Path, where: str, row: Mapping[str, str]) -> ListedImage:
+    if "image" not in row:
         raise ValueError(f"{path}: {where}: no value for image; fill it in or remove the row")
-    if values["name"] and not _NAME.fullmatch(values["name"]):
-        raise ValueError(
-            f"{path}: {where}: name: expected letters, digits, and . _ + - inside, received {values['name']!r}; it"
-            " names a folder, so rename it"
-        )
-    image = ListedImage(
-        path.parent / values["image"],
-        values["name"],
-        path.parent / values["mask"] if values["mask"] else None,
-        values["contrast"] or None,
-        values["series"] or None,
-    )
+    name = row.get("name", "")
+    if name:
+        name = check_name(f"{path}: {where}: name", name, "it names a folder, so rename it")
+    mask = path.parent / row["mask"] if "mask" in row else None
+    image = ListedImage(path.parent / row["image"], name, mask, row.get("contrast"), row.get("series"))
     for file in (image.path, image.mask):
         if file is not None and not file.exists():
             raise FileNotFoundError(
@@ -178,8 +162,8 @@ def _distinct(paths: Sequence[Path], taken: Sequence[str]) -> list[str]:
         names = ["_".join(part[-length:]) for part, length in zip(parts, lengths)]
         groups = defaultdict(list)
         for number, name in enumerate(names):
-            groups[name.casefold()].append(number)
-        given = {name.casefold() for name in taken}
+            groups[name_key(name)].append(number)
+        given = {name_key(name) for name in taken}
         doubled = [group for name, group in groups.items() if len(group) > 1 or name in given]
         # The shortest first: "a/b" and "a_b" must not grow in step.
         shortest = [min(lengths[number] for number in group) for group in doubled]
@@ -194,16 +178,15 @@ def _stem(path: Path) -> str:
     name = path.resolve().name
     endings = sorted((*_IMAGES, ".dcm"), key=len, reverse=True)
     ending = next((ending for ending in endings if name.lower().endswith(ending)), "")
-    stem = name[: len(name) - len(ending)].lstrip(".")
+    stem = normalized(name[: len(name) - len(ending)]).lstrip(".")
     return stem or "image"
 
 
 def _check_distinct(images: Sequence[ListedImage]) -> None:
     first: dict[str, ListedImage] = {}
     for image in images:
-        other = first.setdefault(image.name.casefold(), image)
+        remedy = "give names in a list (CSV with the columns image and name)"
+        check_file_name(str(image.path), image.name, remedy)
+        other = first.setdefault(name_key(image.name), image)
         if other is not image:
-            raise ValueError(
-                f"images: {other.path} and {image.path} would both be called {image.name!r}; give names in a list (CSV"
-                " with the columns image and name)"
-            )
+            raise ValueError(f"images: {other.path} and {image.path} would both be called {image.name!r}; {remedy}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +17,24 @@ from rich.console import Console
 from rich.progress import Progress
 
 from medtrace.data.dataset import INDEX, VERSION
+from medtrace.data.duplicates import check_files
 from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
 from medtrace.data.preparation import FILE, Preparation
-from medtrace.data.reading import is_picture
 from medtrace.storage.cases import RECORD, clear_unfinished
 from medtrace.storage.files import locked
-from medtrace.workflows.parallel import CasesFailedError, Outcome, Task, run_cases
-from medtrace.workflows.prepare_case import Settings, checked_settings
-from medtrace.workflows.prepare_learn import LEARNED, Learned, learn_case, preparation_of
+from medtrace.workflows.parallel import CasesFailedError
+from medtrace.workflows.prepare_case import checked_settings
+from medtrace.workflows.prepare_learn import LEARNED
 from medtrace.workflows.prepare_maps import columns_in
-from medtrace.workflows.prepare_write import WRITTEN, Item, write_case
+from medtrace.workflows.prepare_passes import Passes, Runner
+from medtrace.workflows.prepare_pictures import all_pictures, check_picture_settings, common_depth, range_notes
+from medtrace.workflows.prepare_write import WRITTEN, Item
 
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)
 ENDING = ".partial"
 """Of the folder beside a dataset that holds what a preparation has finished so far."""
-_PRELOAD = ("medtrace.workflows.prepare_write",)
+SHOWN_SIZES = 8
 
 
 class PreparationSummary(NamedTuple):
@@ -44,6 +47,8 @@ class PreparationSummary(NamedTuple):
     """One line per case that was left out."""
     split: str = "random"
     """Where the split came from: "random", or "list" for the pair list's own."""
+    notes: tuple[str, ...] = ()
+    """What a user has to know, in lines: the range of pictures, pixels outside of it, several sizes."""
 
 
 def prepare(
@@ -62,6 +67,8 @@ def prepare(
     standardize: bool = True,
     fractions: Sequence[float] | Mapping[str, float] | None = None,
     seed: int = 0,
+    value_range: Sequence[float] | None = None,
+    page: int | None = None,
     skip_failed: bool = False,
     overwrite: bool = False,
     workers: int = 1,
@@ -73,9 +80,12 @@ def prepare(
 
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
     standardised (Nyul's landmarks and the window of z come from training subjects only), cropped about the centre
-    and, with `spatial_dims=2`, cut into central slices. Pictures (PNG, JPEG; the paper's faces) are resized
-    and their range mapped to [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels go
-    along, each voxel from the nearest.
+    and, with `spatial_dims=2`, cut into central slices. Pictures (PNG, JPEG, BMP, TIFF; the paper's faces) are
+    resized and their value range mapped to [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels
+    go along, each voxel from the nearest.
+
+    No image may be in two subjects, nor be source and target of one pair: the bytes of all files are compared before
+    anything is written, and the voxels when they are read.
 
     The folder holds `dataset.json` (one list of items per split, and where the split came from), `preparation.json`
     (how a new source is to be treated), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/`
@@ -103,6 +113,9 @@ def prepare(
         fractions: shares of subjects, see `split_by_subject`; None is 7:3 without validation. A list that has a
             split of its own takes none.
         seed: of the random split.
+        value_range: which values of pictures become 0 and 1. None takes 0 to 255 for pictures of 8 bits, and for others
+            the smallest and the largest value of the training pictures; `preparation.json` says which.
+        page: which page of the pictures to take, from 1, where they have several.
         skip_failed: make the dataset without the cases that fail. Otherwise all cases are tried, and if any failed
             there is no dataset.
         overwrite: replace an earlier dataset.
@@ -112,7 +125,7 @@ def prepare(
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
 
     Returns:
-        Counts per split, the cases that were left out, and where the split came from.
+        Counts per split, the cases that were left out, where the split came from, and notes.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -122,17 +135,20 @@ def prepare(
             `CasesFailedError`, whose `failures` has a line for each.
     """
     settings = checked_settings(
-        spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize, resample_tilt
+        spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize, resample_tilt, page
     )
     pairs = read_pairs(Path(source) if scheduler is None else Path(source).absolute(), contrasts)
     split, origin = _split(pairs, fractions, seed)
-    pictures = _all_pictures(pairs)
+    pictures = all_pictures(pairs)
+    check_picture_settings(pictures, value_range, page)
     place = Path(out).absolute()
     _check_free(Path(out), overwrite)
+    check_files(pairs)
+    depth = common_depth(pairs, page) if pictures else None
     with _partial_folder(place) as partial, Progress(console=Console(stderr=True), disable=not progress) as bar:
         threads = None if workers == 1 and scheduler is None else 1
-        passes = _Passes(split, settings, pictures, columns_in(pairs), partial, threads)
-        run = _Runner(workers, scheduler, bar)
+        passes = Passes(split, settings, pictures, columns_in(pairs), partial, threads, value_range, depth)
+        run = Runner(workers, scheduler, bar)
         learned, failures = passes.learn(run)
         _stop_unless(skip_failed, failures, pairs, partial)
         preparation = passes.preparation(learned, failures)
@@ -145,7 +161,27 @@ def prepare(
         _take_place(_assemble(partial, items, preparation, origin, notices), place)
     shutil.rmtree(partial, ignore_errors=True)
     counts = {name: len(items[name]) for name in SPLITS}
-    return PreparationSummary(Path(out), counts, failures, origin["from"])
+    written = [item for name in SPLITS for item in items[name]]
+    notes = _size_notes(written, spatial_dims)
+    unchanged = [name for name, one in learned.items() if one.digests[0] == one.digests[1]]
+    if unchanged:
+        notes.append(f"{len(unchanged)} pair(s) have the same voxels before and after (first: {unchanged[0]})")
+    if pictures and preparation.value_range is not None:
+        clipped = {item.entry["case"]: item.clipped for item in written}
+        values, about = preparation.value_range, (preparation.range_origin, preparation.depth)
+        notes = range_notes(values, *about, learned, clipped) + notes
+    return PreparationSummary(Path(out), counts, failures, origin["from"], tuple(notes))
+
+
+def _size_notes(items: Sequence[Item], spatial_dims: int) -> list[str]:
+    sizes = Counter(item.shape[1 : 1 + spatial_dims] for item in items)
+    if len(sizes) < 2:
+        return []
+    shown = [f"{' x '.join(map(str, size))} ({count})" for size, count in sorted(sizes.items())]
+    more = f" and {len(shown) - SHOWN_SIZES} more" if len(shown) > SHOWN_SIZES else ""
+    return [
+        f"the data set has {len(sizes)} sizes: {', '.join(shown[:SHOWN_SIZES])}{more}; a batch holds images of one size"
+    ]
 
 
 def _stop_unless(skip: bool, failures: Sequence[str], pairs: Sequence[Pair], partial: Path) -> None:
@@ -169,117 +205,6 @@ def _partial_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             for folder in made:
                 folder.rmdir()
-
-
-class _Runner:
-    """Runs the cases of a pass where they are to run, with a bar."""
-
-    def __init__(self, workers: int, scheduler: str | None, bar: Progress) -> None:
-        self.workers = workers
-        self.scheduler = scheduler
-        self.bar = bar
-
-    def __call__(self, function: Callable[..., Any], tasks: Sequence[Task], label: str) -> list[Outcome]:
-        task = self.bar.add_task(label, total=len(tasks))
-        failed = 0
-
-        def finished(outcome: Outcome) -> None:
-            nonlocal failed
-            failed += outcome.failure is not None
-            self.bar.update(task, advance=1, description=f"{label} ({failed} failed)" if failed else label)
-
-        return run_cases(
-            function,
-            tasks,
-            workers=self.workers,
-            scheduler=self.scheduler,
-            finished=finished,
-            preload=_PRELOAD,
-        )
-
-
-class _Passes:
-    """The two passes over all pairs: what training teaches has to be known before anything can be written."""
-
-    def __init__(
-        self,
-        split: Mapping[str, Sequence[Pair]],
-        settings: Settings,
-        pictures: bool,
-        columns: Sequence[str],
-        partial: Path,
-        threads: int | None,
-    ) -> None:
-        self.split = split
-        self.settings = settings
-        self.pictures = pictures
-        self.columns = columns
-        self.partial = partial
-        self.threads = threads
-
-    def learn(self, run: _Runner) -> tuple[dict[str, Learned], list[str]]:
-        """What was found out about each pair, and the lines of those that failed."""
-        tasks = [
-            Task(
-                pair.name,
-                (pair, self.settings, self.pictures, name == "training", self.columns, self.partial, self.threads),
-            )
-            for name in SPLITS
-            for pair in self.split[name]
-        ]
-        outcomes = run(learn_case, tasks, "reading and learning")
-        learned = {outcome.name: outcome.value for outcome in outcomes if outcome.failure is None}
-        odd = _odd_channels(self.split["training"], learned)
-        return {name: one for name, one in learned.items() if name not in odd}, [*_lines(outcomes), *odd.values()]
-
-    def preparation(self, learned: Mapping[str, Learned], failures: Sequence[str]) -> Preparation:
-        """What the training pairs teach."""
-        training = self.split["training"]
-        if not self.pictures and not any(pair.name in learned for pair in training):
-            raise ValueError(f"no training case could be read: {[*failures, 'the training split is empty'][0]}")
-        return preparation_of(training, learned, self.settings, self.pictures)
-
-    def write(
-        self, run: _Runner, preparation: Preparation, learned: Mapping[str, Learned]
-    ) -> tuple[dict[str, list[Item]], list[str]]:
-        """The items of every split, and the lines of pairs that failed."""
-        known = {name: [pair for pair in self.split[name] if pair.name in learned] for name in SPLITS}
-        tasks = [
-            Task(
-                pair.name,
-                (
-                    pair,
-                    self.settings,
-                    preparation,
-                    self.columns,
-                    learned[pair.name].key,
-                    self.partial,
-                    self.threads,
-                ),
-            )
-            for name in SPLITS
-            for pair in known[name]
-        ]
-        outcomes = run(write_case, tasks, "writing")
-        written = {outcome.name: outcome.value for outcome in outcomes if outcome.failure is None}
-        items = {name: [item for pair in known[name] for item in written.get(pair.name, ())] for name in SPLITS}
-        return items, _lines(outcomes)
-
-
-def _lines(outcomes: Iterable[Outcome]) -> list[str]:
-    return [f"case {outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None]
-
-
-def _odd_channels(pairs: Sequence[Pair], learned: Mapping[str, Learned]) -> dict[str, str]:
-    """The training pairs whose images have other channels than the first one's, with a line for each."""
-    found = [pair for pair in pairs if pair.name in learned]
-    expected = learned[found[0].name].channels if found else 0
-    return {
-        pair.name: f"case {pair.name}: {pair.source}: expected {expected} channel(s) as the cases before, received"
-        f" {learned[pair.name].channels}; prepare images of one kind"
-        for pair in found
-        if learned[pair.name].channels != expected
-    }
 
 
 def _assemble(
@@ -335,15 +260,6 @@ def _split(
             " out, or the list's column split"
         )
     return published, {"from": "list"}
-
-
-def _all_pictures(pairs: Sequence[Pair]) -> bool:
-    kinds = {is_picture(path) for pair in pairs for path in (pair.source, pair.target)}
-    if len(kinds) > 1:
-        first = is_picture(pairs[0].source)
-        odd = next(pair for pair in pairs if (is_picture(pair.source), is_picture(pair.target)) != (first, first))
-        raise ValueError(f"{odd.origin}: mixes scans and pictures (PNG, JPEG); prepare them as two datasets")
-    return kinds == {True}
 
 
 def _common_grid(items: Sequence[Item], spatial_dims: int) -> dict[str, Any]:

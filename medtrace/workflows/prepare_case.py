@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
+from medtrace.data.duplicates import voxel_digest
 from medtrace.data.layouts import Pair
 from medtrace.data.masks import check_same_grid, read_mask
 from medtrace.data.preparation import Axis, find_foreground
@@ -42,6 +43,7 @@ class Settings:
     align: bool
     standardize: bool
     resample_tilt: bool = False
+    page: int | None = None
 
 
 def checked_settings(
@@ -55,6 +57,7 @@ def checked_settings(
     align: bool,
     standardize: bool,
     resample_tilt: bool = False,
+    page: int | None = None,
 ) -> Settings:
     check_choice("spatial_dims", spatial_dims, (2, 3))
     check_choice("axis", axis, [str(choice) for choice in Axis])
@@ -79,6 +82,7 @@ def checked_settings(
         align=align,
         standardize=standardize,
         resample_tilt=resample_tilt,
+        page=page,
     )
 
 
@@ -95,6 +99,8 @@ class Case:
     rigid: RigidMotion | None
     maps: Mapping[str, Tensor]
     """Lesions (boolean) and labels (int32), (1, *spatial), by their name in a prepared item."""
+    digests: tuple[str, str]
+    """Of the voxels of source and target, as they were read."""
 
 
 def read_case(
@@ -112,8 +118,11 @@ def read_case(
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
     """
-    source = read_image(pair.source, pair.source_series, resample_tilt=settings.resample_tilt)
-    target = read_image(pair.target, pair.target_series, resample_tilt=settings.resample_tilt)
+    source, target = (
+        read_image(path, series, page=settings.page, resample_tilt=settings.resample_tilt)
+        for path, series in ((pair.source, pair.source_series), (pair.target, pair.target_series))
+    )
+    digests = voxel_digest(plain(source)), voxel_digest(plain(target))
     if source.shape[0] != target.shape[0]:
         raise ValueError(
             f"{pair.target}: expected {source.shape[0]} channel(s) as {pair.source}, received {target.shape[0]};"
@@ -124,7 +133,7 @@ def read_case(
         check_same_grid(target, pair.target, source, pair.source)
     maps: dict[str, Any] = dict(read_maps(pair, columns, source, target))
     if pictures:
-        return _picture_case(pair, settings, source, target, mask, maps)
+        return _picture_case(pair, settings, source, target, mask, maps, digests)
     tissue = [find_foreground(source), find_foreground(target)]
     moved = plain(target)
     if settings.align:
@@ -133,7 +142,7 @@ def read_case(
         maps |= {name: _moved_labels(labels, source, rigid) for name, labels in onto.items()}
     if mask is not None:
         tissue = [mask, mask]
-    case = Case(pair, plain(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps))
+    case = Case(pair, plain(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps), digests)
     return _oriented(case, settings)
 
 
@@ -144,13 +153,14 @@ def _picture_case(
     target: MetaTensor,
     mask: Tensor | None,
     maps: Mapping[str, Tensor],
+    digests: tuple[str, str],
 ) -> Case:
     if settings.spatial_dims == 3:
         raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
     before, after = (plain(image)[..., None] for image in (source, target))
     inside = torch.ones_like(before[:1], dtype=torch.bool) if mask is None else mask[..., None]
     flat = entries_of({name: plain(values)[..., None] for name, values in maps.items()})
-    return Case(pair, before, after, inside, inside, source.affine, None, flat)
+    return Case(pair, before, after, inside, inside, source.affine, None, flat, digests)
 
 
 def _oriented(case: Case, settings: Settings) -> Case:
@@ -169,7 +179,7 @@ def _oriented(case: Case, settings: Settings) -> Case:
         tissue = [resize(region.float(), shape) > 0.5 for region in tissue]
         maps = {name: resize_labels(labels, shape) for name, labels in maps.items()}
         affine = resized_affine(affine, own_shape, shape)
-    return Case(case.pair, images[0], images[1], tissue[0], tissue[1], affine, case.rigid, maps)
+    return Case(case.pair, images[0], images[1], tissue[0], tissue[1], affine, case.rigid, maps, case.digests)
 
 
 def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,14 +21,19 @@ from medtrace.workflows.prepare_case import Case, Settings, check_depth, members
 
 LEARNED = "learned"
 _FILE = "learned.npz"
+_FORMAT = 2
 
 
 class Learned(NamedTuple):
     """What the first pass found out about a pair."""
 
     channels: int
+    lowest: float
+    """Smallest value of a pair of pictures where they are not masked out; 0 of scans."""
     highest: float
-    """Largest intensity of a picture; 0 of scans."""
+    """Likewise the largest."""
+    digests: tuple[str, str]
+    """Of the voxels of source and target, as they were read."""
     quantiles: Mapping[str, Sequence[np.ndarray]]
     """Contrast → foreground quantiles of every channel; empty outside of training."""
     key: str
@@ -52,7 +57,8 @@ def learn_case(
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
     """
     files = {name: getattr(pair, name) for name in PATHS}
-    key = case_key(files, settings=asdict(settings), training=training, columns=list(columns), pair=_names(pair))
+    about = {"settings": asdict(settings), "training": training, "columns": list(columns), "pair": _names(pair)}
+    key = case_key(files, format=_FORMAT, **about)
     place = folder / LEARNED / pair.name
     if is_finished(place, key):
         return _load(place, key)
@@ -61,13 +67,13 @@ def learn_case(
             case = read_case(pair, settings, pictures, None, columns)
         check_depth(case, settings, pictures)
         quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
-        highest = max(float(case.source.max()), float(case.target.max())) if pictures else 0.0
+        lowest, highest = _extremes(case) if pictures else (0.0, 0.0)
         if training and not pictures:
             for path, image, contrast, foreground in members(case):
                 with naming(path):
                     quantiles[contrast] += foreground_quantiles(image, foreground)
         told = tuple(notice.text for notice in notices)
-        learned = Learned(case.source.shape[0], highest, dict(quantiles), key, told)
+        learned = Learned(case.source.shape[0], lowest, highest, case.digests, dict(quantiles), key, told)
         _save(learned, case, temporary)
     return learned
 
@@ -81,27 +87,15 @@ def known_motion(pair: Pair, folder: Path) -> RigidMotion | None:
         return RigidMotion(torch.from_numpy(saved["rigid"]), **found["rigid"])
 
 
-def preparation_of(
-    pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: Settings, pictures: bool
-) -> Preparation:
-    """What the training pairs that could be read teach together; it does not depend on the order of reading.
+def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: Settings) -> Preparation:
+    """What the training scans that could be read teach together; it does not depend on the order of reading.
 
     Args:
         pairs: of the training split, in the list's order.
         learned: of those among them that could be read.
         settings: of the preparation.
-        pictures: whether these are pictures.
     """
     found = [learned[pair.name] for pair in pairs if pair.name in learned]
-    common: dict[str, Any] = {
-        "spatial_dims": settings.spatial_dims,
-        "axis": settings.axis,
-        "channels": found[0].channels if found else None,
-    }
-    if pictures:
-        highest = max((one.highest for one in found), default=0.0)
-        picture_range = (0.0, 255.0 if 1 < highest <= 255 else 65535.0 if highest > 255 else 1.0)
-        return Preparation(intensity=Intensity.RANGE, value_range=picture_range, picture=True, **common)
     quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
     for one in found:
         for contrast, values in one.quantiles.items():
@@ -111,8 +105,15 @@ def preparation_of(
         intensity=Intensity.STANDARDISED,
         contrasts={name: fit_contrast(images, settings.standardize) for name, images in quantiles.items()},
         source_contrast=next(iter(sources)) if len(sources) == 1 else None,
-        **common,
+        spatial_dims=settings.spatial_dims,
+        axis=settings.axis,
+        channels=found[0].channels if found else None,
     )
+
+
+def _extremes(case: Case) -> tuple[float, float]:
+    inside = [image[:, mask[0]] for _, image, _, mask in members(case)]
+    return min(float(values.min()) for values in inside), max(float(values.max()) for values in inside)
 
 
 def _names(pair: Pair) -> dict[str, str]:
@@ -124,8 +125,10 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
     rigid = None if case.rigid is None else {k: v for k, v in case.rigid._asdict().items() if k != "matrix"}
     found = {
         "channels": learned.channels,
+        "lowest": learned.lowest,
         "highest": learned.highest,
         "notices": learned.notices,
+        "digests": learned.digests,
         "rigid": rigid,
         "quantiles": {contrast: len(values) for contrast, values in learned.quantiles.items()},
     }
@@ -146,4 +149,5 @@ def _load(folder: Path, key: str) -> Learned:
             contrast: [saved[f"{contrast}/{number}"] for number in range(count)]
             for contrast, count in found["quantiles"].items()
         }
-    return Learned(found["channels"], found["highest"], quantiles, key, tuple(found["notices"]))
+    digests, told = tuple(found["digests"]), tuple(found["notices"])
+    return Learned(found["channels"], found["lowest"], found["highest"], digests, quantiles, key, told)

@@ -35,6 +35,8 @@ class Item(NamedTuple):
     """(C, *spatial), a slice with an axis of length 1."""
     spacing: tuple[float, ...]
     """Voxel size in mm."""
+    clipped: int = 0
+    """Pixels of a pair of pictures outside of the value range."""
 
 
 def write_case(
@@ -59,9 +61,10 @@ def write_case(
             volumes = [_normalised(preparation, *member) for member in members(case)]
             extras = _write_extras(case, temporary)
             items = list(_write_images(case, volumes, settings, preparation.picture, extras, temporary))
+            items[0] = items[0]._replace(clipped=sum(_clipped(preparation, *member) for member in members(case)))
             (temporary / _FILE).write_text(json.dumps([item._asdict() for item in items]), encoding="utf-8")
     return [
-        Item(item["entry"], tuple(item["shape"]), tuple(item["spacing"]))
+        Item(item["entry"], tuple(item["shape"]), tuple(item["spacing"]), item["clipped"])
         for item in json.loads((place / _FILE).read_text(encoding="utf-8"))
     ]
 
@@ -70,6 +73,10 @@ def _normalised(preparation: Preparation, path: Path, image: Tensor, contrast: s
     with naming(path):
         normalised, _ = preparation.normalise(image, contrast, foreground)
     return (torch.where(foreground, normalised, -1.0) + 1) / 2
+
+
+def _clipped(preparation: Preparation, _path: Path, image: Tensor, _contrast: str, foreground: Tensor) -> int:
+    return preparation.count_outside(image, foreground)
 
 
 def _write_images(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.trace import Trace
 
 RANGE = (-1.0, 1.0)
+SSIM_WINDOW = 11
+"""Voxels of an image's shortest axis from which on its structural similarity is defined."""
 DEFORMED_ABOVE = 0.3
 """Voxels of true displacement above which a point counts as deformed."""
 
@@ -61,19 +64,22 @@ def score_cases(
         One row per case.
     """
     table = metrics.CaseTable()
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_batch_and_items)
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_batches_and_items)
     with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="case", leave=False) as bar:
-        for batch, items in loader:
-            for item, trace in zip(items, tracer(batch)):
-                table.add(item.get("case", f"case-{bar.n:04d}"), scores(trace, item))
-                bar.update()
+        for batches in loader:
+            for batch, items in batches:
+                for item, trace in zip(items, tracer(batch)):
+                    table.add(item.get("case", f"case-{bar.n:04d}"), scores(trace, item))
+                    bar.update()
     return table
 
 
-def _batch_and_items(items: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+def _batches_and_items(items: list[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
+    """The items in order, each run of one size as a batch."""
+    runs = [list(run) for _, run in groupby(items, key=lambda item: tuple(item["source"].shape))]
     # Landmarks differ in number from case to case and cannot be collated.
-    kept = [{key: value for key, value in item.items() if "landmarks" not in key} for item in items]
-    return list_data_collate(kept), items
+    kept = [[{key: value for key, value in item.items() if "landmarks" not in key} for item in run] for run in runs]
+    return [(list_data_collate(run), all_of) for run, all_of in zip(kept, runs)]
 
 
 def _landmark_error(trace: Trace, source_points: Tensor, target_points: Tensor) -> float:
@@ -125,7 +131,7 @@ def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {
         "mae": metrics.mean_absolute_error(image, target, data_range=RANGE, output_range=255),
         "psnr": metrics.peak_signal_to_noise_ratio(image, target, data_range=RANGE),
-        "ssim": metrics.structural_similarity(image, target, data_range=RANGE),
+        "ssim": _if_large(metrics.structural_similarity, image, target),
         "nmi": metrics.normalized_mutual_information_score(image, target, data_range=RANGE),
     }
 
@@ -139,11 +145,18 @@ def correspondence(warped: Tensor, image: Tensor, mask: Tensor | None = None) ->
         mask: (B, 1, *spatial) region, or None for the grid.
     """
     return {
-        "edge_ssim": metrics.edge_ssim(warped, image, mask, data_range=RANGE),
+        "edge_ssim": _if_large(metrics.edge_ssim, warped, image, mask),
         "edge_psnr": metrics.edge_psnr(warped, image, mask, data_range=RANGE),
         "edge_nmi": metrics.edge_nmi(warped, image, mask, data_range=RANGE),
         "edge_dice": metrics.edge_dice(warped, image, mask, data_range=RANGE, threshold="otsu"),
     }
+
+
+def _if_large(metric: Callable[..., Tensor], first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
+    """A metric of structural similarity; NaN for images that are smaller than its window."""
+    if min(first.shape[2:]) < SSIM_WINDOW:
+        return torch.full((len(first),), torch.nan, dtype=torch.float64)
+    return metric(first, second, mask, data_range=RANGE)
 
 
 def _batched(value: Tensor) -> Tensor:

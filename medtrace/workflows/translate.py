@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from medtrace.checks import check_positive
 from medtrace.data.masks import read_mask
+from medtrace.data.pictures import is_picture
 from medtrace.data.preparation import FILE, Preparation
-from medtrace.data.reading import is_picture, read_image
+from medtrace.data.reading import read_image
+from medtrace.data.tiff_pictures import Depth
 from medtrace.fields import warp
 from medtrace.geometry.resampling import (
     Reorientation,
@@ -35,10 +38,12 @@ from medtrace.networks.patches import PatchInferer
 from medtrace.objectives import Objective
 from medtrace.trace import Trace
 from medtrace.workflows.patched import patches_for, taking_patches
+from medtrace.workflows.picture_output import check_picture_beside, matching_depth, picture_beside
 from medtrace.workflows.report import check_page, report_beside
 from medtrace.workflows.runs import default_device, load_objective
 
 Advance = Callable[[int], Any]
+LOGGER = logging.getLogger("medtrace.translate")
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,12 @@ def translate(
     dicom: str | os.PathLike | None = None,
     series: str | int | None = None,
     resample_tilt: bool = False,
+    page: int | None = None,
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
+
+    A picture comes back as one too, beside the folder (OUT.png, or OUT.tif where PNG does not hold its depth), in its
+    own depth: whole numbers in 16 bits for a picture of 12 bits, 32-bit float for a float TIFF.
 
     The scan is reoriented to RAS and normalised as the training images were (`preparation.json` of the run; without
     one, the 0.5 and 99.5 percentiles of its foreground go to -1 and 1). A 2D network translates it slice by slice
@@ -103,6 +112,7 @@ def translate(
             (see `medtrace.io.save_dicom`).
         series: which volume of a DICOM folder that holds several, see `medtrace.data.reading.read_image`.
         resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
+        page: which page of a picture that has several, from 1.
 
     Returns:
         The trace: 3D for a scan, 2D for a picture, on the CPU.
@@ -117,6 +127,7 @@ def translate(
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
     check_page(out, report, overwrite)
+    check_picture_beside(out, image, overwrite)
     if dicom is not None:
         _check_dicom(Path(dicom), image, series)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -130,11 +141,13 @@ def translate(
             patch_size=patch_size,
             series=series,
             resample_tilt=resample_tilt,
+            page=page,
             bar=bar,
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
     save_trace(found.trace, out, method=found.method, metadata=metadata, overwrite=overwrite)
+    picture_beside(found.trace, out, found.depth)
     if report:
         report_beside(found.trace, out, found.method)
     if dicom is not None:
@@ -156,6 +169,8 @@ class Translation(NamedTuple):
     trace: Trace
     method: str
     metadata: dict[str, Any]
+    depth: Depth | None = None
+    """Of the file, if it is a picture."""
 
 
 def translation(
@@ -169,11 +184,12 @@ def translation(
     patch_size: int | Sequence[int] | None = None,
     series: str | int | None = None,
     resample_tilt: bool = False,
+    page: int | None = None,
     bar: Progress,
 ) -> Translation:
     """What `translate` writes, without writing it; `load` gives the run's objective once the image could be read."""
     with collecting() as notices:
-        scan = read_image(image, series, resample_tilt=resample_tilt)
+        scan = read_image(image, series, page=page, resample_tilt=resample_tilt)
         foreground = None if mask is None else read_mask(Path(mask), scan, image)
     objective = load()
     preparation = run_preparation(run, objective, picture=is_picture(image))
@@ -183,6 +199,7 @@ def translation(
             f"{image}: is a {kinds[is_picture(image)]}, but {run} was trained on {kinds[preparation.picture]}s; give an"
             " image of the same kind"
         )
+    depth = matching_depth(image, scan, preparation, run)
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
         normalised, intensity = preparation.normalise(scan, contrast, foreground)
@@ -206,7 +223,14 @@ def translation(
         metadata["notices"] = [notice.text for notice in notices]
     if patches is not None:
         metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
-    return Translation(trace, type(objective).__name__, metadata)
+    if clipped := preparation.count_outside(scan, foreground):
+        metadata["clipped_pixels"] = clipped
+        low, high = preparation.value_range or (0.0, 0.0)
+        LOGGER.warning(
+            "%s: %d of %d pixels lie outside of the run's value range %g to %g and were clipped",
+            *(image, clipped, scan[0].numel(), low, high),
+        )
+    return Translation(trace, type(objective).__name__, metadata, depth)
 
 
 def run_preparation(run: str | os.PathLike, objective: Objective, picture: bool = False) -> Preparation:

@@ -28,6 +28,7 @@ from medtrace.storage.cases import (
 from medtrace.storage.files import locked
 from medtrace.workflows.image_list import ListedImage, list_images
 from medtrace.workflows.parallel import Outcome, Task, run_cases
+from medtrace.workflows.picture_output import picture_beside
 from medtrace.workflows.report import report_beside
 from medtrace.workflows.runs import CONFIG, SAFE_WEIGHTS, WEIGHTS, load_objective
 from medtrace.workflows.translate import translation
@@ -62,6 +63,7 @@ class _How(NamedTuple):
     report: bool
     threads: int
     resample_tilt: bool = False
+    page: int | None = None
 
 
 def translate_cases(
@@ -80,8 +82,11 @@ def translate_cases(
     overwrite: bool = False,
     report: bool = True,
     resample_tilt: bool = False,
+    page: int | None = None,
 ) -> TranslatedCases:
     """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
+
+    A picture comes back as one too, `NAME/trace.png` or `NAME/trace.tif` (see `translate.translate`).
 
     A case's folder appears complete or not at all. A case is not done again if the bytes of its image, its mask and the
     run, and the settings, are those of the finished result, and that is as it was written (`NAME/case.json` says so).
@@ -102,6 +107,7 @@ def translate_cases(
         overwrite: replace results of other images or settings that have the same name.
         report: write pages.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
+        page: which page of pictures that have several, from 1.
 
     Returns:
         Names of the cases that were translated or kept, and a line for each failure.
@@ -125,6 +131,7 @@ def translate_cases(
         report,
         threads,
         resample_tilt,
+        page,
     )
     how.out.mkdir(parents=True, exist_ok=True)
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
@@ -175,6 +182,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         report=how.report,
         series=image.series,
         resample_tilt=how.resample_tilt,
+        page=how.page,
     )
     folder = how.out / image.name
     if is_finished(folder, key):
@@ -198,9 +206,11 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 patch_size=how.patch_size,
                 series=image.series,
                 resample_tilt=how.resample_tilt,
+                page=how.page,
                 bar=bar,
             )
         save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata)
+        picture_beside(found.trace, temporary / TRACE, found.depth)
         if how.report:
             report_beside(found.trace, temporary / TRACE, found.method)
     return "translated"

@@ -1,0 +1,139 @@
+"""Images that occur where they must not: under two subjects, or as source and target of one pair."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from medtrace.data.pair_list import Pair
+from medtrace.data.reading import read_image
+from medtrace.storage.cases import content_digest
+
+ROLES = ("source", "target")
+
+
+class _Image(NamedTuple):
+    pair: Pair
+    role: str
+
+    @property
+    def path(self) -> Path:
+        return getattr(self.pair, self.role)
+
+    @property
+    def origin(self) -> str:
+        return self.pair.origin or f"case {self.pair.name}"
+
+
+def check_files(pairs: Sequence[Pair]) -> None:
+    """Check, by the bytes of the files, that no image is in two subjects, twice in a pair, and no pair is there twice.
+
+    An image of two subjects would be learned from and tested on. Names do not count, nor do symbolic or hard links.
+
+    Args:
+        pairs: of all splits. Files that cannot be read are left to their reader.
+
+    Raises:
+        ValueError: naming the rows, subjects and files.
+    """
+    images = [_Image(pair, role) for pair in pairs for role in ROLES]
+    same_size: dict[object, list[_Image]] = defaultdict(list)
+    for image in images:
+        try:
+            same_size[_size(image.path)].append(image)
+        except OSError:
+            continue
+    contents: dict[str, list[_Image]] = defaultdict(list)
+    for size, group in same_size.items():
+        if len(group) > 1 and size:
+            for image in group:
+                contents[_digest(image.path)].append(image)
+    for group in contents.values():
+        if len(group) > 1 and not _is_readable(group[0].path):
+            group.clear()
+    for message in _doubled(contents).values():
+        raise ValueError(message)
+
+
+def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The pairs that hold an image which an earlier one has too, read and compared voxel by voxel.
+
+    A source and a target of one pair with the same voxels in two files are let be: nothing may have changed.
+
+    Args:
+        pairs: of all splits.
+        digests: name of a pair → `voxel_digest` of its source and target.
+
+    Returns:
+        Name of each such pair → what is wrong, in a line.
+    """
+    contents: dict[str, list[_Image]] = defaultdict(list)
+    for pair in pairs:
+        of_pair = digests.get(pair.name, ())
+        for role, digest in zip(ROLES, of_pair[:1] if len(set(of_pair)) == 1 else of_pair):
+            contents[digest].append(_Image(pair, role))
+    return _doubled(contents)
+
+
+def voxel_digest(image: Tensor) -> str:
+    """Digest of an image's shape and voxels."""
+    total = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=20)
+    total.update(image.contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _doubled(contents: Mapping[str, Sequence[_Image]]) -> dict[str, str]:
+    """Name of a pair → what it repeats."""
+    content_of = {(image.pair.name, image.role): key for key, group in contents.items() for image in group}
+    found: dict[str, str] = {}
+    for group in contents.values():
+        for number, image in enumerate(group):
+            for other in group[:number]:
+                if message := _complaint(image, other, content_of):
+                    found.setdefault(image.pair.name, message)
+    return found
+
+
+def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str], str]) -> str | None:
+    files = f"{image.path} is the same image as {other.path}"
+    if image.pair is other.pair:
+        return f"{image.origin}: source and target are one image ({files}); give the image before and the one after"
+    if image.pair.subject != other.pair.subject:
+        return (
+            f"{image.origin}: subject {image.pair.subject!r}: {files} of subject {other.pair.subject!r}"
+            f" ({other.origin}), so that a training could see what it is tested on; give both one subject, or remove"
+            " one"
+        )
+    contents = [[content_of.get((one.pair.name, role)) for role in ROLES] for one in (image, other)]
+    if contents[0] == contents[1] and None not in contents[0]:
+        return f"{image.origin}: is the same pair as {other.origin} ({files}); remove one"
+    return None
+
+
+def _is_readable(path: Path) -> bool:
+    """Broken files that are alike are no leak; their reader says what is wrong with them."""
+    try:
+        read_image(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _size(path: Path) -> object:
+    """Bytes of a file, or of each file in a folder; empty where there is nothing to compare."""
+    if path.is_dir():
+        return tuple(sorted(file.stat().st_size for file in path.rglob("*") if file.is_file()))
+    return path.stat().st_size
+
+
+def _digest(path: Path) -> str:
+    """By content alone: the same series under other file names is the same."""
+    if path.is_dir():
+        files = sorted(content_digest(file) for file in path.rglob("*") if file.is_file())
+        return hashlib.blake2b("".join(files).encode(), digest_size=20).hexdigest()
+    return content_digest(path)
