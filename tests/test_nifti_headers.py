@@ -324,3 +324,28 @@ def test_masks_of_histogram_training_are_read_as_all_masks(written):
         folder, _ = written(name)
         with pytest.raises(ValueError, match=r"on_it\.nii\.gz.*mm off"):
             HistogramStandardization.train([folder / "image.nii.gz"], [folder / "on_it.nii.gz"])
+
+
+def test_reports_and_certificates_refuse_files_that_lie_elsewhere(written, tmp_path):
+    folder, _ = written("labels_freesurfer")
+    image = read_image(folder / "image.nii.gz")
+    values = image.as_tensor()
+    trace = Trace.build(values, values, torch.zeros(3, *image.shape[1:]), affine=image.affine)
+    io.save_trace(trace, tmp_path / "trace")
+    elsewhere = image.affine.clone()
+    elsewhere[2, 3] += 3
+    io.write_image(tmp_path / "labels.nii.gz", read_labels(folder / "on_it.nii.gz", image, "image"), elsewhere)
+    io.write_image(tmp_path / "moved.nii.gz", values, elsewhere)
+    before = sorted(tmp_path.iterdir())
+    for arguments, name in (
+        (["report", "--labels", "labels.nii.gz", "--out", "page.html"], "labels.nii.gz"),
+        (["report", "--target", "moved.nii.gz", "--out", "page.html"], "moved.nii.gz"),
+        (["certify", "--target", "moved.nii.gz", "--out", "page.json"], "moved.nii.gz"),
+    ):
+        command, *options = [str(tmp_path / word) if "." in word else word for word in arguments]
+        result = CliRunner().invoke(app, [command, str(tmp_path / "trace"), *options])
+        assert result.exit_code == 1, result.output
+        (line,) = result.stderr.strip().splitlines()
+        assert name in line
+        assert "3 mm off" in line
+        assert sorted(tmp_path.iterdir()) == before
