@@ -13,7 +13,8 @@ from ignite.engine import Events
 from medtrace.engines.soundness import LOGGER
 from medtrace.engines.trainer import Trainer
 from medtrace.guard.weights import load_weights
-from medtrace.storage.files import locked, remove_partial_files, write_whole
+from medtrace.storage.files import atomic_write, remove
+from medtrace.storage.reservations import locked
 
 FINAL = "final.pt"
 _NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
@@ -56,7 +57,6 @@ class Checkpoint:
     def _start(self, engine: Trainer) -> None:
         if engine.state.rank == 0:
             engine.while_running.enter_context(locked(self.folder))
-            remove_partial_files(self.folder, ["*.pt"])
         if self.resume:
             for path, states in self._readable():
                 _restore(engine, states, path)
@@ -70,9 +70,9 @@ class Checkpoint:
 
     def _save(self, engine: Trainer, name: str) -> None:
         states = {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
-        write_whole(self.folder / name, lambda file: torch.save(states, file))
+        atomic_write(self.folder / name, lambda file: torch.save(states, file), make_parents=True)
         for _, path in self._of_epochs()[self.kept :]:
-            path.unlink()
+            remove(path)
 
     def _of_epochs(self) -> list[tuple[int, Path]]:
         """The checkpoints of epochs, newest first."""

@@ -8,6 +8,7 @@ differ), or if the user says so.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import sys
@@ -28,6 +29,9 @@ MAX_ENTRIES, MAX_DEPTH = 20_000, 50
 _SHOWN = 12
 _CODE_STARTS = ("$", "%")
 _DEVICE = re.compile(r"\$torch\.device\('[a-z]+(:\d+)?'\)")  # what `--device` leaves in a run
+PATHS = ("bundle_root", "dataset_dir", "run_dir")
+"""Entries of a configuration that are folders."""
+_SPECIAL = re.compile(r"[#@%$]|::")
 _INDEX = re.compile(r"(?<=#)\d+(?=#|$)")
 
 
@@ -144,9 +148,41 @@ def note_own_code(config: Mapping[str, Any]) -> None:
 
 
 def as_plain(path: str | os.PathLike) -> str:
-    """A path that a configuration holds as text, even if its name begins as an expression or a reference does."""
+    """A path for MONAI's parser, which else takes `#`, `@`, `%`, `$` and `::` in it for ids, references and code.
+
+    Such a path becomes the expression of a text in quotes. It is for the parser alone; a file keeps the path itself
+    (`plain_paths`).
+    """
     text = os.fspath(path)
-    return os.path.join(".", text) if text.startswith((*_CODE_STARTS, "@")) else text
+    if not _SPECIAL.search(text):
+        return text
+    return "$" + _SPECIAL.sub(lambda found: "".join(f"\\x{ord(sign):02x}" for sign in found[0]), ascii(text))
+
+
+def plain_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with its folders as plain text, as it is kept in a file: the reverse of `parsable_paths`."""
+    return {**config, **{name: _text_of(config[name]) for name in PATHS if name in config}}
+
+
+def parsable_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of a file with its folders as MONAI's parser takes them rightly (see `as_plain`).
+
+    Folders that an expression gives stay as they are.
+    """
+    texts = {name: config[name] for name in PATHS if isinstance(config.get(name), str)}
+    return {**config, **{name: as_plain(text) for name, text in texts.items() if not text.startswith(_CODE_STARTS)}}
+
+
+def _text_of(value: Any) -> Any:
+    """The text of an expression that `as_plain` made; anything else as it is."""
+    if isinstance(value, str) and value.startswith(("$'", '$"')):
+        try:
+            text = ast.literal_eval(value[1:])
+        except (ValueError, SyntaxError):
+            return value
+        if isinstance(text, str):
+            return os.path.join(".", text) if text.startswith((*_CODE_STARTS, "@")) else text
+    return value
 
 
 class _TooMuch(Exception):

@@ -27,6 +27,7 @@ from medtrace.geometry.grid import is_singular
 from medtrace.guard.dicom_headers import image_header
 from medtrace.io.dicom_attributes import MAY_BE_EMPTY, PATIENT, SERIES, STUDY, TEXT
 from medtrace.io.nifti import LPS
+from medtrace.storage.files import atomic_file
 
 SUPPORTED = {MRImageStorage: "MR", CTImageStorage: "CT"}
 """SOP classes of single-frame series that a derived series can be made of."""
@@ -135,7 +136,8 @@ def save(dataset: Dataset, path: Path) -> None:
     if "SOPInstanceUID" not in dataset:
         dataset.SOPInstanceUID = new_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.save_as(path, enforce_file_format=True)
+    with atomic_file(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
 
 
 def new_uid() -> UID:

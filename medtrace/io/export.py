@@ -15,7 +15,7 @@ from medtrace.io.nitransforms_field import write_x5
 from medtrace.io.slicer_nrrd import write_slicer_nrrd
 from medtrace.io.slicer_scene import write_slicer_scene
 from medtrace.io.transforms import write_transform
-from medtrace.storage.appearing import appearing_folder
+from medtrace.storage.directories import atomic_directory
 from medtrace.trace import Trace
 
 
@@ -67,14 +67,14 @@ def export_trace(
             " the original scans by to_original first"
         )
     if format in COMPOSITES:
-        with appearing_folder(folder) as temporary:
+        with atomic_directory(folder) as temporary:
             for moves in ("source", "image"):
                 path = temporary / f"resample_{moves}{COMPOSITES[format]}"
                 write_composite(path, trace, moves, source_motion=source_motion, target_motion=target_motion)
     elif format == "slicer":
         write_slicer_scene(trace, folder)
     else:
-        with appearing_folder(folder) as temporary:
+        with atomic_directory(folder) as temporary:
             _WRITERS[format](trace, temporary)
     return sorted(folder.iterdir())
 

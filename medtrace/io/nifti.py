@@ -17,6 +17,7 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_finite
 from medtrace.geometry.grid import check_invertible
 from medtrace.guard.declared_size import check_nifti
+from medtrace.storage.files import atomic_file
 
 StorageType = Literal["float32", "float64", "int16", "uint8"]
 SHEAR_TOLERANCE = 1e-4
@@ -155,7 +156,8 @@ def _write(path: Path, data: np.ndarray, affine: Tensor, dtype: str, description
     image.header["descrip"] = description
     if data.ndim == 5:
         image.header.set_intent("vector")
-    nibabel.save(image, path)
+    with atomic_file(path) as temporary:
+        nibabel.save(image, temporary)
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, nibabel.Nifti1Header]:

@@ -29,10 +29,11 @@ from medtrace.objectives.objective import plain
 from medtrace.objectives.registration import Pair, RegistrationObjective
 from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
+from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 from medtrace.workflows.register_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
-from medtrace.workflows.report import check_page, report_beside
+from medtrace.workflows.report import report_beside, reserve_outputs
 from medtrace.workflows.runs import default_device, load_objective
 from medtrace.workflows.translate import run_preparation
 
@@ -70,6 +71,7 @@ class _Method:
     device: torch.device
 
 
+@reserving(lambda out, report, overwrite, figure: reserve_outputs(out, report, overwrite, figure))
 def register(
     source: str | os.PathLike,
     target: str | os.PathLike,
@@ -134,8 +136,7 @@ def register(
         ValueError: if a file cannot be used, the run does not fit or nothing would register; the message says which.
     """
     out = Path(out)
-    _check_request(out, run, refine, spacing, figure, overwrite)
-    check_page(out, report, overwrite)
+    _check_request(run, refine, spacing, figure)
     pair = read_pair(Path(source), Path(target), _path(mask), _path(source_mask))
     carried = None if labels is None else _read_labels(Path(labels), pair, Path(source))
     started = time.perf_counter()
@@ -157,7 +158,6 @@ def register(
         ssd_before=_ssd(working.source, working.target),
         ssd_after=_ssd(output.image.cpu(), working.target),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     steps = method.objective.steps if isinstance(method.objective, InstanceRegistration) else 0
     names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
     metadata = {
@@ -188,15 +188,8 @@ def _path(path: str | os.PathLike | None) -> Path | None:
 
 
 def _check_request(
-    out: Path,
-    run: str | os.PathLike | None,
-    refine: int | None,
-    spacing: float | None,
-    figure: str | os.PathLike | None,
-    overwrite: bool,
+    run: str | os.PathLike | None, refine: int | None, spacing: float | None, figure: str | os.PathLike | None
 ) -> None:
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
     if refine is not None and refine < 0:
         raise ValueError(f"refine: expected 0 or more gradient steps, received {refine}")
     if refine == 0 and run is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,10 @@ from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.networks.patches import PatchInferer
 from medtrace.objectives import Objective
+from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.patched import patches_for, taking_patches
-from medtrace.workflows.report import check_page, report_beside
+from medtrace.workflows.report import report_beside, reserve_outputs
 from medtrace.workflows.runs import default_device, load_objective
 
 Advance = Callable[[int], Any]
@@ -50,6 +52,7 @@ class _Parts:
     mask: Tensor | None
 
 
+@reserving(lambda out, report, overwrite, dicom: _reserve(out, report, overwrite, dicom))
 def translate(
     run: str | os.PathLike,
     image: str | os.PathLike,
@@ -108,11 +111,8 @@ def translate(
     """
     run, image, out = Path(run), Path(image), Path(out)
     check_positive("batch_size", batch_size)
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
-    check_page(out, report, overwrite)
     if dicom is not None:
-        _check_dicom(Path(dicom), image)
+        read_source_series(image)  # what `save_dicom` would refuse, before minutes of work
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         found = translation(
             run,
@@ -124,7 +124,6 @@ def translate(
             patch_size=patch_size,
             bar=bar,
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
     save_trace(found.trace, out, method=found.method, metadata=metadata, overwrite=overwrite)
     if report:
@@ -134,12 +133,13 @@ def translate(
     return found.trace
 
 
-def _check_dicom(folder: Path, series: Path) -> None:
-    """What `save_dicom` would refuse, before minutes of work."""
-    if folder.exists():
-        raise FileExistsError(f"{folder}: is in use; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    read_source_series(series)
+@contextmanager
+def _reserve(out: str | os.PathLike, report: bool, overwrite: bool, dicom: str | os.PathLike | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(reserve_outputs(out, report, overwrite))
+        if dicom is not None:
+            stack.enter_context(reserve_folder(dicom, make_parents=True))
+        yield
 
 
 class Translation(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data import TraceBench
+from medtrace.guard.configurations import parsable_paths, read_config
 from medtrace.workflows.runs import CONFIG
 
 
@@ -32,7 +33,7 @@ class Cases:
         from monai.bundle import ConfigParser
 
         parser = ConfigParser()
-        parser.read_config(str(run / CONFIG))
+        parser.read_config(parsable_paths(read_config(run / CONFIG)))
         named = parser.get_parsed_content(f"data#{entry}")
         if not isinstance(named, TraceBench):
             raise TypeError(
