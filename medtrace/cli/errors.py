@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -13,14 +15,27 @@ import typer
 
 USER_ERROR = 1
 INTERRUPTED = 130
+"""By Ctrl-C; by SIGTERM or SIGHUP it is 143 or 129, which schedulers and containers take for having obeyed them."""
+_ENDING = ("SIGTERM", "SIGHUP")
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asks the program to end: the same clean-up as after Ctrl-C follows."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     debug = os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0")
     try:
-        with _quiet(not debug):
+        with _ending_by_signals(), _quiet(not debug):
             yield
+    except Terminated as error:
+        typer.echo(f"medtrace: ended by {signal.Signals(error.number).name}", err=True)
+        raise typer.Exit(128 + error.number) from None
     except KeyboardInterrupt:
         typer.echo("medtrace: interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -34,6 +49,29 @@ def one_line_errors() -> Iterator[None]:
             typer.echo(f"medtrace: failed {line}", err=True)
         typer.echo(f"medtrace: error: {describe(error)}", err=True)
         raise typer.Exit(USER_ERROR) from None
+
+
+@contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Let signals that ask to end do what Ctrl-C does, once: a second one must not cut off the clean-up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+
+    def end(number: int, _: object) -> None:
+        for one in taken:
+            signal.signal(one, signal.SIG_IGN)
+        raise Terminated(number)
+
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def describe(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from medtrace.engines.soundness import LOGGER
 from medtrace.engines.trainer import Trainer
 from medtrace.guard.weights import load_weights
 from medtrace.storage.files import atomic_write, remove
+from medtrace.storage.places import check_room
 from medtrace.storage.reservations import locked
 
 FINAL = "final.pt"
@@ -57,6 +58,9 @@ class Checkpoint:
     def _start(self, engine: Trainer) -> None:
         if engine.state.rank == 0:
             engine.while_running.enter_context(locked(self.folder))
+            check_room(
+                self.folder, _size([item.state_dict() for item in engine.checkpoint_items().values()]), "a checkpoint"
+            )
         if self.resume:
             for path, states in self._readable():
                 _restore(engine, states, path)
@@ -91,6 +95,14 @@ class Checkpoint:
                 yield path, states
         if content is not None:
             yield final, content
+
+
+def _size(states: Any) -> int:
+    """Bytes of all tensors in nested lists and mappings."""
+    if isinstance(states, torch.Tensor):
+        return states.numel() * states.element_size()
+    inner = states.values() if isinstance(states, Mapping) else states if isinstance(states, (list, tuple)) else ()
+    return sum(map(_size, inner))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

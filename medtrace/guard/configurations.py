@@ -153,7 +153,7 @@ def as_plain(path: str | os.PathLike) -> str:
     Such a path becomes the expression of a text in quotes. It is for the parser alone; a file keeps the path itself
     (`plain_paths`).
     """
-    text = os.fspath(path)
+    text = _unlike_code(os.fspath(path))
     if not _SPECIAL.search(text):
         return text
     return "$" + _SPECIAL.sub(lambda found: "".join(f"\\x{ord(sign):02x}" for sign in found[0]), ascii(text))
@@ -181,8 +181,13 @@ def _text_of(value: Any) -> Any:
         except (ValueError, SyntaxError):
             return value
         if isinstance(text, str):
-            return os.path.join(".", text) if text.startswith((*_CODE_STARTS, "@")) else text
+            return _unlike_code(text)
     return value
+
+
+def _unlike_code(path: str) -> str:
+    """A path that does not begin as an expression or a reference does."""
+    return os.path.join(".", path) if path.startswith((*_CODE_STARTS, "@")) else path
 
 
 class _TooMuch(Exception):

@@ -17,6 +17,7 @@ from medtrace.io.dicom_series import write_dicom_series
 from medtrace.io.trace_folder import INDEX, load_trace
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import make_directory
+from medtrace.storage.places import check_room
 from medtrace.storage.reservations import reserve_folder
 from medtrace.trace import Trace
 
@@ -83,6 +84,8 @@ def _save_dicom(
             "target_series: expected the DICOM series of the image's grid, received None; image and source of this"
             " trace lie on two grids"
         )
+    voxels, images = trace.ddf[0].numel(), 2 if warped else 1
+    check_room(folder, voxels * (2 * images + 12) + 12 * trace.inverse_ddf[0].numel(), "DICOM of a trace of this size")
     with atomic_directory(folder) as temporary:
         _write(trace, temporary, source, target, method or "medtrace", warped)
     return folder.absolute()

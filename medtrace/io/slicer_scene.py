@@ -44,7 +44,7 @@ def write_slicer_scene(trace: Trace, folder: Path | str) -> Path:
         write_slicer_nrrd(temporary / "inverse_ddf.nrrd", trace.inverse_ddf, trace.source_affine, "modeling")
         scene = _scene(volumes, "source" if "source" in volumes else "source_0")
         ElementTree.indent(scene)
-        atomic_write(temporary / SCENE, ElementTree.tostring(scene.getroot(), "UTF-8", xml_declaration=True))
+        atomic_write(temporary / SCENE, ElementTree.tostring(scene, "UTF-8", xml_declaration=True))
         atomic_write(temporary / SCRIPT, _SCRIPT)
     return folder / SCENE
 
@@ -64,7 +64,7 @@ def _write_volumes(trace: Trace, folder: Path) -> dict[str, str]:
     return files
 
 
-def _scene(volumes: dict[str, str], source: str) -> ElementTree.ElementTree:
+def _scene(volumes: dict[str, str], source: str) -> ElementTree.Element:
     """The scene's nodes: storage by relative path, volumes, the two transforms, and the moved source."""
     root = ElementTree.Element("MRML", version="Slicer5.0.0", userTags="")
     number = {"Volume": 0, "Transform": 0}  # of the nodes so far
@@ -103,7 +103,7 @@ def _scene(volumes: dict[str, str], source: str) -> ElementTree.ElementTree:
     for name, file in volumes.items():
         volume(name, file)
     volume("source moved", volumes[source], moving)
-    return ElementTree.ElementTree(root)
+    return root
 
 
 _SCRIPT = textwrap.dedent('''\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from medtrace.io.nifti import StorageType, read_image, write_image
 from medtrace.io.transforms import read_transform, write_transform
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write
+from medtrace.storage.places import check_room
 from medtrace.storage.reservations import Contents, Reservation, reserve_folder
 from medtrace.trace import Trace
 
@@ -180,6 +182,22 @@ def reserve_trace(
     return reserve_folder(folder, trace_contents(overwrite), make_parents=make_parents)
 
 
+def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Sequence[int]) -> None:
+    """Check that there is room for a trace before it is made: for its files without compression, which is the most.
+
+    Args:
+        folder: of the trace.
+        source: shape (C, *spatial) of the source.
+        image: likewise of the image.
+
+    Raises:
+        OSError: if there is less; the message tells both numbers.
+    """
+    channels, voxels, source_voxels = image[0], math.prod(image[1:]), math.prod(source[1:])
+    per_voxel = 4 * (3 * channels + 1) + 36 + 12  # images and mask, the field (float32 and float64), the velocity
+    check_room(folder, voxels * per_voxel + source_voxels * (4 * source[0] + 36), "a trace of this size")
+
+
 def trace_contents(overwrite: bool) -> Contents:
     """What a trace may replace: nothing, or with `overwrite` another trace and what is told of it."""
 
@@ -191,7 +209,7 @@ def trace_contents(overwrite: bool) -> Contents:
             )
         if names and not overwrite:
             raise FileExistsError(
-                f"{folder}: is in use: already holds a trace; pass overwrite=True (--overwrite) or choose another folder"
+                f"{folder}: is in use: already holds a trace; pass overwrite=True (--overwrite) or choose another"
             )
 
     return check

@@ -89,7 +89,9 @@ def make_missing(folder: Path) -> list[Path]:
             made.insert(0, one)
     except OSError as error:
         remove_empty(made)
-        raise OSError(f"{folder}: cannot be made ({first_reason(error)}); choose another place") from error
+        raise OSError(
+            f"{folder}: cannot be written to ({first_reason(error)}); permit writing, or choose another folder"
+        ) from error
     return made
 
 
@@ -105,7 +107,7 @@ def check_room(folder: str | os.PathLike, size: int, what: str) -> None:
 
     Args:
         folder: where; the nearest folder above it that exists is asked.
-        size: in bytes, the most that it can take.
+        size: in bytes.
         what: what is written, for the message.
 
     Raises:
@@ -117,7 +119,7 @@ def check_room(folder: str | os.PathLike, size: int, what: str) -> None:
     free = shutil.disk_usage(asked).free
     if free < size:
         raise OSError(
-            f"{folder}: {what} takes up to {_amount(size)}, and {_amount(free)} are free there; make room, or choose"
+            f"{folder}: {what} needs {_amount(size)}, and {_amount(free)} are free there; make room, or choose"
             " another disk"
         )
 

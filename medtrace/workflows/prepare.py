@@ -162,13 +162,18 @@ def _partial_folder(out: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
         whole = False
         try:
             with locked(partial):
-                for name in (LEARNED, WRITTEN):
-                    sweep(partial / name)
+                _sweep(partial)
                 yield partial
                 whole = True
         finally:
+            _sweep(partial)  # of workers that died
             if whole or not any(partial.glob(f"*/*/{RECORD}")):
                 remove(partial)
+
+
+def _sweep(partial: Path) -> None:
+    for name in (LEARNED, WRITTEN):
+        sweep(partial / name)
 
 
 class _Runner:

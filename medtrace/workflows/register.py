@@ -21,6 +21,7 @@ from medtrace.data.preparation import IntensityMap, Preparation
 from medtrace.data.reading import read_image
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
 from medtrace.io import save_trace
+from medtrace.io.trace_folder import check_trace_room
 from medtrace.networks import MetamorphicOutput
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.objectives import InstanceRegistration, MetamorphicEnergy
@@ -138,6 +139,7 @@ def register(
     out = Path(out)
     _check_request(run, refine, spacing, figure)
     pair = read_pair(Path(source), Path(target), _path(mask), _path(source_mask))
+    check_trace_room(out, pair.source.shape, pair.target.shape)
     carried = None if labels is None else _read_labels(Path(labels), pair, Path(source))
     started = time.perf_counter()
     with Progress(console=Console(stderr=True), disable=not progress) as bar:

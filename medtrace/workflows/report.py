@@ -23,6 +23,14 @@ from medtrace.trace import Trace
 REPORT = "report.html"
 
 
+@contextmanager
+def reserve_page(out: str | os.PathLike) -> Iterator[None]:
+    """Have the place of a page, whose ending is checked."""
+    check_suffix(Path(out))
+    with reserve_file(out, make_parents=True):
+        yield
+
+
 @reserving(lambda out: reserve_page(out))
 def report(
     folders: Sequence[str | os.PathLike[str]],
@@ -99,8 +107,11 @@ def page_of(folder: str | os.PathLike) -> Path:
     """The page of a trace's folder: beside it, FOLDER.html, or in it where it is a mount point or has a parent that
     cannot be written."""
     folder = Path(folder)
-    name = folder.name or folder.absolute().name
-    return folder / REPORT if stands_alone(folder) else folder.absolute().with_name(f"{name}.html")
+    if stands_alone(folder):
+        return folder / REPORT
+    if folder.name in ("", ".."):
+        folder = Path(os.path.realpath(folder))
+    return folder.with_name(f"{folder.name}.html")
 
 
 @contextmanager
@@ -119,14 +130,6 @@ def reserve_outputs(
         if report and not stands_alone(out):
             stack.enter_context(reserve_file(page_of(out)))
         stack.enter_context(reserve_files(*files, make_parents=True))
-        yield
-
-
-@contextmanager
-def reserve_page(out: str | os.PathLike) -> Iterator[None]:
-    """Have the place of a page, whose ending is checked."""
-    check_suffix(Path(out))
-    with reserve_file(out, make_parents=True):
         yield
 
 

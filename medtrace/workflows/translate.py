@@ -30,6 +30,7 @@ from medtrace.geometry.resampling import (
 )
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
+from medtrace.io.trace_folder import check_trace_room
 from medtrace.networks.patches import PatchInferer
 from medtrace.objectives import Objective
 from medtrace.storage.reservations import reserve_folder, reserving
@@ -50,6 +51,15 @@ class _Parts:
     inverse_ddf: Tensor
     velocity: Tensor | None
     mask: Tensor | None
+
+
+@contextmanager
+def _reserve(out: str | os.PathLike, report: bool, overwrite: bool, dicom: str | os.PathLike | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(reserve_outputs(out, report, overwrite))
+        if dicom is not None:
+            stack.enter_context(reserve_folder(dicom, make_parents=True))
+        yield
 
 
 @reserving(lambda out, report, overwrite, dicom: _reserve(out, report, overwrite, dicom))
@@ -123,6 +133,7 @@ def translate(
             batch_size=batch_size,
             patch_size=patch_size,
             bar=bar,
+            out=out,
         )
     metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
     save_trace(found.trace, out, method=found.method, metadata=metadata, overwrite=overwrite)
@@ -131,15 +142,6 @@ def translate(
     if dicom is not None:
         save_dicom(found.trace, Path(dicom), image, method=found.method)
     return found.trace
-
-
-@contextmanager
-def _reserve(out: str | os.PathLike, report: bool, overwrite: bool, dicom: str | os.PathLike | None) -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.enter_context(reserve_outputs(out, report, overwrite))
-        if dicom is not None:
-            stack.enter_context(reserve_folder(dicom, make_parents=True))
-        yield
 
 
 class Translation(NamedTuple):
@@ -160,9 +162,11 @@ def translation(
     batch_size: int = 8,
     patch_size: int | Sequence[int] | None = None,
     bar: Progress,
+    out: Path,
 ) -> Translation:
-    """What `translate` writes, without writing it; `load` gives the run's objective once the image could be read."""
+    """What `translate` writes to `out`, without writing it; `load` gives the run's objective once the image was read."""
     scan = read_image(image)
+    check_trace_room(out, scan.shape, scan.shape)
     foreground = None if mask is None else read_mask(Path(mask), scan, image)
     objective = load()
     preparation = run_preparation(run, objective, picture=is_picture(image))

@@ -125,8 +125,10 @@ def translate_cases(
     )
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
     with locked(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
-        outcomes = _run(tasks, workers, scheduler, bar)
-        sweep(how.out)
+        try:
+            outcomes = _run(tasks, workers, scheduler, bar)
+        finally:
+            sweep(how.out)  # of workers that died
         _write_table(how.out / TABLE, listed, outcomes)
     return TranslatedCases(
         [outcome.name for outcome in outcomes if outcome.value == "translated"],
@@ -190,6 +192,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 batch_size=how.batch_size,
                 patch_size=how.patch_size,
                 bar=bar,
+                out=folder,
             )
         save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata)
         if how.report:

@@ -35,6 +35,20 @@ _PAGE = (
 )
 
 
+@contextmanager
+def _reserve_certificates(
+    traces: Sequence[str | os.PathLike], out: str | os.PathLike | None, html: str | os.PathLike | None
+) -> Iterator[None]:
+    files = _files(traces, out)
+    doubled = sorted({str(file) for file in files if files.count(file) > 1})
+    if doubled:
+        raise ValueError(f"traces: expected folders of different names, received several for {doubled[0]}; rename one")
+    if out is not None and len(traces) > 1:
+        folder_place(out)
+    with reserve_files(*files, html, make_parents=True):
+        yield
+
+
 @reserving(lambda traces, out, html: _reserve_certificates(traces, out, html))
 def certify_several(
     traces: Sequence[str | os.PathLike],
@@ -93,20 +107,6 @@ def _files(traces: Sequence[str | os.PathLike], out: str | os.PathLike | None) -
     if len(traces) == 1:
         return [Path(out)]
     return [Path(out) / f"{Path(trace).resolve().name}.json" for trace in traces]
-
-
-@contextmanager
-def _reserve_certificates(
-    traces: Sequence[str | os.PathLike], out: str | os.PathLike | None, html: str | os.PathLike | None
-) -> Iterator[None]:
-    files = _files(traces, out)
-    doubled = sorted({str(file) for file in files if files.count(file) > 1})
-    if doubled:
-        raise ValueError(f"traces: expected folders of different names, received several for {doubled[0]}; rename one")
-    if out is not None and len(traces) > 1:
-        folder_place(out)
-    with reserve_files(*files, html, make_parents=True):
-        yield
 
 
 @reserving(lambda out: reserve_files(out))
