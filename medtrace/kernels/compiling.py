@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,8 @@ def compiled(function: Callable[..., Any]) -> Any:
     process compiles for itself. A damaged file there is told and compiled anew.
     """
     dispatcher = njit(**OPTIONS)(function)
-    try:
+    with suppress(RuntimeError):  # numba found no folder to write
         dispatcher._cache = _CheckedCache(function)
-    except RuntimeError:  # numba found no folder to write
-        pass
     return dispatcher
 
 

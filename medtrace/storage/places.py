@@ -68,7 +68,9 @@ def is_mount_point(path: Path) -> bool:
 def stands_alone(folder: str | os.PathLike) -> bool:
     """Whether nothing should be put beside a folder: it is a mount point, or its parent cannot be written."""
     folder = Path(folder).absolute()
-    return folder.is_dir() and (is_mount_point(folder) or not os.access(folder.parent, os.W_OK | os.X_OK))
+    effective = os.access in os.supports_effective_ids
+    writable = os.access(folder.parent, os.W_OK | os.X_OK, effective_ids=effective)
+    return folder.is_dir() and (is_mount_point(folder) or not writable)
 
 
 def make_missing(folder: Path) -> list[Path]:

@@ -164,7 +164,7 @@ def translation(
     bar: Progress,
     out: Path,
 ) -> Translation:
-    """What `translate` writes to `out`, without writing it; `load` gives the run's objective once the image was read."""
+    """What `translate` writes to `out`, without writing it; `load` gives the run's objective once the image is read."""
     scan = read_image(image)
     check_trace_room(out, scan.shape, scan.shape)
     foreground = None if mask is None else read_mask(Path(mask), scan, image)
