@@ -27,15 +27,23 @@ def folder_place(path: str | os.PathLike) -> Path:
         FileNotFoundError: if it is a symbolic link to nothing.
     """
     given = Path(path).absolute()
-    if given.is_symlink() and not given.exists():
-        raise FileNotFoundError(
-            f"{path}: is a symbolic link to {os.readlink(given)}, which does not exist; make that folder, or remove the"
-            " link"
-        )
+    check_links(path)
     place = Path(os.path.realpath(given))
     if place.exists() and not place.is_dir():
         raise FileExistsError(f"{path}: expected a folder, received a file; choose another name")
     return place
+
+
+def check_links(path: str | os.PathLike) -> None:
+    """Check that neither a path nor a folder above it is a symbolic link to nothing."""
+    given = Path(path).absolute()
+    for one in (given, *given.parents):
+        if one.is_symlink() and not one.exists():
+            name = path if one == given else one
+            raise FileNotFoundError(
+                f"{name}: is a symbolic link to {os.readlink(one)}, which does not exist; make that folder, or remove"
+                " the link"
+            )
 
 
 def file_place(path: str | os.PathLike) -> Path:
@@ -45,6 +53,7 @@ def file_place(path: str | os.PathLike) -> Path:
         FileExistsError: if there is a folder, or a file that is mounted there and cannot be replaced.
     """
     given = Path(path).absolute()
+    check_links(given.parent)
     place = Path(os.path.realpath(given.parent)) / given.name
     if place.is_dir() and not place.is_symlink():
         raise FileExistsError(f"{path}: expected the name of a file, received a folder; name a file in it")

@@ -364,9 +364,9 @@ def other_files_kept_with_overwrite(folder, options):
     (folder / "out").mkdir()
     (folder / "out" / "notes.txt").write_text("precious\n", encoding="utf-8")
     (folder / "out" / "trace.json").write_text("earlier!", encoding="utf-8")
-    return refused("out", "received 'notes.txt'", ["out/notes.txt holds 'precious'", "out/trace.json holds 'earlier!'"]) | {
-        "command": [*REGISTER, "out", "--overwrite"]
-    }
+    return refused(
+        "out", "received 'notes.txt'", ["out/notes.txt holds 'precious'", "out/trace.json holds 'earlier!'"]
+    ) | {"command": [*REGISTER, "out", "--overwrite"]}
 
 
 @case
