@@ -14,14 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from medtrace.storage.cases import (
-    case_key,
-    clear_unfinished,
-    content_digest,
-    is_finished,
-    key_of,
-    making_case,
-)
+from medtrace.storage.cases import atomic_case, case_key, content_digest, is_finished, key_of
 from medtrace.workflows.parallel import LOST, Task, run_cases
 
 
@@ -49,7 +42,7 @@ def slow_case(folder, name, seconds):
     if is_finished(folder / name, key):
         return "kept"
     say(folder, f"started {name} {os.getpid()}")
-    with making_case(folder / name, key) as temporary:
+    with atomic_case(folder / name, key) as temporary:
         time.sleep(seconds)
         (temporary / "result.txt").write_text(name)
     say(folder, f"done {name} {os.getpid()}")
@@ -96,23 +89,22 @@ def test_a_case_appears_whole_or_not_at_all(tmp_path):
     place = tmp_path / "case"
 
     def fail_half_way():
-        with making_case(place, "k") as temporary:
+        with atomic_case(place, "k") as temporary:
             (temporary / "half.txt").write_text("half")
             raise KeyError
 
     with pytest.raises(KeyError):
         fail_half_way()
     assert not place.exists()
-    with making_case(place, "k") as temporary:
+    with atomic_case(place, "k") as temporary:
         (temporary / "images").mkdir()
         (temporary / "images" / "a.txt").write_text("whole")
     assert is_finished(place, "k")
     assert not is_finished(place, "other")
     assert key_of(place) == "k"
-    with making_case(place, "k2") as temporary:
+    with atomic_case(place, "k2") as temporary:
         (temporary / "a.txt").write_text("new")
     assert sorted(p.name for p in place.iterdir()) == ["a.txt", "case.json"]
-    clear_unfinished(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["case"]
 
 
@@ -129,7 +121,7 @@ def test_a_case_appears_whole_or_not_at_all(tmp_path):
     ids=["altered", "cut off", "missing", "no record", "broken record", "another record"],
 )
 def test_a_damaged_result_is_no_result(tmp_path, damage):
-    with making_case(tmp_path / "case", "k") as temporary:
+    with atomic_case(tmp_path / "case", "k") as temporary:
         (temporary / "a.txt").write_text("whole")
     assert is_finished(tmp_path / "case", "k")
     damage(tmp_path / "case")
@@ -293,21 +285,24 @@ def test_prepare_does_again_what_changed_and_only_that(tmp_path, counted):
     from medtrace.workflows import prepare as module
 
     pairs = write_pairs(tmp_path / "raw")
-    place, _assemble = module._take_place, module._assemble
+    assemble, index = module._assemble, {}
 
-    def interrupted(*_):
+    def interrupted(dataset, *others):
+        assemble(dataset, *others)
+        index.update(json.loads((dataset / "dataset.json").read_text()))
         raise KeyboardInterrupt
 
     def attempt(**changes):
         """All but the last step."""
-        module._take_place = interrupted
+        module._assemble = interrupted
         for names in counted.values():
             names.clear()
         try:
             with pytest.raises(KeyboardInterrupt):
                 prepared(pairs, tmp_path / "data", **changes)
         finally:
-            module._take_place = place
+            module._assemble = assemble
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["data.partial", "raw"]
         return {name: sorted(names) for name, names in counted.items()}
 
     everything = ["S0", "S1", "S2", "S3"]
@@ -317,7 +312,6 @@ def test_prepare_does_again_what_changed_and_only_that(tmp_path, counted):
     written.write_bytes(written.read_bytes()[:-1])
     assert attempt() == {"learn": [], "write": ["S3"]}
     # A file of a test subject changes nothing that others follow from; one of a training subject does.
-    index = json.loads((tmp_path / "data.partial" / "dataset" / "dataset.json").read_text())
     test, training = index["test"][0]["subject"], index["training"][0]["subject"]
     for subject, expected in ((test, [test]), (training, everything)):
         other = next(name for name in everything if name not in (test, training))
@@ -367,7 +361,7 @@ def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
 
 
 def test_a_second_command_in_a_folder_is_refused(tmp_path):
-    from medtrace.storage.files import locked
+    from medtrace.storage.reservations import locked
     from medtrace.workflows.prepare import ENDING
     from medtrace.workflows.translate_cases import translate_cases
     from tests.test_translate import tiny_tracetrans

@@ -23,7 +23,9 @@ from medtrace.engines.soundness import all_finite
 from medtrace.objectives import Objective, Phase
 from medtrace.objectives.averaging import WeightAverage
 from medtrace.objectives.pool import ImagePool
-from medtrace.storage.files import LOCK, locked, write_whole
+from medtrace.storage.files import atomic_write
+from medtrace.storage.reservations import locked
+from medtrace.storage.workspaces import LOCK
 
 
 class Twofold(Objective):
@@ -227,7 +229,10 @@ def test_another_network_is_refused(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
-    (tmp_path / "final.pt.partial").write_bytes(b"half")
+    left = tmp_path / f".medtrace-{'0' * 32}"
+    (left / "new").mkdir(parents=True)
+    (left / "lock").write_text("process 1 on elsewhere since 2026")
+    (left / "new" / "final.pt").write_bytes(b"half")
     (tmp_path / "film.mp4.partial").write_bytes(b"of another program")
     trainer([1.0], handlers=[Checkpoint(tmp_path)]).run()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4.partial", "final.pt"]
@@ -256,13 +261,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 def test_a_file_that_outgrows_its_limit_is_a_full_disk(tmp_path):
     """The kernel's own limit, so that torch's writer of archives meets the real error."""
     path = tmp_path / "weights.pt"
-    write_whole(path, lambda file: torch.save(torch.zeros(8), file))
+    atomic_write(path, lambda file: torch.save(torch.zeros(8), file))
     before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(OSError, match=r"weights.pt: cannot be written \(File too large\); what was there before"):
-            write_whole(path, lambda file: torch.save(torch.zeros(100_000), file))
+            atomic_write(path, lambda file: torch.save(torch.zeros(100_000), file))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)

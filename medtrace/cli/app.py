@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -71,11 +72,25 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             with one_line_errors():
-                function(*args, **kwargs)
+                function(*args, **{name: at_home(value) for name, value in kwargs.items()})
 
         return app.command(name)(guarded)
 
     return register
+
+
+def at_home(value: Any) -> Any:
+    """A path, or a list of paths, with `~` as the home folder, also behind `=` where no shell expands it."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(at_home(one) for one in value)
+    if not isinstance(value, Path):
+        return value
+    try:
+        return value.expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{value}: there is no such user, whose home it could be; write ./{value} for a name"
+        ) from error
 
 
 def _show_version(wanted: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -15,6 +17,16 @@ from medtrace.guard.notices import Notice
 
 USER_ERROR = 1
 INTERRUPTED = 130
+"""By Ctrl-C; by SIGTERM or SIGHUP it is 143 or 129, which schedulers and containers take for having obeyed them."""
+_ENDING = ("SIGTERM", "SIGHUP")
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asks the program to end: the same clean-up as after Ctrl-C follows."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 @contextmanager
@@ -22,8 +34,11 @@ def one_line_errors() -> Iterator[None]:
     debug = os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0")
     notes: list[str] = []
     try:
-        with _quiet(not debug, notes):
+        with _ending_by_signals(), _quiet(not debug, notes):
             yield
+    except Terminated as error:
+        typer.echo(f"medtrace: ended by {signal.Signals(error.number).name}", err=True)
+        raise typer.Exit(128 + error.number) from None
     except KeyboardInterrupt:
         typer.echo("medtrace: interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -45,6 +60,29 @@ def _echo(notes: list[str]) -> None:
     """Tell what was decided, once the work is done: a refusal is a line of its own."""
     for note in dict.fromkeys(notes):
         typer.echo(f"medtrace: note: {note}", err=True)
+
+
+@contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Let signals that ask to end do what Ctrl-C does, once: a second one must not cut off the clean-up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+
+    def end(number: int, _: object) -> None:
+        for one in taken:
+            signal.signal(one, signal.SIG_IGN)
+        raise Terminated(number)
+
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def describe(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import Device, ResampleTilt, Scheduler, Workers, command
+from medtrace.cli.app import Device, ResampleTilt, Scheduler, Workers, at_home, command
 from medtrace.cli.overrides import parse_overrides
 
 
@@ -204,7 +204,7 @@ def traceability(
         dataset=dataset,
         split=split,
         segmenter=segmenter,
-        feature_network=features,
+        feature_network=features if features in (None, "segmenter") else at_home(Path(features)),
         settings=settings,
         device=device,
         progress=sys.stderr.isatty(),

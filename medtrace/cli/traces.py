@@ -90,6 +90,7 @@ def translate(
             threads=threads,
         )
         return
+    from medtrace.workflows.report import page_of
     from medtrace.workflows.translate import translate as call
 
     call(
@@ -112,7 +113,7 @@ def translate(
     )
     typer.echo(f"trace written to {out}")
     if report:
-        typer.echo(f"page written to {out}.html")
+        typer.echo(f"page written to {page_of(out)}")
     if dicom is not None:
         typer.echo(f"DICOM written to {dicom}")
 
@@ -177,6 +178,7 @@ def register(
 ) -> None:
     """Register a scan to another, with a trained run or without, and keep the trace."""
     from medtrace.workflows.register import register as call
+    from medtrace.workflows.report import page_of
 
     found = call(
         source,
@@ -206,7 +208,7 @@ def register(
     typer.echo(f"time {found.seconds:.1f} s, peak memory {found.peak_gib:.2f} GiB")
     typer.echo(f"trace written to {out}")
     if report:
-        typer.echo(f"page written to {out}.html")
+        typer.echo(f"page written to {page_of(out)}")
 
 
 @command("report")

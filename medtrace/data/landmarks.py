@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from medtrace.storage.files import atomic_write
 
 
 def read_landmarks(path: str | os.PathLike, space: str = "RAS") -> tuple[list[str], Tensor]:
@@ -40,7 +43,8 @@ def read_landmarks(path: str | os.PathLike, space: str = "RAS") -> tuple[list[st
 
 def write_landmarks(path: str | os.PathLike, names: Sequence[str], points: Tensor) -> None:
     """Write points (N, 3), RAS mm."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["Landmark", "X", "Y", "Z"])
-        writer.writerows([name, *(f"{value:.6f}" for value in point)] for name, point in zip(names, points.tolist()))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["Landmark", "X", "Y", "Z"])
+    writer.writerows([name, *(f"{value:.6f}" for value in point)] for name, point in zip(names, points.tolist()))
+    atomic_write(path, text.getvalue())

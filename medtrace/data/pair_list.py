@@ -199,8 +199,8 @@ def _check_names(path: Path, pairs: Sequence[Pair]) -> None:
             )
         for beside in same.get(f"{name}_source", ()):
             raise ValueError(
-                f"{beside.origin}: case {beside.name!r} would share files with {found[0].name!r} ({places}), whose files"
-                " end so; rename it"
+                f"{beside.origin}: case {beside.name!r} would share files with {found[0].name!r} ({places}), whose"
+                " files end so; rename it"
             )
 
 

@@ -41,7 +41,7 @@ from medtrace.data.tiff_pictures import (
     without_alpha,
 )
 from medtrace.guard.declared_size import check_declared
-from medtrace.storage.files import write_whole
+from medtrace.storage.files import atomic_write
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 PICTURE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
@@ -133,7 +133,7 @@ def write_picture(stem: Path, image: Tensor, depth: Depth) -> Path:
         Image.fromarray(pixels).save(buffer, format="PNG")
     else:
         tifffile.imwrite(buffer, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack", metadata=None)
-    write_whole(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
     return path
 
 

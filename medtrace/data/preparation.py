@@ -30,7 +30,7 @@ from monai.utils.enums import TraceKeys
 from torch import Tensor
 
 from medtrace.checks import check_finite, check_spatial_dims
-from medtrace.storage.files import write_whole
+from medtrace.storage.files import atomic_write
 from medtrace.transforms.histogram_landmarks import HistogramLandmarks
 from medtrace.transforms.histogram_standardization import HistogramStandardization
 
@@ -244,7 +244,7 @@ class Preparation:
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON."""
         content = {"version": VERSION, **asdict(self)}
-        write_whole(Path(path), (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        atomic_write(path, json.dumps(content, indent=2, allow_nan=False) + "\n", make_parents=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Preparation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from ignite.engine import Events
 from medtrace.engines.soundness import LOGGER
 from medtrace.engines.trainer import Trainer
 from medtrace.guard.weights import load_weights
-from medtrace.storage.files import locked, remove_partial_files, write_whole
+from medtrace.storage.files import atomic_write, remove
+from medtrace.storage.places import check_room
+from medtrace.storage.reservations import locked
 
 FINAL = "final.pt"
 _NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
@@ -56,7 +58,9 @@ class Checkpoint:
     def _start(self, engine: Trainer) -> None:
         if engine.state.rank == 0:
             engine.while_running.enter_context(locked(self.folder))
-            remove_partial_files(self.folder, ["*.pt"])
+            check_room(
+                self.folder, _size([item.state_dict() for item in engine.checkpoint_items().values()]), "a checkpoint"
+            )
         if self.resume:
             for path, states in self._readable():
                 _restore(engine, states, path)
@@ -70,9 +74,9 @@ class Checkpoint:
 
     def _save(self, engine: Trainer, name: str) -> None:
         states = {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
-        write_whole(self.folder / name, lambda file: torch.save(states, file))
+        atomic_write(self.folder / name, lambda file: torch.save(states, file), make_parents=True)
         for _, path in self._of_epochs()[self.kept :]:
-            path.unlink()
+            remove(path)
 
     def _of_epochs(self) -> list[tuple[int, Path]]:
         """The checkpoints of epochs, newest first."""
@@ -91,6 +95,14 @@ class Checkpoint:
                 yield path, states
         if content is not None:
             yield final, content
+
+
+def _size(states: Any) -> int:
+    """Bytes of all tensors in nested lists and mappings."""
+    if isinstance(states, torch.Tensor):
+        return states.numel() * states.element_size()
+    inner = states.values() if isinstance(states, Mapping) else states if isinstance(states, (list, tuple)) else ()
+    return sum(map(_size, inner))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

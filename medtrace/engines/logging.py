@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from tqdm import tqdm
 
-from medtrace.storage.files import write_whole
+from medtrace.storage.files import atomic_write
 
 
 def logged_terms(output: Mapping[str, Any]) -> dict[str, float]:
@@ -85,7 +85,7 @@ def _write_row(path: Path, row: Mapping[str, float]) -> None:
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
     writer.writerows([*rows, row])
-    write_whole(path, text.getvalue().encode())
+    atomic_write(path, text.getvalue(), make_parents=True)
 
 
 class ProgressBar:

@@ -7,6 +7,7 @@ data stands at the same place of a bundle that it ships (plain values may differ
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import sys
@@ -40,6 +41,9 @@ _SHOWN = 12
 _OTHER_USES = ("inference", "evaluate")
 """Files of a bundle that no training takes in."""
 _DEVICE = re.compile(r"\$torch\.device\('[a-z]+(:\d+)?'\)")  # what `--device` leaves in a run
+PATHS = ("bundle_root", "dataset_dir", "run_dir")
+"""Entries of a configuration that are folders."""
+_SPECIAL = re.compile(r"[#@%$]|::")
 _INDEX = re.compile(r"(?<=#)\d+(?=#|$)")
 _MERGED = re.compile(r"(^|#)\+")  # before a key of an overlay, adds to a list or mapping
 
@@ -151,9 +155,46 @@ def note_own_code(config: Mapping[str, Any]) -> None:
 
 
 def as_plain(path: str | os.PathLike) -> str:
-    """A path that a configuration holds as text, even if its name begins as an expression or a reference does."""
-    text = os.fspath(path)
-    return os.path.join(".", text) if starts_as_code(text) else text
+    """A path for MONAI's parser, which else takes `#`, `@`, `%`, `$` and `::` in it for ids, references and code.
+
+    Such a path becomes the expression of a text in quotes. It is for the parser alone; a file keeps the path itself
+    (`plain_paths`).
+    """
+    text = _unlike_code(os.fspath(path))
+    if not _SPECIAL.search(text):
+        return text
+    return "$" + _SPECIAL.sub(lambda found: "".join(f"\\x{ord(sign):02x}" for sign in found[0]), ascii(text))
+
+
+def plain_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with its folders as plain text, as it is kept in a file: the reverse of `parsable_paths`."""
+    return {**config, **{name: _text_of(config[name]) for name in PATHS if name in config}}
+
+
+def parsable_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of a file with its folders as MONAI's parser takes them rightly (see `as_plain`).
+
+    Folders that an expression gives stay as they are.
+    """
+    texts = {name: config[name] for name in PATHS if isinstance(config.get(name), str)}
+    return {**config, **{name: as_plain(text) for name, text in texts.items() if not text.startswith(("$", "%"))}}
+
+
+def _text_of(value: Any) -> Any:
+    """The text of an expression that `as_plain` made; anything else as it is."""
+    if isinstance(value, str) and value.startswith(("$'", '$"')):
+        try:
+            text = ast.literal_eval(value[1:])
+        except (ValueError, SyntaxError):
+            return value
+        if isinstance(text, str):
+            return _unlike_code(text)
+    return value
+
+
+def _unlike_code(path: str) -> str:
+    """A path that does not begin as an expression or a reference does."""
+    return os.path.join(".", path) if starts_as_code(path) else path
 
 
 def _anywhere(place: str) -> str:

@@ -14,8 +14,7 @@ from medtrace.checks import check_choice, check_finite
 from medtrace.geometry.grid import is_singular
 from medtrace.guard.probe import rehearse
 from medtrace.io.nifti import LPS
-from medtrace.io.transforms import displacement_lps, itk_transform
-from medtrace.storage.appearing import appearing_file
+from medtrace.io.transforms import displacement_lps, itk_transform, write_itk
 from medtrace.trace import Trace
 
 SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt")
@@ -60,8 +59,7 @@ def write_composite(
         raise ValueError(f"path: expected a name ending in {', '.join(SUFFIXES)}, received {path.name!r}")
     check_choice("moves", moves, ("source", "image"))
     composite = composite_transform(trace, moves, source_motion, target_motion)
-    with appearing_file(path) as temporary:
-        sitk.WriteTransform(composite, str(temporary))
+    write_itk(path, composite)
 
 
 def composite_transform(

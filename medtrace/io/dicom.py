@@ -24,6 +24,7 @@ from torch import Tensor
 from medtrace import __version__
 from medtrace.data.dicom import find_stack
 from medtrace.io.dicom_attributes import MAY_BE_EMPTY, PATIENT, SERIES, STUDY, TEXT
+from medtrace.storage.files import atomic_file
 
 SUPPORTED = {MRImageStorage: "MR", CTImageStorage: "CT"}
 """SOP classes of single-frame series that a derived series can be made of."""
@@ -116,7 +117,8 @@ def save(dataset: Dataset, path: Path) -> None:
     if "SOPInstanceUID" not in dataset:
         dataset.SOPInstanceUID = new_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.save_as(path, enforce_file_format=True)
+    with atomic_file(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
 
 
 def new_uid() -> UID:

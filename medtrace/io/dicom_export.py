@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +15,10 @@ from medtrace.io.dicom import SourceSeries, read_source_series
 from medtrace.io.dicom_registration import write_dicom_registration
 from medtrace.io.dicom_series import write_dicom_series
 from medtrace.io.trace_folder import INDEX, load_trace
+from medtrace.storage.directories import atomic_directory
+from medtrace.storage.files import make_directory
+from medtrace.storage.places import check_room
+from medtrace.storage.reservations import reserve_folder
 from medtrace.trace import Trace
 
 GRID_TOLERANCE_MM = 0.01
@@ -44,7 +46,7 @@ def save_dicom(
 
     Args:
         trace: of a scan of one channel, in the scan's own units, such as `translate` makes of a DICOM folder.
-        folder: a new folder; its parent must exist. It appears complete or not at all.
+        folder: a new or empty folder; its parent must exist. It appears complete or not at all.
         series: folder of the DICOM series that is `trace.source`.
         target_series: folder of the series on whose grid `trace.image` lies, for a trace of a registration.
         volume, target_volume: which volume of `series` and `target_series`, where a folder holds several (see
@@ -57,21 +59,28 @@ def save_dicom(
 
     Raises:
         TypeError: if it is no Trace.
-        FileExistsError: if the folder exists.
+        FileExistsError: if the folder is in use.
         FileNotFoundError: if its parent or a series does not exist.
         ValueError: if the series is not the trace's source, or image and source lie on two grids and no target
             series is given.
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"trace: expected a Trace, received {type(trace).__name__}; see Trace.build")
-    folder = Path(folder).absolute()
-    if folder.exists():
-        raise FileExistsError(f"{folder}: is in use; choose another folder")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"{folder.parent}: no such folder; make it first")
-    source = read_source_series(series, volume)
+    with reserve_folder(folder):
+        source = read_source_series(series, volume)
+        target = None if target_series is None else read_source_series(target_series, target_volume)
+        return _save_dicom(trace, Path(folder), source, target, method, warped)
+
+
+def _save_dicom(
+    trace: Trace,
+    folder: Path,
+    source: SourceSeries,
+    target: SourceSeries | None,
+    method: str | None,
+    warped: bool,
+) -> Path:
     _check_is_source(trace, source)
-    target = None if target_series is None else read_source_series(target_series, target_volume)
     if target is not None:
         _check_grid("target_series", target, trace.image, trace.affine)
     elif not trace.same_grid:
@@ -79,14 +88,11 @@ def save_dicom(
             "target_series: expected the DICOM series of the image's grid, received None; image and source of this"
             " trace lie on two grids"
         )
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir()
+    voxels, images = trace.ddf[0].numel(), 2 if warped else 1
+    check_room(folder, voxels * (2 * images + 12) + 12 * trace.inverse_ddf[0].numel(), "DICOM of a trace of this size")
+    with atomic_directory(folder) as temporary:
         _write(trace, temporary, source, target, method or "medtrace", warped)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return folder.absolute()
 
 
 def export_dicom(
@@ -100,18 +106,19 @@ def export_dicom(
     warped: bool = False,
 ) -> Path:
     """`save_dicom` of a saved trace, with the method that its folder names."""
-    trace = load_trace(trace_folder)
-    method = json.loads((Path(trace_folder) / INDEX).read_text(encoding="utf-8")).get("method")
-    return save_dicom(
-        trace,
-        folder,
-        series,
-        target_series=target_series,
-        volume=volume,
-        target_volume=target_volume,
-        method=method,
-        warped=warped,
-    )
+    with reserve_folder(folder):
+        trace = load_trace(trace_folder)
+        method = json.loads((Path(trace_folder) / INDEX).read_text(encoding="utf-8")).get("method")
+        return save_dicom(
+            trace,
+            folder,
+            series,
+            target_series=target_series,
+            volume=volume,
+            target_volume=target_volume,
+            method=method,
+            warped=warped,
+        )
 
 
 def _write(
@@ -122,7 +129,7 @@ def _write(
     frame = target or source
 
     def series(name: str, image: Tensor, number: int, description: str, derivation: str) -> tuple[Dataset, ...]:
-        (folder / name).mkdir()
+        make_directory(folder / name)
         return write_dicom_series(
             folder / name,
             image,

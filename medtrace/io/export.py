@@ -15,7 +15,8 @@ from medtrace.io.nitransforms_field import write_x5
 from medtrace.io.slicer_nrrd import write_slicer_nrrd
 from medtrace.io.slicer_scene import write_slicer_scene
 from medtrace.io.transforms import write_transform
-from medtrace.storage.appearing import appearing_folder
+from medtrace.storage.directories import atomic_directory
+from medtrace.storage.places import check_room
 from medtrace.trace import Trace
 
 
@@ -60,6 +61,8 @@ def export_trace(
     """
     check_choice("format", format, FORMATS)
     folder = Path(folder)
+    voxels = trace.ddf[0].numel() + trace.inverse_ddf[0].numel()
+    check_room(folder, _BYTES.get(format, 0) * voxels, f"the format {format} of a trace of this size")
     moved = source_motion is not None or target_motion is not None
     if moved and format not in COMPOSITES:
         raise ValueError(
@@ -67,14 +70,14 @@ def export_trace(
             " the original scans by to_original first"
         )
     if format in COMPOSITES:
-        with appearing_folder(folder) as temporary:
+        with atomic_directory(folder) as temporary:
             for moves in ("source", "image"):
                 path = temporary / f"resample_{moves}{COMPOSITES[format]}"
                 write_composite(path, trace, moves, source_motion=source_motion, target_motion=target_motion)
     elif format == "slicer":
         write_slicer_scene(trace, folder)
     else:
-        with appearing_folder(folder) as temporary:
+        with atomic_directory(folder) as temporary:
             _WRITERS[format](trace, temporary)
     return sorted(folder.iterdir())
 
@@ -109,6 +112,8 @@ def _fsl(trace: Trace, folder: Path) -> None:
     write_fsl_warp(folder / "inverse_ddf.nii.gz", trace.inverse_ddf, trace.source_affine, trace.affine, image)
 
 
+_BYTES = {"itk": 24, "composite": 24, "tfm": 60}
+"""Bytes for a voxel of the formats that are not compressed."""
 COMPOSITES = {"composite": ".h5", "tfm": ".tfm"}
 _WRITERS: dict[str, Callable[[Trace, Path], None]] = {
     "itk": _itk,

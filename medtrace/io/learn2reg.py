@@ -16,7 +16,7 @@ from medtrace.checks import check_choice, check_finite
 from medtrace.fields import identity_grid
 from medtrace.guard.declared_size import check_declared
 from medtrace.io.nifti import affine_array, read_nifti
-from medtrace.storage.appearing import appearing_file
+from medtrace.storage.files import atomic_file, atomic_write
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pulled_points, transform
 
@@ -54,11 +54,10 @@ def write_learn2reg(path: Path | str, trace: Trace) -> None:
             )
         # zoom's own mode reads 0 where rounding takes the last voxel outside.
         half = np.stack([zoom(component, 0.5, order=_EVALUATION_ORDER, mode="nearest") for component in vectors])
-        with appearing_file(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, half.astype(np.float16))
+        atomic_write(path, lambda file: np.savez_compressed(file, half.astype(np.float16)))
         return
     field = nibabel.Nifti1Image(np.moveaxis(vectors, 0, -1).astype(np.float32), affine_array("affine", trace.affine))
-    with appearing_file(path) as temporary:
+    with atomic_file(path) as temporary:
         nibabel.save(field, temporary)
 
 

@@ -12,7 +12,7 @@ from medtrace.checks import check_choice
 from medtrace.guard.probe import rehearse
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import DisplacementFile, displacement_file, displacement_lps
-from medtrace.storage.appearing import appearing_file
+from medtrace.storage.files import atomic_file
 
 _DOUBLED = "one slice, written twice"
 
@@ -52,7 +52,7 @@ def write_x5(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
         dimension_kinds=("space", "space", "space", "vector"),
         domain=x5.X5Domain(grid=True, size=field.shape[:3], mapping=matrix, coordinates="cartesian"),
     )
-    with appearing_file(path) as temporary:
+    with atomic_file(path) as temporary:
         x5.to_filename(temporary, [node])
 
 

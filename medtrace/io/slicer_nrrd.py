@@ -14,7 +14,7 @@ from medtrace.checks import check_choice
 from medtrace.guard.declared_size import check_nrrd
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import displacement_file, displacement_lps, image_affine
-from medtrace.storage.appearing import appearing_file
+from medtrace.storage.files import atomic_write
 
 FieldType = Literal["resampling", "modeling"]
 _COMPRESSION = 2  # displacements hardly shrink further at ten times the time
@@ -59,8 +59,7 @@ def write_slicer_nrrd(path: Path | str, ddf: Tensor, affine: Tensor, field_type:
     vectors, matrix = displacement_lps(ddf, affine)
     header = _header(vectors.shape[1:], matrix, field_type)
     data = np.asarray(vectors, dtype="<f8").tobytes(order="F")
-    with appearing_file(path) as temporary:
-        temporary.write_bytes(header.encode("ascii") + gzip.compress(data, compresslevel=_COMPRESSION, mtime=0))
+    atomic_write(path, header.encode("ascii") + gzip.compress(data, compresslevel=_COMPRESSION, mtime=0))
 
 
 def read_slicer_nrrd(path: Path | str, spatial_dims: int = 3) -> SlicerField:

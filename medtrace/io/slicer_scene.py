@@ -8,7 +8,8 @@ from pathlib import Path
 
 from medtrace.io.nifti import write_image
 from medtrace.io.slicer_nrrd import write_slicer_nrrd
-from medtrace.storage.appearing import appearing_folder
+from medtrace.storage.directories import atomic_directory
+from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 
 SCENE, SCRIPT = "trace.mrml", "load_trace.py"
@@ -37,14 +38,14 @@ def write_slicer_scene(trace: Trace, folder: Path | str) -> Path:
         ValueError: if an affine is sheared.
     """
     folder = Path(folder)
-    with appearing_folder(folder) as temporary:
+    with atomic_directory(folder) as temporary:
         volumes = _write_volumes(trace, temporary)
         write_slicer_nrrd(temporary / "ddf.nrrd", trace.ddf, trace.affine, "resampling")
         write_slicer_nrrd(temporary / "inverse_ddf.nrrd", trace.inverse_ddf, trace.source_affine, "modeling")
         scene = _scene(volumes, "source" if "source" in volumes else "source_0")
         ElementTree.indent(scene)
-        scene.write(temporary / SCENE, encoding="UTF-8", xml_declaration=True)
-        (temporary / SCRIPT).write_text(_SCRIPT)
+        atomic_write(temporary / SCENE, ElementTree.tostring(scene, "UTF-8", xml_declaration=True))
+        atomic_write(temporary / SCRIPT, _SCRIPT)
     return folder / SCENE
 
 
@@ -63,7 +64,7 @@ def _write_volumes(trace: Trace, folder: Path) -> dict[str, str]:
     return files
 
 
-def _scene(volumes: dict[str, str], source: str) -> ElementTree.ElementTree:
+def _scene(volumes: dict[str, str], source: str) -> ElementTree.Element:
     """The scene's nodes: storage by relative path, volumes, the two transforms, and the moved source."""
     root = ElementTree.Element("MRML", version="Slicer5.0.0", userTags="")
     number = {"Volume": 0, "Transform": 0}  # of the nodes so far
@@ -102,7 +103,7 @@ def _scene(volumes: dict[str, str], source: str) -> ElementTree.ElementTree:
     for name, file in volumes.items():
         volume(name, file)
     volume("source moved", volumes[source], moving)
-    return ElementTree.ElementTree(root)
+    return root
 
 
 _SCRIPT = textwrap.dedent('''\

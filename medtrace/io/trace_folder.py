@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from medtrace import __version__
 from medtrace.checks import check_choice
 from medtrace.io.nifti import StorageType, read_image, write_image
 from medtrace.io.transforms import read_transform, write_transform
+from medtrace.storage.directories import atomic_directory
+from medtrace.storage.files import atomic_write
+from medtrace.storage.places import check_room
+from medtrace.storage.reservations import Contents, Reservation, reserve_folder
 from medtrace.trace import Trace
 
 FORMAT, VERSION = "medtrace trace", 1
 INDEX = "trace.json"
+BESIDE = ("report.html", "certificate.json")
+"""What is told of a trace and is in its folder, where nothing can be put beside that (see `stands_alone`)."""
 _IMAGES = ("source", "image", "warped", "appearance", "mask")
 _FIELDS = ("ddf", "inverse_ddf", "velocity")
 _ON_SOURCE_GRID = ("source", "inverse_ddf")
@@ -50,8 +57,8 @@ def save_trace(
 
     Args:
         trace: what to write.
-        folder: a new or empty folder; its parent must exist. It appears complete or not at all: everything is
-            written beside it and renamed.
+        folder: a new or empty folder, also a mount point or a symbolic link to a folder; its parent must exist. It
+            appears complete or not at all (see `medtrace.storage.directories`).
         dtype: how intensities are stored (see `write_image`); the mask and the fields are float32 in any
             case.
         method: name of what made it.
@@ -69,27 +76,11 @@ def save_trace(
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"trace: expected a Trace, received {type(trace).__name__}; see Trace.build")
-    folder = Path(folder).absolute()
-    _check_folder(folder, overwrite)
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    retired = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}-old")
-    try:
-        temporary.mkdir()
+    with atomic_directory(folder, trace_contents(overwrite), last=(INDEX,)) as temporary:
         files = _write_members(trace, temporary, dtype)
         index = _index(trace, files, method, metadata)
-        (temporary / INDEX).write_text(json.dumps(index, indent=2, allow_nan=False) + "\n")
-        if folder.exists():
-            folder.rename(retired)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if retired.exists():
-                retired.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(retired, ignore_errors=True)
-    return folder
+        atomic_write(temporary / INDEX, json.dumps(index, indent=2, allow_nan=False) + "\n")
+    return Path(folder).absolute()
 
 
 def load_trace(folder: Path | str) -> Trace:
@@ -184,18 +175,41 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"{folder.parent}: no such folder; make it first")
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f"{folder}: expected a folder, received a file; choose another name")
-    known = {INDEX, "ddf.h5", "inverse_ddf.h5", *(f"{name}.nii.gz" for name in (*_IMAGES, *_FIELDS))}
-    found = {entry.name for entry in folder.iterdir()}
-    if found - known:
-        raise FileExistsError(
-            f"{folder}: expected nothing but a trace, received {sorted(found - known)[0]!r}; choose another folder"
-        )
-    if found and not overwrite:
-        raise FileExistsError(f"{folder}: already holds a trace; pass overwrite=True or choose another folder")
+def reserve_trace(
+    folder: str | os.PathLike, overwrite: bool = False, *, make_parents: bool = False
+) -> AbstractContextManager[Reservation]:
+    """Have the place of a trace's folder, from before the work until `save_trace` (see `reserve_folder`)."""
+    return reserve_folder(folder, trace_contents(overwrite), make_parents=make_parents)
+
+
+def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Sequence[int]) -> None:
+    """Check that there is room for a trace before it is made: for its files without compression, which is the most.
+
+    Args:
+        folder: of the trace.
+        source: shape (C, *spatial) of the source.
+        image: likewise of the image.
+
+    Raises:
+        OSError: if there is less; the message tells both numbers.
+    """
+    channels, voxels, source_voxels = image[0], math.prod(image[1:]), math.prod(source[1:])
+    per_voxel = 4 * (3 * channels + 1) + 36 + 12  # images and mask, the field (float32 and float64), the velocity
+    check_room(folder, voxels * per_voxel + source_voxels * (4 * source[0] + 36), "a trace of this size")
+
+
+def trace_contents(overwrite: bool) -> Contents:
+    """What a trace may replace: nothing, or with `overwrite` another trace and what is told of it."""
+
+    def check(folder: str | os.PathLike, names: Sequence[str]) -> None:
+        known = {INDEX, "ddf.h5", "inverse_ddf.h5", *(f"{name}.nii.gz" for name in (*_IMAGES, *_FIELDS)), *BESIDE}
+        if foreign := sorted(set(names) - known):
+            raise FileExistsError(
+                f"{folder}: is in use: expected nothing but a trace, received {foreign[0]!r}; choose another folder"
+            )
+        if names and not overwrite:
+            raise FileExistsError(
+                f"{folder}: is in use: already holds a trace; pass overwrite=True (--overwrite) or choose another"
+            )
+
+    return check

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,9 @@ from medtrace.fields import mm_to_voxel, voxel_to_mm
 from medtrace.geometry.grid import is_singular
 from medtrace.guard.probe import rehearse
 from medtrace.io.nifti import LPS, affine_array, check_orthogonal, read_vectors, write_vectors
+from medtrace.storage.files import atomic_file
 
+_TAIL = 4096
 SUFFIXES = (".h5", ".hdf5", ".nii", ".nii.gz")
 
 
@@ -51,18 +54,56 @@ def write_transform(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
     """
     path = Path(path)
     _check_suffix(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder; make it first")
     vectors, matrix = displacement_lps(ddf, affine)
-    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+    if path.name.endswith((".h5", ".hdf5")):
+        write_itk(path, itk_transform(vectors, matrix))
+    else:
+        write_vectors(path, vectors, torch.from_numpy(matrix))
+
+
+def write_itk(path: Path | str, transform: sitk.Transform) -> None:
+    """Write any ITK transform: .h5, .tfm or .txt.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+        OSError: if it cannot be written, also where ITK does not notice.
+    """
+    with atomic_file(path) as temporary, _silent_libraries():
+        sitk.WriteTransform(transform, str(temporary))
+        if not temporary.name.endswith((".h5", ".hdf5")):
+            _check_whole(temporary, transform)
+
+
+def _check_whole(path: Path, transform: sitk.Transform) -> None:
+    """Check the end of a text file, which ITK cuts off on a full disk without an error."""
+    last = transform
+    if transform.GetTransformEnum() == sitk.sitkComposite:
+        composite = sitk.CompositeTransform(transform)
+        last = composite.GetNthTransform(composite.GetNumberOfTransforms() - 1)
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        tail = file.read().decode("ascii", errors="replace")
+    words = tail.rpartition("FixedParameters:")[2]
+    if not tail.endswith("\n") or not np.array_equal(np.array(words.split(), float), last.GetFixedParameters()):
+        raise OSError(f"cut off after {path.stat().st_size} bytes")
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Keep what HDF5 prints about an error off the terminal, which gets one line."""
     try:
-        if path.name.endswith((".h5", ".hdf5")):
-            sitk.WriteTransform(itk_transform(vectors, matrix), str(temporary))
-        else:
-            write_vectors(temporary, vectors, torch.from_numpy(matrix))
-        os.replace(temporary, path)
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def read_transform(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite, check_positive, check_same_shape
+from medtrace.storage.files import remove
 
 BACKENDS = ("simpleitk", "ants")
 
@@ -101,7 +101,7 @@ def _by_ants(moving: np.ndarray, fixed: np.ndarray, num_bins: int) -> np.ndarray
     ]
     inside = ants.apply_transforms(target, ants.from_numpy(np.ones_like(fixed)), found["fwdtransforms"]).numpy() > 0.999
     for path in (*found["fwdtransforms"], *found["invtransforms"]):
-        Path(path).unlink(missing_ok=True)
+        remove(path)
     return np.where(inside, np.stack(pulled) - index, 0.0)
 
 

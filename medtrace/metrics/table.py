@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import statistics
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from medtrace.storage.files import atomic_write
 
 
 class Summary(NamedTuple):
@@ -153,15 +156,8 @@ def _cell(value: float | None) -> str:
 
 
 def _write(path: str | os.PathLike[str], header: list[str], lines: list[list[Any]]) -> Path:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(lines)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(lines)
+    return atomic_write(path, text.getvalue(), make_parents=True)

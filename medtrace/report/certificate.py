@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.io.digest import file_hashes
+from medtrace.io.trace_folder import BESIDE
+from medtrace.storage.places import stands_alone
 
 FORMAT = "medtrace certificate"
 INSIDE = "certificate.json"
@@ -33,9 +35,10 @@ STYLE = """
 
 
 def certificate_beside(folder: str | os.PathLike) -> Path:
-    """Where `medtrace certify` puts the certificate of a trace's folder: FOLDER.certificate.json, beside it."""
+    """Where `medtrace certify` puts the certificate of a trace's folder: FOLDER.certificate.json, beside it, or in it
+    where it is a mount point or has a parent that cannot be written."""
     folder = Path(os.path.abspath(folder))
-    return folder.with_name(f"{folder.name}.certificate.json")
+    return folder / INSIDE if stands_alone(folder) else folder.with_name(f"{folder.name}.certificate.json")
 
 
 def certificate_of(folder: str | os.PathLike) -> dict[str, Any] | None:
@@ -55,7 +58,7 @@ def certificate_of(folder: str | os.PathLike) -> dict[str, Any] | None:
     certificate = read_certificate(path)
     certified = certificate.get("provenance", {}).get("trace_sha256", {})
     now = file_hashes(folder)
-    return {**certificate, "stale": any(certified.get(name) != now[name] for name in now if name != INSIDE)}
+    return {**certificate, "stale": any(certified.get(name) != now[name] for name in now if name not in BESIDE)}
 
 
 def read_certificate(path: str | os.PathLike) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from medtrace.report.drawing import (
     window_of,
 )
 from medtrace.report.view import PlaneName, View, view_of
+from medtrace.storage.files import atomic_file
 from medtrace.trace import Trace
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B3A100")
@@ -231,18 +232,13 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) ->
     """
     target = Path(path)
     check_choice("path's suffix", target.suffix, SUFFIXES)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
     undated: dict[str, dict[str, Any]] = {
         ".png": {"Software": None},
         ".pdf": {"CreationDate": None},
         ".svg": {"Date": None},
     }
-    try:
-        figure.savefig(partial, dpi=dpi, facecolor="white", metadata=undated[target.suffix])
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(target, make_parents=True) as temporary:
+        figure.savefig(temporary, dpi=dpi, facecolor="white", metadata=undated[target.suffix])
     return target
 
 

@@ -1,1 +1,1 @@
-"""The only place that writes: whole files and folders, locks, digests, finished cases."""
+"""The only place that writes: atomic files and folders, their places, locks, finished cases."""

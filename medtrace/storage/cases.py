@@ -9,20 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medtrace import __version__
+from medtrace.storage.files import atomic_write, make_directory
+from medtrace.storage.workspaces import sync, sync_tree, workspace
 
 RECORD = "case.json"
 VERSION = 1
-WORK = ".unfinished"
-"""Folder beside the cases in which they are made; what a killed process leaves lies there."""
 HEADERS = (".mhd", ".nhdr", ".hdr", ".img", ".hdr.gz", ".img.gz")
 """Image files whose voxels may lie in files of the same stem beside them."""
 
@@ -101,21 +99,20 @@ def _is_as_written(file: Path, seen: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def making_case(folder: Path, key: str) -> Iterator[Path]:
+def atomic_case(folder: Path, key: str) -> Iterator[Path]:
     """A temporary folder that becomes `folder`, with its record, when all went well.
 
     An earlier result there is replaced. Where another process finished the same case meanwhile, its result stays.
     """
-    work = folder.parent / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    temporary = work / f"{folder.name}-{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
+    make_directory(folder.parent)
+    with workspace(folder.parent, None, folder) as space:
+        temporary = space.new(folder.name)
+        temporary.mkdir()
         yield temporary
         _write_record(temporary, key)
-        _take_place(temporary, folder, key)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        sync_tree(temporary)
+        _take_place(temporary, folder, space.new(f"{folder.name}.old"), key)
+        sync(folder.parent)
 
 
 def _write_record(folder: Path, key: str) -> None:
@@ -124,25 +121,19 @@ def _write_record(folder: Path, key: str) -> None:
         for file in _files_of(folder)
     }
     record = {"version": VERSION, "key": key, "files": files}
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    atomic_write(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-def _take_place(temporary: Path, folder: Path, key: str) -> None:
-    retired = temporary.with_name(temporary.name + "-old")
+def _take_place(temporary: Path, folder: Path, retired: Path, key: str) -> None:
     if folder.exists():
         folder.rename(retired)
     try:
         temporary.rename(folder)
     except OSError:
         if not is_finished(folder, key):
+            if retired.exists() and not folder.exists():
+                retired.rename(folder)
             raise
-    finally:
-        shutil.rmtree(retired, ignore_errors=True)
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of cases in `folder`; none may be at work."""
-    shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
 @contextmanager

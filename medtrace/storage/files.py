@@ -1,157 +1,170 @@
-"""Files and folders of a training that a crash leaves whole."""
+"""Files that appear complete or not at all: the one way in which medtrace writes them."""
 
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import datetime
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from medtrace.storage.places import file_place, first_reason, make_missing, remove_empty
+from medtrace.storage.reservations import held_at
+from medtrace.storage.workspaces import LOCK, being_made, shown, sweep, sync, visible, workspace
 
 try:
-    import fcntl
-except ImportError:  # Windows, where folders are not locked
-    fcntl = None  # type: ignore[assignment]
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
-PARTIAL = ".partial"
-LOCK = ".lock"
-
-
-def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file so that at any moment `path` holds all of the old content or all of the new, also after a power cut.
-
-    Args:
-        path: the file; its folder is made where it is missing.
-        content: what is to be in it, or a function that writes that to an open file.
-
-    Raises:
-        OSError: if it cannot be written, such as on a full disk or into a read-only folder; `path` is then as it was.
-    """
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's writer of archives turns an OSError into a RuntimeError
-        with suppress(OSError):  # the first error says why
-            partial.unlink(missing_ok=True)
-        raise OSError(
-            f"{path}: cannot be written ({_reason(error)}); what was there before is intact: make room or permit"
-            " writing, and resume"
-        ) from error
-
-
-def remove_partial_files(folder: Path, names: Sequence[str]) -> None:
-    """Remove what a process that was killed while writing has left in a folder of which the caller is the only user.
-
-    Args:
-        folder: where it wrote.
-        names: patterns of the files that it writes there.
-    """
-    for name in names:
-        for path in folder.glob(name + PARTIAL):
-            if path.is_file():
-                path.unlink(missing_ok=True)
+_FULL = 1 << 16
+"""Bytes; a disk with less is full, and a file that comes so near to the limit of a file's size has met it."""
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Be the only user of a folder, among the processes that ask the same way.
+def atomic_file(path: str | os.PathLike, *, make_parents: bool = False) -> Iterator[Path]:
+    """A temporary path of the same name that takes the place of `path` when all went well, also after a power cut.
 
-    The lock is the kernel's and ends with the process, however that dies. Where the file system knows no locks, and on
-    Windows, nothing is locked.
+    Only what writes the file belongs into the `with` block. A symbolic or hard link in the place of the file is
+    replaced, and never written through. In a folder that is being made (`atomic_directory`) it is the path itself.
 
     Args:
-        folder: made where it is missing, and then removed again if nothing is in it at the end.
+        path: the file.
+        make_parents: make its folder where it is missing.
 
     Raises:
-        OSError: if another process uses the folder, whose host and number the message tells, or the folder cannot be
-            written to.
+        FileExistsError: if there is a folder of this name.
+        FileNotFoundError: if its folder does not exist.
+        OSError: if it cannot be written, such as on a full disk or into a read-only folder; `path` is then as it was.
     """
-    path = folder / LOCK
-    made = not folder.exists()
+    path = Path(path)
+    if being_made(path.absolute()):
+        if make_parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with _told(shown(path.absolute()), path):
+            yield path
+        return
+    place = file_place(path)
+    made = make_missing(place.parent) if make_parents else []
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder; make it first")
+    held = held_at(place)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path)
-    except BlockingIOError as error:
-        raise OSError(
-            f"{folder}: is in use by {_holder(path)}; wait until it has ended, or choose another folder"
-        ) from error
-    except OSError as error:
-        raise OSError(
-            f"{folder}: cannot be written to ({_reason(error)}); permit writing, or choose another folder"
-        ) from error
+        with nullcontext(held.space) if held else workspace(place.parent, None, path) as space:
+            temporary = space.new(place.name)
+            with _told(path, temporary):
+                yield temporary
+                sync(temporary)
+                os.replace(temporary, place)
+                sync(place.parent)
+    finally:
+        remove_empty(made)
+
+
+def atomic_write(
+    path: str | os.PathLike,
+    content: bytes | str | Iterable[str] | Callable[[BinaryIO], object],
+    *,
+    make_parents: bool = False,
+) -> Path:
+    """Write a file so that at any moment `path` holds all of the old content or all of the new; see `atomic_file`.
+
+    Args:
+        path: the file.
+        content: what is to be in it, text as UTF-8; or pieces of text; or a function that writes to an open file.
+        make_parents: make its folder where it is missing.
+
+    Returns:
+        The path.
+    """
+    with atomic_file(path, make_parents=make_parents) as temporary, temporary.open("wb") as file:
+        if callable(content):
+            content(file)
+        elif isinstance(content, bytes):
+            file.write(content)
+        else:
+            for piece in [content] if isinstance(content, str) else content:
+                file.write(piece.encode("utf-8"))
+    return Path(path)
+
+
+def make_directory(path: str | os.PathLike) -> Path:
+    """Make a folder, and those above it, where it is missing.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    make_missing(Path(path).absolute())
+    return Path(path)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a file, a link, or a folder with all that is in it, if it is there."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_content(folder: str | os.PathLike) -> None:
+    """Remove all that is in a folder, but what is hidden there by a lock."""
+    for name in visible(Path(folder)):
+        if name != LOCK:
+            remove(Path(folder) / name)
+
+
+def link_or_copy(file: Path, path: Path) -> None:
+    """Give a file another name in a folder that is being made; a copy where the file system has no links."""
+    make_directory(path.parent)
+    try:
+        os.link(file, path)
+    except OSError:
+        with _told(shown(path), path):
+            shutil.copyfile(file, path)
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A folder for intermediate files where the system has such; gone at the end, or at the next call after a kill."""
+    import tempfile
+
+    parent = Path(tempfile.gettempdir())
+    sweep(parent)
+    with workspace(parent, None, parent) as space:
+        folder = space.new("scratch")
+        folder.mkdir()
+        yield folder
+
+
+@contextmanager
+def _told(path: Path, temporary: Path) -> Iterator[None]:
+    """Say in one line which file cannot be written, and why."""
     try:
         yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-        if made:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
+    except (OSError, RuntimeError) as error:  # libraries in C++ turn what the system says into a RuntimeError
+        raise OSError(
+            f"{path}: cannot be written ({_reason(error, temporary)}); what was there before is intact: make room or"
+            " permit writing, and try again"
+        ) from error
 
 
-def _acquire(path: Path) -> int:
-    """Open and lock a file; BlockingIOError says that another process has it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _lock(descriptor)
-            # The one who held it may have removed the file between opening and locking.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                os.ftruncate(descriptor, 0)
-                since = datetime.now().astimezone().isoformat(timespec="seconds")
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+def _reason(error: BaseException, temporary: Path) -> str:
+    reason: Any = first_reason(error)
+    if any(isinstance(one, OSError) and one.strerror for one in _chain(error)):
+        return reason
+    with suppress(OSError):
+        if shutil.disk_usage(temporary.parent).free < _FULL:
+            return "No space left on device"
+    with suppress(OSError):
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if resource else -1
+        if 0 <= limit <= temporary.stat().st_size + _FULL:
+            return "File too large"
+    return reason
 
 
-def _lock(descriptor: int) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        pass  # a file system without locks
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace") or "another process"
-    except OSError:
-        return "another process"
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, so that a power cut does not undo a renaming."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: BaseException) -> str:
-    """What the operating system said, beneath what torch made of it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror
-        seen = seen.__cause__ or seen.__context__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from medtrace.storage.files import atomic_write
 
 FORMAT = "medtrace histogram landmarks"
 VERSION = 1
@@ -97,8 +98,6 @@ class HistogramLandmarks:
 
     def save(self, path: str | Path) -> Path:
         """Write the landmarks as JSON; the file appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "format": FORMAT,
             "version": VERSION,
@@ -106,10 +105,7 @@ class HistogramLandmarks:
             "standard_range": list(self.standard_range),
             "contrasts": {name: list(values) for name, values in self.contrasts.items()},
         }
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return path
+        return atomic_write(path, json.dumps(record, indent=2) + "\n", make_parents=True)
 
     @classmethod
     def load(cls, path: str | Path) -> HistogramLandmarks:

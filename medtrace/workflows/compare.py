@@ -13,6 +13,8 @@ from medtrace.data.layouts import SPLITS
 from medtrace.metrics import CaseTable, foreground_of
 from medtrace.report import markdown_table
 from medtrace.report.tables import Better
+from medtrace.storage.files import atomic_write
+from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.bench.misaligned import BETTER, CONVENTION, column, totals, translation
 from medtrace.workflows.evaluate import identity, tracer_of
@@ -41,6 +43,7 @@ BEST: dict[str, Better] = {
 """Drift has no best: the identity's compares two contrasts and says little."""
 
 
+@reserving(lambda out: locked(out))
 def compare(
     runs: Sequence[str | os.PathLike],
     dataset: str | os.PathLike | Sequence[Mapping[str, Any]],
@@ -86,7 +89,7 @@ def compare(
         table.write_summary(out / f"{row}_summary.csv")
     rows, shown = _rows(tables)
     best = {name: better for name, better in BEST.items() if name in shown}
-    (out / TABLE).write_text(f"{markdown_table(rows, shown, best=best)}\n{NOTE}\n", encoding="utf-8")
+    atomic_write(out / TABLE, f"{markdown_table(rows, shown, best=best)}\n{NOTE}\n")
     return tables
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from medtrace.workflows.parallel import Outcome, Task, attempt, reason
@@ -12,7 +12,7 @@ PATIENCE = 60
 """Seconds to wait for the scheduler, and for its first worker."""
 
 
-def on_cluster(function: Callable[..., Any], tasks: Sequence[Task], scheduler: str) -> Iterator[Outcome]:
+def on_cluster(function: Callable[..., Any], tasks: Sequence[Task], scheduler: str) -> Generator[Outcome, None, None]:
     """Let the workers of a Dask scheduler work on cases; outcomes come as they are ready.
 
     Dask gives the cases of a worker that dies to another one, and gives a case up when several workers in a row died on

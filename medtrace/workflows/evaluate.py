@@ -15,6 +15,8 @@ from medtrace.engines.evaluator import to_device
 from medtrace.metrics import CaseTable
 from medtrace.objectives import Objective
 from medtrace.report.viewer import ReportCase, write_report
+from medtrace.storage.files import atomic_write
+from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.report import REPORT
 from medtrace.workflows.runs import load_objective
@@ -24,6 +26,7 @@ SHOWN = 4
 """Cases on the page of an evaluation."""
 
 
+@reserving(lambda run, out, split: locked(evaluation_of(run, split) if out is None else out))
 def evaluate(
     run: str | os.PathLike,
     dataset: str | os.PathLike | Sequence[Mapping[str, Any]],
@@ -53,7 +56,7 @@ def evaluate(
 
     objective = load_objective(run, device)
     cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
-    out = Path(run) / "evaluation" / split if out is None else Path(out)
+    out = evaluation_of(run, split) if out is None else Path(out)
     tables = {
         row: score_cases(tracer, cases, batch_size=batch_size, progress=row if progress else None)
         for row, tracer in {"identity": identity, "method": tracer_of(objective)}.items()
@@ -64,6 +67,11 @@ def evaluate(
     if len(cases):
         write_report(_shown(objective, cases), out / REPORT)
     return tables
+
+
+def evaluation_of(run: str | os.PathLike, split: str) -> Path:
+    """Where the tables of a run go by default."""
+    return Path(run) / "evaluation" / split
 
 
 def _shown(objective: Objective, cases: Any) -> list[ReportCase]:
@@ -122,5 +130,4 @@ def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file with sorted layout for reading by people."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    atomic_write(path, json.dumps(content, indent=2) + "\n", make_parents=True)

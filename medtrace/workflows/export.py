@@ -13,12 +13,14 @@ from medtrace.io import load_trace, read_motion, save_trace
 from medtrace.io.export import COMPOSITES, FORMATS, export_trace
 from medtrace.io.original_scan import to_original
 from medtrace.objectives.objective import plain
+from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
 
 TRACE = "trace"
 """The format that is a folder of medtrace's own, for a trace brought to other scans."""
 
 
+@reserving(lambda out: reserve_folder(out))
 def export(
     trace: str | os.PathLike,
     out: str | os.PathLike,

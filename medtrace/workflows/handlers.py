@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 
 from medtrace.io import save_trace
 from medtrace.metrics import CaseTable
+from medtrace.storage.files import make_directory
 from medtrace.trace import Trace
 from medtrace.workflows.scoring import score
 
@@ -72,7 +73,7 @@ class TraceSaver:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_directory(self.folder)
         for name, trace in _named_traces(engine):
             if Path(name).name != name:
                 raise ValueError(f"case: expected a name that can be a folder's, received {name!r}; rename the case")

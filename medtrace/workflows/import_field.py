@@ -16,14 +16,17 @@ from medtrace.fields import mm_to_voxel
 from medtrace.geometry.grid import Grid
 from medtrace.io import read_fsl_warp, read_learn2reg, read_slicer_nrrd, read_transform, read_x5, save_trace
 from medtrace.io.nifti import LPS, check_orthogonal
+from medtrace.io.trace_folder import reserve_trace
 from medtrace.io.transforms import displacement_lps, itk_transform
 from medtrace.objectives.objective import plain
+from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 
 _VECTOR_FILES = (".nii", ".nii.gz")
 _ONE_GRID = 1e-4
 
 
+@reserving(lambda out, overwrite: reserve_trace(out, overwrite))
 def import_field(
     field: str | os.PathLike,
     format: str,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from medtrace.guard.notices import Notice, collecting, tell
@@ -94,18 +96,19 @@ def run_cases(
     if scheduler is not None:
         from medtrace.workflows.dask_cluster import on_cluster
 
-        outcomes = on_cluster(function, tasks, scheduler)
+        outcomes: Generator[Outcome, None, None] = on_cluster(function, tasks, scheduler)
     elif workers == 1:
         outcomes = (attempt(function, task) for task in tasks)
     else:
         outcomes = _in_processes(function, tasks, min(workers, max(len(tasks), 1)), preload)
     found = {}
-    for outcome in outcomes:
-        found[outcome.name] = outcome
-        for notice in outcome.notices:
-            tell(notice)
-        if finished is not None:
-            finished(outcome)
+    with closing(outcomes):  # so that an interruption ends the workers
+        for outcome in outcomes:
+            found[outcome.name] = outcome
+            for notice in outcome.notices:
+                tell(notice)
+            if finished is not None:
+                finished(outcome)
     return [found[name] for name in names]
 
 
@@ -129,7 +132,7 @@ def reason(error: BaseException) -> str:
 
 def _in_processes(
     function: Callable[..., Any], tasks: Sequence[Task], workers: int, preload: Sequence[str]
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     waiting, suspects = deque(tasks), deque[Task]()
     while waiting or suspects:
         alone = bool(suspects)
@@ -144,8 +147,20 @@ def _in_processes(
                 yield from (Outcome(task.name, None, LOST) for task in lost)
             else:
                 suspects.extend(lost)
+        except BaseException:
+            _end_workers(pool)
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    """End the processes of a pool in the midst of their cases, whose results nobody waits for any more."""
+    processes = list((getattr(pool, "_processes", None) or {}).values())  # Python 3.14 has `terminate_workers`
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(timeout=10)
 
 
 def _drain(
@@ -154,7 +169,7 @@ def _drain(
     queue: deque[Task],
     running: dict[Future, Task],
     size: int,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Keep `size` cases running; `running` tells which when the pool breaks."""
     while queue or running:
         while queue and len(running) < size:
@@ -183,7 +198,9 @@ def _settings() -> dict[str, str]:
 
 
 def _take_settings(settings: dict[str, str]) -> None:
-    """Have a worker's settings as they are here, not as they were when a server of forks was started."""
+    """Have a worker's settings as they are here, not as they were when a server of forks was started; Ctrl-C is for the
+    process that waits for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in _settings():
         del os.environ[name]
     os.environ.update(settings)

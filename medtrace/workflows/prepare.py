@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,12 @@ from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
 from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
 from medtrace.data.preparation import FILE, Preparation
-from medtrace.storage.cases import RECORD, clear_unfinished
-from medtrace.storage.files import locked
+from medtrace.storage.cases import RECORD
+from medtrace.storage.directories import atomic_directory
+from medtrace.storage.files import atomic_write, link_or_copy, remove
+from medtrace.storage.places import stands_alone
+from medtrace.storage.reservations import Contents, locked, reserve_folder
+from medtrace.storage.workspaces import PARTIAL, sweep
 from medtrace.workflows.parallel import CasesFailedError
 from medtrace.workflows.prepare_case import checked_settings
 from medtrace.workflows.prepare_learn import LEARNED
@@ -32,8 +35,8 @@ from medtrace.workflows.prepare_write import WRITTEN, Item
 
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)
-ENDING = ".partial"
-"""Of the folder beside a dataset that holds what a preparation has finished so far."""
+ENDING = PARTIAL
+"""Of the folder beside a dataset, or in it (`stands_alone`), that holds what a preparation has finished so far."""
 SHOWN_SIZES = 8
 
 
@@ -141,11 +144,12 @@ def prepare(
     split, origin = _split(pairs, fractions, seed)
     pictures = all_pictures(pairs)
     check_picture_settings(pictures, value_range, page)
-    place = Path(out).absolute()
-    _check_free(Path(out), overwrite)
-    check_files(pairs)
-    depth = common_depth(pairs, page) if pictures else None
-    with _partial_folder(place) as partial, Progress(console=Console(stderr=True), disable=not progress) as bar:
+    with (
+        _partial_folder(out, overwrite) as partial,
+        Progress(console=Console(stderr=True), disable=not progress) as bar,
+    ):
+        check_files(pairs)
+        depth = common_depth(pairs, page) if pictures else None
         threads = None if workers == 1 and scheduler is None else 1
         passes = Passes(split, settings, pictures, columns_in(pairs), partial, threads, value_range, depth)
         run = Runner(workers, scheduler, bar)
@@ -158,8 +162,8 @@ def prepare(
         if not items["training"] and split["training"]:
             raise ValueError(f"no training case could be prepared: {failures[0]}")
         notices = {name: one.notices for name, one in learned.items() if one.notices}
-        _take_place(_assemble(partial, items, preparation, origin, notices), place)
-    shutil.rmtree(partial, ignore_errors=True)
+        with atomic_directory(out, _contents(overwrite), last=(INDEX,)) as dataset:
+            _assemble(dataset, partial, items, preparation, origin, notices)
     counts = {name: len(items[name]) for name in SPLITS}
     written = [item for name in SPLITS for item in items[name]]
     notes = _size_notes(written, spatial_dims)
@@ -190,39 +194,42 @@ def _stop_unless(skip: bool, failures: Sequence[str], pairs: Sequence[Pair], par
 
 
 @contextmanager
-def _partial_folder(out: Path) -> Iterator[Path]:
-    """The folder of what is finished so far; when it holds nothing at the end, it was never there."""
-    partial = out.with_name(out.name + ENDING)
-    made = [folder for folder in partial.parents if not folder.exists()]
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(partial):
-            for name in (LEARNED, WRITTEN):
-                clear_unfinished(partial / name)
-            yield partial
-    finally:
-        if not any(partial.glob(f"*/*/{RECORD}")) and not out.exists():
-            shutil.rmtree(partial, ignore_errors=True)
-            for folder in made:
-                folder.rmdir()
+def _partial_folder(out: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
+    """The folder of what is finished so far, with the dataset's place reserved; without a finished case, or when the
+    dataset is there, it goes."""
+    with reserve_folder(out, _contents(overwrite), make_parents=True) as reserved:
+        place = reserved.place
+        partial = (place if stands_alone(place) else place.parent) / f"{place.name}{ENDING}"
+        whole = False
+        try:
+            with locked(partial):
+                _sweep(partial)
+                yield partial
+                whole = True
+        finally:
+            _sweep(partial)  # of workers that died
+            if whole or not any(partial.glob(f"*/*/{RECORD}")):
+                remove(partial)
+
+
+def _sweep(partial: Path) -> None:
+    for name in (LEARNED, WRITTEN):
+        sweep(partial / name)
 
 
 def _assemble(
+    dataset: Path,
     partial: Path,
     items: Mapping[str, Sequence[Item]],
     preparation: Preparation,
     origin: Mapping[str, Any],
     notices: Mapping[str, Sequence[str]],
-) -> Path:
+) -> None:
     """Put the cases' files together to a dataset; the cases stay, for another attempt."""
-    dataset = partial / "dataset"
-    shutil.rmtree(dataset, ignore_errors=True)
-    dataset.mkdir()
     written = [item for name in SPLITS for item in items[name]]
     for case in dict.fromkeys(item.entry["volume"] for item in written):
         for file in (partial / WRITTEN / case).glob("*/*"):
-            (dataset / file.parent.name).mkdir(exist_ok=True)
-            _link(file, dataset / file.parent.name / file.name)
+            link_or_copy(file, dataset / file.parent.name / file.name)
     preparation = replace(preparation, **_common_grid(written, preparation.spatial_dims))
     preparation.save(dataset / FILE)
     index = {
@@ -233,15 +240,7 @@ def _assemble(
         **({"notices": dict(notices)} if notices else {}),
         **{name: [item.entry for item in items[name]] for name in SPLITS},
     }
-    (dataset / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    return dataset
-
-
-def _link(file: Path, place: Path) -> None:
-    try:
-        os.link(file, place)
-    except OSError:  # a file system without links
-        shutil.copyfile(file, place)
+    atomic_write(dataset / INDEX, json.dumps(index, indent=1) + "\n")
 
 
 def _split(
@@ -274,23 +273,16 @@ def _common_grid(items: Sequence[Item], spatial_dims: int) -> dict[str, Any]:
     }
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        if not (out / INDEX).is_file():
-            raise FileExistsError(f"{out}: is in use by something else; choose another folder")
-        if not overwrite:
+def _contents(overwrite: bool) -> Contents:
+    """What a dataset may replace: nothing, or with `overwrite` another dataset."""
+
+    def check(out: str | os.PathLike, names: Sequence[str]) -> None:
+        foreign = sorted(set(names) - {INDEX, FILE, "images", "rigid", "landmarks"})
+        if foreign or (names and INDEX not in names):
+            raise FileExistsError(
+                f"{out}: is in use by something else, such as {[*foreign, *names][0]!r}; choose another folder"
+            )
+        if names and not overwrite:
             raise FileExistsError(f"{out}: holds a dataset already; choose another folder, or overwrite it")
 
-
-def _take_place(dataset: Path, out: Path) -> None:
-    """Give the dataset its name; an earlier one there goes when the new one is in place."""
-    retired = dataset.with_name("replaced")
-    shutil.rmtree(retired, ignore_errors=True)
-    if out.exists():
-        out.rename(retired)
-    try:
-        dataset.rename(out)
-    except OSError:
-        if retired.exists():
-            retired.rename(out)
-        raise
+    return check

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ import torch
 from medtrace.data.layouts import PATHS, Pair
 from medtrace.data.preparation import Intensity, Preparation, fit_contrast, foreground_quantiles
 from medtrace.guard.notices import collecting
-from medtrace.storage.cases import case_key, compute_threads, is_finished, making_case
+from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
+from medtrace.storage.files import atomic_write
 from medtrace.transforms import RigidMotion
 from medtrace.workflows.prepare_case import Case, Settings, check_depth, members, naming, read_case
 
@@ -62,7 +63,7 @@ def learn_case(
     place = folder / LEARNED / pair.name
     if is_finished(place, key):
         return _load(place, key)
-    with compute_threads(threads), making_case(place, key) as temporary:
+    with compute_threads(threads), atomic_case(place, key) as temporary:
         with collecting() as notices:
             case = read_case(pair, settings, pictures, None, columns)
         check_depth(case, settings, pictures)
@@ -139,7 +140,8 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
     }
     if case.rigid is not None:
         arrays["rigid"] = case.rigid.matrix.numpy()
-    np.savez(folder / _FILE, found=np.array(json.dumps(found)), **arrays)  # type: ignore[arg-type]
+    content: dict[str, Any] = {"found": np.array(json.dumps(found)), **arrays}
+    atomic_write(folder / _FILE, lambda file: np.savez(file, **content))
 
 
 def _load(folder: Path, key: str) -> Learned:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import SimpleITK as sitk
 import torch
 from torch import Tensor
 
@@ -18,7 +17,9 @@ from medtrace.data.preparation import Preparation
 from medtrace.geometry.resampling import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
 from medtrace.geometry.resampling import resize as resize_volume
 from medtrace.io import write_image
-from medtrace.storage.cases import case_key, compute_threads, is_finished, making_case
+from medtrace.io.transforms import write_itk
+from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
+from medtrace.storage.files import atomic_write, make_directory
 from medtrace.workflows.prepare_case import Case, Settings, in_plane_first, members, naming, read_case
 from medtrace.workflows.prepare_learn import known_motion
 
@@ -56,13 +57,13 @@ def write_case(
     key = case_key({}, learned=learned_key, preparation=asdict(preparation), settings=asdict(settings))
     place = folder / WRITTEN / pair.name
     if not is_finished(place, key):
-        with compute_threads(threads), making_case(place, key) as temporary:
+        with compute_threads(threads), atomic_case(place, key) as temporary:
             case = read_case(pair, settings, preparation.picture, known_motion(pair, folder), columns)
             volumes = [_normalised(preparation, *member) for member in members(case)]
             extras = _write_extras(case, temporary)
             items = list(_write_images(case, volumes, settings, preparation.picture, extras, temporary))
             items[0] = items[0]._replace(clipped=sum(_clipped(preparation, *member) for member in members(case)))
-            (temporary / _FILE).write_text(json.dumps([item._asdict() for item in items]), encoding="utf-8")
+            atomic_write(temporary / _FILE, json.dumps([item._asdict() for item in items]))
     return [
         Item(item["entry"], tuple(item["shape"]), tuple(item["spacing"]), item["clipped"])
         for item in json.loads((place / _FILE).read_text(encoding="utf-8"))
@@ -103,7 +104,7 @@ def _write_images(
             kind: resize_labels(volume, new) if kind in case.maps else resize_volume(volume, new)
             for kind, volume in written.items()
         }
-    (folder / "images").mkdir()
+    make_directory(folder / "images")
     common = {"subject": case.pair.subject, "volume": case.pair.name, "contrast": case.pair.contrast}
     for name, start, stop in _parts(case.pair, shape[2], settings, picture):
         entry: dict[str, Any] = {**common, "case": name, **extras}
@@ -131,9 +132,9 @@ def _write_extras(case: Case, folder: Path) -> dict[str, str]:
     entries = {}
     pair = case.pair
     if case.rigid is not None:
-        (folder / "rigid").mkdir()
+        make_directory(folder / "rigid")
         entries["rigid"] = f"rigid/{pair.name}.tfm"
-        sitk.WriteTransform(case.rigid.to_itk(), str(folder / entries["rigid"]))
+        write_itk(folder / entries["rigid"], case.rigid.to_itk())
     back = None if case.rigid is None else torch.linalg.inv(case.rigid.matrix)
     for kind, path, moved in (
         ("source_landmarks", pair.source_landmarks, None),
@@ -143,7 +144,7 @@ def _write_extras(case: Case, folder: Path) -> dict[str, str]:
             names, points = read_landmarks(path, pair.landmark_space)
             if moved is not None:
                 points = points @ moved[:3, :3].T + moved[:3, 3]
-            (folder / "landmarks").mkdir(exist_ok=True)
+            make_directory(folder / "landmarks")
             entries[kind] = f"landmarks/{pair.name}_{kind.removesuffix('_landmarks')}.csv"
             write_landmarks(folder / entries[kind], names, points)
     return entries

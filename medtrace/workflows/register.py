@@ -21,6 +21,7 @@ from medtrace.data.preparation import IntensityMap, Preparation
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
 from medtrace.guard.notices import collecting
 from medtrace.io import save_trace
+from medtrace.io.trace_folder import check_trace_room
 from medtrace.networks import MetamorphicOutput
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.objectives import InstanceRegistration, MetamorphicEnergy
@@ -28,10 +29,11 @@ from medtrace.objectives.instance import RefinementStep
 from medtrace.objectives.registration import Pair, RegistrationObjective
 from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
+from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 from medtrace.workflows.register_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
-from medtrace.workflows.report import check_page, report_beside
+from medtrace.workflows.report import report_beside, reserve_outputs
 from medtrace.workflows.runs import default_device, load_objective
 from medtrace.workflows.translate import run_preparation
 
@@ -69,6 +71,7 @@ class _Method:
     device: torch.device
 
 
+@reserving(lambda out, report, overwrite, figure: reserve_outputs(out, report, overwrite, figure))
 def register(
     source: str | os.PathLike,
     target: str | os.PathLike,
@@ -139,8 +142,7 @@ def register(
         ValueError: if a file cannot be used, the run does not fit or nothing would register; the message says which.
     """
     out = Path(out)
-    _check_request(out, run, refine, spacing, figure, overwrite)
-    check_page(out, report, overwrite)
+    _check_request(run, refine, spacing, figure)
     with collecting() as notices:
         pair = read_pair(
             Path(source),
@@ -152,6 +154,7 @@ def register(
             target_series=target_series,
             resample_tilt=resample_tilt,
         )
+    check_trace_room(out, pair.source.shape, pair.target.shape)
     started = time.perf_counter()
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         method = _method(run, refine, smoothness, pair, device, _reporter(bar))
@@ -171,7 +174,6 @@ def register(
         ssd_before=_ssd(working.source, working.target),
         ssd_after=_ssd(output.image.cpu(), working.target),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     steps = method.objective.steps if isinstance(method.objective, InstanceRegistration) else 0
     names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
     metadata = {
@@ -203,15 +205,8 @@ def _path(path: str | os.PathLike | None) -> Path | None:
 
 
 def _check_request(
-    out: Path,
-    run: str | os.PathLike | None,
-    refine: int | None,
-    spacing: float | None,
-    figure: str | os.PathLike | None,
-    overwrite: bool,
+    run: str | os.PathLike | None, refine: int | None, spacing: float | None, figure: str | os.PathLike | None
 ) -> None:
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
     if refine is not None and refine < 0:
         raise ValueError(f"refine: expected 0 or more gradient steps, received {refine}")
     if refine == 0 and run is None:

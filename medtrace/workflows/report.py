@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from monai.data import MetaTensor
@@ -13,15 +14,27 @@ from torch import Tensor
 from medtrace.data.masks import check_same_grid, read_labels
 from medtrace.data.reading import is_picture, read_image
 from medtrace.io import load_trace
-from medtrace.io.trace_folder import INDEX
+from medtrace.io.trace_folder import INDEX, reserve_trace
 from medtrace.report.certificate import certificate_of
 from medtrace.report.viewer import ReportCase, write_report
+from medtrace.report.viewer.page import check_suffix
+from medtrace.storage.places import stands_alone
+from medtrace.storage.reservations import reserve_file, reserve_files, reserving
 from medtrace.trace import Trace
 from medtrace.transforms.mask_rule import ON_GRID
 
 REPORT = "report.html"
 
 
+@contextmanager
+def reserve_page(out: str | os.PathLike) -> Iterator[None]:
+    """Have the place of a page, whose ending is checked."""
+    check_suffix(Path(out))
+    with reserve_file(out, make_parents=True):
+        yield
+
+
+@reserving(lambda out: reserve_page(out))
 def report(
     folders: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
@@ -91,7 +104,7 @@ def report(
 def report_beside(
     trace: Trace, folder: Path, method: str | None = None, target: Tensor | None = None, notes: tuple[str, ...] = ()
 ) -> Path:
-    """Write the page of one trace next to its folder: FOLDER.html."""
+    """Write the page of one trace where `page_of` says."""
     return write_report(ReportCase(folder.name, trace, target, method=method, notes=notes), page_of(folder))
 
 
@@ -105,9 +118,34 @@ def check_page(folder: Path, wanted: bool, overwrite: bool) -> None:
         raise FileExistsError(f"{page_of(folder)}: is in use; choose another folder, overwrite it, or write no report")
 
 
-def page_of(folder: Path) -> Path:
-    """Where the page of a trace's folder lies: beside it, since the folder holds nothing but the trace."""
+def page_of(folder: str | os.PathLike) -> Path:
+    """The page of a trace's folder: beside it, FOLDER.html, or in it where it is a mount point or has a parent that
+    cannot be written."""
+    folder = Path(folder)
+    if stands_alone(folder):
+        return folder / REPORT
+    if folder.name in ("", ".."):
+        folder = Path(os.path.realpath(folder))
     return folder.with_name(f"{folder.name}.html")
+
+
+@contextmanager
+def reserve_outputs(
+    out: str | os.PathLike, report: bool, overwrite: bool, *files: str | os.PathLike | None
+) -> Iterator[None]:
+    """Have the places of a trace, its page and further files, from before the work until they are written.
+
+    Raises:
+        FileExistsError: if a trace or page is there and may not be overwritten, or something else is.
+        FileNotFoundError, OSError: see `medtrace.storage.reservations`.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(reserve_trace(out, overwrite, make_parents=True))
+        check_page(Path(out), report, overwrite)
+        if report and not stands_alone(out):
+            stack.enter_context(reserve_file(page_of(out)))
+        stack.enter_context(reserve_files(*files, make_parents=True))
+        yield
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:

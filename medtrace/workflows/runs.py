@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from medtrace.guard.configurations import check_code, read_config
+from medtrace.guard.configurations import check_code, parsable_paths, read_config
 from medtrace.guard.declared_networks import check_networks, check_shapes
 from medtrace.guard.weights import load_weights
 from medtrace.objectives import Objective
@@ -59,7 +59,7 @@ def load_objective(
     config = read_config(run / CONFIG)
     foreign = check_code(config, run / CONFIG, allow_foreign_code)
     parser = ConfigParser()
-    parser.read_config(config)
+    parser.read_config(parsable_paths(config))
     for name, value in (overrides or {}).items():
         if name.split("#")[0] not in parser.get():
             raise ValueError(f"overrides: expected entries of {run / CONFIG}, received {name!r}")

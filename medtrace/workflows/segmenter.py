@@ -21,6 +21,7 @@ from medtrace.checks import check_positive
 from medtrace.metrics import label_overlap
 from medtrace.networks.blocks import pad_to_multiple
 from medtrace.objectives import plain
+from medtrace.storage.files import atomic_write
 from medtrace.workflows.evaluate import write_json
 from medtrace.workflows.runs import default_device
 
@@ -257,8 +258,7 @@ def segmenter_in(
             )
         return load_segmenter(folder, device)
     segmenter = train_segmenter(cases() if callable(cases) else cases, settings, device=device, progress=progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(segmenter.network.state_dict(), folder / WEIGHTS)
+    atomic_write(folder / WEIGHTS, lambda file: torch.save(segmenter.network.state_dict(), file), make_parents=True)
     export_features(segmenter, folder / FEATURES)
     first = segmenter.network.conv_0.conv_0.conv
     shape = {"spatial_dims": first.weight.ndim - 2, "in_channels": first.in_channels}
@@ -313,7 +313,8 @@ def export_features(segmenter: Segmenter, path: str | os.PathLike) -> Path:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(encoder.eval()).save(str(path))
+        scripted = torch.jit.script(encoder.eval())
+    atomic_write(path, scripted.save_to_buffer())  # writing by itself, torch ends the program on a full disk
     return Path(path)
 
 

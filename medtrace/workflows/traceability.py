@@ -24,6 +24,8 @@ from medtrace.objectives import plain
 from medtrace.objectives.objective import traces_on_own_grid
 from medtrace.report import markdown_table
 from medtrace.report.tables import Better
+from medtrace.storage.files import atomic_write
+from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.evaluate import identity, tracer_of, write_json
 from medtrace.workflows.runs import load_objective
@@ -208,6 +210,7 @@ def true_translation(batch: Mapping[str, Any]) -> list[Trace]:
     return traces_on_own_grid(batch["source"], image, plain(batch["ddf"]), inverse)
 
 
+@reserving(lambda out: locked(out))
 def traceability(
     runs: Sequence[str | os.PathLike] = (),
     out: str | os.PathLike = "traceability",
@@ -364,7 +367,7 @@ def _write(out: Path, tables: Mapping[str, TraceabilityTable], feature_network: 
     columns = {"row": "", **{name: heading for name, heading in HEADINGS.items() if name in known}}
     best = {name: better for name, better in BETTER.items() if name in known}
     note = note_on(feature_network)
-    (out / TABLE).write_text(f"{markdown_table(rows, columns, best=best)}\n{note}\n", encoding="utf-8")
+    atomic_write(out / TABLE, f"{markdown_table(rows, columns, best=best)}\n{note}\n")
     plain_rows = {
         row: {name: value._asdict() for name, value in table.summary().items()} | table.distances
         for row, table in tables.items()

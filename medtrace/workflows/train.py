@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +16,19 @@ from monai.bundle import ConfigParser
 
 from medtrace.data import Preparation
 from medtrace.data.dataset import read_index
-from medtrace.guard.configurations import as_plain, check_code, note_own_code, read_config
+from medtrace.guard.configurations import (
+    PATHS,
+    as_plain,
+    check_code,
+    note_own_code,
+    parsable_paths,
+    plain_paths,
+    read_config,
+)
 from medtrace.guard.declared_networks import check_networks
-from medtrace.storage.files import locked, remove_partial_files, write_whole
+from medtrace.storage.files import atomic_write, remove
+from medtrace.storage.places import folder_place
+from medtrace.storage.reservations import locked
 from medtrace.workflows.bundle_files import TrainingWorkflow, bundle_folder, overlay_file
 from medtrace.workflows.runs import CONFIG
 
@@ -66,6 +75,7 @@ def train(
     """
     bundle = bundle_folder(name)
     out = Path(out)
+    folder_place(out)
     names = [*(["tracebench"] if tracebench or smoke else []), *(["smoke"] if smoke else []), *overlays]
     if {"tracebench", "misalign"} <= set(names):
         raise ValueError(
@@ -86,7 +96,8 @@ def train(
         config = read_config(out / CONFIG)
         if not check_code(config, out / CONFIG):
             check_networks(config, out / CONFIG)
-        values = {"run_dir": as_plain(out)}  # wherever the folder has been moved to, it is written to and no other
+        values = {name: entry for name, entry in parsable_paths(config).items() if name in PATHS}
+        values |= {"run_dir": as_plain(out)}  # wherever the folder has been moved to, it is written to and no other
     else:
         files = [bundle / "configs" / "train.yaml", *(overlay_file(bundle, overlay) for overlay in names)]
         values = {"bundle_root": as_plain(bundle), "run_dir": as_plain(out)}
@@ -101,17 +112,18 @@ def train(
         _run(workflow)
         return out
     with locked(out), _nothing_left_of_a_false_start(out):
-        remove_partial_files(out, [CONFIG, PREPARATION, "history.csv"])
         if (out / CONFIG).exists() and not resuming:
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
-        config = copy.deepcopy(_without_metadata(workflow.parser.get()))  # parsing rewrites its expressions
+        config = plain_paths(
+            copy.deepcopy(_without_metadata(workflow.parser.get()))
+        )  # parsing rewrites its expressions
         note_own_code(config)
         workflow.initialize()
         if not resuming:
             _preparation(workflow.parser, dataset).save(out / PREPARATION)
         # A folder with a configuration is a run: it comes last. In another order of its entries, networks would be
         # made in another order, from other random numbers.
-        write_whole(out / CONFIG, yaml.safe_dump(config, indent=2, sort_keys=False, encoding="utf-8"))
+        atomic_write(out / CONFIG, yaml.safe_dump(config, indent=2, sort_keys=False, encoding="utf-8"))
         workflow.run()
         workflow.finalize()
     return out
@@ -138,10 +150,10 @@ def _nothing_left_of_a_false_start(out: Path) -> Iterator[None]:
     except BaseException:
         for path, content in kept.items():
             if path.read_bytes() != content:
-                write_whole(path, content)
+                atomic_write(path, content)
         if not any((out / "checkpoints").glob("*.pt")):
             for path in set(out.iterdir()) - before:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
         raise
 
 

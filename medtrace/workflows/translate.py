@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,12 +35,14 @@ from medtrace.geometry.resampling import (
 from medtrace.guard.notices import collecting
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
+from medtrace.io.trace_folder import check_trace_room
 from medtrace.networks.patches import PatchInferer
 from medtrace.objectives import Objective
+from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.patched import patches_for, taking_patches
 from medtrace.workflows.picture_output import check_picture_beside, matching_depth, picture_beside
-from medtrace.workflows.report import check_page, report_beside
+from medtrace.workflows.report import report_beside, reserve_outputs
 from medtrace.workflows.runs import default_device, load_objective
 
 Advance = Callable[[int], Any]
@@ -57,6 +60,16 @@ class _Parts:
     mask: Tensor | None
 
 
+@contextmanager
+def _reserve(out: str | os.PathLike, report: bool, overwrite: bool, dicom: str | os.PathLike | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(reserve_outputs(out, report, overwrite))
+        if dicom is not None:
+            stack.enter_context(reserve_folder(dicom, make_parents=True))
+        yield
+
+
+@reserving(lambda out, report, overwrite, dicom: _reserve(out, report, overwrite, dicom))
 def translate(
     run: str | os.PathLike,
     image: str | os.PathLike,
@@ -124,12 +137,9 @@ def translate(
     """
     run, image, out = Path(run), Path(image), Path(out)
     check_positive("batch_size", batch_size)
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
-    check_page(out, report, overwrite)
     check_picture_beside(out, image, overwrite)
     if dicom is not None:
-        _check_dicom(Path(dicom), image, series)
+        read_source_series(image, series)  # what `save_dicom` would refuse, before minutes of work
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         found = translation(
             run,
@@ -143,8 +153,8 @@ def translate(
             resample_tilt=resample_tilt,
             page=page,
             bar=bar,
+            out=out,
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
     save_trace(found.trace, out, method=found.method, metadata=metadata, overwrite=overwrite)
     picture_beside(found.trace, out, found.depth)
@@ -153,14 +163,6 @@ def translate(
     if dicom is not None:
         save_dicom(found.trace, Path(dicom), image, volume=series, method=found.method)
     return found.trace
-
-
-def _check_dicom(folder: Path, image: Path, series: str | int | None) -> None:
-    """What `save_dicom` would refuse, before minutes of work."""
-    if folder.exists():
-        raise FileExistsError(f"{folder}: is in use; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    read_source_series(image, series)
 
 
 class Translation(NamedTuple):
@@ -186,10 +188,12 @@ def translation(
     resample_tilt: bool = False,
     page: int | None = None,
     bar: Progress,
+    out: Path,
 ) -> Translation:
-    """What `translate` writes, without writing it; `load` gives the run's objective once the image could be read."""
+    """What `translate` writes to `out`, without writing it; `load` gives the run's objective once the image is read."""
     with collecting() as notices:
         scan = read_image(image, series, page=page, resample_tilt=resample_tilt)
+        check_trace_room(out, scan.shape, scan.shape)
         foreground = None if mask is None else read_mask(Path(mask), scan, image)
     objective = load()
     preparation = run_preparation(run, objective, picture=is_picture(image))

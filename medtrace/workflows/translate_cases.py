@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,16 +17,16 @@ from medtrace.checks import check_positive
 from medtrace.data.preparation import FILE
 from medtrace.io import save_trace
 from medtrace.objectives import Objective
-from medtrace.storage.appearing import appearing_file
 from medtrace.storage.cases import (
+    atomic_case,
     case_key,
-    clear_unfinished,
     compute_threads,
     is_finished,
     key_of,
-    making_case,
 )
-from medtrace.storage.files import locked
+from medtrace.storage.files import atomic_write
+from medtrace.storage.reservations import locked
+from medtrace.storage.workspaces import sweep
 from medtrace.workflows.image_list import ListedImage, list_images
 from medtrace.workflows.parallel import Outcome, Task, run_cases
 from medtrace.workflows.picture_output import picture_beside
@@ -133,13 +134,13 @@ def translate_cases(
         resample_tilt,
         page,
     )
-    how.out.mkdir(parents=True, exist_ok=True)
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
     with locked(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
-        clear_unfinished(how.out)
-        outcomes = _run(tasks, workers, scheduler, bar)
-        clear_unfinished(how.out)
-    _write_table(how.out / TABLE, listed, outcomes)
+        try:
+            outcomes = _run(tasks, workers, scheduler, bar)
+        finally:
+            sweep(how.out)  # of workers that died
+        _write_table(how.out / TABLE, listed, outcomes)
     return TranslatedCases(
         [outcome.name for outcome in outcomes if outcome.value == "translated"],
         [outcome.name for outcome in outcomes if outcome.value == "kept"],
@@ -194,7 +195,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
             f"{folder}: holds something else, or the result of another image, run or setting; overwrite it, or choose"
             " another folder"
         )
-    with compute_threads(how.threads), making_case(folder, key) as temporary:
+    with compute_threads(how.threads), atomic_case(folder, key) as temporary:
         with Progress(disable=True) as bar:
             found = translation(
                 how.run,
@@ -208,6 +209,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 resample_tilt=how.resample_tilt,
                 page=how.page,
                 bar=bar,
+                out=folder,
             )
         save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata)
         picture_beside(found.trace, temporary / TRACE, found.depth)
@@ -237,8 +239,9 @@ def _absolute(image: ListedImage, contrast: str | None) -> ListedImage:
 
 
 def _write_table(path: Path, images: Sequence[ListedImage], outcomes: Sequence[Outcome]) -> None:
-    with appearing_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "image", "status", "reason"])
-        for image, outcome in zip(images, outcomes):
-            writer.writerow([image.name, image.path, outcome.value or "failed", outcome.failure or ""])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["case", "image", "status", "reason"])
+    for image, outcome in zip(images, outcomes):
+        writer.writerow([image.name, image.path, outcome.value or "failed", outcome.failure or ""])
+    atomic_write(path, text.getvalue())

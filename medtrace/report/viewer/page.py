@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +19,7 @@ from medtrace.report.certificate import STYLE
 from medtrace.report.drawing import AMOUNT, CHANGE
 from medtrace.report.viewer.packing import Packed
 from medtrace.report.viewer.scene import ReportCase, scene_of
+from medtrace.storage.files import atomic_write
 
 SUFFIXES = (".html", ".htm")
 _ASSETS = files("medtrace.report.viewer") / "assets"
@@ -43,16 +43,7 @@ def write_report(cases: ReportCase | Sequence[ReportCase], path: str | os.PathLi
     """
     cases = [cases] if isinstance(cases, ReportCase) else list(cases)
     _check(cases, Path(path))
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.stem}-{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(_parts(cases))
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return atomic_write(path, _parts(cases), make_parents=True)
 
 
 def _check(cases: Sequence[Any], path: Path) -> None:
@@ -64,6 +55,11 @@ def _check(cases: Sequence[Any], path: Path) -> None:
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
         raise ValueError(f"cases: expected a name of its own for each, received {', '.join(names)}")
+    check_suffix(path)
+
+
+def check_suffix(path: Path) -> None:
+    """Check that a page's name ends as a page's."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"path: expected a name ending in .html, received {path.name!r}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data import TraceBench
-from medtrace.guard.configurations import check_code, read_config
+from medtrace.guard.configurations import check_code, parsable_paths, read_config
 from medtrace.workflows.runs import CONFIG
 
 
@@ -36,7 +36,7 @@ class Cases:
         parser = ConfigParser()
         config = read_config(run / CONFIG)
         check_code(config, run / CONFIG)
-        parser.read_config(config)
+        parser.read_config(parsable_paths(config))
         named = parser.get_parsed_content(f"data#{entry}")
         if not isinstance(named, TraceBench):
             raise TypeError(

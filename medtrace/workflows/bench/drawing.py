@@ -10,6 +10,7 @@ from torch import Tensor
 from medtrace.io import save_trace
 from medtrace.report import comparison_figure, curve_figure, save_figure, trace_figure
 from medtrace.report.viewer import ReportCase, write_report
+from medtrace.storage.files import make_directory
 from medtrace.workflows.bench.study import Outcome
 from medtrace.workflows.report import REPORT
 
@@ -70,8 +71,7 @@ def show_training(outcome: Outcome) -> None:
 
 def made(folder: Path) -> Path:
     """Make the folder where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return make_directory(folder)
 
 
 def file_name(row: str) -> str:

@@ -18,6 +18,7 @@ from medtrace.io import save_trace
 from medtrace.metrics import CaseTable
 from medtrace.report import crossed_table, print_crossed_table, save_figure, sensitivity_figure, trace_figure
 from medtrace.report.crossed import Blocks
+from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 from medtrace.workflows.bench.drawing import DPI, file_name, made, show_places, show_traces, show_training
 from medtrace.workflows.bench.study import Better, Method, Outcome, Row, Study, Table
@@ -145,7 +146,7 @@ def show_layout(blocks: Blocks, costs: Mapping[str, str] | None = None) -> Calla
         for row, (line, place) in outcome.study.places.items():
             cells.setdefault(line, {})[place] = outcome.rows[row]
         measures = {**{column(measure): heading for measure, heading in MEASURES.items()}, **(costs or {})}
-        (outcome.folder / "paper_table.md").write_text(crossed_table(cells, measures, blocks=blocks))
+        atomic_write(outcome.folder / "paper_table.md", crossed_table(cells, measures, blocks=blocks))
         title = f"{outcome.study.name}, in the layout of the paper: means over the cases ({CONVENTION})"
         print_crossed_table(cells, measures, blocks=blocks, title=title, console=outcome.console)
 

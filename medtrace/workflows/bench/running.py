@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ import medtrace
 from medtrace.checks import check_choice
 from medtrace.metrics import Summary
 from medtrace.report import markdown_table, print_table
+from medtrace.storage.files import atomic_write, remove_content
+from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.bench.cases import Cases
 from medtrace.workflows.bench.drawing import file_name
 from medtrace.workflows.bench.machine import commit, measured_with
@@ -73,6 +74,7 @@ def bench(
     return run_study(STUDIES[task][study], setting, Path(out), seed=seed, device=device, progress=progress)
 
 
+@reserving(lambda study, out: locked(out / study.folder))
 def run_study(
     study: Study, setting: str, out: Path, *, seed: int = 0, device: str | None = None, progress: bool = True
 ) -> dict[str, Any]:
@@ -124,7 +126,8 @@ def _trained(
     if (run / DONE).is_file():
         console.print(f"{row}: trained before, in {run}")
         return run
-    shutil.rmtree(run, ignore_errors=True)  # a training that did not finish
+    with locked(run):  # which a training at work has
+        remove_content(run)  # of a training that did not finish
     console.print(f"{row}: training")
     started = time.perf_counter()
     own = method.settings.get(setting)
@@ -175,7 +178,7 @@ def _plain(value: Any) -> Any:
 
 def _write_tables(study: Study, folder: Path, rows: Table, console: Console) -> None:
     lines = [{"method": row, **cells} for row, cells in rows.items()]
-    (folder / "table.md").write_text(markdown_table(lines, {"method": "", **study.columns}) + "\n")
+    atomic_write(folder / "table.md", markdown_table(lines, {"method": "", **study.columns}) + "\n")
     means = [{name: getattr(value, "mean", value) for name, value in line.items()} for line in lines]
     print_table(
         means,

@@ -19,6 +19,8 @@ from medtrace.objectives.instance import RefinementStep
 from medtrace.objectives.objective import plain
 from medtrace.objectives.registration import traces_of
 from medtrace.report import markdown_table, metamorphosis_figure, overlay_figure, print_table, save_figure
+from medtrace.storage.files import atomic_write
+from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.bench.drawing import DPI, file_name, made
 from medtrace.workflows.bench.machine import measured_with
@@ -30,6 +32,7 @@ from medtrace.workflows.runs import default_device
 
 SIZES = {"demo": (96, STEPS), "full": (128, 2 * STEPS), "smoke": (24, 2)}
 """Setting → voxels an axis, gradient steps."""
+FOLDER = Path("metamorphic") / "volume"
 COLUMNS = {
     "ssd_total": "SSD total",
     "ssd_healthy": "SSD healthy",
@@ -46,6 +49,7 @@ MASKED, PLAIN = "instance, masked", "instance, no mask"
 METAMORPHOSIS, EQUATION = "instance, metamorphosis", "instance, metamorphosis, both taught"
 
 
+@reserving(lambda out: locked(out / FOLDER))
 def volume(
     setting: str, out: Path, *, seed: int = 0, device: str | None = None, progress: bool = True
 ) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def volume(
     """
     size, steps = SIZES[setting]
     console = Console(stderr=True, quiet=not progress)
-    place, folder = default_device(device), out / "metamorphic" / "volume"
+    place, folder = default_device(device), out / FOLDER
     case = TraceBench("metamorphic", (size,) * 3, cases=1, seed=seed, split="test")[0]
     rows: dict[str, dict[str, Any]] = {}
     traces: dict[str, Trace] = {}
@@ -84,7 +88,7 @@ def volume(
     }
     write_json(folder / "results.json", results)
     lines = [{"method": name, **values} for name, values in rows.items()]
-    (folder / "table.md").write_text(markdown_table(lines, {"method": "", **COLUMNS}) + "\n")
+    atomic_write(folder / "table.md", markdown_table(lines, {"method": "", **COLUMNS}) + "\n")
     _draw(folder, case, traces)
     shown = ("ssd_total", "dice", "folds", "epe_near_lesion_mm", "epe_healthy_mm", "seconds", "peak_gib")
     headings = ("SSD", "Dice", "folds", "EPE near", "healthy", "s", "GiB")

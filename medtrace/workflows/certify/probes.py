@@ -4,9 +4,7 @@ answer?"""
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +14,7 @@ from medtrace.fields import compose, warp
 from medtrace.io import write_image
 from medtrace.metrics import certificate as measure
 from medtrace.objectives.registration import RegistrationObjective
+from medtrace.storage.files import scratch_directory
 from medtrace.trace import Trace
 from medtrace.workflows.certify.record import Check, judged, skipped
 from medtrace.workflows.certify.thresholds import Thresholds
@@ -118,8 +117,7 @@ def run_checks(
         return [skipped(name, "colour pictures cannot be handed to the run again") for name in RUN_CHECKS]
     if flat and run_preparation(run, objective).picture:
         return [skipped(name, "pictures cannot be handed to the run again without loss") for name in RUN_CHECKS]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch_directory() as folder:
         file = folder / "source.nii.gz"
         if isinstance(objective, RegistrationObjective):
             write_image(file, trace.source, trace.source_affine)

@@ -20,6 +20,7 @@ from medtrace.data import TraceBench
 from medtrace.data.landmarks import read_landmarks
 from medtrace.io import load_trace
 from medtrace.metrics.conformal import Coverage, conformal_radius, measure_coverage, subject_score
+from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 from medtrace.workflows.certify.command import RADIUS_FORMAT
 from medtrace.workflows.certify.corruption import Case
@@ -77,7 +78,7 @@ class Radius:
                 f"radius: {self.calibration_subjects} subject(s) promise nothing with {100 * self.coverage:g} %; give"
                 f" at least {needed}, or a lower coverage"
             )
-        Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        atomic_write(path, json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
 
 
 def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: int = 0) -> Errors:

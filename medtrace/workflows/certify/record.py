@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
+from medtrace.storage.files import atomic_write
 from medtrace.workflows.certify.thresholds import Thresholds
 
 FORMAT, VERSION = "medtrace certificate", 1
@@ -83,7 +83,7 @@ class Certificate:
 
     def write(self, path: str | os.PathLike) -> None:
         """Write it as JSON; infinite limits and figures that do not exist are null."""
-        Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        atomic_write(path, json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
 
 
 def judged(name: str, figures: Mapping[str, float], thresholds: Thresholds, well: str) -> Check:

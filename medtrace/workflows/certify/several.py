@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medtrace.report.certificate import certificate_beside, certificate_html
+from medtrace.storage.files import atomic_write
+from medtrace.storage.places import folder_place
+from medtrace.storage.reservations import reserve_files, reserving
 from medtrace.workflows.certify.calibration import TASKS, judge_run, judge_spoiled, judgement_table
 from medtrace.workflows.certify.command import certify
 from medtrace.workflows.certify.radius import (
@@ -31,6 +35,21 @@ _PAGE = (
 )
 
 
+@contextmanager
+def _reserve_certificates(
+    traces: Sequence[str | os.PathLike], out: str | os.PathLike | None, html: str | os.PathLike | None
+) -> Iterator[None]:
+    files = _files(traces, out)
+    doubled = sorted({str(file) for file in files if files.count(file) > 1})
+    if doubled:
+        raise ValueError(f"traces: expected folders of different names, received several for {doubled[0]}; rename one")
+    if out is not None and len(traces) > 1:
+        folder_place(out)
+    with reserve_files(*files, html, make_parents=True):
+        yield
+
+
+@reserving(lambda traces, out, html: _reserve_certificates(traces, out, html))
 def certify_several(
     traces: Sequence[str | os.PathLike],
     *,
@@ -62,14 +81,8 @@ def certify_several(
     for option, given in (("--input", source), ("--target", target)):
         if given is not None and len(traces) > 1:
             raise ValueError(f"{option}: expected with one trace, received {len(traces)}; certify them one by one")
-    several = len(traces) > 1
-    if out is not None:
-        (Path(out) if several else Path(out).parent).mkdir(parents=True, exist_ok=True)
     found = []
-    for trace in traces:
-        file = certificate_beside(trace) if out is None else Path(out)
-        if out is not None and several:
-            file = Path(out) / f"{Path(trace).resolve().name}.json"
+    for trace, file in zip(traces, _files(traces, out)):
         found.append(
             certify(
                 trace,
@@ -89,10 +102,20 @@ def certify_several(
         )
     if html is not None:
         pieces = [certificate_html(certificate.as_dict(), style=not index) for index, certificate in enumerate(found)]
-        Path(html).write_text(_PAGE.format("\n".join(pieces)), encoding="utf-8")
+        atomic_write(html, _PAGE.format("\n".join(pieces)))
     return found
 
 
+def _files(traces: Sequence[str | os.PathLike], out: str | os.PathLike | None) -> list[Path]:
+    """The file of every trace's certificate."""
+    if out is None:
+        return [certificate_beside(trace) for trace in traces]
+    if len(traces) == 1:
+        return [Path(out)]
+    return [Path(out) / f"{Path(trace).resolve().name}.json" for trace in traces]
+
+
+@reserving(lambda out: reserve_files(out))
 def certificate_table(
     tasks: Sequence[str] | None,
     cases: int,
@@ -113,10 +136,11 @@ def certificate_table(
         text = judgement_table(judge_run(run, chosen[0], cases, spatial_shape, **settings))
         text += "\n\n" + answer_table(question_run(run, chosen[0], cases, spatial_shape, **settings))
     if out is not None:
-        Path(out).write_text(text + "\n", encoding="utf-8")
+        atomic_write(out, text + "\n")
     return text
 
 
+@reserving(lambda out: reserve_files(out))
 def radius_table(
     *,
     run: str | os.PathLike | None,

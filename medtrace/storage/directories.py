@@ -1,0 +1,62 @@
+"""Folders that appear complete or not at all: the one way in which medtrace makes an output of several files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from medtrace.storage.places import first_reason
+from medtrace.storage.reservations import Contents, Reservation, new_or_empty, reserve_folder
+from medtrace.storage.workspaces import exchange, sync, sync_tree, visible
+
+
+@contextmanager
+def atomic_directory(
+    folder: str | os.PathLike,
+    contents: Contents = new_or_empty,
+    *,
+    last: Sequence[str] = (),
+    make_parents: bool = False,
+) -> Iterator[Path]:
+    """A new folder of the same name whose content is that of `folder` when all went well.
+
+    A folder that is missing appears by one renaming. One that exists stays the same folder (with its rights, mounted or
+    behind a symbolic link): its new files take the place of the old ones one after the other, `last` last, and a
+    process that is killed meanwhile leaves the old ones to the next run. What came into it meanwhile from elsewhere
+    stays, and is refused.
+
+    Args:
+        folder: the output; see `reserve_folder`, which this joins if the place is reserved already.
+        contents: what may be in it and is replaced; `new_or_empty` by default.
+        last: names without which the other files count for nothing.
+        make_parents: see `reserve_folder`.
+
+    Raises:
+        FileExistsError, FileNotFoundError, OSError: as of `reserve_folder`.
+    """
+    with reserve_folder(folder, contents, make_parents=make_parents) as held:
+        contents(folder, visible(held.place))
+        content = held.space.new(held.place.name)
+        content.mkdir()
+        yield content
+        contents(folder, visible(held.place))
+        try:
+            _deliver(content, held, last)
+        except OSError as error:
+            raise OSError(
+                f"{folder}: cannot be put there ({first_reason(error)}); what was there before is intact: choose"
+                " another folder"
+            ) from error
+
+
+def _deliver(content: Path, held: Reservation, last: Sequence[str]) -> None:
+    sync_tree(content)
+    if held.space.folder.parent == held.place:
+        exchange(held.space, content, held.place, last)
+        content.rmdir()
+        return
+    # Renaming a folder fails, and rightly, where a file or a folder with content has appeared meanwhile.
+    os.rename(content, held.place)
+    sync(held.place.parent)

@@ -1,0 +1,90 @@
+"""Locks of the kernel, which end with the process that holds them, however that dies.
+
+The package filelock, which would lock on Windows too, was left aside: where a file system knows no locks, it makes a
+file that outlives a killed process and then locks for good. Here such a file system has no lock, and `sure` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+
+HOLDER = re.compile(rb"process \d+ on \S+ since ")
+"""How a file begins that `acquire` made."""
+
+
+class Lock(NamedTuple):
+    """A lock that this process holds."""
+
+    path: Path
+    descriptor: int
+    sure: bool
+    """Whether the file system knows locks, so that nobody else can have it."""
+
+    def release(self) -> None:
+        """Remove the file and let go."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+def acquire(path: Path, *, create: bool = True) -> Lock:
+    """Lock a file of this name at once, or not at all.
+
+    Args:
+        path: the file; a symbolic link is not followed.
+        create: make it where it is missing, and write into it whose it is.
+
+    Raises:
+        BlockingIOError: if another process has it, or this one through another call.
+        OSError: if it cannot be opened.
+    """
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | (os.O_CREAT if create else 0)
+    while True:
+        descriptor = os.open(path, flags, 0o644)
+        try:
+            sure = _lock(descriptor)
+            # Who held it may have removed the file between opening and locking.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                if create:
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, _name().encode())
+                return Lock(path, descriptor, sure)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def holder(path: Path) -> str:
+    """Who has the lock, as far as the file says it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") or "another process"
+    except OSError:
+        return "another process"
+
+
+def _lock(descriptor: int) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False  # a file system without locks
+    return True
+
+
+def _name() -> str:
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}"
