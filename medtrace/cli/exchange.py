@@ -50,18 +50,41 @@ def export(
 
 @command("import")
 def import_(
-    field: Annotated[Path, typer.Argument(help="The other program's file, in the resampling direction.")],
-    format_: Annotated[str, typer.Option("--format", help="itk, ants, nrrd, nitransforms, learn2reg or fsl.")],
+    fields: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="The other program's file, in the resampling direction; of ANTs several, in the order of"
+            " antsApplyTransforms, [FILE,1] inverting one.",
+        ),
+    ],
     source: Annotated[Path, typer.Option(help="The scan that the field resamples (moving).")],
     target: Annotated[Path, typer.Option(help="The scan on whose grid it does so (fixed).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd, nitransforms, learn2reg or"
+            " voxelmorph; by default what the content tells.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     keep_metadata: KeepMetadata = False,
 ) -> None:
-    """Make a trace of two scans and a field that another program found."""
+    """Make a trace of two scans and a transform that another program found."""
     from medtrace.workflows.import_field import import_field
 
-    import_field(field, format_, source, target, out, overwrite=overwrite, keep_metadata=keep_metadata)
+    import_field(
+        fields,
+        format_,
+        source,
+        target,
+        out,
+        overwrite=overwrite,
+        keep_metadata=keep_metadata,
+        say=lambda line: typer.echo(f"medtrace: {line}", err=True),
+    )
     typer.echo(f"trace written to {out}")
 
 
