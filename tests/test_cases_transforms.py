@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from medtrace.io import load_trace
-from tests.cases import common, transform_variants, transforms
+from tests.cases import common, transform_programs, transform_variants, transforms
 from tests.test_passport_export import run
 
-CASES = common.CASES[transforms.__name__] | common.CASES[transform_variants.__name__]
+MODULES = (transforms, transform_variants, transform_programs)
+CASES = {name: make for module in MODULES for name, make in common.CASES[module.__name__].items()}
 
 
 def imported(capsys, folder, expected, format_):
     """Exit code and error stream of `medtrace import`."""
-    files = [
-        f"[{folder / entry[1:]}" if entry.startswith("[") else folder / entry for entry in expected["fields"]
-    ]
+    files = [f"[{folder / entry[1:]}" if entry.startswith("[") else folder / entry for entry in expected["fields"]]
     options = ["--format", format_] if format_ else []
     scans = ["--source", folder / expected["source"], "--target", folder / expected["target"]]
     code, _, err = run(capsys, "import", *files, *options, *scans, "--out", folder / "out")

@@ -34,7 +34,7 @@ OPTIONAL = (
     "landmark_space",
     "split",
 )
-LANDMARK_SPACES = ("RAS", "LPS")
+LANDMARK_SPACES = ("RAS", "LPS", "voxel")
 _NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
 
 
@@ -54,9 +54,10 @@ class Pair:
         target_lesion: likewise of the target.
         source_labels: segmentation of the source on its grid, whole numbers from 0 to 255.
         target_labels: likewise of the target.
-        source_landmarks: CSV of points in the source, columns `Landmark, X, Y, Z` in mm.
-        target_landmarks: CSV of the same points in the target.
-        landmark_space: "RAS" (NIfTI) or "LPS" (ITK, DICOM), the axes of both CSV files.
+        source_landmarks: file of points in the source (see `medtrace.data.landmarks`).
+        target_landmarks: the same points in the target.
+        landmark_space: "RAS" (NIfTI) or "LPS" (ITK, DICOM) in mm, or "voxel", the axes of both files where they do not
+            say them; None leaves it to the files.
         split: "training", "validation" or "test", as a published split has it; empty where the list leaves it open.
         origin: where the record was read, for error messages.
     """
@@ -74,7 +75,7 @@ class Pair:
     target_labels: Path | None = None
     source_landmarks: Path | None = None
     target_landmarks: Path | None = None
-    landmark_space: str = "RAS"
+    landmark_space: str | None = None
     split: str = ""
     origin: str = ""
 
@@ -102,9 +103,9 @@ def read_pair_list(path: str | Path) -> list[Pair]:
         path: a CSV file with a header row, or a JSON file holding a list of objects (or `{"pairs": [...]}`).
             Columns: `subject`, `source`, `target`; optional `case` (the subject's name where absent),
             `contrast`, `target_contrast`, `mask`, `source_lesion`, `target_lesion`, `source_labels`, `target_labels`
-            (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or LPS),
-            `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder of the
-            list.
+            (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS, LPS,
+            voxel), `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder
+            of the list.
 
     Returns:
         One record per row, in order.
@@ -301,7 +302,9 @@ def _pair(path: Path, where: str, row: Mapping[str, Any]) -> Pair:
                 " files, so rename it"
             )
     if values.get("landmark_space", "RAS") not in LANDMARK_SPACES:
-        raise ValueError(f"{place}: landmark_space: expected RAS or LPS, received {values['landmark_space']!r}")
+        raise ValueError(
+            f"{place}: landmark_space: expected {', '.join(LANDMARK_SPACES)}, received {values['landmark_space']!r}"
+        )
     if values.get("split") and values["split"] not in SPLITS:
         raise ValueError(f"{place}: split: expected {', '.join(SPLITS)}, received {values['split']!r}; rename it")
     for name in PATHS:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
-import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
@@ -41,8 +40,8 @@ def import_field(
 
     | format | transform |
     |---|---|
-    | itk, ants | any ITK transform (.h5, .tfm, .txt, .mat: also composite, rigid, B-spline) or a warp (.nii.gz), in 2D \
-or 3D; several files as antsApplyTransforms takes them |
+    | itk, ants | any ITK transform (.h5, .tfm, .txt, .mat: also composite, rigid, B-spline) or a warp (.nii.gz), in \
+2D or 3D; several files as antsApplyTransforms takes them |
     | nrrd | a displacement field of 3D Slicer or ITK, of the type resampling |
     | elastix | TransformParameters.*.txt, with those that it names as coming before |
     | spm | `y_*.nii` or `iy_*.nii`, the source's coordinates |
@@ -92,8 +91,9 @@ or 3D; several files as antsApplyTransforms takes them |
     scans = [plain(image if image.ndim == 4 else image[..., None]) for image in (moving, fixed)]
     trace, folds = _build(scans, ddf, images)
     notes += [Note(first.name, text) for text in folds]
-    for note in notes if say is not None else ():
-        say(str(note))
+    if say is not None:
+        for note in notes:
+            say(str(note))
     names = {"field": [Path(file).name for file in files], "source": Path(source).name, "target": Path(target).name}
     metadata: dict[str, Any] = names if keep_metadata else {}
     metadata |= {"format": point_map.format, "assumed": [note.text for note in notes]}
@@ -127,9 +127,7 @@ def _build(scans: Sequence[Tensor], ddf: Tensor, images: Images) -> tuple[Trace,
     """The trace, and what was warned of while its inverse was computed."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        trace = Trace.build(
-            scans[0], scans[1], ddf, affine=images.target.affine, source_affine=images.source.affine
-        )
+        trace = Trace.build(scans[0], scans[1], ddf, affine=images.target.affine, source_affine=images.source.affine)
     texts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     for text in texts:
         warnings.warn(text, UserWarning, stacklevel=3)

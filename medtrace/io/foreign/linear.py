@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 from medtrace.geometry import Grid, is_singular
 from medtrace.io.foreign.content import read_text
@@ -124,7 +125,7 @@ def _lta_volume(path: Path, text: str, name: str) -> Grid | None:
         affine = np.eye(4)
         affine[:3, :3] = np.array(columns).T * spacing
         affine[:3, 3] = center - affine[:3, :3] @ (np.array(shape) / 2)
-        return Grid(shape, affine)
+        return Grid(shape, torch.from_numpy(affine))
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: its {name} volume info cannot be read ({error}); write it again") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
@@ -94,4 +93,4 @@ def _first_field(transform: sitk.Transform) -> Grid | None:
     if transform.GetTransformEnum() != sitk.sitkDisplacementField:
         return None
     field = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
-    return Grid(field.GetSize(), np.asarray(image_affine(field)))
+    return Grid(field.GetSize(), torch.from_numpy(image_affine(field)))

@@ -16,6 +16,7 @@ from medtrace.geometry import Grid
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import is_axial
 
+
 class Note(NamedTuple):
     """What was assumed or measured of a file, in one line."""
 
@@ -132,7 +133,10 @@ class PointMap:
         )
         flat = sitk.GetArrayFromImage(image).T
         if (pixel != 1).any() or (source_pixel != 1).any():
-            where = np.einsum("ij,jhw->ihw", axes, np.indices(grid.shape[:2])) + (np.array(origin[:2]) * pixel)[:, None, None]
+            where = (
+                np.einsum("ij,jhw->ihw", axes, np.indices(grid.shape[:2]))
+                + (np.array(origin[:2]) * pixel)[:, None, None]
+            )
             flat = (where + flat) / source_pixel[:, None, None] - where / pixel[:, None, None]
         through = np.full((1, *grid.shape[:2]), self._between_planes)
         return np.concatenate([flat, through])[..., None]

@@ -81,7 +81,9 @@ def read_point_map(
         transforms.append(_inverse(member.path, transform) if member.inverted else transform)
         notes += more
     if len({transform.GetDimension() for transform in transforms}) != 1:
-        raise ValueError(f"{members[-1].path}: expected transforms of one dimension, received 2D and 3D; check the list")
+        raise ValueError(
+            f"{members[-1].path}: expected transforms of one dimension, received 2D and 3D; check the list"
+        )
     whole = transforms[0] if len(transforms) == 1 else sitk.CompositeTransform(transforms[::-1])
     if whole.GetDimension() == 2 and (images.source_pixel, images.target_pixel) != ((1.0, 1.0), (1.0, 1.0)):
         text = "taken in mm as ITK reads them from the pictures' resolution, of {:g} and {:g} mm a pixel"
@@ -107,9 +109,7 @@ def _format(path: Path, kind: Kind) -> str:
 def _read(path: Path, format_: str, kind: Kind, images: Images) -> tuple[sitk.Transform, list[Note]]:
     if kind not in FORMATS[format_] and not (format_ in _CHAINED and kind is Kind.NRRD):
         others = [name for name, kinds in FORMATS.items() if kind in kinds]
-        raise ValueError(
-            f"{path}: is {kind}, not a file of {format_}; read it by --format {' or '.join(others[:3])}"
-        )
+        raise ValueError(f"{path}: is {kind}, not a file of {format_}; read it by --format {' or '.join(others[:3])}")
     if kind is Kind.ITK:
         return read_itk(path), []
     if kind is Kind.NRRD:

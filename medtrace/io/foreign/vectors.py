@@ -97,7 +97,9 @@ def format_of(file: VectorFile) -> str:
     return "itk" if kind == DISPLACEMENT else "spm"
 
 
-def measured_kind(vectors: np.ndarray, grid: Grid, frame: np.ndarray | None = None, sign: np.ndarray = LPS) -> str | None:
+def measured_kind(
+    vectors: np.ndarray, grid: Grid, frame: np.ndarray | None = None, sign: np.ndarray = LPS
+) -> str | None:
     """Whether vectors are coordinates or displacements: by which reading a voxel keeps about its volume.
 
     A map of one body onto another neither flattens nor multiplies it. Read as displacements, coordinates do:
@@ -186,9 +188,7 @@ def read_fsl(file: VectorFile, images: Images) -> tuple[sitk.Transform, list[Not
     _on_target(file, images)
     frame = fsl_matrix(file.grid.affine, file.grid.shape).numpy()
     kind = None if file.intent > 2006 else measured_kind(file.vectors, file.grid, frame, np.eye(3))
-    ddf, affine = read_fsl_warp(
-        file.path, images.source.affine, images.source.shape, absolute=kind == ABSOLUTE
-    )
+    ddf, affine = read_fsl_warp(file.path, images.source.affine, images.source.shape, absolute=kind == ABSOLUTE)
     text = "absolute (--abs)" if kind == ABSOLUTE else "relative (--rel)"
     return itk_transform(*displacement_lps(ddf, affine)), [Note(file.path.name, f"taken as FSL's {text} warp")]
 
@@ -210,8 +210,7 @@ def read_voxels(path: Path, kind: Kind, images: Images, format_: str) -> tuple[s
     ddf = read_learn2reg(path, images.target.affine, images.source.affine)
     if tuple(ddf.shape[1:]) != images.target.shape:
         raise ValueError(
-            f"{path}: expected a field on the grid {images.target.shape} of the target, received"
-            f" {tuple(ddf.shape[1:])}"
+            f"{path}: expected a field on the grid {images.target.shape} of the target, received {tuple(ddf.shape[1:])}"
         )
     note = Note(path.name, "taken as voxels of the moving image, on the fixed image's grid")
     return itk_transform(*displacement_lps(ddf, images.target.affine)), [note]
