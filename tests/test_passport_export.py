@@ -20,7 +20,7 @@ FILES = {
     "itk": {"ddf.h5", "inverse_ddf.h5"},
     "composite": {"resample_source.h5", "resample_image.h5"},
     "tfm": {"resample_source.tfm", "resample_image.tfm"},
-    "ants": {"ddf.nii.gz", "inverse_ddf.nii.gz"},
+    "ants": {"ddf.nii.gz", "inverse_ddf.nii.gz", "ddf_2d.nii.gz", "inverse_ddf_2d.nii.gz"},
     "nrrd": {"ddf.nrrd", "inverse_ddf.nrrd"},
     "nitransforms": {"ddf.x5", "inverse_ddf.x5"},
     "learn2reg": {"disp.nii.gz"},

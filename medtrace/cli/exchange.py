@@ -56,22 +56,36 @@ def export(
 
 @command("import")
 def import_(
-    field: Annotated[Path, typer.Argument(help="The other program's file, in the resampling direction.")],
-    format_: Annotated[str, typer.Option("--format", help="itk, ants, nrrd, nitransforms, learn2reg or fsl.")],
+    fields: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="The other program's file, in the resampling direction; of ANTs several, in the order of"
+            " antsApplyTransforms, [FILE,1] inverting one.",
+        ),
+    ],
     source: Annotated[Path, typer.Option(help="The scan that the field resamples (moving).")],
     target: Annotated[Path, typer.Option(help="The scan on whose grid it does so (fixed).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd, nitransforms, learn2reg or"
+            " voxelmorph; by default what the content tells.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     keep_metadata: KeepMetadata = False,
     source_series: SourceSeries = None,
     target_series: TargetSeries = None,
     resample_tilt: ResampleTilt = False,
 ) -> None:
-    """Make a trace of two scans and a field that another program found."""
+    """Make a trace of two scans and a transform that another program found."""
     from medtrace.workflows.import_field import import_field
 
     import_field(
-        field,
+        fields,
         format_,
         source,
         target,
@@ -81,6 +95,7 @@ def import_(
         source_series=source_series,
         target_series=target_series,
         resample_tilt=resample_tilt,
+        say=lambda line: typer.echo(f"medtrace: {line}", err=True),
     )
     typer.echo(f"trace written to {out}")
 

@@ -186,7 +186,7 @@ def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:
     if not (item["source_landmarks_file"] and item["target_landmarks_file"]):
         return {}
     before, after = (
-        dict(zip(*read_landmarks(item[key]))) for key in ("source_landmarks_file", "target_landmarks_file")
+        dict(zip(*read_landmarks(item[key], "RAS"))) for key in ("source_landmarks_file", "target_landmarks_file")
     )
     names = [name for name in before if name in after]
     if spatial_dims == 2:

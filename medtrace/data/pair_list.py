@@ -34,7 +34,7 @@ OPTIONAL = (
     "target_series",
     "split",
 )
-LANDMARK_SPACES = ("RAS", "LPS")
+LANDMARK_SPACES = ("RAS", "LPS", "voxel")
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ class Pair:
         target_lesion: likewise of the target.
         source_labels: segmentation of the source on its grid, whole numbers from 0 to 65535.
         target_labels: likewise of the target.
-        source_landmarks: CSV of points in the source, columns `Landmark, X, Y, Z` in mm.
-        target_landmarks: CSV of the same points in the target.
-        landmark_space: "RAS" (NIfTI) or "LPS" (ITK, DICOM), the axes of both CSV files.
+        source_landmarks: file of points in the source (see `medtrace.data.landmarks`).
+        target_landmarks: the same points in the target.
+        landmark_space: "RAS" (NIfTI) or "LPS" (ITK, DICOM) in mm, or "voxel", the axes of both files where they do not
+            say them; None leaves it to the files.
         source_series: which volume of the source's DICOM folder, where it holds several (see `reading.read_image`).
         target_series: likewise of the target.
         split: "training", "validation" or "test", as a published split has it; empty where the list leaves it open.
@@ -75,7 +76,7 @@ class Pair:
     target_labels: Path | None = None
     source_landmarks: Path | None = None
     target_landmarks: Path | None = None
-    landmark_space: str = "RAS"
+    landmark_space: str | None = None
     source_series: str | None = None
     target_series: str | None = None
     split: str = ""
@@ -97,9 +98,9 @@ def read_pair_list(path: str | Path) -> list[Pair]:
         path: a CSV file with a header row, or a JSON file holding a list of objects (or `{"pairs": [...]}`).
             Columns: `subject`, `source`, `target`; optional `case` (the subject's name where absent),
             `contrast`, `target_contrast`, `mask`, `source_lesion`, `target_lesion`, `source_labels`, `target_labels`
-            (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS or LPS),
-            `split` (training, validation or test; of all pairs or of none). Paths are relative to the folder of the
-            list. Any spreadsheet's CSV is read, see `read_table`; columns of other names are not used, which is said.
+            (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS, LPS,
+            voxel), `source_series`, `target_series` (volumes of DICOM folders that hold several), `split` (training,
+            validation or test; of all pairs or of none). Paths are relative to the folder of the list. Any spreadsheet's CSV is read, see `read_table`; columns of other names are not used, which is said.
 
     Returns:
         One record per row, in order.
@@ -135,9 +136,12 @@ def _pair(path: Path, where: str, row: Mapping[str, str]) -> Pair:
         if name in values:
             values[name] = check_name(f"{place}: {name}", values[name])
     if "landmark_space" in values:
-        values["landmark_space"] = values["landmark_space"].upper()
-        if values["landmark_space"] not in LANDMARK_SPACES:
-            raise ValueError(f"{place}: landmark_space: expected RAS or LPS, received {row['landmark_space']!r}")
+        spaces = {space.casefold(): space for space in LANDMARK_SPACES}
+        if values["landmark_space"].casefold() not in spaces:
+            raise ValueError(
+                f"{place}: landmark_space: expected {', '.join(LANDMARK_SPACES)}, received {row['landmark_space']!r}"
+            )
+        values["landmark_space"] = spaces[values["landmark_space"].casefold()]
     if "split" in values:
         values["split"] = values["split"].lower()
         if values["split"] not in SPLITS:

@@ -108,6 +108,7 @@ def read_motion(path: Path | str) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     _check_size(path)
+    check_matlab(path)
     rehearse(sitk.ReadTransform, path, "an ITK transform")
     try:
         transform = sitk.ReadTransform(str(path))
@@ -128,9 +129,17 @@ def read_motion(path: Path | str) -> Tensor:
 
 
 def _check_size(path: Path) -> None:
-    """Check that a file is as small as linear transforms are, and a `.mat` as large as its matrices claim."""
+    """Check that a file is as small as linear transforms are."""
     if path.stat().st_size > _LINEAR_BYTES:
         raise ValueError(f"{path}: expected a linear transform, received {path.stat().st_size} bytes; check the path")
+
+
+def check_matlab(path: Path) -> None:
+    """Check that a `.mat` file is as large as its matrices claim.
+
+    Raises:
+        ValueError: if it is not.
+    """
     if path.suffix != ".mat":
         return
     content, place = path.read_bytes(), 0

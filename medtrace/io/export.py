@@ -14,7 +14,7 @@ from medtrace.io.learn2reg import write_learn2reg
 from medtrace.io.nitransforms_field import write_x5
 from medtrace.io.slicer_nrrd import write_slicer_nrrd
 from medtrace.io.slicer_scene import write_slicer_scene
-from medtrace.io.transforms import write_transform
+from medtrace.io.transforms import is_axial, is_level, write_planar, write_transform
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.places import check_room
 from medtrace.trace import Trace
@@ -36,6 +36,7 @@ def export_trace(
     | composite | `resample_source.h5`, `resample_image.h5` | the same, with the motions to the original scans |
     | tfm | `resample_source.tfm`, `resample_image.tfm` | the same as text, which is large: 60 bytes per voxel |
     | ants | `ddf.nii.gz`, `inverse_ddf.nii.gz` | ANTs, ANTsPy, nitransforms |
+    | | `..._2d.nii.gz` of axial slices off 0 mm | ANTs with images in 2D, which `ddf.nii.gz` makes it crash on |
     | nrrd | `ddf.nrrd`, `inverse_ddf.nrrd` | 3D Slicer |
     | slicer | images, both `.nrrd`, `trace.mrml`, `load_trace.py` | 3D Slicer, as a scene |
     | nitransforms | `ddf.x5`, `inverse_ddf.x5` | nitransforms |
@@ -88,8 +89,14 @@ def _itk(trace: Trace, folder: Path) -> None:
 
 
 def _ants(trace: Trace, folder: Path) -> None:
-    write_transform(folder / "ddf.nii.gz", trace.ddf, trace.affine)
-    write_transform(folder / "inverse_ddf.nii.gz", trace.inverse_ddf, trace.source_affine)
+    fields = {"ddf": (trace.ddf, trace.affine), "inverse_ddf": (trace.inverse_ddf, trace.source_affine)}
+    affines = [affine for _, affine in fields.values()]
+    flat = trace.spatial_dims == 2 and all(map(is_axial, affines))
+    level = flat and all(map(is_level, affines))
+    for name, (ddf, affine) in fields.items():
+        (write_planar if level else write_transform)(folder / f"{name}.nii.gz", ddf, affine)
+        if flat and not level:
+            write_planar(folder / f"{name}_2d.nii.gz", ddf, affine)
 
 
 def _nrrd(trace: Trace, folder: Path) -> None:

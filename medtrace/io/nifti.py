@@ -23,7 +23,7 @@ SHEAR_TOLERANCE = 1e-4
 LPS = np.diag([-1.0, -1.0, 1.0])
 """Between RAS, which NIfTI affines lead to, and LPS, which ITK works in; its own inverse."""
 _VECTOR, _RAS_DISPLACEMENT = 1007, 1006
-_DOUBLED = b"one slice, written twice"
+DOUBLED = b"one slice, written twice"
 
 
 def check_orthogonal(name: str, affine: np.ndarray) -> None:
@@ -99,15 +99,15 @@ def read_image(path: Path | str) -> tuple[Tensor, Tensor]:
     return _tensor(channels_first(Path(path), data)), torch.from_numpy(affine)
 
 
-def write_vectors(path: Path | str, vectors_lps: np.ndarray, affine: Tensor) -> None:
+def write_vectors(path: Path | str, vectors_lps: np.ndarray, affine: Tensor, planar: bool = False) -> None:
     """Write (3, H, W, D) vectors in LPS mm as ITK and ANTs do: (H, W, D, 1, 3), vector intent, float32.
 
     A single slice is written twice, and the header says so: SimpleITK reads a vector file of one slice as a
-    2-D image of 3-vectors, which no transform accepts.
+    2-D image of 3-vectors, which no transform accepts. ANTs does, for images in 2D: `planar` writes it once.
     """
-    single = vectors_lps.shape[-1] == 1
+    single = vectors_lps.shape[-1] == 1 and not planar
     data = np.repeat(vectors_lps, 2, axis=-1) if single else vectors_lps
-    _write(Path(path), np.moveaxis(data, 0, -1)[..., None, :], affine, "float32", _DOUBLED if single else b"")
+    _write(Path(path), np.moveaxis(data, 0, -1)[..., None, :], affine, "float32", DOUBLED if single else b"")
 
 
 def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +117,8 @@ def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     says.
     """
     data, affine, header = read_nifti(Path(path))
+    if data.ndim == 5 and data.shape[2:] == (1, 1, 2):  # a field of 2D, which moves nothing through its plane
+        data = np.concatenate([data, np.zeros_like(data[..., :1])], axis=-1)
     if data.ndim != 5 or data.shape[3:] != (1, 3):
         raise ValueError(f"{path}: expected a displacement field (H, W, D, 1, 3), received shape {data.shape}")
     intent = int(header["intent_code"])
@@ -125,7 +127,7 @@ def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: expected intent code 1007 (ITK's displacement field, LPS) or 1006 (RAS), received {intent};"
             " convert the field with the program that wrote it"
         )
-    if bytes(header["descrip"]).rstrip(b"\0") == _DOUBLED and data.shape[2] == 2:
+    if bytes(header["descrip"]).rstrip(b"\0") == DOUBLED and data.shape[2] == 2:
         data = data[:, :, :1]
     vectors = np.moveaxis(data[..., 0, :], -1, 0).astype(np.float64)
     if intent == _RAS_DISPLACEMENT:

@@ -22,6 +22,7 @@ from medtrace.storage.files import atomic_file
 
 _TAIL = 4096
 SUFFIXES = (".h5", ".hdf5", ".nii", ".nii.gz")
+_LEVEL_MM = 0.4  # ITK gives a slice without a third axis 1 mm
 
 
 class DisplacementFile(NamedTuple):
@@ -104,6 +105,46 @@ def _silent_libraries() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def write_planar(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
+    """Write a 2D displacement that ANTs takes for images in 2D: NIfTI (H, W, 1, 1, 3), LPS mm, float32.
+
+    ANTs ends in a crash where a field of volumes meets images in 2D. This one it takes for both, but for volumes it
+    lies at 0 mm along the body's axis (`is_level`), whatever its header says.
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        ddf: (2, H, W), in voxels.
+        affine: (4, 4) voxel to RAS mm, whose first two axes lie in an axial plane.
+
+    Raises:
+        TypeError: if ddf or affine is no tensor.
+        ValueError: if a shape is wrong, a number is not finite, the ending is unknown, or the plane is not axial.
+        FileNotFoundError: if the folder does not exist.
+    """
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"path: expected a name ending in .nii or .nii.gz, received {path.name!r}")
+    vectors, matrix = displacement_lps(ddf, affine)
+    if ddf.ndim != 3 or not is_axial(affine):
+        raise ValueError(
+            f"ddf: expected (2, H, W) in an axial plane, received {tuple(ddf.shape)}"
+            f"{'' if ddf.ndim != 3 else ' in another plane'}; use write_transform"
+        )
+    with atomic_file(path) as temporary:
+        write_vectors(temporary, vectors, torch.from_numpy(matrix), planar=True)
+
+
+def is_axial(affine: Tensor) -> bool:
+    """Whether the first two axes of a grid have no part along the body's axis, so that ITK can hold it in 2D."""
+    axes = affine[:3, :2].double() / affine[:3, :2].double().norm(dim=0)
+    return float(axes[2].abs().max()) <= 1e-4
+
+
+def is_level(affine: Tensor) -> bool:
+    """Whether a slice lies in the axial plane at 0 mm, where ITK and ANTs put what they read in 2D."""
+    return is_axial(affine) and abs(float(affine[2, 3])) < _LEVEL_MM
 
 
 def read_transform(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:
@@ -189,21 +230,25 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"{path}: cannot be read as an ITK transform ({reason}); write it again") from error
-    if transform.GetTransformEnum() != sitk.sitkDisplacementField or transform.GetDimension() != 3:
+    if transform.GetTransformEnum() != sitk.sitkDisplacementField or transform.GetDimension() not in (2, 3):
         raise ValueError(
-            f"{path}: expected a 3-D displacement field, received {transform.GetName()} in"
+            f"{path}: expected a displacement field in 2-D or 3-D, received {transform.GetName()} in"
             f" {transform.GetDimension()}-D; turn it into one with SimpleITK.TransformToDisplacementField"
         )
     image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
-    return sitk.GetArrayFromImage(image).T.copy(), image_affine(image)
+    vectors = sitk.GetArrayFromImage(image).T.copy()
+    if image.GetDimension() == 2:  # a slice, through which nothing moves
+        vectors = np.concatenate([vectors, np.zeros_like(vectors[:1])])[..., None]
+    return vectors, image_affine(image)
 
 
 def image_affine(image: sitk.Image) -> np.ndarray:
-    """Voxel to RAS mm (4, 4) of a 3-D SimpleITK image."""
+    """Voxel to RAS mm (4, 4) of a SimpleITK image in 2-D (the slice at 0 mm) or 3-D."""
+    dims = image.GetDimension()
     affine = np.eye(4)
-    affine[:3, :3] = LPS @ (np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing()))
-    affine[:3, 3] = LPS @ np.asarray(image.GetOrigin())
-    return affine
+    affine[:dims, :dims] = np.reshape(image.GetDirection(), (dims, dims)) * np.asarray(image.GetSpacing())
+    affine[:dims, 3] = np.asarray(image.GetOrigin())
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
 def _check_suffix(path: Path) -> None:

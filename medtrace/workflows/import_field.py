@@ -1,69 +1,81 @@
-"""A field that another program found, as a trace of the two scans that it was found on."""
+"""A transform that another program found, as a trace of the two scans that it was found on."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
-import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
-from medtrace.data.reading import read_image
-from medtrace.fields import mm_to_voxel
-from medtrace.geometry.grid import Grid
-from medtrace.io import read_fsl_warp, read_learn2reg, read_slicer_nrrd, read_transform, read_x5, save_trace
-from medtrace.io.nifti import LPS, check_orthogonal
+from medtrace.data.reading import is_picture, read_image
+from medtrace.geometry import Grid
+from medtrace.io import save_trace
+from medtrace.io.foreign import Images, Note, read_point_map
+from medtrace.io.foreign.ants import parse_member
+from medtrace.io.foreign.plausibility import check_plausible
+from medtrace.io.nifti import check_orthogonal
 from medtrace.io.trace_folder import reserve_trace
-from medtrace.io.transforms import displacement_lps, itk_transform
 from medtrace.objectives.objective import plain
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 
-_VECTOR_FILES = (".nii", ".nii.gz")
-_ONE_GRID = 1e-4
+File = str | os.PathLike
 
 
 @reserving(lambda out, overwrite: reserve_trace(out, overwrite))
 def import_field(
-    field: str | os.PathLike,
-    format: str,
-    source: str | os.PathLike,
-    target: str | os.PathLike,
-    out: str | os.PathLike,
+    field: File | Sequence[File],
+    format: str | None,
+    source: File,
+    target: File,
+    out: File,
     *,
     overwrite: bool = False,
     keep_metadata: bool = False,
     source_series: str | int | None = None,
     target_series: str | int | None = None,
     resample_tilt: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> Trace:
-    """Make a trace of two scans and a field in the resampling direction: from the target to the source.
+    """Make a trace of two scans and a transform in the resampling direction: from the target to the source.
 
-    | format | field |
+    | format | transform |
     |---|---|
-    | itk, ants | any ITK transform (.h5, .tfm, .txt, .mat: also composite, rigid, B-spline) or a warp (.nii.gz) |
+    | itk, ants | any ITK transform (.h5, .tfm, .txt, .mat: also composite, rigid, B-spline) or a warp (.nii.gz), in \
+2D or 3D; several files as antsApplyTransforms takes them |
     | nrrd | a displacement field of 3D Slicer or ITK, of the type resampling |
+    | elastix | TransformParameters.*.txt, with those that it names as coming before |
+    | spm | `y_*.nii` or `iy_*.nii`, the source's coordinates |
+    | lta | FreeSurfer's LTA of type 0 or 1, in either direction |
+    | flirt | FLIRT's matrix from source to target |
+    | fsl | the same, or a warp field; coefficients are to be turned into a field first |
+    | matrix | 4 x 4 numbers from target to source in RAS mm (greedy, c3d_affine_tool) |
+    | niftyreg | a matrix likewise, a deformation or displacement field |
+    | afni | `*.aff12.1D` of images that are not oblique |
     | nitransforms | .x5 with one dense field |
-    | learn2reg | `disp_*.nii.gz` or `.npz` |
-    | fsl | a relative warp field; coefficients are to be turned into a field first |
+    | learn2reg, voxelmorph | `disp_*.nii.gz` or `.npz`, in voxels |
 
     A field on another grid than the target's is read linearly at the target's voxels; ITK, and so this, takes it as 0
-    outside of its grid. Warps of Learn2Reg and FSL lie on the target's grid.
+    outside of its grid. Warps of Learn2Reg, VoxelMorph and FSL lie on the target's grid.
 
     Args:
-        field: the file.
-        format: of the table.
-        source: the scan that the field resamples (moving).
+        field: the file, or several of ITK and ANTs, of which the first moves a point of the target first; `[FILE,1]`
+            inverts a linear one. A lone warp of ANTs is completed by the affine beside it.
+        format: of the table; None tells it by the content.
+        source: the scan that the transform resamples (moving).
         target: the scan on whose grid it does so (fixed); the trace's image.
         out: folder of the trace.
         overwrite: replace an earlier trace there.
-        keep_metadata: write the names of the three files into the trace; names of files often are names of patients.
+        keep_metadata: write the names of the files into the trace; names of files often are names of patients.
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
+        say: takes a line for everything that was assumed of the files; the trace's metadata keeps them without names.
 
     Returns:
         The trace: 3D, a single slice as a volume of one. Its inverse is computed.
@@ -76,96 +88,57 @@ def import_field(
     Warns:
         UserWarning: if the field folds, so that its inverse misses.
     """
-    if format not in READERS:
-        raise ValueError(f"format: expected one of {', '.join(READERS)}, received {format!r}")
+    files = [field] if isinstance(field, (str, os.PathLike)) else list(field)
     moving = read_image(Path(source), source_series, resample_tilt=resample_tilt)
     fixed = read_image(Path(target), target_series, resample_tilt=resample_tilt)
-    images = {Path(source): moving, Path(target): fixed}
-    for path, image in images.items():
-        try:
-            check_orthogonal("affine", image.affine.numpy())
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    images = Images(
+        _grid(Path(source), moving), _grid(Path(target), fixed), pixel_of(Path(source)), pixel_of(Path(target))
+    )
+    point_map = read_point_map(files, images, format)
+    first = parse_member(os.fspath(files[0])).path
+    ddf = point_map.displacement().float()
+    notes = [*point_map.notes, *check_plausible(first, point_map, ddf)]
     scans = [plain(image if image.ndim == 4 else image[..., None]) for image in (moving, fixed)]
-    affines = [image.affine.double().cpu() for image in (moving, fixed)]
-    ddf = READERS[format](Path(field), scans[1].shape[1:], affines[1], scans[0].shape[1:], affines[0])
-    if ddf.shape[1:] != scans[1].shape[1:]:
-        raise ValueError(
-            f"{field}: expected a field on the grid {tuple(scans[1].shape[1:])} of {target}, received"
-            f" {tuple(ddf.shape[1:])}"
-        )
-    trace = Trace.build(scans[0], scans[1], ddf, affine=affines[1], source_affine=affines[0])
-    files = {"field": field, "source": source, "target": target} if keep_metadata else {}
-    metadata = {**{name: Path(file).name for name, file in files.items()}, "format": format}
-    save_trace(trace, Path(out), method=f"imported ({format})", metadata=metadata, overwrite=overwrite)
+    trace, folds = _build(scans, ddf, images)
+    notes += [Note(first.name, text) for text in folds]
+    if say is not None:
+        for note in notes:
+            say(str(note))
+    names = {"field": [Path(file).name for file in files], "source": Path(source).name, "target": Path(target).name}
+    metadata: dict[str, Any] = names if keep_metadata else {}
+    metadata |= {"format": point_map.format, "assumed": [note.text for note in notes]}
+    save_trace(trace, Path(out), method=f"imported ({point_map.format})", metadata=metadata, overwrite=overwrite)
     return trace
 
 
-def on_grid(transform: sitk.Transform, shape: Sequence[int], affine: Tensor) -> Tensor:
-    """Any ITK transform as ddf (3, *shape), in voxels of a grid."""
-    linear = LPS @ affine.numpy()[:3, :3]
-    spacing = np.linalg.norm(linear, axis=0)
-    image = sitk.TransformToDisplacementField(
-        transform,
-        sitk.sitkVectorFloat64,
-        [int(size) for size in shape],
-        (LPS @ affine.numpy()[:3, 3]).tolist(),
-        spacing.tolist(),
-        (linear / spacing).ravel().tolist(),
-    )
-    vectors = np.einsum("ij,j...->i...", LPS, sitk.GetArrayFromImage(image).T)
-    return mm_to_voxel(torch.from_numpy(vectors)[None], affine)[0].float()
-
-
-def _itk(path: Path, shape: Sequence[int], affine: Tensor, *_: object) -> Tensor:
-    if path.name.endswith(_VECTOR_FILES):
-        return _moved_to(*read_transform(path), shape, affine)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
+def pixel_of(path: Path) -> tuple[float, float]:
+    """Edges in mm that ITK gives the pixels of a picture, by its resolution; 1 mm where it has none."""
+    if not is_picture(path):
+        return (1.0, 1.0)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"{path}: cannot be read as an ITK transform ({reason}); write it again") from error
-    if transform.GetDimension() != 3:
-        raise ValueError(f"{path}: expected a 3-D transform, received one in {transform.GetDimension()}-D")
-    return on_grid(transform, shape, affine)
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return (1.0, 1.0)
+    width, height = reader.GetSpacing()[:2]
+    return (width, height)
 
 
-def _nrrd(path: Path, shape: Sequence[int], affine: Tensor, *_: object) -> Tensor:
-    read = read_slicer_nrrd(path)
-    if read.field_type != "resampling":
-        raise ValueError(
-            f"{path}: expected a field of the type resampling, received modeling, which leads from source to target;"
-            " import it with source and target exchanged, or invert it in Slicer"
-        )
-    return _moved_to(read.ddf, read.affine, shape, affine)
+def _grid(path: Path, image: MetaTensor) -> Grid:
+    try:
+        check_orthogonal("affine", image.affine.numpy())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Grid((*image.shape[1:], 1)[:3], image.affine)
 
 
-def _nitransforms(path: Path, shape: Sequence[int], affine: Tensor, *_: object) -> Tensor:
-    return _moved_to(*read_x5(path), shape, affine)
-
-
-def _learn2reg(path: Path, _: Sequence[int], affine: Tensor, __: Sequence[int], source_affine: Tensor) -> Tensor:
-    return read_learn2reg(path, affine, source_affine)
-
-
-def _fsl(path: Path, _: Sequence[int], __: Tensor, source_shape: Sequence[int], source_affine: Tensor) -> Tensor:
-    return read_fsl_warp(path, source_affine, source_shape)[0]
-
-
-def _moved_to(ddf: Tensor, own: Tensor, shape: Sequence[int], affine: Tensor) -> Tensor:
-    """A field on the wanted grid, as it is where the two are one."""
-    if Grid.of(ddf, own).coincides(Grid(tuple(shape), affine), _ONE_GRID):
-        return ddf
-    return on_grid(itk_transform(*displacement_lps(ddf, own)), shape, affine)
-
-
-READERS: dict[str, Callable[..., Tensor]] = {
-    "itk": _itk,
-    "ants": _itk,
-    "nrrd": _nrrd,
-    "nitransforms": _nitransforms,
-    "learn2reg": _learn2reg,
-    "fsl": _fsl,
-}
+def _build(scans: Sequence[Tensor], ddf: Tensor, images: Images) -> tuple[Trace, list[str]]:
+    """The trace, and what was warned of while its inverse was computed."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        trace = Trace.build(scans[0], scans[1], ddf, affine=images.target.affine, source_affine=images.source.affine)
+    texts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    for text in texts:
+        warnings.warn(text, UserWarning, stacklevel=3)
+    return trace, [" ".join(text.split()) for text in texts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
 from medtrace.data.duplicates import voxel_digest
+from medtrace.data.landmarks import ImageGrid, read_landmarks
 from medtrace.data.layouts import Pair
 from medtrace.data.masks import check_same_grid, read_mask
 from medtrace.data.preparation import Axis, find_foreground
 from medtrace.data.reading import read_image
+from medtrace.geometry import Grid
 from medtrace.geometry.resampling import (
     Reorientation,
     resize,
@@ -101,6 +103,8 @@ class Case:
     """Lesions (boolean) and labels (int32), (1, *spatial), by their name in a prepared item."""
     digests: tuple[str, str]
     """Of the voxels of source and target, as they were read."""
+    landmarks: Mapping[str, tuple[list[str], Tensor]] = field(default_factory=dict)
+    """Names and points (N, 3), in RAS mm of the scan that they were given for, by their name in a prepared item."""
 
 
 def read_case(
@@ -132,8 +136,9 @@ def read_case(
     if pictures or not settings.align:
         check_same_grid(target, pair.target, source, pair.source)
     maps: dict[str, Any] = dict(read_maps(pair, columns, source, target))
+    landmarks = _landmarks(pair, source, target)
     if pictures:
-        return _picture_case(pair, settings, source, target, mask, maps, digests)
+        return replace(_picture_case(pair, settings, source, target, mask, maps, digests), landmarks=landmarks)
     tissue = [find_foreground(source), find_foreground(target)]
     moved = plain(target)
     if settings.align:
@@ -143,7 +148,20 @@ def read_case(
     if mask is not None:
         tissue = [mask, mask]
     case = Case(pair, plain(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps), digests)
-    return _oriented(case, settings)
+    return replace(_oriented(case, settings), landmarks=landmarks)
+
+
+def _landmarks(pair: Pair, source: MetaTensor, target: MetaTensor) -> dict[str, tuple[list[str], Tensor]]:
+    """Landmarks of either scan, each checked to lie on it."""
+    found = {}
+    for name, path, image, image_path in (
+        ("source_landmarks", pair.source_landmarks, source, pair.source),
+        ("target_landmarks", pair.target_landmarks, target, pair.target),
+    ):
+        if path is not None:
+            grid = Grid((*image.shape[1:], 1)[:3], image.affine)
+            found[name] = read_landmarks(path, pair.landmark_space, ImageGrid(grid, image_path))
+    return found
 
 
 def _picture_case(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medtrace.data.landmarks import read_landmarks, write_landmarks
+from medtrace.data.landmarks import write_landmarks
 from medtrace.data.layouts import Pair
 from medtrace.data.preparation import Preparation
 from medtrace.geometry.resampling import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
@@ -136,15 +136,10 @@ def _write_extras(case: Case, folder: Path) -> dict[str, str]:
         entries["rigid"] = f"rigid/{pair.name}.tfm"
         write_itk(folder / entries["rigid"], case.rigid.to_itk())
     back = None if case.rigid is None else torch.linalg.inv(case.rigid.matrix)
-    for kind, path, moved in (
-        ("source_landmarks", pair.source_landmarks, None),
-        ("target_landmarks", pair.target_landmarks, back),
-    ):
-        if path is not None:
-            names, points = read_landmarks(path, pair.landmark_space)
-            if moved is not None:
-                points = points @ moved[:3, :3].T + moved[:3, 3]
-            make_directory(folder / "landmarks")
-            entries[kind] = f"landmarks/{pair.name}_{kind.removesuffix('_landmarks')}.csv"
-            write_landmarks(folder / entries[kind], names, points)
+    for kind, (names, points) in case.landmarks.items():
+        if back is not None and kind == "target_landmarks":
+            points = points @ back[:3, :3].T + back[:3, 3]
+        make_directory(folder / "landmarks")
+        entries[kind] = f"landmarks/{pair.name}_{kind.removesuffix('_landmarks')}.csv"
+        write_landmarks(folder / entries[kind], names, points)
     return entries

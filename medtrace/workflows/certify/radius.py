@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medtrace.data import TraceBench
-from medtrace.data.landmarks import read_landmarks
+from medtrace.data.landmarks import ImageGrid, read_landmarks
+from medtrace.geometry import Grid
 from medtrace.io import load_trace
 from medtrace.metrics.conformal import Coverage, conformal_radius, measure_coverage, subject_score
 from medtrace.storage.files import atomic_write
@@ -208,16 +209,17 @@ def calibrate_radius_on_landmarks(
     return Radius(radius, coverage, share, "traces", population, len(scores), measured)
 
 
-def read_subjects(path: str | os.PathLike, space: str = "RAS") -> list[tuple[Trace, Tensor, Tensor]]:
+def read_subjects(path: str | os.PathLike, space: str | None = None) -> list[tuple[Trace, Tensor, Tensor]]:
     """Read a CSV with the columns `trace, source_landmarks, target_landmarks`, one row for each subject.
 
     Args:
-        path: the list; files in it may be relative to it. Landmark files have the columns `Landmark, X, Y, Z`.
-        space: "RAS" or "LPS", the landmark files' axes.
+        path: the list; files in it may be relative to it. For landmark files see `read_landmarks`.
+        space: "RAS", "LPS" or "voxel", the landmark files' axes where they do not say them.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a column is missing or two files of a subject name different landmarks.
+        ValueError: if a column is missing, two files of a subject name different landmarks, or a landmark lies outside
+            of its image.
     """
     path = Path(path)
     if not path.is_file():
@@ -229,11 +231,21 @@ def read_subjects(path: str | os.PathLike, space: str = "RAS") -> list[tuple[Tra
         raise ValueError(f"{path}: expected rows with the columns {', '.join(columns)}; correct the file")
     found = []
     for row in rows:
-        source_names, source = read_landmarks(path.parent / row["source_landmarks"], space)
-        target_names, target = read_landmarks(path.parent / row["target_landmarks"], space)
+        trace = load_trace(path.parent / row["trace"])
+        source_names, source = _landmarks(path.parent, row, "source", trace.source, trace.source_affine, space)
+        target_names, target = _landmarks(path.parent, row, "target", trace.image, trace.affine, space)
         if source_names != target_names or not source_names:
             raise ValueError(
                 f"{path}: {row['source_landmarks']} and {row['target_landmarks']} name different landmarks, or none"
             )
-        found.append((load_trace(path.parent / row["trace"]), source, target))
+        found.append((trace, source, target))
     return found
+
+
+def _landmarks(
+    folder: Path, row: Mapping[str, str], name: str, image: Tensor, affine: Tensor, space: str | None
+) -> tuple[list[str], Tensor]:
+    """Landmarks of one image of a trace, checked to lie on it."""
+    grid = Grid((*image.shape[1:], 1)[:3], affine)
+    member = f"{row['trace']}/{'source' if name == 'source' else 'image'}"
+    return read_landmarks(folder / row[f"{name}_landmarks"], space, ImageGrid(grid, member))

@@ -1,0 +1,149 @@
+"""The several files in which ANTs writes one transform, told by the names that it gives them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from medtrace.io.foreign.point_map import Note
+
+_WARP = re.compile(r"(?P<prefix>.*?)(?P<stage>\d*)(?P<kind>InverseWarp|Warp)\.nii(\.gz)?")
+_LINEAR = re.compile(
+    r"(?P<prefix>.*?)(?P<stage>\d*)"
+    r"(?P<kind>GenericAffine|Affine|CompositeAffine|Rigid|Similarity|Translation|DerivedInitialMoving\w*)"
+    r"\.(mat|txt|tfm|h5)"
+)
+
+
+class Member(NamedTuple):
+    """A file of a list, and whether it is to be inverted."""
+
+    path: Path
+    inverted: bool = False
+
+    def __str__(self) -> str:
+        return f"[{self.path.name},1]" if self.inverted else self.path.name
+
+
+class _Part(NamedTuple):
+    prefix: str
+    stage: int
+    kind: str
+    """"Warp", "InverseWarp" or "linear"."""
+
+
+def parse_member(text: str | Path) -> Member:
+    """A file, or ANTs' `[FILE,1]`, which inverts it."""
+    found = re.fullmatch(r"\[(.+),\s*([01])\s*\]", str(text))
+    if found is None or Path(text).exists():
+        return Member(Path(text))
+    return Member(Path(found[1].strip()), found[2] == "1")
+
+
+def completed(members: Sequence[Member]) -> tuple[list[Member], list[Note]]:
+    """A list of files with what belongs to it, checked by the names of ANTs' files.
+
+    A warp of antsRegistration is one stage of several: `1Warp` is followed by the `0GenericAffine` before it (points go
+    through the first of the list first), `1InverseWarp` follows that affine's inverse.
+
+    Args:
+        members: in the order of antsApplyTransforms: the first moves a point of the target first.
+
+    Returns:
+        The list, longer where a lone warp was completed by what lies beside it, and what there is to say.
+
+    Raises:
+        ValueError: if files of one registration are in another order than ANTs applies them, or one is left out.
+    """
+    parts = [_part(member.path) for member in members]
+    notes: list[Note] = []
+    if len(members) == 1 and parts[0] is not None:
+        return _lone(members[0], parts[0])
+    for member, part in zip(members, parts):
+        if part is not None and part.kind != "linear":
+            _check_list(member, part, list(members))
+    return list(members), notes
+
+
+def _lone(member: Member, part: _Part) -> tuple[list[Member], list[Note]]:
+    name = member.path.name
+    if part.kind == "linear":
+        beside = [path.name for path in _neighbors(member.path, part.prefix) if _is_warp(path)]
+        tail = sorted(name.removeprefix(part.prefix) for name in beside)
+        text = f"the linear part alone, though {' and '.join(tail)} lie{'s' * (len(tail) == 1)} beside it"
+        return [member], [Note(name, text)] if tail else []
+    stages = _stages(member.path, part)
+    if not stages:
+        if part.stage < 1:
+            return [member], []
+        text = "by its name a later stage of ANTs; no earlier one lies beside it, so the warp is read alone"
+        return [member], [Note(name, text)]
+    chain = _expected(member.path, part, stages)
+    added = ", ".join(str(other).replace(part.prefix, "") for other in chain if other.path != member.path)
+    order = " then ".join(str(other).replace(part.prefix, "") for other in chain)
+    return chain, [Note(name, f"is one part of ANTs' transform: {added}, beside it, was added (points go {order})")]
+
+
+def _check_list(member: Member, part: _Part, members: list[Member]) -> None:
+    stages = _stages(member.path, part)
+    if not stages:
+        return
+    expected = _expected(member.path, part, stages)
+    folder = member.path.resolve().parent
+    own = [Member(other.path.resolve(), other.inverted) for other in members]
+    own = [other for other in own if other.path.parent == folder and other.path.name.startswith(part.prefix)]
+    if own != [Member(other.path.resolve(), other.inverted) for other in expected]:
+        listed = " ".join(str(other) for other in expected)
+        raise ValueError(
+            f"{member.path}: expected the files of one registration of ANTs as {listed} (points go through the first"
+            f" of them first, as in antsApplyTransforms), received {' '.join(map(str, members))}"
+        )
+
+
+def _expected(path: Path, part: _Part, stages: dict[int, Path]) -> list[Member]:
+    """ANTs' list for a warp and the linear stages before it."""
+    if part.kind == "Warp":
+        return [Member(path), *(Member(stages[stage]) for stage in sorted(stages, reverse=True))]
+    return [*(Member(stages[stage], True) for stage in sorted(stages)), Member(path)]
+
+
+def _stages(path: Path, part: _Part) -> dict[int, Path]:
+    """The linear files of the same registration before a warp, by stage."""
+    stages: dict[int, Path] = {}
+    for other in _neighbors(path, part.prefix):
+        found = _part(other)
+        if found is None or found.kind != "linear" or found.prefix != part.prefix:
+            continue
+        if part.stage >= 0 and not 0 <= found.stage < part.stage:
+            continue
+        if part.stage < 0 and found.stage >= 0:
+            continue
+        if found.stage in stages:
+            raise ValueError(
+                f"{path}: two files beside it may be the linear part, {stages[found.stage].name} and {other.name}"
+                " (GenericAffine is what antsRegistration writes); name all files in ANTs' order in a folder of their"
+                " own"
+            )
+        stages[found.stage] = other
+    return stages
+
+
+def _neighbors(path: Path, prefix: str) -> list[Path]:
+    if not path.parent.is_dir():
+        return []
+    return sorted(other for other in path.parent.iterdir() if other.name.startswith(prefix) and other.is_file())
+
+
+def _is_warp(path: Path) -> bool:
+    return _WARP.fullmatch(path.name) is not None
+
+
+def _part(path: Path) -> _Part | None:
+    """What a name says; the stage is -1 where it has no number, as in early versions of ANTs."""
+    for pattern in (_WARP, _LINEAR):
+        if found := pattern.fullmatch(path.name):
+            kind = found["kind"] if pattern is _WARP else "linear"
+            return _Part(found["prefix"], int(found["stage"]) if found["stage"] else -1, kind)
+    return None

@@ -1,0 +1,59 @@
+"""Transforms of other programs: each is read rightly, or refused with its name and the remedy."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from medtrace.io import load_trace
+from tests.cases import common, transform_programs, transform_variants, transforms
+from tests.test_passport_export import run
+
+MODULES = (transforms, transform_variants, transform_programs)
+CASES = {name: make for module in MODULES for name, make in common.CASES[module.__name__].items()}
+
+
+def imported(capsys, folder, expected, format_):
+    """Exit code and error stream of `medtrace import`."""
+    files = [f"[{folder / entry[1:]}" if entry.startswith("[") else folder / entry for entry in expected["fields"]]
+    options = ["--format", format_] if format_ else []
+    scans = ["--source", folder / expected["source"], "--target", folder / expected["target"]]
+    code, _, err = run(capsys, "import", *files, *options, *scans, "--out", folder / "out")
+    return code, err
+
+
+def check_read(folder, expected, err):
+    trace = load_trace(folder / "out")
+    target, source = (torch.tensor([pair[side] for pair in expected["points"]]).double() for side in (0, 1))
+    off = (trace.origin(target) - source).norm(dim=1)
+    assert float(off.max()) < expected["tolerance"], off.tolist()
+    metadata = json.loads((folder / "out" / "trace.json").read_text())["metadata"]
+    for word in expected.get("said", []):
+        assert word in err
+        assert any(word in line for line in metadata["assumed"])
+    assert "out_" not in str(metadata)  # names of files may be those of patients
+    shutil.rmtree(folder / "out")
+
+
+def check_refused(folder, expected, err):
+    assert len(err.strip().splitlines()) == 1
+    assert any(entry.strip("[,1]") in err for entry in (*expected["fields"], "source", "target"))
+    words = expected.get("message", [])
+    assert not words or any(word.lower() in err.lower() for word in words), err
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_is_read_rightly_or_refused(tmp_path, capsys, name):
+    expected = common.write(CASES[name], tmp_path / name)
+    others = [*expected.get("also_formats", []), *([None] if expected.get("by_content", True) else [])]
+    for format_ in dict.fromkeys([expected["format"], *others]):
+        code, err = imported(capsys, tmp_path / name, expected, format_)
+        if code == 0:
+            assert "read" in expected["accept"]
+            check_read(tmp_path / name, expected, err)
+        else:
+            assert code == 1
+            assert "refuse" in expected["accept"] or format_ in others, err
+            check_refused(tmp_path / name, expected, err)
