@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import re
 import struct
 import zlib
@@ -16,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medtrace.guard.dicom_headers import image_header
+from medtrace.guard.memory import memory_limit
 
-MAX_GIB = 16.0
-"""Largest image in GiB as stored; the environment variable MEDTRACE_MAX_GIB sets another limit."""
 MOST_PACKED = 1032
 """Bytes that one byte of a deflated stream can become, at most."""
 _SLACK = 1 << 20
@@ -215,15 +213,6 @@ def inside(folder: Path, name: object, what: str) -> Path:
         if kind.is_absolute() or kind.drive or ".." in kind.parts:
             raise ValueError(f"{what}: expected a file below {folder}, received {name!r}; put it there")
     return folder / name
-
-
-def memory_limit() -> float:
-    """Bytes that an image, or a configuration's networks, may take."""
-    given = os.environ.get("MEDTRACE_MAX_GIB", "")
-    try:
-        return (float(given) if given else MAX_GIB) * 2**30
-    except ValueError:
-        raise ValueError(f"MEDTRACE_MAX_GIB: expected a number of GiB, received {given!r}") from None
 
 
 def _nifti_kind(head: bytes) -> tuple[str, int]:
