@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import KeepMetadata, command
+from medtrace.cli.app import KeepMetadata, Precise, Transforms, command
 
 
 @command("export")
@@ -57,11 +57,23 @@ def import_(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     keep_metadata: KeepMetadata = False,
+    precise: Precise = False,
+    transforms: Transforms = None,
 ) -> None:
     """Make a trace of two scans and a field that another program found."""
     from medtrace.workflows.import_field import import_field
 
-    import_field(field, format_, source, target, out, overwrite=overwrite, keep_metadata=keep_metadata)
+    import_field(
+        field,
+        format_,
+        source,
+        target,
+        out,
+        overwrite=overwrite,
+        keep_metadata=keep_metadata,
+        precise=precise,
+        transforms=transforms or (),
+    )
     typer.echo(f"trace written to {out}")
 
 

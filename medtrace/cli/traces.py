@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli.app import Device, KeepMetadata, Scheduler, Workers, command
+from medtrace.cli.app import Device, KeepMetadata, Precise, Scheduler, Transforms, Workers, command
 
 
 @command("translate")
@@ -48,6 +48,8 @@ def translate(
     workers: Workers = 1,
     scheduler: Scheduler = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a case, where there are several.")] = 1,
+    precise: Precise = False,
+    transforms: Transforms = None,
 ) -> None:
     """Translate a scan on its own grid and in its own units, with its trace; or many, in parallel."""
     if len(images) > 1 or not _is_one_image(images[0]):
@@ -71,6 +73,8 @@ def translate(
             workers=workers,
             scheduler=scheduler,
             threads=threads,
+            precise=precise,
+            transforms=transforms or (),
         )
         return
     from medtrace.workflows.translate import translate as call
@@ -89,6 +93,8 @@ def translate(
         report=report,
         keep_metadata=keep_metadata,
         dicom=dicom,
+        precise=precise,
+        transforms=transforms or (),
     )
     typer.echo(f"trace written to {out}")
     if report:
@@ -151,6 +157,8 @@ def register(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
     report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
     keep_metadata: KeepMetadata = False,
+    precise: Precise = False,
+    transforms: Transforms = None,
 ) -> None:
     """Register a scan to another, with a trained run or without, and keep the trace."""
     from medtrace.workflows.register import register as call
@@ -174,6 +182,8 @@ def register(
         overwrite=overwrite,
         report=report,
         keep_metadata=keep_metadata,
+        precise=precise,
+        transforms=transforms or (),
     )
     typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
     typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")

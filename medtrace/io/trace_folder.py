@@ -21,9 +21,9 @@ from medtrace.io.trace_members import (
     ON_SOURCE_GRID,
     REQUIRED,
     TRANSFORM_FILES,
-    TRANSFORM_FORMATS,
     check_member,
     check_shapes,
+    check_transform_formats,
     write_members,
 )
 from medtrace.io.transforms import displacement_file
@@ -34,7 +34,7 @@ FORMAT, VERSION = "medtrace trace", 2
 READ_VERSIONS = (1, 2)
 INDEX = "trace.json"
 _NOTHING = 1e-12
-"""Displacement in voxels below which there is none: what is left of an exact 0 on its way through mm on oblique axes."""
+"""Displacement in voxels that counts as none: an exact 0 comes back so from mm on oblique axes."""
 _NOTES = {
     "images": "NIfTI, affine to RAS mm; 2D images are one slice; several channels are the fourth axis",
     "ddf": "ITK displacement field, LPS mm, on the target grid: resamples the source into warped, moves points from"
@@ -63,9 +63,10 @@ def save_trace(
     version. Each member is written once.
 
     Unless `precise`, numbers are rounded so that files stay small: components of fields to 1/1024 voxel or finer (they
-    are off by 1/2048 voxel at most), each image to 16 bits over its range (off by 1/65534 of it at most; whole numbers
-    are kept), masks to 2^-14. Of the trace that is read back, image = warped + appearance + residual holds as ever,
-    with a residual that differs by no more than the three roundings together.
+    are off by 1/2048 voxel at most) and, above four million voxels, each image to 16 bits over its range (off by
+    1/65534 of it at most; whole numbers are kept) and masks to 2^-14. Smaller images keep every bit. Of the trace that
+    is read back, image = warped + appearance + residual holds as ever, with a residual that differs by no more than
+    the roundings of the three together; `trace.json` tells all of them.
 
     Args:
         trace: what to write.
@@ -91,8 +92,7 @@ def save_trace(
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"trace: expected a Trace, received {type(trace).__name__}; see Trace.build")
-    for ending in transforms:
-        check_choice("transforms", ending, TRANSFORM_FORMATS)
+    check_transform_formats(transforms)
     folder = Path(folder).absolute()
     _check_folder(folder, overwrite)
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")

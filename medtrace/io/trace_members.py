@@ -13,6 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
+from medtrace.checks import check_choice
 from medtrace.geometry.grid import Grid
 from medtrace.io.compact import FIELD_ERROR, MASK_STEP, intensity_step, write_compact_field, write_compact_image
 from medtrace.io.digest import sha256
@@ -25,6 +26,8 @@ IMAGES = ("source", "image", "warped", "appearance", "mask")
 FIELDS = ("ddf", "inverse_ddf", "velocity")
 REQUIRED = ("source", "image", "warped", "ddf", "inverse_ddf")
 ON_SOURCE_GRID = ("source", "inverse_ddf")
+LARGE = 1 << 22
+"""Voxels above which images are rounded where not asked to keep every bit: a 1 mm head has seven million."""
 TRANSFORM_FORMATS = ("h5", "nrrd")
 """Formats in which `save_trace` writes the displacements once more, where asked."""
 TRANSFORM_FILES = tuple(f"{name}.{ending}" for name in ("ddf", "inverse_ddf") for ending in TRANSFORM_FORMATS)
@@ -39,7 +42,7 @@ def write_members(
         trace: what to write.
         folder: where.
         precise: keep every bit.
-        dtype: of images, see `write_image`; None is compact, or float32 where precise.
+        dtype: of images, see `write_image`; None is float32 or, of images above `LARGE` unless precise, 16 bits.
         transforms: of `TRANSFORM_FORMATS`.
 
     Returns:
@@ -59,7 +62,8 @@ def write_members(
         elif dtype is not None and name != "mask":
             write_image(path, value, affine, dtype)
         else:
-            steps[name] = None if precise else MASK_STEP if name == "mask" else intensity_step(value)
+            rounded = not precise and value[0].numel() > LARGE
+            steps[name] = None if not rounded else MASK_STEP if name == "mask" else intensity_step(value)
             write_compact_image(path, value, affine, steps[name])
     also = {name: [f"{name}.{ending}" for ending in transforms] for name in ("ddf", "inverse_ddf")}
     if "h5" in transforms:
@@ -74,6 +78,16 @@ def write_members(
         "transforms": also if transforms else {},
         "precision": {"field_error_voxels": 0.0 if precise else FIELD_ERROR, "intensity_steps": steps},
     }
+
+
+def check_transform_formats(transforms: Sequence[str]) -> None:
+    """Check that every name is one of `TRANSFORM_FORMATS`.
+
+    Raises:
+        ValueError: if not.
+    """
+    for ending in transforms:
+        check_choice("transforms", ending, TRANSFORM_FORMATS)
 
 
 def expected_shapes(spatial_dims: int, shape: Sequence[int], source_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,6 +16,7 @@ from medtrace.data.reading import read_image
 from medtrace.fields import mm_to_voxel
 from medtrace.io import read_fsl_warp, read_learn2reg, read_slicer_nrrd, read_transform, read_x5, save_trace
 from medtrace.io.nifti import LPS, check_orthogonal
+from medtrace.io.trace_members import check_transform_formats
 from medtrace.io.transforms import displacement_lps, itk_transform
 from medtrace.objectives.objective import plain
 from medtrace.trace import Trace
@@ -31,6 +33,8 @@ def import_field(
     *,
     overwrite: bool = False,
     keep_metadata: bool = False,
+    precise: bool = False,
+    transforms: Sequence[str] = (),
 ) -> Trace:
     """Make a trace of two scans and a field in the resampling direction: from the target to the source.
 
@@ -53,6 +57,8 @@ def import_field(
         out: folder of the trace.
         overwrite: replace an earlier trace there.
         keep_metadata: write the names of the three files into the trace; names of files often are names of patients.
+        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
+        transforms: formats in which to write the fields once more: "h5", "nrrd".
 
     Returns:
         The trace: 3D, a single slice as a volume of one. Its inverse is computed.
@@ -67,6 +73,7 @@ def import_field(
     """
     if format not in READERS:
         raise ValueError(f"format: expected one of {', '.join(READERS)}, received {format!r}")
+    check_transform_formats(transforms)
     moving, fixed = read_image(Path(source)), read_image(Path(target))
     images = {Path(source): moving, Path(target): fixed}
     for path, image in images.items():
@@ -85,7 +92,8 @@ def import_field(
     trace = Trace.build(scans[0], scans[1], ddf, affine=affines[1], source_affine=affines[0])
     files = {"field": field, "source": source, "target": target} if keep_metadata else {}
     metadata = {**{name: Path(file).name for name, file in files.items()}, "format": format}
-    save_trace(trace, Path(out), method=f"imported ({format})", metadata=metadata, overwrite=overwrite)
+    stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
+    save_trace(trace, Path(out), method=f"imported ({format})", metadata=metadata, **stored)
     return trace
 
 

@@ -6,10 +6,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -21,6 +21,7 @@ from medtrace.data.preparation import IntensityMap, Preparation
 from medtrace.data.reading import read_image
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
 from medtrace.io import save_trace
+from medtrace.io.trace_members import check_transform_formats
 from medtrace.networks import MetamorphicOutput
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.objectives import InstanceRegistration, MetamorphicEnergy
@@ -90,6 +91,8 @@ def register(
     overwrite: bool = False,
     report: bool = True,
     keep_metadata: bool = False,
+    precise: bool = False,
+    transforms: Sequence[str] = (),
 ) -> Registered:
     """Register a source to a target and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -124,6 +127,8 @@ def register(
         keep_metadata: write the names of both files into the trace and the figure's title; names of files often are
             names of patients.
         report: write the page. It shows the target in the source's units, through the intensity maps of both.
+        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
+        transforms: formats in which to write the fields once more: "h5", "nrrd".
 
     Returns:
         The trace, 3D for volumes and 2D otherwise, on the CPU, and what it cost.
@@ -135,6 +140,7 @@ def register(
     """
     out = Path(out)
     _check_request(out, run, refine, spacing, figure, overwrite)
+    check_transform_formats(transforms)
     check_page(out, report, overwrite)
     pair = read_pair(Path(source), Path(target), _path(mask), _path(source_mask))
     carried = None if labels is None else _read_labels(Path(labels), pair, Path(source))
@@ -167,7 +173,8 @@ def register(
         "working_shape": list(grid.shape),
         **{name: value for name, value in found._asdict().items() if name != "trace"},
     }
-    save_trace(trace, out, method=type(method.objective).__name__, metadata=metadata, overwrite=overwrite)
+    stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
+    save_trace(trace, out, method=type(method.objective).__name__, metadata=metadata, **stored)
     if figure is not None:
         transferred = None if carried is None else trace.transfer(carried)
         title = " to ".join(names.values()) or None

@@ -29,6 +29,7 @@ from medtrace.geometry.resampling import (
 )
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
+from medtrace.io.trace_members import check_transform_formats
 from medtrace.networks.patches import PatchInferer
 from medtrace.objectives import Objective
 from medtrace.trace import Trace
@@ -65,6 +66,8 @@ def translate(
     report: bool = True,
     keep_metadata: bool = False,
     dicom: str | os.PathLike | None = None,
+    precise: bool = False,
+    transforms: Sequence[str] = (),
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -97,6 +100,8 @@ def translate(
         report: write the page; of a volume of 256×256×128 some 20 seconds and 40 MB.
         dicom: new folder for the trace as DICOM objects of the study that `image`, then a DICOM folder, belongs to
             (see `medtrace.io.save_dicom`).
+        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
+        transforms: formats in which to write the fields once more: "h5", "nrrd".
 
     Returns:
         The trace: 3D for a scan, 2D for a picture, on the CPU.
@@ -108,6 +113,7 @@ def translate(
     """
     run, image, out = Path(run), Path(image), Path(out)
     check_positive("batch_size", batch_size)
+    check_transform_formats(transforms)
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: is in use; choose another folder, or overwrite it")
     check_page(out, report, overwrite)
@@ -126,7 +132,8 @@ def translate(
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
-    save_trace(found.trace, out, method=found.method, metadata=metadata, overwrite=overwrite)
+    stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
+    save_trace(found.trace, out, method=found.method, metadata=metadata, **stored)
     if report:
         report_beside(found.trace, out, found.method)
     if dicom is not None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
@@ -15,6 +15,7 @@ from rich.progress import Progress
 from medtrace.checks import check_positive
 from medtrace.data.preparation import FILE
 from medtrace.io import save_trace
+from medtrace.io.trace_members import check_transform_formats
 from medtrace.objectives import Objective
 from medtrace.storage.appearing import appearing_file
 from medtrace.storage.cases import (
@@ -61,6 +62,8 @@ class _How(NamedTuple):
     overwrite: bool
     report: bool
     threads: int
+    precise: bool
+    transforms: tuple[str, ...]
 
 
 def translate_cases(
@@ -78,6 +81,8 @@ def translate_cases(
     progress: bool = True,
     overwrite: bool = False,
     report: bool = True,
+    precise: bool = False,
+    transforms: Sequence[str] = (),
 ) -> TranslatedCases:
     """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
 
@@ -99,6 +104,8 @@ def translate_cases(
         progress: show a bar on stderr.
         overwrite: replace results of other images or settings that have the same name.
         report: write pages.
+        precise: keep every bit in the traces (see `medtrace.io.save_trace`).
+        transforms: formats in which to write the fields once more: "h5", "nrrd".
 
     Returns:
         Names of the cases that were translated or kept, and a line for each failure.
@@ -110,6 +117,7 @@ def translate_cases(
     """
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         check_positive(name, value)
+    check_transform_formats(transforms)
     listed = list_images(images)
     how = _How(
         Path(run).absolute(),
@@ -121,6 +129,8 @@ def translate_cases(
         overwrite,
         report,
         threads,
+        precise,
+        tuple(transforms),
     )
     how.out.mkdir(parents=True, exist_ok=True)
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
@@ -169,6 +179,8 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         batch_size=how.batch_size,
         patch_size=how.patch_size,
         report=how.report,
+        precise=how.precise,
+        transforms=how.transforms,
     )
     folder = how.out / image.name
     if is_finished(folder, key):
@@ -192,7 +204,8 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 patch_size=how.patch_size,
                 bar=bar,
             )
-        save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata)
+        stored: dict[str, Any] = {"precise": how.precise, "transforms": how.transforms}
+        save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata, **stored)
         if how.report:
             report_beside(found.trace, temporary / TRACE, found.method)
     return "translated"
