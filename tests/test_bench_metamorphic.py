@@ -114,4 +114,4 @@ def test_a_volume_is_registered_by_instance_optimisation(tmp_path):
     assert json.loads((folder / "results.json").read_text())["shape"] == [24, 24, 24]
     assert "peak memory" in (folder / "table.md").read_text()
     assert (folder / "figures" / "metamorphosis.png").is_file()
-    assert (folder / "traces" / "instance-metamorphosis" / "ddf.h5").is_file()
+    assert (folder / "traces" / "instance-metamorphosis" / "ddf.nii.gz").is_file()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from medtrace import io
 from medtrace.data.reading import read_image
-from medtrace.guard.declared_size import MAX_GIB, check_metaimage, check_nrrd
+from medtrace.guard.declared_size import check_metaimage, check_nrrd
+from medtrace.guard.memory import MAX_GIB
 from medtrace.guard.volume_files import check_volume
 from tests.fuzz.corpus import AFFINE, KINDS
 from tests.fuzz.mutate import mutated

@@ -160,7 +160,7 @@ def run(capsys, *arguments):
 
 def test_command_exports_and_brings_to_the_original_scan(tmp_path, capsys):
     trace = make_trace("3d", "flipped")
-    save_trace(trace, tmp_path / "trace")
+    save_trace(trace, tmp_path / "trace", precise=True)
     code, out, _ = run(capsys, "export", tmp_path / "trace", "--format", "nrrd", "--out", tmp_path / "fields")
     assert code == 0
     assert "ddf.nrrd" in out

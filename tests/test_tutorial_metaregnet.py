@@ -13,4 +13,4 @@ def test_metaregnet_tutorial_runs(tmp_path, monkeypatch):
     assert "| instance optimisation |" in errors
     for run in ("MetaRegNet", "VM-CFM"):
         assert (tmp_path / "tutorial_out" / run / "checkpoints" / "final.pt").is_file()
-    assert (tmp_path / "tutorial_out" / "pair" / "ddf.h5").is_file()
+    assert (tmp_path / "tutorial_out" / "pair" / "ddf.nii.gz").is_file()

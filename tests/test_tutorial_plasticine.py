@@ -13,4 +13,4 @@ def test_plasticine_tutorial_runs(tmp_path, monkeypatch):
         assert f"| {sampler} |" in steps
     for run in ("Plasticine", "DDIB"):
         assert (tmp_path / "tutorial_out" / run / "checkpoints" / "final.pt").is_file()
-    assert (tmp_path / "tutorial_out" / "trace" / "ddf.h5").is_file()
+    assert (tmp_path / "tutorial_out" / "trace" / "ddf.nii.gz").is_file()

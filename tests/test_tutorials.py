@@ -76,4 +76,4 @@ def test_reggan_tutorial_runs(tmp_path, monkeypatch):
     assert "| found by R |" in fields
     for run in ("Pix2Pix", "RegGAN"):
         assert (tmp_path / "tutorial_out" / run / "checkpoints" / "final.pt").is_file()
-    assert (tmp_path / "tutorial_out" / "pair" / "ddf.h5").is_file()
+    assert (tmp_path / "tutorial_out" / "pair" / "ddf.nii.gz").is_file()

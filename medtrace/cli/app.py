@@ -58,6 +58,21 @@ KeepMetadata = Annotated[
         help="Keep names of files and other metadata, which may name a patient, or leave them out.",
     ),
 ]
+Precise = Annotated[
+    bool,
+    typer.Option(
+        "--precise",
+        help="Keep every bit in the trace; otherwise fields are off by up to 1/2048 voxel, large images by 1/65534 of"
+        " their range, and files are much smaller.",
+    ),
+]
+Transforms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--transforms",
+        help="Also write the fields as h5 (ITK transform) or nrrd (3D Slicer); repeatable.",
+    ),
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import KeepMetadata, ResampleTilt, SourceSeries, TargetSeries, command
+from medtrace.cli.app import KeepMetadata, Precise, ResampleTilt, SourceSeries, TargetSeries, Transforms, command
 
 
 @command("export")
@@ -80,6 +80,8 @@ def import_(
     source_series: SourceSeries = None,
     target_series: TargetSeries = None,
     resample_tilt: ResampleTilt = False,
+    precise: Precise = False,
+    transforms: Transforms = None,
 ) -> None:
     """Make a trace of two scans and a transform that another program found."""
     from medtrace.workflows.import_field import import_field
@@ -96,6 +98,8 @@ def import_(
         target_series=target_series,
         resample_tilt=resample_tilt,
         say=lambda line: typer.echo(f"medtrace: {line}", err=True),
+        precise=precise,
+        transforms=transforms or (),
     )
     typer.echo(f"trace written to {out}")
 

@@ -11,11 +11,13 @@ import typer
 from medtrace.cli.app import (
     Device,
     KeepMetadata,
+    Precise,
     ResampleTilt,
     Scheduler,
     Series,
     SourceSeries,
     TargetSeries,
+    Transforms,
     Workers,
     command,
 )
@@ -61,6 +63,8 @@ def translate(
     workers: Workers = 1,
     scheduler: Scheduler = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a case, where there are several.")] = 1,
+    precise: Precise = False,
+    transforms: Transforms = None,
 ) -> None:
     """Translate a scan on its own grid and in its own units, with its trace; or many, in parallel."""
     if len(images) > 1 or not _is_one_image(images[0]):
@@ -88,6 +92,8 @@ def translate(
             workers=workers,
             scheduler=scheduler,
             threads=threads,
+            precise=precise,
+            transforms=transforms or (),
         )
         return
     from medtrace.workflows.report import page_of
@@ -110,6 +116,8 @@ def translate(
         dicom=dicom,
         series=series,
         resample_tilt=resample_tilt,
+        precise=precise,
+        transforms=transforms or (),
     )
     typer.echo(f"trace written to {out}")
     if report:
@@ -175,6 +183,8 @@ def register(
     source_series: SourceSeries = None,
     target_series: TargetSeries = None,
     resample_tilt: ResampleTilt = False,
+    precise: Precise = False,
+    transforms: Transforms = None,
 ) -> None:
     """Register a scan to another, with a trained run or without, and keep the trace."""
     from medtrace.workflows.register import register as call
@@ -202,6 +212,8 @@ def register(
         source_series=source_series,
         target_series=target_series,
         resample_tilt=resample_tilt,
+        precise=precise,
+        transforms=transforms or (),
     )
     typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
     typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")

@@ -100,7 +100,8 @@ def read_pair_list(path: str | Path) -> list[Pair]:
             `contrast`, `target_contrast`, `mask`, `source_lesion`, `target_lesion`, `source_labels`, `target_labels`
             (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS, LPS,
             voxel), `source_series`, `target_series` (volumes of DICOM folders that hold several), `split` (training,
-            validation or test; of all pairs or of none). Paths are relative to the folder of the list. Any spreadsheet's CSV is read, see `read_table`; columns of other names are not used, which is said.
+            validation or test; of all pairs or of none). Paths are relative to the folder of the list. Any
+            spreadsheet's CSV is read, see `read_table`; columns of other names are not used, which is said.
 
     Returns:
         One record per row, in order.

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import nibabel
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Resize
 from torch import Tensor
 from torch.nn import functional as F
+
+from medtrace.guard.memory import check_memory
+
+_TRUNCATED = 4.0
+"""Standard deviations at which the smoothing Gaussian ends."""
+_FINEST_COUNT = 1 << 31
+"""Most voxels of an axis: sizes beyond fit in no file."""
+_BLOCK = 16
+"""New voxels of an axis that are read together."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,17 @@ def spacing_of(affine: Tensor) -> tuple[float, float, float]:
 
 
 def shape_at_spacing(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
-    """Number of voxels of a wanted size that cover an extent; axes within 1 % of it keep theirs."""
+    """Number of voxels of a wanted size that cover an extent; axes within 1 % of it keep theirs.
+
+    Raises:
+        ValueError: if more voxels would be along an axis than can be counted.
+    """
+    for size, old, new in zip(shape, spacing, wanted):
+        if not 0 < size * old < _FINEST_COUNT * new:
+            raise ValueError(
+                f"spacing: expected at most {_FINEST_COUNT} voxels along an axis of {size * old:.4g} mm, received"
+                f" {new:g} mm; ask for coarser voxels (a larger --spacing)"
+            )
     return tuple(
         size if abs(old / new - 1) < 0.01 else max(1, round(size * old / new))
         for size, old, new in zip(shape, spacing, wanted)
@@ -103,13 +122,98 @@ def shape_at_spacing(shape: Sequence[int], spacing: Sequence[float], wanted: Seq
 def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     """Resample (C, *spatial) linearly to a shape that covers the same extent, smoothed along axes that shrink.
 
-    Axes that keep their size are not touched, so the slices of a volume may be resized together.
+    Axes that keep their size are not touched, so the slices of a volume may be resized together. Along an axis that
+    shrinks by a factor f, the image is convolved with a Gaussian of σ = (f - 1) / 2 voxels, integrated over each voxel
+    and cut at 4 σ (as MONAI's `Resize` with anti-aliasing, after scikit-image), and read linearly, both in one step; of
+    voxels beyond the border nothing is assumed: the weights of those that there are add up to 1. So a constant stays
+    constant, and memory does not grow with f.
+
+    Args:
+        image: (C, H, W) or (C, H, W, D).
+        shape: the spatial shape wanted.
+
+    Returns:
+        (C, *shape) float32, a plain tensor; the image itself where it has this shape.
+
+    Raises:
+        ValueError: if there is not enough memory; it tells how much is needed.
+
+    Example:
+        >>> resize(torch.ones(1, 32, 4), (4, 4)).shape
+        torch.Size([1, 4, 4])
     """
-    if tuple(image.shape[1:]) == tuple(shape):
+    shape = tuple(int(size) for size in shape)
+    if tuple(image.shape[1:]) == shape:
         return image
-    mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
-    resized = Resize(tuple(shape), mode=mode, align_corners=False, anti_aliasing=True)(image)
-    return resized.as_tensor() if isinstance(resized, MetaTensor) else resized
+    values = image.as_subclass(Tensor)
+    values = values if values.dtype == torch.float64 else values.float()
+    factors = {axis: old / new for axis, (old, new) in enumerate(zip(values.shape[1:], shape), start=1)}
+    shrinking = sorted((axis for axis, factor in factors.items() if factor > 1), key=lambda a: (-factors[a], a))
+    _check_resizing(values, shape, shrinking)
+    for axis in shrinking:
+        values = _shrink(values, axis, shape[axis - 1])
+    if tuple(values.shape[1:]) != shape:
+        mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
+        values = F.interpolate(values[None], size=shape, mode=mode, align_corners=False)[0]
+    return values.float()
+
+
+def _check_resizing(image: Tensor, shape: tuple[int, ...], shrinking: Sequence[int]) -> None:
+    """Check that there is memory for every step, which needs its input and its result."""
+    steps = [list(image.shape)]
+    for axis in shrinking:
+        steps.append([*steps[-1][:axis], shape[axis - 1], *steps[-1][axis + 1 :]])
+    steps.append([image.shape[0], *shape])
+    counts = [0, *(math.prod(step) for step in steps[1:])]  # the first input is there already
+    needed = max(before + after for before, after in pairwise(counts)) * image.element_size()
+    check_memory(
+        f"an image of {'x'.join(map(str, image.shape[1:]))} brought to {'x'.join(map(str, shape))}",
+        needed,
+        "ask for a coarser grid (a larger --spacing)",
+        image.device,
+    )
+
+
+def _shrink(image: Tensor, axis: int, size: int) -> Tensor:
+    """Smooth and read (C, *spatial) at fewer places along one axis, a block of these at a time."""
+    old = image.shape[axis]
+    before, after = math.prod(image.shape[:axis]), math.prod(image.shape[axis + 1 :])
+    values = image.reshape(before, old, after)
+    result = values.new_empty(before, size, after)
+    for first in range(0, size, _BLOCK):
+        last = min(first + _BLOCK, size)
+        start, weights = _shrinking_weights(old, size, first, last)
+        weights = weights.to(values)
+        part = values[:, start : start + weights.shape[1]]
+        if after == 1:
+            result[:, first:last, 0] = part[..., 0] @ weights.T
+        else:
+            result[:, first:last] = torch.matmul(weights, part)
+    return result.reshape(*image.shape[:axis], size, *image.shape[axis + 1 :])
+
+
+def _shrinking_weights(old: int, size: int, first: int, last: int) -> tuple[int, Tensor]:
+    """The first voxel that the new voxels first to last - 1 read, and how much of each from there, float64.
+
+    The weights of a new voxel are those of the two smoothed voxels between which its center lies.
+    """
+    factor = old / size
+    sigma = (factor - 1) / 2
+    tail = int(max(_TRUNCATED * sigma, 0.5) + 0.5)
+    offsets = torch.arange(-tail, tail + 1, dtype=torch.float64)
+    slope = math.sqrt(0.5) / sigma
+    kernel = 0.5 * (torch.erf(slope * (offsets + 0.5)) - torch.erf(slope * (offsets - 0.5)))
+    centers = ((torch.arange(first, last, dtype=torch.float64) + 0.5) * factor - 0.5).clamp(0, old - 1)
+    low = centers.floor().clamp(max=max(old - 2, 0))
+    upper = (centers - low)[:, None]
+    taps = (1 - upper) * F.pad(kernel, (0, 1)) + upper * F.pad(kernel, (1, 0))
+    indices = low.long()[:, None] + torch.arange(-tail, tail + 2)
+    inside = (indices >= 0) & (indices < old)
+    start, end = int(indices[inside].min()), int(indices[inside].max()) + 1
+    weights = torch.zeros(last - first, end - start, dtype=torch.float64)
+    rows = torch.arange(last - first)[:, None].expand_as(indices)
+    weights[rows[inside], indices[inside] - start] = taps[inside]
+    return start, weights / weights.sum(dim=1, keepdim=True)
 
 
 def resize_labels(labels: Tensor, shape: Sequence[int]) -> Tensor:

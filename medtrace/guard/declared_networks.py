@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from medtrace.guard.configuration_language import entries
-from medtrace.guard.declared_size import memory_limit
+from medtrace.guard.memory import memory_limit
 
 MAX_MODULES = 20_000
 """Modules that an objective may have; the largest that medtrace ships has 898."""

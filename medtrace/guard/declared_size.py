@@ -7,7 +7,6 @@ reader guess another format. Readers are written in C and C++ and believe header
 from __future__ import annotations
 
 import math
-import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pydicom.dataset import Dataset
 
-MAX_GIB = 16.0
-"""Largest image in GiB as stored; the environment variable MEDTRACE_MAX_GIB sets another limit."""
+from medtrace.guard.memory import memory_limit
+
 MOST_PACKED = 1032
 """Bytes that one byte of a deflated stream can become, at most."""
 _SLACK = 1 << 20
@@ -166,15 +165,6 @@ def inside(folder: Path, name: object, what: str) -> Path:
         if kind.is_absolute() or kind.drive or ".." in kind.parts:
             raise ValueError(f"{what}: expected a file below {folder}, received {name!r}; put it there")
     return folder / name
-
-
-def memory_limit() -> float:
-    """Bytes that an image, or a configuration's networks, may take."""
-    given = os.environ.get("MEDTRACE_MAX_GIB", "")
-    try:
-        return (float(given) if given else MAX_GIB) * 2**30
-    except ValueError:
-        raise ValueError(f"MEDTRACE_MAX_GIB: expected a number of GiB, received {given!r}") from None
 
 
 def _text_header(path: Path, end: re.Pattern[bytes]) -> tuple[str, int]:

@@ -15,21 +15,33 @@ from torch import Tensor
 
 from medtrace import __version__
 from medtrace.checks import check_choice
-from medtrace.io.nifti import StorageType, read_image, write_image
-from medtrace.io.transforms import read_transform, write_transform
+from medtrace.io.nifti import StorageType, read_image, read_vectors
+from medtrace.io.trace_members import (
+    FIELDS,
+    IMAGES,
+    ON_SOURCE_GRID,
+    REQUIRED,
+    TRANSFORM_FILES,
+    check_member,
+    check_shapes,
+    check_transform_formats,
+    write_members,
+)
+from medtrace.io.transforms import displacement_file
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import Contents, Reservation, reserve_folder
 from medtrace.trace import Trace
+from medtrace.trace.validation import check_affine
 
-FORMAT, VERSION = "medtrace trace", 1
+FORMAT, VERSION = "medtrace trace", 2
+READ_VERSIONS = (1, 2)
 INDEX = "trace.json"
 BESIDE = ("report.html", "certificate.json")
 """What is told of a trace and is in its folder, where nothing can be put beside that (see `stands_alone`)."""
-_IMAGES = ("source", "image", "warped", "appearance", "mask")
-_FIELDS = ("ddf", "inverse_ddf", "velocity")
-_ON_SOURCE_GRID = ("source", "inverse_ddf")
+_NOTHING = 1e-12
+"""Displacement in voxels that counts as none: an exact 0 comes back so from mm on oblique axes."""
 _NOTES = {
     "images": "NIfTI, affine to RAS mm; 2D images are one slice; several channels are the fourth axis",
     "ddf": "ITK displacement field, LPS mm, on the target grid: resamples the source into warped, moves points from"
@@ -44,23 +56,34 @@ def save_trace(
     trace: Trace,
     folder: Path | str,
     *,
-    dtype: StorageType = "float32",
+    precise: bool = False,
+    transforms: Sequence[str] = (),
+    dtype: StorageType | None = None,
     method: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a trace.
 
-    `source`, `image`, `warped`, `appearance` and `mask` become NIfTI images; `ddf` and `inverse_ddf` become
-    ITK displacement fields, each as `.nii.gz` and as `.h5` (see `write_transform`); `velocity` becomes a
-    vector NIfTI; `trace.json` tells shapes, exact affines, units, method and version.
+    `source`, `image`, `warped`, `appearance` and `mask` become NIfTI images; `ddf`, `inverse_ddf` and `velocity` become
+    ITK displacement fields (`.nii.gz`, LPS mm); `trace.json` tells shapes, exact affines, units, digests, method and
+    version. Each member is written once.
+
+    Unless `precise`, numbers are rounded so that files stay small: components of fields to 1/1024 voxel or finer (they
+    are off by 1/2048 voxel at most) and, above four million voxels, each image to 16 bits over its range (off by
+    1/65534 of it at most; whole numbers are kept) and masks to 2^-14. Smaller images keep every bit. Of the trace that
+    is read back, image = warped + appearance + residual holds as ever, with a residual that differs by no more than
+    the roundings of the three together; `trace.json` tells all of them.
 
     Args:
         trace: what to write.
         folder: a new or empty folder, also a mount point or a symbolic link to a folder; its parent must exist. It
             appears complete or not at all (see `medtrace.storage.directories`).
-        dtype: how intensities are stored (see `write_image`); the mask and the fields are float32 in any
-            case.
+        precise: keep every bit: images and masks as float32, fields as float64 mm (from which each float32 voxel
+            value comes back, unless it is below 1e-6 voxel on oblique axes: to 1e-12 then).
+        transforms: formats in which to write `ddf` and `inverse_ddf` once more, for programs that read no vector
+            image: "h5" (ITK transform, float64) and "nrrd" (3D Slicer). `medtrace.io.export_trace` writes more.
+        dtype: how intensities are stored instead (see `write_image`).
         method: name of what made it.
         metadata: more that JSON can hold, kept in `trace.json`.
         overwrite: replace an earlier trace there.
@@ -72,13 +95,14 @@ def save_trace(
         TypeError: if it is no Trace, or metadata is not for JSON.
         FileExistsError: if the folder holds a trace and overwrite is False, or holds other files.
         FileNotFoundError: if its parent does not exist.
-        ValueError: if an affine is sheared, which ITK files cannot hold.
+        ValueError: if an affine is sheared, which ITK files cannot hold, or a format is unknown.
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"trace: expected a Trace, received {type(trace).__name__}; see Trace.build")
+    check_transform_formats(transforms)
     with atomic_directory(folder, trace_contents(overwrite), last=(INDEX,)) as temporary:
-        files = _write_members(trace, temporary, dtype)
-        index = _index(trace, files, method, metadata)
+        members = write_members(trace, temporary, precise, dtype, transforms)
+        index = _index(trace, members, method, metadata)
         atomic_write(temporary / INDEX, json.dumps(index, indent=2, allow_nan=False) + "\n")
     return Path(folder).absolute()
 
@@ -94,47 +118,44 @@ def load_trace(folder: Path | str) -> Trace:
 
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
-        ValueError: if a file is corrupt or of another format or version.
+        ValueError: if a file is corrupt or of another format or version, or is not the one that `trace.json` tells of:
+            another shape, affine, unit or content, or one that it does not name.
     """
     folder = Path(folder)
     index = _read_index(folder / INDEX)
-    spatial_dims = index["spatial_dims"]
-    members: dict[str, Tensor | None] = dict.fromkeys((*_IMAGES, *_FIELDS))
+    spatial_dims, shapes = index["spatial_dims"], check_shapes(folder / INDEX, index)
+    affines = _affines(folder / INDEX, index)
     for name, file in index["files"].items():
-        path = folder / file
-        if name in _FIELDS:
-            members[name] = read_transform(path, spatial_dims).ddf
+        affine = affines["source_affine" if name in ON_SOURCE_GRID else "affine"]
+        check_member(folder / file, name, shapes[name], affine, index["sha256"].get(name))
+    members: dict[str, Tensor | None] = dict.fromkeys((*IMAGES, *FIELDS))
+    for name, file in index["files"].items():
+        if name in FIELDS:
+            exact = affines["source_affine" if name in ON_SOURCE_GRID else "affine"].numpy()
+            vectors, _ = read_vectors(folder / file)
+            ddf = displacement_file(folder / file, vectors, exact, spatial_dims).ddf
+            members[name] = ddf.masked_fill_(ddf.abs() < _NOTHING, 0.0)
         else:
-            image, _ = read_image(path)
-            if spatial_dims == 2 and image.shape[-1] != 1:
-                raise ValueError(f"{path}: expected one slice of a 2D trace, received {image.shape[-1]}")
-            members[name] = image[..., 0] if spatial_dims == 2 else image
+            members[name] = read_image(folder / file)[0].reshape(shapes[name])
     try:
-        affines = {name: torch.tensor(index[name], dtype=torch.float64) for name in ("affine", "source_affine")}
         return Trace(**members, **affines)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{folder}: its files do not make a trace ({error}); save it again") from error
 
 
-def _write_members(trace: Trace, folder: Path, dtype: StorageType) -> dict[str, str]:
-    files = {}
-    for name in (*_IMAGES, *_FIELDS):
-        value = getattr(trace, name)
-        if value is None:
-            continue
-        affine = trace.source_affine if name in _ON_SOURCE_GRID else trace.affine
-        files[name] = f"{name}.nii.gz"
-        if name in _IMAGES:
-            write_image(folder / files[name], value, affine, "float32" if name == "mask" else dtype)
-            continue
-        write_transform(folder / files[name], value, affine)
-        if name != "velocity":
-            write_transform(folder / f"{name}.h5", value, affine)
-    return files
+def _affines(path: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
+    affines = {}
+    for name in ("affine", "source_affine"):
+        try:
+            affines[name] = torch.tensor(index[name], dtype=torch.float64)
+            check_affine(name, affines[name])
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise ValueError(f"{path}: {name}: holds no affine ({error}); save the trace again") from error
+    return affines
 
 
 def _index(
-    trace: Trace, files: dict[str, str], method: str | None, metadata: Mapping[str, Any] | None
+    trace: Trace, members: Mapping[str, Any], method: str | None, metadata: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -146,8 +167,7 @@ def _index(
         "source_shape": list(trace.source.shape),
         "affine": trace.affine.tolist(),
         "source_affine": trace.source_affine.tolist(),
-        "files": files,
-        "transforms": {"ddf": "ddf.h5", "inverse_ddf": "inverse_ddf.h5"},
+        **members,
         "conventions": _NOTES,
         "metadata": dict(metadata or {}),
     }
@@ -160,19 +180,42 @@ def _read_index(path: Path) -> dict[str, Any]:
         index = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); save the trace again") from error
-    if not isinstance(index, dict) or (index.get("format"), index.get("version")) != (FORMAT, VERSION):
+    if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") not in READ_VERSIONS:
         found = index.get("version") if isinstance(index, dict) else type(index).__name__
-        raise ValueError(f"{path}: expected a trace of version {VERSION}, received {found}; save the trace again")
-    for key in ("spatial_dims", "files", "affine", "source_affine"):
+        raise ValueError(
+            f"{path}: expected a trace of version {' or '.join(map(str, READ_VERSIONS))}, received {found}; save the"
+            " trace again"
+        )
+    index.setdefault("sha256", {})
+    for key in ("spatial_dims", "shape", "source_shape", "files", "affine", "source_affine"):
         if key not in index:
             raise ValueError(f"{path}: expected the entry {key!r}, received none; save the trace again")
     check_choice(f"{path}: spatial_dims", index["spatial_dims"], (2, 3))
-    if not isinstance(index["files"], dict) or not index["files"].keys() <= {*_IMAGES, *_FIELDS}:
-        raise ValueError(f"{path}: files: expected names among {', '.join((*_IMAGES, *_FIELDS))}; save the trace again")
-    for name, file in index["files"].items():
+    _check_files(path, index)
+    return index
+
+
+def _check_files(path: Path, index: Mapping[str, Any]) -> None:
+    """Check that the index names files of a trace, all that a trace needs and all that lie there."""
+    files, digests = index["files"], index["sha256"]
+    if not isinstance(files, dict) or not files.keys() <= {*IMAGES, *FIELDS}:
+        raise ValueError(f"{path}: files: expected names among {', '.join((*IMAGES, *FIELDS))}; save the trace again")
+    for name, file in files.items():
         if file != f"{name}.nii.gz":
             raise ValueError(f"{path}: files: expected {name}.nii.gz, received {file!r}; save the trace again")
-    return index
+    for name in REQUIRED:
+        if name not in files:
+            raise ValueError(f"{path}: files: expected {name}.nii.gz, received none; save the trace again")
+    if not isinstance(digests, dict) or (index["version"] > 1 and digests.keys() != files.keys()):
+        raise ValueError(f"{path}: sha256: expected a digest of each file, received others; save the trace again")
+    if not all(isinstance(digest, str) for digest in digests.values()):
+        raise ValueError(f"{path}: sha256: expected text, received something else; save the trace again")
+    for name in (*IMAGES, *FIELDS):
+        if name not in files and (path.parent / f"{name}.nii.gz").exists():
+            raise ValueError(
+                f"{path.parent / name}.nii.gz: lies in the folder, but trace.json names no {name}; move it elsewhere,"
+                " or save the trace again"
+            )
 
 
 def reserve_trace(
@@ -202,7 +245,7 @@ def trace_contents(overwrite: bool) -> Contents:
     """What a trace may replace: nothing, or with `overwrite` another trace and what is told of it."""
 
     def check(folder: str | os.PathLike, names: Sequence[str]) -> None:
-        known = {INDEX, "ddf.h5", "inverse_ddf.h5", *(f"{name}.nii.gz" for name in (*_IMAGES, *_FIELDS)), *BESIDE}
+        known = {INDEX, *TRANSFORM_FILES, *(f"{name}.nii.gz" for name in (*IMAGES, *FIELDS)), *BESIDE}
         if foreign := sorted(set(names) - known):
             raise FileExistsError(
                 f"{folder}: is in use: expected nothing but a trace, received {foreign[0]!r}; choose another folder"

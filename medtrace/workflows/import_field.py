@@ -20,6 +20,7 @@ from medtrace.io.foreign.ants import parse_member
 from medtrace.io.foreign.plausibility import check_plausible
 from medtrace.io.nifti import check_orthogonal
 from medtrace.io.trace_folder import reserve_trace
+from medtrace.io.trace_members import check_transform_formats
 from medtrace.objectives.objective import plain
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
@@ -41,6 +42,8 @@ def import_field(
     target_series: str | int | None = None,
     resample_tilt: bool = False,
     say: Callable[[str], object] | None = None,
+    precise: bool = False,
+    transforms: Sequence[str] = (),
 ) -> Trace:
     """Make a trace of two scans and a transform in the resampling direction: from the target to the source.
 
@@ -76,6 +79,8 @@ def import_field(
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
         say: takes a line for everything that was assumed of the files; the trace's metadata keeps them without names.
+        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
+        transforms: formats in which to write the fields once more: "h5", "nrrd".
 
     Returns:
         The trace: 3D, a single slice as a volume of one. Its inverse is computed.
@@ -88,6 +93,7 @@ def import_field(
     Warns:
         UserWarning: if the field folds, so that its inverse misses.
     """
+    check_transform_formats(transforms)
     files = [field] if isinstance(field, (str, os.PathLike)) else list(field)
     moving = read_image(Path(source), source_series, resample_tilt=resample_tilt)
     fixed = read_image(Path(target), target_series, resample_tilt=resample_tilt)
@@ -107,7 +113,8 @@ def import_field(
     names = {"field": [Path(file).name for file in files], "source": Path(source).name, "target": Path(target).name}
     metadata: dict[str, Any] = names if keep_metadata else {}
     metadata |= {"format": point_map.format, "assumed": [note.text for note in notes]}
-    save_trace(trace, Path(out), method=f"imported ({point_map.format})", metadata=metadata, overwrite=overwrite)
+    stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
+    save_trace(trace, Path(out), method=f"imported ({point_map.format})", metadata=metadata, **stored)
     return trace
 
 

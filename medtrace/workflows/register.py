@@ -6,10 +6,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -22,6 +22,7 @@ from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
 from medtrace.guard.notices import collecting
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
+from medtrace.io.trace_members import check_transform_formats
 from medtrace.networks import MetamorphicOutput
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.objectives import InstanceRegistration, MetamorphicEnergy
@@ -95,6 +96,8 @@ def register(
     source_series: str | int | None = None,
     target_series: str | int | None = None,
     resample_tilt: bool = False,
+    precise: bool = False,
+    transforms: Sequence[str] = (),
 ) -> Registered:
     """Register a source to a target and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -132,6 +135,8 @@ def register(
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
+        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
+        transforms: formats in which to write the fields once more: "h5", "nrrd".
 
     Returns:
         The trace, 3D for volumes and 2D otherwise, on the CPU, and what it cost.
@@ -143,6 +148,7 @@ def register(
     """
     out = Path(out)
     _check_request(run, refine, spacing, figure)
+    check_transform_formats(transforms)
     with collecting() as notices:
         pair = read_pair(
             Path(source),
@@ -184,7 +190,8 @@ def register(
         **({"notices": [notice.text for notice in notices]} if notices else {}),
         **{name: value for name, value in found._asdict().items() if name != "trace"},
     }
-    save_trace(trace, out, method=type(method.objective).__name__, metadata=metadata, overwrite=overwrite)
+    stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
+    save_trace(trace, out, method=type(method.objective).__name__, metadata=metadata, **stored)
     if figure is not None:
         transferred = None if pair.source_labels is None else trace.transfer(pair.source_labels)
         title = " to ".join(names.values()) or None

@@ -36,6 +36,7 @@ from medtrace.guard.notices import collecting
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.io.trace_folder import check_trace_room
+from medtrace.io.trace_members import check_transform_formats
 from medtrace.networks.patches import PatchInferer
 from medtrace.objectives import Objective
 from medtrace.storage.reservations import reserve_folder, reserving
@@ -88,6 +89,8 @@ def translate(
     series: str | int | None = None,
     resample_tilt: bool = False,
     page: int | None = None,
+    precise: bool = False,
+    transforms: Sequence[str] = (),
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -126,6 +129,8 @@ def translate(
         series: which volume of a DICOM folder that holds several, see `medtrace.data.reading.read_image`.
         resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
         page: which page of a picture that has several, from 1.
+        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
+        transforms: formats in which to write the fields once more: "h5", "nrrd".
 
     Returns:
         The trace: 3D for a scan, 2D for a picture, on the CPU.
@@ -137,6 +142,7 @@ def translate(
     """
     run, image, out = Path(run), Path(image), Path(out)
     check_positive("batch_size", batch_size)
+    check_transform_formats(transforms)
     check_picture_beside(out, image, overwrite)
     if dicom is not None:
         read_source_series(image, series)  # what `save_dicom` would refuse, before minutes of work
@@ -156,7 +162,8 @@ def translate(
             out=out,
         )
     metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
-    save_trace(found.trace, out, method=found.method, metadata=metadata, overwrite=overwrite)
+    stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
+    save_trace(found.trace, out, method=found.method, metadata=metadata, **stored)
     picture_beside(found.trace, out, found.depth)
     if report:
         report_beside(found.trace, out, found.method)

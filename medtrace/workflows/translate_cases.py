@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
@@ -16,6 +16,7 @@ from rich.progress import Progress
 from medtrace.checks import check_positive
 from medtrace.data.preparation import FILE
 from medtrace.io import save_trace
+from medtrace.io.trace_members import check_transform_formats
 from medtrace.objectives import Objective
 from medtrace.storage.cases import (
     atomic_case,
@@ -63,6 +64,8 @@ class _How(NamedTuple):
     overwrite: bool
     report: bool
     threads: int
+    precise: bool
+    transforms: tuple[str, ...]
     resample_tilt: bool = False
     page: int | None = None
 
@@ -84,6 +87,8 @@ def translate_cases(
     report: bool = True,
     resample_tilt: bool = False,
     page: int | None = None,
+    precise: bool = False,
+    transforms: Sequence[str] = (),
 ) -> TranslatedCases:
     """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
 
@@ -109,6 +114,8 @@ def translate_cases(
         report: write pages.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
         page: which page of pictures that have several, from 1.
+        precise: keep every bit in the traces (see `medtrace.io.save_trace`).
+        transforms: formats in which to write the fields once more: "h5", "nrrd".
 
     Returns:
         Names of the cases that were translated or kept, and a line for each failure.
@@ -120,6 +127,7 @@ def translate_cases(
     """
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         check_positive(name, value)
+    check_transform_formats(transforms)
     listed = list_images(images)
     how = _How(
         Path(run).absolute(),
@@ -131,6 +139,8 @@ def translate_cases(
         overwrite,
         report,
         threads,
+        precise,
+        tuple(transforms),
         resample_tilt,
         page,
     )
@@ -184,6 +194,8 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         series=image.series,
         resample_tilt=how.resample_tilt,
         page=how.page,
+        precise=how.precise,
+        transforms=how.transforms,
     )
     folder = how.out / image.name
     if is_finished(folder, key):
@@ -211,7 +223,8 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 bar=bar,
                 out=folder,
             )
-        save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata)
+        stored: dict[str, Any] = {"precise": how.precise, "transforms": how.transforms}
+        save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata, **stored)
         picture_beside(found.trace, temporary / TRACE, found.depth)
         if how.report:
             report_beside(found.trace, temporary / TRACE, found.method)
