@@ -61,12 +61,12 @@ def check_spatial_dims(value: Any) -> None:
         raise ValueError(f"spatial_dims: expected 2 or 3, received {value!r}")
 
 
-def check_levels(channels: Collection[int], name: str, halvings: int) -> None:
+def check_levels(channels: Collection[int], name: str, downsampling: int) -> None:
     """Check the levels of a U-Net, one per entry of `channels`, and how often its result's grid (`name`) is halved."""
     if not channels:
         raise ValueError("channels: expected at least one level, received none")
-    if not 0 <= halvings < len(channels):
-        raise ValueError(f"{name}: expected 0 to {len(channels) - 1}, fewer than the levels, received {halvings!r}")
+    if not 0 <= downsampling < len(channels):
+        raise ValueError(f"{name}: expected 0 to {len(channels) - 1}, fewer than the levels, received {downsampling!r}")
 
 
 def check_field(name: str, value: Any) -> int:

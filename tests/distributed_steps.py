@@ -12,14 +12,14 @@ from unittest import mock
 
 import torch
 
-from medtrace.objectives import plasticine
-from medtrace.objectives.diffusion_training import case_generators
+from medtrace.methods.common.diffusion import case_generators
+from medtrace.methods.plasticine import method as plasticine
 from medtrace.workflows.train import train
 
 CASES = 4
 VARIANTS = {
     "tracetrans": ("tracetrans", ("generator", "discriminator"), {}),
-    "tracetrans, no image stream": ("tracetrans", ("generator", "discriminator"), {"objective#alpha": 0.0}),
+    "tracetrans, no image stream": ("tracetrans", ("generator", "discriminator"), {"method#alpha": 0.0}),
     "reggan": ("reggan", ("generator", "discriminator"), {}),
     "metaregnet": ("metaregnet", ("registration",), {}),
     "plasticine": ("plasticine", ("noise", "deformation"), {"dropout": 0.0}),

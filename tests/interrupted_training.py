@@ -17,7 +17,7 @@ PROCESSES.set_forkserver_preload(["tests.warm_training"])
 
 FLIP = {"_target_": "monai.transforms.RandFlipd", "keys": ["source", "target"], "prob": 0.5, "spatial_axis": 0}
 METHODS = {
-    "reggan": {"mode": "C+R", "objective#pool_size": 2, "data#training#transform": FLIP},
+    "reggan": {"mode": "C+R", "method#pool_size": 2, "data#training#transform": FLIP},
     "metaregnet": {},
     "plasticine": {},
 }
@@ -76,13 +76,13 @@ def _at_call(owner, name, count, before=True, when=lambda *_: True):
 def _prepare_death(where, count):
     """`count` says how often the moment passes before: the step's, epoch's or file's number."""
     from medtrace.engines import Trainer
-    from medtrace.objectives import Objective
+    from medtrace.methods.base import Method
 
     def checkpoint(_, target):
         return "checkpoint_epoch" in str(target)
 
     if where == "forward":
-        _at_call(Objective, "terms", count)
+        _at_call(Method, "terms", count)
     elif where == "backward":
         _at_call(Tensor, "backward", count, before=False)
     elif where == "epoch":

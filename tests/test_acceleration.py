@@ -12,28 +12,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import medtrace
 from medtrace import checks
 from medtrace.engines import Acceleration, Checkpoint, Trainer
+from medtrace.methods.common.two_domain import RegistrationCorrection, TwoDomainMethod
+from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import CycleGAN, DualDecoderGAN, RegistrationUNet
-from medtrace.objectives import RegGANObjective, RegistrationCorrection, TraceTransObjective
 
 
 def tracetrans(spatial_dims=2, **options):
     torch.manual_seed(0)
     networks = DualDecoderGAN(spatial_dims, 1, 1, (4, 8), discriminator_channels=4, discriminator_layers=1)
-    return TraceTransObjective(networks, adversarial_weight=1.0, **options)
+    return TraceTransMethod(networks, adversarial_weight=1.0, **options)
 
 
 def reggan():
     torch.manual_seed(0)
     host = CycleGAN(2, 1, 1, False, channels=4, num_blocks=1, discriminator_channels=4, discriminator_layers=1)
     correction = RegistrationCorrection(RegistrationUNet(2, 1, (4, 8)), centring_weight=1.0)
-    return RegGANObjective(host, correction=correction, pool_size=0)
+    return TwoDomainMethod(host, correction=correction, pool_size=0)
 
 
-def optimizers(objective, kind=torch.optim.Adam, rate=1e-3, **options):
-    return {phase.name: kind(objective.parameters_of(phase.name), rate, **options) for phase in objective.phases}
+def optimizers(method, kind=torch.optim.Adam, rate=1e-3, **options):
+    return {phase.name: kind(method.parameters_of(phase.name), rate, **options) for phase in method.phases}
 
 
-def trained(objective, *handlers, epochs=1, shape=(32, 32), **optimiser):
+def trained(method, *handlers, epochs=1, shape=(32, 32), **optimiser):
     generator = torch.Generator().manual_seed(1)
     items = [
         {key: torch.rand(1, *shape, generator=generator) * 2 - 1 for key in ("source", "target")} for _ in range(4)
@@ -42,8 +43,8 @@ def trained(objective, *handlers, epochs=1, shape=(32, 32), **optimiser):
         "cpu",
         epochs,
         DataLoader(Dataset(items), batch_size=2),
-        objective,
-        optimizers(objective, **({"fused": True} | optimiser)),
+        method,
+        optimizers(method, **({"fused": True} | optimiser)),
         train_handlers=handlers,
     )
     trainer.run()
@@ -51,7 +52,7 @@ def trained(objective, *handlers, epochs=1, shape=(32, 32), **optimiser):
 
 
 def distance(first, second):
-    """Largest difference of two objectives' weights, which must have the same names."""
+    """Largest difference of two methods' weights, which must have the same names."""
     one, other = first.state_dict(), second.state_dict()
     assert list(one) == list(other)
     return max(float((one[name] - other[name]).abs().max()) for name in one if isinstance(one[name], torch.Tensor))
@@ -59,60 +60,60 @@ def distance(first, second):
 
 @pytest.fixture(scope="module")
 def plain():
-    objective = tracetrans()
-    untrained = {name: value.clone() for name, value in objective.state_dict().items()}
-    trained(objective, fused=False)
-    assert max(float((objective.state_dict()[name] - untrained[name]).abs().max()) for name in untrained) > 1e-3
-    return objective
+    method = tracetrans()
+    untrained = {name: value.clone() for name, value in method.state_dict().items()}
+    trained(method, fused=False)
+    assert max(float((method.state_dict()[name] - untrained[name]).abs().max()) for name in untrained) > 1e-3
+    return method
 
 
 def test_channels_last_and_fused_train_alike(plain):
-    objective = tracetrans()
-    trained(objective, Acceleration(channels_last=True))
-    convolutions = [layer for layer in objective.modules() if isinstance(layer, nn.Conv2d)]
+    method = tracetrans()
+    trained(method, Acceleration(channels_last=True))
+    convolutions = [layer for layer in method.modules() if isinstance(layer, nn.Conv2d)]
     wide = [layer for layer in convolutions if layer.in_channels > 1 and layer.kernel_size != (1, 1)]
     assert wide
     assert not any(layer.weight.is_contiguous() for layer in wide)
-    assert distance(objective, plain) < 1e-4
+    assert distance(method, plain) < 1e-4
 
 
 def test_channels_last_in_three_dimensions():
-    objective = tracetrans(3)
-    trained(objective, Acceleration(channels_last=True), shape=(16, 16, 16))
-    kernel = objective.networks.generator.image_decoder.merges[0].conv.weight
+    method = tracetrans(3)
+    trained(method, Acceleration(channels_last=True), shape=(16, 16, 16))
+    kernel = method.networks.generator.image_decoder.merges[0].conv.weight
     assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
     assert not kernel.is_contiguous()
 
 
 def test_compiled_networks_train_alike(plain):
-    objective = tracetrans()
+    method = tracetrans()
     seen = []
 
     def backend(graph, _inputs):
         seen.append(graph)
         return graph.forward
 
-    trained(objective, Acceleration(compile={"backend": backend}))
+    trained(method, Acceleration(compile={"backend": backend}))
     assert seen
-    assert distance(objective, plain) < 1e-4
+    assert distance(method, plain) < 1e-4
 
 
 def test_shared_forwards_train_alike(plain):
-    objective = tracetrans(share_forwards=True)
+    method = tracetrans(share_forwards=True)
     calls = []
     for stream in ("translation", "warp"):
-        judge = getattr(objective.networks, f"{stream}_discriminator")
+        judge = getattr(method.networks, f"{stream}_discriminator")
         judge.register_forward_hook(lambda *_, stream=stream: calls.append(stream))
     gone_back = []
 
     def watch(_module, _inputs, output):
         output.image.register_hook(lambda _: gone_back.append("generator"))
 
-    objective.networks.generator.register_forward_hook(watch)
-    trained(objective)
+    method.networks.generator.register_forward_hook(watch)
+    trained(method)
     assert gone_back == ["generator"] * 2  # the discriminators' loss stops before it
     assert calls == ["translation", "warp", "translation", "warp"] * 2  # the generated images, the true ones; two steps
-    assert distance(objective, plain) < 1e-4
+    assert distance(method, plain) < 1e-4
 
 
 @pytest.mark.slow
@@ -120,11 +121,11 @@ def test_shared_forwards_train_alike(plain):
 @pytest.mark.parametrize("build", [tracetrans, reggan])
 def test_every_backend_trains_alike(build, backend):
     """By gradient descent: before a normalisation a bias has a gradient of rounding, which Adam turns to steps."""
-    first, expected, objective = build(), build(), build()
+    first, expected, method = build(), build(), build()
     descent = {"kind": torch.optim.SGD, "rate": 0.1}
     trained(expected, **descent)
-    trained(objective, Acceleration(compile={"backend": backend}, channels_last=True), **descent)
-    assert distance(objective, expected) < 1e-4 * distance(first, expected)
+    trained(method, Acceleration(compile={"backend": backend}, channels_last=True), **descent)
+    assert distance(method, expected) < 1e-4 * distance(first, expected)
 
 
 @pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
@@ -132,10 +133,10 @@ def test_a_training_goes_on_in_another_layout(tmp_path, before, after):
     through = tracetrans()
     trained(through, epochs=2)
     trained(tracetrans(), Checkpoint(tmp_path), Acceleration(channels_last=before))
-    objective = tracetrans()
-    trainer = trained(objective, Checkpoint(tmp_path, resume=True), Acceleration(channels_last=after), epochs=2)
+    method = tracetrans()
+    trainer = trained(method, Checkpoint(tmp_path, resume=True), Acceleration(channels_last=after), epochs=2)
     assert trainer.state.iteration == 4
-    assert distance(objective, through) < 1e-4
+    assert distance(method, through) < 1e-4
 
 
 def test_what_to_compile_is_a_truth_value_or_arguments():
@@ -181,13 +182,13 @@ class Looks(TorchDispatchMode):
 @pytest.mark.parametrize("build", [tracetrans, reggan])
 def test_no_term_waits_for_the_device(build, monkeypatch):
     monkeypatch.setattr(checks, "_costs_a_wait", lambda _: True)
-    objective = build()
+    method = build()
     batch = {"source": torch.rand(2, 1, 32, 32), "target": torch.rand(2, 1, 32, 32)}
     carried = {}
     with checks.DeferredChecks() as deferred, Looks() as looks:
-        for phase in objective.phases:
-            phase.total(objective.terms(phase.name, batch, carried)).backward()
-        for optimizer in optimizers(objective, fused=True).values():
+        for phase in method.phases:
+            phase.total(method.terms(phase.name, batch, carried)).backward()
+        for optimizer in optimizers(method, fused=True).values():
             optimizer.step()
     assert looks.seen == []
     with Looks() as looks:

@@ -12,7 +12,7 @@ from PIL import Image
 from medtrace.cli import main
 from tests.test_translate import shift_run
 
-pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
+pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in methods
 
 SHAPE = (12, 10, 6)
 
@@ -48,8 +48,8 @@ def write_list(folder, **first):
     (folder / "pairs.json").write_text(json.dumps(rows))
 
 
-TOLD = re.compile("medtrace: failed case|medtrace: .* runs code that medtrace does not ship:|  objective#_target_: ")
-"""Lines on stderr beside the error: each of several failing cases, and the stand-in objective of the tests."""
+TOLD = re.compile("medtrace: failed case|medtrace: .* runs code that medtrace does not ship:|  method#_target_: ")
+"""Lines on stderr beside the error: each of several failing cases, and the stand-in method of the tests."""
 
 
 def refused(capfd, folder, *arguments):

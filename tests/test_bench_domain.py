@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from medtrace.metrics import CaseTable
 from medtrace.workflows.bench import STUDIES, bench, domain, run_study
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.traceability import NO_TRANSLATION, TRUE_TRANSLATION, TraceabilityTable, traceability
 from medtrace.workflows.train import bundle_folder
 
@@ -133,9 +133,9 @@ def test_rows_of_one_training_differ_in_what_they_draw(outcome):
     assert first["mae"] != second["mae"]
     assert first["epe_head_mm"] == second["epe_head_mm"]  # the same field
     run = folder / "runs" / "smoke-0" / "plasticine"
-    assert load_objective(run, "cpu", {"steps": 7}).sampling.steps == 7
+    assert load_method(run, "cpu", {"steps": 7}).sampling.steps == 7
     with pytest.raises(ValueError, match="expected entries of"):
-        load_objective(run, "cpu", {"stepz": 7})
+        load_method(run, "cpu", {"stepz": 7})
 
 
 def test_runs_are_compared_by_the_command_too(outcome, tmp_path):

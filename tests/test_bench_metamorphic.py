@@ -8,9 +8,10 @@ from monai.bundle import ConfigParser
 from monai.data import list_data_collate
 
 from medtrace.data import TraceBench
+from medtrace.methods.metaregnet.method import MetaRegNetMethod
+from medtrace.methods.voxelmorph.method import VoxelMorphMethod
 from medtrace.metrics import CaseTable
 from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicRegNet
-from medtrace.objectives import MetaRegNetObjective, VoxelMorphObjective
 from medtrace.workflows.bench import STUDIES, bench, metamorphic
 from medtrace.workflows.registration_scores import score_registration
 from medtrace.workflows.train import bundle_folder
@@ -21,29 +22,29 @@ def batch():
     return list_data_collate([TraceBench("metamorphic", (32, 32), cases=1, split="test")[0]])
 
 
-def stirred(objective):
+def stirred(method):
     """Weights that deform and change intensity."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in objective.parameters():
+        for parameter in method.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return objective.eval()
+    return method.eval()
 
 
 @pytest.mark.parametrize(
-    "objective",
+    "method",
     [
-        MetaRegNetObjective(MetamorphicRegNet(2, 1, channels=(4, 8), num_blocks=2)),
-        VoxelMorphObjective(DiffeomorphicVoxelMorph(2, 1, (4, 4, 4, 4), (4,))),
+        MetaRegNetMethod(MetamorphicRegNet(2, 1, channels=(4, 8), num_blocks=2)),
+        VoxelMorphMethod(DiffeomorphicVoxelMorph(2, 1, (4, 4, 4, 4), (4,))),
     ],
     ids=["metaregnet", "voxelmorph"],
 )
-def test_checks_are_of_the_methods_own_answers(objective, batch):
-    untrained = metamorphic.checks(objective.eval(), batch)
+def test_checks_are_of_the_methods_own_answers(method, batch):
+    untrained = metamorphic.checks(method.eval(), batch)
     assert untrained["still_voxels"] == untrained["intensity_without_mask"] == 0
-    found = metamorphic.checks(stirred(objective), batch)
+    found = metamorphic.checks(stirred(method), batch)
     source = batch["source"].as_tensor()
-    trace = objective.register(source, source)[0]
+    trace = method.register(source, source)[0]
     length = torch.linalg.vector_norm(trace.ddf, dim=0)[batch["source_head"].as_tensor()[0, 0]].mean()
     assert found["still_voxels"] == pytest.approx(float(length), rel=1e-5)
     assert found["still_voxels"] > 0.01

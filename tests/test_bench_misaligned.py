@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from medtrace.data import TraceBench
+from medtrace.methods.common.two_domain import RegistrationCorrection, TwoDomainMethod
 from medtrace.metrics import CaseTable
-from medtrace.networks import RegistrationUNet, translation_host
-from medtrace.objectives import RegGANObjective, RegistrationCorrection
+from medtrace.networks import RegistrationUNet, translation_backbone
 from medtrace.trace import Trace
 from medtrace.workflows.bench import STUDIES, Row, misaligned, run_study
 from medtrace.workflows.evaluate import identity, registrar_of, tracer_of
@@ -23,16 +23,16 @@ def cases(level, count=2):
 def small_objective(corrected):
     torch.manual_seed(0)
     options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 1}
-    host = translation_host("cyclegan", 2, 1, 1, both_ways=False, options=options)
+    host = translation_backbone("cyclegan", 2, 1, 1, both_ways=False, options=options)
     network = RegistrationUNet(2, 1, channels=[4, 8])
-    return RegGANObjective(host, correction=RegistrationCorrection(network) if corrected else None)
+    return TwoDomainMethod(host, correction=RegistrationCorrection(network) if corrected else None)
 
 
-def row(objective):
+def row(method):
     """A row scored on aligned cases and on pairs of level 3, without a run folder."""
     sets = {"test": cases("0"), "pairs": cases("3")}
-    tracer = identity if objective is None else tracer_of(objective)
-    return Row("row", tracer, Path("run"), lambda _, entry="test": sets[entry], objective)
+    tracer = identity if method is None else tracer_of(method)
+    return Row("row", tracer, Path("run"), lambda _, entry="test": sets[entry], method)
 
 
 def still(case, image):
@@ -97,18 +97,18 @@ def test_a_registration_that_starts_at_zero_is_the_zero_field():
 
 
 def test_rows_that_do_not_register_have_no_field_to_score():
-    for objective in (None, small_objective(corrected=False)):
-        table = misaligned.scores(row(objective))
+    for method in (None, small_objective(corrected=False)):
+        table = misaligned.scores(row(method))
         assert "epe_head_mm" not in table.columns
         assert misaligned.totals({"row": table})["share_of_zero_field_epe"] == {}
 
 
 def test_registrar_gives_the_objective_s_own_field():
-    objective = small_objective(corrected=True)
+    method = small_objective(corrected=True)
     pair = cases("3")[0]
     batch = {name: pair[name][None] for name in ("source", "target")}
-    trace = registrar_of(objective)(batch)[0]
-    torch.testing.assert_close(trace.ddf, objective.register(batch["source"], batch["target"])[0].ddf)
+    trace = registrar_of(method)(batch)[0]
+    torch.testing.assert_close(trace.ddf, method.register(batch["source"], batch["target"])[0].ddf)
 
 
 def test_drifts_that_cancel_are_chance_and_others_are_common():

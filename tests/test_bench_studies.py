@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from medtrace.cli import app
 from medtrace.metrics import CaseTable
-from medtrace.workflows.bench import SETTINGS, STUDIES, Method, bench, run_study
+from medtrace.workflows.bench import SETTINGS, STUDIES, Training, bench, run_study
 from medtrace.workflows.bench.cases import Cases
 from medtrace.workflows.bench.drawing import file_name
 from medtrace.workflows.bench.parameters import parameters_run_through
 from medtrace.workflows.bench.postop import COLUMNS, INDEPENDENT_COLUMNS
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.train import bundle_folder
 
 ALL = [study for studies in STUDIES.values() for study in studies.values()]
@@ -76,7 +76,7 @@ def test_the_four_studies_of_tracetrans_keep_what_they_write(out):
 
 def test_an_interrupted_training_is_done_again_and_leaves_the_others(rivals, tmp_path):
     shutil.copytree(rivals, tmp_path / "runs" / "smoke-0")
-    study = replace(STUDIES["postop"]["rivals"], rows={"other": Method("other"), **STUDIES["postop"]["rivals"].rows})
+    study = replace(STUDIES["postop"]["rivals"], rows={"other": Training("other"), **STUDIES["postop"]["rivals"].rows})
     left = tmp_path / "runs" / "smoke-0" / "other" / "checkpoints" / "half.pt"
     left.parent.mkdir(parents=True)
     left.touch()
@@ -87,13 +87,13 @@ def test_an_interrupted_training_is_done_again_and_leaves_the_others(rivals, tmp
     assert results["rows"]["TraceTrans"]["training_seconds"] == before["seconds"]
     trained = torch.load(tmp_path / "runs" / "smoke-0" / "other" / "checkpoints" / "final.pt", weights_only=True)
     same = torch.load(rivals / "tracetrans" / "checkpoints" / "final.pt", weights_only=True)
-    for name, value in trained["objective"].items():
-        torch.testing.assert_close(value, same["objective"][name])
+    for name, value in trained["method"].items():
+        torch.testing.assert_close(value, same["method"][name])
 
 
 def test_a_row_with_other_test_cases_is_refused(rivals, tmp_path):
     shutil.copytree(rivals, tmp_path / "runs" / "smoke-0")
-    rows = {**STUDIES["postop"]["rivals"].rows, "more": Method("more", {"test_cases": 3})}
+    rows = {**STUDIES["postop"]["rivals"].rows, "more": Training("more", {"test_cases": 3})}
     study = replace(STUDIES["postop"]["rivals"], rows=rows)
     with pytest.raises(ValueError, match="same test cases everywhere, received others in 'more'"):
         run_study(study, "smoke", tmp_path, device="cpu", progress=False)
@@ -118,7 +118,7 @@ def test_a_study_of_another_kind_needs_its_scores_only(rivals, tmp_path):
         totals=lambda tables: {"sum": {row: sum(table.values("brightness")) for row, table in tables.items()}},
         columns={"brightness": "Brightness", "sum": "Sum", "all_parameters_million": "all (M)"},
         printed={"sum": "Sum"},
-        show_row=(lambda row, folder: drawn.append((row.name, row.objective is None, folder)),),
+        show_row=(lambda row, folder: drawn.append((row.name, row.method is None, folder)),),
         show=(lambda outcome: drawn.append([len(traces) for traces in outcome.traces.values()]),),
         shown_cases=1,
     )
@@ -142,19 +142,19 @@ def test_cases_are_made_once_and_others_replace_them(rivals):
 
 
 def test_parameters_are_those_that_a_prediction_runs_through(rivals):
-    objective = load_objective(rivals / "tracetrans", "cpu")
+    method = load_method(rivals / "tracetrans", "cpu")
     batch = {"source": torch.zeros(1, 1, 32, 32)}
-    with parameters_run_through(objective) as counts:
-        objective.trace(batch)
-        objective.trace(batch)
+    with parameters_run_through(method) as counts:
+        method.trace(batch)
+        method.trace(batch)
 
     def million(module):
         return sum(parameter.numel() for parameter in module.parameters()) / 1e6
 
-    assert counts["parameters_million"] == pytest.approx(million(objective.networks.generator), rel=1e-9)
-    assert counts["all_parameters_million"] == pytest.approx(million(objective), rel=1e-9)
+    assert counts["parameters_million"] == pytest.approx(million(method.networks.generator), rel=1e-9)
+    assert counts["all_parameters_million"] == pytest.approx(million(method), rel=1e-9)
     assert counts["parameters_million"] < counts["all_parameters_million"]
-    alone = load_objective(rivals / "pix2pix", "cpu")
+    alone = load_method(rivals / "pix2pix", "cpu")
     with parameters_run_through(alone) as counts:
         alone.trace(batch)
     assert counts["parameters_million"] < million(alone.networks.generator), "Pix2Pix predicts without a field"

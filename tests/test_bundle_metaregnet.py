@@ -13,19 +13,20 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medtrace.engines.distributed import DistributedNetwork
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
+from medtrace.methods.metaregnet.method import MetaRegNetMethod
+from medtrace.methods.voxelmorph.method import VoxelMorphMethod
 from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicRegNet
 from medtrace.networks.stacked_pair import StackedPair
-from medtrace.objectives import MetaRegNetObjective, VoxelMorphObjective
 from medtrace.workflows.evaluate import evaluate
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.train import bundle_folder, train
 from tests.test_bundle_tracetrans import same
 
 BUNDLE = bundle_folder("metaregnet")
 CONFIGS = BUNDLE / "configs"
 SMOKE = ("tracebench", "smoke")
-METHODS = {"metaregnet": MetaRegNetObjective, "voxelmorph_cfm": VoxelMorphObjective, "voxelmorph": VoxelMorphObjective}
-SIZES = {"channels": [4, 8], "num_blocks": 2, "flow_halvings": 1, "voxelmorph_channels": [4, 4, 4, 4]}
+METHODS = {"metaregnet": MetaRegNetMethod, "voxelmorph_cfm": VoxelMorphMethod, "voxelmorph": VoxelMorphMethod}
+SIZES = {"channels": [4, 8], "num_blocks": 2, "flow_downsampling": 1, "voxelmorph_channels": [4, 4, 4, 4]}
 
 
 def files(*names):
@@ -37,7 +38,7 @@ def run_bundle(*names, **values):
 
 
 def weights(run):
-    return torch.load(Path(run) / "checkpoints" / "final.pt", weights_only=True)["objective"]
+    return torch.load(Path(run) / "checkpoints" / "final.pt", weights_only=True)["method"]
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +58,11 @@ def trained(tmp_path_factory):
 def test_trains_and_registers(method, trained):
     run = trained(method)
     assert [row["epoch"] for row in csv.DictReader((run / "history.csv").open())] == ["1", "2"]
-    objective = load_objective(run, "cpu")
-    assert type(objective) is METHODS[method]
-    assert getattr(objective, "masking", None) == {"voxelmorph_cfm": True, "voxelmorph": False}.get(method)
+    method = load_method(run, "cpu")
+    assert type(method) is METHODS[method]
+    assert getattr(method, "masking", None) == {"voxelmorph_cfm": True, "voxelmorph": False}.get(method)
     images = torch.rand(2, 1, 33, 40) * 2 - 1
-    trace = objective.register(images[:1], images[1:], torch.ones(1, 1, 33, 40))[0]
+    trace = method.register(images[:1], images[1:], torch.ones(1, 1, 33, 40))[0]
     assert trace.ddf.abs().max() > 0
     assert (trace.appearance.abs().max() > 0) == (method == "metaregnet")
 
@@ -93,11 +94,11 @@ def test_a_wrong_method_trains_nothing(tmp_path):
 def test_train_is_the_papers_text():
     parser = ConfigParser()
     parser.read_config(files("train"))
-    objective = parser.get_parsed_content("objective")
-    assert objective.networks.num_blocks == len(objective.networks.flow_blocks) == 7
-    assert objective.energy.similarity == "mse"
+    method = parser.get_parsed_content("method")
+    assert method.networks.num_blocks == len(method.networks.flow_blocks) == 7
+    assert method.energy.similarity == "mse"
     weights_of = {"similarity": 1.0, "intensity_diffusion": 1.0, "folding": 1e-3, "smoothness": 0.0}
-    assert dict(objective.phase("registration").weights) == weights_of
+    assert dict(method.phase("registration").weights) == weights_of
     assert parser["learning_rate"] == 1e-4
     assert parser["optimizers#registration#_target_"] == "torch.optim.Adam"
 
@@ -109,9 +110,9 @@ def test_volumes_and_a_segmentation_in_place_of_masks(tmp_path):
         "segmentation": "$lambda images: images > 0.5",
     }  # fmt: skip
     run = train("metaregnet", smoke=True, out=tmp_path / "run", overrides=values)
-    objective = load_objective(run, "cpu")
+    method = load_method(run, "cpu")
     images = torch.rand(2, 1, 16, 17, 18) * 2 - 1
-    trace = objective.register(images[:1], images[1:])[0]
+    trace = method.register(images[:1], images[1:])[0]
     assert torch.equal(trace.mask, (images[1] > 0.5).float())
 
 
@@ -189,7 +190,14 @@ def test_inference_describes_the_network_of_the_training():
         "share_blocks",
         "integration",
     ]
-    shared += ["flow_halvings", "voxelmorph_channels", "velocity_halvings", "objective", "network", "network_in_out"]
+    shared += [
+        "flow_downsampling",
+        "voxelmorph_channels",
+        "velocity_downsampling",
+        "method",
+        "network",
+        "network_in_out",
+    ]
     shared += [f"objectives#{name}#networks" for name in ("metaregnet", "voxelmorph")]
     for key in shared:
         assert configs["train"][key] == configs["inference"][key], key
@@ -228,9 +236,9 @@ def test_inference_writes_the_trace_of_every_pair(method, trained, tmp_path):
     run, out = trained(method), tmp_path / "out"
     options = {"run_dir": str(run), "dataset_dir": str(tmp_path / "dataset"), "output_dir": str(out)}
     run_bundle("inference", method=method, **options, **SIZES)
-    objective = load_objective(run, "cpu")
+    method = load_method(run, "cpu")
     for number, (source, target) in enumerate(images * 2 - 1):
-        expected = objective.register(source[None], target[None], None if number == 0 else mask[None])[0]
+        expected = method.register(source[None], target[None], None if number == 0 else mask[None])[0]
         saved = load_trace(out / f"pair-{number}")
         torch.testing.assert_close(saved.affine, affine)
         torch.testing.assert_close(saved.image, expected.image, atol=1e-5, rtol=0)

@@ -15,18 +15,20 @@ from medtrace.data import RandomPartner, TraceBench
 from medtrace.engines.distributed import DistributedNetwork
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
+from medtrace.methods.ddib.method import DDIBMethod
+from medtrace.methods.palette.method import PaletteMethod
+from medtrace.methods.plasticine.method import PlasticineMethod
 from medtrace.networks import DiffusionTranslator
 from medtrace.networks.output_field import OutputField
-from medtrace.objectives import DDIBObjective, PaletteObjective, PlasticineObjective
 from medtrace.workflows.evaluate import evaluate
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.train import bundle_folder, train
 from tests.test_bundle_tracetrans import same
 
 BUNDLE = bundle_folder("plasticine")
 CONFIGS = BUNDLE / "configs"
 SMOKE = ("tracebench", "smoke")
-METHODS = {"plasticine": PlasticineObjective, "palette": PaletteObjective, "ddib": DDIBObjective}
+METHODS = {"plasticine": PlasticineMethod, "palette": PaletteMethod, "ddib": DDIBMethod}
 SIZES = {
     "noise_channels": [8, 16],
     "residual_blocks": 1,
@@ -37,7 +39,7 @@ SIZES = {
     "refinements": 1,
     "structure_gamma": 3e-4,
     "deformation_channels": [8, 16],
-    "velocity_halvings": 1,
+    "velocity_downsampling": 1,
     "average_decay": 0.998,
     "dropout": 0.0,
     "steps": 3,
@@ -60,7 +62,7 @@ def run_bundle(*names, **values):
 
 
 def weights(run):
-    return torch.load(Path(run) / "checkpoints" / "final.pt", weights_only=True)["objective"]
+    return torch.load(Path(run) / "checkpoints" / "final.pt", weights_only=True)["method"]
 
 
 def history(run):
@@ -91,9 +93,9 @@ def trained(tmp_path_factory):
 def test_trains_and_translates(method, trained):
     run = trained(method)
     assert [row["epoch"] for row in history(run)] == ["1", "2"]
-    objective = load_objective(run, "cpu")
-    assert type(objective) is METHODS[method]
-    trace = objective.trace({"source": torch.rand(1, 1, 33, 40) * 2 - 1})[0]
+    method = load_method(run, "cpu")
+    assert type(method) is METHODS[method]
+    trace = method.trace({"source": torch.rand(1, 1, 33, 40) * 2 - 1})[0]
     assert trace.image.shape == (1, 33, 40)
     assert (trace.ddf.abs().max() > 0) == (method == "plasticine")
     averages = [name for name in weights(run) if name.endswith("updates")]
@@ -122,10 +124,10 @@ def test_ablations(tmp_path):
     """The combination of Table IV, no estimated noise (Table V), and the two inverses."""
     values = {"use_noise": False, "inverse": "predicted", "mode": "combination", "max_epochs": 1, "val_interval": 0}
     run = train("plasticine", smoke=True, out=tmp_path / "run", overrides=values)
-    objective = load_objective(run, "cpu")
-    module = objective.networks.deformation
-    assert (module.use_noise, module.inverse, objective.mode) == (False, "predicted", "combination")
-    assert objective.sampling.start == 0.5
+    method = load_method(run, "cpu")
+    module = method.networks.deformation
+    assert (module.use_noise, module.inverse, method.mode) == (False, "predicted", "combination")
+    assert method.sampling.start == 0.5
     expected = {"noise_l1", "forward_similarity", "inverse_similarity", "smoothness", "alignment"}
     expected |= {"stand_in_similarity", "stand_in_smoothness"}
     assert set(history(run)[0]) == {"epoch", "loss"} | expected
@@ -149,15 +151,15 @@ def test_a_wrong_choice_trains_nothing(values, message, tmp_path):
 
 def test_train_is_the_papers_setting():
     parser = config("train", noise_channels=[32], deformation_channels=[8])
-    objective = parser.get_parsed_content("objective")
+    method = parser.get_parsed_content("method")
     weights_of = {"forward_similarity": 1, "inverse_similarity": 1, "smoothness": 1, "alignment": 1}
-    assert {name: value for name, value in objective.phase("deformation").weights.items() if value} == weights_of
-    assert objective.networks.schedule.steps == 2000
-    assert float(objective.networks.schedule.gammas[1]) == pytest.approx(1 - 1e-6)
-    assert (objective.sampling.sampler, objective.sampling.steps, objective.sampling.start) == ("ancestral", 50, 1.0)
+    assert {name: value for name, value in method.phase("deformation").weights.items() if value} == weights_of
+    assert method.networks.schedule.steps == 2000
+    assert float(method.networks.schedule.gammas[1]) == pytest.approx(1 - 1e-6)
+    assert (method.sampling.sampler, method.sampling.steps, method.sampling.start) == ("ancestral", 50, 1.0)
     assert (parser["noise_learning_rate"], parser["deformation_learning_rate"], parser["batch_size"]) == (1e-4, 2e-4, 3)
     assert (parser["noise_warmup_steps"], parser["deformation_warmup_steps"]) == (10000, 200)
-    assert objective.average.decay == 0.9999
+    assert method.average.decay == 0.9999
     for name in ("noise_channels", "deformation_channels"):
         assert config("train", "tracebench", "full")[name] == config("train")[name]
 
@@ -238,7 +240,7 @@ def test_prepared_pairs(partners, tmp_path):
 def test_volumes(tmp_path):
     values = {"spatial_shape": [16, 18, 16], "train_cases": 2, "max_epochs": 1, "val_interval": 0}
     run = train("plasticine", smoke=True, out=tmp_path / "run", overrides=values)
-    trace = load_objective(run, "cpu").trace({"source": torch.rand(1, 1, 16, 17, 18) * 2 - 1})[0]
+    trace = load_method(run, "cpu").trace({"source": torch.rand(1, 1, 16, 17, 18) * 2 - 1})[0]
     assert trace.ddf.shape == (3, 16, 17, 18)
 
 
@@ -298,9 +300,16 @@ def test_inference_describes_the_network_of_the_training():
     configs = {name: config(name) for name in ("train", "inference")}
     shared = ["method", "mode", "use_noise", "inverse", "spatial_dims", "in_channels", "noise_channels"]
     shared += ["residual_blocks", "attention_levels", "head_channels", "norm_groups", "dropout", "deformation_channels"]
-    shared += ["velocity_halvings", "binary_structure", "schedule_steps", "first_beta", "last_beta", "average_decay"]
+    shared += [
+        "velocity_downsampling",
+        "binary_structure",
+        "schedule_steps",
+        "first_beta",
+        "last_beta",
+        "average_decay",
+    ]
     shared += ["structure_method", "structure_gamma", "sampler", "steps", "start", "samples", "clip", "sampling_seed"]
-    shared += ["noise_estimator", "schedule", "translator", "sampling", "objective", "network", "network_in_out"]
+    shared += ["noise_estimator", "schedule", "translator", "sampling", "method", "network", "network_in_out"]
     shared += ["objectives#palette", "objectives#ddib", "objectives#plasticine#structure"]
     for key in shared:
         assert configs["train"][key] == configs["inference"][key], key
@@ -334,7 +343,7 @@ def test_inference_writes_the_trace_of_every_source(method, trained, tmp_path):
     run, out = trained(method), tmp_path / "out"
     options = {"run_dir": str(run), "dataset_dir": str(tmp_path / "dataset"), "output_dir": str(out)}
     run_bundle("inference", method=method, **options, **SIZES)
-    expected = load_objective(run, "cpu").trace({"source": images * 2 - 1})
+    expected = load_method(run, "cpu").trace({"source": images * 2 - 1})
     for number, trace in enumerate(expected):
         saved = load_trace(out / f"scan-{number}")
         torch.testing.assert_close(saved.affine, affine)
@@ -364,7 +373,7 @@ def test_each_network_is_distributed(method, trained, tmp_path):
     )
     workflow.initialize()
     workflow.run()
-    objective = workflow.parser.get_parsed_content("network")
-    wrapped = {name for name, module in objective.named_modules() if isinstance(module, DistributedNetwork)}
+    method = workflow.parser.get_parsed_content("network")
+    wrapped = {name for name, module in method.named_modules() if isinstance(module, DistributedNetwork)}
     assert wrapped == NETWORKS[method]
     assert weights(tmp_path).keys() == weights(trained(method)).keys()

@@ -17,19 +17,19 @@ from medtrace.engines.distributed import DistributedNetwork
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
 from medtrace.networks import CycleGAN
-from medtrace.networks.host import TranslationHost
-from medtrace.networks.hosts import HOSTS
+from medtrace.networks.backbone import TranslationBackbone
+from medtrace.networks.backbones import BACKBONES
 from medtrace.workflows.evaluate import evaluate
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.train import bundle_folder, train
 from tests.test_bundle_tracetrans import same
 
 BUNDLE = bundle_folder("reggan")
 CONFIGS = BUNDLE / "configs"
 SMOKE = ("tracebench", "smoke")
-COMBINATIONS = [(host, mode) for host in HOSTS for mode in ("C", "C+R", "NC", "NC+R")] + [("cyclegan", "pix2pix")]
+COMBINATIONS = [(host, mode) for host in BACKBONES for mode in ("C", "C+R", "NC", "NC+R")] + [("cyclegan", "pix2pix")]
 # With a pool of 3 images a training of 8 swaps some.
-SMALL_POOL = {"objective#pool_size": 3}
+SMALL_POOL = {"method#pool_size": 3}
 
 
 def files(*names):
@@ -54,7 +54,7 @@ def checkpoint(run):
 
 
 def weights(run):
-    return {name: value for name, value in checkpoint(run)["objective"].items() if isinstance(value, torch.Tensor)}
+    return {name: value for name, value in checkpoint(run)["method"].items() if isinstance(value, torch.Tensor)}
 
 
 def check_equal(first, second, path="checkpoint"):
@@ -94,7 +94,7 @@ def terms(host, mode):
     names |= {"cycle"} if both_ways else set()
     names |= {"correction", "smoothness", "centring"} if mode.endswith("+R") else set()
     names |= {"paired_l1"} if mode == "pix2pix" else set()
-    own = set(HOSTS[host].internal_weights)
+    own = set(BACKBONES[host].internal_weights)
     return names | (own if both_ways else own - {"latent_cycle"})
 
 
@@ -129,16 +129,16 @@ def test_trains_saves_resumes_and_infers(host, mode, trained):
     for network in networks(host, mode):
         assert any(name.startswith(network) for name in moved), network
 
-    objective = load_objective(run.folder, "cpu")
-    assert type(objective.networks) is HOSTS[host]
+    method = load_method(run.folder, "cpu")
+    assert type(method.networks) is BACKBONES[host]
     pair = {key: torch.rand(2, 1, 33, 40) * 2 - 1 for key in ("source", "target")}
-    for trace in objective.trace(pair):
+    for trace in method.trace(pair):
         assert trace.image.shape == (1, 33, 40)
         assert torch.isfinite(trace.image).all()
         assert torch.count_nonzero(trace.ddf) == 0
-    assert objective.registers == mode.endswith("+R")
-    if objective.registers:
-        assert objective.register(pair["source"], pair["target"])[0].ddf.abs().max() > 0
+    assert method.registers == mode.endswith("+R")
+    if method.registers:
+        assert method.register(pair["source"], pair["target"])[0].ddf.abs().max() > 0
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not_cut_off(host,
 
 
 def test_pools_hold_what_the_discriminators_were_shown(trained):
-    state = checkpoint(trained("cyclegan", "C").folder)["objective"]
+    state = checkpoint(trained("cyclegan", "C").folder)["method"]
     for domain in ("source", "target"):
         images = state[f"pools.{domain}._extra_state"]["images"]
         assert images.shape == (3, 1, 32, 32)
@@ -161,10 +161,10 @@ def test_pools_hold_what_the_discriminators_were_shown(trained):
 
 
 def test_pix2pix_sees_source_and_image(trained):
-    objective = load_objective(trained("cyclegan", "pix2pix").folder, "cpu")
-    assert objective.networks.conditional
-    assert dict(objective.phase("generator").weights)["paired_l1"] == 100
-    first = next(iter(objective.networks.discriminators["target"].parameters()))
+    method = load_method(trained("cyclegan", "pix2pix").folder, "cpu")
+    assert method.networks.conditional
+    assert dict(method.phase("generator").weights)["paired_l1"] == 100
+    first = next(iter(method.networks.discriminators["target"].parameters()))
     assert first.shape[1] == 2
 
 
@@ -183,7 +183,7 @@ def test_a_wrong_mode_or_host_trains_nothing(tmp_path):
 def test_cyclegan_trains_volumes(tmp_path):
     values = {"spatial_shape": [16, 20, 16], "train_cases": 2, "validation_cases": 1, "max_epochs": 1}
     run = train("reggan", smoke=True, out=tmp_path / "run", overrides=values)
-    trace = load_objective(run, "cpu").trace({"source": torch.rand(1, 1, 18, 16, 17)})[0]
+    trace = load_method(run, "cpu").trace({"source": torch.rand(1, 1, 18, 16, 17)})[0]
     assert trace.image.shape == (1, 18, 16, 17)
 
 
@@ -203,7 +203,7 @@ def test_surgery_of_tracebench(tmp_path):
 def test_readme_names_every_configuration():
     text = (BUNDLE / "docs" / "README.md").read_text()
     assert {f"`{path.name}`" for path in CONFIGS.glob("*.yaml")} <= set(re.findall(r"`[a-z_]+\.yaml`", text))
-    assert all(f"`{host}`" in text for host in HOSTS)
+    assert all(f"`{host}`" in text for host in BACKBONES)
 
 
 # MONAI's own checks
@@ -231,7 +231,7 @@ def test_has_the_properties_of_a_bundle(kind, names, values, tmp_path):
     )
     workflow.initialize()
     assert workflow.check_properties() == []
-    assert isinstance(workflow.network_def, TranslationHost)
+    assert isinstance(workflow.network_def, TranslationBackbone)
     assert workflow.version == "0.1.0"
     assert len(workflow.train_dataset if kind == "train" else workflow.dataset) > 0
 
@@ -287,12 +287,12 @@ def test_inference_and_full_describe_the_network_of_the_training():
     for name in ("train", "inference", "full"):
         configs[name] = ConfigParser()
         configs[name].read_config(files(name))
-    sizes = ["host_options", "registration_channels", "registration_halvings"]
+    sizes = ["host_options", "registration_channels", "registration_downsampling"]
     for key in sizes:
         assert configs["full"][key] == configs["train"][key], key
     shared = ["host", "mode", "spatial_dims", "in_channels", "out_channels", "network_def", "network"]
     parts = ["_target_", "networks", "cycle#_disabled_", "correction#_disabled_", "correction#network"]
-    for key in [*sizes, *shared, *(f"objective#{part}" for part in parts)]:
+    for key in [*sizes, *shared, *(f"method#{part}" for part in parts)]:
         assert configs["train"][key] == configs["inference"][key], key
 
 
@@ -300,7 +300,7 @@ def test_overlays_size_every_host():
     for name in ("tracebench", "smoke", "full"):
         parser = ConfigParser()
         parser.read_config(files("train", name))
-        assert set(parser["host_options"]) == set(HOSTS)
+        assert set(parser["host_options"]) == set(BACKBONES)
         assert parser["host_options#cyclegan#conditional"] == "$@mode == 'pix2pix'"
 
 
@@ -345,7 +345,7 @@ def prepared(tmp_path):
 def infer(run, folder, out, **values):
     parser = ConfigParser()
     parser.read_config(files(*SMOKE))
-    sizes = {key: parser[key] for key in ("host_options", "registration_channels", "registration_halvings")}
+    sizes = {key: parser[key] for key in ("host_options", "registration_channels", "registration_downsampling")}
     options = {"run_dir": str(run), "dataset_dir": str(folder), "output_dir": str(out)}
     run_bundle("inference", **{**options, **sizes, **values})
 
@@ -354,7 +354,7 @@ def infer(run, folder, out, **values):
 def test_inference_writes_the_trace_of_every_source(host, mode, trained, prepared, tmp_path):
     infer(trained(host, mode).folder, prepared.folder, tmp_path / "out", host=host, mode=mode)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["subject-0", "subject-1"]
-    expected = load_objective(trained(host, mode).folder, "cpu").trace({"source": prepared.images * 2 - 1})
+    expected = load_method(trained(host, mode).folder, "cpu").trace({"source": prepared.images * 2 - 1})
     for number, trace in enumerate(expected):
         saved = load_trace(tmp_path / "out" / f"subject-{number}")
         torch.testing.assert_close(saved.affine, prepared.affine)
@@ -392,13 +392,13 @@ def test_each_network_is_distributed_by_itself(host, mode, trained, tmp_path):
     )
     workflow.initialize()
     workflow.run()
-    objective = workflow.parser.get_parsed_content("network")
-    wrapped = {name for name, module in objective.named_modules() if isinstance(module, DistributedNetwork)}
+    method = workflow.parser.get_parsed_content("network")
+    wrapped = {name for name, module in method.named_modules() if isinstance(module, DistributedNetwork)}
     assert wrapped == networks(host, mode)
-    trainable = {id(parameter) for parameter in objective.parameters()}
-    inside = {id(parameter) for name in wrapped for parameter in objective.get_submodule(name).parameters()}
+    trainable = {id(parameter) for parameter in method.parameters()}
+    inside = {id(parameter) for name in wrapped for parameter in method.get_submodule(name).parameters()}
     assert trainable == inside
-    assert checkpoint(tmp_path)["objective"].keys() == checkpoint(trained(host, mode).folder)["objective"].keys()
+    assert checkpoint(tmp_path)["method"].keys() == checkpoint(trained(host, mode).folder)["method"].keys()
 
 
 @pytest.mark.slow
@@ -408,7 +408,7 @@ def test_two_processes_train_as_one(mode, tmp_path):
     floor = {f"optimizers#{phase}#eps": 1e-1 for phase in ("generator", "discriminator")}
     values = {"mode": mode, "train_cases": 2, "max_epochs": 3, **floor}
     # Ranks keep pools and running means of their own.
-    values |= {"objective#pool_size": 0, "centring_weight": 0.0}
+    values |= {"method#pool_size": 0, "centring_weight": 0.0}
     run_bundle("train", *SMOKE, run_dir=str(tmp_path / "one"), **values)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "monai.bundle")
     split = {**values, "batch_size": 1, "run_dir": tmp_path / "two"}

@@ -21,12 +21,12 @@ from torch import nn
 from medtrace.engines.distributed import distribute
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
+from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import DualDecoderGAN, TraceTrans
 from medtrace.networks.output_field import OutputField
-from medtrace.objectives import TraceTransObjective
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.handlers import CaseScores, TraceSaver
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.train import bundle_folder, train
 
 BUNDLE = bundle_folder("tracetrans")
@@ -53,7 +53,7 @@ def command(*names, launcher=("-m", "monai.bundle"), **values):
 
 
 def weights(run):
-    return torch.load(Path(run) / "checkpoints" / "final.pt", weights_only=True)["objective"]
+    return torch.load(Path(run) / "checkpoints" / "final.pt", weights_only=True)["method"]
 
 
 def same(first, second):
@@ -171,9 +171,9 @@ def test_monai_loads_the_weights_of_a_run(trained):
         name=trained.name,
         bundle_dir=str(trained.parent),
         source="github",
-        model=parser.get_parsed_content("objective"),
+        model=parser.get_parsed_content("method"),
         model_file="checkpoints/final.pt",
-        key_in_ckpt="objective",
+        key_in_ckpt="method",
         device="cpu",
     )
     assert same(loaded.state_dict(), weights(trained))
@@ -184,9 +184,16 @@ def test_inference_describes_the_network_of_the_training():
     for name in ("train", "inference"):
         configs[name] = ConfigParser()
         configs[name].read_config(files(name))
-    sizes = ["spatial_dims", "in_channels", "out_channels", "channels", "velocity_halvings", "discriminator_channels"]
+    sizes = [
+        "spatial_dims",
+        "in_channels",
+        "out_channels",
+        "channels",
+        "velocity_downsampling",
+        "discriminator_channels",
+    ]
     shared = ["network_def", "network_in_out", "network", "norm", "discriminator_layers"]
-    for key in [*sizes, *shared, "objective#alpha", "objective#_target_"]:
+    for key in [*sizes, *shared, "method#alpha", "method#_target_"]:
         assert configs["train"][key] == configs["inference"][key], key
 
 
@@ -252,10 +259,15 @@ def prepared(tmp_path):
 def test_inference_writes_the_trace_of_every_source(trained, prepared, tmp_path):
     options = {"run_dir": str(trained), "dataset_dir": str(prepared.folder), "output_dir": str(tmp_path / "out")}
     run_bundle(
-        "inference", channels=[4, 8], velocity_halvings=1, discriminator_channels=4, discriminator_layers=1, **options
+        "inference",
+        channels=[4, 8],
+        velocity_downsampling=1,
+        discriminator_channels=4,
+        discriminator_layers=1,
+        **options,
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["subject-0", "subject-1"]
-    expected = load_objective(trained, "cpu").trace({"source": prepared.images * 2 - 1})
+    expected = load_method(trained, "cpu").trace({"source": prepared.images * 2 - 1})
     for number, trace in enumerate(expected):
         saved = load_trace(tmp_path / "out" / f"subject-{number}")
         torch.testing.assert_close(saved.affine, prepared.affine)
@@ -276,9 +288,9 @@ class Loader(list):
 
 
 def test_handlers_count_cases_without_a_name(tmp_path):
-    objective = TraceTransObjective(DualDecoderGAN(2, 1, 1, (4, 8), discriminator_channels=4, discriminator_layers=1))
+    method = TraceTransMethod(DualDecoderGAN(2, 1, 1, (4, 8), discriminator_channels=4, discriminator_layers=1))
     batch = {key: torch.rand(2, 1, 24, 24) for key in ("source", "target")}
-    traces = objective.eval().trace(batch)
+    traces = method.eval().trace(batch)
     engine = engine_with(CaseScores(tmp_path / "scores"), batch, traces)
     rows = list(csv.DictReader((tmp_path / "scores" / "cases.csv").open()))
     assert [row["case"] for row in rows] == ["case-0000", "case-0001"]
@@ -312,7 +324,7 @@ NETWORKS = ("networks.generator", "networks.translation_discriminator", "network
 
 
 def small_objective():
-    return TraceTransObjective(
+    return TraceTransMethod(
         DualDecoderGAN(2, 1, 1, (4, 8), norm="batch", discriminator_channels=4, discriminator_layers=1)
     )
 
@@ -347,7 +359,7 @@ def test_two_processes_train_as_one(alpha, tmp_path):
     """Two halves of a batch on two processes take the steps of the whole batch on one; at 0.5 also resumed."""
     # Adam divides by the gradient's size: without a floor, rounding would decide where gradients vanish.
     floor = {f"optimizers#{phase}#eps": 1e-3 for phase in ("generator", "discriminator")}
-    values = {"train_cases": 2, "max_epochs": 3, "objective#alpha": alpha, **floor}
+    values = {"train_cases": 2, "max_epochs": 3, "method#alpha": alpha, **floor}
     run_bundle("train", *SMOKE, run_dir=str(tmp_path / "one"), **values)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "monai.bundle")
     split = {**values, "batch_size": 1, "run_dir": tmp_path / "two"}

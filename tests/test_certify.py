@@ -29,7 +29,7 @@ from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
 from tests.test_translate import make_run, tiny_tracetrans
 
-pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
+pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in methods
 
 SMALL = (48, 48)
 
@@ -297,8 +297,8 @@ def head():
 def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
     affine = torch.diag(torch.tensor([-1.0, 1.5, 3.0, 1.0], dtype=torch.float64))
     write_image(tmp_path / "scan.nii.gz", head[..., :slice_count], affine)
-    objective = {"_target_": "tests.test_translate.ShiftObjective", "displacement": [0.0, 1.0]}
-    run = make_run(tmp_path / "run", objective)
+    method = {"_target_": "tests.test_translate.ShiftObjective", "displacement": [0.0, 1.0]}
+    run = make_run(tmp_path / "run", method)
     translate(run, tmp_path / "scan.nii.gz", tmp_path / "trace", progress=False)
     found = certify(tmp_path / "trace", run=run, source=tmp_path / "scan.nii.gz")
     assert found.check("reproduction").status == Status.PASS
@@ -306,7 +306,7 @@ def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
     assert found.check("identical pair").status == Status.SKIPPED
     assert found.check("provenance").status == Status.PASS
     assert len(found.provenance["run"]["weights_sha256"]) == 64
-    other = make_run(tmp_path / "other", {**objective, "gain": 0.5})
+    other = make_run(tmp_path / "other", {**method, "gain": 0.5})
     again = certify(tmp_path / "trace", run=other)
     assert again.check("reproduction").status == Status.FAIL
 

@@ -101,18 +101,18 @@ class TestSpatialDims:
 
 
 class TestLevels:
-    @pytest.mark.parametrize(("channels", "halvings"), [((8,), 0), ((8, 16), 0), ((8, 16), 1), ((1, 2, 3, 4), 3)])
-    def test_fewer_halvings_than_levels(self, channels, halvings):
-        checks.check_levels(channels, "velocity_halvings", halvings)
+    @pytest.mark.parametrize(("channels", "downsampling"), [((8,), 0), ((8, 16), 0), ((8, 16), 1), ((1, 2, 3, 4), 3)])
+    def test_fewer_halvings_than_levels(self, channels, downsampling):
+        checks.check_levels(channels, "velocity_downsampling", downsampling)
 
-    @pytest.mark.parametrize(("channels", "halvings", "most"), [((8,), 1, 0), ((8, 16), 2, 1), ((8, 16), -1, 1)])
-    def test_too_many_or_below_none(self, channels, halvings, most):
-        text = f"velocity_halvings: expected 0 to {most}, fewer than the levels, received {halvings}"
-        refuses(ValueError, text, checks.check_levels, channels, "velocity_halvings", halvings)
+    @pytest.mark.parametrize(("channels", "downsampling", "most"), [((8,), 1, 0), ((8, 16), 2, 1), ((8, 16), -1, 1)])
+    def test_too_many_or_below_none(self, channels, downsampling, most):
+        text = f"velocity_downsampling: expected 0 to {most}, fewer than the levels, received {downsampling}"
+        refuses(ValueError, text, checks.check_levels, channels, "velocity_downsampling", downsampling)
 
     def test_no_level(self):
         text = "channels: expected at least one level, received none"
-        refuses(ValueError, text, checks.check_levels, [], "velocity_halvings", 0)
+        refuses(ValueError, text, checks.check_levels, [], "velocity_downsampling", 0)
 
 
 class TestField:

@@ -94,14 +94,14 @@ def calls(monkeypatch):
 def test_train_hands_overrides_over(capsys, calls):
     received = calls("train")
     code, _, err = run(
-        capsys, "train", "tracetrans", "data", "--out", "r", "--set", "objective#alpha=0.75", "--set", "amp=true",
+        capsys, "train", "tracetrans", "data", "--out", "r", "--set", "method#alpha=0.75", "--set", "amp=true",
         "--set", "channels=[4, 8]", "--set", "learning_rate=1e-3", "--resume", "--device", "cpu",
     )  # fmt: skip
     assert (code, err) == (0, "")
     args, kwargs = received["train"]
     assert args == ("tracetrans", Path("data"))
     assert kwargs["overrides"] == {
-        "objective#alpha": 0.75, "amp": True, "channels": [4, 8], "learning_rate": 1e-3,
+        "method#alpha": 0.75, "amp": True, "channels": [4, 8], "learning_rate": 1e-3,
     }  # fmt: skip
     assert (kwargs["out"], kwargs["resume"], kwargs["smoke"], kwargs["device"]) == (Path("r"), True, False, "cpu")
 
@@ -170,7 +170,7 @@ def test_prepare_crops_as_the_paper_unless_told_not_to(capsys, calls):
 def test_override_without_value_is_refused_in_one_line(capsys):
     code, out, err = run(capsys, "train", "tracetrans", "--set", "alpha")
     assert (code, out) == (1, "")
-    assert err == "medtrace: error: --set: expected KEY=VALUE such as objective#alpha=0.75, received 'alpha'\n"
+    assert err == "medtrace: error: --set: expected KEY=VALUE such as method#alpha=0.75, received 'alpha'\n"
 
 
 def test_overrides_keep_their_kind():

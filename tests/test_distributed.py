@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from medtrace.engines import distributed
-from medtrace.objectives import PlasticineObjective
+from medtrace.methods.plasticine.method import PlasticineMethod
 from tests.distributed_steps import VARIANTS, steps
 
 TOLERANCE = 1e-4
@@ -40,7 +40,7 @@ def on_two_processes(out, names):
 
 
 def weights(run):
-    states = torch.load(run / "checkpoints" / "final.pt", weights_only=True)["objective"]
+    states = torch.load(run / "checkpoints" / "final.pt", weights_only=True)["method"]
     return {
         name: value for name, value in states.items() if isinstance(value, torch.Tensor) and value.is_floating_point()
     }
@@ -103,16 +103,16 @@ def test_a_stand_in_that_no_term_reaches_does_not_learn(weights, learns):
 
     estimator = NoiseEstimator(2, 1, 1, channels=(8,), residual_blocks=1, head_channels=8, norm_groups=8)
     module = DeformationModule(2, 1, channels=(8,))
-    objective = PlasticineObjective(DiffusionTranslator(estimator, module), **weights)
+    method = PlasticineMethod(DiffusionTranslator(estimator, module), **weights)
     assert all(parameter.requires_grad == learns for parameter in module.alignment.parameters())
     assert all(parameter.requires_grad for parameter in module.encoder.parameters())
     source, target = torch.rand(2, 2, 1, 16, 16)
     batch = {"source": source, "target": target}
     carried = {}
-    objective.terms("noise", batch, carried)
-    phase = objective.phase("deformation")
-    phase.total(objective.terms("deformation", batch, carried)).backward()
-    assert all(p.grad is not None for p in objective.parameters_of("deformation") if p.requires_grad)
+    method.terms("noise", batch, carried)
+    phase = method.phase("deformation")
+    phase.total(method.terms("deformation", batch, carried)).backward()
+    assert all(p.grad is not None for p in method.parameters_of("deformation") if p.requires_grad)
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ import torch
 
 from medtrace.data import TraceBench
 from medtrace.io import save_trace
-from medtrace.networks import RegistrationUNet, translation_host
-from medtrace.networks.hosts import HOSTS
-from medtrace.objectives import CycleConsistency, PairedL1, RegGANObjective, RegistrationCorrection
+from medtrace.methods.common.two_domain import CycleConsistency, PairedL1, RegistrationCorrection, TwoDomainMethod
+from medtrace.networks import RegistrationUNet, translation_backbone
+from medtrace.networks.backbones import BACKBONES
 from medtrace.trace import Trace
 from medtrace.workflows.bench import STUDIES
 from medtrace.workflows.bench.misaligned import COLUMNS
@@ -43,7 +43,7 @@ def test_builds_without_warnings(tmp_path):
     for part in ("medtrace.trace.Trace.build", "medtrace.trace.Trace.locate", "medtrace.trace.Trace.ledger"):
         assert f'id="{part}"' in html
     terms = (tmp_path / "api" / "objectives.html").read_text()
-    assert "<td><p><code" in terms  # the Markdown table of TraceTransObjective's terms
+    assert "<td><p><code" in terms  # the Markdown table of TraceTransMethod's terms
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
@@ -101,9 +101,9 @@ def table_of(page, heading):
 def test_terms_of_reggan_are_those_of_the_objective():
     correction = RegistrationCorrection(RegistrationUNet(2, 1, channels=[4, 8]))
     options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
-    host = translation_host("cyclegan", 2, 1, 1, both_ways=True, options=options)
-    objective = RegGANObjective(host, cycle=CycleConsistency(), correction=correction, pairing=PairedL1())
-    weights = {name: weight for phase in objective.phases for name, weight in phase.weights.items()}
+    host = translation_backbone("cyclegan", 2, 1, 1, both_ways=True, options=options)
+    method = TwoDomainMethod(host, cycle=CycleConsistency(), correction=correction, pairing=PairedL1())
+    weights = {name: weight for phase in method.phases for name, weight in phase.weights.items()}
     told = {}
     for terms, _, weight, _ in table_of(DOCS / "reggan.md", "Terms and weights"):
         number = re.match(r"\d+", weight)
@@ -116,10 +116,10 @@ def test_terms_of_reggan_are_those_of_the_objective():
 
 def test_hosts_of_reggan_have_the_weights_that_are_told():
     told = {row[0].strip("`"): row for row in table_of(DOCS / "reggan.md", "Hosts")}
-    assert told.keys() == HOSTS.keys()
+    assert told.keys() == BACKBONES.keys()
     for name, (_, _, terms, _) in told.items():
         weights = {term: float(weight) for term, weight in re.findall(r"`(\w+)` (\d[\d.]*)", terms)}
-        assert weights == dict(HOSTS[name].internal_weights), name
+        assert weights == dict(BACKBONES[name].internal_weights), name
 
 
 def test_results_of_reggan_explain_every_column():

@@ -1,4 +1,4 @@
-"""The trainer and evaluator with any objective: phases, logs, handlers, resuming, autocast."""
+"""The trainer and evaluator with any method: phases, logs, handlers, resuming, autocast."""
 
 import csv
 import math
@@ -20,11 +20,12 @@ from medtrace.engines import (
     WarmupCosine,
     logged_terms,
 )
+from medtrace.methods.base import Method, Phase
+from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import DualDecoderGAN
-from medtrace.objectives import Objective, Phase, TraceTransObjective
 
 
-class Ledger(Objective):
+class Ledger(Method):
     """Two scalars pulled to two numbers by two phases, which note what they see."""
 
     def __init__(self):
@@ -48,8 +49,8 @@ class Ledger(Objective):
         return {"product": (self.second.weight * carried["value"] * batch["source"].mean()).sum()}
 
 
-def sgd(objective, rate=0.1):
-    return {phase.name: torch.optim.SGD(objective.parameters_of(phase.name), rate) for phase in objective.phases}
+def sgd(method, rate=0.1):
+    return {phase.name: torch.optim.SGD(method.parameters_of(phase.name), rate) for phase in method.phases}
 
 
 def loader(count=8, size=32, batch_size=2, shuffle=True):
@@ -64,64 +65,64 @@ def loader(count=8, size=32, batch_size=2, shuffle=True):
 def tracetrans(seed=0):
     torch.manual_seed(seed)
     gan = DualDecoderGAN(2, 1, 1, channels=(8, 16), discriminator_channels=8, discriminator_layers=2)
-    return TraceTransObjective(gan)
+    return TraceTransMethod(gan)
 
 
-def adam(objective):
-    return {phase.name: torch.optim.Adam(objective.parameters_of(phase.name), 1e-3) for phase in objective.phases}
+def adam(method):
+    return {phase.name: torch.optim.Adam(method.parameters_of(phase.name), 1e-3) for phase in method.phases}
 
 
 def test_a_step_by_hand():
-    objective = Ledger()
-    trainer = Trainer("cpu", 1, [{"source": torch.full((1, 1, 2, 2), 3.0)}], objective, sgd(objective))
+    method = Ledger()
+    trainer = Trainer("cpu", 1, [{"source": torch.full((1, 1, 2, 2), 3.0)}], method, sgd(method))
     trainer.run()
     # one: d(2·(w1·w2)²)/dw1 = 4; two: d(w2·1·3)/dw2 = 3, on the w1 that phase one carried before its step.
-    assert objective.first.weight.item() == pytest.approx(1 - 0.1 * 4)
-    assert objective.second.weight.item() == pytest.approx(1 - 0.1 * 3)
-    assert objective.seen == [("one", True, False), ("two", False, True)]
+    assert method.first.weight.item() == pytest.approx(1 - 0.1 * 4)
+    assert method.second.weight.item() == pytest.approx(1 - 0.1 * 3)
+    assert method.seen == [("one", True, False), ("two", False, True)]
     output = logged_terms(trainer.state.output)
     assert output == pytest.approx({"loss": 2 + 3, "square": 1, "product": 3})
-    assert all(parameter.requires_grad for parameter in objective.parameters())
+    assert all(parameter.requires_grad for parameter in method.parameters())
 
 
 def test_gradients_are_clipped_by_phase():
-    objective = Ledger()
+    method = Ledger()
     batch = {"source": torch.full((1, 1, 2, 2), 3.0)}
-    Trainer("cpu", 1, [batch], objective, sgd(objective), max_gradient_norm=0.5).run()
-    assert objective.first.weight.item() == pytest.approx(1 - 0.1 * 0.5)
+    Trainer("cpu", 1, [batch], method, sgd(method), max_gradient_norm=0.5).run()
+    assert method.first.weight.item() == pytest.approx(1 - 0.1 * 0.5)
 
 
 def test_optimisers_must_be_the_phases():
-    objective = Ledger()
+    method = Ledger()
     with pytest.raises(ValueError, match=r"one for each phase \['one', 'two'\]"):
-        Trainer("cpu", 1, [], objective, {"one": None})
+        Trainer("cpu", 1, [], method, {"one": None})
 
 
 def test_term_names_must_be_distinct():
-    objective = Ledger()
-    objective.phases = (Phase("one", ("first",), {"loss": 1.0}), Phase("two", ("second",), {"product": 1.0}))
+    method = Ledger()
+    method.phases = (Phase("one", ("first",), {"loss": 1.0}), Phase("two", ("second",), {"product": 1.0}))
     with pytest.raises(ValueError, match="distinct term names"):
-        Trainer("cpu", 1, [], objective, sgd(objective))
+        Trainer("cpu", 1, [], method, sgd(method))
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_terms():
-    objective = Ledger()
+    method = Ledger()
     with pytest.raises(ValueError, match=r"product.*nan.*iteration 1"):
-        Trainer("cpu", 1, [{"source": torch.full((1, 1, 2, 2), float("nan"))}], objective, sgd(objective)).run()
+        Trainer("cpu", 1, [{"source": torch.full((1, 1, 2, 2), float("nan"))}], method, sgd(method)).run()
 
 
 def test_training_lowers_the_loss_and_logs_every_term(tmp_path, capsys):
-    objective = tracetrans()
+    method = tracetrans()
     handlers = [
         TermHistory(tmp_path / "history.csv"),
         StatsHandler(iteration_log=False),
         TensorBoardStatsHandler(log_dir=str(tmp_path / "tensorboard"), iteration_log=False),
         ProgressBar(disable=False),
     ]
-    Trainer("cpu", 6, loader(), objective, adam(objective), train_handlers=handlers).run()
+    Trainer("cpu", 6, loader(), method, adam(method), train_handlers=handlers).run()
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [row["epoch"] for row in rows] == list("123456")
-    terms = {term for phase in objective.phases for term in phase.weights}
+    terms = {term for phase in method.phases for term in phase.weights}
     assert set(rows[0]) == {"epoch", "loss", *terms}
     assert float(rows[-1]["translation_l1"]) < float(rows[0]["translation_l1"])
     assert list((tmp_path / "tensorboard").glob("events*"))
@@ -129,19 +130,19 @@ def test_training_lowers_the_loss_and_logs_every_term(tmp_path, capsys):
 
 
 def test_validation_gives_the_best_epoch():
-    objective = tracetrans()
+    method = tracetrans()
     evaluator = Evaluator(
         "cpu",
         loader(4, shuffle=False),
-        objective,
+        method,
         key_val_metric={"mae": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
         metric_cmp_fn=lambda current, best: current < best,
     )
     handlers = [ValidationHandler(validator=evaluator, interval=1, epoch_level=True)]
-    Trainer("cpu", 3, loader(), objective, adam(objective), train_handlers=handlers).run()
+    Trainer("cpu", 3, loader(), method, adam(method), train_handlers=handlers).run()
     assert evaluator.state.best_metric_epoch >= 1
     batch = next(iter(loader(4, batch_size=4, shuffle=False)))
-    expected = torch.stack([t.image for t in objective.eval().trace(batch)]).sub(batch["target"]).abs().mean()
+    expected = torch.stack([t.image for t in method.eval().trace(batch)]).sub(batch["target"]).abs().mean()
     assert evaluator.state.metrics["mae"] == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -156,11 +157,11 @@ def test_evaluator_hands_over_the_trace():
 @pytest.mark.parametrize("stop", [1, 2])
 def test_resumed_training_ends_with_the_same_weights(tmp_path, stop):
     def fit(epochs, folder, resume):
-        objective = tracetrans()
+        method = tracetrans()
         torch.manual_seed(5)
         handlers = [TermHistory(folder / "history.csv"), Checkpoint(folder, interval=1, resume=resume)]
-        Trainer("cpu", epochs, loader(), objective, adam(objective), train_handlers=handlers).run()
-        return objective.state_dict()
+        Trainer("cpu", epochs, loader(), method, adam(method), train_handlers=handlers).run()
+        return method.state_dict()
 
     whole = fit(4, tmp_path / "whole", False)
     fit(stop, tmp_path / "parts", False)
@@ -168,35 +169,35 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, stop):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "whole" / "history.csv").read_text() == (tmp_path / "parts" / "history.csv").read_text()
     saved = torch.load(tmp_path / "parts" / "final.pt", weights_only=True)
-    assert set(saved) >= {"objective", "trainer", "optimizer_generator", "optimizer_discriminator"}
+    assert set(saved) >= {"method", "trainer", "optimizer_generator", "optimizer_discriminator"}
 
 
 def test_autocast_trains_on_the_cpu():
-    objective = tracetrans()
-    before = objective.state_dict()["networks.generator.encoder.levels.1.conv.weight"].clone()
-    trainer = Trainer("cpu", 1, loader(2), objective, adam(objective), amp=True, amp_kwargs={"dtype": torch.bfloat16})
+    method = tracetrans()
+    before = method.state_dict()["networks.generator.encoder.levels.1.conv.weight"].clone()
+    trainer = Trainer("cpu", 1, loader(2), method, adam(method), amp=True, amp_kwargs={"dtype": torch.bfloat16})
     trainer.run()
     assert torch.isfinite(trainer.state.output["loss"])
-    assert not torch.equal(before, objective.state_dict()["networks.generator.encoder.levels.1.conv.weight"])
+    assert not torch.equal(before, method.state_dict()["networks.generator.encoder.levels.1.conv.weight"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_trains_on_cuda(dtype):
-    objective = tracetrans().cuda()
-    trainer = Trainer("cuda", 1, loader(4), objective, adam(objective), amp=True, amp_kwargs={"dtype": dtype})
+    method = tracetrans().cuda()
+    trainer = Trainer("cuda", 1, loader(4), method, adam(method), amp=True, amp_kwargs={"dtype": dtype})
     trainer.run()
     assert torch.isfinite(trainer.state.output["loss"])
 
 
 def test_trains_in_three_dimensions():
     gan = DualDecoderGAN(3, 1, 1, channels=(4, 8), discriminator_channels=4, discriminator_layers=1)
-    objective = TraceTransObjective(gan)
+    method = TraceTransMethod(gan)
     batch = {key: torch.rand(1, 1, 16, 20, 12) * 1.8 - 0.9 for key in ("source", "target")}
-    trainer = Trainer("cpu", 1, [batch] * 2, objective, adam(objective))
+    trainer = Trainer("cpu", 1, [batch] * 2, method, adam(method))
     trainer.run()
     assert torch.isfinite(trainer.state.output["loss"])
-    assert objective.trace(batch)[0].ddf.shape == (3, 16, 20, 12)
+    assert method.trace(batch)[0].ddf.shape == (3, 16, 20, 12)
 
 
 def test_warmup_and_cosine_by_hand():
@@ -213,10 +214,10 @@ def test_schedule_sets_the_rate_of_every_phase_and_resumes_exactly(tmp_path):
     rates = []
 
     def fit(epochs, resume):
-        objective = Ledger()
+        method = Ledger()
         batch = {"source": torch.full((1, 1, 2, 2), 3.0)}
         handlers = [WarmupCosine(0.25), Checkpoint(tmp_path, interval=1, resume=resume)]
-        trainer = Trainer("cpu", epochs, [batch] * 2, objective, sgd(objective, 0.1), train_handlers=handlers)
+        trainer = Trainer("cpu", epochs, [batch] * 2, method, sgd(method, 0.1), train_handlers=handlers)
         trainer.add_event_handler(
             Events.ITERATION_COMPLETED,
             lambda engine: rates.append([o.param_groups[0]["lr"] for o in engine.optimizers.values()]),
@@ -235,11 +236,11 @@ def test_linear_warmup_has_steps_of_its_own_for_every_phase(tmp_path):
     rates = []
 
     def fit(epochs, resume):
-        objective = Ledger()
+        method = Ledger()
         batch = {"source": torch.full((1, 1, 2, 2), 3.0)}
         warmup = LinearWarmup({"one": 4, "two": 0, "none": 7})
         handlers = [warmup, Checkpoint(tmp_path, interval=1, resume=resume)]
-        trainer = Trainer("cpu", epochs, [batch] * 2, objective, sgd(objective, 0.1), train_handlers=handlers)
+        trainer = Trainer("cpu", epochs, [batch] * 2, method, sgd(method, 0.1), train_handlers=handlers)
         trainer.add_event_handler(
             Events.ITERATION_COMPLETED,
             lambda engine: rates.append([o.param_groups[0]["lr"] for o in engine.optimizers.values()]),

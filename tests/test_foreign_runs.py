@@ -16,7 +16,7 @@ from medtrace.guard.configuration_language import code_in
 from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, foreign_code, read_config
 from medtrace.workflows.bench.cases import Cases
 from medtrace.workflows.bundle_files import TrainingWorkflow, bundle_folder, overlay_file
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from tests.cases import common, foreign_runs
 
 CASES = common.CASES[foreign_runs.__name__]
@@ -87,7 +87,7 @@ def test_the_marker_would_be_made_if_it_were_run(write_case, tmp_path, monkeypat
     """What the cases rest on: allowed, the debugger executes the file."""
     write_case("mode_debug")
     monkeypatch.chdir(tmp_path / "mode_debug")
-    load_objective("run", "cpu", allow_foreign_code=True)
+    load_method("run", "cpu", allow_foreign_code=True)
     assert (tmp_path / "mode_debug" / MARKER).exists()
 
 
@@ -112,7 +112,7 @@ class TestKeys:
     )
     @pytest.mark.parametrize("value", ["debug", [], {}, None, False, {"a": [1]}])
     def test_what_is_not_known_to_be_data_is_code(self, key, value):
-        for config in (config_with(("objective", {key: value})), config_with(("norm#1", {key: value})), {key: value}):
+        for config in (config_with(("method", {key: value})), config_with(("norm#1", {key: value})), {key: value}):
             places = [code.place for code in foreign_code(config)]
             assert len(places) >= 1
             assert all(str(key).replace("::", "#") in place for place in places)
@@ -132,21 +132,21 @@ class TestKeys:
     )
     def test_the_underscore_keys_that_are_data(self, key, data, code):
         for value in data:
-            assert foreign_code(config_with((f"objective#{key}", value))) == []
+            assert foreign_code(config_with((f"method#{key}", value))) == []
         for value in code:
-            assert [found.place for found in foreign_code(config_with((f"objective#{key}", value)))] != []
+            assert [found.place for found in foreign_code(config_with((f"method#{key}", value)))] != []
 
     def test_metadata_are_data_at_the_top_only(self):
         assert foreign_code(config_with(_meta_={"version": "1"})) == []
         assert foreign_code(config_with(_meta_={"version": "$1"})) != []
-        assert foreign_code(config_with(("objective#_meta_", {"version": "1"}))) != []
+        assert foreign_code(config_with(("method#_meta_", {"version": "1"}))) != []
 
     def test_ids_of_shipped_overlays_are_known_with_plain_values_only(self):
-        assert foreign_code({"objective#alpha": 0.3}) == []
-        assert foreign_code({"objective#alpha": "$0.3"}) != []
-        assert foreign_code({"objective#alpha": {"_mode_": "debug"}}) != []
-        assert foreign_code({"objective::alpha": 0.3}) != []
-        assert foreign_code({"train": {"objective#alpha": 0.3}}) != []
+        assert foreign_code({"method#alpha": 0.3}) == []
+        assert foreign_code({"method#alpha": "$0.3"}) != []
+        assert foreign_code({"method#alpha": {"_mode_": "debug"}}) != []
+        assert foreign_code({"method::alpha": 0.3}) != []
+        assert foreign_code({"train": {"method#alpha": 0.3}}) != []
 
 
 class TestValues:
@@ -166,7 +166,7 @@ class TestValues:
                 "@#alpha",
                 "@::alpha",
             ),
-            *("@network", "@objective", "@missing", "@data#training", "@norm", "@##norm#0", "@device", "@imports#0"),
+            *("@network", "@method", "@missing", "@data#training", "@norm", "@##norm#0", "@device", "@imports#0"),
             *("@norm#2", "@norm#0#a", "@norm:0", "@norm#", "@ norm#0", "@norm#0 ", "@norm#0\n", "@_target_"),
             *(b"bytes", {1, 2}, 1j, object()),
         ],
@@ -174,41 +174,41 @@ class TestValues:
     def test_code_in_the_place_of_a_number(self, value):
         text = str(value)
         for holder, place in (
-            (value, "objective#alpha"),
-            ([value], "objective#alpha#0"),
-            ({"a": value}, "objective#alpha#a"),
+            (value, "method#alpha"),
+            ([value], "method#alpha#0"),
+            ({"a": value}, "method#alpha#a"),
         ):
             if value == "@norm":
                 continue
-            found = foreign_code(config_with(("objective#alpha", holder)))
+            found = foreign_code(config_with(("method#alpha", holder)))
             assert [(code.place, code.text) for code in found] == [(place, text)]
 
     @pytest.mark.parametrize(
         "value", ["a$1", " $1", "a@b", " @a", "50 %", "＄1", "＠a", "", "None", 0, -1.5, None, [], {}]
     )
     def test_data_in_the_place_of_a_number(self, value):
-        assert foreign_code(config_with(("objective#alpha", value))) == []
+        assert foreign_code(config_with(("method#alpha", value))) == []
 
     @pytest.mark.parametrize("text", ["@norm", "@norm#0", "@norm::1::affine", "@channels", "@mine", "@mine#a#0"])
     def test_references_to_data_are_data(self, text):
-        assert foreign_code(config_with(("objective#alpha", text), mine={"a": [1]})) == []
+        assert foreign_code(config_with(("method#alpha", text), mine={"a": [1]})) == []
 
     def test_a_reference_to_data_that_holds_one_is_not_followed(self):
-        config = config_with(("objective#alpha", "@one"), one="@two", two=0.5)
-        assert [code.place for code in foreign_code(config)] == ["objective#alpha"]
+        config = config_with(("method#alpha", "@one"), one="@two", two=0.5)
+        assert [code.place for code in foreign_code(config)] == ["method#alpha"]
 
     @pytest.mark.parametrize(
         "target", ["@run_dir", "os.system", ["os.system"], {"a": 1}, {"_target_": "os.system"}, None, 1]
     )
     def test_targets_are_the_shipped_ones(self, target):
-        found = foreign_code(config_with(("objective#_target_", target)))
-        assert found[0].place == "objective#_target_"
+        found = foreign_code(config_with(("method#_target_", target)))
+        assert found[0].place == "method#_target_"
 
     def test_a_shipped_target_at_another_place_is_foreign(self):
         handler = {"_target_": "medtrace.engines.ProgressBar"}
         assert foreign_code(config_with(("train#handlers#0", handler))) == []
-        assert [code.place for code in foreign_code(config_with(("objective#alpha", handler)))] == [
-            "objective#alpha#_target_"
+        assert [code.place for code in foreign_code(config_with(("method#alpha", handler)))] == [
+            "method#alpha#_target_"
         ]
 
     @pytest.mark.parametrize("value", ["/etc/cron.d/history", "", None, [], {}, {"a": 1}, 1])
@@ -277,8 +277,8 @@ class TestFiles:
 
     @pytest.mark.parametrize("use", ["json", "comments"])
     def test_json_is_read_by_the_same_reader(self, tmp_path, use):
-        text = '{"objective": {"_mode_": "debug"}}' if use == "json" else '{"objective": # {}\n {"_mode_": "debug"}}'
-        with pytest.raises(ForeignCodeError, match="objective#_mode_: debug"):
+        text = '{"method": {"_mode_": "debug"}}' if use == "json" else '{"method": # {}\n {"_mode_": "debug"}}'
+        with pytest.raises(ForeignCodeError, match="method#_mode_: debug"):
             check_code(self.read(tmp_path, text), tmp_path / "config.yaml")
 
 
@@ -333,9 +333,9 @@ class TestBundles:
             TrainingWorkflow(files, bundle, {})
 
     def test_an_overlay_from_elsewhere_is_checked(self, tmp_path):
-        (tmp_path / "mine.yaml").write_text("objective#alpha: 0.25\n")
+        (tmp_path / "mine.yaml").write_text("method#alpha: 0.25\n")
         assert overlay_file(BUNDLES / "tracetrans", str(tmp_path / "mine")) == tmp_path / "mine.yaml"
-        (tmp_path / "mine.yaml").write_text("objective#alpha: $0.25\n")
+        (tmp_path / "mine.yaml").write_text("method#alpha: $0.25\n")
         with pytest.raises(ForeignCodeError, match=r"mine\.yaml"):
             overlay_file(BUNDLES / "tracetrans", str(tmp_path / "mine"))
 

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from medtrace.guard import configurations
 from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, code_in, foreign_code, read_config
 from medtrace.guard.weights import load_weights
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.train import bundle_folder, train
 
 NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir())
@@ -45,7 +45,7 @@ def merged(bundle, *overlays):
 def run_of(folder, config):
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    torch.save({"objective": {}}, folder / "checkpoints" / "final.pt")
+    torch.save({"method": {}}, folder / "checkpoints" / "final.pt")
     return folder
 
 
@@ -54,7 +54,7 @@ class TestWeights:
     def test_a_pickle_that_would_run_code_is_refused_with_its_reason(self, tmp_path, zipped):
         marker = tmp_path / "ran"
         path = tmp_path / "evil.pt"
-        torch.save({"objective": Touch(marker)}, path, _use_new_zipfile_serialization=zipped)
+        torch.save({"method": Touch(marker)}, path, _use_new_zipfile_serialization=zipped)
         torch.load(path, weights_only=False)
         assert marker.exists(), "the file would not have run anything, so that the test shows nothing"
         marker.unlink()
@@ -71,9 +71,9 @@ class TestWeights:
 
     def test_a_run_with_such_weights_is_refused(self, tmp_path):
         run = run_of(tmp_path / "run", merged("tracetrans", "tracebench", "smoke"))
-        torch.save({"objective": Touch(tmp_path / "ran")}, run / "checkpoints" / "final.pt")
+        torch.save({"method": Touch(tmp_path / "ran")}, run / "checkpoints" / "final.pt")
         with pytest.raises(ValueError, match="would call"):
-            load_objective(run, "cpu")
+            load_method(run, "cpu")
         assert not (tmp_path / "ran").exists()
 
     def test_scripted_networks_are_no_weights(self, tmp_path):
@@ -83,7 +83,7 @@ class TestWeights:
 
     def test_members_that_unfold_are_refused(self, tmp_path):
         plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
-        torch.save({"objective": {"a": torch.zeros(1 << 20)}}, plain)
+        torch.save({"method": {"a": torch.zeros(1 << 20)}}, plain)
         with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
             for name in source.namelist():
                 target.writestr(name, source.read(name))
@@ -98,12 +98,12 @@ class TestWeights:
         run = run_of(tmp_path / "run", config)
         parser = ConfigParser()
         parser.read_config(config)
-        states = parser.get_parsed_content("objective").state_dict()
-        torch.save({"objective": states}, run / "checkpoints" / "final.pt")
-        pickled = load_objective(run, "cpu")
+        states = parser.get_parsed_content("method").state_dict()
+        torch.save({"method": states}, run / "checkpoints" / "final.pt")
+        pickled = load_method(run, "cpu")
         (run / "checkpoints" / "final.pt").unlink()
-        save_file({f"objective.{name}": value for name, value in states.items()}, run / "checkpoints/final.safetensors")
-        safe = load_objective(run, "cpu")
+        save_file({f"method.{name}": value for name, value in states.items()}, run / "checkpoints/final.safetensors")
+        safe = load_method(run, "cpu")
         assert all(torch.equal(a, b) for a, b in zip(pickled.state_dict().values(), safe.state_dict().values()))
 
 
@@ -121,19 +121,19 @@ class TestConfigurations:
     def test_plain_values_may_differ(self):
         config = merged("tracetrans")
         config |= {"channels": [4, 4], "dataset_dir": "/data", "run_dir": "/tmp/run", "batch_size": 1}
-        config["objective"]["alpha"] = 0.3
+        config["method"]["alpha"] = 0.3
         assert foreign_code(config) == []
 
     @pytest.mark.parametrize(
         ("place", "code"),
         [
-            ("objective#_target_", "subprocess.check_output"),
-            ("objective#alpha", "$__import__('os').system('true')"),
+            ("method#_target_", "subprocess.check_output"),
+            ("method#alpha", "$__import__('os').system('true')"),
             ("alpha_of_mine", "$1"),
             ("imports#0", "$import subprocess"),
             ("network_def", "%/tmp/other.yaml#network_def"),
-            ("objective#networks", "$@network"),
-            ("objective#_target_", "@run_dir"),
+            ("method#networks", "$@network"),
+            ("method#_target_", "@run_dir"),
             ("device", "$torch.device('cpu') or exit()"),
             ("train#handlers#0#path", "/etc/cron.d/history"),
             ("train#handlers#4#folder", "/home/someone/.ssh"),
@@ -151,25 +151,25 @@ class TestConfigurations:
         assert [(found.place, found.text) for found in foreign_code(config)] == [(place, code)]
         run = run_of(tmp_path / "run", config)
         with pytest.raises(ForeignCodeError) as refusal:
-            load_objective(run, "cpu")
+            load_method(run, "cpu")
         assert f"{place}: {code}" in str(refusal.value)
         assert "--allow-foreign-code" in str(refusal.value)
 
     def test_code_in_a_run_does_not_run_unless_allowed(self, tmp_path, capsys, monkeypatch):
         config = merged("tracetrans", "tracebench", "smoke")
         marker = tmp_path / "ran"
-        config["objective"]["alpha"] = f"$__import__('pathlib').Path({str(marker)!r}).touch() or 0.5"
+        config["method"]["alpha"] = f"$__import__('pathlib').Path({str(marker)!r}).touch() or 0.5"
         run = run_of(tmp_path / "run", config)
-        for resume in (lambda: load_objective(run, "cpu"), lambda: train("tracetrans", out=run, resume=True)):
+        for resume in (lambda: load_method(run, "cpu"), lambda: train("tracetrans", out=run, resume=True)):
             with pytest.raises(ForeignCodeError):
                 resume()
         assert not marker.exists()
         monkeypatch.setenv(configurations.ALLOW, "1")
         with pytest.raises(ValueError, match="no weights of this configuration"):
-            load_objective(run, "cpu")
+            load_method(run, "cpu")
         assert marker.exists()
         printed = capsys.readouterr().err
-        assert "objective#alpha: $__import__" in printed
+        assert "method#alpha: $__import__" in printed
 
     def test_a_foreign_bundle_needs_the_flag(self, tmp_path):
         configs = tmp_path / "mine" / "configs"
@@ -187,15 +187,15 @@ class TestConfigurations:
         from medtrace.cli import app
 
         config = merged("tracetrans", "tracebench", "smoke")
-        config["objective"]["alpha"] = "$0.25 + 0.25"
+        config["method"]["alpha"] = "$0.25 + 0.25"
         run = run_of(tmp_path / "run", config)
         command = ["evaluate", str(run), str(tmp_path)]
         refused = CliRunner().invoke(app, command)
         assert refused.exit_code == 1
-        assert "objective#alpha: $0.25 + 0.25" in refused.stderr
+        assert "method#alpha: $0.25 + 0.25" in refused.stderr
         assert "\n" not in refused.stderr.strip()
         allowed = CliRunner().invoke(app, ["--allow-foreign-code", *command])
-        assert "runs code that medtrace does not ship:\n  objective#alpha: $0.25 + 0.25" in allowed.stderr
+        assert "runs code that medtrace does not ship:\n  method#alpha: $0.25 + 0.25" in allowed.stderr
         assert "no weights of this configuration" in allowed.stderr
 
     def test_a_terminal_is_shown_no_control_characters(self, tmp_path):
@@ -218,7 +218,7 @@ class TestConfigurations:
         with pytest.raises(ValueError, match="at most"):
             read_config(tmp_path / "config.yaml")
 
-    @pytest.mark.parametrize("name", ["$open('ran','w').close()", "@objective", "%other.yaml"])
+    @pytest.mark.parametrize("name", ["$open('ran','w').close()", "@method", "%other.yaml"])
     def test_a_folders_name_is_no_expression(self, name):
         parser = ConfigParser({"run_dir": configurations.as_plain(Path(name)), "file": "$@run_dir + '/x'"})
         assert parser.get_parsed_content("file") == f"./{name}/x"

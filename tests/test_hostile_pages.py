@@ -28,7 +28,7 @@ from medtrace.workflows.report import report
 from tests.test_translate import shift_run
 from tests.test_viewer import wait_for
 
-pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
+pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in methods
 PAYLOADS = (
     "</script><script>window.ran = 1</script>",
     '"><img src=x onerror="window.ran = 1">',

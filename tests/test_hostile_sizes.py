@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 
 from medtrace.guard import configurations
 from medtrace.guard.declared_networks import MAX_NUMBER, check_networks
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.train import train
 from tests.test_hostile import NAMES, merged, run_of
 
@@ -57,7 +57,7 @@ def changed(bundle, place, value):
 def test_networks_that_cannot_be_are_refused(tmp_path, bundle, place, value):
     run = run_of(tmp_path / "run", changed(bundle, place, value))
     with pytest.raises(ValueError, match=r"config\.yaml: .*(whole number|networks|GiB)"):
-        load_objective(run, "cpu")
+        load_method(run, "cpu")
 
 
 @pytest.mark.usefixtures("little_memory")
@@ -78,26 +78,26 @@ def test_the_limit_can_be_set(tmp_path, monkeypatch):
 def test_other_shapes_than_the_weights_are_refused_before_networks_are_made(tmp_path):
     run = run_of(tmp_path / "run", changed("tracetrans", "channels", [8, 8]))
     states = objective_of(merged("tracetrans", "tracebench", "smoke")).state_dict()
-    torch.save({"objective": states}, run / "checkpoints" / "final.pt")
+    torch.save({"method": states}, run / "checkpoints" / "final.pt")
     with pytest.raises(
         ValueError, match=r"final\.pt holds no weights of this configuration \(networks.*: expected shape"
     ):
-        load_objective(run, "cpu")
+        load_method(run, "cpu")
 
 
 def objective_of(config):
     parser = ConfigParser()
     parser.read_config(config)
-    return parser.get_parsed_content("objective")
+    return parser.get_parsed_content("method")
 
 
 @pytest.mark.parametrize("bundle", NAMES)
 def test_what_is_shipped_is_accepted_without_drawing_a_number(tmp_path, bundle):
     config = merged(bundle, "tracebench", "smoke")
     before = torch.get_rng_state()
-    objective = check_networks(config, tmp_path)
+    method = check_networks(config, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
-    assert {member.device.type for member in objective.parameters()} == {"meta"}
+    assert {member.device.type for member in method.parameters()} == {"meta"}
 
 
 def test_seeds_and_epochs_may_be_large(tmp_path):

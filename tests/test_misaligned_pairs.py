@@ -70,7 +70,7 @@ def runs(dataset, tmp_path_factory):
 
 
 def weights(run):
-    return torch.load(run / "checkpoints" / "final.pt", weights_only=True)["objective"]
+    return torch.load(run / "checkpoints" / "final.pt", weights_only=True)["method"]
 
 
 def same(first, second):

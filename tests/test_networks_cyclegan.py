@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from medtrace.networks import CycleGAN, ResnetGenerator
-from medtrace.networks.host import Code
+from medtrace.networks.backbone import Code
 
 
 def small(in_channels=1, out_channels=1, spatial_dims=2, **options):

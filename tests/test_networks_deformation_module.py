@@ -46,7 +46,7 @@ def test_fields_are_the_exponentials_of_the_velocities(spatial_dims):
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_the_negated_velocity_gives_the_inverse(spatial_dims):
-    built, images = module(spatial_dims, velocity_halvings=1), triple(*[16] * spatial_dims)
+    built, images = module(spatial_dims, velocity_downsampling=1), triple(*[16] * spatial_dims)
     output = built(*images)
     assert built.inverse_head is None
     assert torch.equal(output.inverse_velocity, -output.velocity)
@@ -142,8 +142,8 @@ def test_padding_is_cropped_where_it_was_added():
 
 def test_halvings_make_the_velocity_coarser():
     bend = []
-    for halvings in (0, 2):
-        velocity = module(channels=(8, 8, 8), velocity_halvings=halvings)(*triple(32, 32)).velocity
+    for downsampling in (0, 2):
+        velocity = module(channels=(8, 8, 8), velocity_downsampling=downsampling)(*triple(32, 32)).velocity
         bend.append((velocity.diff(n=2, dim=2).abs().mean() / velocity.std()).item())
     assert bend[1] < 0.3 * bend[0]
 
@@ -172,7 +172,7 @@ def blobs(spatial_dims, shift):
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_a_shift_is_learnt_and_the_stand_in_learns_to_do_without_the_target(spatial_dims):
-    built = module(spatial_dims, moving=False, velocity_halvings=1)
+    built = module(spatial_dims, moving=False, velocity_downsampling=1)
     source, target = blobs(spatial_dims, 0), blobs(spatial_dims, 2)
     noise = triple(*[12] * spatial_dims, count=1)[2]
     optimiser = torch.optim.Adam(built.parameters(), 8e-3)
@@ -199,7 +199,7 @@ def test_a_shift_is_learnt_and_the_stand_in_learns_to_do_without_the_target(spat
         ({"channels": ()}, "channels: expected at least one"),
         ({"inverse": "both"}, "inverse: expected one of 'negated', 'predicted', received 'both'"),
         ({"squarings": -1}, "squarings: expected 0 or more, received -1"),
-        ({"velocity_halvings": 2}, "velocity_halvings: expected 0 to 1"),
+        ({"velocity_downsampling": 2}, "velocity_downsampling: expected 0 to 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

@@ -267,7 +267,7 @@ def test_fields_are_float32_under_autocast():
         ({"channels": ()}, "channels: expected at least one"),
         ({"num_blocks": 0}, "num_blocks: expected a number above 0"),
         ({"integration": "rk4"}, "integration: expected one of 'euler', 'residual'"),
-        ({"flow_halvings": 2}, "flow_halvings: expected 0 to 1"),
+        ({"flow_downsampling": 2}, "flow_downsampling: expected 0 to 1"),
         ({"coefficient": 1.0}, r"coefficient: expected an operator norm in \(0, 1\)"),
         ({"flow_scale": 0}, "scale: expected a number above 0"),
     ],
@@ -296,10 +296,10 @@ def test_wrong_inputs_are_refused():
 
 
 @pytest.mark.parametrize(("spatial_dims", "size"), [(2, 21), (3, 10)])
-@pytest.mark.parametrize("halvings", [0, 1])
-def test_voxelmorph_starts_at_the_identity_and_exponentiates(spatial_dims, size, halvings):
+@pytest.mark.parametrize("downsampling", [0, 1])
+def test_voxelmorph_starts_at_the_identity_and_exponentiates(spatial_dims, size, downsampling):
     torch.manual_seed(0)
-    built = DiffeomorphicVoxelMorph(spatial_dims, 1, (8, 8, 8, 8), (8,), velocity_halvings=halvings)
+    built = DiffeomorphicVoxelMorph(spatial_dims, 1, (8, 8, 8, 8), (8,), velocity_downsampling=downsampling)
     source, target, _ = pair(spatial_dims, size=size, batch=1)
     still = built(source, target)
     assert torch.count_nonzero(still.ddf) == 0
@@ -314,7 +314,7 @@ def test_voxelmorph_starts_at_the_identity_and_exponentiates(spatial_dims, size,
 
 
 def test_a_coarse_velocity_varies_linearly_between_coarse_voxels():
-    built = DiffeomorphicVoxelMorph(2, 1, (8, 8), (8,), velocity_halvings=2)
+    built = DiffeomorphicVoxelMorph(2, 1, (8, 8), (8,), velocity_downsampling=2)
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     source, target, _ = pair(size=16, batch=1)
@@ -325,8 +325,8 @@ def test_a_coarse_velocity_varies_linearly_between_coarse_voxels():
 
 
 def test_voxelmorph_refuses_wrong_arguments():
-    with pytest.raises(ValueError, match="velocity_halvings: expected 0 or more"):
-        DiffeomorphicVoxelMorph(2, 1, velocity_halvings=-1)
+    with pytest.raises(ValueError, match="velocity_downsampling: expected 0 or more"):
+        DiffeomorphicVoxelMorph(2, 1, velocity_downsampling=-1)
     built = DiffeomorphicVoxelMorph(2, 1, (8, 8), (8,))
     source, target, _ = pair()
     with pytest.raises(ValueError, match="source: expected 2 spatial axes"):

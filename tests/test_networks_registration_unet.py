@@ -20,10 +20,10 @@ def pair(*spatial, channels=1, count=2):
     return [torch.rand((count, channels, *spatial), generator=generator) * 2 - 1 for _ in range(2)]
 
 
-@pytest.mark.parametrize("halvings", [0, 2])
+@pytest.mark.parametrize("downsampling", [0, 2])
 @pytest.mark.parametrize("spatial", [(32, 32), (33, 47), (3, 5), (17, 20, 24)], ids=lambda shape: f"{shape}")
-def test_untrained_network_deforms_nothing_whatever_the_size(spatial, halvings):
-    ddf = network(len(spatial), moving=False, halvings=halvings)(*pair(*spatial))
+def test_untrained_network_deforms_nothing_whatever_the_size(spatial, downsampling):
+    ddf = network(len(spatial), moving=False, downsampling=downsampling)(*pair(*spatial))
     assert ddf.shape == (2, len(spatial), *spatial)
     assert ddf.dtype == torch.float32
     assert torch.count_nonzero(ddf) == 0
@@ -67,9 +67,9 @@ def test_published_size_is_the_default():
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("halvings", [0, 1])
-def test_gradients_reach_every_parameter(spatial_dims, halvings):
-    built, (moving, fixed) = network(spatial_dims, halvings=halvings), pair(*[16] * spatial_dims)
+@pytest.mark.parametrize("downsampling", [0, 1])
+def test_gradients_reach_every_parameter(spatial_dims, downsampling):
+    built, (moving, fixed) = network(spatial_dims, downsampling=downsampling), pair(*[16] * spatial_dims)
     moving.requires_grad_()
     (warp(moving, built(moving, fixed)) - fixed).abs().mean().backward()
     for name, parameter in built.named_parameters():
@@ -85,11 +85,14 @@ def test_at_rest_the_head_alone_learns():
 
 
 def test_halvings_make_the_field_coarser_and_the_network_smaller():
-    built, images = [network(channels=(4, 4, 4, 4), halvings=halvings) for halvings in range(4)], pair(32, 32)
-    for halvings in (2, 3):
-        bend = built[halvings](*images).diff(n=2, dim=2).abs().amax((0, 1, 3))
+    built, images = (
+        [network(channels=(4, 4, 4, 4), downsampling=downsampling) for downsampling in range(4)],
+        pair(32, 32),
+    )
+    for downsampling in (2, 3):
+        bend = built[downsampling](*images).diff(n=2, dim=2).abs().amax((0, 1, 3))
         # Interpolated linearly, the field bends only from one cell of the coarse grid to the next.
-        cell = ((torch.arange(32) + 0.5) / 2**halvings - 0.5).floor()
+        cell = ((torch.arange(32) + 0.5) / 2**downsampling - 0.5).floor()
         within = cell[:-2] == cell[2:]
         assert within.sum() > 10
         assert bend[within].max() < 1e-4
@@ -104,7 +107,7 @@ def test_it_learns_a_shift():
     lines = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
     moving = torch.exp(-((lines[0] - 13) ** 2 + (lines[1] - 11) ** 2) / 30)[None, None] * 2 - 1
     fixed = warp(moving, torch.tensor([2.0, -1.0]).reshape(1, 2, 1, 1).expand(1, 2, 24, 24).contiguous())
-    built = network(moving=False, halvings=1)
+    built = network(moving=False, downsampling=1)
     optimizer = torch.optim.Adam(built.parameters(), 1e-2)
     for _ in range(40):
         ddf = built(moving, fixed)
@@ -137,8 +140,8 @@ def test_displacement_stays_float32_under_autocast():
     [
         ({"spatial_dims": 4}, "spatial_dims: expected 2 or 3, received 4"),
         ({"channels": ()}, "channels: expected at least one level"),
-        ({"channels": (4, 4), "halvings": 2}, "halvings: expected 0 to 1, fewer than the levels, received 2"),
-        ({"halvings": -1}, "halvings: expected 0 to 6"),
+        ({"channels": (4, 4), "downsampling": 2}, "downsampling: expected 0 to 1, fewer than the levels, received 2"),
+        ({"downsampling": -1}, "downsampling: expected 0 to 6"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):

@@ -70,7 +70,7 @@ def test_the_papers_widths_are_the_default():
 
 @pytest.mark.parametrize("shape", [(32, 48), (37, 50), (16, 24, 17)])
 def test_a_coarser_velocity_is_interpolated_to_the_images_grid(shape):
-    network = small(len(shape), velocity_halvings=2)
+    network = small(len(shape), velocity_downsampling=2)
     torch.nn.init.normal_(network.velocity_decoder.head.conv.weight, std=0.2)
     velocity = network(torch.rand(1, 1, *shape) * 2 - 1).velocity
     assert velocity.shape[2:] == shape
@@ -112,7 +112,7 @@ def test_wrong_sources_are_refused_with_the_remedy(source, message):
         ((2, 0, 1), "in_channels"),
         ((2, 1, 0), "out_channels"),
         ((2, 1, 1, ()), "channels"),
-        ((2, 1, 1, (4, 8), 7, "batch", True, 2), "velocity_halvings"),
+        ((2, 1, 1, (4, 8), 7, "batch", True, 2), "velocity_downsampling"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

@@ -202,7 +202,7 @@ def test_a_run_of_slices_refuses_volumes_and_a_translator_every_pair(tmp_path, r
     assert "registers single slices, but the images are volumes; train with spatial_dims=3" in message
     other = train("tracetrans", smoke=True, out=tmp_path / "tracetrans", overrides={"max_epochs": 1}, device="cpu")
     message = error_of(slices.source, slices.target, "--out", slices.out, "--run", other)
-    assert "registers pairs, received TraceTransObjective" in message
+    assert "registers pairs, received TraceTransMethod" in message
     assert not slices.out.exists()
 
 

@@ -19,7 +19,7 @@ ROOMS = [
     "metrics",
     "transforms",
     "networks",
-    "objectives",
+    "methods",
     "engines",
     "data",
     "io",

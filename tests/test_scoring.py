@@ -10,7 +10,7 @@ from medtrace.data import TraceBench
 from medtrace.fields import exponentiate, warp
 from medtrace.metrics.independent_registration import independent_registration
 from medtrace.workflows.evaluate import evaluate, identity, oracle, tracer_of
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.scoring import score, score_cases
 from medtrace.workflows.train import train
 
@@ -77,8 +77,8 @@ def test_evaluation_writes_the_run_and_the_identity(run, cases, tmp_path):
     assert set(tables) == {"identity", "method"}
     rows = list(csv.DictReader((tmp_path / "method.csv").open()))
     assert [row["case"] for row in rows] == [case["case"] for case in cases]
-    objective = load_objective(run, "cpu")
-    trace = objective.trace(list_data_collate([cases[1]]))[0]
+    method = load_method(run, "cpu")
+    trace = method.trace(list_data_collate([cases[1]]))[0]
     error = (trace.image - cases[1]["target"].as_tensor()).abs().mean()
     assert float(rows[1]["mae"]) == pytest.approx(float(error) * 127.5, rel=1e-4)
     assert (tmp_path / "method_summary.csv").is_file()
@@ -99,7 +99,7 @@ def test_a_run_without_its_files_is_refused(run, tmp_path, missing):
     shutil.copytree(run, copy)
     (copy / missing).unlink()
     with pytest.raises(FileNotFoundError, match="medtrace train"):
-        load_objective(copy)
+        load_method(copy)
 
 
 def test_weights_of_another_network_are_refused(run, tmp_path):
@@ -107,12 +107,12 @@ def test_weights_of_another_network_are_refused(run, tmp_path):
 
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    torch.save({"objective": {"other": torch.zeros(1)}}, copy / "checkpoints" / "final.pt")
+    torch.save({"method": {"other": torch.zeros(1)}}, copy / "checkpoints" / "final.pt")
     with pytest.raises(ValueError, match="no weights of this configuration"):
-        load_objective(copy)
+        load_method(copy)
     (copy / "checkpoints" / "final.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no weights that can be read"):
-        load_objective(copy)
+        load_method(copy)
 
 
 def test_train_refuses_what_it_cannot_do(run, tmp_path):
@@ -130,9 +130,9 @@ def test_train_refuses_what_it_cannot_do(run, tmp_path):
 
 
 def test_tracer_of_gives_what_the_objective_gives(run, cases):
-    objective = load_objective(run, "cpu")
+    method = load_method(run, "cpu")
     batch = list_data_collate([cases[0]])
-    torch.testing.assert_close(tracer_of(objective)(batch)[0].image, objective.trace(batch)[0].image)
+    torch.testing.assert_close(tracer_of(method)(batch)[0].image, method.trace(batch)[0].image)
 
 
 @pytest.mark.parametrize(

@@ -636,7 +636,7 @@ def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch
     from PIL import Image
 
     from medtrace.workflows.prepare import prepare
-    from medtrace.workflows.runs import load_objective
+    from medtrace.workflows.runs import load_method
     from medtrace.workflows.train import train
 
     monkeypatch.chdir(tmp_path)
@@ -655,7 +655,7 @@ def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch
     assert {path.name for path in tmp_path.iterdir()} - before == {f"data {SIGNS}", run.name}
     assert (run / "history.csv").read_text().count("\n") == 3
     assert f"run_dir: '#run {SIGNS}'" in (run / "config.yaml").read_text()
-    assert load_objective(run, "cpu") is not None
+    assert load_method(run, "cpu") is not None
     assert hidden(tmp_path) == []
 
 

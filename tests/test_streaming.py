@@ -11,9 +11,12 @@ from torch.nn import functional as F
 
 from medtrace.data.preparation import Preparation
 from medtrace.fields import exponentiate, non_diffeomorphic_fraction
+from medtrace.methods.ddib.method import DDIBMethod
+from medtrace.methods.palette.method import PaletteMethod
+from medtrace.methods.plasticine.method import PlasticineMethod
+from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import DeformationModule, DualDecoderGAN, NoiseEstimator, NoiseSchedule, TraceTrans
 from medtrace.networks.patches import MARGIN_SHARE, PatchInferer, axis_windows, in_patches
-from medtrace.objectives import DDIBObjective, PaletteObjective, PlasticineObjective, TraceTransObjective
 from medtrace.workflows import patched
 from medtrace.workflows.patched import patches_for
 from medtrace.workflows.translate import translate
@@ -120,36 +123,36 @@ def test_velocities_are_blended_and_not_displacements():
     assert folds[1] > 0
 
 
-def diffusion(objective):
+def diffusion(method):
     estimator = NoiseEstimator(
-        2, 1, condition_channels={"plasticine": 1, "palette": 1, "ddib": 0}[objective], channels=(8, 16),
+        2, 1, condition_channels={"plasticine": 1, "palette": 1, "ddib": 0}[method], channels=(8, 16),
         residual_blocks=1, head_channels=8, norm_groups=8,
     )  # fmt: skip
     for parameter in estimator.unet.out.parameters():  # which starts at zero
         torch.nn.init.normal_(parameter, std=0.1)
     schedule = NoiseSchedule(20, 1e-3, 0.3)
+    from medtrace.methods.common.diffusion import Sampling
     from medtrace.networks import DiffusionTranslator
-    from medtrace.objectives import Sampling
 
     sampling = Sampling(steps=2)
-    if objective == "palette":
-        return PaletteObjective(estimator, schedule, sampling=sampling)
-    if objective == "ddib":
-        return DDIBObjective(estimator, estimator, schedule, steps=2)
+    if method == "palette":
+        return PaletteMethod(estimator, schedule, sampling=sampling)
+    if method == "ddib":
+        return DDIBMethod(estimator, estimator, schedule, steps=2)
     module = shaken(DeformationModule(2, 1, channels=(8,)))
-    return PlasticineObjective(DiffusionTranslator(estimator, module, schedule), sampling=sampling)
+    return PlasticineMethod(DiffusionTranslator(estimator, module, schedule), sampling=sampling)
 
 
-@pytest.mark.parametrize("objective", ["plasticine", "palette", "ddib", "tracetrans"])
-def test_methods_take_patches(objective):
+@pytest.mark.parametrize("method", ["plasticine", "palette", "ddib", "tracetrans"])
+def test_methods_take_patches(method):
     """One patch over all is the whole; several give one field, the exponential of the blended velocity."""
-    if objective == "tracetrans":
-        method = TraceTransObjective(
+    if method == "tracetrans":
+        method = TraceTransMethod(
             DualDecoderGAN(2, 1, 1, channels=(4,), discriminator_channels=4, discriminator_layers=1)
         )
         shaken(method)
     else:
-        method = diffusion(objective)
+        method = diffusion(method)
     assert method.patchable
     batch = {"source": torch.rand(1, 1, 48, 32) * 2 - 1}
     whole = method.trace(batch)[0]
@@ -179,7 +182,7 @@ def volume_run(folder, spatial_shape=None):
         "channels": [4], "norm": "batch", "discriminator_channels": 4, "discriminator_layers": 1,
     }  # fmt: skip
     preparation = Preparation(spatial_dims=3, spatial_shape=spatial_shape)
-    return make_run(folder, {"_target_": "medtrace.objectives.TraceTransObjective", "networks": networks}, preparation)
+    return make_run(folder, {"_target_": "medtrace.objectives.TraceTransMethod", "networks": networks}, preparation)
 
 
 def test_a_volume_is_translated_in_patches_on_request_and_above_a_budget(tmp_path, monkeypatch):
@@ -217,7 +220,7 @@ def test_patches_are_refused_where_they_make_no_sense(tmp_path):
             PatchInferer(*arguments)
     with pytest.raises(ValueError, match="size: expected 1 or 2 numbers"):
         PatchInferer((8, 8, 8))(torch.zeros(1, 1, 9, 9), lambda patch: (patch,))
-    assert patches_for(TraceTransObjective.__new__(TraceTransObjective), Preparation(2), (9, 9)) is None
+    assert patches_for(TraceTransMethod.__new__(TraceTransMethod), Preparation(2), (9, 9)) is None
 
 
 LARGE = """

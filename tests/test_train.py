@@ -19,13 +19,13 @@ def test_an_unknown_override_names_the_entry_that_was_meant(tmp_path):
 
 
 def test_a_false_start_leaves_nothing(tmp_path):
-    with pytest.raises(Exception, match="TraceTransObjective"):
-        train("tracetrans", out=tmp_path / "run", smoke=True, overrides={"objective#alpha": 7})
+    with pytest.raises(Exception, match="TraceTransMethod"):
+        train("tracetrans", out=tmp_path / "run", smoke=True, overrides={"method#alpha": 7})
     assert not (tmp_path / "run").exists()
 
 
 def test_resuming_keeps_the_runs_settings_and_a_failed_resume_harms_nothing(tmp_path):
-    run = train("tracetrans", out=tmp_path / "run", smoke=True, overrides={"max_epochs": 1, "objective#alpha": 0.75})
+    run = train("tracetrans", out=tmp_path / "run", smoke=True, overrides={"max_epochs": 1, "method#alpha": 0.75})
     before = (run / "config.yaml").read_bytes()
     with pytest.raises(Exception, match="trainer"):
         train("tracetrans", out=run, resume=True, overrides={"channels": [4, 16]})
@@ -55,7 +55,7 @@ def test_a_colour_data_set_settles_the_channels(tmp_path):
     prepare(tmp_path / "pairs.csv", tmp_path / "data", resize=32, progress=False)
     small = {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1, "max_epochs": 1}
     run = train("tracetrans", tmp_path / "data", out=tmp_path / "run", overrides=small, device="cpu")
-    weights = torch.load(run / "checkpoints" / "final.pt", weights_only=True)["objective"]
+    weights = torch.load(run / "checkpoints" / "final.pt", weights_only=True)["method"]
     assert weights["networks.generator.encoder.levels.0.conv.weight"].shape[1] == 3
 
 

@@ -20,15 +20,15 @@ from medtrace.checks import check_range
 from medtrace.data import SeededItems
 from medtrace.engines import Checkpoint, ProgressBar, SkipLimit, TermHistory, Trainer
 from medtrace.engines.soundness import all_finite
-from medtrace.objectives import Objective, Phase
-from medtrace.objectives.averaging import WeightAverage
-from medtrace.objectives.pool import ImagePool
+from medtrace.methods.base import Method, Phase
+from medtrace.methods.common.averaging import WeightAverage
+from medtrace.methods.common.image_pool import ImagePool
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import LOCK
 
 
-class Twofold(Objective):
+class Twofold(Method):
     """Two phases with all that a step may move: weights, an average, running statistics and a pool."""
 
     def __init__(self):
@@ -69,9 +69,9 @@ def batches(poisons):
 
 def trainer(poisons, epochs=1, handlers=(), **options):
     torch.manual_seed(0)
-    objective = Twofold()
-    optimizers = {phase.name: torch.optim.Adam(objective.parameters_of(phase.name)) for phase in objective.phases}
-    return Trainer("cpu", epochs, batches(poisons), objective, optimizers, train_handlers=handlers, seed=3, **options)
+    method = Twofold()
+    optimizers = {phase.name: torch.optim.Adam(method.parameters_of(phase.name)) for phase in method.phases}
+    return Trainer("cpu", epochs, batches(poisons), method, optimizers, train_handlers=handlers, seed=3, **options)
 
 
 def states(made):
@@ -98,8 +98,8 @@ def test_a_step_that_is_not_finite_moves_nothing(poison, caplog):
     made.run()
     assert made.state.skipped_steps == 1
     assert same(states(made), states(sound))
-    assert made.objective.average.updates == 3
-    assert len(made.objective.pool.images) == 2
+    assert made.method.average.updates == 3
+    assert len(made.method.pool.images) == 2
     assert "case-3, /data/scan3.nii.gz" in caplog.text
     assert "iteration 4" in caplog.text
 
@@ -107,12 +107,12 @@ def test_a_step_that_is_not_finite_moves_nothing(poison, caplog):
 def test_a_gradient_can_fail_beneath_a_finite_loss():
     """The gradient of sqrt is infinite at 0."""
     made = trainer([1.0, 1.0])
-    weight = made.objective.second.weight
+    weight = made.method.second.weight
 
     def terms(_phase, batch, _carried):
         return {"push": (0 * weight).sum().sqrt() if float(batch["poison"]) > 1 else weight.sum()}
 
-    made.objective.two_terms = terms
+    made.method.two_terms = terms
     made.data_loader[1]["poison"] += 1
     before = weight.clone()
     made.run()
@@ -153,7 +153,7 @@ def test_an_epoch_of_skipped_steps_ends_the_training():
 
 def test_an_image_out_of_range_ends_the_training_with_names():
     made = trainer([1.0])
-    made.objective.one_terms = lambda *_: check_range("source", torch.tensor([NAN]), -1, 1)
+    made.method.one_terms = lambda *_: check_range("source", torch.tensor([NAN]), -1, 1)
     with pytest.raises(ValueError, match=r"source: expected intensities .*nan.*in the batch of case-0, /data/scan0"):
         made.run()
 
@@ -223,7 +223,7 @@ def test_fewer_epochs_than_were_trained_are_refused(tmp_path):
 def test_another_network_is_refused(tmp_path):
     trainer([1.0], handlers=[Checkpoint(tmp_path)]).run()
     made = trainer([1.0], epochs=2, handlers=[Checkpoint(tmp_path, resume=True)])
-    made.objective.extra = nn.Linear(1, 1)
+    made.method.extra = nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"final.pt: does not fit the configuration .*extra"):
         made.run()
 
@@ -420,10 +420,10 @@ def test_order_and_draws_of_steps_come_from_the_seed_alone(kind, workers):
     runs = []
     for state in (1, 2):
         seen = []
-        objective = Watched()
-        optimizers = {phase.name: torch.optim.SGD(objective.parameters_of(phase.name)) for phase in objective.phases}
+        method = Watched()
+        optimizers = {phase.name: torch.optim.SGD(method.parameters_of(phase.name)) for phase in method.phases}
         torch.manual_seed(state)
-        Trainer("cpu", 2, loader_of(kind, items, workers), objective, optimizers, seed=3).run()
+        Trainer("cpu", 2, loader_of(kind, items, workers), method, optimizers, seed=3).run()
         runs.append(seen)
     assert runs[0] == runs[1]
     assert len({tuple(numbers) for numbers, _ in runs[0]}) > 3

@@ -9,17 +9,18 @@ import pytest
 import SimpleITK as sitk
 import torch
 import yaml
+from medtrace.trace.prediction import affines_of, plain
 from PIL import Image
 from torch import nn
 
 from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
 from medtrace.fields import exponentiate
 from medtrace.io import load_trace
-from medtrace.objectives import Objective, affines_of, plain
+from medtrace.methods.base import Method
 from medtrace.trace import Trace
 from medtrace.workflows.translate import _moved_foreground, translate
 
-pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in objectives
+pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in methods
 
 
 def oblique(spacing):
@@ -34,7 +35,7 @@ def oblique(spacing):
 OBLIQUE = oblique((0.72, 0.72, 3.0))
 
 
-class ShiftObjective(Objective):
+class ShiftObjective(Method):
     """Moves everything by one displacement and raises intensities by `gain`: an answer known beforehand."""
 
     phases = ()
@@ -64,15 +65,15 @@ class ShiftObjective(Objective):
         ]
 
 
-def make_run(folder: Path, objective: dict, preparation: Preparation | None = None) -> Path:
+def make_run(folder: Path, method: dict, preparation: Preparation | None = None) -> Path:
     """A run folder as a training leaves it."""
     from monai.bundle import ConfigParser
 
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"objective": objective}))
-    parser = ConfigParser({"objective": objective})
-    built = parser.get_parsed_content("objective")
-    torch.save({"objective": built.state_dict()}, folder / "checkpoints" / "final.pt")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"method": method}))
+    parser = ConfigParser({"method": method})
+    built = parser.get_parsed_content("method")
+    torch.save({"method": built.state_dict()}, folder / "checkpoints" / "final.pt")
     if preparation is not None:
         preparation.save(folder / "preparation.json")
     return folder
@@ -93,7 +94,7 @@ def tiny_tracetrans(folder, spatial_dims=2, channels=1, preparation=None):
         "discriminator_channels": 4,
         "discriminator_layers": 1,
     }
-    return make_run(folder, {"_target_": "medtrace.objectives.TraceTransObjective", "networks": networks}, preparation)
+    return make_run(folder, {"_target_": "medtrace.objectives.TraceTransMethod", "networks": networks}, preparation)
 
 
 def head(shape=(20, 16, 9), seed=0):
@@ -285,7 +286,7 @@ def test_untrained_tracetrans_deforms_nothing(tmp_path):
         torch.testing.assert_close(trace.warped, trace.source, atol=0.01, rtol=0)
         assert torch.isfinite(trace.image).all()
         index = json.loads((tmp_path / f"out{dims}" / "trace.json").read_text())
-        assert index["method"] == "TraceTransObjective"
+        assert index["method"] == "TraceTransMethod"
 
 
 def test_same_input_same_bytes(tmp_path):

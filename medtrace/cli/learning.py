@@ -108,7 +108,7 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.  [default: runs/NAME]")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a bundle entry, such as objective#alpha=0.75."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a bundle entry, such as method#alpha=0.75."),
     ] = None,
     overlay: Annotated[
         list[str] | None,

@@ -18,7 +18,7 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         key, separator, value = item.partition("=")
         if not separator or not key:
-            raise ValueError(f"--set: expected KEY=VALUE such as objective#alpha=0.75, received {item!r}")
+            raise ValueError(f"--set: expected KEY=VALUE such as method#alpha=0.75, received {item!r}")
         try:
             overrides[key] = _number(value) if _number(value) is not None else yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -40,15 +40,15 @@ class Acceleration:
 
     def attach(self, engine: Trainer) -> None:
         """Convert the trainer's networks; list it after `Checkpoint`, whose state it lays out."""
-        objective = engine.objective
+        method = engine.method
         if self.channels_last:
-            for parameter in objective.parameters():
+            for parameter in method.parameters():
                 if parameter.ndim in _CHANNELS_LAST:
                     parameter.data = parameter.data.contiguous(memory_format=_CHANNELS_LAST[parameter.ndim])
         if self.compile is not False:
             arguments = self.compile if isinstance(self.compile, Mapping) else {}
-            paths = dict.fromkeys(path for phase in objective.phases for path in phase.networks)
-            for network in _called(objective.get_submodule(path) for path in paths):
+            paths = dict.fromkeys(path for phase in method.phases for path in phase.networks)
+            for network in _called(method.get_submodule(path) for path in paths):
                 network.compile(**arguments)
         engine.add_event_handler(Events.STARTED, _lay_out_averages)
 

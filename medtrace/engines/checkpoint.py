@@ -22,7 +22,7 @@ _NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
 class Checkpoint:
-    """Save the objective, optimisers and progress of a `Trainer` after epochs, and resume from the newest.
+    """Save the method, optimisers and progress of a `Trainer` after epochs, and resume from the newest.
 
     A file appears when it is complete and on the disk, so that a crash, a full disk or a read-only folder leaves the
     ones before as they were. What is random is no part of it: the `Trainer` derives it from seed and epoch. In a

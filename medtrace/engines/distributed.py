@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from medtrace.objectives import Objective
+from medtrace.methods.base import Method
 
 _WRAPPED = "module."
 
@@ -19,7 +19,7 @@ _WRAPPED = "module."
 class DistributedNetwork(DistributedDataParallel):
     """`DistributedDataParallel` that looks like the network inside it.
 
-    Attributes that it lacks are the network's, and its state dict has the network's own names, so that an objective
+    Attributes that it lacks are the network's, and its state dict has the network's own names, so that an method
     runs unchanged and a checkpoint is the same whether it was trained on one device or several.
     """
 
@@ -63,20 +63,20 @@ def leave() -> None:
         ignite.distributed.sync()  # which keeps what it found
 
 
-def distribute(objective: Objective, networks: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> Objective:
-    """Wrap networks of an objective, one by one, for the process group that is initialised.
+def distribute(method: Method, networks: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> Method:
+    """Wrap networks of an method, one by one, for the process group that is initialised.
 
-    Call it before the optimisers are made. All that the state dict of the objective holds goes from rank 0 to every
+    Call it before the optimisers are made. All that the state dict of the method holds goes from rank 0 to every
     rank: also what is not wrapped, such as averaged weights and running means.
 
     Args:
-        objective: on its device.
+        method: on its device.
         networks: paths of sub-modules, such as "networks.generator"; as a mapping, each with arguments of
             `DistributedDataParallel`. Buffers are not broadcast before a forward unless asked for: ranks with
             unequal shares of a validation would wait for each other.
 
     Returns:
-        The same objective.
+        The same method.
 
     Raises:
         AttributeError: if a path names no sub-module.
@@ -89,18 +89,18 @@ def distribute(objective: Objective, networks: Mapping[str, Mapping[str, Any]] |
         )
     settings = networks if isinstance(networks, Mapping) else {path: {} for path in networks}
     for path, arguments in settings.items():
-        network = objective.get_submodule(path)
+        network = method.get_submodule(path)
         device = next(network.parameters()).device
         options = dict(arguments)
         if any(True for _ in network.buffers()):
             options.setdefault("broadcast_buffers", False)
         wrapped = DistributedNetwork(network, device_ids=[device] if device.type == "cuda" else None, **options)
         owner, _, name = path.rpartition(".")
-        setattr(objective.get_submodule(owner), name, wrapped)
-    for value in objective.state_dict().values():
+        setattr(method.get_submodule(owner), name, wrapped)
+    for value in method.state_dict().values():
         if isinstance(value, Tensor):
             torch.distributed.broadcast(value, src=0)
-    return objective
+    return method
 
 
 def _add_wrapper(_module: DistributedNetwork, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:

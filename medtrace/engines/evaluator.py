@@ -11,20 +11,20 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
-from medtrace.objectives import Objective
+from medtrace.methods.base import Method
 
 
 class Evaluator(MonaiEvaluator):
-    """Trace each batch of a loader with any `Objective`.
+    """Trace each batch of a loader with any `Method`.
 
     `engine.state.output` holds "image" (the source), "label" (the target, where the batch has one), "pred" (the
     translated image), "warped", "ddf" and "inverse_ddf", batched, and "traces"; MONAI's metric handlers read them
     through `from_engine(["pred", "label"])`.
 
     Args:
-        device: where the objective lies and where batches are moved.
+        device: where the method lies and where batches are moved.
         val_data_loader: loader of dict batches.
-        objective: the method.
+        method: the method.
         val_handlers: MONAI or ignite handlers.
         key_val_metric, additional_metrics, postprocessing, epoch_length: as in MONAI's `Evaluator`.
         amp: run forwards under autocast on the device.
@@ -35,7 +35,7 @@ class Evaluator(MonaiEvaluator):
         self,
         device: str | torch.device,
         val_data_loader: Iterable,
-        objective: Objective,
+        method: Method,
         val_handlers: Sequence | None = None,
         key_val_metric: dict | None = None,
         amp: bool = False,
@@ -52,12 +52,12 @@ class Evaluator(MonaiEvaluator):
             decollate=False,
             **workflow,
         )
-        self.objective = objective
+        self.method = method
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         batch = to_device(batchdata, self.state.device, self.non_blocking)
-        with self.mode(self.objective), torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
-            traces = self.objective.trace(batch)
+        with self.mode(self.method), torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
+            traces = self.method.trace(batch)
         engine.state.output = {
             Keys.IMAGE: batch["source"],
             Keys.PRED: torch.stack([trace.image for trace in traces]),

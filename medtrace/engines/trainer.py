@@ -1,4 +1,4 @@
-"""One trainer for every objective: it steps the phases in order and knows no method."""
+"""One trainer for every method: it steps the phases in order and knows no method."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from medtrace.checks import DeferredChecks
 from medtrace.engines.evaluator import to_device
 from medtrace.engines.randomness import ORDER, STEPS, derived_seed, seed_generators
 from medtrace.engines.soundness import LOGGER, ModuleMemory, SkipLimit, all_finite, batch_names, gradient_norm, too_many
-from medtrace.objectives import Objective, Phase
+from medtrace.methods.base import Method, Phase
 
 COUNTS = ("skipped_steps", "skipped_in_a_row", "rescaled_steps")
 
 
 class Trainer(MonaiTrainer):
-    """Train any `Objective`: for each phase zero, forward, sum with weights, backward; then step all; `after_step`.
+    """Train any `Method`: for each phase zero, forward, sum with weights, backward; then step all; `after_step`.
 
     While a phase runs, only its own parameters require gradients, so that a generator's backward fills no
     gradient of a discriminator. `engine.state.output` is {"loss": sum over phases, term: value, ...}, detached
@@ -44,11 +44,11 @@ class Trainer(MonaiTrainer):
     that is resumed at an epoch goes on as if it had not stopped.
 
     Args:
-        device: where the objective lies and where batches are moved.
+        device: where the method lies and where batches are moved.
         max_epochs: epochs to train.
         train_data_loader: loader of dict batches.
-        objective: the method.
-        optimizers: one optimiser per phase name, over `objective.parameters_of(name)`.
+        method: the method.
+        optimizers: one optimiser per phase name, over `method.parameters_of(name)`.
         epoch_length: iterations per epoch, by default the loader's length.
         train_handlers: MONAI or ignite handlers (`StatsHandler`, `CheckpointSaver`, `ValidationHandler`, ...).
         max_gradient_norm: clip each phase's gradient to this norm; None leaves it.
@@ -67,7 +67,7 @@ class Trainer(MonaiTrainer):
         device: str | torch.device,
         max_epochs: int,
         train_data_loader: Iterable,
-        objective: Objective,
+        method: Method,
         optimizers: Mapping[str, Optimizer],
         epoch_length: int | None = None,
         train_handlers: Sequence | None = None,
@@ -78,15 +78,15 @@ class Trainer(MonaiTrainer):
         amp_kwargs: dict | None = None,
         **workflow: Any,
     ) -> None:
-        names = [phase.name for phase in objective.phases]
+        names = [phase.name for phase in method.phases]
         if set(optimizers) != set(names):
             raise ValueError(
                 f"optimizers: expected one for each phase {names}, received {sorted(optimizers)}; build each over"
-                " objective.parameters_of(phase)"
+                " method.parameters_of(phase)"
             )
-        terms = [term for phase in objective.phases for term in phase.weights]
+        terms = [term for phase in method.phases for term in phase.weights]
         if len(set(terms)) != len(terms) or Keys.LOSS in terms:
-            raise ValueError(f"objective: expected distinct term names other than 'loss', received {terms}")
+            raise ValueError(f"method: expected distinct term names other than 'loss', received {terms}")
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -97,7 +97,7 @@ class Trainer(MonaiTrainer):
             decollate=False,
             **workflow,
         )
-        self.objective = objective
+        self.method = method
         self.optimizers = dict(optimizers)
         self.max_gradient_norm = max_gradient_norm
         self.seed = torch.initial_seed() if seed is None else seed
@@ -108,7 +108,7 @@ class Trainer(MonaiTrainer):
         )
         self.while_running = ExitStack()
         """What handlers hold until the run ends, however it ends."""
-        self._memory = ModuleMemory(objective)
+        self._memory = ModuleMemory(method)
         self.state.step_skipped = False
         for name in COUNTS:
             setattr(self.state, name, 0)
@@ -130,7 +130,7 @@ class Trainer(MonaiTrainer):
     def checkpoint_items(self) -> dict[str, Any]:
         """What a checkpoint must hold to resume: what `Checkpoint` writes and reads."""
         optimizers = {f"optimizer_{name}": optimizer for name, optimizer in self.optimizers.items()}
-        return {"objective": self.objective, "trainer": self, "loss_scaler": self.loss_scaler, **optimizers}
+        return {"method": self.method, "trainer": self, "loss_scaler": self.loss_scaler, **optimizers}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over the progress of a checkpoint."""
@@ -165,7 +165,7 @@ class Trainer(MonaiTrainer):
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Tensor]:
         batch = to_device(batchdata, self.state.device, self.non_blocking)
-        self.objective.train()
+        self.method.train()
         self._memory.remember()
         try:
             losses, norms, output = self._go_back(batch)
@@ -186,10 +186,10 @@ class Trainer(MonaiTrainer):
         losses: list[Tensor] = []
         norms: dict[str, Tensor] = {}
         deferred = DeferredChecks()
-        for phase in self.objective.phases:
-            parameters = list(self.objective.parameters_of(phase.name))
-            shared = [p for path in phase.shared for p in self.objective.get_submodule(path).parameters()]
-            with _only_these_learn(self.objective, [*parameters, *shared]), deferred:
+        for phase in self.method.phases:
+            parameters = list(self.method.parameters_of(phase.name))
+            shared = [p for path in phase.shared for p in self.method.get_submodule(path).parameters()]
+            with _only_these_learn(self.method, [*parameters, *shared]), deferred:
                 terms = self._backward(phase, parameters, batch, carried)
             if terms:
                 losses.append(terms.pop(Keys.LOSS))
@@ -204,13 +204,13 @@ class Trainer(MonaiTrainer):
         """A phase's terms and, as "loss", their sum, whose gradient is left at the parameters."""
         self.optimizers[phase.name].zero_grad(set_to_none=True)
         with self._autocast():
-            terms = self.objective.terms(phase.name, batch, carried)
+            terms = self.method.terms(phase.name, batch, carried)
             if not terms:
                 return {}
             loss = phase.total(terms)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         # A graph that phases share leads on to the networks of others: no phase goes further back than to its own.
-        shares = any(other.shared for other in self.objective.phases)
+        shares = any(other.shared for other in self.method.phases)
         learning = [parameter for parameter in parameters if parameter.requires_grad] if shares else None
         self.loss_scaler.scale(loss).backward(inputs=learning, retain_graph=bool(phase.shared))
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
@@ -228,7 +228,7 @@ class Trainer(MonaiTrainer):
         for name in phases:
             self.optimizers[name].step()  # the scaler's own step would look at the device again
         self.loss_scaler.update()
-        self.objective.after_step()
+        self.method.after_step()
         self.state.skipped_in_a_row = 0
         self.state.step_skipped, self._taken = False, True
 
@@ -259,9 +259,9 @@ class Trainer(MonaiTrainer):
 
 
 @contextmanager
-def _only_these_learn(objective: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def _only_these_learn(method: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     own = {id(parameter) for parameter in parameters}
-    others = [p for p in objective.parameters() if p.requires_grad and id(p) not in own]
+    others = [p for p in method.parameters() if p.requires_grad and id(p) not in own]
     for parameter in others:
         parameter.requires_grad_(False)
     try:

@@ -21,22 +21,22 @@ from medtrace.guard.configuration_language import entries
 from medtrace.guard.memory import memory_limit
 
 MAX_MODULES = 20_000
-"""Modules that an objective may have; the largest that medtrace ships has 898."""
+"""Modules that an method may have; the largest that medtrace ships has 898."""
 
 MAX_NUMBER = 100_000
-"""Largest whole number, of channels, layers or steps, that an objective is built from; loops may run as often."""
+"""Largest whole number, of channels, layers or steps, that an method is built from; loops may run as often."""
 _REFERENCE = re.compile(r"@([\w#:]+)")
 
 
 def check_networks(config: Mapping[str, Any], path: Path) -> nn.Module:
-    """Check that a configuration's objective is of a size that can be.
+    """Check that a configuration's method is of a size that can be.
 
     Args:
-        config: with the entry "objective", all of whose code medtrace ships.
+        config: with the entry "method", all of whose code medtrace ships.
         path: of the configuration, for messages.
 
     Returns:
-        The objective without numbers.
+        The method without numbers.
 
     Raises:
         ValueError: if it is larger than `MEDTRACE_MAX_GIB`, or cannot be built.
@@ -50,8 +50,8 @@ def check_networks(config: Mapping[str, Any], path: Path) -> nn.Module:
     parser.read_config(dict(config))
     try:
         with torch.device("meta"), _few_modules():
-            objective: nn.Module = parser.get_parsed_content("objective")
-            members = {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
+            method: nn.Module = parser.get_parsed_content("method")
+            members = {**dict(method.named_parameters()), **dict(method.named_buffers())}
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, AttributeError, IndexError) as error:
         raise ValueError(f"{path}: its networks cannot be made ({_reason(error)}); take an intact copy") from error
     size, limit = sum(member.numel() * member.element_size() for member in members.values()), memory_limit()
@@ -60,16 +60,16 @@ def check_networks(config: Mapping[str, Any], path: Path) -> nn.Module:
             f"{path}: its networks would take {size / 2**30:.3g} GiB; expected at most {limit / 2**30:g} GiB. If that"
             " is right, set MEDTRACE_MAX_GIB"
         )
-    return objective
+    return method
 
 
-def check_shapes(objective: nn.Module, states: Any, path: Path) -> None:
-    """Check names and shapes of the weights in a file against those of an objective.
+def check_shapes(method: nn.Module, states: Any, path: Path) -> None:
+    """Check names and shapes of the weights in a file against those of an method.
 
     Raises:
         ValueError: at the first that differs.
     """
-    wanted = {name: tuple(value.shape) for name, value in objective.state_dict().items() if isinstance(value, Tensor)}
+    wanted = {name: tuple(value.shape) for name, value in method.state_dict().items() if isinstance(value, Tensor)}
     given = states if isinstance(states, Mapping) else {}
     held = {name: tuple(value.shape) for name, value in given.items() if isinstance(value, Tensor)}
     for name in [*wanted, *held]:
@@ -81,9 +81,9 @@ def check_shapes(objective: nn.Module, states: Any, path: Path) -> None:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Place and value of the entries that the objective is built from: its own, and those that they refer to."""
+    """Place and value of the entries that the method is built from: its own, and those that they refer to."""
     everything = list(entries(config))
-    wanted, seen = ["objective"], set()
+    wanted, seen = ["method"], set()
     while wanted:
         name = wanted.pop()
         if name in seen:

@@ -23,7 +23,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, Any]:
     knows a short list of harmless ones and stops at any other, before calling it. `.safetensors` holds tensors only.
 
     Args:
-        path: .safetensors, whose keys "objective.NAME" become {"objective": {NAME: ...}}, or anything that
+        path: .safetensors, whose keys "method.NAME" become {"method": {NAME: ...}}, or anything that
             `torch.save` wrote.
 
     Returns:
@@ -76,7 +76,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
     for name, tensor in tensors.items():
         group, separator, rest = name.partition(".")
         if not separator:
-            raise ValueError(f"{path}: expected names such as objective.NAME, received {name!r}")
+            raise ValueError(f"{path}: expected names such as method.NAME, received {name!r}")
         content.setdefault(group, {})[rest] = tensor
     return content
 

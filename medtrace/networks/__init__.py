@@ -1,12 +1,12 @@
 """The published networks, one file each."""
 
+from medtrace.networks.backbone import Code, TranslationBackbone
+from medtrace.networks.backbones import translation_backbone
 from medtrace.networks.cyclegan import CycleGAN, ResnetGenerator
 from medtrace.networks.deformation_module import DeformationModule, DeformationOutput
 from medtrace.networks.diffusion_sampling import Denoised, Intermediate, denoise, draw_noise, invert, noised_start
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
 from medtrace.networks.diffusion_translator import DiffusionTranslation, DiffusionTranslator, Plasticine
-from medtrace.networks.host import Code, TranslationHost
-from medtrace.networks.hosts import translation_host
 from medtrace.networks.metamorphic import MetamorphicOutput, MetamorphicRegNet, MetamorphicTrajectory, MetaRegNet
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
@@ -43,12 +43,12 @@ __all__ = [
     "ResnetGenerator",
     "TraceTrans",
     "TraceTransOutput",
-    "TranslationHost",
+    "TranslationBackbone",
     "VoxelMorphOutput",
     "add_noise",
     "denoise",
     "draw_noise",
     "invert",
     "noised_start",
-    "translation_host",
+    "translation_backbone",
 ]

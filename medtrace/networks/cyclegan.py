@@ -9,8 +9,8 @@ from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
 from medtrace.checks import check_network_input, check_positive, check_spatial_dims
+from medtrace.networks.backbone import Code, Domain, TranslationBackbone, other
 from medtrace.networks.blocks import ImagePatchDiscriminator, pad_to_multiple
-from medtrace.networks.host import Code, Domain, TranslationHost, other
 
 
 class ResnetGenerator(nn.Module):
@@ -75,7 +75,7 @@ class ResnetGenerator(nn.Module):
         return torch.tanh(crop(self.layers(padded)).float())
 
 
-class CycleGAN(TranslationHost):
+class CycleGAN(TranslationBackbone):
     """Two residual generators and two patch discriminators (Zhu et al. 2017); one of each without `both_ways`.
 
     A code is the image itself, and a decoder the whole generator. The term "reconstruction" is CycleGAN's identity

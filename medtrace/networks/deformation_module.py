@@ -62,7 +62,7 @@ class DeformationModule(nn.Module):
 
     The paper has both (Section III-B and Appendix E).
 
-    An objective trains the alignment block by a distance between `stand_in` and `features.detach()`. With a target, the
+    An method trains the alignment block by a distance between `stand_in` and `features.detach()`. With a target, the
     block reads x's part without gradient, so that this loss changes the block alone; without one, gradient passes.
 
     The paper names four blocks each way and 64 channels to start with; that the channels double with each halving, the
@@ -76,7 +76,7 @@ class DeformationModule(nn.Module):
         inverse: "negated" or "predicted".
         use_noise: whether ε̂ is an input; False is the ablation of Table V.
         squarings: T, of the exponential.
-        velocity_halvings: how often the velocities' grid is halved against the image's; they are interpolated linearly.
+        velocity_downsampling: how often the velocities' grid is halved against the image's; they are interpolated linearly.
             0 is the paper's; coarser velocities are smoother and cheaper.
         norm: MONAI's name of the normalisation. By groups of channels it learns large shifts sooner than per instance
             in this library's registration networks.
@@ -93,12 +93,12 @@ class DeformationModule(nn.Module):
         inverse: Literal["negated", "predicted"] | str = "negated",
         use_noise: bool = True,
         squarings: int = 7,
-        velocity_halvings: int = 0,
+        velocity_downsampling: int = 0,
         norm: str | tuple = GROUP_NORM,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
-        check_levels(channels, "velocity_halvings", velocity_halvings)
+        check_levels(channels, "velocity_downsampling", velocity_downsampling)
         if squarings < 0:
             raise ValueError(f"squarings: expected 0 or more, received {squarings!r}")
         check_positive("in_channels", in_channels)
@@ -130,7 +130,7 @@ class DeformationModule(nn.Module):
         )
         self.activation = nn.LeakyReLU(LEAKY_RELU[1]["negative_slope"])
         self.encoder = Encoder(spatial_dims, width, channels, norm)
-        self.decoder = Decoder(spatial_dims, width, width, channels, norm, halvings=velocity_halvings)
+        self.decoder = Decoder(spatial_dims, width, width, channels, norm, downsampling=velocity_downsampling)
         self.head = _velocity_head(spatial_dims, width)
         self.inverse_head = _velocity_head(spatial_dims, width) if inverse == "predicted" else None
 

@@ -80,7 +80,7 @@ class MetamorphicRegNet(nn.Module):
         share_blocks: whether the blocks of a chain share their weights (a stationary law of change).
         block_channels: hidden channels of a block.
         integration: "euler" or "residual".
-        flow_halvings: how often the grid of v₀ is halved by averaging; it is interpolated linearly again. 0 is the
+        flow_downsampling: how often the grid of v₀ is halved by averaging; it is interpolated linearly again. 0 is the
             paper's; a coarser flow is smoother.
         flow_scale: voxels that the blocks of space take as one unit.
         intensity_scale: intensity that the blocks of intensity take as one unit.
@@ -99,14 +99,14 @@ class MetamorphicRegNet(nn.Module):
         share_blocks: bool = False,
         block_channels: int = 16,
         integration: Literal["euler", "residual"] | str = "euler",
-        flow_halvings: int = 0,
+        flow_downsampling: int = 0,
         flow_scale: float = 8.0,
         intensity_scale: float = 1.0,
         coefficient: float = 0.97,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
-        check_levels(channels, "flow_halvings", flow_halvings)
+        check_levels(channels, "flow_downsampling", flow_downsampling)
         check_positive("in_channels", in_channels)
         check_positive("num_blocks", num_blocks)
         check_choice("integration", integration, INTEGRATIONS)
@@ -115,7 +115,7 @@ class MetamorphicRegNet(nn.Module):
         self.integration = integration
         self.num_blocks = num_blocks
         self.stride = 2 ** len(channels)
-        self.flow_halvings = flow_halvings
+        self.flow_downsampling = flow_downsampling
         self.unet = voxelmorph_unet(
             spatial_dims,
             2 * in_channels,
@@ -179,7 +179,7 @@ class MetamorphicRegNet(nn.Module):
         check_same_shape("source", source, "target", target)
         padded, crop = pad_to_multiple(torch.cat([source, target], dim=1), self.stride)
         flow, rate = self.unet(padded).float().split((self.spatial_dims, self.in_channels), dim=1)
-        flow, rate = crop(halved(flow, self.flow_halvings)), crop(rate)
+        flow, rate = crop(halved(flow, self.flow_downsampling)), crop(rate)
         with torch.autocast(source.device.type, enabled=False):
             return self._evolve(flow, self.flow_blocks), self._evolve(rate, self.intensity_blocks)
 

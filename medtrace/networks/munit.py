@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medtrace.checks import check_positive
+from medtrace.networks.backbone import Code, Domain
 from medtrace.networks.blocks import AdaptiveResidualBlock, DownsamplingEncoder, UpsamplingDecoder
 from medtrace.networks.blocks.residual import convolution, kaiming_start, residual_blocks
-from medtrace.networks.coded_host import CodedHost, check_count
-from medtrace.networks.host import Code, Domain
+from medtrace.networks.coded_backbone import CodedBackbone, check_count
 
 
-class MUNIT(CodedHost):
+class MUNIT(CodedBackbone):
     """Translate by keeping an image's content and giving it a style of the other domain (Huang et al. 2018). 2D only.
 
     The content encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalised per
@@ -36,10 +36,10 @@ class MUNIT(CodedHost):
         out_channels: channels of the target.
         both_ways: whether the target can be translated to the source too.
         channels: channels at the image's own grid; they double with each halving.
-        downsamplings: halvings from the image to its content.
+        downsamplings: downsampling from the image to its content.
         num_blocks: residual blocks of each content encoder and of each decoder.
         style_channels: length of the style.
-        style_downsamplings: halvings of the style encoder; the channels double in the first two.
+        style_downsamplings: downsampling of the style encoder; the channels double in the first two.
         mlp_channels: width of the network from the style to the scales and shifts.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
@@ -156,9 +156,9 @@ class StyleEncoder(nn.Module):
 
     Args:
         in_channels: channels of the image.
-        channels: channels at the image's own grid; they double in the first two halvings.
+        channels: channels at the image's own grid; they double in the first two downsampling.
         style_channels: length of the style.
-        downsamplings: halvings.
+        downsamplings: downsampling.
     """
 
     def __init__(self, in_channels: int, channels: int, style_channels: int, downsamplings: int) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from medtrace.checks import check_batched, check_choice, check_positive
+from medtrace.networks.backbone import Code, Domain, TranslationBackbone
 from medtrace.networks.blocks.class_activation import ClassActivationAttention
 from medtrace.networks.blocks.padding import pad_to_multiple
-from medtrace.networks.host import Code, Domain, TranslationHost
 
 SLOPE = 0.2
 
@@ -145,13 +145,13 @@ class NICEDiscriminator(nn.Module):
         self.latent_channels = wide
         self.trunk = nn.ModuleList()
         self.classifiers = nn.ModuleList()
-        for halvings in layers:
-            steps = [wide * 2**level for level in range(halvings + 1)]
+        for downsampling in layers:
+            steps = [wide * 2**level for level in range(downsampling + 1)]
             self.trunk.append(nn.Sequential(*(_judging(before, after, 2) for before, after in pairwise(steps))))
             wide = steps[-1]
             last = nn.Conv2d(2 * wide, 1, 4, padding=1, padding_mode="reflect", bias=False)
             self.classifiers.append(nn.Sequential(_judging(wide, 2 * wide, 1), spectral_norm(last)))
-        self.halvings = tuple(layers)
+        self.downsampling = tuple(layers)
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the latent (B, latent_channels, *coarse) of an image (B, in_channels, H, W).
@@ -170,9 +170,9 @@ class NICEDiscriminator(nn.Module):
         """
         features, activation_logits = self._attended(image)
         logits = []
-        for halvings, trunk, classifier in zip(self.halvings, self.trunk, self.classifiers):
+        for downsampling, trunk, classifier in zip(self.downsampling, self.trunk, self.classifiers):
             # A reflection needs two pixels, and the classifier's first convolution takes one away.
-            features = trunk(pad_to_multiple(features, 1, minimum=3 * 2**halvings)[0])
+            features = trunk(pad_to_multiple(features, 1, minimum=3 * 2**downsampling)[0])
             logits.append(classifier(features))
         return [*logits, activation_logits]
 
@@ -185,7 +185,7 @@ class NICEDiscriminator(nn.Module):
         return self.attention(self.encoder(padded))
 
 
-class NICEGAN(TranslationHost):
+class NICEGAN(TranslationBackbone):
     """Two generators that decode from the encoders of two discriminators (Chen et al., CVPR 2020).
 
     Without `both_ways` there is one of each. `encode` runs the first layers of the domain's discriminator, so

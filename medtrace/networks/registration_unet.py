@@ -24,13 +24,13 @@ class RegistrationUNet(nn.Module):
     and a residual block of two, both normalised by groups of channels, which works down to a grid of one voxel and
     lets R find large shifts several times sooner than no normalisation. On the way up the features are interpolated
     linearly and joined with the encoder's. The last convolution starts at zero, so the untrained network deforms
-    nothing. Grids that the halvings do not divide are padded by their border values and the result cropped back.
+    nothing. Grids that the downsampling do not divide are padded by their border values and the result cropped back.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of each image.
         channels: features of each level, finest first; multiples of 4 with the default `norm`.
-        halvings: end on a grid halved so many times and interpolate the displacement linearly to the images',
+        downsampling: end on a grid halved so many times and interpolate the displacement linearly to the images',
             which makes it smooth and cheap; less than the number of levels.
         norm: MONAI's name of the normalisation; None for none.
 
@@ -43,19 +43,19 @@ class RegistrationUNet(nn.Module):
         spatial_dims: int,
         in_channels: int,
         channels: Sequence[int] = (32, 64, 64, 64, 64, 64, 64),
-        halvings: int = 0,
+        downsampling: int = 0,
         norm: str | tuple | None = GROUP_NORM,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
-        check_levels(channels, "halvings", halvings)
+        check_levels(channels, "downsampling", downsampling)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
-        self.halvings = halvings
+        self.downsampling = downsampling
         self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         inputs = (2 * in_channels, *channels[:-1])
         self.down = nn.ModuleList(_Level(spatial_dims, before, after, norm) for before, after in zip(inputs, channels))
-        kept = channels[halvings:]
+        kept = channels[downsampling:]
         self.up = nn.ModuleList(_Level(spatial_dims, below + skip, skip, norm) for skip, below in pairwise(kept))
         self.head = _convolution(spatial_dims, kept[0], spatial_dims)
         for parameter in self.head.parameters():
@@ -84,12 +84,12 @@ class RegistrationUNet(nn.Module):
                 features = F.interpolate(features, scale_factor=0.5, mode="area")
             features = level(features)
             skips.append(features)
-        for level, skip in zip(reversed(self.up), reversed(skips[self.halvings : -1])):
+        for level, skip in zip(reversed(self.up), reversed(skips[self.downsampling : -1])):
             features = F.interpolate(features, scale_factor=2, mode=self.mode, align_corners=False)
             features = level(torch.cat([features, skip], dim=1))
         ddf = self.head(features).float()
-        if self.halvings:
-            ddf = F.interpolate(ddf, scale_factor=2**self.halvings, mode=self.mode, align_corners=False)
+        if self.downsampling:
+            ddf = F.interpolate(ddf, scale_factor=2**self.downsampling, mode=self.mode, align_corners=False)
         return crop(ddf)
 
 

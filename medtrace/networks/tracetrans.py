@@ -47,7 +47,7 @@ class TraceTrans(nn.Module):
         norm: MONAI's name of the normalisation, such as "batch"; by default per instance, with scale and shift.
         shared_encoder: whether both decoders read one encoder; False gives two separate networks (the
             paper's ablation, Table 3).
-        velocity_halvings: how often the velocity's grid is halved against the image's; it is interpolated linearly.
+        velocity_downsampling: how often the velocity's grid is halved against the image's; it is interpolated linearly.
             0 is the paper's; a coarser velocity is smoother and cheaper.
 
     Raises:
@@ -63,13 +63,13 @@ class TraceTrans(nn.Module):
         integration_steps: int = 7,
         norm: str | tuple = INSTANCE_NORM,
         shared_encoder: bool = True,
-        velocity_halvings: int = 0,
+        velocity_downsampling: int = 0,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_positive("in_channels", in_channels)
         check_positive("out_channels", out_channels)
-        check_levels(channels, "velocity_halvings", velocity_halvings)
+        check_levels(channels, "velocity_downsampling", velocity_downsampling)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -79,7 +79,7 @@ class TraceTrans(nn.Module):
         self.velocity_encoder = None if shared_encoder else Encoder(spatial_dims, in_channels, channels, norm)
         self.image_decoder = Decoder(spatial_dims, in_channels, out_channels, channels, norm)
         self.velocity_decoder = Decoder(
-            spatial_dims, in_channels, spatial_dims, channels, norm, halvings=velocity_halvings, zero_init=True
+            spatial_dims, in_channels, spatial_dims, channels, norm, downsampling=velocity_downsampling, zero_init=True
         )
 
     def forward(self, source: Tensor, deform: bool = True, inferer: PatchInferer | None = None) -> TraceTransOutput:
@@ -133,7 +133,7 @@ class DualDecoderGAN(nn.Module):
         integration_steps: squarings of the exponential.
         norm: MONAI's name of the normalisation.
         shared_encoder: whether both decoders read one encoder.
-        velocity_halvings: how often the velocity's grid is halved against the image's.
+        velocity_downsampling: how often the velocity's grid is halved against the image's.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: convolutions of each discriminator after the first.
     """
@@ -147,7 +147,7 @@ class DualDecoderGAN(nn.Module):
         integration_steps: int = 7,
         norm: str | tuple = INSTANCE_NORM,
         shared_encoder: bool = True,
-        velocity_halvings: int = 0,
+        velocity_downsampling: int = 0,
         discriminator_channels: int = 64,
         discriminator_layers: int = 3,
     ) -> None:
@@ -160,7 +160,7 @@ class DualDecoderGAN(nn.Module):
             integration_steps,
             norm,
             shared_encoder,
-            velocity_halvings,
+            velocity_downsampling,
         )
         self.translation_discriminator = ConditionalPatchDiscriminator(
             spatial_dims, in_channels, out_channels, discriminator_channels, discriminator_layers, norm

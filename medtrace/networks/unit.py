@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from medtrace.checks import check_positive
+from medtrace.networks.backbone import Code, Domain
 from medtrace.networks.blocks import DownsamplingEncoder, UpsamplingDecoder
 from medtrace.networks.blocks.residual import kaiming_start, residual_blocks
-from medtrace.networks.coded_host import CodedHost, check_count
-from medtrace.networks.host import Code, Domain
+from medtrace.networks.coded_backbone import CodedBackbone, check_count
 
 
-class UNIT(CodedHost):
+class UNIT(CodedBackbone):
     """Translate through a latent space of both domains, each with a variational autoencoder (Liu et al. 2017). 2D only.
 
     An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalised per instance; a
@@ -37,7 +37,7 @@ class UNIT(CodedHost):
         out_channels: channels of the target.
         both_ways: whether the target can be translated to the source too.
         channels: channels at the image's own grid; they double with each halving.
-        downsamplings: halvings from the image to its code.
+        downsamplings: downsampling from the image to its code.
         num_blocks: residual blocks of each encoder and of each decoder, the shared ones included.
         shared_blocks: how many of them both domains share, 0 to `num_blocks`.
         discriminator_channels: filters of each discriminator's first convolution.

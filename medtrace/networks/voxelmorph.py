@@ -39,7 +39,7 @@ class DiffeomorphicVoxelMorph(nn.Module):
         channels: filters in pairs, one pair (down, up) per pooling; MONAI's default.
         final_channels: filters of the convolutions after the U-Net.
         integration_steps: squarings of the exponential.
-        velocity_halvings: how often the velocity's grid is halved by averaging; it is interpolated linearly again. The
+        velocity_downsampling: how often the velocity's grid is halved by averaging; it is interpolated linearly again. The
             authors integrate on half the resolution.
 
     Raises:
@@ -53,20 +53,20 @@ class DiffeomorphicVoxelMorph(nn.Module):
         channels: Sequence[int] = (16, 32, 32, 32, 32, 32),
         final_channels: Sequence[int] = (16, 16),
         integration_steps: int = 7,
-        velocity_halvings: int = 1,
+        velocity_downsampling: int = 1,
     ) -> None:
         super().__init__()
         check_positive("in_channels", in_channels)
-        if velocity_halvings < 0:
-            raise ValueError(f"velocity_halvings: expected 0 or more, received {velocity_halvings!r}")
+        if velocity_downsampling < 0:
+            raise ValueError(f"velocity_downsampling: expected 0 or more, received {velocity_downsampling!r}")
         self.unet = voxelmorph_unet(
             spatial_dims, 2 * in_channels, spatial_dims, list(zip(channels[::2], channels[1::2])), final=final_channels
         )
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.integration_steps = integration_steps
-        self.velocity_halvings = velocity_halvings
-        self.stride = 2 ** max(len(channels) // 2, velocity_halvings)
+        self.velocity_downsampling = velocity_downsampling
+        self.stride = 2 ** max(len(channels) // 2, velocity_downsampling)
 
     def forward(self, source: Tensor, target: Tensor) -> VoxelMorphOutput:
         """Register a batch.
@@ -86,6 +86,6 @@ class DiffeomorphicVoxelMorph(nn.Module):
         check_batched("target", target)
         check_same_shape("source", source, "target", target)
         padded, crop = pad_to_multiple(torch.cat([source, target], dim=1), self.stride)
-        velocity = crop(halved(self.unet(padded).float(), self.velocity_halvings))
+        velocity = crop(halved(self.unet(padded).float(), self.velocity_downsampling))
         ddf = exponentiate(velocity, self.integration_steps)
         return VoxelMorphOutput(warp(source, ddf), ddf, velocity)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from medtrace.checks import check_batched, check_finite, check_positive, check_same_shape
 from medtrace.fields import warp
+from medtrace.methods.base import plain
+from medtrace.methods.common.registration import traces_of
 from medtrace.metrics.independent_registration import one_thread
 from medtrace.networks.metamorphic import joint_mask
-from medtrace.objectives.objective import plain
-from medtrace.objectives.registration import traces_of
 from medtrace.trace import Trace
 
 SHRINK_FACTORS = (4, 2, 1)

@@ -18,7 +18,7 @@ from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.bench.misaligned import BETTER, CONVENTION, column, totals, translation
 from medtrace.workflows.evaluate import identity, tracer_of
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.scoring import score_case, score_cases
 
 IDENTITY = "identity"
@@ -74,9 +74,9 @@ def compare(
     """
     names = _names(runs)
     check_choice("split", split, SPLITS)
-    objectives = {name: load_objective(run, device) for name, run in zip(names, runs)}
+    methods = {name: load_method(run, device) for name, run in zip(names, runs)}
     cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
-    tracers = {IDENTITY: identity, **{name: tracer_of(objective) for name, objective in objectives.items()}}
+    tracers = {IDENTITY: identity, **{name: tracer_of(method) for name, method in methods.items()}}
     tables = {
         row: score_cases(
             tracer, cases, scores=translation_case, batch_size=batch_size, progress=row if progress else None

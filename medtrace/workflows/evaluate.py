@@ -12,14 +12,14 @@ import torch
 from monai.data import list_data_collate
 
 from medtrace.engines.evaluator import to_device
+from medtrace.methods.base import Method
 from medtrace.metrics import CaseTable
-from medtrace.objectives import Objective
 from medtrace.report.viewer import ReportCase, write_report
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.report import REPORT
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.scoring import Tracer, score_cases
 
 SHOWN = 4
@@ -54,18 +54,18 @@ def evaluate(
     """
     from medtrace.data import load_dataset
 
-    objective = load_objective(run, device)
+    method = load_method(run, device)
     cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
     out = evaluation_of(run, split) if out is None else Path(out)
     tables = {
         row: score_cases(tracer, cases, batch_size=batch_size, progress=row if progress else None)
-        for row, tracer in {"identity": identity, "method": tracer_of(objective)}.items()
+        for row, tracer in {"identity": identity, "method": tracer_of(method)}.items()
     }
     for row, table in tables.items():
         table.write_csv(out / f"{row}.csv")
         table.write_summary(out / f"{row}_summary.csv")
     if len(cases):
-        write_report(_shown(objective, cases), out / REPORT)
+        write_report(_shown(method, cases), out / REPORT)
     return tables
 
 
@@ -74,34 +74,34 @@ def evaluation_of(run: str | os.PathLike, split: str) -> Path:
     return Path(run) / "evaluation" / split
 
 
-def _shown(objective: Objective, cases: Any) -> list[ReportCase]:
+def _shown(method: Method, cases: Any) -> list[ReportCase]:
     """The first cases as the run traces them, one at a time."""
-    tracer, shown = tracer_of(objective), []
+    tracer, shown = tracer_of(method), []
     for number in range(min(SHOWN, len(cases))):
         case = {key: value for key, value in cases[number].items() if "landmarks" not in key}
         (trace,) = tracer(list_data_collate([case]))
         name = f"{number + 1}: {case['case']}" if "case" in case else f"case {number + 1}"
         shown.append(
-            ReportCase(name, trace, target=case["target"].as_subclass(torch.Tensor), method=type(objective).__name__)
+            ReportCase(name, trace, target=case["target"].as_subclass(torch.Tensor), method=type(method).__name__)
         )
     return shown
 
 
-def tracer_of(objective: Objective) -> Tracer:
-    """Trace batches with an objective in evaluation mode, results on the CPU."""
-    return _on_cpu(objective, lambda batch: objective.trace(batch))
+def tracer_of(method: Method) -> Tracer:
+    """Trace batches with an method in evaluation mode, results on the CPU."""
+    return _on_cpu(method, lambda batch: method.trace(batch))
 
 
-def registrar_of(objective: Objective) -> Tracer:
+def registrar_of(method: Method) -> Tracer:
     """Register the pairs of batches, "source" to "target", in evaluation mode, results on the CPU."""
-    return _on_cpu(objective, lambda batch: objective.register(batch["source"], batch["target"]))
+    return _on_cpu(method, lambda batch: method.register(batch["source"], batch["target"]))
 
 
-def _on_cpu(objective: Objective, tracer: Tracer) -> Tracer:
-    device = next(objective.parameters()).device
+def _on_cpu(method: Method, tracer: Tracer) -> Tracer:
+    device = next(method.parameters()).device
 
     def trace(batch: Mapping[str, Any]) -> list[Trace]:
-        objective.eval()
+        method.eval()
         return [trace.to("cpu") for trace in tracer(to_device(batch, device))]
 
     return trace
@@ -120,8 +120,8 @@ def oracle(batch: Mapping[str, Any]) -> list[Trace]:
 def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
     """A control whose image is the source warped by a field given for the whole batch."""
     from medtrace.fields import invert, warp
-    from medtrace.objectives import plain
-    from medtrace.objectives.objective import traces_on_own_grid
+    from medtrace.methods.base import traces_on_own_grid
+    from medtrace.trace.prediction import plain
 
     source = plain(batch["source"])
     ddf = plain(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)

@@ -21,7 +21,7 @@ from medtrace.io.foreign.plausibility import check_plausible
 from medtrace.io.nifti import check_orthogonal
 from medtrace.io.trace_folder import reserve_trace
 from medtrace.io.trace_members import check_transform_formats
-from medtrace.objectives.objective import plain
+from medtrace.methods.base import plain
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from medtrace.data.preparation import Preparation
+from medtrace.methods.base import Method
 from medtrace.networks.patches import PatchInferer
-from medtrace.objectives import Objective
 
 VOXEL_BUDGET = 10_000_000
 """Voxels of the network's grid up to which a volume is taken as a whole unasked; a 240 x 240 x 155 scan still is."""
@@ -19,7 +19,7 @@ OVERLAP = 0.25
 
 
 def patches_for(
-    objective: Objective,
+    method: Method,
     preparation: Preparation,
     shape: Sequence[int],
     patch_size: int | Sequence[int] | None = None,
@@ -30,7 +30,7 @@ def patches_for(
     what the network's normalisation has seen, or of `PATCH_SIZE`.
 
     Args:
-        objective: the method; some take no patches.
+        method: the method; some take no patches.
         preparation: of the run.
         shape: the network's grid.
         patch_size: edge in voxels, or one number per axis; 0 is no division, None decides.
@@ -43,27 +43,26 @@ def patches_for(
         if asked:
             raise ValueError(f"patch_size: expected none, since the run translates slices, received {patch_size}")
         return None
-    if asked and not objective.patchable:
+    if asked and not method.patchable:
         raise ValueError(
-            f"patch_size: expected none, since {type(objective).__name__} takes volumes as a whole, received"
-            f" {patch_size}"
+            f"patch_size: expected none, since {type(method).__name__} takes volumes as a whole, received {patch_size}"
         )
     if asked:
         return PatchInferer(patch_size, OVERLAP)  # type: ignore[arg-type]
-    if patch_size == 0 or not objective.patchable or math.prod(shape) <= VOXEL_BUDGET:
+    if patch_size == 0 or not method.patchable or math.prod(shape) <= VOXEL_BUDGET:
         return None
     return PatchInferer(preparation.spatial_shape or PATCH_SIZE, OVERLAP)
 
 
 @contextmanager
 def taking_patches(
-    objective: Objective, inferer: PatchInferer | None, progress: Callable[[int, int], Any] | None = None
+    method: Method, inferer: PatchInferer | None, progress: Callable[[int, int], Any] | None = None
 ) -> Iterator[None]:
-    """Let an objective take volumes to its networks in patches for a while."""
+    """Let an method take volumes to its networks in patches for a while."""
     if inferer is not None:
         inferer.progress = progress
-    before, objective.inferer = objective.inferer, inferer
+    before, method.inferer = method.inferer, inferer
     try:
         yield
     finally:
-        objective.inferer = before
+        method.inferer = before

@@ -28,7 +28,7 @@ from medtrace.geometry.resampling import (
     shape_at_spacing,
     spacing_of,
 )
-from medtrace.objectives import plain
+from medtrace.trace.prediction import plain
 from medtrace.transforms import RigidAlignment, RigidMotion
 from medtrace.workflows.prepare_maps import entries_of, read_maps
 

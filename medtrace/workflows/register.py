@@ -23,11 +23,11 @@ from medtrace.guard.notices import collecting
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
+from medtrace.methods.common.instance import InstanceRegistration, RefinementStep
+from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
+from medtrace.methods.common.registration import Pair, RegistrationMethod
 from medtrace.networks import MetamorphicOutput
 from medtrace.networks.metamorphic import joint_mask
-from medtrace.objectives import InstanceRegistration, MetamorphicEnergy
-from medtrace.objectives.instance import RefinementStep
-from medtrace.objectives.registration import Pair, RegistrationObjective
 from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
 from medtrace.storage.reservations import reserving
@@ -35,7 +35,7 @@ from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 from medtrace.workflows.register_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
 from medtrace.workflows.report import report_beside, reserve_outputs
-from medtrace.workflows.runs import default_device, load_objective
+from medtrace.workflows.runs import default_device, load_method
 from medtrace.workflows.translate import run_preparation
 
 STEPS = 100
@@ -67,7 +67,7 @@ class Registered(NamedTuple):
 class _Method:
     """What registers, the preparation of its run, and where it runs."""
 
-    objective: RegistrationObjective
+    method: RegistrationMethod
     preparation: Preparation
     device: torch.device
 
@@ -180,7 +180,7 @@ def register(
         ssd_before=_ssd(working.source, working.target),
         ssd_after=_ssd(output.image.cpu(), working.target),
     )
-    steps = method.objective.steps if isinstance(method.objective, InstanceRegistration) else 0
+    steps = method.method.steps if isinstance(method.method, InstanceRegistration) else 0
     names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
     metadata = {
         **names,
@@ -191,14 +191,14 @@ def register(
         **{name: value for name, value in found._asdict().items() if name != "trace"},
     }
     stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
-    save_trace(trace, out, method=type(method.objective).__name__, metadata=metadata, **stored)
+    save_trace(trace, out, method=type(method.method).__name__, metadata=metadata, **stored)
     if figure is not None:
         transferred = None if pair.source_labels is None else trace.transfer(pair.source_labels)
         title = " to ".join(names.values()) or None
         save_figure(overlay_figure(trace, pair.target, transferred, title=title), figure)
     if report:
         shown = _in_source_units(pair.target, *maps)
-        report_beside(trace, out, type(method.objective).__name__, shown, notes=(TARGET_NOTE,))
+        report_beside(trace, out, type(method.method).__name__, shown, notes=(TARGET_NOTE,))
     return found
 
 
@@ -233,16 +233,16 @@ def _method(
     progress: Callable[[RefinementStep], None],
 ) -> _Method:
     place = default_device(device)
-    start: RegistrationObjective | None = None
+    start: RegistrationMethod | None = None
     preparation = Preparation(spatial_dims=pair.spatial_dims, picture=pair.picture)
     if run is not None:
-        objective = load_objective(run, device)
-        if not isinstance(objective, RegistrationObjective):
+        method = load_method(run, device)
+        if not isinstance(method, RegistrationMethod):
             raise ValueError(
-                f"run: expected one of a method that registers pairs, received {type(objective).__name__} in {run};"
+                f"run: expected one of a method that registers pairs, received {type(method).__name__} in {run};"
                 " train metaregnet, or leave the run out (RegGAN registers from Python, on prepared images)"
             )
-        start = objective
+        start = method
         preparation = run_preparation(run, start, picture=pair.picture)
         _check_run(run, preparation, pair)
     steps = (STEPS if run is None else 0) if refine is None else refine
@@ -281,7 +281,7 @@ def _reporter(bar: Progress) -> Callable[[RefinementStep], None]:
 def _answer(method: _Method, working: Pair) -> MetamorphicOutput:
     batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
     with torch.no_grad():
-        return method.objective.answer(method.objective.pair(batch))
+        return method.method.answer(method.method.pair(batch))
 
 
 def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Tensor) -> Trace:

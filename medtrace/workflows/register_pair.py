@@ -15,9 +15,9 @@ from medtrace.data.preparation import IntensityMap, Preparation, find_foreground
 from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
+from medtrace.methods.base import plain
+from medtrace.methods.common.registration import Pair
 from medtrace.networks import MetamorphicOutput
-from medtrace.objectives.objective import plain
-from medtrace.objectives.registration import Pair
 from medtrace.trace.geometry import pull, same_grid
 
 MATCHED_PERCENTILES = (0.5, 2.0, 5.0, *range(10, 100, 10), 95.0, 98.0, 99.5)

@@ -13,20 +13,20 @@ import torch
 from medtrace.guard.configurations import check_code, parsable_paths, read_config
 from medtrace.guard.declared_networks import check_networks, check_shapes
 from medtrace.guard.weights import load_weights
-from medtrace.objectives import Objective
+from medtrace.methods.base import Method
 
 CONFIG = "config.yaml"
 WEIGHTS = Path("checkpoints") / "final.pt"
 SAFE_WEIGHTS = WEIGHTS.with_suffix(".safetensors")
 
 
-def load_objective(
+def load_method(
     run: str | os.PathLike,
     device: str | torch.device | None = None,
     overrides: Mapping[str, Any] | None = None,
     allow_foreign_code: bool | None = None,
-) -> Objective:
-    """Build the objective of a run and load its trained weights.
+) -> Method:
+    """Build the method of a run and load its trained weights.
 
     A run folder may come from elsewhere. Its weights are read without running anything (see
     `medtrace.guard.weights`), and its configuration is built only if medtrace ships all code in it (see
@@ -41,7 +41,7 @@ def load_objective(
             variable MEDTRACE_ALLOW_FOREIGN_CODE.
 
     Returns:
-        The objective in evaluation mode.
+        The method in evaluation mode.
 
     Raises:
         FileNotFoundError: if the folder, its configuration or its weights are missing.
@@ -66,14 +66,14 @@ def load_objective(
         parser[name] = value
     states = load_weights(weights)
     if not foreign:  # what the user allowed may do anything
-        check_shapes(check_networks(deepcopy(parser.get()), run / CONFIG), states.get("objective"), weights)
-    objective: Objective = parser.get_parsed_content("objective")
+        check_shapes(check_networks(deepcopy(parser.get()), run / CONFIG), states.get("method"), weights)
+    method: Method = parser.get_parsed_content("method")
     try:
-        objective.load_state_dict(states["objective"])
+        method.load_state_dict(states["method"])
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"run: {weights} holds no weights of this configuration ({reason}); train again") from error
-    return objective.to(default_device(device)).eval()
+    return method.to(default_device(device)).eval()
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:

@@ -53,7 +53,7 @@ def score_cases(
     With landmarks in the case `landmark_mm`, the mean distance of the located source points from the target's.
 
     Args:
-        tracer: gives one trace per item of a batch, such as `objective.trace`.
+        tracer: gives one trace per item of a batch, such as `method.trace`.
         dataset: cases with "source", "target" in [-1, 1] and optionally "case", "mask", "ddf", "source_landmarks" and
             "target_landmarks", (N, 3) in mm.
         scores: what is told of a case; by default the columns above.

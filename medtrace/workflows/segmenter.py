@@ -20,8 +20,8 @@ from tqdm import tqdm
 from medtrace.checks import check_positive
 from medtrace.metrics import label_overlap
 from medtrace.networks.blocks import pad_to_multiple
-from medtrace.objectives import plain
 from medtrace.storage.files import atomic_write
+from medtrace.trace.prediction import plain
 from medtrace.workflows.evaluate import write_json
 from medtrace.workflows.runs import default_device
 

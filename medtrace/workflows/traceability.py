@@ -18,17 +18,17 @@ from medtrace.data import TraceBench, load_dataset
 from medtrace.data.dataset import read_index
 from medtrace.data.tracebench import LABELS, TISSUES
 from medtrace.fields import non_diffeomorphic_fraction
+from medtrace.methods.base import traces_on_own_grid
 from medtrace.metrics import CaseTable
 from medtrace.metrics.distribution import NUM_BINS
-from medtrace.objectives import plain
-from medtrace.objectives.objective import traces_on_own_grid
 from medtrace.report import markdown_table
 from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
+from medtrace.trace.prediction import plain
 from medtrace.workflows.evaluate import identity, tracer_of, write_json
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.scoring import RANGE, Tracer, score_cases
 from medtrace.workflows.segmenter import FEATURES, Segmenter, SegmenterSettings, classes_of, segmenter_in
 
@@ -168,7 +168,7 @@ def score_traceability(
     """Trace every case of a data set and measure traceability by segmentation and the distance to the target domain.
 
     Args:
-        tracer: gives one trace per item of a batch, such as `objective.trace`.
+        tracer: gives one trace per item of a batch, such as `method.trace`.
         cases: with "source", "source_labels" and "target" (an image of the target domain, of any subject), and, where
             the truth is known, "translation", "ddf" and "head".
         segmenter: of the target domain.
@@ -274,7 +274,7 @@ def traceability(
         tracers[TRUE_TRANSLATION] = true_translation
     tables = {}
     for row in (*tracers, *names):
-        tracer = tracers[row] if row in tracers else tracer_of(load_objective(names[row], device))
+        tracer = tracers[row] if row in tracers else tracer_of(load_method(names[row], device))
         tables[row] = score_traceability(
             tracer,
             cases,

@@ -56,7 +56,7 @@ def train(
         dataset: a folder made by `medtrace prepare`; not needed with `tracebench` or `smoke`.
         out: the run folder: `config.yaml`, `checkpoints/final.pt`, `history.csv`, `tensorboard/`.
         overlays: further configuration files of the bundle by name, such as "tracebench".
-        overrides: configuration values by MONAI's ids, such as {"objective#alpha": 0.75}; "$..." is an expression of
+        overrides: configuration values by MONAI's ids, such as {"method#alpha": 0.75}; "$..." is an expression of
             the caller's own, which is run. The number of dimensions and channels comes from `dataset`.
         tracebench: train on TraceBench (the overlay "tracebench").
         smoke: a training of seconds on tiny TraceBench cases (the overlays "tracebench" and "smoke").

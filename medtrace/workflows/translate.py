@@ -37,14 +37,14 @@ from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
+from medtrace.methods.base import Method
 from medtrace.networks.patches import PatchInferer
-from medtrace.objectives import Objective
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.patched import patches_for, taking_patches
 from medtrace.workflows.picture_output import check_picture_beside, matching_depth, picture_beside
 from medtrace.workflows.report import report_beside, reserve_outputs
-from medtrace.workflows.runs import default_device, load_objective
+from medtrace.workflows.runs import default_device, load_method
 
 Advance = Callable[[int], Any]
 LOGGER = logging.getLogger("medtrace.translate")
@@ -150,7 +150,7 @@ def translate(
         found = translation(
             run,
             image,
-            lambda: load_objective(run, device),
+            lambda: load_method(run, device),
             mask=mask,
             contrast=contrast,
             batch_size=batch_size,
@@ -185,7 +185,7 @@ class Translation(NamedTuple):
 def translation(
     run: Path,
     image: Path,
-    load: Callable[[], Objective],
+    load: Callable[[], Method],
     *,
     mask: str | os.PathLike | None = None,
     contrast: str | None = None,
@@ -197,13 +197,13 @@ def translation(
     bar: Progress,
     out: Path,
 ) -> Translation:
-    """What `translate` writes to `out`, without writing it; `load` gives the run's objective once the image is read."""
+    """What `translate` writes to `out`, without writing it; `load` gives the run's method once the image is read."""
     with collecting() as notices:
         scan = read_image(image, series, page=page, resample_tilt=resample_tilt)
         check_trace_room(out, scan.shape, scan.shape)
         foreground = None if mask is None else read_mask(Path(mask), scan, image)
-    objective = load()
-    preparation = run_preparation(run, objective, picture=is_picture(image))
+    method = load()
+    preparation = run_preparation(run, method, picture=is_picture(image))
     if preparation.picture != is_picture(image):
         kinds = ("scan", "picture")
         raise ValueError(
@@ -214,7 +214,7 @@ def translation(
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
         normalised, intensity = preparation.normalise(scan, contrast, foreground)
-        parts, patches = _on_own_grid(objective, preparation, normalised, scan.affine, batch_size, patch_size, bar)
+        parts, patches = _on_own_grid(method, preparation, normalised, scan.affine, batch_size, patch_size, bar)
         moved = _moved_foreground(intensity.foreground, parts.ddf)
         translated = intensity.inverse(parts.image, moved)
     except ValueError as error:
@@ -241,28 +241,28 @@ def translation(
             "%s: %d of %d pixels lie outside of the run's value range %g to %g and were clipped",
             *(image, clipped, scan[0].numel(), low, high),
         )
-    return Translation(trace, type(objective).__name__, metadata, depth)
+    return Translation(trace, type(method).__name__, metadata, depth)
 
 
-def run_preparation(run: str | os.PathLike, objective: Objective, picture: bool = False) -> Preparation:
+def run_preparation(run: str | os.PathLike, method: Method, picture: bool = False) -> Preparation:
     """The preparation of a run, or the percentile rule where it has none.
 
     Args:
         run: the run folder.
-        objective: of the run; its network tells 2D from 3D where no preparation does.
+        method: of the run; its network tells 2D from 3D where no preparation does.
         picture: whether the image at hand is a picture; matters without a preparation only.
     """
     path = Path(run) / FILE
     if path.is_file():
         return Preparation.load(path)
-    known: list[Any] = [module.spatial_dims for module in objective.modules() if hasattr(module, "spatial_dims")]
+    known: list[Any] = [module.spatial_dims for module in method.modules() if hasattr(module, "spatial_dims")]
     if not known:
         raise FileNotFoundError(f"{path}: no such file, and the network does not tell 2D from 3D; add the file")
     return Preparation(spatial_dims=int(known[0]), picture=picture)
 
 
 def _on_own_grid(
-    objective: Objective,
+    method: Method,
     preparation: Preparation,
     image: Tensor,
     affine: Tensor,
@@ -283,19 +283,19 @@ def _on_own_grid(
     shape = _working_shape(preparation, own_shape, turned_affine)
     working_affine = resized_affine(turned_affine, own_shape, shape)
     working = resize(volume, shape)
-    device = next(objective.parameters(), torch.zeros(1, device=default_device("cpu"))).device
+    device = next(method.parameters(), torch.zeros(1, device=default_device("cpu"))).device
     steps = working.shape[3] if slice_wise else 1
     task = bar.add_task("translating", total=steps)
-    inferer = patches_for(objective, preparation, shape, patch_size)
+    inferer = patches_for(method, preparation, shape, patch_size)
 
     def advance(count: int) -> None:
         bar.advance(task, count)
 
     if slice_wise:
-        parts = _translate_slices(objective, working, working_affine, batch_size, device, advance)
+        parts = _translate_slices(method, working, working_affine, batch_size, device, advance)
     else:
-        with taking_patches(objective, inferer, partial(_show_patches, bar, task)):
-            parts = _translate_volume(objective, working, working_affine, device)
+        with taking_patches(method, inferer, partial(_show_patches, bar, task)):
+            parts = _translate_volume(method, working, working_affine, device)
         bar.update(task, completed=bar.tasks[task].total)
     parts = _resized(parts, own_shape)
     parts = _Parts(
@@ -326,7 +326,7 @@ def _working_shape(preparation: Preparation, shape: tuple[int, ...], affine: Ten
 
 
 def _translate_slices(
-    objective: Objective, volume: Tensor, affine: Tensor, batch_size: int, device: torch.device, advance: Advance
+    method: Method, volume: Tensor, affine: Tensor, batch_size: int, device: torch.device, advance: Advance
 ) -> _Parts:
     """Trace every slice that holds something; the others keep their intensities and do not move."""
     slices = volume.movedim(-1, 0)
@@ -337,7 +337,7 @@ def _translate_slices(
         chosen = filled[start : start + batch_size]
         affines = torch.stack([shifted_affine(affine, (0, 0, k)) for k in chosen])
         batch = MetaTensor(slices[chosen].to(device), affine=affines)
-        traces.update(zip(chosen, objective.trace({"source": batch})))
+        traces.update(zip(chosen, method.trace({"source": batch})))
         advance(len(chosen))
     if not traces:
         raise ValueError("image: expected at least one slice with tissue, received none; check the scan")
@@ -362,9 +362,9 @@ def _translate_slices(
     )
 
 
-def _translate_volume(objective: Objective, volume: Tensor, affine: Tensor, device: torch.device) -> _Parts:
+def _translate_volume(method: Method, volume: Tensor, affine: Tensor, device: torch.device) -> _Parts:
     batch = MetaTensor(volume[None].to(device), affine=affine[None])
-    trace = objective.trace({"source": batch})[0].to("cpu")
+    trace = method.trace({"source": batch})[0].to("cpu")
     _check_channels(trace, volume)
     return _Parts(trace.image, trace.ddf, trace.inverse_ddf, trace.velocity, trace.mask)
 
@@ -379,7 +379,7 @@ def _check_channels(trace: Trace, volume: Tensor) -> None:
 
 def _present(value: Tensor | None) -> Tensor:
     if value is None:
-        raise ValueError("objective.trace: expected image, ddf and inverse_ddf in every trace, received None")
+        raise ValueError("method.trace: expected image, ddf and inverse_ddf in every trace, received None")
     return value
 
 

@@ -17,7 +17,7 @@ from medtrace.checks import check_positive
 from medtrace.data.preparation import FILE
 from medtrace.io import save_trace
 from medtrace.io.trace_members import check_transform_formats
-from medtrace.objectives import Objective
+from medtrace.methods.base import Method
 from medtrace.storage.cases import (
     atomic_case,
     case_key,
@@ -32,7 +32,7 @@ from medtrace.workflows.image_list import ListedImage, list_images
 from medtrace.workflows.parallel import Outcome, Task, run_cases
 from medtrace.workflows.picture_output import picture_beside
 from medtrace.workflows.report import report_beside
-from medtrace.workflows.runs import CONFIG, SAFE_WEIGHTS, WEIGHTS, load_objective
+from medtrace.workflows.runs import CONFIG, SAFE_WEIGHTS, WEIGHTS, load_method
 from medtrace.workflows.translate import translation
 
 TRACE = "trace"
@@ -232,9 +232,9 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
 
 
 @lru_cache(maxsize=1)
-def _objective(run: Path, digest: str, device: str | None) -> Objective:  # noqa: ARG001 - another digest, another run
-    """The run's objective, loaded once in a process."""
-    return load_objective(run, device)
+def _objective(run: Path, digest: str, device: str | None) -> Method:  # noqa: ARG001 - another digest, another run
+    """The run's method, loaded once in a process."""
+    return load_method(run, device)
 
 
 def _run_digest(run: Path) -> str:

@@ -73,5 +73,5 @@ def overlay() -> DiffusionTranslator:
         dropout=0.0,
         prediction="velocity",
     )
-    deformation = DeformationModule(spatial_dims=2, in_channels=1, channels=CHANNELS, velocity_halvings=2)
+    deformation = DeformationModule(spatial_dims=2, in_channels=1, channels=CHANNELS, velocity_downsampling=2)
     return DiffusionTranslator(noise, deformation, NoiseSchedule())

@@ -123,37 +123,37 @@ def step(
     """
     torch.manual_seed(0)
     if method == "TraceTrans":
-        objective = tracetrans(medtrace, settings.quick, share=defaults and not compile)
+        method = tracetrans(medtrace, settings.quick, share=defaults and not compile)
     else:
-        objective = reggan(medtrace, settings.quick)
-    objective.to(settings.device)
+        method = reggan(medtrace, settings.quick)
+    method.to(settings.device)
     options = {"betas": (0.5, 0.999), "fused": True} if defaults else {"betas": (0.5, 0.999)}
     optimizers = {
-        phase.name: torch.optim.Adam(objective.parameters_of(phase.name), 1e-4, **options) for phase in objective.phases
+        phase.name: torch.optim.Adam(method.parameters_of(phase.name), 1e-4, **options) for phase in method.phases
     }
     handlers = [medtrace.engines.Acceleration(channels_last, compile)] if channels_last or compile else None
     engine = medtrace.engines.Trainer(
-        settings.device, 1, [images], objective, optimizers, train_handlers=handlers, **trainer
+        settings.device, 1, [images], method, optimizers, train_handlers=handlers, **trainer
     )
     return lambda: engine._iteration(engine, images)
 
 
 def tracetrans(medtrace: Any, quick: bool, share: bool) -> Any:
-    """The TraceTrans objective with its paper's networks."""
+    """The TraceTrans method with its paper's networks."""
     options = {"channels": (4, 8), "discriminator_channels": 4, "discriminator_layers": 1} if quick else {}
     networks = medtrace.networks.DualDecoderGAN(2, 1, 1, **options)
-    return medtrace.objectives.TraceTransObjective(networks, **({"share_forwards": True} if share else {}))
+    return medtrace.objectives.TraceTransMethod(networks, **({"share_forwards": True} if share else {}))
 
 
 def reggan(medtrace: Any, quick: bool) -> Any:
-    """The RegGAN objective in its paper's mode on CycleGAN's networks."""
+    """The RegGAN method in its paper's mode on CycleGAN's networks."""
     options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 1} if quick else {}
     host = medtrace.networks.CycleGAN(2, 1, 1, both_ways=False, **options)
     registration = (
         medtrace.networks.RegistrationUNet(2, 1, (4, 8)) if quick else medtrace.networks.RegistrationUNet(2, 1)
     )
     correction = medtrace.objectives.RegistrationCorrection(registration)
-    return medtrace.objectives.RegGANObjective(host, correction=correction)
+    return medtrace.objectives.TwoDomainMethod(host, correction=correction)
 
 
 def losses_and_fields(images: dict[str, torch.Tensor]) -> Callable[[], Any]:

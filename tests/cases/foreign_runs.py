@@ -90,12 +90,12 @@ def training(name, *options):
 
 @case
 def mode_debug(folder, options):
-    """`_mode_: debug` under the objective: MONAI runs the component under pdb, which reads .pdbrc of the working directory.
+    """`_mode_: debug` under the method: MONAI runs the component under pdb, which reads .pdbrc of the working directory.
     Reports: none
     Before: not seen by the check of foreign code; MARKER is created, the image is translated, exit code 0
     Right: refused before anything is built: `_mode_` is code; no MARKER
     """
-    return write(folder, options.run, lambda config: config["objective"].update(_mode_="debug"))
+    return write(folder, options.run, lambda config: config["method"].update(_mode_="debug"))
 
 
 @case
@@ -110,22 +110,22 @@ def mode_debug_nested(folder, options):
 
 @case
 def mode_debug_written_as_an_id(folder, options):
-    """The same as a flat id: a top-level key `objective#_mode_`.
+    """The same as a flat id: a top-level key `method#_mode_`.
     Reports: none
     Before: the entry passes unnoticed, the image is translated; MONAI leaves the key as it is, so no MARKER
     Right: refused: an id in a key may be code
     """
-    return write(folder, options.run, lambda config: config.update({"objective#_mode_": "debug"}))
+    return write(folder, options.run, lambda config: config.update({"method#_mode_": "debug"}))
 
 
 @case
 def mode_callable(folder, options):
-    """`_mode_: callable` under the objective: a partial instead of an object.
+    """`_mode_: callable` under the method: a partial instead of an object.
     Reports: none
     Before: "its networks cannot be made ('functools.partial' object has no attribute ...)"
     Right: refused as code, with the entry's name
     """
-    return write(folder, options.run, lambda config: config["objective"].update(_mode_="callable"))
+    return write(folder, options.run, lambda config: config["method"].update(_mode_="callable"))
 
 
 @case
@@ -135,7 +135,7 @@ def expression(folder, options):
     Before: refused: "would run code that medtrace does not ship"; no MARKER
     Right: that
     """
-    return write(folder, options.run, lambda config: config["objective"].update(alpha=f"${MAKE_MARKER} or 0.5"))
+    return write(folder, options.run, lambda config: config["method"].update(alpha=f"${MAKE_MARKER} or 0.5"))
 
 
 @case
@@ -148,7 +148,7 @@ def foreign_target(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: config["objective"].update(
+        lambda config: config["method"].update(
             smoothness_weight={"_target_": "builtins.open", "file": MARKER, "mode": "w"}
         ),
     )
@@ -180,8 +180,8 @@ def mode_debug_with_blanks(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: config["objective"].update(_mode_="  debug "),
-        names="objective#_mode_",
+        lambda config: config["method"].update(_mode_="  debug "),
+        names="method#_mode_",
     )
 
 
@@ -190,13 +190,13 @@ def mode_by_reference(folder, options):
     """`_mode_: '@how'`, and `how: debug` at the top.
     Reports: none
     Before: MARKER is created
-    Right: refused, naming objective#_mode_
+    Right: refused, naming method#_mode_
     """
     return write(
         folder,
         options.run,
-        lambda config: (config["objective"].update(_mode_="@how"), config.update(how="debug")),
-        names="objective#_mode_",
+        lambda config: (config["method"].update(_mode_="@how"), config.update(how="debug")),
+        names="method#_mode_",
     )
 
 
@@ -210,14 +210,14 @@ def mode_by_relative_reference(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: (config["objective"].update(_mode_="@##how"), config.update(how="debug")),
-        names="objective#_mode_",
+        lambda config: (config["method"].update(_mode_="@##how"), config.update(how="debug")),
+        names="method#_mode_",
     )
 
 
 @case
 def mode_by_merge(folder, options):
-    """`<<: *how` under the objective takes in `_mode_: debug` from an entry with the anchor `how`.
+    """`<<: *how` under the method takes in `_mode_: debug` from an entry with the anchor `how`.
     Reports: none
     Before: MARKER is created
     Right: refused, naming the entry that is merged
@@ -228,7 +228,7 @@ def mode_by_merge(folder, options):
         rewrite=lambda text: (
             "how: &how {_mode_: debug}\n" + text.replace("\nobjective:\n", "\nobjective:\n  <<: *how\n")
         ),
-        names=("objective#<<", "_mode_"),
+        names=("method#<<", "_mode_"),
     )
 
 
@@ -261,7 +261,7 @@ def mode_by_alias(folder, options):
         folder,
         options.run,
         rewrite=lambda text: "how: &how debug\n" + text.replace("\nobjective:\n", "\nobjective:\n  _mode_: *how\n"),
-        names="objective#_mode_",
+        names="method#_mode_",
     )
 
 
@@ -270,13 +270,13 @@ def key_by_alias(folder, options):
     """`*how : debug`: the key itself is an alias of the text `_mode_`.
     Reports: none
     Before: MARKER is created
-    Right: refused, naming objective#_mode_
+    Right: refused, naming method#_mode_
     """
     return write(
         folder,
         options.run,
         rewrite=lambda text: "how: &how _mode_\n" + text.replace("\nobjective:\n", "\nobjective:\n  *how : debug\n"),
-        names="objective#_mode_",
+        names="method#_mode_",
     )
 
 
@@ -285,13 +285,13 @@ def key_with_escapes(folder, options):
     """The key `_mode_` written with escapes, `"\\x5fmode\\u005f"`, which no search of the text finds.
     Reports: none
     Before: MARKER is created
-    Right: refused, naming objective#_mode_
+    Right: refused, naming method#_mode_
     """
     return write(
         folder,
         options.run,
         rewrite=lambda text: text.replace("\nobjective:\n", '\nobjective:\n  "\\x5fmode\\u005f": debug\n'),
-        names="objective#_mode_",
+        names="method#_mode_",
     )
 
 
@@ -305,23 +305,23 @@ def argument_debug(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: config["objective"].update(_debug_=True),
-        names="objective#_debug_",
+        lambda config: config["method"].update(_debug_=True),
+        names="method#_debug_",
     )
 
 
 @case
 def requires_another_entry(folder, options):
-    """`_requires_` of the objective names a shipped handler, which is built and makes a folder where `run_dir` says.
+    """`_requires_` of the method names a shipped handler, which is built and makes a folder where `run_dir` says.
     Reports: none
     Before: the folder MARKER is made by a translation
-    Right: refused, naming objective#_requires_
+    Right: refused, naming method#_requires_
     """
     return write(
         folder,
         options.run,
-        lambda config: (config["objective"].update(_requires_="@train#handlers#2"), config.update(run_dir=MARKER)),
-        names="objective#_requires_",
+        lambda config: (config["method"].update(_requires_="@train#handlers#2"), config.update(run_dir=MARKER)),
+        names="method#_requires_",
     )
 
 
@@ -335,8 +335,8 @@ def reference_to_code(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: (config["objective"].update(gamma="@train#handlers#2"), config.update(run_dir=MARKER)),
-        names="objective#gamma: @train#handlers#2",
+        lambda config: (config["method"].update(gamma="@train#handlers#2"), config.update(run_dir=MARKER)),
+        names="method#gamma: @train#handlers#2",
     )
 
 
@@ -350,8 +350,8 @@ def reference_to_a_list_with_code(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: (config["objective"].update(gamma="@train::handlers"), config.update(run_dir=MARKER)),
-        names="objective#gamma: @train::handlers",
+        lambda config: (config["method"].update(gamma="@train::handlers"), config.update(run_dir=MARKER)),
+        names="method#gamma: @train::handlers",
     )
 
 
@@ -369,7 +369,7 @@ def reference_to_everything(folder, options):
 
 @case
 def relative_reference_to_code(folder, options):
-    """The same as a relative id from within the objective: `@###train#handlers#2` in a list.
+    """The same as a relative id from within the method: `@###train#handlers#2` in a list.
     Reports: none
     Before: the folder MARKER is made by a translation
     Right: refused
@@ -377,8 +377,8 @@ def relative_reference_to_code(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: (config["objective"].update(gamma=["@###train#handlers#2"]), config.update(run_dir=MARKER)),
-        names="objective#gamma#0",
+        lambda config: (config["method"].update(gamma=["@###train#handlers#2"]), config.update(run_dir=MARKER)),
+        names="method#gamma#0",
     )
 
 
@@ -395,7 +395,7 @@ def alias_of_code(folder, options):
         rewrite=lambda text: text.replace(
             "gamma: 0.25", "gamma: &handler {_target_: medtrace.engines.ProgressBar}"
         ).replace("alpha: 0.5", "alpha: {_target_: medtrace.engines.ProgressBar}"),
-        names="objective#gamma#_target_",
+        names="method#gamma#_target_",
     )
 
 
@@ -409,14 +409,14 @@ def macro_of_its_own(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: (config["objective"].update(gamma="%how"), config.update(how=0.25)),
-        names="objective#gamma: %how",
+        lambda config: (config["method"].update(gamma="%how"), config.update(how=0.25)),
+        names="method#gamma: %how",
     )
 
 
 @case
 def id_before_the_entry(folder, options):
-    """A key `objective::share_forwards` before the objective itself: MONAI takes the first of two entries with one id.
+    """A key `method::share_forwards` before the method itself: MONAI takes the first of two entries with one id.
     Reports: none
     Before: the folder MARKER is made by a translation: instead of the shipped expression a handler is built
     Right: refused, naming the key
@@ -425,31 +425,31 @@ def id_before_the_entry(folder, options):
     def change(config):
         rest = dict(config)
         config.clear()
-        config["objective::share_forwards"] = "@train#handlers#2"
+        config["method::share_forwards"] = "@train#handlers#2"
         config.update(rest, run_dir=MARKER)
 
-    return write(folder, options.run, change, names="objective#share_forwards: @train#handlers#2")
+    return write(folder, options.run, change, names="method#share_forwards: @train#handlers#2")
 
 
 @case
 def id_in_a_resumed_run(folder, options):
-    """The flat id `objective#_mode_`, in a run that is resumed: MONAI reads the file itself there, and sets the entry.
+    """The flat id `method#_mode_`, in a run that is resumed: MONAI reads the file itself there, and sets the entry.
     Reports: none
     Before: MARKER is created
-    Right: refused, naming objective#_mode_
+    Right: refused, naming method#_mode_
     """
     return write(
         folder,
         options.run,
-        lambda config: config.update({"objective#_mode_": "debug"}),
+        lambda config: config.update({"method#_mode_": "debug"}),
         command=RESUME,
-        names="objective#_mode_",
+        names="method#_mode_",
     )
 
 
 @case
 def merging_key_in_a_resumed_run(folder, options):
-    """A key `+objective` in a run that is resumed, which merges `_mode_: debug` into the objective.
+    """A key `+method` in a run that is resumed, which merges `_mode_: debug` into the method.
     Reports: none
     Before: MARKER is created
     Right: refused
@@ -457,7 +457,7 @@ def merging_key_in_a_resumed_run(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: config.update({"+objective": {"_mode_": "debug"}}),
+        lambda config: config.update({"+method": {"_mode_": "debug"}}),
         command=RESUME,
         names="_mode_: debug",
     )
@@ -473,8 +473,8 @@ def expression_as_a_key(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: config["objective"].update({f"${MAKE_MARKER}": 1}),
-        names=f"objective#${MAKE_MARKER}",
+        lambda config: config["method"].update({f"${MAKE_MARKER}": 1}),
+        names=f"method#${MAKE_MARKER}",
     )
 
 
@@ -498,14 +498,14 @@ def wide_letters_in_a_key(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: config["objective"].update({"\uff3fmode\uff3f": "debug"}),
-        names="objective#",
+        lambda config: config["method"].update({"\uff3fmode\uff3f": "debug"}),
+        names="method#",
     )
 
 
 @case
 def twice_the_same_key(folder, options):
-    """JSON whose objective has `alpha` twice, first as the number that was trained with.
+    """JSON whose method has `alpha` twice, first as the number that was trained with.
     Reports: none
     Before: the last one is taken in silence: 0.9 for 0.5
     Right: refused, naming the key
@@ -515,7 +515,7 @@ def twice_the_same_key(folder, options):
         config = json.dumps(yaml.safe_load(text))
         return config.replace('"alpha": 0.5', '"alpha": 0.5, "alpha": 0.9')
 
-    return write(folder, options.run, rewrite=rewrite, names="objective#alpha")
+    return write(folder, options.run, rewrite=rewrite, names="method#alpha")
 
 
 @case
@@ -543,8 +543,8 @@ def code_in_a_description(folder, options):
     return write(
         folder,
         options.run,
-        lambda config: config["objective"].update(_desc_=f"${MAKE_MARKER}"),
-        names="objective#_desc_",
+        lambda config: config["method"].update(_desc_=f"${MAKE_MARKER}"),
+        names="method#_desc_",
     )
 
 
@@ -598,7 +598,7 @@ def module_beside_the_configuration(folder, options):
 
 @case
 def metadata_of_a_bundle(folder, options):
-    """A bundle whose `metadata.json` holds an expression, and whose objective refers to it.
+    """A bundle whose `metadata.json` holds an expression, and whose method refers to it.
     Reports: none
     Before: MARKER is created: neither was checked
     Right: refused, naming metadata.json
@@ -608,7 +608,7 @@ def metadata_of_a_bundle(folder, options):
         options.run,
         lambda text: text.replace("alpha: 0.5", 'alpha: "@_meta_#how"'),
         {"how": f"${MAKE_MARKER} or 0.5"},
-    ) | {"command": training("bundle"), "names": ["train.yaml", "objective#alpha: @_meta_#how"]}
+    ) | {"command": training("bundle"), "names": ["train.yaml", "method#alpha: @_meta_#how"]}
 
 
 @case
@@ -631,21 +631,21 @@ def overlay_from_elsewhere(folder, options):
     Before: MARKER is created: overlays were not checked
     Right: refused, naming the file and the entry
     """
-    text = f"objective#gamma: ${MAKE_MARKER} or 1.0\n"
+    text = f"method#gamma: ${MAKE_MARKER} or 1.0\n"
     return bundle(folder, options.run, overlay={"settings.yaml": text}) | {
         "command": training("tracetrans", "--overlay", str((folder / "settings").resolve())),
-        "names": ["settings.yaml", "objective#gamma"],
+        "names": ["settings.yaml", "method#gamma"],
     }
 
 
 @case
 def overlay_merging_a_mode(folder, options):
-    """An overlay of a bundle made elsewhere merges `_mode_: debug` into the objective by a key `+objective`.
+    """An overlay of a bundle made elsewhere merges `_mode_: debug` into the method by a key `+method`.
     Reports: none
     Before: MARKER is created
     Right: refused, naming the file
     """
-    return bundle(folder, options.run, overlay={"bundle/configs/more.yaml": "+objective: {_mode_: debug}\n"}) | {
+    return bundle(folder, options.run, overlay={"bundle/configs/more.yaml": "+method: {_mode_: debug}\n"}) | {
         "command": training("bundle", "--overlay", "more"),
         "names": ["more.yaml", "_mode_: debug"],
     }
@@ -676,7 +676,7 @@ def plain_values(folder, options):
         folder,
         options.run,
         lambda config: (
-            config["objective"].update(_desc_="trained in the autumn", _disabled_=False, alpha=0.3, gamma="@how#0"),
+            config["method"].update(_desc_="trained in the autumn", _disabled_=False, alpha=0.3, gamma="@how#0"),
             config.update(how=[0.5]),
         ),
         lambda text: text.replace("max_epochs: 2", "max_epochs: &two 2").replace(

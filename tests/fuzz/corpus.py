@@ -131,7 +131,7 @@ def _motion(name: str) -> Callable[[Path], None]:
 
 def _weights(name: str, **options: Any) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        states = {"objective": torch.nn.Conv2d(2, 3, 3).state_dict(), "epoch": 3, "name": "x", "scale": [1.5, None]}
+        states = {"method": torch.nn.Conv2d(2, 3, 3).state_dict(), "epoch": 3, "name": "x", "scale": [1.5, None]}
         torch.save(states, folder / name, **options)
 
     return make
@@ -141,7 +141,7 @@ def _safetensors(folder: Path) -> None:
     from safetensors.torch import save_file
 
     states = torch.nn.Conv2d(2, 3, 3).state_dict()
-    save_file({f"objective.{name}": value for name, value in states.items()}, folder / "weights.safetensors")
+    save_file({f"method.{name}": value for name, value in states.items()}, folder / "weights.safetensors")
 
 
 def _script(folder: Path) -> None:

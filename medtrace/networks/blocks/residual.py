@@ -97,7 +97,7 @@ class DownsamplingEncoder(nn.Sequential):
     Args:
         in_channels: channels of the image.
         channels: channels at the image's own grid.
-        downsamplings: halvings.
+        downsamplings: downsampling.
     """
 
     def __init__(self, in_channels: int, channels: int, downsamplings: int) -> None:

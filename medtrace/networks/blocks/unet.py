@@ -65,7 +65,7 @@ class Decoder(nn.Module):
         out_channels: channels of the result.
         channels: the encoder's channels.
         norm: MONAI's name of the normalisation; None for none.
-        halvings: end on a grid halved so many times and interpolate the result linearly to the image's, which
+        downsampling: end on a grid halved so many times and interpolate the result linearly to the image's, which
             makes it smooth and cheap; less than the number of levels.
         zero_init: start the last convolution at zero, so that the result starts at exactly 0.
     """
@@ -78,14 +78,14 @@ class Decoder(nn.Module):
         channels: Sequence[int],
         norm: str | tuple | None,
         *,
-        halvings: int = 0,
+        downsampling: int = 0,
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        self.halvings = halvings
+        self.downsampling = downsampling
         self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
-        skips = (in_channels, *channels[:-1])[halvings:]
-        outputs = (max(channels[0] // 2, 8), *channels)[halvings:-1]
+        skips = (in_channels, *channels[:-1])[downsampling:]
+        outputs = (max(channels[0] // 2, 8), *channels)[downsampling:-1]
         inputs = (*outputs[1:], channels[-1])
         self.upsamplings = nn.ModuleList()
         self.merges = nn.ModuleList()
@@ -106,11 +106,11 @@ class Decoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Decode the encoder's `features` (finest first) into (B, out_channels, *spatial)."""
         decoded = features[-1]
-        skips = features[self.halvings :]
+        skips = features[self.downsampling :]
         for level in reversed(range(len(self.merges))):
             decoded = self.upsamplings[level](decoded)
             decoded = self.merges[level](torch.cat([decoded, skips[level]], dim=1))
         decoded = self.head(decoded)
-        if self.halvings == 0:
+        if self.downsampling == 0:
             return decoded
-        return F.interpolate(decoded.float(), scale_factor=2**self.halvings, mode=self.mode, align_corners=False)
+        return F.interpolate(decoded.float(), scale_factor=2**self.downsampling, mode=self.mode, align_corners=False)

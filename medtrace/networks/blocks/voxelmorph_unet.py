@@ -42,10 +42,10 @@ def voxelmorph_unet(
     return unet
 
 
-def halved(flow: Tensor, halvings: int) -> Tensor:
-    """Average a flow (B, D, *spatial) over blocks of 2^halvings voxels and interpolate it linearly again."""
-    if halvings == 0:
+def halved(flow: Tensor, downsampling: int) -> Tensor:
+    """Average a flow (B, D, *spatial) over blocks of 2^downsampling voxels and interpolate it linearly again."""
+    if downsampling == 0:
         return flow
-    size = 2**halvings
+    size = 2**downsampling
     pool, mode = (F.avg_pool2d, "bilinear") if flow.ndim == 4 else (F.avg_pool3d, "trilinear")
     return F.interpolate(pool(flow, size), scale_factor=size, mode=mode, align_corners=False)

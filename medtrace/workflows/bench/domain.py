@@ -12,12 +12,12 @@ from medtrace.data import TraceBench
 from medtrace.data.tracebench import LABELS, TISSUES
 from medtrace.fields import warp
 from medtrace.metrics import CaseTable
-from medtrace.objectives import plain
 from medtrace.report import save_figure, sensitivity_figure
 from medtrace.trace import Trace
+from medtrace.trace.prediction import plain
 from medtrace.workflows import traceability
 from medtrace.workflows.bench.drawing import DPI, show_comparison, show_traces, show_training
-from medtrace.workflows.bench.study import Better, Method, Outcome, Row, Study, Table
+from medtrace.workflows.bench.study import Better, Outcome, Row, Study, Table, Training
 from medtrace.workflows.evaluate import identity, registrar_of
 from medtrace.workflows.scoring import RANGE, Tracer, score_cases
 from medtrace.workflows.segmenter import SegmenterSettings, segmenter_in
@@ -71,7 +71,7 @@ def scores(row: Row) -> CaseTable:
     The segmenter lies beside the runs and is the same for all rows of a setting and seed; its features serve FID.
     """
     cases = row.cases(row.run)
-    device = None if row.objective is None else next(row.objective.parameters()).device
+    device = None if row.method is None else next(row.method.parameters()).device
     folder = row.run.parent / SEGMENTER
     segmenter = segmenter_in(
         folder,
@@ -84,9 +84,9 @@ def scores(row: Row) -> CaseTable:
     )
     network = traceability.feature_network_of(SEGMENTER, folder, segmenter.device)
     table = score_traceability(row.tracer, cases, segmenter, feature_network=network, progress=row.progress)
-    if row.objective is not None and row.objective.registers:
+    if row.method is not None and row.method.registers:
         description = row.progress and f"{row.progress} (pairs)"
-        found = score_cases(registrar_of(row.objective), cases, scores=registration, progress=description)
+        found = score_cases(registrar_of(row.method), cases, scores=registration, progress=description)
         for case, values in found.rows.items():
             table.add(case, values)
     return table
@@ -116,9 +116,9 @@ def distances(tables: Mapping[str, CaseTable]) -> Table:
     return found
 
 
-def plasticine(run: str = "plasticine", inference: Mapping[str, Any] | None = None, **overrides: Any) -> Method:
+def plasticine(run: str = "plasticine", inference: Mapping[str, Any] | None = None, **overrides: Any) -> Training:
     """A training of the bundle "plasticine"."""
-    return Method(run, overrides, bundle="plasticine", inference=inference or {})
+    return Training(run, overrides, bundle="plasticine", inference=inference or {})
 
 
 FULL_REGGAN: dict[str, Any] = {
@@ -139,7 +139,7 @@ FULL_REGGAN: dict[str, Any] = {
     "host_options#unit": {"channels": 64, "num_blocks": 4, "discriminator_channels": 64, "discriminator_layers": 3},
     "host_options#nice_gan": {"channels": 64, "num_blocks": 6, "discriminator_channels": 64},
     "registration_channels": [32, 64, 64, 64, 64, 64, 64],
-    "registration_halvings": 0,
+    "registration_downsampling": 0,
 }
 FULL_TRACETRANS: dict[str, Any] = {
     "spatial_shape": [256, 256],
@@ -148,17 +148,17 @@ FULL_TRACETRANS: dict[str, Any] = {
     "learning_rate": 2e-4,
     "cosine_schedule": False,
     "channels": [64, 128, 256, 512, 512],
-    "velocity_halvings": 0,
+    "velocity_downsampling": 0,
     "discriminator_channels": 64,
     "discriminator_layers": 3,
 }
 """The published networks on the cases of the bundle plasticine's overlay `full`; their own have other cases."""
 
 
-def reggan(host: str, mode: str, **overrides: Any) -> Method:
+def reggan(host: str, mode: str, **overrides: Any) -> Training:
     """A training of the bundle "reggan" on the task's cases."""
     name = "-".join(["domain", *(str(value) for value in overrides.values()), host, mode]).lower()
-    return Method(
+    return Training(
         name.replace("+", "-").replace("_", "-"),
         {"host": host, "mode": mode, **overrides},
         bundle="reggan",
@@ -167,15 +167,15 @@ def reggan(host: str, mode: str, **overrides: Any) -> Method:
     )
 
 
-def tracetrans(**overrides: Any) -> Method:
+def tracetrans(**overrides: Any) -> Training:
     """A training of the bundle "tracetrans" on the task's cases."""
     name = "-".join(["domain", *(str(value) for value in overrides.values()), "tracetrans"])
-    return Method(name, overrides, overlays=("domain",), settings={"full": FULL_TRACETRANS})
+    return Training(name, overrides, overlays=("domain",), settings={"full": FULL_TRACETRANS})
 
 
 def study(
     name: str,
-    rows: Mapping[str, Method],
+    rows: Mapping[str, Training],
     *show: Callable[[Outcome], None],
     columns: Mapping[str, str] | None = None,
     printed: Mapping[str, str] | None = None,

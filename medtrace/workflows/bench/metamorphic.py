@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medtrace.fields import warp
+from medtrace.methods.base import plain
+from medtrace.methods.common.registration import RegistrationMethod, traces_of
 from medtrace.metrics import CaseTable
-from medtrace.objectives.objective import plain
-from medtrace.objectives.registration import RegistrationObjective, traces_of
 from medtrace.report import metamorphosis_figure, save_figure
 from medtrace.trace import Trace
 from medtrace.workflows.bench.drawing import DPI, file_name, show_comparison, show_traces, show_training
-from medtrace.workflows.bench.study import Better, Method, Outcome, Row, Study, Table
+from medtrace.workflows.bench.study import Better, Outcome, Row, Study, Table, Training
 from medtrace.workflows.classical_registration import simpleitk_registration, simpleitk_tracer
 from medtrace.workflows.evaluate import identity
 from medtrace.workflows.registration_scores import score_registration
@@ -79,7 +79,7 @@ def scores(row: Row) -> CaseTable:
     measure = _measure_of(row)
     if measure is None:
         return table
-    count = min(len(cases), TIMED_CLASSICAL) if row.objective is None else len(cases)
+    count = min(len(cases), TIMED_CLASSICAL) if row.method is None else len(cases)
     measure(list_data_collate([cases[0]]))  # the first call is slower
     for index in tqdm(range(count), desc=f"{row.progress} (checks)", disable=row.progress is None, leave=False):
         table.add(cases[index]["case"], measure(list_data_collate([cases[index]])))
@@ -87,9 +87,9 @@ def scores(row: Row) -> CaseTable:
 
 
 def _measure_of(row: Row) -> Callable[[Mapping[str, Any]], dict[str, float]] | None:
-    objective = row.objective
-    if isinstance(objective, RegistrationObjective):
-        return lambda batch: checks(objective, batch)
+    method = row.method
+    if isinstance(method, RegistrationMethod):
+        return lambda batch: checks(method, batch)
     return _classical_time if row.name == CLASSICAL else None
 
 
@@ -100,11 +100,11 @@ def _classical_time(batch: Mapping[str, Any]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def checks(objective: RegistrationObjective, batch: Mapping[str, Any]) -> dict[str, float]:
+def checks(method: RegistrationMethod, batch: Mapping[str, Any]) -> dict[str, float]:
     """Time of one pair and what must be zero.
 
     Args:
-        objective: in evaluation mode.
+        method: in evaluation mode.
         batch: one case of the task.
 
     Returns:
@@ -112,16 +112,16 @@ def checks(objective: RegistrationObjective, batch: Mapping[str, Any]) -> dict[s
         intensity without a mask. `still_voxels`: mean displacement in the head, in voxels, when the source is also the
         target.
     """
-    device = next(objective.parameters()).device
+    device = next(method.parameters()).device
     images = {name: plain(batch[name]).to(device) for name in ("source", "target", "mask", "source_mask")}
-    pair = objective.pair(images)
+    pair = method.pair(images)
     _wait(device)
     started = time.perf_counter()
-    objective.answer(pair)
+    method.answer(pair)
     _wait(device)
     seconds = time.perf_counter() - started
-    unmasked = objective.answer(pair._replace(mask=None, source_mask=None))
-    still = objective.answer(pair._replace(target=pair.source, mask=None, source_mask=None))
+    unmasked = method.answer(pair._replace(mask=None, source_mask=None))
+    still = method.answer(pair._replace(target=pair.source, mask=None, source_mask=None))
     length = torch.linalg.vector_norm(still.ddf, dim=1, keepdim=True)
     head: Tensor = plain(batch["source_head"]).to(device)
     return {
@@ -161,7 +161,7 @@ def show_metamorphoses(outcome: Outcome) -> None:
         save_figure(metamorphosis_figure(cases, title=row), path, dpi=DPI)
 
 
-def study(name: str, rows: Mapping[str, Method], controls: Mapping[str, Tracer]) -> Study:
+def study(name: str, rows: Mapping[str, Training], controls: Mapping[str, Tracer]) -> Study:
     """A study of this task."""
     return Study(
         name=name,
@@ -178,13 +178,13 @@ def study(name: str, rows: Mapping[str, Method], controls: Mapping[str, Tracer])
     )
 
 
-def training(run: str, **overrides: Any) -> Method:
+def training(run: str, **overrides: Any) -> Training:
     """A training of the bundle "metaregnet"."""
-    return Method(run, overrides, bundle="metaregnet")
+    return Training(run, overrides, bundle="metaregnet")
 
 
 METAREGNET = training("metaregnet")  # as the TraceBench overlay sets it
-PAPER = {"flow_halvings": 0, "smoothness_weight": 0.0, "masked_gradient": "both"}
+PAPER = {"flow_downsampling": 0, "smoothness_weight": 0.0, "masked_gradient": "both"}
 METAMORPHIC = (
     study(
         "rivals",

@@ -21,7 +21,7 @@ from medtrace.report.crossed import Blocks
 from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 from medtrace.workflows.bench.drawing import DPI, file_name, made, show_places, show_traces, show_training
-from medtrace.workflows.bench.study import Better, Method, Outcome, Row, Study, Table
+from medtrace.workflows.bench.study import Better, Outcome, Row, Study, Table, Training
 from medtrace.workflows.evaluate import identity, registrar_of
 from medtrace.workflows.scoring import fidelity, score_cases
 
@@ -65,10 +65,10 @@ BETTER: dict[str, Better] = {
 def scores(row: Row) -> CaseTable:
     """Score the translations of aligned test cases and, of methods that register, the fields of misaligned pairs."""
     table = score_cases(row.tracer, row.cases(row.run), scores=translation, progress=row.progress)
-    if row.objective is not None and row.objective.registers:
+    if row.method is not None and row.method.registers:
         pairs = row.cases(row.run, "pairs")
         description = row.progress and f"{row.progress} (pairs)"
-        found = score_cases(registrar_of(row.objective), pairs, scores=registration, progress=description)
+        found = score_cases(registrar_of(row.method), pairs, scores=registration, progress=description)
         for case, values in found.rows.items():
             table.add(case, values)
     return table
@@ -123,10 +123,10 @@ def totals(tables: Mapping[str, CaseTable]) -> Table:
 
 def show_pair(row: Row, folder: Path) -> None:
     """The field that a registering method finds in the first pair, saved and drawn."""
-    if row.objective is None or not row.objective.registers:
+    if row.method is None or not row.method.registers:
         return
     pair = row.cases(row.run, "pairs")[0]
-    (trace,) = registrar_of(row.objective)(list_data_collate([pair]))
+    (trace,) = registrar_of(row.method)(list_data_collate([pair]))
     name = f"{pair['case']}_pair"
     save_trace(trace, made(folder / "traces" / file_name(row.name)) / name, method=row.run.name, overwrite=True)
     figure = trace_figure(
@@ -179,7 +179,7 @@ def _plain(value: Tensor) -> Tensor:
 
 
 LEVELS = tuple("012345")
-HOSTS = {"cyclegan": "CycleGAN", "munit": "MUNIT", "unit": "UNIT", "nice_gan": "NICE-GAN"}
+BACKBONES = {"cyclegan": "CycleGAN", "munit": "MUNIT", "unit": "UNIT", "nice_gan": "NICE-GAN"}
 MODES = ("C", "C+R", "NC", "NC+R")
 MODES_EPOCHS = 2
 """Of each of the 16 trainings of the demo."""
@@ -187,19 +187,19 @@ RIVALS = {"CycleGAN (C)": "C", "Pix2Pix": "pix2pix", "RegGAN (NC+R)": "NC+R"}
 """Name → mode of the CycleGAN host (RegGAN, Table 2 and Figure 6)."""
 
 
-def training(level: str, host: str, mode: str, unpaired: bool = False) -> Method:
+def training(level: str, host: str, mode: str, unpaired: bool = False) -> Training:
     """A training of a host in a mode on pairs of a noise level."""
     level_name = f"level-{level}" if level in LEVELS else level
     name = "-".join([*(["unpaired"] if unpaired else []), level_name, host, mode]).lower()
     moved = "target" if level in LEVELS else "both"
     overrides = {"host": host, "mode": mode, "level": level, "moved": moved, "unpaired": unpaired}
     own = {} if level in LEVELS else {"demo": {"max_epochs": MODES_EPOCHS}}
-    return Method(name.replace("+", "-").replace("_", "-"), overrides, bundle="reggan", settings=own)
+    return Training(name.replace("+", "-").replace("_", "-"), overrides, bundle="reggan", settings=own)
 
 
 def study(
     name: str,
-    rows: Mapping[tuple[str, str], Method],
+    rows: Mapping[tuple[str, str], Training],
     *show: Callable[[Outcome], None],
 ) -> Study:
     """A study of this task, of rows by their place in the paper's table."""
@@ -234,7 +234,7 @@ MISALIGNED = (
     ),
     study(
         "modes",
-        {(mode, HOSTS[host]): training("table1", host, mode) for host in HOSTS for mode in MODES},
+        {(mode, BACKBONES[host]): training("table1", host, mode) for host in BACKBONES for mode in MODES},
         show_layout("measure", COSTS),
     ),
     study(

@@ -8,26 +8,26 @@ from typing import Any
 
 from torch import nn
 
-from medtrace.objectives import Objective
+from medtrace.methods.base import Method
 
 MILLION = 1e6
 
 
 @contextmanager
-def parameters_run_through(objective: Objective | None) -> Iterator[dict[str, float]]:
+def parameters_run_through(method: Method | None) -> Iterator[dict[str, float]]:
     """Count the parameters that the code inside the block runs through, in millions.
 
     Counted are the own parameters of every module that is called, each parameter once; so what a training needs and
     a prediction does not, a discriminator or the way back, is left out whatever the method calls it.
 
     Args:
-        objective: a method; None counts nothing.
+        method: a method; None counts nothing.
 
     Yields:
         A mapping that holds `parameters_million` and `all_parameters_million` after the block.
     """
     counts: dict[str, float] = {}
-    if objective is None:
+    if method is None:
         yield counts
         return
     called: dict[int, int] = {}
@@ -35,11 +35,11 @@ def parameters_run_through(objective: Objective | None) -> Iterator[dict[str, fl
     def note(module: nn.Module, *_: Any) -> None:
         called.update({id(parameter): parameter.numel() for parameter in module.parameters(recurse=False)})
 
-    hooks = [module.register_forward_hook(note) for module in objective.modules()]
+    hooks = [module.register_forward_hook(note) for module in method.modules()]
     try:
         yield counts
     finally:
         for hook in hooks:
             hook.remove()
     counts["parameters_million"] = sum(called.values()) / MILLION
-    counts["all_parameters_million"] = sum(parameter.numel() for parameter in objective.parameters()) / MILLION
+    counts["all_parameters_million"] = sum(parameter.numel() for parameter in method.parameters()) / MILLION

@@ -12,7 +12,7 @@ from medtrace.fields import warp
 from medtrace.metrics import CaseTable
 from medtrace.metrics.independent_registration import independent_registration
 from medtrace.workflows.bench.drawing import show_comparison, show_traces, show_training
-from medtrace.workflows.bench.study import Better, Method, Row, Study, Table
+from medtrace.workflows.bench.study import Better, Row, Study, Table, Training
 from medtrace.workflows.evaluate import identity, oracle
 from medtrace.workflows.scoring import RANGE, score_cases
 
@@ -50,25 +50,25 @@ PRINTED = {
 CONTROLS = {"identity (zero field)": identity, "oracle field": oracle}
 """The source itself, and the source pulled by the best field that a method could know."""
 
-TRACETRANS = Method("tracetrans")  # as the TraceBench overlay sets it: α 0.5, γ 0.25
-PIX2PIX = Method("pix2pix", {"objective#alpha": 1.0})
-NO_CROSS = Method("gamma-0", {"objective#gamma": 0.0})
+TRACETRANS = Training("tracetrans")  # as the TraceBench overlay sets it: α 0.5, γ 0.25
+PIX2PIX = Training("pix2pix", {"method#alpha": 1.0})
+NO_CROSS = Training("gamma-0", {"method#gamma": 0.0})
 
 
 FULL = {"train_cases": 2048, "max_epochs": 20}
 """The budget of the bundle "tracetrans" in this setting."""
 
 
-def translator(host: str, mode: str) -> Method:
+def translator(host: str, mode: str) -> Training:
     """A host of the bundle "reggan" in one of its modes, trained on this task."""
     name = f"{host}-{mode}".lower().replace("+", "-").replace("_", "-")
-    return Method(name, {"host": host, "mode": mode}, bundle="reggan", overlays=("postop",), settings={"full": FULL})
+    return Training(name, {"host": host, "mode": mode}, bundle="reggan", overlays=("postop",), settings={"full": FULL})
 
 
-def diffusion(method: str) -> Method:
+def diffusion(method: str) -> Training:
     """A method of the bundle "plasticine", trained on this task."""
     name = f"postop-{method}"
-    return Method(name, {"method": method}, bundle="plasticine", overlays=("postop",), settings={"full": FULL})
+    return Training(name, {"method": method}, bundle="plasticine", overlays=("postop",), settings={"full": FULL})
 
 
 def scores(row: Row) -> CaseTable:
@@ -82,7 +82,7 @@ def scores_with_independent_registration(row: Row) -> CaseTable:
     Measured where tissue moved, for trained rows; at α = 1 the model's own field is untrained (TraceTrans, Table 5).
     """
     table = scores(row)
-    if row.objective is None:
+    if row.method is None:
         return table
     description = f"{row.progress} (independent)"
     for case in tqdm(row.cases(row.run), desc=description, disable=row.progress is None, leave=False):
@@ -112,7 +112,7 @@ def shares(tables: Mapping[str, CaseTable]) -> Table:
     }
 
 
-def study(name: str, rows: Mapping[str, Method], *, independent: bool = False) -> Study:
+def study(name: str, rows: Mapping[str, Training], *, independent: bool = False) -> Study:
     """A study of this task."""
     return Study(
         name=name,
@@ -134,9 +134,9 @@ POSTOP = (
         "alpha",
         {
             "α = 1 (Pix2Pix)": PIX2PIX,
-            "α = 0.75": Method("alpha-0.75", {"objective#alpha": 0.75}),
+            "α = 0.75": Training("alpha-0.75", {"method#alpha": 0.75}),
             "α = 0.5": TRACETRANS,
-            "α = 0.25": Method("alpha-0.25", {"objective#alpha": 0.25}),
+            "α = 0.25": Training("alpha-0.25", {"method#alpha": 0.25}),
         },
         independent=True,
     ),
@@ -145,11 +145,11 @@ POSTOP = (
         {
             "γ = 0": NO_CROSS,
             "γ = 0.25": TRACETRANS,
-            "γ = 0.5": Method("gamma-0.5", {"objective#gamma": 0.5}),
-            "γ = 0.75": Method("gamma-0.75", {"objective#gamma": 0.75}),
-            "γ = 1": Method("gamma-1", {"objective#gamma": 1.0}),
-            "γ = 1, both streams taught": Method(
-                "gamma-1-both", {"objective#gamma": 1.0, "objective#cross_gradient": "both"}
+            "γ = 0.5": Training("gamma-0.5", {"method#gamma": 0.5}),
+            "γ = 0.75": Training("gamma-0.75", {"method#gamma": 0.75}),
+            "γ = 1": Training("gamma-1", {"method#gamma": 1.0}),
+            "γ = 1, both streams taught": Training(
+                "gamma-1-both", {"method#gamma": 1.0, "method#cross_gradient": "both"}
             ),
         },
     ),
@@ -157,8 +157,8 @@ POSTOP = (
         "ablation",
         {
             "one stream (image)": PIX2PIX,
-            "two networks, no cross constraint": Method(
-                "two-networks", {"objective#gamma": 0.0, "network_def#shared_encoder": False}
+            "two networks, no cross constraint": Training(
+                "two-networks", {"method#gamma": 0.0, "network_def#shared_encoder": False}
             ),
             "two streams, no cross constraint": NO_CROSS,
             "two streams, cross constraint": TRACETRANS,

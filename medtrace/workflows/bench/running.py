@@ -23,9 +23,9 @@ from medtrace.workflows.bench.drawing import file_name
 from medtrace.workflows.bench.machine import commit, measured_with
 from medtrace.workflows.bench.parameters import parameters_run_through
 from medtrace.workflows.bench.registry import MEASUREMENTS, STUDIES
-from medtrace.workflows.bench.study import Method, Outcome, Row, Study, Table
+from medtrace.workflows.bench.study import Outcome, Row, Study, Table, Training
 from medtrace.workflows.evaluate import tracer_of, write_json
-from medtrace.workflows.runs import default_device, load_objective
+from medtrace.workflows.runs import default_device, load_method
 from medtrace.workflows.train import train
 
 SETTINGS: dict[str, tuple[str, ...]] = {"demo": (), "full": ("full",), "smoke": ("smoke",)}
@@ -89,9 +89,9 @@ def run_study(
     shown = _shown(study, runs, cases)
     tables, traces, costs = {}, {}, {}
     for row in _rows(study, runs, cases, device, progress):
-        with parameters_run_through(row.objective) as count:
+        with parameters_run_through(row.method) as count:
             traces[row.name] = list(row.tracer(shown))
-        if row.objective is not None:
+        if row.method is not None:
             costs[row.name] = {**count, **_training(row.run)}
         tables[row.name] = study.scores(row)
         tables[row.name].write_csv(folder / "cases" / f"{file_name(row.name)}.csv")
@@ -119,7 +119,7 @@ def run_study(
 
 
 def _trained(
-    row: str, method: Method, setting: str, seed: int, folder: Path, device: str | None, console: Console
+    row: str, method: Training, setting: str, seed: int, folder: Path, device: str | None, console: Console
 ) -> Path:
     """The run folder of a row, trained unless it was before."""
     run = folder / f"{setting}-{seed}" / method.run
@@ -168,8 +168,8 @@ def _rows(study: Study, runs: Mapping[str, Path], cases: Cases, device: str | No
     for name, tracer in study.controls.items():
         yield Row(name, tracer, first, cases, progress=name if progress else None)
     for name, run in runs.items():
-        objective = load_objective(run, device, study.rows[name].inference)
-        yield Row(name, tracer_of(objective), run, cases, objective, progress=name if progress else None)
+        method = load_method(run, device, study.rows[name].inference)
+        yield Row(name, tracer_of(method), run, cases, method, progress=name if progress else None)
 
 
 def _plain(value: Any) -> Any:

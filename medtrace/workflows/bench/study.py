@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from medtrace.methods.base import Method
 from medtrace.metrics import CaseTable
-from medtrace.objectives import Objective
 from medtrace.trace import Trace
 from medtrace.workflows.bench.cases import Cases
 from medtrace.workflows.scoring import Tracer
@@ -21,7 +21,7 @@ Table = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Method:
+class Training:
     """A training.
 
     Attributes:
@@ -53,7 +53,7 @@ class Row:
         tracer: gives the traces of a batch of cases, on the CPU.
         run: the run folder; of a control that of the study's first row, whose cases it is scored on.
         cases: `row.cases(row.run, "test")` makes the data set that the run's configuration calls `data#test`.
-        objective: the trained method; None of a control.
+        method: the trained method; None of a control.
         progress: what stands before a progress bar; None shows none.
     """
 
@@ -61,7 +61,7 @@ class Row:
     tracer: Tracer
     run: Path
     cases: Cases
-    objective: Objective | None = None
+    method: Method | None = None
     progress: str | None = None
 
 
@@ -120,7 +120,7 @@ class Study:
 
     name: str
     task: str
-    rows: Mapping[str, Method]
+    rows: Mapping[str, Training]
     controls: Mapping[str, Tracer]
     scores: Callable[[Row], CaseTable]
     columns: Mapping[str, str]

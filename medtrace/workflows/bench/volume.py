@@ -14,10 +14,10 @@ from rich.progress import Progress
 
 from medtrace.data import TraceBench
 from medtrace.io import save_trace
-from medtrace.objectives import InstanceRegistration, MetamorphicEnergy
-from medtrace.objectives.instance import RefinementStep
-from medtrace.objectives.objective import plain
-from medtrace.objectives.registration import traces_of
+from medtrace.methods.base import plain
+from medtrace.methods.common.instance import InstanceRegistration, RefinementStep
+from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
+from medtrace.methods.common.registration import traces_of
 from medtrace.report import markdown_table, metamorphosis_figure, overlay_figure, print_table, save_figure
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving

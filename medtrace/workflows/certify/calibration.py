@@ -17,15 +17,15 @@ from tqdm import tqdm
 
 from medtrace.data import TraceBench
 from medtrace.fields import non_diffeomorphic_volume
+from medtrace.methods.common.registration import RegistrationMethod
 from medtrace.metrics import certificate as measure
-from medtrace.objectives.registration import RegistrationObjective
 from medtrace.trace import Trace
 from medtrace.workflows.certify.checks import independent_field, trace_checks
 from medtrace.workflows.certify.corruption import SPOILERS, Case, true_trace
 from medtrace.workflows.certify.probes import Translator, translator_checks
 from medtrace.workflows.certify.record import Certificate, Status
 from medtrace.workflows.certify.thresholds import Thresholds
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 
 FIELD_VOXELS = 1.0
 """A field is wrong whose error exceeds this at 1 % of the foreground."""
@@ -128,16 +128,16 @@ def judge_run(
 ) -> list[Judgement]:
     """Certify a trained run's traces of TraceBench cases, with equivariance where it translates one image."""
     limits = thresholds or Thresholds()
-    objective = load_objective(run, "cpu")
+    method = load_method(run, "cpu")
     data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
     judgements = []
     for index in tqdm(range(cases), disable=not progress, unit="case"):
         case = data[index]
-        truth, trace = true_trace(case), traced(objective.trace, case)
-        registers = isinstance(objective, RegistrationObjective)
+        truth, trace = true_trace(case), traced(method.trace, case)
+        registers = isinstance(method, RegistrationMethod)
         checks = trace_checks(trace, limits, target=truth.image if registers else None)
         if not registers:
-            checks += translator_checks(run_translator(objective.trace, case["source"].affine), trace, limits)
+            checks += translator_checks(run_translator(method.trace, case["source"].affine), trace, limits)
         certificate = Certificate(f"{task}-{index:04d}", tuple(checks))
         judgements.append(Judgement(Path(run).name, wrongness(trace, truth), certificate, _error(trace, truth)))
     return judgements

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from medtrace.fields import compose, warp
 from medtrace.io import write_image
+from medtrace.methods.common.registration import RegistrationMethod
 from medtrace.metrics import certificate as measure
-from medtrace.objectives.registration import RegistrationObjective
 from medtrace.storage.files import scratch_directory
 from medtrace.trace import Trace
 from medtrace.workflows.certify.record import Check, judged, skipped
 from medtrace.workflows.certify.thresholds import Thresholds
 from medtrace.workflows.register import register
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 from medtrace.workflows.translate import run_preparation, translate
 
 Translator = Callable[[Tensor], Trace]
@@ -111,15 +111,15 @@ def run_checks(
         contrast: of the image, where the run was trained on several.
         device: such as "cuda:0".
     """
-    objective = load_objective(run, "cpu")
+    method = load_method(run, "cpu")
     flat = trace.spatial_dims == 2
     if trace.source.shape[0] != 1:
         return [skipped(name, "colour pictures cannot be handed to the run again") for name in RUN_CHECKS]
-    if flat and run_preparation(run, objective).picture:
+    if flat and run_preparation(run, method).picture:
         return [skipped(name, "pictures cannot be handed to the run again without loss") for name in RUN_CHECKS]
     with scratch_directory() as folder:
         file = folder / "source.nii.gz"
-        if isinstance(objective, RegistrationObjective):
+        if isinstance(method, RegistrationMethod):
             write_image(file, trace.source, trace.source_affine)
             found = register(
                 file, file, folder / "pair", run=run, contrast=contrast, device=device, progress=False, report=False

@@ -25,7 +25,7 @@ from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 from medtrace.workflows.certify.command import RADIUS_FORMAT
 from medtrace.workflows.certify.corruption import Case
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 
 Errors = Callable[[Case], Tensor]
 """Distances in mm of the points that a predictor names from the true ones, for one case."""
@@ -112,12 +112,12 @@ def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: i
 
 def run_errors(run: str | os.PathLike) -> Errors:
     """Errors of a trained run."""
-    objective = load_objective(run, "cpu")
+    method = load_method(run, "cpu")
 
     def errors(case: Case) -> Tensor:
         kept = {key: value for key, value in case.items() if isinstance(value, Tensor)}
         with torch.no_grad():
-            trace: Trace = objective.trace(list_data_collate([kept]))[0]
+            trace: Trace = method.trace(list_data_collate([kept]))[0]
         return point_errors(case, trace.inverse_ddf.cpu())
 
     return errors

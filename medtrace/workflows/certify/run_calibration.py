@@ -16,16 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medtrace.data import TraceBench
+from medtrace.methods.base import Method
+from medtrace.methods.common.registration import RegistrationMethod
 from medtrace.metrics.certificate import smooth_displacement
-from medtrace.objectives import Objective
-from medtrace.objectives.registration import RegistrationObjective
 from medtrace.trace import Trace
 from medtrace.workflows.certify.calibration import Tracer, run_translator, traced
 from medtrace.workflows.certify.corruption import Case
 from medtrace.workflows.certify.probes import Translator, identical_pair_check, translator_checks
 from medtrace.workflows.certify.record import Check, Status
 from medtrace.workflows.certify.thresholds import Thresholds
-from medtrace.workflows.runs import load_objective
+from medtrace.workflows.runs import load_method
 
 FIGURES = {
     "reproduction": "reproduction_share",
@@ -81,18 +81,18 @@ def question_run(
     if cases < 2:
         raise ValueError(f"cases: expected at least 2, so that one can be remembered for another, received {cases}")
     limits = thresholds or Thresholds()
-    objective = load_objective(run, "cpu")
+    method = load_method(run, "cpu")
     data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
     found: list[Answer] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fields of broken runs have no good inverse
-        others = {} if isinstance(objective, RegistrationObjective) else _other_runs(objective, seed)
+        others = {} if isinstance(method, RegistrationMethod) else _other_runs(method, seed)
         for index in tqdm(range(cases), disable=not progress, unit="case"):
             case, other = data[index], data[(index + 1) % cases]
-            if isinstance(objective, RegistrationObjective):
-                found += _registration(objective, case, limits, seed + index)
+            if isinstance(method, RegistrationMethod):
+                found += _registration(method, case, limits, seed + index)
             else:
-                found += _translation(objective.trace, case, other, others, limits)
+                found += _translation(method.trace, case, other, others, limits)
     return found
 
 
@@ -132,8 +132,8 @@ def _translation(
         yield _answer(translator_checks(blended, blended(source), limits)[1], name)
 
 
-def _registration(objective: RegistrationObjective, case: Case, limits: Thresholds, seed: int) -> Iterator[Answer]:
-    trace = traced(objective.trace, {"source": case["source"], "target": case["source"]})
+def _registration(method: RegistrationMethod, case: Case, limits: Thresholds, seed: int) -> Iterator[Answer]:
+    trace = traced(method.trace, {"source": case["source"], "target": case["source"]})
     yield _answer(identical_pair_check(trace, limits), ITSELF)
     shift = torch.zeros_like(trace.ddf)
     shift[0] = 1.0
@@ -159,12 +159,12 @@ def _remembering(translator: Translator, memory: Tensor, share: float) -> Transl
     return answer
 
 
-def _other_runs(objective: Objective, seed: int) -> dict[str, Tracer]:
+def _other_runs(method: Method, seed: int) -> dict[str, Tracer]:
     """Runs of nearly the same weights: every one times 1 + noise."""
     found: dict[str, Callable] = {}
     for noise in WEIGHTS_OFF:
         generator = torch.Generator().manual_seed(seed)
-        other = copy.deepcopy(objective)
+        other = copy.deepcopy(method)
         with torch.no_grad():
             for weights in other.parameters():
                 weights.mul_(1 + noise * torch.randn(weights.shape, generator=generator))

@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from medtrace.engines import Trainer
+from medtrace.methods.common.diffusion import Sampling, case_generators
+from medtrace.methods.palette.method import PaletteMethod
 from medtrace.networks import NoiseEstimator, NoiseSchedule, denoise, draw_noise
-from medtrace.objectives import PaletteObjective, Sampling
-from medtrace.objectives.diffusion_training import case_generators
 
 
-def objective(spatial_dims=2, channels=1, condition=1, **options):
+def make_method(spatial_dims=2, channels=1, condition=1, **options):
     torch.manual_seed(0)
     estimator = NoiseEstimator(
         spatial_dims, channels, condition, channels=(8, 16), residual_blocks=1, head_channels=8, norm_groups=8
     )
     torch.nn.init.normal_(estimator.unet.out[-1].conv.weight, std=0.05)
-    return PaletteObjective(estimator, **{"sampling": Sampling(steps=4), **options})
+    return PaletteMethod(estimator, **{"sampling": Sampling(steps=4), **options})
 
 
 def batch(*shape, source_channels=1, count=2):
@@ -28,7 +28,7 @@ def batch(*shape, source_channels=1, count=2):
 
 
 def test_the_term_is_the_noise_given_the_source():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     torch.manual_seed(3)
     value = method.terms("noise", data, {})["noise_l1"]
     torch.manual_seed(3)
@@ -42,7 +42,7 @@ def test_the_term_is_the_noise_given_the_source():
 
 
 def test_drawing_starts_from_pure_noise_and_registers_nothing():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     drawn = method.refinement(data, keep=(0,))
     generators = case_generators(data["source"], 0)
     noise = draw_noise(data["source"], generators)
@@ -63,7 +63,7 @@ def test_drawing_starts_from_pure_noise_and_registers_nothing():
 
 
 def test_batch_size_does_not_matter():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     together = method.trace(data)[1].image
     alone = method.trace({"source": data["source"][1:]})[0].image
     torch.testing.assert_close(alone, together, atol=1e-3, rtol=0)
@@ -71,7 +71,7 @@ def test_batch_size_does_not_matter():
 
 @pytest.mark.parametrize(("shape", "spatial_dims", "condition"), [((20, 24), 2, 2), ((12, 8, 9), 3, 1)])
 def test_trains_with_other_channels_and_volumes(shape, spatial_dims, condition):
-    method = objective(spatial_dims, condition=condition)
+    method = make_method(spatial_dims, condition=condition)
     data = batch(*shape, source_channels=condition)
     before = {name: value.clone() for name, value in method.networks.named_parameters()}
     optimizers = {"noise": torch.optim.Adam(method.parameters_of("noise"), 1e-3)}
@@ -83,4 +83,4 @@ def test_trains_with_other_channels_and_volumes(shape, spatial_dims, condition):
 
 def test_a_start_from_the_source_is_refused():
     with pytest.raises(ValueError, match="start: expected 1, since Palette starts from pure noise"):
-        objective(sampling=Sampling(start=0.5))
+        make_method(sampling=Sampling(start=0.5))

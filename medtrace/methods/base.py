@@ -22,7 +22,7 @@ class Phase:
 
     Attributes:
         name: the phase's name, and the key of its optimiser.
-        networks: paths of the objective's sub-modules whose parameters this phase steps.
+        networks: paths of the method's sub-modules whose parameters this phase steps.
         weights: weight of each loss term. A term of weight 0 is not computed.
         shared: paths of networks whose forward here a later phase of the step goes back through. They learn nothing
             in this phase; what it computed stays in memory until the step ends.
@@ -52,7 +52,7 @@ class Phase:
         return torch.stack([self.weights[name] * value.float() for name, value in terms.items()]).sum()
 
 
-class Objective(nn.Module):
+class Method(nn.Module):
     """A method: its networks, its loss terms by phase, and how its networks turn an image into a `Trace`.
 
     A subclass sets `phases` in its constructor, has one method `<phase>_terms(phase, batch, carried)` per phase, and

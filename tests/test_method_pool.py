@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medtrace.objectives.pool import ImagePool
+from medtrace.methods.common.image_pool import ImagePool
 
 
 def numbered(*numbers, size=2):

@@ -10,17 +10,17 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_choice, check_range, check_same_grid
+from medtrace.methods.base import Batch, Method, Phase, plain
+from medtrace.methods.common.averaging import WeightAverage
+from medtrace.methods.common.diffusion import WEIGHTINGS, Sampling, estimate_noise, in_range, still_traces
 from medtrace.networks.diffusion_sampling import Denoised, denoise, draw_noise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.objectives.averaging import WeightAverage
-from medtrace.objectives.diffusion_training import WEIGHTINGS, Sampling, estimate_noise, in_range, still_traces
-from medtrace.objectives.objective import Batch, Objective, Phase, plain
 from medtrace.trace import Trace
 
 
-class PaletteObjective(Objective):
+class PaletteMethod(Method):
     """Train a noise estimator on targets, conditioned on their sources, and draw a target for a source.
 
     The one phase, "noise", has the term `noise_l1`, mean |ε − ε̂|, of weight 1 (Saharia et al. 2022, whose sharper
@@ -85,7 +85,7 @@ class PaletteObjective(Objective):
 
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:
-        """The drawn image as the sampler gives it, and images on the way; see `PlasticineObjective.refinement`."""
+        """The drawn image as the sampler gives it, and images on the way; see `PlasticineMethod.refinement`."""
         source, how = plain(batch["source"]), self.sampling
         check_range("source", source, -1, 1)
         gammas = self.schedule.levels(how.steps, spacing=how.spacing)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_choice, check_positive
+from medtrace.methods.base import traces_on_own_grid
 from medtrace.networks.diffusion_sampling import SAMPLERS
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
-from medtrace.objectives.objective import traces_on_own_grid
 from medtrace.trace import Trace
 
 WEIGHTINGS = ("noise", "velocity")

@@ -1,4 +1,4 @@
-"""The MetaRegNet objective: register a pair and explain, within a mask, what has no correspondence."""
+"""The MetaRegNet method: register a pair and explain, within a mask, what has no correspondence."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from medtrace.methods.base import Batch, Phase
+from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
+from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
 from medtrace.networks import MetamorphicOutput, MetamorphicRegNet
-from medtrace.objectives.energy import MetamorphicEnergy
-from medtrace.objectives.objective import Batch, Phase
-from medtrace.objectives.registration import Pair, RegistrationObjective, Segmentation
 
 
-class MetaRegNetObjective(RegistrationObjective):
+class MetaRegNetMethod(RegistrationMethod):
     """Train a `MetamorphicRegNet` on pairs and register pairs with it.
 
     The one phase, "registration", has the terms of `MetamorphicEnergy` (MetaRegNet, Eq. 4): `similarity`,
-    `intensity_diffusion`, `folding` and `smoothness`. The batch is that of `RegistrationObjective`. The trace's image
+    `intensity_diffusion`, `folding` and `smoothness`. The batch is that of `RegistrationMethod`. The trace's image
     is warped + q·M and its appearance q·M, so that its ledger has no residual within the mask.
 
     Where the paper's text, its equations and the authors' settings disagree, the text is the default and the rest a
@@ -33,7 +33,7 @@ class MetaRegNetObjective(RegistrationObjective):
         folding_measure: "central" or "simplices".
         smoothness_weight: of the displacement; 0 is the paper's.
         masked_gradient: "both" or "intensity": what the similarity teaches within the mask, see `MetamorphicEnergy`.
-        segmentation: see `RegistrationObjective`.
+        segmentation: see `RegistrationMethod`.
         segment_source: see there.
 
     Raises:

@@ -1,4 +1,4 @@
-"""MetaRegNet's objective, its rival's, and instance optimisation, against their equations."""
+"""MetaRegNet's method, its rival's, and instance optimisation, against their equations."""
 
 import pytest
 import torch
@@ -8,15 +8,11 @@ from torch import nn
 from medtrace.engines import Trainer
 from medtrace.fields import inverse_consistency, warp
 from medtrace.losses import intensity_diffusion, jacobian_folding, velocity_smoothness
+from medtrace.methods.common.instance import InstanceRegistration, multigrid_displacement
+from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy, image_distance
+from medtrace.methods.metaregnet.method import MetaRegNetMethod
+from medtrace.methods.voxelmorph.method import VoxelMorphMethod
 from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicRegNet
-from medtrace.objectives import (
-    InstanceRegistration,
-    MetamorphicEnergy,
-    MetaRegNetObjective,
-    VoxelMorphObjective,
-)
-from medtrace.objectives.energy import image_distance
-from medtrace.objectives.instance import multigrid_displacement
 
 
 def metaregnet(spatial_dims=2, std=0.1, **options):
@@ -27,7 +23,7 @@ def metaregnet(spatial_dims=2, std=0.1, **options):
             nn.init.normal_(parameter, std=std)
         elif "final_conv_out" in name:
             nn.init.normal_(parameter, std=30 * std)  # its features are small at the start
-    return MetaRegNetObjective(built, **options)
+    return MetaRegNetMethod(built, **options)
 
 
 def voxelmorph(std=0.15, **options):
@@ -35,7 +31,7 @@ def voxelmorph(std=0.15, **options):
     built = DiffeomorphicVoxelMorph(2, 1, (8, 8, 8, 8), (8,))
     for parameter in built.parameters():
         nn.init.normal_(parameter, std=std)
-    return VoxelMorphObjective(built, **options)
+    return VoxelMorphMethod(built, **options)
 
 
 def pairs(spatial_dims=2, size=16, batch=2):
@@ -68,9 +64,9 @@ def blobs(spatial_dims=2, size=32, shift=3.0, lesion=True):
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_terms_are_equation_4_on_images_in_0_1(spatial_dims):
-    objective, batch = metaregnet(spatial_dims, smoothness_weight=0.5), pairs(spatial_dims, 9)
-    terms = objective.terms("registration", batch, {})
-    output = objective.networks(batch["source"], batch["target"], batch["mask"])
+    method, batch = metaregnet(spatial_dims, smoothness_weight=0.5), pairs(spatial_dims, 9)
+    terms = method.terms("registration", batch, {})
+    output = method.networks(batch["source"], batch["target"], batch["mask"])
     image, target = (output.image + 1) / 2, (batch["target"] + 1) / 2
     expected = {
         "similarity": (target - image).square().mean(),
@@ -84,12 +80,12 @@ def test_terms_are_equation_4_on_images_in_0_1(spatial_dims):
 
 
 def test_weights_are_the_papers():
-    objective = metaregnet()
-    assert objective.registers
-    weights = objective.phase("registration").weights
+    method = metaregnet()
+    assert method.registers
+    weights = method.phase("registration").weights
     assert weights == {"similarity": 1.0, "intensity_diffusion": 1.0, "folding": 1e-3, "smoothness": 0.0}
-    assert set(objective.terms("registration", pairs(), {})) == {"similarity", "intensity_diffusion", "folding"}
-    assert set(objective.parameters_of("registration")) == set(objective.networks.parameters())
+    assert set(method.terms("registration", pairs(), {})) == {"similarity", "intensity_diffusion", "folding"}
+    assert set(method.parameters_of("registration")) == set(method.networks.parameters())
 
 
 def test_similarity_and_folding_by_parameter():
@@ -107,13 +103,13 @@ def test_similarity_and_folding_by_parameter():
 @pytest.mark.parametrize(("masked_gradient", "moves"), [("both", True), ("intensity", False)])
 def test_masked_gradient_says_what_the_lesion_teaches(masked_gradient, moves):
     """Source and target differ within the mask only."""
-    objective, batch = metaregnet(masked_gradient=masked_gradient, std=0.02), blobs(shift=0.0)
-    head = objective.networks.unet.net[-1].final_conv_out.conv
+    method, batch = metaregnet(masked_gradient=masked_gradient, std=0.02), blobs(shift=0.0)
+    head = method.networks.unet.net[-1].final_conv_out.conv
     with torch.no_grad():
         head.weight[:2] = 0
         head.bias[:2] = 0
-    terms = objective.terms("registration", batch, {})
-    output = objective.networks(batch["source"], batch["target"], batch["mask"])
+    terms = method.terms("registration", batch, {})
+    output = method.networks(batch["source"], batch["target"], batch["mask"])
     torch.testing.assert_close(terms["similarity"], image_distance(output.image, batch["target"]))
     terms["similarity"].backward()
     flow, intensity = head.bias.grad.abs().split((2, 1))
@@ -123,21 +119,21 @@ def test_masked_gradient_says_what_the_lesion_teaches(masked_gradient, moves):
 
 def test_training_lowers_the_energy():
     torch.manual_seed(0)
-    objective = MetaRegNetObjective(MetamorphicRegNet(2, 1, channels=(8, 16), num_blocks=2))
+    method = MetaRegNetMethod(MetamorphicRegNet(2, 1, channels=(8, 16), num_blocks=2))
     batch = blobs()
-    first = objective.terms("registration", batch, {})["similarity"].detach()
-    optimizers = {"registration": torch.optim.Adam(objective.parameters_of("registration"), 1e-2)}
-    Trainer("cpu", 1, [batch] * 25, objective, optimizers).run()
-    assert objective.terms("registration", batch, {})["similarity"].detach() < 0.3 * first
+    first = method.terms("registration", batch, {})["similarity"].detach()
+    optimizers = {"registration": torch.optim.Adam(method.parameters_of("registration"), 1e-2)}
+    Trainer("cpu", 1, [batch] * 25, method, optimizers).run()
+    assert method.terms("registration", batch, {})["similarity"].detach() < 0.3 * first
 
 
 def test_trace_has_both_fields_and_the_change_within_the_mask():
-    objective, batch = metaregnet(), pairs()
+    method, batch = metaregnet(), pairs()
     affine = torch.diag(torch.tensor([2.0, 2.0, 1.0, 1.0], dtype=torch.float64))
     seen = {name: MetaTensor(value, affine=affine) for name, value in batch.items()}
-    traces = objective.train().trace(seen)
-    assert objective.training
-    output = objective.eval().networks(batch["source"], batch["target"], batch["mask"])
+    traces = method.train().trace(seen)
+    assert method.training
+    output = method.eval().networks(batch["source"], batch["target"], batch["mask"])
     assert len(traces) == 2
     for item, trace in enumerate(traces):
         torch.testing.assert_close(trace.image, output.image[item])
@@ -151,9 +147,9 @@ def test_trace_has_both_fields_and_the_change_within_the_mask():
 
 
 def test_register_is_trace():
-    objective, batch = metaregnet(), pairs()
-    registered = objective.register(batch["source"], batch["target"], batch["mask"], batch["mask"].flip(2))
-    traced = objective.trace({**batch, "source_mask": batch["mask"].flip(2)})
+    method, batch = metaregnet(), pairs()
+    registered = method.register(batch["source"], batch["target"], batch["mask"], batch["mask"].flip(2))
+    traced = method.trace({**batch, "source_mask": batch["mask"].flip(2)})
     for one, other in zip(registered, traced):
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.mask, other.mask)
@@ -161,12 +157,12 @@ def test_register_is_trace():
 
 
 def test_no_mask_is_plain_registration():
-    objective, batch = metaregnet(), pairs()
+    method, batch = metaregnet(), pairs()
     for mask in (None, torch.zeros_like(batch["mask"])):
-        trace = objective.register(batch["source"], batch["target"], mask)[0]
+        trace = method.register(batch["source"], batch["target"], mask)[0]
         assert torch.count_nonzero(trace.appearance) == torch.count_nonzero(trace.mask) == 0
         torch.testing.assert_close(trace.image, trace.warped, atol=1e-5, rtol=0)
-    terms = objective.terms("registration", {**batch, "mask": torch.zeros_like(batch["mask"])}, {})
+    terms = method.terms("registration", {**batch, "mask": torch.zeros_like(batch["mask"])}, {})
     assert terms["intensity_diffusion"] == 0
 
 
@@ -198,27 +194,27 @@ class Segmenter(nn.Module):
 def test_a_segmenting_network_is_evaluated_and_not_trained():
     segmenter, batch = Segmenter(), pairs()
     del batch["mask"]
-    objective = metaregnet(segmentation=segmenter).train()
-    assert float(objective.pair(batch).mask.min()) == 1
+    method = metaregnet(segmentation=segmenter).train()
+    assert float(method.pair(batch).mask.min()) == 1
     assert segmenter.training
-    objective.phase("registration").total(objective.terms("registration", batch, {})).backward()
+    method.phase("registration").total(method.terms("registration", batch, {})).backward()
     assert segmenter.level.grad is None
-    assert all(parameter is not segmenter.level for parameter in objective.parameters_of("registration"))
+    assert all(parameter is not segmenter.level for parameter in method.parameters_of("registration"))
 
 
 def test_pairs_that_do_not_fit_are_refused():
-    objective, batch = metaregnet(), pairs()
+    method, batch = metaregnet(), pairs()
     with pytest.raises(ValueError, match=r"target: registration takes source and target, received \['source'\]"):
-        objective.trace({"source": batch["source"]})
+        method.trace({"source": batch["source"]})
     with pytest.raises(ValueError, match=r"source: expected intensities in \[-1, 1\]"):
-        objective.trace({**batch, "source": batch["source"] * 100})
+        method.trace({**batch, "source": batch["source"] * 100})
     with pytest.raises(ValueError, match="target: expected the shape of source"):
-        objective.trace({**batch, "target": batch["target"][..., 1:]})
+        method.trace({**batch, "target": batch["target"][..., 1:]})
     moved = torch.eye(4, dtype=torch.float64)
     moved[0, 3] = 5
     elsewhere = {**batch, "source": MetaTensor(batch["source"], affine=moved)}
     with pytest.raises(ValueError, match="resample the source onto the target's grid"):
-        objective.trace(elsewhere)
+        method.trace(elsewhere)
     with pytest.raises(TypeError, match="segmentation: expected something to call"):
         metaregnet(segmentation="unet.pt")
 
@@ -242,9 +238,9 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_cost_function_masking_is_the_mean_over_healthy_voxels():
-    objective, batch = voxelmorph(), pairs()
-    terms = objective.terms("registration", batch, {})
-    output = objective.networks(batch["source"], batch["target"])
+    method, batch = voxelmorph(), pairs()
+    terms = method.terms("registration", batch, {})
+    output = method.networks(batch["source"], batch["target"])
     difference = ((output.warped - batch["target"]) / 2).square()
     torch.testing.assert_close(terms["similarity"], difference[~batch["mask"]].mean())
     torch.testing.assert_close(terms["smoothness"], velocity_smoothness(output.velocity))
@@ -260,23 +256,23 @@ def test_masking_leaves_out_the_sources_pathology_too():
     weights[..., 0, :] = 1
     assert float(image_distance(image, target, "mse", 2.0, weights)) == pytest.approx(0.25)
     assert float(image_distance(image, target, "l1", 2.0, weights * 0)) == 0
-    objective, batch = voxelmorph(std=0.0), pairs()
+    method, batch = voxelmorph(std=0.0), pairs()
     batch["source_mask"] = batch["mask"].flip(2)
     healthy = ~(batch["mask"] | batch["source_mask"])
     difference = ((batch["source"] - batch["target"]) / 2).square()
-    similarity = objective.terms("registration", batch, {})["similarity"]
+    similarity = method.terms("registration", batch, {})["similarity"]
     torch.testing.assert_close(similarity, difference[healthy].mean(), atol=1e-5, rtol=1e-4)
 
 
 def test_voxelmorph_traces_without_appearance():
-    objective, batch = voxelmorph(), pairs()
-    trace = objective.register(batch["source"], batch["target"], batch["mask"])[1]
-    output = objective.networks(batch["source"], batch["target"])
+    method, batch = voxelmorph(), pairs()
+    trace = method.register(batch["source"], batch["target"], batch["mask"])[1]
+    output = method.networks(batch["source"], batch["target"])
     torch.testing.assert_close(trace.ddf, output.ddf[1])
     torch.testing.assert_close(trace.velocity, output.velocity[1])
     torch.testing.assert_close(trace.image, output.warped[1])
     assert trace.appearance.abs().max() < 1e-5
-    torch.testing.assert_close(objective.answer(objective.pair(batch)).image, output.warped)
+    torch.testing.assert_close(method.answer(method.pair(batch)).image, output.warped)
 
 
 # --- instance optimisation ------------------------------------------------------------------------------------------
@@ -326,14 +322,14 @@ def test_instance_optimisation_takes_the_segmentation_of_its_start():
 
 
 @pytest.mark.parametrize("shape", [(16, 24), (13, 10), (9, 6, 11)])
-@pytest.mark.parametrize("halvings", [(0, 2), (1, 2, 3)])
-def test_constant_velocities_on_all_grids_add_up_to_a_translation(shape, halvings):
+@pytest.mark.parametrize("downsampling", [(0, 2), (1, 2, 3)])
+def test_constant_velocities_on_all_grids_add_up_to_a_translation(shape, downsampling):
     dims = len(shape)
     shift = torch.arange(1.0, dims + 1).reshape(1, dims, *[1] * dims)
-    grids = [tuple(-(-extent // 2**halving) for extent in shape) for halving in halvings]
+    grids = [tuple(-(-extent // 2**halving) for extent in shape) for halving in downsampling]
     fields = [shift.expand(1, dims, *grid) for grid in grids]
-    ddf = multigrid_displacement(fields, halvings, shape)
-    torch.testing.assert_close(ddf, (len(halvings) * shift).expand(1, dims, *shape), atol=1e-4, rtol=0)
+    ddf = multigrid_displacement(fields, downsampling, shape)
+    torch.testing.assert_close(ddf, (len(downsampling) * shift).expand(1, dims, *shape), atol=1e-4, rtol=0)
 
 
 def test_grids_lie_where_they_say():
@@ -353,7 +349,7 @@ def test_grids_lie_where_they_say():
         ({"steps": -1}, "steps: expected 0 or more"),
         ({"learning_rate": 0}, "learning_rate: expected a number above 0"),
         ({"intensity_rate": -1}, "intensity_rate: expected a number above 0"),
-        ({"halvings": ()}, "halvings: expected one or more"),
+        ({"downsampling": ()}, "downsampling: expected one or more"),
     ],
 )
 def test_instance_optimisation_refuses(options, message):

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_positive
+from medtrace.networks.backbone import Code, Domain, TranslationBackbone
 from medtrace.networks.blocks import MultiscaleDiscriminator, pad_to_multiple
-from medtrace.networks.host import Code, Domain, TranslationHost
 
 
-class CodedHost(TranslationHost):
+class CodedBackbone(TranslationBackbone):
     """A 2D host whose codes lie on a coarser grid, with multi-scale discriminators.
 
     A subclass adds an encoder per domain, which gives (content, style or None) of a padded image, and a decoder per
@@ -21,7 +21,7 @@ class CodedHost(TranslationHost):
         in_channels: channels of the source.
         out_channels: channels of the target.
         both_ways: whether the target can be translated to the source too.
-        downsamplings: halvings from the image's grid to the content's.
+        downsamplings: downsampling from the image's grid to the content's.
         minimum: the least extent of a padded image.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.

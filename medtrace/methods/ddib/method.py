@@ -10,19 +10,19 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_choice, check_positive, check_range
+from medtrace.methods.base import Batch, Method, Phase, plain
+from medtrace.methods.common.averaging import WeightAverage
+from medtrace.methods.common.diffusion import WEIGHTINGS, estimate_noise, in_range, still_traces
 from medtrace.networks.diffusion_sampling import Denoised, denoise, invert
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.objectives.averaging import WeightAverage
-from medtrace.objectives.diffusion_training import WEIGHTINGS, estimate_noise, in_range, still_traces
-from medtrace.objectives.objective import Batch, Objective, Phase, plain
 from medtrace.trace import Trace
 
 DOMAINS = ("source", "target")
 
 
-class DDIBObjective(Objective):
+class DDIBMethod(Method):
     """Train one unconditional noise estimator per domain and translate through the noise that both share.
 
     The one phase, "noise", has the terms `source_noise_l1` and `target_noise_l1`, mean |ε − ε̂| in either domain, of
@@ -108,7 +108,7 @@ class DDIBObjective(Objective):
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:
         """The translation as the sampler gives it, and images on the way down from the noise; see
-        `PlasticineObjective.refinement`.
+        `PlasticineMethod.refinement`.
         """
         source = plain(batch["source"])
         check_range("source", source, -1, 1)

@@ -32,7 +32,7 @@ class Code(NamedTuple):
         return decoded
 
 
-class TranslationHost(nn.Module):
+class TranslationBackbone(nn.Module):
     """A translator between the domains "source" and "target" that a training may correct by registration.
 
     An image is encoded in its own domain and decoded in a domain: `decode(encode(x, "source"), "target")`

@@ -1,15 +1,17 @@
-"""The TraceTrans objective against its equations, and its reduction to Pix2Pix."""
+"""The TraceTrans method against its equations, and its reduction to Pix2Pix."""
 
 import pytest
 import torch
+from medtrace.trace.prediction import affines_of
 from monai.data import MetaTensor
 from torch.nn import functional as F
 
 from medtrace.engines import Trainer
 from medtrace.fields import inverse_consistency
 from medtrace.losses import ParzenDNMILoss, velocity_smoothness
+from medtrace.methods.base import Phase
+from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import DualDecoderGAN
-from medtrace.objectives import Phase, TraceTransObjective, affines_of
 
 
 def networks(seed=0, channels=1, **options):
@@ -29,8 +31,8 @@ def pair(channels=1, size=32):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_terms_are_the_equations(channels):
     gan, batch = networks(channels=channels), pair(channels)
-    objective, carried = TraceTransObjective(gan), {}
-    terms = objective.terms("generator", batch, carried)
+    method, carried = TraceTransMethod(gan), {}
+    terms = method.terms("generator", batch, carried)
     source, target = batch["source"], batch["target"]
     output = gan(source)
     expected = {
@@ -44,7 +46,7 @@ def test_terms_are_the_equations(channels):
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value, msg=name)
-    judged = objective.terms("discriminator", batch, carried)
+    judged = method.terms("discriminator", batch, carried)
     fake = output.image.detach()
     half = 0.5 * (
         (gan.translation_discriminator(source, target) - 1).square().mean()
@@ -55,8 +57,8 @@ def test_terms_are_the_equations(channels):
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.5, 1.0), (0.75, 0.5), (0.25, 1.0), (1.0, 1.0), (0.0, 1.0), (0.5, 0.0)])
 def test_weights_are_equations_8_12_and_13(alpha, gamma):
-    objective = TraceTransObjective(networks(), alpha=alpha, gamma=gamma)
-    assert dict(objective.phase("generator").weights) == pytest.approx(
+    method = TraceTransMethod(networks(), alpha=alpha, gamma=gamma)
+    assert dict(method.phase("generator").weights) == pytest.approx(
         {
             "translation_l1": alpha,
             "warp_dnmi": 1 - alpha,
@@ -66,20 +68,20 @@ def test_weights_are_equations_8_12_and_13(alpha, gamma):
             "smoothness": 0.2 * (1 - alpha),
         }
     )
-    assert dict(objective.phase("discriminator").weights) == pytest.approx(
+    assert dict(method.phase("discriminator").weights) == pytest.approx(
         {"translation_discriminator": 0.01 * alpha, "warp_discriminator": 0.01 * (1 - alpha)}
     )
-    terms = objective.terms("generator", pair(), {})
-    assert all(objective.phase("generator").active(name) for name in terms)
+    terms = method.terms("generator", pair(), {})
+    assert all(method.phase("generator").active(name) for name in terms)
 
 
 def test_alpha_one_is_pix2pix():
     """Three steps of the trainer equal three steps of Pix2Pix written out by hand."""
     batch, rate = pair(), 1e-3
     ours, theirs = networks(), networks()
-    objective = TraceTransObjective(ours, alpha=1.0)
-    optimizers = {p.name: torch.optim.Adam(objective.parameters_of(p.name), rate) for p in objective.phases}
-    Trainer("cpu", 1, [batch] * 3, objective, optimizers).run()
+    method = TraceTransMethod(ours, alpha=1.0)
+    optimizers = {p.name: torch.optim.Adam(method.parameters_of(p.name), rate) for p in method.phases}
+    Trainer("cpu", 1, [batch] * 3, method, optimizers).run()
 
     generator, judge = theirs.generator, theirs.translation_discriminator
     image_stream = [*generator.encoder.parameters(), *generator.image_decoder.parameters()]
@@ -102,18 +104,18 @@ def test_alpha_one_is_pix2pix():
 
 
 def test_smoothness_as_the_paper_prints_it():
-    objective = TraceTransObjective(networks(), smoothness_reduction="sum")
-    mean = TraceTransObjective(networks())
+    method = TraceTransMethod(networks(), smoothness_reduction="sum")
+    mean = TraceTransMethod(networks())
     batch = pair()
-    total = objective.terms("generator", batch, {})["smoothness"]
+    total = method.terms("generator", batch, {})["smoothness"]
     assert total > 100 * mean.terms("generator", batch, {})["smoothness"]
 
 
 @pytest.mark.parametrize(("cross_gradient", "moves"), [("both", True), ("image", False)])
 def test_cross_gradient_says_which_stream_the_constraint_teaches(cross_gradient, moves):
     gan = networks()
-    objective = TraceTransObjective(gan, cross_gradient=cross_gradient)
-    objective.terms("generator", pair(), {})["cross_dnmi"].backward()
+    method = TraceTransMethod(gan, cross_gradient=cross_gradient)
+    method.terms("generator", pair(), {})["cross_dnmi"].backward()
     head = gan.generator.velocity_decoder.head.conv.weight
     assert (head.grad is not None and bool(head.grad.abs().max() > 0)) == moves
     assert gan.generator.image_decoder.head.conv.weight.grad.abs().max() > 0
@@ -123,7 +125,7 @@ def test_trace_is_the_networks_answer_with_an_inverse():
     gan = networks()
     affine = torch.diag(torch.tensor([2.0, 2.0, 1.0, 1.0], dtype=torch.float64))
     source = MetaTensor(pair()["source"], affine=affine)
-    traces = TraceTransObjective(gan).eval().trace({"source": source})
+    traces = TraceTransMethod(gan).eval().trace({"source": source})
     output = gan.eval()(source.as_tensor())
     assert len(traces) == 2
     for item, trace in enumerate(traces):
@@ -139,32 +141,32 @@ def test_trace_is_the_networks_answer_with_an_inverse():
 def test_trace_changes_no_running_statistic():
     gan = networks(norm="batch")
     before = {name: value.clone() for name, value in gan.state_dict().items()}
-    objective = TraceTransObjective(gan).train()
-    objective.trace(pair())
+    method = TraceTransMethod(gan).train()
+    method.trace(pair())
     assert all(torch.equal(value, gan.state_dict()[name]) for name, value in before.items())
-    assert objective.training
+    assert method.training
 
 
 def test_intensities_outside_the_range_are_refused():
     batch = pair()
-    objective = TraceTransObjective(networks(), alpha=1.0)
+    method = TraceTransMethod(networks(), alpha=1.0)
     with pytest.raises(ValueError, match=r"source: expected intensities in \[-1, 1\]"):
-        objective.trace({"source": batch["source"] * 1000})
+        method.trace({"source": batch["source"] * 1000})
     with pytest.raises(ValueError, match="target: expected intensities"):
-        objective.terms("generator", {**batch, "target": batch["target"] + 5}, {})
+        method.terms("generator", {**batch, "target": batch["target"] + 5}, {})
     with pytest.raises(ValueError, match="target: expected the shape of prediction"):
-        objective.terms("generator", {**batch, "target": batch["target"][..., 1:]}, {})
+        method.terms("generator", {**batch, "target": batch["target"][..., 1:]}, {})
 
 
 def test_trace_at_alpha_one_is_the_identity():
-    trace = TraceTransObjective(networks(), alpha=1.0).trace(pair())[0]
+    trace = TraceTransMethod(networks(), alpha=1.0).trace(pair())[0]
     assert torch.count_nonzero(trace.ddf) == 0
 
 
 def test_a_single_image_method_refuses_pairs():
     batch = pair()
     with pytest.raises(TypeError, match="registers no pair"):
-        TraceTransObjective(networks()).register(batch["source"], batch["target"])
+        TraceTransMethod(networks()).register(batch["source"], batch["target"])
 
 
 @pytest.mark.parametrize(
@@ -178,14 +180,14 @@ def test_a_single_image_method_refuses_pairs():
 )
 def test_wrong_weights_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        TraceTransObjective(networks(), **options)
+        TraceTransMethod(networks(), **options)
 
 
 def test_unequal_channels_need_alpha_one():
     gan = DualDecoderGAN(2, 1, 3, channels=(8, 16), discriminator_channels=8)
     with pytest.raises(ValueError, match="equal channels"):
-        TraceTransObjective(gan)
-    terms = TraceTransObjective(gan, alpha=1.0).terms(
+        TraceTransMethod(gan)
+    terms = TraceTransMethod(gan, alpha=1.0).terms(
         "generator", {"source": torch.zeros(1, 1, 32, 32), "target": torch.zeros(1, 3, 32, 32)}, {}
     )
     assert set(terms) == {"translation_l1", "translation_adversarial"}

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from medtrace.checks import check_choice
+from medtrace.networks.backbone import TranslationBackbone
 from medtrace.networks.cyclegan import CycleGAN
-from medtrace.networks.host import TranslationHost
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.unit import UNIT
 
-HOSTS: dict[str, Any] = {"cyclegan": CycleGAN, "munit": MUNIT, "unit": UNIT, "nice_gan": NICEGAN}
+BACKBONES: dict[str, Any] = {"cyclegan": CycleGAN, "munit": MUNIT, "unit": UNIT, "nice_gan": NICEGAN}
 
 
-def translation_host(
+def translation_backbone(
     name: str,
     spatial_dims: int,
     in_channels: int,
     out_channels: int,
     both_ways: bool = True,
     options: Mapping[str, Any] | None = None,
-) -> TranslationHost:
+) -> TranslationBackbone:
     """Build a host of RegGAN.
 
     Args:
@@ -36,5 +36,5 @@ def translation_host(
     Raises:
         ValueError: if there is no such host, or an argument is outside its range.
     """
-    check_choice("name", name, HOSTS)
-    return HOSTS[name](spatial_dims, in_channels, out_channels, both_ways, **(options or {}))
+    check_choice("name", name, BACKBONES)
+    return BACKBONES[name](spatial_dims, in_channels, out_channels, both_ways, **(options or {}))

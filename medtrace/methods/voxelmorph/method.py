@@ -1,4 +1,4 @@
-"""VoxelMorph's objective, plain or with the pathology left out of the comparison."""
+"""VoxelMorph's method, plain or with the pathology left out of the comparison."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from medtrace.checks import check_choice
 from medtrace.losses import jacobian_folding, velocity_smoothness
+from medtrace.methods.base import Batch, Phase
+from medtrace.methods.common.metamorphic_energy import SIMILARITIES, check_weights, image_distance
+from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation, traces_of
 from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicOutput, VoxelMorphOutput
-from medtrace.objectives.energy import SIMILARITIES, check_weights, image_distance
-from medtrace.objectives.objective import Batch, Phase
-from medtrace.objectives.registration import Pair, RegistrationObjective, Segmentation, traces_of
 from medtrace.trace import Trace
 
 SPAN = 2.0
 """Length of the images' range, [-1, 1]."""
 
 
-class VoxelMorphObjective(RegistrationObjective):
+class VoxelMorphMethod(RegistrationMethod):
     """Train a `DiffeomorphicVoxelMorph` on pairs and register pairs with it: MetaRegNet's rival VM-CFM, or plain.
 
     The one phase, "registration":
@@ -32,7 +32,7 @@ class VoxelMorphObjective(RegistrationObjective):
     | `folding` | ½(|J| − J) summed over the grid; off, for an equal footing with MetaRegNet |
 
     With `masking` (cost-function masking, Brett et al. 2001) the similarity leaves out the pathology, the target's and
-    the source's warped along, and is the mean over the healthy voxels. The batch is that of `RegistrationObjective`.
+    the source's warped along, and is the mean over the healthy voxels. The batch is that of `RegistrationMethod`.
     The trace's image is the warped source, and its appearance 0.
 
     Args:
@@ -42,7 +42,7 @@ class VoxelMorphObjective(RegistrationObjective):
         similarity_weight: its weight.
         smoothness_weight: its weight.
         folding_weight: its weight.
-        segmentation: see `RegistrationObjective`.
+        segmentation: see `RegistrationMethod`.
         segment_source: see there.
 
     Raises:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from medtrace.engines import Trainer
+from medtrace.methods.ddib.method import DDIBMethod
 from medtrace.networks import NoiseEstimator, NoiseSchedule, denoise, invert
-from medtrace.objectives import DDIBObjective
 
 
 def estimator(spatial_dims=2, channels=1, seed=0):
@@ -17,8 +17,8 @@ def estimator(spatial_dims=2, channels=1, seed=0):
     return network
 
 
-def objective(spatial_dims=2, steps=6, **options):
-    return DDIBObjective(estimator(spatial_dims), estimator(spatial_dims, seed=1), steps=steps, **options)
+def make_method(spatial_dims=2, steps=6, **options):
+    return DDIBMethod(estimator(spatial_dims), estimator(spatial_dims, seed=1), steps=steps, **options)
 
 
 def batch(*shape, count=2):
@@ -28,7 +28,7 @@ def batch(*shape, count=2):
 
 
 def test_each_model_learns_its_own_domain():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     terms = method.terms("noise", data, {})
     assert set(terms) == {"source_noise_l1", "target_noise_l1"}
     terms["source_noise_l1"].backward()
@@ -37,7 +37,7 @@ def test_each_model_learns_its_own_domain():
 
 
 def test_terms_are_unconditional_noise():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     torch.manual_seed(3)
     terms = method.terms("noise", data, {})
     torch.manual_seed(3)
@@ -51,7 +51,7 @@ def test_terms_are_unconditional_noise():
 
 
 def test_translation_goes_through_the_noise():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     gammas = NoiseSchedule().levels(6)
     source, target = (method.averages[domain].eval() for domain in ("source", "target"))
     noise = invert(source, data["source"], gammas)
@@ -70,19 +70,19 @@ def test_between_equal_models_the_image_comes_back():
     data = batch()
     misses = []
     for steps in (5, 50):
-        method = DDIBObjective(model, estimator(), steps=steps, start=0.5)
+        method = DDIBMethod(model, estimator(), steps=steps, start=0.5)
         misses.append((method.refinement(data).image - data["source"]).abs().max())
     assert misses[1] < 0.3 * misses[0]
 
 
 def test_batch_size_does_not_matter():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     together = method.trace(data)[1].image
     torch.testing.assert_close(method.trace({"source": data["source"][1:]})[0].image, together, atol=1e-3, rtol=0)
 
 
 def test_trains_volumes_and_averages_both():
-    method, data = objective(3), batch(12, 8, 9)
+    method, data = make_method(3), batch(12, 8, 9)
     before = {name: value.clone() for name, value in method.networks.named_parameters()}
     optimizers = {"noise": torch.optim.Adam(method.parameters_of("noise"), 1e-3)}
     Trainer("cpu", 1, [data] * 3, method, optimizers).run()  # what lies behind a layer of zeros waits for it
@@ -92,7 +92,7 @@ def test_trains_volumes_and_averages_both():
 
 
 def test_progress_names_both_ways(capfd):
-    objective(progress=True).trace(batch())
+    make_method(progress=True).trace(batch())
     shown = capfd.readouterr().err
     assert "encoding" in shown
     assert "sampling" in shown
@@ -100,8 +100,8 @@ def test_progress_names_both_ways(capfd):
 
 def test_wrong_values_are_named():
     with pytest.raises(ValueError, match="steps: expected a number above 0"):
-        objective(steps=0)
+        make_method(steps=0)
     with pytest.raises(ValueError, match="start: expected a share"):
-        objective(start=1.5)
+        make_method(start=1.5)
     with pytest.raises(ValueError, match="target_estimator: expected the 1 channel"):
-        DDIBObjective(estimator(), estimator(channels=2))
+        DDIBMethod(estimator(), estimator(channels=2))

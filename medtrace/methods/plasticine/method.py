@@ -1,4 +1,4 @@
-"""The Plasticine objective: a noise estimator that knows the structure, and the deformation that brings it there."""
+"""The Plasticine method: a noise estimator that knows the structure, and the deformation that brings it there."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.nn import functional as F
 from medtrace.checks import check_choice, check_range, check_same_shape
 from medtrace.fields import compose, warp
 from medtrace.losses import ParzenDNMILoss, velocity_smoothness
+from medtrace.methods.base import Batch, Method, Phase, plain, traces_on_own_grid
+from medtrace.methods.common.averaging import WeightAverage
+from medtrace.methods.common.diffusion import WEIGHTINGS, Sampling, case_generators, estimate_noise, in_range
 from medtrace.networks.deformation_module import DeformationOutput
 from medtrace.networks.diffusion_sampling import draw_noise
 from medtrace.networks.diffusion_schedule import add_noise
 from medtrace.networks.diffusion_translator import MODES, DiffusionTranslation, DiffusionTranslator
-from medtrace.objectives.averaging import WeightAverage
-from medtrace.objectives.diffusion_training import WEIGHTINGS, Sampling, case_generators, estimate_noise, in_range
-from medtrace.objectives.objective import Batch, Objective, Phase, plain, traces_on_own_grid
 from medtrace.trace import Trace
 from medtrace.transforms.structure_map import StructureMap
 
 Structure = Callable[[Tensor], Tensor]
 
 
-class PlasticineObjective(Objective):
+class PlasticineMethod(Method):
     """Train a `DiffusionTranslator` on pairs across domains, of one subject or of any two, and trace single images.
 
     | phase | term | weight | value |

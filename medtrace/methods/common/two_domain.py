@@ -17,10 +17,10 @@ from medtrace.fields import warp
 from medtrace.geometry.grid import Grid
 from medtrace.losses import adversarial, adversarial_discriminator, velocity_smoothness
 from medtrace.losses.adversarial import ADVERSARIAL_LOSSES
-from medtrace.networks.host import Code, Domain, TranslationHost, other
+from medtrace.methods.base import Batch, Method, Phase, affines_of, plain
+from medtrace.methods.common.image_pool import ImagePool
+from medtrace.networks.backbone import Code, Domain, TranslationBackbone, other
 from medtrace.networks.registration_unet import RegistrationUNet
-from medtrace.objectives.objective import Batch, Objective, Phase, affines_of, plain
-from medtrace.objectives.pool import ImagePool
 from medtrace.trace import Trace
 
 
@@ -109,7 +109,7 @@ def _several() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-class RegGANObjective(Objective):
+class TwoDomainMethod(Method):
     """Train a two-domain translator in any of RegGAN's modes, and trace images and pairs with it.
 
     The modes are what is added to the adversarial term: C is `cycle`, C+R `cycle` and `correction`, NC nothing, NC+R
@@ -123,7 +123,7 @@ class RegGANObjective(Objective):
     | `centring` | 0 | see `RegistrationCorrection` |
     | `cycle` | 10 | Eq. 3, both directions |
     | `paired_l1` | 100 | Eq. 2 |
-    | `reconstruction`, `prior`, `latent_cycle` | the host's | the host's own terms, see `TranslationHost` |
+    | `reconstruction`, `prior`, `latent_cycle` | the host's | the host's own terms, see `TranslationBackbone` |
 
     and "discriminator" one term per discriminator, on generated images from a pool. Without a cycle the host's
     `latent_cycle` is off, since it belongs to the cycle, and of the other own terms those of the target remain.
@@ -146,7 +146,7 @@ class RegGANObjective(Objective):
 
     def __init__(
         self,
-        networks: TranslationHost,
+        networks: TranslationBackbone,
         *,
         cycle: CycleConsistency | None = None,
         correction: RegistrationCorrection | None = None,

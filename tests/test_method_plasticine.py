@@ -1,4 +1,4 @@
-"""The Plasticine objective against its equations, its averaged weights, and how it draws images."""
+"""The Plasticine method against its equations, its averaged weights, and how it draws images."""
 
 import copy
 
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from medtrace.engines import Checkpoint, Trainer
 from medtrace.fields import compose, warp
 from medtrace.losses import ParzenDNMILoss, velocity_smoothness
+from medtrace.methods.common.averaging import WeightAverage
+from medtrace.methods.common.diffusion import Sampling, case_generators, estimate_noise
+from medtrace.methods.plasticine.method import PlasticineMethod
 from medtrace.networks import DeformationModule, DiffusionTranslator, NoiseEstimator, NoiseSchedule, add_noise
-from medtrace.objectives import PlasticineObjective, Sampling
-from medtrace.objectives.averaging import WeightAverage
-from medtrace.objectives.diffusion_training import case_generators, estimate_noise
 
 FEW = Sampling(steps=4)
 
@@ -41,16 +41,16 @@ def batch(*shape, count=2, channels=1, seed=1):
     return images | maps
 
 
-def objective(seed=0, sampling=FEW, **options):
+def make_method(seed=0, sampling=FEW, **options):
     module = {key: options.pop(key) for key in ("inverse", "use_noise") if key in options}
-    return PlasticineObjective(networks(seed=seed, **module), sampling=sampling, **options)
+    return PlasticineMethod(networks(seed=seed, **module), sampling=sampling, **options)
 
 
 # Training
 
 
 def test_noise_term_is_equation_1():
-    method, data, carried = objective(), batch(), {}
+    method, data, carried = make_method(), batch(), {}
     torch.manual_seed(3)
     terms = method.terms("noise", data, carried)
     torch.manual_seed(3)
@@ -69,7 +69,7 @@ def test_noise_term_is_equation_1():
 @pytest.mark.parametrize("inverse", ["negated", "predicted"])
 def test_deformation_terms_are_equations_6_and_7(inverse):
     weights = {f"{name}_weight": 0.5 for name in ("stand_in_similarity", "stand_in_smoothness", "inverse_consistency")}
-    method, data = objective(inverse=inverse, smoothness_weight=0.1, **weights), batch()
+    method, data = make_method(inverse=inverse, smoothness_weight=0.1, **weights), batch()
     carried = {"noise": torch.randn(2, 1, 24, 20)}
     terms = method.terms("deformation", data, carried)
     x, y = data["source"], data["target"]
@@ -104,7 +104,7 @@ def test_deformation_terms_are_equations_6_and_7(inverse):
 
 
 def test_the_papers_terms_are_the_default():
-    method, carried = objective(), {}
+    method, carried = make_method(), {}
     assert set(method.terms("noise", batch(), carried)) == {"noise_l1"}
     terms = method.terms("deformation", batch(), carried)
     assert set(terms) == {"forward_similarity", "inverse_similarity", "smoothness", "alignment"}
@@ -116,14 +116,14 @@ def test_the_papers_terms_are_the_default():
 def test_smoothness_as_a_sum():
     carried = {"noise": torch.zeros(2, 1, 24, 20)}
     mean, total = (
-        objective(smoothness_reduction=name).terms("deformation", batch(), carried) for name in ("mean", "sum")
+        make_method(smoothness_reduction=name).terms("deformation", batch(), carried) for name in ("mean", "sum")
     )
     assert total["smoothness"] > 100 * mean["smoothness"]
 
 
 @pytest.mark.parametrize(("gradient", "moves"), [("stand_in", False), ("both", True)])
 def test_alignment_gradient_says_what_is_taught(gradient, moves):
-    method = objective(alignment_gradient=gradient)
+    method = make_method(alignment_gradient=gradient)
     terms = method.terms("deformation", batch(), {"noise": torch.zeros(2, 1, 24, 20)})
     terms["alignment"].backward()
     module = method.networks.deformation
@@ -133,7 +133,7 @@ def test_alignment_gradient_says_what_is_taught(gradient, moves):
 
 
 def test_without_noise_the_module_sees_the_target_alone():
-    method = objective(use_noise=False)
+    method = make_method(use_noise=False)
     data, carried = batch(), {}
     method.terms("noise", data, carried)
     terms = method.terms("deformation", data, carried)
@@ -148,7 +148,7 @@ def test_missing_structure_maps_are_made():
         seen.append(image)
         return (image > 0).float()
 
-    method, data = objective(structure=structure), batch()
+    method, data = make_method(structure=structure), batch()
     torch.manual_seed(0)
     given = method.terms("noise", data, {})["noise_l1"]
     assert seen == []
@@ -161,7 +161,7 @@ def test_missing_structure_maps_are_made():
 
 
 def test_one_forward_of_the_estimator_serves_both_phases():
-    method, calls = objective(), []
+    method, calls = make_method(), []
     method.networks.noise_estimator.register_forward_hook(lambda *_: calls.append("noise"))
     method.networks.deformation.register_forward_hook(lambda *_: calls.append("deformation"))
     train(method, [batch()])
@@ -177,7 +177,7 @@ def train(method, batches, epochs=1, rate=1e-3, handlers=()):
 
 @pytest.mark.parametrize(("shape", "spatial_dims"), [((24, 20), 2), ((16, 12, 9), 3)])
 def test_a_step_moves_every_weight(shape, spatial_dims):
-    method = PlasticineObjective(networks(spatial_dims, inverse="predicted"), sampling=FEW)
+    method = PlasticineMethod(networks(spatial_dims, inverse="predicted"), sampling=FEW)
     before = {name: value.clone() for name, value in method.networks.named_parameters()}
     trainer = train(method, [batch(*shape)] * 3)  # what lies behind a layer of zeros waits for it
     still = {name for name, value in method.networks.named_parameters() if torch.equal(value, before[name])}
@@ -192,7 +192,7 @@ def test_both_losses_fall():
     data = batch(32, 32)
     smooth = F.interpolate(torch.rand(2, 1, 4, 4), size=(32, 32), mode="bicubic").clamp(0, 1) * 1.8 - 0.9
     data |= {"target": smooth, "target_structure": (smooth > 0).float(), "source": smooth.roll(2, -1)}
-    method = PlasticineObjective(networks(), smoothness_weight=0.01, sampling=FEW)
+    method = PlasticineMethod(networks(), smoothness_weight=0.01, sampling=FEW)
     first = train(method, [data]).state.output
     last = train(method, [data] * 30, rate=3e-3).state.output
     assert last["noise_l1"] < 0.9 * first["noise_l1"]
@@ -229,7 +229,7 @@ def test_a_decay_that_never_moves_is_refused(decay):
 
 
 def test_training_moves_the_average_and_tracing_uses_it():
-    method, data = objective(average_decay=0.9), batch()
+    method, data = make_method(average_decay=0.9), batch()
     start = copy.deepcopy(method.networks.noise_estimator)
     train(method, [data] * 3)
     assert int(method.average.updates) == 3
@@ -252,7 +252,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path):
     def run(folder, *lengths):
         for epochs in lengths:
             set_determinism(seed=5)
-            method = objective(stand_in_similarity_weight=0.5)
+            method = make_method(stand_in_similarity_weight=0.5)
             train(method, data, epochs, handlers=[Checkpoint(folder, resume=True)])
         return method.state_dict()
 
@@ -267,7 +267,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path):
 
 
 def test_trace_holds_the_field_of_the_source_alone():
-    method, data = objective(inverse="predicted"), batch()
+    method, data = make_method(inverse="predicted"), batch()
     affine = torch.diag(torch.tensor([2.0, 2, 1, 1], dtype=torch.float64))
     traces = method.trace({"source": MetaTensor(data["source"], affine=affine)} | {"target": data["target"] * 0})
     output = method.eval().networks.deformation(data["source"])
@@ -283,7 +283,7 @@ def test_trace_holds_the_field_of_the_source_alone():
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver"])
 def test_batch_size_and_order_do_not_matter(sampler):
-    method, data = objective(sampling=Sampling(sampler=sampler, steps=6)), batch(count=3)
+    method, data = make_method(sampling=Sampling(sampler=sampler, steps=6)), batch(count=3)
     together = method.trace(data)
     again = method.trace(data)
     for item, trace in enumerate(together):
@@ -306,7 +306,7 @@ def test_seed_and_draw_change_the_noise():
 
 
 def test_sample_size_is_a_mean_over_draws():
-    method, data = objective(sampling=Sampling(steps=3, samples=3)), batch()
+    method, data = make_method(sampling=Sampling(steps=3, samples=3)), batch()
     mean = method.refinement(data)
     draws, translator = [], method.networks
     for number in range(3):
@@ -317,7 +317,7 @@ def test_sample_size_is_a_mean_over_draws():
 
 
 def test_steps_on_the_way_are_kept_on_request():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     translation = method.refinement(data, keep=(0, 2, 4))
     assert [kept.step for kept in translation.intermediates] == [0, 2, 4]
     torch.testing.assert_close(translation.intermediates[-1].image, translation.image)
@@ -326,7 +326,7 @@ def test_steps_on_the_way_are_kept_on_request():
 
 def test_combination_translates_the_deformed_source():
     data, low = batch(), Sampling(sampler="ddim", steps=3, start=0.2)
-    joint, combination = (objective(mode=mode, sampling=low) for mode in ("joint", "combination"))
+    joint, combination = (make_method(mode=mode, sampling=low) for mode in ("joint", "combination"))
     begin = joint.refinement(data, keep=(0,)).intermediates[0].image
     deformed = combination.refinement(data, keep=(0,)).intermediates[0].image
     gamma = joint.networks.schedule.levels(3, 0.2)[0]
@@ -338,15 +338,15 @@ def test_combination_translates_the_deformed_source():
 
 def test_progress_shows_a_bar(capfd):
     data = batch()
-    objective(sampling=Sampling(steps=3, progress=True)).trace(data)
+    make_method(sampling=Sampling(steps=3, progress=True)).trace(data)
     assert "sampling" in capfd.readouterr().err
-    objective().trace(data)
+    make_method().trace(data)
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("use_noise", [True, False])
 def test_registering_a_pair_shows_the_module_both_images(use_noise):
-    method, data = objective(use_noise=use_noise), batch()
+    method, data = make_method(use_noise=use_noise), batch()
     traces = method.register(data["source"], data["target"])
     assert method.registers
     other = method.register(data["source"], data["target"].flip(-1))
@@ -358,7 +358,7 @@ def test_registering_a_pair_shows_the_module_both_images(use_noise):
 
 
 def test_tracing_leaves_modes_and_weights_as_they_were():
-    method = objective().train()
+    method = make_method().train()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     method.trace(batch())
     assert method.networks.noise_estimator.training
@@ -367,7 +367,7 @@ def test_tracing_leaves_modes_and_weights_as_they_were():
 
 def test_several_channels():
     data = batch(channels=2)
-    method = PlasticineObjective(networks(channels=2), structure=lambda image: (image > 0).float(), sampling=FEW)
+    method = PlasticineMethod(networks(channels=2), structure=lambda image: (image > 0).float(), sampling=FEW)
     train(method, [{key: data[key] for key in ("source", "target")}])
     assert method.trace({"source": data["source"]})[0].image.shape == (2, 24, 20)
 
@@ -383,7 +383,7 @@ def test_several_channels():
 )
 def test_wrong_choices_are_named(values, message):
     with pytest.raises(ValueError, match=message):
-        objective(**values)
+        make_method(**values)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_wrong_sampling_is_named(values, message):
 
 
 def test_intensities_and_maps_out_of_range_are_named():
-    method, data = objective(), batch()
+    method, data = make_method(), batch()
     with pytest.raises(ValueError, match="target: expected intensities in"):
         method.terms("noise", data | {"target": data["target"] * 3}, {})
     with pytest.raises(ValueError, match="target_structure: expected intensities in"):
@@ -438,4 +438,4 @@ def test_weighting_by_velocity_is_the_l1_of_the_velocity():
     true, found = ((eps - (1 - level).sqrt() * noisy) / level.sqrt() for eps in (noise, 0.9 * noisy))
     torch.testing.assert_close(loss, (true - found).abs().mean(), rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="noise_weighting: expected one of"):
-        objective(noise_weighting="snr")
+        make_method(noise_weighting="snr")

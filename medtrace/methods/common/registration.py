@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_range, check_same_shape
 from medtrace.geometry.grid import Grid
+from medtrace.methods.base import Batch, Method, affines_of, plain
 from medtrace.networks.metamorphic import MetamorphicOutput, joint_mask
-from medtrace.objectives.objective import Batch, Objective, affines_of, plain
 from medtrace.trace import Trace
 
 Segmentation = Callable[[Tensor], Tensor]
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
         return joint_mask(ddf, self.mask, self.source_mask)
 
 
-class RegistrationObjective(Objective):
+class RegistrationMethod(Method):
     """A method that registers a source to a target, either of which may show pathology.
 
     A batch has "source" and "target", (B, C, *spatial) in [-1, 1] on one grid, and may have "mask", the target's

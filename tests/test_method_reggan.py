@@ -1,4 +1,4 @@
-"""The RegGAN objective against its equations, in every mode, and the number of passes that a step takes."""
+"""The RegGAN method against its equations, in every mode, and the number of passes that a step takes."""
 
 import itertools
 from collections import Counter
@@ -12,11 +12,11 @@ from medtrace.data import TraceBench
 from medtrace.engines import Trainer
 from medtrace.fields import compose, warp
 from medtrace.losses import velocity_smoothness
+from medtrace.methods.common.image_pool import ImagePool
+from medtrace.methods.common.two_domain import CycleConsistency, PairedL1, RegistrationCorrection, TwoDomainMethod
 from medtrace.networks import RegistrationUNet
-from medtrace.networks.host import Code, TranslationHost
-from medtrace.networks.hosts import translation_host
-from medtrace.objectives import CycleConsistency, PairedL1, RegGANObjective, RegistrationCorrection
-from medtrace.objectives.pool import ImagePool
+from medtrace.networks.backbone import Code, TranslationBackbone
+from medtrace.networks.backbones import translation_backbone
 
 SMALL = {
     "cyclegan": {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 1},
@@ -42,16 +42,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:ddf. its inverse misses")
 
 
 def build(mode="NC+R", host="cyclegan", spatial_dims=2, channels=(1, 1), centring_weight=0.0, **options):
-    """The objective of a mode, with a registration network that is not at rest."""
+    """The method of a mode, with a registration network that is not at rest."""
     torch.manual_seed(0)
     sizes = {**SMALL[host], "conditional": True} if mode == "pix2pix" else SMALL[host]
-    networks = translation_host(host, spatial_dims, *channels, both_ways=mode in ("C", "C+R"), options=sizes)
+    networks = translation_backbone(host, spatial_dims, *channels, both_ways=mode in ("C", "C+R"), options=sizes)
     correction = None
     if mode.endswith("+R"):
         network = RegistrationUNet(spatial_dims, channels[1], (4, 8, 8))
         correction = RegistrationCorrection(network, centring_weight=centring_weight)
         torch.nn.init.normal_(correction.network.head.weight, std=0.1)
-    return RegGANObjective(
+    return TwoDomainMethod(
         networks,
         cycle=CycleConsistency() if mode in ("C", "C+R") else None,
         correction=correction,
@@ -88,20 +88,20 @@ def check_terms(found, expected):
 @pytest.mark.parametrize("mode", ["C", "C+R", "NC", "NC+R"])
 def test_terms_are_equations_1_3_7_and_8(mode):
     channels = (1, 2)
-    objective, batch, carried = build(mode, channels=channels), pair(channels=channels), {}
-    terms = objective.terms("generator", batch, carried)
+    method, batch, carried = build(mode, channels=channels), pair(channels=channels), {}
+    terms = method.terms("generator", batch, carried)
     x, y = batch["source"], batch["target"]
-    to_target, judge = objective.networks.decoders["target"], objective.networks.discriminators["target"]
+    to_target, judge = method.networks.decoders["target"], method.networks.discriminators["target"]
     fake = to_target(x)
     expected = {"target_adversarial": least_squares(judge(fake)[0], 1)}
     if mode in ("C", "C+R"):
-        to_source = objective.networks.decoders["source"]
+        to_source = method.networks.decoders["source"]
         fake_source = to_source(y)
-        judge_source = objective.networks.discriminators["source"]
+        judge_source = method.networks.discriminators["source"]
         expected["source_adversarial"] = least_squares(judge_source(fake_source)[0], 1)
         expected["cycle"] = l1(to_source(fake), x) + l1(to_target(fake_source), y)
     if mode.endswith("+R"):
-        ddf = objective.correction.network(fake, y)
+        ddf = method.correction.network(fake, y)
         assert ddf.abs().max() > 0.3
         expected["correction"] = l1(warp(fake, ddf), y)
         expected["smoothness"] = velocity_smoothness(ddf)
@@ -111,32 +111,32 @@ def test_terms_are_equations_1_3_7_and_8(mode):
     if mode in ("C", "C+R"):
         both = least_squares(judge_source(x)[0], 1) + least_squares(judge_source(fake_source)[0], 0)
         judged["source_discriminator"] = 0.5 * both
-    check_terms(objective.terms("discriminator", batch, carried), judged)
+    check_terms(method.terms("discriminator", batch, carried), judged)
 
 
 def test_pix2pix_is_paired_l1_and_a_discriminator_that_sees_the_source():
-    objective, batch, carried = build("pix2pix"), pair(), {}
+    method, batch, carried = build("pix2pix"), pair(), {}
     x, y = batch["source"], batch["target"]
-    fake, judge = objective.networks(x), objective.networks.discriminators["target"]
+    fake, judge = method.networks(x), method.networks.discriminators["target"]
     true, false = (judge(torch.cat([x, image], 1))[0] for image in (y, fake))
     check_terms(
-        objective.terms("generator", batch, carried),
+        method.terms("generator", batch, carried),
         {"target_adversarial": least_squares(false, 1), "paired_l1": l1(fake, y)},
     )
     expected = 0.5 * (least_squares(true, 1) + least_squares(false, 0))
-    check_terms(objective.terms("discriminator", batch, carried), {"target_discriminator": expected})
-    assert objective.phase("generator").weights["paired_l1"] == 100
+    check_terms(method.terms("discriminator", batch, carried), {"target_discriminator": expected})
+    assert method.phase("generator").weights["paired_l1"] == 100
 
 
 @pytest.mark.parametrize("mode", ["C", "pix2pix"])
 def test_log_loss_is_binary_cross_entropy(mode):
-    objective, batch, carried = build(mode, adversarial_loss="log"), pair(), {}
-    terms = objective.terms("generator", batch, carried)
-    judged = objective.terms("discriminator", batch, carried)
+    method, batch, carried = build(mode, adversarial_loss="log"), pair(), {}
+    terms = method.terms("generator", batch, carried)
+    judged = method.terms("discriminator", batch, carried)
     x, y = batch["source"], batch["target"]
-    for domain, before, after in (("target", x, y), ("source", y, x))[: len(objective.domains)]:
-        fake = objective.networks.decoders[domain](before)
-        judge = objective.networks.discriminators[domain]
+    for domain, before, after in (("target", x, y), ("source", y, x))[: len(method.domains)]:
+        fake = method.networks.decoders[domain](before)
+        judge = method.networks.discriminators[domain]
         seen = [torch.cat([before, image], 1) if mode == "pix2pix" else image for image in (after, fake)]
         true, false = (judge(image)[0] for image in seen)
         cross_entropy = F.binary_cross_entropy_with_logits
@@ -146,20 +146,20 @@ def test_log_loss_is_binary_cross_entropy(mode):
 
 
 def test_identity_loss_of_cyclegan_is_its_reconstruction_term():
-    objective, batch = build("C", internal_weights={"reconstruction": 5.0}), pair()
-    terms = objective.terms("generator", batch, {})
-    to_source, to_target = (objective.networks.decoders[domain] for domain in ("source", "target"))
+    method, batch = build("C", internal_weights={"reconstruction": 5.0}), pair()
+    terms = method.terms("generator", batch, {})
+    to_source, to_target = (method.networks.decoders[domain] for domain in ("source", "target"))
     expected = l1(to_source(batch["source"]), batch["source"]) + l1(to_target(batch["target"]), batch["target"])
     torch.testing.assert_close(terms["reconstruction"], expected)
-    assert objective.phase("generator").weights["reconstruction"] == 5
+    assert method.phase("generator").weights["reconstruction"] == 5
 
 
 def test_munits_terms_by_hand():
     """Styles are drawn for the target first, and the way back takes the style that the image came with."""
-    objective, batch = build("C+R", "munit"), pair()
+    method, batch = build("C+R", "munit"), pair()
     torch.manual_seed(3)
-    terms = objective.terms("generator", batch, {})
-    host, x, y = objective.networks, batch["source"], batch["target"]
+    terms = method.terms("generator", batch, {})
+    host, x, y = method.networks, batch["source"], batch["target"]
     torch.manual_seed(3)
     of_x, of_y = host.encode(x, "source"), host.encode(y, "target")
     style_of_target, style_of_source = torch.randn(2, 8), torch.randn(2, 8)
@@ -168,7 +168,7 @@ def test_munits_terms_by_hand():
     again_target, again_source = host.encode(fake_target, "target"), host.encode(fake_source, "source")
     back_to_x = host.decode(Code(again_target.content, of_x.style, again_target.shape), "source")
     back_to_y = host.decode(Code(again_source.content, of_y.style, again_source.shape), "target")
-    ddf = objective.correction.network(fake_target, y)
+    ddf = method.correction.network(fake_target, y)
     expected = {
         "target_adversarial": sum(least_squares(one, 1) for one in host.discriminate(fake_target, "target")) / 2,
         "source_adversarial": sum(least_squares(one, 1) for one in host.discriminate(fake_source, "source")) / 2,
@@ -185,9 +185,9 @@ def test_munits_terms_by_hand():
 
 
 def test_units_own_terms_by_hand():
-    objective, batch = build("C", "unit").eval(), pair()  # no noise on the codes
-    terms = objective.terms("generator", batch, {})
-    host, x, y = objective.networks, batch["source"], batch["target"]
+    method, batch = build("C", "unit").eval(), pair()  # no noise on the codes
+    terms = method.terms("generator", batch, {})
+    host, x, y = method.networks, batch["source"], batch["target"]
     of_x, of_y = host.encode(x, "source"), host.encode(y, "target")
     again = [host.encode(host.decode(of_x, "target"), "target"), host.encode(host.decode(of_y, "source"), "source")]
     back = l1(host.decode(again[0], "source"), x) + l1(host.decode(again[1], "target"), y)
@@ -202,16 +202,14 @@ def test_units_own_terms_by_hand():
 
 @pytest.mark.parametrize("host", ["munit", "unit", "nice_gan"])
 def test_without_a_cycle_the_own_terms_of_the_target_remain(host):
-    objective, batch = build("NC", host).eval(), pair()
-    terms = objective.terms("generator", batch, {})
+    method, batch = build("NC", host).eval(), pair()
+    terms = method.terms("generator", batch, {})
     own = {"munit": {"reconstruction"}, "unit": {"reconstruction", "prior"}, "nice_gan": {"reconstruction"}}[host]
     assert set(terms) == {"target_adversarial", *own}
-    code = objective.networks.encode(batch["target"], "target")
-    torch.testing.assert_close(terms["reconstruction"], l1(objective.networks.decode(code, "target"), batch["target"]))
-    weights = objective.phase("generator").weights
-    assert {name: weights[name] for name in own} == {
-        name: type(objective.networks).internal_weights[name] for name in own
-    }
+    code = method.networks.encode(batch["target"], "target")
+    torch.testing.assert_close(terms["reconstruction"], l1(method.networks.decode(code, "target"), batch["target"]))
+    weights = method.phase("generator").weights
+    assert {name: weights[name] for name in own} == {name: type(method.networks).internal_weights[name] for name in own}
     assert weights["latent_cycle"] == weights["cycle"] == 0
     bare = build("NC", host, internal_weights={})
     assert set(bare.terms("generator", batch, {})) == {"target_adversarial"}
@@ -233,28 +231,28 @@ def test_weights_are_the_papers():
     ("host", "mode"), [*itertools.product(SMALL, ("C", "C+R", "NC", "NC+R")), ("cyclegan", "pix2pix")]
 )
 def test_terms_are_those_with_a_weight(host, mode):
-    objective, carried = build(mode, host), {}
-    for phase in objective.phases:
-        phase.total(objective.terms(phase.name, pair(), carried)).backward()
+    method, carried = build(mode, host), {}
+    for phase in method.phases:
+        phase.total(method.terms(phase.name, pair(), carried)).backward()
     assert all(not image.requires_grad for image in carried.values())
-    assert set(carried) == set(objective.domains) == set(objective.pools)
+    assert set(carried) == set(method.domains) == set(method.pools)
 
 
 def test_a_weight_of_0_switches_a_term_off():
-    objective = build("NC+R", adversarial_weight=0.0)
-    assert set(objective.terms("generator", pair(), {})) == {"correction", "smoothness"}
-    assert objective.terms("discriminator", pair(), {}) == {}
-    network = objective.correction.network
-    still = RegGANObjective(objective.networks, correction=RegistrationCorrection(network, 0.0, 0.0))
+    method = build("NC+R", adversarial_weight=0.0)
+    assert set(method.terms("generator", pair(), {})) == {"correction", "smoothness"}
+    assert method.terms("discriminator", pair(), {}) == {}
+    network = method.correction.network
+    still = TwoDomainMethod(method.networks, correction=RegistrationCorrection(network, 0.0, 0.0))
     assert set(still.terms("generator", pair(), {})) == {"target_adversarial"}
-    smooth = RegGANObjective(objective.networks, correction=RegistrationCorrection(network, 0.0))
+    smooth = TwoDomainMethod(method.networks, correction=RegistrationCorrection(network, 0.0))
     assert set(smooth.terms("generator", pair(), {})) == {"target_adversarial", "smoothness"}
 
 
 def test_correction_teaches_the_generator_and_the_registration():
-    objective = build("NC+R")
-    objective.terms("generator", pair(), {})["correction"].backward()
-    for module in (objective.networks.decoders, objective.correction.network):
+    method = build("NC+R")
+    method.terms("generator", pair(), {})["correction"].backward()
+    for module in (method.networks.decoders, method.correction.network):
         assert all(parameter.grad.abs().max() > 0 for name, parameter in module.named_parameters() if "weight" in name)
     smooth = build("NC+R")
     smooth.terms("generator", pair(), {})["smoothness"].backward()
@@ -263,12 +261,12 @@ def test_correction_teaches_the_generator_and_the_registration():
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_centring_is_the_squared_running_mean_over_tissue(spatial_dims):
-    objective, batch = build(spatial_dims=spatial_dims, centring_weight=2.0), pair(*[8] * spatial_dims)
-    correction, running = objective.correction, torch.zeros(spatial_dims)
-    assert objective.phase("generator").weights["centring"] == 2
+    method, batch = build(spatial_dims=spatial_dims, centring_weight=2.0), pair(*[8] * spatial_dims)
+    correction, running = method.correction, torch.zeros(spatial_dims)
+    assert method.phase("generator").weights["centring"] == 2
     for _ in range(3):
-        terms = objective.terms("generator", batch, {})
-        ddf = correction.network(objective.networks(batch["source"]), batch["target"])
+        terms = method.terms("generator", batch, {})
+        ddf = correction.network(method.networks(batch["source"]), batch["target"])
         tissue = (batch["target"] + 1).double()
         mean = ((ddf * tissue).sum((0, *range(2, ddf.ndim))) / tissue.sum()).float()
         running = 0.99 * running + 0.01 * mean.detach()
@@ -283,8 +281,8 @@ def test_centring_is_the_squared_running_mean_over_tissue(spatial_dims):
 
 def test_centring_takes_a_constant_displacement_away():
     """Where nothing else speaks for a shift of R, it goes."""
-    objective, batch = build(centring_weight=1.0), pair()
-    correction = objective.correction
+    method, batch = build(centring_weight=1.0), pair()
+    correction = method.correction
     torch.nn.init.zeros_(correction.network.head.weight)
     torch.nn.init.constant_(correction.network.head.bias, 3.0)
     optimizer = torch.optim.Adam([correction.network.head.bias], 0.3)
@@ -298,25 +296,25 @@ def test_centring_takes_a_constant_displacement_away():
 
 
 def test_discriminators_judge_the_pools_answer():
-    objective, batch = build("C", pool_size=1), pair(count=1)
-    old = {domain: torch.full((1, 24, 20), 0.5) for domain in objective.domains}
+    method, batch = build("C", pool_size=1), pair(count=1)
+    old = {domain: torch.full((1, 24, 20), 0.5) for domain in method.domains}
     for domain, image in old.items():
-        objective.pools[domain].images = [image.clone()]
+        method.pools[domain].images = [image.clone()]
     torch.manual_seed(0)
     swaps = set()
     for _ in range(12):
         carried = {}
-        objective.terms("generator", batch, carried)
-        before = {domain: objective.pools[domain].images[0].clone() for domain in objective.domains}
+        method.terms("generator", batch, carried)
+        before = {domain: method.pools[domain].images[0].clone() for domain in method.domains}
         state = torch.get_rng_state()
-        terms = objective.terms("discriminator", batch, carried)
+        terms = method.terms("discriminator", batch, carried)
         torch.set_rng_state(state)
-        for domain in objective.domains:
+        for domain in method.domains:
             pool = ImagePool(1)
             pool.images = [before[domain]]
             judged = pool(carried[domain])
             swaps.add(not torch.equal(judged, carried[domain]))
-            judge = objective.networks.discriminators[domain]
+            judge = method.networks.discriminators[domain]
             half = 0.5 * (least_squares(judge(batch[domain])[0], 1) + least_squares(judge(judged)[0], 0))
             torch.testing.assert_close(terms[f"{domain}_discriminator"], half)
     assert True in swaps
@@ -353,14 +351,14 @@ def test_three_steps_are_those_written_out_by_hand():
 # What a step costs
 
 
-def counted_step(objective, batch):
+def counted_step(method, batch):
     """Forward passes of every network in one training step, and whether each input carried a gradient."""
     passes, gradients = Counter(), {}
     networks = {
-        **{f"generator {domain}": module for domain, module in objective.networks.decoders.items()},
-        **{f"encoder {domain}": module for domain, module in objective.networks.encoders.items()},
-        **{f"discriminator {domain}": module for domain, module in objective.networks.discriminators.items()},
-        **({"registration": objective.correction.network} if objective.correction else {}),
+        **{f"generator {domain}": module for domain, module in method.networks.decoders.items()},
+        **{f"encoder {domain}": module for domain, module in method.networks.encoders.items()},
+        **{f"discriminator {domain}": module for domain, module in method.networks.discriminators.items()},
+        **({"registration": method.correction.network} if method.correction else {}),
     }
     for name, module in networks.items():
         gradients[name] = []
@@ -370,8 +368,8 @@ def counted_step(objective, batch):
             gradients[name].append(inputs[0].requires_grad)
 
         module.register_forward_hook(note)
-    optimizers = {p.name: torch.optim.Adam(objective.parameters_of(p.name), 1e-4) for p in objective.phases}
-    Trainer("cpu", 1, [batch], objective, optimizers).run()
+    optimizers = {p.name: torch.optim.Adam(method.parameters_of(p.name), 1e-4) for p in method.phases}
+    Trainer("cpu", 1, [batch], method, optimizers).run()
     return passes, gradients
 
 
@@ -422,16 +420,16 @@ def test_a_step_with_codes_encodes_each_image_once():
 
 @pytest.mark.parametrize("mode", ["NC+R", "C+R"])
 def test_volumes(mode):
-    objective, batch = build(mode, spatial_dims=3), pair(12, 10, 9, count=1)
-    before = {name: value.clone() for name, value in objective.named_parameters()}
-    optimizers = {p.name: torch.optim.Adam(objective.parameters_of(p.name), 1e-3) for p in objective.phases}
-    trainer = Trainer("cpu", 1, [batch], objective, optimizers)
+    method, batch = build(mode, spatial_dims=3), pair(12, 10, 9, count=1)
+    before = {name: value.clone() for name, value in method.named_parameters()}
+    optimizers = {p.name: torch.optim.Adam(method.parameters_of(p.name), 1e-3) for p in method.phases}
+    trainer = Trainer("cpu", 1, [batch], method, optimizers)
     trainer.run()
     assert {"correction", "smoothness", "target_adversarial"} <= set(trainer.state.output)
-    still = [name for name, value in objective.named_parameters() if torch.equal(value, before[name])]
+    still = [name for name, value in method.named_parameters() if torch.equal(value, before[name])]
     assert still == []
-    assert objective.trace(batch)[0].ddf.shape == (3, 12, 10, 9)
-    assert objective.register(batch["source"], batch["target"])[0].ddf.shape == (3, 12, 10, 9)
+    assert method.trace(batch)[0].ddf.shape == (3, 12, 10, 9)
+    assert method.register(batch["source"], batch["target"])[0].ddf.shape == (3, 12, 10, 9)
 
 
 # Traces
@@ -443,9 +441,9 @@ def with_affine(tensor, spacing=2.0):
 
 @pytest.mark.parametrize("host", list(SMALL))
 def test_a_translation_stays_where_the_source_is(host):
-    objective, batch = build("NC+R", host), pair()
-    traces = objective.trace({"source": with_affine(batch["source"])})
-    translated = objective.eval().networks(batch["source"])
+    method, batch = build("NC+R", host), pair()
+    traces = method.trace({"source": with_affine(batch["source"])})
+    translated = method.eval().networks(batch["source"])
     assert len(traces) == 2
     for item, trace in enumerate(traces):
         source = batch["source"][item]
@@ -464,30 +462,30 @@ def test_a_translation_stays_where_the_source_is(host):
 
 def test_tracing_repeats_itself_and_leaves_the_objective_as_it_was():
     for host in SMALL:
-        objective = build("C+R", host).train()
-        before = {name: value.clone() for name, value in objective.named_buffers()}
-        first, second = (objective.trace(pair())[0].image for _ in range(2))
+        method = build("C+R", host).train()
+        before = {name: value.clone() for name, value in method.named_buffers()}
+        first, second = (method.trace(pair())[0].image for _ in range(2))
         assert torch.equal(first, second)
-        objective.register(moving=pair()["source"], fixed=pair()["target"])
-        assert objective.training
-        assert all(torch.equal(value, before[name]) for name, value in objective.named_buffers())
+        method.register(moving=pair()["source"], fixed=pair()["target"])
+        assert method.training
+        assert all(torch.equal(value, before[name]) for name, value in method.named_buffers())
 
 
 def test_registering_a_pair_gives_the_registration_networks_field():
-    objective, batch = build("NC+R"), pair()
-    traces = objective.register(with_affine(batch["source"], 3.0), with_affine(batch["target"], 3.0))
-    translated = objective.networks(batch["source"])
-    ddf = objective.correction.network(translated, batch["target"])
+    method, batch = build("NC+R"), pair()
+    traces = method.register(with_affine(batch["source"], 3.0), with_affine(batch["target"], 3.0))
+    translated = method.networks(batch["source"])
+    ddf = method.correction.network(translated, batch["target"])
     assert ddf.abs().max() > 0.3
     for item, trace in enumerate(traces):
         torch.testing.assert_close(trace.ddf, ddf[item])
         torch.testing.assert_close(trace.image, warp(translated, ddf)[item])
         torch.testing.assert_close(trace.warped, warp(batch["source"], ddf)[item])
         torch.testing.assert_close(trace.affine, torch.diag(torch.tensor([3.0, 3, 1, 1], dtype=torch.float64)))
-    assert objective.registers
+    assert method.registers
 
 
-class Painted(TranslationHost):
+class Painted(TranslationBackbone):
     """A host whose translation is the image that it is shown."""
 
     def __init__(self):
@@ -513,9 +511,9 @@ class Knowing(RegistrationUNet):
 
 def test_registering_with_the_true_field_gives_the_target():
     case = TraceBench("misaligned", (48, 48), settings={"level": "5", "source_noise": 0, "target_noise": 0})[0]
-    objective = RegGANObjective(Painted(), correction=RegistrationCorrection(Knowing(case["ddf"][None])))
+    method = TwoDomainMethod(Painted(), correction=RegistrationCorrection(Knowing(case["ddf"][None])))
     moving, fixed = case["clean_target"][None], case["target"][None]
-    (trace,) = objective.register(moving, fixed)
+    (trace,) = method.register(moving, fixed)
     head = case["head"].as_tensor()[0]
     error = (trace.warped - fixed[0].as_tensor()).abs()[0, head].mean()
     assert error < 0.15 * (moving - fixed).as_tensor().abs()[0, 0, head].mean()
@@ -528,10 +526,10 @@ def test_registering_with_the_true_field_gives_the_target():
 
 @pytest.mark.parametrize("mode", ["C", "NC", "pix2pix"])
 def test_without_a_correction_no_pair_is_registered(mode):
-    objective, batch = build(mode), pair()
-    assert not objective.registers
+    method, batch = build(mode), pair()
+    assert not method.registers
     with pytest.raises(TypeError, match="registers no pair"):
-        objective.register(batch["source"], batch["target"])
+        method.register(batch["source"], batch["target"])
 
 
 def test_a_mask_is_refused():
@@ -541,27 +539,27 @@ def test_a_mask_is_refused():
 
 
 def test_a_pair_on_two_grids_is_refused():
-    objective, batch = build("NC+R"), pair()
+    method, batch = build("NC+R"), pair()
     with pytest.raises(ValueError, match=r"target: expected the affine of source.*resample"):
-        objective.register(with_affine(batch["source"], 1.0), with_affine(batch["target"], 3.0))
-    traces = objective.register(with_affine(batch["source"], 3.0), batch["target"])
+        method.register(with_affine(batch["source"], 1.0), with_affine(batch["target"], 3.0))
+    traces = method.register(with_affine(batch["source"], 3.0), batch["target"])
     assert traces[0].affine[0, 0] == 3
     with pytest.raises(ValueError, match="target: expected the batch and grid of source"):
-        objective.register(batch["source"], batch["target"][..., 1:])
+        method.register(batch["source"], batch["target"][..., 1:])
 
 
 # What is refused
 
 
 def test_intensities_outside_the_range_are_refused():
-    objective, batch = build("NC+R"), pair()
+    method, batch = build("NC+R"), pair()
     wide = {**batch, "target": batch["target"] + 5}
     with pytest.raises(ValueError, match="target: expected intensities"):
-        objective.terms("generator", wide, {})
+        method.terms("generator", wide, {})
     with pytest.raises(ValueError, match="source: expected intensities"):
-        objective.trace({"source": batch["source"] * 100})
+        method.trace({"source": batch["source"] * 100})
     with pytest.raises(ValueError, match="target: expected intensities"):
-        objective.register(batch["source"], wide["target"])
+        method.register(batch["source"], wide["target"])
 
 
 @pytest.mark.parametrize(
@@ -578,7 +576,7 @@ def test_intensities_outside_the_range_are_refused():
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        RegGANObjective(build("NC").networks, **options)
+        TwoDomainMethod(build("NC").networks, **options)
 
 
 def test_terms_that_a_host_lacks_say_so():

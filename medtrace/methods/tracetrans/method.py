@@ -1,4 +1,4 @@
-"""The TraceTrans objective: content alignment, two adversaries and a smooth velocity."""
+"""The TraceTrans method: content alignment, two adversaries and a smooth velocity."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from medtrace.losses import (
     least_squares_discriminator,
     velocity_smoothness,
 )
+from medtrace.methods.base import Batch, Method, Phase, affines_of, plain
 from medtrace.networks import DualDecoderGAN, TraceTransOutput
-from medtrace.objectives.objective import Batch, Objective, Phase, affines_of, plain
 from medtrace.trace import Trace
 
 
-class TraceTransObjective(Objective):
+class TraceTransMethod(Method):
     """Train a `DualDecoderGAN` on before/after pairs and trace single images with it.
 
     The phase "generator" has, with the weights of TraceTrans, Eq. 8 and 12:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from medtrace.checks import check_positive
 from medtrace.fields import compose, exponentiate, warp
+from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
+from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
 from medtrace.networks import MetamorphicOutput
-from medtrace.objectives.energy import MetamorphicEnergy
-from medtrace.objectives.registration import Pair, RegistrationObjective, Segmentation
 
 
 class RefinementStep(NamedTuple):
@@ -29,7 +29,7 @@ class RefinementStep(NamedTuple):
     """The terms, unweighted."""
 
 
-class InstanceRegistration(RegistrationObjective):
+class InstanceRegistration(RegistrationMethod):
     """Register a pair by gradient steps on its own flows (instance optimisation); nothing is trained.
 
     From the answer of `start`, or from no change, Adam lowers the energy over a stationary velocity and an intensity of
@@ -43,14 +43,14 @@ class InstanceRegistration(RegistrationObjective):
 
     Args:
         energy: what is lowered; by default Eq. 4 of MetaRegNet with these two changes.
-        start: a trained objective that registers, or None.
+        start: a trained method that registers, or None.
         steps: gradient steps; 0 gives the start.
         learning_rate: length of a first step of each δ_h, in voxels.
         intensity_rate: likewise of δ_q, in the images' units.
-        halvings: the grids h of the velocity.
+        downsampling: the grids h of the velocity.
         squarings: squarings of the exponential.
         progress: called before each step and after the last, such as to draw a bar.
-        segmentation: see `RegistrationObjective`; None takes the one of `start`.
+        segmentation: see `RegistrationMethod`; None takes the one of `start`.
         segment_source: see there.
 
     Raises:
@@ -60,11 +60,11 @@ class InstanceRegistration(RegistrationObjective):
     def __init__(
         self,
         energy: MetamorphicEnergy | None = None,
-        start: RegistrationObjective | None = None,
+        start: RegistrationMethod | None = None,
         steps: int = 100,
         learning_rate: float = 0.1,
         intensity_rate: float = 0.05,
-        halvings: Sequence[int] = (1, 2, 3, 4),
+        downsampling: Sequence[int] = (1, 2, 3, 4),
         squarings: int = 6,
         progress: Callable[[RefinementStep], None] | None = None,
         segmentation: Segmentation | None = None,
@@ -77,8 +77,10 @@ class InstanceRegistration(RegistrationObjective):
         check_positive("intensity_rate", intensity_rate)
         if steps < 0:
             raise ValueError(f"steps: expected 0 or more gradient steps, received {steps!r}")
-        if not halvings or min(halvings) < 0:
-            raise ValueError(f"halvings: expected one or more numbers of halvings >= 0, received {halvings!r}")
+        if not downsampling or min(downsampling) < 0:
+            raise ValueError(
+                f"downsampling: expected one or more numbers of downsampling >= 0, received {downsampling!r}"
+            )
         if energy is None:
             energy = MetamorphicEnergy(smoothness_weight=0.01, masked_gradient="intensity")
         self.energy = energy
@@ -86,7 +88,7 @@ class InstanceRegistration(RegistrationObjective):
         self.steps = steps
         self.learning_rate = learning_rate
         self.intensity_rate = intensity_rate
-        self.halvings = tuple(sorted(set(halvings)))
+        self.downsampling = tuple(sorted(set(downsampling)))
         self.squarings = squarings
         self.progress = progress
         self.phases = ()
@@ -110,7 +112,7 @@ class InstanceRegistration(RegistrationObjective):
             first.ddf.new_zeros(
                 *first.ddf.shape[:2], *(-(-extent // 2**halving) for extent in shape), requires_grad=True
             )
-            for halving in self.halvings
+            for halving in self.downsampling
         ]
         intensity = torch.zeros_like(first.intensity, requires_grad=True)
         groups = [
@@ -138,7 +140,7 @@ class InstanceRegistration(RegistrationObjective):
     def _output(
         self, pair: Pair, first: MetamorphicOutput, velocities: Sequence[Tensor], intensity: Tensor
     ) -> MetamorphicOutput:
-        correction = multigrid_displacement(velocities, self.halvings, first.ddf.shape[2:], self.squarings)
+        correction = multigrid_displacement(velocities, self.downsampling, first.ddf.shape[2:], self.squarings)
         ddf = correction if self.start is None else compose(first.ddf, correction)
         warped = warp(pair.source, ddf)
         change = (first.intensity + intensity) * pair.joint_mask(ddf)
@@ -151,23 +153,23 @@ class InstanceRegistration(RegistrationObjective):
 
 
 def multigrid_displacement(
-    velocities: Sequence[Tensor], halvings: Sequence[int], shape: Sequence[int], squarings: int = 6
+    velocities: Sequence[Tensor], downsampling: Sequence[int], shape: Sequence[int], squarings: int = 6
 ) -> Tensor:
     """Displacement of a stationary velocity that is the sum of fields on halved grids.
 
     Args:
-        velocities: (B, spatial_dims, *ceil(shape / 2^h)) for each h of `halvings`, in voxels of the full grid.
-        halvings: in rising order; voxel i of grid h covers the full grid's voxels i·2^h to (i + 1)·2^h − 1.
+        velocities: (B, spatial_dims, *ceil(shape / 2^h)) for each h of `downsampling`, in voxels of the full grid.
+        downsampling: in rising order; voxel i of grid h covers the full grid's voxels i·2^h to (i + 1)·2^h − 1.
         shape: the full grid's.
         squarings: of the exponential, which is taken on the finest of the grids.
 
     Returns:
         (B, spatial_dims, *shape), in voxels.
     """
-    finest = halvings[0]
+    finest = downsampling[0]
     coarse_shape = velocities[0].shape[2:]
     velocity = velocities[0]
-    for field, halving in zip(velocities[1:], halvings[1:]):
+    for field, halving in zip(velocities[1:], downsampling[1:]):
         velocity = velocity + _enlarge(field, 2 ** (halving - finest), coarse_shape)
     ddf = exponentiate(velocity / 2**finest, squarings)
     return _enlarge(ddf, 2**finest, shape) * 2**finest
