@@ -168,12 +168,12 @@ def test_traceability_gives_the_same_tables(tmp_path):
 
 def test_training_twice_writes_the_same_checkpoint(tmp_path):
     """The archive itself, byte by byte, and the history."""
-    from tests.test_training_faults import Checkpoint, TermHistory, trainer
+    from tests.test_training_faults import Checkpoint, LossHistory, trainer
 
     written = []
     for name in ("first", "second"):
         folder = tmp_path / name
-        handlers = [TermHistory(folder / "history.csv"), Checkpoint(folder, interval=1)]
+        handlers = [LossHistory(folder / "history.csv"), Checkpoint(folder, interval=1)]
         trainer([1.0, 2.0], epochs=2, handlers=handlers).run()
         written.append(contents(folder))
     assert written[0] == written[1]

@@ -154,6 +154,6 @@ def test_the_overlay_names_what_the_training_has(bundle):
     disabled = {int(key.split("#")[2]) for key in overlay if re.fullmatch(r"train#handlers#\d+#_disabled_", key)}
     writers = {
         place for place, handler in enumerate(handlers)
-        if handler["_target_"].rsplit(".", 1)[-1] in ("TermHistory", "TensorBoardStatsHandler", "ProgressBar")
+        if handler["_target_"].rsplit(".", 1)[-1] in ("LossHistory", "TensorBoardStatsHandler", "ProgressBar")
     }  # fmt: skip
     assert disabled == writers

@@ -14,8 +14,8 @@ from medtrace.engines import (
     Checkpoint,
     Evaluator,
     LinearWarmup,
+    LossHistory,
     ProgressBar,
-    TermHistory,
     Trainer,
     WarmupCosine,
     logged_terms,
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms():
 def test_training_lowers_the_loss_and_logs_every_term(tmp_path, capsys):
     method = tracetrans()
     handlers = [
-        TermHistory(tmp_path / "history.csv"),
+        LossHistory(tmp_path / "history.csv"),
         StatsHandler(iteration_log=False),
         TensorBoardStatsHandler(log_dir=str(tmp_path / "tensorboard"), iteration_log=False),
         ProgressBar(disable=False),
@@ -159,7 +159,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, stop):
     def fit(epochs, folder, resume):
         method = tracetrans()
         torch.manual_seed(5)
-        handlers = [TermHistory(folder / "history.csv"), Checkpoint(folder, interval=1, resume=resume)]
+        handlers = [LossHistory(folder / "history.csv"), Checkpoint(folder, interval=1, resume=resume)]
         Trainer("cpu", epochs, loader(), method, adam(method), train_handlers=handlers).run()
         return method.state_dict()
 

@@ -12,6 +12,7 @@ from medtrace.losses import ParzenDNMILoss, velocity_smoothness
 from medtrace.methods.base import Phase
 from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import DualDecoderGAN
+from medtrace.trace.prediction import affines_of
 
 
 def networks(seed=0, channels=1, **options):

@@ -1,6 +1,7 @@
 """The rooms of the library may import only from the rooms before them."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ ROOMS = [
     "networks",
     "methods",
     "engines",
+    "testing",
     "data",
     "io",
     "report",
@@ -72,3 +74,12 @@ def test_bundles_hold_no_python():
 def test_package_init_holds_the_version_only():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     assert not [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+
+
+def test_the_page_on_architecture_names_every_subpackage_once_in_order():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|$", page, re.MULTILINE)
+    assert [name for name, _ in rows] == ROOMS
+    for name, example in rows:
+        assert (PACKAGE.parent / example).is_file(), example
+        assert example.startswith(f"medtrace/{name}")

@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, RandomSampler, Sampler
 
 from medtrace.checks import check_range
 from medtrace.data import SeededItems
-from medtrace.engines import Checkpoint, ProgressBar, SkipLimit, TermHistory, Trainer
+from medtrace.engines import Checkpoint, LossHistory, ProgressBar, SkipLimit, Trainer
 from medtrace.engines.soundness import all_finite
 from medtrace.methods.base import Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
@@ -122,7 +122,7 @@ def test_a_gradient_can_fail_beneath_a_finite_loss():
 
 
 def test_skipped_steps_show_in_history_and_bar(tmp_path, capsys):
-    handlers = [TermHistory(tmp_path / "history.csv"), ProgressBar(disable=False)]
+    handlers = [LossHistory(tmp_path / "history.csv"), ProgressBar(disable=False)]
     made = trainer([1.0, NAN, 1.0], epochs=2, handlers=handlers)
     made.run()
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))

@@ -18,6 +18,7 @@ from medtrace.fields import exponentiate
 from medtrace.io import load_trace
 from medtrace.methods.base import Method
 from medtrace.trace import Trace
+from medtrace.trace.prediction import affines_of, plain
 from medtrace.workflows.translate import _moved_foreground, translate
 
 pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in methods

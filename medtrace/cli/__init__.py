@@ -10,6 +10,6 @@ from medtrace.cli import learning, traces, exchange, machine  # noqa: F401
 
 from medtrace.cli.app import app, main
 from medtrace.cli.errors import describe
-from medtrace.cli.overrides import parse_overrides
+from medtrace.cli.overrides import parse_settings
 
-__all__ = ["app", "describe", "main", "parse_overrides"]
+__all__ = ["app", "describe", "main", "parse_settings"]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medtrace.cli.app import Device, ResampleTilt, Scheduler, Workers, at_home, command
-from medtrace.cli.overrides import parse_overrides
+from medtrace.cli.overrides import parse_settings
 
 
 @command("prepare")
@@ -103,39 +103,67 @@ def prepare(
 
 @command("train")
 def train(
-    name: Annotated[str, typer.Argument(help="The method, such as tracetrans.")],
+    name: Annotated[str, typer.Argument(help="The method, such as tracetrans; `medtrace methods` lists them.")],
     dataset: Annotated[Path | None, typer.Argument(help="A folder made by `medtrace prepare`.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.  [default: runs/NAME]")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a bundle entry, such as method#alpha=0.75."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as optimizer.learning_rate=1e-4; repeatable."),
     ] = None,
-    overlay: Annotated[
-        list[str] | None,
-        typer.Option(help="Configuration file of the bundle to lay on top, such as misalign; repeatable."),
+    preset: Annotated[
+        list[str] | None, typer.Option(help="Named settings of the method, such as paper; repeatable, in this order.")
     ] = None,
-    tracebench: Annotated[bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset.")] = False,
+    tracebench: Annotated[
+        bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset (preset tracebench).")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of a tiny network.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A few steps of a tiny network on TraceBench (presets tracebench, smoke).")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Train a method."""
-    overrides = parse_overrides(set_ or [])
+    settings = parse_settings(set_ or [])
     from medtrace.workflows.train import train as run
 
     out = out or Path("runs") / name
-    run(
-        name,
-        dataset,
-        out=out,
-        overlays=tuple(overlay or ()),
-        overrides=overrides,
-        tracebench=tracebench,
-        resume=resume,
-        smoke=smoke,
-        device=device,
-    )
+    presets = [*(["tracebench"] if tracebench or smoke else []), *(preset or ()), *(["smoke"] if smoke else [])]
+    run(name, dataset, out=out, presets=presets, settings=settings, resume=resume, device=device)
     typer.echo(f"run written to {out}")
+
+
+@command("methods")
+def methods() -> None:
+    """List the methods: what each does, in which dimensions, and whose idea it is."""
+    from medtrace.methods import method_class, method_names
+
+    rows = [("method", "tasks", "dims", "pairs", "paper")]
+    for name in method_names():
+        kind = method_class(name)
+        able = kind.abilities
+        dims = "/".join(f"{dims}D" for dims in able.spatial_dims)
+        rows.append((name, ", ".join(able.tasks), dims, "paired" if able.paired else "unpaired", kind.paper))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]))
+
+
+@command("bundle")
+def bundle(
+    name: Annotated[str, typer.Argument(help="The method, such as tracetrans.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as optimizer.learning_rate=1e-4; repeatable."),
+    ] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="Named settings of the method; repeatable.")] = None,
+) -> None:
+    """Write a method's MONAI bundle."""
+    settings = parse_settings(set_ or [])
+    from medtrace.workflows.bundle import bundle as call
+
+    call(name, out, presets=tuple(preset or ()), settings=settings)
+    typer.echo(f"bundle written to {out}")
 
 
 @command("evaluate")
@@ -194,7 +222,7 @@ def traceability(
     device: Device = None,
 ) -> None:
     """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
-    settings = parse_overrides(set_ or [])
+    settings = parse_settings(set_ or [])
     from medtrace.workflows.traceability import TABLE
     from medtrace.workflows.traceability import traceability as call
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
+def parse_settings(items: Sequence[str]) -> dict[str, Any]:
     """Parse `key=value` pairs; values are YAML, so numbers, lists and booleans keep their kind.
 
     Raises:
@@ -18,7 +18,7 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         key, separator, value = item.partition("=")
         if not separator or not key:
-            raise ValueError(f"--set: expected KEY=VALUE such as method#alpha=0.75, received {item!r}")
+            raise ValueError(f"--set: expected KEY=VALUE such as alpha=0.75, received {item!r}")
         try:
             overrides[key] = _number(value) if _number(value) is not None else yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -3,9 +3,11 @@
 from medtrace.data.case_loader import CaseLoader
 from medtrace.data.dataset import count_cases, load_dataset
 from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
+from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.partners import RandomPartner
 from medtrace.data.preparation import ContrastStandard, Intensity, IntensityMap, Preparation
 from medtrace.data.seeded_items import SeededItems
+from medtrace.data.sources import Sources, sources
 from medtrace.data.tracebench import MetamorphicSettings, PostopSettings, TraceBench
 
 __all__ = [
@@ -19,11 +21,15 @@ __all__ = [
     "Preparation",
     "RandomPartner",
     "SeededItems",
+    "Sources",
     "TraceBench",
     "count_cases",
+    "evaluation_loader",
     "load_dataset",
     "read_brats_reg",
     "read_pair_list",
     "read_pairs",
+    "sources",
     "split_by_subject",
+    "training_loader",
 ]

@@ -97,5 +97,7 @@ def sizes_of(dataset: Any) -> list[Size] | None:
         sizes = getattr(dataset, "sizes", None)
         if sizes is not None:
             return [tuple(size) for size in sizes]
-        dataset = getattr(dataset, "dataset", None)
+        dataset = getattr(dataset, "dataset", getattr(dataset, "data", None))
+        if not hasattr(dataset, "__getitem__"):
+            return None
     return None

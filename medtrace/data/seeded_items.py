@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, cast
 
@@ -29,17 +29,17 @@ class SeededItems(Dataset):
     generators get their states back afterwards.
 
     Args:
-        dataset: any map-style dataset.
+        data: any map-style dataset, or a list of items.
         seed: 0 or more.
 
     `medtrace.engines.Trainer` calls `set_epoch` on the dataset of its loader; it reaches the workers of a loader as
     well, persistent ones too.
     """
 
-    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
+    def __init__(self, data: Dataset | Sequence[Any], seed: int = 0) -> None:
         if seed < 0:
             raise ValueError(f"seed: expected 0 or more, received {seed!r}")
-        self.dataset = cast(Any, dataset)  # torch's Dataset declares no length
+        self.data = cast(Any, data)  # torch's Dataset declares no length
         self.seed = seed
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()
         self._random: list[Randomizable] | None = None
@@ -49,18 +49,18 @@ class SeededItems(Dataset):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.data)
 
     def __getitem__(self, index: int) -> Any:
         if self._random is None:
-            self._random = list(_randomizables(self.dataset, set()))
+            self._random = list(_randomizables(self.data, set()))
         seed = derived_seed(self.seed, ITEMS, int(self._epoch), int(index) % len(self))
         states = generator_states()
         seed_host_generators(seed)
         for place, transform in enumerate(self._random):
             transform.set_random_state(seed=(seed + place) % 2**32)
         try:
-            return self.dataset[index]
+            return self.data[index]
         finally:
             restore_generators(states)
 

@@ -24,7 +24,7 @@ def _scalars(output: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in output.items() if isinstance(value, Tensor) and value.ndim == 0}
 
 
-class TermHistory:
+class LossHistory:
     """Average every loss term over an epoch: into `engine.state.metrics` under its own name, and into a CSV file.
 
     Sums stay on the device within an epoch. Steps that were skipped are left out of the averages; where there were any,

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from monai.data import MetaTensor
+from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
+from medtrace.methods.settings import MethodSettings
+from medtrace.networks.output_field import OutputField
 from medtrace.networks.patches import PatchInferer
 from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, traces_of
 
 Batch = Mapping[str, Any]
+Task = Literal["translate", "register"]
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a method can do: declared, and asked for by commands, which know no method by name.
+
+    Attributes:
+        tasks: "translate" (an image from the source alone), "register" (the correspondence of a pair).
+        spatial_dims: 2, 3 or both.
+        paired: whether the training needs a target that shows the source's own subject.
+        patches: whether large images can be taken through the networks in patches.
+        channels: "any" where source and target may differ in their number of channels, else "equal".
+        masks: whether a registration takes a mask of where intensity may change.
+        moves: whether a translation carries a displacement; without, its field is zero by design.
+    """
+
+    tasks: tuple[Task, ...] = ("translate",)
+    spatial_dims: tuple[int, ...] = (2, 3)
+    paired: bool = True
+    patches: bool = False
+    channels: Literal["any", "equal"] = "equal"
+    masks: bool = False
+    moves: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,16 +82,47 @@ class Phase:
 class Method(nn.Module):
     """A method: its networks, its loss terms by phase, and how its networks turn an image into a `Trace`.
 
-    A subclass sets `phases` in its constructor, has one method `<phase>_terms(phase, batch, carried)` per phase, and
-    `trace`. `carried` is a dict that lives for one step: an earlier phase leaves there (detached) what a later
-    one needs, so that no forward runs twice.
+    A subclass names itself and its settings, says what it can do, and builds itself from settings. It sets `phases` in
+    its constructor, has one function `<phase>_terms(phase, batch, carried)` per phase, and `trace`. `carried` is a dict
+    that lives for one step: an earlier phase leaves there (detached) what a later one needs, so that no forward runs
+    twice.
     """
 
+    name: ClassVar[str] = ""
+    """Of the method's folder, and on the command line."""
+    title: ClassVar[str] = ""
+    """What people call it."""
+    paper: ClassVar[str] = ""
+    """Whose idea it is."""
+    settings_type: ClassVar[type[MethodSettings]] = MethodSettings
+    abilities: Abilities = Abilities()
+
+    networks: Any
     phases: tuple[Phase, ...]
-    patchable: bool = False
-    """Whether `trace` can take large images to the networks in patches."""
     inferer: PatchInferer | None = None
     """How it does; None takes them as a whole. May be set after the training; a training never uses it."""
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> Self:
+        """Build the method, untrained, from settings of `settings_type`."""
+        raise NotImplementedError
+
+    @classmethod
+    def case_transform(cls, _settings: Any) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+        """What a training case needs beside its images, made once and kept; None if nothing."""
+        return None
+
+    def io_network(self) -> nn.Module:
+        """The network of one tensor in and one out that bundles describe; it shares the method's weights."""
+        return OutputField(self.networks, "image")
+
+    def distributed_networks(self) -> Mapping[str, Mapping[str, Any]]:
+        """Path of a network → arguments of `DistributedDataParallel`, one entry for each that phases step."""
+        return {path: {} for phase in self.phases for path in phase.networks}
+
+    def set_sampling(self, values: Mapping[str, Any]) -> None:
+        """Change how a trained method is used; only methods that sample can."""
+        raise ValueError(f"sampling: expected none for {self.title}, received {dict(values)}; it draws nothing")
 
     def phase(self, name: str) -> Phase:
         """Return the phase called `name`."""
@@ -93,78 +151,61 @@ class Method(nn.Module):
         """What follows a training step once every phase has stepped, such as moving averaged weights on."""
 
     @property
+    def translates(self) -> bool:
+        """Whether `predict` makes an image of the source alone."""
+        return "translate" in self.abilities.tasks
+
+    @property
     def registers(self) -> bool:
         """Whether `register` finds the correspondence of a pair."""
-        return False
+        return "register" in self.abilities.tasks
 
-    def trace(self, batch: Batch) -> list[Trace]:
-        """Translate (or register) a batch without gradients and return one `Trace` per item.
+    @property
+    def patchable(self) -> bool:
+        """Whether `trace` can take large images to the networks in patches."""
+        return self.abilities.patches
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Translate a batch, or register its pairs where that is all that the method does.
 
         Args:
-            batch: "source" (B, C, *spatial) in [-1, 1]; methods that register also read "target" and "mask".
+            batch: "source" (B, C, *spatial) in [-1, 1]; methods that register also read "target", "mask",
+                "source_mask".
         """
         raise NotImplementedError
 
-    def register(self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None) -> list[Trace]:
-        """Find the correspondence of a pair; only methods that see two images can.
+    def register(
+        self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None
+    ) -> Prediction:
+        """Find the correspondence of pairs; only methods that see two images can.
 
         Args:
-            moving: (B, C, *spatial), the source.
-            fixed: (B, C, *spatial), the target.
+            moving: (B, C, *spatial) in [-1, 1], the source.
+            fixed: (B, C', *spatial), the target.
             mask: (B, 1, *spatial) on the grid of `fixed`, where intensity may change.
+            source_mask: likewise on the grid of `moving`.
+
+        Raises:
+            TypeError: if the method registers no pairs.
         """
         raise TypeError(
             f"{type(self).__name__}: predicts from the source alone and registers no pair; call trace(batch), or"
             " use a method that registers"
         )
 
+    @torch.no_grad()
+    def trace(self, batch: Batch) -> list[Trace]:
+        """`predict` without gradients and in evaluation mode, as one `Trace` per item."""
+        with eval_mode(self):
+            prediction = self.predict(batch)
+        target = None if self.translates else batch["target"]
+        return traces_of(batch["source"], prediction, target)
 
-def affines_of(image: Tensor) -> list[Tensor]:
-    """The 4x4 voxel to RAS mm affine of every item of a batch; the identity for plain tensors.
-
-    Raises:
-        ValueError: if a `MetaTensor` carries an affine of another shape.
-    """
-    count = image.shape[0]
-    if not isinstance(image, MetaTensor):
-        return [torch.eye(4, dtype=torch.float64)] * count
-    affine = torch.as_tensor(image.affine, dtype=torch.float64).cpu()
-    affine = affine.expand(count, *affine.shape[-2:])
-    if affine.shape[-2:] != (4, 4):
-        raise ValueError(
-            f"affine: expected 4x4 (a 2D image is slice k=0 of its plane), received {tuple(affine.shape[-2:])};"
-            " extend it by the slice axis"
-        )
-    return list(affine)
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Drop MONAI's metadata: networks and losses then run as plain torch."""
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
-
-
-def traces_on_own_grid(
-    source: Tensor, image: Tensor, ddf: Tensor, inverse_ddf: Tensor | None = None, velocity: Tensor | None = None
-) -> list[Trace]:
-    """One trace per item of a batch whose translations lie on the grid of their sources.
-
-    Args:
-        source: (B, C, *spatial), with its affines where it has any.
-        image: (B, C', *spatial).
-        ddf: (B, spatial_dims, *spatial) in voxels.
-        inverse_ddf: likewise; None inverts `ddf`.
-        velocity: likewise, or None.
-    """
-    images = plain(source)
-    return [
-        Trace.build(
-            source=images[item],
-            image=image[item],
-            ddf=ddf[item],
-            inverse_ddf=None if inverse_ddf is None else inverse_ddf[item],
-            velocity=None if velocity is None else velocity[item],
-            affine=affine,
-            source_affine=affine,
-        )
-        for item, affine in enumerate(affines_of(source))
-    ]
+    @torch.no_grad()
+    def trace_pair(
+        self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None
+    ) -> list[Trace]:
+        """`register` without gradients and in evaluation mode, as one `Trace` per pair."""
+        with eval_mode(self):
+            prediction = self.register(moving, fixed, mask, source_mask)
+        return traces_of(moving, prediction, fixed)

@@ -76,8 +76,8 @@ class DeformationModule(nn.Module):
         inverse: "negated" or "predicted".
         use_noise: whether ε̂ is an input; False is the ablation of Table V.
         squarings: T, of the exponential.
-        velocity_downsampling: how often the velocities' grid is halved against the image's; they are interpolated linearly.
-            0 is the paper's; coarser velocities are smoother and cheaper.
+        velocity_downsampling: how often the velocities' grid is halved against the image's; they are interpolated
+            linearly. 0 is the paper's; coarser velocities are smoother and cheaper.
         norm: MONAI's name of the normalisation. By groups of channels it learns large shifts sooner than per instance
             in this library's registration networks.
 

@@ -39,8 +39,8 @@ class DiffeomorphicVoxelMorph(nn.Module):
         channels: filters in pairs, one pair (down, up) per pooling; MONAI's default.
         final_channels: filters of the convolutions after the U-Net.
         integration_steps: squarings of the exponential.
-        velocity_downsampling: how often the velocity's grid is halved by averaging; it is interpolated linearly again. The
-            authors integrate on half the resolution.
+        velocity_downsampling: how often the velocity's grid is halved by averaging; it is interpolated linearly again.
+            The authors integrate on half the resolution.
 
     Raises:
         ValueError: if an argument is outside its range.

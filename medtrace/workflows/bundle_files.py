@@ -1,7 +1,8 @@
-"""The files of a bundle, read once and checked, as MONAI's workflow of a training."""
+"""The files of a bundle made elsewhere, read once and checked, as MONAI's workflow of a training."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,48 +10,59 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import merge_kv
 
-from medtrace.guard.configurations import BUNDLES, check_code, code_is_allowed, read_config
+from medtrace.guard.configurations import BUNDLES, as_plain, check_code, code_is_allowed, read_config
+from medtrace.storage.reservations import locked
 
 METADATA = "metadata.json"
 _META = "_meta_"
 
 
-def bundle_folder(name: str) -> Path:
-    """Folder of the bundle called `name`, or of the folder of a bundle made elsewhere.
+def train_bundle(
+    bundle: Path,
+    dataset: str | os.PathLike | None,
+    out: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    device: str | None = None,
+) -> Path:
+    """Train a bundle by its own `train.yaml`.
 
-    Raises:
-        ValueError: if there is none, or it runs code that medtrace does not ship and that is not allowed (see
+    Args:
+        bundle: its folder; it runs code that medtrace does not ship only if that is allowed (see
             `medtrace.guard.configurations`).
-    """
-    if (Path(name) / "configs" / "train.yaml").is_file():
-        for file in sorted((Path(name) / "configs").glob("*.yaml")):
-            check_code(read_config(file), file, training=False)
-        metadata = Path(name) / "configs" / METADATA
-        if metadata.is_file():
-            check_code({_META: read_config(metadata)}, metadata)
-        return Path(name)
-    names = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir())
-    if name not in names:
-        raise ValueError(f"name: expected one of {', '.join(names)}, received {name!r}")
-    return BUNDLES / name
+        dataset: becomes the entry `dataset_dir`.
+        out: becomes the entry `run_dir`.
+        settings: dotted name → value, set below the entry `settings`.
+        resume: becomes the entry `resume`.
+        device: such as "cuda:0".
 
-
-def overlay_file(bundle: Path, overlay: str) -> Path:
-    """The file of an overlay of a bundle, or by its path one made elsewhere, without the suffix.
+    Returns:
+        `out`.
 
     Raises:
-        ValueError: if there is none, or it was made elsewhere and runs code that medtrace does not ship.
+        ValueError: if the bundle runs code that is not allowed, or says nothing of a training.
     """
-    path = bundle / "configs" / f"{overlay}.yaml"
-    if not path.is_file():
-        names = sorted(file.stem for file in (bundle / "configs").glob("*.yaml"))
-        raise ValueError(f"overlays: expected some of {', '.join(names)}, received {overlay!r}")
-    if path.resolve().parent != (bundle / "configs").resolve():
-        check_code(read_config(path), path, training=False)
-    return path
+    configs = bundle / "configs"
+    for file in sorted(configs.glob("*.yaml")):
+        check_code(read_config(file), file, training=False)
+    if (configs / METADATA).is_file():
+        check_code({_META: read_config(configs / METADATA)}, configs / METADATA)
+    values: dict[str, Any] = {"bundle_root": as_plain(bundle), "run_dir": as_plain(out), "resume": resume}
+    if dataset is not None:
+        values["dataset_dir"] = as_plain(dataset)
+    if device is not None:
+        values["device"] = f"$torch.device({device!r})"
+    values |= {f"settings#{name.replace('.', '#')}": value for name, value in (settings or {}).items()}
+    workflow = BundleTraining([configs / "train.yaml"], bundle, values)
+    with locked(out):
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    return out
 
 
-class TrainingWorkflow(ConfigWorkflow):
+class BundleTraining(ConfigWorkflow):
     """MONAI's workflow of configurations that are read and checked here, and that MONAI does not read again.
 
     Two readers of one file could take it differently, so what was checked is what is built. MONAI also puts a bundle's

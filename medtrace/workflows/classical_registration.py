@@ -12,11 +12,10 @@ from torch import Tensor
 
 from medtrace.checks import check_batched, check_finite, check_positive, check_same_shape
 from medtrace.fields import warp
-from medtrace.methods.base import plain
-from medtrace.methods.common.registration import traces_of
 from medtrace.metrics.independent_registration import one_thread
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, plain, traces_of
 
 SHRINK_FACTORS = (4, 2, 1)
 _LEAST_SIZE = 8  # voxels that an axis keeps at the coarsest resolution
@@ -103,7 +102,8 @@ def simpleitk_tracer(batch: Mapping[str, Any]) -> list[Trace]:
     ]
     ddf = torch.stack(fields)
     mask, source_mask = (None if mask is None else plain(mask) for mask in masks)
-    return traces_of(batch, warp(plain(batch["source"]), ddf), ddf, joint_mask(ddf, mask, source_mask))
+    prediction = Prediction(warp(plain(batch["source"]), ddf), ddf, mask=joint_mask(ddf, mask, source_mask))
+    return traces_of(batch["source"], prediction, batch["target"])
 
 
 def _to_itk(image: Tensor) -> sitk.Image:

@@ -94,7 +94,7 @@ def tracer_of(method: Method) -> Tracer:
 
 def registrar_of(method: Method) -> Tracer:
     """Register the pairs of batches, "source" to "target", in evaluation mode, results on the CPU."""
-    return _on_cpu(method, lambda batch: method.register(batch["source"], batch["target"]))
+    return _on_cpu(method, lambda batch: method.trace_pair(batch["source"], batch["target"]))
 
 
 def _on_cpu(method: Method, tracer: Tracer) -> Tracer:
@@ -120,12 +120,11 @@ def oracle(batch: Mapping[str, Any]) -> list[Trace]:
 def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
     """A control whose image is the source warped by a field given for the whole batch."""
     from medtrace.fields import invert, warp
-    from medtrace.methods.base import traces_on_own_grid
-    from medtrace.trace.prediction import plain
+    from medtrace.trace.prediction import Prediction, plain, traces_of
 
     source = plain(batch["source"])
     ddf = plain(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
-    return traces_on_own_grid(batch["source"], warp(source, ddf), ddf, invert(ddf).ddf)
+    return traces_of(batch["source"], Prediction(warp(source, ddf), ddf, invert(ddf).ddf))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -12,9 +12,9 @@ from medtrace.data.reading import read_image
 from medtrace.io import load_trace, read_motion, save_trace
 from medtrace.io.export import COMPOSITES, FORMATS, export_trace
 from medtrace.io.original_scan import to_original
-from medtrace.methods.base import plain
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
+from medtrace.trace.prediction import plain
 
 TRACE = "trace"
 """The format that is a folder of medtrace's own, for a trace brought to other scans."""

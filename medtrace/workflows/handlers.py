@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 
+from medtrace.data.dataset import read_index
+from medtrace.data.preparation import Preparation
 from medtrace.io import save_trace
+from medtrace.methods.settings import MethodSettings, TraceBenchData
 from medtrace.metrics import CaseTable
+from medtrace.storage.cases import content_digest
 from medtrace.storage.files import make_directory
 from medtrace.trace import Trace
+from medtrace.workflows.runs import PREPARATION, RunRecord, save_weights
 from medtrace.workflows.scoring import score
 
 
@@ -86,3 +92,97 @@ def _named_traces(engine: Engine) -> list[tuple[str, Trace]]:
     first = (engine.state.iteration - 1) * engine.state.dataloader.batch_size if "case" not in batch else 0
     names = batch.get("case", [f"case-{first + item:04d}" for item in range(len(traces))])
     return list(zip(map(str, names), traces))
+
+
+class WeightsSaver:
+    """Write the weights of a finished training as safetensors into its run folder; rank 0 alone writes.
+
+    Args:
+        run: the run folder.
+    """
+
+    def __init__(self, run: str | os.PathLike) -> None:
+        self.run = Path(run)
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Engine) -> None:
+        if engine.state.rank == 0:
+            save_weights(engine.method, self.run)
+
+
+class RunFolder:
+    """Write what makes the folder of a bundle's training a run folder: `preparation.json`, `run.json`; rank 0 alone
+    writes.
+
+    Args:
+        run: the run folder.
+        name: the method's.
+        settings: of the training, resolved.
+        dataset: the folder made by `medtrace prepare`; not looked at where the settings name other data.
+    """
+
+    def __init__(self, run: str | os.PathLike, name: str, settings: MethodSettings, dataset: str | os.PathLike) -> None:
+        self.run = Path(run)
+        self.name = name
+        self.settings = settings
+        self.dataset = None if isinstance(settings.data, TraceBenchData) else dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        if engine.state.rank == 0:
+            self.run.mkdir(parents=True, exist_ok=True)
+            record_run(self.run, self.name, self.settings, self.dataset, engine.data_loader.dataset)
+
+
+def record_run(
+    run: Path, name: str, settings: MethodSettings, dataset: str | os.PathLike | None, training: Any
+) -> None:
+    """Write `preparation.json`, where there is none, and then `run.json`: a folder with a record is a run."""
+    if not (run / PREPARATION).exists():
+        preparation_of(training, dataset).save(run / PREPARATION)
+    RunRecord(name, settings, training_data=training_data(dataset)).write(run)
+
+
+def training_data(dataset: str | os.PathLike | None) -> dict[str, Any]:
+    """What a run remembers of its training cases: subjects, and digests of the prepared images."""
+    if dataset is None:
+        return {}
+    folder = Path(dataset)
+    index = read_index(folder)
+    return {
+        "dataset": str(folder.absolute()),
+        **{
+            split: [
+                {
+                    "case": entry["case"],
+                    "subject": entry["subject"],
+                    **{role: content_digest(folder / entry[role]) for role in ("source", "target")},
+                }
+                for entry in index[split]
+            ]
+            for split in ("training", "validation")
+        },
+    }
+
+
+def preparation_of(training: Any, dataset: str | os.PathLike | None) -> Preparation:
+    """How a new scan has to be treated for a run: as the data set says, or at TraceBench's voxel size.
+
+    Args:
+        training: the training's `SeededItems`.
+        dataset: a folder made by `medtrace prepare`, or None.
+    """
+    if dataset is not None:
+        return Preparation.load(Path(dataset) / PREPARATION)
+    # A data set may draw when it is read, which must not move the training's own draws.
+    with torch.random.fork_rng(devices=[]):
+        source = training.data[0]["source"]
+    shape = tuple(source.shape[1:])
+    spacing = source.affine[:3, :3].norm(dim=0).tolist()
+    return Preparation(spatial_dims=len(shape), spacing=tuple(spacing), spatial_shape=shape, channels=len(source))

@@ -21,9 +21,9 @@ from medtrace.io.foreign.plausibility import check_plausible
 from medtrace.io.nifti import check_orthogonal
 from medtrace.io.trace_folder import reserve_trace
 from medtrace.io.trace_members import check_transform_formats
-from medtrace.methods.base import plain
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
+from medtrace.trace.prediction import plain
 
 File = str | os.PathLike
 

@@ -23,16 +23,17 @@ from medtrace.guard.notices import collecting
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
+from medtrace.methods import Method
 from medtrace.methods.common.instance import InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import Pair, RegistrationMethod
-from medtrace.networks import MetamorphicOutput
+from medtrace.methods.common.registration import Pair
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
+from medtrace.trace.prediction import Prediction
 from medtrace.workflows.register_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
 from medtrace.workflows.report import report_beside, reserve_outputs
 from medtrace.workflows.runs import default_device, load_method
@@ -67,9 +68,10 @@ class Registered(NamedTuple):
 class _Method:
     """What registers, the preparation of its run, and where it runs."""
 
-    method: RegistrationMethod
+    method: Method
     preparation: Preparation
     device: torch.device
+    steps: int = 0
 
 
 @reserving(lambda out, report, overwrite, figure: reserve_outputs(out, report, overwrite, figure))
@@ -180,7 +182,7 @@ def register(
         ssd_before=_ssd(working.source, working.target),
         ssd_after=_ssd(output.image.cpu(), working.target),
     )
-    steps = method.method.steps if isinstance(method.method, InstanceRegistration) else 0
+    steps = method.steps
     names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
     metadata = {
         **names,
@@ -233,14 +235,14 @@ def _method(
     progress: Callable[[RefinementStep], None],
 ) -> _Method:
     place = default_device(device)
-    start: RegistrationMethod | None = None
+    start: Method | None = None
     preparation = Preparation(spatial_dims=pair.spatial_dims, picture=pair.picture)
     if run is not None:
         method = load_method(run, device)
-        if not isinstance(method, RegistrationMethod):
+        if not method.registers:
             raise ValueError(
                 f"run: expected one of a method that registers pairs, received {type(method).__name__} in {run};"
-                " train metaregnet, or leave the run out (RegGAN registers from Python, on prepared images)"
+                " train one that does (`medtrace methods`), or leave the run out"
             )
         start = method
         preparation = run_preparation(run, start, picture=pair.picture)
@@ -249,7 +251,7 @@ def _method(
     if start is not None and steps == 0:
         return _Method(start, preparation, place)
     energy = MetamorphicEnergy(smoothness_weight=smoothness, masked_gradient="intensity", folding_measure="simplices")
-    return _Method(InstanceRegistration(energy, start, steps, progress=progress), preparation, place)
+    return _Method(InstanceRegistration(energy, start, steps, progress=progress), preparation, place, steps)
 
 
 def _check_run(run: str | os.PathLike, preparation: Preparation, pair: ScanPair) -> None:
@@ -278,10 +280,11 @@ def _reporter(bar: Progress) -> Callable[[RefinementStep], None]:
     return show
 
 
-def _answer(method: _Method, working: Pair) -> MetamorphicOutput:
+def _answer(method: _Method, working: Pair) -> Prediction:
     batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
+    masks = {name: batch.get(name) for name in ("mask", "source_mask")} if method.method.abilities.masks else {}
     with torch.no_grad():
-        return method.method.answer(method.method.pair(batch))
+        return method.method.register(batch["source"], batch["target"], **masks)
 
 
 def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Tensor) -> Trace:

@@ -15,10 +15,9 @@ from medtrace.data.preparation import IntensityMap, Preparation, find_foreground
 from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
-from medtrace.methods.base import plain
 from medtrace.methods.common.registration import Pair
-from medtrace.networks import MetamorphicOutput
 from medtrace.trace.geometry import pull, same_grid
+from medtrace.trace.prediction import Prediction, plain
 
 MATCHED_PERCENTILES = (0.5, 2.0, 5.0, *range(10, 100, 10), 95.0, 98.0, 99.5)
 """Percentiles of healthy tissue at which `matched` brings the source to the target's intensities."""
@@ -251,11 +250,12 @@ class WorkingGrid:
     def _to(self, image: Tensor) -> Tensor:
         return resize(_flat(self.plan.apply(_volume(image)), image.ndim), self.shape)
 
-    def back(self, output: MetamorphicOutput) -> tuple[Tensor, Tensor]:
+    def back(self, output: Prediction) -> tuple[Tensor, Tensor]:
         """Displacement (spatial_dims, *spatial), in voxels, and intensity (C, *spatial) on the target's own grid."""
         ratio = torch.tensor([own / size for own, size in zip(self.own_shape, self.shape)])
         ddf = resize(output.ddf[0].cpu(), self.own_shape) * ratio.reshape(-1, *[1] * len(self.shape))
-        intensity = resize(output.intensity[0].cpu(), self.own_shape)
+        change = torch.zeros_like(output.image) if output.appearance is None else output.appearance
+        intensity = resize(change[0].cpu(), self.own_shape)
         if ddf.shape[0] == 3:
             return self.plan.undo_field(ddf), self.plan.undo(intensity)
         through = torch.cat([ddf, torch.zeros_like(ddf[:1])])

@@ -18,7 +18,6 @@ from medtrace.data import TraceBench, load_dataset
 from medtrace.data.dataset import read_index
 from medtrace.data.tracebench import LABELS, TISSUES
 from medtrace.fields import non_diffeomorphic_fraction
-from medtrace.methods.base import traces_on_own_grid
 from medtrace.metrics import CaseTable
 from medtrace.metrics.distribution import NUM_BINS
 from medtrace.report import markdown_table
@@ -26,7 +25,7 @@ from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
-from medtrace.trace.prediction import plain
+from medtrace.trace.prediction import Prediction, plain, traces_of
 from medtrace.workflows.evaluate import identity, tracer_of, write_json
 from medtrace.workflows.runs import load_method
 from medtrace.workflows.scoring import RANGE, Tracer, score_cases
@@ -207,7 +206,7 @@ def true_translation(batch: Mapping[str, Any]) -> list[Trace]:
     """
     image = plain(batch["translation"] if "translation" in batch else batch["target"])
     inverse = plain(batch["inverse_ddf"]) if "inverse_ddf" in batch else None
-    return traces_on_own_grid(batch["source"], image, plain(batch["ddf"]), inverse)
+    return traces_of(batch["source"], Prediction(image, plain(batch["ddf"]), inverse))
 
 
 @reserving(lambda out: locked(out))

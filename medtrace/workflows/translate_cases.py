@@ -32,7 +32,7 @@ from medtrace.workflows.image_list import ListedImage, list_images
 from medtrace.workflows.parallel import Outcome, Task, run_cases
 from medtrace.workflows.picture_output import picture_beside
 from medtrace.workflows.report import report_beside
-from medtrace.workflows.runs import CONFIG, SAFE_WEIGHTS, WEIGHTS, load_method
+from medtrace.workflows.runs import RECORD, WEIGHTS, load_method
 from medtrace.workflows.translate import translation
 
 TRACE = "trace"
@@ -238,10 +238,10 @@ def _objective(run: Path, digest: str, device: str | None) -> Method:  # noqa: A
 
 
 def _run_digest(run: Path) -> str:
-    for path in (run, run / CONFIG):
+    for path in (run, run / RECORD):
         if not path.exists():
             raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
-    files = {str(name): run / name for name in (CONFIG, WEIGHTS, SAFE_WEIGHTS, FILE)}
+    files = {str(name): run / name for name in (RECORD, WEIGHTS, FILE)}
     return case_key({name: path if path.is_file() else None for name, path in files.items()})
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_choice, check_positive
-from medtrace.methods.base import traces_on_own_grid
+from medtrace.methods.base import Method
+from medtrace.methods.common.diffusion_settings import DiffusionSettings, SamplingSettings
 from medtrace.networks.diffusion_sampling import SAMPLERS
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
-from medtrace.trace import Trace
+from medtrace.networks.noise_estimator import NoiseEstimator
 
 WEIGHTINGS = ("noise", "velocity")
 
@@ -104,6 +105,26 @@ class Sampling:
         if not self.spacing >= 1:
             raise ValueError(f"spacing: expected an exponent of at least 1, received {self.spacing!r}")
 
+    @classmethod
+    def from_settings(cls, settings: SamplingSettings, start: float = 1.0) -> Sampling:
+        """Sampling as settings say; `start` where they leave it open."""
+        return cls(
+            sampler=settings.sampler,
+            steps=settings.steps,
+            start=start if settings.start is None else settings.start,
+            spacing=settings.spacing,
+            samples=settings.samples,
+            clip=settings.clip,
+            seed=settings.seed,
+            progress=settings.progress,
+        )
+
+    def replaced(self, values: Mapping[str, Any]) -> Sampling:
+        """The same with other values of some attributes."""
+        for name in values:
+            check_choice("sampling", name, [field.name for field in fields(self)])
+        return replace(self, **values)
+
     def mean(self, source: Tensor, draw: Draw[Drawn], keep: Collection[int] = ()) -> Drawn:
         """Draw `samples` times; the first draw with the mean image of all.
 
@@ -148,12 +169,35 @@ def in_range(image: Tensor) -> Tensor:
     return image.clamp(-1, 1)
 
 
-def still_traces(source: Tensor, image: Tensor) -> list[Trace]:
-    """Traces of a translation that deforms nothing: zero fields on the source's grid.
+def estimator_of(settings: DiffusionSettings, channels: int, condition_channels: int) -> NoiseEstimator:
+    """The noise estimator that settings describe, of images of so many channels."""
+    return NoiseEstimator(
+        settings.spatial_dims,
+        channels,
+        condition_channels=condition_channels,
+        channels=settings.estimator.channels,
+        residual_blocks=settings.estimator.residual_blocks,
+        attention_levels=settings.estimator.attention_levels,
+        head_channels=settings.estimator.head_channels,
+        norm_groups=settings.estimator.norm_groups,
+        dropout=settings.estimator.dropout,
+        prediction=settings.estimator.prediction,
+    )
 
-    Args:
-        source: (B, C, *spatial), with its affine.
-        image: (B, C', *spatial).
-    """
-    still = image.new_zeros(len(image), image.ndim - 2, *image.shape[2:])
-    return traces_on_own_grid(source, image, still, still)
+
+def schedule_of(settings: DiffusionSettings) -> NoiseSchedule:
+    """The noise schedule that settings describe."""
+    schedule = settings.schedule
+    return NoiseSchedule(steps=schedule.steps, first_beta=schedule.first_beta, last_beta=schedule.last_beta)
+
+
+class TranslatedImage(nn.Module):
+    """A method that samples, as a network of one tensor in and one out."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, source: Tensor) -> Tensor:
+        """Translate sources (B, C, *spatial) in [-1, 1]."""
+        return self.method.predict({"source": source}).image

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from medtrace.checks import check_positive
 from medtrace.fields import compose, exponentiate, warp
+from medtrace.methods.base import Method
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
 from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
 from medtrace.networks import MetamorphicOutput
+from medtrace.trace.prediction import Prediction
 
 
 class RefinementStep(NamedTuple):
@@ -60,7 +62,7 @@ class InstanceRegistration(RegistrationMethod):
     def __init__(
         self,
         energy: MetamorphicEnergy | None = None,
-        start: RegistrationMethod | None = None,
+        start: Method | None = None,
         steps: int = 100,
         learning_rate: float = 0.1,
         intensity_rate: float = 0.05,
@@ -71,7 +73,8 @@ class InstanceRegistration(RegistrationMethod):
         segment_source: bool = False,
     ) -> None:
         if start is not None and segmentation is None:
-            segmentation, segment_source = start.segmentation, start.segment_source
+            segmentation = getattr(start, "segmentation", None)
+            segment_source = getattr(start, "segment_source", False)
         super().__init__(segmentation, segment_source)
         check_positive("learning_rate", learning_rate)
         check_positive("intensity_rate", intensity_rate)
@@ -93,12 +96,21 @@ class InstanceRegistration(RegistrationMethod):
         self.progress = progress
         self.phases = ()
 
-    def answer(self, pair: Pair) -> MetamorphicOutput:
-        """Refine the start's answer."""
+    def answer(self, pair: Pair) -> Prediction:
+        """Refine the start's prediction."""
         with torch.no_grad():
-            first = self._unchanged(pair) if self.start is None else self.start.answer(pair)
+            first = self._unchanged(pair) if self.start is None else self._started(pair, self.start)
         with torch.enable_grad():
-            return self._descend(pair, MetamorphicOutput(*(member.detach() for member in first)))
+            output = self._descend(pair, first)
+        return Prediction(output.image, output.ddf, mask=pair.joint_mask(output.ddf), appearance=output.intensity)
+
+    @staticmethod
+    def _started(pair: Pair, start: Method) -> MetamorphicOutput:
+        masks = {"mask": pair.mask, "source_mask": pair.source_mask} if start.abilities.masks else {}
+        found = start.register(pair.source, pair.target, **masks)
+        change = torch.zeros_like(found.image) if found.appearance is None else found.appearance
+        members = found.image, found.image - change, found.ddf, change
+        return MetamorphicOutput(*(member.detach() for member in members))
 
     @staticmethod
     def _unchanged(pair: Pair) -> MetamorphicOutput:

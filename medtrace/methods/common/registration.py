@@ -10,10 +10,10 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_range, check_same_shape
-from medtrace.geometry.grid import Grid
-from medtrace.methods.base import Batch, Method, affines_of, plain
-from medtrace.networks.metamorphic import MetamorphicOutput, joint_mask
-from medtrace.trace import Trace
+from medtrace.methods.base import Abilities, Batch, Method
+from medtrace.networks.metamorphic import joint_mask
+from medtrace.networks.stacked_pair import StackedPair
+from medtrace.trace.prediction import Prediction, plain
 
 Segmentation = Callable[[Tensor], Tensor]
 
@@ -44,6 +44,12 @@ class RegistrationMethod(Method):
             network among the callables becomes a sub-module, runs in evaluation mode and is not trained.
         segment_source: whether it also segments sources without a mask.
     """
+
+    abilities = Abilities(tasks=("register",), masks=True)
+
+    def io_network(self) -> nn.Module:
+        """Source and target as channels of one tensor in, the warped source out."""
+        return StackedPair(self.networks)
 
     def __init__(self, segmentation: Segmentation | None = None, segment_source: bool = False) -> None:
         super().__init__()
@@ -78,22 +84,13 @@ class RegistrationMethod(Method):
                 source_mask = _segmented(self.segmentation, source)
         return Pair(source, target, mask, source_mask)
 
-    def answer(self, pair: Pair) -> MetamorphicOutput:
-        """Register the pairs of a batch; a method that changes no intensity gives 0 for it."""
+    def answer(self, pair: Pair) -> Prediction:
+        """Register the pairs of a batch; a method that changes no intensity gives 0 for `appearance`."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def trace(self, batch: Batch) -> list[Trace]:
+    def predict(self, batch: Batch) -> Prediction:
         """Register each pair of the batch."""
-        with eval_mode(self):
-            pair = self.pair(batch)
-            output = self.answer(pair)
-        return traces_of(batch, output.image, output.ddf, pair.joint_mask(output.ddf))
-
-    @property
-    def registers(self) -> bool:
-        """It is all that it does."""
-        return True
+        return self.answer(self.pair(batch))
 
     @staticmethod
     def _mask(mask: Tensor | None) -> Tensor | None:
@@ -101,20 +98,17 @@ class RegistrationMethod(Method):
 
     def register(
         self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None
-    ) -> list[Trace]:
-        """Register pairs.
+    ) -> Prediction:
+        """Register pairs on one grid in space.
 
         Args:
             moving: (B, C, *spatial) in [-1, 1], the source.
-            fixed: of the same shape, on the same grid in space, the target.
+            fixed: of the same shape, the target.
             mask: (B, 1, *spatial), pathology of `fixed`, where intensity may change.
             source_mask: likewise, pathology of `moving`.
-
-        Returns:
-            One trace per pair.
         """
         batch = {"source": moving, "target": fixed, "mask": mask, "source_mask": source_mask}
-        return self.trace({name: value for name, value in batch.items() if value is not None})
+        return self.predict({name: value for name, value in batch.items() if value is not None})
 
 
 @torch.no_grad()
@@ -123,38 +117,3 @@ def _segmented(segmentation: Segmentation, image: Tensor) -> Tensor:
         return plain(segmentation(image))
     with eval_mode(segmentation):
         return plain(segmentation(image))
-
-
-def traces_of(batch: Batch, image: Tensor, ddf: Tensor, mask: Tensor, velocity: Tensor | None = None) -> list[Trace]:
-    """One trace per item of a registered batch; the inverse is that of `ddf` itself.
-
-    Args:
-        batch: "source" and "target".
-        image: (B, C, *spatial).
-        ddf: (B, spatial_dims, *spatial) in voxels.
-        mask: (B, 1, *spatial) in [0, 1].
-        velocity: (B, spatial_dims, *spatial) or None.
-
-    Raises:
-        ValueError: if source and target are not on one grid, to 1e-3 of a voxel.
-    """
-    affines, source_affines = affines_of(batch["target"]), affines_of(batch["source"])
-    for affine, other in zip(affines, source_affines):
-        if not Grid(tuple(image.shape[2:]), affine).coincides(Grid(tuple(image.shape[2:]), other)):
-            raise ValueError(
-                f"source: expected the target's grid in space, received affine {other.tolist()} beside"
-                f" {affine.tolist()}; resample the source onto the target's grid first"
-            )
-    source = plain(batch["source"])
-    return [
-        Trace.build(
-            source=source[item],
-            image=image[item],
-            ddf=ddf[item],
-            mask=mask[item],
-            velocity=None if velocity is None else velocity[item],
-            affine=affine,
-            source_affine=affine,
-        )
-        for item, affine in enumerate(affines)
-    ]

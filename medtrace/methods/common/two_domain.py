@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
-from monai.data import MetaTensor
-from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medtrace.checks import check_choice, check_range, check_same_grid
 from medtrace.fields import warp
-from medtrace.geometry.grid import Grid
 from medtrace.losses import adversarial, adversarial_discriminator, velocity_smoothness
 from medtrace.losses.adversarial import ADVERSARIAL_LOSSES
-from medtrace.methods.base import Batch, Method, Phase, affines_of, plain
+from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.image_pool import ImagePool
+from medtrace.methods.common.two_domain_settings import TwoDomainSettings
 from medtrace.networks.backbone import Code, Domain, TranslationBackbone, other
+from medtrace.networks.backbones import translation_backbone
 from medtrace.networks.registration_unet import RegistrationUNet
-from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, plain, zero_field
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,15 @@ class RegistrationCorrection(nn.Module):
     """A registration network that models a pair's misalignment, so that the translation need not (RegGAN, Eq. 7-8).
 
     Nothing in Eq. 7-9 tells the generator where to draw: R takes back a shift that it makes everywhere. The term
-    "centring" asks R's displacements to be zero on average: it is the squared length of their running mean over
-    tissue (weighted by the target's intensity above -1, air). Its gradient is 2·(running mean)·∂(batch's mean), without
-    the factor `momentum`, so that the pull depends on what has gathered and not on one batch's draw.
+    "mean_displacement" asks R's displacements to be zero on average: it is the squared length of their running mean
+    over tissue (weighted by the target's intensity above -1, air). Its gradient is 2·(running mean)·∂(batch's mean),
+    without the factor `momentum`, so that the pull depends on what has gathered and not on one batch's draw.
 
     Args:
         network: R, from the translated image and the target to a displacement.
         weight: of "correction", L1(G(x)∘R(G(x), ỹ), ỹ).
         smoothness_weight: of "smoothness", |∇R|².
-        centring_weight: of "centring", in voxels²; the paper has none.
+        mean_displacement_weight: of "mean_displacement", in voxels²; the paper has none.
         momentum: share of a batch in the running mean.
     """
 
@@ -69,7 +68,7 @@ class RegistrationCorrection(nn.Module):
         network: RegistrationUNet,
         weight: float = 20.0,
         smoothness_weight: float = 10.0,
-        centring_weight: float = 0.0,
+        mean_displacement_weight: float = 0.0,
         momentum: float = 0.01,
     ) -> None:
         super().__init__()
@@ -78,11 +77,11 @@ class RegistrationCorrection(nn.Module):
         self.network = network
         self.weight = weight
         self.smoothness_weight = smoothness_weight
-        self.centring_weight = centring_weight
+        self.mean_displacement_weight = mean_displacement_weight
         self.momentum = momentum
         self.register_buffer("mean_displacement", torch.zeros(network.spatial_dims))
 
-    def centring(self, ddf: Tensor, target: Tensor) -> Tensor:
+    def mean_displacement_penalty(self, ddf: Tensor, target: Tensor) -> Tensor:
         """The term of one batch, of which each process may have a share; moves the running mean on."""
         tissue = (target + 1).clamp_min(0).mean(1, keepdim=True)
         gathered = (ddf * tissue).transpose(0, 1).flatten(1).sum(1)
@@ -120,7 +119,7 @@ class TwoDomainMethod(Method):
     | `target_adversarial` | 1 | Eq. 1 for G(x); `source_adversarial` likewise, with a cycle |
     | `correction` | 20 | L1(G(x)∘R(G(x), ỹ), ỹ), Eq. 7 |
     | `smoothness` | 10 | |∇R|², Eq. 8, as a mean (see `losses.velocity_smoothness`) |
-    | `centring` | 0 | see `RegistrationCorrection` |
+    | `mean_displacement` | 0 | see `RegistrationCorrection` |
     | `cycle` | 10 | Eq. 3, both directions |
     | `paired_l1` | 100 | Eq. 2 |
     | `reconstruction`, `prior`, `latent_cycle` | the host's | the host's own terms, see `TranslationBackbone` |
@@ -142,7 +141,51 @@ class TwoDomainMethod(Method):
         ValueError: if the host cannot do what is asked for, a weight is below 0, or an own term is unknown.
     """
 
-    patchable = True
+    settings_type = TwoDomainSettings
+    abilities = Abilities(tasks=("translate", "register"), patches=True, channels="any", moves=False)
+
+    @classmethod
+    def from_settings(cls, settings: TwoDomainSettings) -> Self:
+        """Build it from its settings."""
+        options = dict(settings.networks.get(settings.backbone, {}))
+        if settings.backbone == "cyclegan":
+            options["conditional"] = settings.paired
+        networks = translation_backbone(
+            settings.backbone,
+            settings.spatial_dims,
+            settings.in_channels,
+            settings.out_channels,
+            settings.cycle,
+            options,
+        )
+        correction = None
+        if settings.correction:
+            registration = RegistrationUNet(
+                settings.spatial_dims,
+                settings.out_channels,
+                channels=settings.registration_channels,
+                downsampling=settings.registration_downsampling,
+            )
+            correction = RegistrationCorrection(
+                registration,
+                weight=settings.correction_weight,
+                smoothness_weight=settings.smoothness_weight,
+                mean_displacement_weight=settings.mean_displacement_weight,
+            )
+        return cls(
+            networks,
+            cycle=CycleConsistency(settings.cycle_weight) if settings.cycle else None,
+            correction=correction,
+            pairing=PairedL1(settings.paired_weight) if settings.paired else None,
+            adversarial_loss=settings.adversarial_loss,
+            adversarial_weight=settings.adversarial_weight,
+            internal_weights=settings.internal_weights,
+            pool_size=settings.pool_size,
+        )
+
+    def io_network(self) -> nn.Module:
+        """The backbone itself: a source in, its translation out."""
+        return self.networks
 
     def __init__(
         self,
@@ -165,6 +208,8 @@ class TwoDomainMethod(Method):
             )
         self.networks = networks
         self.correction = correction
+        if correction is None:
+            self.abilities = replace(type(self).abilities, tasks=("translate",))
         self.adversarial_loss = adversarial_loss
         self.domains: tuple[Domain, ...] = ("target", "source") if cycle else ("target",)
         self.pools = nn.ModuleDict({domain: ImagePool(pool_size) for domain in self.domains})
@@ -172,7 +217,7 @@ class TwoDomainMethod(Method):
         weights |= {
             "correction": correction.weight if correction else 0.0,
             "smoothness": correction.smoothness_weight if correction else 0.0,
-            "centring": correction.centring_weight if correction else 0.0,
+            "mean_displacement": correction.mean_displacement_weight if correction else 0.0,
             "cycle": cycle.weight if cycle else 0.0,
             "paired_l1": pairing.weight if pairing else 0.0,
             **self._internal(internal_weights, cycled=cycle is not None),
@@ -198,11 +243,6 @@ class TwoDomainMethod(Method):
         if not cycled:
             weights["latent_cycle"] = 0.0
         return {name: weights.get(name, 0.0) for name in known}
-
-    @property
-    def registers(self) -> bool:
-        """Whether there is a registration network."""
-        return self.correction is not None
 
     def generator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 1-3 and 7-9; leaves the generated images for the discriminators."""
@@ -235,14 +275,14 @@ class TwoDomainMethod(Method):
         terms = {}
         if phase.active("paired_l1"):
             terms["paired_l1"] = F.l1_loss(fake, target)
-        if self.correction is not None and any(map(phase.active, ("correction", "smoothness", "centring"))):
+        if self.correction is not None and any(map(phase.active, ("correction", "smoothness", "mean_displacement"))):
             ddf = self.correction.network(fake, target)
             if phase.active("correction"):
                 terms["correction"] = F.l1_loss(warp(fake, ddf), target)
             if phase.active("smoothness"):
                 terms["smoothness"] = velocity_smoothness(ddf)
-            if phase.active("centring"):
-                terms["centring"] = self.correction.centring(ddf, target)
+            if phase.active("mean_displacement"):
+                terms["mean_displacement"] = self.correction.mean_displacement_penalty(ddf, target)
         return terms
 
     def _cycle_terms(
@@ -295,74 +335,41 @@ class TwoDomainMethod(Method):
         """What the discriminator sees: the image, for a conditional host beside the one it was made from."""
         return torch.cat([images[other(domain)], judged], dim=1) if self.networks.conditional else judged
 
-    @torch.no_grad()
-    def trace(self, batch: Batch) -> list[Trace]:
+    def predict(self, batch: Batch) -> Prediction:
         """Translate each source. The translation lies on the source's grid, so the field is zero by design."""
-        source = batch["source"]
-        check_range("source", plain(source), -1, 1)
-        with eval_mode(self):
-            image = self._translated(plain(source))
-        still = image.new_zeros(len(image), image.ndim - 2, *image.shape[2:])
-        return _traces(plain(source), image, still, affines_of(source), inverse=still)
+        source = plain(batch["source"])
+        check_range("source", source, -1, 1)
+        image = self._translated(source)
+        return Prediction(image, zero_field(image), zero_field(image))
 
     def _translated(self, source: Tensor) -> Tensor:
         if self.inferer is None:
             return self.networks(source)
         return self.inferer(source, lambda patch: (self.networks(patch),), self.networks.stride)[0]
 
-    @torch.no_grad()
-    def register(self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None) -> list[Trace]:
+    def register(
+        self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None
+    ) -> Prediction:
         """The misalignment of each pair: R from the translated source to the target.
 
         Args:
             moving: (B, in_channels, *spatial), sources.
             fixed: (B, out_channels, *spatial), their targets, misaligned.
-            mask: not used: the correction explains alignment alone.
+            mask: none: the correction explains alignment alone.
+            source_mask: none.
 
         Returns:
-            Traces whose `image` is G(x)∘R and whose `warped` is x∘R, on the target's grid.
+            A prediction whose `image` is G(x)∘R, on the target's grid; the trace's `warped` is x∘R.
 
         Raises:
             TypeError: if the training had no `correction`, or a mask is given.
-            ValueError: if the images do not lie on one grid, or their intensities outside [-1, 1].
+            ValueError: if the images are not on one grid, or their intensities outside [-1, 1].
         """
         if self.correction is None:
-            return super().register(moving, fixed, mask)
-        if mask is not None:
+            return super().register(moving, fixed)
+        if mask is not None or source_mask is not None:
             raise TypeError("mask: expected none, received one; RegGAN's registration permits no intensity change")
         images = self._images({"source": moving, "target": fixed})
-        affines = _shared_affines(moving, fixed)
-        with eval_mode(self):
-            translated = self.networks(images["source"])
-            ddf = self.correction.network(translated, images["target"])
-        return _traces(images["source"], warp(translated, ddf), ddf, affines)
-
-
-def _shared_affines(moving: Tensor, fixed: Tensor) -> list[Tensor]:
-    """The affines of a batch of pairs; where only one image of a pair has one, that."""
-    source, target = affines_of(moving), affines_of(fixed)
-    if isinstance(moving, MetaTensor) and isinstance(fixed, MetaTensor):
-        shape = tuple(moving.shape[2:])
-        for one, another in zip(source, target):
-            if not Grid(shape, one).coincides(Grid(shape, another)):
-                raise ValueError(
-                    f"target: expected the affine of source {one.tolist()}, received {another.tolist()}; resample one"
-                    " of them"
-                )
-    return target if isinstance(fixed, MetaTensor) else source
-
-
-def _traces(
-    source: Tensor, image: Tensor, ddf: Tensor, affines: list[Tensor], inverse: Tensor | None = None
-) -> list[Trace]:
-    return [
-        Trace.build(
-            source=source[item],
-            image=image[item],
-            ddf=ddf[item],
-            inverse_ddf=None if inverse is None else inverse[item],
-            affine=affine,
-            source_affine=affine,
-        )
-        for item, affine in enumerate(affines)
-    ]
+        translated = self.networks(images["source"])
+        ddf = self.correction.network(translated, images["target"])
+        return Prediction(warp(translated, ddf), ddf)

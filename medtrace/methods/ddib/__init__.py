@@ -1,1 +1,5 @@
-"""."""
+"""DDIB."""
+
+from medtrace.methods.ddib.method import DDIBMethod as METHOD
+
+__all__ = ["METHOD"]

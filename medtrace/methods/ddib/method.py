@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, Literal
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self
 
 import torch
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_choice, check_positive, check_range
-from medtrace.methods.base import Batch, Method, Phase, plain
+from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
-from medtrace.methods.common.diffusion import WEIGHTINGS, estimate_noise, in_range, still_traces
+from medtrace.methods.common.diffusion import (
+    WEIGHTINGS,
+    TranslatedImage,
+    estimate_noise,
+    estimator_of,
+    in_range,
+    schedule_of,
+)
+from medtrace.methods.common.diffusion_settings import DiffusionSettings
 from medtrace.networks.diffusion_sampling import Denoised, denoise, invert
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, plain, zero_field
 
 DOMAINS = ("source", "target")
 
@@ -46,7 +55,38 @@ class DDIBMethod(Method):
         ValueError: if the models differ in channels, or a number is outside its range.
     """
 
-    patchable = True
+    name = "ddib"
+    title = "DDIB"
+    paper = "Su et al., Dual Diffusion Implicit Bridges (2023)"
+    settings_type = DiffusionSettings
+    abilities = Abilities(paired=False, patches=True, moves=False)
+
+    @classmethod
+    def from_settings(cls, settings: DiffusionSettings) -> Self:
+        """Build it from its settings."""
+        estimator = estimator_of(settings, settings.in_channels, condition_channels=0)
+        sampling = settings.sampling
+        return cls(
+            estimator,
+            copy.deepcopy(estimator),
+            schedule_of(settings),
+            noise_weighting=settings.noise_weighting,
+            average_decay=settings.average_decay,
+            steps=sampling.steps,
+            start=1.0 if sampling.start is None else sampling.start,
+            refinements=sampling.refinements,
+            progress=sampling.progress,
+        )
+
+    def set_sampling(self, values: Mapping[str, Any]) -> None:
+        """Replace the number of steps, where they start, their refinements, or whether they show a bar."""
+        for name, value in values.items():
+            check_choice("sampling", name, ("steps", "start", "refinements", "progress"))
+            setattr(self, name, value)
+
+    def io_network(self) -> nn.Module:
+        """The image as sampled."""
+        return TranslatedImage(self)
 
     def __init__(
         self,
@@ -100,10 +140,10 @@ class DDIBMethod(Method):
             average: Any = self.averages[domain]
             average.update(self.networks[domain])
 
-    @torch.no_grad()
-    def trace(self, batch: Batch) -> list[Trace]:
+    def predict(self, batch: Batch) -> Prediction:
         """Translate each source. Nothing is deformed, so the field is zero by design."""
-        return still_traces(batch["source"], in_range(self.refinement(batch).image))
+        image = in_range(self.refinement(batch).image)
+        return Prediction(image, zero_field(image), zero_field(image))
 
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:

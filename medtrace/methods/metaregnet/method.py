@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from medtrace.methods.base import Batch, Phase
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
 from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
+from medtrace.methods.metaregnet.settings import MetaRegNetSettings
 from medtrace.networks import MetamorphicOutput, MetamorphicRegNet
+from medtrace.trace.prediction import Prediction
 
 
 class MetaRegNetMethod(RegistrationMethod):
@@ -39,6 +41,34 @@ class MetaRegNetMethod(RegistrationMethod):
     Raises:
         ValueError: if a weight is negative or a choice unknown.
     """
+
+    name = "metaregnet"
+    title = "MetaRegNet"
+    paper = "Joshi and Hong, MetaRegNet: Metamorphic Image Registration Using Flow-Driven Residual Networks"
+    settings_type = MetaRegNetSettings
+
+    @classmethod
+    def from_settings(cls, settings: MetaRegNetSettings) -> Self:
+        """Build it from its settings."""
+        networks = MetamorphicRegNet(
+            settings.spatial_dims,
+            settings.in_channels,
+            channels=settings.channels,
+            num_blocks=settings.num_blocks,
+            share_blocks=settings.share_blocks,
+            integration=settings.integration,
+            flow_downsampling=settings.flow_downsampling,
+        )
+        return cls(
+            networks,
+            similarity=settings.similarity,
+            diffusion_weight=settings.diffusion_weight,
+            folding_weight=settings.folding_weight,
+            folding_reduction=settings.folding_reduction,
+            folding_measure=settings.folding_measure,
+            smoothness_weight=settings.smoothness_weight,
+            masked_gradient=settings.masked_gradient,
+        )
 
     def __init__(
         self,
@@ -71,9 +101,11 @@ class MetaRegNetMethod(RegistrationMethod):
     def registration_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 4."""
         pair = self.pair(batch)
-        output = self.answer(pair)
+        output: MetamorphicOutput = self.networks(*pair)
         return self.energy.terms(output, pair.target, pair.joint_mask(output.ddf))
 
-    def answer(self, pair: Pair) -> MetamorphicOutput:
+    def answer(self, pair: Pair) -> Prediction:
         """Run the network."""
-        return self.networks(*pair)
+        output: MetamorphicOutput = self.networks(*pair)
+        mask = pair.joint_mask(output.ddf)
+        return Prediction(output.image, output.ddf, mask=mask, appearance=output.intensity)

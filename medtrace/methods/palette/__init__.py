@@ -1,1 +1,5 @@
-"""."""
+"""Palette."""
+
+from medtrace.methods.palette.method import PaletteMethod as METHOD
+
+__all__ = ["METHOD"]

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self
 
 import torch
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_choice, check_range, check_same_grid
-from medtrace.methods.base import Batch, Method, Phase, plain
+from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
-from medtrace.methods.common.diffusion import WEIGHTINGS, Sampling, estimate_noise, in_range, still_traces
+from medtrace.methods.common.diffusion import (
+    WEIGHTINGS,
+    Sampling,
+    TranslatedImage,
+    estimate_noise,
+    estimator_of,
+    in_range,
+    schedule_of,
+)
+from medtrace.methods.common.diffusion_settings import DiffusionSettings
 from medtrace.networks.diffusion_sampling import Denoised, denoise, draw_noise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, plain, zero_field
 
 
 class PaletteMethod(Method):
@@ -41,7 +50,31 @@ class PaletteMethod(Method):
         ValueError: if `sampling.start` is not 1.
     """
 
-    patchable = True
+    name = "palette"
+    title = "Palette"
+    paper = "Saharia et al., Palette: Image-to-Image Diffusion Models (2022)"
+    settings_type = DiffusionSettings
+    abilities = Abilities(patches=True, channels="any", moves=False)
+    sampling: Sampling
+
+    @classmethod
+    def from_settings(cls, settings: DiffusionSettings) -> Self:
+        """Build it from its settings."""
+        return cls(
+            estimator_of(settings, settings.out_channels, condition_channels=settings.in_channels),
+            schedule_of(settings),
+            noise_weighting=settings.noise_weighting,
+            average_decay=settings.average_decay,
+            sampling=Sampling.from_settings(settings.sampling),
+        )
+
+    def set_sampling(self, values: Mapping[str, Any]) -> None:
+        """Replace how images are sampled."""
+        self.sampling = self.sampling.replaced(values)
+
+    def io_network(self) -> nn.Module:
+        """The noise estimator alone would take three arguments: the image as sampled."""
+        return TranslatedImage(self)
 
     def __init__(
         self,
@@ -78,10 +111,10 @@ class PaletteMethod(Method):
         """Move the averaged weights on."""
         self.average.update(self.networks["noise_estimator"])
 
-    @torch.no_grad()
-    def trace(self, batch: Batch) -> list[Trace]:
+    def predict(self, batch: Batch) -> Prediction:
         """Translate each source. Nothing is deformed, so the field is zero by design."""
-        return still_traces(batch["source"], in_range(self.refinement(batch).image))
+        image = in_range(self.refinement(batch).image)
+        return Prediction(image, zero_field(image), zero_field(image))
 
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:

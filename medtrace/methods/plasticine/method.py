@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, Self
 
 import torch
 from monai.networks.utils import eval_mode
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medtrace.checks import check_choice, check_range, check_same_shape
 from medtrace.fields import compose, warp
 from medtrace.losses import ParzenDNMILoss, velocity_smoothness
-from medtrace.methods.base import Batch, Method, Phase, plain, traces_on_own_grid
+from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
-from medtrace.methods.common.diffusion import WEIGHTINGS, Sampling, case_generators, estimate_noise, in_range
-from medtrace.networks.deformation_module import DeformationOutput
+from medtrace.methods.common.diffusion import (
+    WEIGHTINGS,
+    Sampling,
+    case_generators,
+    estimate_noise,
+    estimator_of,
+    in_range,
+    schedule_of,
+)
+from medtrace.methods.plasticine.settings import PlasticineSettings
+from medtrace.networks.deformation_module import DeformationModule, DeformationOutput
 from medtrace.networks.diffusion_sampling import draw_noise
 from medtrace.networks.diffusion_schedule import add_noise
 from medtrace.networks.diffusion_translator import MODES, DiffusionTranslation, DiffusionTranslator
-from medtrace.trace import Trace
-from medtrace.transforms.structure_map import StructureMap
+from medtrace.networks.output_field import OutputField
+from medtrace.trace.prediction import Prediction, plain
+from medtrace.transforms.structure_map import StructureMap, StructureMapd
 
 Structure = Callable[[Tensor], Tensor]
 
@@ -73,7 +83,65 @@ class PlasticineMethod(Method):
         ValueError: if a weight is negative, a choice unknown, or source and target differ in channels.
     """
 
-    patchable = True
+    name = "plasticine"
+    title = "Plasticine"
+    paper = "Zhang, Cheng et al., Plasticine: A Traceable Diffusion Model for Medical Image Translation"
+    settings_type = PlasticineSettings
+    abilities = Abilities(tasks=("translate", "register"), paired=False, patches=True)
+    sampling: Sampling
+
+    @classmethod
+    def from_settings(cls, settings: PlasticineSettings) -> Self:
+        """Build it from its settings."""
+        networks = DiffusionTranslator(
+            estimator_of(settings, settings.in_channels, condition_channels=1),
+            DeformationModule(
+                settings.spatial_dims,
+                settings.in_channels,
+                channels=settings.deformation.channels,
+                inverse=settings.deformation.inverse,
+                use_noise=settings.deformation.use_noise,
+                velocity_downsampling=settings.deformation.velocity_downsampling,
+            ),
+            schedule_of(settings),
+            binary_structure=settings.binary_structure,
+        )
+        return cls(
+            networks,
+            mode=settings.mode,
+            structure=StructureMap(method=settings.structure.method, gamma=settings.structure.gamma),
+            smoothness_weight=settings.smoothness_weight,
+            smoothness_reduction=settings.smoothness_reduction,
+            alignment_weight=settings.alignment_weight,
+            alignment_gradient=settings.alignment_gradient,
+            stand_in_similarity_weight=settings.stand_in_similarity_weight,
+            stand_in_smoothness_weight=settings.stand_in_smoothness_weight,
+            inverse_consistency_weight=settings.inverse_consistency_weight,
+            num_bins=settings.num_bins,
+            noise_weighting=settings.noise_weighting,
+            average_decay=settings.average_decay,
+            sampling=Sampling.from_settings(settings.sampling, _start_of(settings.mode)),
+        )
+
+    @classmethod
+    def case_transform(cls, settings: PlasticineSettings) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+        """Structure maps, made once per image; of images with several channels the method makes them itself."""
+        if settings.in_channels > 1:
+            return None
+        return StructureMapd(["source", "target"], method=settings.structure.method, gamma=settings.structure.gamma)
+
+    def set_sampling(self, values: Mapping[str, Any]) -> None:
+        """Replace how images are sampled, or the mode."""
+        values = dict(values)
+        if "mode" in values:
+            check_choice("mode", values["mode"], MODES)
+            self.mode = values.pop("mode")
+            values.setdefault("start", _start_of(self.mode))
+        self.sampling = self.sampling.replaced(values)
+
+    def io_network(self) -> nn.Module:
+        """The deformation that the source alone gives."""
+        return OutputField(self.networks.deformation, "ddf")
 
     def __init__(
         self,
@@ -193,15 +261,14 @@ class PlasticineMethod(Method):
 
     # Inference
 
-    @torch.no_grad()
-    def trace(self, batch: Batch) -> list[Trace]:
+    def predict(self, batch: Batch) -> Prediction:
         """Translate each source of the batch.
 
         Args:
             batch: "source" (B, C, *spatial) in [-1, 1], and optionally its "source_structure" (B, 1, *spatial).
         """
         translation = self.refinement(batch)
-        return _traces(batch["source"], in_range(translation.image), translation)
+        return _prediction(in_range(translation.image), translation)
 
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> DiffusionTranslation:
@@ -235,40 +302,37 @@ class PlasticineMethod(Method):
         with eval_mode(self):
             return how.mean(source, draw, keep)
 
-    @property
-    def registers(self) -> bool:
-        """The deformation module finds the field of a pair."""
-        return True
-
     @torch.no_grad()
-    def register(self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None) -> list[Trace]:
+    def register(
+        self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None
+    ) -> Prediction:
         """The deformation of each pair as in the training, with ε̂ of the fixed image half way of the schedule.
 
         Args:
             moving: (B, C, *spatial), sources in [-1, 1].
             fixed: the same of their targets.
             mask: none; the deformation permits no change of intensity.
+            source_mask: none.
 
         Returns:
-            Traces whose image is the deformed source.
+            A prediction whose image is the deformed source.
 
         Raises:
             TypeError: if a mask is given.
             ValueError: if the shapes differ or intensities lie outside [-1, 1].
         """
-        if mask is not None:
+        if mask is not None or source_mask is not None:
             raise TypeError("mask: expected none, received one; Plasticine's deformation permits no intensity change")
         batch = {"source": moving, "target": fixed}
         source, target = self._image(batch, "source"), self._image(batch, "target")
         check_same_shape("moving", source, "fixed", target)
-        with eval_mode(self):
-            noise = None
-            if self.networks.deformation.use_noise:
-                gamma = self.networks.schedule.levels(2)[1].to(source).expand(len(source))
-                drawn = draw_noise(target, case_generators(target, self.sampling.seed))
-                noise = self.average(add_noise(target, drawn, gamma), gamma, self._structure(batch, "target"))
-            output = self.networks.deformation(source, target, noise)
-        return _traces(moving, warp(source, output.ddf), output)
+        noise = None
+        if self.networks.deformation.use_noise:
+            gamma = self.networks.schedule.levels(2)[1].to(source).expand(len(source))
+            drawn = draw_noise(target, case_generators(target, self.sampling.seed))
+            noise = self.average(add_noise(target, drawn, gamma), gamma, self._structure(batch, "target"))
+        output = self.networks.deformation(source, target, noise)
+        return _prediction(warp(source, output.ddf), output)
 
     # The batch
 
@@ -290,5 +354,10 @@ class PlasticineMethod(Method):
         return structure
 
 
-def _traces(source: Tensor, image: Tensor, output: DeformationOutput | DiffusionTranslation) -> list[Trace]:
-    return traces_on_own_grid(source, image, output.ddf, output.inverse_ddf, output.velocity)
+def _prediction(image: Tensor, output: DeformationOutput | DiffusionTranslation) -> Prediction:
+    return Prediction(image, output.ddf, output.inverse_ddf, output.velocity)
+
+
+def _start_of(mode: str) -> float:
+    """Where sampling starts: the combination's lower, so that something of the deformed image is left to translate."""
+    return 0.5 if mode == "combination" else 1.0

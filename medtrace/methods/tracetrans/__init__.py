@@ -1,1 +1,5 @@
-"""."""
+"""TraceTrans."""
+
+from medtrace.methods.tracetrans.method import TraceTransMethod as METHOD
+
+__all__ = ["METHOD"]

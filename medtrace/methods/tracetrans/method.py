@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
-from monai.networks.utils import eval_mode
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,9 +16,10 @@ from medtrace.losses import (
     least_squares_discriminator,
     velocity_smoothness,
 )
-from medtrace.methods.base import Batch, Method, Phase, affines_of, plain
+from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.tracetrans.settings import TraceTransSettings
 from medtrace.networks import DualDecoderGAN, TraceTransOutput
-from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, plain
 
 
 class TraceTransMethod(Method):
@@ -62,7 +63,44 @@ class TraceTransMethod(Method):
             channels are not the target's.
     """
 
-    patchable = True
+    name = "tracetrans"
+    title = "TraceTrans"
+    paper = "Luo, Li et al., TraceTrans: Translation and Spatial Tracing for Surgical Prediction"
+    settings_type = TraceTransSettings
+    abilities = Abilities(patches=True)
+
+    @classmethod
+    def from_settings(cls, settings: TraceTransSettings) -> Self:
+        """Build it from its settings."""
+        networks = DualDecoderGAN(
+            settings.spatial_dims,
+            settings.in_channels,
+            settings.out_channels,
+            channels=settings.channels,
+            norm=settings.norm,
+            shared_encoder=settings.shared_encoder,
+            velocity_downsampling=settings.velocity_downsampling,
+            discriminator_channels=settings.discriminator_channels,
+            discriminator_layers=settings.discriminator_layers,
+        )
+        return cls(
+            networks,
+            alpha=settings.alpha,
+            gamma=settings.gamma,
+            adversarial_weight=settings.adversarial_weight,
+            smoothness_weight=settings.smoothness_weight,
+            smoothness_reduction=settings.smoothness_reduction,
+            warp_bins=settings.warp_bins,
+            cross_bins=settings.cross_bins,
+            cross_gradient=settings.cross_gradient,
+            share_forwards=settings.training.compile is False,
+        )
+
+    def distributed_networks(self) -> Mapping[str, Mapping[str, Any]]:
+        """At alpha 0 and 1 the loss does not reach one of the generator's decoders."""
+        partial = not 0 < self.alpha < 1
+        generator = {"networks.generator": {"find_unused_parameters": partial}}
+        return {**super().distributed_networks(), **generator}
 
     def __init__(
         self,
@@ -95,6 +133,7 @@ class TraceTransMethod(Method):
                 f" the target ({generator.out_channels}); use equal channels, or alpha=1"
             )
         self.networks = networks
+        self.alpha = alpha
         self.cross_gradient = cross_gradient
         self.smoothness_reduction = smoothness_reduction
         self.warp_dnmi = ParzenDNMILoss(num_bins=warp_bins)
@@ -169,25 +208,13 @@ class TraceTransMethod(Method):
     def _discriminator(self, stream: str) -> torch.nn.Module:
         return getattr(self.networks, f"{stream}_discriminator")
 
-    @torch.no_grad()
-    def trace(self, batch: Batch) -> list[Trace]:
+    def predict(self, batch: Batch) -> Prediction:
         """Translate each source of the batch.
 
         The inverse field is that of `ddf` itself (`fields.invert`): on a grid the exponential of −v misses it by some
         tenths of a voxel where the flow converges.
         """
-        source = batch["source"]
-        check_range("source", plain(source), -1, 1)
-        with eval_mode(self):
-            output: TraceTransOutput = self.networks(plain(source), deform=self.deform, inferer=self.inferer)
-        return [
-            Trace.build(
-                source=plain(source)[item],
-                image=output.image[item],
-                ddf=output.ddf[item],
-                velocity=output.velocity[item],
-                affine=affine,
-                source_affine=affine,
-            )
-            for item, affine in enumerate(affines_of(source))
-        ]
+        source = plain(batch["source"])
+        check_range("source", source, -1, 1)
+        output: TraceTransOutput = self.networks(source, deform=self.deform, inferer=self.inferer)
+        return Prediction(output.image, output.ddf, velocity=output.velocity)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from monai.networks.utils import eval_mode
 from torch import Tensor
 
 from medtrace.checks import check_choice
 from medtrace.losses import jacobian_folding, velocity_smoothness
 from medtrace.methods.base import Batch, Phase
 from medtrace.methods.common.metamorphic_energy import SIMILARITIES, check_weights, image_distance
-from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation, traces_of
-from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicOutput, VoxelMorphOutput
-from medtrace.trace import Trace
+from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
+from medtrace.methods.voxelmorph.settings import VoxelMorphSettings
+from medtrace.networks import DiffeomorphicVoxelMorph, VoxelMorphOutput
+from medtrace.trace.prediction import Prediction
 
 SPAN = 2.0
 """Length of the images' range, [-1, 1]."""
@@ -48,6 +48,27 @@ class VoxelMorphMethod(RegistrationMethod):
     Raises:
         ValueError: if a weight is negative or a choice unknown.
     """
+
+    name = "voxelmorph"
+    title = "VoxelMorph"
+    paper = "Dalca et al., Unsupervised Learning of Probabilistic Diffeomorphic Registration (2019)"
+    settings_type = VoxelMorphSettings
+
+    @classmethod
+    def from_settings(cls, settings: VoxelMorphSettings) -> Self:
+        """Build it from its settings."""
+        networks = DiffeomorphicVoxelMorph(
+            settings.spatial_dims,
+            settings.in_channels,
+            channels=settings.channels,
+            velocity_downsampling=settings.velocity_downsampling,
+        )
+        return cls(
+            networks,
+            masking=settings.masking,
+            similarity=settings.similarity,
+            smoothness_weight=settings.smoothness_weight,
+        )
 
     def __init__(
         self,
@@ -83,15 +104,13 @@ class VoxelMorphMethod(RegistrationMethod):
             terms["folding"] = jacobian_folding(output.ddf)
         return terms
 
-    def answer(self, pair: Pair) -> MetamorphicOutput:
-        """Run the network."""
+    def answer(self, pair: Pair) -> Prediction:
+        """Run the network; the prediction has the velocity too."""
         output: VoxelMorphOutput = self.networks(pair.source, pair.target)
-        return MetamorphicOutput(output.warped, output.warped, output.ddf, torch.zeros_like(output.warped))
-
-    @torch.no_grad()
-    def trace(self, batch: Batch) -> list[Trace]:
-        """Register each pair of the batch; the traces have the velocity too."""
-        with eval_mode(self):
-            pair = self.pair(batch)
-            output: VoxelMorphOutput = self.networks(pair.source, pair.target)
-        return traces_of(batch, output.warped, output.ddf, pair.joint_mask(output.ddf), output.velocity)
+        return Prediction(
+            output.warped,
+            output.ddf,
+            velocity=output.velocity,
+            mask=pair.joint_mask(output.ddf),
+            appearance=torch.zeros_like(output.warped),
+        )

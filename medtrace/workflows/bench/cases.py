@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data import TraceBench
-from medtrace.guard.configurations import check_code, parsable_paths, read_config
-from medtrace.workflows.runs import CONFIG
+from medtrace.data.sources import sources
+from medtrace.workflows.runs import read_run
 
 
 class Cases:
-    """Makes the data sets that the configurations of runs name.
+    """Makes the data sets that the settings of runs name.
 
     Rows that follow each other mostly name the same cases, so the last data set of every entry is kept.
 
@@ -24,28 +24,23 @@ class Cases:
         self._kept: dict[str, TraceBench] = {}
 
     def __call__(self, run: Path, entry: str = "test") -> TraceBench:
-        """Make, or find again, the cases that a run's configuration calls `data#<entry>`.
+        """Make, or find again, the cases of a run's settings: test, validation, or pairs.
 
         Raises:
-            KeyError: if it has no such entry.
-            ValueError: if it would run code that medtrace does not ship and that is not allowed.
-            TypeError: if the entry is no TraceBench.
+            TypeError: if there are none of TraceBench.
+            ValueError: if the run trains on a data set.
         """
-        from monai.bundle import ConfigParser
-
-        parser = ConfigParser()
-        config = read_config(run / CONFIG)
-        check_code(config, run / CONFIG)
-        parser.read_config(parsable_paths(config))
-        named = parser.get_parsed_content(f"data#{entry}")
-        if not isinstance(named, TraceBench):
+        record = read_run(run)
+        named = getattr(sources(record.settings), entry, None)
+        made = None if named is None else named()
+        if not isinstance(made, TraceBench):
             raise TypeError(
-                f"data#{entry} of {run}: expected a TraceBench, received {type(named).__name__}; train with the"
-                " overlay tracebench"
+                f"{entry} of {run}: expected cases of TraceBench, received {type(made).__name__}; train with the preset"
+                " tracebench"
             )
         kept = self._kept.get(entry)
-        if kept is None or _origin(kept) != _origin(named):
-            self._kept[entry] = kept = named.generate(progress=self.progress)
+        if kept is None or _origin(kept) != _origin(made):
+            self._kept[entry] = kept = made.generate(progress=self.progress)
         return kept
 
 

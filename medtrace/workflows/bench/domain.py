@@ -11,13 +11,14 @@ from medtrace import metrics
 from medtrace.data import TraceBench
 from medtrace.data.tracebench import LABELS, TISSUES
 from medtrace.fields import warp
+from medtrace.methods.common.two_domain_settings import PUBLISHED
 from medtrace.metrics import CaseTable
 from medtrace.report import save_figure, sensitivity_figure
 from medtrace.trace import Trace
 from medtrace.trace.prediction import plain
 from medtrace.workflows import traceability
 from medtrace.workflows.bench.drawing import DPI, show_comparison, show_traces, show_training
-from medtrace.workflows.bench.study import Better, Outcome, Row, Study, Table, Training
+from medtrace.workflows.bench.study import Better, Outcome, Row, Study, Table, Training, two_domain
 from medtrace.workflows.evaluate import identity, registrar_of
 from medtrace.workflows.scoring import RANGE, Tracer, score_cases
 from medtrace.workflows.segmenter import SegmenterSettings, segmenter_in
@@ -116,61 +117,65 @@ def distances(tables: Mapping[str, CaseTable]) -> Table:
     return found
 
 
-def plasticine(run: str = "plasticine", inference: Mapping[str, Any] | None = None, **overrides: Any) -> Training:
-    """A training of the bundle "plasticine"."""
-    return Training(run, overrides, bundle="plasticine", inference=inference or {})
+def diffusion(
+    run: str, method: str = "plasticine", sampling: Mapping[str, Any] | None = None, **settings: Any
+) -> Training:
+    """A training of a diffusion method on the task's cases."""
+    return Training(run, _named(settings), method, sampling=sampling or {})
 
 
+def plasticine(run: str = "plasticine", sampling: Mapping[str, Any] | None = None, **settings: Any) -> Training:
+    """A training of Plasticine on the task's cases."""
+    return diffusion(run, "plasticine", sampling, **settings)
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords as dotted names: of the data, of the deformation, or the method's own."""
+    groups = {"pairing": "data.", "use_noise": "deformation.", "inverse": "deformation."}
+    return {groups.get(name, "") + name: value for name, value in settings.items()}
+
+
+FULL_CASES: dict[str, Any] = {"data.spatial_shape": (256, 256), "data.train_cases": 2048}
 FULL_REGGAN: dict[str, Any] = {
-    "spatial_shape": [256, 256],
-    "train_cases": 2048,
-    "max_epochs": 80,
-    "batch_size": 1,
-    "learning_rate": 1e-4,
-    "cosine_schedule": False,
-    "host_options#cyclegan": {
-        "channels": 64,
-        "num_blocks": 9,
-        "discriminator_channels": 64,
-        "discriminator_layers": 3,
-        "conditional": False,
-    },
-    "host_options#munit": {"channels": 64, "num_blocks": 4, "discriminator_channels": 64, "discriminator_layers": 3},
-    "host_options#unit": {"channels": 64, "num_blocks": 4, "discriminator_channels": 64, "discriminator_layers": 3},
-    "host_options#nice_gan": {"channels": 64, "num_blocks": 6, "discriminator_channels": 64},
-    "registration_channels": [32, 64, 64, 64, 64, 64, 64],
+    **FULL_CASES,
+    "training.max_epochs": 80,
+    "training.batch_size": 1,
+    "training.schedule": "constant",
+    "optimizer.learning_rate": 1e-4,
+    "networks": PUBLISHED,
+    "registration_channels": (32, 64, 64, 64, 64, 64, 64),
     "registration_downsampling": 0,
 }
 FULL_TRACETRANS: dict[str, Any] = {
-    "spatial_shape": [256, 256],
-    "train_cases": 2048,
-    "max_epochs": 100,
-    "learning_rate": 2e-4,
-    "cosine_schedule": False,
-    "channels": [64, 128, 256, 512, 512],
+    **FULL_CASES,
+    "training.max_epochs": 100,
+    "training.schedule": "constant",
+    "optimizer.learning_rate": 2e-4,
+    "channels": (64, 128, 256, 512, 512),
     "velocity_downsampling": 0,
     "discriminator_channels": 64,
     "discriminator_layers": 3,
 }
-"""The published networks on the cases of the bundle plasticine's overlay `full`; their own have other cases."""
+"""The published networks on the cases of Plasticine's preset `full`; their own have other cases."""
 
 
-def reggan(host: str, mode: str, **overrides: Any) -> Training:
-    """A training of the bundle "reggan" on the task's cases."""
-    name = "-".join(["domain", *(str(value) for value in overrides.values()), host, mode]).lower()
+def reggan(backbone: str, mode: str, **settings: Any) -> Training:
+    """A translation backbone in one of RegGAN's modes on the task's cases."""
+    name = "-".join(["domain", *(str(value) for value in settings.values()), backbone, mode]).lower()
+    method, chosen = two_domain(backbone, mode)
     return Training(
         name.replace("+", "-").replace("_", "-"),
-        {"host": host, "mode": mode, **overrides},
-        bundle="reggan",
-        overlays=("domain",),
-        settings={"full": FULL_REGGAN},
+        {**chosen, **_named(settings)},
+        method,
+        presets=("domain",),
+        by_setting={"full": FULL_REGGAN},
     )
 
 
-def tracetrans(**overrides: Any) -> Training:
-    """A training of the bundle "tracetrans" on the task's cases."""
-    name = "-".join(["domain", *(str(value) for value in overrides.values()), "tracetrans"])
-    return Training(name, overrides, overlays=("domain",), settings={"full": FULL_TRACETRANS})
+def tracetrans(**settings: Any) -> Training:
+    """TraceTrans on the task's cases."""
+    name = "-".join(["domain", *(str(value) for value in settings.values()), "tracetrans"])
+    return Training(name, _named(settings), presets=("domain",), by_setting={"full": FULL_TRACETRANS})
 
 
 def study(
@@ -258,9 +263,9 @@ DOMAIN = (
         "rivals",
         {
             "Plasticine": PLASTICINE,
-            "Combination": plasticine(inference=COMBINATION),
-            "Palette": plasticine("palette", method="palette"),
-            "DDIB": plasticine("ddib", method="ddib"),
+            "Combination": plasticine(sampling=COMBINATION),
+            "Palette": diffusion("palette", "palette"),
+            "DDIB": diffusion("ddib", "ddib"),
             "CycleGAN": reggan("cyclegan", "C"),
             "MUNIT": reggan("munit", "C"),
             "UNIT": reggan("unit", "C"),
@@ -274,7 +279,7 @@ DOMAIN = (
         "paired",
         {
             "Plasticine": plasticine("plasticine-subject", pairing="subject"),
-            "Palette": plasticine("palette-subject", method="palette", pairing="subject"),
+            "Palette": diffusion("palette-subject", "palette", pairing="subject"),
             "RegGAN (NC+R)": reggan("cyclegan", "NC+R", pairing="subject"),
             "TraceTrans": tracetrans(pairing="subject"),
         },
@@ -285,7 +290,7 @@ DOMAIN = (
         "ablation",
         {
             "Plasticine": PLASTICINE,
-            "Combination (Table IV)": plasticine(inference=COMBINATION),
+            "Combination (Table IV)": plasticine(sampling=COMBINATION),
             "without ε̂ (Table V)": plasticine("plasticine-no-noise", use_noise=False),
             "predicted inverse": plasticine("plasticine-predicted-inverse", inverse="predicted"),
         },
@@ -295,12 +300,12 @@ DOMAIN = (
     ),
     study(
         "sampling",
-        {row: plasticine(inference=how) for row, (_, how) in SAMPLING.items()},
+        {row: plasticine(sampling=how) for row, (_, how) in SAMPLING.items()},
         show_sampling,
         columns=OF_REFERENCE,
         printed={"dice_minus_reference": "Dice − ref.", "bhattacharyya_of_reference": "Bhatt./ref."},
         totals=compared_with_reference,
         places={row: (shown, str(how["steps"])) for row, (shown, how) in SAMPLING.items()},
     ),
-    study("start", {row: plasticine(inference=inference) for row, inference in STARTING.items()}, *PICTURES[:2]),
+    study("start", {row: plasticine(sampling=how) for row, how in STARTING.items()}, *PICTURES[:2]),
 )

@@ -12,11 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medtrace.fields import warp
-from medtrace.methods.base import plain
-from medtrace.methods.common.registration import RegistrationMethod, traces_of
+from medtrace.methods import Method
 from medtrace.metrics import CaseTable
 from medtrace.report import metamorphosis_figure, save_figure
 from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, plain, traces_of
 from medtrace.workflows.bench.drawing import DPI, file_name, show_comparison, show_traces, show_training
 from medtrace.workflows.bench.study import Better, Outcome, Row, Study, Table, Training
 from medtrace.workflows.classical_registration import simpleitk_registration, simpleitk_tracer
@@ -60,7 +60,8 @@ BETTER: dict[str, Better] = {
 def true_field(batch: Mapping[str, Any]) -> list[Trace]:
     """The source warped by the true field: what no method that only deforms can surpass in the healthy part."""
     ddf = plain(batch["ddf"])
-    return traces_of(batch, warp(plain(batch["source"]), ddf), ddf, plain(batch["mask"]).float())
+    prediction = Prediction(warp(plain(batch["source"]), ddf), ddf, mask=plain(batch["mask"]).float())
+    return traces_of(batch["source"], prediction, batch["target"])
 
 
 TIMED_CLASSICAL = 8
@@ -88,7 +89,7 @@ def scores(row: Row) -> CaseTable:
 
 def _measure_of(row: Row) -> Callable[[Mapping[str, Any]], dict[str, float]] | None:
     method = row.method
-    if isinstance(method, RegistrationMethod):
+    if method is not None:
         return lambda batch: checks(method, batch)
     return _classical_time if row.name == CLASSICAL else None
 
@@ -100,7 +101,7 @@ def _classical_time(batch: Mapping[str, Any]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def checks(method: RegistrationMethod, batch: Mapping[str, Any]) -> dict[str, float]:
+def checks(method: Method, batch: Mapping[str, Any]) -> dict[str, float]:
     """Time of one pair and what must be zero.
 
     Args:
@@ -114,19 +115,19 @@ def checks(method: RegistrationMethod, batch: Mapping[str, Any]) -> dict[str, fl
     """
     device = next(method.parameters()).device
     images = {name: plain(batch[name]).to(device) for name in ("source", "target", "mask", "source_mask")}
-    pair = method.pair(images)
+    moving, fixed = images["source"], images["target"]
     _wait(device)
     started = time.perf_counter()
-    method.answer(pair)
+    method.register(moving, fixed, images["mask"], images["source_mask"])
     _wait(device)
     seconds = time.perf_counter() - started
-    unmasked = method.answer(pair._replace(mask=None, source_mask=None))
-    still = method.answer(pair._replace(target=pair.source, mask=None, source_mask=None))
+    unmasked = method.register(moving, fixed)
+    still = method.register(moving, moving)
     length = torch.linalg.vector_norm(still.ddf, dim=1, keepdim=True)
     head: Tensor = plain(batch["source_head"]).to(device)
     return {
         "time_ms": 1e3 * seconds,
-        "intensity_without_mask": float(unmasked.intensity.abs().max()),
+        "intensity_without_mask": 0.0 if unmasked.appearance is None else float(unmasked.appearance.abs().max()),
         "still_voxels": float(length[head].mean()),
     }
 
@@ -178,20 +179,21 @@ def study(name: str, rows: Mapping[str, Training], controls: Mapping[str, Tracer
     )
 
 
-def training(run: str, **overrides: Any) -> Training:
-    """A training of the bundle "metaregnet"."""
-    return Training(run, overrides, bundle="metaregnet")
+def training(run: str, method: str = "metaregnet", **settings: Any) -> Training:
+    """A registration method on this task's cases."""
+    rate = {"optimizer.learning_rate": settings.pop("learning_rate")} if "learning_rate" in settings else {}
+    return Training(run, {**settings, **rate}, method)
 
 
-METAREGNET = training("metaregnet")  # as the TraceBench overlay sets it
-PAPER = {"flow_downsampling": 0, "smoothness_weight": 0.0, "masked_gradient": "both"}
+METAREGNET = training("metaregnet")  # as its preset tracebench has it
+PAPER: dict[str, Any] = {"flow_downsampling": 0, "smoothness_weight": 0.0, "masked_gradient": "both"}
 METAMORPHIC = (
     study(
         "rivals",
         {
             "MetaRegNet": METAREGNET,
-            "VM-CFM": training("voxelmorph-cfm", method="voxelmorph_cfm"),
-            "VoxelMorph": training("voxelmorph", method="voxelmorph"),
+            "VM-CFM": training("voxelmorph-cfm", "voxelmorph"),
+            "VoxelMorph": training("voxelmorph", "voxelmorph", masking=False),
         },
         CONTROLS,
     ),

@@ -21,7 +21,7 @@ from medtrace.report.crossed import Blocks
 from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 from medtrace.workflows.bench.drawing import DPI, file_name, made, show_places, show_traces, show_training
-from medtrace.workflows.bench.study import Better, Outcome, Row, Study, Table, Training
+from medtrace.workflows.bench.study import Better, Outcome, Row, Study, Table, Training, two_domain
 from medtrace.workflows.evaluate import identity, registrar_of
 from medtrace.workflows.scoring import fidelity, score_cases
 
@@ -187,14 +187,15 @@ RIVALS = {"CycleGAN (C)": "C", "Pix2Pix": "pix2pix", "RegGAN (NC+R)": "NC+R"}
 """Name → mode of the CycleGAN host (RegGAN, Table 2 and Figure 6)."""
 
 
-def training(level: str, host: str, mode: str, unpaired: bool = False) -> Training:
-    """A training of a host in a mode on pairs of a noise level."""
+def training(level: str, backbone: str, mode: str, unpaired: bool = False) -> Training:
+    """A training of a backbone in a mode on pairs of a noise level."""
     level_name = f"level-{level}" if level in LEVELS else level
-    name = "-".join([*(["unpaired"] if unpaired else []), level_name, host, mode]).lower()
+    name = "-".join([*(["unpaired"] if unpaired else []), level_name, backbone, mode]).lower()
     moved = "target" if level in LEVELS else "both"
-    overrides = {"host": host, "mode": mode, "level": level, "moved": moved, "unpaired": unpaired}
-    own = {} if level in LEVELS else {"demo": {"max_epochs": MODES_EPOCHS}}
-    return Training(name.replace("+", "-").replace("_", "-"), overrides, bundle="reggan", settings=own)
+    method, chosen = two_domain(backbone, mode)
+    data = {"data.level": level, "data.moved": moved, "data.pairing": "random" if unpaired else "subject"}
+    own = {} if level in LEVELS else {"demo": {"training.max_epochs": MODES_EPOCHS}}
+    return Training(name.replace("+", "-").replace("_", "-"), {**chosen, **data}, method, by_setting=own)
 
 
 def study(

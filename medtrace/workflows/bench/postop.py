@@ -12,7 +12,7 @@ from medtrace.fields import warp
 from medtrace.metrics import CaseTable
 from medtrace.metrics.independent_registration import independent_registration
 from medtrace.workflows.bench.drawing import show_comparison, show_traces, show_training
-from medtrace.workflows.bench.study import Better, Row, Study, Table, Training
+from medtrace.workflows.bench.study import Better, Row, Study, Table, Training, two_domain
 from medtrace.workflows.evaluate import identity, oracle
 from medtrace.workflows.scoring import RANGE, score_cases
 
@@ -50,25 +50,25 @@ PRINTED = {
 CONTROLS = {"identity (zero field)": identity, "oracle field": oracle}
 """The source itself, and the source pulled by the best field that a method could know."""
 
-TRACETRANS = Training("tracetrans")  # as the TraceBench overlay sets it: α 0.5, γ 0.25
-PIX2PIX = Training("pix2pix", {"method#alpha": 1.0})
-NO_CROSS = Training("gamma-0", {"method#gamma": 0.0})
+TRACETRANS = Training("tracetrans")  # as its preset tracebench has it: α 0.5, γ 0.25
+PIX2PIX = Training("pix2pix", {"alpha": 1.0})
+NO_CROSS = Training("gamma-0", {"gamma": 0.0})
 
 
-FULL = {"train_cases": 2048, "max_epochs": 20}
-"""The budget of the bundle "tracetrans" in this setting."""
+FULL = {"data.train_cases": 2048, "training.max_epochs": 20}
+"""The budget of "tracetrans" in this setting."""
 
 
-def translator(host: str, mode: str) -> Training:
-    """A host of the bundle "reggan" in one of its modes, trained on this task."""
-    name = f"{host}-{mode}".lower().replace("+", "-").replace("_", "-")
-    return Training(name, {"host": host, "mode": mode}, bundle="reggan", overlays=("postop",), settings={"full": FULL})
+def translator(backbone: str, mode: str) -> Training:
+    """A translation backbone in one of RegGAN's modes, trained on this task."""
+    name = f"{backbone}-{mode}".lower().replace("+", "-").replace("_", "-")
+    method, settings = two_domain(backbone, mode)
+    return Training(name, settings, method, presets=("postop",), by_setting={"full": FULL})
 
 
 def diffusion(method: str) -> Training:
-    """A method of the bundle "plasticine", trained on this task."""
-    name = f"postop-{method}"
-    return Training(name, {"method": method}, bundle="plasticine", overlays=("postop",), settings={"full": FULL})
+    """A diffusion method, trained on this task."""
+    return Training(f"postop-{method}", {}, method, presets=("postop",), by_setting={"full": FULL})
 
 
 def scores(row: Row) -> CaseTable:
@@ -134,9 +134,9 @@ POSTOP = (
         "alpha",
         {
             "α = 1 (Pix2Pix)": PIX2PIX,
-            "α = 0.75": Training("alpha-0.75", {"method#alpha": 0.75}),
+            "α = 0.75": Training("alpha-0.75", {"alpha": 0.75}),
             "α = 0.5": TRACETRANS,
-            "α = 0.25": Training("alpha-0.25", {"method#alpha": 0.25}),
+            "α = 0.25": Training("alpha-0.25", {"alpha": 0.25}),
         },
         independent=True,
     ),
@@ -145,21 +145,17 @@ POSTOP = (
         {
             "γ = 0": NO_CROSS,
             "γ = 0.25": TRACETRANS,
-            "γ = 0.5": Training("gamma-0.5", {"method#gamma": 0.5}),
-            "γ = 0.75": Training("gamma-0.75", {"method#gamma": 0.75}),
-            "γ = 1": Training("gamma-1", {"method#gamma": 1.0}),
-            "γ = 1, both streams taught": Training(
-                "gamma-1-both", {"method#gamma": 1.0, "method#cross_gradient": "both"}
-            ),
+            "γ = 0.5": Training("gamma-0.5", {"gamma": 0.5}),
+            "γ = 0.75": Training("gamma-0.75", {"gamma": 0.75}),
+            "γ = 1": Training("gamma-1", {"gamma": 1.0}),
+            "γ = 1, both streams taught": Training("gamma-1-both", {"gamma": 1.0, "cross_gradient": "both"}),
         },
     ),
     study(
         "ablation",
         {
             "one stream (image)": PIX2PIX,
-            "two networks, no cross constraint": Training(
-                "two-networks", {"method#gamma": 0.0, "network_def#shared_encoder": False}
-            ),
+            "two networks, no cross constraint": Training("two-networks", {"gamma": 0.0, "shared_encoder": False}),
             "two streams, no cross constraint": NO_CROSS,
             "two streams, cross constraint": TRACETRANS,
         },

@@ -29,7 +29,7 @@ from medtrace.workflows.runs import default_device, load_method
 from medtrace.workflows.train import train
 
 SETTINGS: dict[str, tuple[str, ...]] = {"demo": (), "full": ("full",), "smoke": ("smoke",)}
-"""Overlays of a row's bundle on top of its overlay for TraceBench."""
+"""Presets of a row's method on top of its preset for TraceBench."""
 
 DONE = "training.json"
 """Stands in the folder of a run whose training came to its end."""
@@ -119,10 +119,10 @@ def run_study(
 
 
 def _trained(
-    row: str, method: Training, setting: str, seed: int, folder: Path, device: str | None, console: Console
+    row: str, training: Training, setting: str, seed: int, folder: Path, device: str | None, console: Console
 ) -> Path:
     """The run folder of a row, trained unless it was before."""
-    run = folder / f"{setting}-{seed}" / method.run
+    run = folder / f"{setting}-{seed}" / training.run
     if (run / DONE).is_file():
         console.print(f"{row}: trained before, in {run}")
         return run
@@ -130,13 +130,12 @@ def _trained(
         remove_content(run)  # of a training that did not finish
     console.print(f"{row}: training")
     started = time.perf_counter()
-    own = method.settings.get(setting)
+    own = training.by_setting.get(setting)
     train(
-        method.bundle,
+        training.method,
         out=run,
-        tracebench=True,
-        overlays=(*method.overlays, *(SETTINGS[setting] if own is None else ())),
-        overrides={"seed": seed, "data_seed": seed, **(own or {}), **method.overrides},
+        presets=("tracebench", *training.presets, *(SETTINGS[setting] if own is None else ())),
+        settings={"training.seed": seed, "data.seed": seed, **(own or {}), **training.settings},
         device=device,
     )
     seconds = round(time.perf_counter() - started, 1)
@@ -157,7 +156,7 @@ def _shown(study: Study, runs: Mapping[str, Path], cases: Cases) -> Any:
         if cases(runs[row]) is not test:
             raise ValueError(
                 f"rows of {study.name}: expected the same test cases everywhere, received others in {row!r} than in"
-                f" {first!r}; give their bundles the same overlays of data"
+                f" {first!r}; give them the same settings of data"
             )
     return list_data_collate([test[index] for index in range(min(study.shown_cases, len(test)))])
 
@@ -168,7 +167,7 @@ def _rows(study: Study, runs: Mapping[str, Path], cases: Cases, device: str | No
     for name, tracer in study.controls.items():
         yield Row(name, tracer, first, cases, progress=name if progress else None)
     for name, run in runs.items():
-        method = load_method(run, device, study.rows[name].inference)
+        method = load_method(run, device, study.rows[name].sampling)
         yield Row(name, tracer_of(method), run, cases, method, progress=name if progress else None)
 
 

@@ -27,21 +27,29 @@ class Training:
     Attributes:
         run: name of its run folder, the training's own within an output folder: rows with the same name, of whatever
             study, are one training.
-        overrides: what it changes in the bundle's configuration.
-        bundle: the bundle's name.
-        overlays: of the bundle, between its overlay `tracebench` and the setting's.
-        settings: setting → overrides that take the place of the bundle's overlay of that name, where that is made for
-            another task.
-        inference: what it changes in the configuration once it is trained, such as the sampler of a diffusion model;
-            rows that differ in nothing else have the same `run`.
+        settings: dotted name → value on top of the presets.
+        method: the method's name.
+        presets: between the method's presets `tracebench` and the bench setting's.
+        by_setting: bench setting → settings that take the place of the method's preset of that name, where that is made
+            for another task.
+        sampling: how a trained method is to sample; rows that differ in nothing else have the same `run`.
     """
 
     run: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    bundle: str = "tracetrans"
-    overlays: tuple[str, ...] = ()
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    inference: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "tracetrans"
+    presets: tuple[str, ...] = ()
+    by_setting: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+def two_domain(backbone: str, mode: str) -> tuple[str, dict[str, Any]]:
+    """Method and settings of a translation backbone in one of RegGAN's modes: C, C+R, NC, NC+R or pix2pix."""
+    if mode == "pix2pix":
+        return "pix2pix", {}
+    if mode == "C":
+        return backbone, {}
+    return "reggan", {"backbone": backbone, "cycle": mode.startswith("C"), "correction": mode.endswith("+R")}
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Row:
         name: the row's.
         tracer: gives the traces of a batch of cases, on the CPU.
         run: the run folder; of a control that of the study's first row, whose cases it is scored on.
-        cases: `row.cases(row.run, "test")` makes the data set that the run's configuration calls `data#test`.
+        cases: `row.cases(row.run, "test")` makes the test cases of the run's settings.
         method: the trained method; None of a control.
         progress: what stands before a progress bar; None shows none.
     """
@@ -101,7 +109,7 @@ class Study:
 
     Attributes:
         name: one word, for the command line.
-        task: of TraceBench; what the rows' bundles train on.
+        task: of TraceBench; what the rows train on.
         rows: the trainings to compare, in the table's order.
         controls: what needs no training and stands above them.
         scores: the values of every case of a row.

@@ -14,14 +14,13 @@ from rich.progress import Progress
 
 from medtrace.data import TraceBench
 from medtrace.io import save_trace
-from medtrace.methods.base import plain
 from medtrace.methods.common.instance import InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import traces_of
 from medtrace.report import markdown_table, metamorphosis_figure, overlay_figure, print_table, save_figure
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, plain, traces_of
 from medtrace.workflows.bench.drawing import DPI, file_name, made
 from medtrace.workflows.bench.machine import measured_with
 from medtrace.workflows.classical_registration import simpleitk_tracer
@@ -113,7 +112,8 @@ def _traces(case: Mapping[str, Any], steps: int, device: torch.device, bar: Prog
         (trace,) = tracer(given)
         seconds = time.perf_counter() - started
         if name == METAMORPHOSIS:
-            (bare,) = traces_of(batch, trace.warped[None], trace.ddf[None], plain(batch["mask"]).float())
+            prediction = Prediction(trace.warped[None], trace.ddf[None], mask=plain(batch["mask"]).float())
+            (bare,) = traces_of(batch["source"], prediction, batch["target"])
             yield MASKED, bare, seconds
         yield name, trace, seconds
 

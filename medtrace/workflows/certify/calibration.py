@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from medtrace.data import TraceBench
 from medtrace.fields import non_diffeomorphic_volume
-from medtrace.methods.common.registration import RegistrationMethod
 from medtrace.metrics import certificate as measure
 from medtrace.trace import Trace
 from medtrace.workflows.certify.checks import independent_field, trace_checks
@@ -134,7 +133,7 @@ def judge_run(
     for index in tqdm(range(cases), disable=not progress, unit="case"):
         case = data[index]
         truth, trace = true_trace(case), traced(method.trace, case)
-        registers = isinstance(method, RegistrationMethod)
+        registers = not method.translates
         checks = trace_checks(trace, limits, target=truth.image if registers else None)
         if not registers:
             checks += translator_checks(run_translator(method.trace, case["source"].affine), trace, limits)

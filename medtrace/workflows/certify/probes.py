@@ -12,7 +12,6 @@ from torch import Tensor
 
 from medtrace.fields import compose, warp
 from medtrace.io import write_image
-from medtrace.methods.common.registration import RegistrationMethod
 from medtrace.metrics import certificate as measure
 from medtrace.storage.files import scratch_directory
 from medtrace.trace import Trace
@@ -119,7 +118,7 @@ def run_checks(
         return [skipped(name, "pictures cannot be handed to the run again without loss") for name in RUN_CHECKS]
     with scratch_directory() as folder:
         file = folder / "source.nii.gz"
-        if isinstance(method, RegistrationMethod):
+        if not method.translates:
             write_image(file, trace.source, trace.source_affine)
             found = register(
                 file, file, folder / "pair", run=run, contrast=contrast, device=device, progress=False, report=False

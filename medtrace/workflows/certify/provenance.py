@@ -19,7 +19,7 @@ from medtrace.io.trace_folder import INDEX
 from medtrace.trace import Trace
 from medtrace.transforms.mask_rule import ON_GRID
 from medtrace.workflows.certify.record import Check, Status
-from medtrace.workflows.runs import CONFIG, WEIGHTS
+from medtrace.workflows.runs import RECORD, WEIGHTS
 
 PACKAGES = ("torch", "monai", "numpy", "SimpleITK", "nibabel")
 VALUE_TOLERANCE = 1e-4
@@ -46,12 +46,12 @@ def provenance(
     }
     if run is not None:
         run = Path(run)
-        for path in (run, run / CONFIG, run / WEIGHTS):
+        for path in (run, run / RECORD, run / WEIGHTS):
             if not path.exists():
                 raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
         found["run"] = {
             "weights_sha256": sha256(run / WEIGHTS),
-            "config_sha256": sha256(run / CONFIG),
+            "run_sha256": sha256(run / RECORD),
             "name": run.resolve().name,
         }
     if source is not None:

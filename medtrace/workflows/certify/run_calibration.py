@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from medtrace.data import TraceBench
 from medtrace.methods.base import Method
-from medtrace.methods.common.registration import RegistrationMethod
 from medtrace.metrics.certificate import smooth_displacement
 from medtrace.trace import Trace
 from medtrace.workflows.certify.calibration import Tracer, run_translator, traced
@@ -86,10 +85,10 @@ def question_run(
     found: list[Answer] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fields of broken runs have no good inverse
-        others = {} if isinstance(method, RegistrationMethod) else _other_runs(method, seed)
+        others = {} if not method.translates else _other_runs(method, seed)
         for index in tqdm(range(cases), disable=not progress, unit="case"):
             case, other = data[index], data[(index + 1) % cases]
-            if isinstance(method, RegistrationMethod):
+            if not method.translates:
                 found += _registration(method, case, limits, seed + index)
             else:
                 found += _translation(method.trace, case, other, others, limits)
@@ -132,7 +131,7 @@ def _translation(
         yield _answer(translator_checks(blended, blended(source), limits)[1], name)
 
 
-def _registration(method: RegistrationMethod, case: Case, limits: Thresholds, seed: int) -> Iterator[Answer]:
+def _registration(method: Method, case: Case, limits: Thresholds, seed: int) -> Iterator[Answer]:
     trace = traced(method.trace, {"source": case["source"], "target": case["source"]})
     yield _answer(identical_pair_check(trace, limits), ITSELF)
     shift = torch.zeros_like(trace.ddf)

@@ -1,0 +1,128 @@
+"""The data sets that a training's settings name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from monai.data import CacheDataset, Dataset
+from monai.transforms import Compose, RandFlipd, SelectItemsd
+
+from medtrace.data.dataset import load_dataset
+from medtrace.data.partners import RandomPartner
+from medtrace.data.tracebench import TraceBench
+from medtrace.methods.settings import MethodSettings, PreparedData, TraceBenchData
+from medtrace.transforms import RandIdenticalPaird, RandMisalignd
+
+CaseTransform = Callable[[dict[str, Any]], dict[str, Any]]
+_MASKED = ("source", "target", "mask", "source_mask")
+_STRUCTURES = ("source_structure", "target_structure")
+
+
+class Sources(NamedTuple):
+    """The splits of a training. Each is made when it is asked for."""
+
+    training: Callable[[], Any]
+    validation: Callable[[], Any]
+    test: Callable[[], Any]
+    pairs: Callable[[], Any] | None = None
+    """Misaligned pairs of the test's subjects, on which a registration is measured (task `misaligned`)."""
+
+
+def sources(
+    settings: MethodSettings, folder: str | os.PathLike | None = None, case_transform: CaseTransform | None = None
+) -> Sources:
+    """The data that settings name.
+
+    Args:
+        settings: whose `data` is meant.
+        folder: made by `medtrace prepare`; needed where `data.kind` is "prepared".
+        case_transform: what the method needs of a training case beside its images, made once per case.
+
+    Raises:
+        ValueError: if a folder is needed and none is given.
+    """
+    data = settings.data
+    if isinstance(data, TraceBenchData):
+        return _of_tracebench(data, case_transform)
+    if folder is None:
+        raise ValueError("dataset: expected a folder made by `medtrace prepare`, received none; or train on TraceBench")
+    return _of_folder(data, folder, case_transform)
+
+
+def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: CaseTransform | None) -> Sources:
+    def training() -> Any:
+        transform: Any = case_transform
+        if data.misalignment is not None:
+            misalign = RandMisalignd(
+                ["source", "target"] if data.moved == "both" else [data.moved],
+                level=data.misalignment,
+                fill=-1.0,
+                together=False,
+            )
+            transform = misalign if transform is None else Compose([misalign, transform])
+        pairs = load_dataset(folder, "training", transform=transform)
+        return RandomPartner(pairs) if data.partners == "redrawn" else pairs
+
+    return Sources(
+        training,
+        lambda: load_dataset(folder, "validation", allow_empty=True),
+        lambda: load_dataset(folder, "test"),
+    )
+
+
+def _of_tracebench(data: TraceBenchData, case_transform: CaseTransform | None) -> Sources:
+    def bench(split: str, cases: int, settings: dict[str, Any] | None, **more: Any) -> TraceBench:
+        return TraceBench(data.task, data.spatial_shape, cases, data.seed, split, settings=settings, **more)
+
+    known = _task_settings(data)
+    unpaired = data.task == "domain" and data.pairing == "random"
+
+    def training() -> Any:
+        keys = _MASKED if data.task == "metamorphic" else ("source", "target")
+        steps = _augmentation(data, keys)
+        if case_transform is None and not unpaired:
+            transform = steps[0] if len(steps) == 1 else Compose(steps) if steps else None
+            return bench("training", data.train_cases, known["training"], keys=keys, transform=transform)
+        cases = bench("training", data.train_cases, known["training"])
+        selected = SelectItemsd([*keys, "subject", "case"])
+        if case_transform is None:
+            pairs: Any = Dataset(cases, Compose([selected, *steps]))
+        else:
+            pairs = CacheDataset(cases, Compose([selected, case_transform, *steps]), progress=False)
+        return RandomPartner(pairs) if unpaired else pairs
+
+    pairs = None
+    if data.task == "misaligned":
+        pairs = lambda: bench("test", data.test_cases, {"level": data.level, "moved": data.moved})  # noqa: E731
+    return Sources(
+        training,
+        lambda: bench("validation", data.validation_cases, known["test"]),
+        lambda: bench("test", data.test_cases, known["test"]),
+        pairs,
+    )
+
+
+def _task_settings(data: TraceBenchData) -> dict[str, dict[str, Any] | None]:
+    """What the training's cases and the others' have of the task's settings: test cases are aligned and paired."""
+    if data.task == "misaligned":
+        partner = "other" if data.pairing == "random" else "same"
+        return {
+            "training": {"level": data.level, "moved": data.moved, "partner": partner},
+            "test": {"level": "0"},
+        }
+    if data.task == "domain":
+        return {"training": {"pairing": data.pairing}, "test": {"pairing": "subject"}}
+    if data.task == "metamorphic":
+        return {"training": {"direction": data.direction}, "test": {"direction": data.direction}}
+    return {"training": None, "test": None}
+
+
+def _augmentation(data: TraceBenchData, keys: Sequence[str]) -> list[Any]:
+    steps: list[Any] = []
+    if data.flip:
+        steps.append(RandFlipd([*keys, *_STRUCTURES], prob=0.5, spatial_axis=0, allow_missing_keys=True))
+    if data.identical:
+        steps.append(RandIdenticalPaird(prob=data.identical))
+    return steps

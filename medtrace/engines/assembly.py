@@ -1,0 +1,139 @@
+"""Optimizers, loaders, trainer and evaluator of a method from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import DataLoader
+from monai.handlers import MeanAbsoluteError, StatsHandler, TensorBoardStatsHandler, ValidationHandler, from_engine
+from torch.optim import Adam, Optimizer
+
+from medtrace.engines.acceleration import Acceleration
+from medtrace.engines.checkpoint import Checkpoint
+from medtrace.engines.evaluator import Evaluator
+from medtrace.engines.logging import LossHistory, ProgressBar
+from medtrace.engines.schedule import LinearWarmup, WarmupCosine
+from medtrace.engines.trainer import Trainer
+from medtrace.methods.base import Method
+from medtrace.methods.settings import MethodSettings, OptimizerSettings
+
+HISTORY = "history.csv"
+TENSORBOARD = "tensorboard"
+CHECKPOINTS = "checkpoints"
+
+
+def build_optimizer(method: Method, phase: str, settings: OptimizerSettings) -> Adam:
+    """Adam over the parameters that a phase steps."""
+    return Adam(
+        list(method.parameters_of(phase)),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=settings.fused,
+    )
+
+
+def build_optimizers(method: Method, settings: MethodSettings) -> dict[str, Optimizer]:
+    """One optimizer per phase."""
+    return {phase: build_optimizer(method, phase, chosen) for phase, chosen in settings.optimizers().items()}
+
+
+def autocast_arguments(settings: MethodSettings) -> dict[str, Any]:
+    """Arguments of `torch.autocast` that settings ask for."""
+    dtype = settings.training.amp_dtype
+    return {} if dtype is None else {"dtype": getattr(torch, dtype)}
+
+
+def warmup_steps(settings: MethodSettings) -> dict[str, int]:
+    """Steps over which each phase's rate rises."""
+    return {phase: optimizer.warmup_steps for phase, optimizer in settings.optimizers().items()}
+
+
+def build_trainer(
+    method: Method,
+    settings: MethodSettings,
+    loader: DataLoader,
+    optimizers: Mapping[str, Optimizer],
+    run_dir: str | Path,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    validator: Evaluator | None = None,
+    handlers: tuple[Any, ...] = (),
+) -> Trainer:
+    """The trainer of a run, with its handlers.
+
+    Args:
+        method: on its device.
+        settings: of the training.
+        loader: of training batches.
+        optimizers: phase → optimizer.
+        run_dir: receives `history.csv`, `tensorboard/` and `checkpoints/`.
+        device: where the method lies.
+        resume: continue from the newest checkpoint.
+        validator: run every `training.val_interval` epochs.
+        handlers: further ones, behind the others.
+    """
+    run_dir, training = Path(run_dir), settings.training
+    chosen: list[Any] = []
+    if leads():
+        chosen.append(LossHistory(run_dir / HISTORY))
+    if validator is not None and training.val_interval:
+        chosen.append(ValidationHandler(training.val_interval, validator, epoch_level=True))
+    if leads():
+        chosen.append(TensorBoardStatsHandler(log_dir=str(run_dir / TENSORBOARD), iteration_log=False, epoch_log=True))
+        chosen.append(ProgressBar(description=method.title or type(method).__name__))
+    chosen.append(Checkpoint(run_dir / CHECKPOINTS, training.checkpoint_interval, resume))
+    chosen.append(WarmupCosine() if training.schedule == "cosine" else LinearWarmup(warmup_steps(settings)))
+    chosen.append(Acceleration(channels_last=training.channels_last, compile=training.compile))
+    return Trainer(
+        device=device,
+        max_epochs=training.max_epochs,
+        train_data_loader=loader,
+        method=method,
+        optimizers=optimizers,
+        train_handlers=[*chosen, *handlers],
+        max_gradient_norm=training.max_gradient_norm,
+        seed=training.seed,
+        amp=training.amp,
+        amp_kwargs=autocast_arguments(settings),
+        non_blocking=True,
+    )
+
+
+def build_evaluator(
+    method: Method, settings: MethodSettings, loader: DataLoader, device: torch.device, handlers: tuple[Any, ...] = ()
+) -> Evaluator:
+    """An evaluator whose key metric is the mean absolute error; rank 0 logs."""
+    return Evaluator(
+        device=device,
+        val_data_loader=loader,
+        method=method,
+        key_val_metric={"mae": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
+        metric_cmp_fn=_smaller,
+        val_handlers=[*([StatsHandler(iteration_log=False)] if leads() else []), *handlers],
+        amp=settings.training.amp,
+        amp_kwargs=autocast_arguments(settings),
+        non_blocking=True,
+    )
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return torch.distributed.get_world_size() if _grouped() else 1
+
+
+def leads() -> bool:
+    """Whether this process logs and writes: alone, or the first of its group."""
+    return not _grouped() or torch.distributed.get_rank() == 0
+
+
+def _grouped() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _smaller(current: float, best: float) -> bool:
+    return current < best

@@ -1,0 +1,33 @@
+"""Settings that the methods which register pairs share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from medtrace.methods.presets import METAMORPHIC, TINY
+from medtrace.methods.settings import MethodSettings, OptimizerSettings, Preset
+
+
+class RegistrationSettings(MethodSettings):
+    """Adam 1e-4; MetaRegNet's paper names neither batch size nor epochs."""
+
+    similarity: Literal["mse", "l1"] = "mse"
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-4, betas=(0.9, 0.999))
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": {},
+        "tracebench": {
+            **METAMORPHIC,
+            "training.max_epochs": 36,
+            "training.batch_size": 8,
+            "training.schedule": "cosine",
+            "training.val_interval": 0,
+            "optimizer.learning_rate": 2e-3,
+        },
+        "full": {"data.spatial_shape": (96, 96), "data.train_cases": 1024, "training.max_epochs": 60},
+        "smoke": TINY,
+    }
+
+    def optimizers(self) -> Mapping[str, OptimizerSettings]:
+        return {"registration": self.optimizer}

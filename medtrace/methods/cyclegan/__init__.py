@@ -1,0 +1,5 @@
+"""CycleGAN."""
+
+from medtrace.methods.cyclegan.method import CycleGANMethod as METHOD
+
+__all__ = ["METHOD"]

@@ -1,0 +1,281 @@
+"""Settings of a training: plain values, checked, with defaults and named presets.
+
+Everything that a run needs to be built again is a value here: a run folder stores `Settings.model_dump(mode="json")`
+    and
+nothing that could be executed. A method adds its own fields by subclassing `MethodSettings`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medtrace.guard.bounds import MAX_NUMBER
+
+Count = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Channels = Annotated[tuple[Count, ...], Field(min_length=1, max_length=32)]
+Shape = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
+
+
+class Settings(BaseModel):
+    """A group of values that knows its names: an unknown one is refused with the nearest known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class OptimizerSettings(Settings):
+    """Adam over the networks of one phase."""
+
+    learning_rate: Positive = 2e-4
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    weight_decay: NonNegative = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises linearly; counts where the schedule is constant."""
+    fused: bool = True
+    """One pass over the weights; the same steps up to rounding."""
+
+
+class TrainingSettings(Settings):
+    """How long, in which order and how fast a method is trained."""
+
+    max_epochs: Annotated[int, Field(ge=0, le=10_000_000)] = 500
+    batch_size: Count = 8
+    schedule: Literal["constant", "cosine"] = "constant"
+    """`constant` keeps the rate (after `warmup_steps`); `cosine` warms up over a twentieth and falls to 0."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    checkpoint_interval: Count = 10
+    """Epochs between checkpoints."""
+    val_interval: Annotated[int, Field(ge=0)] = 10
+    """Epochs between validations; 0 is never."""
+    max_gradient_norm: Positive | None = None
+    amp: bool = False
+    """Autocast on the device."""
+    amp_dtype: Literal["float16", "bfloat16"] | None = None
+    """None is the device's own."""
+    compile: bool | dict[str, Any] = False
+    """Run networks through `torch.compile`; a mapping gives its arguments."""
+    channels_last: bool = False
+
+
+class PreparedData(Settings):
+    """A folder made by `medtrace prepare`."""
+
+    kind: Literal["prepared"] = "prepared"
+    partners: Literal["fixed", "redrawn"] = "fixed"
+    """`redrawn` gives each source the target of another subject, a new one in every epoch, for unpaired domains."""
+    misalignment: str | None = None
+    """Level of a random misalignment of the training pairs, one of `medtrace.transforms.MISALIGNMENT_LEVELS`."""
+    moved: Literal["both", "source", "target"] = "both"
+    """Which images the misalignment moves."""
+
+
+class TraceBenchData(Settings):
+    """Cases of TraceBench, whose true correspondence is known."""
+
+    kind: Literal["tracebench"] = "tracebench"
+    task: Literal["postop", "metamorphic", "misaligned", "domain"] = "postop"
+    spatial_shape: Shape = (96, 96)
+    seed: Annotated[int, Field(ge=0)] = 0
+    train_cases: Count = 1024
+    validation_cases: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = 32
+    test_cases: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = 64
+    level: str = "3"
+    """Misalignment of the training pairs (task `misaligned`)."""
+    moved: Literal["both", "source", "target"] = "both"
+    """Which images are misaligned (task `misaligned`)."""
+    pairing: Literal["subject", "random"] = "subject"
+    """Whether a source's target is its own subject's; `random` draws another in every epoch (task `domain`) or takes
+    another subject's (task `misaligned`)."""
+    direction: Literal["healthy_to_pathological", "pathological_to_healthy", "pathological_to_pathological"] = (
+        "healthy_to_pathological"
+    )
+    """Which of the two has a lesion (task `metamorphic`)."""
+    flip: bool = False
+    """Mirror training cases at random."""
+    identical: Fraction = 0.0
+    """Probability that a training pair has nothing to register (`medtrace.transforms.RandIdenticalPaird`)."""
+
+
+Data = Annotated[PreparedData | TraceBenchData, Field(discriminator="kind")]
+Preset = Mapping[str, Any]
+"""Dotted name of a setting → its value."""
+
+
+class MethodSettings(Settings):
+    """What every method has; a method's own settings subclass this.
+
+    Attributes:
+        presets: name → dotted names and values that it sets, on top of the defaults.
+    """
+
+    presets: ClassVar[Mapping[str, Preset]] = {}
+
+    spatial_dims: Literal[2, 3] = 2
+    in_channels: Count = 1
+    out_channels: Count = 1
+    training: TrainingSettings = TrainingSettings()
+    data: Data = PreparedData()
+
+    @model_validator(mode="after")
+    def _dimensions_of_the_data(self) -> MethodSettings:
+        if isinstance(self.data, TraceBenchData) and len(self.data.spatial_shape) != self.spatial_dims:
+            raise ValueError(
+                f"data.spatial_shape: expected {self.spatial_dims} axes, as spatial_dims says, received"
+                f" {len(self.data.spatial_shape)}; set both"
+            )
+        return self
+
+    def optimizers(self) -> Mapping[str, OptimizerSettings]:
+        """Phase → settings of its optimizer."""
+        raise NotImplementedError
+
+
+AnySettings = TypeVar("AnySettings", bound=MethodSettings)
+
+
+def resolve(
+    kind: type[AnySettings],
+    presets: tuple[str, ...] | list[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    start: Mapping[str, Any] | None = None,
+) -> AnySettings:
+    """Settings from defaults, presets in their order, and then single values.
+
+    Args:
+        kind: the method's settings.
+        presets: names of its presets.
+        overrides: dotted name → value, such as {"alpha": 0.75, "training.max_epochs": 3}.
+        start: every value of an earlier run, in place of the defaults.
+
+    Returns:
+        The settings, every value resolved.
+
+    Raises:
+        ValueError: if a preset or a name is unknown (the message has the nearest), or a value is refused.
+
+    Example:
+        >>> from medtrace.methods import method_class
+        >>> kind = method_class("tracetrans").settings_type
+        >>> resolve(kind, ["smoke"], {"alpha": 0.25}).alpha
+        0.25
+    """
+    # A group that is changed in one value keeps the others as this method has them.
+    values: dict[str, Any] = kind().model_dump()
+    for name, value in (start or {}).items():
+        _set(kind, values, name, value)
+    for preset in presets:
+        if preset not in kind.presets:
+            raise ValueError(f"preset: expected {_choices(preset, kind.presets)}, received {preset!r}")
+        for name, value in kind.presets[preset].items():
+            _set(kind, values, name, value)
+    for name, value in (overrides or {}).items():
+        _set(kind, values, name, value)
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("kind") == "tracebench" and "spatial_shape" in data:
+        given = overrides or {}
+        if "spatial_dims" not in given and isinstance(data["spatial_shape"], (list, tuple)):
+            values["spatial_dims"] = len(data["spatial_shape"])
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_told(kind, error)) from None
+
+
+def names_of(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    found = []
+    for name, field in kind.model_fields.items():
+        groups = _groups(field.annotation)
+        if not groups:
+            found.append(prefix + name)
+        for group in groups:
+            found += [inner for inner in names_of(group, f"{prefix}{name}.") if inner not in found]
+    return found
+
+
+def _set(kind: type[BaseModel], values: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value at a dotted name, each level of which has to exist, in values that are complete."""
+    *path, last = name.split(".")
+    owner, place = kind, values
+    for depth, part in enumerate([*path, last]):
+        if part not in owner.model_fields:
+            raise ValueError(_unknown(kind, name, ".".join(path[:depth]), place))
+        annotation = owner.model_fields[part].annotation
+        groups = _groups(annotation)
+        if depth == len(path):
+            break
+        if not groups and "dict" in str(annotation):
+            place[part] = {**(place[part] or {}), ".".join([*path, last][depth + 1 :]): value}
+            return
+        if not groups:
+            raise ValueError(f"{name}: {'.'.join(path[: depth + 1])} is a single value and has no parts; set it whole")
+        place = place[part]
+        owner = next((group for group in groups if _is_kind(group, place)), groups[0])
+    if groups and isinstance(value, Mapping) and "kind" not in value:
+        for key, inner in value.items():
+            _set(kind, values, f"{name}.{key}", inner)
+        return
+    if last == "kind" and place["kind"] != value:
+        place.clear()  # the values of another kind of data mean nothing here
+    place[last] = _deep(value)
+
+
+def _is_kind(group: type[BaseModel], values: Mapping[str, Any]) -> bool:
+    return "kind" not in group.model_fields or group.model_fields["kind"].default == values.get("kind")
+
+
+def _unknown(kind: type[BaseModel], name: str, group: str, place: Mapping[str, Any]) -> str:
+    known = names_of(kind)
+    if name in known:
+        return (
+            f"{name}: is not a setting where {group}.kind is {place.get('kind')!r}; set {group}.kind first, or a preset"
+            " that does (tracebench)"
+        )
+    return f"{name}: is not a setting; expected {_choices(name, known, name.rsplit('.', 1)[-1])}"
+
+
+def _groups(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[type[BaseModel]] = []
+    for part in getattr(annotation, "__args__", ()):
+        found += _groups(part)
+    return found
+
+
+def _choices(name: str, known: Any, last: str | None = None) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, 1, 0.6)
+    if not close and last is not None:
+        tails = {full.rsplit(".", 1)[-1]: full for full in names}
+        close = [tails[tail] for tail in difflib.get_close_matches(last, tails, 1, 0.6)]
+    if close:
+        return f"a known name (did you mean {close[0]}?)"
+    return f"one of {', '.join(names)}" if names else "none, as there is none"
+
+
+def _deep(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, Mapping):
+        return {key: _deep(inner) for key, inner in value.items()}
+    return value
+
+
+def _told(kind: type[BaseModel], error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("prepared", "tracebench"))
+    reason = first["msg"].removeprefix("Value error, ")
+    if not place:
+        return reason
+    if first["type"] == "extra_forbidden":
+        return f"{place}: is not a setting; expected {_choices(place, names_of(kind), place.rsplit('.', 1)[-1])}"
+    return f"{place}: {reason[0].lower()}{reason[1:]}, received {first['input']!r}"

@@ -1,0 +1,72 @@
+"""Settings of TraceTrans; the defaults are the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from medtrace.methods.presets import DOMAIN, POSTOP, TINY
+from medtrace.methods.settings import (
+    Channels,
+    Count,
+    Fraction,
+    MethodSettings,
+    NonNegative,
+    OptimizerSettings,
+    Preset,
+)
+
+_SMALL: Preset = {
+    # A network and a budget for two CPU cores. Where they leave the paper: a smooth velocity, 32 bins for the warped
+    # source, and a weaker cross constraint that teaches the image only (docs/results/tracetrans_postop.md).
+    "channels": (16, 32, 64, 128),
+    "velocity_downsampling": 2,
+    "discriminator_channels": 8,
+    "discriminator_layers": 2,
+    "warp_bins": 32,
+    "cross_gradient": "image",
+    "gamma": 0.25,
+    "training.max_epochs": 7,
+    "training.schedule": "cosine",
+    "training.val_interval": 0,
+    "optimizer.learning_rate": 1e-3,
+}
+
+
+class TraceTransSettings(MethodSettings):
+    """TraceTrans: 256 x 256, batch 8, 500 epochs, Adam 2e-4; see `TraceTransMethod` and `networks.DualDecoderGAN`."""
+
+    channels: Channels = (64, 128, 256, 512, 512)
+    shared_encoder: bool = True
+    norm: str | tuple[str, dict[str, Any]] = ("instance", {"affine": True})
+    velocity_downsampling: int = 0
+    """How often the grid of the velocity is halved: coarser, smoother and cheaper."""
+    discriminator_channels: Count = 64
+    discriminator_layers: Count = 3
+    alpha: Fraction = 0.5
+    gamma: NonNegative = 1.0
+    adversarial_weight: NonNegative = 0.01
+    smoothness_weight: NonNegative = 0.2
+    smoothness_reduction: Literal["mean", "sum"] = "mean"
+    warp_bins: Count = 16
+    cross_bins: Count = 32
+    cross_gradient: Literal["both", "image"] = "both"
+    optimizer: OptimizerSettings = OptimizerSettings()
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": {},
+        "pix2pix": {"alpha": 1.0},
+        "tracebench": {**POSTOP, **_SMALL},
+        "full": {"data.train_cases": 2048, "training.max_epochs": 20},
+        "domain": {**DOMAIN, "training.max_epochs": 20},
+        "smoke": {
+            **TINY,
+            "channels": (4, 8),
+            "velocity_downsampling": 1,
+            "discriminator_channels": 4,
+            "discriminator_layers": 1,
+        },
+    }
+
+    def optimizers(self) -> Mapping[str, OptimizerSettings]:
+        return {"generator": self.optimizer, "discriminator": self.optimizer}

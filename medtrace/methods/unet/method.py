@@ -1,0 +1,73 @@
+"""U-Net regression: the plain baseline of paired translation."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medtrace.checks import check_range, check_same_shape
+from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.unet.settings import UNetSettings
+from medtrace.networks.regression_unet import RegressionUNet
+from medtrace.trace.prediction import Prediction, plain, zero_field
+
+
+class UNetMethod(Method):
+    """Train a `RegressionUNet` by the mean absolute error to the target.
+
+    The one phase, "regression", has the term `l1`, mean |G(x) − y|, of weight 1. Nothing moves: the trace's field is
+    zero.
+
+    Args:
+        networks: the network.
+    """
+
+    name = "unet"
+    title = "U-Net regression"
+    paper = "Ronneberger et al., U-Net (2015), as MONAI has it, trained by L1"
+    settings_type = UNetSettings
+    abilities = Abilities(patches=True, channels="any", moves=False)
+
+    @classmethod
+    def from_settings(cls, settings: UNetSettings) -> Self:
+        """Build it from its settings."""
+        return cls(
+            RegressionUNet(
+                settings.spatial_dims,
+                settings.in_channels,
+                settings.out_channels,
+                settings.channels,
+                settings.num_res_units,
+                settings.dropout,
+            )
+        )
+
+    def __init__(self, networks: RegressionUNet) -> None:
+        super().__init__()
+        self.networks = networks
+        self.phases = (Phase("regression", ("networks",), {"l1": 1.0}),)
+
+    def regression_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
+        """The mean absolute error."""
+        source, target = plain(batch["source"]), plain(batch["target"])
+        check_range("source", source, -1, 1)
+        check_range("target", target, -1, 1)
+        image = self.networks(source)
+        check_same_shape("prediction", image, "target", target)
+        return {"l1": F.l1_loss(image, target)}
+
+    def io_network(self) -> nn.Module:
+        """The network itself."""
+        return self.networks
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Translate each source of the batch; the field is zero by design."""
+        source = plain(batch["source"])
+        check_range("source", source, -1, 1)
+        if self.inferer is None:
+            image = self.networks(source)
+        else:
+            image = self.inferer(source, lambda patch: (self.networks(patch),), self.networks.stride)[0]
+        return Prediction(image, zero_field(image), zero_field(image))

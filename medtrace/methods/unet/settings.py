@@ -1,0 +1,36 @@
+"""Settings of U-Net regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from medtrace.methods.presets import DOMAIN, POSTOP, TINY
+from medtrace.methods.settings import Channels, Count, Fraction, MethodSettings, OptimizerSettings, Preset
+
+_BUDGET: Preset = {
+    "channels": (16, 32, 64, 128),
+    "training.max_epochs": 7,
+    "training.schedule": "cosine",
+    "training.val_interval": 0,
+    "optimizer.learning_rate": 1e-3,
+}
+
+
+class UNetSettings(MethodSettings):
+    """MONAI's residual U-Net and Adam 2e-4; see `UNetMethod`."""
+
+    channels: Channels = (32, 64, 128, 256, 512)
+    num_res_units: Count = 2
+    dropout: Fraction = 0.0
+    optimizer: OptimizerSettings = OptimizerSettings()
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tracebench": {**POSTOP, **_BUDGET},
+        "full": {"data.train_cases": 2048, "training.max_epochs": 20},
+        "domain": {**DOMAIN, "data.pairing": "subject", "training.max_epochs": 20},
+        "smoke": {**TINY, "channels": (4, 8)},
+    }
+
+    def optimizers(self) -> Mapping[str, OptimizerSettings]:
+        return {"regression": self.optimizer}

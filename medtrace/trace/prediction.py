@@ -1,0 +1,107 @@
+"""What a method's networks answer for a batch, and the one builder that makes traces of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medtrace.geometry.grid import Grid
+from medtrace.trace.record import Trace
+
+
+class Prediction(NamedTuple):
+    """A batch of answers, all on the target's grid but `inverse_ddf`, which is on the source's."""
+
+    image: Tensor
+    """(B, C', *spatial) in [-1, 1]."""
+    ddf: Tensor
+    """(B, spatial_dims, *spatial) in voxels, pull."""
+    inverse_ddf: Tensor | None = None
+    """Likewise; None inverts `ddf`."""
+    velocity: Tensor | None = None
+    """Likewise, where the field is the exponential of one."""
+    mask: Tensor | None = None
+    """(B, 1, *spatial), boolean or in [0, 1]: where intensity may change."""
+    appearance: Tensor | None = None
+    """(B, C, *spatial), the change of intensity that the networks name; what a trace holds is image − warped."""
+
+
+def zero_field(image: Tensor) -> Tensor:
+    """The displacement (B, spatial_dims, *spatial) of images that lie where their source lies."""
+    return image.new_zeros(len(image), image.ndim - 2, *image.shape[2:])
+
+
+def traces_of(source: Tensor, prediction: Prediction, target: Tensor | None = None) -> list[Trace]:
+    """One trace per item of a prediction.
+
+    Args:
+        source: (B, C, *spatial), with its affines where it has any.
+        prediction: of the batch.
+        target: of a registration, the image whose grid the prediction is on, which has to be the source's in space.
+
+    Raises:
+        ValueError: if source and target are not on one grid, to 1e-3 of a voxel.
+    """
+    images = plain(source)
+    affines = affines_of(source) if target is None else shared_affines(source, target)
+    optional = {
+        "inverse_ddf": prediction.inverse_ddf,
+        "velocity": prediction.velocity,
+        "mask": prediction.mask,
+    }
+    return [
+        Trace.build(
+            source=images[item],
+            image=prediction.image[item],
+            ddf=prediction.ddf[item],
+            affine=affine,
+            source_affine=affine,
+            **{name: None if value is None else value[item] for name, value in optional.items()},
+        )
+        for item, affine in enumerate(affines)
+    ]
+
+
+def affines_of(image: Tensor) -> list[Tensor]:
+    """The 4x4 voxel to RAS mm affine of every item of a batch; the identity for plain tensors.
+
+    Raises:
+        ValueError: if a `MetaTensor` carries an affine of another shape.
+    """
+    count = image.shape[0]
+    if not isinstance(image, MetaTensor):
+        return [torch.eye(4, dtype=torch.float64)] * count
+    affine = torch.as_tensor(image.affine, dtype=torch.float64).cpu()
+    affine = affine.expand(count, *affine.shape[-2:])
+    if affine.shape[-2:] != (4, 4):
+        raise ValueError(
+            f"affine: expected 4x4 (a 2D image is slice k=0 of its plane), received {tuple(affine.shape[-2:])};"
+            " extend it by the slice axis"
+        )
+    return list(affine)
+
+
+def shared_affines(source: Tensor, target: Tensor) -> list[Tensor]:
+    """The affines of a batch of pairs; where one image of the two has no metadata, the other's.
+
+    Raises:
+        ValueError: if both have affines that put a voxel 1e-3 of its edge apart.
+    """
+    affines = affines_of(target) if isinstance(target, MetaTensor) else affines_of(source)
+    if isinstance(source, MetaTensor) and isinstance(target, MetaTensor):
+        shape = tuple(target.shape[2:])
+        for affine, other in zip(affines, affines_of(source)):
+            if not Grid(shape, affine).coincides(Grid(shape, other)):
+                raise ValueError(
+                    f"source: expected the target's grid in space, received affine {other.tolist()} beside"
+                    f" {affine.tolist()}; resample the source onto the target's grid first"
+                )
+    return affines
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Drop MONAI's metadata: networks and losses then run as plain torch."""
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor

@@ -1,0 +1,24 @@
+"""Print the lowest versions that setup.cfg allows, as constraints for pip."""
+
+import configparser
+import re
+from pathlib import Path
+
+PINNED = {"torch", "monai"}
+"""What constraints.txt pins already."""
+
+
+def lowest(setup: str) -> list[str]:
+    """One `name==version` for each requirement with a lower bound."""
+    parser = configparser.ConfigParser()
+    parser.read_string(setup)
+    found = []
+    for line in parser["options"]["install_requires"].split("\n"):
+        match = re.match(r"([\w.\[\]-]+)>=([\w.]+)", line.strip())
+        if match and match[1] not in PINNED:
+            found.append(f"{match[1]}=={match[2]}")
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(lowest((Path(__file__).resolve().parents[1] / "setup.cfg").read_text())))
