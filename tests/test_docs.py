@@ -42,7 +42,7 @@ def test_builds_without_warnings(tmp_path):
     html = (tmp_path / "api" / "trace.html").read_text()
     for part in ("medtrace.trace.Trace.build", "medtrace.trace.Trace.locate", "medtrace.trace.Trace.ledger"):
         assert f'id="{part}"' in html
-    terms = (tmp_path / "api" / "objectives.html").read_text()
+    terms = (tmp_path / "api" / "methods.html").read_text()
     assert "<td><p><code" in terms  # the Markdown table of TraceTransMethod's terms
 
 

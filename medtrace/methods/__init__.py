@@ -3,6 +3,9 @@
 `method_class(name)` finds one, `resolve` makes its settings, `Method.from_settings` builds it.
 """
 
+from importlib import import_module
+from typing import Any
+
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.registry import build_method, method_class, method_names, register_method, settings_of
 from medtrace.methods.settings import (
@@ -37,3 +40,39 @@ __all__ = [
     "resolve",
     "settings_of",
 ]
+
+_PARTS = {
+    "CycleConsistency": "common.two_domain",
+    "InstanceRegistration": "common.instance",
+    "MetamorphicEnergy": "common.metamorphic_energy",
+    "PairedL1": "common.two_domain",
+    "RegistrationCorrection": "common.two_domain",
+    "RegistrationMethod": "common.registration",
+    "Sampling": "common.diffusion",
+    "TwoDomainMethod": "common.two_domain",
+    "WeightAverage": "common.averaging",
+    "CycleGANMethod": "cyclegan.method",
+    "DDIBMethod": "ddib.method",
+    "MUNITMethod": "munit.method",
+    "MetaRegNetMethod": "metaregnet.method",
+    "NICEGANMethod": "nice_gan.method",
+    "PaletteMethod": "palette.method",
+    "Pix2PixMethod": "pix2pix.method",
+    "PlasticineMethod": "plasticine.method",
+    "RegGANMethod": "reggan.method",
+    "TraceTransMethod": "tracetrans.method",
+    "UNITMethod": "unit.method",
+    "UNetMethod": "unet.method",
+    "VoxelMorphMethod": "voxelmorph.method",
+}
+"""What is imported when it is asked for: the methods' classes, and the parts that they share."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return getattr(import_module(f"{__name__}.{_PARTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PARTS})
