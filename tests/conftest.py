@@ -30,10 +30,12 @@ def _options_of_the_command_end_with_their_test():
 
 
 @pytest.fixture(scope="module")
-def foreign_code():
-    """Run folders may name classes of the tests, as `medtrace --allow-foreign-code` has it."""
+def standin_methods(tmp_path_factory):
+    """The methods of `tests.standins`, as of a package that is installed, here and in new processes."""
+    from tests.standins import register
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
+        patch.syspath_prepend(str(register(tmp_path_factory.mktemp("standins"))))
         yield
 
 
@@ -61,7 +63,9 @@ def smoke_run(tmp_path_factory) -> Path:
     """The run folder of a training of seconds; who changes it changes a copy."""
     from medtrace.workflows.train import train
 
-    return train("tracetrans", out=tmp_path_factory.mktemp("smoke") / "run", smoke=True, device="cpu")
+    return train(
+        "tracetrans", out=tmp_path_factory.mktemp("smoke") / "run", presets=["tracebench", "smoke"], device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")

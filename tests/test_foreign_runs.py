@@ -1,11 +1,13 @@
 """Run folders and bundles from elsewhere run nothing that medtrace does not ship, by any door of MONAI's language."""
 
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from monai.bundle import ConfigParser
 from typer.testing import CliRunner
@@ -14,13 +16,15 @@ from medtrace.cli import app
 from medtrace.guard import configurations
 from medtrace.guard.configuration_language import code_in
 from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, foreign_code, read_config
-from medtrace.workflows.bench.cases import Cases
-from medtrace.workflows.bundle_files import TrainingWorkflow, bundle_folder, overlay_file
-from medtrace.workflows.runs import load_method
+from medtrace.workflows.bundle import bundle
+from medtrace.workflows.bundle_files import BundleTraining, train_bundle
+from medtrace.workflows.evaluate import evaluate
+from medtrace.workflows.runs import load_method, read_run
+from medtrace.workflows.train import train
 from tests.cases import common, foreign_runs
 
 CASES = common.CASES[foreign_runs.__name__]
-TRAININGS = ("module_beside_the_configuration", "whole_bundle_elsewhere")  # what is right, and takes its time
+TRAININGS = ("module_beside_the_configuration", "whole_bundle_elsewhere", "plain_values")  # what is right
 MARKER = foreign_runs.MARKER
 TRAIN = BUNDLES / "tracetrans" / "configs" / "train.yaml"
 
@@ -30,10 +34,17 @@ def _nothing_is_allowed(monkeypatch):
     monkeypatch.delenv(configurations.ALLOW, raising=False)
 
 
+@pytest.fixture(scope="module")
+def small_bundle(tmp_path_factory):
+    """The bundle of `smoke_run`'s training."""
+    return bundle("tracetrans", tmp_path_factory.mktemp("bundle") / "bundle", presets=("tracebench", "smoke"))
+
+
 @pytest.fixture
-def write_case(tmp_path, smoke_run):
+def write_case(tmp_path, smoke_run, small_bundle):
     """Write a case into the test's folder; what is right."""
-    return lambda name: common.write(CASES[name], tmp_path / name, SimpleNamespace(run=smoke_run))
+    options = SimpleNamespace(run=smoke_run, bundle=small_bundle)
+    return lambda name: common.write(CASES[name], tmp_path / name, options)
 
 
 def in_a_child(folder, *command):
@@ -46,27 +57,77 @@ def in_a_child(folder, *command):
 
 
 def is_right(expected, folder, exit_code, errors):
-    assert not (folder / MARKER).exists(), "code of the run was run"
+    assert not (folder / MARKER).exists(), "code of the bundle was run"
     if expected["accept"] == ["read"]:
         assert exit_code == 0, errors
+        assert (folder / "trained" / "run.json").is_file()
         return
     lines = errors.strip().splitlines()
     assert exit_code == 1, errors
     assert len(lines) == 1, errors
     assert [name for name in expected["names"] if name not in lines[0]] == []
-    assert "--allow-foreign-code" in lines[0] or "cannot be read as a configuration" in lines[0]
-    assert not (folder / "trace").exists()
+    said = (expected.get("says", "--allow-foreign-code"), "cannot be read as a configuration")
+    assert any(text in lines[0] for text in said), errors
     assert not (folder / "trained").exists()
 
 
+def is_refused_for_its_age(folder, exit_code, errors):
+    assert not (folder / MARKER).exists(), "code of the run was run"
+    assert exit_code == 1, errors
+    line = "medtrace: error: run: run was left by an early version, whose configuration could run code; train again"
+    assert errors.strip() == line
+    assert not (folder / "trace").exists()
+
+
+# The same configurations as bundles, as runs of an early version, and beside a run's own record
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name not in TRAININGS])
-def test_cases(name, write_case, tmp_path, monkeypatch):
+def test_bundles(name, write_case, tmp_path, monkeypatch):
     expected, folder = write_case(name), tmp_path / name
     before = sorted(folder.rglob("*"))
     monkeypatch.chdir(folder)
     done = CliRunner().invoke(app, expected["command"], catch_exceptions=False)
     is_right(expected, folder, done.exit_code, done.stderr)
-    assert expected["accept"] == ["read"] or sorted(folder.rglob("*")) == before, "a refusal writes nothing"
+    assert sorted(folder.rglob("*")) == before, "a refusal writes nothing"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_runs_of_an_early_version(name, write_case, tmp_path, monkeypatch):
+    expected, folder = write_case(name), tmp_path / name
+    before = sorted(folder.rglob("*"))
+    monkeypatch.chdir(folder)
+    for command in expected["early"]["commands"]:
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        is_refused_for_its_age(folder, done.exit_code, done.stderr)
+    assert sorted(folder.rglob("*")) == before, "a refusal writes nothing"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_configuration_beside_a_record_is_not_read(name, write_case, smoke_run, tmp_path, monkeypatch):
+    write_case(name)
+    monkeypatch.chdir(tmp_path / name)
+    shutil.copyfile(smoke_run / "run.json", "run/run.json")
+    states, own = load_method("run", "cpu").state_dict(), load_method(smoke_run, "cpu").state_dict()
+    assert all(torch.equal(states[key], own[key]) for key in own)
+    assert not (tmp_path / name / MARKER).exists()
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "\x00", "objective: $print('never')", "[1]"])
+def test_a_run_of_an_early_version_is_refused_by_every_command(text, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(text)
+    for call in (
+        lambda: load_method(run, "cpu"),
+        lambda: train("tracetrans", out=run, presets=["tracebench"], resume=True),
+        lambda: evaluate(run, tmp_path, tmp_path / "out", progress=False),
+    ):
+        with pytest.raises(ValueError, match="left by an early version, whose configuration could run code"):
+            call()
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train("tracetrans", out=run, presets=["tracebench", "smoke"])
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "config.yaml"]
 
 
 @pytest.mark.slow
@@ -75,6 +136,25 @@ def test_cases_in_processes_of_their_own(name, write_case, tmp_path):
     expected, folder = write_case(name), tmp_path / name
     done = in_a_child(folder, *expected["command"])
     is_right(expected, folder, done.returncode, done.stderr)
+    done = in_a_child(folder, *foreign_runs.TRANSLATE)
+    is_refused_for_its_age(folder, done.returncode, done.stderr)
+
+
+def test_another_bundle_trains(write_case, tmp_path, monkeypatch):
+    expected, folder = write_case("whole_bundle_elsewhere"), tmp_path / "whole_bundle_elsewhere"
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, expected["command"], catch_exceptions=False)
+    is_right(expected, folder, done.exit_code, done.stderr)
+    assert read_run("trained").settings.gamma == 0.75
+
+
+def test_plain_values_are_trained_with(write_case, tmp_path, monkeypatch):
+    expected, folder = write_case("plain_values"), tmp_path / "plain_values"
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, expected["command"], catch_exceptions=False)
+    is_right(expected, folder, done.exit_code, done.stderr)
+    settings = read_run("trained").settings
+    assert (settings.alpha, settings.gamma, settings.training.batch_size) == (0.3, 0.5, 2)
 
 
 def test_a_debugger_reads_no_file_of_the_working_directory(write_case, tmp_path):
@@ -87,7 +167,8 @@ def test_the_marker_would_be_made_if_it_were_run(write_case, tmp_path, monkeypat
     """What the cases rest on: allowed, the debugger executes the file."""
     write_case("mode_debug")
     monkeypatch.chdir(tmp_path / "mode_debug")
-    load_method("run", "cpu", allow_foreign_code=True)
+    monkeypatch.setenv(configurations.ALLOW, "1")
+    train("bundle", out="trained", device="cpu", settings={"training.max_epochs": 1})
     assert (tmp_path / "mode_debug" / MARKER).exists()
 
 
@@ -112,7 +193,11 @@ class TestKeys:
     )
     @pytest.mark.parametrize("value", ["debug", [], {}, None, False, {"a": [1]}])
     def test_what_is_not_known_to_be_data_is_code(self, key, value):
-        for config in (config_with(("method", {key: value})), config_with(("norm#1", {key: value})), {key: value}):
+        for config in (
+            config_with(("train#dataset", {key: value})),
+            config_with(("settings#norm#1", {key: value})),
+            {key: value},
+        ):
             places = [code.place for code in foreign_code(config)]
             assert len(places) >= 1
             assert all(str(key).replace("::", "#") in place for place in places)
@@ -121,7 +206,7 @@ class TestKeys:
         "key", ["alpha", "white matter", "networks.generator", "t1-ce", "größe", "脑", "x_", "mae_255"]
     )
     def test_names_are_data(self, key):
-        assert foreign_code(config_with(("norm#1", {key: "text"}))) == []
+        assert foreign_code(config_with(("settings#norm#1", {key: "text"}))) == []
 
     @pytest.mark.parametrize(
         ("key", "data", "code"),
@@ -132,21 +217,20 @@ class TestKeys:
     )
     def test_the_underscore_keys_that_are_data(self, key, data, code):
         for value in data:
-            assert foreign_code(config_with((f"method#{key}", value))) == []
+            assert foreign_code(config_with((f"train#dataset#{key}", value))) == []
         for value in code:
-            assert [found.place for found in foreign_code(config_with((f"method#{key}", value)))] != []
+            assert [found.place for found in foreign_code(config_with((f"train#dataset#{key}", value)))] != []
 
     def test_metadata_are_data_at_the_top_only(self):
         assert foreign_code(config_with(_meta_={"version": "1"})) == []
         assert foreign_code(config_with(_meta_={"version": "$1"})) != []
-        assert foreign_code(config_with(("method#_meta_", {"version": "1"}))) != []
+        assert foreign_code(config_with(("train#dataset#_meta_", {"version": "1"}))) != []
 
-    def test_ids_of_shipped_overlays_are_known_with_plain_values_only(self):
-        assert foreign_code({"method#alpha": 0.3}) == []
-        assert foreign_code({"method#alpha": "$0.3"}) != []
-        assert foreign_code({"method#alpha": {"_mode_": "debug"}}) != []
-        assert foreign_code({"method::alpha": 0.3}) != []
-        assert foreign_code({"train": {"method#alpha": 0.3}}) != []
+    def test_ids_in_keys_are_code_whatever_they_hold(self):
+        for value in (0.3, "$0.3", {"_mode_": "debug"}):
+            assert foreign_code({"settings#alpha": value}) != []
+            assert foreign_code({"settings::alpha": value}) != []
+            assert foreign_code({"train": {"settings#alpha": value}}) != []
 
 
 class TestValues:
@@ -166,55 +250,80 @@ class TestValues:
                 "@#alpha",
                 "@::alpha",
             ),
-            *("@network", "@method", "@missing", "@data#training", "@norm", "@##norm#0", "@device", "@imports#0"),
-            *("@norm#2", "@norm#0#a", "@norm:0", "@norm#", "@ norm#0", "@norm#0 ", "@norm#0\n", "@_target_"),
+            *(
+                "@network",
+                "@method",
+                "@missing",
+                "@train#dataset",
+                "@#norm",
+                "@##settings#norm#0",
+                "@device",
+                "@imports#0",
+            ),
+            *("@settings#norm#2", "@settings#norm#0#a", "@settings#norm:0", "@settings#norm#", "@ settings#norm#0"),
+            *(
+                "@settings#norm#0 ",
+                "@settings#norm#0\n",
+                "@_target_",
+                "@resolved",
+                "@method_name#0",
+                "@settings#alpha#0",
+            ),
             *(b"bytes", {1, 2}, 1j, object()),
         ],
     )
     def test_code_in_the_place_of_a_number(self, value):
         text = str(value)
         for holder, place in (
-            (value, "method#alpha"),
-            ([value], "method#alpha#0"),
-            ({"a": value}, "method#alpha#a"),
+            (value, "settings#alpha"),
+            ([value], "settings#alpha#0"),
+            ({"a": value}, "settings#alpha#a"),
         ):
-            if value == "@norm":
-                continue
-            found = foreign_code(config_with(("method#alpha", holder)))
+            found = foreign_code(config_with(("settings#alpha", holder)))
             assert [(code.place, code.text) for code in found] == [(place, text)]
 
     @pytest.mark.parametrize(
         "value", ["a$1", " $1", "a@b", " @a", "50 %", "＄1", "＠a", "", "None", 0, -1.5, None, [], {}]
     )
     def test_data_in_the_place_of_a_number(self, value):
-        assert foreign_code(config_with(("method#alpha", value))) == []
+        assert foreign_code(config_with(("settings#alpha", value))) == []
 
-    @pytest.mark.parametrize("text", ["@norm", "@norm#0", "@norm::1::affine", "@channels", "@mine", "@mine#a#0"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "@settings#norm",
+            "@settings#norm#0",
+            "@settings::norm::1::affine",
+            "@settings#channels",
+            "@mine",
+            "@mine#a#0",
+        ],
+    )
     def test_references_to_data_are_data(self, text):
-        assert foreign_code(config_with(("method#alpha", text), mine={"a": [1]})) == []
+        assert foreign_code(config_with(("settings#alpha", text), mine={"a": [1]})) == []
 
     def test_a_reference_to_data_that_holds_one_is_not_followed(self):
-        config = config_with(("method#alpha", "@one"), one="@two", two=0.5)
-        assert [code.place for code in foreign_code(config)] == ["method#alpha"]
+        config = config_with(("settings#alpha", "@one"), one="@two", two=0.5)
+        assert [code.place for code in foreign_code(config)] == ["settings#alpha"]
 
     @pytest.mark.parametrize(
         "target", ["@run_dir", "os.system", ["os.system"], {"a": 1}, {"_target_": "os.system"}, None, 1]
     )
     def test_targets_are_the_shipped_ones(self, target):
-        found = foreign_code(config_with(("method#_target_", target)))
-        assert found[0].place == "method#_target_"
+        found = foreign_code(config_with(("train#dataset#_target_", target)))
+        assert found[0].place == "train#dataset#_target_"
 
     def test_a_shipped_target_at_another_place_is_foreign(self):
         handler = {"_target_": "medtrace.engines.ProgressBar"}
-        assert foreign_code(config_with(("train#handlers#0", handler))) == []
-        assert [code.place for code in foreign_code(config_with(("method#alpha", handler)))] == [
-            "method#alpha#_target_"
+        assert foreign_code(config_with(("train#handlers#1", handler))) == []
+        assert [code.place for code in foreign_code(config_with(("settings#alpha", handler)))] == [
+            "settings#alpha#_target_"
         ]
 
     @pytest.mark.parametrize("value", ["/etc/cron.d/history", "", None, [], {}, {"a": 1}, 1])
     def test_where_a_run_writes_is_not_plain(self, value):
-        places = [code.place for code in foreign_code(config_with(("train#handlers#0#path", value)))]
-        assert places == ["train#handlers#0#path"]
+        places = [code.place for code in foreign_code(config_with(("train#handlers#1#path", value)))]
+        assert places == ["train#handlers#1#path"]
 
     def test_what_other_uses_of_a_bundle_take_in_is_foreign_to_a_training(self):
         config = read_config(BUNDLES / "tracetrans" / "configs" / "inference.yaml")
@@ -284,81 +393,94 @@ class TestFiles:
 
 class TestBundles:
     @pytest.fixture
-    def bundle(self, tmp_path):
-        configs = tmp_path / "mine" / "configs"
-        configs.mkdir(parents=True)
-        for name in ("train.yaml", "tracebench.yaml", "smoke.yaml", "inference.yaml", "evaluate.yaml", "metadata.json"):
-            (configs / name).write_bytes((TRAIN.parent / name).read_bytes())
-        return tmp_path / "mine"
+    def mine(self, tmp_path):
+        return shutil.copytree(TRAIN.parents[1], tmp_path / "mine")
 
-    def test_a_copy_of_a_shipped_one_is_taken(self, bundle):
-        assert bundle_folder(str(bundle)) == bundle
-        files = [bundle / "configs" / f"{name}.yaml" for name in ("train", "tracebench", "smoke")]
+    def train(self, folder, out, **values):
+        return train_bundle(folder, None, out, device="cpu", **values)
+
+    def test_a_copy_of_a_shipped_one_is_taken(self, mine):
+        for file in sorted((mine / "configs").glob("*.yaml")):
+            assert check_code(read_config(file), file, training=False) == []
+        files = [mine / "configs" / f"{name}.yaml" for name in ("train", "multi_gpu_train")]
         ours = [TRAIN.parent / file.name for file in files]
-        mine, shipped = (TrainingWorkflow(chosen, bundle, {"seed": 3}).parser.get() for chosen in (files, ours))
-        assert mine == shipped
-        assert list(mine) == list(shipped)
-        assert mine["seed"] == 3
-        assert mine["_meta_"]["name"] == "TraceTrans"
+        values = {"settings#training#seed": 3}
+        own, shipped = (BundleTraining(chosen, mine, values).parser.get() for chosen in (files, ours))
+        assert own == shipped
+        assert list(own) == list(shipped)
+        assert own["settings"]["training"]["seed"] == 3
+        assert own["_meta_"]["name"] == "TraceTrans"
 
-    def test_it_is_merged_as_monai_does(self, bundle):
-        (bundle / "configs" / "smoke.yaml").write_text("+norm: [more]\nobjective#alpha: 0.25\nchannels: [4]\n")
-        files = [bundle / "configs" / f"{name}.yaml" for name in ("train", "smoke")]
+    def test_it_is_merged_as_monai_does(self, mine, tmp_path):
+        (mine / "configs" / "more.yaml").write_text(
+            "+imports: [$import torch]\nsettings#alpha: 0.25\n+settings: {channels: [4]}\n"
+        )
+        files = [mine / "configs" / f"{name}.yaml" for name in ("train", "more")]
         parser = ConfigParser()
         parser.read_config([str(file) for file in files])
-        parser.read_meta(str(bundle / "configs" / "metadata.json"))
-        with pytest.raises(ForeignCodeError, match=r"smoke\.yaml.*\+norm"):
-            bundle_folder(str(bundle))
-        merged = TrainingWorkflow(files, bundle, {}).parser.get()
+        parser.read_meta(str(mine / "configs" / "metadata.json"))
+        with pytest.raises(ForeignCodeError, match=r"more\.yaml.*\+imports"):
+            self.train(mine, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        merged = BundleTraining(files, mine, {}).parser.get()
         assert merged == parser.get()
         assert list(merged) == list(parser.get())
-        assert merged["norm"][-1] == "more"
+        assert merged["imports"][-1] == "$import torch"
+        assert (merged["settings"]["alpha"], merged["settings"]["channels"]) == (0.25, [4])
 
-    def test_its_metadata_are_data(self, bundle):
-        (bundle / "configs" / "metadata.json").write_text('{"name": "$import this"}')
+    def test_its_metadata_are_data(self, mine, tmp_path):
+        (mine / "configs" / "metadata.json").write_text('{"name": "$import this"}')
         with pytest.raises(ForeignCodeError, match=r"metadata\.json.*_meta_#name: \$import this"):
-            bundle_folder(str(bundle))
+            self.train(mine, tmp_path / "run")
 
-    def test_files_that_are_harmless_apart_may_not_be_together(self, bundle):
-        """Each file is of a shipped bundle, but not of the same one."""
-        other = BUNDLES / "reggan" / "configs" / "train.yaml"
-        (bundle / "configs" / "smoke.yaml").write_bytes(other.read_bytes())
-        assert bundle_folder(str(bundle)) == bundle
-        with pytest.raises(ForeignCodeError, match=r"train\.yaml with .*smoke\.yaml"):
-            TrainingWorkflow([bundle / "configs" / f"{name}.yaml" for name in ("train", "smoke")], bundle, {})
+    def test_files_that_are_harmless_apart_may_not_be_together(self, mine):
+        """A reference to a number becomes one to code."""
+        files = [mine / "configs" / f"{name}.yaml" for name in ("more", "train")]
+        files[0].write_text("method: 0.5\nhow: '@method'\n")
+        for file in files:
+            assert check_code(read_config(file), file) == []
+        with pytest.raises(ForeignCodeError, match=r"more\.yaml with .*train\.yaml.*\(how: @method\)"):
+            BundleTraining(files, mine, {})
 
-    def test_an_overlay_that_is_for_no_training(self, bundle):
-        files = [bundle / "configs" / f"{name}.yaml" for name in ("train", "inference")]
+    def test_a_file_that_is_for_no_training(self, mine):
+        files = [mine / "configs" / f"{name}.yaml" for name in ("train", "inference")]
         with pytest.raises(ForeignCodeError, match="preprocessing#_target_"):
-            TrainingWorkflow(files, bundle, {})
-
-    def test_an_overlay_from_elsewhere_is_checked(self, tmp_path):
-        (tmp_path / "mine.yaml").write_text("method#alpha: 0.25\n")
-        assert overlay_file(BUNDLES / "tracetrans", str(tmp_path / "mine")) == tmp_path / "mine.yaml"
-        (tmp_path / "mine.yaml").write_text("method#alpha: $0.25\n")
-        with pytest.raises(ForeignCodeError, match=r"mine\.yaml"):
-            overlay_file(BUNDLES / "tracetrans", str(tmp_path / "mine"))
+            BundleTraining(files, mine, {})
 
     @pytest.mark.parametrize("allowed", [False, True])
-    def test_its_folder_comes_onto_the_path_only_if_allowed(self, bundle, monkeypatch, allowed):
+    def test_its_folder_comes_onto_the_path_only_if_allowed(self, mine, monkeypatch, allowed):
         monkeypatch.setattr(sys, "path", list(sys.path))
         if allowed:
             monkeypatch.setenv(configurations.ALLOW, "1")
-        workflow = TrainingWorkflow([bundle / "configs" / "train.yaml"], bundle, {"run": ["$1 + 1"]})
+        workflow = BundleTraining([mine / "configs" / "train.yaml"], mine, {"run": ["$1 + 1"]})
         workflow.initialize()
         assert workflow.run() == [2]
-        assert (str(bundle) in sys.path) is allowed
+        assert (str(mine) in sys.path) is allowed
 
-    def test_a_configuration_that_trains_nothing_is_refused(self, bundle):
-        workflow = TrainingWorkflow([bundle / "configs" / "train.yaml"], bundle, {})
+    def test_a_configuration_that_trains_nothing_is_refused(self, mine):
+        workflow = BundleTraining([mine / "configs" / "train.yaml"], mine, {})
         del workflow.parser.get()["run"]
         with pytest.raises(ValueError, match="run: expected the entry that trains"):
             workflow.run()
 
+    @pytest.mark.parametrize(
+        ("name", "value", "reason"),
+        [
+            ("channels", [90_000, 90_000], "would take .* GiB; expected at most .* MEDTRACE_MAX_GIB"),
+            ("channels", [10**9], "channels.*less than or equal to 100000"),
+            ("alhpa", 1, "alhpa: is not a setting"),
+        ],
+    )
+    def test_networks_that_cannot_be_are_refused(self, small_bundle, tmp_path, name, value, reason):
+        folder = shutil.copytree(small_bundle, tmp_path / "mine")
+        train_file = folder / "configs" / "train.yaml"
+        config = read_config(train_file)
+        config["settings"][name] = value
+        train_file.write_text(yaml.safe_dump(config, sort_keys=False))
+        with pytest.raises(ValueError, match=rf"train\.yaml: .*{reason}"):
+            self.train(folder, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
-def test_cases_of_a_run_are_made_of_shipped_code_only(tmp_path):
-    config = read_config(TRAIN)
-    config["data"]["test"] = f"${foreign_runs.MAKE_MARKER}"
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(ForeignCodeError, match="data#test"):
-        Cases()(tmp_path)
+    def test_presets_are_of_methods(self, small_bundle, tmp_path):
+        with pytest.raises(ValueError, match=r"presets: expected none with a bundle, .* received smoke"):
+            train(str(small_bundle), out=tmp_path / "run", presets=["smoke"])

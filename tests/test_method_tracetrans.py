@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from medtrace.trace.prediction import affines_of
 from monai.data import MetaTensor
 from torch.nn import functional as F
 

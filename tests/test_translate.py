@@ -1,27 +1,22 @@
 """Translating a scan on its own grid and in its own units."""
 
 import json
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-import yaml
-from medtrace.trace.prediction import affines_of, plain
 from PIL import Image
-from torch import nn
 
 from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
 from medtrace.fields import exponentiate
 from medtrace.io import load_trace
-from medtrace.methods.base import Method
-from medtrace.trace import Trace
-from medtrace.trace.prediction import affines_of, plain
+from medtrace.trace.prediction import affines_of
 from medtrace.workflows.translate import _moved_foreground, translate
+from tests.standins import ShiftMethod, shift_run, tiny_tracetrans
 
-pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in methods
+pytestmark = pytest.mark.usefixtures("standin_methods")
 
 
 def oblique(spacing):
@@ -34,68 +29,6 @@ def oblique(spacing):
 
 
 OBLIQUE = oblique((0.72, 0.72, 3.0))
-
-
-class ShiftObjective(Method):
-    """Moves everything by one displacement and raises intensities by `gain`: an answer known beforehand."""
-
-    phases = ()
-
-    def __init__(self, displacement: list[float], gain: float = 0.0, channels: int = 1) -> None:
-        super().__init__()
-        self.spatial_dims = len(displacement)
-        self.displacement = nn.Parameter(torch.tensor(displacement))
-        self.gain = gain
-        self.channels = channels
-        self.batches: list[tuple[int, ...]] = []
-
-    def trace(self, batch):
-        source = batch["source"]
-        self.batches.append(tuple(source.shape))
-        values = plain(source)
-        if values.shape[1] != self.channels:
-            raise ValueError(f"source: expected {self.channels} channel(s), received {values.shape[1]}")
-        velocity = self.displacement.detach().reshape(-1, *(1,) * self.spatial_dims)
-        velocity = velocity.expand(-1, *values.shape[2:]).contiguous()
-        forward, inverse = (exponentiate(sign * velocity[None])[0] for sign in (1, -1))
-        return [
-            Trace.build(
-                item, (item + self.gain).clamp(-1, 1), forward, inverse_ddf=inverse, velocity=velocity, affine=affine
-            )
-            for item, affine in zip(values, affines_of(source))
-        ]
-
-
-def make_run(folder: Path, method: dict, preparation: Preparation | None = None) -> Path:
-    """A run folder as a training leaves it."""
-    from monai.bundle import ConfigParser
-
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"method": method}))
-    parser = ConfigParser({"method": method})
-    built = parser.get_parsed_content("method")
-    torch.save({"method": built.state_dict()}, folder / "checkpoints" / "final.pt")
-    if preparation is not None:
-        preparation.save(folder / "preparation.json")
-    return folder
-
-
-def shift_run(folder, displacement, preparation=None, **settings):
-    target = f"{__name__}.ShiftObjective"
-    return make_run(folder, {"_target_": target, "displacement": displacement, **settings}, preparation)
-
-
-def tiny_tracetrans(folder, spatial_dims=2, channels=1, preparation=None):
-    networks = {
-        "_target_": "medtrace.networks.DualDecoderGAN",
-        "spatial_dims": spatial_dims,
-        "in_channels": channels,
-        "out_channels": channels,
-        "channels": [4, 4],
-        "discriminator_channels": 4,
-        "discriminator_layers": 1,
-    }
-    return make_run(folder, {"_target_": "medtrace.objectives.TraceTransMethod", "networks": networks}, preparation)
 
 
 def head(shape=(20, 16, 9), seed=0):
@@ -232,8 +165,8 @@ def test_slices_are_batched_and_empty_ones_left_alone(tmp_path, monkeypatch):
     data[..., :3] = 0
     scan = save(tmp_path / "scan.nii.gz", data)
     seen = []
-    original = ShiftObjective.trace
-    monkeypatch.setattr(ShiftObjective, "trace", lambda self, batch: seen.append(batch) or original(self, batch))
+    original = ShiftMethod.trace
+    monkeypatch.setattr(ShiftMethod, "trace", lambda self, batch: seen.append(batch) or original(self, batch))
     trace = translate(shift_run(tmp_path / "run", [2.0, 0.0]), scan, tmp_path / "out", batch_size=4, progress=False)
     shapes = [tuple(batch["source"].shape) for batch in seen]
     filled = sum(bool(data[..., k].any()) for k in range(9))
@@ -251,8 +184,8 @@ def test_volume_network_sees_the_whole_volume_in_ras(tmp_path, monkeypatch):
     ras = np.diag([1.0, 1.0, 2.0, 1.0])
     scan = save(tmp_path / "scan.nii.gz", data[::-1], flipped(ras, data.shape, (0, 1, 2), (-1, 1, 1)))
     seen = []
-    original = ShiftObjective.trace
-    monkeypatch.setattr(ShiftObjective, "trace", lambda self, batch: seen.append(batch) or original(self, batch))
+    original = ShiftMethod.trace
+    monkeypatch.setattr(ShiftMethod, "trace", lambda self, batch: seen.append(batch) or original(self, batch))
     preparation = Preparation(spatial_dims=3, spacing=(1.0, 1.0, 1.0))
     trace = translate(shift_run(tmp_path / "run", [1.0, 0.0, 2.0], preparation), scan, tmp_path / "out", progress=False)
     assert seen[0]["source"].shape == (1, 1, 20, 16, 18)

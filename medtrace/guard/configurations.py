@@ -1,20 +1,19 @@
 """Which code a configuration would run, and whether medtrace ships it.
 
-MONAI's configurations are programs (see `medtrace.guard.configuration_language`). A run folder or bundle that came from
-elsewhere may therefore do anything when it is built. medtrace builds one only if every entry that is not known to be
-data stands at the same place of a bundle that it ships (plain values may differ), or if the user says so.
+MONAI's configurations are programs (see `medtrace.guard.configuration_language`). A bundle that came from elsewhere may
+therefore do anything when it is built. medtrace builds one only if every entry that is not known to be data stands at
+the same place of a bundle that it ships (plain values may differ), or if the user says so.
 """
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import medtrace
 from medtrace.guard.configuration_language import (
@@ -22,7 +21,6 @@ from medtrace.guard.configuration_language import (
     MAX_ENTRIES,
     TARGET,
     Code,
-    Node,
     PlainTargets,
     TooLarge,
     code_in,
@@ -40,23 +38,13 @@ MAX_BYTES = 1 << 20
 _SHOWN = 12
 _OTHER_USES = ("inference", "evaluate")
 """Files of a bundle that no training takes in."""
-_DEVICE = re.compile(r"\$torch\.device\('[a-z]+(:\d+)?'\)")  # what `--device` leaves in a run
-PATHS = ("bundle_root", "dataset_dir", "run_dir")
-"""Entries of a configuration that are folders."""
+_DEVICE = re.compile(r"\$torch\.device\('[a-z]+(:\d+)?'\)")  # one named outright
 _SPECIAL = re.compile(r"[#@%$]|::")
 _INDEX = re.compile(r"(?<=#)\d+(?=#|$)")
-_MERGED = re.compile(r"(^|#)\+")  # before a key of an overlay, adds to a list or mapping
 
 
 class ForeignCodeError(ValueError):
     """A configuration would run code that medtrace does not ship."""
-
-
-class _Shipped(NamedTuple):
-    codes: Mapping[str, frozenset[str]]
-    """Place → the texts that are code there."""
-    keys: frozenset[tuple[str, str]]
-    """Place of the mapping and key, of the keys that are ids."""
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -89,9 +77,9 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 def foreign_code(config: Mapping[str, Any], training: bool = True) -> list[Code]:
     """The code of a configuration that is in no shipped bundle; of the bundle that it is closest to.
 
-    A code counts as shipped if the same text stands at the same place of the bundle's `train.yaml` or of an overlay
-    (the place in a list does not matter). Where a shipped expression says what goes into the run folder, nothing else
-    may stand there, for a plain path would let a run write elsewhere. A reference may also lead to data.
+    A code counts as shipped if the same text stands at the same place of the bundle's `train.yaml` or of what is laid
+    over it (the place in a list does not matter). Where a shipped expression says what goes into the run folder,
+    nothing else may stand there, for a plain path would let a run write elsewhere. A reference may also lead to data.
 
     Args:
         config: as `read_config` gives it.
@@ -143,53 +131,15 @@ def code_is_allowed() -> bool:
     return os.environ.get(ALLOW, "") not in ("", "0")
 
 
-def note_own_code(config: Mapping[str, Any]) -> None:
-    """Tell on stderr that a run is being made with code from the command line, which loading it will ask about."""
-    foreign = foreign_code(config)
-    if foreign:
-        print(
-            f"medtrace: note: the run holds code of yours ({_shown(foreign)}); commands that read it will want"
-            " `medtrace --allow-foreign-code ...`",
-            file=sys.stderr,
-        )
-
-
 def as_plain(path: str | os.PathLike) -> str:
     """A path for MONAI's parser, which else takes `#`, `@`, `%`, `$` and `::` in it for ids, references and code.
 
-    Such a path becomes the expression of a text in quotes. It is for the parser alone; a file keeps the path itself
-    (`plain_paths`).
+    Such a path becomes the expression of a text in quotes, for the parser alone.
     """
     text = _unlike_code(os.fspath(path))
     if not _SPECIAL.search(text):
         return text
     return "$" + _SPECIAL.sub(lambda found: "".join(f"\\x{ord(sign):02x}" for sign in found[0]), ascii(text))
-
-
-def plain_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with its folders as plain text, as it is kept in a file: the reverse of `parsable_paths`."""
-    return {**config, **{name: _text_of(config[name]) for name in PATHS if name in config}}
-
-
-def parsable_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of a file with its folders as MONAI's parser takes them rightly (see `as_plain`).
-
-    Folders that an expression gives stay as they are.
-    """
-    texts = {name: config[name] for name in PATHS if isinstance(config.get(name), str)}
-    return {**config, **{name: as_plain(text) for name, text in texts.items() if not text.startswith(("$", "%"))}}
-
-
-def _text_of(value: Any) -> Any:
-    """The text of an expression that `as_plain` made; anything else as it is."""
-    if isinstance(value, str) and value.startswith(("$'", '$"')):
-        try:
-            text = ast.literal_eval(value[1:])
-        except (ValueError, SyntaxError):
-            return value
-        if isinstance(text, str):
-            return _unlike_code(text)
-    return value
 
 
 def _unlike_code(path: str) -> str:
@@ -198,16 +148,16 @@ def _unlike_code(path: str) -> str:
 
 
 def _anywhere(place: str) -> str:
-    """A place without its numbers in lists, which overlays move."""
-    return _INDEX.sub("*", _MERGED.sub(r"\1", place))
+    """A place without its numbers in lists."""
+    return _INDEX.sub("*", place)
 
 
-def _differing(config: Mapping[str, Any], shipped: _Shipped) -> list[Code]:
+def _differing(config: Mapping[str, Any], shipped: Mapping[str, frozenset[str]]) -> list[Code]:
     found = []
     plain_targets: PlainTargets | None = None
     for node in nodes(config):
-        known, text = shipped.codes.get(_anywhere(node.place), frozenset()), str(node.value)
-        foreign = not is_data_key(node) and not _is_shipped_key(node, text in known, shipped)
+        known, text = shipped.get(_anywhere(node.place), frozenset()), str(node.value)
+        foreign = not is_data_key(node)
         if not foreign and text not in known:
             if is_data_value(node):
                 foreign = any("@run_dir" in code for code in known)
@@ -219,30 +169,21 @@ def _differing(config: Mapping[str, Any], shipped: _Shipped) -> list[Code]:
     return found
 
 
-def _is_shipped_key(node: Node, as_shipped: bool, shipped: _Shipped) -> bool:
-    """Whether a key that is no data is a bundle's own: an id with any value, anything else with the bundle's."""
-    own = isinstance(node.key, str) and (_anywhere(node.parent), node.key) in shipped.keys
-    return own and (as_shipped or "#" in node.key)
-
-
 @cache
 def _shipped_names() -> tuple[str, ...]:
     return tuple(sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir()))
 
 
 @cache
-def _shipped(bundle: str, training: bool) -> _Shipped:
-    """What `train.yaml` and the overlays of a bundle have that is code."""
+def _shipped(bundle: str, training: bool) -> Mapping[str, frozenset[str]]:
+    """Place → the texts that are code there, in a bundle's `train.yaml` and in what is laid over it."""
     codes: dict[str, set[str]] = {}
-    keys: set[tuple[str, str]] = set()
     for file in sorted((BUNDLES / bundle / "configs").glob("*.yaml")):
         if training and file.stem in _OTHER_USES:
             continue
-        config = read_config(file)
-        for place, text in code_in(config):
+        for place, text in code_in(read_config(file)):
             codes.setdefault(_anywhere(place), set()).add(text)
-        keys.update((_anywhere(node.parent), node.key) for node in nodes(config) if not is_data_key(node))
-    return _Shipped({place: frozenset(texts) for place, texts in codes.items()}, frozenset(keys))
+    return {place: frozenset(texts) for place, texts in codes.items()}
 
 
 def _shown(codes: list[Code]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import merge_kv
 
 from medtrace.guard.configurations import BUNDLES, as_plain, check_code, code_is_allowed, read_config
+from medtrace.guard.method_size import check_size
 from medtrace.storage.reservations import locked
 
 METADATA = "metadata.json"
@@ -41,7 +43,8 @@ def train_bundle(
         `out`.
 
     Raises:
-        ValueError: if the bundle runs code that is not allowed, or says nothing of a training.
+        ValueError: if the bundle runs code that is not allowed, says nothing of a training, or asks for networks that
+            are too large.
     """
     configs = bundle / "configs"
     for file in sorted(configs.glob("*.yaml")):
@@ -55,6 +58,9 @@ def train_bundle(
         values["device"] = f"$torch.device({device!r})"
     values |= {f"settings#{name.replace('.', '#')}": value for name, value in (settings or {}).items()}
     workflow = BundleTraining([configs / "train.yaml"], bundle, values)
+    if not code_is_allowed():
+        parser = ConfigParser(copy.deepcopy(workflow.parser.get()))
+        check_size(lambda: parser.get_parsed_content("method"), configs / "train.yaml")
     with locked(out):
         workflow.initialize()
         workflow.run()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data.dataset import read_index
+from medtrace.guard.method_size import check_size
 from medtrace.methods import MethodSettings, method_class, resolve
 from medtrace.methods.settings import TraceBenchData
 from medtrace.storage.files import atomic_write, remove
@@ -54,6 +55,11 @@ def train(
         OSError: if another training uses `out`, or it cannot be written to; checkpoints there stay intact.
     """
     if (Path(name) / "configs" / "train.yaml").is_file():
+        if presets:
+            raise ValueError(
+                f"presets: expected none with a bundle, which has its own values, received {', '.join(presets)}; change"
+                " single settings"
+            )
         return train_bundle(Path(name), dataset, Path(out), settings=settings, resume=resume, device=device)
     out = Path(out)
     folder_place(out)
@@ -71,6 +77,7 @@ def train(
             )
         resolved = resolve(kind.settings_type, (), settings, start=earlier.settings.model_dump(mode="json"))
         dataset = dataset or earlier.training_data.get("dataset")
+        check_size(lambda: kind.from_settings(resolved), out / RECORD)
     else:
         of_data = {} if dataset is None else _of_dataset(Path(dataset))
         resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})})

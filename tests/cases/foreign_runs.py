@@ -1,15 +1,17 @@
-"""Run folders from elsewhere whose configuration would run code.
+"""Bundles and run folders from elsewhere whose configuration would run code.
 
-    python -m tests.cases.foreign_runs OUT --run RUN [--only CASE]
+    python -m tests.cases.foreign_runs OUT --run RUN --bundle BUNDLE [--only CASE]
 
-RUN is a finished run (`medtrace train tracetrans --smoke --out RUN`); every case is a changed copy, OUT/CASE/run, beside a harmless
+RUN is a finished run (`medtrace train tracetrans --smoke --out RUN`), BUNDLE the bundle of that training (`medtrace bundle tracetrans
+--preset tracebench --preset smoke --out BUNDLE`). Every case is a changed copy of the bundle, OUT/CASE/bundle, and a folder OUT/CASE/run
+that has the same configuration as its `config.yaml`, as an early version left it, and no `run.json`. Beside them lies a harmless
 `.pdbrc` that creates the file MARKER when a debugger starts in OUT/CASE. Use one from there, with the case's own command:
 
+    cd OUT/CASE && medtrace train bundle --out trained --device cpu < /dev/null
     cd OUT/CASE && medtrace translate run image.nii.gz --out trace < /dev/null
 
-Right, for each that is to be refused: exit code 1 with one line that names the configuration and the entry, and no file MARKER.
-Nothing here does more than create that file. A run folder without a configuration (`config.yaml`) cannot be attacked like this:
-no case is written then.
+Right, for each that is to be refused: exit code 1 with one line that names the configuration and the entry, and no file MARKER. A run
+folder is refused because of its age, whatever its configuration says. Nothing here does more than create that file.
 """
 
 import json
@@ -29,28 +31,32 @@ LATE_MODULES = ("networkx", "jinja2", "markupsafe")  # what torch.compile import
 
 def options(parser):
     parser.add_argument("--run", type=Path, required=True, help="a finished run folder")
+    parser.add_argument("--bundle", type=Path, required=True, help="the bundle of its training")
 
 
+TRAIN = ["train", "bundle", "--out", "trained", "--device", "cpu"]
 TRANSLATE = ["translate", "run", "image.nii.gz", "--out", "trace", "--no-report", "--device", "cpu"]
 RESUME = ["train", "tracetrans", "--resume", "--out", "run", "--device", "cpu"]
 
 
-def write(folder, run, change=None, rewrite=None, command=TRANSLATE, names="config.yaml", accept="refuse"):
-    """A changed copy of the run, an image, and the debugger's start file.
+def write(folder, options, change=None, rewrite=None, command=TRAIN, names="train.yaml", accept="refuse"):
+    """A changed copy of the bundle, a run of an early version with its configuration, an image, and the debugger's file.
 
     `change` is given the configuration as a mapping, `rewrite` its text; `names` are what the refusal has to name.
     """
-    shutil.copytree(run, folder / "run", ignore=shutil.ignore_patterns("tensorboard", "evaluation"))
-    path = folder / "run" / "config.yaml"
-    if not path.is_file():
-        shutil.rmtree(folder / "run")
-        return {"entry": "translate", "skipped": "the run has no config.yaml"}
-    text = path.read_text(encoding="utf-8")
+    shutil.copytree(options.bundle, folder / "bundle")
+    path = folder / "bundle" / "configs" / "train.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if change is not None:
-        config = yaml.safe_load(text)
         change(config)
-        text = yaml.safe_dump(config, sort_keys=False)
-    path.write_text(rewrite(text) if rewrite else text, encoding="utf-8")
+    text = yaml.safe_dump(config, sort_keys=False)
+    if rewrite is not None:
+        changed = rewrite(text)
+        assert changed != text, "the case's text is not in the configuration"
+        text = changed
+    path.write_text(text, encoding="utf-8")
+    shutil.copytree(options.run, folder / "run", ignore=shutil.ignore_patterns("tensorboard", "evaluation", "run.json"))
+    (folder / "run" / "config.yaml").write_text(text, encoding="utf-8")
     (folder / ".pdbrc").write_text(f"!{MAKE_MARKER}\nc\n", encoding="utf-8")
     shape = (24, 24, 6)
     points = grid_points(shape, np.diag([2.0, 2.0, 3.0, 1.0]))
@@ -58,74 +64,67 @@ def write(folder, run, change=None, rewrite=None, command=TRANSLATE, names="conf
     nib.save(nib.Nifti1Image(head.astype(np.float32), np.diag([2.0, 2.0, 3.0, 1.0])), folder / "image.nii.gz")
     return {
         "entry": command[0],
-        "input": "run",
+        "input": "bundle",
         "accept": [accept],
         "must_not_exist": MARKER,
         "names": [names] if isinstance(names, str) else list(names),
         "command": command,
+        "early": {"input": "run", "accept": ["refuse"], "commands": [TRANSLATE, RESUME]},
     }
 
 
-def bundle(folder, run, train=lambda text: text, metadata=None, overlay=None):
-    """A copy of the run's bundle in a folder of its own, whose files are changed."""
-    expected = write(folder, run)
-    if "skipped" in expected:
-        return expected
-    origin = Path(yaml.safe_load((folder / "run" / "config.yaml").read_text(encoding="utf-8"))["bundle_root"])
-    shutil.rmtree(folder / "run")
-    shutil.copytree(origin, folder / "bundle")
-    configs = folder / "bundle" / "configs"
-    (configs / "train.yaml").write_text(train((configs / "train.yaml").read_text(encoding="utf-8")), encoding="utf-8")
-    if metadata:
-        content = json.loads((configs / "metadata.json").read_text(encoding="utf-8")) | metadata
-        (configs / "metadata.json").write_text(json.dumps(content), encoding="utf-8")
-    for name, text in (overlay or {}).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return {**expected, "entry": "train", "input": "bundle"}
+def metadata(folder, **entries):
+    """Change the metadata of the case's bundle."""
+    path = folder / "bundle" / "configs" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")
 
 
-def training(name, *options):
-    return ["train", name, "--smoke", "--out", "trained", "--device", "cpu", *options]
+DATASET = "\n    _target_: medtrace.data.SeededItems\n"
+
+
+def in_dataset(line):
+    """Put a line before the first of the training's data set."""
+    return lambda text: text.replace(DATASET, f"\n    {line}{DATASET}")
 
 
 @case
 def mode_debug(folder, options):
-    """`_mode_: debug` under the method: MONAI runs the component under pdb, which reads .pdbrc of the working directory.
+    """`_mode_: debug` under the data set: MONAI runs the component under pdb, which reads .pdbrc of the working directory.
     Reports: none
     Before: not seen by the check of foreign code; MARKER is created, the image is translated, exit code 0
     Right: refused before anything is built: `_mode_` is code; no MARKER
     """
-    return write(folder, options.run, lambda config: config["method"].update(_mode_="debug"))
+    return write(folder, options, lambda config: config["train"]["dataset"].update(_mode_="debug"))
 
 
 @case
 def mode_debug_nested(folder, options):
-    """`_mode_: debug` under the network, one level down.
+    """`_mode_: debug` under the evaluator.
     Reports: none
     Before: MARKER is created
     Right: refused; no MARKER
     """
-    return write(folder, options.run, lambda config: config["network_def"].update(_mode_="debug"))
+    return write(folder, options, lambda config: config["validate"]["evaluator"].update(_mode_="debug"))
 
 
 @case
 def mode_debug_written_as_an_id(folder, options):
-    """The same as a flat id: a top-level key `method#_mode_`.
+    """The same as a flat id: a top-level key `train#dataset#_mode_`.
     Reports: none
     Before: the entry passes unnoticed, the image is translated; MONAI leaves the key as it is, so no MARKER
     Right: refused: an id in a key may be code
     """
-    return write(folder, options.run, lambda config: config.update({"method#_mode_": "debug"}))
+    return write(folder, options, lambda config: config.update({"train#dataset#_mode_": "debug"}))
 
 
 @case
 def mode_callable(folder, options):
-    """`_mode_: callable` under the method: a partial instead of an object.
+    """`_mode_: callable` under the data set: a partial instead of an object.
     Reports: none
     Before: "its networks cannot be made ('functools.partial' object has no attribute ...)"
     Right: refused as code, with the entry's name
     """
-    return write(folder, options.run, lambda config: config["method"].update(_mode_="callable"))
+    return write(folder, options, lambda config: config["train"]["dataset"].update(_mode_="callable"))
 
 
 @case
@@ -135,7 +134,7 @@ def expression(folder, options):
     Before: refused: "would run code that medtrace does not ship"; no MARKER
     Right: that
     """
-    return write(folder, options.run, lambda config: config["method"].update(alpha=f"${MAKE_MARKER} or 0.5"))
+    return write(folder, options, lambda config: config["settings"].update(alpha=f"${MAKE_MARKER} or 0.5"))
 
 
 @case
@@ -147,8 +146,8 @@ def foreign_target(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: config["method"].update(
+        options,
+        lambda config: config["settings"].update(
             smoothness_weight={"_target_": "builtins.open", "file": MARKER, "mode": "w"}
         ),
     )
@@ -163,9 +162,9 @@ def mode_debug_in_a_list(folder, options):
     """
     return write(
         folder,
-        options.run,
+        options,
         lambda config: config["train"]["handlers"][0].update(_mode_="debug"),
-        command=RESUME,
+        command=[*TRAIN, "--resume"],
         names="train#handlers#0#_mode_",
     )
 
@@ -179,9 +178,9 @@ def mode_debug_with_blanks(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: config["method"].update(_mode_="  debug "),
-        names="method#_mode_",
+        options,
+        lambda config: config["train"]["dataset"].update(_mode_="  debug "),
+        names="train#dataset#_mode_",
     )
 
 
@@ -190,13 +189,13 @@ def mode_by_reference(folder, options):
     """`_mode_: '@how'`, and `how: debug` at the top.
     Reports: none
     Before: MARKER is created
-    Right: refused, naming method#_mode_
+    Right: refused, naming train#dataset#_mode_
     """
     return write(
         folder,
-        options.run,
-        lambda config: (config["method"].update(_mode_="@how"), config.update(how="debug")),
-        names="method#_mode_",
+        options,
+        lambda config: (config["train"]["dataset"].update(_mode_="@how"), config.update(how="debug")),
+        names="train#dataset#_mode_",
     )
 
 
@@ -209,26 +208,24 @@ def mode_by_relative_reference(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: (config["method"].update(_mode_="@##how"), config.update(how="debug")),
-        names="method#_mode_",
+        options,
+        lambda config: (config["train"]["dataset"].update(_mode_="@##how"), config.update(how="debug")),
+        names="train#dataset#_mode_",
     )
 
 
 @case
 def mode_by_merge(folder, options):
-    """`<<: *how` under the method takes in `_mode_: debug` from an entry with the anchor `how`.
+    """`<<: *how` under the data set takes in `_mode_: debug` from an entry with the anchor `how`.
     Reports: none
     Before: MARKER is created
     Right: refused, naming the entry that is merged
     """
     return write(
         folder,
-        options.run,
-        rewrite=lambda text: (
-            "how: &how {_mode_: debug}\n" + text.replace("\nobjective:\n", "\nobjective:\n  <<: *how\n")
-        ),
-        names=("method#<<", "_mode_"),
+        options,
+        rewrite=lambda text: "how: &how {_mode_: debug}\n" + in_dataset("<<: *how")(text),
+        names=("train#dataset#<<", "_mode_"),
     )
 
 
@@ -241,12 +238,9 @@ def mode_by_merge_of_several(folder, options):
     """
     return write(
         folder,
-        options.run,
-        rewrite=lambda text: (
-            "a: &a {_desc_: text}\nb: &b {_mode_: debug}\n"
-            + text.replace("\nnetwork_def:\n", "\nnetwork_def:\n  <<: [*a, *b]\n")
-        ),
-        names=("network_def#<<", "_mode_"),
+        options,
+        rewrite=lambda text: "a: &a {_desc_: text}\nb: &b {_mode_: debug}\n" + in_dataset("<<: [*a, *b]")(text),
+        names=("train#dataset#<<", "_mode_"),
     )
 
 
@@ -259,9 +253,9 @@ def mode_by_alias(folder, options):
     """
     return write(
         folder,
-        options.run,
-        rewrite=lambda text: "how: &how debug\n" + text.replace("\nobjective:\n", "\nobjective:\n  _mode_: *how\n"),
-        names="method#_mode_",
+        options,
+        rewrite=lambda text: "how: &how debug\n" + in_dataset("_mode_: *how")(text),
+        names="train#dataset#_mode_",
     )
 
 
@@ -270,13 +264,13 @@ def key_by_alias(folder, options):
     """`*how : debug`: the key itself is an alias of the text `_mode_`.
     Reports: none
     Before: MARKER is created
-    Right: refused, naming method#_mode_
+    Right: refused, naming train#dataset#_mode_
     """
     return write(
         folder,
-        options.run,
-        rewrite=lambda text: "how: &how _mode_\n" + text.replace("\nobjective:\n", "\nobjective:\n  *how : debug\n"),
-        names="method#_mode_",
+        options,
+        rewrite=lambda text: "how: &how _mode_\n" + in_dataset("*how : debug")(text),
+        names="train#dataset#_mode_",
     )
 
 
@@ -285,13 +279,13 @@ def key_with_escapes(folder, options):
     """The key `_mode_` written with escapes, `"\\x5fmode\\u005f"`, which no search of the text finds.
     Reports: none
     Before: MARKER is created
-    Right: refused, naming method#_mode_
+    Right: refused, naming train#dataset#_mode_
     """
     return write(
         folder,
-        options.run,
-        rewrite=lambda text: text.replace("\nobjective:\n", '\nobjective:\n  "\\x5fmode\\u005f": debug\n'),
-        names="method#_mode_",
+        options,
+        rewrite=in_dataset('"\\x5fmode\\u005f": debug'),
+        names="train#dataset#_mode_",
     )
 
 
@@ -304,24 +298,24 @@ def argument_debug(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: config["method"].update(_debug_=True),
-        names="method#_debug_",
+        options,
+        lambda config: config["train"]["dataset"].update(_debug_=True),
+        names="train#dataset#_debug_",
     )
 
 
 @case
 def requires_another_entry(folder, options):
-    """`_requires_` of the method names a shipped handler, which is built and makes a folder where `run_dir` says.
+    """`_requires_` of the data set names a shipped handler, which is built and makes a folder where `run_dir` says.
     Reports: none
     Before: the folder MARKER is made by a translation
-    Right: refused, naming method#_requires_
+    Right: refused, naming train#dataset#_requires_
     """
     return write(
         folder,
-        options.run,
-        lambda config: (config["method"].update(_requires_="@train#handlers#2"), config.update(run_dir=MARKER)),
-        names="method#_requires_",
+        options,
+        lambda config: config["train"]["dataset"].update(_requires_="@train#handlers#3"),
+        names="train#dataset#_requires_",
     )
 
 
@@ -334,9 +328,9 @@ def reference_to_code(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: (config["method"].update(gamma="@train#handlers#2"), config.update(run_dir=MARKER)),
-        names="method#gamma: @train#handlers#2",
+        options,
+        lambda config: config["settings"].update(gamma="@train#handlers#3"),
+        names="settings#gamma: @train#handlers#3",
     )
 
 
@@ -349,9 +343,9 @@ def reference_to_a_list_with_code(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: (config["method"].update(gamma="@train::handlers"), config.update(run_dir=MARKER)),
-        names="method#gamma: @train::handlers",
+        options,
+        lambda config: config["settings"].update(gamma="@train::handlers"),
+        names="settings#gamma: @train::handlers",
     )
 
 
@@ -362,23 +356,21 @@ def reference_to_everything(folder, options):
     Before: MONAI tries to build all of it ("detected circular references")
     Right: refused, naming the entry
     """
-    return write(
-        folder, options.run, lambda config: config["network_def"].update(channels="@"), names="network_def#channels"
-    )
+    return write(folder, options, lambda config: config["settings"].update(channels="@"), names="settings#channels: @")
 
 
 @case
 def relative_reference_to_code(folder, options):
-    """The same as a relative id from within the method: `@###train#handlers#2` in a list.
+    """The same as a relative id from within the settings: `@###train#handlers#3` in a list.
     Reports: none
     Before: the folder MARKER is made by a translation
     Right: refused
     """
     return write(
         folder,
-        options.run,
-        lambda config: (config["method"].update(gamma=["@###train#handlers#2"]), config.update(run_dir=MARKER)),
-        names="method#gamma#0",
+        options,
+        lambda config: config["settings"].update(gamma=["@###train#handlers#3"]),
+        names="settings#gamma#0",
     )
 
 
@@ -391,11 +383,11 @@ def alias_of_code(folder, options):
     """
     return write(
         folder,
-        options.run,
+        options,
         rewrite=lambda text: text.replace(
             "gamma: 0.25", "gamma: &handler {_target_: medtrace.engines.ProgressBar}"
-        ).replace("alpha: 0.5", "alpha: {_target_: medtrace.engines.ProgressBar}"),
-        names="method#gamma#_target_",
+        ).replace("\n  alpha: 0.5", "\n  alpha: {_target_: medtrace.engines.ProgressBar}"),
+        names="settings#gamma#_target_",
     )
 
 
@@ -408,15 +400,15 @@ def macro_of_its_own(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: (config["method"].update(gamma="%how"), config.update(how=0.25)),
-        names="method#gamma: %how",
+        options,
+        lambda config: (config["settings"].update(gamma="%how"), config.update(how=0.25)),
+        names="settings#gamma: %how",
     )
 
 
 @case
 def id_before_the_entry(folder, options):
-    """A key `method::share_forwards` before the method itself: MONAI takes the first of two entries with one id.
+    """A key `settings::alpha` before the settings themselves: MONAI takes the first of two entries with one id.
     Reports: none
     Before: the folder MARKER is made by a translation: instead of the shipped expression a handler is built
     Right: refused, naming the key
@@ -425,40 +417,40 @@ def id_before_the_entry(folder, options):
     def change(config):
         rest = dict(config)
         config.clear()
-        config["method::share_forwards"] = "@train#handlers#2"
-        config.update(rest, run_dir=MARKER)
+        config["settings::alpha"] = "@train#handlers#3"
+        config.update(rest)
 
-    return write(folder, options.run, change, names="method#share_forwards: @train#handlers#2")
+    return write(folder, options, change, names="settings#alpha: @train#handlers#3")
 
 
 @case
 def id_in_a_resumed_run(folder, options):
-    """The flat id `method#_mode_`, in a run that is resumed: MONAI reads the file itself there, and sets the entry.
+    """The flat id `train#dataset#_mode_`, where a training is resumed: MONAI read the file itself there, and set the entry.
     Reports: none
     Before: MARKER is created
-    Right: refused, naming method#_mode_
+    Right: refused, naming train#dataset#_mode_
     """
     return write(
         folder,
-        options.run,
-        lambda config: config.update({"method#_mode_": "debug"}),
-        command=RESUME,
-        names="method#_mode_",
+        options,
+        lambda config: config.update({"train#dataset#_mode_": "debug"}),
+        command=[*TRAIN, "--resume"],
+        names="train#dataset#_mode_",
     )
 
 
 @case
 def merging_key_in_a_resumed_run(folder, options):
-    """A key `+method` in a run that is resumed, which merges `_mode_: debug` into the method.
+    """A key `+train`, which merges `_mode_: debug` into the training, where it is resumed.
     Reports: none
     Before: MARKER is created
     Right: refused
     """
     return write(
         folder,
-        options.run,
-        lambda config: config.update({"+method": {"_mode_": "debug"}}),
-        command=RESUME,
+        options,
+        lambda config: config.update({"+train": {"dataset": {"_mode_": "debug"}}}),
+        command=[*TRAIN, "--resume"],
         names="_mode_: debug",
     )
 
@@ -472,9 +464,9 @@ def expression_as_a_key(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: config["method"].update({f"${MAKE_MARKER}": 1}),
-        names=f"method#${MAKE_MARKER}",
+        options,
+        lambda config: config["train"]["dataset"].update({f"${MAKE_MARKER}": 1}),
+        names=f"train#dataset#${MAKE_MARKER}",
     )
 
 
@@ -485,7 +477,9 @@ def number_as_a_key(folder, options):
     Before: "its networks cannot be made (keywords must be strings)"
     Right: refused, naming the key
     """
-    return write(folder, options.run, lambda config: config["norm"][1].update({0: 1}), names="norm#1#0")
+    return write(
+        folder, options, lambda config: config["settings"]["norm"][1].update({0: 1}), names="settings#norm#1#0"
+    )
 
 
 @case
@@ -497,15 +491,15 @@ def wide_letters_in_a_key(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: config["method"].update({"\uff3fmode\uff3f": "debug"}),
-        names="method#",
+        options,
+        lambda config: config["train"]["dataset"].update({"\uff3fmode\uff3f": "debug"}),
+        names="train#dataset#\uff3fmode\uff3f",
     )
 
 
 @case
 def twice_the_same_key(folder, options):
-    """JSON whose method has `alpha` twice, first as the number that was trained with.
+    """JSON whose settings have `alpha` twice, first as the number that was trained with.
     Reports: none
     Before: the last one is taken in silence: 0.9 for 0.5
     Right: refused, naming the key
@@ -515,7 +509,7 @@ def twice_the_same_key(folder, options):
         config = json.dumps(yaml.safe_load(text))
         return config.replace('"alpha": 0.5', '"alpha": 0.5, "alpha": 0.9')
 
-    return write(folder, options.run, rewrite=rewrite, names="method#alpha")
+    return write(folder, options, rewrite=rewrite, names="settings#alpha")
 
 
 @case
@@ -527,7 +521,7 @@ def tag_of_python(folder, options):
     """
     return write(
         folder,
-        options.run,
+        options,
         rewrite=lambda text: text + f"how: !!python/object/apply:eval [{json.dumps(MAKE_MARKER)}]\n",
         names="python/object/apply:eval",
     )
@@ -542,9 +536,9 @@ def code_in_a_description(folder, options):
     """
     return write(
         folder,
-        options.run,
-        lambda config: config["method"].update(_desc_=f"${MAKE_MARKER}"),
-        names="method#_desc_",
+        options,
+        lambda config: config["train"]["dataset"].update(_desc_=f"${MAKE_MARKER}"),
+        names="train#dataset#_desc_",
     )
 
 
@@ -555,60 +549,61 @@ def import_anywhere(folder, options):
     Before: refused, a control
     Right: that
     """
-    return write(
-        folder, options.run, lambda config: config.update(notes=["$import this"]), names="notes#0: $import this"
-    )
+    return write(folder, options, lambda config: config.update(notes=["$import this"]), names="notes#0: $import this")
 
 
 @case
 def reader_by_name(folder, options):
-    """A run with the entries of `inference.yaml`, whose plain value `reader: pdb.set_trace` MONAI looks up and calls.
+    """A bundle whose `train.yaml` has the entries of `inference.yaml`, and a plain value there names a function.
     Reports: none
-    Before: MARKER is created when the training is resumed
+    Before: `reader: pdb.set_trace`, which MONAI looked up and called: MARKER is created when the training is resumed
     Right: refused: no training takes in these entries
     """
 
     def change(config):
-        origin = Path(config["bundle_root"]) / "configs" / "inference.yaml"
-        inference = yaml.safe_load(origin.read_text(encoding="utf-8"))
+        path = Path(options.bundle) / "configs" / "inference.yaml"
+        inference = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name in ("preprocessing", "dataset", "dataloader", "handlers", "evaluator", "run"):
             config[name] = inference[name]
         config["imports"] += ["$import glob", "$import os"]
-        config.update(images=inference["images"], ckpt_path=inference["ckpt_path"], output_dir=inference["output_dir"])
+        for name in ("images", "stems", "keys", "ckpt_path", "output_dir", "overwrite"):
+            config[name] = inference[name]
         config["preprocessing"]["transforms"][0]["reader"] = "pdb.set_trace"
 
-    return write(folder, options.run, change, command=RESUME, names="preprocessing#_target_")
+    return write(folder, options, change, names="preprocessing#_target_")
 
 
 @case
 def module_beside_the_configuration(folder, options):
-    """A run folder with a file named as a library's module that `compile: true` imports while a resumed training runs.
+    """A bundle with a file named as a library's module that `compile: true` imports while the training runs.
     Reports: none
-    Before: MONAI puts the run folder at the front of Python's path: MARKER is created
+    Before: MONAI puts the folder at the front of Python's path: MARKER is created
     Right: the training runs, and nothing of the folder is imported
     """
     expected = write(
-        folder, options.run, lambda config: config.update(compile=True), command=RESUME, accept="read", names=()
+        folder, options, lambda config: config["settings"]["training"].update(compile=True), accept="read", names=()
     )
-    if "skipped" not in expected:
-        for name in LATE_MODULES:
-            (folder / "run" / f"{name}.py").write_text(f"{MAKE_MARKER}\nraise ImportError\n", encoding="utf-8")
+    for name in LATE_MODULES:
+        for place in (folder / "bundle", folder / "bundle" / "configs", folder / "run"):
+            (place / f"{name}.py").write_text(f"{MAKE_MARKER}\nraise ImportError\n", encoding="utf-8")
     return expected
 
 
 @case
 def metadata_of_a_bundle(folder, options):
-    """A bundle whose `metadata.json` holds an expression, and whose method refers to it.
+    """A bundle whose `metadata.json` holds an expression, and whose settings refer to it.
     Reports: none
     Before: MARKER is created: neither was checked
-    Right: refused, naming metadata.json
+    Right: refused, naming the entry
     """
-    return bundle(
+    expected = write(
         folder,
-        options.run,
-        lambda text: text.replace("alpha: 0.5", 'alpha: "@_meta_#how"'),
-        {"how": f"${MAKE_MARKER} or 0.5"},
-    ) | {"command": training("bundle"), "names": ["train.yaml", "method#alpha: @_meta_#how"]}
+        options,
+        lambda config: config["settings"].update(alpha="@_meta_#how"),
+        names=("train.yaml", "settings#alpha: @_meta_#how"),
+    )
+    metadata(folder, how=f"${MAKE_MARKER} or 0.5")
+    return expected
 
 
 @case
@@ -618,37 +613,41 @@ def import_in_the_metadata(folder, options):
     Before: imported; the training runs
     Right: refused, naming metadata.json
     """
-    return bundle(folder, options.run, metadata={"how": "$import this"}) | {
-        "command": training("bundle"),
-        "names": ["metadata.json", "_meta_#how: $import this"],
-    }
+    expected = write(folder, options, names=("metadata.json", "_meta_#how: $import this"))
+    metadata(folder, how="$import this")
+    return expected
 
 
 @case
-def overlay_from_elsewhere(folder, options):
-    """An overlay named by its path, outside of the bundle that is trained.
+def preset_from_elsewhere(folder, options):
+    """A preset named by the path of a file, as overlays of configurations once were.
     Reports: none
-    Before: MARKER is created: overlays were not checked
-    Right: refused, naming the file and the entry
+    Before: as an overlay: MARKER is created
+    Right: refused: a preset is a name of the method's own; no file is looked for
     """
-    text = f"method#gamma: ${MAKE_MARKER} or 1.0\n"
-    return bundle(folder, options.run, overlay={"settings.yaml": text}) | {
-        "command": training("tracetrans", "--overlay", str((folder / "settings").resolve())),
-        "names": ["settings.yaml", "method#gamma"],
-    }
+    text = f"settings#gamma: ${MAKE_MARKER} or 1.0\n"
+    expected = write(
+        folder,
+        options,
+        command=["train", "tracetrans", "--preset", "./settings", "--out", "trained", "--device", "cpu"],
+        names=("preset", "'./settings'"),
+    )
+    for name in ("settings", "settings.yaml"):
+        (folder / name).write_text(text, encoding="utf-8")
+    return {**expected, "says": "preset: expected one of"}
 
 
 @case
 def overlay_merging_a_mode(folder, options):
-    """An overlay of a bundle made elsewhere merges `_mode_: debug` into the method by a key `+method`.
+    """A further configuration of a bundle merges `_mode_: debug` into the data set by a key `+train`.
     Reports: none
     Before: MARKER is created
     Right: refused, naming the file
     """
-    return bundle(folder, options.run, overlay={"bundle/configs/more.yaml": "+method: {_mode_: debug}\n"}) | {
-        "command": training("bundle", "--overlay", "more"),
-        "names": ["more.yaml", "_mode_: debug"],
-    }
+    expected = write(folder, options, names=("more.yaml", "_mode_: debug"))
+    text = "+train: {dataset: {_mode_: debug}}\n"
+    (folder / "bundle" / "configs" / "more.yaml").write_text(text, encoding="utf-8")
+    return expected
 
 
 @case
@@ -658,11 +657,7 @@ def whole_bundle_elsewhere(folder, options):
     Before: trained
     Right: that
     """
-    return bundle(folder, options.run, lambda text: text.replace("gamma: 1.0", "gamma: 0.75")) | {
-        "command": training("bundle"),
-        "accept": ["read"],
-        "names": [],
-    }
+    return write(folder, options, lambda config: config["settings"].update(gamma=0.75), accept="read", names=())
 
 
 @case
@@ -674,13 +669,14 @@ def plain_values(folder, options):
     """
     return write(
         folder,
-        options.run,
+        options,
         lambda config: (
-            config["method"].update(_desc_="trained in the autumn", _disabled_=False, alpha=0.3, gamma="@how#0"),
+            config["train"]["dataset"].update(_desc_="trained in the autumn", _disabled_=False),
+            config["settings"].update(alpha=0.3, gamma="@how#0"),
             config.update(how=[0.5]),
         ),
         lambda text: text.replace("max_epochs: 2", "max_epochs: &two 2").replace(
-            "\nbatch_size: 2", "\nbatch_size: *two"
+            "\n    batch_size: 2", "\n    batch_size: *two"
         ),
         accept="read",
         names=(),
