@@ -7,6 +7,7 @@ diffusion are drawn by the content of each case, whichever process has it.
 import multiprocessing
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
@@ -17,39 +18,50 @@ from medtrace.methods.plasticine import method as plasticine
 from medtrace.workflows.train import train
 
 CASES = 4
+_PLASTICINE = {"estimator.dropout": 0.0}
 VARIANTS = {
-    "tracetrans": ("tracetrans", ("generator", "discriminator"), {}),
-    "tracetrans, no image stream": ("tracetrans", ("generator", "discriminator"), {"method#alpha": 0.0}),
-    "reggan": ("reggan", ("generator", "discriminator"), {}),
-    "metaregnet": ("metaregnet", ("registration",), {}),
-    "plasticine": ("plasticine", ("noise", "deformation"), {"dropout": 0.0}),
-    "plasticine, no alignment": (
-        "plasticine",
-        ("noise", "deformation"),
-        {"dropout": 0.0, "alignment_weight": 0.0},
-    ),
+    "tracetrans": ("tracetrans", {}),
+    "tracetrans, no image stream": ("tracetrans", {"alpha": 0.0}),
+    "reggan": ("reggan", {}),
+    "metaregnet": ("metaregnet", {}),
+    "plasticine": ("plasticine", _PLASTICINE),
+    "plasticine, no alignment": ("plasticine", {**_PLASTICINE, "alignment_weight": 0.0}),
 }
 
 
-def steps(
-    out: Path, name: str, count: int = 2, processes: int = 1, rate: float = 0.1, overlays: tuple[str, ...] = ()
-) -> Path:
-    """Train for `count` epochs of one step over all cases."""
-    bundle, phases, values = VARIANTS[name]
-    values = {
-        **values,
-        "train_cases": CASES,
-        "max_epochs": count,
-        "batch_size": CASES // processes,
-        "val_interval": 0,
-        **{f"optimizers#{phase}": descent(phase, rate) for phase in phases},
+def settings_of(name: str, count: int, processes: int) -> dict:
+    return {
+        **VARIANTS[name][1],
+        "data.train_cases": CASES,
+        "training.max_epochs": count,
+        "training.batch_size": CASES // processes,
+        "training.val_interval": 0,
     }
-    with mock.patch.object(plasticine, "estimate_noise", drawn_by_content):
-        return train(bundle, out=out / name, smoke=True, overlays=overlays, overrides=values, device="cpu")
 
 
-def descent(phase: str, rate: float) -> dict:
-    return {"_target_": "torch.optim.SGD", "params": f"$@network.parameters_of({phase!r})", "lr": rate}
+def steps(out: Path, name: str, count: int = 2, processes: int = 1, rate: float = 0.1) -> Path:
+    """Train for `count` epochs of one step over all cases."""
+    with stepping(rate):
+        return train(
+            VARIANTS[name][0],
+            out=out / name,
+            presets=("tracebench", "smoke"),
+            settings=settings_of(name, count, processes),
+            device="cpu",
+        )
+
+
+def stepping(rate: float = 0.1) -> ExitStack:
+    """Plain gradient descent and noise by content, while the context lasts."""
+
+    def descent(method, _settings):
+        return {phase.name: torch.optim.SGD(list(method.parameters_of(phase.name)), rate) for phase in method.phases}
+
+    stack = ExitStack()
+    stack.enter_context(mock.patch("medtrace.workflows.training.build_optimizers", descent))
+    stack.enter_context(mock.patch("medtrace.engines.build_optimizers", descent))  # which bundles name
+    stack.enter_context(mock.patch.object(plasticine, "estimate_noise", drawn_by_content))
+    return stack
 
 
 def drawn_by_content(estimator, schedule, image, condition=None, weighting="noise", original=plasticine.estimate_noise):
@@ -69,7 +81,7 @@ def as_rank(rank: int, out: Path, names: list[str]) -> None:
     for place, name in enumerate(names):
         meeting = f"file://{out}/meeting-{place}"
         torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-        steps(out, name, processes=2, overlays=("multi_gpu_train",))
+        steps(out, name, processes=2)
 
 
 if __name__ == "__main__":

@@ -15,26 +15,32 @@ from torch import Tensor
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.warm_training"])
 
-FLIP = {"_target_": "monai.transforms.RandFlipd", "keys": ["source", "target"], "prob": 0.5, "spatial_axis": 0}
-METHODS = {
-    "reggan": {"mode": "C+R", "method#pool_size": 2, "data#training#transform": FLIP},
-    "metaregnet": {},
-    "plasticine": {},
-}
+METHODS = {"reggan": {"cycle": True, "pool_size": 2, "data.flip": True}, "metaregnet": {}, "plasticine": {}}
 """A GAN with image pools, a registration and a diffusion model with averaged weights; all with random transforms."""
-SIZE = {"train_cases": 6, "max_epochs": 3, "checkpoint_interval": 1, "val_interval": 2}
+SIZE = {
+    "data.train_cases": 6,
+    "training.max_epochs": 3,
+    "training.checkpoint_interval": 1,
+    "training.val_interval": 2,
+}
 STEPS = 3
 
 
-def train_here(method, folder, moment=None, resume=False, **overrides):
+def train_here(method, folder, moment=None, resume=False, **settings):
     """What a child process does: train, be killed at a moment, or leave its generators' states."""
     from medtrace.workflows.train import train
 
-    os.environ["MEDTRACE_ALLOW_FOREIGN_CODE"] = "1"  # the flip is MONAI's
     torch.set_num_threads(1)
     if moment is not None:
         _prepare_death(*moment)
-    train(method, out=folder, smoke=True, resume=resume, device="cpu", overrides=METHODS[method] | SIZE | overrides)
+    train(
+        method,
+        out=folder,
+        presets=("tracebench", "smoke"),
+        settings=METHODS[method] | SIZE | settings,
+        resume=resume,
+        device="cpu",
+    )
     legacy = np.random.get_state()  # noqa: NPY002 - transforms of others draw from it
     drawn = [torch.get_rng_state().tolist(), legacy[1].tolist(), legacy[2:], random.getstate()]
     (Path(folder) / "generators").write_text(repr(drawn))
@@ -96,8 +102,12 @@ def _prepare_death(where, count):
         _at_call(os, "replace", count, before=False, when=checkpoint)
     elif where == "history":
         _at_call(os, "replace", count, when=lambda _, target: "history" in str(target))
-    elif where == "configuration":
-        _at_call(os, "replace", count, before=False, when=lambda _, target: str(target).endswith("config.yaml"))
+    elif where == "preparation":
+        _at_call(os, "replace", count, before=False, when=lambda _, target: str(target).endswith("preparation.json"))
+    elif where == "record":
+        _at_call(os, "replace", count, before=False, when=lambda _, target: str(target).endswith("run.json"))
+    elif where == "weights":
+        _at_call(os, "replace", count, when=lambda _, target: str(target).endswith("weights.safetensors"))
     else:
         raise ValueError(where)
 
@@ -124,6 +134,8 @@ def ending(folder):
         "history": (folder / "history.csv").read_bytes(),
         "epochs": [row["epoch"] for row in csv.DictReader((folder / "history.csv").open())],
         "preparation": (folder / "preparation.json").read_bytes(),
+        "record": (folder / "run.json").read_bytes(),
+        "weights": (folder / "checkpoints" / "weights.safetensors").read_bytes(),
         "tensorboard": _events(folder / "tensorboard"),
         "files": sorted(path.name for path in folder.rglob("*") if not path.name.startswith("events")),
     }

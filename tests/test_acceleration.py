@@ -1,6 +1,6 @@
 """Options of speed change no result: layout, compilation, fused optimisers; and no term waits for the device."""
 
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +9,14 @@ from monai.data import DataLoader, Dataset
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import medtrace
 from medtrace import checks
-from medtrace.engines import Acceleration, Checkpoint, Trainer
+from medtrace.data import TraceBench, evaluation_loader, training_loader
+from medtrace.engines import Acceleration, Checkpoint, Trainer, assembly, autocast_arguments, build_optimizers
+from medtrace.methods import build_method, method_class, method_names, resolve
 from medtrace.methods.common.two_domain import RegistrationCorrection, TwoDomainMethod
 from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import CycleGAN, DualDecoderGAN, RegistrationUNet
+from medtrace.workflows.bundle import BUNDLES
 
 
 def tracetrans(spatial_dims=2, **options):
@@ -26,7 +28,7 @@ def tracetrans(spatial_dims=2, **options):
 def reggan():
     torch.manual_seed(0)
     host = CycleGAN(2, 1, 1, False, channels=4, num_blocks=1, discriminator_channels=4, discriminator_layers=1)
-    correction = RegistrationCorrection(RegistrationUNet(2, 1, (4, 8)), centring_weight=1.0)
+    correction = RegistrationCorrection(RegistrationUNet(2, 1, (4, 8)), mean_displacement_weight=1.0)
     return TwoDomainMethod(host, correction=correction, pool_size=0)
 
 
@@ -144,24 +146,55 @@ def test_what_to_compile_is_a_truth_value_or_arguments():
         Acceleration(compile="inductor")
 
 
+FAST = {
+    "training.amp_dtype": "bfloat16",
+    "training.channels_last": True,
+    "training.compile": {"backend": "eager"},
+    "training.num_workers": 2,
+}
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_trainings_pass_the_options_on(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(assembly, "Trainer", lambda **options: SimpleNamespace(**options))
+    kind = method_class(name).settings_type
+    assert autocast_arguments(resolve(kind, ("tracebench", "smoke"))) == {}
+    settings = resolve(kind, ("tracebench", "smoke"), FAST)
+    method, cases = build_method(name, settings), TraceBench(settings.data.task, (32, 32), cases=4)
+    loader = training_loader(cases, settings, torch.device("cuda:1"))
+    assert (loader.pin_memory, loader.persistent_workers, loader.num_workers) == (True, True, 2)
+    assert not training_loader(cases, settings, torch.device("cpu")).pin_memory
+    chosen = build_optimizers(method, settings)
+    assert all(optimizer.defaults["fused"] for optimizer in chosen.values())
+    place = torch.device("cpu")
+    trainer = assembly.build_trainer(method, settings, loader, chosen, tmp_path, place)
+    evaluator = assembly.build_evaluator(method, settings, evaluation_loader(cases, settings), place)
+    assert trainer.amp_kwargs == evaluator.amp_kwargs == {"dtype": torch.bfloat16}
+    (acceleration,) = [handler for handler in trainer.train_handlers if isinstance(handler, Acceleration)]
+    assert (acceleration.compile, acceleration.channels_last) == ({"backend": "eager"}, True)
+
+
 @pytest.mark.parametrize("name", ["tracetrans", "reggan", "metaregnet", "plasticine"])
 def test_bundles_pass_the_options_on(name):
     parser = ConfigParser()
-    parser.read_config(Path(medtrace.__file__).parent / "bundles" / name / "configs" / "train.yaml")
-    assert parser.get_parsed_content("amp_kwargs") is None
-    parser.update({"amp_dtype": "bfloat16", "channels_last": True, "device": "cuda:1", "num_workers": 2})
-    parser["compile"] = {"backend": "eager"}
+    parser.read_config(BUNDLES / name / "configs" / "train.yaml")
+    assert parser.get_parsed_content("train#trainer#amp_kwargs") == {}
+    parser.update({f"settings#{key.replace('.', '#')}": value for key, value in FAST.items()})
+    parser.update({"device": "cuda:1"})
     parser.parse(True)
-    assert parser.get_parsed_content("amp_kwargs") == {"dtype": torch.bfloat16}
-    assert parser["train#trainer#amp_kwargs"] == parser["validate#evaluator#amp_kwargs"] == "@amp_kwargs"
+    for entry in ("train#trainer", "validate#evaluator"):
+        assert parser.get_parsed_content(f"{entry}#amp_kwargs") == {"dtype": torch.bfloat16}
     (place,) = (
         place for place, handler in enumerate(parser["train#handlers"]) if handler["_target_"].endswith("Acceleration")
     )
     acceleration = parser.get_parsed_content(f"train#handlers#{place}")
     assert (acceleration.compile, acceleration.channels_last) == ({"backend": "eager"}, True)
-    assert parser.get_parsed_content("train#dataloader#pin_memory")
-    assert parser.get_parsed_content("train#dataloader#persistent_workers")
-    assert all(optimizer["fused"] == "@fused" for optimizer in parser["optimizers"].values())
+    loader = parser["train#dataloader"].replace("::", "#")
+    assert loader == "$medtrace.data.training_loader(@train#dataset, @resolved, @device)"
+    assert parser["optimizers"] == "$medtrace.engines.build_optimizers(@network, @resolved)"
+    resolved = parser.get_parsed_content("resolved")
+    assert resolved == resolve(type(resolved), (), FAST)
+    assert all(optimizer.fused for optimizer in resolved.optimizers().values())
 
 
 class Looks(TorchDispatchMode):

@@ -4,28 +4,29 @@ import dataclasses
 import json
 
 import pytest
-from monai.bundle import ConfigParser
 
+from medtrace.data import sources
+from medtrace.methods import method_class, resolve
 from medtrace.metrics import CaseTable
-from medtrace.workflows.bench import STUDIES, bench, domain, run_study
+from medtrace.workflows.bench import SETTINGS, STUDIES, bench, domain, run_study
 from medtrace.workflows.runs import load_method
 from medtrace.workflows.traceability import NO_TRANSLATION, TRUE_TRANSLATION, TraceabilityTable, traceability
-from medtrace.workflows.train import bundle_folder
 
 DOMAIN = STUDIES["domain"]
-SETTINGS = {"demo": (), "full": ("full",), "smoke": ("smoke",)}
 
 
-def configuration(method, setting):
-    """What a row is trained with, without training it."""
-    own = method.settings.get(setting)
-    overlays = ["train", "tracebench", *method.overlays, *(SETTINGS[setting] if own is None else ())]
-    parser = ConfigParser()
-    parser.read_config([str(bundle_folder(method.bundle) / "configs" / f"{name}.yaml") for name in overlays])
-    for name, value in {"seed": 0, "data_seed": 0, **(own or {}), **method.overrides}.items():
-        assert name.split("#")[0] in parser.get(), name
-        parser[name] = value
-    return parser
+def configuration(training, setting):
+    """The settings that a row is trained with, without training it."""
+    own = training.by_setting.get(setting)
+    presets = ["tracebench", *training.presets, *(SETTINGS[setting] if own is None else ())]
+    chosen = {"training.seed": 0, "data.seed": 0, **(own or {}), **training.settings}
+    return resolve(method_class(training.method).settings_type, presets, chosen)
+
+
+def data_of(training, setting):
+    kind = method_class(training.method)
+    settings = configuration(training, setting)
+    return sources(settings, None, kind.case_transform(settings))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -33,7 +34,7 @@ def configuration(method, setting):
 def test_all_rows_of_a_study_are_scored_on_the_same_cases(name, setting):
     seen = set()
     for method in DOMAIN[name].rows.values():
-        test = configuration(method, setting).get_parsed_content("data#test")
+        test = data_of(method, setting).test()
         seen.add((test.task, test.spatial_shape, test.cases, test.seed, test.split, test.settings))
     ((task, *_, split, settings),) = seen
     assert (task, split, settings.pairing) == ("domain", "test", "subject")
@@ -42,19 +43,16 @@ def test_all_rows_of_a_study_are_scored_on_the_same_cases(name, setting):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_diffusion_after_surgery_is_scored_on_the_cases_of_tracetrans(setting):
     rows = STUDIES["postop"]["diffusion"].rows
-    parsers = {row: configuration(method, setting) for row, method in rows.items()}
-    tests = [parser.get_parsed_content("data#test") for parser in parsers.values()]
+    tests = [data_of(training, setting).test() for training in rows.values()]
     assert len({(test.task, test.spatial_shape, test.cases, test.seed, test.settings) for test in tests}) == 1
-    assert len({parser.get("train_cases") for parser in parsers.values()}) == 1
-    assert {parser.get("method") for row, parser in parsers.items() if row != "TraceTrans"} == {
-        "plasticine", "palette", "ddib",
-    }  # fmt: skip
+    assert {test.task for test in tests} == {"postop"}
+    assert len({configuration(training, setting).data.train_cases for training in rows.values()}) == 1
+    assert {training.method for training in rows.values()} == {"tracetrans", "plasticine", "palette", "ddib"}
 
 
 def test_rivals_see_other_subjects_only():
     for row, method in DOMAIN["rivals"].rows.items():
-        training = configuration(method, "smoke").get_parsed_content("data#training")
-        item = training[0]
+        item = data_of(method, "smoke").training()[0]
         assert item["subject"] != item["partner"], row
         assert item["source"].shape == item["target"].shape == (1, 32, 32)
         assert "ddf" not in item
@@ -65,15 +63,15 @@ def test_rows_without_a_training_of_their_own():
     (run,) = {method.run for method in DOMAIN["sampling"].rows.values()}
     assert run == DOMAIN["rivals"].rows["Plasticine"].run == DOMAIN["start"].rows["start 1"].run
     combination = DOMAIN["ablation"].rows["Combination (Table IV)"]
-    assert (combination.run, combination.inference) == (run, {"mode": "combination"})
+    assert (combination.run, combination.sampling) == (run, {"mode": "combination"})
     trained = [method for method in DOMAIN["ablation"].rows.values() if method.run != run]
-    assert all(len(method.overrides) == 1 for method in trained)
+    assert all(len(method.settings) == 1 for method in trained)
     assert len({method.run for method in trained}) == len(trained) == 2
     rows = [method for study in DOMAIN.values() for method in study.rows.values()]
     for method in rows:  # one run folder is one training
         same = [other for other in rows if other.run == method.run]
         assert all(
-            (other.bundle, other.overrides, other.overlays) == (method.bundle, method.overrides, method.overlays)
+            (other.method, other.settings, other.presets) == (method.method, method.settings, method.presets)
             for other in same
         )
 
@@ -97,7 +95,7 @@ def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("domain")
     rows = {
         "Plasticine": domain.PLASTICINE,
-        "two steps": domain.plasticine(inference={"steps": 2, "sampler": "ancestral"}),
+        "two steps": domain.plasticine(sampling={"steps": 2, "sampler": "ancestral"}),
         "CycleGAN": DOMAIN["rivals"].rows["CycleGAN"],
     }
     small = dataclasses.replace(DOMAIN["ablation"], name="small", rows=rows)

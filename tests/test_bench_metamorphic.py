@@ -4,17 +4,16 @@ import json
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from monai.data import list_data_collate
 
 from medtrace.data import TraceBench
+from medtrace.methods import method_class, resolve
 from medtrace.methods.metaregnet.method import MetaRegNetMethod
 from medtrace.methods.voxelmorph.method import VoxelMorphMethod
 from medtrace.metrics import CaseTable
 from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicRegNet
 from medtrace.workflows.bench import STUDIES, bench, metamorphic
 from medtrace.workflows.registration_scores import score_registration
-from medtrace.workflows.train import bundle_folder
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def test_checks_are_of_the_methods_own_answers(method, batch):
     assert untrained["still_voxels"] == untrained["intensity_without_mask"] == 0
     found = metamorphic.checks(stirred(method), batch)
     source = batch["source"].as_tensor()
-    trace = method.register(source, source)[0]
+    trace = method.trace_pair(source, source)[0]
     length = torch.linalg.vector_norm(trace.ddf, dim=0)[batch["source_head"].as_tensor()[0, 0]].mean()
     assert found["still_voxels"] == pytest.approx(float(length), rel=1e-5)
     assert found["still_voxels"] > 0.01
@@ -93,14 +92,14 @@ def test_rivals_are_trained_scored_and_drawn(tmp_path):
 def test_the_ablation_changes_one_thing_a_row_and_goes_back_to_the_paper():
     rows = dict(STUDIES["metamorphic"]["ablation"].rows)
     assert STUDIES["metamorphic"]["rivals"].rows["MetaRegNet"] == rows.pop("MetaRegNet")
-    paper = rows.pop("as in the paper's text").overrides
-    assert all(len(method.overrides) == 1 for method in rows.values())
-    train = ConfigParser.load_config_file(str(bundle_folder("metaregnet") / "configs" / "train.yaml"))
-    overlay = ConfigParser.load_config_file(str(bundle_folder("metaregnet") / "configs" / "tracebench.yaml"))
-    assert paper == {name: train[name] for name in paper}
-    budget = {"max_epochs", "batch_size", "learning_rate", "cosine_schedule", "val_interval", "spatial_dims"}
-    changed = {name for name in set(train) & set(overlay) - budget if train[name] != overlay[name]}
-    assert set(paper) == changed - {"data"}
+    paper = rows.pop("as in the paper's text").settings
+    assert all(len(method.settings) == 1 for method in rows.values())
+    kind = method_class("metaregnet").settings_type
+    defaults, bench_settings = kind(), resolve(kind, ("tracebench",))
+    assert paper == {name: getattr(defaults, name) for name in paper}
+    budget = {"training", "optimizer", "data"}
+    changed = {name for name in kind.model_fields if getattr(defaults, name) != getattr(bench_settings, name)}
+    assert set(paper) == changed - budget
 
 
 def test_a_volume_is_registered_by_instance_optimisation(tmp_path):

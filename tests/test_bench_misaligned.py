@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medtrace.data import TraceBench
+from medtrace.methods import method_class, resolve
 from medtrace.methods.common.two_domain import RegistrationCorrection, TwoDomainMethod
 from medtrace.metrics import CaseTable
 from medtrace.networks import RegistrationUNet, translation_backbone
@@ -20,7 +21,7 @@ def cases(level, count=2):
     return TraceBench("misaligned", (32, 32), cases=count, split="test", settings={"level": level})
 
 
-def small_objective(corrected):
+def small_method(corrected):
     torch.manual_seed(0)
     options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 1}
     host = translation_backbone("cyclegan", 2, 1, 1, both_ways=False, options=options)
@@ -90,25 +91,25 @@ def test_the_true_field_of_a_pair_has_no_error_and_the_zero_field_all_of_it():
 
 
 def test_a_registration_that_starts_at_zero_is_the_zero_field():
-    table = misaligned.scores(row(small_objective(corrected=True)))
+    table = misaligned.scores(row(small_method(corrected=True)))
     assert all(values["epe_head_mm"] == values["zero_head_mm"] > 0 for values in table.rows.values())
     assert len(table.rows) == 2, "a pair and the aligned case of one subject are one line"
     assert misaligned.totals({"R": table})["share_of_zero_field_epe"] == {"R": 1}
 
 
 def test_rows_that_do_not_register_have_no_field_to_score():
-    for method in (None, small_objective(corrected=False)):
+    for method in (None, small_method(corrected=False)):
         table = misaligned.scores(row(method))
         assert "epe_head_mm" not in table.columns
         assert misaligned.totals({"row": table})["share_of_zero_field_epe"] == {}
 
 
-def test_registrar_gives_the_objective_s_own_field():
-    method = small_objective(corrected=True)
+def test_registrar_gives_the_method_s_own_field():
+    method = small_method(corrected=True)
     pair = cases("3")[0]
     batch = {name: pair[name][None] for name in ("source", "target")}
     trace = registrar_of(method)(batch)[0]
-    torch.testing.assert_close(trace.ddf, method.register(batch["source"], batch["target"])[0].ddf)
+    torch.testing.assert_close(trace.ddf, method.trace_pair(batch["source"], batch["target"])[0].ddf)
 
 
 def test_drifts_that_cancel_are_chance_and_others_are_common():
@@ -162,4 +163,13 @@ def test_a_study_of_noise_trains_scores_and_draws(tmp_path):
 def test_the_modes_have_sixteen_cells_and_the_noise_eighteen():
     assert len(STUDIES["misaligned"]["modes"].rows) == 16
     assert len(STUDIES["misaligned"]["noise"].rows) == 18
-    assert all(method.overrides["unpaired"] for method in STUDIES["misaligned"]["unpaired"].rows.values())
+    unpaired = STUDIES["misaligned"]["unpaired"].rows.values()
+    assert all(method.settings["data.pairing"] == "random" for method in unpaired)
+    modes = STUDIES["misaligned"]["modes"].rows.values()
+    cells = set()
+    for row in modes:
+        settings = resolve(method_class(row.method).settings_type, ("tracebench",), row.settings)
+        assert (settings.data.level, settings.data.moved) == ("table1", "both")
+        assert not settings.paired
+        cells.add((settings.backbone, settings.cycle, settings.correction))
+    assert len(cells) == 16

@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from medtrace.cli import app
+from medtrace.methods import method_class, resolve
 from medtrace.metrics import CaseTable
 from medtrace.workflows.bench import SETTINGS, STUDIES, Training, bench, run_study
 from medtrace.workflows.bench.cases import Cases
@@ -16,7 +17,6 @@ from medtrace.workflows.bench.drawing import file_name
 from medtrace.workflows.bench.parameters import parameters_run_through
 from medtrace.workflows.bench.postop import COLUMNS, INDEPENDENT_COLUMNS
 from medtrace.workflows.runs import load_method
-from medtrace.workflows.train import bundle_folder
 
 ALL = [study for studies in STUDIES.values() for study in studies.values()]
 
@@ -93,7 +93,7 @@ def test_an_interrupted_training_is_done_again_and_leaves_the_others(rivals, tmp
 
 def test_a_row_with_other_test_cases_is_refused(rivals, tmp_path):
     shutil.copytree(rivals, tmp_path / "runs" / "smoke-0")
-    rows = {**STUDIES["postop"]["rivals"].rows, "more": Training("more", {"test_cases": 3})}
+    rows = {**STUDIES["postop"]["rivals"].rows, "more": Training("more", {"data.test_cases": 3})}
     study = replace(STUDIES["postop"]["rivals"], rows=rows)
     with pytest.raises(ValueError, match="same test cases everywhere, received others in 'more'"):
         run_study(study, "smoke", tmp_path, device="cpu", progress=False)
@@ -211,20 +211,21 @@ def test_one_run_folder_is_one_training():
     trainings = {}
     for study in ALL:
         for method in study.rows.values():
-            training = replace(method, inference={})
+            training = replace(method, sampling={})
             assert trainings.setdefault(method.run, training) == training
     folders = [study.folder for study in ALL]
     assert len(set(folders)) == len(folders)
 
 
-@pytest.mark.parametrize(
-    "bundle", sorted({(m.bundle, m.overlays) for study in ALL for m in study.rows.values()}), ids=str
-)
-def test_the_overlays_of_every_row_exist(bundle):
-    name, overlays = bundle
-    configs = bundle_folder(name) / "configs"
-    for overlay in ("train", "tracebench", *overlays, *(one for setting in SETTINGS.values() for one in setting)):
-        assert (configs / f"{overlay}.yaml").is_file(), overlay
+@pytest.mark.parametrize("study", ALL, ids=lambda study: f"{study.task}-{study.name}")
+def test_presets_and_settings_of_every_row_exist(study):
+    for row in study.rows.values():
+        kind = method_class(row.method).settings_type
+        for setting, presets in SETTINGS.items():
+            own = row.by_setting.get(setting)
+            chosen = ("tracebench", *row.presets, *(presets if own is None else ()))
+            settings = resolve(kind, chosen, {**(own or {}), **row.settings})
+            assert settings.data.task == study.task, (row.run, setting)
 
 
 def test_file_names_tell_rows_apart():

@@ -4,18 +4,24 @@ Everything here runs on gloo, on the CPU. Normalisations keep no batch statistic
 """
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from medtrace.engines import distributed
+from medtrace.engines.distributed import distribute
 from medtrace.methods.plasticine.method import PlasticineMethod
-from tests.distributed_steps import VARIANTS, steps
+from medtrace.methods.tracetrans.method import TraceTransMethod
+from medtrace.networks import DualDecoderGAN
+from medtrace.workflows.bundle import BUNDLES, bundle
+from tests.distributed_steps import VARIANTS, settings_of, stepping, steps
+from tests.trainings import apart, checkpoint, configs, run_bundle, same, weights
 
 TOLERANCE = 1e-4
 """Largest difference of a weight after two steps, as a share of the largest change of any weight."""
@@ -23,14 +29,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ALWAYS = ("tracetrans", "plasticine, no alignment")
 
 
-@pytest.fixture(autouse=True)
-def _own_code(monkeypatch):
-    monkeypatch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
-
-
 def environment():
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**kept, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MEDTRACE_ALLOW_FOREIGN_CODE": "1"}
+    return {**kept, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
 def on_two_processes(out, names):
@@ -39,24 +40,16 @@ def on_two_processes(out, names):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def weights(run):
-    states = torch.load(run / "checkpoints" / "final.pt", weights_only=True)["method"]
-    return {
-        name: value for name, value in states.items() if isinstance(value, torch.Tensor) and value.is_floating_point()
-    }
-
-
-def apart(first, second):
-    assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+def numbers(run):
+    return {name: value for name, value in weights(run).items() if value.is_floating_point()}
 
 
 def check_equal_steps(folder, names):
     on_two_processes(folder / "two", names)
     for name in names:
-        two = weights(folder / "two" / name)
-        one = weights(steps(folder / "one", name))
-        start = weights(steps(folder / "start", name, 1, rate=0.0))
+        two = numbers(folder / "two" / name)
+        one = numbers(steps(folder / "one", name))
+        start = numbers(steps(folder / "start", name, 1, rate=0.0))
         moved = apart(one, start)
         assert moved > 0, name
         assert apart(one, two) <= TOLERANCE * moved, name
@@ -71,14 +64,24 @@ def test_two_processes_step_as_one_for_every_method(tmp_path):
     check_equal_steps(tmp_path, [name for name in VARIANTS if name not in ALWAYS])
 
 
-def test_without_torchrun_the_overlay_is_a_group_of_one(tmp_path):
-    """So that what two processes began, one goes on with."""
+@pytest.mark.filterwarnings("ignore:Local rank information")
+def test_without_torchrun_a_group_is_one_alone(tmp_path, monkeypatch):
+    """So that what two processes began, one goes on with: a bundle's overlay, and `train` as the only rank."""
     name = "tracetrans"
-    alone = steps(tmp_path / "alone", name, overlays=("multi_gpu_train",))
+    plain = numbers(steps(tmp_path / "plain", name))
+    moved = apart(plain, numbers(steps(tmp_path / "start", name, 1, rate=0.0)))
+    folder = bundle(name, tmp_path / "bundle", presets=("tracebench", "smoke"), settings=settings_of(name, 2, 1))
+    with stepping():
+        run_bundle(folder, "train", "multi_gpu_train", run_dir=str(tmp_path / "bundled"))
     assert not torch.distributed.is_initialized()
-    plain = steps(tmp_path / "plain", name)
-    start = steps(tmp_path / "start", name, 1, rate=0.0)
-    assert apart(weights(alone), weights(plain)) <= TOLERANCE * apart(weights(plain), weights(start))
+    assert apart(numbers(tmp_path / "bundled"), plain) <= TOLERANCE * moved
+    for variable, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    meeting = f"file://{tmp_path}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    alone = numbers(steps(tmp_path / "alone", name))
+    assert not torch.distributed.is_initialized()
+    assert apart(alone, plain) <= TOLERANCE * moved
 
 
 @pytest.mark.usefixtures("process_group")
@@ -86,6 +89,47 @@ def test_join_keeps_a_group_that_is_there():
     group = torch.distributed.group.WORLD
     distributed.join("gloo")
     assert torch.distributed.group.WORLD is group
+
+
+NETWORKS = ("networks.generator", "networks.translation_discriminator", "networks.warp_discriminator")
+
+
+def small_method():
+    return TraceTransMethod(
+        DualDecoderGAN(2, 1, 1, (4, 8), norm="batch", discriminator_channels=4, discriminator_layers=1)
+    )
+
+
+@pytest.mark.usefixtures("process_group")
+def test_distributed_networks_look_like_those_inside():
+    alone, several = small_method(), small_method()
+    names = list(alone.state_dict())
+    distribute(several, NETWORKS)
+    assert all(isinstance(several.get_submodule(path), nn.parallel.DistributedDataParallel) for path in NETWORKS)
+    assert list(several.state_dict()) == names
+    several.load_state_dict(alone.state_dict())
+    assert same(several.state_dict(), alone.state_dict())
+    assert several.networks.generator.integration_steps == 7
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = several.networks.generator.no_such_thing
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        several.load_state_dict({**alone.state_dict(), names[0]: torch.zeros(1)})
+    batch = {"source": torch.rand(2, 1, 16, 16)}
+    for first, second in zip(alone.eval().trace(batch), several.eval().trace(batch)):
+        assert torch.equal(first.image, second.image)
+
+
+def test_a_method_names_the_networks_that_its_phases_step():
+    found = small_method().distributed_networks()
+    assert set(found) == set(NETWORKS)
+    assert found["networks.generator"] == {"find_unused_parameters": False}
+    alone = TraceTransMethod(small_method().networks, alpha=1.0).distributed_networks()
+    assert alone["networks.generator"] == {"find_unused_parameters": True}
+
+
+def test_distribute_needs_a_process_group():
+    with pytest.raises(RuntimeError, match="torchrun"):
+        distribute(small_method(), NETWORKS)
 
 
 @pytest.mark.parametrize(
@@ -115,45 +159,102 @@ def test_a_stand_in_that_no_term_reaches_does_not_learn(weights, learns):
     assert all(p.grad is not None for p in method.parameters_of("deformation") if p.requires_grad)
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
+
 @pytest.mark.slow
 def test_torchrun_with_uneven_shares_and_on_with_other_numbers(tmp_path):
     """Three cases and one to validate on two processes; then one process goes on, then two again."""
     run = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     command = ["-m", "medtrace", "train", "tracetrans", "--out", str(run), "--device", "cpu"]
-    first = ["--smoke", "--overlay", "multi_gpu_train", "--set", "train_cases=3", "--set", "validation_cases=1"]
+    first = ["--smoke", "--set", "data.train_cases=3", "--set", "data.validation_cases=1"]
     epochs = []
 
     def call(start, *options, epochs_in_all):
+        sizes = ["--set", f"training.max_epochs={epochs_in_all}", "--set", "training.batch_size=2"]
         done = subprocess.run(
-            [*start, *command, *options, "--set", f"max_epochs={epochs_in_all}", "--set", "batch_size=2"],
-            capture_output=True, text=True, env=environment(), cwd=REPOSITORY,
-        )  # fmt: skip
+            [*start, *command, *options, *sizes], capture_output=True, text=True, env=environment(), cwd=REPOSITORY
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         rows = (run / "history.csv").read_text().splitlines()[1:]
         epochs.append([row.split(",")[0] for row in rows])
-        return torch.load(run / "checkpoints" / "final.pt", weights_only=True)["trainer"]
+        return checkpoint(run)["trainer"]
 
-    two = call([*torchrun, "2"], *first, epochs_in_all=1)
+    two = call([*TORCHRUN, "2"], *first, epochs_in_all=1)
     assert two["epoch_length"] == 1  # two of three cases each, one of them twice
     one = call([sys.executable], "--resume", epochs_in_all=2)
     assert one["epoch_length"] == 2
     assert one["iteration"] == 4
-    call([*torchrun, "2"], "--resume", epochs_in_all=3)
+    call([*TORCHRUN, "2"], "--resume", epochs_in_all=3)
     assert epochs == [["1"], ["1", "2"], ["1", "2", "3"]]
     assert len(list((run / "checkpoints").glob("final.pt"))) == 1
     assert len(list((run / "tensorboard").rglob("events*"))) == 3  # rank 0's alone
 
 
-@pytest.mark.parametrize("bundle", ["tracetrans", "reggan", "metaregnet", "plasticine"])
-def test_the_overlay_names_what_the_training_has(bundle):
-    """It disables handlers of other ranks by their place in the list."""
-    configs = REPOSITORY / "medtrace" / "bundles" / bundle / "configs"
-    handlers = yaml.safe_load((configs / "train.yaml").read_text())["train"]["handlers"]
-    overlay = yaml.safe_load((configs / "multi_gpu_train.yaml").read_text())
-    disabled = {int(key.split("#")[2]) for key in overlay if re.fullmatch(r"train#handlers#\d+#_disabled_", key)}
-    writers = {
-        place for place, handler in enumerate(handlers)
-        if handler["_target_"].rsplit(".", 1)[-1] in ("LossHistory", "TensorBoardStatsHandler", "ProgressBar")
-    }  # fmt: skip
-    assert disabled == writers
+def bundle_on_two_processes(folder, out, floor, *options):
+    """`monai.bundle run` by torchrun, with Adam's floor; see `test_two_processes_train_a_bundle_as_one`."""
+    script = f"import tests.distributed_adam as adam; adam.main({floor!r})"
+    (out.parent / "start.py").write_text(script)
+    line = [
+        *TORCHRUN, "2", str(out.parent / "start.py"), "run",
+        "--config_file", str(configs(folder, "train", "multi_gpu_train")), "--bundle_root", str(folder),
+        "--run_dir", str(out), *options,
+    ]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(), cwd=REPOSITORY, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "values", "floor"),
+    [
+        ("tracetrans", {"alpha": 0.5}, 1e-3),
+        ("tracetrans", {"alpha": 1.0}, 1e-3),
+        ("tracetrans", {"alpha": 0.0}, 1e-3),
+        # Ranks keep pools and running means of their own.
+        ("reggan", {"pool_size": 0, "mean_displacement_weight": 0.0}, 1e-1),
+        ("reggan", {"cycle": True, "pool_size": 0, "mean_displacement_weight": 0.0}, 1e-1),
+        ("pix2pix", {"pool_size": 0}, 1e-1),
+    ],
+)
+def test_two_processes_train_a_bundle_as_one(name, values, floor, tmp_path):
+    """Two halves of a batch on two processes take the steps of the whole batch on one; at 0.5 also resumed."""
+    values = {**values, "data.train_cases": 2, "training.max_epochs": 3}
+
+    def of(folder, **more):
+        return bundle(name, tmp_path / folder, presets=("tracebench", "smoke"), settings={**values, **more})
+
+    from tests.distributed_adam import floored
+
+    with mock.patch("medtrace.engines.build_optimizers", floored(floor)):
+        run_bundle(of("bundle"), "train", run_dir=str(tmp_path / "one"))
+        still = {"optimizer.learning_rate": 1e-30}
+        run_bundle(of("still", **still), "train", run_dir=str(tmp_path / "start"))
+    half = of("half", **{"training.batch_size": 1})
+    options = []
+    if values.get("alpha") == 0.5:
+        bundle_on_two_processes(half, tmp_path / "two", floor, "--settings#training#max_epochs", "2")
+        options = ["--resume", "True"]
+    bundle_on_two_processes(half, tmp_path / "two", floor, *options)
+    one, two, start = (weights(tmp_path / folder) for folder in ("one", "two", "start"))
+    assert apart(one, two) < 1e-3 * apart(one, start)
+    assert len((tmp_path / "two" / "history.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()))
+def test_other_ranks_write_nothing(name):
+    """Handlers that log or write are disabled where a rank does not lead, or ask for the rank themselves."""
+    handlers = yaml.safe_load((BUNDLES / name / "configs" / "train.yaml").read_text())["train"]["handlers"]
+    disabled = {
+        handler["_target_"].rsplit(".", 1)[-1]
+        for handler in handlers
+        if handler.get("_disabled_") == "$not medtrace.engines.leads()"
+    }
+    assert disabled == {"LossHistory", "TensorBoardStatsHandler", "ProgressBar"}
+    with mock.patch("torch.distributed.is_initialized", return_value=True):
+        from medtrace.engines import leads
+
+        with mock.patch("torch.distributed.get_rank", return_value=1):
+            assert not leads()
+        with mock.patch("torch.distributed.get_rank", return_value=0):
+            assert leads()

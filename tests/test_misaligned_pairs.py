@@ -1,4 +1,4 @@
-"""Real pairs with added misalignment: the overlay of RegGAN, and several runs in one table."""
+"""Real pairs with added misalignment: the settings of RegGAN, and several runs in one table."""
 
 import csv
 
@@ -6,29 +6,29 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.utils import set_determinism
 
 from medtrace.cli import main
-from medtrace.data import Preparation, load_dataset
+from medtrace.data import Preparation, load_dataset, sources
+from medtrace.methods import method_class, resolve
 from medtrace.metrics import CONVENTIONS
 from medtrace.workflows.bench.misaligned import CONVENTION, column
 from medtrace.workflows.compare import compare
 from medtrace.workflows.evaluate import evaluate, identity
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.scoring import score_cases
-from medtrace.workflows.train import bundle_folder, train
+from medtrace.workflows.train import train
 
-CONFIGS = bundle_folder("reggan") / "configs"
+MISALIGNED = {"data.misalignment": "3"}
 TINY = {
-    "host_options#cyclegan#channels": 4,
-    "host_options#cyclegan#num_blocks": 1,
-    "host_options#cyclegan#discriminator_channels": 4,
-    "host_options#cyclegan#discriminator_layers": 1,
+    "networks.cyclegan.channels": 4,
+    "networks.cyclegan.num_blocks": 1,
+    "networks.cyclegan.discriminator_channels": 4,
+    "networks.cyclegan.discriminator_layers": 1,
     "registration_channels": [4, 8],
-    "batch_size": 2,
-    "max_epochs": 2,
+    "training.batch_size": 2,
+    "training.max_epochs": 2,
 }
 
 
@@ -59,11 +59,10 @@ def runs(dataset, tmp_path_factory):
     """One training per seed and level, kept by name."""
     folder, made = tmp_path_factory.mktemp("runs"), {}
 
-    def run(name, **overrides):
+    def run(name, method="reggan", **settings):
         if name not in made:
-            made[name] = train(
-                "reggan", dataset, folder / name, overlays=["misalign"], overrides=TINY | overrides, device="cpu"
-            )
+            chosen = TINY | MISALIGNED | settings
+            made[name] = train(method, dataset, folder / name, settings=chosen, device="cpu")
         return made[name]
 
     return run
@@ -80,11 +79,9 @@ def same(first, second):
 
 
 def configured(dataset, **values):
-    """The configuration with the overlay."""
-    parser = ConfigParser()
-    parser.read_config([str(CONFIGS / "train.yaml"), str(CONFIGS / "misalign.yaml")])
-    parser.update({"dataset_dir": str(dataset), **values})
-    return parser
+    """The data of a training with misalignment."""
+    chosen = {f"data.{name}": value for name, value in values.items()}
+    return sources(resolve(method_class("reggan").settings_type, (), MISALIGNED | chosen), dataset)
 
 
 def moved(found, prepared):
@@ -98,11 +95,11 @@ def moved(found, prepared):
 @pytest.mark.parametrize(
     ("which", "expected"), [("both", (True, True)), ("source", (True, False)), ("target", (False, True))]
 )
-def test_overlay_moves_training_pairs_only(dataset, which, expected):
-    parser = configured(dataset, moved=which)
+def test_misalignment_moves_training_pairs_only(dataset, which, expected):
+    data = configured(dataset, moved=which)
     for split in ("training", "validation", "test"):
         prepared = load_dataset(dataset, split)
-        found = list(parser.get_parsed_content(f"data#{split}"))
+        found = list(getattr(data, split)())
         wanted = expected if split == "training" else (False, False)
         assert tuple(moved(found, prepared).values()) == wanted
         for item, original in zip(found, prepared):
@@ -111,7 +108,7 @@ def test_overlay_moves_training_pairs_only(dataset, which, expected):
 
 
 def test_every_reading_is_another_misalignment_with_air_outside(dataset):
-    training = configured(dataset, moved="both", level="5").get_parsed_content("data#training")
+    training = configured(dataset, moved="both", misalignment="5").training()
     training.transform.set_random_state(seed=1)
     readings = [training[0] for _ in range(8)]
     assert len({item["target"].as_tensor().sum().item() for item in readings}) == 8
@@ -128,7 +125,7 @@ def test_loaders_draw_what_the_seed_says_and_anew_each_epoch(dataset, workers):
     def epochs(seed):
         set_determinism(seed)
         try:
-            training = configured(dataset).get_parsed_content("data#training")
+            training = configured(dataset).training()
             loader = DataLoader(training, batch_size=4, num_workers=workers)
             return [next(iter(loader))["target"].as_tensor() for _ in range(2)]
         finally:
@@ -144,8 +141,8 @@ def test_loaders_draw_what_the_seed_says_and_anew_each_epoch(dataset, workers):
 def test_same_seed_same_training(runs):
     first = weights(runs("NC+R"))
     assert same(first, weights(runs("again")))
-    assert not same(first, weights(runs("other-seed", seed=1)))
-    assert not same(first, weights(runs("aligned", level=0)))
+    assert not same(first, weights(runs("other-seed", **{"training.seed": 1})))
+    assert not same(first, weights(runs("aligned", **{"data.misalignment": "0"})))
 
 
 def command(capsys, *arguments):
@@ -157,19 +154,22 @@ def command(capsys, *arguments):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("moved=targets", "moved: expected one of"), ("level=6", "level: expected one of")],
+    [
+        ("data.moved=targets", "data.moved: input should be 'both', 'source' or 'target', received 'targets'"),
+        ("data.misalignment=6", "data.misalignment: expected one of 0, 1, 2, 3, 4, 5, table1, nonrigid, received 6"),
+    ],
 )
-def test_unknown_settings_of_the_overlay_are_told_in_one_line(dataset, tmp_path, capsys, setting, message):
-    code, _, err = command(
-        capsys, "train", "reggan", dataset, "--overlay", "misalign", "--set", setting, "--out", tmp_path / "run"
-    )
+def test_unknown_settings_of_the_misalignment_are_told_in_one_line(dataset, tmp_path, capsys, setting, message):
+    misaligned = ["--set", "data.misalignment=3", "--set", setting]
+    code, _, err = command(capsys, "train", "reggan", dataset, *misaligned, "--out", tmp_path / "run")
     assert code == 1
     assert err.startswith(f"medtrace: error: {message}")
+    assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_several_runs_in_one_table(dataset, runs, tmp_path, capsys):
-    folders = [runs("NC+R"), runs("pix2pix", mode="pix2pix")]
+    folders = [runs("NC+R"), runs("pix2pix", "pix2pix")]
     arguments = ["evaluate", folders[0], dataset, "--beside", folders[1], "--out", tmp_path / "t", "--device", "cpu"]
     code, out, _ = command(capsys, *arguments)
     assert code == 0

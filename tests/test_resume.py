@@ -20,7 +20,9 @@ MOMENTS = {
     "before a checkpoint has its name": ("renaming", 2),
     "when a checkpoint has its name": ("renamed", 3),
     "while writing the history": ("history", 2),
-    "when the run has its configuration": ("configuration", 1),
+    "when the run has its preparation": ("preparation", 1),
+    "when the run has its record": ("record", 1),
+    "before the weights of the run have their name": ("weights", 1),
 }
 
 
@@ -29,24 +31,26 @@ def whole(tmp_path_factory):
     """The ending of a training that nothing interrupts, by method."""
     endings = {}
 
-    def of(method, **overrides):
-        key = (method, *overrides.items())
+    def of(method, **settings):
+        key = (method, *settings.items())
         if key not in endings:
             folder = tmp_path_factory.mktemp(method)
-            assert finish(method, folder, **overrides) == 0
+            assert finish(method, folder, **settings) == 0
             endings[key] = ending(folder)
         return endings[key]
 
     return of
 
 
-def killed_and_resumed(method, folder, moment, **overrides):
-    assert finish(method, folder, moment, **overrides) == -signal.SIGKILL
-    assert finish(method, folder, resume=True, **overrides) == 0
+def killed_and_resumed(method, folder, moment, **settings):
+    assert finish(method, folder, moment, **settings) == -signal.SIGKILL
+    assert finish(method, folder, resume=True, **settings) == 0
     return ending(folder)
 
 
-@pytest.mark.parametrize("moment", ["in a forward pass", "while writing a checkpoint"])
+@pytest.mark.parametrize(
+    "moment", ["in a forward pass", "while writing a checkpoint", "before the weights of the run have their name"]
+)
 def test_killed_and_resumed_is_uninterrupted(moment, whole, tmp_path):
     expected = whole("reggan")
     assert expected["epochs"] == ["1", "2", "3"]
@@ -89,6 +93,6 @@ def test_killed_again_and_again_at_any_time(method, whole, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_number_of_loader_workers_changes_nothing(method, whole, tmp_path):
     """Workers that live as long as the loader draw what the process itself draws, also after a resume."""
-    workers = {"num_workers": 2, "train#dataloader#persistent_workers": True}
+    workers = {"training.num_workers": 2}
     found = killed_and_resumed(method, tmp_path, ("epoch", 3), **workers)
-    assert differences(whole(method), found) == []
+    assert differences(whole(method), found) == ["record"]  # which says how many there were

@@ -1,10 +1,13 @@
 """Scores of a case, controls and evaluation of a run, on TraceBench."""
 
 import csv
+import json
+import shutil
 
 import pytest
 import torch
 from monai.data import list_data_collate
+from safetensors.torch import save_file
 
 from medtrace.data import TraceBench
 from medtrace.fields import exponentiate, warp
@@ -14,6 +17,9 @@ from medtrace.workflows.runs import load_method
 from medtrace.workflows.scoring import score, score_cases
 from medtrace.workflows.train import train
 
+SMOKE = ("tracebench", "smoke")
+SIZE = {"data.spatial_shape": [48, 48]}
+
 
 @pytest.fixture(scope="module")
 def cases():
@@ -22,9 +28,7 @@ def cases():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return train(
-        "tracetrans", out=tmp_path_factory.mktemp("runs") / "run", smoke=True, overrides={"spatial_shape": [48, 48]}
-    )
+    return train("tracetrans", out=tmp_path_factory.mktemp("runs") / "run", presets=SMOKE, settings=SIZE)
 
 
 def test_identity_scores_are_the_data_own(cases):
@@ -91,10 +95,8 @@ def test_landmarks_are_scored_in_millimetres(run, cases, tmp_path):
     assert tables["identity"].values("landmark_mm") == pytest.approx([5.0])
 
 
-@pytest.mark.parametrize("missing", ["config.yaml", "checkpoints/final.pt"])
+@pytest.mark.parametrize("missing", ["run.json", "checkpoints/weights.safetensors"])
 def test_a_run_without_its_files_is_refused(run, tmp_path, missing):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / missing).unlink()
@@ -103,33 +105,36 @@ def test_a_run_without_its_files_is_refused(run, tmp_path, missing):
 
 
 def test_weights_of_another_network_are_refused(run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    torch.save({"method": {"other": torch.zeros(1)}}, copy / "checkpoints" / "final.pt")
-    with pytest.raises(ValueError, match="no weights of this configuration"):
+    weights = copy / "checkpoints" / "weights.safetensors"
+    save_file({"method.other": torch.zeros(1)}, weights)
+    with pytest.raises(ValueError, match="no weights of these settings"):
         load_method(copy)
-    (copy / "checkpoints" / "final.pt").write_bytes(b"nothing")
+    weights.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no weights that can be read"):
         load_method(copy)
 
 
 def test_train_refuses_what_it_cannot_do(run, tmp_path):
-    with pytest.raises(ValueError, match=r"expected one of .*tracetrans"):
+    with pytest.raises(ValueError, match=r"'nothing' is not one; expected one of .*tracetrans"):
         train("nothing", out=tmp_path / "a")
     with pytest.raises(ValueError, match="medtrace prepare"):
         train("tracetrans", out=tmp_path / "a")
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         train("tracetrans", tmp_path / "missing", out=tmp_path / "a")
     with pytest.raises(FileExistsError, match="resume"):
-        train("tracetrans", out=run, smoke=True)
-    with pytest.raises(ValueError, match="overlays"):
-        train("tracetrans", out=tmp_path / "a", smoke=True, overlays=["nothing"])
+        train("tracetrans", out=run, presets=SMOKE)
+    with pytest.raises(ValueError, match=r"preset: expected one of .*tracebench.*received 'nothing'"):
+        train("tracetrans", out=tmp_path / "a", presets=(*SMOKE, "nothing"))
+    index = {"version": 1, "spatial_dims": 2, "training": [], "validation": [], "test": []}
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="expected none with a preset that trains on TraceBench"):
+        train("tracetrans", tmp_path, out=tmp_path / "a", presets=SMOKE)
     assert not (tmp_path / "a").exists()
 
 
-def test_tracer_of_gives_what_the_objective_gives(run, cases):
+def test_tracer_of_gives_what_the_method_gives(run, cases):
     method = load_method(run, "cpu")
     batch = list_data_collate([cases[0]])
     torch.testing.assert_close(tracer_of(method)(batch)[0].image, method.trace(batch)[0].image)

@@ -3,7 +3,6 @@
 import torch
 import torch._dynamo
 import torch.utils.tensorboard
-from monai.bundle import ConfigWorkflow  # noqa: F401
 
 import medtrace.engines
 import medtrace.metrics

@@ -12,7 +12,7 @@ from medtrace.engines.assembly import processes
 from medtrace.methods.settings import MethodSettings
 
 
-def training_loader(dataset: Any, settings: MethodSettings, device: torch.device) -> CaseLoader:
+def training_loader(dataset: Any, settings: MethodSettings, device: torch.device | str) -> CaseLoader:
     """Shuffled batches; in a process group each process has its share."""
     training = settings.training
     sampler = None
@@ -25,7 +25,7 @@ def training_loader(dataset: Any, settings: MethodSettings, device: torch.device
         sampler=sampler,
         num_workers=training.num_workers,
         persistent_workers=training.num_workers > 0,
-        pin_memory=device.type == "cuda",
+        pin_memory=torch.device(device).type == "cuda",
     )
 
 

@@ -19,7 +19,7 @@ _WRAPPED = "module."
 class DistributedNetwork(DistributedDataParallel):
     """`DistributedDataParallel` that looks like the network inside it.
 
-    Attributes that it lacks are the network's, and its state dict has the network's own names, so that an method
+    Attributes that it lacks are the network's, and its state dict has the network's own names, so that a method
     runs unchanged and a checkpoint is the same whether it was trained on one device or several.
     """
 
@@ -64,7 +64,7 @@ def leave() -> None:
 
 
 def distribute(method: Method, networks: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> Method:
-    """Wrap networks of an method, one by one, for the process group that is initialised.
+    """Wrap networks of a method, one by one, for the process group that is initialised.
 
     Call it before the optimisers are made. All that the state dict of the method holds goes from rank 0 to every
     rank: also what is not wrapped, such as averaged weights and running means.

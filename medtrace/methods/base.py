@@ -118,7 +118,12 @@ class Method(nn.Module):
 
     def distributed_networks(self) -> Mapping[str, Mapping[str, Any]]:
         """Path of a network → arguments of `DistributedDataParallel`, one entry for each that phases step."""
-        return {path: {} for phase in self.phases for path in phase.networks}
+        paths: list[str] = []
+        for path in (path for phase in self.phases for path in phase.networks):
+            module = self.get_submodule(path)
+            # Networks kept by name are called one by one.
+            paths += [f"{path}.{name}" for name in module] if isinstance(module, nn.ModuleDict) else [path]
+        return {path: {} for path in paths}
 
     def set_sampling(self, values: Mapping[str, Any]) -> None:
         """Change how a trained method is used; only methods that sample can."""

@@ -11,9 +11,19 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from medtrace.guard.bounds import MAX_NUMBER
+from medtrace.transforms.misalignment_draw import MISALIGNMENT_LEVELS
+
+
+def _level(value: Any) -> Any:
+    """A level of misalignment by its name, which may be a number."""
+    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(name, str) and name not in MISALIGNMENT_LEVELS:
+        raise ValueError(f"expected one of {', '.join(MISALIGNMENT_LEVELS)}")
+    return name
+
 
 Count = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -21,6 +31,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Channels = Annotated[tuple[Count, ...], Field(min_length=1, max_length=32)]
 Shape = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
+Level = Annotated[str, BeforeValidator(_level)]
 
 
 class Settings(BaseModel):
@@ -70,7 +81,7 @@ class PreparedData(Settings):
     kind: Literal["prepared"] = "prepared"
     partners: Literal["fixed", "redrawn"] = "fixed"
     """`redrawn` gives each source the target of another subject, a new one in every epoch, for unpaired domains."""
-    misalignment: str | None = None
+    misalignment: Level | None = None
     """Level of a random misalignment of the training pairs, one of `medtrace.transforms.MISALIGNMENT_LEVELS`."""
     moved: Literal["both", "source", "target"] = "both"
     """Which images the misalignment moves."""
@@ -86,7 +97,7 @@ class TraceBenchData(Settings):
     train_cases: Count = 1024
     validation_cases: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = 32
     test_cases: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = 64
-    level: str = "3"
+    level: Level = "3"
     """Misalignment of the training pairs (task `misaligned`)."""
     moved: Literal["both", "source", "target"] = "both"
     """Which images are misaligned (task `misaligned`)."""
@@ -212,7 +223,8 @@ def _set(kind: type[BaseModel], values: dict[str, Any], name: str, value: Any) -
         if depth == len(path):
             break
         if not groups and "dict" in str(annotation):
-            place[part] = {**(place[part] or {}), ".".join([*path, last][depth + 1 :]): value}
+            inner = place[part] if isinstance(place[part], dict) else {}
+            place[part] = _with(inner, [*path, last][depth + 1 :], value)
             return
         if not groups:
             raise ValueError(f"{name}: {'.'.join(path[: depth + 1])} is a single value and has no parts; set it whole")
@@ -225,6 +237,15 @@ def _set(kind: type[BaseModel], values: dict[str, Any], name: str, value: Any) -
     if last == "kind" and place["kind"] != value:
         place.clear()  # the values of another kind of data mean nothing here
     place[last] = _deep(value)
+
+
+def _with(values: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Free-form values with one at a path changed."""
+    name, *deeper = path
+    if not deeper:
+        return {**values, name: _deep(value)}
+    inner = values.get(name)
+    return {**values, name: _with(inner if isinstance(inner, Mapping) else {}, deeper, value)}
 
 
 def _is_kind(group: type[BaseModel], values: Mapping[str, Any]) -> bool:
