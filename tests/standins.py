@@ -78,7 +78,6 @@ def shift_run(folder, displacement, preparation=None, **settings):
     )
 
 
-def tiny_tracetrans(folder, spatial_dims=2, channels=1, preparation=None, **settings):
+def tiny_tracetrans(folder, spatial_dims=2, preparation=None, **settings):
     sizes = {"channels": [4, 4], "discriminator_channels": 4, "discriminator_layers": 1}
-    given = {"spatial_dims": spatial_dims, "in_channels": channels, "out_channels": channels, **sizes, **settings}
-    return make_run(folder, "tracetrans", preparation, **given)
+    return make_run(folder, "tracetrans", preparation, spatial_dims=spatial_dims, **{**sizes, **settings})

@@ -27,9 +27,9 @@ from medtrace.workflows.register import register
 from medtrace.workflows.report import report
 from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
-from tests.test_translate import make_run, tiny_tracetrans
+from tests.standins import shift_run, tiny_tracetrans
 
-pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in methods
+pytestmark = pytest.mark.usefixtures("standin_methods")
 
 SMALL = (48, 48)
 
@@ -297,8 +297,7 @@ def head():
 def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
     affine = torch.diag(torch.tensor([-1.0, 1.5, 3.0, 1.0], dtype=torch.float64))
     write_image(tmp_path / "scan.nii.gz", head[..., :slice_count], affine)
-    method = {"_target_": "tests.test_translate.ShiftObjective", "displacement": [0.0, 1.0]}
-    run = make_run(tmp_path / "run", method)
+    run = shift_run(tmp_path / "run", [0.0, 1.0])
     translate(run, tmp_path / "scan.nii.gz", tmp_path / "trace", progress=False)
     found = certify(tmp_path / "trace", run=run, source=tmp_path / "scan.nii.gz")
     assert found.check("reproduction").status == Status.PASS
@@ -306,7 +305,7 @@ def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
     assert found.check("identical pair").status == Status.SKIPPED
     assert found.check("provenance").status == Status.PASS
     assert len(found.provenance["run"]["weights_sha256"]) == 64
-    other = make_run(tmp_path / "other", {**method, "gain": 0.5})
+    other = shift_run(tmp_path / "other", [0.0, 1.0], gain=0.5)
     again = certify(tmp_path / "trace", run=other)
     assert again.check("reproduction").status == Status.FAIL
 
@@ -314,7 +313,8 @@ def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
 @pytest.fixture(scope="module")
 def registering_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("registration") / "run"
-    return train("metaregnet", smoke=True, out=out, overrides={"max_epochs": 1}, device="cpu")
+    settings = {"training.max_epochs": 1}
+    return train("metaregnet", out=out, presets=["tracebench", "smoke"], settings=settings, device="cpu")
 
 
 def test_a_registering_run_is_shown_identical_images(head, registering_run, tmp_path):

@@ -28,7 +28,7 @@ def test_prepare_train_evaluate_translate(tmp_path, capsys):
     )  # fmt: skip
     command(
         "train", "tracetrans", data, "--out", run, "--device", "cpu",
-        "--set", "max_epochs=1", "--set", "channels=[4, 4]", "--set", "batch_size=3",
+        "--set", "training.max_epochs=1", "--set", "channels=[4, 4]", "--set", "training.batch_size=3",
         "--set", "discriminator_channels=4", "--set", "discriminator_layers=1",
     )  # fmt: skip
     command("evaluate", run, data, "--device", "cpu")

@@ -27,7 +27,7 @@ from medtrace.io import (
 from medtrace.io.dicom_series import store
 from medtrace.trace import Trace
 from medtrace.workflows.translate import translate
-from tests.test_translate import make_run
+from tests.standins import shift_run
 
 SHAPE = (14, 12, 9)
 NEW = ["SeriesInstanceUID", "SOPInstanceUID"]
@@ -439,9 +439,9 @@ def test_command(series, exported, tmp_path):
     assert "is in use" in again.output
 
 
-@pytest.mark.usefixtures("foreign_code")
+@pytest.mark.usefixtures("standin_methods")
 def test_translate_writes_dicom_as_well(series, tmp_path):
-    run = make_run(tmp_path / "run", {"_target_": "tests.test_translate.ShiftObjective", "displacement": [0.0, 1.0]})
+    run = shift_run(tmp_path / "run", [0.0, 1.0])
     arguments = ["translate", str(run), str(series), "--out", str(tmp_path / "trace"), "--dicom"]
     done = CliRunner().invoke(app, [*arguments, str(tmp_path / "dicom"), "--no-report", "--device", "cpu"])
     assert done.exit_code == 0, done.output

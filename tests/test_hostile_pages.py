@@ -25,10 +25,10 @@ from medtrace.trace import Trace
 from medtrace.workflows.certify import Certificate, Check, Status
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.report import report
-from tests.test_translate import shift_run
+from tests.standins import shift_run
 from tests.test_viewer import wait_for
 
-pytestmark = pytest.mark.usefixtures("foreign_code")  # runs of stand-in methods
+pytestmark = pytest.mark.usefixtures("standin_methods")
 PAYLOADS = (
     "</script><script>window.ran = 1</script>",
     '"><img src=x onerror="window.ran = 1">',

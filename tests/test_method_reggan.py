@@ -41,7 +41,7 @@ SMALL = {
 pytestmark = pytest.mark.filterwarnings("ignore:ddf. its inverse misses")
 
 
-def build(mode="NC+R", host="cyclegan", spatial_dims=2, channels=(1, 1), centring_weight=0.0, **options):
+def build(mode="NC+R", host="cyclegan", spatial_dims=2, channels=(1, 1), mean_displacement_weight=0.0, **options):
     """The method of a mode, with a registration network that is not at rest."""
     torch.manual_seed(0)
     sizes = {**SMALL[host], "conditional": True} if mode == "pix2pix" else SMALL[host]
@@ -49,7 +49,7 @@ def build(mode="NC+R", host="cyclegan", spatial_dims=2, channels=(1, 1), centrin
     correction = None
     if mode.endswith("+R"):
         network = RegistrationUNet(spatial_dims, channels[1], (4, 8, 8))
-        correction = RegistrationCorrection(network, centring_weight=centring_weight)
+        correction = RegistrationCorrection(network, mean_displacement_weight=mean_displacement_weight)
         torch.nn.init.normal_(correction.network.head.weight, std=0.1)
     return TwoDomainMethod(
         networks,
@@ -260,10 +260,10 @@ def test_correction_teaches_the_generator_and_the_registration():
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_centring_is_the_squared_running_mean_over_tissue(spatial_dims):
-    method, batch = build(spatial_dims=spatial_dims, centring_weight=2.0), pair(*[8] * spatial_dims)
+def test_mean_displacement_is_the_squared_running_mean_over_tissue(spatial_dims):
+    method, batch = build(spatial_dims=spatial_dims, mean_displacement_weight=2.0), pair(*[8] * spatial_dims)
     correction, running = method.correction, torch.zeros(spatial_dims)
-    assert method.phase("generator").weights["centring"] == 2
+    assert method.phase("generator").weights["mean_displacement"] == 2
     for _ in range(3):
         terms = method.terms("generator", batch, {})
         ddf = correction.network(method.networks(batch["source"]), batch["target"])
@@ -271,17 +271,17 @@ def test_centring_is_the_squared_running_mean_over_tissue(spatial_dims):
         mean = ((ddf * tissue).sum((0, *range(2, ddf.ndim))) / tissue.sum()).float()
         running = 0.99 * running + 0.01 * mean.detach()
         torch.testing.assert_close(correction.mean_displacement, running)
-        torch.testing.assert_close(terms["centring"], running.square().sum())
+        torch.testing.assert_close(terms["mean_displacement"], running.square().sum())
         # The gradient is that of 2 · running · mean, whatever the momentum.
         weight = correction.network.head.bias
-        (found,) = torch.autograd.grad(terms["centring"], weight)
+        (found,) = torch.autograd.grad(terms["mean_displacement"], weight)
         (expected,) = torch.autograd.grad((2 * running * mean).sum(), weight)
         torch.testing.assert_close(found, expected)
 
 
-def test_centring_takes_a_constant_displacement_away():
+def test_mean_displacement_takes_a_constant_displacement_away():
     """Where nothing else speaks for a shift of R, it goes."""
-    method, batch = build(centring_weight=1.0), pair()
+    method, batch = build(mean_displacement_weight=1.0), pair()
     correction = method.correction
     torch.nn.init.zeros_(correction.network.head.weight)
     torch.nn.init.constant_(correction.network.head.bias, 3.0)
@@ -290,7 +290,7 @@ def test_centring_takes_a_constant_displacement_away():
     for _ in range(60):
         ddf = correction.network(batch["source"], batch["target"])
         optimizer.zero_grad()
-        correction.centring(ddf, batch["target"]).backward()
+        correction.mean_displacement_penalty(ddf, batch["target"]).backward()
         optimizer.step()
     assert correction.network.head.bias.abs().max() < 0.5
 
@@ -429,7 +429,7 @@ def test_volumes(mode):
     still = [name for name, value in method.named_parameters() if torch.equal(value, before[name])]
     assert still == []
     assert method.trace(batch)[0].ddf.shape == (3, 12, 10, 9)
-    assert method.register(batch["source"], batch["target"])[0].ddf.shape == (3, 12, 10, 9)
+    assert method.trace_pair(batch["source"], batch["target"])[0].ddf.shape == (3, 12, 10, 9)
 
 
 # Traces
@@ -466,14 +466,14 @@ def test_tracing_repeats_itself_and_leaves_the_objective_as_it_was():
         before = {name: value.clone() for name, value in method.named_buffers()}
         first, second = (method.trace(pair())[0].image for _ in range(2))
         assert torch.equal(first, second)
-        method.register(moving=pair()["source"], fixed=pair()["target"])
+        method.trace_pair(moving=pair()["source"], fixed=pair()["target"])
         assert method.training
         assert all(torch.equal(value, before[name]) for name, value in method.named_buffers())
 
 
 def test_registering_a_pair_gives_the_registration_networks_field():
     method, batch = build("NC+R"), pair()
-    traces = method.register(with_affine(batch["source"], 3.0), with_affine(batch["target"], 3.0))
+    traces = method.trace_pair(with_affine(batch["source"], 3.0), with_affine(batch["target"], 3.0))
     translated = method.networks(batch["source"])
     ddf = method.correction.network(translated, batch["target"])
     assert ddf.abs().max() > 0.3
@@ -513,7 +513,7 @@ def test_registering_with_the_true_field_gives_the_target():
     case = TraceBench("misaligned", (48, 48), settings={"level": "5", "source_noise": 0, "target_noise": 0})[0]
     method = TwoDomainMethod(Painted(), correction=RegistrationCorrection(Knowing(case["ddf"][None])))
     moving, fixed = case["clean_target"][None], case["target"][None]
-    (trace,) = method.register(moving, fixed)
+    (trace,) = method.trace_pair(moving, fixed)
     head = case["head"].as_tensor()[0]
     error = (trace.warped - fixed[0].as_tensor()).abs()[0, head].mean()
     assert error < 0.15 * (moving - fixed).as_tensor().abs()[0, 0, head].mean()
@@ -529,23 +529,23 @@ def test_without_a_correction_no_pair_is_registered(mode):
     method, batch = build(mode), pair()
     assert not method.registers
     with pytest.raises(TypeError, match="registers no pair"):
-        method.register(batch["source"], batch["target"])
+        method.trace_pair(batch["source"], batch["target"])
 
 
 def test_a_mask_is_refused():
     batch = pair()
     with pytest.raises(TypeError, match="mask: expected none, received one"):
-        build("NC+R").register(batch["source"], batch["target"], mask=torch.ones(2, 1, 24, 20))
+        build("NC+R").trace_pair(batch["source"], batch["target"], mask=torch.ones(2, 1, 24, 20))
 
 
 def test_a_pair_on_two_grids_is_refused():
     method, batch = build("NC+R"), pair()
-    with pytest.raises(ValueError, match=r"target: expected the affine of source.*resample"):
-        method.register(with_affine(batch["source"], 1.0), with_affine(batch["target"], 3.0))
-    traces = method.register(with_affine(batch["source"], 3.0), batch["target"])
+    with pytest.raises(ValueError, match=r"source: expected the target's grid in space.*resample"):
+        method.trace_pair(with_affine(batch["source"], 1.0), with_affine(batch["target"], 3.0))
+    traces = method.trace_pair(with_affine(batch["source"], 3.0), batch["target"])
     assert traces[0].affine[0, 0] == 3
     with pytest.raises(ValueError, match="target: expected the batch and grid of source"):
-        method.register(batch["source"], batch["target"][..., 1:])
+        method.trace_pair(batch["source"], batch["target"][..., 1:])
 
 
 # What is refused
@@ -559,7 +559,7 @@ def test_intensities_outside_the_range_are_refused():
     with pytest.raises(ValueError, match="source: expected intensities"):
         method.trace({"source": batch["source"] * 100})
     with pytest.raises(ValueError, match="target: expected intensities"):
-        method.register(batch["source"], wide["target"])
+        method.trace_pair(batch["source"], wide["target"])
 
 
 @pytest.mark.parametrize(

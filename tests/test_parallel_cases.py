@@ -18,9 +18,7 @@ from medtrace.storage.cases import atomic_case, case_key, content_digest, is_fin
 from medtrace.workflows.parallel import LOST, Task, run_cases
 
 
-@pytest.fixture(autouse=True)
-def _own_code(monkeypatch):
-    monkeypatch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
+pytestmark = pytest.mark.usefixtures("standin_methods")
 
 
 def square_of(number):
@@ -324,7 +322,7 @@ def test_prepare_does_again_what_changed_and_only_that(tmp_path, counted):
 
 def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
     from medtrace.workflows.translate_cases import translate_cases
-    from tests.test_translate import shift_run
+    from tests.standins import shift_run
 
     pairs = write_pairs(tmp_path / "raw", 2)
     folder = pairs.parent
@@ -469,7 +467,7 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path, content, message):
 
 def test_the_command_tells_failures_and_ends_with_1(tmp_path, capsys):
     from medtrace.cli import main
-    from tests.test_translate import shift_run
+    from tests.standins import shift_run
 
     pairs = write_pairs(tmp_path / "raw", 1)
     run = shift_run(tmp_path / "run", [1.0, 0.0])

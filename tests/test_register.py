@@ -20,6 +20,13 @@ from medtrace.workflows.train import train
 from tests.test_translate import OBLIQUE, flipped, save
 
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
+SMOKE, ONE_EPOCH = ("tracebench", "smoke"), {"training.max_epochs": 1}
+METHODS = {
+    "metaregnet": ("metaregnet", {}),
+    "voxelmorph_cfm": ("voxelmorph", {}),
+    "voxelmorph": ("voxelmorph", {"masking": False}),
+}
+"""Name → the method that is trained, and its settings."""
 
 
 def brain(shape, shift=0.0, lesion=False, seed=0):
@@ -53,10 +60,8 @@ def runs(tmp_path_factory):
     """Smoke runs of three methods."""
     folder = tmp_path_factory.mktemp("runs")
     return {
-        method: train(
-            "metaregnet", smoke=True, out=folder / method, overrides={"method": method, "max_epochs": 1}, device="cpu"
-        )
-        for method in ("metaregnet", "voxelmorph_cfm", "voxelmorph")
+        name: train(method, out=folder / name, presets=SMOKE, settings={**ONE_EPOCH, **settings}, device="cpu")
+        for name, (method, settings) in METHODS.items()
     }
 
 
@@ -184,7 +189,7 @@ def test_pathology_of_the_source_moves_with_it(slices):
 # With a network
 
 
-@pytest.mark.parametrize("method", ["metaregnet", "voxelmorph_cfm", "voxelmorph"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_registers_and_is_refined(method, slices, runs):
     options = {"mask": slices.mask, "run": runs[method], "device": "cpu", "progress": False}
     first = register(slices.source, slices.target, slices.out, **options)
@@ -200,7 +205,7 @@ def test_a_run_of_slices_refuses_volumes_and_a_translator_every_pair(tmp_path, r
     volume = save(tmp_path / "v.nii.gz", brain((20, 20, 20))[0], AFFINE)
     message = error_of(volume, volume, "--out", slices.out, "--run", runs["metaregnet"])
     assert "registers single slices, but the images are volumes; train with spatial_dims=3" in message
-    other = train("tracetrans", smoke=True, out=tmp_path / "tracetrans", overrides={"max_epochs": 1}, device="cpu")
+    other = train("tracetrans", out=tmp_path / "tracetrans", presets=SMOKE, settings=ONE_EPOCH, device="cpu")
     message = error_of(slices.source, slices.target, "--out", slices.out, "--run", other)
     assert "registers pairs, received TraceTransMethod" in message
     assert not slices.out.exists()

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import json
 import multiprocessing
 import os
 import resource
@@ -629,7 +630,7 @@ def test_a_path_behind_an_equals_sign_may_begin_at_home(tmp_path, monkeypatch):
 # Names that MONAI reads otherwise
 
 SIGNS = "a#2::b @run_dir %c $d"
-SMALL = {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1, "max_epochs": 1}
+SMALL = {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1, "training.max_epochs": 1}
 
 
 def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch):
@@ -649,12 +650,14 @@ def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch
     (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
     before = {path.name for path in tmp_path.iterdir()}
     prepare("pairs.csv", f"data {SIGNS}", resize=32, progress=False)
-    train("tracetrans", f"data {SIGNS}", out=f"#run {SIGNS}", overrides=SMALL, device="cpu")
-    train("tracetrans", out=f"#run {SIGNS}", overrides={"max_epochs": 2}, resume=True, device="cpu")
+    train("tracetrans", f"data {SIGNS}", out=f"#run {SIGNS}", settings=SMALL, device="cpu")
+    train("tracetrans", out=f"#run {SIGNS}", settings={"training.max_epochs": 2}, resume=True, device="cpu")
     run = tmp_path / f"#run {SIGNS}"
     assert {path.name for path in tmp_path.iterdir()} - before == {f"data {SIGNS}", run.name}
     assert (run / "history.csv").read_text().count("\n") == 3
-    assert f"run_dir: '#run {SIGNS}'" in (run / "config.yaml").read_text()
+    record = json.loads((run / "run.json").read_text())
+    assert record["training_data"]["dataset"] == str(tmp_path / f"data {SIGNS}")
+    assert record["settings"]["training"]["max_epochs"] == 2
     assert load_method(run, "cpu") is not None
     assert hidden(tmp_path) == []
 

@@ -20,15 +20,14 @@ from medtrace.networks.patches import MARGIN_SHARE, PatchInferer, axis_windows, 
 from medtrace.workflows import patched
 from medtrace.workflows.patched import patches_for
 from medtrace.workflows.translate import translate
-from tests.test_translate import head, make_run, save, shift_run
+from tests.standins import shift_run, tiny_tracetrans
+from tests.test_translate import head, save
 
 TOLERANCE = 1e-4
 """Of a network whose sight ends within a patch's margin: in [-1, 1] and in voxels."""
 
 
-@pytest.fixture(autouse=True)
-def _own_code(monkeypatch):
-    monkeypatch.setenv("MEDTRACE_ALLOW_FOREIGN_CODE", "1")
+pytestmark = pytest.mark.usefixtures("standin_methods")
 
 
 def shaken(network):
@@ -177,12 +176,8 @@ def test_an_estimator_without_inferer_is_itself():
 
 
 def volume_run(folder, spatial_shape=None):
-    networks = {
-        "_target_": "medtrace.networks.DualDecoderGAN", "spatial_dims": 3, "in_channels": 1, "out_channels": 1,
-        "channels": [4], "norm": "batch", "discriminator_channels": 4, "discriminator_layers": 1,
-    }  # fmt: skip
     preparation = Preparation(spatial_dims=3, spatial_shape=spatial_shape)
-    return make_run(folder, {"_target_": "medtrace.objectives.TraceTransMethod", "networks": networks}, preparation)
+    return tiny_tracetrans(folder, 3, preparation=preparation, channels=[4], norm="batch")
 
 
 def test_a_volume_is_translated_in_patches_on_request_and_above_a_budget(tmp_path, monkeypatch):
@@ -213,7 +208,7 @@ def test_patches_are_refused_where_they_make_no_sense(tmp_path):
     with pytest.raises(ValueError, match="patch_size: expected none, since the run translates slices, received 8"):
         translate(flat, scan, tmp_path / "out", patch_size=8, progress=False)
     solid = shift_run(tmp_path / "solid", [1.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match="since ShiftObjective takes volumes as a whole"):
+    with pytest.raises(ValueError, match="since ShiftMethod takes volumes as a whole"):
         translate(solid, scan, tmp_path / "out", patch_size=8, progress=False)
     for arguments, message in (((0,), "size: expected 1 voxel"), ((8, 1.0), r"overlap: expected a share in \[0, 1\)")):
         with pytest.raises(ValueError, match=message):
