@@ -60,10 +60,10 @@ def register(folder: Path) -> Path:
     return folder
 
 
-def make_run(folder: Path, method: str, preparation: Preparation | None = None, **settings) -> Path:
+def make_run(folder: Path, method: str, preparation: Preparation | None = None, presets=(), **settings) -> Path:
     """A run folder as a training leaves it, with the method's first weights."""
     kind = method_class(method)
-    resolved = resolve(kind.settings_type, overrides=settings)
+    resolved = resolve(kind.settings_type, presets, settings)
     folder.mkdir(parents=True, exist_ok=True)
     RunRecord(method, resolved).write(folder)
     save_weights(kind.from_settings(resolved), folder)
@@ -73,9 +73,7 @@ def make_run(folder: Path, method: str, preparation: Preparation | None = None, 
 
 
 def shift_run(folder, displacement, preparation=None, **settings):
-    return make_run(
-        folder, "shift", preparation, displacement=displacement, spatial_dims=len(displacement), **settings
-    )
+    return make_run(folder, "shift", preparation, displacement=displacement, spatial_dims=len(displacement), **settings)
 
 
 def tiny_tracetrans(folder, spatial_dims=2, preparation=None, **settings):

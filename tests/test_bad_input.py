@@ -196,7 +196,8 @@ def test_broken_runs_and_datasets(capfd, tmp_path, raw):
     weights.write_bytes(b"not weights")
     assert str(weights) in translate(capfd, tmp_path, raw / "0a.nii.gz")
     weights.unlink()
-    assert f"{weights} is missing: the training has not come to its end; resume it" in translate(capfd, tmp_path, raw / "0a.nii.gz")
+    line = translate(capfd, tmp_path, raw / "0a.nii.gz")
+    assert f"{weights} is missing: the training has not come to its end; resume it" in line
     line = refused(capfd, tmp_path, "train", "tracetrans", tmp_path / "none", "--out", tmp_path / "r")
     assert "none is not a folder; make it with `medtrace prepare`" in line
     line = refused(capfd, tmp_path, "train", "nomethod", "--tracebench", "--out", tmp_path / "r")

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from medtrace import __version__
-from medtrace.cli import app, describe, main, parse_overrides
+from medtrace.cli import app, describe, main, parse_settings
 
 COMMANDS = (
     "prepare",
     "train",
+    "methods",
+    "bundle",
     "evaluate",
     "traceability",
     "bench",
@@ -91,19 +93,19 @@ def calls(monkeypatch):
     return patch
 
 
-def test_train_hands_overrides_over(capsys, calls):
+def test_train_hands_settings_over(capsys, calls):
     received = calls("train")
     code, _, err = run(
-        capsys, "train", "tracetrans", "data", "--out", "r", "--set", "method#alpha=0.75", "--set", "amp=true",
-        "--set", "channels=[4, 8]", "--set", "learning_rate=1e-3", "--resume", "--device", "cpu",
+        capsys, "train", "tracetrans", "data", "--out", "r", "--set", "alpha=0.75", "--set", "training.amp=true",
+        "--set", "channels=[4, 8]", "--set", "optimizer.learning_rate=1e-3", "--resume", "--device", "cpu",
     )  # fmt: skip
     assert (code, err) == (0, "")
     args, kwargs = received["train"]
     assert args == ("tracetrans", Path("data"))
-    assert kwargs["overrides"] == {
-        "method#alpha": 0.75, "amp": True, "channels": [4, 8], "learning_rate": 1e-3,
+    assert kwargs["settings"] == {
+        "alpha": 0.75, "training.amp": True, "channels": [4, 8], "optimizer.learning_rate": 1e-3,
     }  # fmt: skip
-    assert (kwargs["out"], kwargs["resume"], kwargs["smoke"], kwargs["device"]) == (Path("r"), True, False, "cpu")
+    assert (kwargs["out"], kwargs["resume"], kwargs["presets"], kwargs["device"]) == (Path("r"), True, [], "cpu")
 
 
 def test_train_has_a_folder_per_method_by_default(capsys, calls):
@@ -112,14 +114,15 @@ def test_train_has_a_folder_per_method_by_default(capsys, calls):
     args, kwargs = received["train"]
     assert args == ("tracetrans", None)
     assert kwargs["out"] == Path("runs/tracetrans")
-    assert kwargs["tracebench"] is True
-    assert kwargs["overlays"] == ()
+    assert kwargs["presets"] == ["tracebench"]
 
 
-def test_train_hands_overlays_over_in_order(capsys, calls):
+def test_train_hands_presets_over_in_order(capsys, calls):
     received = calls("train")
-    assert run(capsys, "train", "reggan", "data", "--overlay", "misalign", "--overlay", "full")[0] == 0
-    assert received["train"][1]["overlays"] == ("misalign", "full")
+    assert run(capsys, "train", "tracetrans", "data", "--preset", "pix2pix", "--preset", "full")[0] == 0
+    assert received["train"][1]["presets"] == ["pix2pix", "full"]
+    assert run(capsys, "train", "tracetrans", "--smoke", "--preset", "full")[0] == 0
+    assert received["train"][1]["presets"] == ["tracebench", "full", "smoke"]
 
 
 def test_prepare_gives_no_shares_unless_told(capsys, calls):
@@ -167,18 +170,18 @@ def test_prepare_crops_as_the_paper_unless_told_not_to(capsys, calls):
     assert received["prepare"][1]["crop"] is None
 
 
-def test_override_without_value_is_refused_in_one_line(capsys):
+def test_a_setting_without_value_is_refused_in_one_line(capsys):
     code, out, err = run(capsys, "train", "tracetrans", "--set", "alpha")
     assert (code, out) == (1, "")
-    assert err == "medtrace: error: --set: expected KEY=VALUE such as method#alpha=0.75, received 'alpha'\n"
+    assert err == "medtrace: error: --set: expected KEY=VALUE such as alpha=0.75, received 'alpha'\n"
 
 
-def test_overrides_keep_their_kind():
-    parsed = parse_overrides(["a=1", "b=1e-4", "c=x y", "d=[1, 2]", "e=false", "f=null", "g#h=$@a + 1"])
-    assert parsed == {"a": 1, "b": 1e-4, "c": "x y", "d": [1, 2], "e": False, "f": None, "g#h": "$@a + 1"}
+def test_settings_keep_their_kind():
+    parsed = parse_settings(["a=1", "b=1e-4", "c=x y", "d=[1, 2]", "e=false", "f=null", "g.h=$@a + 1"])
+    assert parsed == {"a": 1, "b": 1e-4, "c": "x y", "d": [1, 2], "e": False, "f": None, "g.h": "$@a + 1"}
     assert isinstance(parsed["a"], int)
     with pytest.raises(ValueError, match="expected a YAML value"):
-        parse_overrides(["a=[1,"])
+        parse_settings(["a=[1,"])
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]])

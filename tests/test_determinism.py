@@ -20,8 +20,8 @@ from tests.test_translate import head, save
 EXEMPT_FILES = ("events.out.tfevents",)
 EXEMPT_COLUMNS = ("seconds", "_ms", "peak_gib")
 SMALL = (
-    "--set", "max_epochs=1", "--set", "channels=[4, 4]", "--set", "batch_size=3", "--set", "discriminator_channels=4",
-    "--set", "discriminator_layers=1",
+    "--set", "training.max_epochs=1", "--set", "channels=[4, 4]", "--set", "training.batch_size=3",
+    "--set", "discriminator_channels=4", "--set", "discriminator_layers=1",
 )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def made(tmp_path_factory):
     ("name", "expected"),
     [
         ("data", "data/dataset.json"),
-        ("run", "run/checkpoints/final.pt"),
+        ("run", "run/checkpoints/weights.safetensors"),
         ("run/evaluation", "run/evaluation/test/cases.csv"),
         ("trace", "trace/trace.json"),
         ("report.html", "report.html"),

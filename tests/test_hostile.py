@@ -1,6 +1,8 @@
 """Files from elsewhere: nothing in them runs, escapes or tells more than it should."""
 
+import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -8,12 +10,15 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
+from safetensors.torch import load_file
 
 from medtrace.guard import configurations
 from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, code_in, foreign_code, read_config
 from medtrace.guard.weights import load_weights
-from medtrace.workflows.runs import load_method
-from medtrace.workflows.train import bundle_folder, train
+from medtrace.methods import method_class, resolve
+from medtrace.workflows.bundle import bundle_files
+from medtrace.workflows.runs import RECORD, WEIGHTS, load_method
+from medtrace.workflows.train import train
 
 NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir())
 
@@ -33,19 +38,16 @@ class Touch:
         return Path.touch, (self.path,)
 
 
-def merged(bundle, *overlays):
-    """A run's configuration as training writes it."""
-    parser = ConfigParser()
-    files = [BUNDLES / bundle / "configs" / f"{name}.yaml" for name in ("train", *overlays)]
-    parser.read_config([str(file) for file in files])
-    parser["run_dir"] = "elsewhere"
-    return {key: value for key, value in parser.get().items() if key != "_meta_"}
+def merged(name, *presets):
+    """The configuration of a method's bundle with presets."""
+    kind = method_class(name)
+    return yaml.safe_load(bundle_files(kind, resolve(kind.settings_type, presets))["configs/train.yaml"])
 
 
-def run_of(folder, config):
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    torch.save({"method": {}}, folder / "checkpoints" / "final.pt")
+def bundle_of(folder, config):
+    """A bundle made elsewhere."""
+    (folder / "configs").mkdir(parents=True)
+    (folder / "configs" / "train.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return folder
 
 
@@ -69,11 +71,16 @@ class TestWeights:
             load_weights(path)
         assert not (tmp_path / "ran").exists()
 
-    def test_a_run_with_such_weights_is_refused(self, tmp_path):
-        run = run_of(tmp_path / "run", merged("tracetrans", "tracebench", "smoke"))
-        torch.save({"method": Touch(tmp_path / "ran")}, run / "checkpoints" / "final.pt")
-        with pytest.raises(ValueError, match="would call"):
+    def test_a_run_with_such_weights_is_refused(self, smoke_run, tmp_path, caplog):
+        """As safetensors, which hold no pickle, and as checkpoints, which a resumed training reads."""
+        run = shutil.copytree(smoke_run, tmp_path / "run")
+        (run / WEIGHTS).write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+        with pytest.raises(ValueError, match=r"weights\.safetensors: holds no weights that can be read"):
             load_method(run, "cpu")
+        for checkpoint in (run / "checkpoints").glob("*.pt"):
+            torch.save({"method": Touch(tmp_path / "ran")}, checkpoint)
+        train("tracetrans", out=run, settings={"training.max_epochs": 1}, resume=True, device="cpu")
+        assert "would call" in caplog.text
         assert not (tmp_path / "ran").exists()
 
     def test_scripted_networks_are_no_weights(self, tmp_path):
@@ -91,52 +98,57 @@ class TestWeights:
         with pytest.raises(ValueError, match="packed"):
             load_weights(packed)
 
-    def test_both_kinds_of_weights_give_the_same_objective(self, tmp_path):
-        from safetensors.torch import save_file
+    def test_members_that_share_their_bytes_are_refused(self, tmp_path):
+        """A directory that names one stored member a hundred times claims a hundred times what is there."""
+        path, name = tmp_path / "plain.pt", "archive/data/0"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(name, bytes(10_000))
+            archive.filelist *= 100
+        assert path.stat().st_size < 30_000
+        with pytest.raises(ValueError, match="overlapping"):
+            load_weights(path)
 
-        config = merged("tracetrans", "tracebench", "smoke")
-        run = run_of(tmp_path / "run", config)
-        parser = ConfigParser()
-        parser.read_config(config)
-        states = parser.get_parsed_content("method").state_dict()
-        torch.save({"method": states}, run / "checkpoints" / "final.pt")
-        pickled = load_method(run, "cpu")
-        (run / "checkpoints" / "final.pt").unlink()
-        save_file({f"method.{name}": value for name, value in states.items()}, run / "checkpoints/final.safetensors")
-        safe = load_method(run, "cpu")
-        assert all(torch.equal(a, b) for a, b in zip(pickled.state_dict().values(), safe.state_dict().values()))
+    def test_both_kinds_of_weights_are_the_same(self, smoke_run):
+        pickled = load_weights(smoke_run / "checkpoints" / "final.pt")["method"]
+        safe = load_weights(smoke_run / WEIGHTS)["method"]
+        assert set(safe) == {name for name, value in pickled.items() if isinstance(value, torch.Tensor)}
+        assert all(torch.equal(value, pickled[name]) for name, value in safe.items())
+        loaded = load_method(smoke_run, "cpu").state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in safe.items())
+        assert {name.removeprefix("method.") for name in load_file(smoke_run / WEIGHTS)} == set(safe)
 
 
 class TestConfigurations:
-    @pytest.mark.parametrize("bundle", NAMES)
-    def test_what_training_writes_is_shipped(self, bundle):
-        folder = BUNDLES / bundle / "configs"
-        overlays = {file.stem for file in folder.glob("*.yaml")} - {"train", "inference", "evaluate", "tracebench"}
-        for chosen in ([], ["tracebench"], *(["tracebench", name] for name in sorted(overlays))):
-            config = merged(bundle, *chosen)
+    @pytest.mark.parametrize("name", NAMES)
+    def test_what_medtrace_generates_is_shipped(self, name):
+        for preset in (None, *sorted(method_class(name).settings_type.presets)):
+            config = merged(name) if preset is None else merged(name, "tracebench", preset)
             config["device"] = "$torch.device('cuda:1')"
             assert len(code_in(config)) > 10
             assert foreign_code(config) == []
 
     def test_plain_values_may_differ(self):
         config = merged("tracetrans")
-        config |= {"channels": [4, 4], "dataset_dir": "/data", "run_dir": "/tmp/run", "batch_size": 1}
-        config["method"]["alpha"] = 0.3
+        config |= {"dataset_dir": "/data", "run_dir": "/tmp/run"}
+        config["settings"] |= {"channels": [4, 4], "alpha": 0.3}
+        config["settings"]["training"]["batch_size"] = 1
         assert foreign_code(config) == []
 
     @pytest.mark.parametrize(
         ("place", "code"),
         [
-            ("method#_target_", "subprocess.check_output"),
-            ("method#alpha", "$__import__('os').system('true')"),
+            ("train#dataset#_target_", "subprocess.check_output"),
+            ("settings#alpha", "$__import__('os').system('true')"),
             ("alpha_of_mine", "$1"),
             ("imports#0", "$import subprocess"),
             ("network_def", "%/tmp/other.yaml#network_def"),
-            ("method#networks", "$@network"),
-            ("method#_target_", "@run_dir"),
+            ("method", "$__import__('os').system('true')"),
+            ("settings#networks", "$@network"),
+            ("train#dataset#_target_", "@run_dir"),
             ("device", "$torch.device('cpu') or exit()"),
-            ("train#handlers#0#path", "/etc/cron.d/history"),
-            ("train#handlers#4#folder", "/home/someone/.ssh"),
+            ("train#handlers#1#path", "/etc/cron.d/history"),
+            ("train#handlers#5#folder", "/home/someone/.ssh"),
+            ("train#handlers#0#run", "/home/someone/.ssh"),
         ],
     )
     def test_other_code_is_refused(self, tmp_path, place, code):
@@ -149,37 +161,56 @@ class TestConfigurations:
             parser.get()[place] = code
         config = {key: value for key, value in parser.get().items() if key != "_meta_"}
         assert [(found.place, found.text) for found in foreign_code(config)] == [(place, code)]
-        run = run_of(tmp_path / "run", config)
+        mine = bundle_of(tmp_path / "mine", config)
         with pytest.raises(ForeignCodeError) as refusal:
-            load_method(run, "cpu")
+            train(str(mine), out=tmp_path / "run", device="cpu")
         assert f"{place}: {code}" in str(refusal.value)
         assert "--allow-foreign-code" in str(refusal.value)
+        assert not (tmp_path / "run").exists()
 
-    def test_code_in_a_run_does_not_run_unless_allowed(self, tmp_path, capsys, monkeypatch):
+    def test_code_in_a_bundle_does_not_run_unless_allowed(self, tmp_path, capsys, monkeypatch):
         config = merged("tracetrans", "tracebench", "smoke")
         marker = tmp_path / "ran"
-        config["method"]["alpha"] = f"$__import__('pathlib').Path({str(marker)!r}).touch() or 0.5"
-        run = run_of(tmp_path / "run", config)
-        for resume in (lambda: load_method(run, "cpu"), lambda: train("tracetrans", out=run, resume=True)):
+        config["settings"]["alpha"] = f"$__import__('pathlib').Path({str(marker)!r}).touch() or 0.5"
+        mine = bundle_of(tmp_path / "mine", config)
+        for resume in (False, True):
             with pytest.raises(ForeignCodeError):
-                resume()
+                train(str(mine), out=tmp_path / "run", resume=resume, device="cpu")
         assert not marker.exists()
         monkeypatch.setenv(configurations.ALLOW, "1")
-        with pytest.raises(ValueError, match="no weights of this configuration"):
-            load_method(run, "cpu")
+        train(str(mine), out=tmp_path / "run", settings={"training.max_epochs": 1}, device="cpu")
         assert marker.exists()
         printed = capsys.readouterr().err
-        assert "method#alpha: $__import__" in printed
+        assert "settings#alpha: $__import__" in printed
+        record = json.loads((tmp_path / "run" / RECORD).read_text())
+        assert record["settings"]["alpha"] == 0.5, "a run holds what became of the code, and none of it"
+        monkeypatch.delenv(configurations.ALLOW)
+        load_method(tmp_path / "run", "cpu")
+
+    @pytest.mark.parametrize("allowed", [False, True])
+    def test_code_in_a_run_does_not_run_even_if_allowed(self, smoke_run, tmp_path, monkeypatch, allowed):
+        if allowed:
+            monkeypatch.setenv(configurations.ALLOW, "1")
+        run, marker = shutil.copytree(smoke_run, tmp_path / "run"), tmp_path / "ran"
+        record = json.loads((run / RECORD).read_text())
+        record["settings"]["alpha"] = f"$__import__('pathlib').Path({str(marker)!r}).touch() or 0.5"
+        (run / RECORD).write_text(json.dumps(record))
+        for use in (
+            lambda: load_method(run, "cpu"),
+            lambda: train("tracetrans", out=run, resume=True, device="cpu"),
+        ):
+            with pytest.raises(ValueError, match=r"run\.json: alpha: input should be a valid number"):
+                use()
+        assert not marker.exists()
 
     def test_a_foreign_bundle_needs_the_flag(self, tmp_path):
-        configs = tmp_path / "mine" / "configs"
-        configs.mkdir(parents=True)
-        text = (BUNDLES / "tracetrans" / "configs" / "train.yaml").read_text()
-        (configs / "train.yaml").write_text(text)
-        assert bundle_folder(str(tmp_path / "mine")) == tmp_path / "mine"
-        (configs / "train.yaml").write_text(text + "\nextra: $print('ran')\n")
+        config = merged("tracetrans", "tracebench", "smoke")
+        mine = bundle_of(tmp_path / "mine", {**config, "extra": "$print('ran')"})
         with pytest.raises(ForeignCodeError, match="extra"):
-            bundle_folder(str(tmp_path / "mine"))
+            train(str(mine), out=tmp_path / "run", device="cpu")
+        shipped = bundle_of(tmp_path / "shipped", config)
+        train(str(shipped), out=tmp_path / "run", settings={"training.max_epochs": 1}, device="cpu")
+        assert (tmp_path / "run" / RECORD).is_file()
 
     def test_the_flag_of_the_command_allows(self, tmp_path):
         from typer.testing import CliRunner
@@ -187,16 +218,16 @@ class TestConfigurations:
         from medtrace.cli import app
 
         config = merged("tracetrans", "tracebench", "smoke")
-        config["method"]["alpha"] = "$0.25 + 0.25"
-        run = run_of(tmp_path / "run", config)
-        command = ["evaluate", str(run), str(tmp_path)]
+        config["settings"]["alpha"] = "$0.25 + 0.25"
+        mine = bundle_of(tmp_path / "mine", config)
+        command = ["train", str(mine), "--out", str(tmp_path / "run"), "--device", "cpu"]
         refused = CliRunner().invoke(app, command)
         assert refused.exit_code == 1
-        assert "method#alpha: $0.25 + 0.25" in refused.stderr
+        assert "settings#alpha: $0.25 + 0.25" in refused.stderr
         assert "\n" not in refused.stderr.strip()
         allowed = CliRunner().invoke(app, ["--allow-foreign-code", *command])
-        assert "runs code that medtrace does not ship:\n  method#alpha: $0.25 + 0.25" in allowed.stderr
-        assert "no weights of this configuration" in allowed.stderr
+        assert allowed.exit_code == 0, allowed.stderr
+        assert "runs code that medtrace does not ship:\n  settings#alpha: $0.25 + 0.25" in allowed.stderr
 
     def test_a_terminal_is_shown_no_control_characters(self, tmp_path):
         with pytest.raises(ForeignCodeError) as refusal:

@@ -148,7 +148,7 @@ def test_trace_has_both_fields_and_the_change_within_the_mask():
 
 def test_register_is_trace():
     method, batch = metaregnet(), pairs()
-    registered = method.register(batch["source"], batch["target"], batch["mask"], batch["mask"].flip(2))
+    registered = method.trace_pair(batch["source"], batch["target"], batch["mask"], batch["mask"].flip(2))
     traced = method.trace({**batch, "source_mask": batch["mask"].flip(2)})
     for one, other in zip(registered, traced):
         assert torch.equal(one.image, other.image)
@@ -159,7 +159,7 @@ def test_register_is_trace():
 def test_no_mask_is_plain_registration():
     method, batch = metaregnet(), pairs()
     for mask in (None, torch.zeros_like(batch["mask"])):
-        trace = method.register(batch["source"], batch["target"], mask)[0]
+        trace = method.trace_pair(batch["source"], batch["target"], mask)[0]
         assert torch.count_nonzero(trace.appearance) == torch.count_nonzero(trace.mask) == 0
         torch.testing.assert_close(trace.image, trace.warped, atol=1e-5, rtol=0)
     terms = method.terms("registration", {**batch, "mask": torch.zeros_like(batch["mask"])}, {})
@@ -266,7 +266,7 @@ def test_masking_leaves_out_the_sources_pathology_too():
 
 def test_voxelmorph_traces_without_appearance():
     method, batch = voxelmorph(), pairs()
-    trace = method.register(batch["source"], batch["target"], batch["mask"])[1]
+    trace = method.trace_pair(batch["source"], batch["target"], batch["mask"])[1]
     output = method.networks(batch["source"], batch["target"])
     torch.testing.assert_close(trace.ddf, output.ddf[1])
     torch.testing.assert_close(trace.velocity, output.velocity[1])
@@ -310,7 +310,7 @@ def test_refinement_starts_at_the_networks_answer_and_lowers_its_energy():
 
 def test_refinement_of_healthy_pairs_changes_no_intensity():
     batch = blobs(lesion=False)
-    trace = InstanceRegistration(steps=5).register(batch["source"], batch["target"])[0]
+    trace = InstanceRegistration(steps=5).trace_pair(batch["source"], batch["target"])[0]
     assert torch.count_nonzero(trace.appearance) == 0
     assert trace.ddf.abs().max() > 0.1
 

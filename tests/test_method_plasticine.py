@@ -347,14 +347,14 @@ def test_progress_shows_a_bar(capfd):
 @pytest.mark.parametrize("use_noise", [True, False])
 def test_registering_a_pair_shows_the_module_both_images(use_noise):
     method, data = make_method(use_noise=use_noise), batch()
-    traces = method.register(data["source"], data["target"])
+    traces = method.trace_pair(data["source"], data["target"])
     assert method.registers
-    other = method.register(data["source"], data["target"].flip(-1))
+    other = method.trace_pair(data["source"], data["target"].flip(-1))
     assert not torch.equal(traces[0].ddf, other[0].ddf)
-    assert torch.equal(traces[0].ddf, method.register(data["source"], data["target"])[0].ddf)
+    assert torch.equal(traces[0].ddf, method.trace_pair(data["source"], data["target"])[0].ddf)
     torch.testing.assert_close(traces[0].image, traces[0].warped, atol=1e-5, rtol=0)
     with pytest.raises(TypeError, match="mask: expected none"):
-        method.register(data["source"], data["target"], data["source_structure"])
+        method.trace_pair(data["source"], data["target"], data["source_structure"])
 
 
 def test_tracing_leaves_modes_and_weights_as_they_were():

@@ -17,7 +17,6 @@ import pytest
 from medtrace.storage.cases import atomic_case, case_key, content_digest, is_finished, key_of
 from medtrace.workflows.parallel import LOST, Task, run_cases
 
-
 pytestmark = pytest.mark.usefixtures("standin_methods")
 
 

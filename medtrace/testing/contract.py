@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +15,7 @@ from medtrace.engines import Checkpoint, Trainer, build_optimizers
 from medtrace.fields import warp
 from medtrace.methods import Method, MethodSettings, plain, resolve
 from medtrace.networks.patches import PatchInferer
+from medtrace.storage.files import scratch_directory
 from medtrace.trace import Trace
 
 SMOKE = "smoke"
@@ -268,9 +267,9 @@ def _check_resume(kind: type[Method], settings: MethodSettings, shape: tuple[int
     items = _prepared(kind, settings, _batch(settings, shape, 4))
 
     def trained(*epochs: int) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_directory() as folder:
             for count in epochs:
-                handlers = [Checkpoint(Path(folder), interval=1, resume=True)]
+                handlers = [Checkpoint(folder, interval=1, resume=True)]
                 trainer = _trainer(kind, settings, items, count, train_handlers=handlers)
                 trainer.run()
         return trainer.method.state_dict()

@@ -136,7 +136,7 @@ class RunFolder:
 
     def _write(self, engine: Engine) -> None:
         if engine.state.rank == 0:
-            self.run.mkdir(parents=True, exist_ok=True)
+            make_directory(self.run)
             record_run(self.run, self.name, self.settings, self.dataset, engine.data_loader.dataset)
 
 

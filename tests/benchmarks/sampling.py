@@ -14,9 +14,9 @@ from .harness import Measurement, Settings
 
 TITLE = "Sampling"
 TEXT = """
-Plasticine at the size of its TraceBench overlay, without training, which time does not depend on: the deformation once,
-and the noise estimator at each step. The first row that is not bold is how the paper samples, 50 ancestral steps, one
-slice after the other. What fewer steps cost in quality is said in [Plasticine](plasticine.md).
+Plasticine at the size of its preset `tracebench`, without training, which time does not depend on: the deformation
+once, and the noise estimator at each step. The first row that is not bold is how the paper samples, 50 ancestral steps,
+one slice after the other. What fewer steps cost in quality is said in [Plasticine](plasticine.md).
 """
 ROUNDS = 3
 CHANNELS = (16, 32, 64, 64)
@@ -26,7 +26,7 @@ def measurements(settings: Settings) -> Iterator[list[Measurement]]:
     """One volume, its slices together or one by one."""
     edge, slices = (16, 2) if settings.quick else (64, 16)
     share = 5 if settings.quick else 1
-    translator = overlay().to(settings.device).eval()
+    translator = preset().to(settings.device).eval()
     generator = torch.Generator().manual_seed(0)
     volume = (2 * torch.rand((slices, 1, edge, edge), generator=generator) - 1).to(settings.device)
     structure = (volume > 0).float()
@@ -60,8 +60,8 @@ def translate(
         translator(volume[part], structure[part], generators, sampler=sampler, steps=steps)
 
 
-def overlay() -> DiffusionTranslator:
-    """Networks of the bundle's overlay `tracebench.yaml`, with their first weights."""
+def preset() -> DiffusionTranslator:
+    """Networks of the preset `tracebench`, with their first weights."""
     torch.manual_seed(0)
     noise = NoiseEstimator(
         spatial_dims=2,

@@ -20,17 +20,19 @@ import torch.nn.functional as F
 from .harness import ROOT, Measurement, Settings
 
 EARLIER = "d01bb76"
-ROOMS = ("objectives", "networks", "engines", "losses", "fields", "data")
+ROOMS = ("methods", "networks", "engines", "losses", "fields", "data")
+FORMER = {"methods": "objectives"}
+"""What rooms were called at the earlier commit."""
 
 TITLE = "Training steps and their data"
 TEXT = f"""
 All phases of one step (forward, backward, optimiser), of the library as it is and of commit {EARLIER}, in one
 process, on the same images and first weights. TraceTrans at its paper's 256 × 256 and batch 8, RegGAN (CycleGAN,
-NC+R) at 256 × 256 and batch 1; `medtrace` is what the bundles' `train.yaml` does by default, and `bfloat16` what it
-does under `--set amp=true --set amp_dtype=bfloat16`, which gains on processors that multiply in this type. "Losses
-and fields" is all of a TraceTrans step that is neither network nor optimiser (both mutual informations, L1, least
-squares, smoothness, exponential and warp, forward and backward), measured alone; it is asked to take at most a tenth
-of the step. A case of TraceBench is made once in a training and then kept.
+NC+R) at 256 × 256 and batch 1; `medtrace` is what `medtrace train` does by default, and `bfloat16` what it
+does under `--set training.amp=true --set training.amp_dtype=bfloat16`, which gains on processors that multiply in this
+type. "Losses and fields" is all of a TraceTrans step that is neither network nor optimiser (both mutual informations,
+L1, least squares, smoothness, exponential and warp, forward and backward), measured alone; it is asked to take at most
+a tenth of the step. A case of TraceBench is made once in a training and then kept.
 """
 
 
@@ -117,7 +119,7 @@ def step(
         method: "TraceTrans" or "RegGAN"; the networks are the paper's, in a quick run small ones.
         images: the batch.
         settings: of the run.
-        defaults: what the bundle's `train.yaml` sets: fused Adam, and forwards shared where nothing is compiled.
+        defaults: what `medtrace train` sets: fused Adam, and forwards shared where nothing is compiled.
         channels_last, compile: of `medtrace.engines.Acceleration`.
         trainer: further arguments of the trainer.
     """
@@ -142,7 +144,8 @@ def tracetrans(medtrace: Any, quick: bool, share: bool) -> Any:
     """The TraceTrans method with its paper's networks."""
     options = {"channels": (4, 8), "discriminator_channels": 4, "discriminator_layers": 1} if quick else {}
     networks = medtrace.networks.DualDecoderGAN(2, 1, 1, **options)
-    return medtrace.objectives.TraceTransMethod(networks, **({"share_forwards": True} if share else {}))
+    kind = getattr(medtrace.methods, "TraceTransMethod", None) or medtrace.methods.TraceTransObjective
+    return kind(networks, **({"share_forwards": True} if share else {}))
 
 
 def reggan(medtrace: Any, quick: bool) -> Any:
@@ -152,8 +155,9 @@ def reggan(medtrace: Any, quick: bool) -> Any:
     registration = (
         medtrace.networks.RegistrationUNet(2, 1, (4, 8)) if quick else medtrace.networks.RegistrationUNet(2, 1)
     )
-    correction = medtrace.objectives.RegistrationCorrection(registration)
-    return medtrace.objectives.TwoDomainMethod(host, correction=correction)
+    correction = medtrace.methods.RegistrationCorrection(registration)
+    kind = getattr(medtrace.methods, "TwoDomainMethod", None) or medtrace.methods.RegGANObjective
+    return kind(host, correction=correction)
 
 
 def losses_and_fields(images: dict[str, torch.Tensor]) -> Callable[[], Any]:
@@ -187,9 +191,10 @@ def smooth_pair(batch: int, edge: int, device: torch.device) -> dict[str, torch.
     return dict(zip(("source", "target"), fine, strict=True))
 
 
-def library() -> Any:
-    """The rooms of the library that is being measured."""
-    return SimpleNamespace(**{room: importlib.import_module(f"medtrace.{room}") for room in ROOMS})
+def library(former: bool = False) -> Any:
+    """The rooms of the library that is being measured, by today's names."""
+    names = FORMER if former else {}
+    return SimpleNamespace(**{room: importlib.import_module(f"medtrace.{names.get(room, room)}") for room in ROOMS})
 
 
 @contextmanager
@@ -210,7 +215,7 @@ def library_of(commit: str) -> Iterator[Any]:
         sys.path.insert(0, folder)
         importlib.invalidate_caches()
         try:
-            rooms = library()
+            rooms = library(former=True)
         finally:
             sys.path.remove(folder)
             _forget_library()

@@ -24,11 +24,13 @@ from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
 from medtrace.fields import exponentiate
 from medtrace.guard.configurations import BUNDLES, foreign_code, read_config
 from medtrace.guard.weights import load_weights
+from medtrace.methods import method_class, resolve
 from medtrace.metrics.frechet import load_feature_network
 from medtrace.report.certificate import certificate_html, read_certificate
 from medtrace.report.tables import read_rows
 from medtrace.trace import Trace
 from medtrace.workflows.certify import Certificate, Check, Status, Thresholds
+from medtrace.workflows.runs import RunRecord, read_run
 
 SHAPE = (7, 6, 5)
 AFFINE = torch.tensor([[-1.2, 0, 0, 30], [0, 0.9, 0, -20], [0, 0, 2, 4], [0, 0, 0, 1.0]], dtype=torch.float64)
@@ -180,6 +182,11 @@ def _preparation(folder: Path) -> None:
     ).save(folder / "preparation.json")
 
 
+def _record(folder: Path) -> None:
+    settings = resolve(method_class("tracetrans").settings_type, ["tracebench", "smoke"])
+    RunRecord("tracetrans", settings).write(folder)
+
+
 def _config(folder: Path) -> None:
     text = (BUNDLES / "tracetrans" / "configs" / "train.yaml").read_text()
     (folder / "config.yaml").write_text(text)
@@ -301,6 +308,7 @@ KINDS: dict[str, Kind] = {
     "dataset.json": Kind("dataset.json", _dataset, lambda folder: load_dataset(folder)[0]),
     "preparation": Kind("preparation.json", _preparation, _at(Preparation.load, "preparation.json")),
     "config": Kind("config.yaml", _config, lambda folder: foreign_code(read_config(folder / "config.yaml")) and None),
+    "run": Kind("run.json", _record, lambda folder: read_run(folder) and None),
     "certificate": Kind(
         "certificate.json",
         _certificate,
