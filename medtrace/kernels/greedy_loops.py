@@ -109,20 +109,22 @@ def compose_planes(field: Any, update: Any, out: Any, begin: int, end: int) -> N
 
 
 @inlined
-def sum_rows(rows: Any, middle: int, radius: int, out: Any) -> None:
-    """Write the sum of the rows within `radius` of the middle one, as many as there are."""
+def sum_rows(rows: Any, middle: int, y: int, radius: int, out: Any) -> None:
+    """Write the sum of the rows [middle ± radius, y], as many as there are."""
     last = rows.shape[0] - 1
     if radius == 2 and middle >= 2 and middle <= last - 2:  # the usual window, in one pass
-        a, b, c, d, e = rows[middle - 2], rows[middle - 1], rows[middle], rows[middle + 1], rows[middle + 2]
+        a, b, c, d, e = (
+            rows[middle - 2, y], rows[middle - 1, y], rows[middle, y], rows[middle + 1, y], rows[middle + 2, y]
+        )
         for j in range(out.size):
             out[j] = a[j] + b[j] + c[j] + d[j] + e[j]
         return
     low, high = max(middle - radius, 0), min(middle + radius, last)
-    first = rows[low]
+    first = rows[low, y]
     for j in range(out.size):
         out[j] = first[j]
     for k in range(low + 1, high + 1):
-        row = rows[k]
+        row = rows[k, y]
         for j in range(out.size):
             out[j] += row[j]
 
@@ -132,11 +134,11 @@ def box_in_planes(values: Any, radius: int, out: Any, begin: int, end: int) -> N
     """Write sums over windows of 2·radius + 1 voxels along the last two axes, fewer at the borders."""
     _, height, length = values.shape
     padded = np.zeros(length + 2 * radius, values.dtype)
-    plane = np.empty((height, length), values.dtype)
+    plane = np.empty((height, 1, length), values.dtype)
     for x in range(begin, end):
         for y in range(height):
             padded[radius : radius + length] = values[x, y]
-            line = plane[y]
+            line = plane[y, 0]
             if radius == 2:
                 for j in range(length):
                     line[j] = padded[j] + padded[j + 1] + padded[j + 2] + padded[j + 3] + padded[j + 4]
@@ -147,10 +149,10 @@ def box_in_planes(values: Any, radius: int, out: Any, begin: int, end: int) -> N
                     for j in range(length):
                         line[j] += moved[j]
         if height == 1:
-            out[x, 0] = plane[0]
+            out[x, 0] = plane[0, 0]
         else:
             for y in range(height):
-                sum_rows(plane, y, radius, out[x, y])
+                sum_rows(plane, y, 0, radius, out[x, y])
 
 
 @compiled
@@ -158,18 +160,18 @@ def box_across_planes(values: Any, radius: int, out: Any, begin: int, end: int) 
     """Write sums over windows along the first axis; `out` is another array than `values`."""
     for x in range(begin, end):
         for y in range(values.shape[1]):
-            sum_rows(values[:, y], x, radius, out[x, y])
+            sum_rows(values, x, y, radius, out[x, y])
 
 
 @inlined
-def filter_rows(rows: Any, middle: int, kernel: Any, out: Any) -> None:
-    """Write the weighted sum of rows about the middle one; the border row stands for those beyond it."""
+def filter_rows(rows: Any, middle: int, y: int, kernel: Any, out: Any) -> None:
+    """Write the weighted sum of the rows [middle ± k, y]; the border row stands for those beyond it."""
     last = rows.shape[0] - 1
-    weight, row = kernel[0], rows[middle]
+    weight, row = kernel[0], rows[middle, y]
     for j in range(out.size):
         out[j] = row[j] * weight
     for k in range(1, kernel.size):
-        before, after, weight = rows[max(middle - k, 0)], rows[min(middle + k, last)], kernel[k]
+        before, after, weight = rows[max(middle - k, 0), y], rows[min(middle + k, last), y], kernel[k]
         for j in range(out.size):
             out[j] += (before[j] + after[j]) * weight
 
@@ -180,11 +182,11 @@ def smooth_in_planes(field: Any, along_y: Any, along_z: Any, out: Any, begin: in
     channels, _, height, length = field.shape
     reach = along_z.size - 1
     padded = np.empty(length + 2 * reach, field.dtype)
-    plane = np.empty((height, length), field.dtype)
+    plane = np.empty((height, 1, length), field.dtype)
     for c in range(channels):
         for x in range(begin, end):
             for y in range(height):
-                own, line = field[c, x, y], plane[y]
+                own, line = field[c, x, y], plane[y, 0]
                 padded[:reach] = own[0]
                 padded[reach : reach + length] = own
                 padded[reach + length :] = own[length - 1]
@@ -197,7 +199,7 @@ def smooth_in_planes(field: Any, along_y: Any, along_z: Any, out: Any, begin: in
                     for j in range(length):
                         line[j] += (before[j] + after[j]) * weight
             for y in range(height):
-                filter_rows(plane, y, along_y, out[c, x, y])
+                filter_rows(plane, y, 0, along_y, out[c, x, y])
 
 
 @compiled
@@ -212,7 +214,7 @@ def smooth_across_planes(field: Any, along_x: Any, out: Any, lengths: Any, begin
             squared[:] = 0
             for c in range(channels):
                 line = out[c, x, y]
-                filter_rows(field[c, :, y], x, along_x, line)
+                filter_rows(field[c], x, y, along_x, line)
                 for j in range(length):
                     squared[j] += line[j] * line[j]
             for j in range(length):

@@ -1,0 +1,1 @@
+"""Alignment and deformation of one image to another."""
