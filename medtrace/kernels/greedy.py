@@ -41,7 +41,7 @@ class Operations(Protocol):
     """
 
     def volume(self, values: Tensor) -> Any:
-        """An image (*spatial) as an array of the operations."""
+        """An image (*spatial), on any grid, as an array of the operations."""
 
     def field(self, values: Tensor) -> Any:
         """A displacement (D, *spatial), in voxels, as an array."""
@@ -50,7 +50,7 @@ class Operations(Protocol):
         """A copy of an array as a tensor (*spatial) or (D, *spatial)."""
 
     def warp(self, image: Any, field: Any) -> tuple[Any, Any]:
-        """image(p + field(p)) and the derivative of the interpolated image there."""
+        """image(p + field(p)) at the voxels p of the field, and the derivative of the interpolated image there."""
 
     def slopes(self, image: Any) -> Any:
         """Central differences of an image, one-sided at the border."""

@@ -33,7 +33,7 @@ class CompiledOperations:
 
     def volume(self, values: Tensor) -> Any:
         """See `greedy.Operations`."""
-        return plain(values).to(torch.float32).numpy().reshape(self.shape)
+        return plain(values).to(torch.float32).numpy().reshape(inner_shape(values.shape))
 
     def field(self, values: Tensor) -> Any:
         """See `greedy.Operations`."""

@@ -20,7 +20,7 @@ def warp_planes(image: Any, field: Any, out: Any, slopes: Any, begin: int, end: 
     """Write image(p + field(p)) and the derivative of the interpolated image there, 0 along an axis outside the grid.
 
     Args:
-        image: (X, Y, Z).
+        image: on a grid of any size.
         field: (3, X, Y, Z).
         out: (X, Y, Z).
         slopes: (3, X, Y, Z).
@@ -40,7 +40,7 @@ def warp_planes(image: Any, field: Any, out: Any, slopes: Any, begin: int, end: 
             locate_row(own, real(x), real(y), real(1), image.shape, cells, weights)
             free_row(own, real(x), real(y), real(1), image.shape, free)
             line, by_x, by_y, by_z = out[x, y], slopes[0, x, y], slopes[1, x, y], slopes[2, x, y]
-            if height == 1:
+            if image.shape[1] == 1:
                 for j in range(length):
                     o = np.uint64(np.uint32(cells[0, j]))
                     q = o + dx

@@ -25,7 +25,7 @@ class TorchOperations:
 
     def volume(self, values: Tensor) -> Any:
         """See `greedy.Operations`."""
-        return values.detach().as_subclass(Tensor).to(self.device, self.dtype).reshape(self.shape)
+        return values.detach().as_subclass(Tensor).to(self.device, self.dtype).reshape(inner_shape(values.shape))
 
     def field(self, values: Tensor) -> Any:
         """See `greedy.Operations`."""
@@ -42,7 +42,7 @@ class TorchOperations:
 
     def warp(self, image: Any, field: Any) -> tuple[Any, Any]:
         """See `greedy.Operations`."""
-        corners, weights, free = self._cells(field)
+        corners, weights, free = self._cells(field, image.shape)
         a, b = image.reshape(-1)[corners].unflatten(0, (2, 4))
         wx, wy, wz = weights
         near, far = _bilinear(a, wy, wz), _bilinear(b, wy, wz)
@@ -121,7 +121,7 @@ class TorchOperations:
 
     def compose(self, field: Any, update: Any) -> Any:
         """See `greedy.Operations`."""
-        corners, (wx, wy, wz), _ = self._cells(update)
+        corners, (wx, wy, wz), _ = self._cells(update, self.shape)
         values = field.reshape(3, -1)[:, corners]
         near, far = (_bilinear(face, wy, wz) for face in (values[:, :4].unbind(1), values[:, 4:].unbind(1)))
         return update + torch.lerp(near, far, wx.expand_as(near))
@@ -158,20 +158,20 @@ class TorchOperations:
             marks = folded(points.reshape(len(axes), *shape))
         return marks.to(self.dtype).reshape(self.shape), int(marks.sum())
 
-    def _cells(self, field: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def _cells(self, field: Any, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Eight corners of every displaced voxel's cell, weights of the upper ones, and 1 where an axis is inside."""
         lows, weights, free = [], [], []
-        for axis, size in enumerate(self.shape):
-            line = torch.arange(size, device=self.device, dtype=self.dtype)
+        for axis, size in enumerate(shape):
+            line = torch.arange(self.shape[axis], device=self.device, dtype=self.dtype)
             position = field[axis] + line.reshape([-1 if other == axis else 1 for other in range(3)])
             free.append((position > 0) & (position < size - 1))
             position = position.nan_to_num(0.0, posinf=float(size - 1), neginf=0.0).clamp(0, size - 1)
             low = position.long().clamp(0, max(size - 2, 0))
             lows.append(low)
             weights.append(position - low)
-        _, width, length = self.shape
+        _, width, length = shape
         base = (lows[0] * width + lows[1]) * length + lows[2]
-        steps = [step if size > 1 else 0 for step, size in zip((width * length, length, 1), self.shape)]
+        steps = [step if size > 1 else 0 for step, size in zip((width * length, length, 1), shape)]
         corners = [base + i * steps[0] + j * steps[1] + k * steps[2] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
         return torch.stack(corners), torch.stack(weights), torch.stack(free).to(self.dtype)
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from medtrace.checks import check_batched, check_choice, check_finite, check_number, check_positive, check_whole
 from medtrace.fields import invert
 from medtrace.kernels.greedy import Slopes, Windows, operations
 from medtrace.losses.mind import mind_ssc
 from medtrace.registration.pyramid import Step, enlarge, pyramid, shrink
+from medtrace.registration.scaling import scaled
 from medtrace.registration.unfolding import unfold
 
 SIMILARITIES = ("mse", "lncc", "mi", "nmi", "mind")
@@ -206,29 +206,6 @@ def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Te
         raise ValueError("mask: expected voxels outside of it, received a mask that covers the image")
     moved = None if masks[1] is None else 1 - masks[1]
     return _Images(scaled(moving, moved), scaled(fixed, weight), weight, masks[1])
-
-
-def scaled(image: Tensor, weight: Tensor | None = None) -> Tensor:
-    """An image from 0 to 1 between the .5 and 99.5 percentiles, per channel, of what lies above its least value.
-
-    Args:
-        image: (C, *spatial).
-        weight: (1, *spatial): voxels at and below one half do not count.
-    """
-    values = image.detach().as_subclass(Tensor).float()
-    result = torch.empty_like(values)
-    for channel, own in enumerate(values):
-        inside = own if weight is None else own[weight[0] > 0.5]
-        tissue = inside[inside > own.min()]
-        low, high = _percentiles(tissue) if tissue.numel() > 1 else (0.0, 1.0)
-        result[channel] = (own - low) / max(high - low, 1e-12)
-    return result
-
-
-def _percentiles(values: Tensor) -> tuple[float, float]:
-    order = values.flatten().sort().values
-    last = order.numel() - 1
-    return float(order[round(0.005 * last)]), float(order[round(0.995 * last)])
 
 
 class _Level:
