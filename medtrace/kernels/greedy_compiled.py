@@ -116,7 +116,7 @@ class CompiledOperations:
         """See `greedy.Operations`."""
         out = self._buffer("force", 3) if to is None else to
         by_y = slopes.by_x if slopes.by_y is None else slopes.by_y
-        arrays = slopes.by_x, by_space, by_y, fixed_by_space
+        arrays = slopes.by_x, by_space, by_y, by_space if fixed_by_space is None else fixed_by_space
         self._share(similarity_loops.force_planes, *arrays, REAL(alpha), to is not None, out)
         return out
 

@@ -40,6 +40,20 @@ class Start(NamedTuple):
     """Mean distance of where it puts the fixed content from where the chosen alignment does."""
 
 
+class Content(NamedTuple):
+    """Where the fixed image's content lies, as moments of its intensity."""
+
+    center: Tensor
+    """(3,) float64, RAS mm."""
+    spread: Tensor
+    """(3, 3) float64: covariance in mm²."""
+
+    @property
+    def radius(self) -> float:
+        """Root mean square distance from the center, in mm."""
+        return float(self.spread.trace().sqrt())
+
+
 class Alignment(NamedTuple):
     """An alignment and how it was found."""
 
@@ -59,6 +73,14 @@ class Alignment(NamedTuple):
     """The best end of each group of starts that arrived at the same place, best first."""
     plausibility: Plausibility
     """How far the matrix turns, shifts, scales and shears."""
+    content: Content
+
+    def distance(self, matrix: Tensor) -> float:
+        """Root mean square distance, in mm over the fixed content, of a rigid motion (4, 4) from the best one here."""
+        change = matrix - self.rigid
+        linear, shift = change[:3, :3], change[:3, 3]
+        center = linear @ self.content.center + shift
+        return float((center @ center + (linear @ self.content.spread @ linear.T).trace()).sqrt())
 
 
 def align(
@@ -72,6 +94,7 @@ def align(
     moving_mask: Tensor | None = None,
     seed_matrix: Tensor | None = None,
     turns: bool = True,
+    finest: int | None = None,
 ) -> Alignment:
     """Find the rigid or affine map that brings a moving image onto a fixed one.
 
@@ -91,6 +114,7 @@ def align(
         moving_mask: likewise on the moving grid.
         seed_matrix: a further start, as `Alignment.matrix`.
         turns: whether to try orientations other than the headers'.
+        finest: resolutions that are run at most, from the coarsest; None for all.
 
     Returns:
         See `Alignment`.
@@ -116,7 +140,7 @@ def align(
             f"moving: expected {fixed.ndim - 1} axes as fixed, received {moving.ndim - 1}; give two slices or two volumes"
         )
     frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
-    levels = make_levels(moving, fixed, frame, mask, moving_mask)
+    levels = make_levels(moving, fixed, frame, mask, moving_mask)[:finest]
     still = np.eye(frame.dims + 1)
     before = levels[-1].score(still)
     if kind == "none":
@@ -224,4 +248,5 @@ def _answer(
     starts = tuple(Start(end.name, end.score, finest.distance(end.matrix, rigid)) for end in ends)
     whole = frame.to_ras(matrix)
     where = plausibility(matrix, finest.fixed_center)
-    return Alignment(whole, kind, reason, score, before, frame.to_ras(rigid), starts, where)
+    content = Content(*frame.moments_to_ras(finest.fixed_center, finest.spread))
+    return Alignment(whole, kind, reason, score, before, frame.to_ras(rigid), starts, where, content)

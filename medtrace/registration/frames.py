@@ -61,6 +61,13 @@ class Frame:
         axes = [*range(self.dims), 3]
         return moved[np.ix_(axes, axes)]
 
+    def moments_to_ras(self, center: Array, spread: Array) -> tuple[Tensor, Tensor]:
+        """Center (D,) and covariance (D, D) of the frame's points as those of RAS points."""
+        place, wide = np.zeros(3), np.zeros((3, 3))
+        place[: self.dims], wide[: self.dims, : self.dims] = center, spread
+        turn = self.rigid[:3, :3].T
+        return torch.from_numpy(turn @ (place - self.rigid[:3, 3])), torch.from_numpy(turn @ wide @ turn.T)
+
     def starting_at(self, voxel: Sequence[int]) -> Frame:
         """The same, with the fixed image cut to begin at a voxel."""
         result = copy(self)

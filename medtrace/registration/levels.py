@@ -142,6 +142,11 @@ def make_levels(
     return levels
 
 
+def content_box(image: Tensor, margin: int) -> tuple[list[int], list[int]]:
+    """First voxel of the box about an image's content (C, *spatial), widened by a margin, and behind its last."""
+    return _box(scaled(image).mean(0), [float(margin)] * (image.ndim - 1))
+
+
 def _coarse(affine: Array, factor: Sequence[int]) -> Array:
     """The affine of block means."""
     change = np.eye(len(factor) + 1)

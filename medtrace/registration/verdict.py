@@ -1,0 +1,151 @@
+"""How far to believe a registration, in plain words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medtrace.fields import compose, identity_grid, inside_grid, jacobian_determinant, warp
+from medtrace.losses.lncc import lncc
+from medtrace.registration.alignment import Alignment
+from medtrace.registration.deformable import Deformation
+from medtrace.registration.scaling import scaled
+from medtrace.registration.working import Working
+
+GRADES = ("PASS", "WARN", "FAIL")
+COVERED = (0.85, 0.5)
+"""Share of the fixed content with a counterpart below which to warn, and below which to fail."""
+
+JACOBIAN = (0.05, 0.0)
+"""Smallest Jacobian determinant of the field or its inverse, likewise."""
+
+AGREEMENT = (0.15, 0.5)
+"""Distance between the alignments found from either side, over the content's radius: above which to warn, to fail."""
+
+INVERSE_VOXELS = (0.5, 3.0)
+"""Largest inverse error in voxels, likewise."""
+
+CORRELATION = (0.2, 0.1)
+"""Mean squared local correlation in the content after the registration: below which to warn, and to fail."""
+
+
+class Verdict(NamedTuple):
+    """A grade, why, and the figures behind it."""
+
+    grade: str
+    """"PASS", "WARN" or "FAIL"."""
+    reasons: tuple[str, ...]
+    """What speaks against the registration, the gravest first; none for a PASS."""
+    figures: dict[str, float]
+
+    def text(self) -> str:
+        """One line for a person."""
+        if not self.reasons:
+            return f"{self.grade}: {100 * self.figures['covered_share']:.0f} % covered, no folds, both sides agree"
+        return f"{self.grade}: " + "; ".join(self.reasons)
+
+
+def judge(pair: Working, deformation: Deformation, alignment: Alignment, agreement_mm: float | None = None) -> Verdict:
+    """Judge a registration by what can be known without truth.
+
+    Args:
+        pair: the images on the working grid.
+        deformation: of them.
+        alignment: before it.
+        agreement_mm: distance between the alignments found from either side, or None.
+    """
+    figures = measure(pair, deformation, alignment)
+    if agreement_mm is not None:
+        figures["agreement_mm"] = agreement_mm
+    found = [*_extent(figures), *_regularity(figures), *_alignment(figures, alignment), *_gain(figures)]
+    found.sort(key=lambda one: -GRADES.index(one[0]))
+    grade = found[0][0] if found else "PASS"
+    return Verdict(grade, tuple(reason for _, reason in found), figures)
+
+
+def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> dict[str, float]:
+    """The figures of a verdict."""
+    ddf, inverse = deformation.ddf[None], deformation.inverse[None]
+    length = torch.tensor(pair.spacing).reshape(1, -1, *[1] * (ddf.ndim - 2)).to(ddf)
+    missed = compose(ddf, inverse)
+    inside = inside_grid(identity_grid(ddf.shape[2:], device=ddf.device) + inverse, ddf.shape[2:])
+    inside &= pair.content[None].to(inside.device)
+    error = missed.norm(dim=1, keepdim=True)[inside] if bool(inside.any()) else missed.new_zeros(1)
+    error_mm = (missed * length).norm(dim=1, keepdim=True)[inside] if bool(inside.any()) else missed.new_zeros(1)
+    fixed, moving = scaled(pair.fixed)[None], scaled(pair.moving)[None]
+    warped = warp(moving, ddf)
+    weight = pair.content[None].to(fixed) * (1 - pair.mask[None].to(fixed))
+    counted = weight if bool((weight > 0).any()) else None
+    return {
+        "covered_share": pair.covered,
+        "information_before": alignment.similarity_before,
+        "information_aligned": alignment.similarity,
+        "correlation_aligned": float(lncc(moving, fixed, mask=counted, floor=1e-4).mean()),
+        "correlation_after": float(lncc(warped, fixed, mask=counted, floor=1e-4).mean()),
+        "smallest_jacobian": float(jacobian_determinant(ddf).min()),
+        "smallest_jacobian_of_inverse": float(jacobian_determinant(inverse).min()),
+        "folds": float(deformation.folds),
+        "inverse_error_voxels": float(error.max()),
+        "inverse_error_mm": float(error_mm.mean()),
+        "displacement_mm": _mean(ddf * length, pair.content),
+        "scale": alignment.plausibility.scale,
+        "stretch": alignment.plausibility.stretch,
+        "rotation_degrees": alignment.plausibility.rotation_degrees,
+        "content_radius_mm": alignment.content.radius,
+    }
+
+
+def _mean(field: Tensor, region: Tensor) -> float:
+    lengths = field.norm(dim=1, keepdim=True)
+    return float(lengths[region[None]].mean()) if bool(region.any()) else float(lengths.mean())
+
+
+def _extent(figures: dict[str, float]) -> list[tuple[str, str]]:
+    covered = figures["covered_share"]
+    text = f"only {100 * covered:.0f} % of the fixed content has a counterpart in the moving image"
+    return _below(covered, COVERED, text)
+
+
+def _regularity(figures: dict[str, float]) -> list[tuple[str, str]]:
+    found = []
+    for name, what in (("smallest_jacobian", "field"), ("smallest_jacobian_of_inverse", "inverse")):
+        value = figures[name]
+        text = f"the {what} folds (smallest Jacobian {value:.2g})" if value <= 0 else ""
+        found += _below(value, JACOBIAN, text or f"the {what} all but folds (smallest Jacobian {value:.2g})", equal=True)
+    if figures["folds"] > 0 and figures["smallest_jacobian"] > 0:
+        found.append(("FAIL", f"the field folds in {figures['folds']:.0f} voxels"))
+    error = figures["inverse_error_voxels"]
+    return found + _below(-error, tuple(-one for one in INVERSE_VOXELS), f"the inverse misses by up to {error:.1f} voxels")
+
+
+def _alignment(figures: dict[str, float], alignment: Alignment) -> list[tuple[str, str]]:
+    found = []
+    judged = alignment.plausibility
+    if judged.grade != "PASS":
+        found.append((judged.grade, judged.reason))
+    distance = figures.get("agreement_mm")
+    if distance is not None:
+        share = distance / max(figures["content_radius_mm"], 1e-9)
+        text = f"aligned from the other side, the images lie {distance:.0f} mm elsewhere"
+        found += _below(-share, tuple(-one for one in AGREEMENT), text)
+    if alignment.kind != "none" and alignment.similarity < alignment.similarity_before:
+        found.append(("WARN", "the alignment shares less information than the headers' own"))
+    return found
+
+
+def _gain(figures: dict[str, float]) -> list[tuple[str, str]]:
+    before, after = figures["correlation_aligned"], figures["correlation_after"]
+    found = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
+    if after < before:
+        found.append(("FAIL", f"the images are less alike than before (local correlation {before:.2f}, then {after:.2f})"))
+    return found
+
+
+def _below(value: float, bounds: tuple[float, ...], text: str, equal: bool = False) -> list[tuple[str, str]]:
+    """Grade a number that is to be large: warn below the first bound, fail below the second."""
+    warn, fail = bounds
+    if value < fail or (equal and value == fail):
+        return [("FAIL", text)]
+    return [("WARN", text)] if value < warn else []
