@@ -114,7 +114,11 @@ def sum_rows(rows: Any, middle: int, y: int, radius: int, out: Any) -> None:
     last = rows.shape[0] - 1
     if radius == 2 and middle >= 2 and middle <= last - 2:  # the usual window, in one pass
         a, b, c, d, e = (
-            rows[middle - 2, y], rows[middle - 1, y], rows[middle, y], rows[middle + 1, y], rows[middle + 2, y]
+            rows[middle - 2, y],
+            rows[middle - 1, y],
+            rows[middle, y],
+            rows[middle + 1, y],
+            rows[middle + 2, y],
         )
         for j in range(out.size):
             out[j] = a[j] + b[j] + c[j] + d[j] + e[j]

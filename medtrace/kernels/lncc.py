@@ -108,7 +108,9 @@ def _by_loops(
     work = _Row(tuple(x.shape[1:]), radius, floor)
     for row in range(x.shape[0]):
         arrays = (tensor[row].numpy() for tensor in (x, y, weight))
-        values[row] = work.measure(*arrays, by_x[row].numpy() if wants_x else None, by_y[row].numpy() if wants_y else None)
+        values[row] = work.measure(
+            *arrays, by_x[row].numpy() if wants_x else None, by_y[row].numpy() if wants_y else None
+        )
     return torch.from_numpy(values), by_x, by_y
 
 

@@ -20,8 +20,8 @@ from medtrace.losses.smoothness import VelocitySmoothnessLoss, velocity_smoothne
 __all__ = [
     "IntensityDiffusionLoss",
     "JacobianFoldingLoss",
-    "LeastSquaresAdversarialLoss",
     "LNCCLoss",
+    "LeastSquaresAdversarialLoss",
     "MINDLoss",
     "ParzenDNMILoss",
     "ParzenKernel",

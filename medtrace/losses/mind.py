@@ -67,9 +67,7 @@ def mind_ssc(image: Tensor, radius: int = 1, dilation: int = 1) -> Tensor:
 
 def _pairs(dims: int) -> list[tuple[Offset, Offset]]:
     """Pairs of neighbors on different axes."""
-    neighbors = [
-        tuple(side if axis == own else 0 for axis in range(dims)) for own in range(dims) for side in (-1, 1)
-    ]
+    neighbors = [tuple(side if axis == own else 0 for axis in range(dims)) for own in range(dims) for side in (-1, 1)]
     return [
         (first, second)
         for first, second in itertools.combinations(neighbors, 2)

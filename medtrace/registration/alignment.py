@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite
@@ -157,7 +156,9 @@ def align(
     gain = (affine.score - rigid.score) / max(rigid.score - 1, 1e-9)
     found = f"the affine map raises the information that the images share by {100 * gain:.1f} %"
     if kind == "affine":
-        return _answer(affine.matrix, "affine", f"as asked for; {found}", affine.score, before, rigid.matrix, ends, frame, levels)
+        return _answer(
+            affine.matrix, "affine", f"as asked for; {found}", affine.score, before, rigid.matrix, ends, frame, levels
+        )
     if gain > AFFINE_MARGIN:
         text = f"{found}, more than {100 * AFFINE_MARGIN:g} %"
         return _answer(affine.matrix, "affine", text, affine.score, before, rigid.matrix, ends, frame, levels)

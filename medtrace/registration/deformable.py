@@ -20,7 +20,7 @@ from medtrace.registration.unfolding import unfold
 
 SIMILARITIES = ("mse", "lncc", "mi", "nmi", "mind")
 UPDATE_VOXELS = 1.5
-FIELD_VOXELS = 0.5
+FIELD_VOXELS = 0.6
 """Default standard deviations of the Gaussians on updates and on the field, in voxels of the geometric mean size."""
 
 PATIENCE = 8
@@ -38,7 +38,7 @@ class Deformable:
         radius: of the windows of "lncc", in voxels of a level.
         update_smoothing_mm: standard deviation of the Gaussian on every update, in mm of the full resolution; a level
             whose voxels are k times larger smooths k times as far. None takes 1.5 voxels.
-        field_smoothing_mm: likewise on the field after every update. None takes 0.5 voxels.
+        field_smoothing_mm: likewise on the field after every update. None takes 0.6 voxels.
         symmetry: share α of the force that pulls at the fixed image's edges, in [0, 1): 0 is the usual force.
         step: longest update of an iteration, in voxels of a level.
         iterations: at most, on the levels from coarse to fine; the last is the full resolution, and coarser ones that
@@ -56,7 +56,7 @@ class Deformable:
     step: float = 1.0
     iterations: tuple[int, ...] = (100, 100, 50, 25)
     tolerance: float = 1e-3
-    floor: float = 1e-5
+    floor: float = 1e-4
     unfolding: int = 10
 
     def __post_init__(self) -> None:
@@ -161,19 +161,22 @@ def deform(
         raise ValueError(f"spacing: expected {len(shape)} numbers above 0, in mm, received {spacing!r}")
     steps = pyramid(shape, sizes, settings.iterations)
     planned, done = sum(step.iterations for step in steps), 0
-    field: Tensor | None = None
+    coarse = steps[0].factor
+    field = fixed.new_zeros(len(shape), *shrink(images.weight, coarse).shape[1:], dtype=torch.float32)
     history = []
-    for number, step in enumerate(steps):
-        if field is not None:
-            field = enlarge(field, steps[number - 1].factor, step.factor, shape)
+    for step in steps:
+        field = enlarge(field, coarse, step.factor, shape)
         level = _Level(images, step, sizes, settings, field)
-        history.append(level.run(None if progress is None else lambda k, before=done: progress(before + k, planned)))
-        done += step.iterations
-        field = level.field
-    assert field is not None
+        history.append(level.run(_after(progress, done, planned)))
+        done, coarse, field = done + step.iterations, step.factor, level.field
     field, before, left = unfold(field, settings.unfolding)
     inverse = invert(field[None], tolerance=1e-3)
     return Deformation(field, inverse.ddf[0], float(inverse.residual[0]), tuple(history), before, left)
+
+
+def _after(progress: Callable[[int, int], None] | None, done: int, planned: int) -> Callable[[int], None] | None:
+    """The progress of a level as that of the whole."""
+    return None if progress is None else lambda count: progress(done + count, planned)
 
 
 class _Images(NamedTuple):
@@ -212,12 +215,12 @@ class _Level:
     """One resolution of a registration."""
 
     def __init__(
-        self, images: _Images, step: Step, sizes: Sequence[float], settings: Deformable, field: Tensor | None
+        self, images: _Images, step: Step, sizes: Sequence[float], settings: Deformable, field: Tensor
     ) -> None:
         self.step, self.settings = step, settings
         fixed, moving = shrink(images.fixed, step.factor), shrink(images.moving, step.factor)
         if settings.similarity == "mind":
-            fixed, moving = (mind_ssc(image[None])[0] for image in (fixed, moving))
+            fixed, moving = (mind_ssc(image[:, None]).flatten(0, 1) for image in (fixed, moving))
         elif settings.similarity in ("mi", "nmi"):
             fixed, moving = fixed.clamp(0, 1), moving.clamp(0, 1)
         shape = tuple(fixed.shape[1:])
@@ -228,8 +231,7 @@ class _Level:
         self.still = ops.volume(shrink(images.weight, step.factor)[0].contiguous())
         moved = images.moving_mask
         self.moving_mask = None if moved is None else ops.volume(shrink(moved, step.factor)[0].contiguous())
-        still = torch.zeros(len(shape), *shape, device=fixed.device)
-        self.array = ops.field(still if field is None else field.contiguous().clone())
+        self.array = ops.field(field.contiguous().clone())
         both = settings.symmetry > 0
         self.fixed_slopes = [ops.slopes(image) if both else None for image in self.fixed]
         self.windows: list[Windows] | None = None

@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
+from medtrace.fields import identity_grid, sample
 from medtrace.registration.alignment import Alignment, align
+from medtrace.registration.contrast import choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
-from medtrace.registration.verdict import Verdict, judge
-from medtrace.registration.working import Working, onto, total_field, total_inverse, working_pair
+from medtrace.registration.presets import weak_likeness
+from medtrace.registration.verdict import Verdict, judge, mean_correlation
+from medtrace.registration.working import Working, total_field, total_inverse, working_pair
+
+WEAK_LIKENESS = 0.15
+"""Mean squared local correlation of aligned images below which they have little in common."""
 
 
 class Registration(NamedTuple):
@@ -30,10 +36,10 @@ class Registration(NamedTuple):
     alignment: Alignment
     deformation: Deformation
     """On the working grid."""
-    similarity: str
-    """Of the deformation."""
-    similarity_reason: str
-    """Why this one, in a sentence."""
+    settings: Deformable
+    """Of the deformation, with its similarity."""
+    settings_reason: str
+    """Why these, in a sentence."""
     verdict: Verdict
 
 
@@ -63,7 +69,8 @@ def register(
         mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: pathology that has no counterpart, left out.
         moving_mask: likewise on the moving grid.
         spacing: mm of the voxels on which the deformation is sought; None for the fixed image's.
-        settings: of the deformation; its similarity is replaced.
+        settings: of the deformation, whose similarity is replaced; None for the usual ones, or `weak_likeness` for images
+            of two contrasts that have little in common.
         check_starts: whether the alignment is also found the other way around, to see whether both agree.
 
     Returns:
@@ -96,14 +103,14 @@ def register(
         aligned = align(moving, fixed, moving_affine, fixed_affine, kind=alignment, **regions)
     matrix = frame.from_ras(aligned.matrix)
     pair = working_pair((moving, fixed), (moving_mask, mask), frame, matrix, spacing)
-    chosen, reason = choose_similarity(similarity)
+    chosen, reason = _settings(pair, similarity, settings)
     deformation = deform(
         pair.moving,
         pair.fixed,
         spacing=pair.spacing,
         mask=pair.mask,
         moving_mask=pair.moving_mask,
-        settings=replace(settings or Deformable(), similarity=chosen),
+        settings=chosen,
     )
     ddf = total_field(deformation.ddf, pair.affine, matrix, frame.fixed, fixed.shape[1:])
     inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:])
@@ -115,11 +122,18 @@ def register(
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
 
 
-def choose_similarity(similarity: str) -> tuple[str, str]:
-    """The similarity of the deformation, and why."""
-    if similarity != "auto":
-        return similarity, "as asked for"
-    return "lncc", "local correlation serves one contrast and two, since it is blind to the sign of contrast"
+def _settings(pair: Working, similarity: str, settings: Deformable | None) -> tuple[Deformable, str]:
+    """Settings of the deformation, and why these."""
+    weight = pair.content.float() * (1 - pair.mask)
+    contrast = contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
+    chosen, reason = choose_similarity(similarity, contrast)
+    if settings is not None:
+        return replace(settings, similarity=chosen), reason
+    likeness = mean_correlation(pair.moving, pair.fixed, weight)
+    if similarity == "auto" and chosen == "mi" and likeness < WEAK_LIKENESS:
+        text = f"local correlation in large windows and strong smoothing, since little is alike ({likeness:.2f} of 1)"
+        return weak_likeness(pair.spacing), text
+    return replace(Deformable(), similarity=chosen), reason
 
 
 def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) -> None:
@@ -162,13 +176,8 @@ def _agreement(
 
 
 def _warped(moving: Tensor, ddf: Tensor, frame: Frame) -> Tensor:
-    from medtrace.fields import identity_grid, sample
-
     to_moving = torch.from_numpy(np.linalg.inv(frame.moving) @ frame.fixed).to(ddf.device)
     points = identity_grid(ddf.shape[1:], device=ddf.device, dtype=torch.float64) + ddf
     shift = to_moving[:-1, -1].reshape(-1, *[1] * (ddf.ndim - 1))
     places = (torch.tensordot(to_moving[:-1, :-1], points, dims=1) + shift).float()
     return sample(moving.detach().as_subclass(Tensor).float()[None], places[None])[0]
-
-
-__all__ = ["Registration", "Working", "check_apart", "choose_similarity", "onto", "register"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medtrace.fields import compose, identity_grid, inside_grid, jacobian_determinant, warp
+from medtrace.kernels.greedy import operations
 from medtrace.losses.lncc import lncc
 from medtrace.registration.alignment import Alignment
 from medtrace.registration.deformable import Deformation
@@ -77,13 +78,14 @@ def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> di
     fixed, moving = scaled(pair.fixed)[None], scaled(pair.moving)[None]
     warped = warp(moving, ddf)
     weight = pair.content[None].to(fixed) * (1 - pair.mask[None].to(fixed))
-    counted = weight if bool((weight > 0).any()) else None
     return {
         "covered_share": pair.covered,
         "information_before": alignment.similarity_before,
         "information_aligned": alignment.similarity,
-        "correlation_aligned": float(lncc(moving, fixed, mask=counted, floor=1e-4).mean()),
-        "correlation_after": float(lncc(warped, fixed, mask=counted, floor=1e-4).mean()),
+        "correlation_aligned": mean_correlation(moving[0], fixed[0], weight[0]),
+        "correlation_after": mean_correlation(warped[0], fixed[0], weight[0]),
+        "working_information_aligned": _information(moving[0], fixed[0], weight[0]),
+        "working_information_after": _information(warped[0], fixed[0], weight[0]),
         "smallest_jacobian": float(jacobian_determinant(ddf).min()),
         "smallest_jacobian_of_inverse": float(jacobian_determinant(inverse).min()),
         "folds": float(deformation.folds),
@@ -95,6 +97,23 @@ def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> di
         "rotation_degrees": alignment.plausibility.rotation_degrees,
         "content_radius_mm": alignment.content.radius,
     }
+
+
+def mean_correlation(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
+    """Mean squared local correlation, in [0, 1], of images (C, *spatial) from 0 to 1 where a weight is above 0."""
+    counted = weight[None] if bool((weight > 0).any()) else None
+    return float(lncc(scaled(moving)[None], scaled(fixed)[None], mask=counted, floor=1e-4).mean())
+
+
+def _information(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
+    """Normalized mutual information, in [1, 2], of images (C, *spatial) from 0 to 1; mean over channels."""
+    ops = operations(fixed.shape[1:], fixed.device)
+    share = ops.volume(weight[0].contiguous())
+    values = [
+        ops.information(ops.volume(a.contiguous()), ops.volume(b.contiguous()), share, True, False).value
+        for a, b in zip(moving.clamp(0, 1), fixed.clamp(0, 1))
+    ]
+    return sum(values) / (len(values) * max(float(weight.sum()), 1e-9))
 
 
 def _mean(field: Tensor, region: Tensor) -> float:
@@ -113,11 +132,15 @@ def _regularity(figures: dict[str, float]) -> list[tuple[str, str]]:
     for name, what in (("smallest_jacobian", "field"), ("smallest_jacobian_of_inverse", "inverse")):
         value = figures[name]
         text = f"the {what} folds (smallest Jacobian {value:.2g})" if value <= 0 else ""
-        found += _below(value, JACOBIAN, text or f"the {what} all but folds (smallest Jacobian {value:.2g})", equal=True)
+        found += _below(
+            value, JACOBIAN, text or f"the {what} all but folds (smallest Jacobian {value:.2g})", equal=True
+        )
     if figures["folds"] > 0 and figures["smallest_jacobian"] > 0:
         found.append(("FAIL", f"the field folds in {figures['folds']:.0f} voxels"))
     error = figures["inverse_error_voxels"]
-    return found + _below(-error, tuple(-one for one in INVERSE_VOXELS), f"the inverse misses by up to {error:.1f} voxels")
+    return found + _below(
+        -error, tuple(-one for one in INVERSE_VOXELS), f"the inverse misses by up to {error:.1f} voxels"
+    )
 
 
 def _alignment(figures: dict[str, float], alignment: Alignment) -> list[tuple[str, str]]:
@@ -138,8 +161,15 @@ def _alignment(figures: dict[str, float], alignment: Alignment) -> list[tuple[st
 def _gain(figures: dict[str, float]) -> list[tuple[str, str]]:
     before, after = figures["correlation_aligned"], figures["correlation_after"]
     found = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
+    names = ("working_information_aligned", "working_information_after")
+    shared = [figures[name] for name in names]
+    if shared[1] < shared[0]:
+        text = f"the deformation lowers the information that the images share ({shared[0]:.3f}, then {shared[1]:.3f})"
+        found.append(("FAIL", text))
     if after < before:
-        found.append(("FAIL", f"the images are less alike than before (local correlation {before:.2f}, then {after:.2f})"))
+        found.append(
+            ("FAIL", f"the images are less alike than before (local correlation {before:.2f}, then {after:.2f})")
+        )
     return found
 
 
