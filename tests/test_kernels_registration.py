@@ -157,9 +157,7 @@ def test_folds_are_those_of_fields(shape, scale):
 
 
 def test_same_bytes_with_any_number_of_threads(thread_limit, monkeypatch):
-    monkeypatch.setattr(
-        threads, "pieces", lambda count, work: [(k * count // 3, (k + 1) * count // 3) for k in range(3)]
-    )
+    monkeypatch.setattr(threads, "pieces", in_three)
     x, y = torch.rand(2, 24, 20, 18)
     ddf = torch.randn(3, 24, 20, 18)
     shared = run_all(operations(x.shape), x, y, ddf)
@@ -167,6 +165,10 @@ def test_same_bytes_with_any_number_of_threads(thread_limit, monkeypatch):
     thread_limit(1)
     for one, other in zip(shared, run_all(operations(x.shape), x, y, ddf)):
         assert np.array_equal(one, other)
+
+
+def in_three(count, _work):
+    return [(k * count // 3, (k + 1) * count // 3) for k in range(3)]
 
 
 def run_all(ops, x, y, ddf):

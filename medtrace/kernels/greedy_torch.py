@@ -46,10 +46,8 @@ class TorchOperations:
         a, b = image.reshape(-1)[corners].unflatten(0, (2, 4))
         wx, wy, wz = weights
         near, far = _bilinear(a, wy, wz), _bilinear(b, wy, wz)
-        by_y, by_z = (
-            torch.lerp(*(slope(face, w) for face in (a, b)), wx)
-            for slope, w in ((_slope_first, wz), (_slope_second, wy))
-        )
+        by_y = torch.lerp(_slope_first(a, wz), _slope_first(b, wz), wx)
+        by_z = torch.lerp(_slope_second(a, wy), _slope_second(b, wy), wx)
         return torch.lerp(near, far, wx), torch.stack([far - near, by_y, by_z]) * free
 
     def slopes(self, image: Any) -> Any:
@@ -76,7 +74,7 @@ class TorchOperations:
         """See `greedy.Operations`."""
         first = weight * x
         sums = box_sum(torch.stack([first, first * x, first * y]), radius)
-        values, (a, b, c, d, e) = local_correlation(*windows, *sums, centers, floor)
+        values, (a, b, c, d, e) = local_correlation([*windows, *sums], centers, floor)
         a, b, c, d, e = box_sum(torch.stack([a, b, c, d, e]), radius)
         by_y = local_slope(y, x, weight, a, d, e) if both else None
         return Slopes(float(values.sum(dtype=torch.float64)), local_slope(x, y, weight, a, b, c), by_y)

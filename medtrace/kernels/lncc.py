@@ -49,9 +49,10 @@ def _lncc(
     x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float, wants_x: bool, wants_y: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums, and the derivatives by x and y; one that is not wanted has shape (0,)."""
-    arrays = [plain(tensor).reshape(-1, *inner_shape(x.shape[1:])) for tensor in (x, y, weight)]
+    first, second, share = (plain(tensor).reshape(-1, *inner_shape(x.shape[1:])) for tensor in (x, y, weight))
     by_loops = x.dtype == torch.float32 and choice.takes_compiled(x, y, weight)
-    values, by_x, by_y = (_by_loops if by_loops else _by_torch)(*arrays, radius, floor, wants_x, wants_y)
+    run = _by_loops if by_loops else _by_torch
+    values, by_x, by_y = run(first, second, share, radius, floor, wants_x, wants_y)
     none = x.new_empty(0)
     return values, by_x.reshape(x.shape) if wants_x else none, by_y.reshape(x.shape) if wants_y else none.clone()
 
@@ -92,7 +93,7 @@ def _by_torch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     wx, wy = weight * x, weight * y
     sums = box_sum(torch.stack([weight, wy, wy * y, wx, wx * x, wx * y]), radius)
-    values, (a, b, c, d, e) = local_correlation(*sums, weight, floor)
+    values, (a, b, c, d, e) = local_correlation(list(sums), weight, floor)
     total = values.flatten(1).sum(1, dtype=torch.float64)
     if not (wants_x or wants_y):
         return total, x, y
@@ -107,10 +108,9 @@ def _by_loops(
     by_x, by_y = (torch.empty_like(x) if wish else x.new_empty((x.shape[0], 0)) for wish in (wants_x, wants_y))
     work = _Row(tuple(x.shape[1:]), radius, floor)
     for row in range(x.shape[0]):
-        arrays = (tensor[row].numpy() for tensor in (x, y, weight))
-        values[row] = work.measure(
-            *arrays, by_x[row].numpy() if wants_x else None, by_y[row].numpy() if wants_y else None
-        )
+        images = x[row].numpy(), y[row].numpy()
+        results = [slope[row].numpy() if wish else None for slope, wish in ((by_x, wants_x), (by_y, wants_y))]
+        values[row] = work.measure(*images, weight[row].numpy(), *results)
     return torch.from_numpy(values), by_x, by_y
 
 
@@ -125,7 +125,7 @@ class _Row:
         self.between = np.empty(shape, np.float32)
         self.totals = np.empty(shape[0])
 
-    def measure(self, x: Any, y: Any, weight: Any, by_x: Any, by_y: Any) -> float:
+    def measure(self, x: Any, y: Any, weight: Any, by_x: Any = None, by_y: Any = None) -> float:
         """The weighted sum; writes the derivatives to what is not None."""
         from medtrace.kernels import similarity_loops as loops  # compiles: only where it is used
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,16 +26,16 @@ def box_sum(values: Tensor, radius: int) -> Tensor:
 
 
 def local_correlation(
-    count: Tensor,
-    sum_y: Tensor,
-    sum_yy: Tensor,
-    sum_x: Tensor,
-    sum_xx: Tensor,
-    sum_xy: Tensor,
-    centers: Tensor,
-    floor: float,
+    sums: Sequence[Tensor], centers: Tensor, floor: float
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """See `similarity_loops.lncc_planes`: the values v·A²/(B·C), and the coefficients of the derivative."""
+    """See `similarity_loops.lncc_planes`: the values v·A²/(B·C), and the coefficients of the derivative.
+
+    Args:
+        sums: n, Sy, Syy, Sx, Sxx, Sxy.
+        centers: v.
+        floor: of the variances.
+    """
+    count, sum_y, sum_yy, sum_x, sum_xx, sum_xy = sums
     per = 1 / count.clamp_min(LEAST_WEIGHT)
     slack = floor * count.clamp_min(1)
     cross = sum_xy - sum_x * sum_y * per

@@ -99,8 +99,8 @@ def register(
     if isinstance(alignment, Alignment):
         aligned = alignment
     else:
-        regions = {"mask": mask, "moving_mask": moving_mask}
-        aligned = align(moving, fixed, moving_affine, fixed_affine, kind=alignment, **regions)
+        affines = moving_affine, fixed_affine
+        aligned = align(moving, fixed, *affines, kind=alignment, mask=mask, moving_mask=moving_mask)
     matrix = frame.from_ras(aligned.matrix)
     pair = working_pair((moving, fixed), (moving_mask, mask), frame, matrix, spacing)
     chosen, reason = _settings(pair, similarity, settings)
@@ -116,7 +116,7 @@ def register(
     inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:])
     agreement = None
     if check_starts and kind not in ("none", "given"):
-        agreement = _agreement(moving, fixed, frame, aligned, mask, moving_mask, (moving_affine, fixed_affine))
+        agreement = _agreement(moving, fixed, aligned, mask, moving_mask, (moving_affine, fixed_affine))
     verdict = judge(pair, deformation, aligned, agreement)
     warped = _warped(moving, ddf, frame)
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
@@ -164,7 +164,6 @@ def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) 
 def _agreement(
     moving: Tensor,
     fixed: Tensor,
-    frame: Frame,
     aligned: Alignment,
     mask: Tensor | None,
     moving_mask: Tensor | None,

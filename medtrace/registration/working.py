@@ -26,7 +26,7 @@ class Working(NamedTuple):
     fixed: Tensor
     """(C, *shape)."""
     mask: Tensor
-    """(1, *shape) in [0, 1]: what is left out of the fixed image, also where it has no counterpart on the moving grid."""
+    """(1, *shape) in [0, 1]: what is left out of the fixed image, and what has no counterpart on the moving grid."""
     moving_mask: Tensor | None
     affine: Array
     """(D + 1, D + 1) float64: from voxels to the frame's mm."""
@@ -51,7 +51,7 @@ def working_pair(
         masks: likewise, (1, *spatial) or None.
         frame: where they lie.
         matrix: (D + 1, D + 1), the alignment of the frame's points.
-        spacing: mm of the grid's voxels; None for the fixed image's own, at most threefold finer along a coarse axis.
+        spacing: mm of the grid's voxels; None for the fixed image's own.
     """
     moving, fixed = images
     edges = np.linalg.norm(frame.fixed[:-1, :-1], axis=0)
@@ -72,9 +72,9 @@ def working_pair(
     change[:-1, -1] += change[:-1, :-1] @ np.array(low, float)
     content = content_of(still)[cut]
     covered = float(inside[cut][content].mean()) if bool(content.any()) else 0.0
-    pair = (part[cut].contiguous() for part in (moved, still, mask))
+    moved, still, mask = (part[cut].contiguous() for part in (moved, still, mask))
     own = tuple(float(size) for size in np.linalg.norm((frame.fixed @ change)[:-1, :-1], axis=0))
-    return Working(*pair, carried, frame.fixed @ change, own, content, covered)
+    return Working(moved, still, mask, carried, frame.fixed @ change, own, content, covered)
 
 
 def onto(image: Tensor, shape: Sequence[int], matrix: Array, *, smooth: bool = False) -> Tensor:
