@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -125,6 +126,6 @@ def gaussian(sigma: float) -> list[float]:
         return [1.0]
     reach = max(1, math.ceil(3 * sigma))
     edges = [0.5 * (1 + math.erf((k - 0.5) / (sigma * math.sqrt(2)))) for k in range(reach + 2)]
-    weights = [high - low for low, high in zip(edges, edges[1:])]
+    weights = [high - low for low, high in itertools.pairwise(edges)]
     total = weights[0] + 2 * sum(weights[1:])
     return [weight / total for weight in weights]

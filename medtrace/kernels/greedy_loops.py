@@ -1,8 +1,8 @@
 """Loops of compositional registration: reads with slopes, composition, window sums and smoothing of volumes.
 
-Volumes are (X, Y, Z) and fields (3, X, Y, Z), in voxels; an image of two axes is a volume (H, 1, W). Every loop works on
-the planes `begin` to `end` of the first axis and writes what no other plane writes, so that threads share it and the
-bytes do not depend on their number.
+Volumes are (X, Y, Z) and fields (3, X, Y, Z), in voxels; an image of two axes is a volume (H, 1, W). Every loop works
+on the planes `begin` to `end` of the first axis and writes what no other plane writes, so that threads share it and
+the bytes do not depend on their number.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class Alignment(NamedTuple):
     content: Content
 
     def distance(self, matrix: Tensor) -> float:
-        """Root mean square distance, in mm over the fixed content, of a rigid motion (4, 4) from the best one here."""
-        change = matrix - self.rigid
+        """Root mean square distance, in mm over the fixed content, of another map (4, 4) from this one."""
+        change = matrix - self.matrix
         linear, shift = change[:3, :3], change[:3, 3]
         center = linear @ self.content.center + shift
         return float((center @ center + (linear @ self.content.spread @ linear.T).trace()).sqrt())
@@ -97,11 +97,11 @@ def align(
 ) -> Alignment:
     """Find the rigid or affine map that brings a moving image onto a fixed one.
 
-    At the coarsest of several resolutions, orientations from all of space about the contents' centers, and the headers'
-    own alignment, are scored by normalized mutual information (Studholme et al., 1999), of any two contrasts; the best
-    are followed by L-BFGS, fewer and fewer of them as voxels shrink. "auto" goes on to an affine map and takes it where it
-    raises the information by more than 1 %, as it does between two people; of one person's scans it does not. Where the
-    headers' start ends as well as another (to 1 %), it is taken. The same images give the same bytes.
+    At the coarsest of several resolutions, orientations from all of space about the contents' centers, and the
+    headers' own alignment, are scored by normalized mutual information (Studholme et al., 1999), of any two contrasts;
+    the best are followed by L-BFGS, fewer and fewer of them as voxels shrink. "auto" goes on to an affine map and takes
+    it where it raises the information by more than 1 %, as it does between two people; of one person's scans it does
+    not. Where the headers' start ends as well as another (to 1 %), it is taken. The same images give the same bytes.
 
     Args:
         moving: (C, H, W) or (C, H, W, D), any range; channels are averaged.
@@ -136,7 +136,7 @@ def align(
         check_finite(name, image)
     if moving.ndim != fixed.ndim:
         raise ValueError(
-            f"moving: expected {fixed.ndim - 1} axes as fixed, received {moving.ndim - 1}; give two slices or two volumes"
+            f"moving: expected {fixed.ndim - 1} axes as fixed, received {moving.ndim - 1}; give two slices or volumes"
         )
     frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
     levels = make_levels(moving, fixed, frame, mask, moving_mask)[:finest]
@@ -148,11 +148,11 @@ def align(
     seeds = [("the headers", still)]
     if seed_matrix is not None:
         seeds.append(("the given matrix", frame.from_ras(seed_matrix)))
-    ends = _follow(levels, seeds, turns)
+    ends, early = _follow(levels, seeds, turns)
     rigid = _preferred(ends, {name for name, _ in seeds})
     if kind == "rigid":
         return _answer(rigid.matrix, "rigid", "as asked for", rigid.score, before, rigid.matrix, ends, frame, levels)
-    affine = _affine(levels, rigid)
+    affine = _affine(levels, rigid, early, {name for name, _ in seeds})
     gain = (affine.score - rigid.score) / max(rigid.score - 1, 1e-9)
     found = f"the affine map raises the information that the images share by {100 * gain:.1f} %"
     if kind == "affine":
@@ -166,11 +166,13 @@ def align(
     return _answer(rigid.matrix, "rigid", text, rigid.score, before, rigid.matrix, ends, frame, levels)
 
 
-def _follow(levels: Sequence[AlignmentLevel], seeds: Sequence[tuple[str, Any]], turns: bool) -> list[Candidate]:
-    """The rigid ends of the best starts, best first, at the finest resolution."""
+def _follow(
+    levels: Sequence[AlignmentLevel], seeds: Sequence[tuple[str, Any]], turns: bool
+) -> tuple[list[Candidate], list[Candidate]]:
+    """The rigid ends of the best starts, best first, at the finest resolution and at the coarsest."""
     coarse = levels[0]
     scored = [start_score(coarse, name, matrix) for name, matrix in [*seeds, *_shifted(coarse)]]
-    followed = list(scored)
+    followed, early = list(scored), list(scored)
     if turns:
         turned = [start_score(coarse, name, matrix) for name, matrix in _turned(coarse)]
         turned.sort(key=lambda one: -one.score)
@@ -178,8 +180,10 @@ def _follow(levels: Sequence[AlignmentLevel], seeds: Sequence[tuple[str, Any]], 
     for number, level in enumerate(levels):
         search = Search("rigid", 40 if number == 0 else 25)
         followed = _distinct([refine(level, one, search) for one in followed], level)
+        if number == 0:
+            early = followed[: FOLLOWED[1]]
         followed = followed[: FOLLOWED[min(number + 1, len(FOLLOWED) - 1)]]
-    return followed
+    return followed, early
 
 
 def _shifted(level: AlignmentLevel) -> list[tuple[str, Any]]:
@@ -226,12 +230,16 @@ def _preferred(ends: Sequence[Candidate], trusted: set[str]) -> Candidate:
     return best
 
 
-def _affine(levels: Sequence[AlignmentLevel], rigid: Candidate) -> Candidate:
-    """The affine map that the rigid one leads to, scaled first at the second coarsest resolution."""
-    end = rigid
-    for level in levels[min(1, len(levels) - 1) :]:
+def _affine(
+    levels: Sequence[AlignmentLevel], rigid: Candidate, early: Sequence[Candidate], trusted: set[str]
+) -> Candidate:
+    """The best affine map that the rigid one or another coarse end leads to: of other sizes, no rigid one is right."""
+    coarse = levels[min(1, len(levels) - 1)]
+    ends = [refine(coarse, one, Search("affine", 40)) for one in [rigid, *early]]
+    end = _preferred(_distinct(ends, coarse), trusted)
+    for level in levels[2:]:
         end = refine(level, end, Search("affine", 40))
-    return end
+    return end._replace(score=levels[-1].score(end.matrix))
 
 
 def _answer(

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from medtrace.kernels.greedy import inner_shape
 from medtrace.kernels.similarity_torch import LEAST_WEIGHT, box_sum
+from medtrace.losses.lncc import lncc
+from medtrace.registration.pyramid import shrink
 from medtrace.registration.scaling import scaled
 
 RADIUS = 2
@@ -16,8 +18,16 @@ FLOOR = 1e-3
 ONE_SIGN = 0.6
 """Agreement of the local correlations' signs from which two images count as of one contrast, or its inverse."""
 
-ONE_CONTRAST = 0.5
+ONE_CONTRAST = 0.35
 """Global correlation below which squared differences are no measure of likeness."""
+
+
+COARSE = 96
+"""Voxels that the longest axis has at most where contrasts are compared: texture says nothing of them."""
+
+
+WEAK_TEXTURE, WEAK_SHARE = 0.15, 0.6
+"""Mean squared local correlation, alone and over that of coarse images, below which texture does not correspond."""
 
 
 class Contrast(NamedTuple):
@@ -27,6 +37,15 @@ class Contrast(NamedTuple):
     """|Σ ρ| / Σ |ρ| of the local correlations ρ: 1 where all are of one sign, 0 where as many are of either."""
     correlation: float
     """Of the intensities, over the content."""
+    likeness: float
+    """Mean squared local correlation, in [0, 1], of coarse images."""
+    texture: float
+    """Likewise of the images as they are."""
+
+    @property
+    def weak(self) -> bool:
+        """Whether shapes are alike and texture is not, as in neighboring tissue slices of two stains."""
+        return self.texture < WEAK_TEXTURE and self.texture < WEAK_SHARE * self.likeness
 
 
 def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> Contrast:
@@ -37,10 +56,13 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> Contrast:
         fixed: likewise.
         weight: (1, *spatial) of the voxels that count.
     """
-    share = weight.float().reshape(inner_shape(weight.shape[1:]))
+    texture = _likeness(scaled(moving), scaled(fixed), weight.float())
+    factor = [_halvings(max(weight.shape[1:])) if size > 1 else 1 for size in weight.shape[1:]]
+    moving, fixed, weight = (shrink(image, factor) for image in (scaled(moving), scaled(fixed), weight.float()))
+    share = weight.reshape(inner_shape(weight.shape[1:]))
     signed = whole = 0.0
     correlations = []
-    for x, y in zip(scaled(moving), scaled(fixed)):
+    for x, y in zip(moving, fixed):
         a, b = (image.reshape(share.shape) for image in (x, y))
         moments = torch.stack([share, a * share, b * share, a * a * share, b * b * share, a * b * share])
         n, sa, sb, saa, sbb, sab = box_sum(moments, RADIUS)
@@ -51,7 +73,21 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> Contrast:
         local = share * (sab - sa * sb * per) / (spread[0] * spread[1]).sqrt()
         signed, whole = signed + float(local.sum()), whole + float(local.abs().sum())
         correlations.append(_correlation(a, b, share))
-    return Contrast(abs(signed) / max(whole, 1e-9), sum(correlations) / max(len(correlations), 1))
+    likeness = _likeness(moving, fixed, weight)
+    return Contrast(abs(signed) / max(whole, 1e-9), sum(correlations) / len(correlations), likeness, texture)
+
+
+def _likeness(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
+    counted = weight[None] if bool((weight > 0).any()) else None
+    return float(lncc(moving[None], fixed[None], mask=counted, floor=1e-4).mean())
+
+
+def _halvings(size: int) -> int:
+    """Power of 2 that divides a size into at most COARSE blocks."""
+    factor = 1
+    while size > COARSE * factor:
+        factor *= 2
+    return factor
 
 
 def _correlation(a: Tensor, b: Tensor, weight: Tensor) -> float:

@@ -25,7 +25,7 @@ def thorough(spacing: Sequence[float]) -> Deformable:
 
 
 def weak_likeness(spacing: Sequence[float]) -> Deformable:
-    """Settings for images that have little in common, such as tissue in two stains: a stiff field, from fine levels only.
+    """Settings for images whose shapes alone are alike, such as tissue in two stains: a stiff field of fine levels.
 
     Args:
         spacing: as for `thorough`.

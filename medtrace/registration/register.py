@@ -12,15 +12,12 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_positive
 from medtrace.fields import identity_grid, sample
 from medtrace.registration.alignment import Alignment, align
-from medtrace.registration.contrast import choose_similarity, contrast_of
+from medtrace.registration.contrast import Contrast, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.presets import weak_likeness
-from medtrace.registration.verdict import Verdict, judge, mean_correlation
+from medtrace.registration.verdict import OtherStart, Verdict, judge
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
-
-WEAK_LIKENESS = 0.15
-"""Mean squared local correlation of aligned images below which they have little in common."""
 
 
 class Registration(NamedTuple):
@@ -69,9 +66,10 @@ def register(
         mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: pathology that has no counterpart, left out.
         moving_mask: likewise on the moving grid.
         spacing: mm of the voxels on which the deformation is sought; None for the fixed image's.
-        settings: of the deformation, whose similarity is replaced; None for the usual ones, or `weak_likeness` for images
-            of two contrasts that have little in common.
-        check_starts: whether the alignment is also found the other way around, to see whether both agree.
+        settings: of the deformation, whose similarity is replaced; None for the usual ones, or `weak_likeness` where
+            shapes are alike and texture is not.
+        check_starts: whether an alignment is also found another way, to see whether both agree: the other way around,
+            or, where none was sought, at all.
 
     Returns:
         See `Registration`; look at its verdict.
@@ -103,7 +101,8 @@ def register(
         aligned = align(moving, fixed, *affines, kind=alignment, mask=mask, moving_mask=moving_mask)
     matrix = frame.from_ras(aligned.matrix)
     pair = working_pair((moving, fixed), (moving_mask, mask), frame, matrix, spacing)
-    chosen, reason = _settings(pair, similarity, settings)
+    contrast = _contrast(pair)
+    chosen, reason = _settings(pair, contrast, similarity, settings)
     deformation = deform(
         pair.moving,
         pair.fixed,
@@ -114,24 +113,29 @@ def register(
     )
     ddf = total_field(deformation.ddf, pair.affine, matrix, frame.fixed, fixed.shape[1:])
     inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:])
-    agreement = None
-    if check_starts and kind not in ("none", "given"):
-        agreement = _agreement(moving, fixed, aligned, mask, moving_mask, (moving_affine, fixed_affine))
-    verdict = judge(pair, deformation, aligned, agreement)
+    other = None
+    if check_starts:
+        masks = moving_mask, mask
+        other = _other_start((moving, fixed), (moving_affine, fixed_affine), masks, aligned)
+    verdict = judge(pair, deformation, aligned, other, chosen.similarity, contrast)
     warped = _warped(moving, ddf, frame)
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
 
 
-def _settings(pair: Working, similarity: str, settings: Deformable | None) -> tuple[Deformable, str]:
-    """Settings of the deformation, and why these."""
+def _contrast(pair: Working) -> Contrast:
     weight = pair.content.float() * (1 - pair.mask)
-    contrast = contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
+    return contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
+
+
+def _settings(
+    pair: Working, contrast: Contrast, similarity: str, settings: Deformable | None
+) -> tuple[Deformable, str]:
+    """Settings of the deformation, and why these."""
     chosen, reason = choose_similarity(similarity, contrast)
     if settings is not None:
         return replace(settings, similarity=chosen), reason
-    likeness = mean_correlation(pair.moving, pair.fixed, weight)
-    if similarity == "auto" and chosen == "mi" and likeness < WEAK_LIKENESS:
-        text = f"local correlation in large windows and strong smoothing, since little is alike ({likeness:.2f} of 1)"
+    if similarity == "auto" and contrast.weak:
+        text = f"stiff, in large windows: shapes are alike and texture is not ({contrast.texture:.2f} of 1)"
         return weak_likeness(pair.spacing), text
     return replace(Deformable(), similarity=chosen), reason
 
@@ -151,27 +155,32 @@ def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) 
     largest = max(float(np.linalg.norm(high - low)) for low, high in boxes)
     if gap > 0 and kind in ("none", "given"):
         raise ValueError(
-            f"moving: expected images that overlap, received two that lie {gap:.0f} mm apart by their headers; align them"
-            " first, or mend a header"
+            f"moving: expected images that overlap, received two that lie {gap:.0f} mm apart by their headers; align"
+            " them first, or mend a header"
         )
     if gap > largest:
         raise ValueError(
-            f"moving_affine: expected images of one place, received two that lie {gap:.0f} mm apart by their headers, more"
-            f" than their size of {largest:.0f} mm; mend the header that is wrong"
+            f"moving_affine: expected images of one place, received two that lie {gap:.0f} mm apart by their headers,"
+            f" more than their size of {largest:.0f} mm; mend the header that is wrong"
         )
 
 
-def _agreement(
-    moving: Tensor,
-    fixed: Tensor,
-    aligned: Alignment,
-    mask: Tensor | None,
-    moving_mask: Tensor | None,
+def _other_start(
+    images: tuple[Tensor, Tensor],
     affines: tuple[Tensor, Tensor],
-) -> float:
-    """Mean distance, in mm over the fixed content, between the rigid motion and that found from fixed to moving."""
-    back = align(fixed, moving, affines[1], affines[0], kind="rigid", mask=moving_mask, moving_mask=mask, finest=2)
-    return aligned.distance(torch.linalg.inv(back.matrix))
+    masks: tuple[Tensor | None, Tensor | None],
+    aligned: Alignment,
+) -> OtherStart:
+    """An alignment found another way: from the fixed to the moving image, or, where none was sought, at all."""
+    moving, fixed = images
+    if aligned.kind == "none":
+        found = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2)
+        gain = (found.similarity - found.similarity_before) / max(found.similarity_before - 1, 1e-9)
+        return OtherStart(aligned.distance(found.matrix), gain)
+    back = align(
+        fixed, moving, affines[1], affines[0], kind=aligned.kind, mask=masks[0], moving_mask=masks[1], finest=2
+    )
+    return OtherStart(aligned.distance(torch.linalg.inv(back.matrix)), None)
 
 
 def _warped(moving: Tensor, ddf: Tensor, frame: Frame) -> Tensor:

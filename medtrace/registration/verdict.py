@@ -11,6 +11,7 @@ from medtrace.fields import compose, identity_grid, inside_grid, jacobian_determ
 from medtrace.kernels.greedy import operations
 from medtrace.losses.lncc import lncc
 from medtrace.registration.alignment import Alignment
+from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, Contrast
 from medtrace.registration.deformable import Deformation
 from medtrace.registration.scaling import scaled
 from medtrace.registration.working import Working
@@ -28,8 +29,28 @@ AGREEMENT = (0.15, 0.5)
 INVERSE_VOXELS = (0.5, 3.0)
 """Largest inverse error in voxels, likewise."""
 
+NO_CONTRAST = 0.3
+"""Correlation of the intensities below which squared differences cannot have led anywhere."""
+
 CORRELATION = (0.2, 0.1)
 """Mean squared local correlation in the content after the registration: below which to warn, and to fail."""
+
+
+OTHER_GAIN = 0.15
+"""Share of the information by which another alignment must beat the headers' own to be believed instead."""
+
+LOST = 0.1
+"""Share of likeness that a deformation may cost: one between images that were aligned already has nothing to gain."""
+
+
+class OtherStart(NamedTuple):
+    """An alignment that was found another way."""
+
+    distance_mm: float
+    """Over the fixed content, from the one that was used."""
+    gain: float | None
+    """By how much it raises the information that the headers' own shares; None where it is that same one, found from
+    the other side."""
 
 
 class Verdict(NamedTuple):
@@ -44,23 +65,36 @@ class Verdict(NamedTuple):
     def text(self) -> str:
         """One line for a person."""
         if not self.reasons:
-            return f"{self.grade}: {100 * self.figures['covered_share']:.0f} % covered, no folds, both sides agree"
+            return f"{self.grade}: {100 * self.figures['covered_share']:.0f} % covered, nothing speaks against it"
         return f"{self.grade}: " + "; ".join(self.reasons)
 
 
-def judge(pair: Working, deformation: Deformation, alignment: Alignment, agreement_mm: float | None = None) -> Verdict:
+def judge(
+    pair: Working,
+    deformation: Deformation,
+    alignment: Alignment,
+    other: OtherStart | None = None,
+    similarity: str = "lncc",
+    contrast: Contrast | None = None,
+) -> Verdict:
     """Judge a registration by what can be known without truth.
 
     Args:
         pair: the images on the working grid.
         deformation: of them.
         alignment: before it.
-        agreement_mm: distance between the alignments found from either side, or None.
+        other: an alignment that was found another way, or None.
+        similarity: that drove the deformation.
+        contrast: how the aligned images relate, or None.
     """
     figures = measure(pair, deformation, alignment)
-    if agreement_mm is not None:
-        figures["agreement_mm"] = agreement_mm
-    found = [*_extent(figures), *_regularity(figures), *_alignment(figures, alignment), *_gain(figures)]
+    found = [*_extent(figures), *_regularity(figures), *_alignment(alignment), *_gain(figures)]
+    if other is not None:
+        figures["other_start_mm"] = other.distance_mm
+        found += _other(other, figures["content_radius_mm"])
+    if contrast is not None:
+        figures["contrast_one_sign"], figures["contrast_correlation"] = contrast.one_sign, contrast.correlation
+        found += _contrast(similarity, contrast)
     found.sort(key=lambda one: -GRADES.index(one[0]))
     grade = found[0][0] if found else "PASS"
     return Verdict(grade, tuple(reason for _, reason in found), figures)
@@ -143,19 +177,37 @@ def _regularity(figures: dict[str, float]) -> list[tuple[str, str]]:
     )
 
 
-def _alignment(figures: dict[str, float], alignment: Alignment) -> list[tuple[str, str]]:
+def _alignment(alignment: Alignment) -> list[tuple[str, str]]:
     found = []
     judged = alignment.plausibility
     if judged.grade != "PASS":
         found.append((judged.grade, judged.reason))
-    distance = figures.get("agreement_mm")
-    if distance is not None:
-        share = distance / max(figures["content_radius_mm"], 1e-9)
-        text = f"aligned from the other side, the images lie {distance:.0f} mm elsewhere"
-        found += _below(-share, tuple(-one for one in AGREEMENT), text)
     if alignment.kind != "none" and alignment.similarity < alignment.similarity_before:
         found.append(("WARN", "the alignment shares less information than the headers' own"))
     return found
+
+
+def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
+    share = -other.distance_mm / max(radius, 1e-9)
+    bounds = tuple(-one for one in AGREEMENT)
+    if other.gain is None:
+        text = f"aligned from the other side, the images lie {other.distance_mm:.0f} mm elsewhere"
+        return _below(share, bounds, text)
+    if other.gain < OTHER_GAIN:
+        return []
+    text = (
+        f"moved by {other.distance_mm:.0f} mm, the images share {100 * other.gain:.0f} % more information; align them"
+    )
+    return _below(share, bounds, text)
+
+
+def _contrast(similarity: str, contrast: Contrast) -> list[tuple[str, str]]:
+    if similarity == "mse" and contrast.correlation < ONE_CONTRAST:
+        text = f"squared differences were followed, but of two contrasts (correlation {contrast.correlation:.2f})"
+        return [("FAIL" if contrast.correlation < NO_CONTRAST else "WARN", text)]
+    if similarity == "lncc" and contrast.one_sign < ONE_SIGN:
+        return [("WARN", "local correlation was followed, but the images look like two contrasts")]
+    return []
 
 
 def _gain(figures: dict[str, float]) -> list[tuple[str, str]]:
@@ -163,10 +215,10 @@ def _gain(figures: dict[str, float]) -> list[tuple[str, str]]:
     found = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
     names = ("working_information_aligned", "working_information_after")
     shared = [figures[name] for name in names]
-    if shared[1] < shared[0]:
+    if shared[1] - 1 < (1 - LOST) * (shared[0] - 1):
         text = f"the deformation lowers the information that the images share ({shared[0]:.3f}, then {shared[1]:.3f})"
         found.append(("FAIL", text))
-    if after < before:
+    if after < (1 - LOST) * before:
         found.append(
             ("FAIL", f"the images are less alike than before (local correlation {before:.2f}, then {after:.2f})")
         )
