@@ -48,7 +48,7 @@ def test_blind_to_linear_changes_of_intensity():
     assert float(MINDLoss()(image, image.roll(3, 2))) > 0.01
 
 
-@pytest.mark.parametrize("shape", [(7, 8), (5, 6, 4)])
+@pytest.mark.parametrize("shape", [(5, 6), (4, 4, 3)])
 def test_gradient(shape):
     x, y = (torch.rand(2, 1, *shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(lambda a, b: MINDLoss(reduction="none")(a, b), (x, y))
