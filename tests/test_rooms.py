@@ -17,6 +17,7 @@ ROOMS = [
     "trace",
     "losses",
     "metrics",
+    "registration",
     "transforms",
     "networks",
     "objectives",
