@@ -11,13 +11,14 @@ from monai.bundle import ConfigParser
 from typer.testing import CliRunner
 
 from medtrace.cli import app
-from medtrace.guard import configurations
+from medtrace.guard import configuration_language, configurations
 from medtrace.guard.configuration_language import code_in
 from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, foreign_code, read_config
 from medtrace.workflows.bench.cases import Cases
 from medtrace.workflows.bundle_files import TrainingWorkflow, bundle_folder, overlay_file
 from medtrace.workflows.runs import load_objective
 from tests.cases import common, foreign_runs
+from tests.fuzz.configurations import SMALL, changed, strange
 
 CASES = common.CASES[foreign_runs.__name__]
 TRAININGS = ("module_beside_the_configuration", "whole_bundle_elsewhere")  # what is right, and takes its time
@@ -270,6 +271,27 @@ class TestFiles:
         with pytest.raises(ValueError, match="a1#<<"):
             self.read(tmp_path, "\n".join(lines))
 
+    def test_it_has_a_mebibyte_and_50_levels_at_most(self, tmp_path):
+        """The mapping is no level; `a` is the first, and its list of lists the others."""
+        assert self.read(tmp_path, f"a: {'[' * 49}0{']' * 49}") is not None
+        with pytest.raises(ValueError, match="at most 20000 entries, 50 deep"):
+            self.read(tmp_path, f"a: {'[' * 50}0{']' * 50}")
+        assert self.read(tmp_path, "a: 1 #".ljust(1 << 20)) == {"a": 1}
+        with pytest.raises(ValueError, match="at most 1048576 bytes"):
+            self.read(tmp_path, "a: 1 #".ljust((1 << 20) + 1))
+
+    def test_it_has_so_many_entries_at_most(self, tmp_path, monkeypatch):
+        """`a` and the nine numbers in it are ten; an alias counts wherever it stands."""
+        for module in (configurations, configuration_language):
+            monkeypatch.setattr(module, "MAX_ENTRIES", 10)
+        config = self.read(tmp_path, "a: [1, 2, 3, 4, 5, 6, 7, 8, 9]")
+        assert code_in(config) == []
+        for text in ("a: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]", "a: &a [1, 2, 3, 4]\nb: *a\nc: 1"):
+            with pytest.raises(ValueError, match="at most 10 entries"):
+                self.read(tmp_path, text)
+        with pytest.raises(ValueError, match="at most 10 entries"):
+            check_code({"a": list(range(10))}, tmp_path)
+
     def test_text_that_is_no_utf8(self, tmp_path):
         (tmp_path / "config.yaml").write_bytes("a: größe".encode("latin-1"))
         with pytest.raises(ValueError, match=r"config\.yaml: expected text in UTF-8"):
@@ -354,6 +376,21 @@ class TestBundles:
         del workflow.parser.get()["run"]
         with pytest.raises(ValueError, match="run: expected the entry that trains"):
             workflow.run()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_accepted_runs_nothing_but_what_is_shipped(seed):
+    """Of random changes; MONAI's own resolver says what it would call or evaluate, and at which place."""
+    config = changed(seed)
+    assert foreign_code(config) or strange(config) == []
+
+
+def test_the_resolver_tells_what_is_strange():
+    told = strange(
+        config_with(("objective#_mode_", "debug"), ("network_def#channels", "$1"), ("norm", "@train#handlers#2"))
+    )
+    assert {place for place, _ in told} >= {"objective", "network_def::channels"}
+    assert strange(SMALL) == []
 
 
 def test_cases_of_a_run_are_made_of_shipped_code_only(tmp_path):

@@ -91,6 +91,16 @@ class TestWeights:
         with pytest.raises(ValueError, match="packed"):
             load_weights(packed)
 
+    def test_members_that_share_their_bytes_are_refused(self, tmp_path):
+        """A directory that names one stored member a hundred times claims a hundred times what is there."""
+        path, name = tmp_path / "plain.pt", "archive/data/0"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(name, bytes(10_000))
+            archive.filelist *= 100
+        assert path.stat().st_size < 30_000
+        with pytest.raises(ValueError, match="overlapping"):
+            load_weights(path)
+
     def test_both_kinds_of_weights_give_the_same_objective(self, tmp_path):
         from safetensors.torch import save_file
 

@@ -9,7 +9,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from medtrace.guard import configurations
-from medtrace.guard.declared_networks import MAX_NUMBER, check_networks
+from medtrace.guard.declared_networks import MAX_NUMBER, check_networks, check_shapes
 from medtrace.workflows.runs import load_objective
 from medtrace.workflows.train import train
 from tests.test_hostile import NAMES, merged, run_of
@@ -115,3 +115,28 @@ def test_the_file_holds_what_the_test_changed(tmp_path):
     run = run_of(tmp_path / "run", changed("reggan", "host_options#cyclegan#num_blocks", 10**9))
     written = yaml.safe_load((run / "config.yaml").read_text())
     assert written["host_options"]["cyclegan"]["num_blocks"] == 10**9
+
+
+@pytest.mark.parametrize(("number", "taken"), [(100_000, True), (-100_000, True), (100_001, False), (-100_001, False)])
+def test_the_largest_number_that_networks_are_built_of(tmp_path, number, taken):
+    config = changed("tracetrans", "objective#warp_bins", number)
+    text = f"objective#warp_bins: expected a whole number up to 100000, received {number}"
+    if taken and number > 0:
+        check_networks(config, tmp_path)
+        return
+    with pytest.raises(ValueError) as refusal:
+        check_networks(config, tmp_path)
+    assert (text in str(refusal.value)) is not taken
+
+
+def test_weights_of_more_than_the_networks_are_refused(tmp_path):
+    objective = torch.nn.Linear(2, 3)
+    check_shapes(objective, objective.state_dict(), tmp_path)
+    for states, text in (
+        ({**objective.state_dict(), "more": torch.zeros(1)}, r"more: expected shape none, received \(1,\)"),
+        ({"weight": torch.zeros(3, 2)}, r"bias: expected shape \(3,\), received none"),
+        ({"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}, r"weight: expected shape \(3, 2\), received \(2, 3\)"),
+        (None, "expected shape"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            check_shapes(objective, states, tmp_path)

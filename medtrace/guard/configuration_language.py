@@ -58,16 +58,20 @@ class TooLarge(Exception):
 
 
 def nodes(config: Any) -> Iterator[Node]:
-    """Every entry, in the order of the configuration, each before those that it holds."""
+    """Every entry, in the order of the configuration, each before those that it holds.
+
+    Raises:
+        TooLarge: where there are more, or deeper ones, than a configuration has.
+    """
     count = 0
     stack = [(Node("", config, "", None, False), 0)]
     while stack:
         node, depth = stack.pop()
-        count += 1
         if count > MAX_ENTRIES or depth > MAX_DEPTH:
             raise TooLarge
         if depth:
             yield node
+        count += 1
         named = isinstance(node.value, Mapping)
         items = list(node.value.items()) if named else []
         if isinstance(node.value, (list, tuple)):

@@ -55,8 +55,8 @@ class ForeignCodeError(ValueError):
 class _Shipped(NamedTuple):
     codes: Mapping[str, frozenset[str]]
     """Place → the texts that are code there."""
-    keys: frozenset[tuple[str, str]]
-    """Place of the mapping and key, of the keys that are ids."""
+    ids: frozenset[tuple[str, str]]
+    """Place of the mapping and key, of the keys that are ids of entries elsewhere; their plain values may differ."""
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _differing(config: Mapping[str, Any], shipped: _Shipped) -> list[Code]:
     plain_targets: PlainTargets | None = None
     for node in nodes(config):
         known, text = shipped.codes.get(_anywhere(node.place), frozenset()), str(node.value)
-        foreign = not is_data_key(node) and not _is_shipped_key(node, text in known, shipped)
+        foreign = not is_data_key(node) and not _is_shipped_id(node, shipped)
         if not foreign and text not in known:
             if is_data_value(node):
                 foreign = any("@run_dir" in code for code in known)
@@ -219,10 +219,8 @@ def _differing(config: Mapping[str, Any], shipped: _Shipped) -> list[Code]:
     return found
 
 
-def _is_shipped_key(node: Node, as_shipped: bool, shipped: _Shipped) -> bool:
-    """Whether a key that is no data is a bundle's own: an id with any value, anything else with the bundle's."""
-    own = isinstance(node.key, str) and (_anywhere(node.parent), node.key) in shipped.keys
-    return own and (as_shipped or "#" in node.key)
+def _is_shipped_id(node: Node, shipped: _Shipped) -> bool:
+    return isinstance(node.key, str) and (_anywhere(node.parent), node.key) in shipped.ids
 
 
 @cache
@@ -234,15 +232,15 @@ def _shipped_names() -> tuple[str, ...]:
 def _shipped(bundle: str, training: bool) -> _Shipped:
     """What `train.yaml` and the overlays of a bundle have that is code."""
     codes: dict[str, set[str]] = {}
-    keys: set[tuple[str, str]] = set()
+    ids: set[tuple[str, str]] = set()
     for file in sorted((BUNDLES / bundle / "configs").glob("*.yaml")):
         if training and file.stem in _OTHER_USES:
             continue
         config = read_config(file)
         for place, text in code_in(config):
             codes.setdefault(_anywhere(place), set()).add(text)
-        keys.update((_anywhere(node.parent), node.key) for node in nodes(config) if not is_data_key(node))
-    return _Shipped({place: frozenset(texts) for place, texts in codes.items()}, frozenset(keys))
+        ids.update((_anywhere(node.parent), node.key) for node in nodes(config) if "#" in str(node.key))
+    return _Shipped({place: frozenset(texts) for place, texts in codes.items()}, frozenset(ids))
 
 
 def _shown(codes: list[Code]) -> str:
