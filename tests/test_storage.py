@@ -342,10 +342,9 @@ def figure():
     return drawn
 
 
-def text(path):
-    write_itk(
-        path, sitk.DisplacementFieldTransform(sitk.GetImageFromArray(np.random.rand(20, 20, 20, 3), isVector=True))
-    )
+def field(path):
+    vectors = np.random.default_rng(0).random((20, 20, 20, 3))
+    write_itk(path, sitk.DisplacementFieldTransform(sitk.GetImageFromArray(vectors, isVector=True)))
 
 
 def table(path):
@@ -361,8 +360,8 @@ WRITTEN = {
     "table.csv": table,
     "figure.png": lambda path: save_figure(figure(), path),
     "figure.pdf": lambda path: save_figure(figure(), path),
-    "field.h5": text,
-    "field.tfm": text,
+    "field.h5": field,
+    "field.tfm": field,
     "weights.pt": lambda path: atomic_write(path, lambda file: torch.save(torch.zeros(100_000), file)),
 }
 
@@ -407,8 +406,10 @@ def test_a_trace_on_a_full_disk_names_the_file_where_it_would_be(full_disk):
     assert list(full_disk.iterdir()) == []
 
 
-@pytest.mark.parametrize("form", [form for form in FORMATS if form != "nitransforms"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_export_on_a_full_disk_leaves_nothing(full_disk, form):
+    if form == "nitransforms":
+        pytest.importorskip("nitransforms")
     with pytest.raises(OSError, match=r"No space left on device|are free there"):
         export_trace(small_trace(), full_disk / "out", form)
     assert list(full_disk.iterdir()) == []
@@ -612,6 +613,22 @@ def test_certificates_radii_and_tables_are_not_written_through_links(tmp_path):
             assert other.read_text() == "precious"
             assert not path.is_symlink()
             assert path.stat().st_size > 8
+
+
+def test_where_nothing_can_be_beside_a_trace_its_certificate_is_in_it(tmp_path, monkeypatch):
+    from medtrace.report import certificate
+
+    folder = trace_folder(tmp_path)
+    monkeypatch.setattr(certificate, "stands_alone", lambda _: True)
+    with pytest.raises(SystemExit) as caught:
+        main(["certify", str(folder)])
+    assert caught.value.code in (None, 0, 2)
+    atomic_write(folder / "report.html", "a page that came later")
+    assert certificate.certificate_of(folder)["stale"] is False
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trace"]
+    save_trace(small_trace(16), folder, overwrite=True)  # what was told of the earlier one goes with it
+    assert not (folder / "certificate.json").exists()
+    assert not (folder / "report.html").exists()
 
 
 def test_a_path_behind_an_equals_sign_may_begin_at_home(tmp_path, monkeypatch):
