@@ -9,6 +9,7 @@ import torch
 from medtrace.data.reading import read_image
 from medtrace.geometry import Grid
 from medtrace.io.foreign import Images, read_point_map
+from medtrace.io.foreign.ants import Member, completed
 from medtrace.io.foreign.content import Kind, kind_of
 from medtrace.io.foreign.plausibility import check_plausible
 from medtrace.io.foreign.vectors import measured_kind
@@ -127,6 +128,23 @@ def test_coordinates_are_told_from_displacements_at_any_size(scale):
             assert measured_kind(coordinates, grid) == "absolute"
             shift = np.moveaxis(scale * (where - points) @ LPS, -1, 0)
             assert measured_kind(shift, grid) == "displacement"
+
+
+def test_prefixes_that_end_in_a_digit_are_kept_apart(tmp_path):
+    """ANTs writes subject1 + 1Warp, and of another registration subject2 + 0GenericAffine, side by side."""
+    for name in ("subject11Warp.nii.gz", "subject10GenericAffine.mat", "subject20GenericAffine.mat", "s3Warp.nii.gz"):
+        (tmp_path / name).touch()
+    members, notes = completed([Member(tmp_path / "subject11Warp.nii.gz")])
+    assert [member.path.name for member in members] == ["subject11Warp.nii.gz", "subject10GenericAffine.mat"]
+    assert "points go 1Warp.nii.gz then 0GenericAffine.mat" in notes[0].text
+    members, notes = completed([Member(tmp_path / "s3Warp.nii.gz")])
+    assert (len(members), "the warp is read alone" in notes[0].text) == (1, True)
+    (tmp_path / "s3Affine.txt").touch()
+    members, _ = completed([Member(tmp_path / "s3Warp.nii.gz")])
+    assert [member.path.name for member in members] == ["s3Warp.nii.gz", "s3Affine.txt"]
+    (tmp_path / "subject10GenericAffine.txt").touch()
+    with pytest.raises(ValueError, match="two files beside it may be the linear part"):
+        completed([Member(tmp_path / "subject11Warp.nii.gz")])
 
 
 def test_voxels_of_ten_nanometres_are_read(tmp_path):

@@ -56,7 +56,7 @@ def _read(path: Path, images: Images, seen: tuple[Path, ...]) -> tuple[sitk.Tran
     first, more = _read(before, images, (*seen, path))
     if first.GetDimension() != own.GetDimension():
         raise ValueError(f"{path}: is in {own.GetDimension()}D and {before.name}, before it, is not; correct the files")
-    notes = [*notes, *more, Note(path.name, f"applied after {before.name}, which it names")]
+    notes = [*notes, *more, Note(path.name, "applied after the initial transform that it names")]
     if _text(parameters, "HowToCombineTransforms") == "Add":
         return _sum(path, [first, own], images), notes
     composite = sitk.CompositeTransform([own, first])  # the last is applied first
