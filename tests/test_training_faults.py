@@ -358,7 +358,7 @@ class Draws(Dataset):
     """Items that draw from every global generator."""
 
     def __getitem__(self, index):
-        legacy = float(np.random.default_rng(0).random(())  # noqa: NPY002 - transforms of others draw so
+        legacy = float(np.random.rand())  # noqa: NPY002 - transforms of others draw so
         return {"x": torch.tensor([float(index), torch.rand(()).item(), legacy, random.random()])}
 
 
