@@ -119,7 +119,7 @@ class TestKeys:
             assert all(str(key).replace("::", "#") in place for place in places)
 
     @pytest.mark.parametrize(
-        "key", ["alpha", "white matter", "networks.generator", "t1-ce", "größe", "脑", "x_", "mae_255"]
+        "key", ["alpha", "white matter", "networks.generator", "t1-ce", "größe", "脑", "\u00bd", "x_", "mae_255"]
     )
     def test_names_are_data(self, key):
         assert foreign_code(config_with(("norm#1", {key: "text"}))) == []
@@ -221,6 +221,9 @@ class TestValues:
         config = read_config(BUNDLES / "tracetrans" / "configs" / "inference.yaml")
         assert foreign_code(config, training=False) == []
         assert "preprocessing#transforms#0#_target_" in [code.place for code in foreign_code(config)]
+        config = read_config(BUNDLES / "tracetrans" / "configs" / "evaluate.yaml")
+        assert foreign_code(config, training=False) == []
+        assert "handlers#0#_target_" in [code.place for code in foreign_code(config)]
 
 
 class TestFiles:

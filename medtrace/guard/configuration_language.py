@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -104,7 +103,7 @@ def is_data_key(node: Node) -> bool:
         return isinstance(node.value, _DATA_KEYS[node.key])
     if node.place == _METADATA:
         return True
-    return _PLAIN_KEY.fullmatch(unicodedata.normalize("NFKC", node.key)) is not None
+    return _PLAIN_KEY.fullmatch(node.key) is not None
 
 
 def is_data_value(node: Node) -> bool:
