@@ -196,6 +196,7 @@ def translation(
         velocity=parts.velocity,
         affine=scan.affine,
         source_affine=scan.affine,
+        tissue=moved,
     )
     metadata = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
     if patches is not None:
