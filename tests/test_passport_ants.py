@@ -52,7 +52,7 @@ def moved_by_ants(ants, points, files, inverted=None):
 @cases
 def test_ants_agrees_on_image_and_points(tmp_path, ants, kind, name, elsewhere):
     trace = make_trace(kind, name, elsewhere)
-    save_trace(trace, tmp_path / "trace")
+    save_trace(trace, tmp_path / "trace", precise=True, transforms=["h5"])
     folder = tmp_path / "trace"
     moving, fixed = (ants.image_read(str(folder / f"{k}.nii.gz")) for k in ("source", "image"))
     warped = ants.apply_transforms(fixed, moving, [str(folder / "ddf.nii.gz")], interpolator="linear", defaultvalue=9)

@@ -72,13 +72,18 @@ def writes(tree):
     return found
 
 
-MEMORY = {"report/display.py": "a PNG into memory", "guard/probe.py": "writes into a pipe"}
+ELSEWHERE = {
+    "report/display.py": "a PNG into memory",
+    "data/pictures.py": "a TIFF into memory, which storage writes",
+    "data/dicom/pixels.py": "codecs' chatter to the null device",
+    "guard/probe.py": "writes into a pipe",
+}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nothing_outside_of_storage_writes(path):
     relative = path.relative_to(PACKAGE).as_posix()
-    if not relative.startswith("storage/") and relative not in MEMORY:
+    if not relative.startswith("storage/") and relative not in ELSEWHERE:
         assert writes(ast.parse(path.read_text(encoding="utf-8"))) == []
 
 
