@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medtrace.data import RandomPartner, TraceBench
 from medtrace.engines.distributed import DistributedNetwork
 from medtrace.io import load_trace
+from medtrace.io.compact import FIELD_ERROR
 from medtrace.io.nifti import write_image
 from medtrace.networks import DiffusionTranslator
 from medtrace.networks.output_field import OutputField
@@ -339,7 +340,7 @@ def test_inference_writes_the_trace_of_every_source(method, trained, tmp_path):
         saved = load_trace(out / f"scan-{number}")
         torch.testing.assert_close(saved.affine, affine)
         torch.testing.assert_close(saved.image, trace.image, atol=1e-4, rtol=0)
-        torch.testing.assert_close(saved.ddf, trace.ddf, atol=1e-4, rtol=0)
+        torch.testing.assert_close(saved.ddf, trace.ddf, atol=1.1 * FIELD_ERROR, rtol=0)
     shutil.rmtree(out)
     with pytest.raises(RuntimeError):
         run_bundle("inference", method="palette", **options, **SIZES)
