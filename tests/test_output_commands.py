@@ -277,3 +277,28 @@ def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch
     assert f"run_dir: '#run {SIGNS}'" in (run / "config.yaml").read_text()
     assert load_objective(run, "cpu") is not None
     assert hidden(tmp_path) == []
+
+
+def test_a_dataset_in_a_mount_point_keeps_what_is_finished_in_it(tmp_path, monkeypatch):
+    from medtrace.workflows import prepare as module
+    from medtrace.workflows.parallel import CasesFailedError
+    from tests.test_parallel_cases import prepared, write_pairs
+
+    pairs, out = write_pairs(tmp_path / "raw"), tmp_path / "volume"
+    out.mkdir()
+    inode = out.stat().st_ino
+    monkeypatch.setattr(module, "stands_alone", lambda _: True)
+    good = (tmp_path / "raw" / "s1b.nii").read_bytes()
+    (tmp_path / "raw" / "s1b.nii").write_bytes(b"broken")
+    with pytest.raises(CasesFailedError, match=r"finished cases are kept in \S+/volume/volume\.partial"):
+        prepared(pairs, out)
+    (tmp_path / "raw" / "s1b.nii").write_bytes(good)
+    whole = ["dataset.json", "images", "preparation.json", "rigid"]
+    for options in ({}, {"overwrite": True}):
+        prepared(pairs, out, **options)
+        assert sorted(path.name for path in out.iterdir()) == whole
+    (out / "notes.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="in use by something else, such as 'notes.txt'"):
+        prepared(pairs, out, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "volume"]
+    assert out.stat().st_ino == inode
