@@ -100,7 +100,7 @@ class Trace:
                     f"{field.name}: expected the source's device {self.source.device}, received {value.device};"
                     " move all of it to one device"
                 )
-        if self.mask is not None and bool(((self.mask < 0) | (self.mask > 1)).any()):
+        if self.mask is not None and not (float(self.mask.min()) >= 0 and float(self.mask.max()) <= 1):
             raise ValueError(
                 f"mask: expected values in [0, 1], received {float(self.mask.min()):g} to"
                 f" {float(self.mask.max()):g}; threshold the labels first"
@@ -328,4 +328,6 @@ def _appearance(warped: Tensor, image: Tensor, mask: Tensor | None, tissue: Tens
         return None
     if mask is None:
         return contrast_change(warped, image, tissue=tissue)
-    return mask * (image - warped)
+    if not bool(mask.any()):
+        return warped.new_zeros(()).expand(warped.shape)
+    return (image - warped).mul_(mask)

@@ -169,6 +169,8 @@ def register(
         working = grid.bring(maps[0].forward(pair.source), maps[1].forward(pair.target))
         output = _answer(method, working)
     ddf, intensity = grid.back(output)
+    ssd = _ssd(working.source, working.target), _ssd(output.image.cpu(), working.target)
+    del working, output
     trace = _trace(pair, maps[0], ddf, intensity)
     seconds = time.perf_counter() - started
     found = Registered(
@@ -177,8 +179,8 @@ def register(
         peak_gib=peak_memory(method.device),
         folds=int((jacobian_determinant(trace.ddf[None]) < 0).sum()),
         folded_fraction=float(non_diffeomorphic_fraction(trace.ddf[None])),
-        ssd_before=_ssd(working.source, working.target),
-        ssd_after=_ssd(output.image.cpu(), working.target),
+        ssd_before=ssd[0],
+        ssd_after=ssd[1],
     )
     steps = method.objective.steps if isinstance(method.objective, InstanceRegistration) else 0
     names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
@@ -286,6 +288,12 @@ def _answer(method: _Method, working: Pair) -> MetamorphicOutput:
 
 def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Tensor) -> Trace:
     """Everything on its own grid and in the source's units."""
+    if pair.mask is None and pair.source_mask is None:
+        nowhere = torch.zeros(()).expand(1, *ddf.shape[1:])
+        warped = pull(pair.source, ddf, pair.to_source)
+        grids = {"affine": pair.affine, "source_affine": pair.source_affine}
+        trace = Trace.build(source=pair.source, image=warped, ddf=ddf, mask=nowhere, **grids)
+        return replace(trace, warped=trace.image)  # one volume, not two of the same
     masks = (None if mask is None else mask[None] for mask in (pair.mask, pair.source_mask_on_target))
     mask = joint_mask(ddf[None], *masks)[0] > 0.5
     warped = pull(pair.source, ddf, pair.to_source)
