@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor
 from medtrace.checks import check_positive
 from medtrace.data.preparation import IntensityMap, Preparation
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
+from medtrace.guard.memory import check_memory
 from medtrace.guard.notices import collecting
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
@@ -43,6 +45,10 @@ STEPS = 100
 SMOOTHNESS = 0.01
 """Weight of the displacement's smoothness in a refinement."""
 GIBIBYTE = 2**30
+_BYTES_PER_WORKING_VOXEL = 1740
+"""What a refinement keeps for its gradient, float32, measured at 1 mm (7.1 million voxels)."""
+_BYTES_PER_VOXEL = 56
+"""Images, field, inverse and their resampling on the target's own grid."""
 TARGET_NOTE = "target in the source's units"
 
 
@@ -166,6 +172,7 @@ def register(
         method = _method(run, refine, smoothness, pair, device, _reporter(bar))
         maps = intensity_maps(pair, method.preparation, run is None if match is None else match, contrast)
         grid = WorkingGrid(pair, method.preparation, spacing)
+        _check_room(pair, grid, method)
         working = grid.bring(maps[0].forward(pair.source), maps[1].forward(pair.target))
         output = _answer(method, working)
     ddf, intensity = grid.back(output)
@@ -202,6 +209,23 @@ def register(
         shown = _in_source_units(pair.target, *maps)
         report_beside(trace, out, type(method.objective).__name__, shown, notes=(TARGET_NOTE,))
     return found
+
+
+def _check_room(pair: ScanPair, grid: WorkingGrid, method: _Method) -> None:
+    """Ask for the memory of a registration before it begins; what a trained network takes is not known beforehand."""
+    voxels = math.prod(pair.target.shape[1:])
+    working = math.prod(grid.shape)
+    refined = isinstance(method.objective, InstanceRegistration) and method.objective.steps > 0
+    needed = {"cpu": voxels * _BYTES_PER_VOXEL}
+    place = method.device.type
+    needed[place] = needed.get(place, 0) + working * (_BYTES_PER_WORKING_VOXEL if refined else 0)
+    for device, room in needed.items():
+        check_memory(
+            f"a registration of {'x'.join(map(str, grid.shape))} voxels, for a target of {voxels:,}",
+            room,
+            "register on a coarser grid (a larger --spacing), or crop the scans",
+            method.device if device == place else device,
+        )
 
 
 def _in_source_units(target: Tensor, source_map: IntensityMap, target_map: IntensityMap) -> Tensor:

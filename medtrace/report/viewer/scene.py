@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from medtrace.checks import check_same_shape
 from medtrace.fields import folded_voxels, jacobian_determinant, voxel_to_mm
+from medtrace.guard.memory import check_memory
 from medtrace.report.certificate import certificate_html
 from medtrace.report.view import PlaneName, view_of
 from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels, pack_mask
@@ -22,6 +24,8 @@ CURVE_POINTS = 2048
 """Places at which the change of contrast is stored, where it depends on the warped source alone."""
 SAMPLED = 1 << 20
 """Values of an image that are looked at for percentiles and for the curve."""
+_BYTES_PER_VOXEL = 24
+"""A field in 16 bits, images, and what packs them."""
 _PLANES: tuple[PlaneName, ...] = ("axial", "coronal", "sagittal")
 
 
@@ -65,8 +69,17 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
 
     Returns:
         What JSON holds of it, and its arrays by name.
+
+    Raises:
+        ValueError: if there is not enough memory; it tells how much is needed.
     """
     trace = case.trace
+    voxels = math.prod(trace.image.shape[1:]) + math.prod(trace.source.shape[1:])
+    check_memory(
+        f"a page of {voxels:,} voxels",
+        voxels * _BYTES_PER_VOXEL,
+        "crop the scans to what matters, or show a trace of a coarser grid",
+    )
     folds = folded_voxels(trace.ddf[None])[0]
     arrays = dict(_arrays(case))
     if bool(folds.any()):
