@@ -162,15 +162,18 @@ def test_the_export_takes_the_order_and_the_grid_of_the_reader(tmp_path):
 
 def test_a_pair_list_names_the_volumes_of_its_folders(tmp_path):
     write(MADE["series_of_two_kernels"], tmp_path / "two")
-    rows = [f"s{k},two/series,two/series,soft kernel,2" for k in range(2)]
-    (tmp_path / "pairs.csv").write_text("\n".join(["subject,source,target,source_series,target_series", *rows]))
-    (pair, _) = read_pair_list(tmp_path / "pairs.csv")
+    columns = "subject,source,target,source_series,target_series"
+    (tmp_path / "pairs.csv").write_text(f"{columns}\ns0,two/series,two/series,soft kernel,2\n")
+    (pair,) = read_pair_list(tmp_path / "pairs.csv")
     assert (pair.source_series, pair.target_series) == ("soft kernel", "2")
     options = {"slices": 3, "crop": None, "align": False, "fractions": (1, 0, 0), "standardize": False}
     prepare(tmp_path / "pairs.csv", tmp_path / "data", **options)
     index = json.loads((tmp_path / "data" / "dataset.json").read_text())
-    assert len(index["training"]) == 6
-    (tmp_path / "open.csv").write_text("subject,source,target\ns0,two/series,two/series\ns1,two/series,two/series\n")
+    assert len(index["training"]) == 3
+    (tmp_path / "once.csv").write_text(f"{columns}\ns0,two/series,two/series,2,2\n")
+    with pytest.raises(ValueError, match="source and target are one image"):
+        prepare(tmp_path / "once.csv", tmp_path / "other", **options)
+    (tmp_path / "open.csv").write_text("subject,source,target\ns0,two/series,two/series\n")
     with pytest.raises(ValueError, match="expected one DICOM series, received 2"):
         prepare(tmp_path / "open.csv", tmp_path / "other", **options)
 

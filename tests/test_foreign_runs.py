@@ -1,5 +1,6 @@
 """Run folders and bundles from elsewhere run nothing that medtrace does not ship, by any door of MONAI's language."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from monai.bundle import ConfigParser
 from typer.testing import CliRunner
 
 from medtrace.cli import app
-from medtrace.guard import configurations
+from medtrace.guard import configuration_language, configurations
 from medtrace.guard.configuration_language import code_in
 from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, foreign_code, read_config
 from medtrace.workflows.bundle import bundle
@@ -22,6 +23,7 @@ from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.runs import load_method, read_run
 from medtrace.workflows.train import train
 from tests.cases import common, foreign_runs
+from tests.fuzz.configurations import SMALL, changed, strange
 
 CASES = common.CASES[foreign_runs.__name__]
 TRAININGS = ("module_beside_the_configuration", "whole_bundle_elsewhere", "plain_values")  # what is right
@@ -172,13 +174,18 @@ def test_the_marker_would_be_made_if_it_were_run(write_case, tmp_path, monkeypat
     assert (tmp_path / "mode_debug" / MARKER).exists()
 
 
+BASE = read_config(TRAIN)
+
+
 def config_with(*places, **entries):
     """The shipped configuration of a training with values at MONAI's ids, and with entries at the top."""
-    parser = ConfigParser()
-    parser.read_config(read_config(TRAIN))
+    config = copy.deepcopy(BASE)
     for place, value in places:
-        parser[place] = value
-    return {key: value for key, value in parser.get().items() if key != "_meta_"} | entries
+        holder, *path, key = (config, *place.split("#"))
+        for name in path:
+            holder = holder[int(name) if isinstance(holder, list) else name]
+        holder[int(key) if isinstance(holder, list) else key] = value
+    return config | entries
 
 
 class TestKeys:
@@ -203,7 +210,7 @@ class TestKeys:
             assert all(str(key).replace("::", "#") in place for place in places)
 
     @pytest.mark.parametrize(
-        "key", ["alpha", "white matter", "networks.generator", "t1-ce", "größe", "脑", "x_", "mae_255"]
+        "key", ["alpha", "white matter", "networks.generator", "t1-ce", "größe", "脑", "\u00bd", "x_", "mae_255"]
     )
     def test_names_are_data(self, key):
         assert foreign_code(config_with(("settings#norm#1", {key: "text"}))) == []
@@ -329,6 +336,9 @@ class TestValues:
         config = read_config(BUNDLES / "tracetrans" / "configs" / "inference.yaml")
         assert foreign_code(config, training=False) == []
         assert "preprocessing#transforms#0#_target_" in [code.place for code in foreign_code(config)]
+        config = read_config(BUNDLES / "tracetrans" / "configs" / "evaluate.yaml")
+        assert foreign_code(config, training=False) == []
+        assert "handlers#0#_target_" in [code.place for code in foreign_code(config)]
 
 
 class TestFiles:
@@ -378,6 +388,27 @@ class TestFiles:
         lines += [f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 10)}]}}" for k in range(1, 15)]
         with pytest.raises(ValueError, match="a1#<<"):
             self.read(tmp_path, "\n".join(lines))
+
+    def test_it_has_a_mebibyte_and_50_levels_at_most(self, tmp_path):
+        """The mapping is no level; `a` is the first, and its list of lists the others."""
+        assert self.read(tmp_path, f"a: {'[' * 49}0{']' * 49}") is not None
+        with pytest.raises(ValueError, match="at most 20000 entries, 50 deep"):
+            self.read(tmp_path, f"a: {'[' * 50}0{']' * 50}")
+        assert self.read(tmp_path, "a: 1 #".ljust(1 << 20)) == {"a": 1}
+        with pytest.raises(ValueError, match="at most 1048576 bytes"):
+            self.read(tmp_path, "a: 1 #".ljust((1 << 20) + 1))
+
+    def test_it_has_so_many_entries_at_most(self, tmp_path, monkeypatch):
+        """`a` and the nine numbers in it are ten; an alias counts wherever it stands."""
+        for module in (configurations, configuration_language):
+            monkeypatch.setattr(module, "MAX_ENTRIES", 10)
+        config = self.read(tmp_path, "a: [1, 2, 3, 4, 5, 6, 7, 8, 9]")
+        assert code_in(config) == []
+        for text in ("a: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]", "a: &a [1, 2, 3, 4]\nb: *a\nc: 1"):
+            with pytest.raises(ValueError, match="at most 10 entries"):
+                self.read(tmp_path, text)
+        with pytest.raises(ValueError, match="at most 10 entries"):
+            check_code({"a": list(range(10))}, tmp_path)
 
     def test_text_that_is_no_utf8(self, tmp_path):
         (tmp_path / "config.yaml").write_bytes("a: größe".encode("latin-1"))
@@ -484,3 +515,16 @@ class TestBundles:
     def test_presets_are_of_methods(self, small_bundle, tmp_path):
         with pytest.raises(ValueError, match=r"presets: expected none with a bundle, .* received smoke"):
             train(str(small_bundle), out=tmp_path / "run", presets=["smoke"])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_accepted_runs_nothing_but_what_is_shipped(seed):
+    """Of random changes; MONAI's own resolver says what it would call or evaluate, and at which place."""
+    config = changed(seed)
+    assert foreign_code(config) or strange(config) == []
+
+
+def test_the_resolver_tells_what_is_strange():
+    told = strange(config_with(("settings#_mode_", "debug"), ("settings#channels", "$1")))
+    assert {place for place, _ in told} >= {"settings", "settings::channels"}
+    assert strange(SMALL) == []

@@ -9,9 +9,11 @@ import torch
 from medtrace.data.reading import read_image
 from medtrace.geometry import Grid
 from medtrace.io.foreign import Images, read_point_map
+from medtrace.io.foreign.ants import Member, completed
 from medtrace.io.foreign.content import Kind, kind_of
 from medtrace.io.foreign.plausibility import check_plausible
 from medtrace.io.foreign.vectors import measured_kind
+from medtrace.io.transforms import read_transform
 from tests.cases import common, transform_programs, transform_variants, transforms
 from tests.cases.common import grid_points
 from tests.cases.transforms import LPS, SHAPE, SOURCE, TARGET, affine_map, move, smooth_displacement
@@ -81,7 +83,7 @@ def test_a_registration_of_ants_is_read_as_ants_reads_it(tmp_path, dims):
     backward = Images(images.target, images.source)
     ways = (
         (images, found["fwdtransforms"], [False, False], "out_1Warp.nii.gz"),
-        (backward, found["invtransforms"], found.get("whichtoinvert", [True, False]), ""),
+        (backward, found["invtransforms"], [True, False], ""),
     )
     for pair, files, inverted, lone in ways:
         points = points_within(pair.target.shape, pair.target.affine, margin=4.0)
@@ -104,7 +106,7 @@ def test_displacement_and_points_are_one_map(tmp_path):
         if name.endswith("resolution"):
             images = Images(images.source, images.target, (0.1, 0.1), (0.1, 0.1))
         point_map = read_point_map(path, images)
-        shape = (5, 6, 1) if point_map.spatial_dims == 2 else (5, 6, 4)
+        shape = (5, 6, 1) if point_map.dimensions == 2 else (5, 6, 4)
         grid = Grid(shape, images.target.affine @ torch.diag(torch.tensor([3.0, 2.0, 1.0, 1.0])).double())
         ddf = point_map.displacement(grid)
         voxels = torch.from_numpy(np.indices(grid.shape).reshape(3, -1).T.astype(float))
@@ -126,6 +128,47 @@ def test_coordinates_are_told_from_displacements_at_any_size(scale):
             assert measured_kind(coordinates, grid) == "absolute"
             shift = np.moveaxis(scale * (where - points) @ LPS, -1, 0)
             assert measured_kind(shift, grid) == "displacement"
+
+
+def test_prefixes_that_end_in_a_digit_are_kept_apart(tmp_path):
+    """ANTs writes subject1 + 1Warp, and of another registration subject2 + 0GenericAffine, side by side."""
+    for name in ("subject11Warp.nii.gz", "subject10GenericAffine.mat", "subject20GenericAffine.mat", "s3Warp.nii.gz"):
+        (tmp_path / name).touch()
+    members, notes = completed([Member(tmp_path / "subject11Warp.nii.gz")])
+    assert [member.path.name for member in members] == ["subject11Warp.nii.gz", "subject10GenericAffine.mat"]
+    assert "points go 1Warp.nii.gz then 0GenericAffine.mat" in notes[0].text
+    members, notes = completed([Member(tmp_path / "s3Warp.nii.gz")])
+    assert (len(members), "the warp is read alone" in notes[0].text) == (1, True)
+    (tmp_path / "s3Affine.txt").touch()
+    members, _ = completed([Member(tmp_path / "s3Warp.nii.gz")])
+    assert [member.path.name for member in members] == ["s3Warp.nii.gz", "s3Affine.txt"]
+    (tmp_path / "subject10GenericAffine.txt").touch()
+    with pytest.raises(ValueError, match="two files beside it may be the linear part"):
+        completed([Member(tmp_path / "subject11Warp.nii.gz")])
+
+
+def test_voxels_of_ten_nanometres_are_read(tmp_path):
+    """Nothing is compared with a fixed length."""
+    size, vectors = np.diag([1e-5, 1e-5, 1e-5, 1.0]), smooth_displacement(grid_points(SHAPE, TARGET)) @ LPS
+    transforms.write_vector_nifti(1e-5 * vectors, size @ TARGET, tmp_path / "warp.nii.gz")
+    images = Images(*(Grid(SHAPE, torch.from_numpy(size @ affine)) for affine in (SOURCE, TARGET)))
+    point_map = read_point_map(tmp_path / "warp.nii.gz", images)
+    ddf = point_map.displacement()
+    points = grid_points(SHAPE, TARGET)
+    moved = np.linalg.solve(TARGET[:3, :3], smooth_displacement(points).reshape(-1, 3).T).reshape(3, *SHAPE)
+    assert np.abs(ddf.numpy() - moved).max() < 1e-3
+    assert check_plausible(tmp_path / "warp.nii.gz", point_map, ddf) == []
+
+
+def test_fields_that_other_programs_mark_are_not_read_as_itks(tmp_path):
+    path, images, points = made(tmp_path, transforms, "spm_y")
+    image = nib.load(path)
+    image.header.set_intent("vector", name="Mapping")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header), tmp_path / "y_marked.nii")
+    with pytest.raises(ValueError, match=r"y_marked.nii: is a field of SPM, not of ITK"):
+        read_transform(tmp_path / "y_marked.nii")
+    marked = read_point_map(tmp_path / "y_marked.nii", images)
+    torch.testing.assert_close(marked.origin(points), read_point_map(path, images).origin(points))
 
 
 def test_a_kind_is_told_whatever_the_name(tmp_path):

@@ -22,7 +22,8 @@ from tests.fuzz.runner import Outcome, report, run, spread
 IN_PYTHON = [
     "nifti", "nifti.gz", "nifti2", "nifti pair", "mgz", "trace.json", "dicom headers", "dicom registration",
     "learn2reg npz", "fsl warp", "pairs csv", "pairs json", "dataset.json", "preparation", "certificate",
-    "thresholds", "landmarks", "scores", "checkpoint", "legacy checkpoint", "config", "run",
+    "thresholds", "landmarks", "scores", "checkpoint", "legacy checkpoint", "config", "run", "fcsv", "markups",
+    "elastix", "elastix Euler", "lta", "flirt", "spm",
 ]  # fmt: skip
 
 

@@ -219,11 +219,21 @@ def test_register_refuses_a_mask_of_another_grid(name, written, tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def scans(folder, number):
+    """Two images of a subject's own on the grid of `image.nii.gz`, as columns of a pair list."""
+    image = nibabel.load(folder / "image.nii.gz")
+    names = [f"s{number}_{when}.nii.gz" for when in ("before", "after")]
+    for step, name in enumerate(names, 1):
+        values = image.get_fdata() + step + 2 * number
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), image.affine), folder / name)
+    return ",".join(names)
+
+
 @pytest.mark.parametrize("column", ["mask", "source_lesion", "target_labels"])
 @pytest.mark.parametrize("name", ["mask_elsewhere", "mask_flipped"])
 def test_prepare_refuses_a_map_of_another_grid(name, column, written, tmp_path):
     folder, _ = written(name)
-    rows = [f"s{number},image.nii.gz,image.nii.gz,on_it.nii.gz" for number in range(2)]
+    rows = [f"s{number},{scans(folder, number)},on_it.nii.gz" for number in range(2)]
     (folder / "pairs.csv").write_text("\n".join([f"subject,source,target,{column}", *rows]))
     options = ["--dims", "3", "--no-crop", "--no-align"]
     result = CliRunner().invoke(app, ["prepare", str(folder / "pairs.csv"), "--out", str(tmp_path / "out"), *options])
@@ -238,8 +248,9 @@ def test_labels_and_masks_of_a_data_set_keep_their_numbers(written, tmp_path):
 
     folder, expected = written("labels_freesurfer")
     columns = "subject,source,target,source_labels,target_labels,source_lesion,split"
-    row = "image.nii.gz,image.nii.gz,on_it.nii.gz,on_it.nii.gz,on_it.nii.gz"
-    (folder / "pairs.csv").write_text(f"{columns}\ns0,{row},training\ns1,{row},test\n")
+    maps = "on_it.nii.gz,on_it.nii.gz,on_it.nii.gz"
+    rows = [f"s{k},{scans(folder, k)},{maps},{split}" for k, split in enumerate(("training", "test"))]
+    (folder / "pairs.csv").write_text("\n".join([columns, *rows]) + "\n")
     options = ["--dims", "3", "--no-crop", "--no-align"]
     result = CliRunner().invoke(app, ["prepare", str(folder / "pairs.csv"), "--out", str(tmp_path / "out"), *options])
     assert result.exit_code == 0, result.output

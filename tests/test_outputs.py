@@ -12,17 +12,10 @@ from medtrace.cli import main
 from medtrace.storage.places import is_mount_point
 from tests.cases import outputs
 from tests.cases.common import CASES, write
+from tests.output_helpers import can_mount, hidden
 
 PLACES = CASES[outputs.__name__]
 NOBODY = 65534
-
-
-def can_mount():
-    """Whether this process may mount; containers mostly may not."""
-    if os.geteuid() != 0:
-        return False
-    probe = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
-    return probe.returncode == 0
 
 
 @contextmanager
@@ -47,10 +40,6 @@ def run(capfd, arguments):
         main([str(argument) for argument in arguments])
     captured = capfd.readouterr()
     return caught.value.code or 0, captured.out, captured.err.splitlines()
-
-
-def hidden(folder):
-    return sorted(str(path) for path in folder.rglob(".*"))
 
 
 def holds(folder, statement):

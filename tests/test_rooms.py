@@ -18,6 +18,7 @@ ROOMS = [
     "trace",
     "losses",
     "metrics",
+    "registration",
     "transforms",
     "networks",
     "methods",

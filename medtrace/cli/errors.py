@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ from medtrace.guard.notices import Notice
 USER_ERROR = 1
 INTERRUPTED = 130
 """By Ctrl-C; by SIGTERM or SIGHUP it is 143 or 129, which schedulers and containers take for having obeyed them."""
+PATIENCE = 10.0
+"""Seconds for cleaning up, in which further signals are not heard."""
 _ENDING = ("SIGTERM", "SIGHUP")
 
 
@@ -64,17 +68,20 @@ def _echo(notes: list[str]) -> None:
 
 @contextmanager
 def _ending_by_signals() -> Iterator[None]:
-    """Let signals that ask to end do what Ctrl-C does, once: a second one must not cut off the clean-up."""
+    """Let signals that ask to end do what Ctrl-C does; further ones soon after must not cut off the clean-up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
     taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
 
+    last = -math.inf
+
     def end(number: int, _: object) -> None:
-        for one in taken:
-            signal.signal(one, signal.SIG_IGN)
-        raise Terminated(number)
+        nonlocal last
+        if time.monotonic() - last > PATIENCE:
+            last = time.monotonic()
+            raise Terminated(number)
 
     for number in taken:
         signal.signal(number, end)

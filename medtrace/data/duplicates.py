@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -24,6 +24,11 @@ class _Image(NamedTuple):
     @property
     def path(self) -> Path:
         return getattr(self.pair, self.role)
+
+    @property
+    def series(self) -> str | None:
+        """Of a DICOM folder, which may hold both images."""
+        return getattr(self.pair, f"{self.role}_series")
 
     @property
     def origin(self) -> str:
@@ -48,13 +53,13 @@ def check_files(pairs: Sequence[Pair]) -> None:
             same_size[_size(image.path)].append(image)
         except OSError:
             continue
-    contents: dict[str, list[_Image]] = defaultdict(list)
+    contents: dict[object, list[_Image]] = defaultdict(list)
     for size, group in same_size.items():
         if len(group) > 1 and size:
             for image in group:
-                contents[_digest(image.path)].append(image)
+                contents[_digest(image.path), image.series].append(image)
     for group in contents.values():
-        if len(group) > 1 and not _is_readable(group[0].path):
+        if len(group) > 1 and not _is_readable(group[0]):
             group.clear()
     for message in _doubled(contents).values():
         raise ValueError(message)
@@ -87,7 +92,7 @@ def voxel_digest(image: Tensor) -> str:
     return total.hexdigest()
 
 
-def _doubled(contents: Mapping[str, Sequence[_Image]]) -> dict[str, str]:
+def _doubled(contents: Mapping[Any, Sequence[_Image]]) -> dict[str, str]:
     """Name of a pair → what it repeats."""
     content_of = {(image.pair.name, image.role): key for key, group in contents.items() for image in group}
     found: dict[str, str] = {}
@@ -99,7 +104,7 @@ def _doubled(contents: Mapping[str, Sequence[_Image]]) -> dict[str, str]:
     return found
 
 
-def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str], str]) -> str | None:
+def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str], object]) -> str | None:
     files = f"{image.path} is the same image as {other.path}"
     if image.pair is other.pair:
         return f"{image.origin}: source and target are one image ({files}); give the image before and the one after"
@@ -115,10 +120,10 @@ def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str]
     return None
 
 
-def _is_readable(path: Path) -> bool:
+def _is_readable(image: _Image) -> bool:
     """Broken files that are alike are no leak; their reader says what is wrong with them."""
     try:
-        read_image(path)
+        read_image(image.path, image.series)
     except (OSError, ValueError):
         return False
     return True

@@ -69,7 +69,7 @@ def read_landmarks(
             outside of the image by more than 2 % of its diagonal and four voxels; the message names the file.
 
     Warns:
-        UserWarning: if points are left out because 3D Slicer says that they are not set.
+        Notice: if points are left out because 3D Slicer says that they are not set.
 
     Example:
         >>> import tempfile

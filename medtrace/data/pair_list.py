@@ -194,7 +194,7 @@ def _check_names(path: Path, pairs: Sequence[Pair]) -> None:
     same: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         same[name_key(pair.name)].append(pair)
-    for name, found in same.items():
+    for key, found in same.items():
         places = ", ".join(_place(path, pair) for pair in found)
         if len(found) > 1:
             alone = "" if len({pair.name for pair in found}) == 1 else ", but for case or Unicode form"
@@ -202,10 +202,10 @@ def _check_names(path: Path, pairs: Sequence[Pair]) -> None:
                 f"{path}: case {found[0].name!r} occurs more than once ({places}){alone}; give every pair of a subject"
                 " its own name in the column case"
             )
-        for beside in same.get(f"{name}_source", ()):
+        for longer in same.get(f"{key}_source", ()):
             raise ValueError(
-                f"{beside.origin}: case {beside.name!r} would share files with {found[0].name!r} ({places}), whose"
-                " files end so; rename it"
+                f"{longer.origin}: case {longer.name!r} would share files with {found[0].name!r} ({places}), which"
+                " end so with a lesion; rename it"
             )
 
 

@@ -40,6 +40,7 @@ BORDER_SHARE = 0.1
 """Share of exact zeros on an image's border from which on zero is taken for background."""
 WINDOW_PERCENTILES = (0.1, 99.9)
 QUANTILES = 2001
+_PART = 1 << 20
 
 
 class Intensity(StrEnum):
@@ -107,7 +108,11 @@ class IntensityMap:
                 " makes other channels has no way back to the scan's units"
             )
         values = image.detach().cpu().numpy()
-        mapped = np.stack([np.interp(v, a, b).astype(np.float32) for v, a, b in zip(values, x, y)])
+        mapped = np.empty(values.shape, dtype=np.float32)
+        for v, a, b, into in zip(values, x, y, mapped):
+            for first in range(0, len(v), max(1, _PART // max(v[0].size, 1))):  # np.interp computes in float64
+                part = slice(first, first + max(1, _PART // max(v[0].size, 1)))
+                into[part] = np.interp(v[part], a, b)
         return torch.from_numpy(mapped).to(image.device)
 
 

@@ -6,12 +6,12 @@ import csv
 import json
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medtrace.data.landmark_tables import Landmarks, number
+from medtrace.guard.notices import notify
 
 _SPACES = {"0": "RAS", "1": "LPS", "2": "IJK", "RAS": "RAS", "LPS": "LPS", "IJK": "IJK", "RAS+": "RAS", "LPS+": "LPS"}
 _POINTS = ("Fiducial", "Line", "Angle", "Curve", "ClosedCurve")
@@ -90,7 +90,7 @@ def read_markups_json(path: Path, text: str, space: str | None) -> Landmarks:
             names.append(name)
             points.append([-position[0], -position[1], position[2]] if own == "LPS" else position)
     if unset:
-        warnings.warn(f"{path}: left out {', '.join(unset)}, which 3D Slicer says are not set", stacklevel=2)
+        notify(path, f"left out {', '.join(unset)}, which 3D Slicer says are not set")
     return Landmarks(names, points, "RAS", range(1, len(names) + 1))
 
 

@@ -91,20 +91,22 @@ def _from_csv(path: Path, columns: _Columns) -> Table:
     header = lines[start] if start < len(lines) else ""
     separator = declared[1] if declared else _separator(header, columns)
     reader = csv.reader(lines[start:], delimiter=separator, skipinitialspace=True, strict=True)
+    where, rows, nameless = f"row {start + 1}", [], False
     try:
         written = [name.strip() for name in next(reader, [])]
         names, unused = _checked_header(path, written, columns)
-        rows = []
-        for cells in reader:
+        while True:
+            where = f"row {start + reader.line_num + 1}"
+            if (cells := next(reader, None)) is None:
+                break
             if any(cell.strip() for cell in cells):
-                where = f"row {start + reader.line_num}"
                 _check_cells(f"{path}: {where}", cells, written, separator)
                 cells = [cell.strip() for cell in cells]
+                nameless = nameless or any(cell and not name for name, cell in zip(written, cells))
                 rows.append((where, {name: cell for name, cell in zip(names, cells) if name is not None and cell}))
     except csv.Error as error:
-        where = f"row {start + reader.line_num}"
         raise ValueError(f"{path}: {where}: cannot be read as CSV ({error}); check its quotes") from error
-    return Table(rows, unused)
+    return Table(rows, (*unused, *(["a column without a name"] if nameless else [])))
 
 
 def _separator(header: str, columns: _Columns) -> str:
@@ -135,9 +137,7 @@ def _checked_header(path: Path, written: Sequence[str], columns: _Columns) -> tu
         raise ValueError(f"{path}: the header has the column {doubled[0]} more than once; rename or remove one")
     for name, plain in zip(written, names):
         _check_spelling(str(path), name, plain, columns)
-    unused = tuple(
-        name or "a column without a name" for name, plain in zip(written, names) if plain not in columns.known
-    )
+    unused = tuple(name for name, plain in zip(written, names) if name and plain not in columns.known)
     return [name if name in columns.known else None for name in names], unused
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from monai.engines import Evaluator as MonaiEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
@@ -45,7 +46,7 @@ class Evaluator(MonaiEvaluator):
         super().__init__(
             device=device,
             val_data_loader=val_data_loader,
-            val_handlers=val_handlers,
+            val_handlers=[_OnlyRaise(), *(val_handlers or ())],
             key_val_metric=key_val_metric,
             amp=amp,
             amp_kwargs=amp_kwargs,
@@ -70,6 +71,16 @@ class Evaluator(MonaiEvaluator):
             engine.state.output[Keys.LABEL] = batch["target"]
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+
+class _OnlyRaise:
+    """Hands errors and interruptions on before MONAI's `StatsHandler` prints a traceback: the caller reports them."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._raise)
+
+    def _raise(self, engine: Engine, error: BaseException) -> None:
+        raise error
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False) -> dict[str, Any]:

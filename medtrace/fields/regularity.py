@@ -13,6 +13,9 @@ from medtrace.fields.resample import identity_grid
 from medtrace.kernels import jacobian
 from medtrace.kernels.choice import takes_compiled
 
+PART = 1 << 20
+"""Voxels that are looked at together for folds."""
+
 
 def jacobian_determinant(ddf: Tensor) -> Tensor:
     """Local change of area or volume of p -> p + ddf(p), by central differences (one-sided at the border).
@@ -63,7 +66,8 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
     plane.
     """
     folded = _folded(ddf).flatten(1)
-    return folded.to(ddf.dtype if ddf.dtype == torch.float64 else torch.float32).mean(1)
+    count = folded.sum(1).double() / folded.shape[1]
+    return count.to(ddf.dtype if ddf.dtype == torch.float64 else torch.float32)
 
 
 def folded_voxels(ddf: Tensor) -> Tensor:
@@ -117,11 +121,15 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
 def _folded(ddf: Tensor) -> Tensor:
     """Boolean (B, ...) on the grid of `_displaced_points`: which voxels have a determinant of 0 or less."""
     with torch.no_grad():
-        points = _displaced_points(ddf)
-        shape = points.shape[2:]
-        folded = torch.zeros(points.shape[0], *shape, dtype=torch.bool, device=points.device)
-        for corner, value in _cell_determinants(points):
-            folded[_corner_slices(corner, shape)] |= ~(value > 0)  # NaN counts as folded
+        field = _judged_field(ddf)
+        shape = field.shape[2:]
+        folded = torch.zeros(field.shape[0], *shape, dtype=torch.bool, device=field.device)
+        layers = max(1, PART // max(field[0, 0, 0].numel(), 1))
+        for first in range(0, shape[0] - 1, layers):  # of cells, which share their voxels with the next ones
+            part = slice(first, min(first + layers + 1, shape[0]))
+            points = field[:, :, part] + _grid_of_part(part, field)
+            for corner, value in _cell_determinants(points):
+                folded[:, part][_corner_slices(corner, points.shape[2:])] |= ~(value > 0)  # NaN counts as folded
         return folded
 
 
@@ -150,6 +158,12 @@ def _displaced_points(ddf: Tensor) -> Tensor:
     Doubling gives the axis a cell to measure. It would not do for a slice: the inner tetrahedra of doubled
     cells charge folds to voxels whose own triangles are in order.
     """
+    field = _judged_field(ddf)
+    return field + _grid_of_part(slice(0, field.shape[2]), field)
+
+
+def _judged_field(ddf: Tensor) -> Tensor:
+    """The displacement on the grid of `_displaced_points`."""
     check_field("ddf", ddf)
     field = ddf if ddf.dtype == torch.float64 else ddf.float()
     if field.ndim == 5 and 1 in field.shape[2:]:
@@ -158,7 +172,14 @@ def _displaced_points(ddf: Tensor) -> Tensor:
     for dim in range(2, field.ndim):
         if field.shape[dim] == 1:
             field = torch.cat([field, field], dim=dim)
-    return field + identity_grid(field.shape[2:], device=field.device, dtype=field.dtype)
+    return field
+
+
+def _grid_of_part(part: slice, field: Tensor) -> Tensor:
+    """Voxel coordinates of a range along the first axis."""
+    grid = identity_grid((part.stop - part.start, *field.shape[3:]), device=field.device, dtype=field.dtype)
+    grid[0] += part.start
+    return grid
 
 
 def _corner_slices(corner: tuple[int, ...], shape: torch.Size) -> tuple[slice, ...]:

@@ -73,9 +73,12 @@ class Reorientation:
 
     def undo_field(self, field: Tensor) -> Tensor:
         """Bring a displacement (3, H, W, S) back: its voxels and its components."""
-        signs = field.new_tensor([-1.0 if flip else 1.0 for flip in self.flipped])
-        turned = (field * signs.reshape(3, 1, 1, 1))[list(self._back)]
-        return self.undo(turned)
+        turned = torch.empty(3, *self.shape, dtype=field.dtype, device=field.device)
+        for old, new in enumerate(self._back):
+            turned[old] = self.undo(field[new : new + 1])[0]
+            if self.flipped[new]:
+                turned[old].neg_()
+        return turned
 
     def affine(self, affine: Tensor) -> Tensor:
         """The affine of the reoriented grid."""
@@ -110,8 +113,8 @@ def shape_at_spacing(shape: Sequence[int], spacing: Sequence[float], wanted: Seq
     for size, old, new in zip(shape, spacing, wanted):
         if not 0 < size * old < _FINEST_COUNT * new:
             raise ValueError(
-                f"spacing: expected at most {_FINEST_COUNT} voxels along an axis of {size * old:.4g} mm, received"
-                f" {new:g} mm; ask for coarser voxels (a larger --spacing)"
+                f"spacing: expected voxels of which {_FINEST_COUNT} at most lie along an axis of {size * old:.4g} mm,"
+                f" received voxels of {new:g} mm; ask for coarser ones (a larger --spacing)"
             )
     return tuple(
         size if abs(old / new - 1) < 0.01 else max(1, round(size * old / new))
@@ -149,7 +152,7 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     values = values if values.dtype == torch.float64 else values.float()
     factors = {axis: old / new for axis, (old, new) in enumerate(zip(values.shape[1:], shape), start=1)}
     shrinking = sorted((axis for axis, factor in factors.items() if factor > 1), key=lambda a: (-factors[a], a))
-    _check_resizing(values, shape, shrinking)
+    _check_resizing(values.shape, shape, shrinking, values.element_size(), values.device)
     for axis in shrinking:
         values = _shrink(values, axis, shape[axis - 1])
     if tuple(values.shape[1:]) != shape:
@@ -158,19 +161,20 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     return values.float()
 
 
-def _check_resizing(image: Tensor, shape: tuple[int, ...], shrinking: Sequence[int]) -> None:
-    """Check that there is memory for every step, which needs its input and its result."""
-    steps = [list(image.shape)]
+def _check_resizing(
+    old: Sequence[int], shape: Sequence[int], shrinking: Sequence[int], bytes_each: int, device: torch.device
+) -> None:
+    """Check that there is memory for every step from (C, *old), which needs its input and its result."""
+    steps = [list(old)]
     for axis in shrinking:
         steps.append([*steps[-1][:axis], shape[axis - 1], *steps[-1][axis + 1 :]])
-    steps.append([image.shape[0], *shape])
+    steps.append([old[0], *shape])
     counts = [0, *(math.prod(step) for step in steps[1:])]  # the first input is there already
-    needed = max(before + after for before, after in pairwise(counts)) * image.element_size()
     check_memory(
-        f"an image of {'x'.join(map(str, image.shape[1:]))} brought to {'x'.join(map(str, shape))}",
-        needed,
+        f"an image of {'x'.join(map(str, old[1:]))} brought to {'x'.join(map(str, shape))} voxels",
+        max(before + after for before, after in pairwise(counts)) * bytes_each,
         "ask for a coarser grid (a larger --spacing)",
-        image.device,
+        device,
     )
 
 
@@ -220,6 +224,7 @@ def resize_labels(labels: Tensor, shape: Sequence[int]) -> Tensor:
     """Resample labels (C, *spatial) to a shape that covers the same extent, each voxel from the nearest."""
     if tuple(labels.shape[1:]) == tuple(shape):
         return labels
+    _check_resizing(labels.shape, shape, (), 4 + labels.element_size(), labels.device)
     return F.interpolate(labels[None].float(), size=tuple(shape), mode="nearest-exact")[0].to(labels.dtype)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -58,16 +57,20 @@ class TooLarge(Exception):
 
 
 def nodes(config: Any) -> Iterator[Node]:
-    """Every entry, in the order of the configuration, each before those that it holds."""
+    """Every entry, in the order of the configuration, each before those that it holds.
+
+    Raises:
+        TooLarge: where there are more, or deeper ones, than a configuration has.
+    """
     count = 0
     stack = [(Node("", config, "", None, False), 0)]
     while stack:
         node, depth = stack.pop()
-        count += 1
         if count > MAX_ENTRIES or depth > MAX_DEPTH:
             raise TooLarge
         if depth:
             yield node
+        count += 1
         named = isinstance(node.value, Mapping)
         items = list(node.value.items()) if named else []
         if isinstance(node.value, (list, tuple)):
@@ -100,7 +103,7 @@ def is_data_key(node: Node) -> bool:
         return isinstance(node.value, _DATA_KEYS[node.key])
     if node.place == _METADATA:
         return True
-    return _PLAIN_KEY.fullmatch(unicodedata.normalize("NFKC", node.key)) is not None
+    return _PLAIN_KEY.fullmatch(node.key) is not None
 
 
 def is_data_value(node: Node) -> bool:

@@ -162,7 +162,7 @@ def inside(folder: Path, name: object, what: str) -> Path:
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"{what}: expected the name of a file, received {name!r}")
     for kind in (PurePosixPath(name), PureWindowsPath(name)):
-        if kind.is_absolute() or kind.drive or ".." in kind.parts:
+        if kind.anchor or ".." in kind.parts:
             raise ValueError(f"{what}: expected a file below {folder}, received {name!r}; put it there")
     return folder / name
 

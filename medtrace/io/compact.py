@@ -6,6 +6,7 @@ import gzip
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from medtrace.checks import check_field, check_finite
 from medtrace.io.nifti import LPS, affine_array, check_orthogonal
+from medtrace.storage.files import atomic_write
 
 FIELD_ERROR = 1 / 2048
 """Largest error of a rounded field, in voxels, of each component."""
@@ -169,7 +171,11 @@ def _write(
         header.set_intent("vector")
     stored = np.dtype(kind).newbyteorder("<")
     level = _LEVEL if rounded else _EXACT_LEVEL
-    with path.open("wb") as file, gzip.GzipFile("", "wb", level, file, mtime=0) as packed:
-        header.write_to(packed)
-        for slab in slabs:
-            packed.write(np.ascontiguousarray(slab.T).astype(stored, copy=False).data)
+
+    def pack(file: BinaryIO) -> None:
+        with gzip.GzipFile("", "wb", level, file, mtime=0) as packed:
+            header.write_to(packed)
+            for slab in slabs:
+                packed.write(np.ascontiguousarray(slab.T).astype(stored, copy=False).data)
+
+    atomic_write(path, pack)

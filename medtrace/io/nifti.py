@@ -24,6 +24,8 @@ LPS = np.diag([-1.0, -1.0, 1.0])
 """Between RAS, which NIfTI affines lead to, and LPS, which ITK works in; its own inverse."""
 _VECTOR, _RAS_DISPLACEMENT = 1007, 1006
 DOUBLED = b"one slice, written twice"
+NAMED = {"Mapping": "SPM", "NREG_TRANS": "NiftyReg"}
+"""Intent names by which programs mark fields that ITK would take for its own."""
 
 
 def check_orthogonal(name: str, affine: np.ndarray) -> None:
@@ -126,6 +128,12 @@ def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"{path}: expected intent code 1007 (ITK's displacement field, LPS) or 1006 (RAS), received {intent};"
             " convert the field with the program that wrote it"
+        )
+    name = bytes(header["intent_name"]).rstrip(b"\0").decode("latin-1")
+    if name in NAMED:
+        raise ValueError(
+            f"{path}: is a field of {NAMED[name]}, not of ITK; read it by `medtrace import` or"
+            " medtrace.io.foreign.read_point_map"
         )
     if bytes(header["descrip"]).rstrip(b"\0") == DOUBLED and data.shape[2] == 2:
         data = data[:, :, :1]

@@ -1,4 +1,4 @@
-"""Share a loop among as many threads as torch may use."""
+"""Share a loop among threads of medtrace's own: as many as torch may use, or as many as `limit` says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,30 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from medtrace.checks import check_whole
+
 _pools: dict[int, ThreadPoolExecutor] = {}
+_limit: int | None = None
+
+
+def limit(count: int | None) -> None:
+    """Say how many threads share a compiled loop, whatever torch is told; None follows torch again.
+
+    torch's threads wait for each other in a loop that takes a busy machine's time; medtrace's sleep. With torch at one
+    thread and these at several, both are served.
+
+    Raises:
+        TypeError, ValueError: if it is no whole number from 1.
+    """
+    global _limit
+    if count is not None:
+        check_whole("count", count, 1)
+    _limit = count
+
+
+def current() -> int:
+    """Threads that share a compiled loop."""
+    return torch.get_num_threads() if _limit is None else _limit
 
 
 def pieces(count: int, work: int, least: int = 1 << 15) -> list[tuple[int, int]]:
@@ -19,7 +42,7 @@ def pieces(count: int, work: int, least: int = 1 << 15) -> list[tuple[int, int]]
         work: of them all, in voxels: a thread is not worth its start below `least` of them.
         least: voxels per thread.
     """
-    parts = max(1, min(torch.get_num_threads(), count, work // least))
+    parts = max(1, min(current(), count, work // least))
     return [(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
 
 

@@ -10,7 +10,9 @@ from medtrace.losses.adversarial import (
 )
 from medtrace.losses.diffusion import IntensityDiffusionLoss, intensity_diffusion
 from medtrace.losses.folding import JacobianFoldingLoss, jacobian_folding
+from medtrace.losses.lncc import LNCCLoss, lncc
 from medtrace.losses.masking import mask_weights
+from medtrace.losses.mind import MINDLoss, mind_ssc
 from medtrace.losses.mutual_information import ParzenDNMILoss, normalized_mutual_information, parzen_nmi
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 from medtrace.losses.smoothness import VelocitySmoothnessLoss, velocity_smoothness
@@ -18,7 +20,9 @@ from medtrace.losses.smoothness import VelocitySmoothnessLoss, velocity_smoothne
 __all__ = [
     "IntensityDiffusionLoss",
     "JacobianFoldingLoss",
+    "LNCCLoss",
     "LeastSquaresAdversarialLoss",
+    "MINDLoss",
     "ParzenDNMILoss",
     "ParzenKernel",
     "ParzenWindow",
@@ -30,8 +34,10 @@ __all__ = [
     "joint_histogram",
     "least_squares_adversarial",
     "least_squares_discriminator",
+    "lncc",
     "log_adversarial",
     "mask_weights",
+    "mind_ssc",
     "normalized_mutual_information",
     "parzen_nmi",
     "velocity_smoothness",

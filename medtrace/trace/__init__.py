@@ -3,5 +3,6 @@
 from medtrace.trace.contrast import contrast_change
 from medtrace.trace.ledger import LedgerSummary, TraceLedger
 from medtrace.trace.record import Trace
+from medtrace.trace.tissue import find_tissue
 
-__all__ = ["LedgerSummary", "Trace", "TraceLedger", "contrast_change"]
+__all__ = ["LedgerSummary", "Trace", "TraceLedger", "contrast_change", "find_tissue"]

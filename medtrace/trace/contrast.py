@@ -6,32 +6,55 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_same_shape
+from medtrace.trace.tissue import find_tissue
 
 CONTRAST_BINS = 64
 """Equal-width bins of the warped source's range in which the change of contrast is averaged."""
 
 
-def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS) -> Tensor:
+def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tissue: Tensor | None = None) -> Tensor:
     """Change of intensity that contrast alone explains: E[image | warped] - warped, per channel.
+
+    The expectation is that of tissue, at tissue; background, which is most of many images, has one of its own and
+    counts nowhere else.
 
     Args:
         warped: (C, *spatial), any intensity range.
         image: of the same shape.
-        bins: equal-width bins between the channel's least and greatest warped intensity.
+        bins: equal-width bins between the channel's least and greatest warped intensity in tissue, and in background.
+        tissue: (1, *spatial), non-zero in tissue; None finds it (see `find_tissue`).
 
     Returns:
         (C, *spatial). In every bin that holds voxels, image - warped is averaged and placed at the bin's mean
         intensity; between those points it runs linearly, beyond the outermost it stays. A linear change of
         contrast is so reproduced but for half of an outermost bin; a constant warped image gives the mean
         difference.
+
+    Raises:
+        TypeError, ValueError: if a shape differs.
     """
     check_same_shape("warped", warped, "image", image)
-    return torch.stack([_regress(x, y - x, bins) for x, y in zip(warped, image)])
+    inside = find_tissue(warped, image) if tissue is None else _checked(tissue, image)
+    if bool(inside.all()) or not bool(inside.any()):
+        return torch.stack([_regress(x, y, bins) for x, y in zip(warped, image)])
+    change = torch.empty_like(warped)
+    for x, y, into in zip(warped, image, change):
+        for part in (inside[0], ~inside[0]):
+            into[part] = _regress(x[part], y[part], bins)
+    return change
 
 
-def _regress(values: Tensor, response: Tensor, bins: int) -> Tensor:
-    """E[response | values] by a histogram of values, read at values."""
-    x, y = values.flatten().double(), response.flatten().double()
+def _checked(tissue: Tensor, image: Tensor) -> Tensor:
+    if not isinstance(tissue, Tensor):
+        raise TypeError(f"tissue: expected a torch tensor, received {type(tissue).__name__}; convert it first")
+    if tissue.shape != (1, *image.shape[1:]):
+        raise ValueError(f"tissue: expected shape {(1, *image.shape[1:])}, received {tuple(tissue.shape)}")
+    return tissue.to(image.device) > 0
+
+
+def _regress(values: Tensor, image: Tensor, bins: int) -> Tensor:
+    """E[image - values | values] by a histogram of values, read at values."""
+    x, y = values.flatten().double(), (image - values).flatten().double()
     low, high = x.min(), x.max()
     if bool(high == low):
         return y.mean().to(values.dtype).expand(values.shape).clone()

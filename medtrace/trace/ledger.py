@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
 
 from medtrace.checks import check_finite, check_same_shape
+from medtrace.trace.geometry import layers
 from medtrace.trace.validation import as_tensor, plain
 
 if TYPE_CHECKING:
@@ -57,12 +57,11 @@ def make_ledger(trace: Trace, target: Tensor | None, region: Tensor | None) -> T
     inside = _inside(trace, region)
 
     def size(column: Tensor | None) -> float | None:
-        return None if column is None else float(column.double().abs()[:, inside].mean())
+        return None if column is None else _sum(column, inside, 1) / _count(column, inside)
 
     explained = None
     if change is not None and residual is not None:
-        total = float(change.double().square()[:, inside].sum())
-        left = float(residual.double().square()[:, inside].sum())
+        total, left = _sum(change, inside, 2), _sum(residual, inside, 2)
         explained = 1.0 - left / total if total > 0 else None
     summary = LedgerSummary(
         change=size(change),
@@ -75,10 +74,25 @@ def make_ledger(trace: Trace, target: Tensor | None, region: Tensor | None) -> T
     return TraceLedger(deformation, trace.appearance, residual, error, summary)
 
 
-def _inside(trace: Trace, region: Tensor | None) -> Tensor:
+def _sum(column: Tensor, inside: Tensor | None, power: int) -> float:
+    """Sum of |values|^power in float64, some layers at a time, over the region or everywhere."""
+    total = 0.0
+    for part in layers(column.shape[1:]):
+        values = column[:, part].double().abs_()
+        values = values if inside is None else values[:, inside[part]]
+        total += float(values.pow_(power).sum())
+    return total
+
+
+def _count(column: Tensor, inside: Tensor | None) -> int:
+    return column.numel() if inside is None else column.shape[0] * int(inside.sum())
+
+
+def _inside(trace: Trace, region: Tensor | None) -> Tensor | None:
+    """The region, (*spatial); None is everywhere."""
     grid = trace.image.shape[1:]
     if region is None:
-        return torch.ones(grid, dtype=torch.bool, device=trace.image.device)
+        return None
     if not isinstance(region, Tensor):
         raise TypeError(f"region: expected a torch tensor, received {type(region).__name__}; convert it first")
     if region.shape != (1, *grid):

@@ -100,7 +100,7 @@ class Trace:
                     f"{field.name}: expected the source's device {self.source.device}, received {value.device};"
                     " move all of it to one device"
                 )
-        if self.mask is not None and bool(((self.mask < 0) | (self.mask > 1)).any()):
+        if self.mask is not None and not (float(self.mask.min()) >= 0 and float(self.mask.max()) <= 1):
             raise ValueError(
                 f"mask: expected values in [0, 1], received {float(self.mask.min()):g} to"
                 f" {float(self.mask.max()):g}; threshold the labels first"
@@ -118,6 +118,7 @@ class Trace:
         velocity: Tensor | None = None,
         affine: Tensor | None = None,
         source_affine: Tensor | None = None,
+        tissue: Tensor | None = None,
     ) -> Trace:
         """Trace of a translation: computes warped, the inverse and the appearance.
 
@@ -127,10 +128,12 @@ class Trace:
             ddf: (spatial_dims, *spatial), in target voxels, pull.
             inverse_ddf: as the attribute; None inverts `ddf` at the source's voxels.
             mask: (1, *spatial), boolean or in [0, 1]. With it, appearance is mask · (image - warped); without
-                it, the change of contrast (see `contrast_change`).
+                it, the change of contrast of tissue (see `contrast_change`).
             velocity: (spatial_dims, *spatial) or None.
             affine: (4, 4) of the target grid; None is the identity (1 mm voxels).
             source_affine: (4, 4) of the source grid; None is `affine`.
+            tissue: (1, *spatial), non-zero where the change of contrast is estimated, such as a brain mask; None finds
+                it (see `find_tissue`). It plays no part with a mask.
 
         Returns:
             The trace: detached, float32 (affines float64), on the source's device.
@@ -184,7 +187,7 @@ class Trace:
             ddf=ddf,
             inverse_ddf=inverse_ddf,
             warped=warped,
-            appearance=_appearance(warped, image, mask),
+            appearance=_appearance(warped, image, mask, tissue),
             mask=mask,
             affine=affine,
             source_affine=source_affine,
@@ -320,9 +323,11 @@ class Trace:
         return points
 
 
-def _appearance(warped: Tensor, image: Tensor, mask: Tensor | None) -> Tensor | None:
+def _appearance(warped: Tensor, image: Tensor, mask: Tensor | None, tissue: Tensor | None) -> Tensor | None:
     if warped.shape != image.shape:
         return None
     if mask is None:
-        return contrast_change(warped, image)
-    return mask * (image - warped)
+        return contrast_change(warped, image, tissue=tissue)
+    if not bool(mask.any()):
+        return warped.new_zeros(()).expand(warped.shape)
+    return (image - warped).mul_(mask)

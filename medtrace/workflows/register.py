@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor
 from medtrace.checks import check_positive
 from medtrace.data.preparation import IntensityMap, Preparation
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
+from medtrace.guard.memory import check_memory
 from medtrace.guard.notices import collecting
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
@@ -44,6 +46,10 @@ STEPS = 100
 SMOOTHNESS = 0.01
 """Weight of the displacement's smoothness in a refinement."""
 GIBIBYTE = 2**30
+_BYTES_PER_WORKING_VOXEL = 1740
+"""What a refinement keeps for its gradient, float32, measured at 1 mm (7.1 million voxels)."""
+_BYTES_PER_VOXEL = 56
+"""Images, field, inverse and their resampling on the target's own grid."""
 TARGET_NOTE = "target in the source's units"
 
 
@@ -168,9 +174,12 @@ def register(
         method = _method(run, refine, smoothness, pair, device, _reporter(bar))
         maps = intensity_maps(pair, method.preparation, run is None if match is None else match, contrast)
         grid = WorkingGrid(pair, method.preparation, spacing)
+        _check_room(pair, grid, method)
         working = grid.bring(maps[0].forward(pair.source), maps[1].forward(pair.target))
         output = _answer(method, working)
     ddf, intensity = grid.back(output)
+    ssd = _ssd(working.source, working.target), _ssd(output.image.cpu(), working.target)
+    del working, output
     trace = _trace(pair, maps[0], ddf, intensity)
     seconds = time.perf_counter() - started
     found = Registered(
@@ -179,8 +188,8 @@ def register(
         peak_gib=peak_memory(method.device),
         folds=int((jacobian_determinant(trace.ddf[None]) < 0).sum()),
         folded_fraction=float(non_diffeomorphic_fraction(trace.ddf[None])),
-        ssd_before=_ssd(working.source, working.target),
-        ssd_after=_ssd(output.image.cpu(), working.target),
+        ssd_before=ssd[0],
+        ssd_after=ssd[1],
     )
     steps = method.steps
     names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
@@ -202,6 +211,23 @@ def register(
         shown = _in_source_units(pair.target, *maps)
         report_beside(trace, out, type(method.method).__name__, shown, notes=(TARGET_NOTE,))
     return found
+
+
+def _check_room(pair: ScanPair, grid: WorkingGrid, method: _Method) -> None:
+    """Ask for the memory of a registration before it begins; what a trained network takes is not known beforehand."""
+    voxels = math.prod(pair.target.shape[1:])
+    working = math.prod(grid.shape)
+    refined = method.steps > 0
+    needed = {"cpu": voxels * _BYTES_PER_VOXEL}
+    place = method.device.type
+    needed[place] = needed.get(place, 0) + working * (_BYTES_PER_WORKING_VOXEL if refined else 0)
+    for device, room in needed.items():
+        check_memory(
+            f"a registration of {'x'.join(map(str, grid.shape))} voxels, for a target of {voxels:,}",
+            room,
+            "register on a coarser grid (a larger --spacing), or crop the scans",
+            method.device if device == place else device,
+        )
 
 
 def _in_source_units(target: Tensor, source_map: IntensityMap, target_map: IntensityMap) -> Tensor:
@@ -289,6 +315,12 @@ def _answer(method: _Method, working: Pair) -> Prediction:
 
 def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Tensor) -> Trace:
     """Everything on its own grid and in the source's units."""
+    if pair.mask is None and pair.source_mask is None:
+        nowhere = torch.zeros(()).expand(1, *ddf.shape[1:])
+        warped = pull(pair.source, ddf, pair.to_source)
+        grids = {"affine": pair.affine, "source_affine": pair.source_affine}
+        trace = Trace.build(source=pair.source, image=warped, ddf=ddf, mask=nowhere, **grids)
+        return replace(trace, warped=trace.image)  # one volume, not two of the same
     masks = (None if mask is None else mask[None] for mask in (pair.mask, pair.source_mask_on_target))
     mask = joint_mask(ddf[None], *masks)[0] > 0.5
     warped = pull(pair.source, ddf, pair.to_source)

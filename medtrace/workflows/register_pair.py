@@ -58,12 +58,17 @@ class ScanPair:
         """The source's mask read at the target's voxels, (1, *spatial) in [0, 1]."""
         if self.source_mask is None:
             return None
-        return pull(self.source_mask.float(), self.still, self.to_source).clamp(0, 1)
+        return self.on_target(self.source_mask.float()).clamp(0, 1)
+
+    def on_target(self, image: Tensor) -> Tensor:
+        """An image of the source's grid, (C, *spatial), read at the target's voxels by the two headers."""
+        to_source = self.to_source
+        return image if to_source is None else pull(image, self.still, to_source)
 
     @property
     def still(self) -> Tensor:
         """The zero displacement on the target's grid."""
-        return torch.zeros(self.spatial_dims, *self.target.shape[1:])
+        return torch.zeros(()).expand(self.spatial_dims, *self.target.shape[1:])
 
 
 def read_pair(
@@ -242,7 +247,7 @@ class WorkingGrid:
         ]
         return Pair(
             # Interpolation may leave the range by a rounding error.
-            self._to(pull(source, pair.still, pair.to_source)).clamp(-1, 1)[None],
+            self._to(pair.on_target(source)).clamp(-1, 1)[None],
             self._to(target).clamp(-1, 1)[None],
             *masks,
         )
@@ -253,13 +258,17 @@ class WorkingGrid:
     def back(self, output: Prediction) -> tuple[Tensor, Tensor]:
         """Displacement (spatial_dims, *spatial), in voxels, and intensity (C, *spatial) on the target's own grid."""
         ratio = torch.tensor([own / size for own, size in zip(self.own_shape, self.shape)])
-        ddf = resize(output.ddf[0].cpu(), self.own_shape) * ratio.reshape(-1, *[1] * len(self.shape))
-        change = torch.zeros_like(output.image) if output.appearance is None else output.appearance
-        intensity = resize(change[0].cpu(), self.own_shape)
-        if ddf.shape[0] == 3:
-            return self.plan.undo_field(ddf), self.plan.undo(intensity)
-        through = torch.cat([ddf, torch.zeros_like(ddf[:1])])
-        return _flat(self.plan.undo_field(_volume(through)), 3)[:2], _flat(self.plan.undo(_volume(intensity)), 3)
+        ddf = resize(output.ddf[0].cpu() * ratio.reshape(-1, *[1] * len(self.shape)), self.own_shape)
+        if ddf.shape[0] == 2:
+            ddf = _volume(torch.cat([ddf, torch.zeros_like(ddf[:1])]))
+        ddf = self.plan.undo_field(ddf)
+        if self.pair.spatial_dims == 2:
+            ddf = _flat(ddf, 3)[:2]
+        if output.appearance is None or (self.pair.mask is None and self.pair.source_mask is None):
+            # Nowhere may intensity change.
+            return ddf, torch.zeros(()).expand(self.pair.target.shape)
+        intensity = _volume(resize(output.appearance[0].cpu(), self.own_shape))
+        return ddf, _flat(self.plan.undo(intensity), self.pair.target.ndim)
 
 
 def _volume(image: Tensor) -> Tensor:

@@ -228,6 +228,7 @@ def translation(
         velocity=parts.velocity,
         affine=scan.affine,
         source_affine=scan.affine,
+        tissue=moved,
     )
     metadata = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
     if notices:

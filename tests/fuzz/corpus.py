@@ -22,8 +22,10 @@ from medtrace.data.landmarks import read_landmarks
 from medtrace.data.layouts import read_pair_list
 from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
 from medtrace.fields import exponentiate
+from medtrace.geometry import Grid
 from medtrace.guard.configurations import BUNDLES, foreign_code, read_config
 from medtrace.guard.weights import load_weights
+from medtrace.io.foreign import Images, read_point_map
 from medtrace.methods import method_class, resolve
 from medtrace.metrics.frechet import load_feature_network
 from medtrace.report.certificate import certificate_html, read_certificate
@@ -31,6 +33,8 @@ from medtrace.report.tables import read_rows
 from medtrace.trace import Trace
 from medtrace.workflows.certify import Certificate, Check, Status, Thresholds
 from medtrace.workflows.runs import RunRecord, read_run
+from tests.cases import landmarks, transform_programs, transform_variants, transforms
+from tests.cases.common import CASES
 
 SHAPE = (7, 6, 5)
 AFFINE = torch.tensor([[-1.2, 0, 0, 30], [0, 0.9, 0, -20], [0, 0, 2, 4], [0, 0, 0, 1.0]], dtype=torch.float64)
@@ -212,6 +216,20 @@ def _points(folder: Path) -> Any:
     return points if names else None
 
 
+def _markups(folder: Path) -> None:
+    points = [{"id": "1", "label": "a", "position": [1.5, -2, 3]}, {"id": "2", "label": "b", "position": [4, 5.25, 6]}]
+    lists = [{"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": points}]
+    (folder / "points.mrk.json").write_text(json.dumps({"markups": lists}, indent=1))
+
+
+def _foreign(module: Any, name: str, file: str, format: str | None = None) -> Kind:
+    """A transform of another program, of the generators of failing inputs."""
+    grid = Grid((30, 28, 12), torch.from_numpy(transforms.TARGET))
+    images = Images(Grid((30, 28, 12), torch.from_numpy(transforms.SOURCE)), grid)
+    make = CASES[module.__name__][name]
+    return Kind(file, make, lambda folder: read_point_map(folder / file, images, format).displacement())
+
+
 def _rows(folder: Path) -> None:
     (folder / "scores.csv").write_text("case,mae,psnr\na,1.5,20\nb,2.5,21\n")
 
@@ -316,5 +334,13 @@ KINDS: dict[str, Kind] = {
     ),
     "thresholds": Kind("limits.yaml", _thresholds, _at(Thresholds.load, "limits.yaml")),
     "landmarks": Kind("points.csv", _landmarks, _points),
+    "fcsv": Kind("points.fcsv", CASES[landmarks.__name__]["slicer_fcsv_lps"], _at(read_landmarks, "points.fcsv")),
+    "markups": Kind("points.mrk.json", _markups, _at(read_landmarks, "points.mrk.json")),
+    "elastix": _foreign(transform_programs, "elastix_chain", "TransformParameters.1.txt"),
+    "elastix Euler": _foreign(transforms, "elastix_parameters", "TransformParameters.0.txt", "elastix"),
+    "lta": _foreign(transform_programs, "lta_of_voxels", "register.lta"),
+    "flirt": _foreign(transforms, "flirt_matrix", "flirt.mat", "flirt"),
+    "spm": _foreign(transforms, "spm_y", "y_source.nii"),
+    "composite": _foreign(transform_variants, "itk_bspline", "spline.h5"),
     "scores": Kind("scores.csv", _rows, _at(read_rows, "scores.csv")),
 }

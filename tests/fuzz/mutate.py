@@ -1,5 +1,6 @@
 """Broken copies of a file, the same for the same seed."""
 
+import copy
 import gzip
 import json
 import re
@@ -45,9 +46,9 @@ def _change_tree(tree: Any, random: np.random.Generator) -> None:
         if kind < 0.15:
             del node[key]
         elif kind < 0.25 and isinstance(node, list):
-            node.append(node[key])
+            node.append(copy.deepcopy(node[key]))
         else:
-            node[key] = VALUES[int(random.integers(len(VALUES)))]
+            node[key] = copy.deepcopy(VALUES[int(random.integers(len(VALUES)))])
         return
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from medtrace.io.foreign.point_map import Note
 
-_WARP = re.compile(r"(?P<prefix>.*?)(?P<stage>\d*)(?P<kind>InverseWarp|Warp)\.nii(\.gz)?")
+_WARP = re.compile(r"(?P<prefix>.*?)(?P<stage>\d?)(?P<kind>InverseWarp|Warp)\.nii(\.gz)?")
 _LINEAR = re.compile(
-    r"(?P<prefix>.*?)(?P<stage>\d*)"
+    r"(?P<prefix>.*?)(?P<stage>\d?)"
     r"(?P<kind>GenericAffine|Affine|CompositeAffine|Rigid|Similarity|Translation|DerivedInitialMoving\w*)"
     r"\.(mat|txt|tfm|h5)"
 )
@@ -81,9 +81,15 @@ def _lone(member: Member, part: _Part) -> tuple[list[Member], list[Note]]:
         text = "by its name a later stage of ANTs; no earlier one lies beside it, so the warp is read alone"
         return [member], [Note(name, text)]
     chain = _expected(member.path, part, stages)
-    added = ", ".join(str(other).replace(part.prefix, "") for other in chain if other.path != member.path)
-    order = " then ".join(str(other).replace(part.prefix, "") for other in chain)
+    labels = [_label(other, part.prefix) for other in chain]
+    added = ", ".join(label for label, other in zip(labels, chain) if other.path != member.path)
+    order = " then ".join(labels)
     return chain, [Note(name, f"is one part of ANTs' transform: {added}, beside it, was added (points go {order})")]
+
+
+def _label(member: Member, prefix: str) -> str:
+    """A member without the prefix that a user chose, which may name a patient."""
+    return str(Member(Path(member.path.name.removeprefix(prefix)), member.inverted))
 
 
 def _check_list(member: Member, part: _Part, members: list[Member]) -> None:
@@ -127,6 +133,9 @@ def _stages(path: Path, part: _Part) -> dict[int, Path]:
                 " own"
             )
         stages[found.stage] = other
+    early = path.with_name(f"{part.prefix}{part.stage}Affine.txt")  # of a prefix that ends in a digit
+    if not stages and part.stage >= 0 and early.is_file():
+        return {-1: early}
     return stages
 
 

@@ -85,9 +85,9 @@ def kind_of(path: Path) -> Kind:
 
 def _kind_of_text(path: Path) -> Kind | None:
     text = read_text(path)
-    if re.search(r"(?m)^\s*\(Transform\s+\"", text) or re.search(r"(?m)^\s*Transform\s*=\s*[\"\[]", text):
+    if re.search(r"(?m)^[ \t]*(\(Transform[ \t]+\"|Transform[ \t]*=[ \t]*[\"\[])", text):
         return Kind.ELASTIX
-    if re.search(r"(?m)^\s*nxforms\s*=", text):
+    if re.search(r"(?m)^[ \t]*nxforms[ \t]*=", text):
         return Kind.LTA
     rows = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     try:

@@ -19,6 +19,7 @@ from medtrace.io.nifti import LPS
 
 _FIRST = "NoInitialTransform"
 _LONGEST_CHAIN = 16
+_ENTRY = re.compile(r"(?m)^[ \t]*\([ \t]*(\w+)((?:[ \t]+(?:\"[^\"\n]*\"|[^\s()\"]+))*)[ \t]*\)")
 _TURNED = 1e-4
 """Largest entry by which directions may differ from the body's axes and still count as them."""
 Parameters = Mapping[str, list[Any]]
@@ -55,7 +56,7 @@ def _read(path: Path, images: Images, seen: tuple[Path, ...]) -> tuple[sitk.Tran
     first, more = _read(before, images, (*seen, path))
     if first.GetDimension() != own.GetDimension():
         raise ValueError(f"{path}: is in {own.GetDimension()}D and {before.name}, before it, is not; correct the files")
-    notes = [*notes, *more, Note(path.name, f"applied after {before.name}, which it names")]
+    notes = [*notes, *more, Note(path.name, "applied after the initial transform that it names")]
     if _text(parameters, "HowToCombineTransforms") == "Add":
         return _sum(path, [first, own], images), notes
     composite = sitk.CompositeTransform([own, first])  # the last is applied first
@@ -66,9 +67,9 @@ def _read(path: Path, images: Images, seen: tuple[Path, ...]) -> tuple[sitk.Tran
 def _parameters(path: Path) -> Parameters:
     """Entries of a file in elastix's own syntax or in TOML."""
     text = read_text(path)
-    if re.search(r"(?m)^\s*\(Transform\s", text):
+    if re.search(r"(?m)^[ \t]*\(Transform[ \t]", text):
         entries: dict[str, list[Any]] = {}
-        for name, values in re.findall(r"(?m)^\s*\(\s*(\w+)((?:\s+(?:\"[^\"\n]*\"|[^\s()\"]+))*)\s*\)", text):
+        for name, values in _ENTRY.findall(text):
             entries[name] = [a if a or not b else b for a, b in re.findall(r"\"([^\"\n]*)\"|([^\s\"]+)", values)]
         return entries
     try:

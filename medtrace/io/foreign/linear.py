@@ -95,13 +95,13 @@ def read_lta(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]]:
 
 
 def _lta_matrix(path: Path, text: str) -> tuple[int, np.ndarray]:
-    kind, count = (re.search(rf"(?m)^\s*{name}\s*=\s*(-?\d+)", text) for name in ("type", "nxforms"))
+    kind, count = (re.search(rf"(?m)^[ \t]*{name}[ \t]*=[ \t]*(-?\d{{1,9}})\b", text) for name in ("type", "nxforms"))
     if kind is None or count is None or int(kind[1]) not in (0, 1) or int(count[1]) != 1:
         raise ValueError(
             f"{path}: expected an LTA of type 0 (voxels) or 1 (RAS) with one transform, received type"
             f" {kind[1] if kind else '?'} with {count[1] if count else '?'}; run lta_convert --inlta FILE --outlta OUT"
         )
-    found = re.search(r"(?m)^\s*1\s+4\s+4\s*\n", text)
+    found = re.search(r"(?m)^[ \t]*1[ \t]+4[ \t]+4[ \t]*\n", text)
     words = [] if found is None else text[found.end() :].split()[:16]
     try:
         matrix = np.array([float(word) for word in words]).reshape(4, 4)
@@ -113,8 +113,8 @@ def _lta_matrix(path: Path, text: str) -> tuple[int, np.ndarray]:
 
 def _lta_volume(path: Path, text: str, name: str) -> Grid | None:
     """The grid that an LTA describes, None where it says that it knows none."""
-    found = re.search(rf"(?m)^\s*{name} volume info\s*\n((?:^\s*\w+\s*=.*\n?)+)", text)
-    entries = {} if found is None else dict(re.findall(r"(?m)^\s*(\w+)\s*=\s*(.*?)\s*$", found[1]))
+    found = re.search(rf"(?m)^[ \t]*{name} volume info[ \t]*\n((?:[ \t]*\w+[ \t]*=.*(?:\n|$))+)", text)
+    entries = {} if found is None else dict(re.findall(r"(?m)^[ \t]*(\w+)[ \t]*=[ \t]*(.*)$", found[1]))
     if not entries or entries.get("valid", "0").split()[:1] != ["1"]:
         return None
     try:

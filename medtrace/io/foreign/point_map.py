@@ -82,7 +82,7 @@ class PointMap:
                 )
 
     @property
-    def spatial_dims(self) -> int:
+    def dimensions(self) -> int:
         """2 or 3, of the transform."""
         return int(self.transform.GetDimension())
 
@@ -93,7 +93,7 @@ class PointMap:
             raise ValueError(f"points_mm: expected shape (N, 3), RAS mm, received {tuple(points.shape)}")
         check_finite("points_mm", points)
         lps = points.numpy() @ LPS
-        if self.spatial_dims == 3:
+        if self.dimensions == 3:
             moved = [self.transform.TransformPoint(point) for point in lps.tolist()]
             return torch.from_numpy(np.reshape(np.array(moved, dtype=np.float64), (-1, 3)) @ LPS)
         pixel, source_pixel = np.array(self.images.target_pixel), np.array(self.images.source_pixel)
@@ -104,7 +104,7 @@ class PointMap:
     def displacement(self, grid: Grid | None = None) -> Tensor:
         """The map as a displacement (3, *shape) float64 in voxels of a grid, by default the target's."""
         grid = self.images.target if grid is None else grid
-        vectors = self._vectors_3d(grid) if self.spatial_dims == 3 else self._vectors_2d(grid)
+        vectors = self._vectors_3d(grid) if self.dimensions == 3 else self._vectors_2d(grid)
         return mm_to_voxel(torch.from_numpy(np.einsum("ij,j...->i...", LPS, vectors))[None], grid.affine)[0]
 
     @property

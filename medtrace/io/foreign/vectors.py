@@ -89,6 +89,8 @@ def format_of(file: VectorFile) -> str:
             " convert the field with the program that wrote it"
         )
     kind = measured_kind(file.vectors, file.grid)
+    if kind is None and file.intent_name == "Mapping":  # as SPM calls its coordinates
+        return "spm"
     if kind is None:
         raise ValueError(
             f"{file.path}: holds displacements (ITK, ANTs) or coordinates (SPM), and its numbers do not tell which;"

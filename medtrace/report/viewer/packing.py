@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ FINE_LEVELS, COARSE_LEVELS = 65535, 4095
 LARGE = 1 << 20
 """Voxels above which an image counts as a volume to be stored coarsely."""
 _COMPRESSION = 6
+_PART = 1 << 20
+"""Numbers that are worked on together, so that a large volume takes little memory beside itself."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,19 @@ def pack_image(image: Tensor) -> Packed:
         As 16-bit numbers. Others than whole numbers are rounded to 1/65535 of their range, above a million voxels
         to 1/4095.
     """
-    values = image.detach().cpu().double().numpy()
+    values = image.detach().cpu().reshape(-1)
     low, high = float(values.min()), float(values.max())
-    if high - low <= FINE_LEVELS and np.array_equal(values, np.rint(values)):
+    if high - low <= FINE_LEVELS and all(bool((part == part.round()).all()) for part in values.split(_PART)):
         step = 1.0
     else:
-        levels = COARSE_LEVELS if values[0].size > LARGE else FINE_LEVELS
+        levels = COARSE_LEVELS if image[0].numel() > LARGE else FINE_LEVELS
         step = (high - low) / levels or 1.0
-    numbers = np.rint((values - low) / step).astype(np.uint16)
-    error = float(np.abs(numbers * step + low - values).max())
+    numbers = np.empty(image.shape, dtype=np.uint16)
+    error = 0.0
+    for part, into in zip(values.split(_PART), np.split(numbers.reshape(-1), range(_PART, len(values), _PART))):
+        exact = part.double().numpy()
+        into[:] = np.rint((exact - low) / step)
+        error = max(error, float(np.abs(into * step + low - exact).max()))
     return _packed(numbers, {"scale": step, "offset": low, "error": error})
 
 
@@ -91,24 +98,24 @@ def pack_field(field: Tensor) -> Packed:
         the page reads, linearly, corners on corners.
     """
     values = field.detach().cpu().float()
-    step = max(FIELD_STEP, float(values.abs().max()) / 32767)
+    step = max(FIELD_STEP, max(float(values.max()), -float(values.min())) / 32767)
     spatial = tuple(values.shape[1:])
     halves = tuple(-(-size // 2) if size > 32 else size for size in spatial)
     kept, error = values, float("inf")
     if halves != spatial:
         kept = _rounded(_resampled(values, halves), step)
-        error = _largest_distance(_resampled(kept, spatial), values)
+        error = _largest_distance((_resampled(one[None], spatial)[0] for one in kept), values)
     if error > FIELD_TOLERANCE:
-        kept = _rounded(values, step)
-        error = _largest_distance(kept, values)
-    numbers = torch.round(kept / step).to(torch.int16).numpy()
-    if len(spatial) == 2:
-        numbers = np.concatenate([numbers, np.zeros_like(numbers[:1])])
+        kept = values
+        error = _largest_distance((_rounded(one, step) for one in kept), values)
+    numbers = np.zeros((3, *kept.shape[1:]), dtype=np.int16)
+    for one, into in zip(kept, numbers):
+        into[:] = torch.round(one / step).to(torch.int16).numpy()
     return _packed(numbers, {"scale": step, "offset": 0.0, "error": error})
 
 
 def _rounded(values: Tensor, step: float) -> Tensor:
-    return torch.round(values / step) * step
+    return torch.round(values / step).mul_(step)
 
 
 def _resampled(values: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -116,18 +123,31 @@ def _resampled(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     return F.interpolate(values[None], size=shape, mode=mode, align_corners=True)[0]
 
 
-def _largest_distance(one: Tensor, other: Tensor) -> float:
-    return float((one - other).square_().sum(0).max().sqrt())
+def _largest_distance(components: Iterable[Tensor], other: Tensor) -> float:
+    """Largest distance between two fields, of which one comes component by component, so that it is never all there."""
+    squared: Tensor | None = None
+    for one, exact in zip(components, other):
+        part = (one - exact).square_()
+        squared = part if squared is None else squared.add_(part)
+    return 0.0 if squared is None else float(squared.max().sqrt())
 
 
 def _packed(numbers: np.ndarray, header: dict[str, Any]) -> Packed:
     """Differences along the last axis, low and high bytes apart, deflated."""
     if numbers.ndim == 3:
         numbers = numbers[..., None]
-    shape = list(numbers.shape)
     dtype = numbers.dtype.name
-    unsigned = numbers.reshape(-1).view(np.dtype(dtype.lstrip("u").join(("u", "")))).copy()
-    unsigned[1:] -= unsigned[:-1].copy()
-    planes = unsigned.view(np.uint8).reshape(-1, unsigned.itemsize).T
-    data = zlib.compress(np.ascontiguousarray(planes).tobytes(), _COMPRESSION)
-    return Packed({"dtype": dtype, "shape": shape, **header}, base64.b64encode(data).decode("ascii"))
+    flat = numbers.reshape(-1)
+    unsigned = flat.view(np.dtype(dtype.lstrip("u").join(("u", ""))))
+    packer = zlib.compressobj(_COMPRESSION)
+    pieces = []
+    for plane in range(unsigned.itemsize):
+        for first in range(0, len(unsigned), _PART):
+            part = unsigned[first : first + _PART].copy()
+            part[1:] -= unsigned[first : first + len(part) - 1]
+            if first:
+                part[0] -= unsigned[first - 1]
+            pieces.append(packer.compress(part.view(np.uint8)[plane :: unsigned.itemsize].tobytes()))
+    pieces.append(packer.flush())
+    payload = base64.b64encode(b"".join(pieces)).decode("ascii")
+    return Packed({"dtype": dtype, "shape": list(numbers.shape), **header}, payload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,15 +13,19 @@ from torch import Tensor
 
 from medtrace.checks import check_same_shape
 from medtrace.fields import folded_voxels, jacobian_determinant, voxel_to_mm
+from medtrace.guard.memory import check_memory
 from medtrace.report.certificate import certificate_html
 from medtrace.report.view import PlaneName, view_of
 from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels, pack_mask
 from medtrace.trace import Trace
+from medtrace.trace.geometry import layers
 
 CURVE_POINTS = 2048
 """Places at which the change of contrast is stored, where it depends on the warped source alone."""
 SAMPLED = 1 << 20
 """Values of an image that are looked at for percentiles and for the curve."""
+_BYTES_PER_VOXEL = 24
+"""A field in 16 bits, images, and what packs them."""
 _PLANES: tuple[PlaneName, ...] = ("axial", "coronal", "sagittal")
 
 
@@ -64,8 +69,17 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
 
     Returns:
         What JSON holds of it, and its arrays by name.
+
+    Raises:
+        ValueError: if there is not enough memory; it tells how much is needed.
     """
     trace = case.trace
+    voxels = math.prod(trace.image.shape[1:]) + math.prod(trace.source.shape[1:])
+    check_memory(
+        f"a page of {voxels:,} voxels",
+        voxels * _BYTES_PER_VOXEL,
+        "crop the scans to what matters, or show a trace of a coarser grid",
+    )
     folds = folded_voxels(trace.ddf[None])[0]
     arrays = dict(_arrays(case))
     if bool(folds.any()):
@@ -143,26 +157,33 @@ def _grid(affine: Tensor, shape: torch.Size) -> dict[str, Any]:
 
 def _window(image: Tensor) -> list[float]:
     """Intensities that are black and white: the .5 and, of what is brighter, the 99.5 percentile."""
-    values = _some(image)
+    values = _some(image).numpy()
     low = float(np.percentile(values, 0.5))
     inside = values[values > low]
     high = float(np.percentile(inside, 99.5)) if inside.size else low + 1.0
     return [low, high if high > low else low + 1.0]
 
 
-def _some(values: Tensor) -> np.ndarray:
+def _some(values: Tensor) -> Tensor:
     """At most some million of the values, evenly spread, for percentiles."""
-    flat = values.detach().cpu().reshape(-1)
-    return flat[:: max(1, flat.numel() // SAMPLED)].numpy()
+    flat = values.detach().as_subclass(Tensor).cpu().reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLED)]
 
 
 def _ranges(case: ReportCase) -> dict[str, float]:
     """What the ends of every map's colours stand for; of the Jacobian as a power of two."""
     trace = case.trace
-    ledger = trace.ledger(case.target)
-    displacement = torch.linalg.vector_norm(voxel_to_mm(trace.ddf[None], trace.affine)[0], dim=0)
-    logarithm = jacobian_determinant(trace.ddf[None])[0].clamp_min(1e-3).log2()
-    changes = [column for column in (ledger.appearance, ledger.residual, ledger.error) if column is not None]
+    image, appearance = _some(trace.image), None if trace.appearance is None else _some(trace.appearance)
+    changes = [] if appearance is None else [appearance]
+    if trace.source.shape[0] == trace.image.shape[0]:
+        residual = image - _some(trace.warped)
+        changes.append(residual if appearance is None else residual - appearance)
+    if case.target is not None:
+        changes.append(_some(case.target.to(torch.float32)) - image)
+    ddf = torch.stack([_some(component) for component in trace.ddf])
+    in_mm = voxel_to_mm(ddf.reshape(1, len(ddf), -1, *(1,) * (len(ddf) - 1)), trace.affine)
+    displacement = torch.linalg.vector_norm(in_mm, dim=1)
+    logarithm = _some(jacobian_determinant(trace.ddf[None])).clamp_min(1e-3).log2()
     change = max((_far(column) for column in changes), default=0.0) or 1.0
     return {
         "displacement": max(_far(displacement), 0.1),
@@ -173,24 +194,27 @@ def _ranges(case: ReportCase) -> dict[str, float]:
 
 def _far(values: Tensor) -> float:
     """The 99.8 percentile of the absolute values."""
-    return float(np.percentile(np.abs(_some(values)), 99.8))
+    return float(np.percentile(values.abs().numpy(), 99.8))
 
 
 def _start(trace: Trace) -> list[float]:
     """The target's voxel under the crosshair when the page opens: the middle of what moves, or of the grid."""
-    length = torch.linalg.vector_norm(trace.ddf.double(), dim=0)
-    weight = length * (trace.image - trace.image.min()).mean(0).double()
-    if float(weight.max()) <= 0:
-        return [(size - 1) / 2 for size in (*trace.image.shape[1:], 1)][:3]
-    place = torch.unravel_index(weight.argmax(), weight.shape)
-    return [*(float(index) for index in place), 0.0][:3]
+    best, place = 0.0, [(size - 1) / 2 for size in trace.image.shape[1:]]
+    lowest = trace.image.min()
+    for part in layers(trace.image.shape[1:]):
+        length = torch.linalg.vector_norm(trace.ddf[:, part].double(), dim=0)
+        weight = length * (trace.image[:, part] - lowest).mean(0).double()
+        if float(weight.max()) > best:
+            best = float(weight.max())
+            first, *others = torch.unravel_index(weight.argmax(), weight.shape)
+            place = [float(first) + part.start, *map(float, others)]
+    return [*place, 0.0][:3]
 
 
 def _appearance(trace: Trace, explained: Tensor) -> dict[str, Any]:
     """How the page gets the explained change of intensity: from the mask, from a curve, or from an array."""
-    change = trace.image - trace.warped
     close = 1e-4 * float(trace.image.max() - trace.image.min()) + 1e-12
-    if trace.mask is not None and float((explained - trace.mask * change).abs().max()) <= close:
+    if trace.mask is not None and _masked_apart(trace, explained, trace.mask) <= close:
         return {"kind": "mask"}
     curves = []
     for warped, appearance in zip(trace.warped, explained):
@@ -201,6 +225,15 @@ def _appearance(trace: Trace, explained: Tensor) -> dict[str, Any]:
     return {"kind": "curve", "curves": curves}
 
 
+def _masked_apart(trace: Trace, explained: Tensor, mask: Tensor) -> float:
+    """How far the explained change is from that within the mask, at most."""
+    apart = 0.0
+    for part in layers(trace.image.shape[1:]):
+        change = (trace.image[:, part] - trace.warped[:, part]).mul_(mask[:, part])
+        apart = max(apart, float(change.sub_(explained[:, part]).abs_().max()))
+    return apart
+
+
 def _curve(warped: np.ndarray, appearance: np.ndarray) -> dict[str, Any] | None:
     """The appearance as a function of the warped intensity, or None where it is not one."""
     low, high = float(warped.min()), float(warped.max())
@@ -209,6 +242,8 @@ def _curve(warped: np.ndarray, appearance: np.ndarray) -> dict[str, Any] | None:
     order = np.argsort(warped[every])
     values = np.interp(knots, warped[every][order], appearance[every][order])
     spread = float(appearance.max() - appearance.min())
-    if float(np.abs(np.interp(warped, knots, values) - appearance).max()) > spread / 100 + 1e-12:
-        return None
+    for first in range(0, warped.size, SAMPLED):
+        part = slice(first, first + SAMPLED)
+        if float(np.abs(np.interp(warped[part], knots, values) - appearance[part]).max()) > spread / 100 + 1e-12:
+            return None
     return {"low": low, "high": high, "values": [float(f"{value:.7g}") for value in values]}

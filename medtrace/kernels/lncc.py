@@ -1,0 +1,161 @@
+"""Squared local correlation of two images: an operator with its exact gradient, compiled for the CPU in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from medtrace.kernels import choice, threads
+from medtrace.kernels.greedy import inner_shape
+from medtrace.kernels.layout import plain
+from medtrace.kernels.similarity_torch import box_sum, local_correlation, local_slope
+
+choice.OPERATIONS["local correlation (LNCC)"] = "CPU, float32"
+
+
+def local_correlations(x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float) -> Tensor:
+    """Weighted sum of LNCC² over the voxels of every row, differentiable once in both images.
+
+    Args:
+        x: (rows, *spatial), two or three axes, float32 or float64.
+        y: the same shape and type.
+        weight: (rows, *spatial) in their type, at least 0: of the voxels in the windows and of the windows' centers;
+            a constant of the gradient.
+        radius: of the windows, clipped at the border.
+        floor: added to the variances, in squared intensities.
+
+    Returns:
+        (rows) in float64.
+
+    Raises:
+        NotImplementedError: inside forward-mode differentiation, which the operator has no rule for.
+    """
+    if not torch.compiler.is_compiling() and (_has_tangent(x) or _has_tangent(y)):
+        raise NotImplementedError(
+            "lncc: expected images without forward-mode tangents; take its derivatives backward, by torch.autograd.grad"
+        )
+    on = torch.is_grad_enabled()
+    values, _, _ = _lncc(x, y, weight, radius, floor, on and x.requires_grad, on and y.requires_grad)
+    result: Tensor = values
+    return result
+
+
+@torch.library.custom_op("medtrace::lncc", mutates_args=())
+def _lncc(
+    x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float, wants_x: bool, wants_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums, and the derivatives by x and y; one that is not wanted has shape (0,)."""
+    first, second, share = (plain(tensor).reshape(-1, *inner_shape(x.shape[1:])) for tensor in (x, y, weight))
+    by_loops = x.dtype == torch.float32 and choice.takes_compiled(x, y, weight)
+    run = _by_loops if by_loops else _by_torch
+    values, by_x, by_y = run(first, second, share, radius, floor, wants_x, wants_y)
+    none = x.new_empty(0)
+    return values, by_x.reshape(x.shape) if wants_x else none, by_y.reshape(x.shape) if wants_y else none.clone()
+
+
+@_lncc.register_fake
+def _(
+    x: Tensor, y: Tensor, _weight: Tensor, _radius: int, _floor: float, wants_x: bool, wants_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    values = x.new_empty(x.shape[0], dtype=torch.float64)
+    return values, x.new_empty(x.shape if wants_x else (0,)), y.new_empty(y.shape if wants_y else (0,))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.wants = inputs[-2:]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
+
+
+def _go_back(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    given = [None, None]
+    if grad is not None:
+        given = [
+            grad.to(slope.dtype).reshape(-1, *[1] * (slope.ndim - 1)) * slope if wish else None
+            for slope, wish in zip(ctx.saved_tensors, ctx.wants)
+        ]
+    return (*given, None, None, None, None, None)
+
+
+_lncc.register_autograd(_go_back, setup_context=_keep)
+
+
+def _has_tangent(image: Tensor) -> bool:
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(image).tangent is not None
+
+
+def _by_torch(
+    x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float, wants_x: bool, wants_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    wx, wy = weight * x, weight * y
+    sums = box_sum(torch.stack([weight, wy, wy * y, wx, wx * x, wx * y]), radius)
+    values, (a, b, c, d, e) = local_correlation(list(sums), weight, floor)
+    total = values.flatten(1).sum(1, dtype=torch.float64)
+    if not (wants_x or wants_y):
+        return total, x, y
+    a, b, c, d, e = box_sum(torch.stack([a, b, c, d, e]), radius)
+    return total, local_slope(x, y, weight, a, b, c), local_slope(y, x, weight, a, d, e)
+
+
+def _by_loops(
+    x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float, wants_x: bool, wants_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    values = np.empty(x.shape[0])
+    by_x, by_y = (torch.empty_like(x) if wish else x.new_empty((x.shape[0], 0)) for wish in (wants_x, wants_y))
+    work = _Row(tuple(x.shape[1:]), radius, floor)
+    for row in range(x.shape[0]):
+        images = x[row].numpy(), y[row].numpy()
+        results = [slope[row].numpy() if wish else None for slope, wish in ((by_x, wants_x), (by_y, wants_y))]
+        values[row] = work.measure(*images, weight[row].numpy(), *results)
+    return torch.from_numpy(values), by_x, by_y
+
+
+class _Row:
+    """Memory for one image pair after the other."""
+
+    def __init__(self, shape: tuple[int, ...], radius: int, floor: float) -> None:
+        self.radius, self.floor = radius, np.float32(floor)
+        self.planes = threads.pieces(shape[0], int(np.prod(shape)))
+        self.sums = np.empty((6, *shape), np.float32)
+        self.coefficients: Any = None
+        self.between = np.empty(shape, np.float32)
+        self.totals = np.empty(shape[0])
+
+    def measure(self, x: Any, y: Any, weight: Any, by_x: Any = None, by_y: Any = None) -> float:
+        """The weighted sum; writes the derivatives to what is not None."""
+        from medtrace.kernels import similarity_loops as loops  # compiles: only where it is used
+
+        count, sum_x, sum_xx, sum_y, sum_yy, sum_xy = self.sums
+        # what one product writes to the cross moment, the other writes again: both are w·x·y
+        self._share(loops.weighted_products, y, x, weight, sum_y, sum_yy, sum_xy)
+        self._share(loops.weighted_products, x, y, weight, sum_x, sum_xx, sum_xy)
+        self._box(weight, count)
+        for part in self.sums[1:]:
+            self._box(part, part)
+        if self.coefficients is None:
+            self.coefficients = np.empty((5, *x.shape), np.float32)
+        arrays = count, sum_x, sum_xx, sum_y, sum_yy, sum_xy, weight
+        self._share(loops.lncc_planes, *arrays, self.floor, self.coefficients, by_y is not None, self.totals)
+        a, b, c, d, e = self.coefficients
+        wanted = [part for part, wish in ((a, True), (b, by_x), (c, by_x), (d, by_y), (e, by_y)) if wish is not None]
+        if by_x is not None or by_y is not None:
+            for part in wanted:
+                self._box(part, part)
+        if by_x is not None:
+            self._share(loops.lncc_slope_planes, x, y, weight, a, b, c, by_x)
+        if by_y is not None:
+            self._share(loops.lncc_slope_planes, y, x, weight, a, d, e, by_y)
+        return float(self.totals.sum())
+
+    def _box(self, values: Any, out: Any) -> None:
+        from medtrace.kernels import greedy_loops as loops
+
+        self._share(loops.box_in_planes, values, self.radius, self.between)
+        self._share(loops.box_across_planes, self.between, self.radius, out)
+
+    def _share(self, loop: Any, *arrays: Any) -> None:
+        threads.run(lambda begin, end: loop(*arrays, begin, end), self.planes)

@@ -1,0 +1,225 @@
+"""Loops of similarities between two volumes and of their derivatives by every voxel; planes as in `greedy_loops`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medtrace.kernels.compiling import compiled, inlined
+
+LEAST_WEIGHT = 1e-3
+"""Weight of a window below which it counts as this much, so that an empty one gives no 0/0."""
+
+
+@compiled
+def weighted_products(x: Any, y: Any, weight: Any, first: Any, square: Any, cross: Any, begin: int, end: int) -> None:
+    """Write w·x, w·x² and w·x·y, of which windows are summed."""
+    for i in range(begin, end):
+        for k in range(x.shape[1]):
+            a, b, w = x[i, k], y[i, k], weight[i, k]
+            p, q, r = first[i, k], square[i, k], cross[i, k]
+            for j in range(a.size):
+                t = a[j] * w[j]
+                p[j] = t
+                q[j] = t * a[j]
+                r[j] = t * b[j]
+
+
+@compiled
+def lncc_planes(
+    count: Any,
+    sum_x: Any,
+    sum_xx: Any,
+    sum_y: Any,
+    sum_yy: Any,
+    sum_xy: Any,
+    centers: Any,
+    floor: Any,
+    coefficients: Any,
+    both: bool,
+    totals: Any,
+    begin: int,
+    end: int,
+) -> None:
+    """Squared local correlation from window sums, and the coefficients of its derivative, which windows sum again.
+
+    With n the window's weight, A = Sxy − Sx·Sy/n, B and C the sums of squares about the mean of y and x, each plus
+    floor · max(n, 1), and v the center's weight: the value is v·A²/(B·C), and a = 2vA/(BC), b = aA/C, d = aA/B.
+
+    Args:
+        count: n, (X, Y, Z), as all sums.
+        sum_x, sum_xx, sum_y, sum_yy, sum_xy: window sums.
+        centers: v.
+        floor: of the variances, in squared intensities.
+        coefficients: (5, X, Y, Z) receives a, b, (a·Sy − b·Sx)/n, d, (a·Sx − d·Sy)/n; the last two with `both`.
+        both: whether the derivative by y is wanted too.
+        totals: (X) float64 receives the sum of the values per plane.
+        begin: first plane.
+        end: behind the last one.
+    """
+    length = count.shape[2]
+    real = count.dtype.type
+    one, zero, least = real(1), real(0), real(LEAST_WEIGHT)
+    line = np.empty(length, count.dtype)
+    for i in range(begin, end):
+        line[:] = 0
+        for k in range(count.shape[1]):
+            n, v = count[i, k], centers[i, k]
+            sx, sxx, sy, syy, sxy = sum_x[i, k], sum_xx[i, k], sum_y[i, k], sum_yy[i, k], sum_xy[i, k]
+            a, b, c = coefficients[0, i, k], coefficients[1, i, k], coefficients[2, i, k]
+            d, e = coefficients[3, i, k], coefficients[4, i, k]
+            for j in range(length):
+                per = one / max(n[j], least)
+                slack = floor * max(n[j], one)
+                cross = sxy[j] - sx[j] * sy[j] * per
+                of_x = max(sxx[j] - sx[j] * sx[j] * per, zero) + slack
+                of_y = max(syy[j] - sy[j] * sy[j] * per, zero) + slack
+                share = v[j] * cross / (of_x * of_y)
+                line[j] += share * cross
+                slope = share + share
+                by_x = slope * cross / of_x
+                a[j] = slope
+                b[j] = by_x
+                c[j] = (slope * sy[j] - by_x * sx[j]) * per
+                if both:
+                    by_y = slope * cross / of_y
+                    d[j] = by_y
+                    e[j] = (slope * sx[j] - by_y * sy[j]) * per
+        totals[i] = line.sum()
+
+
+@compiled
+def lncc_slope_planes(x: Any, y: Any, weight: Any, a: Any, b: Any, c: Any, out: Any, begin: int, end: int) -> None:
+    """Write w·(y·a − x·b − c), the derivative by x, from the window sums of the coefficients."""
+    for i in range(begin, end):
+        for k in range(x.shape[1]):
+            m, f, w, p, q, r, line = x[i, k], y[i, k], weight[i, k], a[i, k], b[i, k], c[i, k], out[i, k]
+            for j in range(m.size):
+                line[j] = w[j] * (f[j] * p[j] - m[j] * q[j] - r[j])
+
+
+@compiled
+def difference_planes(x: Any, y: Any, weight: Any, out: Any, totals: Any, begin: int, end: int) -> None:
+    """Write w·(y − x), the derivative of −½·w·(y − x)² by x; `totals[i]` receives the sum of w·(y − x)² of plane i."""
+    line = np.empty(x.shape[2], x.dtype)
+    for i in range(begin, end):
+        line[:] = 0
+        for k in range(x.shape[1]):
+            m, f, w, result = x[i, k], y[i, k], weight[i, k], out[i, k]
+            for j in range(m.size):
+                difference = f[j] - m[j]
+                result[j] = w[j] * difference
+                line[j] += result[j] * difference
+        totals[i] = line.sum()
+
+
+@inlined
+def bin_row(values: Any, bins: int, cells: Any, shares: Any) -> None:
+    """Lower bin of every intensity in [0, 1] and the share of the upper one; what lies outside counts as the end."""
+    real = values.dtype.type
+    zero, one = real(0), real(1)
+    scale = real(bins - 1)
+    for j in range(values.size):
+        value = values[j]
+        value = value if value > zero else zero
+        value = (value if value < one else one) * scale
+        cell = min(np.int32(value), np.int32(bins - 2))
+        cells[j] = cell
+        shares[j] = value - real(cell)
+
+
+@compiled
+def histogram_planes(x: Any, y: Any, weight: Any, tables: Any, begin: int, end: int) -> None:
+    """Add the weights of planes to joint histograms, each shared linearly between neighbouring bins.
+
+    Args:
+        x: (X, Y, Z), in [0, 1].
+        y: likewise.
+        weight: (X, Y, Z).
+        tables: (parts, bins, bins) float64, y along the first bin axis; part t receives the planes of the t-th of as
+            many equal ranges.
+        begin: first part.
+        end: behind the last one.
+    """
+    planes, height, length = x.shape
+    parts, bins, _ = tables.shape
+    cells = np.empty((2, length), np.int32)
+    shares = np.empty((2, length), x.dtype)
+    one = x.dtype.type(1)
+    for part in range(begin, end):
+        table = tables[part]
+        table[:] = 0
+        for i in range(part * planes // parts, (part + 1) * planes // parts):
+            for k in range(height):
+                bin_row(y[i, k], bins, cells[0], shares[0])
+                bin_row(x[i, k], bins, cells[1], shares[1])
+                w = weight[i, k]
+                for j in range(length):
+                    row, column = cells[0, j], cells[1, j]
+                    upper = w[j] * shares[0, j]
+                    lower = w[j] * (one - shares[0, j])
+                    right = shares[1, j]
+                    table[row, column] += lower * (one - right)
+                    table[row, column + 1] += lower * right
+                    table[row + 1, column] += upper * (one - right)
+                    table[row + 1, column + 1] += upper * right
+
+
+@compiled
+def table_slope_planes(x: Any, y: Any, weight: Any, entries: Any, out: Any, begin: int, end: int) -> None:
+    """Write the derivative by x of the sum of w · entries[y, x], interpolated between bins; 0 where x leaves [0, 1].
+
+    Args:
+        x: (X, Y, Z).
+        y: likewise.
+        weight: likewise.
+        entries: (bins, bins), y along the first axis.
+        out: (X, Y, Z).
+        begin: first plane.
+        end: behind the last one.
+    """
+    _, height, length = x.shape
+    bins = entries.shape[0]
+    cells = np.empty((2, length), np.int32)
+    shares = np.empty((2, length), x.dtype)
+    real = x.dtype.type
+    zero, one = real(0), real(1)
+    scale = real(bins - 1)
+    for i in range(begin, end):
+        for k in range(height):
+            bin_row(y[i, k], bins, cells[0], shares[0])
+            bin_row(x[i, k], bins, cells[1], shares[1])
+            w, own, line = weight[i, k], x[i, k], out[i, k]
+            for j in range(length):
+                row, column, up = cells[0, j], cells[1, j], shares[0, j]
+                lower = entries[row, column + 1] - entries[row, column]
+                upper = entries[row + 1, column + 1] - entries[row + 1, column]
+                within = scale if own[j] > zero and own[j] < one else zero
+                line[j] = w[j] * within * (lower + (upper - lower) * up)
+
+
+@compiled
+def force_planes(
+    slope: Any, slopes: Any, fixed_slope: Any, fixed_slopes: Any, alpha: Any, add: bool, out: Any, begin: int, end: int
+) -> None:
+    """Write (1 − α)·dE/dm·∇m − α·dE/df·∇f to (3, X, Y, Z), or add it; with α = 0 nothing of the fixed image is read."""
+    keep = out.dtype.type(1) - alpha
+    for c in range(3):
+        for i in range(begin, end):
+            for k in range(out.shape[2]):
+                m, g, line = slope[i, k], slopes[c, i, k], out[c, i, k]
+                if alpha > 0:
+                    f, h = fixed_slope[i, k], fixed_slopes[c, i, k]
+                    if add:
+                        for j in range(line.size):
+                            line[j] += keep * m[j] * g[j] - alpha * f[j] * h[j]
+                    else:
+                        for j in range(line.size):
+                            line[j] = keep * m[j] * g[j] - alpha * f[j] * h[j]
+                elif add:
+                    for j in range(line.size):
+                        line[j] += m[j] * g[j]
+                else:
+                    for j in range(line.size):
+                        line[j] = m[j] * g[j]

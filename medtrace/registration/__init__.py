@@ -1,0 +1,22 @@
+"""Alignment and deformation of one image to another, and how far to believe it."""
+
+from medtrace.registration.alignment import Alignment, align
+from medtrace.registration.deformable import Deformable, Deformation, deform
+from medtrace.registration.plausibility import Plausibility
+from medtrace.registration.presets import thorough, weak_likeness
+from medtrace.registration.register import Registration, register
+from medtrace.registration.verdict import Verdict
+
+__all__ = [
+    "Alignment",
+    "Deformable",
+    "Deformation",
+    "Plausibility",
+    "Registration",
+    "Verdict",
+    "align",
+    "deform",
+    "register",
+    "thorough",
+    "weak_likeness",
+]

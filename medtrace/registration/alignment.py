@@ -1,0 +1,261 @@
+"""Rigid and affine alignment of two images by mutual information, from many orientations and shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from medtrace.checks import check_batched, check_choice, check_finite
+from medtrace.registration.affine_search import Candidate, Search, refine, start_score
+from medtrace.registration.frames import Frame
+from medtrace.registration.levels import AlignmentLevel, make_levels
+from medtrace.registration.plausibility import Plausibility, plausibility
+from medtrace.registration.starts import orientations
+
+KINDS = ("auto", "none", "rigid", "affine")
+ORIENTATIONS = {2: 24, 3: 240}
+"""Orientations that are tried, per number of axes."""
+
+FOLLOWED = (12, 4, 2)
+"""Starts that are followed at the coarsest resolution, at the next, and at all others."""
+
+AFFINE_MARGIN = 0.01
+"""Share of the information above that of independent images by which an affine map must beat the rigid one."""
+
+ALIGNED_MARGIN = 0.01
+"""Likewise, by which another start must beat the one that trusts the headers."""
+
+
+class Start(NamedTuple):
+    """A start that was followed, and where it ended."""
+
+    name: str
+    similarity: float
+    """Normalized mutual information where it ended, in [1, 2]."""
+    distance_mm: float
+    """Mean distance of where it puts the fixed content from where the chosen alignment does."""
+
+
+class Content(NamedTuple):
+    """Where the fixed image's content lies, as moments of its intensity."""
+
+    center: Tensor
+    """(3,) float64, RAS mm."""
+    spread: Tensor
+    """(3, 3) float64: covariance in mm²."""
+
+    @property
+    def radius(self) -> float:
+        """Root mean square distance from the center, in mm."""
+        return float(self.spread.trace().sqrt())
+
+
+class Alignment(NamedTuple):
+    """An alignment and how it was found."""
+
+    matrix: Tensor
+    """(4, 4) float64: from RAS mm points of the fixed image to those of the same anatomy in the moving one."""
+    kind: str
+    """"none", "rigid" or "affine"."""
+    reason: str
+    """Why this kind, in a sentence."""
+    similarity: float
+    """Normalized mutual information at the finest resolution, in [1, 2]."""
+    similarity_before: float
+    """Likewise as the headers say."""
+    rigid: Tensor
+    """(4, 4): the best rigid motion; the identity where none was sought."""
+    starts: tuple[Start, ...]
+    """The best end of each group of starts that arrived at the same place, best first."""
+    plausibility: Plausibility
+    """How far the matrix turns, shifts, scales and shears."""
+    content: Content
+
+    def distance(self, matrix: Tensor) -> float:
+        """Root mean square distance, in mm over the fixed content, of another map (4, 4) from this one."""
+        change = matrix - self.matrix
+        linear, shift = change[:3, :3], change[:3, 3]
+        center = linear @ self.content.center + shift
+        return float((center @ center + (linear @ self.content.spread @ linear.T).trace()).sqrt())
+
+
+def align(
+    moving: Tensor,
+    fixed: Tensor,
+    moving_affine: Tensor,
+    fixed_affine: Tensor,
+    *,
+    kind: str = "auto",
+    mask: Tensor | None = None,
+    moving_mask: Tensor | None = None,
+    seed_matrix: Tensor | None = None,
+    turns: bool = True,
+    finest: int | None = None,
+) -> Alignment:
+    """Find the rigid or affine map that brings a moving image onto a fixed one.
+
+    At the coarsest of several resolutions, orientations from all of space about the contents' centers, and the
+    headers' own alignment, are scored by normalized mutual information (Studholme et al., 1999), of any two contrasts;
+    the best are followed by L-BFGS, fewer and fewer of them as voxels shrink. "auto" goes on to an affine map and takes
+    it where it raises the information by more than 1 %, as it does between two people; of one person's scans it does
+    not. Where the headers' start ends as well as another (to 1 %), it is taken. The same images give the same bytes.
+
+    Args:
+        moving: (C, H, W) or (C, H, W, D), any range; channels are averaged.
+        fixed: of as many axes, on any grid.
+        moving_affine: (4, 4) voxel to RAS mm.
+        fixed_affine: (4, 4) voxel to RAS mm.
+        kind: "auto", "rigid", "affine", or "none" for what the headers say.
+        mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: what is left out.
+        moving_mask: likewise on the moving grid.
+        seed_matrix: a further start, as `Alignment.matrix`.
+        turns: whether to try orientations other than the headers'.
+        finest: resolutions that are run at most, from the coarsest; None for all.
+
+    Returns:
+        See `Alignment`.
+
+    Raises:
+        TypeError, ValueError: if a shape, a kind or a number is wrong, or two slices are not parallel.
+
+    Example:
+        >>> fixed = torch.zeros(1, 40, 40)
+        >>> fixed[:, 8:20, 10:28], fixed[:, 12:16, 12:18] = 1.0, 2.0
+        >>> eye = torch.eye(4, dtype=torch.float64)
+        >>> found = align(fixed.roll(5, 1), fixed, eye, eye, kind="rigid")
+        >>> bool((found.matrix[0, 3] - 5).abs() < 0.5)
+        True
+    """
+    check_choice("kind", kind, KINDS)
+    images = {"moving": moving, "fixed": fixed}
+    for name, image in images.items():
+        check_batched(name, image[None] if isinstance(image, Tensor) else image)
+        check_finite(name, image)
+    if moving.ndim != fixed.ndim:
+        raise ValueError(
+            f"moving: expected {fixed.ndim - 1} axes as fixed, received {moving.ndim - 1}; give two slices or volumes"
+        )
+    frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
+    levels = make_levels(moving, fixed, frame, mask, moving_mask)[:finest]
+    still = np.eye(frame.dims + 1)
+    before = levels[-1].score(still)
+    if kind == "none":
+        text = "as the headers say, since no alignment was asked for"
+        return _answer(still, "none", text, before, before, still, [], frame, levels)
+    seeds = [("the headers", still)]
+    if seed_matrix is not None:
+        seeds.append(("the given matrix", frame.from_ras(seed_matrix)))
+    ends, early = _follow(levels, seeds, turns)
+    rigid = _preferred(ends, {name for name, _ in seeds})
+    if kind == "rigid":
+        return _answer(rigid.matrix, "rigid", "as asked for", rigid.score, before, rigid.matrix, ends, frame, levels)
+    affine = _affine(levels, rigid, early, {name for name, _ in seeds})
+    gain = (affine.score - rigid.score) / max(rigid.score - 1, 1e-9)
+    found = f"the affine map raises the information that the images share by {100 * gain:.1f} %"
+    if kind == "affine":
+        return _answer(
+            affine.matrix, "affine", f"as asked for; {found}", affine.score, before, rigid.matrix, ends, frame, levels
+        )
+    if gain > AFFINE_MARGIN:
+        text = f"{found}, more than {100 * AFFINE_MARGIN:g} %"
+        return _answer(affine.matrix, "affine", text, affine.score, before, rigid.matrix, ends, frame, levels)
+    text = f"{found}, not more than {100 * AFFINE_MARGIN:g} %"
+    return _answer(rigid.matrix, "rigid", text, rigid.score, before, rigid.matrix, ends, frame, levels)
+
+
+def _follow(
+    levels: Sequence[AlignmentLevel], seeds: Sequence[tuple[str, Any]], turns: bool
+) -> tuple[list[Candidate], list[Candidate]]:
+    """The rigid ends of the best starts, best first, at the finest resolution and at the coarsest."""
+    coarse = levels[0]
+    scored = [start_score(coarse, name, matrix) for name, matrix in [*seeds, *_shifted(coarse)]]
+    followed, early = list(scored), list(scored)
+    if turns:
+        turned = [start_score(coarse, name, matrix) for name, matrix in _turned(coarse)]
+        turned.sort(key=lambda one: -one.score)
+        followed += turned[: FOLLOWED[0]]
+    for number, level in enumerate(levels):
+        search = Search("rigid", 40 if number == 0 else 25)
+        followed = _distinct([refine(level, one, search) for one in followed], level)
+        if number == 0:
+            early = followed[: FOLLOWED[1]]
+        followed = followed[: FOLLOWED[min(number + 1, len(FOLLOWED) - 1)]]
+    return followed, early
+
+
+def _shifted(level: AlignmentLevel) -> list[tuple[str, Any]]:
+    """Unturned starts: the grids' centers together, and the contents'."""
+    starts = []
+    for name, fixed, moving in (
+        ("the grids' centers", level.fixed_middle, level.moving_middle),
+        ("the contents' centers", level.fixed_center, level.moving_center),
+    ):
+        matrix = np.eye(level.dims + 1)
+        matrix[:-1, -1] = moving - fixed
+        starts.append((name, matrix))
+    return starts
+
+
+def _turned(level: AlignmentLevel) -> list[tuple[str, Any]]:
+    """Starts of every orientation about the contents' centers, which contrasts put a little elsewhere."""
+    starts = []
+    for rotation in orientations(level.dims, ORIENTATIONS[level.dims])[1:]:
+        matrix = np.eye(level.dims + 1)
+        matrix[:-1, :-1] = rotation
+        matrix[:-1, -1] = level.moving_center - rotation @ level.fixed_center
+        starts.append(("a turn", matrix))
+    return starts
+
+
+def _distinct(ends: list[Candidate], level: AlignmentLevel) -> list[Candidate]:
+    """Best first, of those that end within a voxel of each other the best."""
+    kept: list[Candidate] = []
+    for end in sorted(ends, key=lambda one: -one.score):
+        near = [k for k, other in enumerate(kept) if level.distance(end.matrix, other.matrix) < level.edge]
+        if not near:
+            kept.append(end)
+        elif kept[near[0]].name == "a turn" and end.name != "a turn":
+            kept[near[0]] = kept[near[0]]._replace(name=end.name)
+    return kept
+
+
+def _preferred(ends: Sequence[Candidate], trusted: set[str]) -> Candidate:
+    best = ends[0]
+    for end in ends:
+        if end.name in trusted and best.score - end.score <= ALIGNED_MARGIN * max(best.score - 1, 0.0):
+            return end
+    return best
+
+
+def _affine(
+    levels: Sequence[AlignmentLevel], rigid: Candidate, early: Sequence[Candidate], trusted: set[str]
+) -> Candidate:
+    """The best affine map that the rigid one or another coarse end leads to: of other sizes, no rigid one is right."""
+    coarse = levels[min(1, len(levels) - 1)]
+    ends = [refine(coarse, one, Search("affine", 40)) for one in [rigid, *early]]
+    end = _preferred(_distinct(ends, coarse), trusted)
+    for level in levels[2:]:
+        end = refine(level, end, Search("affine", 40))
+    return end._replace(score=levels[-1].score(end.matrix))
+
+
+def _answer(
+    matrix: Any,
+    kind: str,
+    reason: str,
+    score: float,
+    before: float,
+    rigid: Any,
+    ends: Sequence[Candidate],
+    frame: Frame,
+    levels: Sequence[AlignmentLevel],
+) -> Alignment:
+    finest = levels[-1]
+    starts = tuple(Start(end.name, end.score, finest.distance(end.matrix, rigid)) for end in ends)
+    whole = frame.to_ras(matrix)
+    where = plausibility(matrix, finest.fixed_center)
+    content = Content(*frame.moments_to_ras(finest.fixed_center, finest.spread))
+    return Alignment(whole, kind, reason, score, before, frame.to_ras(rigid), starts, where, content)

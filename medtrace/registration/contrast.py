@@ -1,0 +1,112 @@
+"""Which similarity serves a pair, measured where the images are aligned."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medtrace.kernels.greedy import inner_shape
+from medtrace.kernels.similarity_torch import LEAST_WEIGHT, box_sum
+from medtrace.losses.lncc import lncc
+from medtrace.registration.pyramid import shrink
+from medtrace.registration.scaling import scaled
+
+RADIUS = 2
+FLOOR = 1e-3
+ONE_SIGN = 0.6
+"""Agreement of the local correlations' signs from which two images count as of one contrast, or its inverse."""
+
+ONE_CONTRAST = 0.35
+"""Global correlation below which squared differences are no measure of likeness."""
+
+
+COARSE = 96
+"""Voxels that the longest axis has at most where contrasts are compared: texture says nothing of them."""
+
+
+WEAK_TEXTURE, WEAK_SHARE = 0.15, 0.6
+"""Mean squared local correlation, alone and over that of coarse images, below which texture does not correspond."""
+
+
+class Contrast(NamedTuple):
+    """How two aligned images relate."""
+
+    one_sign: float
+    """|Σ ρ| / Σ |ρ| of the local correlations ρ: 1 where all are of one sign, 0 where as many are of either."""
+    correlation: float
+    """Of the intensities, over the content."""
+    likeness: float
+    """Mean squared local correlation, in [0, 1], of coarse images."""
+    texture: float
+    """Likewise of the images as they are."""
+
+    @property
+    def weak(self) -> bool:
+        """Whether shapes are alike and texture is not, as in neighboring tissue slices of two stains."""
+        return self.texture < WEAK_TEXTURE and self.texture < WEAK_SHARE * self.likeness
+
+
+def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> Contrast:
+    """Measure how two images on one grid relate.
+
+    Args:
+        moving: (C, *spatial), any range.
+        fixed: likewise.
+        weight: (1, *spatial) of the voxels that count.
+    """
+    texture = _likeness(scaled(moving), scaled(fixed), weight.float())
+    factor = [_halvings(max(weight.shape[1:])) if size > 1 else 1 for size in weight.shape[1:]]
+    moving, fixed, weight = (shrink(image, factor) for image in (scaled(moving), scaled(fixed), weight.float()))
+    share = weight.reshape(inner_shape(weight.shape[1:]))
+    signed = whole = 0.0
+    correlations = []
+    for x, y in zip(moving, fixed):
+        a, b = (image.reshape(share.shape) for image in (x, y))
+        moments = torch.stack([share, a * share, b * share, a * a * share, b * b * share, a * b * share])
+        n, sa, sb, saa, sbb, sab = box_sum(moments, RADIUS)
+        per = 1 / n.clamp_min(LEAST_WEIGHT)
+        spread = [
+            (square - one * one * per).clamp_min(0) + FLOOR * n.clamp_min(1) for one, square in ((sa, saa), (sb, sbb))
+        ]
+        local = share * (sab - sa * sb * per) / (spread[0] * spread[1]).sqrt()
+        signed, whole = signed + float(local.sum()), whole + float(local.abs().sum())
+        correlations.append(_correlation(a, b, share))
+    likeness = _likeness(moving, fixed, weight)
+    return Contrast(abs(signed) / max(whole, 1e-9), sum(correlations) / len(correlations), likeness, texture)
+
+
+def _likeness(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
+    counted = weight[None] if bool((weight > 0).any()) else None
+    return float(lncc(moving[None], fixed[None], mask=counted, floor=1e-4).mean())
+
+
+def _halvings(size: int) -> int:
+    """Power of 2 that divides a size into at most COARSE blocks."""
+    factor = 1
+    while size > COARSE * factor:
+        factor *= 2
+    return factor
+
+
+def _correlation(a: Tensor, b: Tensor, weight: Tensor) -> float:
+    mass = weight.sum().clamp_min(1e-9)
+    first, second = (image - (image * weight).sum() / mass for image in (a, b))
+    product = (first * second * weight).sum()
+    return float(product / ((first.square() * weight).sum() * (second.square() * weight).sum()).sqrt().clamp_min(1e-12))
+
+
+def choose_similarity(similarity: str, contrast: Contrast) -> tuple[str, str]:
+    """The similarity of a deformation, and why."""
+    signs = f"{100 * (0.5 + contrast.one_sign / 2):.0f} % of the local correlation is of one sign"
+    if similarity != "auto":
+        doubts = ""
+        if similarity == "lncc" and contrast.one_sign < ONE_SIGN:
+            doubts = f"; but the images look like two contrasts ({signs}), for which mutual information is safer"
+        if similarity == "mse" and contrast.correlation < ONE_CONTRAST:
+            doubts = f"; but the images look like two contrasts (correlation {contrast.correlation:.2f})"
+        return similarity, f"as asked for{doubts}"
+    if contrast.one_sign >= ONE_SIGN:
+        return "lncc", f"local correlation, since the images are of one contrast or its inverse: {signs}"
+    return "mi", f"mutual information, since the images are of two contrasts: only {signs}"

@@ -1,0 +1,205 @@
+"""The resolutions of an alignment: two images on their own coarse grids, compared through a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medtrace.kernels.greedy import operations
+from medtrace.registration.frames import Array, Frame
+from medtrace.registration.pyramid import shrink
+from medtrace.registration.scaling import scaled
+
+COARSEST = 20
+"""Voxels, about, that the fixed content's longest side has at the coarsest resolution."""
+
+MOST_VOXELS = 300_000
+"""Voxels of the fixed image at the finest resolution at most."""
+
+
+class AlignmentLevel:
+    """Two images at one resolution, each on its own grid, and what a map between them is worth.
+
+    Args:
+        moving: (1, *spatial) from 0 to 1.
+        fixed: likewise.
+        weight: (1, *spatial) of the fixed voxels.
+        moving_weight: likewise of the moving ones, or None.
+        frame: where the images lie.
+        factors: voxels of the images in one of the level, per axis, of moving and fixed.
+    """
+
+    def __init__(
+        self,
+        moving: Tensor,
+        fixed: Tensor,
+        weight: Tensor,
+        moving_weight: Tensor | None,
+        frame: Frame,
+        factors: tuple[Sequence[int], Sequence[int]],
+    ) -> None:
+        self.dims = frame.dims
+        coarse_fixed, self.to_fixed = shrink(fixed, factors[1]), _coarse(frame.fixed, factors[1])
+        coarse_moving, to_moving = shrink(moving, factors[0]), _coarse(frame.moving, factors[0])
+        share = shrink(weight, factors[1])
+        self.edge = float(np.linalg.norm(self.to_fixed[:-1, :-1], axis=0).max())
+        self.fixed_center, spread = _moments(coarse_fixed[0] * share[0], self.to_fixed)
+        moving_share = None if moving_weight is None else shrink(moving_weight, factors[0])
+        content = coarse_moving[0] if moving_share is None else coarse_moving[0] * moving_share[0]
+        self.moving_center, _ = _moments(content, to_moving)
+        self.fixed_middle, self.moving_middle = _middle(coarse_fixed, self.to_fixed), _middle(coarse_moving, to_moving)
+        self.radius = max(float(np.sqrt(np.trace(spread))), self.edge)
+        self.spread = spread
+        # A rim of the border's typical value is what lies outside the moving grid.
+        ring = _rim(coarse_moving[0])
+        padded = F.pad(coarse_moving, (1, 1) * self.dims, value=ring)[0]
+        self.from_moving = np.linalg.inv(to_moving @ _shift(self.dims, -1.0))
+        self.ops = operations(tuple(coarse_fixed.shape[1:]), fixed.device)
+        self.fixed = self.ops.volume(coarse_fixed[0].contiguous())
+        self.moving = self.ops.volume(padded.contiguous())
+        self.weight = self.ops.volume(share[0].contiguous())
+        self.moving_weight = None
+        if moving_share is not None:
+            self.moving_weight = self.ops.volume(F.pad(moving_share, (1, 1) * self.dims, value=1.0)[0].contiguous())
+
+    def compare(self, matrix: Array) -> tuple[float, Array]:
+        """Normalized mutual information through a map of the frame's points, and its derivative by the map's matrix.
+
+        Returns:
+            The value in [1, 2] and (D, D + 1).
+        """
+        field = self.ops.affine(self.from_moving @ matrix @ self.to_fixed)
+        weight = self.weight
+        if self.moving_weight is not None:
+            weight = weight * self.ops.warp(self.moving_weight, field)[0]
+        warped, by_space = self.ops.warp(self.moving, field)
+        slopes = self.ops.information(warped, self.fixed, weight, True, False)
+        mass = max(float(weight.sum()), 1e-9)
+        by_voxels = self.ops.moments(slopes.by_x, by_space) / mass
+        # position = N·M·A·p with N to moving voxels and A from fixed ones
+        by_matrix = self.from_moving[:-1, :-1].T @ by_voxels @ self.to_fixed.T
+        return slopes.value / mass, by_matrix
+
+    def score(self, matrix: Array) -> float:
+        """Normalized mutual information through a map of the frame's points."""
+        field = self.ops.affine(self.from_moving @ matrix @ self.to_fixed)
+        weight = self.weight
+        if self.moving_weight is not None:
+            weight = weight * self.ops.warp(self.moving_weight, field)[0]
+        warped, _ = self.ops.warp(self.moving, field)
+        mass = max(float(weight.sum()), 1e-9)
+        return float(self.ops.information(warped, self.fixed, weight, True, False).value) / mass
+
+    def distance(self, first: Array, second: Array) -> float:
+        """Root mean square distance, in mm, at which two maps put the fixed content."""
+        change = first - second
+        center = change[:-1, :-1] @ self.fixed_center + change[:-1, -1]
+        spread = np.trace(change[:-1, :-1] @ self.spread @ change[:-1, :-1].T)
+        return float(np.sqrt(center @ center + spread))
+
+
+def make_levels(
+    moving: Tensor, fixed: Tensor, frame: Frame, mask: Tensor | None, moving_mask: Tensor | None
+) -> list[AlignmentLevel]:
+    """Resolutions from coarse to fine.
+
+    Args:
+        moving: (C, *spatial), any range.
+        fixed: likewise, on its own grid.
+        frame: where they lie.
+        mask: (1, *spatial) of the fixed image, what is left out.
+        moving_mask: likewise of the moving image.
+    """
+    weights = [None if region is None else 1 - region.detach().float().clamp(0, 1) for region in (mask, moving_mask)]
+    still = scaled(fixed, weights[0]).mean(0, keepdim=True).clamp(0, 1)
+    moved = scaled(moving, weights[1]).mean(0, keepdim=True).clamp(0, 1)
+    weight = torch.ones_like(still) if weights[0] is None else weights[0].to(still.device)
+    edges = [np.linalg.norm(affine[:-1, :-1], axis=0) for affine in (frame.moving, frame.fixed)]
+    content = max(size * edge for size, edge in zip(_extent(still[0]), edges[1]))
+    edge = max(content / COARSEST, float(min(edges[1])))
+    start, stop = _box(still[0], [content / 8 / own for own in edges[1]])
+    cut = (slice(None), *(slice(low, high) for low, high in zip(start, stop)))
+    still, weight = still[cut], weight[cut]
+    frame = frame.starting_at(start)
+    levels: list[AlignmentLevel] = []
+    before = None
+    while True:
+        factors = tuple(
+            [max(1, min(round(edge / own), size // 4)) for own, size in zip(edges[side], image.shape[1:])]
+            for side, image in enumerate((moved, still))
+        )
+        voxels = np.prod([size / factor for size, factor in zip(still.shape[1:], factors[1])])
+        if levels and (voxels > MOST_VOXELS or factors == before):
+            break
+        levels.append(AlignmentLevel(moved, still, weight, weights[1], frame, (factors[0], factors[1])))
+        before = factors
+        edge /= 2
+    return levels
+
+
+def content_box(image: Tensor, margin: int) -> tuple[list[int], list[int]]:
+    """First voxel of the box about an image's content (C, *spatial), widened by a margin, and behind its last."""
+    return _box(scaled(image).mean(0), [float(margin)] * (image.ndim - 1))
+
+
+def _coarse(affine: Array, factor: Sequence[int]) -> Array:
+    """The affine of block means."""
+    change = np.eye(len(factor) + 1)
+    for axis, own in enumerate(factor):
+        change[axis, axis], change[axis, -1] = own, (own - 1) / 2
+    return affine @ change
+
+
+def _shift(dims: int, voxels: float) -> Array:
+    matrix = np.eye(dims + 1)
+    matrix[:-1, -1] = voxels
+    return matrix
+
+
+def _moments(content: Tensor, affine: Array) -> tuple[Array, Array]:
+    """Center and covariance, in mm, of an image's intensities above those of its rim."""
+    weights = (content - _rim(content)).abs().double().cpu().numpy()
+    total = weights.sum()
+    if not total > 0:
+        weights, total = np.ones_like(weights), float(weights.size)
+    grid = np.stack(np.meshgrid(*(np.arange(size) for size in weights.shape), indexing="ij")).reshape(weights.ndim, -1)
+    share = weights.ravel() / total
+    mean = grid @ share
+    spread = (grid - mean[:, None]) * share @ (grid - mean[:, None]).T
+    linear = affine[:-1, :-1]
+    return linear @ mean + affine[:-1, -1], linear @ spread @ linear.T
+
+
+def _middle(image: Tensor, affine: Array) -> Array:
+    return affine[:-1, :-1] @ np.array([(size - 1) / 2 for size in image.shape[1:]]) + affine[:-1, -1]
+
+
+def _rim(image: Tensor) -> float:
+    """Median of the border's voxels."""
+    faces = [
+        image.select(axis, side).flatten() for axis, size in enumerate(image.shape) if size > 1 for side in (0, -1)
+    ]
+    return float(torch.cat(faces).median()) if faces else 0.0
+
+
+def _extent(image: Tensor) -> list[int]:
+    """Voxels per axis of the box about what differs from the rim."""
+    return [high - low for low, high in zip(*_box(image, [0.0] * image.ndim))]
+
+
+def _box(image: Tensor, margin: Sequence[float]) -> tuple[list[int], list[int]]:
+    """First voxel of the box about what differs from the rim, widened by a margin per axis, and behind its last."""
+    on = (image - _rim(image)).abs() > 0.1
+    lows, highs = [], []
+    for axis, (size, more) in enumerate(zip(image.shape, margin)):
+        others = [other for other in range(image.ndim) if other != axis]
+        places: Any = on.amax(others).nonzero()[:, 0] if others else on.nonzero()[:, 0]
+        low, high = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, size)
+        lows.append(max(low - round(more), 0))
+        highs.append(min(high + round(more), size))
+    return lows, highs

@@ -1,0 +1,40 @@
+"""Settings of a deformation that have been measured, for images other than two heads of one contrast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from medtrace.registration.deformable import Deformable
+
+
+def thorough(spacing: Sequence[float]) -> Deformable:
+    """Settings for images whose true deformation is smooth, such as TraceBench: wide updates, hardly any elasticity.
+
+    Args:
+        spacing: mm per voxel and axis of the grid on which the deformation is sought.
+    """
+    edge = math.prod(spacing) ** (1 / len(spacing))
+    return Deformable(
+        update_smoothing_mm=4.0 * edge,
+        field_smoothing_mm=0.3 * edge,
+        iterations=(100, 100, 100),
+        tolerance=3e-4,
+        floor=3e-4,
+    )
+
+
+def weak_likeness(spacing: Sequence[float]) -> Deformable:
+    """Settings for images whose shapes alone are alike, such as tissue in two stains: a stiff field of fine levels.
+
+    Args:
+        spacing: as for `thorough`.
+    """
+    edge = math.prod(spacing) ** (1 / len(spacing))
+    return Deformable(
+        radius=4,
+        update_smoothing_mm=12.0 * edge,
+        field_smoothing_mm=2.0 * edge,
+        iterations=(50, 50),
+        floor=1e-2,
+    )

@@ -1,0 +1,191 @@
+"""One call from two images in space to one displacement: alignment, deformation, and what became of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_choice, check_positive
+from medtrace.fields import identity_grid, sample
+from medtrace.registration.alignment import Alignment, align
+from medtrace.registration.contrast import Contrast, choose_similarity, contrast_of
+from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
+from medtrace.registration.frames import Frame
+from medtrace.registration.presets import weak_likeness
+from medtrace.registration.verdict import OtherStart, Verdict, judge
+from medtrace.registration.working import Working, total_field, total_inverse, working_pair
+
+
+class Registration(NamedTuple):
+    """Two images in correspondence."""
+
+    ddf: Tensor
+    """(D, *fixed spatial) float32, in fixed voxels: the moving voxel is moving_affine⁻¹ · fixed_affine · (p + ddf(p)).
+    Alignment and deformation in one."""
+    inverse_ddf: Tensor
+    """(D, *moving spatial), in moving voxels: the fixed voxel is fixed_affine⁻¹ · moving_affine · (p + inverse(p))."""
+    warped: Tensor
+    """(C, *fixed spatial): the moving image, interpolated once."""
+    alignment: Alignment
+    deformation: Deformation
+    """On the working grid."""
+    settings: Deformable
+    """Of the deformation, with its similarity."""
+    settings_reason: str
+    """Why these, in a sentence."""
+    verdict: Verdict
+
+
+def register(
+    moving: Tensor,
+    fixed: Tensor,
+    moving_affine: Tensor,
+    fixed_affine: Tensor,
+    *,
+    alignment: str | Alignment = "auto",
+    similarity: str = "auto",
+    mask: Tensor | None = None,
+    moving_mask: Tensor | None = None,
+    spacing: float | None = None,
+    settings: Deformable | None = None,
+    check_starts: bool = True,
+) -> Registration:
+    """Register two images of any grids and contrasts.
+
+    Args:
+        moving: (C, H, W) or (C, H, W, D), any range.
+        fixed: of as many channels and axes, on any grid.
+        moving_affine: (4, 4) voxel to RAS mm.
+        fixed_affine: (4, 4) voxel to RAS mm.
+        alignment: "auto", "rigid", "affine", "none" (see `align`), or an alignment that was found before.
+        similarity: "auto", or one of `deformable.SIMILARITIES`.
+        mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: pathology that has no counterpart, left out.
+        moving_mask: likewise on the moving grid.
+        spacing: mm of the voxels on which the deformation is sought; None for the fixed image's.
+        settings: of the deformation, whose similarity is replaced; None for the usual ones, or `weak_likeness` where
+            shapes are alike and texture is not.
+        check_starts: whether an alignment is also found another way, to see whether both agree: the other way around,
+            or, where none was sought, at all.
+
+    Returns:
+        See `Registration`; look at its verdict.
+
+    Raises:
+        TypeError, ValueError: if a shape, a kind or a number is wrong, the images do not overlap by their headers where
+            no alignment is sought, or lie farther apart than they are large.
+
+    Example:
+        >>> fixed = torch.zeros(1, 48, 48)
+        >>> fixed[:, 12:30, 14:36], fixed[:, 16:24, 18:24] = 1.0, 2.0
+        >>> eye = torch.eye(4, dtype=torch.float64)
+        >>> result = register(fixed.roll(4, 1), fixed, eye, eye, alignment="rigid")
+        >>> result.ddf.shape, result.alignment.kind
+        (torch.Size([2, 48, 48]), 'rigid')
+    """
+    check_choice("similarity", similarity, ("auto", *SIMILARITIES))
+    if spacing is not None:
+        check_positive("spacing", spacing)
+    if isinstance(moving, Tensor) and isinstance(fixed, Tensor) and moving.shape[:1] != fixed.shape[:1]:
+        raise ValueError(f"moving: expected {fixed.shape[0]} channel(s) as fixed, received {moving.shape[0]}")
+    frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
+    kind = "given" if isinstance(alignment, Alignment) else alignment
+    check_apart(frame, moving.shape[1:], fixed.shape[1:], kind)
+    if isinstance(alignment, Alignment):
+        aligned = alignment
+    else:
+        affines = moving_affine, fixed_affine
+        aligned = align(moving, fixed, *affines, kind=alignment, mask=mask, moving_mask=moving_mask)
+    matrix = frame.from_ras(aligned.matrix)
+    pair = working_pair((moving, fixed), (moving_mask, mask), frame, matrix, spacing)
+    contrast = _contrast(pair)
+    chosen, reason = _settings(pair, contrast, similarity, settings)
+    deformation = deform(
+        pair.moving,
+        pair.fixed,
+        spacing=pair.spacing,
+        mask=pair.mask,
+        moving_mask=pair.moving_mask,
+        settings=chosen,
+    )
+    ddf = total_field(deformation.ddf, pair.affine, matrix, frame.fixed, fixed.shape[1:])
+    inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:])
+    other = None
+    if check_starts:
+        masks = moving_mask, mask
+        other = _other_start((moving, fixed), (moving_affine, fixed_affine), masks, aligned)
+    verdict = judge(pair, deformation, aligned, other, chosen.similarity, contrast)
+    warped = _warped(moving, ddf, frame)
+    return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
+
+
+def _contrast(pair: Working) -> Contrast:
+    weight = pair.content.float() * (1 - pair.mask)
+    return contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
+
+
+def _settings(
+    pair: Working, contrast: Contrast, similarity: str, settings: Deformable | None
+) -> tuple[Deformable, str]:
+    """Settings of the deformation, and why these."""
+    chosen, reason = choose_similarity(similarity, contrast)
+    if settings is not None:
+        return replace(settings, similarity=chosen), reason
+    if similarity == "auto" and contrast.weak:
+        text = f"stiff, in large windows: shapes are alike and texture is not ({contrast.texture:.2f} of 1)"
+        return weak_likeness(pair.spacing), text
+    return replace(Deformable(), similarity=chosen), reason
+
+
+def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) -> None:
+    """Check that two grids lie where one can be registered with the other.
+
+    Raises:
+        ValueError: if they do not overlap and no alignment is sought, or lie farther apart than they are large.
+    """
+    boxes = []
+    for affine, shape in ((frame.moving, moving), (frame.fixed, fixed)):
+        corners = np.stack(np.meshgrid(*((0, size - 1) for size in shape), indexing="ij")).reshape(len(shape), -1)
+        points = affine[:-1, :-1] @ corners + affine[:-1, -1:]
+        boxes.append((points.min(1), points.max(1)))
+    gap = float(np.linalg.norm(np.maximum(0, np.maximum(boxes[0][0] - boxes[1][1], boxes[1][0] - boxes[0][1]))))
+    largest = max(float(np.linalg.norm(high - low)) for low, high in boxes)
+    if gap > 0 and kind in ("none", "given"):
+        raise ValueError(
+            f"moving: expected images that overlap, received two that lie {gap:.0f} mm apart by their headers; align"
+            " them first, or mend a header"
+        )
+    if gap > largest:
+        raise ValueError(
+            f"moving_affine: expected images of one place, received two that lie {gap:.0f} mm apart by their headers,"
+            f" more than their size of {largest:.0f} mm; mend the header that is wrong"
+        )
+
+
+def _other_start(
+    images: tuple[Tensor, Tensor],
+    affines: tuple[Tensor, Tensor],
+    masks: tuple[Tensor | None, Tensor | None],
+    aligned: Alignment,
+) -> OtherStart:
+    """An alignment found another way: from the fixed to the moving image, or, where none was sought, at all."""
+    moving, fixed = images
+    if aligned.kind == "none":
+        found = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2)
+        gain = (found.similarity - found.similarity_before) / max(found.similarity_before - 1, 1e-9)
+        return OtherStart(aligned.distance(found.matrix), gain)
+    back = align(
+        fixed, moving, affines[1], affines[0], kind=aligned.kind, mask=masks[0], moving_mask=masks[1], finest=2
+    )
+    return OtherStart(aligned.distance(torch.linalg.inv(back.matrix)), None)
+
+
+def _warped(moving: Tensor, ddf: Tensor, frame: Frame) -> Tensor:
+    to_moving = torch.from_numpy(np.linalg.inv(frame.moving) @ frame.fixed).to(ddf.device)
+    points = identity_grid(ddf.shape[1:], device=ddf.device, dtype=torch.float64) + ddf
+    shift = to_moving[:-1, -1].reshape(-1, *[1] * (ddf.ndim - 1))
+    places = (torch.tensordot(to_moving[:-1, :-1], points, dims=1) + shift).float()
+    return sample(moving.detach().as_subclass(Tensor).float()[None], places[None])[0]

@@ -1,0 +1,233 @@
+"""How far to believe a registration, in plain words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medtrace.fields import compose, identity_grid, inside_grid, jacobian_determinant, warp
+from medtrace.kernels.greedy import operations
+from medtrace.losses.lncc import lncc
+from medtrace.registration.alignment import Alignment
+from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, Contrast
+from medtrace.registration.deformable import Deformation
+from medtrace.registration.scaling import scaled
+from medtrace.registration.working import Working
+
+GRADES = ("PASS", "WARN", "FAIL")
+COVERED = (0.85, 0.5)
+"""Share of the fixed content with a counterpart below which to warn, and below which to fail."""
+
+JACOBIAN = (0.05, 0.0)
+"""Smallest Jacobian determinant of the field or its inverse, likewise."""
+
+AGREEMENT = (0.15, 0.5)
+"""Distance between the alignments found from either side, over the content's radius: above which to warn, to fail."""
+
+INVERSE_VOXELS = (0.5, 3.0)
+"""Largest inverse error in voxels, likewise."""
+
+NO_CONTRAST = 0.3
+"""Correlation of the intensities below which squared differences cannot have led anywhere."""
+
+CORRELATION = (0.2, 0.1)
+"""Mean squared local correlation in the content after the registration: below which to warn, and to fail."""
+
+
+OTHER_GAIN = 0.15
+"""Share of the information by which another alignment must beat the headers' own to be believed instead."""
+
+LOST = 0.1
+"""Share of likeness that a deformation may cost: one between images that were aligned already has nothing to gain."""
+
+
+class OtherStart(NamedTuple):
+    """An alignment that was found another way."""
+
+    distance_mm: float
+    """Over the fixed content, from the one that was used."""
+    gain: float | None
+    """By how much it raises the information that the headers' own shares; None where it is that same one, found from
+    the other side."""
+
+
+class Verdict(NamedTuple):
+    """A grade, why, and the figures behind it."""
+
+    grade: str
+    """"PASS", "WARN" or "FAIL"."""
+    reasons: tuple[str, ...]
+    """What speaks against the registration, the gravest first; none for a PASS."""
+    figures: dict[str, float]
+
+    def text(self) -> str:
+        """One line for a person."""
+        if not self.reasons:
+            return f"{self.grade}: {100 * self.figures['covered_share']:.0f} % covered, nothing speaks against it"
+        return f"{self.grade}: " + "; ".join(self.reasons)
+
+
+def judge(
+    pair: Working,
+    deformation: Deformation,
+    alignment: Alignment,
+    other: OtherStart | None = None,
+    similarity: str = "lncc",
+    contrast: Contrast | None = None,
+) -> Verdict:
+    """Judge a registration by what can be known without truth.
+
+    Args:
+        pair: the images on the working grid.
+        deformation: of them.
+        alignment: before it.
+        other: an alignment that was found another way, or None.
+        similarity: that drove the deformation.
+        contrast: how the aligned images relate, or None.
+    """
+    figures = measure(pair, deformation, alignment)
+    found = [*_extent(figures), *_regularity(figures), *_alignment(alignment), *_gain(figures)]
+    if other is not None:
+        figures["other_start_mm"] = other.distance_mm
+        found += _other(other, figures["content_radius_mm"])
+    if contrast is not None:
+        figures["contrast_one_sign"], figures["contrast_correlation"] = contrast.one_sign, contrast.correlation
+        found += _contrast(similarity, contrast)
+    found.sort(key=lambda one: -GRADES.index(one[0]))
+    grade = found[0][0] if found else "PASS"
+    return Verdict(grade, tuple(reason for _, reason in found), figures)
+
+
+def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> dict[str, float]:
+    """The figures of a verdict."""
+    ddf, inverse = deformation.ddf[None], deformation.inverse[None]
+    length = torch.tensor(pair.spacing).reshape(1, -1, *[1] * (ddf.ndim - 2)).to(ddf)
+    missed = compose(ddf, inverse)
+    inside = inside_grid(identity_grid(ddf.shape[2:], device=ddf.device) + inverse, ddf.shape[2:])
+    inside &= pair.content[None].to(inside.device)
+    error = missed.norm(dim=1, keepdim=True)[inside] if bool(inside.any()) else missed.new_zeros(1)
+    error_mm = (missed * length).norm(dim=1, keepdim=True)[inside] if bool(inside.any()) else missed.new_zeros(1)
+    fixed, moving = scaled(pair.fixed)[None], scaled(pair.moving)[None]
+    warped = warp(moving, ddf)
+    weight = pair.content[None].to(fixed) * (1 - pair.mask[None].to(fixed))
+    return {
+        "covered_share": pair.covered,
+        "information_before": alignment.similarity_before,
+        "information_aligned": alignment.similarity,
+        "correlation_aligned": mean_correlation(moving[0], fixed[0], weight[0]),
+        "correlation_after": mean_correlation(warped[0], fixed[0], weight[0]),
+        "working_information_aligned": _information(moving[0], fixed[0], weight[0]),
+        "working_information_after": _information(warped[0], fixed[0], weight[0]),
+        "smallest_jacobian": float(jacobian_determinant(ddf).min()),
+        "smallest_jacobian_of_inverse": float(jacobian_determinant(inverse).min()),
+        "folds": float(deformation.folds),
+        "inverse_error_voxels": float(error.max()),
+        "inverse_error_mm": float(error_mm.mean()),
+        "displacement_mm": _mean(ddf * length, pair.content),
+        "scale": alignment.plausibility.scale,
+        "stretch": alignment.plausibility.stretch,
+        "rotation_degrees": alignment.plausibility.rotation_degrees,
+        "content_radius_mm": alignment.content.radius,
+    }
+
+
+def mean_correlation(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
+    """Mean squared local correlation, in [0, 1], of images (C, *spatial) from 0 to 1 where a weight is above 0."""
+    counted = weight[None] if bool((weight > 0).any()) else None
+    return float(lncc(scaled(moving)[None], scaled(fixed)[None], mask=counted, floor=1e-4).mean())
+
+
+def _information(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
+    """Normalized mutual information, in [1, 2], of images (C, *spatial) from 0 to 1; mean over channels."""
+    ops = operations(fixed.shape[1:], fixed.device)
+    share = ops.volume(weight[0].contiguous())
+    values = [
+        ops.information(ops.volume(a.contiguous()), ops.volume(b.contiguous()), share, True, False).value
+        for a, b in zip(moving.clamp(0, 1), fixed.clamp(0, 1))
+    ]
+    return sum(values) / (len(values) * max(float(weight.sum()), 1e-9))
+
+
+def _mean(field: Tensor, region: Tensor) -> float:
+    lengths = field.norm(dim=1, keepdim=True)
+    return float(lengths[region[None]].mean()) if bool(region.any()) else float(lengths.mean())
+
+
+def _extent(figures: dict[str, float]) -> list[tuple[str, str]]:
+    covered = figures["covered_share"]
+    text = f"only {100 * covered:.0f} % of the fixed content has a counterpart in the moving image"
+    return _below(covered, COVERED, text)
+
+
+def _regularity(figures: dict[str, float]) -> list[tuple[str, str]]:
+    found = []
+    for name, what in (("smallest_jacobian", "field"), ("smallest_jacobian_of_inverse", "inverse")):
+        value = figures[name]
+        text = f"the {what} folds (smallest Jacobian {value:.2g})" if value <= 0 else ""
+        found += _below(
+            value, JACOBIAN, text or f"the {what} all but folds (smallest Jacobian {value:.2g})", equal=True
+        )
+    if figures["folds"] > 0 and figures["smallest_jacobian"] > 0:
+        found.append(("FAIL", f"the field folds in {figures['folds']:.0f} voxels"))
+    error = figures["inverse_error_voxels"]
+    return found + _below(
+        -error, tuple(-one for one in INVERSE_VOXELS), f"the inverse misses by up to {error:.1f} voxels"
+    )
+
+
+def _alignment(alignment: Alignment) -> list[tuple[str, str]]:
+    found = []
+    judged = alignment.plausibility
+    if judged.grade != "PASS":
+        found.append((judged.grade, judged.reason))
+    if alignment.kind != "none" and alignment.similarity < alignment.similarity_before:
+        found.append(("WARN", "the alignment shares less information than the headers' own"))
+    return found
+
+
+def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
+    share = -other.distance_mm / max(radius, 1e-9)
+    bounds = tuple(-one for one in AGREEMENT)
+    if other.gain is None:
+        text = f"aligned from the other side, the images lie {other.distance_mm:.0f} mm elsewhere"
+        return _below(share, bounds, text)
+    if other.gain < OTHER_GAIN:
+        return []
+    text = (
+        f"moved by {other.distance_mm:.0f} mm, the images share {100 * other.gain:.0f} % more information; align them"
+    )
+    return _below(share, bounds, text)
+
+
+def _contrast(similarity: str, contrast: Contrast) -> list[tuple[str, str]]:
+    if similarity == "mse" and contrast.correlation < ONE_CONTRAST:
+        text = f"squared differences were followed, but of two contrasts (correlation {contrast.correlation:.2f})"
+        return [("FAIL" if contrast.correlation < NO_CONTRAST else "WARN", text)]
+    if similarity == "lncc" and contrast.one_sign < ONE_SIGN:
+        return [("WARN", "local correlation was followed, but the images look like two contrasts")]
+    return []
+
+
+def _gain(figures: dict[str, float]) -> list[tuple[str, str]]:
+    before, after = figures["correlation_aligned"], figures["correlation_after"]
+    found = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
+    names = ("working_information_aligned", "working_information_after")
+    shared = [figures[name] for name in names]
+    if shared[1] - 1 < (1 - LOST) * (shared[0] - 1):
+        text = f"the deformation lowers the information that the images share ({shared[0]:.3f}, then {shared[1]:.3f})"
+        found.append(("FAIL", text))
+    if after < (1 - LOST) * before:
+        found.append(
+            ("FAIL", f"the images are less alike than before (local correlation {before:.2f}, then {after:.2f})")
+        )
+    return found
+
+
+def _below(value: float, bounds: tuple[float, ...], text: str, equal: bool = False) -> list[tuple[str, str]]:
+    """Grade a number that is to be large: warn below the first bound, fail below the second."""
+    warn, fail = bounds
+    if value < fail or (equal and value == fail):
+        return [("FAIL", text)]
+    return [("WARN", text)] if value < warn else []

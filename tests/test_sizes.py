@@ -1,0 +1,125 @@
+"""Data sets of several sizes are trained on and evaluated at the defaults, in batches of one size."""
+
+import csv
+import math
+
+import pytest
+import torch
+from monai.data import Dataset
+from torch.utils.data import SequentialSampler
+
+from medtrace.data import CaseLoader, RandomPartner, SeededItems, load_dataset
+from medtrace.data.case_loader import SameSizeBatches, sizes_of
+from medtrace.workflows.evaluate import evaluate
+from medtrace.workflows.prepare import prepare
+from medtrace.workflows.train import train
+from tests.cases import pair_lists
+from tests.cases.common import CASES, write
+
+SMALL = {
+    "tracetrans": {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1, "batch_size": 8},
+    "reggan": {
+        "host_options#cyclegan#channels": 4,
+        "host_options#cyclegan#num_blocks": 1,
+        "host_options#cyclegan#discriminator_channels": 4,
+        "registration_channels": [4, 8],
+    },
+    "metaregnet": {},
+    "plasticine": {
+        "noise_channels": [8, 16],
+        "residual_blocks": 1,
+        "head_channels": 8,
+        "norm_groups": 8,
+        "deformation_channels": [8, 16],
+        "steps": 3,
+    },
+}
+
+
+class Cases(Dataset):
+    """Cases of the given sizes, with all subjects different."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+        items = [
+            {"source": torch.full((1, *size), float(n)), "target": torch.zeros(1, *size), "subject": n, "case": f"c{n}"}
+            for n, size in enumerate(sizes)
+        ]
+        super().__init__(items)
+
+
+SIZES = [(8, 8), (8, 9), (8, 8), (8, 8), (8, 9), (7, 7)]
+
+
+def test_in_order_a_batch_ends_where_the_size_changes():
+    batches = [batch["case"] for batch in CaseLoader(Cases(SIZES), batch_size=2)]
+    assert batches == [["c0"], ["c1"], ["c2", "c3"], ["c4"], ["c5"]]
+    assert len(CaseLoader(Cases(SIZES), batch_size=2)) == 5
+
+
+def test_shuffled_every_case_comes_once_in_batches_as_full_as_can_be():
+    loader = CaseLoader(SeededItems(Cases(SIZES)), batch_size=2, shuffle=True)
+    orders = set()
+    for _ in range(5):
+        batches = list(loader)
+        assert len(batches) == len(loader) == 4
+        assert sorted(name for batch in batches for name in batch["case"]) == [f"c{n}" for n in range(6)]
+        assert sorted(len(batch["case"]) for batch in batches) == [1, 1, 2, 2]
+        orders.add(tuple(name for batch in batches for name in batch["case"]))
+    assert len(orders) > 1
+
+
+def test_processes_have_as_many_batches_each():
+    share = SequentialSampler(range(4))
+    loader = CaseLoader(Cases(SIZES), batch_size=2, sampler=share)
+    assert [batch["case"] for batch in loader] == [["c0"], ["c1"], ["c2"], ["c3"]]
+
+
+@pytest.mark.parametrize("sizes", [[(8, 8)] * 5, None])
+def test_one_size_is_loaded_as_ever(sizes):
+    cases = Cases([(8, 8)] * 5)
+    cases.sizes = sizes
+    loader = CaseLoader(cases, batch_size=2)
+    assert loader.batch_size == 2
+    assert [len(batch["case"]) for batch in loader] == [2, 2, 1]
+
+
+def test_batches_by_hand():
+    sampler = SameSizeBatches([3, 1, 0, 4, 2], [(1,), (2,), (1,), (1,), (2,)], 2)
+    assert list(sampler) == [[3, 0], [1, 4], [2]]
+
+
+def test_sizes_are_found_through_what_lies_around_a_data_set():
+    cases = Cases(SIZES)
+    assert sizes_of(SeededItems(RandomPartner(cases))) == SIZES
+    assert sizes_of(torch.utils.data.Subset(cases, [0, 1])) is None  # in another order
+    assert sizes_of([{"source": 1}]) is None
+
+
+def test_partners_have_the_same_size():
+    partners = RandomPartner(Cases(SIZES[:5]))
+    for index in range(5):
+        for _ in range(10):
+            item = partners[index]
+            assert item["source"].shape == item["target"].shape
+            assert item["partner"] != item["subject"]
+    with pytest.raises(ValueError, match="found no target of the size 7 x 7 of another than 5"):
+        RandomPartner(Cases(SIZES))[5]
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_methods_train_on_several_sizes_and_are_evaluated(tmp_path, method):
+    write(CASES[pair_lists.__name__]["three_sizes_in_one_batch"], tmp_path / "case")
+    summary = prepare(tmp_path / "case" / "pairs.csv", tmp_path / "data", resize=0, progress=False)
+    assert summary.notes[-1].startswith("the data set has 3 sizes: 32 x 32 (2), 36 x 10 (2), 40 x 28 (2)")
+    assert {item["source"].shape[1:] for item in load_dataset(tmp_path / "data")} > {(36, 10)}
+    run = train(
+        method, tmp_path / "data", out=tmp_path / "run", overrides={**SMALL[method], "max_epochs": 1}, device="cpu"
+    )
+    evaluate(run, tmp_path / "data", split="training", device="cpu", progress=False)
+    with (run / "evaluation" / "training" / "method.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert all(math.isfinite(float(row["mae"])) for row in rows)
+    small = {item["case"] for item in load_dataset(tmp_path / "data") if item["source"].shape[1] == 36}
+    assert {row["case"] for row in rows if row["ssim"] in ("", "nan")} == small
