@@ -262,8 +262,8 @@ def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     lines = ["subject,source,target"]
     for number in range(4):
-        for name in ("before", "after"):
-            pixels = np.random.default_rng(number).integers(0, 255, (40, 40), dtype=np.uint8)
+        for place, name in enumerate(("before", "after")):
+            pixels = np.random.default_rng(2 * number + place).integers(0, 255, (40, 40), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / f"{name}{number}.png")
         lines.append(f"s{number},before{number}.png,after{number}.png")
     (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
