@@ -4,7 +4,8 @@ import struct
 
 import pytest
 
-from medtrace.guard.declared_size import check_declared, check_metaimage, check_nifti, inside, memory_limit
+from medtrace.guard.declared_size import check_declared, check_metaimage, inside, memory_limit
+from medtrace.guard.volume_files import check_volume
 
 GIB = 1 << 30
 
@@ -97,7 +98,7 @@ def nifti(folder, offset, stored):
 
 @pytest.mark.parametrize("offset", [0, 352, 353, 256 << 20])
 def test_voxels_begin_behind_the_header_and_within_256_mib(tmp_path, offset):
-    check_nifti(nifti(tmp_path, offset, 1))
+    check_volume(nifti(tmp_path, offset, 1))
 
 
 @pytest.mark.parametrize("offset", [351, 348, 1, -1, (256 << 20) + 32])
@@ -105,4 +106,4 @@ def test_voxels_elsewhere(tmp_path, offset):
     with pytest.raises(
         ValueError, match=r"a\.nii: its header puts the voxels at byte .*; expected 352 to 268435456, or 0"
     ):
-        check_nifti(nifti(tmp_path, offset, 1))
+        check_volume(nifti(tmp_path, offset, 1))

@@ -78,7 +78,7 @@ def check_list(folder, expected):
 def test_a_page_is_chosen_by_its_number(tmp_path):
     write(KINDS["three_pages"], tmp_path)
     path = tmp_path / "pages.tif"
-    bright, _, dark = (read_image(path, page).as_tensor() for page in (1, 2, 3))
+    bright, _, dark = (read_image(path, page=page).as_tensor() for page in (1, 2, 3))
     torch.testing.assert_close(dark, bright / 4, atol=0.5, rtol=0)
     for page in (0, 4):
         with pytest.raises(ValueError, match=rf"pages.tif: page: expected 1 to 3, .* received {page}"):

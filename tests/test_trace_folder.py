@@ -236,16 +236,20 @@ def test_a_few_outliers_do_not_coarsen_an_image():
     assert intensity_step(image) <= 16 / 32767
 
 
+SPREAD = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize(
     "image",
     [
         torch.full((1, 3, 4, 5), 0.3),
-        torch.rand(1, 3, 4, 5) + 1e6,
-        torch.rand(1, 3, 4, 5) * 1e-37,
-        torch.rand(1, 3, 4, 5) * 1e37,
+        SPREAD + 1e6,
+        torch.arange(1.0, 17.0).reshape(1, 2, 4, 2) / 16 + 1e6,  # whose middle, 1000000.53125, is no float32
+        SPREAD * 1e-37,
+        SPREAD * 1e37,
         torch.tensor([0.0, 1.0, 0.1, 1e6]).reshape(1, 1, 1, 4),
     ],
-    ids=["constant", "far from 0", "tiny", "huge", "outlier"],
+    ids=["constant", "far from 0", "a middle between two numbers", "tiny", "huge", "outlier"],
 )
 def test_odd_ranges_are_kept_as_exactly(tmp_path, image):
     step = intensity_step(image)

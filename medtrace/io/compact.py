@@ -70,7 +70,7 @@ def write_compact_image(path: Path, image: Tensor, affine: Tensor, step: float |
         low, high = (round(float(value) / step) for value in (values.min(), values.max()))
         if high - low <= _LEVELS:
             middle = 0 if low > -_LEVELS / 2 - 1 and high < _LEVELS / 2 else (low + high + 1) // 2
-            if np.float32(middle * step) == middle * step:
+            if float(np.float32(middle * step)) == middle * step:  # the header holds it in 32 bits
                 kind, scaling = "int16", (step, middle * step)
 
     def slabs() -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ EXEMPT = {
     "ParzenKernel": "an enumeration",
     "ParzenWindow": "a NamedTuple, checked by the functions that take it",
 }
+REDUCTIONS = ("mean", "sum", "none")
 BOUNDED = ("unit", "constant", "zero", "tiny")
 """Numbers in [-1, 1]."""
 
@@ -117,6 +118,49 @@ def _nmi_loss_law(answer: Any, given: Given) -> None:
     check(answer, (len(pred),) if none else (), computed_type(pred, given["target"]), low, -0.999)
 
 
+def _lncc(first: str, second: str, **settings: Any) -> Any:
+    def arguments(draw: Draw) -> Given:
+        shape = batch(draw)
+        given = {first: tensor(draw, shape), second: tensor(draw, shape), "mask": mask(draw, shape)}
+        given |= {"radius": draw(st.integers(1, 3)), "floor": draw(st.sampled_from([1e-9, 1e-5, 0.1]))}
+        return given | {name: draw(st.sampled_from(values)) for name, values in settings.items()}
+
+    return arguments
+
+
+def _lncc_law(answer: Any, given: Given) -> None:
+    check(answer, given["x"].shape[:2], computed_type(given["x"], given["y"]), 0, 1 + 1e-4)
+
+
+def _mind(draw: Draw) -> Given:
+    sizes = {"radius": draw(st.integers(1, 2)), "dilation": draw(st.integers(1, 2))}
+    return {"image": tensor(draw, batch(draw, 1)), **sizes}
+
+
+def _mind_law(answer: Any, given: Given) -> None:
+    items, _, *spatial = given["image"].shape
+    check(answer, (items, 4 if len(spatial) == 2 else 12, *spatial), computed_type(given["image"]), 0, 1)
+
+
+def _mind_loss(draw: Draw) -> Given:
+    shape = batch(draw, 1)
+    sizes = {"radius": draw(st.integers(1, 2)), "dilation": draw(st.integers(1, 2))}
+    pair = {name: tensor(draw, shape) for name in ("pred", "target")}
+    return {**pair, **sizes, "mask": mask(draw, shape), "reduction": draw(st.sampled_from(REDUCTIONS))}
+
+
+def _loss_law(low: float, high: float) -> Any:
+    """Of a loss whose value for one item lies within a range."""
+
+    def law(answer: Any, given: Given) -> None:
+        items, reduction = len(given["pred"]), given["reduction"]
+        count = items if reduction == "sum" else 1
+        shape = (items,) if reduction == "none" else ()
+        check(answer, shape, computed_type(given["pred"], given["target"]), count * low - 1e-3, count * high + 1e-3)
+
+    return law
+
+
 def _histogram(draw: Draw) -> Given:
     rows, voxels = draw(st.integers(1, 3)), draw(st.integers(1, 30))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
@@ -156,7 +200,16 @@ CASES = {
         module(losses.IntensityDiffusionLoss, "reduction"), _one("intensity", batch, **MEAN_OR_SUM), scalar
     ),
     "JacobianFoldingLoss": Case(module(losses.JacobianFoldingLoss, "reduction", "measure"), _folding, _folding_law),
+    "LNCCLoss": Case(
+        module(losses.LNCCLoss, "radius", "floor", "reduction"),
+        _lncc("pred", "target", reduction=REDUCTIONS),
+        _loss_law(-1, 0),
+        also=("x", "y"),
+    ),
     "LeastSquaresAdversarialLoss": Case(module(losses.LeastSquaresAdversarialLoss), _logits, scalar),
+    "MINDLoss": Case(
+        module(losses.MINDLoss, "radius", "dilation", "reduction"), _mind_loss, _loss_law(0, 1), also=("image",)
+    ),
     "ParzenDNMILoss": Case(
         module(losses.ParzenDNMILoss, "num_bins", "value_range", "kernel", "sigma", "reduction", "out_of_range"),
         _nmi_loss,
@@ -175,8 +228,10 @@ CASES = {
     "joint_histogram": Case(losses.joint_histogram, _histogram, _histogram_law),
     "least_squares_adversarial": Case(losses.least_squares_adversarial, _logits, scalar),
     "least_squares_discriminator": Case(losses.least_squares_discriminator, _two_logits, scalar),
+    "lncc": Case(losses.lncc, _lncc("x", "y"), _lncc_law),
     "log_adversarial": Case(losses.log_adversarial, _logits, scalar),
     "mask_weights": Case(losses.mask_weights, _weights, _weights_law),
+    "mind_ssc": Case(losses.mind_ssc, _mind, _mind_law),
     "normalized_mutual_information": Case(
         losses.normalized_mutual_information,
         _joint,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,11 +104,11 @@ def pack_field(field: Tensor) -> Packed:
     halves = tuple(-(-size // 2) if size > 32 else size for size in spatial)
     kept, error = values, float("inf")
     if halves != spatial:
-        kept = _rounded(_resampled(values, halves), step)
-        error = _largest_distance((_resampled(one[None], spatial)[0] for one in kept), values)
+        kept = torch.stack([_rounded(_resampled(one[None], halves)[0], step) for one in values])
+        error = _largest_distance(lambda first, last: _planes(kept, spatial, first, last), values)
     if error > FIELD_TOLERANCE:
         kept = values
-        error = _largest_distance((_rounded(one, step) for one in kept), values)
+        error = _largest_distance(lambda first, last: _rounded(values[:, first:last], step), values)
     numbers = np.zeros((3, *kept.shape[1:]), dtype=np.int16)
     for one, into in zip(kept, numbers):
         into[:] = torch.round(one / step).to(torch.int16).numpy()
@@ -115,21 +116,32 @@ def pack_field(field: Tensor) -> Packed:
 
 
 def _rounded(values: Tensor, step: float) -> Tensor:
-    return torch.round(values / step).mul_(step)
+    return (values / step).round_().mul_(step)
 
 
 def _resampled(values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
     return F.interpolate(values[None], size=shape, mode=mode, align_corners=True)[0]
 
 
-def _largest_distance(components: Iterable[Tensor], other: Tensor) -> float:
-    """Largest distance between two fields, of which one comes component by component, so that it is never all there."""
-    squared: Tensor | None = None
-    for one, exact in zip(components, other):
-        part = (one - exact).square_()
-        squared = part if squared is None else squared.add_(part)
-    return 0.0 if squared is None else float(squared.max().sqrt())
+def _planes(values: Tensor, shape: tuple[int, ...], first: int, last: int) -> Tensor:
+    """Planes first to last - 1 along the first axis of `_resampled(values, shape)`."""
+    size = values.shape[1]
+    places = torch.arange(first, last, dtype=torch.float64) * ((size - 1) / max(shape[0] - 1, 1))
+    low = places.long().clamp(max=max(size - 2, 0))
+    upper = (places - low).to(values).reshape(1, -1, *[1] * (values.ndim - 2))
+    planes = torch.lerp(values[:, low], values[:, (low + 1).clamp(max=size - 1)], upper)
+    return _resampled(planes.flatten(0, 1), shape[1:]).reshape(len(values), -1, *shape[1:])
+
+
+def _largest_distance(planes: Callable[[int, int], Tensor], other: Tensor) -> float:
+    """Largest distance between two fields, of which one comes some planes at a time, so that it is never all there."""
+    count = max(1, _PART // math.prod(other.shape[2:]))
+    largest = 0.0
+    for first in range(0, other.shape[1], count):
+        last = min(first + count, other.shape[1])
+        largest = max(largest, float((planes(first, last) - other[:, first:last]).square_().sum(0).max()))
+    return math.sqrt(largest)
 
 
 def _packed(numbers: np.ndarray, header: dict[str, Any]) -> Packed:
