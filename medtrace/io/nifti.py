@@ -137,7 +137,7 @@ def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
         )
     if bytes(header["descrip"]).rstrip(b"\0") == DOUBLED and data.shape[2] == 2:
         data = data[:, :, :1]
-    vectors = np.moveaxis(data[..., 0, :], -1, 0).astype(np.float64)
+    vectors = np.moveaxis(data[..., 0, :], -1, 0).astype(np.float64, copy=False)
     if intent == _RAS_DISPLACEMENT:
         vectors = np.einsum("ij,j...->i...", LPS, vectors)
     return vectors, affine
