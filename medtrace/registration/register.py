@@ -12,7 +12,7 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_positive
 from medtrace.fields import identity_grid, sample
 from medtrace.registration.alignment import Alignment, align
-from medtrace.registration.contrast import Contrast, choose_similarity, contrast_of
+from medtrace.registration.contrast import ContrastAgreement, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.presets import weak_likeness
@@ -122,13 +122,13 @@ def register(
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
 
 
-def _contrast(pair: Working) -> Contrast:
+def _contrast(pair: Working) -> ContrastAgreement:
     weight = pair.content.float() * (1 - pair.mask)
     return contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
 
 
 def _settings(
-    pair: Working, contrast: Contrast, similarity: str, settings: Deformable | None
+    pair: Working, contrast: ContrastAgreement, similarity: str, settings: Deformable | None
 ) -> tuple[Deformable, str]:
     """Settings of the deformation, and why these."""
     chosen, reason = choose_similarity(similarity, contrast)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medtrace.checks import check_choice
 from medtrace.data.tracebench.anatomy import Grid, Template, grid_for, hard_labels, load_template
-from medtrace.data.tracebench.appearance import FLAIR, T1, Contrast, acquire, render_tissues, to_network_range
+from medtrace.data.tracebench.appearance import FLAIR, T1, TissueContrast, acquire, render_tissues, to_network_range
 from medtrace.data.tracebench.deformation import anatomy_velocity, smooth_noise
 from medtrace.data.tracebench.settings import BrainSettings, Range
 from medtrace.data.tracebench.subject import BLUR_VOXELS, SQUARINGS, middle_of_grid, random_pose, turned
@@ -198,7 +198,7 @@ def widening_velocity(share: Tensor, reach: float) -> Tensor:
 
 
 def _scan(
-    random: np.random.Generator, subject: Subject, ddf: Tensor | None, contrast: Contrast, bias: float, noise: float
+    random: np.random.Generator, subject: Subject, ddf: Tensor | None, contrast: TissueContrast, bias: float, noise: float
 ) -> Scan:
     grid = subject.grid
     position = subject.positions(ddf)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medtrace.data.tracebench.anatomy import LABELS, Grid, hard_labels
-from medtrace.data.tracebench.appearance import Contrast, acquire, blend, edge_weight, render_tissues, to_network_range
+from medtrace.data.tracebench.appearance import TissueContrast, acquire, blend, edge_weight, render_tissues, to_network_range
 from medtrace.data.tracebench.deformation import ellipsoidal_radius, mass_velocity, random_rotation, smooth_noise
 from medtrace.data.tracebench.settings import BrainSettings
 
@@ -62,7 +62,7 @@ def render_scan(
     grid: Grid,
     maps: Tensor,
     lesion: Lesion | None,
-    contrast: Contrast,
+    contrast: TissueContrast,
     bias: float,
     noise: float,
 ) -> Tensor:
