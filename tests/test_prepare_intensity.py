@@ -15,6 +15,7 @@ from medtrace.data.preparation import (
     fit_contrast,
     foreground_quantiles,
 )
+from medtrace.trace import Contrast
 from medtrace.transforms import HistogramStandardization
 
 
@@ -46,14 +47,14 @@ def test_background_is_apart_in_both_directions():
         intensity.inverse(torch.zeros(2, 1, 2))
 
 
-def test_standardised_map_is_nyul_then_z_then_window():
+def test_standardized_map_is_nyul_then_z_then_window():
     images = [skull_stripped(seed, gain) for seed, gain in ((0, 1.0), (1, 2.0), (2, 0.5))]
     quantiles = [values for image in images for values in foreground_quantiles(image)]
     standard = fit_contrast(quantiles)
     landmarks = HistogramStandardization.train(images, masks=lambda image: image != 0)
     np.testing.assert_allclose(standard.landmarks, landmarks.of(), atol=0.05)
     exact = ContrastStandard(standard.window, landmarks.percentiles, landmarks.of())
-    preparation = Preparation(spatial_dims=3, intensity=Intensity.STANDARDISED, contrasts={"t1": exact})
+    preparation = Preparation(spatial_dims=3, intensity=Intensity.STANDARDIZED, standards={"t1": exact})
     new = skull_stripped(7, 1.7)
     normalised, _ = preparation.normalise(new)
     tissue = new != 0
@@ -67,10 +68,10 @@ def test_standardised_map_is_nyul_then_z_then_window():
 
 def test_window_without_nyul_is_z_alone():
     values = np.quantile(np.random.default_rng(0).normal(50, 5, 100_000), np.linspace(0, 1, 2001))
-    standard = fit_contrast([values], standardise=False)
+    standard = fit_contrast([values], standardize=False)
     assert standard.percentages == ()
     np.testing.assert_allclose(standard.window, (-3.09, 3.09), atol=0.1)  # 0.1 and 99.9 % of a normal
-    preparation = Preparation(spatial_dims=3, intensity=Intensity.STANDARDISED, contrasts={"t1": standard})
+    preparation = Preparation(spatial_dims=3, intensity=Intensity.STANDARDIZED, standards={"t1": standard})
     image = 200 + 30 * torch.randn(1, 20, 20, 20)
     normalised, _ = preparation.normalise(image)
     torch.testing.assert_close(normalised.mean(), torch.tensor(0.0), atol=0.03, rtol=0)
@@ -81,7 +82,8 @@ def test_window_without_nyul_is_z_alone():
 def test_inverse_undoes_forward_but_for_clipping(intensity):
     image = skull_stripped(3)
     contrasts = {"t1": fit_contrast(foreground_quantiles(skull_stripped(1)))}
-    preparation = Preparation(spatial_dims=3, intensity=intensity, contrasts=contrasts, value_range=(0.0, 500.0))
+    known = {"t1": Contrast("t1", rule=Intensity.WINDOW, limits=(0.0, 500.0))} if intensity == "window" else {}
+    preparation = Preparation(spatial_dims=3, intensity=intensity, standards=contrasts, contrasts=known, value_range=(0.0, 500.0))
     normalised, map_ = preparation.normalise(image)
     assert normalised.dtype == torch.float32
     assert -1 <= float(normalised.min()) <= float(normalised.max()) <= 1
@@ -126,9 +128,9 @@ def test_a_tenth_of_the_border_makes_zero_the_background(zeros, background):
 def test_one_outlier_does_not_move_the_window():
     """Two levels lie one deviation off their mean; one among a hundred lies 9.95 above, its 99.9th percentile 8.95."""
     even, odd = np.array([0.0] * 50 + [1.0] * 50), np.array([0.0] * 99 + [1.0])
-    assert fit_contrast([even, 3 * even + 7], standardise=False).window == pytest.approx((-1, 1))
-    assert fit_contrast([odd], standardise=False).window == pytest.approx((-0.1005, 8.955), abs=1e-3)
-    assert fit_contrast([even, odd, even], standardise=False).window == pytest.approx((-1, 1))
+    assert fit_contrast([even, 3 * even + 7], standardize=False).window == pytest.approx((-1, 1))
+    assert fit_contrast([odd], standardize=False).window == pytest.approx((-0.1005, 8.955), abs=1e-3)
+    assert fit_contrast([even, odd, even], standardize=False).window == pytest.approx((-1, 1))
 
 
 def test_channels_have_maps_of_their_own():
@@ -140,7 +142,7 @@ def test_channels_have_maps_of_their_own():
 
 def test_contrast_is_chosen_by_name():
     contrasts = {"t1": ContrastStandard((-3.0, 3.0)), "t2": ContrastStandard((-1.0, 5.0))}
-    preparation = Preparation(spatial_dims=2, intensity="standardised", contrasts=contrasts)
+    preparation = Preparation(spatial_dims=2, intensity="standardized", standards=contrasts)
     image = skull_stripped()
     first, second = (preparation.normalise(image, name)[0] for name in ("t1", "t2"))
     assert not torch.equal(first, second)
@@ -152,8 +154,8 @@ def test_contrast_is_chosen_by_name():
 def test_saved_and_loaded(tmp_path):
     preparation = Preparation(
         spatial_dims=2,
-        intensity=Intensity.STANDARDISED,
-        contrasts={"t1": fit_contrast(foreground_quantiles(skull_stripped()))},
+        intensity=Intensity.STANDARDIZED,
+        standards={"t1": fit_contrast(foreground_quantiles(skull_stripped()))},
         axis="coronal",
         spacing=(1.0, 1.0, 3.0),
         spatial_shape=(96, 96),
@@ -177,7 +179,7 @@ def test_saved_and_loaded(tmp_path):
     [
         (lambda: Preparation(spatial_dims=1), "spatial_dims: expected 2 or 3"),
         (lambda: Preparation(spatial_dims=2, intensity="range"), "value_range: expected"),
-        (lambda: Preparation(spatial_dims=2, intensity="standardised"), "contrasts: expected at least one"),
+        (lambda: Preparation(spatial_dims=2, intensity="standardized"), "standards: expected at least one"),
         (lambda: Preparation(spatial_dims=2, intensity="guess"), "guess"),
         (lambda: Preparation(spatial_dims=2).normalise(torch.full((1, 4, 4, 4), torch.nan)), "that are NaN"),
         (lambda: Preparation(spatial_dims=2).normalise(torch.ones(1, 4, 4, 4)), "is constant"),

@@ -122,7 +122,7 @@ def test_identity_network_gives_the_scan_back_in_its_own_units(tmp_path, spatial
     data = head()
     scan = save(tmp_path / "scan.nii.gz", data, dtype=np.float32)
     standard = ContrastStandard((-3.0, 3.0), (1.0, 25.0, 50.0, 75.0, 99.0), (0.0, 20.0, 45.0, 80.0, 100.0))
-    preparation = Preparation(spatial_dims=spatial_dims, intensity=Intensity.STANDARDISED, contrasts={"t1": standard})
+    preparation = Preparation(spatial_dims=spatial_dims, intensity=Intensity.STANDARDIZED, standards={"t1": standard})
     run = shift_run(tmp_path / "run", [0.0] * spatial_dims, preparation)
     trace = translate(run, scan, tmp_path / "out", progress=False)
     np.testing.assert_allclose(trace.image[0].numpy(), data, atol=0.05)

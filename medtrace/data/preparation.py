@@ -1,9 +1,11 @@
 """How intensities of scans become what a network reads, and the way back.
 
-Everything here is an increasing piecewise-linear map from the scan's units to [-1, 1], one per channel, so that a
-translated image comes back to the units of the scan it was made from. Three rules make such a map:
+Everything here is an increasing piecewise-linear map from the scan's units to [-1, 1], one per channel. A translated
+image of the scan's own contrast comes back through the scan's own map, one of another contrast through that contrast's
+(`Contrast.intensity_map`). Four rules make such a map, each contrast its own:
 
-- "standardised" (TraceTrans, Datasets): Nyul's histogram standardisation, z-score of the foreground, and a linear
+- "window": fixed limits, the same for every scan, for units that have a meaning: a CT is never standardized;
+- "standardized" (TraceTrans, Datasets): Nyul's histogram standardization, z-score of the foreground, and a linear
   rescaling of a window of z to [0, 1], stored as such and read as [-1, 1];
 - "percentile": two percentiles of the foreground go to -1 and 1; for scans that no preparation describes;
 - "range": a fixed range, such as 0 to 255 of pictures.
@@ -31,24 +33,19 @@ from torch import Tensor
 
 from medtrace.checks import check_finite, check_spatial_dims
 from medtrace.storage.files import atomic_write
+from medtrace.trace.contrast import BYTES, HU, Contrast, Intensity
+from medtrace.trace.intensity_map import IntensityMap
 from medtrace.transforms.histogram_landmarks import HistogramLandmarks
 from medtrace.transforms.histogram_standardization import HistogramStandardization
 
-VERSION = 1
+VERSION = 2
 FILE = "preparation.json"
 BORDER_SHARE = 0.1
 """Share of exact zeros on an image's border from which on zero is taken for background."""
 WINDOW_PERCENTILES = (0.1, 99.9)
 QUANTILES = 2001
-_PART = 1 << 20
-
-
-class Intensity(StrEnum):
-    """The rules of the module's docstring."""
-
-    STANDARDISED = "standardised"
-    PERCENTILE = "percentile"
-    RANGE = "range"
+CURVE_KNOTS = 129
+"""Points of the curve of a contrast's mean training scan."""
 
 
 class Axis(StrEnum):
@@ -65,64 +62,12 @@ class Axis(StrEnum):
 
 
 @dataclass(frozen=True)
-class IntensityMap:
-    """Scan units to [-1, 1] and back, as knots of an increasing piecewise-linear function per channel.
-
-    Attributes:
-        scan: per channel, increasing scan intensities.
-        network: per channel, the values in [-1, 1] that they become, from -1 to 1.
-        foreground: (1, *spatial) boolean, where the scan holds tissue, or None for everywhere; background
-            becomes -1.
-        background: the scan's intensity of background.
-    """
-
-    scan: tuple[tuple[float, ...], ...]
-    network: tuple[tuple[float, ...], ...]
-    foreground: Tensor | None = None
-    background: float = 0.0
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Scan units (C, *spatial) to float32 in [-1, 1]; beyond the outer knots it is clipped."""
-        result = self._through(image, self.scan, self.network)
-        return result if self.foreground is None else torch.where(self.foreground, result, -1.0)
-
-    def inverse(self, image: Tensor, foreground: Tensor | None = None) -> Tensor:
-        """Network intensities (C, *spatial) to scan units, float32.
-
-        Args:
-            image: in [-1, 1]. A value at the clipping limit, -1 or 1, becomes the outer knot: what the scan
-                had beyond it is not brought back.
-            foreground: (1, *spatial) boolean; elsewhere the result is the scan's background intensity. None
-                maps every voxel.
-
-        Raises:
-            ValueError: if the image has other channels than the scan had.
-        """
-        result = self._through(image, self.network, self.scan)
-        return result if foreground is None else torch.where(foreground, result, self.background)
-
-    def _through(self, image: Tensor, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> Tensor:
-        if image.shape[0] != len(x):
-            raise ValueError(
-                f"image: expected {len(x)} channel(s), as the scan has, received {image.shape[0]}; a network that"
-                " makes other channels has no way back to the scan's units"
-            )
-        values = image.detach().cpu().numpy()
-        mapped = np.empty(values.shape, dtype=np.float32)
-        for v, a, b, into in zip(values, x, y, mapped):
-            for first in range(0, len(v), max(1, _PART // max(v[0].size, 1))):  # np.interp computes in float64
-                part = slice(first, first + max(1, _PART // max(v[0].size, 1)))
-                into[part] = np.interp(v[part], a, b)
-        return torch.from_numpy(mapped).to(image.device)
-
-
-@dataclass(frozen=True)
 class ContrastStandard:
     """What training subjects taught about one contrast.
 
     Attributes:
         window: z-scores that become 0 and 1.
-        percentages: percentiles of an image's foreground that Nyul's standardisation moves; empty without it.
+        percentages: percentiles of an image's foreground that Nyul's standardization moves; empty without it.
         landmarks: the standard intensities they are moved to.
     """
 
@@ -137,9 +82,11 @@ class Preparation:
 
     Attributes:
         spatial_dims: 2 for slices, 3 for volumes.
-        intensity: which rule makes the intensity map.
-        contrasts: per contrast, its standard ("standardised").
+        intensity: which rule makes the intensity map of a contrast that `contrasts` does not tell of.
+        standards: per contrast, its standard ("standardized").
+        contrasts: per contrast, what its numbers mean, its rule and the way back to its units.
         source_contrast: the contrast that all sources had, None where they had several.
+        targets: contrast of a source → that of its target.
         percentiles: which percentiles become -1 and 1 ("percentile").
         value_range: which intensities become -1 and 1 ("range").
         axis: slicing axis (2D scans).
@@ -155,7 +102,7 @@ class Preparation:
 
     spatial_dims: int
     intensity: Intensity = Intensity.PERCENTILE
-    contrasts: Mapping[str, ContrastStandard] = field(default_factory=dict)
+    standards: Mapping[str, ContrastStandard] = field(default_factory=dict)
     source_contrast: str | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
     value_range: tuple[float, float] | None = None
@@ -167,6 +114,8 @@ class Preparation:
     depth: str | None = None
     range_origin: str | None = None
     page: int | None = None
+    contrasts: Mapping[str, Contrast] = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_spatial_dims(self.spatial_dims)
@@ -174,8 +123,44 @@ class Preparation:
         object.__setattr__(self, "axis", Axis(self.axis))
         if self.intensity is Intensity.RANGE and self.value_range is None:
             raise ValueError('value_range: expected (low, high) with intensity="range", received None')
-        if self.intensity is Intensity.STANDARDISED and not self.contrasts:
-            raise ValueError('contrasts: expected at least one standard with intensity="standardised", received none')
+        if self.intensity is Intensity.STANDARDIZED and not self.standards:
+            raise ValueError('standards: expected at least one standard with intensity="standardized", received none')
+        if self.intensity is Intensity.WINDOW and not self.contrasts:
+            raise ValueError('contrasts: expected at least one contrast with intensity="window", received none')
+
+    def contrast(self, name: str | None = None) -> Contrast | None:
+        """What the numbers of a source mean, None where that is not on record.
+
+        Args:
+            name: of the contrast; None is the sources', where they had one.
+        """
+        if self.intensity is Intensity.RANGE and self.value_range is not None:
+            low, high = map(float, self.value_range)
+            unit = {"unit": BYTES} if (low, high) == (0.0, 255.0) else {}
+            return Contrast(name or "image", rule=Intensity.RANGE, limits=(low, high), background=low, **unit)
+        return self.contrasts.get(self._chosen(name) or "")
+
+    def target(self, name: str | None = None) -> Contrast | None:
+        """What the numbers of an image made from a source mean: as `contrast`, of its target.
+
+        Raises:
+            ValueError: if the contrast is unknown.
+        """
+        chosen = self._chosen(name)
+        if self.intensity is Intensity.RANGE or chosen is None or not self.contrasts:
+            return self.contrast(name)
+        if chosen not in self.targets:
+            raise ValueError(
+                f"contrast: expected one of {', '.join(map(repr, self.targets))}, received {chosen!r}; name what the"
+                " run translates"
+            )
+        return self.contrasts.get(self.targets[chosen])
+
+    def _chosen(self, name: str | None) -> str | None:
+        if name is not None or self.source_contrast is not None:
+            return name or self.source_contrast
+        known = self.contrasts or self.standards
+        return next(iter(known)) if len(known) == 1 else None
 
     def normalise(
         self, image: Tensor, contrast: str | None = None, foreground: Tensor | None = None
@@ -206,6 +191,11 @@ class Preparation:
         return intensity_map.forward(image), intensity_map
 
     def _map(self, image: Tensor, contrast: str | None, foreground: Tensor | None) -> IntensityMap:
+        known = self.contrasts.get(self._chosen(contrast) or "")
+        if known is not None and known.fixed:
+            whole = foreground is None or bool(foreground.all())
+            return known.intensity_map(image.shape[0], None if whole else foreground)
+        rule = self.intensity if known is None else known.rule
         if self.intensity is Intensity.RANGE and self.value_range is not None:
             knots = tuple(map(float, self.value_range))
             network = ((-1.0, 1.0),) * image.shape[0]
@@ -215,7 +205,7 @@ class Preparation:
         if not bool(foreground.any()):
             raise ValueError("foreground: expected at least one voxel, received none; check the mask")
         channels = [_values(channel, foreground[0]) for channel in image]
-        if self.intensity is Intensity.PERCENTILE:
+        if rule is Intensity.PERCENTILE:
             knots_of = [_percentile_knots(values, self.percentiles) for values in channels]
         else:
             standard = self._standard(contrast)
@@ -237,14 +227,13 @@ class Preparation:
         return int((outside if foreground is None else outside & foreground).sum())
 
     def _standard(self, contrast: str | None) -> ContrastStandard:
-        if contrast is None:
-            contrast = self.source_contrast if len(self.contrasts) > 1 else next(iter(self.contrasts))
-        if contrast is None or contrast not in self.contrasts:
+        chosen = self._chosen(contrast)
+        if chosen is None or chosen not in self.standards:
+            known = {**self.standards, **self.contrasts}
             raise ValueError(
-                f"contrast: expected one of {', '.join(map(repr, self.contrasts))}, received {contrast!r}; name the"
-                " kind of image"
+                f"contrast: expected one of {', '.join(map(repr, known))}, received {contrast!r}; name the kind of image"
             )
-        return self.contrasts[contrast]
+        return self.standards[chosen]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON."""
@@ -267,30 +256,35 @@ class Preparation:
             version = content.pop("version", None)
             if version != VERSION:
                 raise ValueError(f"expected version {VERSION}, received {version!r}")
-            contrasts = {
+            standards = {
                 name: ContrastStandard(**{key: tuple(value) for key, value in standard.items()})
-                for name, standard in content.pop("contrasts").items()
+                for name, standard in content.pop("standards").items()
             }
+            contrasts = {name: Contrast.from_dict(values) for name, values in content.pop("contrasts").items()}
+            targets = dict(content.pop("targets").items())
             settings: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
             }
-            return cls(contrasts=contrasts, **settings)
+            return cls(standards=standards, contrasts=contrasts, targets=targets, **settings)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
             raise ValueError(f"{path}: is no valid preparation ({error}); run `medtrace prepare` again") from error
 
 
-def find_foreground(image: Tensor) -> Tensor:
+def find_foreground(image: Tensor, contrast: Contrast | None = None) -> Tensor:
     """Tell tissue from background.
 
     Args:
         image: (C, *spatial).
+        contrast: what its numbers mean, where that is known.
 
     Returns:
-        Boolean (1, *spatial). Where at least a tenth of the image's border is exactly 0 in all channels, as in
+        Boolean (1, *spatial). Of a contrast in HU, where 0 is water, all of it counts as foreground. Otherwise, where at least a tenth of the image's border is exactly 0 in all channels, as in
         skull-stripped and defaced scans, 0 is background; otherwise (CT, noise around the head) all of it
         counts as foreground.
     """
     zero = (_plain(image) == 0).all(dim=0, keepdim=True)
+    if contrast is not None and contrast.unit == HU:
+        return torch.ones_like(zero)
     border = torch.zeros_like(zero)
     for axis in range(1, zero.ndim):
         if zero.shape[axis] > 1:
@@ -314,12 +308,12 @@ def foreground_quantiles(image: Tensor, foreground: Tensor | None = None) -> lis
     return [np.quantile(values.astype(np.float64), np.linspace(0, 1, QUANTILES)) for values in channels]
 
 
-def fit_contrast(images: Sequence[np.ndarray], standardise: bool = True) -> ContrastStandard:
+def fit_contrast(images: Sequence[np.ndarray], standardize: bool = True) -> ContrastStandard:
     """Learn a contrast's standard from training images.
 
     Args:
         images: quantiles of the foreground of each training image (see `foreground_quantiles`).
-        standardise: whether to train Nyul's landmarks; otherwise there is the z-score only.
+        standardize: whether to train Nyul's landmarks; otherwise there is the z-score only.
 
     Returns:
         The standard; its window is the median over images of the 0.1 and 99.9 percentiles of z.
@@ -330,15 +324,36 @@ def fit_contrast(images: Sequence[np.ndarray], standardise: bool = True) -> Cont
     if not images:
         raise ValueError("images: expected at least one training image, received none")
     trained = ContrastStandard((0.0, 1.0))
-    if standardise:
+    if standardize:
         landmarks = HistogramStandardization.train([torch.from_numpy(values)[None, None] for values in images])
         trained = ContrastStandard((0.0, 1.0), landmarks.percentiles, landmarks.of())
     limits = []
     for values in images:
-        _, moved = _standardised(values, trained)
+        _, moved = _standardized(values, trained)
         limits.append(np.percentile((moved - moved.mean()) / moved.std(), WINDOW_PERCENTILES))
     low, high = np.median(limits, axis=0)
     return replace(trained, window=(float(low), float(high)))
+
+
+def mean_curve(
+    images: Sequence[np.ndarray], standard: ContrastStandard
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Knots of the map of a contrast's mean training scan, in its units and in [-1, 1].
+
+    Args:
+        images: quantiles of the foreground of each training image (see `foreground_quantiles`).
+        standard: that they taught.
+
+    Returns:
+        Units and network values: at every network value the mean over the training scans of the units that become it.
+    """
+    network = np.linspace(-1.0, 1.0, CURVE_KNOTS)
+    knots = [standard_knots(values, standard) for values in images]
+    units = np.mean([np.interp(network, y, x) for x, y in knots], axis=0)
+    rising = np.concatenate([[True], np.diff(np.maximum.accumulate(units)) > 0])
+    rising[-1] = True
+    units, network = units[rising], network[rising]
+    return tuple(map(float, units)), tuple(map(float, network))
 
 
 def standard_knots(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -348,13 +363,13 @@ def standard_knots(values: np.ndarray, standard: ContrastStandard) -> tuple[tupl
         values: sorted foreground intensities.
         standard: of the contrast.
     """
-    (x, y), moved = _standardised(values, standard)
+    (x, y), moved = _standardized(values, standard)
     z = (y - moved.mean()) / moved.std()
     low, high = standard.window
     return _limited(x, 2 * (z - low) / (high - low) - 1)
 
 
-def _standardised(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+def _standardized(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Knots of Nyul's map for an image (the identity without landmarks), and its intensities through them."""
     if not standard.percentages:
         ends = np.array([values[0], values[-1]], dtype=np.float64)
@@ -370,7 +385,7 @@ def _limited(x: np.ndarray, y: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     rising = np.concatenate([[True], np.diff(y) > 0])
     x, y = x[rising], y[rising]
     if len(x) < 2:
-        raise ValueError("landmarks: expected increasing standard intensities; train the standardisation again")
+        raise ValueError("landmarks: expected increasing standard intensities; train the standardization again")
     x_low = x[0] + (-1 - y[0]) * (x[1] - x[0]) / (y[1] - y[0]) if y[0] > -1 else np.interp(-1, y, x)
     x_high = x[-1] + (1 - y[-1]) * (x[-1] - x[-2]) / (y[-1] - y[-2]) if y[-1] < 1 else np.interp(1, y, x)
     inside = (y > -1) & (y < 1)

@@ -19,7 +19,7 @@ AIR = -1000.0
 """HU of air, the background of a CT."""
 FIXED_WINDOWS = {HU: HU_WINDOW, SUV: (0.0, 20.0), BYTES: (0.0, 255.0)}
 """Units with a window of their own where none is chosen."""
-UNITS_BY_NAME = {"ct": HU, "cbct": HU, "pet": SUV, "pt": SUV}
+UNITS_BY_NAME = {"ct": HU, "cbct": HU}
 """Names of contrasts that say their unit."""
 _LONGEST = 64
 _MOST_KNOTS = 4096
@@ -103,7 +103,7 @@ class Contrast:
         """The contrast that `NAME`, `NAME=UNIT` or `NAME=UNIT:LOW:HIGH` declares.
 
         Args:
-            text: `CT` is in HU without saying so, `PET` in SUV, and anything else in arbitrary units. LOW and HIGH are
+            text: `CT` and `CBCT` are in HU without saying so, and anything else in arbitrary units. LOW and HIGH are
                 the units that become -1 and 1.
 
         Raises:
@@ -194,7 +194,7 @@ class Contrast:
 
 
 def unit_of(name: str) -> str:
-    """The unit that a contrast's name says: HU of `CT`, SUV of `PET`, else arbitrary."""
+    """The unit that a contrast's name says: HU of `CT` and `CBCT`, else arbitrary."""
     return UNITS_BY_NAME.get(name.lower(), ARBITRARY)
 
 

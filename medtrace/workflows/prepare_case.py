@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
+from medtrace.data.contrasts import check_declared
 from medtrace.data.duplicates import voxel_digest
 from medtrace.data.landmarks import ImageGrid, read_landmarks
 from medtrace.data.layouts import Pair
@@ -28,6 +29,7 @@ from medtrace.geometry.resampling import (
     shape_at_spacing,
     spacing_of,
 )
+from medtrace.trace.contrast import Contrast
 from medtrace.trace.prediction import plain
 from medtrace.transforms import RigidAlignment, RigidMotion
 from medtrace.workflows.prepare_maps import entries_of, read_maps
@@ -46,6 +48,8 @@ class Settings:
     standardize: bool
     resample_tilt: bool = False
     page: int | None = None
+    contrasts: Mapping[str, Contrast] = field(default_factory=dict)
+    """What the numbers of each contrast mean, as declared."""
 
 
 def checked_settings(
@@ -60,6 +64,7 @@ def checked_settings(
     standardize: bool,
     resample_tilt: bool = False,
     page: int | None = None,
+    contrasts: Mapping[str, Contrast] | None = None,
 ) -> Settings:
     check_choice("spatial_dims", spatial_dims, (2, 3))
     check_choice("axis", axis, [str(choice) for choice in Axis])
@@ -85,6 +90,7 @@ def checked_settings(
         standardize=standardize,
         resample_tilt=resample_tilt,
         page=page,
+        contrasts=dict(contrasts or {}),
     )
 
 
@@ -139,7 +145,10 @@ def read_case(
     landmarks = _landmarks(pair, source, target)
     if pictures:
         return replace(_picture_case(pair, settings, source, target, mask, maps, digests), landmarks=landmarks)
-    tissue = [find_foreground(source), find_foreground(target)]
+    meanings = [settings.contrasts.get(name) for name in (pair.contrast, pair.target_contrast)]
+    for path, image, contrast in zip((pair.source, pair.target), (source, target), meanings):
+        check_declared(path, plain(image), contrast)
+    tissue = [find_foreground(image, contrast) for image, contrast in zip((source, target), meanings)]
     moved = plain(target)
     if settings.align:
         moved, tissue[1], rigid = _align(pair, source, target, tissue[1], mask, rigid)
