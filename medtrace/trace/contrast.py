@@ -198,6 +198,11 @@ def unit_of(name: str) -> str:
     return UNITS_BY_NAME.get(name.lower(), ARBITRARY)
 
 
+def unit_label(contrasts: Sequence[Contrast] | None) -> str:
+    """What the channels of an image are, such as "CT (HU)"; empty where it is not known."""
+    return "" if contrasts is None else ", ".join(dict.fromkeys(map(str, contrasts)))
+
+
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, received {value!r:.80}")
