@@ -83,7 +83,9 @@ def test_inverse_undoes_forward_but_for_clipping(intensity):
     image = skull_stripped(3)
     contrasts = {"t1": fit_contrast(foreground_quantiles(skull_stripped(1)))}
     known = {"t1": Contrast("t1", rule=Intensity.WINDOW, limits=(0.0, 500.0))} if intensity == "window" else {}
-    preparation = Preparation(spatial_dims=3, intensity=intensity, standards=contrasts, contrasts=known, value_range=(0.0, 500.0))
+    preparation = Preparation(
+        spatial_dims=3, intensity=intensity, standards=contrasts, contrasts=known, value_range=(0.0, 500.0)
+    )
     normalised, map_ = preparation.normalise(image)
     assert normalised.dtype == torch.float32
     assert -1 <= float(normalised.min()) <= float(normalised.max()) <= 1

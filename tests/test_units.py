@@ -196,7 +196,7 @@ def test_contrasts_come_back_from_json():
     ):
         assert Contrast.from_dict(json.loads(json.dumps(contrast.as_dict()))) == contrast
     for spoiled in ({"name": ""}, {"limits": "ab"}, {"curve": [[1, 2]]}, {"rule": "guess"}, {"new": 1}):
-        with pytest.raises(ValueError, match="expected|guess"):
+        with pytest.raises(ValueError, match=r"expected|guess"):
             Contrast.from_dict({**Contrast.of("CT").as_dict(), **spoiled})
 
 
@@ -284,7 +284,9 @@ def test_fat_and_liver_of_a_real_ct_come_back(real_data, tmp_path):
     (tmp_path / "raw").mkdir()
     for name, data in (("a", values), ("b", other), ("c", values + 1), ("d", other + 1)):
         nibabel.save(nibabel.Nifti1Image(data, scan.affine), tmp_path / "raw" / f"{name}.nii.gz")
-    (tmp_path / "raw" / "pairs.csv").write_text("subject,source,target,split\nS,a.nii.gz,b.nii.gz,training\nT,c.nii.gz,d.nii.gz,test")
+    (tmp_path / "raw" / "pairs.csv").write_text(
+        "subject,source,target,split\nS,a.nii.gz,b.nii.gz,training\nT,c.nii.gz,d.nii.gz,test"
+    )
     prepare(tmp_path / "raw" / "pairs.csv", tmp_path / "data", source_contrast="CT=HU", **settings())
     run = shift_run(tmp_path / "run", [0.0] * 3, Preparation.load(tmp_path / "data" / "preparation.json"))
     trace = translate(run, tmp_path / "raw" / "a.nii.gz", tmp_path / "out", progress=False, report=False)

@@ -52,7 +52,10 @@ def prepare(
     ] = None,
     align: Annotated[bool, typer.Option(help="Align the target to the source rigidly.")] = True,
     standardize: Annotated[
-        bool, typer.Option(help="Histogram standardization (Nyul) of contrasts in arbitrary units, trained on the training subjects.")
+        bool,
+        typer.Option(
+            help="Histogram standardization (Nyul) of contrasts in arbitrary units, trained on the training subjects."
+        ),
     ] = True,
     split: Annotated[
         tuple[float, float, float] | None,

@@ -121,7 +121,9 @@ def translate(
         transforms=transforms or (),
     )
     if trace is not None and trace.contrasts is not None:
-        typer.echo(units_note(None if trace.source_contrasts is None else trace.source_contrasts[0], trace.contrasts[0]))
+        typer.echo(
+            units_note(None if trace.source_contrasts is None else trace.source_contrasts[0], trace.contrasts[0])
+        )
     typer.echo(f"trace written to {out}")
     if report:
         typer.echo(f"page written to {page_of(out)}")

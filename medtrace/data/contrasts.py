@@ -123,7 +123,7 @@ def check_modality(path: Path, modality: str | None, contrast: Contrast | None) 
         return
     if (modality == "CT") != (contrast.unit == HU):
         raise ValueError(
-            f"{path}: is a DICOM series of modality {modality}, but a {contrast} is expected; give an image of that kind"
+            f"{path}: is a DICOM series of modality {modality}, but a {contrast} is expected; give such an image"
         )
 
 
@@ -194,8 +194,8 @@ def _modality(pair: Pair, side: str) -> str | None:
 def _contrast(name: str, declared: Contrast | None, modalities: set[str]) -> Contrast:
     if len(modalities) > 1 and "CT" in modalities:
         raise ValueError(
-            f"contrast: the images called {name!r} are DICOM series of several modalities ({', '.join(sorted(modalities))});"
-            " name them apart in the columns contrast and target_contrast"
+            f"contrast: the images called {name!r} are DICOM series of several modalities"
+            f" ({', '.join(sorted(modalities))}); name them apart in the columns contrast and target_contrast"
         )
     if declared is not None and declared.origin != BY_DEFAULT:
         if "CT" in modalities and declared.unit != HU:
@@ -208,4 +208,3 @@ def _contrast(name: str, declared: Contrast | None, modalities: set[str]) -> Con
     if unit == ARBITRARY and modalities:
         origin = f"DICOM modality {', '.join(sorted(modalities))}"
     return Contrast.with_unit(name, unit, origin=origin)
-

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from medtrace.checks import check_finite, check_spatial_dims
 from medtrace.storage.files import atomic_write
-from medtrace.trace.contrast import BYTES, HU, Contrast, Intensity
+from medtrace.trace.contrast import ARBITRARY, BYTES, FIXED_WINDOWS, HU, Contrast, Intensity
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.transforms.histogram_landmarks import HistogramLandmarks
 from medtrace.transforms.histogram_standardization import HistogramStandardization
@@ -136,8 +136,8 @@ class Preparation:
         """
         if self.intensity is Intensity.RANGE and self.value_range is not None:
             low, high = map(float, self.value_range)
-            unit = {"unit": BYTES} if (low, high) == (0.0, 255.0) else {}
-            return Contrast(name or "image", rule=Intensity.RANGE, limits=(low, high), background=low, **unit)
+            unit = BYTES if (low, high) == FIXED_WINDOWS[BYTES] else ARBITRARY
+            return Contrast(name or "image", unit, Intensity.RANGE, limits=(low, high), background=low)
         return self.contrasts.get(self._chosen(name) or "")
 
     def target(self, name: str | None = None) -> Contrast | None:
@@ -231,7 +231,8 @@ class Preparation:
         if chosen is None or chosen not in self.standards:
             known = {**self.standards, **self.contrasts}
             raise ValueError(
-                f"contrast: expected one of {', '.join(map(repr, known))}, received {contrast!r}; name the kind of image"
+                f"contrast: expected one of {', '.join(map(repr, known))}, received {contrast!r}; name the kind"
+                " of image"
             )
         return self.standards[chosen]
 
@@ -278,9 +279,9 @@ def find_foreground(image: Tensor, contrast: Contrast | None = None) -> Tensor:
         contrast: what its numbers mean, where that is known.
 
     Returns:
-        Boolean (1, *spatial). Of a contrast in HU, where 0 is water, all of it counts as foreground. Otherwise, where at least a tenth of the image's border is exactly 0 in all channels, as in
-        skull-stripped and defaced scans, 0 is background; otherwise (CT, noise around the head) all of it
-        counts as foreground.
+        Boolean (1, *spatial). Of a contrast in HU, where 0 is water, all of it counts as foreground. Otherwise, where
+        at least a tenth of the image's border is exactly 0 in all channels, as in skull-stripped and defaced scans, 0
+        is background; otherwise (CT, noise around the head) all of it counts as foreground.
     """
     zero = (_plain(image) == 0).all(dim=0, keepdim=True)
     if contrast is not None and contrast.unit == HU:
@@ -335,9 +336,7 @@ def fit_contrast(images: Sequence[np.ndarray], standardize: bool = True) -> Cont
     return replace(trained, window=(float(low), float(high)))
 
 
-def mean_curve(
-    images: Sequence[np.ndarray], standard: ContrastStandard
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_curve(images: Sequence[np.ndarray], standard: ContrastStandard) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Knots of the map of a contrast's mean training scan, in its units and in [-1, 1].
 
     Args:

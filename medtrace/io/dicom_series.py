@@ -82,10 +82,11 @@ def write_dicom_series(
 ) -> tuple[Dataset, ...]:
     """Write an image as a derived series of the source's patient and study.
 
-    The objects are MR or CT Image Storage, as the contrast's unit or else the source says, with new UIDs, Image Type DERIVED\\SECONDARY, the source's
-    images in the Source Image Sequence (of each slice that of the same position, else all) and in the Referenced
-    Series Sequence, the scanner as contributing equipment and medtrace as the equipment that made them. Intensities
-    are stored as `store` does, with one slope for the series; HU of another modality's series as whole numbers.
+    The objects are MR or CT Image Storage, as the contrast's unit or else the source says, with new UIDs, Image Type
+    DERIVED\\SECONDARY, the source's images in the Source Image Sequence (of each slice that of the same position, else
+    all) and in the Referenced Series Sequence, the scanner as contributing equipment and medtrace as the equipment that
+    made them. Intensities are stored as `store` does, with one slope for the series; HU of another modality's series as
+    whole numbers.
 
     Args:
         folder: an existing, empty folder; files are called 0001.dcm and so on.

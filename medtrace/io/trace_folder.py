@@ -50,8 +50,8 @@ _NOTES = {
     "inverse_ddf": "ITK displacement field, LPS mm, on the source grid: moves points from source to target",
     "affine": "voxel to RAS mm of the target grid",
     "source_affine": "voxel to RAS mm of the source grid",
-    "contrasts": "name, unit and intensity rule of each channel of source and image; where the units differ, appearance is"
-    " the expected image, and image = appearance + residual",
+    "contrasts": "name, unit and intensity rule of each channel of source and image; where the units differ, appearance"
+    " is the expected image, and image = appearance + residual",
 }
 CONTRASTS = {"source_contrasts": "source", "contrasts": "image"}
 """Member of a trace → its name in the index's entry `contrasts`."""
@@ -165,7 +165,9 @@ def _contrasts(path: Path, index: Mapping[str, Any]) -> dict[str, tuple[Contrast
         return dict.fromkeys(CONTRASTS)
     entries = index.get("contrasts")
     if not isinstance(entries, dict) or entries.keys() != set(CONTRASTS.values()):
-        raise ValueError(f"{path}: contrasts: expected those of source and image, received others; save the trace again")
+        raise ValueError(
+            f"{path}: contrasts: expected those of source and image, received others; save the trace again"
+        )
     found: dict[str, tuple[Contrast, ...] | None] = {}
     for member, name in CONTRASTS.items():
         values = entries[name]

@@ -207,9 +207,9 @@ def agreement(ddf: Tensor, independent: Tensor, affine: Tensor, region: Tensor) 
 def residual_share(trace: Trace, region: Tensor) -> float:
     """Energy of the residual outside the mask, as a share of the image's variance in the region.
 
-    The residual is `image − warped − appearance`, across units `image − appearance`; where a mask permits a change of appearance it is left out, so that
-    the share is of change that neither deformation nor a permitted change of appearance explains. 0 is none, 1 as
-    much as the image itself varies.
+    The residual is `image − warped − appearance`, across units `image − appearance`; where a mask permits a change of
+    appearance it is left out, so that the share is of change that neither deformation nor a permitted change of
+    appearance explains. 0 is none, 1 as much as the image itself varies.
 
     Args:
         trace: with as many channels in source as in image.

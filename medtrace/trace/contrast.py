@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -165,8 +166,8 @@ class Contrast:
             knots = self.curve
         else:
             raise ValueError(
-                f"contrast: {self.name!r} has no way to its units without a scan (rule {self.rule}, no curve of training"
-                " scans); prepare the data again"
+                f"contrast: {self.name!r} has no way to its units without a scan (rule {self.rule}, no curve of"
+                " training scans); prepare the data again"
             )
         background = knots[0][0] if self.background is None else self.background
         return IntensityMap((knots[0],) * channels, (knots[1],) * channels, foreground, background)
@@ -213,6 +214,6 @@ def _rising(name: str, values: Any, most: int = _MOST_KNOTS) -> tuple[Any, ...]:
     if not isinstance(values, Sequence) or isinstance(values, str) or not 2 <= len(values) <= most:
         raise ValueError(f"{name}: expected {'two' if most == 2 else 'two or more'} numbers, received {values!r:.80}")
     numbers = tuple(_number(name, value) for value in values)
-    if any(b <= a for a, b in zip(numbers, numbers[1:])):
+    if any(b <= a for a, b in itertools.pairwise(numbers)):
         raise ValueError(f"{name}: expected rising numbers, received {numbers!r:.80}")
     return numbers

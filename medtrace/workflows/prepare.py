@@ -86,9 +86,9 @@ def prepare(
 
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
     brought to [0, 1] each by the rule of its contrast (a CT by a fixed window of HU; others by Nyul's landmarks and the
-    window of z, which come from training subjects only), cropped about the centre and, with `spatial_dims=2`, cut into central slices. Pictures (PNG, JPEG, BMP, TIFF; the paper's faces) are
-    resized and their value range mapped to [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels
-    go along, each voxel from the nearest.
+    window of z, which come from training subjects only), cropped about the centre and, with `spatial_dims=2`, cut into
+    central slices. Pictures (PNG, JPEG, BMP, TIFF; the paper's faces) are resized and their value range mapped to
+    [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels go along, each voxel from the nearest.
 
     No image may be in two subjects, nor be source and target of one pair: the bytes of all files are compared before
     anything is written, and the voxels when they are read.

@@ -318,7 +318,7 @@ def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Ten
     if pair.mask is None and pair.source_mask is None:
         nowhere = torch.zeros(()).expand(1, *ddf.shape[1:])
         warped = pull(pair.source, ddf, pair.to_source)
-        grids = {"affine": pair.affine, "source_affine": pair.source_affine}
+        grids: dict[str, Any] = {"affine": pair.affine, "source_affine": pair.source_affine}
         trace = Trace.build(source=pair.source, image=warped, ddf=ddf, mask=nowhere, **grids)
         return replace(trace, warped=trace.image)  # one volume, not two of the same
     masks = (None if mask is None else mask[None] for mask in (pair.mask, pair.source_mask_on_target))

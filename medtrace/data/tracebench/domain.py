@@ -198,7 +198,12 @@ def widening_velocity(share: Tensor, reach: float) -> Tensor:
 
 
 def _scan(
-    random: np.random.Generator, subject: Subject, ddf: Tensor | None, contrast: TissueContrast, bias: float, noise: float
+    random: np.random.Generator,
+    subject: Subject,
+    ddf: Tensor | None,
+    contrast: TissueContrast,
+    bias: float,
+    noise: float,
 ) -> Scan:
     grid = subject.grid
     position = subject.positions(ddf)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from medtrace.data.tracebench.anatomy import LABELS, Grid, hard_labels
-from medtrace.data.tracebench.appearance import TissueContrast, acquire, blend, edge_weight, render_tissues, to_network_range
+from medtrace.data.tracebench.appearance import (
+    TissueContrast,
+    acquire,
+    blend,
+    edge_weight,
+    render_tissues,
+    to_network_range,
+)
 from medtrace.data.tracebench.deformation import ellipsoidal_radius, mass_velocity, random_rotation, smooth_noise
 from medtrace.data.tracebench.settings import BrainSettings
 
