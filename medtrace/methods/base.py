@@ -17,7 +17,7 @@ from medtrace.trace import Trace
 from medtrace.trace.prediction import Prediction, traces_of
 
 Batch = Mapping[str, Any]
-Task = Literal["translate", "register"]
+TaskName = Literal["translate", "register"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Abilities:
         moves: whether a translation carries a displacement; without, its field is zero by design.
     """
 
-    tasks: tuple[Task, ...] = ("translate",)
+    tasks: tuple[TaskName, ...] = ("translate",)
     spatial_dims: tuple[int, ...] = (2, 3)
     paired: bool = True
     patches: bool = False

@@ -163,7 +163,7 @@ def _covariance_root(features: Tensor) -> Tensor:
     return centred if len(centred) <= centred.shape[1] else torch.linalg.qr(centred, mode="r").R
 
 
-class FID(ComparingMetric):
+class FIDMetric(ComparingMetric):
     """`frechet_distance` between the features of all images that were shown.
 
     `metric(y_pred, y)` takes batches of equal length and keeps their features; `aggregate()` gives one number ().
@@ -199,7 +199,7 @@ class FID(ComparingMetric):
         return type(self).distance(buffer[:, 0], buffer[:, 1])
 
 
-class SFD(FID):
-    """`simplified_frechet_distance` between the features of all images that were shown; as `FID`."""
+class SFDMetric(FIDMetric):
+    """`simplified_frechet_distance` between the features of all images that were shown; as `FIDMetric`."""
 
     distance = staticmethod(simplified_frechet_distance)

@@ -238,7 +238,7 @@ def _without_trend(values: Tensor) -> np.ndarray:
     return np.asarray(array - gaussian_filter(array, _TREND_VOXELS, mode="nearest"))
 
 
-class NMAE(CaseMetric):
+class NMAEMetric(CaseMetric):
     """`normalized_mean_absolute_error` of every case."""
 
     def __init__(self, convention: str = "unit-foreground", tolerance: float = 1e-3) -> None:

@@ -58,7 +58,7 @@ def as_image(name: str, image: Any) -> Tensor:
         raise TypeError(f"{label}: expected real numbers, received {tensor.dtype}; take the magnitude first")
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
-    check_finite(label, plain(tensor), REPLACE)
+    check_finite(label, detached(tensor), REPLACE)
     return tensor
 
 
@@ -92,12 +92,12 @@ def check_probability(prob: Any) -> None:
         raise ValueError(f"prob: expected a number in [0, 1], received {prob!r}")
 
 
-def plain(tensor: Tensor) -> Tensor:
+def detached(tensor: Tensor) -> Tensor:
     """The values as an ordinary tensor, without metadata and gradient."""
     return (tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor).detach()
 
 
-def read_image(name: str, image: Any) -> Any:
+def load_image(name: str, image: Any) -> Any:
     """Return `image`, read if it is a path: a volume as everywhere in medtrace, others by MONAI's LoadImage.
 
     Raises:

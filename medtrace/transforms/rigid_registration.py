@@ -45,7 +45,9 @@ class Match:
     stop: str
 
 
-def register(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search) -> Match:
+def match_rigidly(
+    fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search
+) -> Match:
     """Find the rigid motion that maximises mutual information.
 
     Every start is followed at the coarsest level, and the best goes on through the finer ones. One thread and seeded
