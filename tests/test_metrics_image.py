@@ -88,7 +88,9 @@ class TestPeakSignalToNoise:
         metric = PSNRMetric(RANGE)
         values = metric(pred, target)
         assert values[1].item() == math.inf
-        with pytest.warns(UserWarning, match=r"PSNR: the mean leaves out 1 infinite and 0 undefined value\(s\) of 3"):
+        with pytest.warns(
+            UserWarning, match=r"PSNRMetric: the mean leaves out 1 infinite and 0 undefined value\(s\) of 3"
+        ):
             mean = metric.aggregate()
         assert mean.item() == pytest.approx((values[0] + values[2]).item() / 2)
         assert metric.summary().infinite == 1

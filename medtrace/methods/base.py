@@ -150,7 +150,8 @@ class Method(nn.Module):
         phase = self.phase(name)
         if all(weight == 0 for weight in phase.weights.values()):
             return {}
-        return getattr(self, f"{name}_terms")(phase, batch, carried)
+        result: dict[str, Tensor] = getattr(self, f"{name}_terms")(phase, batch, carried)
+        return result
 
     def after_step(self) -> None:
         """What follows a training step once every phase has stepped, such as moving averaged weights on."""

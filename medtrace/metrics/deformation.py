@@ -31,7 +31,8 @@ def _length(vectors: Tensor, affine: Tensor | None) -> Tensor:
     if affine is not None:
         check_floating("affine", affine)
         vectors = fields.voxel_to_mm(vectors, affine.as_subclass(Tensor))
-    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    result: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return result
 
 
 def deformed_region(true_ddf: Tensor, threshold: float = 0.3) -> Tensor:

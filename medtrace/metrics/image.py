@@ -183,7 +183,8 @@ def _bin_index(
 
 
 def _entropy(probability: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return torch.special.entr(probability).sum(axes)
+    result: Tensor = torch.special.entr(probability).sum(axes)
+    return result
 
 
 class MAEMetric(CaseMetric):

@@ -227,7 +227,8 @@ def _axis_vectors(affine: Any, batch: int) -> Tensor:
         raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
     linear = affine[..., :3, :3].detach().as_subclass(Tensor).cpu().double()
     check_invertible("affine", linear)
-    return linear.expand(batch, 3, 3)
+    result: Tensor = linear.expand(batch, 3, 3)
+    return result
 
 
 def _without_trend(values: Tensor) -> np.ndarray:

@@ -257,7 +257,7 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
         """
         items = data if isinstance(data, Sequence) else list(data)
         trained: HistogramLandmarks | None = None
-        for key in (keys,) if isinstance(keys, str) else tuple(keys):  # type: ignore[union-attr]
+        for key in (keys,) if isinstance(keys, str) else tuple(keys):
             for number, item in enumerate(items):
                 if key not in item:
                     raise ValueError(f"data: expected {key!r} in item {number}, received {list(item)}; add it")

@@ -48,7 +48,7 @@ def as_image(name: str, image: Any) -> Tensor:
     label = named(name, image)
     if not isinstance(image, Tensor) and not hasattr(image, "__array__"):
         raise TypeError(f"{label}: expected a tensor or array, received {type(image).__name__}; load it first")
-    tensor = convert_to_tensor(image, track_meta=get_track_meta())
+    tensor: Tensor = convert_to_tensor(image, track_meta=get_track_meta())
     if tensor.ndim not in (3, 4) or tensor.numel() == 0:
         raise ValueError(
             f"{label}: expected (C, H, W) or (C, H, W, D) with at least one voxel, received shape"

@@ -175,7 +175,8 @@ def starting_points(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, 
 
 def _wide_enough(image: Any, spacing: float) -> bool:
     extents = [size * edge / spacing for size, edge in zip(image.GetSize(), image.GetSpacing())]
-    return sorted(extents)[-2] >= _SMALLEST_GRID
+    result: bool = sorted(extents)[-2] >= _SMALLEST_GRID
+    return result
 
 
 def _shrunk(image: Any, spacing: float) -> Any:

@@ -184,7 +184,8 @@ def multigrid_displacement(
     for field, halving in zip(velocities[1:], downsampling[1:]):
         velocity = velocity + _enlarge(field, 2 ** (halving - finest), coarse_shape)
     ddf = exponentiate(velocity / 2**finest, squarings)
-    return _enlarge(ddf, 2**finest, shape) * 2**finest
+    result: Tensor = _enlarge(ddf, 2**finest, shape) * 2**finest
+    return result
 
 
 def _enlarge(field: Tensor, factor: int, shape: Sequence[int]) -> Tensor:

@@ -46,6 +46,7 @@ class MetaRegNetMethod(RegistrationMethod):
     title = "MetaRegNet"
     paper = "Joshi and Hong, MetaRegNet: Metamorphic Image Registration Using Flow-Driven Residual Networks"
     settings_type = MetaRegNetSettings
+    networks: MetamorphicRegNet
 
     @classmethod
     def from_settings(cls, settings: MetaRegNetSettings) -> Self:

@@ -53,6 +53,7 @@ class VoxelMorphMethod(RegistrationMethod):
     title = "VoxelMorph"
     paper = "Dalca et al., Unsupervised Learning of Probabilistic Diffeomorphic Registration (2019)"
     settings_type = VoxelMorphSettings
+    networks: DiffeomorphicVoxelMorph
 
     @classmethod
     def from_settings(cls, settings: VoxelMorphSettings) -> Self:
