@@ -11,8 +11,11 @@ from medtrace.networks.metamorphic import MetamorphicOutput, MetamorphicRegNet, 
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.networks.output_field import OutputField
 from medtrace.networks.patches import PatchInferer
 from medtrace.networks.registration_unet import RegistrationUNet
+from medtrace.networks.regression_unet import RegressionUNet
+from medtrace.networks.stacked_pair import StackedPair
 from medtrace.networks.tracetrans import DualDecoderGAN, TraceTrans, TraceTransOutput
 from medtrace.networks.unit import UNIT
 from medtrace.networks.voxelmorph import DiffeomorphicVoxelMorph, VoxelMorphOutput
@@ -37,10 +40,13 @@ __all__ = [
     "MetamorphicTrajectory",
     "NoiseEstimator",
     "NoiseSchedule",
+    "OutputField",
     "PatchInferer",
     "Plasticine",
     "RegistrationUNet",
+    "RegressionUNet",
     "ResnetGenerator",
+    "StackedPair",
     "TraceTrans",
     "TraceTransOutput",
     "TranslationBackbone",
