@@ -17,6 +17,7 @@ from medtrace.trace import Trace
 from medtrace.trace.prediction import Prediction, traces_of
 
 Batch = Mapping[str, Any]
+"""What a data loader gives: batched images (B, C, *spatial) and numbers by name."""
 TaskName = Literal["translate", "register"]
 
 

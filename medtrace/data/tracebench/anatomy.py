@@ -13,7 +13,9 @@ from torch import Tensor
 from medtrace.fields import sample
 
 TISSUES = ("csf", "gm", "wm")
+"""Healthy tissues of the template, in the order of its maps."""
 LABELS = {"background": 0, "csf": 1, "gm": 2, "wm": 3, "pathology": 4}
+"""Values of the label maps by tissue."""
 
 _HEAD_MM = (168.0, 206.0, 174.0)  # the template's brain with room for a subject larger than the template
 _CSF_WIDENING = 2.0  # the atlas is of young adults, whose ventricles and sulci are narrow

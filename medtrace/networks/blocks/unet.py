@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 LEAKY_RELU = ("LEAKYRELU", {"negative_slope": 0.2})
 INSTANCE_NORM = ("INSTANCE", {"affine": True})
+"""MONAI's name and arguments of instance normalization with scale and shift."""
 
 
 class Encoder(nn.Module):
