@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+"""The command line, as typer has it."""
 
 Device = Annotated[
     str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")

@@ -17,7 +17,8 @@ from medtrace.trace import Trace
 from medtrace.trace.prediction import Prediction, traces_of
 
 Batch = Mapping[str, Any]
-Task = Literal["translate", "register"]
+"""What a data loader gives: batched images (B, C, *spatial) and numbers by name."""
+TaskName = Literal["translate", "register"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Abilities:
         moves: whether a translation carries a displacement; without, its field is zero by design.
     """
 
-    tasks: tuple[Task, ...] = ("translate",)
+    tasks: tuple[TaskName, ...] = ("translate",)
     spatial_dims: tuple[int, ...] = (2, 3)
     paired: bool = True
     patches: bool = False
@@ -150,7 +151,8 @@ class Method(nn.Module):
         phase = self.phase(name)
         if all(weight == 0 for weight in phase.weights.values()):
             return {}
-        return getattr(self, f"{name}_terms")(phase, batch, carried)
+        result: dict[str, Tensor] = getattr(self, f"{name}_terms")(phase, batch, carried)
+        return result
 
     def after_step(self) -> None:
         """What follows a training step once every phase has stepped, such as moving averaged weights on."""

@@ -143,6 +143,7 @@ class TwoDomainMethod(Method):
 
     settings_type = TwoDomainSettings
     abilities = Abilities(tasks=("translate", "register"), patches=True, channels="any", moves=False)
+    networks: TranslationBackbone
 
     @classmethod
     def from_settings(cls, settings: TwoDomainSettings) -> Self:
