@@ -29,6 +29,7 @@ class WeightAverage(AveragedModel):
         if not 0 <= decay < 1:
             raise ValueError(f"decay: expected a share in [0, 1), received {decay!r}")
         super().__init__(network, multi_avg_fn=partial(_move, decay))
+        self.decay = decay
         self.module.requires_grad_(False)
         self.n_averaged += 1  # the copy counts: at 0 the first update would copy once more
 
