@@ -61,8 +61,8 @@ def test_trains_and_translates(name, trained):
     trace = method.trace({"source": torch.rand(1, 1, 33, 40) * 2 - 1})[0]
     assert trace.image.shape == (1, 33, 40)
     assert (trace.ddf.abs().max() > 0) == (name == "plasticine")
-    averages = [name for name in weights(run) if name.endswith("updates")]
-    assert [int(weights(run)[name]) for name in averages] == [4] * len(averages)
+    averages = [name for name in weights(run) if name.endswith("n_averaged")]
+    assert [int(weights(run)[name]) for name in averages] == [1 + 4] * len(averages)  # the copy and the steps
     assert len(averages) == (2 if name == "ddib" else 1)
 
 

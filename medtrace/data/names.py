@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 
 MAX_BYTES = 180
 """Of a name in UTF-8: a file's name has 255, and endings such as `_000_source_labels.nii.gz` come behind."""
@@ -67,16 +66,6 @@ def check_file_name(what: str, name: str, remedy: str = "rename it") -> None:
     else:
         return
     raise ValueError(f"{what}: {name!r} cannot name files on every system: {reason}; {remedy}")
-
-
-def same_names(names: Iterable[str]) -> tuple[str, str] | None:
-    """The first two different names that differ in case or Unicode form alone, None where there are none."""
-    first: dict[str, str] = {}
-    for name in names:
-        other = first.setdefault(name_key(name), name)
-        if other != name:
-            return other, name
-    return None
 
 
 def _kinds(name: str) -> str:

@@ -121,10 +121,6 @@ def _affine(path: Path, affine: Any) -> Tensor:
     return full
 
 
-class _Refused(ValueError):
-    """A refusal whose message is complete."""
-
-
 def _check_values(path: str | Path, image: Tensor) -> None:
     values = image.as_tensor() if isinstance(image, MetaTensor) else image
     finite = torch.isfinite(values)

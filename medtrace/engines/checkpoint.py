@@ -51,10 +51,6 @@ class Checkpoint:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save_epoch)
             engine.add_event_handler(Events.COMPLETED, self._save_final)
 
-    def newest(self) -> Path | None:
-        """The readable checkpoint of the latest epoch, or None."""
-        return next((path for path, _ in self._readable()), None)
-
     def _start(self, engine: Trainer) -> None:
         if engine.state.rank == 0:
             engine.while_running.enter_context(locked(self.folder))

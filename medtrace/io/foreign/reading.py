@@ -10,7 +10,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from medtrace.checks import check_choice
-from medtrace.guard.probe import rehearse
 from medtrace.io.composite import check_matlab
 from medtrace.io.foreign import ants, linear, vectors
 from medtrace.io.foreign.content import Kind, kind_of
@@ -18,7 +17,7 @@ from medtrace.io.foreign.elastix import read_elastix
 from medtrace.io.foreign.point_map import Images, Note, PointMap
 from medtrace.io.nitransforms_field import read_x5
 from medtrace.io.slicer_nrrd import read_slicer_nrrd
-from medtrace.io.transforms import displacement_lps, itk_transform
+from medtrace.io.transforms import displacement_lps, itk_transform, itk_transform_of
 
 IMPORT_FORMATS = {
     "itk": (Kind.ITK, Kind.NIFTI),
@@ -153,12 +152,7 @@ def _place(file: vectors.VectorFile, images: Images) -> list[Note]:
 def read_itk(path: Path) -> sitk.Transform:
     """Any transform of ITK (.h5, .tfm, .txt, .mat), in 2D or 3D, that has no end in a crash of its reader."""
     check_matlab(path)
-    rehearse(sitk.ReadTransform, path, "an ITK transform")
-    try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"{path}: cannot be read as an ITK transform ({reason}); write it again") from error
+    transform = itk_transform_of(path)
     if transform.GetDimension() not in (2, 3):
         raise ValueError(f"{path}: expected a transform in 2D or 3D, received {transform.GetDimension()}D")
     numbers = [*transform.GetFixedParameters(), *(transform.GetParameters() if transform.IsLinear() else ())]

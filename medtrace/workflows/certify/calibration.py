@@ -159,21 +159,6 @@ def judgement_table(judgements: Iterable[Judgement]) -> str:
     return "\n".join(lines)
 
 
-def figure_quantiles(judgements: Iterable[Judgement]) -> dict[str, dict[str, list[float]]]:
-    """5 %, 50 % and 95 % quantile of every limited figure, by kind of trace: what limits are chosen from."""
-    limits = Thresholds()
-    values: dict[str, dict[str, list[float]]] = {}
-    for judgement in judgements:
-        for check in judgement.certificate.checks:
-            for figure, value in check.figures.items():
-                if limits.limit(figure) is not None:
-                    values.setdefault(figure, {}).setdefault(judgement.kind, []).append(value)
-    return {
-        figure: {kind: np.quantile(found, (0.05, 0.5, 0.95)).tolist() for kind, found in kinds.items()}
-        for figure, kinds in values.items()
-    }
-
-
 def _row(kind: str, group: Sequence[Judgement]) -> str:
     verdicts = Counter(judgement.certificate.verdict for judgement in group)
     noticed = Counter(
