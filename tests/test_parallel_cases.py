@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from medtrace.storage.cases import atomic_case, case_key, content_digest, is_finished, key_of
-from medtrace.workflows.parallel import LOST, Task, run_cases
+from medtrace.workflows.attempts import Task
+from medtrace.workflows.parallel import LOST, run_cases
 
 pytestmark = pytest.mark.usefixtures("standin_methods")
 

@@ -16,7 +16,8 @@ from medtrace.data.preparation.case import Settings
 from medtrace.data.preparation.learning import Learned, learn_case, preparation_of
 from medtrace.data.preparation.pictures import value_range_of
 from medtrace.data.preparation.rules import Intensity, Preparation
-from medtrace.workflows.parallel import Outcome, Task, run_cases
+from medtrace.workflows.attempts import Outcome, Task
+from medtrace.workflows.parallel import run_cases
 from medtrace.workflows.prepare_write import Item, write_case
 
 _PRELOAD = ("medtrace.workflows.prepare_write",)

@@ -31,7 +31,8 @@ from medtrace.storage.cases import (
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
-from medtrace.workflows.parallel import Outcome, Task, run_cases
+from medtrace.workflows.attempts import Outcome, Task
+from medtrace.workflows.parallel import run_cases
 from medtrace.workflows.report import report_beside
 from medtrace.workflows.translate import translation
 
