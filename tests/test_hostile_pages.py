@@ -18,11 +18,11 @@ from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 from medtrace.cli import app
+from medtrace.evaluation.certificate import Certificate, Check, Status
 from medtrace.io import load_trace, save_trace
 from medtrace.report.certificate import certificate_html, read_certificate
 from medtrace.report.viewer import ReportCase, write_report
 from medtrace.trace import Trace
-from medtrace.workflows.certify import Certificate, Check, Status
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.report import report
 from tests.standins import shift_run

@@ -297,8 +297,8 @@ def test_a_trace_refuses_labels_and_masks_that_lie_elsewhere(written):
 
 
 def test_pairs_and_freesurfer_volumes_are_listed_once(written, tmp_path):
+    from medtrace.data.lists.image_list import list_images
     from medtrace.storage.cases import content_digest
-    from medtrace.workflows.image_list import list_images
 
     for case, names in (("pair_hdr_img", ("image.hdr", "image.img")), ("freesurfer_mgz", ("image.mgz",))):
         for name in names:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medtrace.data.preparation import (
+from medtrace.data.preparation.rules import (
     ContrastStandard,
     Intensity,
     IntensityMap,

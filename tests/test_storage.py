@@ -74,7 +74,7 @@ def writes(tree):
 
 ELSEWHERE = {
     "report/display.py": "a PNG into memory",
-    "data/pictures.py": "a TIFF into memory, which storage writes",
+    "data/pictures/files.py": "a TIFF into memory, which storage writes",
     "data/dicom/pixels.py": "codecs' chatter to the null device",
     "guard/probe.py": "writes into a pipe",
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medtrace.data import RandomPartner, TraceBench, sources
+from medtrace.engines.runs import load_method, read_run
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
 from medtrace.methods import build_method, method_class, resolve
@@ -14,7 +15,6 @@ from medtrace.methods.plasticine.method import PlasticineMethod
 from medtrace.networks.output_field import OutputField
 from medtrace.transforms import StructureMap
 from medtrace.workflows.bundle import bundle
-from medtrace.workflows.runs import load_method, read_run
 from medtrace.workflows.train import train
 from tests.trainings import (
     AFFINE,

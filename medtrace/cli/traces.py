@@ -114,7 +114,7 @@ def translate(
 
 
 def _is_one_image(path: Path) -> bool:
-    from medtrace.workflows.image_list import is_one_image
+    from medtrace.data.lists.image_list import is_one_image
 
     return is_one_image(path)
 
@@ -269,7 +269,7 @@ def certify(
     resample_tilt: options.ResampleTilt = False,
 ) -> None:
     """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 2 if any fails."""
-    from medtrace.workflows.certify.several import certify_several
+    from medtrace.workflows.certify import certify_several
 
     found = certify_several(
         traces,
@@ -321,13 +321,13 @@ def calibrate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the table or of the radius.")] = None,
 ) -> None:
     """Find out on TraceBench how often certificates are right, or how far points may be off."""
-    from medtrace.workflows.certify import several
+    from medtrace.workflows import calibrate as workflow
 
     shape = (size or (32 if dims == 3 else 96 if what == "certificate" else 48),) * dims
     if what == "certificate":
-        text = several.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
+        text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
     elif what == "radius":
-        text = several.radius_table(
+        text = workflow.radius_table(
             run=run,
             predictor=predictor,
             task=(task or ["postop"])[0],

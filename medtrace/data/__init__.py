@@ -2,12 +2,12 @@
 
 from medtrace.data.case_loader import CaseLoader
 from medtrace.data.dataset import count_cases, load_dataset
-from medtrace.data.landmarks import read_landmarks, write_landmarks
-from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
+from medtrace.data.landmarks.points import read_landmarks, write_landmarks
+from medtrace.data.lists.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
 from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.partners import RandomPartner
-from medtrace.data.preparation import ContrastStandard, Intensity, IntensityMap, Preparation
+from medtrace.data.preparation.rules import ContrastStandard, Intensity, IntensityMap, Preparation
 from medtrace.data.reading import read_image
 from medtrace.data.seeded_items import SeededItems
 from medtrace.data.sources import Sources, sources

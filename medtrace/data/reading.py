@@ -23,8 +23,8 @@ from torch import Tensor
 
 from medtrace.data.dicom import read_dicom_image
 from medtrace.data.nifti import read_nifti
-from medtrace.data.pictures import PICTURES, read_picture
-from medtrace.data.pictures import is_picture as is_picture
+from medtrace.data.pictures.files import PICTURES, read_picture
+from medtrace.data.pictures.files import is_picture as is_picture
 from medtrace.geometry.grid import is_singular
 from medtrace.guard.declared_size import check_metaimage, check_nrrd
 from medtrace.guard.dicom_headers import is_dicom

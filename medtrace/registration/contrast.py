@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medtrace.kernels.greedy import inner_shape
+from medtrace.kernels.greedy_interface import inner_shape
 from medtrace.kernels.similarity_torch import LEAST_WEIGHT, box_sum
 from medtrace.losses.lncc import lncc
 from medtrace.registration.pyramid import shrink

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -10,8 +10,24 @@ from medtrace.checks import check_finite, check_same_shape
 from medtrace.trace.geometry import layers
 from medtrace.trace.validation import as_tensor, checked_tensor
 
-if TYPE_CHECKING:
-    from medtrace.trace.record import Trace
+
+class Explained(Protocol):
+    """What a ledger reads of a `Trace`."""
+
+    @property
+    def source(self) -> Tensor: ...
+
+    @property
+    def image(self) -> Tensor: ...
+
+    @property
+    def warped(self) -> Tensor: ...
+
+    @property
+    def appearance(self) -> Tensor | None: ...
+
+    @property
+    def same_grid(self) -> bool: ...
 
 
 class LedgerSummary(NamedTuple):
@@ -39,7 +55,7 @@ class TraceLedger(NamedTuple):
     summary: LedgerSummary
 
 
-def make_ledger(trace: Trace, target: Tensor | None, region: Tensor | None) -> TraceLedger:
+def make_ledger(trace: Explained, target: Tensor | None, region: Tensor | None) -> TraceLedger:
     """The columns of `Trace.ledger`."""
     comparable = trace.source.shape[0] == trace.image.shape[0]
     residual = error = None
@@ -88,7 +104,7 @@ def _count(column: Tensor, inside: Tensor | None) -> int:
     return column.numel() if inside is None else column.shape[0] * int(inside.sum())
 
 
-def _inside(trace: Trace, region: Tensor | None) -> Tensor | None:
+def _inside(trace: Explained, region: Tensor | None) -> Tensor | None:
     """The region, (*spatial); None is everywhere."""
     grid = trace.image.shape[1:]
     if region is None:

@@ -71,7 +71,7 @@ class Trace:
         check_affine("affine", self.affine)
         check_affine("source_affine", self.source_affine)
         if self.spatial_dims == 2:
-            check_one_plane(self)
+            check_one_plane(self.affine, self.source_affine, self.image.shape[1:])
 
     def _check_members(self) -> None:
         spatial_dims, grid, source_grid = self.spatial_dims, self.image.shape[1:], self.source.shape[1:]

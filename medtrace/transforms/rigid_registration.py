@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from medtrace.metrics.independent_registration import one_thread
+from medtrace.registration.independent_registration import one_thread
 
 from .geometry import Array
 

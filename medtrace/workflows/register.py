@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +16,17 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medtrace.checks import check_positive
-from medtrace.data.preparation import IntensityMap, Preparation
+from medtrace.data.preparation.rules import IntensityMap, Preparation
+from medtrace.engines.runs import default_device, load_method
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
-from medtrace.guard.memory import check_memory
+from medtrace.guard.memory import check_memory, peak_memory
 from medtrace.guard.notices import collecting
+from medtrace.inference.scan_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods import Method
-from medtrace.methods.common.instance import InstanceRegistration, RefinementStep
+from medtrace.methods.common.instance import SMOOTHNESS, STEPS, InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
 from medtrace.methods.common.registration import RegistrationPair
 from medtrace.networks.metamorphic import joint_mask
@@ -36,16 +36,9 @@ from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 from medtrace.trace.prediction import Prediction
-from medtrace.workflows.register_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
 from medtrace.workflows.report import report_beside, reserve_outputs
-from medtrace.workflows.runs import default_device, load_method
 from medtrace.workflows.translate import run_preparation
 
-STEPS = 100
-"""Gradient steps without a trained network."""
-SMOOTHNESS = 0.01
-"""Weight of the displacement's smoothness in a refinement."""
-GIBIBYTE = 2**30
 _BYTES_PER_WORKING_VOXEL = 1740
 """What a refinement keeps for its gradient, float32, measured at 1 mm (7.1 million voxels)."""
 _BYTES_PER_VOXEL = 56
@@ -339,11 +332,3 @@ def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Ten
 
 def _ssd(image: Tensor, target: Tensor) -> float:
     return float(((image - target) / 2).double().square().mean())
-
-
-def peak_memory(device: torch.device) -> float:
-    """The process's largest resident memory so far, or on CUDA the largest allocation, in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIBIBYTE
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIBIBYTE

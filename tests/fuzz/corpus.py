@@ -18,9 +18,11 @@ from PIL import Image
 from medtrace import io
 from medtrace.data import reading
 from medtrace.data.dataset import load_dataset
-from medtrace.data.landmarks import read_landmarks
-from medtrace.data.layouts import read_pair_list
-from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
+from medtrace.data.landmarks.points import read_landmarks
+from medtrace.data.lists.layouts import read_pair_list
+from medtrace.data.preparation.rules import ContrastStandard, Intensity, Preparation
+from medtrace.engines.runs import RunRecord, read_run
+from medtrace.evaluation.certificate import Certificate, Check, Status, Thresholds
 from medtrace.fields import exponentiate
 from medtrace.geometry import Grid
 from medtrace.guard.configurations import BUNDLES, foreign_code, read_config
@@ -31,8 +33,6 @@ from medtrace.metrics.frechet import load_feature_network
 from medtrace.report.certificate import certificate_html, read_certificate
 from medtrace.report.tables import read_rows
 from medtrace.trace import Trace
-from medtrace.workflows.certify import Certificate, Check, Status, Thresholds
-from medtrace.workflows.runs import RunRecord, read_run
 from tests.cases import landmarks, transform_programs, transform_variants, transforms
 from tests.cases.common import CASES
 

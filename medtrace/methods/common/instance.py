@@ -17,6 +17,11 @@ from medtrace.methods.common.registration import RegistrationMethod, Registratio
 from medtrace.networks import MetamorphicOutput
 from medtrace.trace.prediction import Prediction
 
+STEPS = 100
+"""Gradient steps without a trained network."""
+SMOOTHNESS = 0.01
+"""Weight of the displacement's smoothness in a refinement."""
+
 
 class RefinementStep(NamedTuple):
     """What a refinement reports before each of its steps."""
