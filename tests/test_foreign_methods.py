@@ -1,5 +1,6 @@
 """The method of docs/howto/new_method.md, as an installed package of others."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from medtrace.cli import app
+from medtrace.io import load_trace
+from medtrace.methods import method_class, method_names
+from medtrace.workflows.methods import method_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "howto" / "new_method.md"
@@ -41,26 +48,31 @@ def child(package, *arguments):
     )
 
 
-def medtrace(package, *arguments):
-    return child(package, "-c", "from medtrace.cli import main; main()", *arguments)
+COMMANDS = """
+import json, sys
+from medtrace.cli import main
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert end.code == 0, (arguments, end.code)
+"""
 
 
 def test_it_is_listed_trained_and_used(package, tmp_path):
-    listed = medtrace(package, "methods")
-    assert listed.returncode == 0, listed.stderr
-    assert re.search(r"^two_convolutions +translate +2D ", listed.stdout, re.M)
-
-    run = tmp_path / "run"
-    trained = medtrace(package, "train", "two_convolutions", "--smoke", "--out", run)
-    assert trained.returncode == 0, trained.stderr
-    assert (run / "run.json").exists()
-
-    scan = tmp_path / "scan.nii.gz"
-    rng = np.random.default_rng(0)
-    nib.save(nib.Nifti1Image(rng.random((32, 32, 1), dtype=np.float32), np.diag([1.0, 1.0, 5.0, 1.0])), scan)
-    translated = medtrace(package, "translate", run, scan, "--out", tmp_path / "trace", "--no-report")
-    assert translated.returncode == 0, translated.stderr
-    assert (tmp_path / "trace" / "image.nii.gz").exists()
+    run, scan, trace = tmp_path / "run", tmp_path / "scan.nii.gz", tmp_path / "trace"
+    voxels = np.random.default_rng(0).random((32, 32, 1), dtype=np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 5.0, 1.0])), scan)
+    commands = [
+        ["methods"],
+        ["train", "two_convolutions", "--smoke", "--out", str(run)],
+        ["translate", str(run), str(scan), "--out", str(trace), "--no-report"],
+    ]
+    done = child(package, "-c", COMMANDS, json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^two_convolutions +translate +2D ", done.stdout, re.M)
+    assert json.loads((run / "run.json").read_text())["method"] == "two_convolutions"
+    assert load_trace(trace).image.shape == (1, 32, 32, 1)
 
 
 @pytest.mark.slow
@@ -73,7 +85,32 @@ def test_it_keeps_the_contract_in_full(package):
     assert done.returncode == 0, done.stderr
 
 
-def test_without_the_package_the_name_is_unknown(tmp_path):
-    refused = medtrace(tmp_path, "train", "two_convolutions", "--smoke", "--out", tmp_path / "run")
-    assert refused.returncode == 1
-    assert "method: 'two_convolutions' is not one" in refused.stderr
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_the_terminal(width):
+    table = method_table(width)
+    lines = table.text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert table.failures == []
+    heads = ["method", "tasks", "dims", "training", "paper"]
+    assert lines[0].split() == heads
+    for name in method_names():
+        row = [line for line in lines if line.startswith(f"{name} ")]
+        assert len(row) == 1
+    words = "".join(line[lines[0].index("paper") :] + " " for line in lines[1:]).split()
+    assert words == " ".join(method_class(name).paper for name in method_names()).split()
+
+
+def test_one_line_a_method_where_no_terminal_reads():
+    assert len(method_table().text.splitlines()) == 1 + len(method_names())
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_the_others_listed(tmp_path, monkeypatch):
+    metadata = tmp_path / "broken-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[medtrace.methods]\nbroken = no_such_package_here:Method\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    done = CliRunner().invoke(app, ["methods"])
+    assert done.exit_code == 1
+    assert "unet" in done.stdout
+    assert "medtrace: failed broken: ModuleNotFoundError: No module named 'no_such_package_here'" in done.stderr
