@@ -13,7 +13,17 @@ from torch import Tensor
 from medtrace.fields import exponentiate, inverse_consistency, warp
 from medtrace.methods import Method, MethodSettings, plain
 from medtrace.networks.patches import PatchInferer
-from medtrace.testing.trial import AFFINE, ContractError, batch_of, only, perturbed, promise, same, trainer_of, untrained
+from medtrace.testing.trial import (
+    AFFINE,
+    ContractError,
+    batch_of,
+    only,
+    perturbed,
+    promise,
+    same,
+    trainer_of,
+    untrained,
+)
 from medtrace.testing.trial import prepared as prepared_items
 from medtrace.trace import Trace
 

@@ -114,7 +114,10 @@ def check_channels(kind: type[Method], dims: int, shape: tuple[int, ...]) -> Non
             check_step(kind, settings, shape)
         except ValueError as error:
             promise(
-                kind.abilities.channels == "equal", "abilities.channels 'any'", f"a step with {given}", f"ValueError: {error}"
+                kind.abilities.channels == "equal",
+                "abilities.channels 'any'",
+                f"a step with {given}",
+                f"ValueError: {error}",
             )
         else:
             promise(kind.abilities.channels == "any", "abilities.channels 'equal'", f"ValueError for {given}", "a step")

@@ -86,7 +86,9 @@ def prepared(kind: type[Method], settings: MethodSettings, batch: Mapping[str, A
     return items if transform is None else [transform(item) for item in items]
 
 
-def trainer_of(method: Method, settings: MethodSettings, items: list[dict[str, Any]], epochs: int, **more: Any) -> Trainer:
+def trainer_of(
+    method: Method, settings: MethodSettings, items: list[dict[str, Any]], epochs: int, **more: Any
+) -> Trainer:
     """A trainer of the method on these items, two at a time."""
     return Trainer(
         device="cpu",
