@@ -525,6 +525,6 @@ def test_what_is_accepted_runs_nothing_but_what_is_shipped(seed):
 
 
 def test_the_resolver_tells_what_is_strange():
-    told = strange(config_with(("settings#_mode_", "debug"), ("settings#channels", "$1")))
-    assert {place for place, _ in told} >= {"settings", "settings::channels"}
+    told = strange(config_with(("train#inferer#_mode_", "debug"), ("settings#channels", "$1")))
+    assert {place for place, _ in told} >= {"train::inferer", "settings::channels"}
     assert strange(SMALL) == []

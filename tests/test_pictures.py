@@ -24,7 +24,7 @@ from tests.cases.common import CASES, write
 from tests.cases.pictures import blob, pair_list, write_png16
 from tests.test_translate import shift_run
 
-pytestmark = pytest.mark.usefixtures("foreign_code")
+pytestmark = pytest.mark.usefixtures("standin_methods")
 KINDS = CASES[pictures.__name__]
 
 

@@ -10,30 +10,15 @@ from torch.utils.data import SequentialSampler
 
 from medtrace.data import CaseLoader, RandomPartner, SeededItems, load_dataset
 from medtrace.data.case_loader import SameSizeBatches, sizes_of
+from medtrace.methods import method_class
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
 from tests.cases import pair_lists
 from tests.cases.common import CASES, write
+from tests.trainings import SMOKE
 
-SMALL = {
-    "tracetrans": {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1, "batch_size": 8},
-    "reggan": {
-        "host_options#cyclegan#channels": 4,
-        "host_options#cyclegan#num_blocks": 1,
-        "host_options#cyclegan#discriminator_channels": 4,
-        "registration_channels": [4, 8],
-    },
-    "metaregnet": {},
-    "plasticine": {
-        "noise_channels": [8, 16],
-        "residual_blocks": 1,
-        "head_channels": 8,
-        "norm_groups": 8,
-        "deformation_channels": [8, 16],
-        "steps": 3,
-    },
-}
+METHODS = ("tracetrans", "reggan", "metaregnet", "plasticine")
 
 
 class Cases(Dataset):
@@ -107,15 +92,16 @@ def test_partners_have_the_same_size():
         RandomPartner(Cases(SIZES))[5]
 
 
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("method", METHODS)
 def test_methods_train_on_several_sizes_and_are_evaluated(tmp_path, method):
     write(CASES[pair_lists.__name__]["three_sizes_in_one_batch"], tmp_path / "case")
     summary = prepare(tmp_path / "case" / "pairs.csv", tmp_path / "data", resize=0, progress=False)
     assert summary.notes[-1].startswith("the data set has 3 sizes: 32 x 32 (2), 36 x 10 (2), 40 x 28 (2)")
     assert {item["source"].shape[1:] for item in load_dataset(tmp_path / "data")} > {(36, 10)}
-    run = train(
-        method, tmp_path / "data", out=tmp_path / "run", overrides={**SMALL[method], "max_epochs": 1}, device="cpu"
-    )
+    presets = method_class(method).settings_type.presets
+    small = {name: value for preset in SMOKE for name, value in presets[preset].items() if not name.startswith("data")}
+    settings = {**small, "training.max_epochs": 1, "training.batch_size": 8}
+    run = train(method, tmp_path / "data", tmp_path / "run", settings=settings, device="cpu")
     evaluate(run, tmp_path / "data", split="training", device="cpu", progress=False)
     with (run / "evaluation" / "training" / "method.csv").open() as file:
         rows = list(csv.DictReader(file))

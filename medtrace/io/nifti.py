@@ -113,7 +113,7 @@ def write_vectors(path: Path | str, vectors_lps: np.ndarray, affine: Tensor, pla
 
 
 def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Read (3, H, W, D) vectors, returned in LPS mm and float64, and the affine (4, 4).
+    """Read (3, H, W, D) vectors, returned in LPS mm and as precise as the file holds them, and the affine (4, 4).
 
     Vector intent (1007) holds LPS, as ITK and ANTs write it; displacement intent (1006) holds RAS, as NIfTI
     says.
@@ -137,7 +137,7 @@ def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
         )
     if bytes(header["descrip"]).rstrip(b"\0") == DOUBLED and data.shape[2] == 2:
         data = data[:, :, :1]
-    vectors = np.moveaxis(data[..., 0, :], -1, 0).astype(np.float64)
+    vectors = np.moveaxis(data[..., 0, :], -1, 0)
     if intent == _RAS_DISPLACEMENT:
         vectors = np.einsum("ij,j...->i...", LPS, vectors)
     return vectors, affine

@@ -129,14 +129,14 @@ def load_trace(folder: Path | str) -> Trace:
         affine = affines["source_affine" if name in ON_SOURCE_GRID else "affine"]
         check_member(folder / file, name, shapes[name], affine, index["sha256"].get(name))
     members: dict[str, Tensor | None] = dict.fromkeys((*IMAGES, *FIELDS))
-    for name, file in index["files"].items():
+    for name in sorted(index["files"], key=lambda name: name not in FIELDS):  # fields take the most memory to read
+        path = folder / index["files"][name]
         if name in FIELDS:
             exact = affines["source_affine" if name in ON_SOURCE_GRID else "affine"].numpy()
-            vectors, _ = read_vectors(folder / file)
-            ddf = displacement_file(folder / file, vectors, exact, spatial_dims).ddf
+            ddf = displacement_file(path, read_vectors(path)[0], exact, spatial_dims).ddf
             members[name] = ddf.masked_fill_(ddf.abs() < _NOTHING, 0.0)
         else:
-            members[name] = read_image(folder / file)[0].reshape(shapes[name])
+            members[name] = read_image(path)[0].reshape(shapes[name])
     try:
         return Trace(**members, **affines)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:

@@ -19,6 +19,7 @@ from medtrace.geometry.grid import is_singular
 from medtrace.guard.probe import rehearse
 from medtrace.io.nifti import LPS, affine_array, check_orthogonal, read_vectors, write_vectors
 from medtrace.storage.files import atomic_file
+from medtrace.trace.geometry import layers
 
 _TAIL = 4096
 SUFFIXES = (".h5", ".hdf5", ".nii", ".nii.gz")
@@ -172,21 +173,22 @@ def read_transform(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:
 
 def displacement_file(path: Path, vectors: np.ndarray, matrix: np.ndarray, spatial_dims: int) -> DisplacementFile:
     """(3, H, W, D) LPS mm vectors on the grid of a RAS affine, in voxels; `path` names the file in messages."""
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"{path}: expected finite displacements, received NaN or infinity; write it again")
     check_grid(path, matrix)
-    vectors_mm = torch.from_numpy(np.einsum("ij,j...->i...", LPS, vectors))
-    if spatial_dims == 2:
-        if vectors_mm.shape[-1] != 1:
-            raise ValueError(
-                f"{path}: expected one slice for spatial_dims=2, received {vectors_mm.shape[-1]}; read it with"
-                " spatial_dims=3"
-            )
-        vectors_mm = vectors_mm[..., 0]
+    if spatial_dims == 2 and vectors.shape[-1] != 1:
+        raise ValueError(
+            f"{path}: expected one slice for spatial_dims=2, received {vectors.shape[-1]}; read it with spatial_dims=3"
+        )
     affine = torch.from_numpy(matrix)
-    ddf = mm_to_voxel(vectors_mm[None], affine)[0].float()
-    if not bool(torch.isfinite(ddf).all()):
-        raise ValueError(f"{path}: its displacements are too long to count in voxels; write it again")
+    ddf = torch.empty(spatial_dims, *vectors.shape[1 : 1 + spatial_dims])
+    for part in layers(vectors.shape[1:]):
+        layer = vectors[:, part].astype(np.float64)
+        if not np.isfinite(layer).all():
+            raise ValueError(f"{path}: expected finite displacements, received NaN or infinity; write it again")
+        vectors_mm = torch.from_numpy(np.einsum("ij,j...->i...", LPS, layer))
+        voxels = mm_to_voxel((vectors_mm if spatial_dims == 3 else vectors_mm[..., 0])[None], affine)[0].float()
+        if not bool(torch.isfinite(voxels).all()):
+            raise ValueError(f"{path}: its displacements are too long to count in voxels; write it again")
+        ddf[:, part] = voxels
     return DisplacementFile(ddf, affine)
 
 

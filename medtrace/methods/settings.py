@@ -1,8 +1,7 @@
 """Settings of a training: plain values, checked, with defaults and named presets.
 
 Everything that a run needs to be built again is a value here: a run folder stores `Settings.model_dump(mode="json")`
-    and
-nothing that could be executed. A method adds its own fields by subclassing `MethodSettings`.
+and nothing that could be executed. A method adds its own fields by subclassing `MethodSettings`.
 """
 
 from __future__ import annotations

@@ -90,16 +90,24 @@ def shared_affines(source: Tensor, target: Tensor) -> list[Tensor]:
     Raises:
         ValueError: if both have affines that put a voxel 1e-3 of its edge apart.
     """
-    affines = affines_of(target) if isinstance(target, MetaTensor) else affines_of(source)
     if isinstance(source, MetaTensor) and isinstance(target, MetaTensor):
-        shape = tuple(target.shape[2:])
-        for affine, other in zip(affines, affines_of(source)):
-            if not Grid(shape, affine).coincides(Grid(shape, other)):
-                raise ValueError(
-                    f"source: expected the target's grid in space, received affine {other.tolist()} beside"
-                    f" {affine.tolist()}; resample the source onto the target's grid first"
-                )
-    return affines
+        check_one_grid(source, target)
+    return affines_of(target) if isinstance(target, MetaTensor) else affines_of(source)
+
+
+def check_one_grid(source: Tensor, target: Tensor) -> None:
+    """Check that the pairs of a batch are on one grid in space, to 1e-3 of a voxel's edge.
+
+    Raises:
+        ValueError: if they are not; images without metadata are on the grid of the identity.
+    """
+    shape = tuple(target.shape[2:])
+    for affine, other in zip(affines_of(target), affines_of(source)):
+        if not Grid(shape, affine).coincides(Grid(shape, other)):
+            raise ValueError(
+                f"source: expected the target's grid in space, received affine {other.tolist()} beside"
+                f" {affine.tolist()}; resample the source onto the target's grid first"
+            )
 
 
 def plain(tensor: Tensor) -> Tensor:

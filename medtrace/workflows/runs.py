@@ -147,7 +147,8 @@ def save_weights(method: Method, run: Path) -> None:
         for name, value in method.state_dict().items()
         if isinstance(value, Tensor)
     }
-    content = save(tensors, {"method": method.name, "medtrace": __version__})
+    # One entry: safetensors writes several in an order of chance.
+    content = save(tensors, {"made_by": f"medtrace {__version__}, method {method.name}"})
     atomic_write(run / WEIGHTS, content, make_parents=True)
 
 

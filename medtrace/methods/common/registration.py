@@ -13,7 +13,7 @@ from medtrace.checks import check_batched, check_range, check_same_shape
 from medtrace.methods.base import Abilities, Batch, Method
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.networks.stacked_pair import StackedPair
-from medtrace.trace.prediction import Prediction, plain
+from medtrace.trace.prediction import Prediction, check_one_grid, plain
 
 Segmentation = Callable[[Tensor], Tensor]
 
@@ -89,8 +89,10 @@ class RegistrationMethod(Method):
         raise NotImplementedError
 
     def predict(self, batch: Batch) -> Prediction:
-        """Register each pair of the batch."""
-        return self.answer(self.pair(batch))
+        """Register each pair of the batch; the two images of a pair are on one grid in space."""
+        pair = self.pair(batch)
+        check_one_grid(batch["source"], batch["target"])
+        return self.answer(pair)
 
     @staticmethod
     def _mask(mask: Tensor | None) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ def pack_image(image: Tensor) -> Packed:
         step = (high - low) / levels or 1.0
     numbers = np.empty(image.shape, dtype=np.uint16)
     error = 0.0
-    for part, into in zip(values.split(_PART), np.split(numbers.reshape(-1), range(_PART, len(values), _PART))):
+    for part, into in _parts(values, numbers):
         exact = part.double().numpy()
         into[:] = np.rint((exact - low) / step)
         error = max(error, float(np.abs(into * step + low - exact).max()))
@@ -68,8 +68,11 @@ def pack_image(image: Tensor) -> Packed:
 
 
 def pack_mask(mask: Tensor) -> Packed:
-    """Store (1, *spatial) in [0, 1] in steps of 1/255."""
-    numbers = np.rint(mask.detach().cpu().numpy() * 255.0).astype(np.uint8)
+    """Store (1, *spatial), boolean or in [0, 1], in steps of 1/255."""
+    numbers = np.empty(mask.shape, dtype=np.uint8)
+    values = mask.detach().as_subclass(Tensor).cpu().reshape(-1)
+    for part, into in _parts(values, numbers):
+        into[:] = np.rint(part.numpy() * 255.0)
     return _packed(numbers, {"scale": 1 / 255, "offset": 0.0, "error": 0.5 / 255})
 
 
@@ -110,9 +113,15 @@ def pack_field(field: Tensor) -> Packed:
         kept = values
         error = _largest_distance(lambda first, last: _rounded(values[:, first:last], step), values)
     numbers = np.zeros((3, *kept.shape[1:]), dtype=np.int16)
-    for one, into in zip(kept, numbers):
-        into[:] = torch.round(one / step).to(torch.int16).numpy()
+    for component, stored in zip(kept, numbers):
+        for part, into in _parts(component.reshape(-1), stored):
+            into[:] = torch.round(part / step).numpy()
     return _packed(numbers, {"scale": step, "offset": 0.0, "error": error})
+
+
+def _parts(values: Tensor, numbers: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """Values in a line, and where their numbers go, some at a time."""
+    return zip(values.split(_PART), np.split(numbers.reshape(-1), range(_PART, len(values), _PART)))
 
 
 def _rounded(values: Tensor, step: float) -> Tensor:

@@ -83,7 +83,7 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
     folds = folded_voxels(trace.ddf[None])[0]
     arrays = dict(_arrays(case))
     if bool(folds.any()):
-        arrays["folds"] = pack_mask(folds.float())
+        arrays["folds"] = pack_mask(folds)
     description: dict[str, Any] = {
         "name": case.name,
         "method": case.method,
@@ -99,7 +99,7 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
         },
         "ranges": _ranges(case),
         "appearance": {"kind": "none"},
-        "folds": int(folds.sum()),
+        "folds": int(np.count_nonzero(folds.cpu().numpy())),
         "start": _start(trace),
     }
     if trace.appearance is not None:
