@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from medtrace.geometry.grid import Grid
-from medtrace.io import compact, load_trace, read_image, read_transform, save_trace, trace_members
+from medtrace.io import compact, load_trace, read_nifti_image, read_transform, save_trace, trace_members
 from medtrace.io.compact import FIELD_ERROR, field_steps, intensity_step, write_compact_image
 from medtrace.trace import Trace
 from tests.test_io import ANISOTROPIC, GRIDS, OBLIQUE, PLAIN, flow, make_trace, smooth
@@ -254,7 +254,7 @@ SPREAD = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
 def test_odd_ranges_are_kept_as_exactly(tmp_path, image):
     step = intensity_step(image)
     write_compact_image(tmp_path / "image.nii.gz", image, PLAIN, step)
-    error = (read_image(tmp_path / "image.nii.gz")[0].double() - image.double()).abs().max()
+    error = (read_nifti_image(tmp_path / "image.nii.gz")[0].double() - image.double()).abs().max()
     assert float(error) <= max(float(image.max() - image.min()) / 65534, 2**-120)
 
 

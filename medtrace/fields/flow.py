@@ -52,7 +52,8 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         for _ in range(steps):
             grid = base + moved.movedim(1, -1)
             moved = moved + F.grid_sample(moved, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        return (moved / scale).flip(1)
+        result: Tensor = (moved / scale).flip(1)
+        return result
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
@@ -100,4 +101,5 @@ def inverse_consistency(ddf: Tensor, inverse_ddf: Tensor) -> Tensor:
     check_field("ddf", ddf)
     check_field("inverse_ddf", inverse_ddf)
     check_same_shape("ddf", ddf, "inverse_ddf", inverse_ddf)
-    return torch.linalg.vector_norm(compose(ddf, inverse_ddf), dim=1, keepdim=True)
+    result: Tensor = torch.linalg.vector_norm(compose(ddf, inverse_ddf), dim=1, keepdim=True)
+    return result

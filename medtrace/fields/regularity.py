@@ -35,7 +35,8 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
     with torch.autocast(ddf.device.type, enabled=False):
         ddf = ddf if ddf.dtype == torch.float64 else ddf.float()
         if spatial_dims == 3 and not (torch.is_grad_enabled() and ddf.requires_grad) and takes_compiled(ddf):
-            return jacobian.determinant(ddf)
+            result: Tensor = jacobian.determinant(ddf)
+            return result
         columns = []
         for axis in range(spatial_dims):
             column = _central_difference(ddf, axis + 2)

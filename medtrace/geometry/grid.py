@@ -122,7 +122,8 @@ class Grid:
     def to_voxels(self, points: Any) -> Tensor:
         """Voxel coordinates (N, 3), float64, of points (N, 3) in RAS mm."""
         inverse = torch.linalg.inv(self.affine)
-        return torch.as_tensor(points, dtype=torch.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        result: Tensor = torch.as_tensor(points, dtype=torch.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        return result
 
     def distance(self, other: Grid) -> float:
         """How far, in mm, the affines of two grids of one shape put the same voxel apart at most.

@@ -83,7 +83,7 @@ def write_image(path: Path | str, image: Tensor, affine: Tensor, dtype: StorageT
     _write(Path(path), data, affine, kept)
 
 
-def read_image(path: Path | str) -> tuple[Tensor, Tensor]:
+def read_nifti_image(path: Path | str) -> tuple[Tensor, Tensor]:
     """Read an image written by `write_image`, or any NIfTI or FreeSurfer volume (see `medtrace.geometry.volume`).
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -72,6 +72,9 @@ class LeastSquaresAdversarialLoss(_Loss):
     def forward(self, logits: Tensor, real: bool) -> Tensor:
         """Mean squared distance of the logits from 1 (`real`) or 0."""
         return least_squares_adversarial(logits, real)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 def log_adversarial(logits: Tensor, real: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -51,3 +51,6 @@ class IntensityDiffusionLoss(_Loss):
     def forward(self, intensity: Tensor) -> Tensor:
         """Diffusion of an intensity change (B, C, *spatial)."""
         return intensity_diffusion(intensity, self.reduction)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -70,3 +70,6 @@ class JacobianFoldingLoss(_Loss):
     def forward(self, ddf: Tensor) -> Tensor:
         """Folding of a displacement (B, D, *spatial) in voxels."""
         return jacobian_folding(ddf, self.reduction, self.measure)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -92,6 +92,9 @@ class LNCCLoss(_Loss):
         if self.reduction == "none":
             return values
         return values.mean() if self.reduction == "mean" else values.sum()
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"radius={self.radius}, floor={self.floor:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -112,6 +112,9 @@ class MINDLoss(_Loss):
         if self.reduction == "none":
             return values
         return values.mean() if self.reduction == "mean" else values.sum()
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"radius={self.radius}, dilation={self.dilation}"

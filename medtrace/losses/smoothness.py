@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -51,3 +51,6 @@ class VelocitySmoothnessLoss(_Loss):
     def forward(self, velocity: Tensor) -> Tensor:
         """Smoothness of a field (B, D, *spatial) in voxels."""
         return velocity_smoothness(velocity, self.reduction)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -17,7 +17,7 @@ from medtrace.trace import Trace
 from medtrace.trace.prediction import Prediction, traces_of
 
 Batch = Mapping[str, Any]
-Task = Literal["translate", "register"]
+TaskName = Literal["translate", "register"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Abilities:
         identity_start: whether the field is zero before the training, so that learning starts at the identity.
     """
 
-    tasks: tuple[Task, ...] = ("translate",)
+    tasks: tuple[TaskName, ...] = ("translate",)
     spatial_dims: tuple[int, ...] = (2, 3)
     paired: bool = True
     patches: bool = False
@@ -181,7 +181,8 @@ class Method(nn.Module):
         phase = self.phase(name)
         if all(weight == 0 for weight in phase.weights.values()):
             return {}
-        return getattr(self, f"{name}_terms")(phase, batch, carried)
+        result: dict[str, Tensor] = getattr(self, f"{name}_terms")(phase, batch, carried)
+        return result
 
     def after_step(self) -> None:
         """What follows a training step once every phase has stepped, such as moving averaged weights on."""

@@ -193,7 +193,8 @@ def agreement(ddf: Tensor, independent: Tensor, affine: Tensor, region: Tensor) 
     linear = affine[:3, : ddf.shape[0]].double()
 
     def length(vectors: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(vectors[:, inside].double().T @ linear.T, dim=1)
+        result: Tensor = torch.linalg.vector_norm(vectors[:, inside].double().T @ linear.T, dim=1)
+        return result
 
     apart = length(ddf - independent).sort().values
     return AgreementFigures(
@@ -279,7 +280,8 @@ def _to_mm(voxels: Tensor, affine: Tensor) -> Tensor:
 
 def _to_voxels(points: Tensor, affine: Tensor, spatial_dims: int) -> Tensor:
     inverse = torch.linalg.inv(affine)
-    return (points @ inverse[:3, :3].T + inverse[:3, 3])[:, :spatial_dims]
+    result: Tensor = (points @ inverse[:3, :3].T + inverse[:3, 3])[:, :spatial_dims]
+    return result
 
 
 def _margin(voxels: Tensor, shape: torch.Size) -> Tensor:

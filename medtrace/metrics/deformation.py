@@ -31,7 +31,8 @@ def _length(vectors: Tensor, affine: Tensor | None) -> Tensor:
     if affine is not None:
         check_floating("affine", affine)
         vectors = fields.voxel_to_mm(vectors, affine.as_subclass(Tensor))
-    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    result: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return result
 
 
 def deformed_region(true_ddf: Tensor, threshold: float = 0.3) -> Tensor:
@@ -135,7 +136,7 @@ def sd_log_jacobian(ddf: Tensor, mask: Tensor | None = None, *, floor: float = 1
     return region_mean((logarithm - mean).square(), mask).sqrt()
 
 
-def non_diffeomorphic_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> Tensor:
+def folded_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> Tensor:
     """Folded volume per case (Liu et al., IJCV 2024); see `fields.non_diffeomorphic_volume`.
 
     Args:
@@ -180,7 +181,7 @@ def mean_inverse_consistency(
     return region_mean(error * inside, mask) / region_mean(inside, mask)
 
 
-class EndPointError(CaseMetric):
+class EndPointErrorMetric(CaseMetric):
     """`end_point_error` of every case, in mm, or in voxels if asked for.
 
     Args:
@@ -209,7 +210,7 @@ class EndPointError(CaseMetric):
         return end_point_error(y_pred, y, mask, affine=affine, deformed_above=self.deformed_above)
 
 
-class LandmarkError(CaseMetric):
+class LandmarkErrorMetric(CaseMetric):
     """`landmark_error` of every case, in mm: `metric(points, true_points, valid=...)`."""
 
     def measure(self, y_pred: Tensor, y: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
@@ -217,7 +218,7 @@ class LandmarkError(CaseMetric):
         return landmark_error(y_pred, required("y", y), valid)
 
 
-class NonDiffeomorphicFraction(CaseMetric):
+class NonDiffeomorphicFractionMetric(CaseMetric):
     """`fields.non_diffeomorphic_fraction` of every case: `metric(ddf)`."""
 
     def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
@@ -226,8 +227,8 @@ class NonDiffeomorphicFraction(CaseMetric):
         return fields.non_diffeomorphic_fraction(_field("y_pred", y_pred))
 
 
-class NonDiffeomorphicVolume(CaseMetric):
-    """`non_diffeomorphic_volume` of every case: `metric(ddf)`; unit "voxel" or "percent"."""
+class NonDiffeomorphicVolumeMetric(CaseMetric):
+    """`folded_volume` of every case: `metric(ddf)`; unit "voxel" or "percent"."""
 
     def __init__(self, unit: FoldUnit | str = "voxel") -> None:
         super().__init__()
@@ -237,10 +238,10 @@ class NonDiffeomorphicVolume(CaseMetric):
     def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
         """(B,) >= 0."""
         _nothing_to_compare(y)
-        return non_diffeomorphic_volume(y_pred, unit=self.unit)
+        return folded_volume(y_pred, unit=self.unit)
 
 
-class SDLogJacobian(CaseMetric):
+class SDLogJacobianMetric(CaseMetric):
     """`sd_log_jacobian` of every case: `metric(ddf, mask=...)`."""
 
     def __init__(self, floor: float = 1e-9) -> None:
@@ -253,7 +254,7 @@ class SDLogJacobian(CaseMetric):
         return sd_log_jacobian(y_pred, mask, floor=self.floor)
 
 
-class InverseConsistency(CaseMetric):
+class InverseConsistencyMetric(CaseMetric):
     """`mean_inverse_consistency` of every case: `metric(ddf, inverse_ddf, affine=...)`.
 
     Args:

@@ -130,7 +130,7 @@ def bhattacharyya_distance(
     return bhattacharyya_from_histograms(first, intensity_histogram(target, target_mask, **counts).sum(0), form)
 
 
-class BhattacharyyaDistance(ComparingMetric):
+class BhattacharyyaDistanceMetric(ComparingMetric):
     """`bhattacharyya_distance` of all images that were shown.
 
     `metric(y_pred, y, mask=..., target_mask=...)` takes batches of equal length and keeps their histograms;

@@ -237,7 +237,7 @@ def _edge_voxels(magnitude: Tensor, threshold: str | float, quantile: float) -> 
     return magnitude > float(threshold)
 
 
-class EdgeSSIM(CaseMetric):
+class EdgeSSIMMetric(CaseMetric):
     """`edge_ssim` of every case."""
 
     def __init__(
@@ -261,7 +261,7 @@ class EdgeSSIM(CaseMetric):
         return edge_ssim(y_pred, required("y", y), mask, **self.settings)
 
 
-class EdgePSNR(CaseMetric):
+class EdgePSNRMetric(CaseMetric):
     """`edge_psnr` of every case."""
 
     def __init__(self, data_range: tuple[float, float], scale: EdgeScale | str = "range") -> None:
@@ -274,7 +274,7 @@ class EdgePSNR(CaseMetric):
         return edge_psnr(y_pred, required("y", y), mask, **self.settings)
 
 
-class EdgeNMI(CaseMetric):
+class EdgeNMIMetric(CaseMetric):
     """`edge_nmi` of every case."""
 
     def __init__(
@@ -298,7 +298,7 @@ class EdgeNMI(CaseMetric):
         return edge_nmi(y_pred, required("y", y), mask, **self.settings)
 
 
-class EdgeDice(CaseMetric):
+class EdgeDiceMetric(CaseMetric):
     """`edge_dice` of every case; `threshold` has no default, because the value depends on it."""
 
     def __init__(

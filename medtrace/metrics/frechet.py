@@ -19,7 +19,7 @@ FeatureNetwork = Callable[[Tensor], Tensor]
 """Images (B, C, H, W[, D]) to features (B, F) or (B, F, ...); maps are averaged over space."""
 
 
-def load_feature_network(path: str | os.PathLike, device: str | torch.device = "cpu") -> FeatureNetwork:
+def load_feature_network(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FeatureNetwork:
     """Load a feature network from a TorchScript file.
 
     Nothing is downloaded: FID is a number about the network, so name yours beside it. TorchScript is read without
@@ -52,7 +52,8 @@ def load_feature_network(path: str | os.PathLike, device: str | torch.device = "
         raise ValueError(
             f"feature network: {path} is no TorchScript file ({reason}); save the network by torch.jit.script(...).save"
         ) from error
-    return network.eval()
+    result: FeatureNetwork = network.eval()
+    return result
 
 
 def _check_archive(path: Path) -> None:
@@ -117,7 +118,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> Tensor:
     roots = [_covariance_root(features) for features in (first, second)]
     cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     spread = sum(root.square().sum() for root in roots) - 2 * cross
-    return ((first.mean(0) - second.mean(0)).square().sum() + spread).clamp_min(0)
+    result: Tensor = ((first.mean(0) - second.mean(0)).square().sum() + spread).clamp_min(0)
+    return result
 
 
 def simplified_frechet_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ def _covariance_root(features: Tensor) -> Tensor:
     return centred if len(centred) <= centred.shape[1] else torch.linalg.qr(centred, mode="r").R
 
 
-class FID(ComparingMetric):
+class FIDMetric(ComparingMetric):
     """`frechet_distance` between the features of all images that were shown.
 
     `metric(y_pred, y)` takes batches of equal length and keeps their features; `aggregate()` gives one number ().
@@ -199,7 +201,7 @@ class FID(ComparingMetric):
         return type(self).distance(buffer[:, 0], buffer[:, 1])
 
 
-class SFD(FID):
-    """`simplified_frechet_distance` between the features of all images that were shown; as `FID`."""
+class SFDMetric(FIDMetric):
+    """`simplified_frechet_distance` between the features of all images that were shown; as `FIDMetric`."""
 
     distance = staticmethod(simplified_frechet_distance)

@@ -183,10 +183,11 @@ def _bin_index(
 
 
 def _entropy(probability: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return torch.special.entr(probability).sum(axes)
+    result: Tensor = torch.special.entr(probability).sum(axes)
+    return result
 
 
-class MAE(CaseMetric):
+class MAEMetric(CaseMetric):
     """`mean_absolute_error` of every case."""
 
     def __init__(self, data_range: tuple[float, float], output_range: float | None = None) -> None:
@@ -201,7 +202,7 @@ class MAE(CaseMetric):
         return mean_absolute_error(y_pred, y, mask, data_range=self.data_range, output_range=self.output_range)
 
 
-class PSNR(CaseMetric):
+class PSNRMetric(CaseMetric):
     """`peak_signal_to_noise_ratio` of every case; perfect cases are infinite and counted apart."""
 
     def __init__(self, data_range: tuple[float, float]) -> None:
@@ -214,7 +215,7 @@ class PSNR(CaseMetric):
         return peak_signal_to_noise_ratio(y_pred, required("y", y), mask, data_range=self.data_range)
 
 
-class NMI(CaseMetric):
+class NMIMetric(CaseMetric):
     """`normalized_mutual_information_score` of every case."""
 
     def __init__(

@@ -186,7 +186,7 @@ class _LabelMetric(CaseMetric):
         return values[:, 0 if self.include_background else 1 :].nanmean(1)
 
 
-class LabelAccuracy(_LabelMetric):
+class LabelAccuracyMetric(_LabelMetric):
     """Share of the voxels with the right label, background included."""
 
     def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
@@ -194,7 +194,7 @@ class LabelAccuracy(_LabelMetric):
         return label_overlap(y_pred, required("y", y), self.num_classes).accuracy
 
 
-class LabelDice(_LabelMetric):
+class LabelDiceMetric(_LabelMetric):
     """Mean Dice over the classes that a case shows."""
 
     def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
@@ -202,7 +202,7 @@ class LabelDice(_LabelMetric):
         return self._mean(label_overlap(y_pred, required("y", y), self.num_classes).dice)
 
 
-class LabelIoU(_LabelMetric):
+class LabelIoUMetric(_LabelMetric):
     """Mean intersection over union over the classes that a case shows."""
 
     def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:

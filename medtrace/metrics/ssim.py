@@ -99,7 +99,7 @@ def _similarity_map(x: Tensor, y: Tensor, width: float, taps: list[float]) -> Te
     return (2 * both + c1) / (squares + c1) * (2 * covariance + c2) / (variances + c2)
 
 
-class SSIM(CaseMetric):
+class SSIMMetric(CaseMetric):
     """`structural_similarity` of every case."""
 
     def __init__(self, data_range: tuple[float, float], window: int = 11, sigma: float = 1.5) -> None:

@@ -227,7 +227,8 @@ def _axis_vectors(affine: Any, batch: int) -> Tensor:
         raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
     linear = affine[..., :3, :3].detach().as_subclass(Tensor).cpu().double()
     check_invertible("affine", linear)
-    return linear.expand(batch, 3, 3)
+    result: Tensor = linear.expand(batch, 3, 3)
+    return result
 
 
 def _without_trend(values: Tensor) -> np.ndarray:
@@ -238,7 +239,7 @@ def _without_trend(values: Tensor) -> np.ndarray:
     return np.asarray(array - gaussian_filter(array, _TREND_VOXELS, mode="nearest"))
 
 
-class NMAE(CaseMetric):
+class NMAEMetric(CaseMetric):
     """`normalized_mean_absolute_error` of every case."""
 
     def __init__(self, convention: str = "unit-foreground", tolerance: float = 1e-3) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -100,7 +100,8 @@ class TranslationBackbone(nn.Module):
 
         A `conditional` host is shown the image that it was made from before it, along the channels.
         """
-        return self.discriminators[domain](seen)
+        result: list[Tensor] = self.discriminators[domain](seen)
+        return result
 
     def translate(self, image: Tensor, domain: Domain = "source") -> Tensor:
         """Translate an image of `domain` to the other; the same image gives the same answer."""
@@ -109,3 +110,6 @@ class TranslationBackbone(nn.Module):
     def forward(self, source: Tensor) -> Tensor:
         """Translate sources (B, in_channels, *spatial) in [-1, 1] to targets (B, out_channels, *spatial)."""
         return self.translate(source)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -37,4 +37,5 @@ def translation_backbone(
         ValueError: if there is no such host, or an argument is outside its range.
     """
     check_choice("name", name, BACKBONES)
-    return BACKBONES[name](spatial_dims, in_channels, out_channels, both_ways, **(options or {}))
+    result: TranslationBackbone = BACKBONES[name](spatial_dims, in_channels, out_channels, both_ways, **(options or {}))
+    return result

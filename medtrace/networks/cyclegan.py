@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
@@ -74,6 +75,9 @@ class ResnetGenerator(nn.Module):
         padded, crop = pad_to_multiple(image, self.stride, minimum=max(4, 2 * self.stride))
         return torch.tanh(crop(self.layers(padded)).float())
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class CycleGAN(TranslationBackbone):
     """Two residual generators and two patch discriminators (Zhu et al. 2017); one of each without `both_ways`.
@@ -127,7 +131,8 @@ class CycleGAN(TranslationBackbone):
 
     def decode(self, code: Code, domain: Domain) -> Tensor:
         """Generate an image of `domain` from an image."""
-        return self.decoders[domain](code.content)
+        result: Tensor = self.decoders[domain](code.content)
+        return result
 
 
 class _ResidualBlock(nn.Module):
@@ -137,7 +142,8 @@ class _ResidualBlock(nn.Module):
         self.second = _layer(spatial_dims, channels, channels, activation=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        return features + self.second(self.first(features))
+        result: Tensor = features + self.second(self.first(features))
+        return result
 
 
 def _layer(
@@ -152,6 +158,7 @@ def _layer(
 
 def _reflecting(spatial_dims: int, before: int, after: int, kernel_size: int, stride: int = 1) -> nn.Module:
     """A convolution that reflects at the border, where zeros would draw a frame."""
-    return Conv[Conv.CONV, spatial_dims](
+    result: nn.Module = Conv[Conv.CONV, spatial_dims](
         before, after, kernel_size, stride, padding=kernel_size // 2, padding_mode="reflect"
     )
+    return result

@@ -118,7 +118,7 @@ def denoise(
 
 
 @torch.no_grad()
-def invert(
+def ddim_invert(
     predict: Predict, image: Tensor, gammas: Tensor, *, refinements: int = 0, progress: str | None = None
 ) -> Tensor:
     """The noisy image from which DDIM leads to `image`, without gradient: DDIM run backwards (as DDIB encodes).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +150,9 @@ class DiffusionTranslator(nn.Module):
         return DiffusionTranslation(
             denoised.image, warped, condition, field.velocity, field.ddf, field.inverse_ddf, denoised.intermediates
         )
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 Plasticine = DiffusionTranslator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +156,9 @@ class MetamorphicRegNet(nn.Module):
         velocities, rates = self._chains(source, target)
         ddf = self._displacements(velocities)[-1]
         return self._output(source, ddf, self._intensities(rates)[-1], mask, source_mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def trajectory(
         self, source: Tensor, target: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,9 @@ class AdaptiveLayerInstanceNorm(nn.Module):
         offset = shift - scale * (by_channel * mean + by_image * image_mean)
         return features * factor[:, :, None, None] + offset[:, :, None, None]
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class LayerInstanceNorm(nn.Module):
     """The same blend with a scale and a shift of its own, starting near layer normalisation.
@@ -76,6 +79,9 @@ class LayerInstanceNorm(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return features of the shape of `features`, (B, C, H, W)."""
         return self.blend(features, self.scale, self.shift)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class NICEGenerator(nn.Module):
@@ -116,6 +122,9 @@ class NICEGenerator(nn.Module):
         for block in self.blocks:
             features = block(features, scale, shift)
         return torch.tanh(self.head(self.doublings(features)).float())
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class NICEDiscriminator(nn.Module):
@@ -175,6 +184,9 @@ class NICEDiscriminator(nn.Module):
             features = trunk(pad_to_multiple(features, 1, minimum=3 * 2**downsampling)[0])
             logits.append(classifier(features))
         return [*logits, activation_logits]
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _attended(self, image: Tensor) -> tuple[Tensor, Tensor]:
         if check_batched("image", image, channels=self.in_channels) != 2:

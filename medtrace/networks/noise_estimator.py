@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -132,6 +132,9 @@ class NoiseEstimator(nn.Module):
             return found
         share = gamma.to(found).reshape(-1, *[1] * (found.ndim - 1))
         return share.sqrt() * found + (1 - share).sqrt() * noisy.to(found)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _with_condition(self, noisy: Tensor, condition: Tensor | None) -> Tensor:
         if self.condition_channels == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -30,4 +30,8 @@ class OutputField(nn.Module):
         if not hasattr(output, "_fields") or self.field not in output._fields:
             fields = getattr(output, "_fields", ())
             raise ValueError(f"field: expected one of {list(fields)}, received {self.field!r}")
-        return getattr(output, self.field)
+        result: Tensor = getattr(output, self.field)
+        return result
+
+    if TYPE_CHECKING:
+        __call__ = forward

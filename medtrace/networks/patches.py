@@ -69,7 +69,7 @@ class PatchInferer(Inferer):
         self.overlap = overlap
         self.progress = progress
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, inputs: Tensor, network: Callable[[Tensor], tuple[Tensor, ...]], multiple: int = 1
     ) -> tuple[Tensor, ...]:
         """Give what the network would give for the whole volume.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched
@@ -34,3 +36,6 @@ class StackedPair(nn.Module):
             )
         source, target = pair.chunk(2, dim=1)
         return self.network(source, target)
+
+    if TYPE_CHECKING:
+        __call__ = forward

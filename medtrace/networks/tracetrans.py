@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class TraceTrans(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         integration_steps: int = 7,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
         shared_encoder: bool = True,
         velocity_downsampling: int = 0,
     ) -> None:
@@ -111,6 +111,9 @@ class TraceTrans(nn.Module):
         ddf = exponentiate(velocity, self.integration_steps)
         return TraceTransOutput(image, warp(source, ddf), ddf, velocity)
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
     def _streams(self, padded: Tensor, deform: bool) -> tuple[Tensor, ...]:
         """The image and, if asked for, the velocity of a grid that the strides divide."""
         features = self.encoder(padded)
@@ -145,7 +148,7 @@ class DualDecoderGAN(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         integration_steps: int = 7,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
         shared_encoder: bool = True,
         velocity_downsampling: int = 0,
         discriminator_channels: int = 64,
@@ -172,3 +175,6 @@ class DualDecoderGAN(nn.Module):
     def forward(self, source: Tensor, deform: bool = True, inferer: PatchInferer | None = None) -> TraceTransOutput:
         """Run the generator; see `TraceTrans.forward`."""
         return self.generator(source, deform, inferer)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,8 @@ class UNIT(CodedBackbone):
         latent = code.content
         if self.training:
             latent = latent + torch.randn_like(latent)
-        return self.decoders[domain](latent)
+        result: Tensor = self.decoders[domain](latent)
+        return result
 
     def prior(self, code: Code) -> Tensor:
         """The mean of the squared latent means.
@@ -122,4 +123,9 @@ class MeanEncoder(nn.Sequential):
 
     def forward(self, image: Tensor) -> tuple[Tensor, None]:
         """Return the mean (B, C, *coarse) of the code of an image (B, C, H, W), and None for a style."""
-        return super().forward(image), None
+        for layer in self:
+            image = layer(image)
+        return image, None
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -89,3 +89,6 @@ class DiffeomorphicVoxelMorph(nn.Module):
         velocity = crop(halved(self.unet(padded).float(), self.velocity_downsampling))
         ddf = exponentiate(velocity, self.integration_steps)
         return VoxelMorphOutput(warp(source, ddf), ddf, velocity)
+
+    if TYPE_CHECKING:
+        __call__ = forward

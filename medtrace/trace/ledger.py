@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medtrace.checks import check_finite, check_same_shape
 from medtrace.trace.geometry import layers
-from medtrace.trace.validation import as_tensor, plain
+from medtrace.trace.validation import as_tensor, checked_tensor
 
 if TYPE_CHECKING:
     from medtrace.trace.record import Trace
@@ -48,7 +48,7 @@ def make_ledger(trace: Trace, target: Tensor | None, region: Tensor | None) -> T
         if trace.appearance is not None:
             residual = residual - trace.appearance
     if target is not None:
-        target = plain("target", target).to(trace.image.device)
+        target = checked_tensor("target", target).to(trace.image.device)
         check_same_shape("image", trace.image, "target", target)
         check_finite("target", target)
         error = target - trace.image

@@ -124,7 +124,8 @@ def _with_support(tissue: np.ndarray, source: np.ndarray) -> np.ndarray:
     supported = np.bincount(parts.reshape(-1), weights=source.reshape(-1), minlength=count + 1)
     kept = supported >= SUPPORT * sizes
     kept[0] = False
-    return kept[parts]
+    result: np.ndarray = kept[parts]
+    return result
 
 
 def _without_holes(inside: np.ndarray) -> np.ndarray:
@@ -136,4 +137,5 @@ def _without_holes(inside: np.ndarray) -> np.ndarray:
             for end in (0, size - 1):
                 reached[np.unique(np.take(parts, end, axis=axis))] = True
     reached[0] = False
-    return ~reached[parts]
+    result: np.ndarray = ~reached[parts]
+    return result

@@ -22,7 +22,7 @@ def as_tensor(value: Tensor) -> Tensor:
     return value.as_tensor() if hasattr(value, "as_tensor") else value
 
 
-def plain(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+def checked_tensor(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     """The value as a detached plain tensor of one type; masks may come as integers or booleans."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch tensor, received {type(value).__name__}; convert it first")
@@ -35,7 +35,7 @@ def affine_or_identity(name: str, affine: Tensor | None, device: torch.device) -
     """The affine, checked, on a device; identity for None."""
     if affine is None:
         return torch.eye(4, dtype=torch.float64, device=device)
-    value = plain(name, affine, torch.float64).to(device)
+    value = checked_tensor(name, affine, torch.float64).to(device)
     check_affine(name, value)
     return value
 

@@ -9,6 +9,7 @@ from .histogram_standardization import (
     above_mean,
 )
 from .identical_pair import RandIdenticalPairD, RandIdenticalPaird, RandIdenticalPairDict
+from .mask_rule import inside_of
 from .misalignment import RandMisalign, RandMisalignD, RandMisalignd, RandMisalignDict
 from .misalignment_draw import (
     MISALIGNMENT_LEVELS,
@@ -52,6 +53,7 @@ __all__ = [
     "StructureMapDict",
     "StructureMapd",
     "above_mean",
+    "inside_of",
     "misalignment_between",
     "structure_map",
 ]

@@ -20,7 +20,7 @@ from ..checks import check_choice
 from ..fields import warp
 from .geometry import affine_of
 from .misalignment_draw import MISALIGNMENT_LEVELS, Misalignment, MisalignmentDraw
-from .naming import as_item, check_probability, named, one_per_key, plain
+from .naming import as_item, check_probability, detached, named, one_per_key
 
 MODES = ("bilinear", "nearest")
 
@@ -228,7 +228,7 @@ def _displacement(name: str, img: Any, draw: MisalignmentDraw) -> Tensor:
 
 def _moved(name: str, img: Any, draw: MisalignmentDraw, mode: str, fill: float | str) -> Tensor:
     image = _image(name, img)
-    values = plain(image)
+    values = detached(image)
     if mode == "bilinear" and not values.is_floating_point():
         raise TypeError(
             f'{named(name, image)}: expected floating-point values for mode="bilinear", received {values.dtype}; use'

@@ -19,8 +19,8 @@ from ..checks import check_choice, check_number, check_positive
 from .geometry import affine_of
 from .itk_frame import INTERPOLATORS, LPS, frame_of, resample, to_itk, to_matrix, to_transform
 from .masks import as_mask
-from .naming import as_image, as_item, named, one_per_key, plain
-from .rigid_registration import Search, register, starting_points
+from .naming import as_image, as_item, detached, named, one_per_key
+from .rigid_registration import Search, match_rigidly, starting_points
 
 _INITIAL = ("auto", "identity", "geometry", "moments")
 _SMALLEST = 4  # voxels along an axis, below which there is nothing to interpolate between
@@ -169,7 +169,7 @@ class RigidAlignment(InvertibleTransform):
         (moving_image, moving_region), (fixed_image, fixed_region) = sides
         starts = starting_points(fixed_image, moving_image, fixed_region, moving_region, self.initial)
         try:
-            match = register(fixed_image, moving_image, fixed_region, moving_region, starts, self.search)
+            match = match_rigidly(fixed_image, moving_image, fixed_region, moving_region, starts, self.search)
         except RuntimeError as error:
             raise RuntimeError(
                 f"{labels[0]}: could not be aligned with {labels[1]}: {error}; check that both show the same body part,"
@@ -191,7 +191,7 @@ class RigidAlignment(InvertibleTransform):
                 f"{label}: expected at least {_SMALLEST} voxels along each axis, received {tuple(image.shape[1:])};"
                 " pass single slices as (C, H, W)"
             )
-        values = plain(image)[self.channel].float()
+        values = detached(image)[self.channel].float()
         region = None if mask is None else as_mask(label, mask, image, one_channel=True)[0]
         seen = values if region is None else values[region]
         if not bool(seen.max() > seen.min()):
@@ -223,12 +223,12 @@ class RigidAlignment(InvertibleTransform):
         own, onto = affine_of(name, values), affine_of("fixed", fixed)
         matrix = motion.matrix.numpy()
         if self.resample:
-            fill = float(plain(values).min()) if self.fill is None else float(self.fill)
+            fill = float(detached(values).min()) if self.fill is None else float(self.fill)
             frame, shape = frame_of(onto, fixed.ndim - 1), tuple(fixed.shape[1:])
-            moved = resample(plain(values), own, shape, onto, matrix, frame, mode, fill, named(name, image))
+            moved = resample(detached(values), own, shape, onto, matrix, frame, mode, fill, named(name, image))
             affine = onto
         else:
-            fill, moved, affine = 0.0, plain(values).clone(), np.linalg.inv(matrix) @ own
+            fill, moved, affine = 0.0, detached(values).clone(), np.linalg.inv(matrix) @ own
         if mode == "nearest" or not self.resample:
             moved = moved.to(image.dtype if isinstance(image, Tensor) else torch.as_tensor(image).dtype)
         out: Tensor = convert_to_dst_type(moved, values, dtype=moved.dtype)[0]
@@ -254,12 +254,12 @@ class RigidAlignment(InvertibleTransform):
             onto = affine_of("data", data)
             back = np.linalg.inv(np.asarray(info["matrix"]))
             frame = frame_of(onto, data.ndim - 1)
-            values = plain(data)
+            values = detached(data)
             working = values if values.dtype in (torch.float32, torch.float64) else values.float()
             moved = resample(working, onto, info["shape"], affine, back, frame, info["mode"], info["fill"], "data")
             moved = moved.to(values.dtype)
         else:
-            moved = plain(data).clone()
+            moved = detached(data).clone()
         out: Tensor = convert_to_dst_type(moved, data, dtype=moved.dtype)[0]
         if isinstance(out, MetaTensor):
             out.affine = torch.from_numpy(affine)

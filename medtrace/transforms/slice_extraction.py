@@ -20,7 +20,7 @@ from ..checks import check_choice
 from ..geometry.grid import Grid
 from .geometry import Array, affine_of
 from .masks import as_mask
-from .naming import as_item, named, plain
+from .naming import as_item, detached, named
 
 PLANES = {"axial": "S", "coronal": "A", "sagittal": "R"}
 _AXES = ("LR", "PA", "IS")
@@ -278,7 +278,7 @@ def _slice_affine(
 
 def _center_of_mass(label: str, region: Tensor, array_axis: int) -> float:
     """Mean index of the region's voxels along an array axis."""
-    counts = plain(region).sum([axis for axis in range(4) if axis != 1 + array_axis], dtype=torch.float64)
+    counts = detached(region).sum([axis for axis in range(4) if axis != 1 + array_axis], dtype=torch.float64)
     if not float(counts.sum()) > 0:
         raise ValueError(f"{label}: expected foreground voxels, received an empty mask or image; use center='volume'")
     places = torch.arange(len(counts), dtype=torch.float64, device=counts.device)

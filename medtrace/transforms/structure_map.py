@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..checks import check_choice, check_positive
 from .geometry import Array
-from .naming import as_image, as_item, named, plain
+from .naming import as_image, as_item, detached, named
 from .potts import DIRECTIONS, Directions, minimise_potts
 from .two_means import two_means, unit_range
 
-Method = Literal["potts", "otsu", "kmeans"]
+StructureMethod = Literal["potts", "otsu", "kmeans"]
 METHODS = ("potts", "otsu", "kmeans")
 
 
@@ -61,7 +61,9 @@ class StructureMap(Transform):
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012 (MONAI's contract)
 
-    def __init__(self, method: Method = "potts", gamma: float = 5e-4, directions: Directions | None = None) -> None:
+    def __init__(
+        self, method: StructureMethod = "potts", gamma: float = 5e-4, directions: Directions | None = None
+    ) -> None:
         check_choice("method", method, METHODS)
         check_choice("directions", directions, (*DIRECTIONS, None))
         check_positive("gamma", gamma)
@@ -88,7 +90,7 @@ class StructureMap(Transform):
                 f"{named(name, img)}: expected 1 channel, received {image.shape[0]} in shape {tuple(image.shape)};"
                 " make a map of each channel"
             )
-        values = unit_range(plain(image)[0].cpu().numpy().astype(np.float64))
+        values = unit_range(detached(image)[0].cpu().numpy().astype(np.float64))
         bright = torch.from_numpy(self._bright(values)[None])
         out: Tensor = convert_to_dst_type(bright, image, dtype=torch.float32)[0]
         return out
@@ -138,7 +140,7 @@ class StructureMapd(MapTransform):
         keys: KeysCollection,
         suffix: str = "_structure",
         out_keys: Sequence[str] | str | None = None,
-        method: Method = "potts",
+        method: StructureMethod = "potts",
         gamma: float = 5e-4,
         directions: Directions | None = None,
         allow_missing_keys: bool = False,
@@ -160,13 +162,13 @@ class StructureMapd(MapTransform):
 
 def structure_map(
     image: Tensor,
-    method: Method = "potts",
+    method: StructureMethod = "potts",
     gamma: float = 5e-4,
     directions: Directions | None = None,
 ) -> Tensor:
     """`StructureMap` as a function: (1, *spatial) to (1, *spatial) float32 of exactly 0 and 1."""
     out = StructureMap(method, gamma, directions)(image, name="image")
-    return out if isinstance(image, MetaTensor) else plain(out)
+    return out if isinstance(image, MetaTensor) else detached(out)
 
 
 StructureMapD = StructureMapDict = StructureMapd

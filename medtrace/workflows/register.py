@@ -28,7 +28,7 @@ from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods import Method
 from medtrace.methods.common.instance import InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import Pair
+from medtrace.methods.common.registration import RegistrationPair
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
@@ -306,7 +306,7 @@ def _reporter(bar: Progress) -> Callable[[RefinementStep], None]:
     return show
 
 
-def _answer(method: _Method, working: Pair) -> Prediction:
+def _answer(method: _Method, working: RegistrationPair) -> Prediction:
     batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
     masks = {name: batch.get(name) for name in ("mask", "source_mask")} if method.method.abilities.masks else {}
     with torch.no_grad():

@@ -15,7 +15,7 @@ from medtrace.data.preparation import IntensityMap, Preparation, find_foreground
 from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
-from medtrace.methods.common.registration import Pair
+from medtrace.methods.common.registration import RegistrationPair
 from medtrace.trace.geometry import pull, same_grid
 from medtrace.trace.prediction import Prediction, plain
 
@@ -232,7 +232,7 @@ class WorkingGrid:
         else:
             self.shape = self.own_shape
 
-    def bring(self, source: Tensor, target: Tensor) -> Pair:
+    def bring(self, source: Tensor, target: Tensor) -> RegistrationPair:
         """The pair on this grid, batched, with its masks as shares of a voxel.
 
         Args:
@@ -245,7 +245,7 @@ class WorkingGrid:
             None if mask is None else self._to(mask.float()).clamp(0, 1)[None]
             for mask in (pair.mask, pair.source_mask_on_target)
         ]
-        return Pair(
+        return RegistrationPair(
             # Interpolation may leave the range by a rounding error.
             self._to(pair.on_target(source)).clamp(-1, 1)[None],
             self._to(target).clamp(-1, 1)[None],

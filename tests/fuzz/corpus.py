@@ -275,7 +275,7 @@ KINDS: dict[str, Kind] = {
     "nifti.gz": Kind("image.nii.gz", _nifti("image.nii.gz"), _at(reading.read_image, "image.nii.gz")),
     "nifti pair": Kind("image.hdr", _nifti_pair, _at(reading.read_image, "image.img")),
     "mgz": Kind("image.mgz", _freesurfer, _at(reading.read_image, "image.mgz")),
-    "nifti2": Kind("image.nii", _nifti2, _at(io.read_image, "image.nii")),
+    "nifti2": Kind("image.nii", _nifti2, _at(io.read_nifti_image, "image.nii")),
     "nrrd": Kind("image.nrrd", _itk("image.nrrd"), _at(reading.read_image, "image.nrrd")),
     "nrrd gzip": Kind("image.nrrd", _itk("image.nrrd", True), _at(reading.read_image, "image.nrrd")),
     "nhdr": Kind("image.nhdr", _itk("image.nhdr"), _at(reading.read_image, "image.nhdr")),

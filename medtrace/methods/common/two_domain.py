@@ -145,6 +145,7 @@ class TwoDomainMethod(Method):
     abilities = Abilities(
         tasks=("translate", "register"), patches=True, channels="any", moves=False, identity_start=True
     )
+    networks: TranslationBackbone
 
     @classmethod
     def from_settings(cls, settings: TwoDomainSettings) -> Self:

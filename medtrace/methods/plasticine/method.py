@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from monai.networks.utils import eval_mode
@@ -89,6 +89,7 @@ class PlasticineMethod(Method):
     settings_type = PlasticineSettings
     abilities = Abilities(tasks=("translate", "register"), paired=False, patches=True, identity_start=True)
     sampling: Sampling
+    networks: DiffusionTranslator
 
     @classmethod
     def from_settings(cls, settings: PlasticineSettings) -> Self:
@@ -218,8 +219,10 @@ class PlasticineMethod(Method):
         if phase.active("smoothness"):
             terms["smoothness"] = self._smoothness(output)
         if phase.active("alignment"):
-            features = output.features.detach() if self.alignment_gradient == "stand_in" else output.features
-            terms["alignment"] = F.mse_loss(output.stand_in.float(), features.float())
+            # Neither is None where the target is given.
+            features, stand_in = cast(Tensor, output.features), cast(Tensor, output.stand_in)
+            features = features.detach() if self.alignment_gradient == "stand_in" else features
+            terms["alignment"] = F.mse_loss(stand_in.float(), features.float())
         if phase.active("inverse_consistency"):
             there, back = output.ddf, output.inverse_ddf
             misses = compose(there, back).square().mean() + compose(back, there).square().mean()
