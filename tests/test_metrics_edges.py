@@ -145,6 +145,8 @@ class TestOtsu:
     def test_two_levels_and_one(self):
         assert 0 < otsu_threshold(torch.tensor([0.0, 0.0, 1.0])) < 1
         assert otsu_threshold(torch.full((5,), 0.7)) == pytest.approx(0.7)
+        high = 1 + torch.finfo(torch.float64).eps
+        assert 1 <= otsu_threshold(torch.tensor([1.0, 1.0, high], dtype=torch.float64)) < high
 
 
 class TestDice:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from medtrace import fields
 from medtrace.checks import check_choice, check_field, check_finite, check_floating, check_number, check_same_shape
-from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.case_metric import CaseMetric
 from medtrace.metrics.image import region_mean
 
 FoldUnit = Literal["voxel", "percent"]
@@ -189,69 +189,56 @@ class EndPointErrorMetric(CaseMetric):
         deformed_above: see `end_point_error`.
     """
 
+    function = staticmethod(end_point_error)
+
     def __init__(self, unit: Literal["mm", "voxel"] | str = "mm", deformed_above: float | None = None) -> None:
-        super().__init__()
         check_choice("unit", unit, ["mm", "voxel"])
         if deformed_above is not None:
             _check_length("deformed_above", deformed_above)
+        super().__init__(deformed_above=deformed_above)
         self.unit = unit
-        self.deformed_above = deformed_above
 
-    def measure(
-        self,
-        y_pred: Tensor,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        affine: Tensor | None = None,
-    ) -> Tensor:
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         """(B,) of the predicted field `y_pred` and the true one `y`."""
-        affine = _affine_for(self.unit, affine)
-        y = required("y", y)
-        return end_point_error(y_pred, y, mask, affine=affine, deformed_above=self.deformed_above)
+        return super().measure(y_pred, y, **_in_unit(self.unit, **kwargs))
 
 
 class LandmarkErrorMetric(CaseMetric):
     """`landmark_error` of every case, in mm: `metric(points, true_points, valid=...)`."""
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
-        """(B,) in mm."""
-        return landmark_error(y_pred, required("y", y), valid)
+    function = staticmethod(landmark_error)
 
 
 class NonDiffeomorphicFractionMetric(CaseMetric):
     """`fields.non_diffeomorphic_fraction` of every case: `metric(ddf)`."""
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+    compares = False
+
+    @staticmethod
+    def function(y_pred: Tensor) -> Tensor:
         """(B,) in [0, 1]."""
-        _nothing_to_compare(y)
         return fields.non_diffeomorphic_fraction(_field("y_pred", y_pred))
 
 
 class NonDiffeomorphicVolumeMetric(CaseMetric):
     """`folded_volume` of every case: `metric(ddf)`; unit "voxel" or "percent"."""
 
-    def __init__(self, unit: FoldUnit | str = "voxel") -> None:
-        super().__init__()
-        check_choice("unit", unit, ["voxel", "percent"])
-        self.unit = unit
+    compares = False
+    function = staticmethod(folded_volume)
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B,) >= 0."""
-        _nothing_to_compare(y)
-        return folded_volume(y_pred, unit=self.unit)
+    def __init__(self, unit: FoldUnit | str = "voxel") -> None:
+        check_choice("unit", unit, ["voxel", "percent"])
+        super().__init__(unit=unit)
 
 
 class SDLogJacobianMetric(CaseMetric):
     """`sd_log_jacobian` of every case: `metric(ddf, mask=...)`."""
 
-    def __init__(self, floor: float = 1e-9) -> None:
-        super().__init__()
-        self.floor = floor
+    compares = False
+    function = staticmethod(sd_log_jacobian)
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) >= 0."""
-        _nothing_to_compare(y)
-        return sd_log_jacobian(y_pred, mask, floor=self.floor)
+    def __init__(self, floor: float = 1e-9) -> None:
+        super().__init__(floor=floor)
 
 
 class InverseConsistencyMetric(CaseMetric):
@@ -262,31 +249,20 @@ class InverseConsistencyMetric(CaseMetric):
         inside_only: see `mean_inverse_consistency`.
     """
 
+    function = staticmethod(mean_inverse_consistency)
+
     def __init__(self, unit: Literal["mm", "voxel"] | str = "mm", inside_only: bool = False) -> None:
-        super().__init__()
         check_choice("unit", unit, ["mm", "voxel"])
+        super().__init__(inside_only=inside_only)
         self.unit = unit
-        self.inside_only = inside_only
 
-    def measure(
-        self,
-        y_pred: Tensor,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        affine: Tensor | None = None,
-    ) -> Tensor:
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         """(B,) of the field `y_pred` and its claimed inverse `y`."""
-        affine = _affine_for(self.unit, affine)
-        y = required("y", y)
-        return mean_inverse_consistency(y_pred, y, mask, affine=affine, inside_only=self.inside_only)
+        return super().measure(y_pred, y, **_in_unit(self.unit, **kwargs))
 
 
-def _affine_for(unit: str, affine: Tensor | None) -> Tensor | None:
+def _in_unit(unit: str, affine: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
+    """The keywords of a call in mm, which needs an affine, or in voxels, which takes none."""
     if unit == "mm" and affine is None:
         raise TypeError("affine: expected a (4, 4) tensor for millimetres, received None; or use unit='voxel'")
-    return affine if unit == "mm" else None
-
-
-def _nothing_to_compare(y: Tensor | None) -> None:
-    if y is not None:
-        raise TypeError("y: expected None, this metric takes one field, received a second argument; leave it out")
+    return {**kwargs, "affine": affine if unit == "mm" else None}

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite, check_floating, check_whole
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import ComparingMetric
-from medtrace.metrics.image import range_width
+from medtrace.metrics.case_metric import ComparingMetric, range_width
 
 NUM_BINS = 64
 """Bins over the data range; for images in [-1, 1] one is 1/32 wide."""

@@ -6,16 +6,16 @@ import math
 from typing import Any, Literal
 
 import torch
+from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite, check_floating, check_number, check_same_grid
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.case_metric import CaseMetric, range_width
 from medtrace.metrics.image import (
     NMIConvention,
     normalized_mutual_information_score,
     peak_signal_to_noise_ratio,
-    range_width,
 )
 from medtrace.metrics.ssim import structural_similarity
 
@@ -156,25 +156,18 @@ def otsu_threshold(values: Tensor) -> float:
         values: any shape, finite.
 
     Returns:
-        Centre of the last bin of the lower class; the value itself if all are equal.
+        Center of the last bin of the lower class; the value itself if all are equal.
     """
     check_floating("values", values)
     if values.numel() == 0:
         raise ValueError(f"values: expected at least one, received shape {tuple(values.shape)}")
     check_finite("values", values)
-    values = values.detach().double()
-    least, most = (float(bound) for bound in torch.aminmax(values))
+    values = values.detach().flatten().double()
+    least, most = torch.aminmax(values)
     if least == most:
-        return least
-    step = (most - least) / OTSU_BINS
-    index = ((values.flatten() - least) / step).long().clamp(0, OTSU_BINS - 1)
-    counts = torch.bincount(index, minlength=OTSU_BINS).double()
-    centres = least + step * (torch.arange(OTSU_BINS, dtype=torch.float64, device=counts.device) + 0.5)
-    below = counts.cumsum(0)[:-1]
-    above = counts.sum() - below
-    mass = (counts * centres).cumsum(0)
-    gap = mass[:-1] / below - (mass[-1] - mass[:-1]) / above
-    return float(centres[int((below * above * gap.square()).argmax())])
+        return float(least)
+    shares = (values - least) / (most - least)  # NumPy's histogram refuses a range of a few units in the last place
+    return float(least + threshold_otsu(shares.cpu().numpy(), OTSU_BINS) * (most - least))
 
 
 def edge_dice(
@@ -240,6 +233,8 @@ def _edge_voxels(magnitude: Tensor, threshold: str | float, quantile: float) -> 
 class EdgeSSIMMetric(CaseMetric):
     """`edge_ssim` of every case."""
 
+    function = staticmethod(edge_ssim)
+
     def __init__(
         self,
         data_range: tuple[float, float],
@@ -247,35 +242,22 @@ class EdgeSSIMMetric(CaseMetric):
         window: int = 11,
         sigma: float = 1.5,
     ) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.settings: dict[str, Any] = {
-            "data_range": data_range,
-            "scale": scale,
-            "window": window,
-            "sigma": sigma,
-        }
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) of the prediction `y_pred` and the warped source `y`."""
-        return edge_ssim(y_pred, required("y", y), mask, **self.settings)
+        super().__init__(data_range=data_range, scale=scale, window=window, sigma=sigma)
 
 
 class EdgePSNRMetric(CaseMetric):
     """`edge_psnr` of every case."""
 
-    def __init__(self, data_range: tuple[float, float], scale: EdgeScale | str = "range") -> None:
-        super().__init__()
-        range_width(data_range)
-        self.settings: dict[str, Any] = {"data_range": data_range, "scale": scale}
+    function = staticmethod(edge_psnr)
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) in dB of the prediction `y_pred` and the warped source `y`."""
-        return edge_psnr(y_pred, required("y", y), mask, **self.settings)
+    def __init__(self, data_range: tuple[float, float], scale: EdgeScale | str = "range") -> None:
+        super().__init__(data_range=data_range, scale=scale)
 
 
 class EdgeNMIMetric(CaseMetric):
     """`edge_nmi` of every case."""
+
+    function = staticmethod(edge_nmi)
 
     def __init__(
         self,
@@ -284,22 +266,13 @@ class EdgeNMIMetric(CaseMetric):
         num_bins: int = 64,
         convention: NMIConvention | str = NMIConvention.STUDHOLME,
     ) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.settings: dict[str, Any] = {
-            "data_range": data_range,
-            "scale": scale,
-            "num_bins": num_bins,
-            "convention": convention,
-        }
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) of the prediction `y_pred` and the warped source `y`."""
-        return edge_nmi(y_pred, required("y", y), mask, **self.settings)
+        super().__init__(data_range=data_range, scale=scale, num_bins=num_bins, convention=convention)
 
 
 class EdgeDiceMetric(CaseMetric):
     """`edge_dice` of every case; `threshold` has no default, because the value depends on it."""
+
+    function = staticmethod(edge_dice)
 
     def __init__(
         self,
@@ -308,16 +281,5 @@ class EdgeDiceMetric(CaseMetric):
         quantile: float = 0.9,
         scale: EdgeScale | str = "range",
     ) -> None:
-        super().__init__()
-        range_width(data_range)
         check_threshold(threshold, quantile)
-        self.settings: dict[str, Any] = {
-            "data_range": data_range,
-            "threshold": threshold,
-            "quantile": quantile,
-            "scale": scale,
-        }
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) of the prediction `y_pred` and the warped source `y`."""
-        return edge_dice(y_pred, required("y", y), mask, **self.settings)
+        super().__init__(data_range=data_range, threshold=threshold, quantile=quantile, scale=scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -13,13 +12,12 @@ from medtrace.checks import (
     check_batched,
     check_choice,
     check_finite,
-    check_number,
     check_positive,
     check_same_shape,
     check_whole,
 )
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.case_metric import CaseMetric, range_width
 
 
 class NMIConvention(StrEnum):
@@ -33,18 +31,6 @@ class NMIConvention(StrEnum):
     STUDHOLME = "studholme"
     ARITHMETIC = "arithmetic"
     JOINT = "joint"
-
-
-def range_width(data_range: tuple[float, float]) -> float:
-    """Checked high − low of a range given as (low, high)."""
-    if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
-        raise TypeError(f"data_range: expected (low, high), for instance (-1, 1), received {data_range!r}")
-    check_number("data_range", data_range[0])
-    check_number("data_range", data_range[1])
-    low, high = float(data_range[0]), float(data_range[1])
-    if not (low < high and math.isfinite(high - low)):
-        raise ValueError(f"data_range: expected low < high, both finite, received {data_range!r}")
-    return high - low
 
 
 def check_pair(pred: Any, target: Any) -> tuple[Tensor, Tensor]:
@@ -190,33 +176,25 @@ def _entropy(probability: Tensor, axes: tuple[int, ...]) -> Tensor:
 class MAEMetric(CaseMetric):
     """`mean_absolute_error` of every case."""
 
-    def __init__(self, data_range: tuple[float, float], output_range: float | None = None) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.data_range = data_range
-        self.output_range = output_range
+    function = staticmethod(mean_absolute_error)
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) errors."""
-        y = required("y", y)
-        return mean_absolute_error(y_pred, y, mask, data_range=self.data_range, output_range=self.output_range)
+    def __init__(self, data_range: tuple[float, float], output_range: float | None = None) -> None:
+        super().__init__(data_range=data_range, output_range=output_range)
 
 
 class PSNRMetric(CaseMetric):
     """`peak_signal_to_noise_ratio` of every case; perfect cases are infinite and counted apart."""
 
-    def __init__(self, data_range: tuple[float, float]) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.data_range = data_range
+    function = staticmethod(peak_signal_to_noise_ratio)
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) in dB."""
-        return peak_signal_to_noise_ratio(y_pred, required("y", y), mask, data_range=self.data_range)
+    def __init__(self, data_range: tuple[float, float]) -> None:
+        super().__init__(data_range=data_range)
 
 
 class NMIMetric(CaseMetric):
     """`normalized_mutual_information_score` of every case."""
+
+    function = staticmethod(normalized_mutual_information_score)
 
     def __init__(
         self,
@@ -225,22 +203,5 @@ class NMIMetric(CaseMetric):
         convention: NMIConvention | str = NMIConvention.STUDHOLME,
         out_of_range: Literal["error", "clamp"] | str = "error",
     ) -> None:
-        super().__init__()
-        range_width(data_range)
         check_choice("convention", convention, [str(choice) for choice in NMIConvention])
-        self.data_range = data_range
-        self.num_bins = num_bins
-        self.convention = convention
-        self.out_of_range = out_of_range
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) in the convention's range."""
-        return normalized_mutual_information_score(
-            y_pred,
-            required("y", y),
-            mask,
-            data_range=self.data_range,
-            num_bins=self.num_bins,
-            convention=self.convention,
-            out_of_range=self.out_of_range,
-        )
+        super().__init__(data_range=data_range, num_bins=num_bins, convention=convention, out_of_range=out_of_range)

@@ -176,35 +176,33 @@ class _LabelMetric(CaseMetric):
         include_background: whether the background counts in the mean over the classes.
     """
 
+    score: str
+
     def __init__(self, num_classes: int, include_background: bool = False) -> None:
         super().__init__()
         check_whole("num_classes", num_classes, 1)
         self.num_classes = num_classes
         self.include_background = include_background
 
-    def _mean(self, values: Tensor) -> Tensor:
-        return values[:, 0 if self.include_background else 1 :].nanmean(1)
+    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """(B,) in [0, 1]."""
+        values: Tensor = getattr(label_overlap(y_pred, required("y", y), self.num_classes), self.score)
+        return values if values.ndim == 1 else values[:, 0 if self.include_background else 1 :].nanmean(1)
 
 
 class LabelAccuracyMetric(_LabelMetric):
     """Share of the voxels with the right label, background included."""
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B,) in [0, 1]."""
-        return label_overlap(y_pred, required("y", y), self.num_classes).accuracy
+    score = "accuracy"
 
 
 class LabelDiceMetric(_LabelMetric):
     """Mean Dice over the classes that a case shows."""
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B,) in [0, 1]."""
-        return self._mean(label_overlap(y_pred, required("y", y), self.num_classes).dice)
+    score = "dice"
 
 
 class LabelIoUMetric(_LabelMetric):
     """Mean intersection over union over the classes that a case shows."""
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B,) in [0, 1]."""
-        return self._mean(label_overlap(y_pred, required("y", y), self.num_classes).iou)
+    score = "iou"

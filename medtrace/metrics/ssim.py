@@ -8,8 +8,8 @@ from torch import Tensor
 
 from medtrace.checks import check_positive, check_whole
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import CaseMetric, required
-from medtrace.metrics.image import check_pair, range_width, region_mean
+from medtrace.metrics.case_metric import CaseMetric, range_width
+from medtrace.metrics.image import check_pair, region_mean
 
 K1, K2 = 0.01, 0.03
 
@@ -102,15 +102,7 @@ def _similarity_map(x: Tensor, y: Tensor, width: float, taps: list[float]) -> Te
 class SSIMMetric(CaseMetric):
     """`structural_similarity` of every case."""
 
-    def __init__(self, data_range: tuple[float, float], window: int = 11, sigma: float = 1.5) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.data_range = data_range
-        self.window = window
-        self.sigma = sigma
+    function = staticmethod(structural_similarity)
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) in [-1, 1]."""
-        return structural_similarity(
-            y_pred, required("y", y), mask, data_range=self.data_range, window=self.window, sigma=self.sigma
-        )
+    def __init__(self, data_range: tuple[float, float], window: int = 11, sigma: float = 1.5) -> None:
+        super().__init__(data_range=data_range, window=window, sigma=sigma)

@@ -37,7 +37,7 @@ from medtrace.checks import (
 )
 from medtrace.geometry.grid import check_invertible
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.case_metric import CaseMetric
 from medtrace.metrics.image import mean_absolute_error, peak_signal_to_noise_ratio
 from medtrace.metrics.ssim import structural_similarity
 
@@ -242,14 +242,9 @@ def _without_trend(values: Tensor) -> np.ndarray:
 class NMAEMetric(CaseMetric):
     """`normalized_mean_absolute_error` of every case."""
 
+    function = staticmethod(normalized_mean_absolute_error)
+
     def __init__(self, convention: str = "unit-foreground", tolerance: float = 1e-3) -> None:
-        super().__init__()
         check_choice("convention", convention, CONVENTIONS)
         check_positive("tolerance", tolerance)
-        self.convention = convention
-        self.tolerance = tolerance
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) errors."""
-        y = required("y", y)
-        return normalized_mean_absolute_error(y_pred, y, self.convention, mask, tolerance=self.tolerance)
+        super().__init__(convention=convention, tolerance=tolerance)

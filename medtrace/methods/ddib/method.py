@@ -138,7 +138,7 @@ class DDIBMethod(Method):
         """Move the averaged weights on."""
         for domain in DOMAINS:
             average: Any = self.averages[domain]
-            average.update(self.networks[domain])
+            average.update_parameters(self.networks[domain])
 
     def predict(self, batch: Batch) -> Prediction:
         """Translate each source. Nothing is deformed, so the field is zero by design."""

@@ -260,7 +260,7 @@ class PlasticineMethod(Method):
 
     def after_step(self) -> None:
         """Move the averaged weights on."""
-        self.average.update(self.networks.noise_estimator)
+        self.average.update_parameters(self.networks.noise_estimator)
 
     # Inference
 
@@ -283,7 +283,7 @@ class PlasticineMethod(Method):
         """
         source, structure, how = self._image(batch, "source"), self._structure(batch, "source"), self.sampling
         ours = self.networks
-        averaged: Any = self.average.network
+        averaged: Any = self.average.module
         translator = DiffusionTranslator(averaged, ours.deformation, ours.schedule, ours.binary_structure)
 
         def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> DiffusionTranslation:
