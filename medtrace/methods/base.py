@@ -130,8 +130,8 @@ class Method(nn.Module):
         if settings.spatial_dims not in cls.abilities.spatial_dims:
             able = " or ".join(map(str, cls.abilities.spatial_dims))
             raise ValueError(
-                f"spatial_dims: {cls.title or cls.__name__} expected {able}, received {settings.spatial_dims}; translate"
-                " slices, or use a method that `medtrace methods` lists for it"
+                f"spatial_dims: {cls.title or cls.__name__} expected {able}, received {settings.spatial_dims};"
+                " translate slices, or use a method that `medtrace methods` lists for it"
             )
         return cls.from_settings(settings)
 

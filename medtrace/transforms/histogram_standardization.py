@@ -213,7 +213,9 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
         >>> import torch
         >>> items = [{"t1": 200 * torch.rand(1, 8, 8, 8)}, {"t1": 50 * torch.rand(1, 8, 8, 8)}]
         >>> landmarks = HistogramStandardizationd.train(items, ["t1"])
-        >>> float(HistogramStandardizationd(["t1"], landmarks)(items[0])["t1"].max()) <= 100.5
+        >>> transform = HistogramStandardizationd(["t1"], landmarks)
+        >>> first, second = (float(transform(item)["t1"].median()) for item in items)
+        >>> abs(first - second) < 10
         True
     """
 
