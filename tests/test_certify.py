@@ -420,7 +420,7 @@ def test_command(truth, cases, tmp_path):
     arguments = ["certify", str(tmp_path / "good"), str(tmp_path / "bad"), "--radius", str(tmp_path / "radius.json")]
     files = ["--out", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]
     found = CliRunner().invoke(app, [*arguments, *files])
-    assert found.exit_code == 2, found.output
+    assert found.exit_code == 3, found.output
     assert "bad: FAIL" in found.output
     assert "good: FAIL" not in found.output
     assert "within 1.5 mm" in found.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from medtrace.cli import options
 from medtrace.cli.app import at_home, command
+from medtrace.cli.errors import USER_ERROR
 from medtrace.cli.overrides import parse_settings
 
 
@@ -131,17 +133,15 @@ def train(
 @command("methods")
 def methods() -> None:
     """List the methods: what each does, in which dimensions, and whose idea it is."""
-    from medtrace.methods import method_class, method_names
+    from medtrace.workflows.methods import method_table
 
-    rows = [("method", "tasks", "dims", "pairs", "paper")]
-    for name in method_names():
-        kind = method_class(name)
-        able = kind.abilities
-        dims = "/".join(f"{dims}D" for dims in able.spatial_dims)
-        rows.append((name, ", ".join(able.tasks), dims, "paired" if able.paired else "unpaired", kind.paper))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]))
+    columns = shutil.get_terminal_size((0, 0)).columns  # 0 where the output goes to a file or program
+    table = method_table(columns or None)
+    typer.echo(table.text)
+    for failure in table.failures:
+        typer.echo(f"medtrace: failed {failure}", err=True)
+    if table.failures:
+        raise typer.Exit(USER_ERROR)
 
 
 @command("bundle")

@@ -10,6 +10,7 @@ import typer
 
 from medtrace.cli import options
 from medtrace.cli.app import command
+from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR, CommandLineError
 
 
 @command("translate")
@@ -131,7 +132,7 @@ def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | N
         f"{out}: {len(found.translated)} translated, {len(found.kept)} kept from before, {len(found.failures)} failed"
     )
     if found.failures:
-        raise typer.Exit(1)
+        raise typer.Exit(USER_ERROR)
 
 
 @command("register")
@@ -268,7 +269,7 @@ def certify(
     target_series: options.TargetSeries = None,
     resample_tilt: options.ResampleTilt = False,
 ) -> None:
-    """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 2 if any fails."""
+    """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 3 if any fails."""
     from medtrace.workflows.certify import certify_several
 
     found = certify_several(
@@ -292,7 +293,7 @@ def certify(
         for check in certificate.checks:
             typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
     if any(certificate.verdict == "FAIL" for certificate in found):
-        raise typer.Exit(2)
+        raise typer.Exit(FAILED_VERDICT)
 
 
 @command("calibrate")
@@ -340,5 +341,5 @@ def calibrate(
             out=out,
         )
     else:
-        raise ValueError(f"what: expected certificate or radius, received {what!r}")
+        raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
     typer.echo(text)

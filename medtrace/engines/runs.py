@@ -127,8 +127,8 @@ def load_method(
         )
     kind = method_class(record.method)
     states = load_weights(weights).get("method", {})
-    check_shapes(check_size(lambda: kind.from_settings(record.settings), run / RECORD), states, weights)
-    method = kind.from_settings(record.settings)
+    check_shapes(check_size(lambda: kind.build(record.settings), run / RECORD), states, weights)
+    method = kind.build(record.settings)
     missing, unexpected = method.load_state_dict(states, strict=False)
     left_out = [name for name in missing if not name.endswith(EXTRA)]
     if left_out or unexpected:

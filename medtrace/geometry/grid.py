@@ -42,6 +42,12 @@ def check_invertible(name: str, affine: Any, remedy: str = "check the image's he
 
     Raises:
         ValueError: if not; the message begins with `name` and ends with `remedy`.
+
+    Example:
+        >>> affine = torch.eye(4, dtype=torch.float64)
+        >>> check_invertible("affine", affine)  # silent
+        >>> is_singular(0 * affine[:3, :3])
+        True
     """
     if is_singular(affine):
         raise ValueError(f"{name}: expected an invertible matrix, received a singular one; {remedy}")

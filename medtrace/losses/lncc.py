@@ -71,6 +71,11 @@ class LNCCLoss(_Loss):
         radius: of the windows.
         floor: added to each variance, in squared intensities.
         reduction: "mean" or "sum" over the batch, or "none" for one value per item (B,).
+
+    Example:
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> round(float(LNCCLoss()(2 * image + 1, image)), 2)
+        -1.0
     """
 
     def __init__(

@@ -50,6 +50,14 @@ class CaseMetric(ComparingMetric):
 
     Args:
         settings: the function's keywords that are the same for all cases, of which `data_range` is checked here.
+
+    Example:
+        >>> from medtrace.metrics import MAEMetric
+        >>> metric = MAEMetric(data_range=(0, 1))
+        >>> metric(torch.tensor([[[[0.0]]], [[[0.5]]]]), torch.ones(2, 1, 1, 1)).flatten()
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+        >>> round(float(metric.aggregate()), 3), metric.summary().n
+        (0.75, 2)
     """
 
     function: ClassVar[staticmethod[..., Tensor]]

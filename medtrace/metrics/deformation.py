@@ -44,6 +44,12 @@ def deformed_region(true_ddf: Tensor, threshold: float = 0.3) -> Tensor:
 
     Returns:
         Boolean (B, 1, ...).
+
+    Example:
+        >>> true_ddf = torch.zeros(1, 2, 4, 4)
+        >>> true_ddf[:, 0, 1:3] = 0.5
+        >>> int(deformed_region(true_ddf).sum())
+        8
     """
     _check_length("threshold", threshold)
     return _length(_field("true_ddf", true_ddf), None) > threshold
@@ -71,6 +77,13 @@ def end_point_error(
 
     Raises:
         TypeError, ValueError: on wrong kinds, shapes, non-finite numbers or an empty mask.
+
+    Example:
+        >>> affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
+        >>> ddf, true_ddf = torch.ones(1, 3, 4, 4, 4), torch.zeros(1, 3, 4, 4, 4)
+        >>> ddf[:, 1:] = 0.0
+        >>> end_point_error(ddf, true_ddf), end_point_error(ddf, true_ddf, affine=affine)  # voxels, mm
+        (tensor([1.], dtype=torch.float64), tensor([2.], dtype=torch.float64))
     """
     if deformed_above is not None:
         _check_length("deformed_above", deformed_above)
@@ -97,6 +110,11 @@ def landmark_error(points: Tensor, true_points: Tensor, valid: Tensor | None = N
 
     Raises:
         TypeError, ValueError: on wrong kinds, shapes, or non-finite coordinates of valid landmarks.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 3.0, 4.0], [1.0, 0.0, 0.0]]])
+        >>> landmark_error(points, torch.zeros(1, 2, 3))
+        tensor([3.], dtype=torch.float64)
     """
     for name, value in (("points", points), ("true_points", true_points)):
         check_floating(name, value)
@@ -127,6 +145,10 @@ def sd_log_jacobian(ddf: Tensor, mask: Tensor | None = None, *, floor: float = 1
 
     Returns:
         (B,) >= 0, float64, with the number of voxels in the denominator.
+
+    Example:
+        >>> sd_log_jacobian(torch.zeros(1, 2, 8, 8))
+        tensor([0.], dtype=torch.float64)
     """
     check_number("floor", floor)
     if not 0 < floor <= 1:
@@ -145,6 +167,12 @@ def folded_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> Tensor:
 
     Returns:
         (B,) >= 0, float64.
+
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> folded_volume(ddf), folded_volume(0 * ddf)
+        (tensor([9.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
     check_choice("unit", unit, ["voxel", "percent"])
     volume = fields.non_diffeomorphic_volume(_field("ddf", ddf))
@@ -170,6 +198,11 @@ def mean_inverse_consistency(
 
     Returns:
         (B,) >= 0, float64; NaN for a case whose points all leave the grid (with `inside_only`).
+
+    Example:
+        >>> ddf = torch.full((1, 2, 8, 8), 0.3)
+        >>> round(float(mean_inverse_consistency(ddf, torch.zeros_like(ddf))), 4)  # what a zero inverse leaves
+        0.4243
     """
     ddf, inverse_ddf = _field("ddf", ddf), _field("inverse_ddf", inverse_ddf)
     check_same_shape("ddf", ddf, "inverse_ddf", inverse_ddf)
@@ -187,6 +220,12 @@ class EndPointErrorMetric(CaseMetric):
     Args:
         unit: "mm" needs `affine=` in every call; "voxel" takes none.
         deformed_above: see `end_point_error`.
+
+    Example:
+        >>> metric = EndPointErrorMetric(unit="voxel")
+        >>> ddf = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)
+        >>> float(metric(ddf, torch.zeros(1, 2, 4, 4)))
+        5.0
     """
 
     function = staticmethod(end_point_error)
@@ -204,13 +243,25 @@ class EndPointErrorMetric(CaseMetric):
 
 
 class LandmarkErrorMetric(CaseMetric):
-    """`landmark_error` of every case, in mm: `metric(points, true_points, valid=...)`."""
+    """`landmark_error` of every case, in mm: `metric(points, true_points, valid=...)`.
+
+    Example:
+        >>> float(LandmarkErrorMetric()(torch.tensor([[[0.0, 3.0, 4.0]]]), torch.zeros(1, 1, 3)))
+        5.0
+    """
 
     function = staticmethod(landmark_error)
 
 
 class NonDiffeomorphicFractionMetric(CaseMetric):
-    """`fields.non_diffeomorphic_fraction` of every case: `metric(ddf)`."""
+    """`fields.non_diffeomorphic_fraction` of every case: `metric(ddf)`.
+
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> float(NonDiffeomorphicFractionMetric()(ddf))
+        1.0
+    """
 
     compares = False
 
@@ -221,7 +272,14 @@ class NonDiffeomorphicFractionMetric(CaseMetric):
 
 
 class NonDiffeomorphicVolumeMetric(CaseMetric):
-    """`folded_volume` of every case: `metric(ddf)`; unit "voxel" or "percent"."""
+    """`folded_volume` of every case: `metric(ddf)`; unit "voxel" or "percent".
+
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> float(NonDiffeomorphicVolumeMetric(unit="percent")(ddf))
+        56.25
+    """
 
     compares = False
     function = staticmethod(folded_volume)
@@ -232,7 +290,13 @@ class NonDiffeomorphicVolumeMetric(CaseMetric):
 
 
 class SDLogJacobianMetric(CaseMetric):
-    """`sd_log_jacobian` of every case: `metric(ddf, mask=...)`."""
+    """`sd_log_jacobian` of every case: `metric(ddf, mask=...)`.
+
+    Example:
+        >>> stretched = 0.5 * torch.arange(8.0)[None, None, :, None].expand(1, 2, 8, 8)
+        >>> round(float(SDLogJacobianMetric()(stretched)), 4)  # the same everywhere
+        0.0
+    """
 
     compares = False
     function = staticmethod(sd_log_jacobian)
@@ -247,6 +311,11 @@ class InverseConsistencyMetric(CaseMetric):
     Args:
         unit: "mm" needs `affine=` in every call; "voxel" takes none.
         inside_only: see `mean_inverse_consistency`.
+
+    Example:
+        >>> ddf = torch.full((1, 2, 8, 8), 0.5)
+        >>> float(InverseConsistencyMetric(unit="voxel")(ddf, -ddf))
+        0.0
     """
 
     function = staticmethod(mean_inverse_consistency)

@@ -36,6 +36,16 @@ def load_feature_network(path: str | os.PathLike[str], device: str | torch.devic
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no TorchScript file, or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "flatten.pt")
+        ...     torch.jit.script(torch.nn.Flatten()).save(str(path))
+        ...     load_feature_network(path)(torch.zeros(2, 1, 2, 2)).shape
+        ...
+        torch.Size([2, 4])
     """
     path = Path(path)
     if not path.is_file():
@@ -84,6 +94,10 @@ def image_features(network: FeatureNetwork, images: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the network does not give a vector or maps per image, or numbers that are not finite.
+
+    Example:
+        >>> image_features(lambda images: images.expand(-1, 5, -1, -1), torch.ones(2, 1, 4, 4)).shape  # maps, averaged
+        torch.Size([2, 5])
     """
     check_batched("images", images)
     if not callable(network):
@@ -113,6 +127,11 @@ def frechet_distance(first: Tensor, second: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit, there are fewer than 2 images or numbers are not finite.
+
+    Example:
+        >>> features = torch.rand(16, 3, generator=torch.Generator().manual_seed(0))
+        >>> round(float(frechet_distance(features + 1, features)), 4)  # three means, 1 apart each
+        3.0
     """
     first, second = _checked(first, second)
     roots = [_covariance_root(features) for features in (first, second)]
@@ -142,6 +161,11 @@ def simplified_frechet_distance(first: Tensor, second: Tensor) -> Tensor:
 
     Raises:
         ValueError: as `frechet_distance`.
+
+    Example:
+        >>> features = torch.rand(16, 3, generator=torch.Generator().manual_seed(0))
+        >>> round(float(simplified_frechet_distance(features, features)), 6)
+        0.0
     """
     first, second = _checked(first, second)
     means = (first.mean(0) - second.mean(0)).square().sum()
@@ -172,6 +196,13 @@ class FIDMetric(ComparingMetric):
 
     Args:
         network: the feature network, such as `load_feature_network` gives.
+
+    Example:
+        >>> metric = FIDMetric(lambda images: images.flatten(1))
+        >>> images = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        >>> _ = metric(images, images)
+        >>> round(float(metric.aggregate()), 6)
+        0.0
     """
 
     distance = staticmethod(frechet_distance)
@@ -202,6 +233,14 @@ class FIDMetric(ComparingMetric):
 
 
 class SFDMetric(FIDMetric):
-    """`simplified_frechet_distance` between the features of all images that were shown; as `FIDMetric`."""
+    """`simplified_frechet_distance` between the features of all images that were shown; as `FIDMetric`.
+
+    Example:
+        >>> metric = SFDMetric(lambda images: images.flatten(1))
+        >>> images = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        >>> _ = metric(images + 1, images)
+        >>> round(float(metric.aggregate()), 4)
+        4.0
+    """
 
     distance = staticmethod(simplified_frechet_distance)

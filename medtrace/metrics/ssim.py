@@ -46,6 +46,12 @@ def structural_similarity(
 
     Raises:
         ValueError: also if an axis is shorter than the window, or the mask lies only at the border.
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> bool(structural_similarity(1 - image, image, data_range=(0, 1)) < 0.5)
+        True
     """
     pred, target = check_pair(pred, target)
     width = range_width(data_range)
@@ -100,7 +106,14 @@ def _similarity_map(x: Tensor, y: Tensor, width: float, taps: list[float]) -> Te
 
 
 class SSIMMetric(CaseMetric):
-    """`structural_similarity` of every case."""
+    """`structural_similarity` of every case.
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> round(float(SSIMMetric(data_range=(0, 1))(image, image)), 4)
+        1.0
+    """
 
     function = staticmethod(structural_similarity)
 

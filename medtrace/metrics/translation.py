@@ -80,6 +80,10 @@ def foreground_of(target: Tensor, tolerance: float = 1e-3) -> Tensor:
 
     Raises:
         TypeError, ValueError: if it is no such image, or an item has no foreground.
+
+    Example:
+        >>> foreground_of(torch.tensor([[[[-1.0, -0.5, 1.0]]]]))
+        tensor([[[[False,  True,  True]]]])
     """
     check_batched("target", target)
     check_finite("target", target)
@@ -118,6 +122,11 @@ def normalized_mean_absolute_error(
 
     Raises:
         TypeError, ValueError: on wrong kinds, shapes or ranges, an unknown convention, or an empty foreground.
+
+    Example:
+        >>> image, target = torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.5)
+        >>> [float(normalized_mean_absolute_error(image, target, name)) for name in ("unit-whole", "symmetric-whole")]
+        [0.25, 0.5]
     """
     region = _region(target, convention, mask, tolerance)
     return mean_absolute_error(
@@ -148,6 +157,11 @@ def translation_scores(
 
     Raises:
         TypeError, ValueError: as for `normalized_mean_absolute_error`, and of the metrics.
+
+    Example:
+        >>> scores = translation_scores(torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.5))
+        >>> {name: round(float(value), 3) for name, value in scores.items()}
+        {'nmae': 0.25, 'psnr': 12.041, 'ssim': 0.923}
     """
     region = _region(target, convention, mask, tolerance)
     width = CONVENTIONS[convention].error_range
@@ -159,7 +173,12 @@ def translation_scores(
 
 
 def highest_psnr(nmae: float, convention: str) -> float:
-    """The PSNR in dB that no image with this NMAE on the same voxels can pass: 20·log10(range / NMAE)."""
+    """The PSNR in dB that no image with this NMAE on the same voxels can pass: 20·log10(range / NMAE).
+
+    Example:
+        >>> round(highest_psnr(0.071, "unit-whole"), 2)
+        22.97
+    """
     check_choice("convention", convention, CONVENTIONS)
     check_positive("nmae", nmae)
     return 20 * math.log10(CONVENTIONS[convention].error_range / nmae)
@@ -188,6 +207,13 @@ def translation_drift(image: Tensor, target: Tensor, affine: Tensor, *, upsampli
 
     Raises:
         TypeError, ValueError: on wrong kinds or shapes, numbers that are not finite, or a singular affine.
+
+    Example:
+        >>> target = torch.full((1, 1, 32, 32), -1.0)
+        >>> target[..., 10:20, 12:22] = 1.0
+        >>> affine = torch.diag(torch.tensor([1.5, 1.5, 1.0, 1.0], dtype=torch.float64))
+        >>> translation_drift(target.roll(2, 2), target, affine)  # two voxels of 1.5 mm
+        tensor([[3., 0., 0.]], dtype=torch.float64)
     """
     # Here: it takes a second to import.
     from skimage.registration import phase_cross_correlation
@@ -240,7 +266,14 @@ def _without_trend(values: Tensor) -> np.ndarray:
 
 
 class NMAEMetric(CaseMetric):
-    """`normalized_mean_absolute_error` of every case."""
+    """`normalized_mean_absolute_error` of every case.
+
+    Example:
+        >>> target = torch.full((1, 1, 8, 8), -1.0)
+        >>> target[..., 2:6, 2:6] = 0.5  # the foreground
+        >>> float(NMAEMetric()(torch.full_like(target, 0.0), target))
+        0.25
+    """
 
     function = staticmethod(normalized_mean_absolute_error)
 

@@ -50,6 +50,15 @@ class TranslationBackbone(nn.Module):
         stride: multiples of it are what images are padded to.
         internal_weights: the published weights of the host's own terms: "reconstruction" (L1 of an image coded and
             decoded within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, with a cycle only).
+
+    Example:
+        >>> import torch
+        >>> from medtrace.networks import translation_backbone
+        >>> options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
+        >>> backbone = translation_backbone("cyclegan", 2, 1, 1, both_ways=True, options=options)
+        >>> code = backbone.encode(torch.zeros(1, 1, 16, 16), "target")
+        >>> backbone.decode(code, "source").shape
+        torch.Size([1, 1, 16, 16])
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {}

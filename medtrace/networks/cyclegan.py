@@ -28,6 +28,10 @@ class ResnetGenerator(nn.Module):
         channels: features of the first convolution.
         num_blocks: residual blocks; 9 is the published number for 256 x 256.
         downsamplings: strided convolutions.
+
+    Example:
+        >>> ResnetGenerator(2, 1, 3, channels=4, num_blocks=1)(torch.zeros(1, 1, 18, 20)).shape
+        torch.Size([1, 3, 18, 20])
     """
 
     def __init__(
@@ -96,6 +100,11 @@ class CycleGAN(TranslationBackbone):
         discriminator_channels: features of a discriminator's first convolution.
         discriminator_layers: convolutions of a discriminator after the first.
         conditional: let the discriminator see the image that the judged one was made from, as Pix2Pix does.
+
+    Example:
+        >>> network = CycleGAN(3, 1, 2, channels=4, num_blocks=1, discriminator_channels=4)
+        >>> network(torch.zeros(1, 1, 16, 16, 16)).shape
+        torch.Size([1, 2, 16, 16, 16])
     """
 
     def __init__(

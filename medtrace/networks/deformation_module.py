@@ -83,6 +83,12 @@ class DeformationModule(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = DeformationModule(2, 1, channels=(4, 8))
+        >>> output = network(torch.zeros(1, 1, 16, 20))
+        >>> output.ddf.shape, bool(output.ddf.any())  # zero before the training
+        (torch.Size([1, 2, 16, 20]), False)
     """
 
     def __init__(

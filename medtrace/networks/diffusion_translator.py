@@ -53,6 +53,13 @@ class DiffusionTranslator(nn.Module):
 
     Raises:
         ValueError: if the two networks do not fit each other or the structure map.
+
+    Example:
+        >>> estimator = NoiseEstimator(2, 1, channels=(8, 8), head_channels=4, norm_groups=4, residual_blocks=1)
+        >>> network = DiffusionTranslator(estimator, DeformationModule(2, 1, channels=(4, 8)))
+        >>> source, structure = torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+        >>> network(source, structure, [torch.Generator().manual_seed(0)], steps=2).image.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(

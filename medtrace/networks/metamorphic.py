@@ -88,6 +88,14 @@ class MetamorphicRegNet(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = MetamorphicRegNet(2, 1, channels=(4, 8), num_blocks=2)
+        >>> source, target = torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+        >>> mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+        >>> output = network(source, target, mask)
+        >>> output.ddf.shape, bool(output.intensity.any())  # an empty mask: plain registration
+        (torch.Size([1, 2, 16, 16]), False)
     """
 
     def __init__(

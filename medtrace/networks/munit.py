@@ -47,6 +47,13 @@ class MUNIT(CodedBackbone):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> options = {"channels": 4, "num_blocks": 1, "mlp_channels": 8, "discriminator_channels": 4}
+        >>> network = MUNIT(2, 1, 1, discriminator_scales=1, **options)
+        >>> code = network.encode(torch.zeros(1, 1, 32, 32), "source")
+        >>> code.content.shape, code.style.shape, network.decode(code, "target").shape
+        (torch.Size([1, 16, 8, 8]), torch.Size([1, 8]), torch.Size([1, 1, 32, 32]))
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {"reconstruction": 10.0, "latent_cycle": 1.0}

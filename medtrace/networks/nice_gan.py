@@ -230,6 +230,11 @@ class NICEGAN(TranslationBackbone):
     Raises:
         TypeError: if `discriminator_layers` is no sequence.
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = NICEGAN(2, 1, 1, channels=4, num_blocks=1, discriminator_channels=4)
+        >>> network(torch.zeros(1, 1, 32, 32)).shape
+        torch.Size([1, 1, 32, 32])
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {"reconstruction": 10.0}

@@ -58,6 +58,12 @@ class NoiseEstimator(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = NoiseEstimator(2, 1, channels=(8, 8), head_channels=4, norm_groups=4, residual_blocks=1)
+        >>> noisy, condition = torch.zeros(2, 2, 1, 16, 16)
+        >>> network(noisy, torch.tensor([0.9, 0.1]), condition).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(

@@ -13,6 +13,12 @@ class OutputField(nn.Module):
     Args:
         network: returns a `NamedTuple`.
         field: the field's name, such as "image".
+
+    Example:
+        >>> import torch
+        >>> from medtrace.networks import TraceTrans
+        >>> OutputField(TraceTrans(2, 1, 1, channels=(4, 8)), "ddf")(torch.zeros(1, 1, 16, 16)).shape
+        torch.Size([1, 2, 16, 16])
     """
 
     def __init__(self, network: nn.Module, field: str = "image") -> None:

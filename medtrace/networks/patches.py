@@ -51,6 +51,12 @@ class PatchInferer(Inferer):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> volume = torch.rand(1, 1, 40, 40)
+        >>> (blended,) = PatchInferer(16)(volume, lambda patch: (2 * patch,))
+        >>> bool(torch.allclose(blended, 2 * volume, atol=1e-5))
+        True
     """
 
     def __init__(

@@ -37,6 +37,13 @@ class RegistrationUNet(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = RegistrationUNet(2, 1, channels=(4, 8))
+        >>> moving, fixed = torch.rand(2, 1, 1, 16, 20)
+        >>> ddf = network(moving, fixed)  # zero before the training
+        >>> ddf.shape, bool(ddf.any())
+        (torch.Size([1, 2, 16, 20]), False)
     """
 
     def __init__(

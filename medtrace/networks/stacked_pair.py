@@ -16,6 +16,13 @@ class StackedPair(nn.Module):
     Args:
         network: takes source and target, returns a `NamedTuple`.
         field: the field's name, such as "warped".
+
+    Example:
+        >>> import torch
+        >>> from medtrace.networks import DiffeomorphicVoxelMorph
+        >>> network = StackedPair(DiffeomorphicVoxelMorph(2, 1, channels=(4, 8), final_channels=(4,)))
+        >>> network(torch.zeros(1, 2, 16, 16)).shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(self, network: nn.Module, field: str = "warped") -> None:

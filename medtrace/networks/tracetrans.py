@@ -52,6 +52,11 @@ class TraceTrans(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> output = TraceTrans(3, 1, 1, channels=(4, 8))(torch.zeros(1, 1, 8, 8, 12))
+        >>> output.image.shape, output.ddf.shape
+        (torch.Size([1, 1, 8, 8, 12]), torch.Size([1, 3, 8, 8, 12]))
     """
 
     def __init__(
@@ -139,6 +144,12 @@ class DualDecoderGAN(nn.Module):
         velocity_downsampling: how often the velocity's grid is halved against the image's.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: convolutions of each discriminator after the first.
+
+    Example:
+        >>> network = DualDecoderGAN(2, 1, 1, channels=(4, 8), discriminator_channels=4, discriminator_layers=1)
+        >>> output = network(torch.zeros(1, 1, 16, 20))
+        >>> output.image.shape, output.ddf.shape
+        (torch.Size([1, 1, 16, 20]), torch.Size([1, 2, 16, 20]))
     """
 
     def __init__(

@@ -46,6 +46,12 @@ class UNIT(CodedBackbone):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = UNIT(2, 1, 1, channels=4, num_blocks=1, discriminator_channels=4, discriminator_scales=1)
+        >>> image = torch.zeros(1, 1, 32, 32)
+        >>> network.encode(image, "source").content.shape, network(image).shape
+        (torch.Size([1, 16, 8, 8]), torch.Size([1, 1, 32, 32]))
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {"reconstruction": 10.0, "prior": 0.01, "latent_cycle": 0.01}

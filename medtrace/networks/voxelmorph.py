@@ -44,6 +44,12 @@ class DiffeomorphicVoxelMorph(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = DiffeomorphicVoxelMorph(3, 1, channels=(4, 8), final_channels=(4,))
+        >>> moving, fixed = torch.zeros(2, 1, 1, 16, 16, 16)
+        >>> network(moving, fixed).ddf.shape
+        torch.Size([1, 3, 16, 16, 16])
     """
 
     def __init__(

@@ -46,6 +46,13 @@ class Trace:
     Raises:
         TypeError: if a member is no tensor of the right kind.
         ValueError: if shapes, devices or planes do not fit, an affine is singular or a number is not finite.
+
+    Example:
+        >>> image, ddf = torch.rand(1, 8, 8), torch.zeros(2, 8, 8)
+        >>> ddf[0] = 1.0
+        >>> trace = Trace.build(image, image, ddf, affine=torch.eye(4, dtype=torch.float64))
+        >>> trace.locate(torch.tensor([[3.0, 4.0, 0.0]])).round()  # mm: where a point of the source goes
+        tensor([[2., 4., 0.]], dtype=torch.float64)
     """
 
     source: Tensor

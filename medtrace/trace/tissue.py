@@ -46,6 +46,13 @@ def find_tissue(warped: Tensor, image: Tensor) -> Tensor:
 
     Returns:
         Boolean (1, *spatial); everything where no channel has a background.
+
+    Example:
+        >>> image = torch.full((1, 16, 16), -1.0)
+        >>> image[:, 4:12, 4:12] = torch.rand(1, 8, 8)
+        >>> tissue = find_tissue(image, image)
+        >>> int(tissue.sum()), bool(tissue[0, 8, 8])
+        (64, True)
     """
     parted = [_departing(values) for values in (warped, image)]
     known = [inside for inside in parted if inside is not None]

@@ -45,6 +45,11 @@ def above_mean(image: Tensor) -> Tensor:
 
     Raises:
         TypeError: if the image is no tensor of floating numbers.
+
+    Example:
+        >>> import torch
+        >>> above_mean(torch.tensor([[0.0, 1.0, 5.0]]))
+        tensor([[False, False,  True]])
     """
     check_floating("image", image)
     return image > image.mean()
@@ -74,6 +79,14 @@ class HistogramStandardization(InvertibleTransform):
     Raises:
         TypeError: if landmarks or masking are of another kind.
         ValueError: if the file is no landmarks file or the contrast is unknown.
+
+    Example:
+        >>> import torch
+        >>> bright, dark = 200 * torch.rand(1, 8, 8, 8), 50 * torch.rand(1, 8, 8, 8)
+        >>> landmarks = HistogramStandardization.train([bright, dark])
+        >>> standardize = HistogramStandardization(landmarks)
+        >>> abs(float(standardize(bright).median() - standardize(dark).median())) < 10
+        True
     """
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012 (MONAI's contract)
@@ -195,6 +208,15 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
 
     Raises:
         ValueError: if a key's contrast has no landmarks.
+
+    Example:
+        >>> import torch
+        >>> items = [{"t1": 200 * torch.rand(1, 8, 8, 8)}, {"t1": 50 * torch.rand(1, 8, 8, 8)}]
+        >>> landmarks = HistogramStandardizationd.train(items, ["t1"])
+        >>> transform = HistogramStandardizationd(["t1"], landmarks)
+        >>> first, second = (float(transform(item)["t1"].median()) for item in items)
+        >>> abs(first - second) < 10
+        True
     """
 
     backend = HistogramStandardization.backend

@@ -72,6 +72,13 @@ class RigidAlignment(InvertibleTransform):
 
     Raises:
         TypeError, ValueError: if a setting is of another kind or out of its range.
+
+    Example:
+        >>> axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
+        >>> fixed = torch.exp(-((axes[0] / 0.3) ** 2) - (axes[1] / 0.5) ** 2)[None]
+        >>> aligned = RigidAlignment(levels=(2, 1))(fixed.roll(3, 1), fixed)
+        >>> bool((aligned - fixed).abs().mean() < 0.02), bool((fixed.roll(3, 1) - fixed).abs().mean() > 0.05)
+        (True, True)
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's contract)
@@ -284,6 +291,14 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
 
     Raises:
         ValueError: if the moving key is none of the keys.
+
+    Example:
+        >>> axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
+        >>> fixed = torch.exp(-((axes[0] / 0.3) ** 2) - (axes[1] / 0.5) ** 2)[None]
+        >>> transform = RigidAlignmentd(["after"], fixed_key="before", levels=(2, 1))
+        >>> item = transform({"before": fixed, "after": fixed.roll(3, 1)})
+        >>> bool((item["after"] - fixed).abs().mean() < 0.02)
+        True
     """
 
     backend = RigidAlignment.backend

@@ -55,6 +55,11 @@ class SliceExtraction(Transform):
     Raises:
         TypeError: if count or indices are of another kind.
         ValueError: if the axis or centre is unknown, count is not positive, or count and indices are both given.
+
+    Example:
+        >>> slices = SliceExtraction(axis="axial", count=3)(torch.rand(1, 8, 9, 10))
+        >>> len(slices), slices[0].shape
+        (3, torch.Size([1, 8, 9]))
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's contract)
@@ -187,6 +192,12 @@ class SliceExtractiond(MapTransform):
         mask_key: key of the mask whose centre is meant by `center="foreground"`; it must be on the same grid.
             Without one, the non-zero voxels of the first key present.
         allow_missing_keys: skip keys that are absent.
+
+    Example:
+        >>> pair = {name: torch.rand(1, 8, 9, 10) for name in ("source", "target")}
+        >>> items = SliceExtractiond(["source", "target"], indices=[4])(pair)
+        >>> len(items), items[0]["target"].shape
+        (1, torch.Size([1, 8, 9]))
     """
 
     backend = SliceExtraction.backend

@@ -77,7 +77,7 @@ def train(
             )
         resolved = resolve(kind.settings_type, (), settings, start=earlier.settings.model_dump(mode="json"))
         dataset = dataset or earlier.training_data.get("dataset")
-        check_size(lambda: kind.from_settings(resolved), out / RECORD)
+        check_size(lambda: kind.build(resolved), out / RECORD)
     else:
         of_data = {} if dataset is None else _of_dataset(Path(dataset))
         resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})})

@@ -45,7 +45,7 @@ class RegistrationMethod(Method):
         segment_source: whether it also segments sources without a mask.
     """
 
-    abilities = Abilities(tasks=("register",), masks=True)
+    abilities = Abilities(tasks=("register",), masks=True, identity_start=True)
 
     def io_network(self) -> nn.Module:
         """Source and target as channels of one tensor in, the warped source out."""

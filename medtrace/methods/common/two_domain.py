@@ -142,7 +142,9 @@ class TwoDomainMethod(Method):
     """
 
     settings_type = TwoDomainSettings
-    abilities = Abilities(tasks=("translate", "register"), patches=True, channels="any", moves=False)
+    abilities = Abilities(
+        tasks=("translate", "register"), patches=True, channels="any", moves=False, identity_start=True
+    )
     networks: TranslationBackbone
 
     @classmethod

@@ -87,7 +87,7 @@ class PlasticineMethod(Method):
     title = "Plasticine"
     paper = "Zhang, Cheng et al., Plasticine: A Traceable Diffusion Model for Medical Image Translation"
     settings_type = PlasticineSettings
-    abilities = Abilities(tasks=("translate", "register"), paired=False, patches=True)
+    abilities = Abilities(tasks=("translate", "register"), paired=False, patches=True, identity_start=True)
     sampling: Sampling
     networks: DiffusionTranslator
 

@@ -67,7 +67,7 @@ class TraceTransMethod(Method):
     title = "TraceTrans"
     paper = "Luo, Li et al., TraceTrans: Translation and Spatial Tracing for Surgical Prediction"
     settings_type = TraceTransSettings
-    abilities = Abilities(patches=True)
+    abilities = Abilities(patches=True, identity_start=True)
     networks: DualDecoderGAN
 
     @classmethod
