@@ -9,7 +9,6 @@ from .histogram_standardization import (
     above_mean,
 )
 from .identical_pair import RandIdenticalPairD, RandIdenticalPaird, RandIdenticalPairDict
-from .mask_rule import inside_of
 from .misalignment import RandMisalign, RandMisalignD, RandMisalignd, RandMisalignDict
 from .misalignment_draw import (
     MISALIGNMENT_LEVELS,
@@ -53,7 +52,6 @@ __all__ = [
     "StructureMapDict",
     "StructureMapd",
     "above_mean",
-    "inside_of",
     "misalignment_between",
     "structure_map",
 ]
