@@ -12,7 +12,7 @@ from rich.progress import Progress
 from medtrace.data.duplicates import same_voxels
 from medtrace.data.lists.layouts import SPLITS, Pair
 from medtrace.data.pictures.tiff import Depth
-from medtrace.data.preparation.case import Settings
+from medtrace.data.preparation.case import PreparationSettings
 from medtrace.data.preparation.learning import Learned, learn_case, preparation_of
 from medtrace.data.preparation.pictures import value_range_of
 from medtrace.data.preparation.rules import Intensity, Preparation
@@ -55,7 +55,7 @@ class Passes:
     """The passes over the pairs of a data set."""
 
     split: Mapping[str, Sequence[Pair]]
-    settings: Settings
+    settings: PreparationSettings
     pictures: bool
     columns: Sequence[str]
     """Of lesions and labels that at least one pair has."""

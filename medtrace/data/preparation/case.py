@@ -34,7 +34,7 @@ from medtrace.transforms import RigidAlignment, RigidMotion
 
 
 @dataclass(frozen=True)
-class Settings:
+class PreparationSettings:
     spatial_dims: int
     slices: int
     axis: Axis
@@ -60,7 +60,7 @@ def checked_settings(
     standardize: bool,
     resample_tilt: bool = False,
     page: int | None = None,
-) -> Settings:
+) -> PreparationSettings:
     check_choice("spatial_dims", spatial_dims, (2, 3))
     check_choice("axis", axis, [str(choice) for choice in Axis])
     check_positive("slices", slices)
@@ -73,7 +73,7 @@ def checked_settings(
         raise ValueError(f"resize: expected 0 or a number of pixels, received {resize}")
     if resize and spatial_dims == 3:
         raise ValueError("resize: expected spatial_dims=2, received 3; set the voxel size of volumes by spacing")
-    return Settings(
+    return PreparationSettings(
         spatial_dims=spatial_dims,
         slices=slices,
         axis=Axis(axis),
@@ -108,7 +108,7 @@ class Case:
 
 
 def read_case(
-    pair: Pair, settings: Settings, pictures: bool, rigid: RigidMotion | None, columns: Sequence[str] = ()
+    pair: Pair, settings: PreparationSettings, pictures: bool, rigid: RigidMotion | None, columns: Sequence[str] = ()
 ) -> Case:
     """Read a pair onto the source's grid.
 
@@ -166,7 +166,7 @@ def _landmarks(pair: Pair, source: MetaTensor, target: MetaTensor) -> dict[str, 
 
 def _picture_case(
     pair: Pair,
-    settings: Settings,
+    settings: PreparationSettings,
     source: MetaTensor,
     target: MetaTensor,
     mask: Tensor | None,
@@ -181,7 +181,7 @@ def _picture_case(
     return Case(pair, before, after, inside, inside, source.affine, None, flat, digests)
 
 
-def _oriented(case: Case, settings: Settings) -> Case:
+def _oriented(case: Case, settings: PreparationSettings) -> Case:
     """Reorient all of a case, and bring it to the wanted voxel size."""
     slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
     own_shape = case.source.shape[1:]
@@ -258,7 +258,7 @@ def members(case: Case) -> list[tuple[Path, Tensor, str, Tensor]]:
     ]
 
 
-def check_depth(case: Case, settings: Settings, picture: bool) -> None:
+def check_depth(case: Case, settings: PreparationSettings, picture: bool) -> None:
     """Check that a scan has the slices that are wanted of it."""
     if picture or settings.spatial_dims == 3:
         return

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medtrace.data.lists.layouts import PATHS, Pair
-from medtrace.data.preparation.case import Case, Settings, check_depth, members, naming, read_case
+from medtrace.data.preparation.case import Case, PreparationSettings, check_depth, members, naming, read_case
 from medtrace.data.preparation.rules import Intensity, Preparation, fit_contrast, foreground_quantiles
 from medtrace.guard.notices import collecting
 from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
@@ -45,7 +45,7 @@ class Learned(NamedTuple):
 
 def learn_case(
     pair: Pair,
-    settings: Settings,
+    settings: PreparationSettings,
     pictures: bool,
     training: bool,
     columns: Sequence[str],
@@ -88,7 +88,7 @@ def known_motion(pair: Pair, folder: Path) -> RigidMotion | None:
         return RigidMotion(torch.from_numpy(saved["rigid"]), **found["rigid"])
 
 
-def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: Settings) -> Preparation:
+def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: PreparationSettings) -> Preparation:
     """What the training scans that could be read teach together; it does not depend on the order of reading.
 
     Args:
