@@ -13,7 +13,8 @@ from ignite.engine import Events
 from medtrace.engines.soundness import LOGGER
 from medtrace.engines.trainer import Trainer
 from medtrace.guard.weights import load_weights
-from medtrace.storage.files import atomic_write, remove
+from medtrace.storage.encoders import write_states
+from medtrace.storage.files import remove
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import locked
 
@@ -70,7 +71,7 @@ class Checkpoint:
 
     def _save(self, engine: Trainer, name: str) -> None:
         states = {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
-        atomic_write(self.folder / name, lambda file: torch.save(states, file), make_parents=True)
+        write_states(self.folder / name, states)
         for _, path in self._of_epochs()[self.kept :]:
             remove(path)
 

@@ -21,6 +21,7 @@ from medtrace.checks import check_positive
 from medtrace.engines.runs import default_device
 from medtrace.metrics import label_overlap
 from medtrace.networks.blocks import pad_to_multiple
+from medtrace.storage.encoders import write_states
 from medtrace.storage.files import atomic_write, write_json
 from medtrace.trace.prediction import plain
 
@@ -257,7 +258,7 @@ def segmenter_in(
             )
         return load_segmenter(folder, device)
     segmenter = train_segmenter(cases() if callable(cases) else cases, settings, device=device, progress=progress)
-    atomic_write(folder / WEIGHTS, lambda file: torch.save(segmenter.network.state_dict(), file), make_parents=True)
+    write_states(folder / WEIGHTS, segmenter.network.state_dict())
     export_features(segmenter, folder / FEATURES)
     first = segmenter.network.conv_0.conv_0.conv
     shape = {"spatial_dims": first.weight.ndim - 2, "in_channels": first.in_channels}

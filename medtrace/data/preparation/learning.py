@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from medtrace.data.preparation.case import Case, PreparationSettings, check_dept
 from medtrace.data.preparation.rules import Intensity, Preparation, fit_contrast, foreground_quantiles
 from medtrace.guard.notices import collecting
 from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
-from medtrace.storage.files import atomic_write
+from medtrace.storage.encoders import write_arrays
 from medtrace.transforms import RigidMotion
 
 LEARNED = "learned"
@@ -140,8 +140,7 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
     }
     if case.rigid is not None:
         arrays["rigid"] = case.rigid.matrix.numpy()
-    content: dict[str, Any] = {"found": np.array(json.dumps(found)), **arrays}
-    atomic_write(folder / _FILE, lambda file: np.savez(file, **content))
+    write_arrays(folder / _FILE, {"found": np.array(json.dumps(found)), **arrays})
 
 
 def _load(folder: Path, key: str) -> Learned:
