@@ -1,4 +1,4 @@
-"""Subpackages import only from those before them, files never in a circle, and nobody asks for a method by its class."""
+"""Subpackages import from those before them, files never in a circle, and nobody asks for a method's class."""
 
 import ast
 import re
@@ -276,7 +276,10 @@ def test_the_page_on_architecture_names_every_subpackage_once_in_order():
         assert (PACKAGE.parent / example).is_file(), example
         assert example.startswith(f"medtrace/{name}")
         used = {
-            subpackage_of(other) for module, others in EDGES.items() if subpackage_of(module) == name for other in others
+            subpackage_of(other)
+            for module, others in EDGES.items()
+            if subpackage_of(module) == name
+            for other in others
         }
         used.discard(name)
         assert set(re.findall(r"`(\w+)`", told)) == used, (name, sorted(used, key=SUBPACKAGES.index))

@@ -5,7 +5,8 @@ from medtrace.data.dataset import count_cases, load_dataset
 from medtrace.data.lists.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
 from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.partners import RandomPartner
-from medtrace.data.preparation.rules import ContrastStandard, Intensity, IntensityMap, Preparation
+from medtrace.data.preparation.intensity import ContrastStandard, IntensityMap
+from medtrace.data.preparation.rules import Intensity, Preparation
 from medtrace.data.seeded_items import SeededItems
 from medtrace.data.sources import Sources, sources
 from medtrace.data.tracebench import MetamorphicSettings, PostopSettings, TraceBench
