@@ -1,4 +1,4 @@
-"""Subpackages import only from those before them, files never in a circle, and nobody asks for a method's class."""
+"""Subpackages import from those before them, files never in a circle, and nobody asks for a method's class."""
 
 import ast
 import re

@@ -7,7 +7,8 @@ from medtrace.data.lists.layouts import Pair, read_brats_reg, read_pair_list, re
 from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.partners import RandomPartner
-from medtrace.data.preparation.rules import ContrastStandard, Intensity, IntensityMap, Preparation
+from medtrace.data.preparation.intensity import ContrastStandard, IntensityMap
+from medtrace.data.preparation.rules import Intensity, Preparation
 from medtrace.data.reading import read_image
 from medtrace.data.seeded_items import SeededItems
 from medtrace.data.sources import Sources, sources

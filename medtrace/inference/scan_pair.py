@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medtrace.data.masks import read_labels, read_mask
-from medtrace.data.preparation.rules import IntensityMap, Preparation, find_foreground
+from medtrace.data.preparation.intensity import IntensityMap, find_foreground
+from medtrace.data.preparation.rules import Preparation
 from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal

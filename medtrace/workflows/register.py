@@ -16,7 +16,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medtrace.checks import check_positive
-from medtrace.data.preparation.rules import IntensityMap, Preparation
+from medtrace.data.preparation.intensity import IntensityMap
+from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import default_device, load_method
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
 from medtrace.guard.memory import check_memory, peak_memory

@@ -20,7 +20,8 @@ from medtrace.data import reading
 from medtrace.data.dataset import load_dataset
 from medtrace.data.landmarks.points import read_landmarks
 from medtrace.data.lists.layouts import read_pair_list
-from medtrace.data.preparation.rules import ContrastStandard, Intensity, Preparation
+from medtrace.data.preparation.intensity import ContrastStandard
+from medtrace.data.preparation.rules import Intensity, Preparation
 from medtrace.engines.runs import RunRecord, read_run
 from medtrace.evaluation.certificate import Certificate, Check, Status, Thresholds
 from medtrace.fields import exponentiate

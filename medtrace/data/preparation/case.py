@@ -17,8 +17,9 @@ from medtrace.data.duplicates import voxel_digest
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks
 from medtrace.data.lists.layouts import Pair
 from medtrace.data.masks import check_same_grid, read_mask
+from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.maps import entries_of, read_maps
-from medtrace.data.preparation.rules import Axis, find_foreground
+from medtrace.data.preparation.rules import Axis
 from medtrace.data.reading import read_image
 from medtrace.geometry import Grid
 from medtrace.geometry.resampling import (

@@ -14,7 +14,8 @@ import torch
 
 from medtrace.data.lists.layouts import PATHS, Pair
 from medtrace.data.preparation.case import Case, PreparationSettings, check_depth, members, naming, read_case
-from medtrace.data.preparation.rules import Intensity, Preparation, fit_contrast, foreground_quantiles
+from medtrace.data.preparation.intensity import fit_contrast, foreground_quantiles
+from medtrace.data.preparation.rules import Intensity, Preparation
 from medtrace.guard.notices import collecting
 from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
 from medtrace.storage.encoders import write_arrays
