@@ -5,6 +5,7 @@ import enum
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ def modules_with_examples():
     found = []
     for module in pkgutil.walk_packages(medtrace.__path__, "medtrace."):
         path = module.module_finder.find_spec(module.name).origin
-        if path and path.endswith(".py") and ">>> " in open(path, encoding="utf-8").read():
+        if path and path.endswith(".py") and ">>> " in Path(path).read_text(encoding="utf-8"):
             found.append(module.name)
     return found
 
