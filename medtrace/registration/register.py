@@ -16,7 +16,7 @@ from medtrace.registration.contrast import ContrastRelation, choose_similarity, 
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.presets import weak_likeness
-from medtrace.registration.verdict import OtherStart, Verdict, judge
+from medtrace.registration.verdict import OtherStart, Verdict, assess
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
 
 
@@ -117,7 +117,7 @@ def register_images(
     if check_starts:
         masks = moving_mask, mask
         other = _other_start((moving, fixed), (moving_affine, fixed_affine), masks, aligned)
-    verdict = judge(pair, deformation, aligned, other, chosen.similarity, contrast)
+    verdict = assess(pair, deformation, aligned, other, chosen.similarity, contrast)
     warped = _warped(moving, ddf, frame)
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
 

@@ -108,7 +108,7 @@ def register(
     template's space); the registration runs there, and its field is brought back to the target's grid. The trace keeps
     the source as it was, with its own affine: its warped image is interpolated once.
 
-    Intensities are normalised to [-1, 1] by the run's own rule, or without a run by the .5 and 99.5 percentiles of the
+    Intensities are normalized to [-1, 1] by the run's own rule, or without a run by the .5 and 99.5 percentiles of the
     tissue outside the masks. The trace's images are in the source's units; the change of intensity within the mask is
     brought there through the inverse of the source's map. Without masks it is exactly 0, and the image is the warped
     source.
@@ -119,7 +119,7 @@ def register(
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
         mask: pathology of the target on its grid (see `data.masks`): where intensity may change.
         source_mask: pathology of the source on its grid; it moves with the source.
-        run: folder left by `medtrace train metaregnet`; None registers by instance optimisation alone.
+        run: folder left by `medtrace train metaregnet`; None registers by instance optimization alone.
         refine: gradient steps on this pair's own flows; by default 100 without a run and none with one.
         spacing: voxel size in mm to register at; by default the run's, or the target's own.
         smoothness: weight of the displacement's smoothness in the refinement.
@@ -319,8 +319,8 @@ def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Ten
     mask = joint_mask(ddf[None], *masks)[0] > 0.5
     warped = pull(pair.source, ddf, pair.to_source)
     bare = replace(source_map, foreground=None)
-    normalised = bare.forward(warped)
-    change = bare.inverse(normalised + intensity) - bare.inverse(normalised)
+    normalized = bare.forward(warped)
+    change = bare.inverse(normalized + intensity) - bare.inverse(normalized)
     return Trace.build(
         source=pair.source,
         image=warped + torch.where(mask, change, 0.0),
