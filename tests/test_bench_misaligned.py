@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from medtrace.data import TraceBench
+from medtrace.evaluation.bench import STUDIES, Row, misaligned
+from medtrace.evaluation.tracers import identity, registrar_of, tracer_of
 from medtrace.methods import method_class, resolve
 from medtrace.methods.common.two_domain import RegistrationCorrection, TwoDomainMethod
 from medtrace.metrics import CaseTable
 from medtrace.networks import RegistrationUNet, translation_backbone
 from medtrace.trace import Trace
-from medtrace.workflows.bench import STUDIES, Row, misaligned, run_study
-from medtrace.workflows.evaluate import identity, registrar_of, tracer_of
+from medtrace.workflows.bench import run_study
 
 
 def cases(level, count=2):
@@ -24,9 +25,9 @@ def cases(level, count=2):
 def small_method(corrected):
     torch.manual_seed(0)
     options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 1}
-    host = translation_backbone("cyclegan", 2, 1, 1, both_ways=False, options=options)
+    backbone = translation_backbone("cyclegan", 2, 1, 1, bidirectional=False, options=options)
     network = RegistrationUNet(2, 1, channels=[4, 8])
-    return TwoDomainMethod(host, correction=RegistrationCorrection(network) if corrected else None)
+    return TwoDomainMethod(backbone, correction=RegistrationCorrection(network) if corrected else None)
 
 
 def row(method):

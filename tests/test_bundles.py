@@ -16,12 +16,12 @@ import yaml
 from monai.bundle import ConfigWorkflow
 from safetensors.torch import load_file
 
+from medtrace.engines.runs import load_method, read_run
 from medtrace.io import load_trace
 from medtrace.methods import method_class, method_names, resolve
 from medtrace.workflows.bundle import BUNDLES, bundle, bundle_files
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.handlers import preparation_of
-from medtrace.workflows.runs import load_method, read_run
 from medtrace.workflows.train import train
 
 COMMITTED = ("tracetrans", "reggan", "plasticine", "metaregnet")
@@ -271,8 +271,8 @@ def _pair(batch):
 
 
 def test_a_run_of_tracebench_is_prepared_at_its_voxel_size(trained):
-    from medtrace.data import SeededItems, sources
+    from medtrace.data import DeterministicDataset, sources
 
     settings = read_run(trained).settings
-    preparation = preparation_of(SeededItems(sources(settings).training()), None)
+    preparation = preparation_of(DeterministicDataset(sources(settings).training()), None)
     assert preparation.spatial_shape == (32, 32)

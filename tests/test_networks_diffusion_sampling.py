@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from medtrace.networks import NoiseEstimator, NoiseSchedule, add_noise, denoise, invert, noised_start
+from medtrace.networks import NoiseEstimator, NoiseSchedule, add_noise, ddim_invert, denoise, noisy_start
 
 MEAN, SPREAD = 0.3, 0.5
 SCHEDULE = NoiseSchedule()
@@ -122,11 +122,11 @@ def test_ancestral_sampling_from_a_noised_image_of_another_domain_forgets_it():
     source = torch.full((2, 1, 48, 48), -0.9)
     levels = SCHEDULE.levels(100)
     result = denoise(
-        predict, noised_start(source, levels, generators(1, 2)), levels, "ancestral", generators(3, 4)
+        predict, noisy_start(source, levels, generators(1, 2)), levels, "ancestral", generators(3, 4)
     ).image
     assert float(result.mean()) == pytest.approx(MEAN, abs=0.03)
     late = SCHEDULE.levels(100, 0.1)
-    result = denoise(predict, noised_start(source, late, generators(1, 2)), late, "ancestral", generators(3, 4)).image
+    result = denoise(predict, noisy_start(source, late, generators(1, 2)), late, "ancestral", generators(3, 4)).image
     assert float(result.mean()) < -0.5
 
 
@@ -135,7 +135,7 @@ def test_inversion_and_back_returns_the_image_the_better_the_more_steps():
     misses = []
     for steps in (50, 100, 200, 400):
         levels = SCHEDULE.levels(steps)
-        back = denoise(predict, invert(predict, image, levels), levels, "ddim").image
+        back = denoise(predict, ddim_invert(predict, image, levels), levels, "ddim").image
         misses.append(float((back - image).abs().max()))
     assert misses[-1] < 0.025
     for coarse, fine in pairwise(misses):
@@ -145,7 +145,9 @@ def test_inversion_and_back_returns_the_image_the_better_the_more_steps():
 def test_inversion_reaches_the_flows_noise():
     image = MEAN + SPREAD * normal(2, 1, 8, 8)
     levels = SCHEDULE.levels(1000)
-    torch.testing.assert_close(invert(predict, image, levels), flowed(image, 1.0, float(levels[0])), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        ddim_invert(predict, image, levels), flowed(image, 1.0, float(levels[0])), atol=0.01, rtol=0
+    )
 
 
 def test_refinements_make_the_inversion_exact_with_few_steps():
@@ -153,7 +155,7 @@ def test_refinements_make_the_inversion_exact_with_few_steps():
     levels = SCHEDULE.levels(25)
     misses = []
     for refinements in (0, 1, 2, 8):
-        noisy = invert(predict, image, levels, refinements=refinements)
+        noisy = ddim_invert(predict, image, levels, refinements=refinements)
         misses.append(float((denoise(predict, noisy, levels, "ddim").image - image).abs().max()))
     assert misses[0] > 4 * misses[1] > 16 * misses[2]
     assert misses[-1] < 1e-6
@@ -162,7 +164,7 @@ def test_refinements_make_the_inversion_exact_with_few_steps():
 def test_an_inversion_may_stop_at_any_level():
     image = MEAN + SPREAD * normal(1, 1, 6, 6)
     levels = SCHEDULE.levels(500, start=0.4)
-    reached = invert(predict, image, levels)
+    reached = ddim_invert(predict, image, levels)
     torch.testing.assert_close(reached, flowed(image, 1.0, float(levels[0])), atol=0.01, rtol=0)
 
 
@@ -173,7 +175,7 @@ def test_a_case_does_not_depend_on_its_batch(sampler, spatial):
 
     def sampled(cases):
         own = generators(*(10 + case for case in cases))
-        return denoise(predict, noised_start(image[cases], levels, own), levels, sampler, own).image
+        return denoise(predict, noisy_start(image[cases], levels, own), levels, sampler, own).image
 
     together = sampled([0, 1, 2])
     assert torch.equal(together, torch.cat([sampled([case]) for case in range(3)]))
@@ -201,11 +203,11 @@ def test_seeds_decide_the_ancestral_result():
     assert (first - other).abs().mean() > 0.1
 
 
-def test_noised_start_is_the_image_at_the_first_level():
+def test_noisy_start_is_the_image_at_the_first_level():
     image, levels = normal(2, 1, 4, 4, dtype=torch.float32), SCHEDULE.levels(5, 0.3)
     noise = torch.stack([torch.randn((1, 4, 4), generator=generator) for generator in generators(7, 8)])
     expected = add_noise(image, noise, levels[:1].expand(2))
-    assert torch.equal(noised_start(image, levels, generators(7, 8)), expected)
+    assert torch.equal(noisy_start(image, levels, generators(7, 8)), expected)
 
 
 def test_clipping_keeps_the_clean_image_in_its_range_and_leaves_what_is_inside():
@@ -241,7 +243,7 @@ def test_progress_is_shown_on_request_alone(capsys):
     assert capsys.readouterr().err == ""
     denoise(predict, noisy, levels, "ddim", progress="Denoising")
     assert "Denoising" in capsys.readouterr().err
-    invert(predict, noisy, levels, progress="Inverting")
+    ddim_invert(predict, noisy, levels, progress="Inverting")
     assert "Inverting" in capsys.readouterr().err
 
 
@@ -259,7 +261,7 @@ def test_no_graph_is_kept():
     levels = SCHEDULE.levels(2)
     for result in (
         denoise(lambda image, _: weight * image, torch.ones(1, 1, 2, 2), levels, "ddim").image,
-        invert(lambda image, _: weight * image, torch.ones(1, 1, 2, 2), levels),
+        ddim_invert(lambda image, _: weight * image, torch.ones(1, 1, 2, 2), levels),
     ):
         assert not result.requires_grad
 
@@ -293,4 +295,4 @@ def test_what_does_not_fit_is_refused(changes, kind, message):
 
 def test_an_inversion_refuses_less_than_no_refinement():
     with pytest.raises(ValueError, match="refinements: expected 0 or more, received -1"):
-        invert(predict, torch.zeros(1, 1, 3, 3), LEVELS, refinements=-1)
+        ddim_invert(predict, torch.zeros(1, 1, 3, 3), LEVELS, refinements=-1)

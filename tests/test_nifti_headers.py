@@ -17,7 +17,7 @@ from medtrace.guard.notices import Notice
 from medtrace.io.transforms import image_affine
 from medtrace.trace import Trace
 from medtrace.transforms.mask_rule import inside_of
-from medtrace.transforms.naming import read_image as read_for_transforms
+from medtrace.transforms.naming import load_image as read_for_transforms
 from medtrace.transforms.nifti_voxels import nifti_voxels
 from tests.cases import common, nifti_headers
 
@@ -61,7 +61,7 @@ def check_image(file, expected):
     image, lines = called(read_image, file)
     if isinstance(image, Exception):
         check_refusal(image, expected, file.name)
-        for read in (io.read_image, lambda path: read_for_transforms("image", path)):
+        for read in (io.read_nifti_image, lambda path: read_for_transforms("image", path)):
             check_refusal(called(read, file)[0], {**expected, "says": ()}, file.name)
         return
     assert "read" in expected["accept"]
@@ -75,7 +75,7 @@ def check_image(file, expected):
         assert not lines
     assert all(file.name in line for line in lines)
     # No two readers of the product see different numbers or another place.
-    values, own = io.read_image(file)
+    values, own = io.read_nifti_image(file)
     np.testing.assert_array_equal(own.numpy(), affine)
     assert torch.equal(values.float(), image.as_tensor())
     other = read_for_transforms("image", file)
@@ -101,7 +101,7 @@ def check_mask(folder, expected):
     assert int(mask.sum()) == expected["voxels_inside"]
     points = mask[0].nonzero().double() @ image.affine[:3, :3].T + image.affine[:3, 3]
     if expected["voxels_inside"] == nifti_headers.INSIDE_VOXELS or "says" in expected:
-        np.testing.assert_allclose(points.mean(0), expected["centre_ras"], atol=1e-3)
+        np.testing.assert_allclose(points.mean(0), expected["center_ras"], atol=1e-3)
     for words in expected.get("says", ()):
         assert any(words in line for line in lines), lines
 
@@ -159,7 +159,7 @@ def test_case(name, written, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["unit_micron", "unit_micron_by_qform", "unit_metre", "no_form_codes", "ten_nanometre"]
+    "name", ["unit_micron", "unit_micron_by_qform", "unit_meter", "no_form_codes", "ten_nanometer"]
 )
 def test_fields_place_itks_image_of_the_same_file(name, written, tmp_path):
     """SimpleITK moves the file itself through the exported field, as the trace's warped image says."""
@@ -297,8 +297,8 @@ def test_a_trace_refuses_labels_and_masks_that_lie_elsewhere(written):
 
 
 def test_pairs_and_freesurfer_volumes_are_listed_once(written, tmp_path):
+    from medtrace.data.lists.image_list import list_images
     from medtrace.storage.cases import content_digest
-    from medtrace.workflows.image_list import list_images
 
     for case, names in (("pair_hdr_img", ("image.hdr", "image.img")), ("freesurfer_mgz", ("image.mgz",))):
         for name in names:

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medtrace.io import FORMATS, export_trace, load_trace, read_slicer_nrrd, save_trace, write_slicer_scene
+from medtrace.io import EXPORT_FORMATS, export_trace, load_trace, read_slicer_nrrd, save_trace, write_slicer_scene
 from medtrace.io.composite import linear_transform
 from medtrace.trace import Trace
 from tests.passport_cases import AFFINES, affine_of, flow, make_trace, mapped, points_within, smooth
@@ -52,11 +52,11 @@ def sheared(affine):
 
 
 def test_formats_are_listed_and_others_refused(tmp_path):
-    assert set(FORMATS) == {*FILES, "slicer"}
+    assert set(EXPORT_FORMATS) == {*FILES, "slicer"}
     with pytest.raises(ValueError, match=r"format: expected one of 'itk', .* received 'dicom'"):
         export_trace(make_trace("2d", "plain"), tmp_path / "out", "dicom")
     with pytest.raises(ValueError, match="format: expected one of composite, tfm with a motion, received 'fsl'"):
-        export_trace(make_trace("2d", "plain"), tmp_path / "out", "fsl", source_motion=torch.eye(4))
+        export_trace(make_trace("2d", "plain"), tmp_path / "out", "fsl", source_transform=torch.eye(4))
 
 
 def nodes_of(scene):
@@ -117,7 +117,7 @@ def test_the_scene_can_be_moved_and_its_script_runs_against_slicers_names(tmp_pa
     (tmp_path / "scene").rename(tmp_path / "elsewhere")
     script = tmp_path / "elsewhere" / "load_trace.py"
     ast.parse(script.read_text())
-    package = tmp_path / "stand_in" / "slicer"
+    package = tmp_path / "surrogate" / "slicer"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from slicer import util\n")
     (package / "util.py").write_text(
@@ -134,7 +134,7 @@ def test_the_scene_can_be_moved_and_its_script_runs_against_slicers_names(tmp_pa
     )
     done = subprocess.run(
         [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "stand_in")},
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "surrogate")},
         capture_output=True,
         text=True,
         check=True,

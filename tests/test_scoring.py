@@ -10,11 +10,12 @@ from monai.data import list_data_collate
 from safetensors.torch import save_file
 
 from medtrace.data import TraceBench
+from medtrace.engines.runs import load_method
+from medtrace.evaluation.scoring import score, score_cases
+from medtrace.evaluation.tracers import identity, oracle, tracer_of
 from medtrace.fields import exponentiate, warp
-from medtrace.metrics.independent_registration import independent_registration
-from medtrace.workflows.evaluate import evaluate, identity, oracle, tracer_of
-from medtrace.workflows.runs import load_method
-from medtrace.workflows.scoring import score, score_cases
+from medtrace.registration.independent_registration import independent_registration
+from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.train import train
 
 SMOKE = ("tracebench", "smoke")
@@ -88,7 +89,7 @@ def test_evaluation_writes_the_run_and_the_identity(run, cases, tmp_path):
     assert (tmp_path / "method_summary.csv").is_file()
 
 
-def test_landmarks_are_scored_in_millimetres(run, cases, tmp_path):
+def test_landmarks_are_scored_in_millimeters(run, cases, tmp_path):
     points = torch.tensor([[3.0, -20.0, float(cases[0]["source"].affine[2, 3])]], dtype=torch.float64)
     marked = [{**cases[0], "source_landmarks": points, "target_landmarks": points + torch.tensor([3.0, 4.0, 0.0])}]
     tables = evaluate(run, marked, tmp_path, device="cpu", progress=False)

@@ -8,19 +8,19 @@ from monai.data import list_data_collate
 
 from medtrace import metrics
 from medtrace.data import TraceBench
-from medtrace.fields import invert
-from medtrace.trace import Trace
-from medtrace.workflows import segmenter as segmenters
-from medtrace.workflows.evaluate import identity
-from medtrace.workflows.segmenter import SegmenterSettings, load_segmenter, segmenter_in, train_segmenter
-from medtrace.workflows.traceability import (
+from medtrace.evaluation import segmenter as segmenters
+from medtrace.evaluation.segmenter import SegmenterSettings, load_segmenter, segmenter_in, train_segmenter
+from medtrace.evaluation.traceability import (
     NO_TRANSLATION,
     TRUE_TRANSLATION,
     score_traceability,
     segmentation_of,
-    traceability,
     true_translation,
 )
+from medtrace.evaluation.tracers import identity
+from medtrace.fields import invert
+from medtrace.trace import Trace
+from medtrace.workflows.traceability import traceability
 
 CLASSES = {"dark": 5, "bright": 9}
 TINY = {"channels": (4, 4, 4, 8, 8, 4), "iterations": 60, "batch_size": 8, "learning_rate": 2e-2}
@@ -118,7 +118,7 @@ def test_scores_are_those_of_the_metrics(segmenter):
     case = Squares(1)[0]
     (trace,) = moved(list_data_collate([case]))
     values = segmentation_of(trace, case, segmenter)
-    back = metrics.bring_back(trace, segmenter.segment(trace.image), 3)
+    back = metrics.warp_to_source(trace, segmenter.segment(trace.image), 3)
     expected = metrics.segmentation_scores(back, segmenter.truth(case["source_labels"]), {"dark": 1, "bright": 2})
     assert expected.items() <= values.items()
     assert {"accuracy", "dice", "miou", "dice_dark", "zero_accuracy", "zero_dice", "zero_miou"} <= values.keys()
@@ -199,7 +199,7 @@ def test_the_true_translation_of_tracebench_is_on_the_mark():
     (trace,) = true_translation(list_data_collate([case]))
     assert torch.equal(trace.image, case["translation"].as_tensor())
     labels = case["translation_labels"].as_tensor().long()
-    back = metrics.bring_back(trace, labels, 4)
+    back = metrics.warp_to_source(trace, labels, 4)
     truth = case["source_labels"].as_tensor().long()
     assert float(metrics.label_overlap(back[None], truth[None], 4).dice[0, 1:].mean()) > 0.85
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from medtrace.data import TraceBench
-from medtrace.data.preparation import Preparation
+from medtrace.data.preparation.rules import Preparation
+from medtrace.engines.runs import read_run
 from medtrace.fields import invert, non_diffeomorphic_fraction
 from medtrace.workflows.prepare import prepare
-from medtrace.workflows.runs import read_run
 from medtrace.workflows.train import train
 
 SMOKE = ("tracebench", "smoke")
@@ -66,7 +66,7 @@ def test_a_tracebench_run_knows_its_voxel_size(tmp_path):
     assert preparation.spatial_shape == (32, 32)
 
 
-def test_a_colour_data_set_settles_the_channels(tmp_path):
+def test_a_color_data_set_settles_the_channels(tmp_path):
     lines = ["subject,source,target"]
     for number in range(4):
         for name in ("before", "after"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medtrace.data import RandomPartner, TraceBench, sources
+from medtrace.engines.runs import load_method, read_run
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
 from medtrace.methods import build_method, method_class, resolve
@@ -14,7 +15,6 @@ from medtrace.methods.plasticine.method import PlasticineMethod
 from medtrace.networks.output_field import OutputField
 from medtrace.transforms import StructureMap
 from medtrace.workflows.bundle import bundle
-from medtrace.workflows.runs import load_method, read_run
 from medtrace.workflows.train import train
 from tests.trainings import (
     AFFINE,
@@ -61,8 +61,8 @@ def test_trains_and_translates(name, trained):
     trace = method.trace({"source": torch.rand(1, 1, 33, 40) * 2 - 1})[0]
     assert trace.image.shape == (1, 33, 40)
     assert (trace.ddf.abs().max() > 0) == (name == "plasticine")
-    averages = [name for name in weights(run) if name.endswith("updates")]
-    assert [int(weights(run)[name]) for name in averages] == [4] * len(averages)
+    averages = [name for name in weights(run) if name.endswith("n_averaged")]
+    assert [int(weights(run)[name]) for name in averages] == [1 + 4] * len(averages)  # the copy and the steps
     assert len(averages) == (2 if name == "ddib" else 1)
 
 
@@ -87,7 +87,7 @@ def test_ablations(tmp_path):
     assert (module.use_noise, module.inverse, method.mode) == (False, "predicted", "combination")
     assert method.sampling.start == 0.5
     expected = {"noise_l1", "forward_similarity", "inverse_similarity", "smoothness", "alignment"}
-    expected |= {"stand_in_similarity", "stand_in_smoothness"}
+    expected |= {"surrogate_similarity", "surrogate_smoothness"}
     assert set(epochs(run)[0]) == {"epoch", "loss"} | expected
 
 
@@ -100,7 +100,7 @@ def test_ablations(tmp_path):
         (
             "plasticine",
             {"data.kind": "prepared", "data.partners": "any"},
-            "data.partners: input should be 'fixed' or 'redrawn', received 'any'",
+            "data.partners: input should be 'fixed' or 'resampled', received 'any'",
         ),
     ],
 )
@@ -208,7 +208,7 @@ def test_surgery_of_tracebench(tmp_path):
     assert sources(settings).test()[0]["case"] == "postop-test-0000"
 
 
-@pytest.mark.parametrize("partners", ["fixed", "redrawn"])
+@pytest.mark.parametrize("partners", ["fixed", "resampled"])
 def test_prepared_pairs(partners, tmp_path):
     folder, affine = tmp_path / "dataset", torch.eye(4, dtype=torch.float64)
     (folder / "images").mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_prepared_pairs(partners, tmp_path):
     for item in data:
         assert item["target_structure"].shape == (1, 20, 24)
         assert item.get("partner") != item["subject"]
-        assert ("partner" in item) == (partners == "redrawn")
+        assert ("partner" in item) == (partners == "resampled")
 
 
 def test_volumes(tmp_path):

@@ -9,9 +9,11 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
+from medtrace.data.preparation.intensity import ContrastStandard
+from medtrace.data.preparation.rules import Preparation
 from medtrace.fields import exponentiate
 from medtrace.io import load_trace
+from medtrace.trace.contrast import Intensity
 from medtrace.trace.prediction import affines_of
 from medtrace.workflows.translate import _moved_foreground, translate
 from tests.standins import ShiftMethod, shift_run, tiny_tracetrans
@@ -95,11 +97,11 @@ def test_slicewise_field_comes_back_to_any_storage_order(tmp_path, order, signs,
     in_plane = [a for a in range(3) if a != {"axial": 2, "coronal": 1, "sagittal": 0}[axis]]
     expected = np.zeros(3)
     expected[in_plane] = np.array([2.0, 1.0]) * np.diag(ras)[in_plane]
-    centre = ras @ [10, 8, 4, 1]
-    moved = trace.origin(torch.tensor(centre[None, :3])).numpy()[0]
-    np.testing.assert_allclose(moved - centre[:3], expected, atol=1e-4)
-    back = trace.locate(torch.tensor(centre[None, :3])).numpy()[0]
-    np.testing.assert_allclose(back - centre[:3], -expected, atol=1e-4)
+    center = ras @ [10, 8, 4, 1]
+    moved = trace.origin(torch.tensor(center[None, :3])).numpy()[0]
+    np.testing.assert_allclose(moved - center[:3], expected, atol=1e-4)
+    back = trace.locate(torch.tensor(center[None, :3])).numpy()[0]
+    np.testing.assert_allclose(back - center[:3], -expected, atol=1e-4)
     assert trace.velocity is not None
     torch.testing.assert_close(exponentiate(trace.velocity[None])[0], trace.ddf, atol=1e-4, rtol=0)
 

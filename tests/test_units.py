@@ -14,12 +14,12 @@ from pydicom.uid import CTImageStorage, MRImageStorage
 
 from medtrace.data import Preparation
 from medtrace.data.contrasts import contrasts_of, looks_like_hounsfield
-from medtrace.data.pair_list import Pair
+from medtrace.data.lists.pair_list import Pair
 from medtrace.data.tracebench.anatomy import load_template
+from medtrace.evaluation.certificate import Status, certify_trace
 from medtrace.io import load_trace, save_trace
 from medtrace.report.viewer.scene import ReportCase, scene_of
 from medtrace.trace import Contrast, Intensity, Trace, expected_image
-from medtrace.workflows.certify import Status, certify_trace
 from medtrace.workflows.parallel import CasesFailedError
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.translate import translate
@@ -122,8 +122,8 @@ def test_a_ct_made_of_an_mr_is_in_hu_with_air_around_it(crossed, tmp_path):
     assert [str(contrast) for contrast in (*trace.source_contrasts, *trace.contrasts)] == ["T1 (a.u.)", "CT (HU)"]
     outside = magnetic(T1_OF) == 0
     assert bool((trace.image[0].numpy()[outside] == -1000).all())
-    normalised, _ = Preparation.load(data / "preparation.json").normalise(trace.source)
-    expected = -1024 + (normalised[0].numpy() + 1) / 2 * 4095
+    normalized, _ = Preparation.load(data / "preparation.json").normalize(trace.source)
+    expected = -1024 + (normalized[0].numpy() + 1) / 2 * 4095
     np.testing.assert_allclose(trace.image[0].numpy()[~outside], expected[~outside], atol=0.1)
     again = load_trace(tmp_path / "out")
     assert (again.contrasts, again.source_contrasts) == (trace.contrasts, trace.source_contrasts)
@@ -139,7 +139,7 @@ def test_a_standardized_target_is_on_the_scale_of_the_mean_training_scan(tmp_pat
     summary = prepare(pairs, tmp_path / "data", source_contrast="T1", target_contrast="T2", **settings())
     assert "T1 to T2: a translation's numbers are relative" in summary.notes[3]
     preparation = Preparation.load(tmp_path / "data" / "preparation.json")
-    maps = [preparation.normalise(torch.from_numpy(magnetic(T2_OF, gain))[None], "T2")[1] for gain in gains[:2]]
+    maps = [preparation.normalize(torch.from_numpy(magnetic(T2_OF, gain))[None], "T2")[1] for gain in gains[:2]]
     values = torch.linspace(-0.9, 0.9, 19)[None]
     mean = (maps[0].inverse(values) + maps[1].inverse(values)) / 2
     found = preparation.target("T1").intensity_map().inverse(values)

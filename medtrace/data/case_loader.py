@@ -21,7 +21,7 @@ class CaseLoader(DataLoader):
     all processes have as many. A data set of one size, or that tells none (see `sizes_of`), is loaded as by MONAI.
 
     Args:
-        dataset: such as `load_dataset` gives, also within `SeededItems` or `RandomPartner`.
+        dataset: such as `load_dataset` gives, also within `DeterministicDataset` or `RandomPartner`.
         batch_size: cases at most.
         shuffle: draw the order anew in each epoch.
         sampler: of the order, instead.
@@ -29,6 +29,8 @@ class CaseLoader(DataLoader):
         options: further arguments of torch's `DataLoader`.
 
     Example:
+        >>> import torch
+        >>> from monai.data import Dataset
         >>> cases = [torch.zeros(1, size, 8) for size in (8, 8, 9)]
         >>> data = Dataset(cases)
         >>> data.sizes = [tuple(case.shape[1:]) for case in cases]

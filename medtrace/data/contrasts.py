@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from medtrace.data.dicom import find_stack
-from medtrace.data.pair_list import Pair
-from medtrace.data.pictures import is_picture
+from medtrace.data.lists.pair_list import Pair
+from medtrace.data.pictures.files import is_picture
 from medtrace.guard.dicom_headers import is_dicom
 from medtrace.guard.volume_files import VOLUMES
 from medtrace.trace.contrast import AIR, ARBITRARY, HU, Contrast, Intensity, unit_of

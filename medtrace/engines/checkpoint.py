@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from medtrace.engines.soundness import LOGGER
+from medtrace.engines.finite_checks import LOGGER
 from medtrace.engines.trainer import Trainer
 from medtrace.guard.weights import load_weights
-from medtrace.storage.files import atomic_write, remove
+from medtrace.storage.encoders import write_states
+from medtrace.storage.files import remove
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import locked
 
@@ -22,7 +23,7 @@ _NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
 class Checkpoint:
-    """Save the method, optimisers and progress of a `Trainer` after epochs, and resume from the newest.
+    """Save the method, optimizers and progress of a `Trainer` after epochs, and resume from the newest.
 
     A file appears when it is complete and on the disk, so that a crash, a full disk or a read-only folder leaves the
     ones before as they were. What is random is no part of it: the `Trainer` derives it from seed and epoch. In a
@@ -51,10 +52,6 @@ class Checkpoint:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save_epoch)
             engine.add_event_handler(Events.COMPLETED, self._save_final)
 
-    def newest(self) -> Path | None:
-        """The readable checkpoint of the latest epoch, or None."""
-        return next((path for path, _ in self._readable()), None)
-
     def _start(self, engine: Trainer) -> None:
         if engine.state.rank == 0:
             engine.while_running.enter_context(locked(self.folder))
@@ -74,7 +71,7 @@ class Checkpoint:
 
     def _save(self, engine: Trainer, name: str) -> None:
         states = {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
-        atomic_write(self.folder / name, lambda file: torch.save(states, file), make_parents=True)
+        write_states(self.folder / name, states)
         for _, path in self._of_epochs()[self.kept :]:
             remove(path)
 
@@ -84,7 +81,7 @@ class Checkpoint:
         return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
 
     def _readable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Checkpoints with their content, of the latest epoch first; a damaged one is passed over with a warning."""
+        """Checkpoints with their content, of the latest epoch first; a damaged one is skipped with a warning."""
         final = self.folder / FINAL
         content = _read(final) if final.is_file() else None
         for epoch, path in self._of_epochs():

@@ -147,7 +147,7 @@ def _write(
         )
 
     contrast = None if trace.contrasts is None else trace.contrasts[0]
-    derivation = f"Image synthesised by {method} (medtrace) from the source images; not acquired"
+    derivation = f"Image synthesized by {method} (medtrace) from the source images; not acquired"
     image = series("image", trace.image, first_number, f"{method} translation (synthetic)", derivation, contrast)
     if warped:
         derivation = f"Source images resampled by the displacement of {method} (medtrace)"

@@ -75,7 +75,7 @@ def write_dicom_series(
     *,
     frame: SourceSeries | None = None,
     description: str = "medtrace translation",
-    derivation: str = "Image synthesised by medtrace; not acquired",
+    derivation: str = "Image synthesized by medtrace; not acquired",
     series_number: int | None = None,
     now: datetime | None = None,
     contrast: Contrast | None = None,

@@ -1,9 +1,9 @@
-"""Normalised mutual information as a loss."""
+"""Normalized mutual information as a loss."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -50,11 +50,11 @@ def _window(num_bins: int, value_range: tuple[float, float], kernel: str, sigma:
 
 def _within_range(name: str, value: Tensor, value_range: tuple[float, float], out_of_range: str) -> Tensor:
     clamp = out_of_range == "clamp"
-    check_extremes(value, partial(_judge_extremes, name, value_range, clamp))
+    check_extremes(value, partial(_assess_extremes, name, value_range, clamp))
     return value.clamp(*value_range) if clamp else value
 
 
-def _judge_extremes(name: str, value_range: tuple[float, float], clamp: bool, least: float, most: float) -> None:
+def _assess_extremes(name: str, value_range: tuple[float, float], clamp: bool, least: float, most: float) -> None:
     if not (abs(least) < float("inf") and abs(most) < float("inf")):
         raise ValueError(f"{name}: expected finite numbers, received values in [{least}, {most}]; look for NaN or inf")
     low, high = value_range
@@ -83,6 +83,11 @@ def normalized_mutual_information(joint: Tensor) -> Tensor:
     Raises:
         TypeError: if `joint` is no floating tensor.
         ValueError: if it is no table.
+
+    Example:
+        >>> joint = torch.stack([torch.eye(4) / 4, torch.full((4, 4), 1 / 16)])  # the same, independent
+        >>> normalized_mutual_information(joint)
+        tensor([2., 1.])
     """
     check_floating("joint", joint)
     if joint.ndim < 2 or 0 in joint.shape:
@@ -105,7 +110,7 @@ def parzen_nmi(
     mask: Tensor | None = None,
     out_of_range: OutOfRange | str = "error",
 ) -> Tensor:
-    """Normalised mutual information (H(X) + H(Y)) / H(X, Y) from Parzen windows, differentiable in both images.
+    """Normalized mutual information (H(X) + H(Y)) / H(X, Y) from Parzen windows, differentiable in both images.
 
     Both images get the window (Thévenaz & Unser use a box for the second one), so that both gradients are exact.
     `num_bins` counts the padding: bins have unit spacing, `value_range` covers the `num_bins − 3` intervals between
@@ -119,7 +124,7 @@ def parzen_nmi(
         y: the same shape; channel c of x is paired with channel c of y.
         num_bins: bins per image, at least 4 (cubic).
         value_range: lowest and highest intensity, for both images.
-        kernel: "cubic" (B-spline, support 4 bins) or "gaussian" (truncated at ⌈3σ⌉ bins each side and normalised per
+        kernel: "cubic" (B-spline, support 4 bins) or "gaussian" (truncated at ⌈3σ⌉ bins each side and normalized per
             voxel; its value jumps by about e^(−⌈3σ⌉²/2σ²) where the support shifts).
         sigma: standard deviation of the Gaussian window in bins; unused by "cubic".
         mask: (B, 1, H, W[, D]) bool or weights >= 0 of the voxels; the range is still checked everywhere.
@@ -132,6 +137,12 @@ def parzen_nmi(
         TypeError: if an argument is of the wrong kind.
         ValueError: on unequal shapes (channel counts included), non-finite numbers, values outside the range, an
             empty mask.
+
+    Example:
+        >>> image = torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16)
+        >>> shuffled = image.flatten()[torch.randperm(256)].reshape(image.shape)
+        >>> bool(parzen_nmi(image, -image) > 1.3), bool(parzen_nmi(image, shuffled) < 1.1)
+        (True, True)
     """
     check_batched("x", x)
     check_batched("y", y)
@@ -150,7 +161,7 @@ def parzen_nmi(
 
 
 class ParzenDNMILoss(_Loss):
-    """Minus the differentiable normalised mutual information (TraceTrans, Eq. 7 and the text below it).
+    """Minus the differentiable normalized mutual information (TraceTrans, Eq. 7 and the text below it).
 
     Several channels: channel c of the prediction is compared with channel c of the target, and the NMIs are averaged
     over channels. Images with unequal channel counts have no such pairing and raise a ValueError.
@@ -162,6 +173,13 @@ class ParzenDNMILoss(_Loss):
         reduction: "mean" or "sum" over the batch, or "none" for one value per item (B,).
         sigma: of the Gaussian window, in bins.
         out_of_range: "error" (default) or "clamp"; see `parzen_nmi`.
+
+    Example:
+        >>> image = torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16)
+        >>> shuffled = image.flatten()[torch.randperm(256)].reshape(image.shape)
+        >>> loss = ParzenDNMILoss(num_bins=16)
+        >>> bool(loss(-image, image) < loss(shuffled, image))  # an inverted contrast tells as much as the same
+        True
     """
 
     def __init__(
@@ -198,6 +216,9 @@ class ParzenDNMILoss(_Loss):
         if self.reduction == "none":
             return values
         return values.mean() if self.reduction == "mean" else values.sum()
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"num_bins={self.num_bins}, value_range={self.value_range}, kernel={str(self.kernel)!r}"

@@ -78,8 +78,8 @@ class PreparedData(Settings):
     """A folder made by `medtrace prepare`."""
 
     kind: Literal["prepared"] = "prepared"
-    partners: Literal["fixed", "redrawn"] = "fixed"
-    """`redrawn` gives each source the target of another subject, a new one in every epoch, for unpaired domains."""
+    partners: Literal["fixed", "resampled"] = "fixed"
+    """`resampled` gives each source the target of another subject, a new one in every epoch, for unpaired domains."""
     misalignment: Level | None = None
     """Level of a random misalignment of the training pairs, one of `medtrace.transforms.MISALIGNMENT_LEVELS`."""
     moved: Literal["both", "source", "target"] = "both"
@@ -173,7 +173,7 @@ def resolve(
     Example:
         >>> from medtrace.methods import method_class
         >>> kind = method_class("tracetrans").settings_type
-        >>> resolve(kind, ["smoke"], {"alpha": 0.25}).alpha
+        >>> resolve(kind, ["tracebench", "smoke"], {"alpha": 0.25}).alpha
         0.25
     """
     # A group that is changed in one value keeps the others as this method has them.

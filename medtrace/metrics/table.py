@@ -38,7 +38,7 @@ class Summary(NamedTuple):
         return text + ")"
 
 
-def summarise(values: Iterable[float]) -> Summary:
+def summarize(values: Iterable[float]) -> Summary:
     """Summary of per-case values.
 
     Args:
@@ -49,6 +49,11 @@ def summarise(values: Iterable[float]) -> Summary:
 
     Raises:
         TypeError: if a value is no number.
+
+    Example:
+        >>> summary = summarize([1.0, 2.0, 6.0, float("inf")])
+        >>> summary.n, summary.mean, summary.median, summary.infinite
+        (4, 3.0, 4.0, 1)
     """
     numbers = _flat("values", values)
     defined = [number for number in numbers if not math.isnan(number)]
@@ -79,6 +84,13 @@ class CaseTable:
 
     One row per case in the order they first appear; one column per value name in the order they first appear. A case
     without some value has an empty cell.
+
+    Example:
+        >>> table = CaseTable()
+        >>> table.add("first", {"mae": 0.1, "dice": 0.9})
+        >>> table.add("second", {"mae": 0.3})
+        >>> round(table.summary()["mae"].mean, 3), table.summary()["dice"].n
+        (0.2, 1)
     """
 
     def __init__(self, case_column: str = "case") -> None:
@@ -126,7 +138,7 @@ class CaseTable:
 
     def summary(self) -> dict[str, Summary]:
         """Summary of every column."""
-        return {column: summarise(self.values(column)) for column in self.columns}
+        return {column: summarize(self.values(column)) for column in self.columns}
 
     def write_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write one row per case; the file appears complete or not at all."""

@@ -24,6 +24,11 @@ class NoiseSchedule(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> schedule = NoiseSchedule(steps=2000)
+        >>> [round(float(gamma), 4) for gamma in schedule.levels(4)]
+        [0.0, 0.0036, 0.0818, 0.5353, 1.0]
     """
 
     gammas: Tensor
@@ -114,6 +119,11 @@ def add_noise(image: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:
     Raises:
         TypeError: if a tensor is of the wrong kind.
         ValueError: if the shapes do not fit each other or a level leaves [0, 1].
+
+    Example:
+        >>> image, noise = torch.ones(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.5)
+        >>> add_noise(image, noise, torch.tensor([1.0, 0.64]))[:, 0, 0, 0]
+        tensor([1.0000, 1.1000])
     """
     check_batched("image", image)
     check_batched("noise", noise)
@@ -135,10 +145,10 @@ def check_levels(gamma: Tensor, count: int) -> None:
             f"gamma: expected shape ({count},), one noise level per case, received {tuple(gamma.shape)};"
             " expand a common level"
         )
-    check_extremes(gamma, _judge_levels)
+    check_extremes(gamma, _assess_levels)
 
 
-def _judge_levels(low: float, high: float) -> None:
+def _assess_levels(low: float, high: float) -> None:
     if not 0 <= low <= high <= 1:
         raise ValueError(
             f"gamma: expected noise levels in [0, 1], received {low:g} to {high:g}; pass NoiseSchedule's gammas, not"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.networks.layers.utils import get_norm_layer
@@ -21,8 +22,8 @@ class RegistrationUNet(nn.Module):
     """Displacement that pulls `moving` onto `fixed`: R of RegGAN, Eq. 7.
 
     One level per entry of `channels`; between two levels the grid is halved by averaging. A level is a convolution
-    and a residual block of two, both normalised by groups of channels, which works down to a grid of one voxel and
-    lets R find large shifts several times sooner than no normalisation. On the way up the features are interpolated
+    and a residual block of two, both normalized by groups of channels, which works down to a grid of one voxel and
+    lets R find large shifts several times sooner than no normalization. On the way up the features are interpolated
     linearly and joined with the encoder's. The last convolution starts at zero, so the untrained network deforms
     nothing. Grids that the downsampling do not divide are padded by their border values and the result cropped back.
 
@@ -32,10 +33,17 @@ class RegistrationUNet(nn.Module):
         channels: features of each level, finest first; multiples of 4 with the default `norm`.
         downsampling: end on a grid halved so many times and interpolate the displacement linearly to the images',
             which makes it smooth and cheap; less than the number of levels.
-        norm: MONAI's name of the normalisation; None for none.
+        norm: MONAI's name of the normalization; None for none.
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = RegistrationUNet(2, 1, channels=(4, 8))
+        >>> moving, fixed = torch.rand(2, 1, 1, 16, 20)
+        >>> ddf = network(moving, fixed)  # zero before the training
+        >>> ddf.shape, bool(ddf.any())
+        (torch.Size([1, 2, 16, 20]), False)
     """
 
     def __init__(
@@ -44,7 +52,7 @@ class RegistrationUNet(nn.Module):
         in_channels: int,
         channels: Sequence[int] = (32, 64, 64, 64, 64, 64, 64),
         downsampling: int = 0,
-        norm: str | tuple | None = GROUP_NORM,
+        norm: str | tuple[Any, ...] | None = GROUP_NORM,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -92,9 +100,14 @@ class RegistrationUNet(nn.Module):
             ddf = F.interpolate(ddf, scale_factor=2**self.downsampling, mode=self.mode, align_corners=False)
         return crop(ddf)
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class _Level(nn.Module):
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, norm: str | tuple | None) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, norm: str | tuple[Any, ...] | None
+    ) -> None:
         super().__init__()
         self.entry = _convolution(spatial_dims, in_channels, out_channels)
         self.first = _convolution(spatial_dims, out_channels, out_channels)
@@ -106,7 +119,8 @@ class _Level(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         features = self.entry_norm(F.leaky_relu(self.entry(features), _SLOPE))
         residual = self.second(F.leaky_relu(self.first(features), _SLOPE))
-        return self.residual_norm(F.leaky_relu(features + residual, _SLOPE))
+        result: Tensor = self.residual_norm(F.leaky_relu(features + residual, _SLOPE))
+        return result
 
 
 def _convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Conv2d | nn.Conv3d:

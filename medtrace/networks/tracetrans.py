@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class TraceTrans(nn.Module):
     their border values and the results cropped back.
 
     The paper names the encoder's five widths and no more; here a level is a strided convolution as in Pix2Pix,
-    the decoders upsample linearly (no checkerboard in the field), and the normalisation is per instance.
+    the decoders upsample linearly (no checkerboard in the field), and the normalization is per instance.
 
     Args:
         spatial_dims: 2 or 3.
@@ -44,7 +44,7 @@ class TraceTrans(nn.Module):
         out_channels: channels of the translated image.
         channels: the encoder's output channels, one entry per downsampling.
         integration_steps: squarings of the exponential.
-        norm: MONAI's name of the normalisation, such as "batch"; by default per instance, with scale and shift.
+        norm: MONAI's name of the normalization, such as "batch"; by default per instance, with scale and shift.
         shared_encoder: whether both decoders read one encoder; False gives two separate networks (the
             paper's ablation, Table 3).
         velocity_downsampling: how often the velocity's grid is halved against the image's; it is interpolated linearly.
@@ -52,6 +52,11 @@ class TraceTrans(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> output = TraceTrans(3, 1, 1, channels=(4, 8))(torch.zeros(1, 1, 8, 8, 12))
+        >>> output.image.shape, output.ddf.shape
+        (torch.Size([1, 1, 8, 8, 12]), torch.Size([1, 3, 8, 8, 12]))
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class TraceTrans(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         integration_steps: int = 7,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
         shared_encoder: bool = True,
         velocity_downsampling: int = 0,
     ) -> None:
@@ -99,7 +104,7 @@ class TraceTrans(nn.Module):
             ValueError: if its rank or channels do not fit the network.
         """
         check_network_input("source", source, self.spatial_dims, self.in_channels)
-        # Instance normalisation needs two voxels at the bottleneck.
+        # Instance normalization needs two voxels at the bottleneck.
         padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
         streams = partial(self._streams, deform=deform)
         outputs = streams(padded) if inferer is None else inferer(padded, streams, self.stride)
@@ -110,6 +115,9 @@ class TraceTrans(nn.Module):
         velocity = crop(outputs[1])
         ddf = exponentiate(velocity, self.integration_steps)
         return TraceTransOutput(image, warp(source, ddf), ddf, velocity)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _streams(self, padded: Tensor, deform: bool) -> tuple[Tensor, ...]:
         """The image and, if asked for, the velocity of a grid that the strides divide."""
@@ -131,11 +139,17 @@ class DualDecoderGAN(nn.Module):
         out_channels: channels of the target.
         channels: the encoder's output channels, one entry per downsampling.
         integration_steps: squarings of the exponential.
-        norm: MONAI's name of the normalisation.
+        norm: MONAI's name of the normalization.
         shared_encoder: whether both decoders read one encoder.
         velocity_downsampling: how often the velocity's grid is halved against the image's.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: convolutions of each discriminator after the first.
+
+    Example:
+        >>> network = DualDecoderGAN(2, 1, 1, channels=(4, 8), discriminator_channels=4, discriminator_layers=1)
+        >>> output = network(torch.zeros(1, 1, 16, 20))
+        >>> output.image.shape, output.ddf.shape
+        (torch.Size([1, 1, 16, 20]), torch.Size([1, 2, 16, 20]))
     """
 
     def __init__(
@@ -145,7 +159,7 @@ class DualDecoderGAN(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         integration_steps: int = 7,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
         shared_encoder: bool = True,
         velocity_downsampling: int = 0,
         discriminator_channels: int = 64,
@@ -172,3 +186,6 @@ class DualDecoderGAN(nn.Module):
     def forward(self, source: Tensor, deform: bool = True, inferer: PatchInferer | None = None) -> TraceTransOutput:
         """Run the generator; see `TraceTrans.forward`."""
         return self.generator(source, deform, inferer)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ from medtrace.networks.coded_backbone import CodedBackbone, check_count
 class UNIT(CodedBackbone):
     """Translate through a latent space of both domains, each with a variational autoencoder (Liu et al. 2017). 2D only.
 
-    An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalised per instance; a
-    decoder residual blocks, nearest-neighbour doublings with 5-wide convolutions and layer normalisation, and a
+    An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalized per instance; a
+    decoder residual blocks, nearest-neighbor doublings with 5-wide convolutions and layer normalization, and a
     7-wide convolution into a tanh. The last `shared_blocks` residual blocks of the two encoders are one and the same
     module, and so are the first ones of the two decoders.
 
@@ -27,7 +27,7 @@ class UNIT(CodedBackbone):
     N(0, 1) by torch's global generator, in training mode only, so that each decoding of a code takes a draw of its
     own and an evaluation is deterministic.
 
-    Liu et al. use leaky ReLUs and no normalisation; the widths, the normalisation and the weights here are those of
+    Liu et al. use leaky ReLUs and no normalization; the widths, the normalization and the weights here are those of
     the same authors' later settings, which RegGAN takes, with the sharing of the paper. Those settings also have a
     perceptual term by a network trained on photographs; RegGAN leaves it out, and so does this.
 
@@ -35,17 +35,23 @@ class UNIT(CodedBackbone):
         spatial_dims: 2.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        both_ways: whether the target can be translated to the source too.
+        bidirectional: whether the target can be translated to the source too.
         channels: channels at the image's own grid; they double with each halving.
         downsamplings: downsampling from the image to its code.
         num_blocks: residual blocks of each encoder and of each decoder, the shared ones included.
         shared_blocks: how many of them both domains share, 0 to `num_blocks`.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
-        discriminator_scales: scales that each discriminator judges.
+        discriminator_scales: scales that each discriminator assesses.
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = UNIT(2, 1, 1, channels=4, num_blocks=1, discriminator_channels=4, discriminator_scales=1)
+        >>> image = torch.zeros(1, 1, 32, 32)
+        >>> network.encode(image, "source").content.shape, network(image).shape
+        (torch.Size([1, 16, 8, 8]), torch.Size([1, 1, 32, 32]))
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {"reconstruction": 10.0, "prior": 0.01, "latent_cycle": 0.01}
@@ -55,7 +61,7 @@ class UNIT(CodedBackbone):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        both_ways: bool = True,
+        bidirectional: bool = True,
         channels: int = 64,
         downsamplings: int = 2,
         num_blocks: int = 4,
@@ -73,7 +79,7 @@ class UNIT(CodedBackbone):
             spatial_dims,
             in_channels,
             out_channels,
-            both_ways,
+            bidirectional,
             downsamplings,
             # Mirrored borders need two voxels per axis at every level and four at the image's.
             max(2 * 2**downsamplings, 4),
@@ -103,7 +109,8 @@ class UNIT(CodedBackbone):
         latent = code.content
         if self.training:
             latent = latent + torch.randn_like(latent)
-        return self.decoders[domain](latent)
+        result: Tensor = self.decoders[domain](latent)
+        return result
 
     def prior(self, code: Code) -> Tensor:
         """The mean of the squared latent means.
@@ -122,4 +129,9 @@ class MeanEncoder(nn.Sequential):
 
     def forward(self, image: Tensor) -> tuple[Tensor, None]:
         """Return the mean (B, C, *coarse) of the code of an image (B, C, H, W), and None for a style."""
-        return super().forward(image), None
+        for layer in self:
+            image = layer(image)
+        return image, None
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -4,7 +4,7 @@ from medtrace.registration.alignment import Alignment, align
 from medtrace.registration.deformable import Deformable, Deformation, deform
 from medtrace.registration.plausibility import Plausibility
 from medtrace.registration.presets import thorough, weak_likeness
-from medtrace.registration.register import Registration, register
+from medtrace.registration.register import Registration, register_images
 from medtrace.registration.verdict import Verdict
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "Verdict",
     "align",
     "deform",
-    "register",
+    "register_images",
     "thorough",
     "weak_likeness",
 ]

@@ -12,11 +12,11 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_positive
 from medtrace.fields import identity_grid, sample
 from medtrace.registration.alignment import Alignment, align
-from medtrace.registration.contrast import ContrastAgreement, choose_similarity, contrast_of
+from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.presets import weak_likeness
-from medtrace.registration.verdict import OtherStart, Verdict, judge
+from medtrace.registration.verdict import OtherStart, Verdict, assess
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
 
 
@@ -40,7 +40,7 @@ class Registration(NamedTuple):
     verdict: Verdict
 
 
-def register(
+def register_images(
     moving: Tensor,
     fixed: Tensor,
     moving_affine: Tensor,
@@ -82,7 +82,7 @@ def register(
         >>> fixed = torch.zeros(1, 48, 48)
         >>> fixed[:, 12:30, 14:36], fixed[:, 16:24, 18:24] = 1.0, 2.0
         >>> eye = torch.eye(4, dtype=torch.float64)
-        >>> result = register(fixed.roll(4, 1), fixed, eye, eye, alignment="rigid")
+        >>> result = register_images(fixed.roll(4, 1), fixed, eye, eye, alignment="rigid")
         >>> result.ddf.shape, result.alignment.kind
         (torch.Size([2, 48, 48]), 'rigid')
     """
@@ -117,18 +117,18 @@ def register(
     if check_starts:
         masks = moving_mask, mask
         other = _other_start((moving, fixed), (moving_affine, fixed_affine), masks, aligned)
-    verdict = judge(pair, deformation, aligned, other, chosen.similarity, contrast)
+    verdict = assess(pair, deformation, aligned, other, chosen.similarity, contrast)
     warped = _warped(moving, ddf, frame)
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
 
 
-def _contrast(pair: Working) -> ContrastAgreement:
+def _contrast(pair: Working) -> ContrastRelation:
     weight = pair.content.float() * (1 - pair.mask)
     return contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
 
 
 def _settings(
-    pair: Working, contrast: ContrastAgreement, similarity: str, settings: Deformable | None
+    pair: Working, contrast: ContrastRelation, similarity: str, settings: Deformable | None
 ) -> tuple[Deformable, str]:
     """Settings of the deformation, and why these."""
     chosen, reason = choose_similarity(similarity, contrast)

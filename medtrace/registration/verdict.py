@@ -11,7 +11,7 @@ from medtrace.fields import compose, identity_grid, inside_grid, jacobian_determ
 from medtrace.kernels.greedy import operations
 from medtrace.losses.lncc import lncc
 from medtrace.registration.alignment import Alignment
-from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, ContrastAgreement
+from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, ContrastRelation
 from medtrace.registration.deformable import Deformation
 from medtrace.registration.scaling import scaled
 from medtrace.registration.working import Working
@@ -69,15 +69,15 @@ class Verdict(NamedTuple):
         return f"{self.grade}: " + "; ".join(self.reasons)
 
 
-def judge(
+def assess(
     pair: Working,
     deformation: Deformation,
     alignment: Alignment,
     other: OtherStart | None = None,
     similarity: str = "lncc",
-    contrast: ContrastAgreement | None = None,
+    contrast: ContrastRelation | None = None,
 ) -> Verdict:
-    """Judge a registration by what can be known without truth.
+    """Assess a registration by what can be known without truth.
 
     Args:
         pair: the images on the working grid.
@@ -179,9 +179,9 @@ def _regularity(figures: dict[str, float]) -> list[tuple[str, str]]:
 
 def _alignment(alignment: Alignment) -> list[tuple[str, str]]:
     found = []
-    judged = alignment.plausibility
-    if judged.grade != "PASS":
-        found.append((judged.grade, judged.reason))
+    assessed = alignment.plausibility
+    if assessed.grade != "PASS":
+        found.append((assessed.grade, assessed.reason))
     if alignment.kind != "none" and alignment.similarity < alignment.similarity_before:
         found.append(("WARN", "the alignment shares less information than the headers' own"))
     return found
@@ -201,7 +201,7 @@ def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
     return _below(share, bounds, text)
 
 
-def _contrast(similarity: str, contrast: ContrastAgreement) -> list[tuple[str, str]]:
+def _contrast(similarity: str, contrast: ContrastRelation) -> list[tuple[str, str]]:
     if similarity == "mse" and contrast.correlation < ONE_CONTRAST:
         text = f"squared differences were followed, but of two contrasts (correlation {contrast.correlation:.2f})"
         return [("FAIL" if contrast.correlation < NO_CONTRAST else "WARN", text)]

@@ -4,6 +4,7 @@ from medtrace.trace.appearance import contrast_change, expected_image
 from medtrace.trace.contrast import Contrast, Intensity
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.trace.ledger import LedgerSummary, TraceLedger
+from medtrace.trace.prediction import Prediction, traces_of, zero_field
 from medtrace.trace.record import Trace
 from medtrace.trace.tissue import find_tissue
 
@@ -12,9 +13,12 @@ __all__ = [
     "Intensity",
     "IntensityMap",
     "LedgerSummary",
+    "Prediction",
     "Trace",
     "TraceLedger",
     "contrast_change",
     "expected_image",
     "find_tissue",
+    "traces_of",
+    "zero_field",
 ]

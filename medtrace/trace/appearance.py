@@ -34,6 +34,11 @@ def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, ti
 
     Raises:
         TypeError, ValueError: if a shape differs.
+
+    Example:
+        >>> warped = torch.linspace(-1, 1, 64).reshape(1, 8, 8)
+        >>> bool(contrast_change(warped, -warped).abs().max() > 1.5)
+        True
     """
     return _by_tissue(warped, image, bins, tissue, lambda x, y: y - x)
 
@@ -51,6 +56,11 @@ def expected_image(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tis
 
     Raises:
         TypeError, ValueError: if a shape differs.
+
+    Example:
+        >>> ct = torch.linspace(-1000, 1000, 64).reshape(1, 8, 8)
+        >>> bool(torch.allclose(expected_image(ct / 2000, ct), ct, atol=20))
+        True
     """
     return _by_tissue(warped, image, bins, tissue, lambda _, y: y)
 

@@ -17,7 +17,7 @@ from .misalignment_draw import (
     MisalignmentFields,
     misalignment_between,
 )
-from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidMotion
+from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidTransform
 from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
 from .structure_map import StructureMap, StructureMapD, StructureMapd, StructureMapDict, structure_map
 
@@ -42,7 +42,7 @@ __all__ = [
     "RigidAlignmentD",
     "RigidAlignmentDict",
     "RigidAlignmentd",
-    "RigidMotion",
+    "RigidTransform",
     "SliceExtraction",
     "SliceExtractionD",
     "SliceExtractionDict",

@@ -35,12 +35,17 @@ class Misalignment:
         nonrigid_intervals: intervals between control points along each axis.
 
     The product nonrigid_percent · nonrigid_intervals must stay below 100/6: then every derivative of the smooth
-    displacement, in extents, is below 1/3 (neighbouring control points differ by at most twice the bound), so that it
+    displacement, in extents, is below 1/3 (neighboring control points differ by at most twice the bound), so that it
     is a contraction and the map is one-to-one for certain.
 
     Raises:
         TypeError: if a bound is no number.
         ValueError: if it is negative, not finite or too large.
+
+    Example:
+        >>> draw = Misalignment(rotation_degrees=3, translation_percent=6).draw(np.random.default_rng(0), 2)
+        >>> draw.displacement((8, 8)).shape, abs(draw.angles_degrees[0]) <= 3
+        (torch.Size([2, 8, 8]), True)
     """
 
     rotation_degrees: float = 0.0
@@ -110,7 +115,7 @@ of ±4 % of the extent with 4 intervals of control points."""
 class MisalignmentDraw(NamedTuple):
     """One drawn misalignment, for any grid: its pull map takes p on the result to A·(p + n(p)) on the image.
 
-    A scales and rotates about the grid's centre, then translates; n is the smooth part. The numbers are those of
+    A scales and rotates about the grid's center, then translates; n is the smooth part. The numbers are those of
     the pull map: at scale 1.1 the image appears 1/1.1 as large.
 
     Attributes:
@@ -276,6 +281,12 @@ def misalignment_between(
 
     Returns:
         The displacement and its inverse, in voxels.
+
+    Example:
+        >>> still, moved = MisalignmentDraw.identity(2), MisalignmentDraw((0.0,), (25.0, 0.0), 1.0)
+        >>> fields = misalignment_between(still, moved, (8, 8))
+        >>> [float(value) for value in fields.ddf[:, 4, 4]]
+        [2.0, 0.0]
     """
     for name, draw in (("source", source), ("target", target)):
         if not isinstance(draw, MisalignmentDraw):

@@ -19,14 +19,14 @@ from ..checks import check_choice, check_number, check_positive
 from .geometry import affine_of
 from .itk_frame import INTERPOLATORS, LPS, frame_of, resample, to_itk, to_matrix, to_transform
 from .masks import as_mask
-from .naming import as_image, as_item, named, one_per_key, plain
-from .rigid_registration import Search, register, starting_points
+from .naming import as_image, as_item, detached, named, one_per_key
+from .rigid_registration import Search, match_rigidly, starting_points
 
 _INITIAL = ("auto", "identity", "geometry", "moments")
 _SMALLEST = 4  # voxels along an axis, below which there is nothing to interpolate between
 
 
-class RigidMotion(NamedTuple):
+class RigidTransform(NamedTuple):
     """A rigid motion and how it was found.
 
     Attributes:
@@ -58,8 +58,8 @@ class RigidAlignment(InvertibleTransform):
     moves, and `inverse` restores it exactly (volumes and slices).
 
     Args:
-        initial: where the search starts: "identity" (the affines), "geometry" (centres of the grids), "moments"
-            (centres of the content), or "auto", which follows all three at the coarsest level and keeps the best.
+        initial: where the search starts: "identity" (the affines), "geometry" (centers of the grids), "moments"
+            (centers of the content), or "auto", which follows all three at the coarsest level and keeps the best.
         resample: whether to read the image on the fixed grid, or only to move its affine.
         mode: "bilinear", "nearest" or "bspline".
         fill: the value outside of the moving image; None for its minimum.
@@ -72,6 +72,13 @@ class RigidAlignment(InvertibleTransform):
 
     Raises:
         TypeError, ValueError: if a setting is of another kind or out of its range.
+
+    Example:
+        >>> axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
+        >>> fixed = torch.exp(-((axes[0] / 0.3) ** 2) - (axes[1] / 0.5) ** 2)[None]
+        >>> aligned = RigidAlignment(levels=(2, 1))(fixed.roll(3, 1), fixed)
+        >>> bool((aligned - fixed).abs().mean() < 0.02), bool((fixed.roll(3, 1) - fixed).abs().mean() > 0.05)
+        (True, True)
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's contract)
@@ -134,7 +141,7 @@ class RigidAlignment(InvertibleTransform):
 
         Returns:
             The moving image on the fixed grid, or (`resample=False`) with a moved affine. The metadata hold the
-            motion's 4x4 matrix, fixed to moving in RAS mm, as `rigid_motion`.
+            motion's 4x4 matrix, fixed to moving in RAS mm, as `rigid_transform`.
 
         Raises:
             ValueError: if an image is constant or not finite, a mask is empty, the channel is missing or
@@ -151,7 +158,7 @@ class RigidAlignment(InvertibleTransform):
         moving_mask: Any = None,
         fixed_mask: Any = None,
         names: tuple[str, str] = ("moving", "fixed"),
-    ) -> RigidMotion:
+    ) -> RigidTransform:
         """The motion alone; arguments and errors as in `__call__`, `names` being how messages call the images."""
         images = [as_image(name, image) for name, image in zip(names, (moving, fixed))]
         labels = [named(name, image) for name, image in zip(names, (moving, fixed))]
@@ -169,7 +176,7 @@ class RigidAlignment(InvertibleTransform):
         (moving_image, moving_region), (fixed_image, fixed_region) = sides
         starts = starting_points(fixed_image, moving_image, fixed_region, moving_region, self.initial)
         try:
-            match = register(fixed_image, moving_image, fixed_region, moving_region, starts, self.search)
+            match = match_rigidly(fixed_image, moving_image, fixed_region, moving_region, starts, self.search)
         except RuntimeError as error:
             raise RuntimeError(
                 f"{labels[0]}: could not be aligned with {labels[1]}: {error}; check that both show the same body part,"
@@ -177,7 +184,7 @@ class RigidAlignment(InvertibleTransform):
             ) from error
         offset = float((frame @ affines[0])[2, 3])
         matrix = torch.from_numpy(to_matrix(match.transform, frame, offset))
-        return RigidMotion(matrix, match.mutual_information, match.iterations, match.stop)
+        return RigidTransform(matrix, match.mutual_information, match.iterations, match.stop)
 
     def _side(self, label: str, image: Tensor, mask: Any, affine: Any, frame: Any) -> tuple[Any, Any]:
         """SimpleITK image of the registered channel, and of its mask."""
@@ -191,7 +198,7 @@ class RigidAlignment(InvertibleTransform):
                 f"{label}: expected at least {_SMALLEST} voxels along each axis, received {tuple(image.shape[1:])};"
                 " pass single slices as (C, H, W)"
             )
-        values = plain(image)[self.channel].float()
+        values = detached(image)[self.channel].float()
         region = None if mask is None else as_mask(label, mask, image, one_channel=True)[0]
         seen = values if region is None else values[region]
         if not bool(seen.max() > seen.min()):
@@ -203,7 +210,7 @@ class RigidAlignment(InvertibleTransform):
         return image_itk, None if region is None else to_itk(region.to(torch.uint8), affine, frame, label)
 
     def apply(
-        self, image: Any, fixed: Any, motion: RigidMotion, mode: str | None = None, name: str = "moving"
+        self, image: Any, fixed: Any, motion: RigidTransform, mode: str | None = None, name: str = "moving"
     ) -> Tensor:
         """Move an image that lies with the moving one (itself, its labels, another contrast).
 
@@ -223,18 +230,18 @@ class RigidAlignment(InvertibleTransform):
         own, onto = affine_of(name, values), affine_of("fixed", fixed)
         matrix = motion.matrix.numpy()
         if self.resample:
-            fill = float(plain(values).min()) if self.fill is None else float(self.fill)
+            fill = float(detached(values).min()) if self.fill is None else float(self.fill)
             frame, shape = frame_of(onto, fixed.ndim - 1), tuple(fixed.shape[1:])
-            moved = resample(plain(values), own, shape, onto, matrix, frame, mode, fill, named(name, image))
+            moved = resample(detached(values), own, shape, onto, matrix, frame, mode, fill, named(name, image))
             affine = onto
         else:
-            fill, moved, affine = 0.0, plain(values).clone(), np.linalg.inv(matrix) @ own
+            fill, moved, affine = 0.0, detached(values).clone(), np.linalg.inv(matrix) @ own
         if mode == "nearest" or not self.resample:
             moved = moved.to(image.dtype if isinstance(image, Tensor) else torch.as_tensor(image).dtype)
         out: Tensor = convert_to_dst_type(moved, values, dtype=moved.dtype)[0]
         if isinstance(out, MetaTensor):
             out.affine = torch.from_numpy(affine)
-            out.meta["rigid_motion"] = motion.matrix.clone()
+            out.meta["rigid_transform"] = motion.matrix.clone()
         info = {
             "matrix": motion.matrix.tolist(),
             "affine": own.tolist(),
@@ -254,16 +261,16 @@ class RigidAlignment(InvertibleTransform):
             onto = affine_of("data", data)
             back = np.linalg.inv(np.asarray(info["matrix"]))
             frame = frame_of(onto, data.ndim - 1)
-            values = plain(data)
+            values = detached(data)
             working = values if values.dtype in (torch.float32, torch.float64) else values.float()
             moved = resample(working, onto, info["shape"], affine, back, frame, info["mode"], info["fill"], "data")
             moved = moved.to(values.dtype)
         else:
-            moved = plain(data).clone()
+            moved = detached(data).clone()
         out: Tensor = convert_to_dst_type(moved, data, dtype=moved.dtype)[0]
         if isinstance(out, MetaTensor):
             out.affine = torch.from_numpy(affine)
-            out.meta.pop("rigid_motion", None)
+            out.meta.pop("rigid_transform", None)
         return out
 
 
@@ -277,13 +284,21 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
         moving_mask_key: mask on the moving grid; None for none. List it in `keys` too if it shall move.
         fixed_mask_key: mask on the fixed grid; None for none.
         mode: how each key is read on the fixed grid, one for all or one per key: "nearest" for labels.
-        motion_key: where to put the `RigidMotion.matrix` in the item; None for nowhere but the metadata.
+        motion_key: where to put the `RigidTransform.matrix` in the item; None for nowhere but the metadata.
         allow_missing_keys: skip keys that are absent; without the moving key, all others must be absent too.
         **settings: those of `RigidAlignment`: initial, resample, fill, channel, levels, bins, samples, iterations,
             seed.
 
     Raises:
         ValueError: if the moving key is none of the keys.
+
+    Example:
+        >>> axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
+        >>> fixed = torch.exp(-((axes[0] / 0.3) ** 2) - (axes[1] / 0.5) ** 2)[None]
+        >>> transform = RigidAlignmentd(["after"], fixed_key="before", levels=(2, 1))
+        >>> item = transform({"before": fixed, "after": fixed.roll(3, 1)})
+        >>> bool((item["after"] - fixed).abs().mean() < 0.02)
+        True
     """
 
     backend = RigidAlignment.backend

@@ -20,7 +20,7 @@ from ..checks import check_choice
 from ..geometry.grid import Grid
 from .geometry import Array, affine_of
 from .masks import as_mask
-from .naming import as_item, named, plain
+from .naming import as_item, detached, named
 
 PLANES = {"axial": "S", "coronal": "A", "sagittal": "R"}
 _AXES = ("LR", "PA", "IS")
@@ -45,16 +45,21 @@ class SliceExtraction(Transform):
 
     Args:
         axis: "axial", "coronal", "sagittal" (counted towards S, A, R) or one of the letters R, L, A, P, S, I.
-        count: take this many consecutive slices around the centre; if the window would leave the volume, the
-            slices of the volume nearest to the centre. With `indices` None and `count` None: every slice.
+        count: take this many consecutive slices around the center; if the window would leave the volume, the
+            slices of the volume nearest to the center. With `indices` None and `count` None: every slice.
         indices: take these slices, counted along the axis code from 0; negative ones count from the end.
-        center: "volume", or "foreground": the centre of mass of the mask that is passed, else of the non-zero
+        center: "volume", or "foreground": the center of mass of the mask that is passed, else of the non-zero
             voxels.
         canonical: whether the in-plane axes follow RAS.
 
     Raises:
         TypeError: if count or indices are of another kind.
-        ValueError: if the axis or centre is unknown, count is not positive, or count and indices are both given.
+        ValueError: if the axis or center is unknown, count is not positive, or count and indices are both given.
+
+    Example:
+        >>> slices = SliceExtraction(axis="axial", count=3)(torch.rand(1, 8, 9, 10))
+        >>> len(slices), slices[0].shape
+        (3, torch.Size([1, 8, 9]))
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's contract)
@@ -90,7 +95,7 @@ class SliceExtraction(Transform):
 
         Args:
             img: (C, H, W, D); the affine of a MetaTensor, voxel to RAS mm, else the identity.
-            mask: (C, H, W, D), above 0 where the centre is sought; needs `center="foreground"`.
+            mask: (C, H, W, D), above 0 where the center is sought; needs `center="foreground"`.
             name: how messages call the image.
 
         Returns:
@@ -184,9 +189,15 @@ class SliceExtractiond(MapTransform):
     Args:
         keys: the volumes.
         axis: as in `SliceExtraction`, as are count, indices, center and canonical.
-        mask_key: key of the mask whose centre is meant by `center="foreground"`; it must be on the same grid.
+        mask_key: key of the mask whose center is meant by `center="foreground"`; it must be on the same grid.
             Without one, the non-zero voxels of the first key present.
         allow_missing_keys: skip keys that are absent.
+
+    Example:
+        >>> pair = {name: torch.rand(1, 8, 9, 10) for name in ("source", "target")}
+        >>> items = SliceExtractiond(["source", "target"], indices=[4])(pair)
+        >>> len(items), items[0]["target"].shape
+        (1, torch.Size([1, 8, 9]))
     """
 
     backend = SliceExtraction.backend
@@ -278,7 +289,7 @@ def _slice_affine(
 
 def _center_of_mass(label: str, region: Tensor, array_axis: int) -> float:
     """Mean index of the region's voxels along an array axis."""
-    counts = plain(region).sum([axis for axis in range(4) if axis != 1 + array_axis], dtype=torch.float64)
+    counts = detached(region).sum([axis for axis in range(4) if axis != 1 + array_axis], dtype=torch.float64)
     if not float(counts.sum()) > 0:
         raise ValueError(f"{label}: expected foreground voxels, received an empty mask or image; use center='volume'")
     places = torch.arange(len(counts), dtype=torch.float64, device=counts.device)

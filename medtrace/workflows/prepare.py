@@ -18,8 +18,12 @@ from rich.progress import Progress
 from medtrace.data.contrasts import contrasts_of, rule_notes
 from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
-from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
-from medtrace.data.preparation import FILE, Preparation
+from medtrace.data.lists.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
+from medtrace.data.preparation.case import checked_settings
+from medtrace.data.preparation.learning import LEARNED
+from medtrace.data.preparation.maps import columns_in
+from medtrace.data.preparation.pictures import all_pictures, check_picture_settings, common_depth, range_notes
+from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.storage.cases import RECORD
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write, link_or_copy, remove
@@ -27,11 +31,7 @@ from medtrace.storage.places import stands_alone
 from medtrace.storage.reservations import Contents, locked, reserve_folder
 from medtrace.storage.workspaces import PARTIAL, sweep
 from medtrace.workflows.parallel import CasesFailedError
-from medtrace.workflows.prepare_case import checked_settings
-from medtrace.workflows.prepare_learn import LEARNED
-from medtrace.workflows.prepare_maps import columns_in
 from medtrace.workflows.prepare_passes import Passes, Runner
-from medtrace.workflows.prepare_pictures import all_pictures, check_picture_settings, common_depth, range_notes
 from medtrace.workflows.prepare_write import WRITTEN, Item
 
 PAPER_CROP = (192, 192, 128)
@@ -86,7 +86,7 @@ def prepare(
 
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
     brought to [0, 1] each by the rule of its contrast (a CT by a fixed window of HU; others by Nyul's landmarks and the
-    window of z, which come from training subjects only), cropped about the centre and, with `spatial_dims=2`, cut into
+    window of z, which come from training subjects only), cropped about the center and, with `spatial_dims=2`, cut into
     central slices. Pictures (PNG, JPEG, BMP, TIFF; the paper's faces) are resized and their value range mapped to
     [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels go along, each voxel from the nearest.
 
@@ -104,7 +104,7 @@ def prepare(
     was learned are the same, and its results are as they were written.
 
     Args:
-        source: a pair list or a BraTS-Reg folder (see `medtrace.data.layouts`).
+        source: a pair list or a BraTS-Reg folder (see `medtrace.data.lists.layouts`).
         out: the dataset's folder; it appears complete or not at all.
         select: contrasts of the BraTS-Reg layout to take.
         source_contrast: `NAME[=UNIT[:LOW:HIGH]]` (see `medtrace.trace.Contrast.of`), one or several: what the sources

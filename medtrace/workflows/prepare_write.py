@@ -1,4 +1,4 @@
-"""The second pass of a preparation: normalise every pair by what was learned, and write its items."""
+"""The second pass of a preparation: normalize every pair by what was learned, and write its items."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medtrace.data.landmarks import write_landmarks
-from medtrace.data.layouts import Pair
-from medtrace.data.preparation import Preparation
+from medtrace.data.landmarks.points import write_landmarks
+from medtrace.data.lists.layouts import Pair
+from medtrace.data.preparation.case import Case, PreparationSettings, in_plane_first, members, naming, read_case
+from medtrace.data.preparation.learning import known_motion
+from medtrace.data.preparation.rules import Preparation
 from medtrace.geometry.resampling import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
 from medtrace.geometry.resampling import resize as resize_volume
 from medtrace.io import write_image
 from medtrace.io.transforms import write_itk
 from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
 from medtrace.storage.files import atomic_write, make_directory
-from medtrace.workflows.prepare_case import Case, Settings, in_plane_first, members, naming, read_case
-from medtrace.workflows.prepare_learn import known_motion
 
 WRITTEN = "written"
 PICTURE_SIZE = 256
@@ -42,7 +42,7 @@ class Item(NamedTuple):
 
 def write_case(
     pair: Pair,
-    settings: Settings,
+    settings: PreparationSettings,
     preparation: Preparation,
     columns: Sequence[str],
     learned_key: str,
@@ -59,7 +59,7 @@ def write_case(
     if not is_finished(place, key):
         with compute_threads(threads), atomic_case(place, key) as temporary:
             case = read_case(pair, settings, preparation.picture, known_motion(pair, folder), columns)
-            volumes = [_normalised(preparation, *member) for member in members(case)]
+            volumes = [_normalized(preparation, *member) for member in members(case)]
             extras = _write_extras(case, temporary)
             items = list(_write_images(case, volumes, settings, preparation.picture, extras, temporary))
             items[0] = items[0]._replace(clipped=sum(_clipped(preparation, *member) for member in members(case)))
@@ -70,10 +70,10 @@ def write_case(
     ]
 
 
-def _normalised(preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor) -> Tensor:
+def _normalized(preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor) -> Tensor:
     with naming(path):
-        normalised, _ = preparation.normalise(image, contrast, foreground)
-    return (torch.where(foreground, normalised, -1.0) + 1) / 2
+        normalized, _ = preparation.normalize(image, contrast, foreground)
+    return (torch.where(foreground, normalized, -1.0) + 1) / 2
 
 
 def _clipped(preparation: Preparation, _path: Path, image: Tensor, _contrast: str, foreground: Tensor) -> int:
@@ -83,7 +83,7 @@ def _clipped(preparation: Preparation, _path: Path, image: Tensor, _contrast: st
 def _write_images(
     case: Case,
     volumes: Sequence[Tensor],
-    settings: Settings,
+    settings: PreparationSettings,
     picture: bool,
     extras: Mapping[str, str],
     folder: Path,
@@ -118,7 +118,7 @@ def _write_images(
         yield Item(entry, tuple(part.shape), tuple(map(float, spacing_of(here))))
 
 
-def _parts(pair: Pair, depth: int, settings: Settings, picture: bool) -> Iterable[tuple[str, int, int]]:
+def _parts(pair: Pair, depth: int, settings: PreparationSettings, picture: bool) -> Iterable[tuple[str, int, int]]:
     if settings.spatial_dims == 3:
         return [(pair.name, 0, depth)]
     if picture:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,34 +16,30 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medtrace.checks import check_positive
-from medtrace.data.preparation import IntensityMap, Preparation
+from medtrace.data.preparation.rules import Preparation
+from medtrace.engines.runs import default_device, load_method
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
-from medtrace.guard.memory import check_memory
+from medtrace.guard.memory import check_memory, peak_memory
 from medtrace.guard.notices import collecting
+from medtrace.inference.scan_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods import Method
-from medtrace.methods.common.instance import InstanceRegistration, RefinementStep
+from medtrace.methods.common.instance import SMOOTHNESS, STEPS, InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import Pair
+from medtrace.methods.common.registration import RegistrationPair
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
+from medtrace.trace.intensity_map import IntensityMap
 from medtrace.trace.prediction import Prediction
-from medtrace.workflows.register_pair import ScanPair, WorkingGrid, intensity_maps, read_pair
 from medtrace.workflows.report import report_beside, reserve_outputs
-from medtrace.workflows.runs import default_device, load_method
 from medtrace.workflows.translate import run_preparation
 
-STEPS = 100
-"""Gradient steps without a trained network."""
-SMOOTHNESS = 0.01
-"""Weight of the displacement's smoothness in a refinement."""
-GIBIBYTE = 2**30
 _BYTES_PER_WORKING_VOXEL = 1740
 """What a refinement keeps for its gradient, float32, measured at 1 mm (7.1 million voxels)."""
 _BYTES_PER_VOXEL = 56
@@ -114,7 +108,7 @@ def register(
     template's space); the registration runs there, and its field is brought back to the target's grid. The trace keeps
     the source as it was, with its own affine: its warped image is interpolated once.
 
-    Intensities are normalised to [-1, 1] by the run's own rule, or without a run by the .5 and 99.5 percentiles of the
+    Intensities are normalized to [-1, 1] by the run's own rule, or without a run by the .5 and 99.5 percentiles of the
     tissue outside the masks. The trace's images are in the source's units; the change of intensity within the mask is
     brought there through the inverse of the source's map. Without masks it is exactly 0, and the image is the warped
     source.
@@ -125,7 +119,7 @@ def register(
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
         mask: pathology of the target on its grid (see `data.masks`): where intensity may change.
         source_mask: pathology of the source on its grid; it moves with the source.
-        run: folder left by `medtrace train metaregnet`; None registers by instance optimisation alone.
+        run: folder left by `medtrace train metaregnet`; None registers by instance optimization alone.
         refine: gradient steps on this pair's own flows; by default 100 without a run and none with one.
         spacing: voxel size in mm to register at; by default the run's, or the target's own.
         smoothness: weight of the displacement's smoothness in the refinement.
@@ -306,7 +300,7 @@ def _reporter(bar: Progress) -> Callable[[RefinementStep], None]:
     return show
 
 
-def _answer(method: _Method, working: Pair) -> Prediction:
+def _answer(method: _Method, working: RegistrationPair) -> Prediction:
     batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
     masks = {name: batch.get(name) for name in ("mask", "source_mask")} if method.method.abilities.masks else {}
     with torch.no_grad():
@@ -325,8 +319,8 @@ def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Ten
     mask = joint_mask(ddf[None], *masks)[0] > 0.5
     warped = pull(pair.source, ddf, pair.to_source)
     bare = replace(source_map, foreground=None)
-    normalised = bare.forward(warped)
-    change = bare.inverse(normalised + intensity) - bare.inverse(normalised)
+    normalized = bare.forward(warped)
+    change = bare.inverse(normalized + intensity) - bare.inverse(normalized)
     return Trace.build(
         source=pair.source,
         image=warped + torch.where(mask, change, 0.0),
@@ -339,11 +333,3 @@ def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, intensity: Ten
 
 def _ssd(image: Tensor, target: Tensor) -> float:
     return float(((image - target) / 2).double().square().mean())
-
-
-def peak_memory(device: torch.device) -> float:
-    """The process's largest resident memory so far, or on CUDA the largest allocation, in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIBIBYTE
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIBIBYTE

@@ -12,8 +12,8 @@ from monai.bundle import BundleWorkflow
 from monai.inferers import SimpleInferer
 from monai.utils import set_determinism
 
+from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import evaluation_loader, training_loader
-from medtrace.data.seeded_items import SeededItems
 from medtrace.data.sources import sources
 from medtrace.engines import distributed
 from medtrace.engines.assembly import (
@@ -69,12 +69,12 @@ class TrainingWorkflow(BundleWorkflow):
             distributed.join("nccl" if self.device.type == "cuda" else "gloo")
         settings = self.settings
         set_determinism(seed=settings.training.seed)
-        self.method = self.kind.from_settings(settings).to(self.device)
+        self.method = self.kind.build(settings).to(self.device)
         if self._grouped:
             distributed.distribute(self.method, self.method.distributed_networks())
         self.sources = sources(settings, self.dataset_dir, self.kind.case_transform(settings))
         self.optimizers = build_optimizers(self.method, settings)
-        self.train_dataset = SeededItems(self.sources.training(), settings.training.seed)
+        self.train_dataset = DeterministicDataset(self.sources.training(), settings.training.seed)
         self.evaluator = None
         if settings.training.val_interval:
             validation = self.sources.validation()

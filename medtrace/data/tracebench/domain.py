@@ -21,7 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.data.tracebench.anatomy import Grid, Template, grid_for, hard_labels, load_template
+from medtrace.data.tracebench.anatomy import BrainGrid, Template, grid_for, hard_labels, load_template
 from medtrace.data.tracebench.appearance import FLAIR, T1, TissueContrast, acquire, render_tissues, to_network_range
 from medtrace.data.tracebench.deformation import anatomy_velocity, smooth_noise
 from medtrace.data.tracebench.settings import BrainSettings, Range
@@ -70,13 +70,13 @@ class DomainSettings(BrainSettings):
 class Subject(NamedTuple):
     """A subject of the template, as the source's domain shows it."""
 
-    grid: Grid
+    grid: BrainGrid
     anatomy_mm: Tensor  # (3, *shape) its own displacement
     pose: Tensor  # (3, 3)
 
     def positions(self, ddf: Tensor | None = None) -> Tensor:
         """Template positions (3, *shape) in mm of every voxel, or of what a displacement in voxels pulls there."""
-        position = self.grid.millimetres()
+        position = self.grid.millimeters()
         own = self.anatomy_mm
         if ddf is not None:
             # Beyond the grid the anatomy's displacement goes on as at the border; positions go on straight.
@@ -215,7 +215,7 @@ def _scan(
     return Scan(image, hard_labels(maps[:3]), brain > 0.5, ventricles)
 
 
-def _blur_mm(grid: Grid) -> float:
+def _blur_mm(grid: BrainGrid) -> float:
     return round(BLUR_VOXELS * grid.spacing, 3)
 
 

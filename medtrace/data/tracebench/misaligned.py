@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.data.tracebench.anatomy import Grid, grid_for, hard_labels, load_template
+from medtrace.data.tracebench.anatomy import BrainGrid, grid_for, hard_labels, load_template
 from medtrace.data.tracebench.appearance import TissueContrast, acquire, render_tissues, to_network_range
 from medtrace.data.tracebench.settings import BrainSettings
 from medtrace.data.tracebench.subject import BLUR_VOXELS, middle_of_grid, subject_coordinates
@@ -114,11 +114,11 @@ def make_misaligned(
     return case
 
 
-def _moved(grid: Grid, anatomy_mm: Tensor, move: MisalignmentDraw) -> Tensor:
+def _moved(grid: BrainGrid, anatomy_mm: Tensor, move: MisalignmentDraw) -> Tensor:
     """Template positions (3, *shape) of what each voxel shows after a misalignment."""
     ddf = move.displacement(grid.shape, dtype=torch.float64)
     # The anatomy's own displacement is smooth and goes on beyond the grid as at its border; positions go on straight.
-    position = grid.millimetres()
+    position = grid.millimeters()
     own = anatomy_mm - position
     position[: len(grid.shape)] += grid.spacing * ddf
     return position + warp(own[None], ddf[None])[0]

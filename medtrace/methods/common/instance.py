@@ -1,4 +1,4 @@
-"""Instance optimisation: gradient steps on the flows of a single pair, with or without a network before it."""
+"""Instance optimization: gradient steps on the flows of a single pair, with or without a network before it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from medtrace.checks import check_positive
 from medtrace.fields import compose, exponentiate, warp
 from medtrace.methods.base import Method
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
+from medtrace.methods.common.registration import RegistrationMethod, RegistrationPair, Segmentation
 from medtrace.networks import MetamorphicOutput
 from medtrace.trace.prediction import Prediction
+
+STEPS = 100
+"""Gradient steps without a trained network."""
+SMOOTHNESS = 0.01
+"""Weight of the displacement's smoothness in a refinement."""
 
 
 class RefinementStep(NamedTuple):
@@ -32,7 +37,7 @@ class RefinementStep(NamedTuple):
 
 
 class InstanceRegistration(RegistrationMethod):
-    """Register a pair by gradient steps on its own flows (instance optimisation); nothing is trained.
+    """Register a pair by gradient steps on its own flows (instance optimization); nothing is trained.
 
     From the answer of `start`, or from no change, Adam lowers the energy over a stationary velocity and an intensity of
     the pair: φ = φ_start ∘ exp(Σ_h U_h δ_h), q = q_start + δ_q. δ_h lies on the grid halved h times and U_h
@@ -50,7 +55,7 @@ class InstanceRegistration(RegistrationMethod):
         learning_rate: length of a first step of each δ_h, in voxels.
         intensity_rate: likewise of δ_q, in the images' units.
         downsampling: the grids h of the velocity.
-        squarings: squarings of the exponential.
+        integration_steps: squarings of the exponential.
         progress: called before each step and after the last, such as to draw a bar.
         segmentation: see `RegistrationMethod`; None takes the one of `start`.
         segment_source: see there.
@@ -67,7 +72,7 @@ class InstanceRegistration(RegistrationMethod):
         learning_rate: float = 0.1,
         intensity_rate: float = 0.05,
         downsampling: Sequence[int] = (1, 2, 3, 4),
-        squarings: int = 6,
+        integration_steps: int = 6,
         progress: Callable[[RefinementStep], None] | None = None,
         segmentation: Segmentation | None = None,
         segment_source: bool = False,
@@ -92,11 +97,11 @@ class InstanceRegistration(RegistrationMethod):
         self.learning_rate = learning_rate
         self.intensity_rate = intensity_rate
         self.downsampling = tuple(sorted(set(downsampling)))
-        self.squarings = squarings
+        self.integration_steps = integration_steps
         self.progress = progress
         self.phases = ()
 
-    def answer(self, pair: Pair) -> Prediction:
+    def answer(self, pair: RegistrationPair) -> Prediction:
         """Refine the start's prediction."""
         with torch.no_grad():
             first = self._unchanged(pair) if self.start is None else self._started(pair, self.start)
@@ -105,7 +110,7 @@ class InstanceRegistration(RegistrationMethod):
         return Prediction(output.image, output.ddf, mask=pair.joint_mask(output.ddf), appearance=output.intensity)
 
     @staticmethod
-    def _started(pair: Pair, start: Method) -> MetamorphicOutput:
+    def _started(pair: RegistrationPair, start: Method) -> MetamorphicOutput:
         masks = {"mask": pair.mask, "source_mask": pair.source_mask} if start.abilities.masks else {}
         found = start.register(pair.source, pair.target, **masks)
         change = torch.zeros_like(found.image) if found.appearance is None else found.appearance
@@ -113,12 +118,12 @@ class InstanceRegistration(RegistrationMethod):
         return MetamorphicOutput(*(member.detach() for member in members))
 
     @staticmethod
-    def _unchanged(pair: Pair) -> MetamorphicOutput:
+    def _unchanged(pair: RegistrationPair) -> MetamorphicOutput:
         source = pair.source
         ddf = source.new_zeros(source.shape[0], source.ndim - 2, *source.shape[2:])
         return MetamorphicOutput(source, source, ddf, torch.zeros_like(source))
 
-    def _descend(self, pair: Pair, first: MetamorphicOutput) -> MetamorphicOutput:
+    def _descend(self, pair: RegistrationPair, first: MetamorphicOutput) -> MetamorphicOutput:
         shape = pair.source.shape[2:]
         velocities = [
             first.ddf.new_zeros(
@@ -150,9 +155,9 @@ class InstanceRegistration(RegistrationMethod):
         return output
 
     def _output(
-        self, pair: Pair, first: MetamorphicOutput, velocities: Sequence[Tensor], intensity: Tensor
+        self, pair: RegistrationPair, first: MetamorphicOutput, velocities: Sequence[Tensor], intensity: Tensor
     ) -> MetamorphicOutput:
-        correction = multigrid_displacement(velocities, self.downsampling, first.ddf.shape[2:], self.squarings)
+        correction = multigrid_displacement(velocities, self.downsampling, first.ddf.shape[2:], self.integration_steps)
         ddf = correction if self.start is None else compose(first.ddf, correction)
         warped = warp(pair.source, ddf)
         change = (first.intensity + intensity) * pair.joint_mask(ddf)
@@ -165,7 +170,7 @@ class InstanceRegistration(RegistrationMethod):
 
 
 def multigrid_displacement(
-    velocities: Sequence[Tensor], downsampling: Sequence[int], shape: Sequence[int], squarings: int = 6
+    velocities: Sequence[Tensor], downsampling: Sequence[int], shape: Sequence[int], integration_steps: int = 6
 ) -> Tensor:
     """Displacement of a stationary velocity that is the sum of fields on halved grids.
 
@@ -173,7 +178,7 @@ def multigrid_displacement(
         velocities: (B, spatial_dims, *ceil(shape / 2^h)) for each h of `downsampling`, in voxels of the full grid.
         downsampling: in rising order; voxel i of grid h covers the full grid's voxels i·2^h to (i + 1)·2^h − 1.
         shape: the full grid's.
-        squarings: of the exponential, which is taken on the finest of the grids.
+        integration_steps: of the exponential, which is taken on the finest of the grids.
 
     Returns:
         (B, spatial_dims, *shape), in voxels.
@@ -183,8 +188,9 @@ def multigrid_displacement(
     velocity = velocities[0]
     for field, halving in zip(velocities[1:], downsampling[1:]):
         velocity = velocity + _enlarge(field, 2 ** (halving - finest), coarse_shape)
-    ddf = exponentiate(velocity / 2**finest, squarings)
-    return _enlarge(ddf, 2**finest, shape) * 2**finest
+    ddf = exponentiate(velocity / 2**finest, integration_steps)
+    result: Tensor = _enlarge(ddf, 2**finest, shape) * 2**finest
+    return result
 
 
 def _enlarge(field: Tensor, factor: int, shape: Sequence[int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class ClassActivationAttention(nn.Module):
     (NICE-GAN, Section 3.2); the trainable γ starts at 0, without attention.
 
     The classifier's weights have a spectral norm of one. The authors' code weights the features with them before
-    they are normalised, which differs by one factor that γ carries as well.
+    they are normalized, which differs by one factor that γ carries as well.
 
     Args:
         channels: of the features.
@@ -52,3 +52,6 @@ class ClassActivationAttention(nn.Module):
         weighted = torch.cat([features, features], dim=1) * weight[:, :, None, None]
         attended = F.leaky_relu(features + self.gamma * self.mixing(weighted), self.negative_slope)
         return attended, logits[:, :, None, None]
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
@@ -11,16 +13,16 @@ from medtrace.networks.blocks.unet import INSTANCE_NORM
 
 
 class ImagePatchDiscriminator(nn.Module):
-    """Judge patches of an image (PatchGAN of Isola et al. 2017).
+    """Assess patches of an image (PatchGAN of Isola et al. 2017).
 
     Grids below 3·2^`num_layers` are padded by their border values.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels of the judged image.
+        in_channels: channels of the assessed image.
         channels: filters of the first convolution.
         num_layers: convolutions after the first; 3 gives a 70-pixel receptive field.
-        norm: MONAI's name of the normalisation.
+        norm: MONAI's name of the normalization.
     """
 
     def __init__(
@@ -29,10 +31,10 @@ class ImagePatchDiscriminator(nn.Module):
         in_channels: int,
         channels: int = 64,
         num_layers: int = 3,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
     ) -> None:
         super().__init__()
-        self.minimum = 3 * 2**num_layers  # below it nothing is left to normalise
+        self.minimum = 3 * 2**num_layers  # below it nothing is left to normalize
         self.patches = PatchDiscriminator(
             spatial_dims=spatial_dims, in_channels=in_channels, channels=channels, num_layers_d=num_layers, norm=norm
         )
@@ -42,17 +44,20 @@ class ImagePatchDiscriminator(nn.Module):
         seen, _ = pad_to_multiple(image, 1, minimum=self.minimum)
         return [self.patches(seen)[-1]]
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class ConditionalPatchDiscriminator(nn.Module):
-    """Judge patches of an image given its source.
+    """Assess patches of an image given its source.
 
     Args:
         spatial_dims: 2 or 3.
         condition_channels: channels of the source.
-        image_channels: channels of the judged image.
+        image_channels: channels of the assessed image.
         channels: filters of the first convolution.
         num_layers: convolutions after the first; 3 gives the 70-pixel receptive field of Pix2Pix.
-        norm: MONAI's name of the normalisation.
+        norm: MONAI's name of the normalization.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class ConditionalPatchDiscriminator(nn.Module):
         image_channels: int,
         channels: int = 64,
         num_layers: int = 3,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
     ) -> None:
         super().__init__()
         self.joint = ImagePatchDiscriminator(
@@ -72,3 +77,6 @@ class ConditionalPatchDiscriminator(nn.Module):
     def forward(self, condition: Tensor, image: Tensor) -> Tensor:
         """Return raw logits (B, 1, *patches); the least-squares loss takes them as they are."""
         return self.joint(torch.cat([condition, image], dim=1))[0]
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.networks.blocks import Convolution, UpSample
@@ -11,22 +12,25 @@ from torch.nn import functional as F
 
 LEAKY_RELU = ("LEAKYRELU", {"negative_slope": 0.2})
 INSTANCE_NORM = ("INSTANCE", {"affine": True})
+"""MONAI's name and arguments of instance normalization with scale and shift."""
 
 
 class Encoder(nn.Module):
     """Halve the grid once per entry of `channels` and keep every level's features.
 
-    A level is a strided 4-wide convolution, a normalisation (not on the first level) and a leaky ReLU of
+    A level is a strided 4-wide convolution, a normalization (not on the first level) and a leaky ReLU of
     slope 0.2, as in the encoder of Pix2Pix (Isola et al. 2017).
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         channels: output channels of each downsampling level.
-        norm: MONAI's name of the normalisation, whose convolutions have no bias; None for none.
+        norm: MONAI's name of the normalization, whose convolutions have no bias; None for none.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, channels: Sequence[int], norm: str | tuple | None) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, channels: Sequence[int], norm: str | tuple[Any, ...] | None
+    ) -> None:
         super().__init__()
         inputs = (in_channels, *channels[:-1])
         self.levels = nn.ModuleList(
@@ -51,6 +55,9 @@ class Encoder(nn.Module):
             features.append(level(features[-1]))
         return features
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class Decoder(nn.Module):
     """Climb from the deepest features to the image's grid and end in one linear convolution.
@@ -64,7 +71,7 @@ class Decoder(nn.Module):
         in_channels: channels of the image that the encoder saw.
         out_channels: channels of the result.
         channels: the encoder's channels.
-        norm: MONAI's name of the normalisation; None for none.
+        norm: MONAI's name of the normalization; None for none.
         downsampling: end on a grid halved so many times and interpolate the result linearly to the image's, which
             makes it smooth and cheap; less than the number of levels.
         zero_init: start the last convolution at zero, so that the result starts at exactly 0.
@@ -76,7 +83,7 @@ class Decoder(nn.Module):
         in_channels: int,
         out_channels: int,
         channels: Sequence[int],
-        norm: str | tuple | None,
+        norm: str | tuple[Any, ...] | None,
         *,
         downsampling: int = 0,
         zero_init: bool = False,
@@ -112,5 +119,9 @@ class Decoder(nn.Module):
             decoded = self.merges[level](torch.cat([decoded, skips[level]], dim=1))
         decoded = self.head(decoded)
         if self.downsampling == 0:
-            return decoded
+            result: Tensor = decoded
+            return result
         return F.interpolate(decoded.float(), scale_factor=2**self.downsampling, mode=self.mode, align_corners=False)
+
+    if TYPE_CHECKING:
+        __call__ = forward

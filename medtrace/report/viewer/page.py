@@ -21,6 +21,8 @@ from medtrace.report.viewer.packing import Packed
 from medtrace.report.viewer.scene import ReportCase, scene_of
 from medtrace.storage.files import atomic_write
 
+REPORT = "report.html"
+"""Name of a page that lies in the folder it is about."""
 SUFFIXES = (".html", ".htm")
 _ASSETS = files("medtrace.report.viewer") / "assets"
 _IMPORT = re.compile(r'(?<=from )"\./(\w+)\.js"')
@@ -115,7 +117,7 @@ def _modules() -> str:
 
 
 def _maps() -> dict[str, str]:
-    """Colour maps of amounts and of changes, 256 RGB colours each, base64."""
+    """Color maps of amounts and of changes, 256 RGB colors each, base64."""
     places = np.linspace(0, 1, 256)
     return {
         name: base64.b64encode((colormaps[key](places)[:, :3] * 255).round().astype(np.uint8).tobytes()).decode("ascii")
