@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from medtrace.cli import options
-from medtrace.cli.app import command
+from medtrace.cli.app import at_home, command
 from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR, CommandLineError
 
 
 @command("translate")
 def translate(
     run: options.Run,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace, or of all cases.")],
     images: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="IMAGE...",
+            metavar="[IMAGE...]",
             help="NIfTI, MGZ, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder. Several, a folder of them or a list"
             " (.csv, .txt) are each translated into a folder of their own in --out.",
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace, or of all cases.")],
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Instead of an image, for a run that reads several contrasts: one of them, repeatable. Some may be"
+            " left out if the run was trained so.",
+        ),
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Brain mask of the image, where training pairs came with masks.")
     ] = None,
@@ -55,7 +64,12 @@ def translate(
     transforms: options.Transforms = None,
 ) -> None:
     """Translate a scan on its own grid and in its own units, with its trace; or many, in parallel."""
-    if len(images) > 1 or not _is_one_image(images[0]):
+    named = _named_sources(source or ())
+    if bool(named) == bool(images):
+        raise ValueError(
+            "IMAGE: expected an image or --source NAME=FILE, received " + ("both" if images else "neither")
+        )
+    if images and (len(images) > 1 or not _is_one_image(images[0])):
         if dicom is not None:
             raise ValueError(
                 "--dicom: expected with one DICOM folder, received several images; use `medtrace dicom` on each"
@@ -90,7 +104,7 @@ def translate(
 
     trace = call(
         run,
-        images[0],
+        images[0] if images else named,
         out,
         mask=mask,
         contrast=contrast,
@@ -109,14 +123,24 @@ def translate(
         transforms=transforms or (),
     )
     if trace is not None and trace.contrasts is not None:
-        typer.echo(
-            units_note(None if trace.source_contrasts is None else trace.source_contrasts[0], trace.contrasts[0])
-        )
+        typer.echo(units_note(trace.source_contrasts, trace.contrasts))
     typer.echo(f"trace written to {out}")
     if report:
         typer.echo(f"page written to {page_of(out)}")
     if dicom is not None:
         typer.echo(f"DICOM written to {dicom}")
+
+
+def _named_sources(texts: Sequence[str]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not name or not file:
+            raise CommandLineError(f"--source: expected NAME=FILE such as T1=t1.nii.gz, received {text!r}")
+        if name in named:
+            raise CommandLineError(f"--source: {name} was given twice; give it once")
+        named[name] = at_home(Path(file))
+    return named
 
 
 def _is_one_image(path: Path) -> bool:

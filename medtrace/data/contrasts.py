@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medtrace.data.dicom import find_stack
-from medtrace.data.lists.pair_list import Pair
+from medtrace.data.lists.pair_list import Pair, PairImage
 from medtrace.data.pictures.files import is_picture
 from medtrace.guard.dicom_headers import is_dicom
 from medtrace.guard.volume_files import VOLUMES
@@ -50,9 +50,11 @@ def contrasts_of(
     declared = _declared([*source, *target])
     sides = (_only(source), _only(target))
     named = [_named(pair, sides) for pair in pairs]
-    modalities = {(k, side): _modality(pair, side) for k, pair in enumerate(named) for side in ("source", "target")}
-    named = [_by_modality(pair, modalities[k, "source"], modalities[k, "target"]) for k, pair in enumerate(named)]
-    names = dict.fromkeys(name for pair in named for name in (pair.contrast, pair.target_contrast))
+    modalities = {(k, image.key): _modality(image) for k, pair in enumerate(named) for image in pair.images}
+    named = [
+        _by_modality(pair, modalities.get((k, "source")), modalities.get((k, "target"))) for k, pair in enumerate(named)
+    ]
+    names = dict.fromkeys(image.contrast for pair in named for image in pair.images)
     for name in declared:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1) or list(names)[:3]
@@ -60,9 +62,10 @@ def contrasts_of(
                 f"contrast: {name!r} was declared, but no image of the list is one; it has {', '.join(map(repr, near))}"
             )
     seen: dict[str, set[str]] = {name: set() for name in names}
-    for (k, side), modality in modalities.items():
-        if modality:
-            seen[named[k].contrast if side == "source" else named[k].target_contrast].add(modality)
+    for k, pair in enumerate(named):
+        for image in pair.images:
+            if modality := modalities[k, image.key]:
+                seen[image.contrast].add(modality)
     return named, {name: _contrast(name, declared.get(name), seen[name]) for name in names}
 
 
@@ -167,8 +170,10 @@ def _only(texts: Sequence[str]) -> str | None:
 def _named(pair: Pair, sides: tuple[str | None, str | None]) -> Pair:
     before, after = sides
     source = before if before is not None and pair.contrast == DEFAULT else pair.contrast
+    if pair.sources:
+        source = pair.contrast
     target = source if pair.target_contrast == pair.contrast else pair.target_contrast
-    if after is not None and pair.target_contrast in (DEFAULT, pair.contrast):
+    if after is not None and pair.target_contrast in (DEFAULT, pair.contrast) and not pair.targets:
         target = after
     return replace(pair, contrast=source, target_contrast=target)
 
@@ -179,14 +184,14 @@ def _by_modality(pair: Pair, source: str | None, target: str | None) -> Pair:
     return replace(pair, contrast=before, target_contrast=after)
 
 
-def _modality(pair: Pair, side: str) -> str | None:
+def _modality(image: PairImage) -> str | None:
     """The DICOM modality of a scan; None where it is no DICOM, or what the reader will refuse."""
-    path: Path = getattr(pair, side)
+    path = image.path
     name = path.name.lower()
     if is_picture(path) or name.endswith(VOLUMES) or not (path.is_dir() or name.endswith(".dcm") or is_dicom(path)):
         return None
     try:
-        return find_stack(path, getattr(pair, f"{side}_series")).modality
+        return find_stack(path, image.series).modality
     except (OSError, ValueError):
         return None
 

@@ -77,7 +77,8 @@ def load_dataset(
         Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
         the 4x4 affine of their grid; on the same grid, where the pair list has them, "mask" and "source_mask" (bool,
         the lesion of the target and of the source), "source_labels" and "target_labels" (int32); "subject" (who),
-        "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; the paths
+        "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; of several sources
+        "source_present", (C,) bool: which channels of "source" the case has, the others being -1; the paths
         "source_landmarks_file", "target_landmarks_file" and "rigid_file", empty where there is no such file. With
         `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a slice only those that
         lie in it. The data set's `sizes` are those of the items' grids, by which `CaseLoader` makes batches.
@@ -152,6 +153,8 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("subject", "case", *IMAGES):
         if name not in item:
             raise ValueError(f"{folder / INDEX}: a case lacks the entry {name!r}; run `medtrace prepare` again")
+    if "source_present" in item:
+        item["source_present"] = torch.tensor(item["source_present"], dtype=torch.bool)
     # Every item has every key, or a batch of cases with and without landmarks could not be collated.
     item |= {f"{name}_file": "" for name in FILES}
     for name in (*IMAGES, *MASKS, *LABELS, *FILES):

@@ -10,25 +10,23 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from medtrace.data.lists.pair_list import Pair
+from medtrace.data.lists.pair_list import Pair, PairImage
 from medtrace.data.reading import read_image
 from medtrace.storage.cases import content_digest
-
-ROLES = ("source", "target")
 
 
 class _Image(NamedTuple):
     pair: Pair
-    role: str
+    image: PairImage
 
     @property
     def path(self) -> Path:
-        return getattr(self.pair, self.role)
+        return self.image.path
 
     @property
     def series(self) -> str | None:
-        """Of a DICOM folder, which may hold both images."""
-        return getattr(self.pair, f"{self.role}_series")
+        """Of a DICOM folder, which may hold several images."""
+        return self.image.series
 
     @property
     def origin(self) -> str:
@@ -46,7 +44,7 @@ def check_files(pairs: Sequence[Pair]) -> None:
     Raises:
         ValueError: naming the rows, subjects and files.
     """
-    images = [_Image(pair, role) for pair in pairs for role in ROLES]
+    images = [_Image(pair, image) for pair in pairs for image in pair.images]
     same_size: dict[object, list[_Image]] = defaultdict(list)
     for image in images:
         try:
@@ -72,7 +70,7 @@ def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> 
 
     Args:
         pairs: of all splits.
-        digests: name of a pair → `voxel_digest` of its source and target.
+        digests: name of a pair → `voxel_digest` of each of its images, in the order of `Pair.images`.
 
     Returns:
         Name of each such pair → what is wrong, in a line.
@@ -80,8 +78,9 @@ def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> 
     contents: dict[str, list[_Image]] = defaultdict(list)
     for pair in pairs:
         of_pair = digests.get(pair.name, ())
-        for role, digest in zip(ROLES, of_pair[:1] if len(set(of_pair)) == 1 else of_pair):
-            contents[digest].append(_Image(pair, role))
+        same = len(of_pair) == 2 and len(set(of_pair)) == 1
+        for image, digest in zip(pair.images, of_pair[:1] if same else of_pair):
+            contents[digest].append(_Image(pair, image))
     return _doubled(contents)
 
 
@@ -94,7 +93,7 @@ def voxel_digest(image: Tensor) -> str:
 
 def _doubled(contents: Mapping[Any, Sequence[_Image]]) -> dict[str, str]:
     """Name of a pair → what it repeats."""
-    content_of = {(image.pair.name, image.role): key for key, group in contents.items() for image in group}
+    content_of = {(image.pair.name, image.image.key): key for key, group in contents.items() for image in group}
     found: dict[str, str] = {}
     for group in contents.values():
         for number, image in enumerate(group):
@@ -107,14 +106,17 @@ def _doubled(contents: Mapping[Any, Sequence[_Image]]) -> dict[str, str]:
 def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str], object]) -> str | None:
     files = f"{image.path} is the same image as {other.path}"
     if image.pair is other.pair:
-        return f"{image.origin}: source and target are one image ({files}); give the image before and the one after"
+        if not image.pair.several:
+            return f"{image.origin}: source and target are one image ({files}); give the image before and the one after"
+        roles = f"{other.image.side} {other.image.contrast} and {image.image.side} {image.image.contrast}"
+        return f"{image.origin}: {roles} are one image ({files}); give each its own"
     if image.pair.subject != other.pair.subject:
         return (
             f"{image.origin}: subject {image.pair.subject!r}: {files} of subject {other.pair.subject!r}"
             f" ({other.origin}), so that a training could see what it is tested on; give both one subject, or remove"
             " one"
         )
-    contents = [[content_of.get((one.pair.name, role)) for role in ROLES] for one in (image, other)]
+    contents = [[content_of.get((one.pair.name, i.key)) for i in one.pair.images] for one in (image, other)]
     if contents[0] == contents[1] and None not in contents[0]:
         return f"{image.origin}: is the same pair as {other.origin} ({files}); remove one"
     return None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandFlipd, SelectItemsd
 
-from medtrace.data.dataset import load_dataset
+from medtrace.data.dataset import load_dataset, read_index
 from medtrace.data.partners import RandomPartner
 from medtrace.data.tracebench import TraceBench
 from medtrace.methods.settings import MethodSettings, PreparedData, TraceBenchData
-from medtrace.transforms import RandIdenticalPaird, RandMisalignd
+from medtrace.transforms import RandDropChannelsd, RandIdenticalPaird, RandMisalignd
 
 CaseTransform = Callable[[dict[str, Any]], dict[str, Any]]
 _MASKED = ("source", "target", "mask", "source_mask")
@@ -62,6 +63,10 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
                 together=False,
             )
             transform = misalign if transform is None else Compose([misalign, transform])
+        if data.drop_sources:
+            _check_several(folder)
+            drop = RandDropChannelsd("source", data.drop_sources)
+            transform = drop if transform is None else Compose([transform, drop])
         pairs = load_dataset(folder, "training", transform=transform)
         return RandomPartner(pairs) if data.partners == "resampled" else pairs
 
@@ -70,6 +75,14 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
         lambda: load_dataset(folder, "validation", allow_empty=True),
         lambda: load_dataset(folder, "test"),
     )
+
+
+def _check_several(folder: str | os.PathLike) -> None:
+    if not any("source_present" in entry for entry in read_index(Path(folder))["training"]):
+        raise ValueError(
+            f"data.drop_sources: expected 0, since {folder} has one source image a case; prepare a list with columns"
+            " source_NAME"
+        )
 
 
 def _of_tracebench(data: TraceBenchData, case_transform: CaseTransform | None) -> Sources:

@@ -66,16 +66,17 @@ def translate_array(
     device = next(method.parameters(), torch.zeros(1, device=default_device("cpu"))).device
     steps = working.shape[3] if slice_wise else 1
     task = bar.add_task("translating", total=steps)
+    wanted = preparation.out_channels if preparation.outputs else None
     inferer = patches_for(method, preparation, shape, patch_size)
 
     def advance(count: int) -> None:
         bar.advance(task, count)
 
     if slice_wise:
-        parts = _translate_slices(method, working, working_affine, batch_size, device, advance)
+        parts = _translate_slices(method, working, working_affine, batch_size, device, advance, wanted)
     else:
         with taking_patches(method, inferer, partial(_show_patches, bar, task)):
-            parts = _translate_volume(method, working, working_affine, device)
+            parts = _translate_volume(method, working, working_affine, device, wanted)
         bar.update(task, completed=bar.tasks[task].total)
     parts = _resized(parts, own_shape)
     parts = TranslatedArrays(
@@ -106,11 +107,18 @@ def _working_shape(preparation: Preparation, shape: tuple[int, ...], affine: Ten
 
 
 def _translate_slices(
-    method: Method, volume: Tensor, affine: Tensor, batch_size: int, device: torch.device, advance: Advance
+    method: Method,
+    volume: Tensor,
+    affine: Tensor,
+    batch_size: int,
+    device: torch.device,
+    advance: Advance,
+    wanted: int | None,
 ) -> TranslatedArrays:
     """Trace every slice that holds something; the others keep their intensities and do not move."""
     slices = volume.movedim(-1, 0)
-    filled = [k for k, values in enumerate(slices) if float(values.max()) > float(values.min())]
+    spans = slices.flatten(2).amax(2) > slices.flatten(2).amin(2)
+    filled = [k for k, spanned in enumerate(spans) if bool(spanned.any())]
     advance(len(slices) - len(filled))
     traces: dict[int, Trace] = {}
     for start in range(0, len(filled), batch_size):
@@ -122,7 +130,7 @@ def _translate_slices(
     if not traces:
         raise ValueError("image: expected at least one slice with tissue, received none; check the scan")
     like = next(iter(traces.values()))
-    _check_channels(like, volume)
+    _check_channels(like, volume, wanted)
 
     def stacked(name: str, empty: Callable[[int], Tensor]) -> Tensor | None:
         if getattr(like, name) is None:
@@ -134,7 +142,7 @@ def _translate_slices(
     fields = {name: stacked(name, lambda _: still) for name in ("ddf", "inverse_ddf", "velocity")}
     fields = {name: None if value is None else _with_third_component(value) for name, value in fields.items()}
     return TranslatedArrays(
-        image=_present(stacked("image", lambda k: slices[k])),
+        image=_present(stacked("image", lambda k: _blank(slices[k], like.image.shape[0]))),
         ddf=_present(fields["ddf"]),
         inverse_ddf=_present(fields["inverse_ddf"]),
         velocity=fields["velocity"],
@@ -142,19 +150,29 @@ def _translate_slices(
     )
 
 
-def _translate_volume(method: Method, volume: Tensor, affine: Tensor, device: torch.device) -> TranslatedArrays:
+def _translate_volume(
+    method: Method, volume: Tensor, affine: Tensor, device: torch.device, wanted: int | None
+) -> TranslatedArrays:
     batch = MetaTensor(volume[None].to(device), affine=affine[None])
     trace = method.trace({"source": batch})[0].to("cpu")
-    _check_channels(trace, volume)
+    _check_channels(trace, volume, wanted)
     return TranslatedArrays(trace.image, trace.ddf, trace.inverse_ddf, trace.velocity, trace.mask)
 
 
-def _check_channels(trace: Trace, volume: Tensor) -> None:
-    if trace.image.shape[0] != volume.shape[0]:
+def _check_channels(trace: Trace, volume: Tensor, wanted: int | None) -> None:
+    if trace.image.shape[0] != (volume.shape[0] if wanted is None else wanted):
+        if wanted is not None:
+            expected = f"a network with {wanted} output channel(s), as the preparation says"
+        else:
+            expected = f"a network with as many output as input channels ({volume.shape[0]})"
         raise ValueError(
-            f"image: expected a network with as many output as input channels ({volume.shape[0]}), received"
-            f" {trace.image.shape[0]}; its intensities have no way back to the scan's units"
+            f"image: expected {expected}, received {trace.image.shape[0]}; its intensities have no way back to units"
         )
+
+
+def _blank(values: Tensor, channels: int) -> Tensor:
+    """A slice without tissue as the image has it: as it is, or where the channels are others, its first one."""
+    return values if len(values) == channels else values[:1].expand(channels, *values.shape[1:])
 
 
 def _present(value: Tensor | None) -> Tensor:

@@ -29,6 +29,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Channels = Annotated[tuple[Count, ...], Field(min_length=1, max_length=32)]
+Indices = tuple[Annotated[int, Field(ge=0)], ...]
 Shape = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
 Level = Annotated[str, BeforeValidator(_level)]
 
@@ -84,6 +85,9 @@ class PreparedData(Settings):
     """Level of a random misalignment of the training pairs, one of `medtrace.transforms.MISALIGNMENT_LEVELS`."""
     moved: Literal["both", "source", "target"] = "both"
     """Which images the misalignment moves."""
+    drop_sources: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that a training case lacks a source contrast, where there are several; one always stays. A run that
+    was trained so translates any subset of them."""
 
 
 class TraceBenchData(Settings):

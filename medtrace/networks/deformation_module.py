@@ -15,6 +15,7 @@ from medtrace.checks import (
     check_levels,
     check_network_input,
     check_positive,
+    check_same_grid,
     check_same_shape,
     check_spatial_dims,
 )
@@ -70,7 +71,8 @@ class DeformationModule(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels of source, target and noise, each.
+        in_channels: channels of the source.
+        target_channels: channels of target and noise, each; None is `in_channels`.
         channels: features of each level of the U-Net, finest first, one entry per halving; multiples of 8 with the
             default `norm`. The first is also the width of the input's features and of the alignment block.
         inverse: "negated" or "predicted".
@@ -101,6 +103,7 @@ class DeformationModule(nn.Module):
         integration_steps: int = 7,
         velocity_downsampling: int = 0,
         norm: str | tuple[Any, ...] = GROUP_NORM,
+        target_channels: int | None = None,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -111,6 +114,8 @@ class DeformationModule(nn.Module):
         check_choice("inverse", inverse, INVERSES)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
+        self.target_channels = in_channels if target_channels is None else target_channels
+        check_positive("target_channels", self.target_channels)
         self.inverse = inverse
         self.use_noise = use_noise
         self.integration_steps = integration_steps
@@ -118,7 +123,7 @@ class DeformationModule(nn.Module):
         width = channels[0]
         self.source_stem = Convolution(spatial_dims, in_channels, width, kernel_size=3, conv_only=True)
         self.target_stem = Convolution(
-            spatial_dims, (1 + use_noise) * in_channels, width, kernel_size=3, conv_only=True
+            spatial_dims, (1 + use_noise) * self.target_channels, width, kernel_size=3, conv_only=True
         )
         self.alignment = nn.Sequential(
             *(
@@ -151,8 +156,8 @@ class DeformationModule(nn.Module):
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
-            target: of the same shape, in the other domain; None at inference.
-            noise: of the same shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
+            target: (B, target_channels, *spatial), in the other domain; None at inference.
+            noise: of the target's shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
             inferer: without a target, takes the volume to the network in patches; the velocities that they blend to are
                 exponentiated once.
 
@@ -221,8 +226,8 @@ class DeformationModule(nn.Module):
             raise ValueError(f"noise: expected None {reason}, received a tensor; leave it out")
         if target is None:
             return None
-        check_batched("target", target)
-        check_same_shape("source", source, "target", target)
+        check_network_input("target", target, self.spatial_dims, self.target_channels)
+        check_same_grid("source", source, "target", target)
         if not self.use_noise:
             return target
         if noise is None:
@@ -231,7 +236,7 @@ class DeformationModule(nn.Module):
                 " with use_noise=False"
             )
         check_batched("noise", noise)
-        check_same_shape("source", source, "noise", noise)
+        check_same_shape("target", target, "noise", noise)
         return torch.cat([target, noise], dim=1)
 
 

@@ -70,11 +70,11 @@ class DiffusionTranslator(nn.Module):
         binary_structure: bool = True,
     ) -> None:
         super().__init__()
-        for name in ("spatial_dims", "in_channels"):
-            expected, received = getattr(noise_estimator, name), getattr(deformation, name)
+        for name, own in (("spatial_dims", "spatial_dims"), ("in_channels", "target_channels")):
+            expected, received = getattr(noise_estimator, name), getattr(deformation, own)
             if expected != received:
                 raise ValueError(
-                    f"deformation: expected {name}={expected} as the noise estimator's, received {received}"
+                    f"deformation: expected {own}={expected} as the noise estimator's {name}, received {received}"
                 )
         if noise_estimator.condition_channels != 1:
             raise ValueError(
@@ -116,7 +116,8 @@ class DiffusionTranslator(nn.Module):
             structure: (B, 1, *spatial) of 0 and 1, the source's structure map.
             generators: one CPU generator per case.
             steps: of the sampler; see `NoiseSchedule.levels`. 50 is one reading of the paper's "sample size".
-            start: share of the schedule at which the source enters, in (0, 1]; 1 is the paper's.
+            start: share of the schedule at which the source enters, in (0, 1]; 1 is the paper's. A source of other
+                channels than the target enters by their mean.
             spacing: of the levels, see `NoiseSchedule.levels`.
             sampler: "ancestral", "ddim" or "dpm_solver"; see `denoise`.
             mode: "joint" or "combination".
@@ -143,7 +144,10 @@ class DiffusionTranslator(nn.Module):
         condition = warp(structure, field.ddf)
         if self.binary_structure:
             condition = (condition >= 0.5).to(condition.dtype)
-        noisy = noisy_start(source if mode == "joint" else warped, gammas, generators)
+        begun = source if mode == "joint" else warped
+        if begun.shape[1] != self.noise_estimator.in_channels:
+            begun = begun.mean(1, keepdim=True).expand(-1, self.noise_estimator.in_channels, *begun.shape[2:])
+        noisy = noisy_start(begun, gammas, generators)
         denoised = denoise(
             lambda image, gamma: estimate(image, gamma, condition),
             noisy,

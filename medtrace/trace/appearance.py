@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,11 +48,13 @@ def expected_image(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tis
 
     Args:
         warped: (C, *spatial), in the source's units.
-        image: of the same shape, in its own units.
+        image: (C', *spatial), in its own units.
         bins, tissue: as of `contrast_change`.
 
     Returns:
-        (C, *spatial), in the image's units, estimated as `contrast_change` is.
+        (C', *spatial), in the image's units, estimated as `contrast_change` is, channel by channel where C = C'.
+        Otherwise every channel of the image is expected from all of the source's: the least-squares combination of its
+        expectations given each.
 
     Raises:
         TypeError, ValueError: if a shape differs.
@@ -62,7 +64,27 @@ def expected_image(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tis
         >>> bool(torch.allclose(expected_image(ct / 2000, ct), ct, atol=20))
         True
     """
-    return _by_tissue(warped, image, bins, tissue, lambda _, y: y)
+    if len(warped) == len(image):
+        return _by_tissue(warped, image, bins, tissue, lambda _, y: y)
+    if warped.shape[1:] != image.shape[1:]:
+        raise ValueError(f"warped: expected the grid of the image {image.shape[1:]}, received {warped.shape[1:]}")
+    inside = find_tissue(warped, image) if tissue is None else _checked(tissue, image)
+    parts = [part for part in (inside[0], ~inside[0]) if bool(part.any())]
+    result = torch.empty_like(image)
+    for y, into in zip(image, result):
+        for part in parts:
+            into[part] = _combined([_regress(x[part], y[part], bins) for x in warped], y[part])
+    return result
+
+
+def _combined(expectations: Sequence[Tensor], values: Tensor) -> Tensor:
+    """The linear combination of expectations and a constant that is nearest to values."""
+    if len(expectations) == 1:
+        return expectations[0]
+    design = torch.stack([*expectations, torch.ones_like(values)], dim=1).double()
+    # By the normal equations: of a volume, the design is millions of rows high.
+    weights = torch.linalg.pinv(design.T @ design, hermitian=True) @ (design.T @ values.double())
+    return (design @ weights).to(values.dtype)
 
 
 def _by_tissue(

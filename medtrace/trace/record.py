@@ -40,9 +40,9 @@ class Trace:
         inverse_ddf: (spatial_dims, *source_spatial), in source voxels, where a source point q goes:
             target voxel = affine⁻¹ · source_affine · (q + inverse_ddf(q)).
         warped: source resampled by ddf, (C, *spatial).
-        appearance: what contrast explains, (C', *spatial), in the image's units, or None where C differs from C'. Where
-            source and image share a unit, the explained change of intensity, image - warped; across units, where no
-            difference means anything, the expected image itself (see `expected_image`).
+        appearance: what contrast explains, (C', *spatial), in the image's units, or None where C differs from C' and
+            no contrasts are known. Where source and image share a unit, the explained change of intensity, image -
+            warped; across units, where no difference means anything, the expected image itself (see `expected_image`).
         mask: (1, *spatial) in [0, 1], where appearance may change, or None.
         affine: (4, 4) float64, target voxel to RAS mm; pixel (i, j) of a 2D image is voxel (i, j, 0).
         source_affine: (4, 4) float64, source voxel to RAS mm.
@@ -363,10 +363,10 @@ TENSORS = tuple(field.name for field in fields(Trace) if not field.name.endswith
 def _appearance(
     warped: Tensor, image: Tensor, mask: Tensor | None, tissue: Tensor | None, one_unit: bool
 ) -> Tensor | None:
-    if warped.shape != image.shape:
-        return None
     if not one_unit:
         return expected_image(warped, image, tissue=tissue)
+    if warped.shape != image.shape:
+        return None
     if mask is None:
         return contrast_change(warped, image, tissue=tissue)
     if not bool(mask.any()):

@@ -82,9 +82,9 @@ def check_contrasts(name: str, contrasts: Any, image: Tensor) -> None:
 
 def share_unit(before: tuple[Contrast, ...] | None, after: tuple[Contrast, ...] | None) -> bool:
     """Whether the channels of two images are in the same units, as far as these are known."""
-    if before is None or after is None or len(before) != len(after):
+    if before is None or after is None:
         return True
-    return all(first.shares_unit(second) for first, second in zip(before, after))
+    return len(before) == len(after) and all(first.shares_unit(second) for first, second in zip(before, after))
 
 
 def check_affine(name: str, affine: Tensor) -> None:

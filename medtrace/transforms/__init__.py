@@ -19,6 +19,7 @@ from .misalignment_draw import (
 )
 from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidTransform
 from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
+from .source_dropout import RandDropChannelsD, RandDropChannelsd, RandDropChannelsDict
 from .structure_map import StructureMap, StructureMapD, StructureMapd, StructureMapDict, structure_map
 
 __all__ = [
@@ -31,6 +32,9 @@ __all__ = [
     "Misalignment",
     "MisalignmentDraw",
     "MisalignmentFields",
+    "RandDropChannelsD",
+    "RandDropChannelsDict",
+    "RandDropChannelsd",
     "RandIdenticalPairD",
     "RandIdenticalPairDict",
     "RandIdenticalPaird",

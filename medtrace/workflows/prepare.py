@@ -20,7 +20,7 @@ from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
 from medtrace.data.lists.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
 from medtrace.data.preparation.case import checked_settings
-from medtrace.data.preparation.learning import LEARNED
+from medtrace.data.preparation.learning import LEARNED, channel_notes
 from medtrace.data.preparation.maps import columns_in
 from medtrace.data.preparation.pictures import all_pictures, check_picture_settings, common_depth, range_notes
 from medtrace.data.preparation.rules import FILE, Preparation
@@ -178,13 +178,14 @@ def prepare(
     counts = {name: len(items[name]) for name in SPLITS}
     written = [item for name in SPLITS for item in items[name]]
     notes = _size_notes(written, spatial_dims)
-    unchanged = [name for name, one in learned.items() if one.digests[0] == one.digests[1]]
+    unchanged = [name for name, one in learned.items() if len(one.digests) == 2 and len({*one.digests}) == 1]
     if unchanged:
         notes.append(f"{len(unchanged)} pair(s) have the same voxels before and after (first: {unchanged[0]})")
     if pictures and preparation.value_range is not None:
         clipped = {item.entry["case"]: item.clipped for item in written}
         values, about = preparation.value_range, (preparation.range_origin, preparation.depth)
         notes = range_notes(values, *about, learned, clipped) + notes
+    notes = channel_notes(preparation, pairs) + notes
     notes = rule_notes(preparation.contrasts, preparation.targets) + notes if preparation.contrasts else notes
     return PreparationSummary(Path(out), counts, failures, origin["from"], tuple(notes))
 
@@ -247,7 +248,8 @@ def _assemble(
     index = {
         "version": VERSION,
         "spatial_dims": preparation.spatial_dims,
-        "channels": preparation.channels,
+        "channels": preparation.in_channels,
+        "target_channels": preparation.out_channels,
         "split": origin,
         **({"notices": dict(notices)} if notices else {}),
         **{name: [item.entry for item in items[name]] for name in SPLITS},

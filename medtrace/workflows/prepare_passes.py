@@ -13,7 +13,7 @@ from medtrace.data.duplicates import same_voxels
 from medtrace.data.lists.layouts import SPLITS, Pair
 from medtrace.data.pictures.tiff import Depth
 from medtrace.data.preparation.case import PreparationSettings
-from medtrace.data.preparation.learning import Learned, learn_case, preparation_of
+from medtrace.data.preparation.learning import Learned, channels_of, learn_case, preparation_of
 from medtrace.data.preparation.pictures import value_range_of
 from medtrace.data.preparation.rules import Preparation
 from medtrace.trace.contrast import Intensity
@@ -96,7 +96,7 @@ class Passes:
     def _of_pictures(self, learned: Mapping[str, Learned]) -> Preparation:
         training = self.split["training"]
         found = [learned[pair.name] for pair in training if pair.name in learned]
-        low, high, origin = value_range_of(self.depth, self.value_range, found, [pair.source for pair in training])
+        low, high, origin = value_range_of(self.depth, self.value_range, found, [pair.first.path for pair in training])
         return Preparation(
             spatial_dims=self.settings.spatial_dims,
             intensity=Intensity.RANGE,
@@ -107,6 +107,7 @@ class Passes:
             picture=True,
             axis=self.settings.axis,
             channels=found[0].channels if found else None,
+            **channels_of(training),
         )
 
     def write(
@@ -145,7 +146,7 @@ def _odd_channels(pairs: Sequence[Pair], learned: Mapping[str, Learned]) -> dict
     found = [pair for pair in pairs if pair.name in learned]
     expected = learned[found[0].name].channels if found else 0
     return {
-        pair.name: f"case {pair.name}: {pair.source}: expected {expected} channel(s) as the cases before, received"
+        pair.name: f"case {pair.name}: {pair.first.path}: expected {expected} channel(s) as the cases before, received"
         f" {learned[pair.name].channels}; prepare images of one kind"
         for pair in found
         if learned[pair.name].channels != expected

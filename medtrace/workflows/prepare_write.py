@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from medtrace.data.landmarks.points import write_landmarks
-from medtrace.data.lists.layouts import Pair
-from medtrace.data.preparation.case import Case, PreparationSettings, in_plane_first, members, naming, read_case
-from medtrace.data.preparation.learning import known_motion
+from medtrace.data.lists.pair_list import SIDES, Pair
+from medtrace.data.preparation.case import Case, Member, PreparationSettings, in_plane_first, naming, read_case
+from medtrace.data.preparation.learning import known_motions
 from medtrace.data.preparation.rules import Preparation
 from medtrace.geometry.resampling import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
 from medtrace.geometry.resampling import resize as resize_volume
@@ -58,11 +58,11 @@ def write_case(
     place = folder / WRITTEN / pair.name
     if not is_finished(place, key):
         with compute_threads(threads), atomic_case(place, key) as temporary:
-            case = read_case(pair, settings, preparation.picture, known_motion(pair, folder), columns)
-            volumes = [_normalized(preparation, *member) for member in members(case)]
+            case = read_case(pair, settings, preparation.picture, known_motions(pair, folder), columns)
+            volumes = {side: _stacked(preparation, case, side) for side in SIDES if case.of(side)}
             extras = _write_extras(case, temporary)
             items = list(_write_images(case, volumes, settings, preparation.picture, extras, temporary))
-            items[0] = items[0]._replace(clipped=sum(_clipped(preparation, *member) for member in members(case)))
+            items[0] = items[0]._replace(clipped=sum(_clipped(preparation, member) for member in case.members))
             atomic_write(temporary / _FILE, json.dumps([item._asdict() for item in items]))
     return [
         Item(item["entry"], tuple(item["shape"]), tuple(item["spacing"]), item["clipped"])
@@ -70,32 +70,42 @@ def write_case(
     ]
 
 
-def _normalized(preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor) -> Tensor:
-    with naming(path):
-        normalized, _ = preparation.normalize(image, contrast, foreground)
-    return (torch.where(foreground, normalized, -1.0) + 1) / 2
+def _stacked(preparation: Preparation, case: Case, side: str) -> Tensor:
+    """The images of a side in their channels, background and what a pair lacks at 0."""
+    there = {member.image.channel: _normalized(preparation, member) for member in case.of(side)}
+    if side == "target" or not case.pair.sources:
+        return torch.cat([there[channel] for channel in sorted(there)])
+    empty = torch.zeros_like(next(iter(there.values())))
+    return torch.cat([there.get(channel, empty) for channel in range(len(case.pair.sources))])
 
 
-def _clipped(preparation: Preparation, _path: Path, image: Tensor, _contrast: str, foreground: Tensor) -> int:
-    return preparation.count_outside(image, foreground)
+def _normalized(preparation: Preparation, member: Member) -> Tensor:
+    with naming(member.image.path):
+        normalized, _ = preparation.normalize(member.values, member.image.contrast, member.foreground)
+    return (torch.where(member.foreground, normalized, -1.0) + 1) / 2
+
+
+def _clipped(preparation: Preparation, member: Member) -> int:
+    return preparation.count_outside(member.values, member.foreground)
 
 
 def _write_images(
     case: Case,
-    volumes: Sequence[Tensor],
+    volumes: Mapping[str, Tensor],
     settings: PreparationSettings,
     picture: bool,
     extras: Mapping[str, str],
     folder: Path,
 ) -> Iterator[Item]:
-    affine, written = case.affine, {**dict(zip(("source", "target"), volumes)), **case.maps}
-    shape = tuple(case.source.shape[1:])
+    affine, written = case.affine, {**volumes, **case.maps}
+    shape = case.shape
     if settings.crop is not None and not picture:
         slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
         size = in_plane_first(settings.crop, slice_axis)
         windows = {kind: center_window(volume, size, settings.pad) for kind, volume in written.items()}
         written = {kind: window for kind, (window, _) in windows.items()}
-        shape, affine = tuple(written["source"].shape[1:]), shifted_affine(affine, windows["source"][1])
+        first = next(iter(written))
+        shape, affine = tuple(written[first].shape[1:]), shifted_affine(affine, windows[first][1])
     edge = settings.resize if settings.resize is not None else PICTURE_SIZE if picture else 0
     if edge:
         new = (edge, edge, shape[2])
@@ -105,7 +115,9 @@ def _write_images(
             for kind, volume in written.items()
         }
     make_directory(folder / "images")
-    common = {"subject": case.pair.subject, "volume": case.pair.name, "contrast": case.pair.contrast}
+    common: dict[str, Any] = {"subject": case.pair.subject, "volume": case.pair.name, "contrast": case.pair.contrast}
+    if case.pair.sources:
+        common["source_present"] = [image is not None for image in case.pair.sources]
     for name, start, stop in _parts(case.pair, shape[2], settings, picture):
         entry: dict[str, Any] = {**common, "case": name, **extras}
         here = shifted_affine(affine, (0, 0, start))
@@ -128,14 +140,15 @@ def _parts(pair: Pair, depth: int, settings: PreparationSettings, picture: bool)
 
 
 def _write_extras(case: Case, folder: Path) -> dict[str, str]:
-    """The rigid motion, and landmarks of both dates in the source's frame."""
-    entries = {}
+    """The rigid motions, and landmarks of both dates in the source's frame."""
+    entries: dict[str, str] = {}
     pair = case.pair
-    if case.rigid is not None:
+    for key, motion in case.motions.items():
         make_directory(folder / "rigid")
-        entries["rigid"] = f"rigid/{pair.name}.tfm"
-        write_itk(folder / entries["rigid"], case.rigid.to_itk())
-    back = None if case.rigid is None else torch.linalg.inv(case.rigid.matrix)
+        path = f"rigid/{pair.name}.tfm" if key == "target" else f"rigid/{pair.name}_{key}.tfm"
+        write_itk(folder / path, motion.to_itk())
+        entries |= {"rigid": path} if key == "target" else {}
+    back = torch.linalg.inv(case.motions["target"].matrix) if "target" in case.motions else None
     for kind, (names, points) in case.landmarks.items():
         if back is not None and kind == "target_landmarks":
             points = points @ back[:3, :3].T + back[:3, 3]

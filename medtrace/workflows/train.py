@@ -146,7 +146,7 @@ def _of_dataset(dataset: Path) -> dict[str, Any]:
     index = read_index(dataset)
     values: dict[str, Any] = {"spatial_dims": index["spatial_dims"]}
     if "channels" in index:
-        values |= {"in_channels": index["channels"], "out_channels": index["channels"]}
+        values |= {"in_channels": index["channels"], "out_channels": index.get("target_channels", index["channels"])}
     if not index["validation"]:
         values["training.val_interval"] = 0
     return values

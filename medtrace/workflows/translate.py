@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from medtrace.checks import check_positive
-from medtrace.data.contrasts import body_of, check_modality
-from medtrace.data.dicom.reading import MODALITY
+from medtrace.data.contrasts import body_of
 from medtrace.data.masks import read_mask
 from medtrace.data.pictures.files import is_picture
 from medtrace.data.pictures.output import check_picture_beside, matching_depth, picture_beside
 from medtrace.data.pictures.tiff import Depth
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.data.reading import read_image
-from medtrace.engines.runs import load_method
+from medtrace.engines.runs import load_method, read_run
 from medtrace.fields import warp
 from medtrace.guard.notices import collecting
 from medtrace.inference.scan_translation import translate_array
+from medtrace.inference.sources import SourceImages, check_names, one_source, several_sources
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods.base import Method
+from medtrace.methods.settings import PreparedData
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
 from medtrace.trace.contrast import HU, Contrast
 from medtrace.trace.intensity_map import IntensityMap
+from medtrace.transforms.source_dropout import MISSING
 from medtrace.workflows.report import report_beside, reserve_outputs
 
 LOGGER = logging.getLogger("medtrace.translate")
@@ -52,7 +55,7 @@ def _reserve(out: str | os.PathLike, report: bool, overwrite: bool, dicom: str |
 @reserving(lambda out, report, overwrite, dicom: _reserve(out, report, overwrite, dicom))
 def translate(
     run: str | os.PathLike,
-    image: str | os.PathLike,
+    image: str | os.PathLike | Mapping[str, str | os.PathLike],
     out: str | os.PathLike,
     *,
     mask: str | os.PathLike | None = None,
@@ -91,7 +94,9 @@ def translate(
 
     Args:
         run: folder left by `medtrace train`.
-        image: a file or DICOM folder (see `medtrace.data.reading`).
+        image: a file or DICOM folder (see `medtrace.data.reading`); of a run that reads several contrasts, contrast →
+            file. One may be missing if the run was trained so (`data.drop_sources`, or pairs that lacked it): its
+            channel is -1, the value of background, and the metadata say so.
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
         mask: foreground (brain) of the image on its grid, for runs that were prepared with masks.
         contrast: of the image, where the run was trained on several.
@@ -120,16 +125,20 @@ def translate(
         FileExistsError: if `out` or `dicom` is in use.
         ValueError: if the image cannot be read or does not fit the run; the message names the file.
     """
-    run, image, out = Path(run), Path(image), Path(out)
+    run, out = Path(run), Path(out)
+    files = {name: Path(path) for name, path in image.items()} if isinstance(image, Mapping) else Path(image)
+    if isinstance(files, dict) and dicom is not None:
+        raise ValueError("dicom: expected with one source, a DICOM folder, received named sources; leave it out")
+    main = next(iter(files.values()), Path()) if isinstance(files, dict) else files
     check_positive("batch_size", batch_size)
     check_transform_formats(transforms)
-    check_picture_beside(out, image, overwrite)
+    check_picture_beside(out, main, overwrite)
     if dicom is not None:
-        read_source_series(image, series)  # what `save_dicom` would refuse, before minutes of work
+        read_source_series(main, series)  # what `save_dicom` would refuse, before minutes of work
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         found = translation(
             run,
-            image,
+            files,
             lambda: load_method(run, device),
             mask=mask,
             contrast=contrast,
@@ -141,15 +150,19 @@ def translate(
             bar=bar,
             out=out,
         )
-    metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
+    metadata = {**found.metadata, "file": _names(files)} if keep_metadata else found.metadata
     stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
     save_trace(found.trace, out, method=found.method, metadata=metadata, **stored)
     picture_beside(found.trace, out, found.depth)
     if report:
         report_beside(found.trace, out, found.method)
     if dicom is not None:
-        save_dicom(found.trace, Path(dicom), image, volume=series, method=found.method)
+        save_dicom(found.trace, Path(dicom), main, volume=series, method=found.method)
     return found.trace
+
+
+def _names(files: Path | Mapping[str, Path]) -> str | dict[str, str]:
+    return {name: path.name for name, path in files.items()} if isinstance(files, Mapping) else files.name
 
 
 class Translation(NamedTuple):
@@ -164,7 +177,7 @@ class Translation(NamedTuple):
 
 def translation(
     run: Path,
-    image: Path,
+    image: Path | Mapping[str, Path],
     load: Callable[[], Method],
     *,
     mask: str | os.PathLike | None = None,
@@ -178,32 +191,56 @@ def translation(
     out: Path,
 ) -> Translation:
     """What `translate` writes to `out`, without writing it; `load` gives the run's method once the image is read."""
+    files: dict[str, Path] = dict(image) if isinstance(image, Mapping) else {"": Path(image)}
+    if not files:
+        raise ValueError("image: expected at least one source, received none; name one")
+    if series is not None and "" not in files:
+        raise ValueError("series: expected none with named sources, received one; give folders of one series")
     with collecting() as notices:
-        scan = read_image(image, series, page=page, resample_tilt=resample_tilt)
-        check_trace_room(out, scan.shape, scan.shape)
-        foreground = None if mask is None else read_mask(Path(mask), scan, image)
+        scans = {name: read_image(path, series, page=page, resample_tilt=resample_tilt) for name, path in files.items()}
     method = load()
-    preparation = run_preparation(run, method, picture=is_picture(image))
-    if preparation.picture != is_picture(image):
-        kinds = ("scan", "picture")
-        raise ValueError(
-            f"{image}: is a {kinds[is_picture(image)]}, but {run} was trained on {kinds[preparation.picture]}s; give an"
-            " image of the same kind"
-        )
-    depth = matching_depth(image, scan, preparation, run)
-    check_modality(image, scan.meta.get(MODALITY), preparation.contrast(contrast))
+    preparation = run_preparation(run, method, picture=is_picture(next(iter(files.values()))))
+    if preparation.sources and "" in files:
+        if contrast is None:
+            raise ValueError(
+                f"source: the run reads {', '.join(preparation.sources)}; say which one {image} is: --source NAME=FILE"
+            )
+        files, scans = {contrast: files[""]}, {contrast: scans[""]}
+    elif "" not in files:
+        check_names(preparation, files)
+    first = next((name for name in preparation.sources if name in files), next(iter(files)))
+    path, scan = files[first], scans[first]
+    with collecting() as more:
+        check_trace_room(out, scan.shape, scan.shape)
+        foreground = None if mask is None else read_mask(Path(mask), scan, path)
+    notices += more
+    for file in files.values():
+        if preparation.picture != is_picture(file):
+            kinds = ("scan", "picture")
+            raise ValueError(
+                f"{file}: is a {kinds[is_picture(file)]}, but {run} was trained on {kinds[preparation.picture]}s; give"
+                " an image of the same kind"
+            )
+    depth = matching_depth(path, scan, preparation, run)
+    if preparation.sources:
+        dropped = isinstance(data := read_run(run).settings.data, PreparedData) and data.drop_sources > 0
+        sources = several_sources(preparation, files, scans, foreground, dropped)
+    else:
+        sources = _named(path, one_source, preparation, path, scan, contrast, foreground)
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
-        normalized, intensity = preparation.normalize(scan, contrast, foreground)
-        before, after = preparation.contrast(contrast), preparation.target(contrast)
-        back = way_back(scan.as_tensor(), intensity, before, after)
-        parts, patches = translate_array(method, preparation, normalized, scan.affine, batch_size, patch_size, bar)
-        moved = _moved_foreground(back.foreground, parts.ddf)
-        translated = back.inverse(parts.image, moved)
+        after = after_of(preparation, contrast, sources)
+        backs = _ways_back(preparation, sources, after)
+        parts, patches = translate_array(
+            method, preparation, sources.normalized, scan.affine, batch_size, patch_size, bar
+        )
+        moved = _moved_foreground(backs[0].foreground, parts.ddf)
+        translated = _in_units(parts.image, backs, moved)
     except ValueError as error:
-        raise ValueError(f"{image}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
+    before = sources.contrasts
     trace = Trace.build(
-        source=scan.as_tensor(),
+        source=sources.scan,
         image=translated,
         ddf=parts.ddf,
         inverse_ddf=parts.inverse_ddf,
@@ -212,12 +249,17 @@ def translation(
         affine=scan.affine,
         source_affine=scan.affine,
         tissue=moved,
-        source_contrasts=None if before is None else (before,) * scan.shape[0],
-        contrasts=None if after is None else (after,) * translated.shape[0],
+        source_contrasts=before,
+        contrasts=after,
     )
     metadata: dict[str, Any] = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
     if after is not None:
         metadata["units"] = units_note(before, after)
+    if preparation.sources:
+        metadata["sources"] = {
+            name: f"missing, {MISSING:g} in its channel" if name in sources.missing else "given"
+            for name in preparation.sources
+        }
     if notices:
         metadata["notices"] = [notice.text for notice in notices]
     if patches is not None:
@@ -227,7 +269,7 @@ def translation(
         low, high = preparation.value_range or (0.0, 0.0)
         LOGGER.warning(
             "%s: %d of %d pixels lie outside of the run's value range %g to %g and were clipped",
-            *(image, clipped, scan[0].numel(), low, high),
+            *(path, clipped, scan[0].numel(), low, high),
         )
     return Translation(trace, type(method).__name__, metadata, depth)
 
@@ -252,12 +294,60 @@ def way_back(scan: Tensor, own: IntensityMap, before: Contrast | None, after: Co
     return after.intensity_map(scan.shape[0], None if after.background is None else foreground)
 
 
-def units_note(before: Contrast | None, after: Contrast) -> str:
-    """In which units a translated image is, in a sentence."""
-    if before is None or before.name == after.name:
-        return f"the image is in the units of the scan, {after}"
-    relative = ", relative: the scale is that of the mean training scan" if after.relative else ""
-    return f"the image is in {after.unit} of {after.name}{relative}"
+def after_of(preparation: Preparation, contrast: str | None, sources: SourceImages) -> tuple[Contrast, ...] | None:
+    """What the numbers of each channel of a translated image mean, None if unknown."""
+    if preparation.sources:
+        known = [preparation.contrasts.get(name) for name in preparation.outputs]
+        return tuple(one for one in known if one is not None) if None not in known else None
+    after = preparation.target(contrast)
+    return None if after is None else (after,) * sources.scan.shape[0]
+
+
+def _ways_back(
+    preparation: Preparation, sources: SourceImages, after: tuple[Contrast, ...] | None
+) -> list[IntensityMap]:
+    """The map of the image to units, or where a network reads or makes several, that of each channel."""
+    own = next(iter(sources.maps.values()))
+    before = None if sources.contrasts is None else sources.contrasts[0]
+    if not preparation.sources:
+        return [way_back(sources.scan, own, before, None if after is None else after[0])]
+    named = dict(zip(sources.maps, sources.contrasts or ()))
+    return [
+        way_back(
+            sources.scan[:1], sources.maps.get(name, own), named.get(name, before), None if after is None else after[k]
+        )
+        for k, name in enumerate(preparation.outputs)
+    ]
+
+
+def _in_units(image: Tensor, backs: Sequence[IntensityMap], foreground: Tensor | None) -> Tensor:
+    if len(backs) == 1:
+        return backs[0].inverse(image, foreground)
+    if len(backs) != len(image):
+        raise ValueError(f"image: expected {len(backs)} channel(s) of the network, received {len(image)}; train again")
+    return torch.cat([back.inverse(image[k : k + 1], foreground) for k, back in enumerate(backs)])
+
+
+def units_note(before: Sequence[Contrast] | None, after: Sequence[Contrast]) -> str:
+    """In which units a translated image is, in a sentence for each of its contrasts."""
+    names = {contrast.name for contrast in before or after}
+    notes = []
+    for contrast in dict.fromkeys(after):
+        relative = ", relative: the scale is that of the mean training scan" if contrast.relative else ""
+        notes.append(
+            f"the image is in the units of the scan, {contrast}"
+            if contrast.name in names
+            else f"the image is in {contrast.unit} of {contrast.name}{relative}"
+        )
+    return "; ".join(notes)
+
+
+def _named(path: Path, function: Callable[..., SourceImages], *arguments: Any) -> SourceImages:
+    """Call a function, with the file in the message of a refusal that does not name it."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
 
 
 def run_preparation(run: str | os.PathLike, method: Method, picture: bool = False) -> Preparation:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medtrace.data.lists.names import check_file_name, check_name, name_key
 from medtrace.data.lists.tables import read_table
@@ -17,6 +17,7 @@ LOGGER = logging.getLogger("medtrace.data")
 
 SPLITS = ("training", "validation", "test")
 REQUIRED = ("subject", "source", "target")
+SIDES = ("source", "target")
 LESIONS = ("source_lesion", "target_lesion")
 LABELS = ("source_labels", "target_labels")
 PATHS = ("source", "target", "mask", *LESIONS, *LABELS, "source_landmarks", "target_landmarks")
@@ -37,6 +38,29 @@ OPTIONAL = (
 LANDMARK_SPACES = ("RAS", "LPS", "voxel")
 
 
+class PairImage(NamedTuple):
+    """One image of a pair.
+
+    Attributes:
+        side: "source" or "target".
+        channel: which of the side's images, from 0.
+        contrast: what kind of image it is.
+        path: a file, or a folder of one DICOM series.
+        series: which volume of a DICOM folder that holds several.
+    """
+
+    side: str
+    channel: int
+    contrast: str
+    path: Path
+    series: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Of the image within its pair: "source", "target", or of a further one "source_1"."""
+        return self.side if self.channel == 0 else f"{self.side}_{self.channel}"
+
+
 @dataclass(frozen=True)
 class Pair:
     """One before/after pair on disk.
@@ -44,8 +68,9 @@ class Pair:
     Attributes:
         subject: who it is; all pairs of a subject go into one split.
         case: which pair of the subject, unique within the subject; it names the prepared files.
-        source: the image before: a file, or a folder of one DICOM series.
-        target: the image after.
+        source: the image before: a file, or a folder of one DICOM series; the first where there are several. None in a
+            list of targets alone.
+        target: likewise the image after.
         contrast: what kind of image the source is, such as "t1"; each contrast has its own intensity standard.
         target_contrast: what kind the target is; empty for the source's.
         mask: foreground (brain) of the source on its grid (see `masks.inside_of`).
@@ -60,13 +85,17 @@ class Pair:
         source_series: which volume of the source's DICOM folder, where it holds several (see `reading.read_image`).
         target_series: likewise of the target.
         split: "training", "validation" or "test", as a published split has it; empty where the list leaves it open.
+        sources: where a network reads several images at once, each in its channel, None where the pair lacks it;
+            otherwise empty.
+        targets: likewise what it makes, none missing.
+        channels: contrasts of `sources`.
         origin: where the record was read, for error messages.
     """
 
     subject: str
     case: str
-    source: Path
-    target: Path
+    source: Path | None
+    target: Path | None
     contrast: str = "image"
     target_contrast: str = ""
     mask: Path | None = None
@@ -81,9 +110,33 @@ class Pair:
     target_series: str | None = None
     split: str = ""
     origin: str = ""
+    sources: tuple[PairImage | None, ...] = ()
+    targets: tuple[PairImage, ...] = ()
+    channels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target_contrast", self.target_contrast or self.contrast)
+
+    @property
+    def several(self) -> bool:
+        """Whether a side has several images, each of one channel."""
+        return bool(self.sources or self.targets)
+
+    @property
+    def images(self) -> list[PairImage]:
+        """Every image that the pair has, sources first; the others lie on the grid of the first."""
+        sources = [image for image in self.sources if image is not None]
+        targets = list(self.targets)
+        if self.source is not None and not sources:
+            sources = [PairImage("source", 0, self.contrast, self.source, self.source_series)]
+        if self.target is not None and not targets:
+            targets = [PairImage("target", 0, self.target_contrast, self.target, self.target_series)]
+        return [*sources, *targets]
+
+    @property
+    def first(self) -> PairImage:
+        """The image whose grid the pair is brought to."""
+        return self.images[0]
 
     @property
     def name(self) -> str:
@@ -100,8 +153,12 @@ def read_pair_list(path: str | Path) -> list[Pair]:
             `contrast`, `target_contrast`, `mask`, `source_lesion`, `target_lesion`, `source_labels`, `target_labels`
             (labels of all pairs or of none), `source_landmarks`, `target_landmarks`, `landmark_space` (RAS, LPS,
             voxel), `source_series`, `target_series` (volumes of DICOM folders that hold several), `split` (training,
-            validation or test; of all pairs or of none). Paths are relative to the folder of the list. Any
-            spreadsheet's CSV is read, see `read_table`; columns of other names are not used, which is said.
+            validation or test; of all pairs or of none). Where a network reads or makes several contrasts at once,
+            `source_NAME` or `target_NAME` of each stand in place of `source` or `target` (in JSON also `"source":
+            {"T1": ..., "FLAIR": ...}`); a pair may lack sources but one, and `source_NAME_series` goes with it.
+            Lesions, labels and landmarks are then of the first source that a pair has, and of the first target. Paths
+            are relative to the folder of the list. Any spreadsheet's CSV is read, see `read_table`; columns of other
+            names are not used, which is said.
 
     Returns:
         One record per row, in order.
@@ -114,21 +171,49 @@ def read_pair_list(path: str | Path) -> list[Pair]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such pair list or BraTS-Reg folder; check the path")
-    table = read_table(path, REQUIRED, OPTIONAL)
+    table = read_table(path, REQUIRED, OPTIONAL, SIDES)
     if not table.rows:
         raise ValueError(f"{path}: expected at least one pair, received none; add rows below the header")
     if table.unused:
         LOGGER.warning("%s: not used: %s", path, ", ".join(table.unused))
-    pairs = [_pair(path, where, row) for where, row in table.rows]
+    parts = divided_sides(path, table.parts, [row for _, row in table.rows])
+    pairs = [_pair(path, where, row, parts) for where, row in table.rows]
     _check_names(path, pairs)
     _check_splits(path, pairs)
     _check_labels(pairs)
     return pairs
 
 
-def _pair(path: Path, where: str, row: Mapping[str, str]) -> Pair:
+def divided_sides(path: Path, parts: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The contrasts of each side that a list gives in columns of their own, in order.
+
+    Raises:
+        ValueError: if a side stands in one column and in several, or a name is none.
+    """
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        side, _, name = part.partition("_")
+        stem = name.removesuffix("_series")
+        if stem != name and f"{side}_{stem}" in parts:
+            continue
+        found.setdefault(side, []).append(check_name(f"{path}: column {part}", name, "rename the column"))
+    for side in found:
+        for column in (
+            side,
+            *({"source": ("contrast", "source_series"), "target": ("target_contrast", "target_series")}[side]),
+        ):
+            if any(column in row for row in rows):
+                raise ValueError(
+                    f"{path}: column {column}: expected none beside {side}_{found[side][0]}, whose name is its"
+                    f" contrast; remove it, or name every {side} in a column {side}_NAME"
+                )
+    return {side: tuple(names) for side, names in found.items()}
+
+
+def _pair(path: Path, where: str, row: Mapping[str, str], parts: Mapping[str, Sequence[str]]) -> Pair:
     place = f"{path}: {where}"
-    values: dict[str, Any] = dict(row)
+    values: dict[str, Any] = {name: value for name, value in row.items() if name in (*REQUIRED, *OPTIONAL)}
+    values |= _images(path, place, row, parts)
     for name in REQUIRED:
         if name not in values:
             raise ValueError(f"{place}: no value for {name}; fill it in or remove the row")
@@ -148,11 +233,39 @@ def _pair(path: Path, where: str, row: Mapping[str, str]) -> Pair:
         if values["split"] not in SPLITS:
             raise ValueError(f"{place}: split: expected {', '.join(SPLITS)}, received {row['split']!r}; rename it")
     for name in PATHS:
-        if name in values:
+        if isinstance(values.get(name), str):
             values[name] = _existing(f"{place}: {name}", path.parent, values[name])
     pair = Pair(**values, origin=place)
     check_file_name(f"{place}: case", pair.name)
     return pair
+
+
+def _images(path: Path, place: str, row: Mapping[str, str], parts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What the columns of single contrasts say: members of a `Pair`."""
+    values: dict[str, Any] = {}
+    several = any(len(names) > 1 for names in parts.values())
+    for side, names in parts.items():
+        images: list[PairImage | None] = []
+        for channel, name in enumerate(names):
+            column = f"{side}_{name}"
+            file = None if column not in row else _existing(f"{place}: {column}", path.parent, row[column])
+            series = row.get(f"{column}_series")
+            images.append(None if file is None else PairImage(side, channel, name, file, series))
+        there = [image for image in images if image is not None]
+        if not there:
+            raise ValueError(f"{place}: no value for {side}; fill in one of {', '.join(names)}, or remove the row")
+        if side == "target" and len(there) < len(names):
+            raise ValueError(
+                f"{place}: no value for target_{next(n for n, i in zip(names, images) if i is None)}; a network learns"
+                " all targets at once: fill it in, or remove the row"
+            )
+        contrast = "contrast" if side == "source" else "target_contrast"
+        values |= {side: there[0].path, contrast: there[0].contrast, f"{side}_series": there[0].series}
+        if several:
+            values |= {f"{side}s": tuple(images), **({"channels": tuple(names)} if side == "source" else {})}
+    if several and "target" not in parts and "target_contrast" not in row:
+        values["target_contrast"] = Pair.contrast
+    return values
 
 
 def _existing(place: str, folder: Path, name: str) -> Path:
@@ -181,7 +294,7 @@ def _check_names(path: Path, pairs: Sequence[Pair]) -> None:
     """Check that subjects, contrasts and files are told apart by more than case and Unicode form."""
     for what, names in (
         ("subjects", [(pair.subject, pair) for pair in pairs]),
-        ("contrasts", [(name, pair) for pair in pairs for name in (pair.contrast, pair.target_contrast)]),
+        ("contrasts", [(image.contrast, pair) for pair in pairs for image in pair.images]),
     ):
         first: dict[str, tuple[str, Pair]] = {}
         for name, pair in names:

@@ -33,18 +33,29 @@ class Table(NamedTuple):
     """Where a row stands, such as "row 3", and its cells that are not empty by column."""
     unused: tuple[str, ...]
     """Columns that mean nothing here, as the list writes them."""
+    parts: tuple[str, ...] = ()
+    """Columns that are a part of one, such as "source_T1" of "source", in order."""
 
 
 class _Columns(NamedTuple):
     required: Sequence[str]
     optional: Sequence[str]
+    divided: Sequence[str] = ()
 
     @property
     def known(self) -> list[str]:
         return [*self.required, *self.optional]
 
+    def part(self, name: str) -> str | None:
+        """The column of one part, such as "source_T1", with the part as it is written; None where it is none."""
+        plain = _plain(name)
+        if plain in self.known:
+            return None
+        whole = next((whole for whole in self.divided if plain.startswith(f"{whole}_")), None)
+        return None if whole is None else f"{whole}_{name.strip()[len(whole) + 1 :].strip()}"
 
-def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
+
+def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = (), divided: Sequence[str] = ()) -> Table:
     """Read a list of records.
 
     CSV may be separated by commas, semicolons, tabs or bars, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
@@ -54,12 +65,14 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
         path: a JSON list of objects (or `{"pairs": [...]}`) where it ends in .json, otherwise CSV with a header.
         required: columns that must be there.
         optional: columns that may be.
+        divided: of the columns, those that may stand in parts instead: `source_T1` and `source_FLAIR`, or in JSON
+            `"source": {"T1": ..., "FLAIR": ...}`. The case of a part's name counts.
 
     Raises:
         ValueError: if it cannot be read, a column is missing, doubled or misspelled, or a row has other cells than the
             header; the message names the list and the row.
     """
-    columns = _Columns(required, optional)
+    columns = _Columns(required, optional, divided)
     return _from_json(path, columns) if path.suffix.lower() == ".json" else _from_csv(path, columns)
 
 
@@ -106,7 +119,8 @@ def _from_csv(path: Path, columns: _Columns) -> Table:
                 rows.append((where, {name: cell for name, cell in zip(names, cells) if name is not None and cell}))
     except csv.Error as error:
         raise ValueError(f"{path}: {where}: cannot be read as CSV ({error}); check its quotes") from error
-    return Table(rows, (*unused, *(["a column without a name"] if nameless else [])))
+    parts = tuple(name for name in names if name is not None and name not in columns.known)
+    return Table(rows, (*unused, *(["a column without a name"] if nameless else [])), parts)
 
 
 def _separator(header: str, columns: _Columns) -> str:
@@ -114,7 +128,7 @@ def _separator(header: str, columns: _Columns) -> str:
 
     def found(separator: str) -> int:
         cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
-        return len({_plain(cell) for cell in cells} & set(columns.known))
+        return sum(_plain(cell) in columns.known or columns.part(cell) is not None for cell in set(cells))
 
     return max(SEPARATORS, key=found)
 
@@ -126,7 +140,9 @@ def _plain(column: str) -> str:
 def _checked_header(path: Path, written: Sequence[str], columns: _Columns) -> tuple[list[str | None], tuple[str, ...]]:
     """The column that each cell belongs to, None where it means nothing, and the names of those."""
     names = [_plain(name) for name in written]
-    missing = [name for name in columns.required if name not in names]
+    parts = [columns.part(name) for name in written]
+    whole = {name for name in columns.divided for part in parts if part is not None and part.startswith(f"{name}_")}
+    missing = [name for name in columns.required if name not in names and name not in whole]
     if missing:
         raise ValueError(
             f"{path}: missing column(s) {', '.join(missing)}; the header has {', '.join(written) or 'nothing'};"
@@ -137,14 +153,20 @@ def _checked_header(path: Path, written: Sequence[str], columns: _Columns) -> tu
         raise ValueError(f"{path}: the header has the column {doubled[0]} more than once; rename or remove one")
     for name, plain in zip(written, names):
         _check_spelling(str(path), name, plain, columns)
-    unused = tuple(name for name, plain in zip(written, names) if name and plain not in columns.known)
-    return [name if name in columns.known else None for name in names], unused
+    unused = tuple(
+        name for name, plain, part in zip(written, names, parts) if name and plain not in columns.known and part is None
+    )
+    return [name if name in columns.known else part for name, part in zip(names, parts)], unused
 
 
 def _check_spelling(place: str, name: str, plain: str, columns: _Columns) -> None:
     if plain in columns.known:
         return
     close = difflib.get_close_matches(plain, columns.known, 1, SIMILAR)
+    if columns.part(name) is not None:
+        start, _, rest = plain.partition("_")
+        others = {known.removeprefix(f"{start}_"): known for known in columns.known if known.startswith(f"{start}_")}
+        close = [others[key] for key in difflib.get_close_matches(rest, others, 1, SIMILAR)]
     if close:
         raise ValueError(f"{place}: column {name!r}: did you mean {close[0]}? Rename the column, or remove it")
 
@@ -174,21 +196,35 @@ def _from_json(path: Path, columns: _Columns) -> Table:
     items = content.get("pairs") if isinstance(content, dict) else content
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise ValueError(f'{path}: expected a list of objects or {{"pairs": [...]}}; write one object per pair')
-    rows, unused = [], dict[str, None]()
+    rows, unused, parts = [], dict[str, None](), dict[str, None]()
     for number, item in enumerate(items, start=1):
         where = f"entry {number}"
-        row = {}
-        for name, value in item.items():
+        row: dict[str, str] = {}
+        for name, value in _divided(item, columns):
             plain = _plain(name)
             _check_spelling(f"{path}: {where}", name, plain, columns)
             if plain not in columns.known:
-                unused[name] = None
-                continue
+                part = columns.part(name)
+                if part is None:
+                    unused[name] = None
+                    continue
+                plain, parts[part] = part, None
             if plain in row:
                 raise ValueError(f"{path}: {where}: has the key {plain} more than once; remove one")
             row[plain] = _cell(f"{path}: {where}: {name}", value)
         rows.append((where, {name: cell for name, cell in row.items() if cell}))
-    return Table(rows, tuple(unused))
+    return Table(rows, tuple(unused), tuple(parts))
+
+
+def _divided(item: Mapping[str, Any], columns: _Columns) -> list[tuple[str, Any]]:
+    """The entries of an object, a mapping in place of one that may be divided as its parts."""
+    found: list[tuple[str, Any]] = []
+    for name, value in item.items():
+        if isinstance(value, dict) and _plain(name) in columns.divided:
+            found += [(f"{_plain(name)}_{part}", inner) for part, inner in value.items()]
+        else:
+            found.append((name, value))
+    return found
 
 
 class _DoubledKeyError(Exception):

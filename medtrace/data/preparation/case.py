@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -16,7 +16,7 @@ from medtrace.checks import check_choice, check_positive
 from medtrace.data.contrasts import check_declared
 from medtrace.data.duplicates import voxel_digest
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks
-from medtrace.data.lists.layouts import Pair
+from medtrace.data.lists.pair_list import SIDES, Pair, PairImage
 from medtrace.data.masks import check_same_grid, read_mask
 from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.maps import entries_of, read_maps
@@ -95,119 +95,164 @@ def checked_settings(
     )
 
 
+class Member(NamedTuple):
+    """An image of a case.
+
+    Attributes:
+        image: where it came from.
+        values: (C, *spatial), in its units.
+        foreground: (1, *spatial) boolean.
+    """
+
+    image: PairImage
+    values: Tensor
+    foreground: Tensor
+
+
 @dataclass
 class Case:
     """A pair on one grid: scans with the slice axis last and oriented alike, pictures as one slice."""
 
     pair: Pair
-    source: Tensor
-    target: Tensor
-    source_foreground: Tensor
-    target_foreground: Tensor
+    members: list[Member]
+    """In the order of `Pair.images`."""
     affine: Tensor
-    rigid: RigidTransform | None
+    motions: Mapping[str, RigidTransform]
+    """From the first image to each other that was aligned, by `PairImage.key`."""
     maps: Mapping[str, Tensor]
     """Lesions (boolean) and labels (int32), (1, *spatial), by their name in a prepared item."""
-    digests: tuple[str, str]
-    """Of the voxels of source and target, as they were read."""
+    digests: tuple[str, ...]
+    """Of the voxels of each image, as it was read."""
     landmarks: Mapping[str, tuple[list[str], Tensor]] = field(default_factory=dict)
     """Names and points (N, 3), in RAS mm of the scan that they were given for, by their name in a prepared item."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid."""
+        return tuple(self.members[0].values.shape[1:])
+
+    @property
+    def channels(self) -> int:
+        """Of each image."""
+        return int(self.members[0].values.shape[0])
+
+    def of(self, side: str) -> list[Member]:
+        """The images of a side."""
+        return [member for member in self.members if member.image.side == side]
+
 
 def read_case(
-    pair: Pair, settings: PreparationSettings, pictures: bool, rigid: RigidTransform | None, columns: Sequence[str] = ()
+    pair: Pair,
+    settings: PreparationSettings,
+    pictures: bool,
+    motions: Mapping[str, RigidTransform] | None,
+    columns: Sequence[str] = (),
 ) -> Case:
-    """Read a pair onto the source's grid.
+    """Read a pair onto the grid of its first image.
 
     Args:
         pair: where it lies.
         settings: how it is brought there.
         pictures: whether these are pictures, which are neither aligned nor reoriented.
-        rigid: the motion from source to target where it is known already.
+        motions: from the first image to the others, where they are known already (see `Case.motions`).
         columns: of lesions and labels, which are read too.
 
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
     """
-    source, target = (
-        read_image(path, series, page=settings.page, resample_tilt=settings.resample_tilt)
-        for path, series in ((pair.source, pair.source_series), (pair.target, pair.target_series))
-    )
-    digests = voxel_digest(as_tensor(source)), voxel_digest(as_tensor(target))
-    if source.shape[0] != target.shape[0]:
-        raise ValueError(
-            f"{pair.target}: expected {source.shape[0]} channel(s) as {pair.source}, received {target.shape[0]};"
-            " convert one of them"
-        )
-    mask = None if pair.mask is None else read_mask(pair.mask, source, pair.source)
+    images = pair.images
+    scans = [
+        read_image(image.path, image.series, page=settings.page, resample_tilt=settings.resample_tilt)
+        for image in images
+    ]
+    digests = tuple(voxel_digest(as_tensor(scan)) for scan in scans)
+    _check_channels(pair, scans)
+    reference, path = scans[0], images[0].path
+    mask = None if pair.mask is None else read_mask(pair.mask, reference, path)
     if pictures or not settings.align:
-        check_same_grid(target, pair.target, source, pair.source)
-    maps: dict[str, Any] = dict(read_maps(pair, columns, source, target))
-    landmarks = _landmarks(pair, source, target)
+        for image, scan in zip(images[1:], scans[1:]):
+            check_same_grid(scan, image.path, reference, path)
+    sides = {side: next(((s, i.path) for i, s in zip(images, scans) if i.side == side), None) for side in SIDES}
+    maps: dict[str, Any] = dict(read_maps(pair, columns, sides))
+    landmarks = _landmarks(pair, sides)
     if pictures:
-        return replace(_picture_case(pair, settings, source, target, mask, maps, digests), landmarks=landmarks)
-    meanings = [settings.contrasts.get(name) for name in (pair.contrast, pair.target_contrast)]
-    for path, image, contrast in zip((pair.source, pair.target), (source, target), meanings):
-        check_declared(path, as_tensor(image), contrast)
-    tissue = [find_foreground(image, contrast) for image, contrast in zip((source, target), meanings)]
-    moved = as_tensor(target)
-    if settings.align:
-        moved, tissue[1], rigid = _align(pair, source, target, tissue[1], mask, rigid)
+        return replace(_picture_case(pair, settings, scans, mask, maps, digests), landmarks=landmarks)
+    members, found = [], {}
+    for image, scan in zip(images, scans):
+        contrast = settings.contrasts.get(image.contrast)
+        check_declared(image.path, as_tensor(scan), contrast)
+        tissue, moved = find_foreground(scan, contrast), as_tensor(scan)
+        if settings.align and scan is not reference:
+            known = None if motions is None else motions.get(image.key)
+            moved, tissue, motion = align((image.path, path), scan, reference, tissue, mask, known)
+            found[image.key] = motion
+        members.append(Member(image, moved, tissue if mask is None else mask))
+    if "target" in found:
         onto = {name: labels for name, labels in maps.items() if name.startswith("target")}
-        maps |= {name: _moved_labels(labels, source, rigid) for name, labels in onto.items()}
-    if mask is not None:
-        tissue = [mask, mask]
-    case = Case(pair, as_tensor(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps), digests)
+        maps |= {name: _moved_labels(labels, reference, found["target"]) for name, labels in onto.items()}
+    case = Case(pair, members, reference.affine, found, entries_of(maps), digests)
     return replace(_oriented(case, settings), landmarks=landmarks)
 
 
-def _landmarks(pair: Pair, source: MetaTensor, target: MetaTensor) -> dict[str, tuple[list[str], Tensor]]:
-    """Landmarks of either scan, each checked to lie on it."""
+def _check_channels(pair: Pair, scans: Sequence[MetaTensor]) -> None:
+    """Check that images have as many channels as the first one, and one each where a side has several images."""
+    first = pair.images[0]
+    for image, scan in zip(pair.images, scans):
+        if pair.several and scan.shape[0] != 1:
+            raise ValueError(
+                f"{image.path}: expected one channel, since the pair has several images, received {scan.shape[0]};"
+                " convert it"
+            )
+        if scan.shape[0] != scans[0].shape[0]:
+            raise ValueError(
+                f"{image.path}: expected {scans[0].shape[0]} channel(s) as {first.path}, received {scan.shape[0]};"
+                " convert one of them"
+            )
+
+
+def _landmarks(pair: Pair, sides: Mapping[str, tuple[MetaTensor, Path] | None]) -> dict[str, tuple[list[str], Tensor]]:
+    """Landmarks of either side, each checked to lie on its first image."""
     found = {}
-    for name, path, image, image_path in (
-        ("source_landmarks", pair.source_landmarks, source, pair.source),
-        ("target_landmarks", pair.target_landmarks, target, pair.target),
-    ):
-        if path is not None:
+    for side, first in sides.items():
+        path = getattr(pair, f"{side}_landmarks")
+        if path is not None and first is not None:
+            image, image_path = first
             grid = Grid((*image.shape[1:], 1)[:3], image.affine)
-            found[name] = read_landmarks(path, pair.landmark_space, ImageGrid(grid, image_path))
+            found[f"{side}_landmarks"] = read_landmarks(path, pair.landmark_space, ImageGrid(grid, image_path))
     return found
 
 
 def _picture_case(
     pair: Pair,
     settings: PreparationSettings,
-    source: MetaTensor,
-    target: MetaTensor,
+    pictures: Sequence[MetaTensor],
     mask: Tensor | None,
     maps: Mapping[str, Tensor],
-    digests: tuple[str, str],
+    digests: tuple[str, ...],
 ) -> Case:
     if settings.spatial_dims == 3:
-        raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
-    before, after = (as_tensor(image)[..., None] for image in (source, target))
-    inside = torch.ones_like(before[:1], dtype=torch.bool) if mask is None else mask[..., None]
-    flat = entries_of({name: as_tensor(values)[..., None] for name, values in maps.items()})
-    return Case(pair, before, after, inside, inside, source.affine, None, flat, digests)
+        raise ValueError(f"{pair.first.path}: is a picture; prepare pictures with spatial_dims=2")
+    flat = [as_tensor(picture)[..., None] for picture in pictures]
+    inside = torch.ones_like(flat[0][:1], dtype=torch.bool) if mask is None else mask[..., None]
+    flat_maps = entries_of({name: as_tensor(values)[..., None] for name, values in maps.items()})
+    members = [Member(image, values, inside) for image, values in zip(pair.images, flat)]
+    return Case(pair, members, pictures[0].affine, {}, flat_maps, digests)
 
 
 def _oriented(case: Case, settings: PreparationSettings) -> Case:
     """Reorient all of a case, and bring it to the wanted voxel size."""
     slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
-    own_shape = case.source.shape[1:]
-    plan = Reorientation.to_ras(case.affine, own_shape, slice_axis)
+    plan = Reorientation.to_ras(case.affine, case.shape, slice_axis)
     affine = plan.affine(case.affine)
-    images = [plan.apply(image) for image in (case.source, case.target)]
-    tissue = [plan.apply(region) for region in (case.source_foreground, case.target_foreground)]
+    members = [Member(m.image, plan.apply(m.values), plan.apply(m.foreground)) for m in case.members]
     maps = {name: plan.apply(as_tensor(labels)) for name, labels in case.maps.items()}
     if settings.spacing is not None:
-        own_shape = images[0].shape[1:]
+        own_shape = tuple(members[0].values.shape[1:])
         shape = shape_at_spacing(own_shape, spacing_of(affine), in_plane_first(settings.spacing, slice_axis))
-        images = [resize(image, shape) for image in images]
-        tissue = [resize(region.float(), shape) > 0.5 for region in tissue]
+        members = [Member(m.image, resize(m.values, shape), resize(m.foreground.float(), shape) > 0.5) for m in members]
         maps = {name: resize_labels(labels, shape) for name, labels in maps.items()}
         affine = resized_affine(affine, own_shape, shape)
-    return Case(case.pair, images[0], images[1], tissue[0], tissue[1], affine, case.rigid, maps, case.digests)
+    return Case(case.pair, members, affine, case.motions, maps, case.digests)
 
 
 def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, ...]:
@@ -217,30 +262,41 @@ def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, 
     return (*(value for axis, value in enumerate(values) if axis != slice_axis), values[slice_axis])
 
 
-def _align(
-    pair: Pair,
-    source: MetaTensor,
-    target: MetaTensor,
+def align(
+    names: tuple[Path, Path],
+    image: MetaTensor,
+    reference: MetaTensor,
     tissue: Tensor,
-    mask: Tensor | None,
-    motion: RigidTransform | None,
+    mask: Tensor | None = None,
+    motion: RigidTransform | None = None,
 ) -> tuple[Tensor, Tensor, RigidTransform]:
-    """The target and its tissue on the source's grid, and the motion from source to target (sought if not known).
+    """An image and its tissue on the grid of another, and the motion to it (sought if not known).
 
-    The tissue moves on its own: interpolation gives the target a rim of half intensities that are no tissue.
+    The tissue moves on its own: interpolation gives the image a rim of half intensities that are no tissue.
+
+    Args:
+        names: files of the two, for messages.
+        image: (C, *spatial).
+        reference: (C', *spatial), which stays.
+        tissue: (1, *spatial) boolean, of the image.
+        mask: likewise of the reference, where the motion is sought.
+        motion: from the reference to the image.
+
+    Raises:
+        ValueError: if the images cannot be aligned.
     """
     # Where zero is background, nothing else may come in from outside of the target.
     alignment = RigidAlignment(fill=None if bool(tissue.all()) else 0.0)
-    images = [target, source, MetaTensor(tissue.float(), affine=target.affine)]
-    flat = source.shape[-1] == target.shape[-1] == 1
+    images = [image, reference, MetaTensor(tissue.float(), affine=image.affine)]
+    flat = reference.shape[-1] == image.shape[-1] == 1
     if flat:
-        images = [MetaTensor(as_tensor(image)[..., 0], affine=image.affine) for image in images]
+        images = [MetaTensor(as_tensor(one)[..., 0], affine=one.affine) for one in images]
         mask = None if mask is None else mask[..., 0]
     moving, fixed, moving_tissue = images
     try:
         if motion is None:
-            names = (str(pair.target), str(pair.source))
-            motion = alignment.estimate(moving, fixed, fixed_mask=mask, names=names)
+            labels = (str(names[0]), str(names[1]))
+            motion = alignment.estimate(moving, fixed, fixed_mask=mask, names=labels)
         moved = as_tensor(alignment.apply(moving, fixed, motion))
         inside = as_tensor(RigidAlignment(fill=0.0).apply(moving_tissue, fixed, motion)) > 0.5
     except (RuntimeError, ValueError) as error:
@@ -259,27 +315,18 @@ def _moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidTransform
     return moved[..., None] if flat else moved
 
 
-def members(case: Case) -> list[tuple[Path, Tensor, str, Tensor]]:
-    """File, image, contrast and foreground of the source and of the target."""
-    pair = case.pair
-    return [
-        (pair.source, case.source, pair.contrast, case.source_foreground),
-        (pair.target, case.target, pair.target_contrast, case.target_foreground),
-    ]
-
-
 def check_depth(case: Case, settings: PreparationSettings, picture: bool) -> None:
     """Check that a scan has the slices that are wanted of it."""
     if picture or settings.spatial_dims == 3:
         return
-    depth = case.source.shape[-1]
+    depth = case.shape[-1]
     if settings.crop is not None:
         size = in_plane_first(settings.crop, settings.axis.index)[2]
         depth = size if settings.pad else min(depth, size)
     if depth < settings.slices:
         raise ValueError(
-            f"{case.pair.source}: has {depth} {settings.axis} slice(s), of which {settings.slices} are wanted; ask for"
-            " fewer"
+            f"{case.pair.first.path}: has {depth} {settings.axis} slice(s), of which {settings.slices} are wanted; ask"
+            " for fewer"
         )
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from medtrace.data.lists.layouts import PATHS, Pair
-from medtrace.data.preparation.case import Case, PreparationSettings, check_depth, members, naming, read_case
+from medtrace.data.preparation.case import Case, PreparationSettings, check_depth, naming, read_case
 from medtrace.data.preparation.intensity import ContrastStandard, fit_contrast, foreground_quantiles, mean_curve
 from medtrace.data.preparation.rules import Preparation
 from medtrace.guard.notices import collecting
@@ -24,19 +24,21 @@ from medtrace.transforms import RigidTransform
 
 LEARNED = "learned"
 _FILE = "learned.npz"
-_FORMAT = 3
+_MOTION = "motion of "
+_FORMAT = 4
 
 
 class Learned(NamedTuple):
     """What the first pass found out about a pair."""
 
     channels: int
+    """Of each image."""
     lowest: float
     """Smallest value of a pair of pictures where they are not masked out; 0 of scans."""
     highest: float
     """Likewise the largest."""
-    digests: tuple[str, str]
-    """Of the voxels of source and target, as they were read."""
+    digests: tuple[str, ...]
+    """Of the voxels of each image, as it was read."""
     quantiles: Mapping[str, Sequence[np.ndarray]]
     """Contrast → foreground quantiles of every channel; empty outside of training."""
     backgrounds: Sequence[str]
@@ -61,7 +63,7 @@ def learn_case(
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
     """
-    files = {name: getattr(pair, name) for name in PATHS}
+    files = {name: getattr(pair, name) for name in PATHS} | {image.key: image.path for image in pair.images}
     about = {"settings": asdict(settings), "training": training, "columns": list(columns), "pair": _names(pair)}
     key = case_key(files, format=_FORMAT, **about)
     place = folder / LEARNED / pair.name
@@ -75,25 +77,26 @@ def learn_case(
         backgrounds: list[str] = []
         lowest, highest = _extremes(case) if pictures else (0.0, 0.0)
         if training and not pictures:
-            for path, image, contrast, foreground in members(case):
-                with naming(path):
-                    quantiles[contrast] += foreground_quantiles(image, foreground)
+            for image, values, foreground in case.members:
+                with naming(image.path):
+                    quantiles[image.contrast] += foreground_quantiles(values, foreground)
                     if not bool(foreground.all()):
-                        backgrounds.append(contrast)
+                        backgrounds.append(image.contrast)
         told = tuple(notice.text for notice in notices)
-        extremes = (case.source.shape[0], lowest, highest)
+        extremes = (case.channels, lowest, highest)
         learned = Learned(*extremes, case.digests, dict(quantiles), sorted({*backgrounds}), key, told)
         _save(learned, case, temporary)
     return learned
 
 
-def known_motion(pair: Pair, folder: Path) -> RigidTransform | None:
-    """The rigid motion that the first pass found, None where nothing was aligned."""
+def known_motions(pair: Pair, folder: Path) -> dict[str, RigidTransform]:
+    """The rigid motions that the first pass found, see `Case.motions`."""
     with np.load(folder / LEARNED / pair.name / _FILE, allow_pickle=False) as saved:
         found = json.loads(str(saved["found"]))
-        if found["rigid"] is None:
-            return None
-        return RigidTransform(torch.from_numpy(saved["rigid"]), **found["rigid"])
+        return {
+            key: RigidTransform(torch.from_numpy(saved[f"{_MOTION}{key}"]), **values)
+            for key, values in found["motions"].items()
+        }
 
 
 def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: PreparationSettings) -> Preparation:
@@ -123,6 +126,8 @@ def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settin
         standards=standards,
         contrasts=contrasts,
         targets=_targets(pairs),
+        **channels_of(pairs),
+        align=settings.align,
         source_contrast=next(iter(sources)) if len(sources) == 1 else None,
         spatial_dims=settings.spatial_dims,
         axis=settings.axis,
@@ -147,14 +152,41 @@ def _learned_contrast(
     )
 
 
+def channels_of(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The members `sources`, `outputs` and `missing` of a preparation of pairs that have several images."""
+    if not any(pair.several for pair in pairs):
+        return {}
+    first = pairs[0]
+    lacked = (name for pair in pairs for name, image in zip(pair.channels, pair.sources) if image is None)
+    return {
+        "sources": first.channels or (first.contrast,),
+        "outputs": tuple(image.contrast for image in first.images if image.side == "target"),
+        "missing": tuple(dict.fromkeys(lacked)),
+    }
+
+
+def channel_notes(preparation: Preparation, pairs: Sequence[Pair]) -> list[str]:
+    """What a network reads and makes where that is several images, and what pairs lack, in lines."""
+    if not preparation.sources:
+        return []
+    notes = [f"a network reads {', '.join(preparation.sources)} and makes {', '.join(preparation.outputs)}"]
+    lacked = Counter(name for pair in pairs for name, image in zip(pair.channels, pair.sources) if image is None)
+    if lacked:
+        told = ", ".join(f"{name} of {count}" for name, count in lacked.items())
+        notes.append(f"missing sources: {told} of {len(pairs)} pair(s); their channels hold background")
+    return notes
+
+
 def _targets(pairs: Sequence[Pair]) -> dict[str, str]:
-    """Contrast of a source → that of its target.
+    """Contrast of a source → that of its target; nothing where a network reads or makes several at once.
 
     Raises:
         ValueError: if one leads to several.
     """
     found: dict[str, str] = {}
     for pair in pairs:
+        if pair.several:
+            continue
         earlier = found.setdefault(pair.contrast, pair.target_contrast)
         if earlier != pair.target_contrast:
             raise ValueError(
@@ -165,24 +197,27 @@ def _targets(pairs: Sequence[Pair]) -> dict[str, str]:
 
 
 def _extremes(case: Case) -> tuple[float, float]:
-    inside = [image[:, mask[0]] for _, image, _, mask in members(case)]
+    inside = [member.values[:, member.foreground[0]] for member in case.members]
     return min(float(values.min()) for values in inside), max(float(values.max()) for values in inside)
 
 
-def _names(pair: Pair) -> dict[str, str]:
+def _names(pair: Pair) -> dict[str, Any]:
     names = ("subject", "name", "contrast", "target_contrast", "landmark_space", "source_series", "target_series")
-    return {name: getattr(pair, name) for name in names}
+    images = [[image.key, image.contrast, image.series] for image in pair.images] if pair.several else []
+    return {name: getattr(pair, name) for name in names} | {"images": images, "channels": pair.channels}
 
 
 def _save(learned: Learned, case: Case, folder: Path) -> None:
-    rigid = None if case.rigid is None else {k: v for k, v in case.rigid._asdict().items() if k != "matrix"}
+    motions = {
+        key: {k: v for k, v in motion._asdict().items() if k != "matrix"} for key, motion in case.motions.items()
+    }
     found = {
         "channels": learned.channels,
         "lowest": learned.lowest,
         "highest": learned.highest,
         "notices": learned.notices,
         "digests": learned.digests,
-        "rigid": rigid,
+        "motions": motions,
         "backgrounds": list(learned.backgrounds),
         "quantiles": {contrast: len(values) for contrast, values in learned.quantiles.items()},
     }
@@ -191,8 +226,7 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
         for contrast, several in learned.quantiles.items()
         for number, values in enumerate(several)
     }
-    if case.rigid is not None:
-        arrays["rigid"] = case.rigid.matrix.numpy()
+    arrays |= {f"{_MOTION}{key}": motion.matrix.numpy() for key, motion in case.motions.items()}
     write_arrays(folder / _FILE, {"found": np.array(json.dumps(found)), **arrays})
 
 

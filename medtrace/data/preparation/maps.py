@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from monai.data import MetaTensor
@@ -25,14 +26,15 @@ def columns_in(pairs: Sequence[Pair]) -> tuple[str, ...]:
     return tuple(column for column in ENTRIES if any(getattr(pair, column) is not None for pair in pairs))
 
 
-def read_maps(pair: Pair, columns: Sequence[str], source: MetaTensor, target: MetaTensor) -> dict[str, MetaTensor]:
+def read_maps(
+    pair: Pair, columns: Sequence[str], sides: Mapping[str, tuple[MetaTensor, Path] | None]
+) -> dict[str, MetaTensor]:
     """Read the lesions and labels of a pair, each on the grid of its own image.
 
     Args:
         pair: where they lie.
         columns: which the data set has; a pair without a lesion gets an empty one, so that items fit into a batch.
-        source: (C, *spatial).
-        target: likewise.
+        sides: "source" and "target" → (C, *spatial) and the file that it came from, None where the pair has none.
 
     Returns:
         Column → (1, *spatial), of a lesion boolean, of labels int32.
@@ -42,7 +44,10 @@ def read_maps(pair: Pair, columns: Sequence[str], source: MetaTensor, target: Me
     """
     maps = {}
     for column in columns:
-        image, image_path = (source, pair.source) if column.startswith("source") else (target, pair.target)
+        first = sides[column.partition("_")[0]]
+        if first is None:
+            continue
+        image, image_path = first
         path = getattr(pair, column)
         if path is None:
             values = torch.zeros_like(image.as_tensor()[:1], dtype=torch.bool)

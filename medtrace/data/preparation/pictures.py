@@ -31,10 +31,10 @@ def all_pictures(pairs: Sequence[Pair]) -> bool:
     Raises:
         ValueError: if some are and some are not.
     """
-    kinds = {is_picture(path) for pair in pairs for path in (pair.source, pair.target)}
+    kinds = {is_picture(image.path) for pair in pairs for image in pair.images}
     if len(kinds) > 1:
-        first = is_picture(pairs[0].source)
-        odd = next(pair for pair in pairs if (is_picture(pair.source), is_picture(pair.target)) != (first, first))
+        first = is_picture(pairs[0].first.path)
+        odd = next(pair for pair in pairs if any(is_picture(image.path) != first for image in pair.images))
         raise ValueError(f"{odd.origin}: mixes scans and pictures (PNG, JPEG); prepare them as two datasets")
     return kinds == {True}
 
@@ -67,7 +67,7 @@ def common_depth(pairs: Sequence[Pair], page: int | None = None) -> Depth | None
     """
     found: list[tuple[Pair, Path, Depth]] = []
     for pair in pairs:
-        for path in (pair.source, pair.target):
+        for path in (image.path for image in pair.images):
             try:
                 found.append((pair, path, picture_depth(path, page)))
             except (OSError, ValueError):

@@ -60,10 +60,15 @@ class Preparation:
         spacing: voxel size of the training images in mm: rows and columns of a slice and the distance of
             slices, or the three axes of a volume in RAS order; None where it is unknown or differed.
         spatial_shape: grid of the training images, None where it differed.
-        channels: channels of the training images, None if unknown.
+        channels: channels of each training image, None if unknown.
         depth: code of the pictures' depth, such as "uint16" (see `pictures.Depth`); None if unknown, or of scans.
         range_origin: how `value_range` was found, for people.
         page: which page of the pictures was taken, None if they have one.
+        sources: contrasts of a network's source channels in their order, where it reads or makes several images at
+            once; otherwise empty.
+        outputs: likewise of the channels that it makes.
+        missing: sources that some training pair lacked.
+        align: whether the images of a pair were aligned to the first.
     """
 
     spatial_dims: int
@@ -82,6 +87,10 @@ class Preparation:
     page: int | None = None
     contrasts: Mapping[str, Contrast] = field(default_factory=dict)
     targets: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    align: bool = False
 
     def __post_init__(self) -> None:
         check_spatial_dims(self.spatial_dims)
@@ -93,6 +102,16 @@ class Preparation:
             raise ValueError('standards: expected at least one standard with intensity="standardized", received none')
         if self.intensity is Intensity.WINDOW and not self.contrasts:
             raise ValueError('contrasts: expected at least one contrast with intensity="window", received none')
+
+    @property
+    def in_channels(self) -> int | None:
+        """Channels of what a network reads, None if unknown."""
+        return None if self.channels is None else self.channels * max(1, len(self.sources))
+
+    @property
+    def out_channels(self) -> int | None:
+        """Channels of what it makes, None if unknown."""
+        return None if self.channels is None else self.channels * max(1, len(self.outputs))
 
     def contrast(self, name: str | None = None) -> Contrast | None:
         """What the numbers of a source mean, None where that is not on record.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -10,11 +10,12 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medtrace.checks import check_choice, check_range, check_same_shape
+from medtrace.checks import check_choice, check_range, check_same_grid
 from medtrace.fields import compose, warp
 from medtrace.losses import ParzenDNMILoss, velocity_smoothness
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
+from medtrace.methods.common.channels import check_registered, compared
 from medtrace.methods.common.diffusion import (
     WEIGHTINGS,
     Sampling,
@@ -76,19 +77,23 @@ class PlasticineMethod(Method):
         surrogate_smoothness_weight: of `surrogate_smoothness`.
         inverse_consistency_weight: of `inverse_consistency`.
         num_bins: of the NMI.
+        registered_channels: of a source of several contrasts, those that the NMIs compare with the target; None
+            compares channel by channel where source and target have as many, and otherwise takes all.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: of the averaged weights, see `WeightAverage`; 0.9999 is SR3's and Palette's.
         sampling: how images are drawn; may be replaced after the training.
 
     Raises:
-        ValueError: if a weight is negative, a choice unknown, or source and target differ in channels.
+        ValueError: if a weight is negative, a choice unknown, or a registered channel is none of the source's.
     """
 
     name = "plasticine"
     title = "Plasticine"
     paper = "Zhang, Cheng et al., Plasticine: A Traceable Diffusion Model for Medical Image Translation"
     settings_type = PlasticineSettings
-    abilities = Abilities(tasks=("translate", "register"), paired=False, patches=True, identity_start=True)
+    abilities = Abilities(
+        tasks=("translate", "register"), paired=False, patches=True, channels="any", identity_start=True
+    )
     sampling: Sampling
     networks: DiffusionTranslator
 
@@ -96,7 +101,7 @@ class PlasticineMethod(Method):
     def from_settings(cls, settings: PlasticineSettings) -> Self:
         """Build it from its settings."""
         networks = DiffusionTranslator(
-            estimator_of(settings, settings.in_channels, condition_channels=1),
+            estimator_of(settings, settings.out_channels, condition_channels=1),
             DeformationModule(
                 settings.spatial_dims,
                 settings.in_channels,
@@ -104,6 +109,7 @@ class PlasticineMethod(Method):
                 inverse=settings.deformation.inverse,
                 use_noise=settings.deformation.use_noise,
                 velocity_downsampling=settings.deformation.velocity_downsampling,
+                target_channels=settings.out_channels,
             ),
             schedule_of(settings),
             binary_structure=settings.binary_structure,
@@ -120,6 +126,7 @@ class PlasticineMethod(Method):
             surrogate_smoothness_weight=settings.surrogate_smoothness_weight,
             inverse_consistency_weight=settings.inverse_consistency_weight,
             num_bins=settings.num_bins,
+            registered_channels=settings.registered_channels,
             noise_weighting=settings.noise_weighting,
             average_decay=settings.average_decay,
             sampling=Sampling.from_settings(settings.sampling, _start_of(settings.mode)),
@@ -128,7 +135,7 @@ class PlasticineMethod(Method):
     @classmethod
     def case_transform(cls, settings: PlasticineSettings) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
         """Structure maps, made once per image; of images with several channels the method makes them itself."""
-        if settings.in_channels > 1:
+        if max(settings.in_channels, settings.out_channels) > 1:
             return None
         return StructureMapd(["source", "target"], method=settings.structure.method, gamma=settings.structure.gamma)
 
@@ -158,6 +165,7 @@ class PlasticineMethod(Method):
         surrogate_smoothness_weight: float = 0.0,
         inverse_consistency_weight: float = 0.0,
         num_bins: int = 32,
+        registered_channels: Sequence[int] | None = None,
         noise_weighting: Literal["noise", "velocity"] | str = "noise",
         average_decay: float = 0.9999,
         sampling: Sampling | None = None,
@@ -187,6 +195,8 @@ class PlasticineMethod(Method):
         self.structure = StructureMap() if structure is None else structure
         self.smoothness_reduction = smoothness_reduction
         self.alignment_gradient = alignment_gradient
+        check_registered(registered_channels, networks.deformation.in_channels)
+        self.registered_channels = registered_channels
         self.similarity = ParzenDNMILoss(num_bins=num_bins)
         self.average = WeightAverage(networks.noise_estimator, average_decay)
         self.sampling = Sampling() if sampling is None else sampling
@@ -210,7 +220,7 @@ class PlasticineMethod(Method):
     def deformation_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 6 and 7."""
         source, target = self._image(batch, "source"), self._image(batch, "target")
-        check_same_shape("source", source, "target", target)
+        check_same_grid("source", source, "target", target)
         output = self.networks.deformation(source, target, self._seen(context["noise"]))
         terms = {}
         if phase.active("forward_similarity"):
@@ -248,10 +258,10 @@ class PlasticineMethod(Method):
         return noise if self.networks.deformation.use_noise else None
 
     def _forward_similarity(self, output: DeformationOutput, source: Tensor, target: Tensor) -> Tensor:
-        return self.similarity(warp(source, output.ddf), target)
+        return self.similarity(*compared(warp(source, output.ddf), target, self.registered_channels))
 
     def _inverse_similarity(self, output: DeformationOutput, source: Tensor, target: Tensor) -> Tensor:
-        return self.similarity(source, warp(target, output.inverse_ddf))
+        return self.similarity(*compared(source, warp(target, output.inverse_ddf), self.registered_channels))
 
     def _smoothness(self, output: DeformationOutput) -> Tensor:
         smoothness = velocity_smoothness(output.velocity, reduction=self.smoothness_reduction)
@@ -314,7 +324,7 @@ class PlasticineMethod(Method):
 
         Args:
             moving: (B, C, *spatial), sources in [-1, 1].
-            fixed: the same of their targets.
+            fixed: (B, C', *spatial), their targets.
             mask: none; the deformation permits no change of intensity.
             source_mask: none.
 
@@ -329,7 +339,7 @@ class PlasticineMethod(Method):
             raise TypeError("mask: expected none, received one; Plasticine's deformation permits no intensity change")
         batch = {"source": moving, "target": fixed}
         source, target = self._image(batch, "source"), self._image(batch, "target")
-        check_same_shape("moving", source, "fixed", target)
+        check_same_grid("moving", source, "fixed", target)
         noise = None
         if self.networks.deformation.use_noise:
             gamma = self.networks.schedule.levels(2)[1].to(source).expand(len(source))

@@ -8,7 +8,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from medtrace.methods.common.diffusion_settings import DiffusionSettings, extended
-from medtrace.methods.settings import Channels, Count, NonNegative, OptimizerSettings, Positive, Preset, Settings
+from medtrace.methods.settings import (
+    Channels,
+    Count,
+    Indices,
+    NonNegative,
+    OptimizerSettings,
+    Positive,
+    Preset,
+    Settings,
+)
 
 
 class DeformationSettings(Settings):
@@ -46,6 +55,8 @@ class PlasticineSettings(DiffusionSettings):
     surrogate_smoothness_weight: NonNegative = 0.0
     inverse_consistency_weight: NonNegative = 0.0
     num_bins: Count = 32
+    registered_channels: Indices | None = None
+    """Of a source of several contrasts, those that are compared with the target; None is channel by channel, or all."""
     deformation_optimizer: OptimizerSettings = OptimizerSettings(
         learning_rate=2e-4, betas=(0.9, 0.999), warmup_steps=200
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -17,6 +17,7 @@ from medtrace.losses import (
     velocity_smoothness,
 )
 from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.common.channels import check_registered, compared
 from medtrace.methods.tracetrans.settings import TraceTransSettings
 from medtrace.networks import DualDecoderGAN, TraceTransOutput
 from medtrace.trace.prediction import Prediction
@@ -54,21 +55,23 @@ class TraceTransMethod(Method):
         cross_gradient: what `cross_dnmi` teaches: "both" streams, as Eq. 8 reads, or the "image" alone, the warped
             source being held fixed. With "both", an image that still copies the source's noise and structure pulls
             the field towards zero until both have learned the deformation; see the results in the documentation.
+        registered_channels: of a source of several contrasts, those that, warped, are compared with the target; None
+            compares channel by channel where source and target have as many, and otherwise takes all. One field warps
+            all channels.
         share_forwards: let the discriminators learn from the forward that taught the generator, instead of assessing
             the same images again. The same gradients, one forward less for each discriminator; in exchange the
             generator's features stay in memory until the step ends. Not for networks under `torch.compile`, which
             go back through a network as a whole.
 
     Raises:
-        ValueError: if a weight is outside its range, or the deformation stream is on and the source's
-            channels are not the target's.
+        ValueError: if a weight is outside its range, or a registered channel is none of the source's.
     """
 
     name = "tracetrans"
     title = "TraceTrans"
     paper = "Luo, Li et al., TraceTrans: Translation and Spatial Tracing for Surgical Prediction"
     settings_type = TraceTransSettings
-    abilities = Abilities(patches=True, identity_start=True)
+    abilities = Abilities(patches=True, channels="any", identity_start=True)
     networks: DualDecoderGAN
 
     @classmethod
@@ -95,6 +98,7 @@ class TraceTransMethod(Method):
             warp_bins=settings.warp_bins,
             cross_bins=settings.cross_bins,
             cross_gradient=settings.cross_gradient,
+            registered_channels=settings.registered_channels,
             share_forwards=settings.training.compile is False,
         )
 
@@ -116,6 +120,7 @@ class TraceTransMethod(Method):
         cross_bins: int = 32,
         cross_gradient: str = "both",
         share_forwards: bool = False,
+        registered_channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_choice("cross_gradient", cross_gradient, ("both", "image"))
@@ -128,12 +133,8 @@ class TraceTransMethod(Method):
         ):
             if value < 0:
                 raise ValueError(f"{name}: expected a weight of at least 0, received {value!r}")
-        generator = networks.generator
-        if alpha < 1 and generator.in_channels != generator.out_channels:
-            raise ValueError(
-                f"networks: the deformation stream compares the warped source ({generator.in_channels} channels) with"
-                f" the target ({generator.out_channels}); use equal channels, or alpha=1"
-            )
+        check_registered(registered_channels, networks.generator.in_channels)
+        self.registered_channels = registered_channels
         self.networks = networks
         self.alpha = alpha
         self.cross_gradient = cross_gradient
@@ -174,19 +175,21 @@ class TraceTransMethod(Method):
         check_range("target", target, -1, 1)
         output: TraceTransOutput = self.networks(source, deform=self.deform)
         check_same_shape("prediction", output.image, "target", target)
-        context["image"], context["warped"] = output.image.detach(), output.warped.detach()
+        warped, fixed = compared(output.warped, target, self.registered_channels)
+        context["image"], context["warped"] = output.image.detach(), warped.detach()
         context["logits"] = {}
         terms = {}
         if phase.active("translation_l1"):
             terms["translation_l1"] = F.l1_loss(output.image, target)
         if phase.active("warp_dnmi"):
-            terms["warp_dnmi"] = self.warp_dnmi(output.warped, target)
+            terms["warp_dnmi"] = self.warp_dnmi(warped, fixed)
         if phase.active("cross_dnmi"):
-            warped = output.warped if self.cross_gradient == "both" else output.warped.detach()
-            terms["cross_dnmi"] = self.cross_dnmi(output.image, warped)
-        for stream, image in (("translation", output.image), ("warp", output.warped)):
+            moved = output.warped if self.cross_gradient == "both" else output.warped.detach()
+            moved, image = compared(moved, output.image, self.registered_channels)
+            terms["cross_dnmi"] = self.cross_dnmi(image, moved)
+        for stream, image in (("translation", output.image), ("warp", warped)):
             if phase.active(f"{stream}_adversarial"):
-                logits = self._discriminator(stream)(source, image)
+                logits = self._discriminator(stream)(_repeated(source, image), image)
                 terms[f"{stream}_adversarial"] = least_squares_adversarial(logits, real=True)
                 if self.share_forwards:
                     context["logits"][stream] = logits
@@ -203,7 +206,8 @@ class TraceTransMethod(Method):
                 discriminator = self._discriminator(stream)
                 assessed = context.get("logits", {}).get(stream)
                 terms[f"{stream}_discriminator"] = least_squares_discriminator(
-                    discriminator(source, target), discriminator(source, fake) if assessed is None else assessed
+                    discriminator(source, target),
+                    discriminator(_repeated(source, fake), fake) if assessed is None else assessed,
                 )
         return terms
 
@@ -221,3 +225,8 @@ class TraceTransMethod(Method):
         check_range("source", source, -1, 1)
         output: TraceTransOutput = self.networks(source, deform=self.deform, inferer=self.inferer)
         return Prediction(output.image, output.ddf, velocity=output.velocity)
+
+
+def _repeated(source: Tensor, images: Tensor) -> Tensor:
+    """A source beside each of the images that it was compared in."""
+    return torch.cat([source] * (len(images) // len(source))) if len(images) > len(source) else source

@@ -10,6 +10,7 @@ from medtrace.methods.settings import (
     Channels,
     Count,
     Fraction,
+    Indices,
     MethodSettings,
     NonNegative,
     OptimizerSettings,
@@ -51,6 +52,8 @@ class TraceTransSettings(MethodSettings):
     warp_bins: Count = 16
     cross_bins: Count = 32
     cross_gradient: Literal["both", "image"] = "both"
+    registered_channels: Indices | None = None
+    """Of a source of several contrasts, those that are compared with the target; None is channel by channel, or all."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {

@@ -1,0 +1,66 @@
+"""Images of which some contrasts are missing, so that a network learns to do without them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms.transform import MapTransform, Randomizable
+
+from .naming import as_item
+
+MISSING = -1.0
+"""Value of a channel that is missing, which is that of background."""
+
+
+class RandDropChannelsd(MapTransform, Randomizable):
+    """Replace random channels of an image by background, as if these contrasts had not been acquired.
+
+    Each channel goes with the same probability; where all that a case has would go, one of them, drawn evenly, stays.
+
+    Args:
+        keys: images (C, *spatial) in [-1, 1], each with its own draw.
+        prob: of each channel, in [0, 1).
+        present: entry with boolean (C,), which channels the case has; of those alone one stays. It is updated. Without
+            such an entry a case has all.
+
+    Raises:
+        ValueError: if `prob` is not in [0, 1).
+
+    Example:
+        >>> import torch
+        >>> drop = RandDropChannelsd("source", prob=0.99)
+        >>> drop.set_random_state(seed=0)  # doctest: +ELLIPSIS
+        <...>
+        >>> image = drop({"source": torch.ones(2, 4, 4)})["source"]
+        >>> sorted(channel.unique().item() for channel in image)
+        [-1.0, 1.0]
+    """
+
+    def __init__(self, keys: KeysCollection, prob: float = 0.5, present: str = "source_present") -> None:
+        if not 0 <= prob < 1:
+            raise ValueError(f"prob: expected a probability of at least 0 and below 1, received {prob!r}")
+        super().__init__(keys)
+        self.prob = prob
+        self.present = present
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with fewer channels."""
+        item = as_item(data)
+        for key in self.keys:
+            image = item[key]
+            have = item.get(self.present)
+            there = [c for c in range(len(image)) if have is None or bool(have[c])]
+            kept = [c for c in there if self.R.random() >= self.prob] or [there[self.R.randint(len(there))]]
+            gone = [c for c in there if c not in kept]
+            if gone:
+                item[key] = image.clone()
+                item[key][gone] = MISSING
+                if have is not None:
+                    item[self.present] = have.clone()
+                    item[self.present][gone] = False
+        return item
+
+
+RandDropChannelsD = RandDropChannelsDict = RandDropChannelsd
