@@ -46,7 +46,8 @@ def score_cases(
     """Trace every case of a data set and score it.
 
     Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi` of the image against the target; `edge_ssim`, `edge_psnr`,
-    `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3);
+    `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several contrasts
+    the first that the case has;
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
     exceeds 0.3 voxel, the true length there (`zero_field_mm`), and `edge_dice_deformed`; NaN where nothing is deformed.
@@ -101,7 +102,7 @@ def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[
     affine = torch.as_tensor(trace.affine, dtype=torch.float64)
     values = {
         **fidelity(image, target),
-        **correspondence(warped, image),
+        **correspondence(as_channels(warped, image.shape[1]), image),
         "non_diffeomorphic_fraction": non_diffeomorphic_fraction(ddf),
         "sd_log_jacobian": metrics.sd_log_jacobian(ddf),
         "inverse_consistency_mm": metrics.mean_inverse_consistency(ddf, _batched(trace.inverse_ddf), affine=affine),
@@ -119,6 +120,20 @@ def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[
         if region.any():
             values["edge_dice_deformed"] = metrics.edge_dice(warped, image, region, data_range=RANGE, threshold="otsu")
     return {name: float(value) for name, value in values.items()}
+
+
+def as_channels(source: Tensor, channels: int) -> Tensor:
+    """A source beside an image of other channels: its first one that is not constant, for each of them.
+
+    Args:
+        source: (B, C, *spatial); with `channels` of them it stays as it is.
+        channels: of the image.
+    """
+    if source.shape[1] == channels:
+        return source
+    flat = source.flatten(2)
+    first = (flat.amax(2) > flat.amin(2)).float().argmax(1)
+    return torch.stack([item[c : c + 1].expand(channels, *item.shape[1:]) for item, c in zip(source, first)])
 
 
 def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from medtrace.engines.evaluator import to_device
-from medtrace.evaluation.scoring import Tracer
+from medtrace.evaluation.scoring import Tracer, as_channels
 from medtrace.fields import invert, warp
 from medtrace.methods.base import Method
 from medtrace.trace import Trace
@@ -47,7 +47,11 @@ def oracle(batch: Mapping[str, Any]) -> list[Trace]:
 
 
 def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
-    """A control whose image is the source warped by a field given for the whole batch."""
+    """A control whose image is the source warped by a field given for the whole batch.
+
+    Where the target has other channels, the image is the first contrast that the case has.
+    """
     source = as_tensor(batch["source"])
+    wanted = batch["target"].shape[1] if "target" in batch else source.shape[1]
     ddf = as_tensor(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
-    return traces_of(batch["source"], Prediction(warp(source, ddf), ddf, invert(ddf).ddf))
+    return traces_of(batch["source"], Prediction(as_channels(warp(source, ddf), wanted), ddf, invert(ddf).ddf))
