@@ -17,10 +17,22 @@ from medtrace.cli.overrides import parse_settings
 
 @command("prepare")
 def prepare(
-    source: Annotated[
-        Path, typer.Argument(help="A pair list (.csv or .json: subject, source, target, ...) or a BraTS-Reg folder.")
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A pair list (.csv or .json: subject, source, target, ..., or source_T1, source_FLAIR, target_T2) or a"
+            " BraTS-Reg folder."
+        ),
+    ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of pairs, for unpaired domains: a list (.csv or .json: subject, image, ...) or a folder of"
+            " what to translate from; with --targets."
+        ),
+    ] = None,
+    targets: Annotated[Path | None, typer.Option(help="Likewise of what to translate to.")] = None,
     select: Annotated[
         list[str] | None,
         typer.Option(help="Contrast of a BraTS-Reg folder to take, repeatable: t1, t1ce, t2, flair.  [default: t1]"),
@@ -91,6 +103,8 @@ def prepare(
     summary = run(
         source,
         out,
+        sources=sources,
+        targets=targets,
         select=tuple(select or ("t1",)),
         source_contrast=tuple(source_contrast or ()),
         target_contrast=tuple(target_contrast or ()),

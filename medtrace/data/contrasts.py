@@ -173,6 +173,10 @@ def _named(pair: Pair, sides: tuple[str | None, str | None]) -> Pair:
     if pair.sources:
         source = pair.contrast
     target = source if pair.target_contrast == pair.contrast else pair.target_contrast
+    if pair.source is None:
+        return replace(
+            pair, target_contrast=after if after and pair.target_contrast == DEFAULT else pair.target_contrast
+        )
     if after is not None and pair.target_contrast in (DEFAULT, pair.contrast) and not pair.targets:
         target = after
     return replace(pair, contrast=source, target_contrast=target)

@@ -96,26 +96,67 @@ def load_dataset(
         raise ValueError(
             f"{folder / INDEX}: no case in split {split!r}; use {filled}, or prepare with a share for {split}"
         )
+    if index.get("unpaired"):
+        raise ValueError(
+            f"{folder}: holds unpaired domains, in which no source has a target to compare with; measure on a dataset"
+            " of pairs, or read a side by `load_domain`"
+        )
     items = [_item(folder, entry) for entry in index[split]]
     sizes = [_checked_size(item, index["spatial_dims"]) for item in items]
     if landmarks:
         items = [{**item, **_landmarks(item, index["spatial_dims"])} for item in items]
     volumes = (*IMAGES, *_maps_of(folder, items))
-    steps = [
-        ReadNiftid(volumes),
-        *([DropSliceAxisd(volumes)] if index["spatial_dims"] == 2 else []),
-        ScaleIntensityRanged(IMAGES, a_min=0.0, a_max=1.0, b_min=-1.0, b_max=1.0, dtype=torch.float32),
-        CastToTyped(
-            (*MASKS, *LABELS), dtype=[torch.bool] * len(MASKS) + [torch.int32] * len(LABELS), allow_missing_keys=True
-        ),
-    ]
-    if transform is not None:
-        steps.append(transform)
+    steps = _reading(volumes, index["spatial_dims"], IMAGES, transform)
     dataset = CacheDataset(
         items, Compose(steps), cache_rate=cache_rate, num_workers=num_workers or None, progress=progress
     )
     dataset.sizes = sizes  # type: ignore[attr-defined]
     return dataset
+
+
+def load_domain(
+    folder: str | os.PathLike, side: str, split: str = "training", transform: Callable | None = None
+) -> CacheDataset:
+    """Open one side of a split of unpaired domains.
+
+    Args:
+        folder: made by `medtrace prepare --sources ... --targets ...`.
+        side: "source" or "target".
+        split: "training", "validation" or "test".
+        transform: applied to every item after reading, once where it is not random.
+
+    Returns:
+        Dataset of dicts as of `load_dataset`, without the other side.
+
+    Raises:
+        FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
+        ValueError: if it holds pairs, or no image of that side in the split.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    if not index.get("unpaired"):
+        raise ValueError(f"{folder}: expected unpaired domains, received a dataset of pairs; read it by `load_dataset`")
+    items = [_item(folder, entry, (side,)) for entry in index[split] if side in entry]
+    if not items:
+        raise ValueError(f"{folder / INDEX}: no {side} in split {split!r}; prepare with a share for it")
+    volumes = (side, *(name for name in _maps_of(folder, items)))
+    dims = index["spatial_dims"]
+    dataset = CacheDataset(items, Compose(_reading(volumes, dims, (side,), transform)), progress=False)
+    dataset.sizes = [_checked_size(item, dims, side) for item in items]  # type: ignore[attr-defined]
+    return dataset
+
+
+def _reading(volumes: Sequence[str], spatial_dims: int, images: Sequence[str], transform: Callable | None) -> list[Any]:
+    """The steps from files to tensors."""
+    return [
+        ReadNiftid(volumes),
+        *([DropSliceAxisd(volumes)] if spatial_dims == 2 else []),
+        ScaleIntensityRanged(images, a_min=0.0, a_max=1.0, b_min=-1.0, b_max=1.0, dtype=torch.float32),
+        CastToTyped(
+            (*MASKS, *LABELS), dtype=[torch.bool] * len(MASKS) + [torch.int32] * len(LABELS), allow_missing_keys=True
+        ),
+        *([] if transform is None else [transform]),
+    ]
 
 
 def count_cases(folder: str | os.PathLike) -> dict[str, int]:
@@ -148,9 +189,9 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _item(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _item(folder: Path, entry: Mapping[str, Any], images: Sequence[str] = IMAGES) -> dict[str, Any]:
     item = dict(entry)
-    for name in ("subject", "case", *IMAGES):
+    for name in ("subject", "case", *images):
         if name not in item:
             raise ValueError(f"{folder / INDEX}: a case lacks the entry {name!r}; run `medtrace prepare` again")
     if "source_present" in item:
@@ -203,7 +244,7 @@ def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:
     }
 
 
-def _checked_size(item: Mapping[str, Any], spatial_dims: int) -> tuple[int, ...]:
+def _checked_size(item: Mapping[str, Any], spatial_dims: int, first: str = "source") -> tuple[int, ...]:
     """Compare the headers of a case's images, masks and labels, which costs no voxel, and take the size from them."""
     grids = {}
     for name in (*IMAGES, *MASKS, *LABELS):
@@ -213,12 +254,12 @@ def _checked_size(item: Mapping[str, Any], spatial_dims: int) -> tuple[int, ...]
                 grids[name] = Grid((*shape, 1, 1)[:3], torch.from_numpy(affine))
             except ValueError as error:
                 raise ValueError(f"{error}; prepare the dataset again") from error
-    source = grids["source"]
+    source = grids[first]
     for name, grid in grids.items():
         if not grid.coincides(source):
             apart = f", {grid.distance(source):.3g} mm off" if grid.shape == source.shape else ""
             raise ValueError(
-                f"{item[name]}: case {item['case']!r}: expected the grid of its source {source.shape}, received"
+                f"{item[name]}: case {item['case']!r}: expected the grid of its {first} {source.shape}, received"
                 f" {grid.shape}{apart}; prepare the dataset again"
             )
     return source.shape[:spatial_dims]

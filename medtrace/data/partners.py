@@ -71,3 +71,52 @@ class RandomPartner(Dataset):
             f"dataset: expected items of several subjects, found no target{of_size} of another than {subject!r} in"
             f" {_TRIES} draws; add subjects, prepare all at one size, or train on the pairs as they are"
         )
+
+
+class UnpairedDomains(Dataset):
+    """Give each source a random target, sampled anew every time that the item is asked for.
+
+    The draw comes from torch's global generator, as that of `RandomPartner` does.
+
+    Args:
+        sources: items with "source", such as `load_domain` gives.
+        targets: items with "target"; where both tell their sizes a source gets one of its own.
+        transform: applied to every item on its way out.
+
+    Items have the entries of their source and the "target..." entries of the target, and its subject as "partner".
+
+    Raises:
+        ValueError: if a source has a size that no target has.
+    """
+
+    def __init__(
+        self, sources: Dataset, targets: Dataset, transform: Callable[[dict[str, Any]], Any] | None = None
+    ) -> None:
+        self.dataset, self.targets = cast(Any, sources), cast(Any, targets)
+        self.transform = transform
+        own, others = sizes_of(sources), sizes_of(targets)
+        every = range(len(self.targets))
+        if own is None or others is None:
+            self._choices = [list(every)] * len(self.dataset)
+        else:
+            of_size = {size: [k for k in every if others[k] == size] for size in set(own)}
+            self._choices = [of_size[size] for size in own]
+            for size, choices in of_size.items():
+                if not choices:
+                    raise ValueError(
+                        f"targets: expected one of the size {' x '.join(map(str, size))}, which a source has, received"
+                        " none; prepare all at one size (crop with --pad, --resize or --spacing)"
+                    )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        choices = self._choices[index]
+        other = self.targets[choices[int(torch.randint(len(choices), ()))]]
+        kept = ("case", "subject")
+        item = {key: value for key, value in self.dataset[index].items() if key.startswith("source") or key in kept}
+        item |= {key: value for key, value in other.items() if key.startswith("target")}
+        if "subject" in other:
+            item["partner"] = other["subject"]
+        return item if self.transform is None else self.transform(item)

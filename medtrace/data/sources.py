@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandFlipd, SelectItemsd
 
-from medtrace.data.dataset import load_dataset, read_index
-from medtrace.data.partners import RandomPartner
+from medtrace.data.dataset import load_dataset, load_domain, read_index
+from medtrace.data.partners import RandomPartner, UnpairedDomains
 from medtrace.data.tracebench import TraceBench
 from medtrace.methods.settings import MethodSettings, PreparedData, TraceBenchData
 from medtrace.transforms import RandDropChannelsd, RandIdenticalPaird, RandMisalignd
@@ -53,7 +53,14 @@ def sources(
 
 
 def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: CaseTransform | None) -> Sources:
+    unpaired = bool(read_index(Path(folder)).get("unpaired"))
+    if unpaired and (data.misalignment is not None or data.drop_sources):
+        raise ValueError(f"data: expected no misalignment and no drop_sources, since {folder} holds unpaired domains")
+
     def training() -> Any:
+        if unpaired:
+            sides = (load_domain(folder, side, transform=case_transform) for side in ("source", "target"))
+            return UnpairedDomains(*sides)
         transform: Any = case_transform
         if data.misalignment is not None:
             misalign = RandMisalignd(
@@ -72,7 +79,7 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
 
     return Sources(
         training,
-        lambda: load_dataset(folder, "validation", allow_empty=True),
+        lambda: [] if unpaired else load_dataset(folder, "validation", allow_empty=True),
         lambda: load_dataset(folder, "test"),
     )
 

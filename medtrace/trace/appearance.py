@@ -84,7 +84,8 @@ def _combined(expectations: Sequence[Tensor], values: Tensor) -> Tensor:
     design = torch.stack([*expectations, torch.ones_like(values)], dim=1).double()
     # By the normal equations: of a volume, the design is millions of rows high.
     weights = torch.linalg.pinv(design.T @ design, hermitian=True) @ (design.T @ values.double())
-    return (design @ weights).to(values.dtype)
+    result: Tensor = (design @ weights).to(values.dtype)
+    return result
 
 
 def _by_tissue(

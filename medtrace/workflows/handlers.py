@@ -162,7 +162,7 @@ def training_data(dataset: str | os.PathLike | None) -> dict[str, Any]:
                 {
                     "case": entry["case"],
                     "subject": entry["subject"],
-                    **{role: content_digest(folder / entry[role]) for role in ("source", "target")},
+                    **{role: content_digest(folder / entry[role]) for role in ("source", "target") if role in entry},
                 }
                 for entry in index[split]
             ]

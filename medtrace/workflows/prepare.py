@@ -18,7 +18,10 @@ from rich.progress import Progress
 from medtrace.data.contrasts import contrasts_of, rule_notes
 from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
-from medtrace.data.lists.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
+from medtrace.data.lists.domain_list import check_contrasts_apart, read_domains
+from medtrace.data.lists.layouts import read_pairs
+from medtrace.data.lists.pair_list import SIDES, SPLITS, Pair
+from medtrace.data.lists.splits import check_both_sides, split_by_subject, split_domains, split_of_list
 from medtrace.data.preparation.case import checked_settings
 from medtrace.data.preparation.learning import LEARNED, channel_notes
 from medtrace.data.preparation.maps import columns_in
@@ -56,9 +59,11 @@ class PreparationSummary(NamedTuple):
 
 
 def prepare(
-    source: str | os.PathLike,
+    source: str | os.PathLike | None,
     out: str | os.PathLike,
     *,
+    sources: str | os.PathLike | None = None,
+    targets: str | os.PathLike | None = None,
     select: Sequence[str] = ("t1",),
     source_contrast: str | Sequence[str] = (),
     target_contrast: str | Sequence[str] = (),
@@ -105,6 +110,9 @@ def prepare(
 
     Args:
         source: a pair list or a BraTS-Reg folder (see `medtrace.data.lists.layouts`).
+        sources: instead of pairs, the images of the domain to translate from, see `domain_list.read_domains`; with
+            `targets`. A subject of both is in one split.
+        targets: likewise of the domain to translate to.
         out: the dataset's folder; it appears complete or not at all.
         select: contrasts of the BraTS-Reg layout to take.
         source_contrast: `NAME[=UNIT[:LOW:HIGH]]` (see `medtrace.trace.Contrast.of`), one or several: what the sources
@@ -144,13 +152,22 @@ def prepare(
         ValueError: if a setting or an image cannot be worked with; the message names it. If cases failed it is a
             `CasesFailedError`, whose `failures` has a line for each.
     """
-    pairs = read_pairs(Path(source) if scheduler is None else Path(source).absolute(), select)
+    place = Path.absolute if scheduler is not None else Path
+    if source is not None and sources is None and targets is None:
+        pairs = read_pairs(place(Path(source)), select)
+    elif source is None and sources is not None and targets is not None:
+        pairs = read_domains(place(Path(sources)), place(Path(targets)))
+    else:
+        raise ValueError("source: expected pairs, or else sources and targets; give one or the other")
     pictures = all_pictures(pairs)
     check_picture_settings(pictures, value_range, page)
     declared = [[texts] if isinstance(texts, str) else list(texts) for texts in (source_contrast, target_contrast)]
     if pictures and any(declared):
         raise ValueError("contrast: expected none with pictures, whose unit is their range of values; see value_range")
     pairs, contrasts = (pairs, {}) if pictures else contrasts_of(pairs, *declared)
+    paired = all(pair.paired for pair in pairs)
+    if not paired and not pictures:
+        check_contrasts_apart(pairs)
     settings = checked_settings(
         spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize, resample_tilt, page, contrasts
     )
@@ -174,7 +191,7 @@ def prepare(
             raise ValueError(f"no training case could be prepared: {failures[0]}")
         notices = {name: one.notices for name, one in learned.items() if one.notices}
         with atomic_directory(out, _contents(overwrite), last=(INDEX,)) as dataset:
-            _assemble(dataset, partial, items, preparation, origin, notices)
+            _assemble(dataset, partial, items, preparation, origin, notices, paired)
     counts = {name: len(items[name]) for name in SPLITS}
     written = [item for name in SPLITS for item in items[name]]
     notes = _size_notes(written, spatial_dims)
@@ -185,9 +202,21 @@ def prepare(
         clipped = {item.entry["case"]: item.clipped for item in written}
         values, about = preparation.value_range, (preparation.range_origin, preparation.depth)
         notes = range_notes(values, *about, learned, clipped) + notes
+    if not paired:
+        notes.append(_domain_note(pairs, items))
     notes = channel_notes(preparation, pairs) + notes
     notes = rule_notes(preparation.contrasts, preparation.targets) + notes if preparation.contrasts else notes
     return PreparationSummary(Path(out), counts, failures, origin["from"], tuple(notes))
+
+
+def _domain_note(pairs: Sequence[Pair], items: Mapping[str, Sequence[Item]]) -> str:
+    told = []
+    for name in SPLITS:
+        sides = Counter(side for item in items[name] for side in SIDES if side in item.entry)
+        if items[name]:
+            told.append(f"{name} {sides['source']} sources and {sides['target']} targets")
+    both = [{pair.subject for pair in pairs if pair.first.side == side} for side in SIDES]
+    return f"unpaired domains: {', '.join(told)}; {len(both[0] & both[1])} subject(s) are in both, each in one split"
 
 
 def _size_notes(items: Sequence[Item], spatial_dims: int) -> list[str]:
@@ -237,6 +266,7 @@ def _assemble(
     preparation: Preparation,
     origin: Mapping[str, Any],
     notices: Mapping[str, Sequence[str]],
+    paired: bool,
 ) -> None:
     """Put the cases' files together to a dataset; the cases stay, for another attempt."""
     written = [item for name in SPLITS for item in items[name]]
@@ -251,6 +281,7 @@ def _assemble(
         "channels": preparation.in_channels,
         "target_channels": preparation.out_channels,
         "split": origin,
+        **({} if paired else {"unpaired": True}),
         **({"notices": dict(notices)} if notices else {}),
         **{name: [item.entry for item in items[name]] for name in SPLITS},
     }
@@ -264,7 +295,8 @@ def _split(
     published = split_of_list(pairs)
     if published is None:
         shares = PAPER_FRACTIONS if fractions is None else fractions
-        dealt = split_by_subject(pairs, shares, seed)
+        deal = split_by_subject if all(pair.paired for pair in pairs) else split_domains
+        dealt = deal(pairs, shares, seed)
         named = dict(shares) if isinstance(shares, Mapping) else dict(zip(SPLITS, shares))
         return dealt, {"from": "random", "fractions": named, "seed": seed}
     if fractions is not None:
@@ -272,6 +304,8 @@ def _split(
             f"fractions: expected none, because the list has a split of its own, received {fractions!r}; leave them"
             " out, or the list's column split"
         )
+    if not all(pair.paired for pair in pairs):
+        check_both_sides(published)
     return published, {"from": "list"}
 
 

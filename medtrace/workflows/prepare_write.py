@@ -115,7 +115,11 @@ def _write_images(
             for kind, volume in written.items()
         }
     make_directory(folder / "images")
-    common: dict[str, Any] = {"subject": case.pair.subject, "volume": case.pair.name, "contrast": case.pair.contrast}
+    common: dict[str, Any] = {
+        "subject": case.pair.subject,
+        "volume": case.pair.name,
+        "contrast": case.pair.first.contrast,
+    }
     if case.pair.sources:
         common["source_present"] = [image is not None for image in case.pair.sources]
     for name, start, stop in _parts(case.pair, shape[2], settings, picture):

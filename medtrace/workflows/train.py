@@ -11,7 +11,7 @@ from typing import Any
 from medtrace.data.dataset import read_index
 from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD, read_run
 from medtrace.guard.method_size import check_size
-from medtrace.methods import MethodSettings, method_class, resolve
+from medtrace.methods import Method, MethodSettings, method_class, method_names, resolve
 from medtrace.methods.settings import TraceBenchData
 from medtrace.storage.files import atomic_write, remove
 from medtrace.storage.places import folder_place
@@ -82,6 +82,7 @@ def train(
         of_data = {} if dataset is None else _of_dataset(Path(dataset))
         resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})})
     _check_data(resolved, dataset)
+    _check_pairs(kind, dataset)
     workflow = TrainingWorkflow(kind, resolved, out, dataset, device, resume)
     if not _leads():
         _run(workflow)
@@ -141,12 +142,21 @@ def _check_data(settings: MethodSettings, dataset: str | os.PathLike | None) -> 
         )
 
 
+def _check_pairs(kind: type[Method], dataset: str | os.PathLike | None) -> None:
+    if dataset is None or not kind.abilities.paired or not read_index(Path(dataset)).get("unpaired"):
+        return
+    able = [name for name in method_names() if not method_class(name).abilities.paired]
+    raise ValueError(
+        f"dataset: {kind.title} learns from pairs, but {dataset} holds unpaired domains; train one of {', '.join(able)}"
+    )
+
+
 def _of_dataset(dataset: Path) -> dict[str, Any]:
     """Settings that a prepared data set decides."""
     index = read_index(dataset)
     values: dict[str, Any] = {"spatial_dims": index["spatial_dims"]}
     if "channels" in index:
         values |= {"in_channels": index["channels"], "out_channels": index.get("target_channels", index["channels"])}
-    if not index["validation"]:
+    if not index["validation"] or index.get("unpaired"):
         values["training.val_interval"] = 0
     return values

@@ -123,6 +123,11 @@ class Pair:
         return bool(self.sources or self.targets)
 
     @property
+    def paired(self) -> bool:
+        """Whether both sides are there."""
+        return self.source is not None and self.target is not None
+
+    @property
     def images(self) -> list[PairImage]:
         """Every image that the pair has, sources first; the others lie on the grid of the first."""
         sources = [image for image in self.sources if image is not None]
@@ -178,10 +183,19 @@ def read_pair_list(path: str | Path) -> list[Pair]:
         LOGGER.warning("%s: not used: %s", path, ", ".join(table.unused))
     parts = divided_sides(path, table.parts, [row for _, row in table.rows])
     pairs = [_pair(path, where, row, parts) for where, row in table.rows]
+    check_list(path, pairs)
+    return pairs
+
+
+def check_list(path: Path, pairs: Sequence[Pair]) -> None:
+    """Check what the pairs of a list are together: names, splits, labels.
+
+    Raises:
+        ValueError: if two cannot be told apart, a subject is in two splits, or only some have a split or labels.
+    """
     _check_names(path, pairs)
     _check_splits(path, pairs)
     _check_labels(pairs)
-    return pairs
 
 
 def divided_sides(path: Path, parts: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
@@ -234,7 +248,7 @@ def _pair(path: Path, where: str, row: Mapping[str, str], parts: Mapping[str, Se
             raise ValueError(f"{place}: split: expected {', '.join(SPLITS)}, received {row['split']!r}; rename it")
     for name in PATHS:
         if isinstance(values.get(name), str):
-            values[name] = _existing(f"{place}: {name}", path.parent, values[name])
+            values[name] = existing(f"{place}: {name}", path.parent, values[name])
     pair = Pair(**values, origin=place)
     check_file_name(f"{place}: case", pair.name)
     return pair
@@ -248,7 +262,7 @@ def _images(path: Path, place: str, row: Mapping[str, str], parts: Mapping[str, 
         images: list[PairImage | None] = []
         for channel, name in enumerate(names):
             column = f"{side}_{name}"
-            file = None if column not in row else _existing(f"{place}: {column}", path.parent, row[column])
+            file = None if column not in row else existing(f"{place}: {column}", path.parent, row[column])
             series = row.get(f"{column}_series")
             images.append(None if file is None else PairImage(side, channel, name, file, series))
         there = [image for image in images if image is not None]
@@ -268,7 +282,7 @@ def _images(path: Path, place: str, row: Mapping[str, str], parts: Mapping[str, 
     return values
 
 
-def _existing(place: str, folder: Path, name: str) -> Path:
+def existing(place: str, folder: Path, name: str) -> Path:
     """The file that a list names, relative to its folder."""
     path = folder / name
     if "\0" in name or not path.exists():
@@ -349,8 +363,9 @@ def _check_splits(path: Path, pairs: Sequence[Pair]) -> None:
 def _check_labels(pairs: Sequence[Pair]) -> None:
     """Check that all pairs have labels of a kind or none has: items without would not fit into a batch with others."""
     for name in LABELS:
-        without = [pair for pair in pairs if getattr(pair, name) is None]
-        if without and len(without) < len(pairs):
+        there = [pair for pair in pairs if getattr(pair, name.partition("_")[0]) is not None]
+        without = [pair for pair in there if getattr(pair, name) is None]
+        if without and len(without) < len(there):
             raise ValueError(
                 f"{without[0].origin}: {name}: expected a file, as other rows have one, received none; fill it in, or"
                 " leave the column out"

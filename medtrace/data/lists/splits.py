@@ -46,6 +46,56 @@ def split_by_subject(
     return {name: [pair for pair in pairs if split_of[pair.subject] == name] for name in SPLITS}
 
 
+def split_domains(
+    pairs: Sequence[Pair], fractions: Sequence[float] | Mapping[str, float] = (0.7, 0.0, 0.3), seed: int = 0
+) -> dict[str, list[Pair]]:
+    """Divide the images of two domains so that no subject is in two splits, on whichever side.
+
+    Subjects of the sources alone, of the targets alone and of both are dealt each as `split_by_subject` deals.
+
+    Args:
+        pairs: of one side each, see `read_domains`.
+        fractions, seed: see `split_by_subject`.
+
+    Returns:
+        The images of each split.
+
+    Raises:
+        ValueError: if shares are wrong, or the training is left without a source or a target.
+    """
+    shares = _shares(fractions)
+    sides: dict[str, set[str]] = {}
+    for pair in pairs:
+        sides.setdefault(pair.subject, set()).add(pair.first.side)
+    split_of: dict[str, str] = {}
+    generator = np.random.default_rng(seed)
+    for group in ({"source"}, {"target"}, {"source", "target"}):
+        subjects = sorted(subject for subject, on in sides.items() if on == group)
+        counts = _deal(len(subjects), shares)
+        order = [subjects[index] for index in generator.permutation(len(subjects))]
+        for name in SPLITS:
+            split_of |= dict.fromkeys(order[: counts[name]], name)
+            order = order[counts[name] :]
+    found = {name: [pair for pair in pairs if split_of[pair.subject] == name] for name in SPLITS}
+    check_both_sides(found)
+    return found
+
+
+def check_both_sides(split: Mapping[str, Sequence[Pair]]) -> None:
+    """Check that the training of unpaired domains has sources and targets.
+
+    Raises:
+        ValueError: if not.
+    """
+    sides = {pair.first.side for pair in split["training"]}
+    for side in ("source", "target"):
+        if side not in sides:
+            raise ValueError(
+                f"split: expected {side}s in training, received none; add subjects, or set the shares of validation and"
+                " test to 0"
+            )
+
+
 def split_of_list(pairs: Sequence[Pair]) -> dict[str, list[Pair]] | None:
     """The split that the list itself gives; None where it gives none.
 

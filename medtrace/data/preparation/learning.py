@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from medtrace.data.lists.layouts import PATHS, Pair
+from medtrace.data.lists.pair_list import PATHS, SIDES, Pair
 from medtrace.data.preparation.case import Case, PreparationSettings, check_depth, naming, read_case
 from medtrace.data.preparation.intensity import ContrastStandard, fit_contrast, foreground_quantiles, mean_curve
 from medtrace.data.preparation.rules import Preparation
@@ -112,7 +112,7 @@ def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settin
     for one in found:
         for contrast, values in one.quantiles.items():
             quantiles[contrast] += values
-    sources = {pair.contrast for pair in pairs}
+    sources = {image.contrast for pair in pairs for image in pair.images if image.side == "source"}
     known = {name: settings.contrasts.get(name) or Contrast.with_unit(name, ARBITRARY) for name in quantiles}
     backgrounds = {name for one in found for name in one.backgrounds}
     standards: dict[str, ContrastStandard] = {}
@@ -184,6 +184,14 @@ def _targets(pairs: Sequence[Pair]) -> dict[str, str]:
         ValueError: if one leads to several.
     """
     found: dict[str, str] = {}
+    if not all(pair.paired for pair in pairs):
+        sides = [{i.contrast for pair in pairs for i in pair.images if i.side == side} for side in SIDES]
+        if len(sides[1]) > 1:
+            raise ValueError(
+                f"target_contrast: expected one for all targets, received {', '.join(sorted(sides[1]))}; prepare a"
+                " dataset for each"
+            )
+        return {source: target for source in sorted(sides[0]) for target in sides[1]}
     for pair in pairs:
         if pair.several:
             continue

@@ -137,7 +137,8 @@ class PlasticineMethod(Method):
         """Structure maps, made once per image; of images with several channels the method makes them itself."""
         if max(settings.in_channels, settings.out_channels) > 1:
             return None
-        return StructureMapd(["source", "target"], method=settings.structure.method, gamma=settings.structure.gamma)
+        how = settings.structure
+        return StructureMapd(["source", "target"], method=how.method, gamma=how.gamma, allow_missing_keys=True)
 
     def set_sampling(self, values: Mapping[str, Any]) -> None:
         """Replace how images are sampled, or the mode."""
