@@ -21,8 +21,8 @@ def prepare(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="A pair list (.csv or .json: subject, source, target, ..., or source_T1, source_FLAIR, target_T2) or a"
-            " BraTS-Reg folder."
+            help="A pair list (.csv or .json: subject, source, target, ..., or source_T1, source_FLAIR, target_T2), or"
+            " a folder or JSON file in a known layout (see --layout)."
         ),
     ] = None,
     sources: Annotated[
@@ -35,7 +35,19 @@ def prepare(
     targets: Annotated[Path | None, typer.Option(help="Likewise of what to translate to.")] = None,
     select: Annotated[
         list[str] | None,
-        typer.Option(help="Contrast of a BraTS-Reg folder to take, repeatable: t1, t1ce, t2, flair.  [default: t1]"),
+        typer.Option(
+            metavar="SOURCE:TARGET",
+            help="Contrasts of a layout that make pairs, such as T1,FLAIR:T2, or one contrast of two dates, such as"
+            " T1w; repeatable. Of BraTS-Reg t1, t1ce, t2 or flair.  [default: t1 of BraTS-Reg, MR:CT or CBCT:CT of"
+            " SynthRAD]",
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Layout of the data: list, brats-reg, brats, bids, synthrad, acdc, ircadb, learn2reg, nnunet,"
+            " decathlon or trainab.  [default: recognized]"
+        ),
     ] = None,
     source_contrast: Annotated[
         list[str] | None,
@@ -105,7 +117,8 @@ def prepare(
         out,
         sources=sources,
         targets=targets,
-        select=tuple(select or ("t1",)),
+        select=tuple(select or ()),
+        layout=layout,
         source_contrast=tuple(source_contrast or ()),
         target_contrast=tuple(target_contrast or ()),
         spatial_dims=dims,

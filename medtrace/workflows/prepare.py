@@ -18,9 +18,9 @@ from rich.progress import Progress
 from medtrace.data.contrasts import contrasts_of, rule_notes
 from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
-from medtrace.data.lists.domain_list import check_contrasts_apart, read_domains
-from medtrace.data.lists.layouts import read_pairs
-from medtrace.data.lists.pair_list import SIDES, SPLITS, Pair
+from medtrace.data.lists.domain_list import check_contrasts_apart, read_domain
+from medtrace.data.lists.layouts import LAYOUTS, read_layout, read_side
+from medtrace.data.lists.pair_list import SIDES, SPLITS, Pair, check_list
 from medtrace.data.lists.splits import check_both_sides, split_by_subject, split_domains, split_of_list
 from medtrace.data.preparation.case import checked_settings
 from medtrace.data.preparation.learning import LEARNED, channel_notes
@@ -64,7 +64,8 @@ def prepare(
     *,
     sources: str | os.PathLike | None = None,
     targets: str | os.PathLike | None = None,
-    select: Sequence[str] = ("t1",),
+    select: Sequence[str] = (),
+    layout: str | None = None,
     source_contrast: str | Sequence[str] = (),
     target_contrast: str | Sequence[str] = (),
     spatial_dims: int = 2,
@@ -109,12 +110,14 @@ def prepare(
     was learned are the same, and its results are as they were written.
 
     Args:
-        source: a pair list or a BraTS-Reg folder (see `medtrace.data.lists.layouts`).
+        source: a pair list, or a folder or JSON file in a known layout (see `medtrace.data.lists.layouts`).
         sources: instead of pairs, the images of the domain to translate from, see `domain_list.read_domains`; with
             `targets`. A subject of both is in one split.
         targets: likewise of the domain to translate to.
         out: the dataset's folder; it appears complete or not at all.
-        select: contrasts of the BraTS-Reg layout to take.
+        select: which contrasts of a layout make pairs: `SOURCE[,SOURCE...]:TARGET[,TARGET...]`, or one contrast of two
+            dates. In BraTS-Reg the contrasts to take, by default t1. Of two domains the contrasts of either.
+        layout: name of the layout, one of `layouts.LAYOUTS`; None recognizes it.
         source_contrast: `NAME[=UNIT[:LOW:HIGH]]` (see `medtrace.trace.Contrast.of`), one or several: what the sources
             are, where the list does not say, or the units of contrasts that it names. A DICOM series of modality CT is
             in HU without saying so; a file whose values look like HU is refused until it is said.
@@ -154,9 +157,9 @@ def prepare(
     """
     place = Path.absolute if scheduler is not None else Path
     if source is not None and sources is None and targets is None:
-        pairs = read_pairs(place(Path(source)), select)
+        pairs, found = read_layout(place(Path(source)), select, layout)
     elif source is None and sources is not None and targets is not None:
-        pairs = read_domains(place(Path(sources)), place(Path(targets)))
+        pairs, found = _domains(place(Path(sources)), place(Path(targets)), select), "two lists"
     else:
         raise ValueError("source: expected pairs, or else sources and targets; give one or the other")
     pictures = all_pictures(pairs)
@@ -206,7 +209,19 @@ def prepare(
         notes.append(_domain_note(pairs, items))
     notes = channel_notes(preparation, pairs) + notes
     notes = rule_notes(preparation.contrasts, preparation.targets) + notes if preparation.contrasts else notes
+    if found != LAYOUTS["list"].title:
+        notes.insert(0, f"read as {found}: {len(pairs)} case(s)")
     return PreparationSummary(Path(out), counts, failures, origin["from"], tuple(notes))
+
+
+def _domains(sources: Path, targets: Path, select: Sequence[str]) -> list[Pair]:
+    """The images of two domains, each in a list, a folder or a known layout."""
+    pairs = []
+    for side, place in zip(SIDES, (sources, targets)):
+        of_layout = read_side(place, side, select) if place.exists() else None
+        pairs += read_domain(side, place) if of_layout is None else of_layout
+    check_list(sources, pairs)
+    return pairs
 
 
 def _domain_note(pairs: Sequence[Pair], items: Mapping[str, Sequence[Item]]) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from medtrace.data.lists.image_list import list_images
 from medtrace.data.lists.names import check_file_name, check_name, normalized
@@ -28,12 +29,13 @@ def read_domains(sources: str | os.PathLike, targets: str | os.PathLike) -> list
         FileNotFoundError: if a list or an image does not exist.
         ValueError: as of `read_pair_list`.
     """
-    found = [pair for side, place in zip(SIDES, (sources, targets)) for pair in _side(side, Path(place))]
+    found = [pair for side, place in zip(SIDES, (sources, targets)) for pair in read_domain(side, Path(place))]
     check_list(Path(sources), found)
     return found
 
 
-def _side(side: str, place: Path) -> list[Pair]:
+def read_domain(side: str, place: Path) -> list[Pair]:
+    """One side of `read_domains`: "source" or "target"."""
     if not place.exists():
         raise FileNotFoundError(f"{place}: no such list or folder of {side}s; check the path")
     if place.suffix.lower() in (".csv", ".json") and place.is_file():
@@ -58,14 +60,14 @@ def _listed(side: str, path: Path) -> list[Pair]:
             raise ValueError(f"{place}: split: expected {', '.join(SPLITS)}, received {row['split']!r}; rename it")
         subject = check_name(f"{place}: subject", row["subject"])
         case = check_name(f"{place}: case", row.get("case", subject))
-        maps = {
+        maps: dict[str, Path] = {
             name: existing(f"{place}: {name}", path.parent, row[name])
             for name in ("mask", "labels", "lesion")
             if name in row
         }
         pair = _one(side, subject, case, existing(f"{place}: image", path.parent, row["image"]), maps, place)
         contrast = check_name(f"{place}: contrast", row["contrast"]) if "contrast" in row else Pair.contrast
-        series = {f"{side}_series": row.get("series")}
+        series: dict[str, Any] = {f"{side}_series": row.get("series")}
         pairs.append(replace(pair, contrast=contrast, target_contrast=contrast, split=split, **series))
     if not pairs:
         raise ValueError(f"{path}: expected at least one image, received none; add rows below the header")
