@@ -164,6 +164,12 @@ def test_learn2reg(tmp_path):
     ]
     assert first.target_labels == tmp_path / "labelsTr/AbdomenMRCT_0001_0000.nii.gz"
     assert (first.split, second.split) == ("training", "validation")
+    assert first.source_landmarks is None
+    touch(tmp_path, *(f"keypointsTr/{name}.csv" for name in names))
+    entries = [{**entry, "keypoints": f"keypointsTr/{name}.csv"} for entry, name in zip(entries, names)]
+    put(tmp_path, {**content, "training": entries})
+    (pair,) = read_layout(tmp_path).pairs
+    assert (pair.source_landmarks.name, pair.landmark_space) == ("AbdomenMRCT_0001_0001.csv", "voxel")
 
 
 def test_train_a_and_b_are_unpaired_domains(tmp_path):

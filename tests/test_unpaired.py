@@ -11,12 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medtrace.cli import app
-from medtrace.data import load_dataset
-from medtrace.data.dataset import load_domain
-from medtrace.data.lists.domain_list import read_domains
+from medtrace.data import UnpairedDomains, load_dataset, load_domain, read_domains
 from medtrace.data.lists.pair_list import Pair
 from medtrace.data.lists.splits import split_domains
-from medtrace.data.partners import UnpairedDomains
 from medtrace.io import load_trace
 from medtrace.methods.common.two_domain_settings import MINIMAL
 from medtrace.workflows.prepare import prepare

@@ -1,13 +1,14 @@
 """Real datasets and how they are prepared and read; TraceBench, the dataset whose truth is known."""
 
 from medtrace.data.case_loader import CaseLoader
-from medtrace.data.dataset import count_cases, load_dataset
+from medtrace.data.dataset import count_cases, load_dataset, load_domain
 from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.landmarks.points import read_landmarks, write_landmarks
-from medtrace.data.lists.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
+from medtrace.data.lists.domain_list import read_domains
+from medtrace.data.lists.layouts import Pair, read_brats_reg, read_layout, read_pair_list, read_pairs, split_by_subject
 from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.masks import read_labels, read_mask
-from medtrace.data.partners import RandomPartner
+from medtrace.data.partners import RandomPartner, UnpairedDomains
 from medtrace.data.preparation.intensity import ContrastStandard
 from medtrace.data.preparation.rules import Preparation
 from medtrace.data.reading import read_image
@@ -34,13 +35,17 @@ __all__ = [
     "RandomPartner",
     "Sources",
     "TraceBench",
+    "UnpairedDomains",
     "count_cases",
     "evaluation_loader",
     "load_dataset",
+    "load_domain",
     "read_brats_reg",
+    "read_domains",
     "read_image",
     "read_labels",
     "read_landmarks",
+    "read_layout",
     "read_mask",
     "read_pair_list",
     "read_pairs",

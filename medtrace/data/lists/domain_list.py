@@ -13,7 +13,8 @@ from medtrace.data.lists.names import check_file_name, check_name, normalized
 from medtrace.data.lists.pair_list import SIDES, SPLITS, Pair, check_list, existing
 from medtrace.data.lists.tables import read_table
 
-COLUMNS = ("case", "contrast", "mask", "labels", "lesion", "series", "split")
+MAPS: tuple[str, ...] = ("mask", "labels", "lesion")
+COLUMNS = ("case", "contrast", *MAPS, "series", "split")
 
 
 def read_domains(sources: str | os.PathLike, targets: str | os.PathLike) -> list[Pair]:
@@ -61,9 +62,7 @@ def _listed(side: str, path: Path) -> list[Pair]:
         subject = check_name(f"{place}: subject", row["subject"])
         case = check_name(f"{place}: case", row.get("case", subject))
         maps: dict[str, Path] = {
-            name: existing(f"{place}: {name}", path.parent, row[name])
-            for name in ("mask", "labels", "lesion")
-            if name in row
+            name: existing(f"{place}: {name}", path.parent, row[name]) for name in MAPS if name in row
         }
         pair = _one(side, subject, case, existing(f"{place}: image", path.parent, row["image"]), maps, place)
         contrast = check_name(f"{place}: contrast", row["contrast"]) if "contrast" in row else Pair.contrast

@@ -42,8 +42,8 @@ def is_learn2reg(place: Path) -> bool:
 
 def read_learn2reg(place: Path) -> list[Pair]:
     """The pairs of a Learn2Reg data set: moving images are sources and fixed ones targets, each part
-    (`training_paired_images`, `registration_val`, `registration_test`) a split. Labels and masks are those that
-    `training` and `test` name for an image; keypoints are not read.
+    (`training_paired_images`, `registration_val`, `registration_test`) a split. Labels, masks and
+    keypoints (in voxels) are those that `training` and `test` name for an image; keypoints of both or of none.
 
     Raises:
         FileNotFoundError: if an image does not exist.
@@ -68,6 +68,10 @@ def read_learn2reg(place: Path) -> list[Pair]:
             maps = {
                 f"{side}_labels": _map(where, path, about.get(str(item[key])), "label") for side, key in _SIDES.items()
             }
+            points = {
+                f"{side}_landmarks": _map(where, path, about.get(str(item[key])), "keypoints")
+                for side, key in _SIDES.items()
+            }
             cases = [stem(file).rpartition("_") for file in files.values()]
             subjects = dict.fromkeys(case[0] or case[2] for case in cases)
             contrasts = [names.get(int(case[2])) if case[2].isdigit() else None for case in cases]
@@ -77,6 +81,8 @@ def read_learn2reg(place: Path) -> list[Pair]:
                     case=check_name(where, "+".join(stem(file) for file in files.values())),
                     **files,
                     **maps,
+                    **(points if None not in points.values() else {}),
+                    landmark_space="voxel",
                     mask=_map(where, path, about.get(str(item["moving"])), "mask"),
                     contrast=contrasts[0] or Pair.contrast,
                     target_contrast=contrasts[1] or "",
