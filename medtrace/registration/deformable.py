@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite, check_number, check_positive, check_whole
 from medtrace.fields import invert
+from medtrace.kernels import threads
 from medtrace.kernels.greedy import Slopes, Windows, operations
 from medtrace.losses.mind import mind_ssc
 from medtrace.registration.pyramid import Step, enlarge, pyramid, shrink
@@ -112,6 +113,7 @@ class Deformation(NamedTuple):
     """Voxels that fold."""
 
 
+@threads.own_pool()
 def deform(
     moving: Tensor,
     fixed: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
 from medtrace.fields import identity_grid, sample
+from medtrace.kernels import threads
 from medtrace.registration.alignment import Alignment, align
 from medtrace.registration.contrast import Contrast, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
@@ -40,6 +42,7 @@ class Registration(NamedTuple):
     verdict: Verdict
 
 
+@threads.own_pool()
 def register(
     moving: Tensor,
     fixed: Tensor,
@@ -51,7 +54,7 @@ def register(
     mask: Tensor | None = None,
     moving_mask: Tensor | None = None,
     spacing: float | None = None,
-    settings: Deformable | None = None,
+    settings: Deformable | Callable[[Sequence[float]], Deformable] | None = None,
     check_starts: bool = True,
 ) -> Registration:
     """Register two images of any grids and contrasts.
@@ -66,13 +69,14 @@ def register(
         mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: pathology that has no counterpart, left out.
         moving_mask: likewise on the moving grid.
         spacing: mm of the voxels on which the deformation is sought; None for the fixed image's.
-        settings: of the deformation, whose similarity is replaced; None for the usual ones, or `weak_likeness` where
-            shapes are alike and texture is not.
+        settings: of the deformation, whose similarity is replaced, or what gives them for the spacing in mm of the grid
+            that is worked on, such as `thorough`; None for the usual ones, or `weak_likeness` where shapes are alike
+            and texture is not.
         check_starts: whether an alignment is also found another way, to see whether both agree: the other way around,
             or, where none was sought, at all.
 
     Returns:
-        See `Registration`; look at its verdict.
+        See `Registration`; look at its verdict. torch is kept at one thread meanwhile (see `threads.own_pool`).
 
     Raises:
         TypeError, ValueError: if a shape, a kind or a number is wrong, the images do not overlap by their headers where
@@ -128,11 +132,15 @@ def _contrast(pair: Working) -> Contrast:
 
 
 def _settings(
-    pair: Working, contrast: Contrast, similarity: str, settings: Deformable | None
+    pair: Working,
+    contrast: Contrast,
+    similarity: str,
+    settings: Deformable | Callable[[Sequence[float]], Deformable] | None,
 ) -> tuple[Deformable, str]:
     """Settings of the deformation, and why these."""
     chosen, reason = choose_similarity(similarity, contrast)
     if settings is not None:
+        settings = settings if isinstance(settings, Deformable) else settings(pair.spacing)
         return replace(settings, similarity=chosen), reason
     if similarity == "auto" and contrast.weak:
         text = f"stiff, in large windows: shapes are alike and texture is not ({contrast.texture:.2f} of 1)"

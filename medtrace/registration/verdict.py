@@ -53,6 +53,19 @@ class OtherStart(NamedTuple):
     the other side."""
 
 
+TOPICS = ("coverage", "similarity", "field and inverse", "alignment", "two starts", "contrast")
+
+
+class Finding(NamedTuple):
+    """One thing that speaks against a registration."""
+
+    topic: str
+    """One of TOPICS."""
+    grade: str
+    """"WARN" or "FAIL"."""
+    reason: str
+
+
 class Verdict(NamedTuple):
     """A grade, why, and the figures behind it."""
 
@@ -61,6 +74,8 @@ class Verdict(NamedTuple):
     reasons: tuple[str, ...]
     """What speaks against the registration, the gravest first; none for a PASS."""
     figures: dict[str, float]
+    findings: tuple[Finding, ...] = ()
+    """The reasons with their topics and grades."""
 
     def text(self) -> str:
         """One line for a person."""
@@ -88,16 +103,24 @@ def judge(
         contrast: how the aligned images relate, or None.
     """
     figures = measure(pair, deformation, alignment)
-    found = [*_extent(figures), *_regularity(figures), *_alignment(alignment), *_gain(figures)]
+    by_topic = {
+        "coverage": _extent(figures),
+        "similarity": _gain(figures),
+        "field and inverse": _regularity(figures),
+        "alignment": _alignment(alignment),
+    }
     if other is not None:
         figures["other_start_mm"] = other.distance_mm
-        found += _other(other, figures["content_radius_mm"])
+        if other.gain is not None:
+            figures["other_start_gain"] = other.gain
+        by_topic["two starts"] = _other(other, figures["content_radius_mm"])
     if contrast is not None:
         figures["contrast_one_sign"], figures["contrast_correlation"] = contrast.one_sign, contrast.correlation
-        found += _contrast(similarity, contrast)
-    found.sort(key=lambda one: -GRADES.index(one[0]))
-    grade = found[0][0] if found else "PASS"
-    return Verdict(grade, tuple(reason for _, reason in found), figures)
+        by_topic["contrast"] = _contrast(similarity, contrast)
+    found = [Finding(topic, *one) for topic, ones in by_topic.items() for one in ones]
+    found.sort(key=lambda one: -GRADES.index(one.grade))
+    grade = found[0].grade if found else "PASS"
+    return Verdict(grade, tuple(one.reason for one in found), figures, tuple(found))
 
 
 def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> dict[str, float]:
