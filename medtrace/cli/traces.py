@@ -15,7 +15,6 @@ from medtrace.cli.app import (
     ResampleTilt,
     Scheduler,
     Series,
-    SourceSeries,
     TargetSeries,
     Transforms,
     Workers,
@@ -145,82 +144,6 @@ def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | N
     )
     if found.failures:
         raise typer.Exit(1)
-
-
-@command("register")
-def register(
-    source: Annotated[
-        Path, typer.Argument(help="The image to deform: NIfTI, MGZ, NRRD, MetaImage, PNG, JPEG, DICOM folder.")
-    ],
-    target: Annotated[Path, typer.Argument(help="The image to deform it to; both must roughly lie on each other.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
-    mask: Annotated[Path | None, typer.Option(help="Pathology of the target, where intensity may change.")] = None,
-    source_mask: Annotated[Path | None, typer.Option("--source-mask", help="Pathology of the source.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder of a training; without, --refine does it all.")] = None,
-    refine: Annotated[
-        int | None,
-        typer.Option(min=0, help="Gradient steps on this pair alone.  [default: 100 without --run, else 0]"),
-    ] = None,
-    spacing: Annotated[
-        float | None, typer.Option(help="Voxel size in mm to register at.  [default: the run's, or the target's]")
-    ] = None,
-    smoothness: Annotated[float, typer.Option(min=0, help="Weight of smoothness in --refine.")] = 0.01,
-    match: Annotated[
-        bool | None,
-        typer.Option(
-            "--match/--no-match", help="Match the source's percentiles to the target's.  [default: without --run]"
-        ),
-    ] = None,
-    contrast: Annotated[
-        str | None, typer.Option(help="Contrast of both images, where the run was trained on several.")
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Labels of the source, for the contours of --figure.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
-    device: Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
-    report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
-    keep_metadata: KeepMetadata = False,
-    source_series: SourceSeries = None,
-    target_series: TargetSeries = None,
-    resample_tilt: ResampleTilt = False,
-    precise: Precise = False,
-    transforms: Transforms = None,
-) -> None:
-    """Register a scan to another, with a trained run or without, and keep the trace."""
-    from medtrace.workflows.register import register as call
-    from medtrace.workflows.report import page_of
-
-    found = call(
-        source,
-        target,
-        out,
-        mask=mask,
-        source_mask=source_mask,
-        run=run,
-        refine=refine,
-        spacing=spacing,
-        smoothness=smoothness,
-        match=match,
-        contrast=contrast,
-        labels=labels,
-        figure=figure,
-        device=device,
-        progress=sys.stderr.isatty(),
-        overwrite=overwrite,
-        report=report,
-        keep_metadata=keep_metadata,
-        source_series=source_series,
-        target_series=target_series,
-        resample_tilt=resample_tilt,
-        precise=precise,
-        transforms=transforms or (),
-    )
-    typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
-    typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")
-    typer.echo(f"time {found.seconds:.1f} s, peak memory {found.peak_gib:.2f} GiB")
-    typer.echo(f"trace written to {out}")
-    if report:
-        typer.echo(f"page written to {page_of(out)}")
 
 
 @command("report")

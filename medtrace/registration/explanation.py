@@ -46,7 +46,7 @@ def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
     for topic in TOPICS:
         names, text = _SAID[topic]
         figures = {name: verdict.figures[name] for name in names if name in verdict.figures}
-        if not figures:
+        if names[0] not in figures:
             continue
         against = [finding for finding in verdict.findings if finding.topic == topic]
         grade = max((finding.grade for finding in against), key=GRADES.index, default="PASS")
@@ -56,7 +56,8 @@ def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
 
 
 def _coverage(figures: Figures, _: Alignment) -> str:
-    return f"{100 * figures['covered_share']:.0f} % of the fixed content has a counterpart (asked: {100 * COVERED[0]:.0f} %)"
+    share, asked = 100 * figures["covered_share"], 100 * COVERED[0]
+    return f"{share:.0f} % of the fixed content has a counterpart (asked: {asked:.0f} %)"
 
 
 def _similarity(figures: Figures, _: Alignment) -> str:

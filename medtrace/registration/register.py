@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
-from medtrace.fields import identity_grid, sample
+from medtrace.fields import identity_grid, sample, warp
 from medtrace.kernels import threads
 from medtrace.registration.alignment import Alignment, align
 from medtrace.registration.contrast import Contrast, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.presets import weak_likeness
-from medtrace.registration.verdict import OtherStart, Verdict, judge
+from medtrace.registration.scaling import scaled
+from medtrace.registration.verdict import OtherStart, Verdict, judge, mean_correlation
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
+
+ALIKE = 0.8
+"""Mean squared local correlation of aligned images from which a deformation has to raise it to be kept."""
 
 
 class Registration(NamedTuple):
@@ -115,6 +119,10 @@ def register(
         moving_mask=pair.moving_mask,
         settings=chosen,
     )
+    if _needless(pair, deformation):
+        still = torch.zeros_like(deformation.ddf)
+        deformation = Deformation(still, still, 0.0, deformation.levels, 0, 0)
+        reason = f"{reason}; but the deformation was left out, since the aligned images are more alike without it"
     ddf = total_field(deformation.ddf, pair.affine, matrix, frame.fixed, fixed.shape[1:])
     inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:])
     other = None
@@ -124,6 +132,14 @@ def register(
     verdict = judge(pair, deformation, aligned, other, chosen.similarity, contrast)
     warped = _warped(moving, ddf, frame)
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
+
+
+def _needless(pair: Working, deformation: Deformation) -> bool:
+    """Whether images that are as alike as two can be, once aligned, are less so when deformed."""
+    weight = pair.content.float() * (1 - pair.mask)
+    fixed, moving = scaled(pair.fixed), scaled(pair.moving)
+    before = mean_correlation(moving, fixed, weight)
+    return before > ALIKE and mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
 
 
 def _contrast(pair: Working) -> Contrast:

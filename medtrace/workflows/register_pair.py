@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -16,6 +17,8 @@ from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
 from medtrace.methods.common.registration import Pair
+from medtrace.registration import Alignment, Verdict
+from medtrace.trace import Trace
 from medtrace.trace.geometry import pull, same_grid
 from medtrace.trace.prediction import Prediction, plain
 
@@ -65,10 +68,42 @@ class ScanPair:
         to_source = self.to_source
         return image if to_source is None else pull(image, self.still, to_source)
 
+    def joint_mask(self, ddf: Tensor) -> Tensor:
+        """Either scan's pathology at the target's voxels, boolean (1, *spatial); the source's moves by a field."""
+        joint = torch.zeros(1, *self.target.shape[1:], dtype=torch.bool)
+        if self.mask is not None:
+            joint |= self.mask > 0.5
+        if self.source_mask is not None:
+            joint |= pull(self.source_mask.float(), ddf, self.to_source) > 0.5
+        return joint
+
     @property
     def still(self) -> Tensor:
         """The zero displacement on the target's grid."""
         return torch.zeros(()).expand(self.spatial_dims, *self.target.shape[1:])
+
+
+class Registration(NamedTuple):
+    """What registering a pair of scans gave, on their own grids and in their own units."""
+
+    trace: Trace
+    maps: tuple[IntensityMap, IntensityMap]
+    """Of source and target to [-1, 1]."""
+    ssd: tuple[float, float] | None
+    """Mean squared difference of intensities in [0, 1], before and after; None between two contrasts."""
+    verdict: Verdict
+    alignment: Alignment
+    method: str
+    record: dict[str, Any]
+    """What is told of it in `trace.json`."""
+    device: torch.device = torch.device("cpu")
+    target: Tensor | None = None
+    """The target in the source's units, where the maps do not lead there."""
+
+
+def mean_square(image: Tensor, target: Tensor) -> float:
+    """Mean squared difference of intensities from [-1, 1], as if they were from [0, 1]."""
+    return float(((image - target) / 2).double().square().mean())
 
 
 def read_pair(

@@ -85,8 +85,12 @@ def greedy_heads(moving: Head, fixed: Head, labels: Tensor, onto: Head, smoothin
     tool.execute(f"{run} -a -dof 12 -ia-image-centers -i f m -n 100x50x10 -o mat", **images, mat=None)
     tool.execute(f"{run} -i f m -it mat -n {rounds} -s {smoothing} -o field", field=None)
     seconds = time.perf_counter() - started
-    fine = sitk.Cast(to_itk(Head(moving.name, moving.contrast, labels.float(), head(moving.name).affine)), sitk.sitkFloat32)
-    tool.execute("-d 3 -threads 1 -V 0 -rf onto -ri NN -rm fine carried -r field mat", onto=to_itk(onto), fine=fine, carried=None)
+    fine = sitk.Cast(
+        to_itk(Head(moving.name, moving.contrast, labels.float(), head(moving.name).affine)), sitk.sitkFloat32
+    )
+    tool.execute(
+        "-d 3 -threads 1 -V 0 -rf onto -ri NN -rm fine carried -r field mat", onto=to_itk(onto), fine=fine, carried=None
+    )
     carried = torch.from_numpy(sitk.GetArrayFromImage(tool["carried"]).T.copy())[None]
     vectors = sitk.GetArrayFromImage(tool["field"]).transpose(3, 2, 1, 0)
     return Field(carried, voxels(vectors, fixed.affine), seconds)
@@ -173,8 +177,16 @@ def coarser(one: Head, spacing: float) -> Head:
 
 SPOILS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    **{f"turned {degrees}° about {'xyz'[axis]}": {"axis": axis, "degrees": degrees} for degrees in (20, 45, 90, 180) for axis in range(3)},
-    **{f"shifted {count} voxels along {'xyz'[axis]}": {"axis": axis, "shift": count} for count in (5, 15, 30) for axis in range(3)},
+    **{
+        f"turned {degrees}° about {'xyz'[axis]}": {"axis": axis, "degrees": degrees}
+        for degrees in (20, 45, 90, 180)
+        for axis in range(3)
+    },
+    **{
+        f"shifted {count} voxels along {'xyz'[axis]}": {"axis": axis, "shift": count}
+        for count in (5, 15, 30)
+        for axis in range(3)
+    },
     "scaled by 1.25": {"scale": 1.25},
     "scaled by 1/1.25": {"scale": 0.8},
     "header 60 mm off": {"axis": 0, "shift": 20},
@@ -185,7 +197,9 @@ SPOILS: dict[str, dict[str, Any]] = {
 """What is done to the moving head at 3 mm."""
 
 
-def spoiled(one: Head, axis: int = 0, degrees: float = 0, shift: float = 0, scale: float = 1, inverted: bool = False) -> Head:
+def spoiled(
+    one: Head, axis: int = 0, degrees: float = 0, shift: float = 0, scale: float = 1, inverted: bool = False
+) -> Head:
     """A head whose header lies, or whose contrast is turned over."""
     angle, rest = np.deg2rad(degrees), [k for k in range(3) if k != axis]
     turn = np.eye(4)
@@ -229,7 +243,10 @@ def bench_cases(count: int, seed: int, split: str) -> list[dict[str, Any]]:
     bench = TraceBench("metamorphic", (64, 64), count, seed, split).generate()
     cases = [bench[number] for number in range(count)]
     return [
-        {"affine": case["source"].affine.double(), **{k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in case.items()}}
+        {
+            "affine": case["source"].affine.double(),
+            **{k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in case.items()},
+        }
         for case in cases
     ]
 
@@ -312,8 +329,11 @@ def scores(case: Mapping[str, Any], ddf: Tensor) -> tuple[float, float, float, f
     regions = [(one == LABELS[name]) & outside for name in TISSUES for one in (carried, case["target_labels"][0])]
     dice = [2 * float((a & b).sum()) / float(a.sum() + b.sum()) for a, b in zip(regions[::2], regions[1::2]) if b.any()]
     healthy = float(error[case["head"][0] & outside].mean())
-    return healthy, float(error[near].mean()) if near.any() else float("nan"), float(np.mean(dice)), float(
-        non_diffeomorphic_fraction(ddf[None])
+    return (
+        healthy,
+        float(error[near].mean()) if near.any() else float("nan"),
+        float(np.mean(dice)),
+        float(non_diffeomorphic_fraction(ddf[None])),
     )
 
 
@@ -371,7 +391,9 @@ def instance_head(moving: Head, fixed: Head, labels: Tensor, onto: Head) -> Fiel
             nibabel.save(nibabel.Nifti1Image(one.image[0].numpy(), one.affine.numpy()), path)
         found = files(*paths, Path(folder) / "out", engine="instance", align="none", report=False, progress=False)
     there = found.trace.ddf
-    total = moved(torch.linalg.inv(fixed.affine) @ matrix @ fixed.affine, identity_grid(there.shape[1:]).double() + there)
+    total = moved(
+        torch.linalg.inv(fixed.affine) @ matrix @ fixed.affine, identity_grid(there.shape[1:]).double() + there
+    )
     ddf = (total - identity_grid(there.shape[1:]).double()).float()
     return Field(carry(ddf, moving, fixed, labels, onto), there, seconds + found.seconds)
 
@@ -384,7 +406,9 @@ def sampled(moving: Head, fixed: Head, matrix: Tensor) -> Head:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.registration", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.registration", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("what", choices=("heads", "tracebench", "turns", "engines"))
     parser.add_argument("--spacing", type=float, nargs="+", default=[3.0], help="of heads, in mm")
     parser.add_argument("--contrast", default="T1", help="of the moving head")
