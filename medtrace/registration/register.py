@@ -23,7 +23,8 @@ from medtrace.registration.verdict import OtherStart, Verdict, judge, mean_corre
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
 
 ALIKE = 0.8
-"""Mean squared local correlation of aligned images from which a deformation has to raise it to be kept."""
+"""Mean squared local correlation of aligned images, over that of the fixed image with itself, from which a
+deformation has to raise it to be kept."""
 
 
 class Registration(NamedTuple):
@@ -139,7 +140,9 @@ def _needless(pair: Working, deformation: Deformation) -> bool:
     weight = pair.content.float() * (1 - pair.mask)
     fixed, moving = scaled(pair.fixed), scaled(pair.moving)
     before = mean_correlation(moving, fixed, weight)
-    return before > ALIKE and mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
+    if before <= ALIKE * mean_correlation(fixed, fixed, weight):  # 1 but for windows without structure
+        return False
+    return mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
 
 
 def _contrast(pair: Working) -> Contrast:

@@ -42,6 +42,10 @@ OTHER_GAIN = 0.15
 LOST = 0.1
 """Share of likeness that a deformation may cost: one between images that were aligned already has nothing to gain."""
 
+GAINED, UNLIKE = 1.25, 0.5
+"""Factor by which a deformation raises the information above that of independent images, at least, where the squared
+local correlation stays below the second number: else nothing says that it led anywhere."""
+
 
 class OtherStart(NamedTuple):
     """An alignment that was found another way."""
@@ -238,6 +242,9 @@ def _gain(figures: dict[str, float]) -> list[tuple[str, str]]:
     found = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
     names = ("working_information_aligned", "working_information_after")
     shared = [figures[name] for name in names]
+    if (1 - LOST) * (shared[0] - 1) <= shared[1] - 1 < GAINED * (shared[0] - 1) and after < UNLIKE:
+        text = f"the deformation hardly raises the shared information ({shared[0]:.3f}, then {shared[1]:.3f})"
+        found.append(("WARN", text))
     if shared[1] - 1 < (1 - LOST) * (shared[0] - 1):
         text = f"the deformation lowers the information that the images share ({shared[0]:.3f}, then {shared[1]:.3f})"
         found.append(("FAIL", text))

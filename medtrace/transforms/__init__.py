@@ -17,6 +17,7 @@ from .misalignment_draw import (
     MisalignmentFields,
     misalignment_between,
 )
+from .register_pair import RegisterPairD, RegisterPaird, RegisterPairDict
 from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidMotion
 from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
 from .structure_map import StructureMap, StructureMapD, StructureMapd, StructureMapDict, structure_map
@@ -38,6 +39,9 @@ __all__ = [
     "RandMisalignD",
     "RandMisalignDict",
     "RandMisalignd",
+    "RegisterPairD",
+    "RegisterPairDict",
+    "RegisterPaird",
     "RigidAlignment",
     "RigidAlignmentD",
     "RigidAlignmentDict",
