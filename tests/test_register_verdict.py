@@ -110,7 +110,7 @@ def test_what_does_not_go_together(slices, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_many_pairs_worst_first_and_kept(slices, tmp_path, workers):
+def test_many_pairs_worst_first_and_kept(slices, tmp_path, workers):  # noqa: ARG001 - makes the files
     rows = [("b", "moving"), ("a", "turned"), ("c", "noise")]
     lines = [f"{subject},{name}.nii.gz,fixed.nii.gz,lesion.nii.gz" for subject, name in rows]
     pairs = tmp_path / "pairs.csv"
