@@ -26,7 +26,7 @@ PRESETS: dict[str, Callable[[Sequence[float]], Deformable]] = {
     "weak-likeness": weak_likeness,
 }
 _BYTES_PER_WORKING_VOXEL = 330
-"""Images, fields and forces of the deformation, and the verdict's; measured on a head at 1 mm."""
+"""Images, fields and forces of the deformation, and the verdict's: estimated, float32."""
 _BYTES_PER_VOXEL = 120
 """Fields of both grids in float64 while they are composed, and the trace."""
 _BINS = 64
