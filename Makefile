@@ -8,7 +8,9 @@ DEMO_OUT ?= demo_out
 RELIABILITY := $(addprefix tests/test_,resume.py training_faults.py determinism.py distributed.py parallel_cases.py \
 	streaming.py hostile.py hostile_pages.py hostile_sizes.py determinism_exchange.py) $(wildcard tests/test_fuzz*.py)
 
-.PHONY: help demo demo-full test test-slow test-reliability lint docs benchmarks clean
+SPELLED := medtrace tests docs tutorials $(wildcard *.md) Makefile setup.cfg pyproject.toml .github
+
+.PHONY: help demo demo-full test coverage test-slow test-reliability lint docs benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -29,13 +31,19 @@ demo: $(VENV)/installed ## train TraceTrans and Pix2Pix on simulated surgery and
 demo-full: $(VENV)/installed ## the longer setting (about half an hour)
 	$(BIN)/medtrace bench --setting full --out $(DEMO_OUT)-full
 
-lint: $(VENV)/installed-test ## ruff and mypy
+lint: $(VENV)/installed-test ## ruff, mypy, codespell and the linter of the page's JavaScript
 	$(BIN)/ruff check medtrace tests docs
 	$(BIN)/ruff format --check medtrace tests docs
 	$(BIN)/mypy
+	$(BIN)/codespell $(SPELLED)
+	$(BIN)/oxlint -c tests/viewer/oxlint.json --deny-warnings medtrace/report/viewer/assets tests/viewer
 
 test: lint ## the tests that take minutes, two files at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: $(VENV)/installed-test ## the same tests with branch coverage, which must not fall below pyproject's floor
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=xml
 
 test-slow: $(VENV)/installed-test ## the long tests as well
 	$(BIN)/python -m pytest -m slow

@@ -1,11 +1,8 @@
-"""Print the lowest versions that setup.cfg allows, as constraints for pip."""
+"""The lowest versions that setup.cfg allows, as constraints for pip in place of constraints.txt."""
 
 import configparser
 import re
 from pathlib import Path
-
-PINNED = {"torch", "monai"}
-"""What constraints.txt pins already."""
 
 
 def lowest(setup: str) -> list[str]:
@@ -15,7 +12,7 @@ def lowest(setup: str) -> list[str]:
     found = []
     for line in parser["options"]["install_requires"].split("\n"):
         match = re.match(r"([\w.\[\]-]+)>=([\w.]+)", line.strip())
-        if match and match[1] not in PINNED:
+        if match:
             found.append(f"{match[1]}=={match[2]}")
     return found
 

@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medtrace.data.preparation import Preparation
+from medtrace.data.preparation.rules import Preparation
+from medtrace.engines.runs import RunRecord, save_weights
 from medtrace.fields import exponentiate
 from medtrace.methods import Method, MethodSettings, Prediction, method_class, resolve
 from medtrace.trace.prediction import plain
-from medtrace.workflows.runs import RunRecord, save_weights
 
 
 class ShiftSettings(MethodSettings):

@@ -6,11 +6,13 @@ import json
 import pytest
 
 from medtrace.data import sources
+from medtrace.engines.runs import load_method
+from medtrace.evaluation.bench import SETTINGS, STUDIES, domain
+from medtrace.evaluation.traceability import NO_TRANSLATION, TRUE_TRANSLATION, TraceabilityTable
 from medtrace.methods import method_class, resolve
 from medtrace.metrics import CaseTable
-from medtrace.workflows.bench import SETTINGS, STUDIES, bench, domain, run_study
-from medtrace.workflows.runs import load_method
-from medtrace.workflows.traceability import NO_TRANSLATION, TRUE_TRANSLATION, TraceabilityTable, traceability
+from medtrace.workflows.bench import bench, run_study
+from medtrace.workflows.traceability import traceability
 
 DOMAIN = STUDIES["domain"]
 
@@ -157,7 +159,7 @@ def test_runs_are_compared_by_the_command_too(outcome, tmp_path):
 
 
 def _cases(runs):
-    from medtrace.workflows.bench.cases import Cases
+    from medtrace.evaluation.bench.cases import Cases
 
     return Cases()(runs / "plasticine")
 

@@ -7,13 +7,14 @@ import torch
 from monai.data import list_data_collate
 
 from medtrace.data import TraceBench
+from medtrace.evaluation.bench import STUDIES, metamorphic
+from medtrace.evaluation.registration_scores import score_registration
 from medtrace.methods import method_class, resolve
 from medtrace.methods.metaregnet.method import MetaRegNetMethod
 from medtrace.methods.voxelmorph.method import VoxelMorphMethod
 from medtrace.metrics import CaseTable
 from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicRegNet
-from medtrace.workflows.bench import STUDIES, bench, metamorphic
-from medtrace.workflows.registration_scores import score_registration
+from medtrace.workflows.bench import bench
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from medtrace.data import TraceBench
+from medtrace.evaluation.bench import STUDIES, Row, misaligned
+from medtrace.evaluation.tracers import identity, registrar_of, tracer_of
 from medtrace.methods import method_class, resolve
 from medtrace.methods.common.two_domain import RegistrationCorrection, TwoDomainMethod
 from medtrace.metrics import CaseTable
 from medtrace.networks import RegistrationUNet, translation_backbone
 from medtrace.trace import Trace
-from medtrace.workflows.bench import STUDIES, Row, misaligned, run_study
-from medtrace.workflows.evaluate import identity, registrar_of, tracer_of
+from medtrace.workflows.bench import run_study
 
 
 def cases(level, count=2):

@@ -9,14 +9,15 @@ import torch
 from typer.testing import CliRunner
 
 from medtrace.cli import app
+from medtrace.engines.runs import load_method
+from medtrace.evaluation.bench import SETTINGS, STUDIES, Training
+from medtrace.evaluation.bench.cases import Cases
+from medtrace.evaluation.bench.drawing import file_name
+from medtrace.evaluation.bench.parameters import parameters_run_through
+from medtrace.evaluation.bench.postop import COLUMNS, INDEPENDENT_COLUMNS
 from medtrace.methods import method_class, resolve
 from medtrace.metrics import CaseTable
-from medtrace.workflows.bench import SETTINGS, STUDIES, Training, bench, run_study
-from medtrace.workflows.bench.cases import Cases
-from medtrace.workflows.bench.drawing import file_name
-from medtrace.workflows.bench.parameters import parameters_run_through
-from medtrace.workflows.bench.postop import COLUMNS, INDEPENDENT_COLUMNS
-from medtrace.workflows.runs import load_method
+from medtrace.workflows.bench import bench, run_study
 
 ALL = [study for studies in STUDIES.values() for study in studies.values()]
 

@@ -16,12 +16,12 @@ import yaml
 from monai.bundle import ConfigWorkflow
 from safetensors.torch import load_file
 
+from medtrace.engines.runs import load_method, read_run
 from medtrace.io import load_trace
 from medtrace.methods import method_class, method_names, resolve
 from medtrace.workflows.bundle import BUNDLES, bundle, bundle_files
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.handlers import preparation_of
-from medtrace.workflows.runs import load_method, read_run
 from medtrace.workflows.train import train
 
 COMMITTED = ("tracetrans", "reggan", "plasticine", "metaregnet")

@@ -6,7 +6,7 @@ import nibabel as nib
 import pytest
 import torch
 
-from medtrace.data.landmarks import ImageGrid, read_landmarks, write_landmarks
+from medtrace.data.landmarks.points import ImageGrid, read_landmarks, write_landmarks
 from medtrace.geometry import Grid
 from tests.cases import common, landmark_variants, landmarks
 

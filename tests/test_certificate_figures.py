@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from medtrace.metrics import certificate as measure
-from medtrace.metrics.certificate import ConsistencyFigures
+from medtrace.evaluation.certificate import Status, Thresholds
+from medtrace.evaluation.certificate import checks as certify_checks
+from medtrace.evaluation.certificate import figures as measure
+from medtrace.evaluation.certificate.figures import ConsistencyFigures
 from medtrace.trace import Trace
-from medtrace.workflows.certify import Status, Thresholds
-from medtrace.workflows.certify import checks as certify_checks
 
 
 def identity(shape=(5, 5), **fields):

@@ -11,18 +11,19 @@ from typer.testing import CliRunner
 
 from medtrace.cli import app
 from medtrace.data import TraceBench
+from medtrace.evaluation.certificate import Certificate, Check, Limit, Status, Thresholds, certify_trace
+from medtrace.evaluation.certificate import figures as measure
+from medtrace.evaluation.certificate.calibration import judge_spoiled, judgement_table, wrongness
+from medtrace.evaluation.certificate.checks import independent_field, trace_checks
+from medtrace.evaluation.certificate.corruption import SPOILERS, moved_voxel, true_trace
+from medtrace.evaluation.certificate.probes import equivariance, identical_pair_check, translator_checks
+from medtrace.evaluation.certificate.record import judged
+from medtrace.evaluation.certificate.run_calibration import answer_table, question_run
 from medtrace.fields import exponentiate, warp
 from medtrace.io import save_trace, write_image
-from medtrace.metrics import certificate as measure
 from medtrace.report.certificate import certificate_html, certificate_of, read_certificate
 from medtrace.trace import Trace
-from medtrace.workflows.certify import Certificate, Check, Limit, Status, Thresholds, certify, certify_trace
-from medtrace.workflows.certify.calibration import judge_spoiled, judgement_table, wrongness
-from medtrace.workflows.certify.checks import independent_field, trace_checks
-from medtrace.workflows.certify.corruption import SPOILERS, moved_voxel, true_trace
-from medtrace.workflows.certify.probes import equivariance, identical_pair_check, translator_checks
-from medtrace.workflows.certify.record import judged
-from medtrace.workflows.certify.run_calibration import answer_table, question_run
+from medtrace.workflows.certify import certify
 from medtrace.workflows.register import register
 from medtrace.workflows.report import report
 from medtrace.workflows.train import train
@@ -419,7 +420,7 @@ def test_command(truth, cases, tmp_path):
     arguments = ["certify", str(tmp_path / "good"), str(tmp_path / "bad"), "--radius", str(tmp_path / "radius.json")]
     files = ["--out", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]
     found = CliRunner().invoke(app, [*arguments, *files])
-    assert found.exit_code == 2, found.output
+    assert found.exit_code == 3, found.output
     assert "bad: FAIL" in found.output
     assert "good: FAIL" not in found.output
     assert "within 1.5 mm" in found.output

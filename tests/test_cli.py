@@ -172,7 +172,7 @@ def test_prepare_crops_as_the_paper_unless_told_not_to(capsys, calls):
 
 def test_a_setting_without_value_is_refused_in_one_line(capsys):
     code, out, err = run(capsys, "train", "tracetrans", "--set", "alpha")
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err == "medtrace: error: --set: expected KEY=VALUE such as alpha=0.75, received 'alpha'\n"
 
 

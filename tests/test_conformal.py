@@ -6,16 +6,16 @@ import math
 import pytest
 import torch
 
-from medtrace.data.landmarks import write_landmarks
-from medtrace.io import save_trace
-from medtrace.metrics.conformal import conformal_radius, measure_coverage, subject_score
-from medtrace.trace import Trace
-from medtrace.workflows.certify.radius import (
+from medtrace.data.landmarks.points import write_landmarks
+from medtrace.evaluation.certificate.radius import (
     calibrate_radius,
     calibrate_radius_on_landmarks,
     predictor_errors,
     read_subjects,
 )
+from medtrace.evaluation.conformal import conformal_radius, measure_coverage, subject_score
+from medtrace.io import save_trace
+from medtrace.trace import Trace
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from medtrace.cli import app
 from medtrace.data.dicom import list_volumes
 from medtrace.data.dicom.frames import find_frames
 from medtrace.data.dicom.pixels import read_pixels
-from medtrace.data.layouts import read_pair_list
+from medtrace.data.lists.layouts import read_pair_list
 from medtrace.data.reading import read_image
 from medtrace.guard.notices import Notice
 from medtrace.io import read_source_series

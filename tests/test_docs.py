@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from medtrace.data import TraceBench
+from medtrace.evaluation.bench import STUDIES
+from medtrace.evaluation.bench.misaligned import COLUMNS
 from medtrace.io import save_trace
 from medtrace.methods.common.two_domain import CycleConsistency, PairedL1, RegistrationCorrection, TwoDomainMethod
 from medtrace.networks import RegistrationUNet, translation_backbone
 from medtrace.networks.backbones import BACKBONES
 from medtrace.trace import Trace
-from medtrace.workflows.bench import STUDIES
-from medtrace.workflows.bench.misaligned import COLUMNS
 from tests.test_readme import check_command
 
 ROOT = Path(__file__).resolve().parents[1]

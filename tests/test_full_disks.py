@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from medtrace.io import save_trace, write_image
-from medtrace.io.export import FORMATS, export_trace
+from medtrace.io.export import EXPORT_FORMATS, export_trace
 from medtrace.io.transforms import write_itk
 from medtrace.metrics import CaseTable
 from medtrace.report import save_figure
@@ -89,7 +89,7 @@ def test_a_trace_on_a_full_disk_names_the_file_where_it_would_be(full_disk):
     assert list(full_disk.iterdir()) == []
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
 def test_every_export_on_a_full_disk_leaves_nothing(full_disk, form):
     if form == "nitransforms":
         pytest.importorskip("nitransforms")

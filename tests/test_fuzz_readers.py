@@ -103,7 +103,7 @@ class TestLyingHeaders:
         content = bytearray((tmp_path / "a.nii").read_bytes())
         struct.pack_into("<3h", content, 42, 30000, 30000, 30000)
         (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-        for read in (read_image, io.read_image, io.read_transform):
+        for read in (read_image, io.read_nifti_image, io.read_transform):
             with pytest.raises(ValueError, match=r"claims 2.01e\+05 GiB"):
                 read(tmp_path / name)
         struct.pack_into("<3h", content, 42, 40, 40, 4)

@@ -12,12 +12,12 @@ import yaml
 from monai.bundle import ConfigParser
 from safetensors.torch import load_file
 
+from medtrace.engines.runs import RECORD, WEIGHTS, load_method
 from medtrace.guard import configurations
 from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, code_in, foreign_code, read_config
 from medtrace.guard.weights import load_weights
 from medtrace.methods import method_class, resolve
 from medtrace.workflows.bundle import bundle_files
-from medtrace.workflows.runs import RECORD, WEIGHTS, load_method
 from medtrace.workflows.train import train
 
 NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir())

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from medtrace.engines.runs import RECORD, WEIGHTS, load_method, read_run
 from medtrace.guard import configurations
 from medtrace.guard.bounds import MAX_NUMBER
 from medtrace.guard.method_size import check_shapes, check_size
 from medtrace.methods import method_class, resolve, settings_of
-from medtrace.workflows.runs import RECORD, WEIGHTS, load_method, read_run
 from medtrace.workflows.train import train
 from tests.standins import make_run
 from tests.test_hostile import NAMES

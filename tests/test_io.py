@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from medtrace.fields import exponentiate
-from medtrace.io import load_trace, read_image, read_transform, save_trace, write_image, write_transform
+from medtrace.io import load_trace, read_nifti_image, read_transform, save_trace, write_image, write_transform
 from medtrace.trace import Trace
 
 
@@ -219,7 +219,7 @@ def test_images_have_one_geometry_in_nibabel_and_simpleitk(tmp_path, shape, grid
     for index in ((0, 0, 0), (5, 6, itk.GetSize()[2] - 1)):
         x, y, z = itk.TransformIndexToPhysicalPoint(index)
         np.testing.assert_allclose([-x, -y, z, 1], affine.numpy() @ [*index, 1], atol=1e-3)
-    read, read_affine = read_image(tmp_path / "image.nii.gz")
+    read, read_affine = read_nifti_image(tmp_path / "image.nii.gz")
     assert torch.equal(read.reshape(image.shape), image)
     torch.testing.assert_close(read_affine, affine, atol=1e-4, rtol=0)
 
@@ -228,7 +228,7 @@ def test_colour_nifti_is_refused(tmp_path):
     colour = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "colour.nii")
     with pytest.raises(ValueError, match=r"colour.nii: expected real numbers, received .*split it into channels"):
-        read_image(tmp_path / "colour.nii")
+        read_nifti_image(tmp_path / "colour.nii")
 
 
 def test_int16_keeps_a_65535th_of_the_range(tmp_path):
@@ -236,7 +236,7 @@ def test_int16_keeps_a_65535th_of_the_range(tmp_path):
     write_image(tmp_path / "image.nii", image, PLAIN, dtype="int16")
     stored = nibabel.load(tmp_path / "image.nii")
     assert stored.get_data_dtype() == np.int16
-    assert (read_image(tmp_path / "image.nii")[0] - image).abs().max() <= 3000 / 65535
+    assert (read_nifti_image(tmp_path / "image.nii")[0] - image).abs().max() <= 3000 / 65535
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])

@@ -7,7 +7,8 @@ import torch
 from medtrace import kernels
 from medtrace.fields import compose, folded_voxels, warp
 from medtrace.kernels import threads
-from medtrace.kernels.greedy import gaussian, operations
+from medtrace.kernels.greedy import operations
+from medtrace.kernels.greedy_interface import gaussian
 from medtrace.kernels.greedy_torch import TorchOperations
 from medtrace.kernels.information import information
 

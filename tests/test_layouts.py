@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medtrace.data.layouts import (
+from medtrace.data.lists.layouts import (
     Pair,
     read_brats_reg,
     read_pair_list,

@@ -5,7 +5,7 @@ import torch
 
 from medtrace.engines import Trainer
 from medtrace.methods.ddib.method import DDIBMethod
-from medtrace.networks import NoiseEstimator, NoiseSchedule, denoise, invert
+from medtrace.networks import NoiseEstimator, NoiseSchedule, ddim_invert, denoise
 
 
 def estimator(spatial_dims=2, channels=1, seed=0):
@@ -54,7 +54,7 @@ def test_translation_goes_through_the_noise():
     method, data = make_method(), batch()
     gammas = NoiseSchedule().levels(6)
     source, target = (method.averages[domain].eval() for domain in ("source", "target"))
-    noise = invert(source, data["source"], gammas)
+    noise = ddim_invert(source, data["source"], gammas)
     by_hand = denoise(target, noise, gammas, "ddim").image
     drawn = method.refinement(data, keep=(0,))
     torch.testing.assert_close(drawn.intermediates[0].image, noise)

@@ -209,17 +209,17 @@ def test_average_follows_the_formula():
     for count in range(12):
         with torch.no_grad():
             network.weight.add_(1.0)
-        average.update(network)
+        average.update_parameters(network)
         decay = min(0.5, (1 + count) / (10 + count))
         expected = decay * expected + (1 - decay) * network.weight.detach()
-    torch.testing.assert_close(average.network.weight, expected)
-    assert not average.network.weight.requires_grad
+    torch.testing.assert_close(average.module.weight, expected)
+    assert not average.module.weight.requires_grad
     assert int(average.updates) == 12
     follows = WeightAverage(network, 0.0)
     with torch.no_grad():
         network.weight.mul_(3)
-    follows.update(network)
-    assert torch.equal(follows.network.weight, network.weight)
+    follows.update_parameters(network)
+    assert torch.equal(follows.module.weight, network.weight)
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
@@ -233,7 +233,7 @@ def test_training_moves_the_average_and_tracing_uses_it():
     start = copy.deepcopy(method.networks.noise_estimator)
     train(method, [data] * 3)
     assert int(method.average.updates) == 3
-    average = dict(method.average.network.named_parameters())
+    average = dict(method.average.module.named_parameters())
     for name, value in method.networks.noise_estimator.named_parameters():
         if not torch.equal(value, start.get_parameter(name)):
             assert not torch.equal(average[name], value)
@@ -259,7 +259,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path):
     whole, cut = run(tmp_path / "whole", 3), run(tmp_path / "cut", 1, 3)
     set_determinism(seed=None)
     assert whole.keys() == cut.keys()
-    assert int(whole["average.updates"]) == 6
+    assert int(whole["average.n_averaged"]) == 7
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 

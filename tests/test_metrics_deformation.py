@@ -7,17 +7,17 @@ import torch
 
 from medtrace import fields
 from medtrace.metrics import (
-    EndPointError,
-    InverseConsistency,
-    LandmarkError,
-    NonDiffeomorphicFraction,
-    NonDiffeomorphicVolume,
-    SDLogJacobian,
+    EndPointErrorMetric,
+    InverseConsistencyMetric,
+    LandmarkErrorMetric,
+    NonDiffeomorphicFractionMetric,
+    NonDiffeomorphicVolumeMetric,
+    SDLogJacobianMetric,
     deformed_region,
     end_point_error,
+    folded_volume,
     landmark_error,
     mean_inverse_consistency,
-    non_diffeomorphic_volume,
     sd_log_jacobian,
 )
 
@@ -81,7 +81,7 @@ class TestEndPointError:
     def test_metric_counts_undefined_cases(self):
         true = torch.zeros(2, 2, 4, 4)
         true[0] = 1
-        metric = EndPointError("voxel", deformed_above=0.3)
+        metric = EndPointErrorMetric("voxel", deformed_above=0.3)
         metric(torch.zeros_like(true), true)
         with pytest.warns(UserWarning, match="1 undefined"):
             assert metric.aggregate().item() == pytest.approx(math.sqrt(2))
@@ -89,7 +89,7 @@ class TestEndPointError:
 
     def test_the_metric_asks_for_its_affine(self):
         field = torch.zeros(1, 3, 4, 4, 4)
-        metric = EndPointError()
+        metric = EndPointErrorMetric()
         with pytest.raises(TypeError, match=r"affine: expected a \(4, 4\) tensor for millimetres, received None"):
             metric(field, field)
         metric(list(field.expand(2, -1, -1, -1, -1)), list(field.expand(2, -1, -1, -1, -1)), affine=ANISOTROPIC)
@@ -105,7 +105,7 @@ class TestEndPointError:
         with pytest.raises(ValueError, match="ddf: expected finite numbers"):
             end_point_error(field / 0, field)
         with pytest.raises(ValueError, match="unit: expected one of 'mm', 'voxel'"):
-            EndPointError("cm")
+            EndPointErrorMetric("cm")
         with pytest.raises(ValueError, match="threshold"):
             deformed_region(field, -1)
         with pytest.raises(ValueError, match="empty mask"):
@@ -120,7 +120,7 @@ class TestLandmarks:
         found[0, 0] += torch.tensor([3.0, 4, 0])
         found[1] += torch.tensor([1.0, 2, 2])
         assert landmark_error(found, self.true).tolist() == pytest.approx([2.5, 3])
-        metric = LandmarkError()
+        metric = LandmarkErrorMetric()
         assert metric(found, self.true)[:, 0].tolist() == pytest.approx([2.5, 3])
         assert metric.aggregate().item() == pytest.approx(2.75)
 
@@ -152,8 +152,8 @@ class TestRegularity:
         grid = fields.identity_grid(shape, dtype=torch.float64)[None]
         for field in (shift, 0.2 * grid, -0.3 * grid):
             assert sd_log_jacobian(field).item() == pytest.approx(0, abs=1e-7)
-            assert non_diffeomorphic_volume(field).item() == 0
-            assert NonDiffeomorphicFraction()(field).item() == 0
+            assert folded_volume(field).item() == 0
+            assert NonDiffeomorphicFractionMetric()(field).item() == 0
 
     def test_sd_log_jacobian_of_a_piecewise_stretch(self):
         # determinants: halves of the image are stretched by 1.5 and by 0.5
@@ -164,18 +164,18 @@ class TestRegularity:
         mask[:, :, [0, 1, 2, 5, 6, 7]] = 1  # where differences do not straddle the change
         expected = (math.log(1.5) - math.log(0.5)) / 2
         assert sd_log_jacobian(field, mask).item() == pytest.approx(expected)
-        assert SDLogJacobian()(field, mask=mask).item() == pytest.approx(expected)
+        assert SDLogJacobianMetric()(field, mask=mask).item() == pytest.approx(expected)
 
     @pytest.mark.parametrize(("dims", "shape"), [(2, (16, 16)), (3, (10, 10, 10))])
     def test_folding_shows_everywhere(self, dims, shape):
         calm, folded = bump(shape, 1.0), bump(shape, 8.0)
-        assert non_diffeomorphic_volume(calm).item() == 0
-        volume = non_diffeomorphic_volume(folded).item()
+        assert folded_volume(calm).item() == 0
+        volume = folded_volume(folded).item()
         assert volume > 1
-        percent = non_diffeomorphic_volume(folded, unit="percent").item()
+        percent = folded_volume(folded, unit="percent").item()
         assert percent == pytest.approx(100 * volume / math.prod(shape))
-        assert NonDiffeomorphicVolume("percent")(folded).item() == pytest.approx(percent)
-        fraction = NonDiffeomorphicFraction()(folded).item()
+        assert NonDiffeomorphicVolumeMetric("percent")(folded).item() == pytest.approx(percent)
+        fraction = NonDiffeomorphicFractionMetric()(folded).item()
         assert fraction == pytest.approx(fields.non_diffeomorphic_fraction(folded).item())
         assert fraction > 0.01
         assert sd_log_jacobian(folded).item() > 3 * sd_log_jacobian(calm).item() > 0
@@ -183,7 +183,7 @@ class TestRegularity:
 
     def test_one_field_only(self):
         field = torch.zeros(1, 2, 4, 4)
-        for metric in (NonDiffeomorphicFraction(), NonDiffeomorphicVolume(), SDLogJacobian()):
+        for metric in (NonDiffeomorphicFractionMetric(), NonDiffeomorphicVolumeMetric(), SDLogJacobianMetric()):
             with pytest.raises(TypeError, match="this metric takes one field"):
                 metric(field, field)
             with pytest.raises(ValueError, match="expected 2 channels"):
@@ -193,7 +193,7 @@ class TestRegularity:
         with pytest.raises(ValueError, match="floor"):
             sd_log_jacobian(field, floor=0)
         with pytest.raises(ValueError, match="unit"):
-            NonDiffeomorphicVolume("mm")
+            NonDiffeomorphicVolumeMetric("mm")
 
 
 class TestInverseConsistency:
@@ -204,8 +204,8 @@ class TestInverseConsistency:
         assert mean_inverse_consistency(shift, shift).item() == pytest.approx(2)
         in_mm = mean_inverse_consistency(shift, shift, affine=ANISOTROPIC)
         assert in_mm.item() == pytest.approx(4)
-        assert InverseConsistency()(shift, shift, affine=ANISOTROPIC).item() == pytest.approx(4)
-        assert InverseConsistency("voxel")(shift, shift).item() == pytest.approx(2)
+        assert InverseConsistencyMetric()(shift, shift, affine=ANISOTROPIC).item() == pytest.approx(4)
+        assert InverseConsistencyMetric("voxel")(shift, shift).item() == pytest.approx(2)
 
     def test_agrees_with_the_field_function_and_with_a_real_inverse(self):
         field = bump((20, 18), 1.5)
@@ -225,4 +225,4 @@ class TestInverseConsistency:
         assert mean_inverse_consistency(out, back).item() > 10
         assert math.isnan(mean_inverse_consistency(out, back + 10, inside_only=True).item())
         with pytest.raises(TypeError, match="affine"):
-            InverseConsistency()(out, back)
+            InverseConsistencyMetric()(out, back)

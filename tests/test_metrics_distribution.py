@@ -60,7 +60,7 @@ def test_bhattacharyya_counts_the_masks_of_both():
 
 def test_the_metric_pools_over_batches():
     first, second = normal(6, 1, 8, 8).clamp(-1, 1), normal(6, 1, 8, 8, seed=1).clamp(-1, 1) * 0.5
-    metric = metrics.BhattacharyyaDistance(RANGE)
+    metric = metrics.BhattacharyyaDistanceMetric(RANGE)
     assert metric.aggregate().isnan()
     for start in (0, 2, 4):
         metric(first[start : start + 2], second[start : start + 2])
@@ -113,7 +113,7 @@ def test_features_come_from_the_named_file(network_file):
     assert features.dtype == torch.float64
     assert torch.allclose(features.float(), network(images).flatten(2).mean(2), atol=1e-6)
     other = 2 * normal(4, 1, 9, 8, seed=1)
-    fid, sfd = metrics.FID(network), metrics.SFD(network)
+    fid, sfd = metrics.FIDMetric(network), metrics.SFDMetric(network)
     for metric, distance in ((fid, metrics.frechet_distance), (sfd, metrics.simplified_frechet_distance)):
         assert metric.aggregate().isnan()
         metric(images[:1], other[:1])
@@ -162,9 +162,9 @@ def test_overlap_is_monais(shape):
     assert torch.allclose(found.dice.float(), compute_dice(*one_hot))
     assert torch.allclose(found.iou.float(), compute_iou(*one_hot))
     assert torch.allclose(found.accuracy, (pred == target).flatten(1).double().mean(1))
-    assert torch.allclose(metrics.LabelDice(4)(pred, target)[:, 0], found.dice[:, 1:].mean(1))
-    assert torch.allclose(metrics.LabelIoU(4, include_background=True)(pred, target)[:, 0], found.iou.mean(1))
-    assert torch.allclose(metrics.LabelAccuracy(4)(pred, target)[:, 0], found.accuracy)
+    assert torch.allclose(metrics.LabelDiceMetric(4)(pred, target)[:, 0], found.dice[:, 1:].mean(1))
+    assert torch.allclose(metrics.LabelIoUMetric(4, include_background=True)(pred, target)[:, 0], found.iou.mean(1))
+    assert torch.allclose(metrics.LabelAccuracyMetric(4)(pred, target)[:, 0], found.accuracy)
 
 
 def test_absent_classes_are_left_out_and_invented_ones_count_zero():

@@ -9,10 +9,10 @@ from scipy import ndimage
 from skimage.filters import sobel, threshold_otsu
 
 from medtrace.metrics import (
-    EdgeDice,
-    EdgeNMI,
-    EdgePSNR,
-    EdgeSSIM,
+    EdgeDiceMetric,
+    EdgeNMIMetric,
+    EdgePSNRMetric,
+    EdgeSSIMMetric,
     edge_dice,
     edge_map,
     edge_nmi,
@@ -106,9 +106,9 @@ def test_ssim_psnr_and_nmi_are_those_of_the_maps(shape, scale):
         edge_nmi(first, second, mask, num_bins=16, convention="arithmetic", **options),
     ]
     classes = [
-        EdgeSSIM(RANGE, scale),
-        EdgePSNR(RANGE, scale),
-        EdgeNMI(RANGE, scale, num_bins=16, convention="arithmetic"),
+        EdgeSSIMMetric(RANGE, scale),
+        EdgePSNRMetric(RANGE, scale),
+        EdgeNMIMetric(RANGE, scale, num_bins=16, convention="arithmetic"),
     ]
     for value, reference, metric in zip(got, expected, classes):
         torch.testing.assert_close(value, reference)
@@ -145,6 +145,8 @@ class TestOtsu:
     def test_two_levels_and_one(self):
         assert 0 < otsu_threshold(torch.tensor([0.0, 0.0, 1.0])) < 1
         assert otsu_threshold(torch.full((5,), 0.7)) == pytest.approx(0.7)
+        high = 1 + torch.finfo(torch.float64).eps
+        assert 1 <= otsu_threshold(torch.tensor([1.0, 1.0, high], dtype=torch.float64)) < high
 
 
 class TestDice:
@@ -202,7 +204,7 @@ class TestDice:
             torch.testing.assert_close(plain, faint)
 
     def test_flat_images_are_undefined_and_counted(self):
-        metric = EdgeDice(RANGE, "otsu")
+        metric = EdgeDiceMetric(RANGE, "otsu")
         flat = torch.zeros(1, 1, 24, 24)
         metric(torch.cat([flat, square()]), torch.cat([flat, square()]))
         with pytest.warns(UserWarning, match="1 undefined"):
@@ -218,15 +220,15 @@ class TestDice:
 
     def test_errors(self):
         with pytest.raises(TypeError, match="threshold"):
-            EdgeDice(RANGE)
+            EdgeDiceMetric(RANGE)
         with pytest.raises(ValueError, match="threshold: expected one of 'otsu', 'quantile', received 'canny'"):
-            EdgeDice(RANGE, "canny")
+            EdgeDiceMetric(RANGE, "canny")
         with pytest.raises(ValueError, match=r"threshold: expected a number in \[0, 1\)"):
-            EdgeDice(RANGE, 1.5)
+            EdgeDiceMetric(RANGE, 1.5)
         with pytest.raises(TypeError, match="threshold: expected 'otsu', 'quantile' or a number"):
-            EdgeDice(RANGE, None)
+            EdgeDiceMetric(RANGE, None)
         with pytest.raises(ValueError, match="quantile"):
-            EdgeDice(RANGE, "quantile", quantile=1.0)
+            EdgeDiceMetric(RANGE, "quantile", quantile=1.0)
         with pytest.raises(ValueError, match="second: expected the batch and grid of first"):
             edge_dice(square(), square(size=20), data_range=RANGE, threshold="otsu")
 

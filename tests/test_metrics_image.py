@@ -8,7 +8,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler
-from monai.metrics import SSIMMetric
+from monai.metrics import SSIMMetric as MonaiSSIMMetric
 from skimage.metrics import (
     mean_squared_error,
     normalized_mutual_information,
@@ -17,11 +17,11 @@ from skimage.metrics import (
 from skimage.metrics import structural_similarity as skimage_ssim
 
 from medtrace.metrics import (
-    MAE,
-    NMI,
-    PSNR,
-    SSIM,
+    MAEMetric,
     NMIConvention,
+    NMIMetric,
+    PSNRMetric,
+    SSIMMetric,
     mean_absolute_error,
     normalized_mutual_information_score,
     peak_signal_to_noise_ratio,
@@ -29,7 +29,7 @@ from medtrace.metrics import (
 )
 
 RANGE = (-1.0, 1.0)
-METRICS = [MAE, PSNR, SSIM, NMI]
+METRICS = [MAEMetric, PSNRMetric, SSIMMetric, NMIMetric]
 
 
 def pair(shape, noise=0.1):
@@ -85,10 +85,12 @@ class TestPeakSignalToNoise:
     def test_a_perfect_case_is_infinite_stays_in_the_buffer_and_is_counted(self):
         pred, target = pair((3, 1, 8, 8))
         pred[1] = target[1]
-        metric = PSNR(RANGE)
+        metric = PSNRMetric(RANGE)
         values = metric(pred, target)
         assert values[1].item() == math.inf
-        with pytest.warns(UserWarning, match=r"PSNR: the mean leaves out 1 infinite and 0 undefined value\(s\) of 3"):
+        with pytest.warns(
+            UserWarning, match=r"PSNRMetric: the mean leaves out 1 infinite and 0 undefined value\(s\) of 3"
+        ):
             mean = metric.aggregate()
         assert mean.item() == pytest.approx((values[0] + values[2]).item() / 2)
         assert metric.summary().infinite == 1
@@ -96,7 +98,7 @@ class TestPeakSignalToNoise:
         assert torch.equal(metric.get_buffer(), values)
 
     def test_all_perfect_is_infinite(self):
-        metric = PSNR(RANGE)
+        metric = PSNRMetric(RANGE)
         metric(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
         assert metric.aggregate().item() == math.inf
 
@@ -117,7 +119,7 @@ class TestStructuralSimilarity:
     @pytest.mark.parametrize(("shape", "window", "sigma"), [((24, 19), 11, 1.5), ((12, 10, 9), 7, 0.8)])
     def test_against_monai(self, shape, window, sigma):
         pred, target = pair((2, 1, *shape), noise=0.3)
-        monai = SSIMMetric(len(shape), data_range=2.0, win_size=window, kernel_sigma=sigma)(pred + 1, target + 1)
+        monai = MonaiSSIMMetric(len(shape), data_range=2.0, win_size=window, kernel_sigma=sigma)(pred + 1, target + 1)
         value = structural_similarity(pred, target, data_range=RANGE, window=window, sigma=sigma)
         torch.testing.assert_close(value, monai[:, 0].double(), rtol=0, atol=1e-4)
 
@@ -180,7 +182,7 @@ class TestMutualInformation:
         for convention, value in expected.items():
             got = normalized_mutual_information_score(x, y, data_range=RANGE, num_bins=2, convention=convention)
             assert got.item() == pytest.approx(value)
-            assert NMI(RANGE, 2, str(convention))(x, y).item() == pytest.approx(value)
+            assert NMIMetric(RANGE, 2, str(convention))(x, y).item() == pytest.approx(value)
 
     def test_limits(self):
         x = torch.rand(1, 1, 256, 256) * 2 - 1
@@ -219,7 +221,7 @@ class TestMutualInformation:
         clamped = normalized_mutual_information_score(x, x, data_range=RANGE, out_of_range="clamp", num_bins=4)
         assert clamped.item() == pytest.approx(2)
         with pytest.raises(ValueError, match="convention: expected one of 'studholme', 'arithmetic', 'joint'"):
-            NMI(RANGE, convention="maes")
+            NMIMetric(RANGE, convention="maes")
 
 
 @pytest.mark.parametrize("kind", METRICS)
@@ -247,7 +249,7 @@ def test_better_images_score_better(kind):
     target = torch.rand(1, 1, 32, 32) * 1.6 - 0.8
     noise = torch.randn(1, 1, 32, 32)
     scores = [kind(RANGE)((target + s * noise).clamp(-1, 1), target).item() for s in (0.02, 0.1, 0.5)]
-    assert scores == sorted(scores, reverse=kind is not MAE)
+    assert scores == sorted(scores, reverse=kind is not MAEMetric)
 
 
 @pytest.mark.parametrize("kind", METRICS)
@@ -304,7 +306,7 @@ def test_mae_never_exceeds_rmse():
 def test_in_monais_handler():
     pred, target = pair((4, 1, 8, 8))
     engine = Engine(lambda _, batch: batch)
-    handler = IgniteMetricHandler(metric_fn=MAE(RANGE), save_details=True)
+    handler = IgniteMetricHandler(metric_fn=MAEMetric(RANGE), save_details=True)
     handler.attach(engine, "mae")
     engine.state.metric_details = {}
     engine.run([(list(pred[:2]), list(target[:2])), (pred[2:], target[2:])])
@@ -317,6 +319,6 @@ def test_a_list_of_items_is_compared_with_a_batch():
     """As a handler has them when predictions are decollated and labels are not."""
     first, second = torch.rand(2, 3, 1, 8, 8)
     data_range = (second.min(), second.max())
-    expected = MAE(data_range)(first, second)
-    assert torch.equal(MAE(data_range)(list(first), second), expected)
-    assert torch.equal(MAE(data_range)(first, list(second)), expected)
+    expected = MAEMetric(data_range)(first, second)
+    assert torch.equal(MAEMetric(data_range)(list(first), second), expected)
+    assert torch.equal(MAEMetric(data_range)(first, list(second)), expected)

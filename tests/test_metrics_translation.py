@@ -11,7 +11,7 @@ from medtrace.data import TraceBench
 from medtrace.fields import warp
 from medtrace.metrics import (
     CONVENTIONS,
-    NMAE,
+    NMAEMetric,
     foreground_of,
     highest_psnr,
     normalized_mean_absolute_error,
@@ -116,7 +116,7 @@ class TestScores:
     def test_the_metric_keeps_cases(self):
         image, target = pair((3, 1, 24, 20))
         for convention in CONVENTIONS:
-            metric = NMAE(convention)
+            metric = NMAEMetric(convention)
             metric(image[:2], target[:2])
             metric(MetaTensor(image[2:]), MetaTensor(target[2:]))
             expected = normalized_mean_absolute_error(image, target, convention)
@@ -128,7 +128,7 @@ class TestScores:
         with pytest.raises(ValueError, match="convention: expected one of 'unit-whole'"):
             translation_scores(image, target, "unit")
         with pytest.raises(ValueError, match="convention: expected one of"):
-            NMAE("percent")
+            NMAEMetric("percent")
         with pytest.raises(ValueError, match=r"target: expected intensities in \[-1, 1\]"):
             translation_scores(image * 255, target * 255)
         with pytest.raises(ValueError, match="only background in item"):
@@ -138,7 +138,7 @@ class TestScores:
         with pytest.raises(ValueError, match="mask: expected shape"):
             translation_scores(image, target, mask=torch.ones(1, 1, 3, 3))
         with pytest.raises(TypeError, match="y: expected a tensor"):
-            NMAE()(image)
+            NMAEMetric()(image)
         with pytest.raises(ValueError, match="nmae: expected a number above 0"):
             highest_psnr(0, "unit-whole")
 

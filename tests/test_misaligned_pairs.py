@@ -11,13 +11,14 @@ from monai.utils import set_determinism
 
 from medtrace.cli import main
 from medtrace.data import Preparation, load_dataset, sources
+from medtrace.evaluation.bench.misaligned import CONVENTION, column
+from medtrace.evaluation.scoring import score_cases
+from medtrace.evaluation.tracers import identity
 from medtrace.methods import method_class, resolve
 from medtrace.metrics import CONVENTIONS
-from medtrace.workflows.bench.misaligned import CONVENTION, column
 from medtrace.workflows.compare import compare
-from medtrace.workflows.evaluate import evaluate, identity
+from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.prepare import prepare
-from medtrace.workflows.scoring import score_cases
 from medtrace.workflows.train import train
 
 MISALIGNED = {"data.misalignment": "3"}

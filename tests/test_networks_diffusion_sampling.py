@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from medtrace.networks import NoiseEstimator, NoiseSchedule, add_noise, denoise, invert, noised_start
+from medtrace.networks import NoiseEstimator, NoiseSchedule, add_noise, ddim_invert, denoise, noised_start
 
 MEAN, SPREAD = 0.3, 0.5
 SCHEDULE = NoiseSchedule()
@@ -135,7 +135,7 @@ def test_inversion_and_back_returns_the_image_the_better_the_more_steps():
     misses = []
     for steps in (50, 100, 200, 400):
         levels = SCHEDULE.levels(steps)
-        back = denoise(predict, invert(predict, image, levels), levels, "ddim").image
+        back = denoise(predict, ddim_invert(predict, image, levels), levels, "ddim").image
         misses.append(float((back - image).abs().max()))
     assert misses[-1] < 0.025
     for coarse, fine in pairwise(misses):
@@ -145,7 +145,9 @@ def test_inversion_and_back_returns_the_image_the_better_the_more_steps():
 def test_inversion_reaches_the_flows_noise():
     image = MEAN + SPREAD * normal(2, 1, 8, 8)
     levels = SCHEDULE.levels(1000)
-    torch.testing.assert_close(invert(predict, image, levels), flowed(image, 1.0, float(levels[0])), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        ddim_invert(predict, image, levels), flowed(image, 1.0, float(levels[0])), atol=0.01, rtol=0
+    )
 
 
 def test_refinements_make_the_inversion_exact_with_few_steps():
@@ -153,7 +155,7 @@ def test_refinements_make_the_inversion_exact_with_few_steps():
     levels = SCHEDULE.levels(25)
     misses = []
     for refinements in (0, 1, 2, 8):
-        noisy = invert(predict, image, levels, refinements=refinements)
+        noisy = ddim_invert(predict, image, levels, refinements=refinements)
         misses.append(float((denoise(predict, noisy, levels, "ddim").image - image).abs().max()))
     assert misses[0] > 4 * misses[1] > 16 * misses[2]
     assert misses[-1] < 1e-6
@@ -162,7 +164,7 @@ def test_refinements_make_the_inversion_exact_with_few_steps():
 def test_an_inversion_may_stop_at_any_level():
     image = MEAN + SPREAD * normal(1, 1, 6, 6)
     levels = SCHEDULE.levels(500, start=0.4)
-    reached = invert(predict, image, levels)
+    reached = ddim_invert(predict, image, levels)
     torch.testing.assert_close(reached, flowed(image, 1.0, float(levels[0])), atol=0.01, rtol=0)
 
 
@@ -241,7 +243,7 @@ def test_progress_is_shown_on_request_alone(capsys):
     assert capsys.readouterr().err == ""
     denoise(predict, noisy, levels, "ddim", progress="Denoising")
     assert "Denoising" in capsys.readouterr().err
-    invert(predict, noisy, levels, progress="Inverting")
+    ddim_invert(predict, noisy, levels, progress="Inverting")
     assert "Inverting" in capsys.readouterr().err
 
 
@@ -259,7 +261,7 @@ def test_no_graph_is_kept():
     levels = SCHEDULE.levels(2)
     for result in (
         denoise(lambda image, _: weight * image, torch.ones(1, 1, 2, 2), levels, "ddim").image,
-        invert(lambda image, _: weight * image, torch.ones(1, 1, 2, 2), levels),
+        ddim_invert(lambda image, _: weight * image, torch.ones(1, 1, 2, 2), levels),
     ):
         assert not result.requires_grad
 
@@ -293,4 +295,4 @@ def test_what_does_not_fit_is_refused(changes, kind, message):
 
 def test_an_inversion_refuses_less_than_no_refinement():
     with pytest.raises(ValueError, match="refinements: expected 0 or more, received -1"):
-        invert(predict, torch.zeros(1, 1, 3, 3), LEVELS, refinements=-1)
+        ddim_invert(predict, torch.zeros(1, 1, 3, 3), LEVELS, refinements=-1)

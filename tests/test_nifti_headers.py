@@ -17,7 +17,7 @@ from medtrace.guard.notices import Notice
 from medtrace.io.transforms import image_affine
 from medtrace.trace import Trace
 from medtrace.transforms.mask_rule import inside_of
-from medtrace.transforms.naming import read_image as read_for_transforms
+from medtrace.transforms.naming import load_image as read_for_transforms
 from medtrace.transforms.nifti_voxels import nifti_voxels
 from tests.cases import common, nifti_headers
 
@@ -61,7 +61,7 @@ def check_image(file, expected):
     image, lines = called(read_image, file)
     if isinstance(image, Exception):
         check_refusal(image, expected, file.name)
-        for read in (io.read_image, lambda path: read_for_transforms("image", path)):
+        for read in (io.read_nifti_image, lambda path: read_for_transforms("image", path)):
             check_refusal(called(read, file)[0], {**expected, "says": ()}, file.name)
         return
     assert "read" in expected["accept"]
@@ -75,7 +75,7 @@ def check_image(file, expected):
         assert not lines
     assert all(file.name in line for line in lines)
     # No two readers of the product see different numbers or another place.
-    values, own = io.read_image(file)
+    values, own = io.read_nifti_image(file)
     np.testing.assert_array_equal(own.numpy(), affine)
     assert torch.equal(values.float(), image.as_tensor())
     other = read_for_transforms("image", file)
@@ -297,8 +297,8 @@ def test_a_trace_refuses_labels_and_masks_that_lie_elsewhere(written):
 
 
 def test_pairs_and_freesurfer_volumes_are_listed_once(written, tmp_path):
+    from medtrace.data.lists.image_list import list_images
     from medtrace.storage.cases import content_digest
-    from medtrace.workflows.image_list import list_images
 
     for case, names in (("pair_hdr_img", ("image.hdr", "image.img")), ("freesurfer_mgz", ("image.mgz",))):
         for name in names:

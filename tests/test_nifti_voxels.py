@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medtrace.transforms import HistogramStandardization
-from medtrace.transforms.naming import read_image
+from medtrace.transforms.naming import load_image
 from medtrace.transforms.nifti_voxels import nifti_voxels
 
 RANDOM = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def test_every_type_gives_the_general_readers_numbers(tmp_path, name, dtype, slo
     path = save(tmp_path / name, values, slope, lambda data, affine: nibabel.Nifti1Image(data, affine, header))
     found = nifti_voxels("image", path)
     assert found.dtype == torch.float32
-    general = torch.as_tensor(read_image("image", path)).flatten()
+    general = torch.as_tensor(load_image("image", path)).flatten()
     assert torch.equal(found.flatten().sort().values, general.sort().values)
 
 
@@ -46,7 +46,7 @@ def test_every_type_gives_the_general_readers_numbers(tmp_path, name, dtype, slo
 def test_landmarks_are_those_of_the_loaded_images(tmp_path, shape, kind):
     turned = np.array([[0, 2.0, 0, 5], [-1, 0, 0, 3], [0, 0.1, 3, 1], [0, 0, 0, 1]])
     paths = [save(tmp_path / f"{number}.nii", numbers(shape), kind=kind, affine=turned) for number in range(3)]
-    loaded = [read_image("image", path) for path in paths]
+    loaded = [load_image("image", path) for path in paths]
     assert HistogramStandardization.train(paths).of() == HistogramStandardization.train(loaded).of()
     assert HistogramStandardization.train(map(str, paths)).of() == HistogramStandardization.train(loaded).of()
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medtrace.cli import app
-from medtrace.workflows.image_list import list_images
+from medtrace.data.lists.image_list import list_images
 from tests.cases import pair_lists
 from tests.cases.common import CASES, write
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from medtrace.storage.cases import atomic_case, case_key, content_digest, is_finished, key_of
-from medtrace.workflows.parallel import LOST, Task, run_cases
+from medtrace.workflows.attempts import Task
+from medtrace.workflows.parallel import LOST, run_cases
 
 pytestmark = pytest.mark.usefixtures("standin_methods")
 
@@ -238,7 +239,8 @@ def contents(folder, ignore=()):
 @pytest.fixture
 def counted(monkeypatch):
     """Names of the pairs that are read, pass by pass."""
-    from medtrace.workflows import prepare_learn, prepare_write
+    from medtrace.data.preparation import learning
+    from medtrace.workflows import prepare_write
 
     read = {"learn": [], "write": []}
 
@@ -251,7 +253,7 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(module, "read_case", call)
 
-    counting(prepare_learn, "learn")
+    counting(learning, "learn")
     counting(prepare_write, "write")
     return read
 
@@ -413,7 +415,7 @@ def test_several_workers_give_the_bytes_of_one(tmp_path):
     ],
 )
 def test_a_folder_is_one_series_unless_pictures_outnumber_its_slices(tmp_path, names, one):
-    from medtrace.workflows.image_list import is_one_image
+    from medtrace.data.lists.image_list import is_one_image
 
     for name in names:
         (tmp_path / name).touch()
@@ -421,7 +423,7 @@ def test_a_folder_is_one_series_unless_pictures_outnumber_its_slices(tmp_path, n
 
 
 def test_names_cannot_collide(tmp_path):
-    from medtrace.workflows.image_list import is_one_image, list_images
+    from medtrace.data.lists.image_list import is_one_image, list_images
 
     for path in ("p1/t1.nii.gz", "p2/t1.nii.gz", "p2/T2.nii", "q/p2/t1.mha", "p1_t1.nii", "d/1.dcm", "d/2", "d/p.png"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -455,7 +457,7 @@ def test_names_cannot_collide(tmp_path):
     ],
 )
 def test_lists_that_cannot_be_used_are_refused(tmp_path, content, message):
-    from medtrace.workflows.image_list import list_images
+    from medtrace.data.lists.image_list import list_images
 
     for name in ("a.nii", "b.nii"):
         (tmp_path / name).touch()

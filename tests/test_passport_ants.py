@@ -12,7 +12,7 @@ import torch
 from medtrace.io import (
     export_trace,
     load_trace,
-    read_image,
+    read_nifti_image,
     read_transform,
     save_trace,
     write_composite,
@@ -110,7 +110,7 @@ def test_a_warp_that_ants_wrote_is_read(tmp_path, ants):
     difference = (torch.from_numpy(theirs.numpy().copy()) - ours.warped[0])[inside_source(ours)]
     assert read.ddf.abs().max() > 0.2
     assert largest("ants, its own warp read by us", "image", difference) < 1e-3
-    image, _ = read_image(tmp_path / "fixed.nii.gz")
+    image, _ = read_nifti_image(tmp_path / "fixed.nii.gz")
     assert image.shape == trace.warped.shape
 
 

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medtrace.io import FORMATS, export_trace, load_trace, read_slicer_nrrd, save_trace, write_slicer_scene
+from medtrace.io import EXPORT_FORMATS, export_trace, load_trace, read_slicer_nrrd, save_trace, write_slicer_scene
 from medtrace.io.composite import linear_transform
 from medtrace.trace import Trace
 from tests.passport_cases import AFFINES, affine_of, flow, make_trace, mapped, points_within, smooth
@@ -52,7 +52,7 @@ def sheared(affine):
 
 
 def test_formats_are_listed_and_others_refused(tmp_path):
-    assert set(FORMATS) == {*FILES, "slicer"}
+    assert set(EXPORT_FORMATS) == {*FILES, "slicer"}
     with pytest.raises(ValueError, match=r"format: expected one of 'itk', .* received 'dicom'"):
         export_trace(make_trace("2d", "plain"), tmp_path / "out", "dicom")
     with pytest.raises(ValueError, match="format: expected one of composite, tfm with a motion, received 'fsl'"):

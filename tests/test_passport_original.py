@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 
 from medtrace.data import load_dataset
 from medtrace.geometry.resampling import Reorientation, center_window, shifted_affine
-from medtrace.io import read_image, read_motion, to_original, write_composite
+from medtrace.io import read_motion, read_nifti_image, to_original, write_composite
 from medtrace.trace import Trace
 from medtrace.transforms import RigidAlignment
 from medtrace.workflows.prepare import prepare
@@ -198,7 +198,7 @@ def test_prepared_pairs_go_back_to_their_scans(tmp_path, dated_scans, dims):
     points = points_within(trace.source.shape[1:], trace.source_affine)
     expected = apply(motion, points)
     assert (apply(found, points) - expected).norm(dim=1).max() < 0.5  # how well the alignment was found
-    before, after = (read_image(folder / f"{name}.nii") for name in ("before", "after"))
+    before, after = (read_nifti_image(folder / f"{name}.nii") for name in ("before", "after"))
     original = to_original(
         trace,
         before[0],

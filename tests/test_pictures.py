@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from medtrace.cli import app
 from medtrace.data import Intensity, Preparation, load_dataset
-from medtrace.data.pictures import picture_depth, picture_ending, read_picture, write_picture
+from medtrace.data.pictures.files import picture_depth, picture_ending, read_picture, write_picture
+from medtrace.data.pictures.tiff import Depth
 from medtrace.data.reading import read_image
-from medtrace.data.tiff_pictures import Depth
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.translate import translate
 from tests.cases import pictures

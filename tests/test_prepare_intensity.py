@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from medtrace.data.preparation import (
+from medtrace.data.preparation.intensity import (
     ContrastStandard,
-    Intensity,
     IntensityMap,
-    Preparation,
     find_foreground,
     fit_contrast,
     foreground_quantiles,
 )
+from medtrace.data.preparation.rules import Intensity, Preparation
 from medtrace.transforms import HistogramStandardization
 
 

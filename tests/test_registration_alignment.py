@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medtrace.fields import identity_grid, sample
-from medtrace.registration import Deformable, align, deform, register
+from medtrace.registration import Deformable, align, deform, register_images
 from medtrace.registration.alignment import Content
 from medtrace.registration.frames import Frame
 from medtrace.registration.levels import make_levels
@@ -195,7 +195,7 @@ def test_one_displacement_holds_alignment_and_grids(shape):
     moving, moving_affine = phantom(shape, moving_grid, contrast=(0.6, 1.5, 0.3, 1.0))
     truth = turn(dims, 2, 30, (6, -4, 2))
     moving_affine = truth @ moving_affine
-    result = register(moving, fixed, moving_affine, fixed_affine, alignment="rigid")
+    result = register_images(moving, fixed, moving_affine, fixed_affine, alignment="rigid")
     missed, returned = corner_error(result, truth, fixed_affine, moving_affine, dims)
     assert missed < 1.0
     assert returned < 0.3
@@ -206,8 +206,8 @@ def test_one_displacement_holds_alignment_and_grids(shape):
 def test_a_working_grid_of_other_voxels():
     fixed, affine = phantom((48, 52))
     moving, _ = phantom((48, 52), matrix=turn(2, 2, 0, (1.5, 0, 0)))
-    fine = register(moving, fixed, affine, affine, alignment="none", check_starts=False)
-    coarse = register(moving, fixed, affine, affine, alignment="none", spacing=2.0, check_starts=False)
+    fine = register_images(moving, fixed, affine, affine, alignment="none", check_starts=False)
+    coarse = register_images(moving, fixed, affine, affine, alignment="none", spacing=2.0, check_starts=False)
     assert coarse.deformation.ddf.shape[1] < fine.deformation.ddf.shape[1]
     inner = fixed[0] > 0.5
     assert float((coarse.ddf[0] - fine.ddf[0])[inner].abs().mean()) < 0.4
@@ -218,12 +218,12 @@ def test_headers_far_apart():
     apart = affine.clone()
     apart[0, 3] += 1000
     with pytest.raises(ValueError, match="lie 953 mm apart by their headers, more than their size"):
-        register(image, image, apart, affine)
+        register_images(image, image, apart, affine)
     beside = affine.clone()
     beside[0, 3] += 60
     with pytest.raises(ValueError, match="13 mm apart by their headers; align them first"):
-        register(image, image, beside, affine, alignment="none")
-    found = register(image, image, beside, affine, alignment="rigid")
+        register_images(image, image, beside, affine, alignment="none")
+    found = register_images(image, image, beside, affine, alignment="rigid")
     assert found.alignment.plausibility.shift_mm == pytest.approx(60, abs=0.5)
 
 
@@ -260,17 +260,17 @@ def test_a_turn_that_nobody_sought_fails():
     fixed, affine = phantom((48, 52))
     for contrast in ((1.0, 0.5, 1.6, 0.2), (0.6, 1.5, 0.3, 1.0)):
         moving, _ = phantom((48, 52), matrix=turn(2, 2, 180), contrast=contrast)
-        verdict = register(moving, fixed, affine, affine, alignment="none").verdict
+        verdict = register_images(moving, fixed, affine, affine, alignment="none").verdict
         assert verdict.grade == "FAIL"
         assert "more information; align them" in verdict.text()
         straight, _ = phantom((48, 52), matrix=turn(2, 2, 3), contrast=contrast)
-        assert register(straight, fixed, affine, affine, alignment="none").verdict.grade == "PASS"
+        assert register_images(straight, fixed, affine, affine, alignment="none").verdict.grade == "PASS"
 
 
 def test_squared_differences_of_two_contrasts_do_not_pass():
     fixed, affine = phantom((48, 52))
     moving, _ = phantom((48, 52), matrix=turn(2, 2, 4), contrast=(-0.6, 1.5, 0.3, 1.0))
-    result = register(moving, fixed, affine, affine, alignment="none", similarity="mse", check_starts=False)
+    result = register_images(moving, fixed, affine, affine, alignment="none", similarity="mse", check_starts=False)
     assert result.verdict.grade == "FAIL"
     assert any("two contrasts" in reason for reason in result.verdict.reasons)
 

@@ -8,11 +8,11 @@ from monai.data import list_data_collate
 
 from medtrace.data import TraceBench
 from medtrace.data.tracebench import LABELS
+from medtrace.evaluation.classical_registration import simpleitk_registration, simpleitk_tracer
+from medtrace.evaluation.registration_scores import NEEDED, score_registration
+from medtrace.evaluation.scoring import score_cases
 from medtrace.fields import warp
 from medtrace.trace import Trace
-from medtrace.workflows.classical_registration import simpleitk_registration, simpleitk_tracer
-from medtrace.workflows.registration_scores import NEEDED, score_registration
-from medtrace.workflows.scoring import score_cases
 
 SHAPE = (64, 64)
 

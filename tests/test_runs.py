@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from medtrace.engines.runs import RECORD, WEIGHTS, load_method, read_run
 from medtrace.methods import method_class, register_method, resolve
 from medtrace.methods.registry import _IN_PROCESS
-from medtrace.workflows.runs import RECORD, WEIGHTS, load_method, read_run
 from medtrace.workflows.train import train
 
 

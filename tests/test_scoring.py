@@ -10,11 +10,12 @@ from monai.data import list_data_collate
 from safetensors.torch import save_file
 
 from medtrace.data import TraceBench
+from medtrace.engines.runs import load_method
+from medtrace.evaluation.scoring import score, score_cases
+from medtrace.evaluation.tracers import identity, oracle, tracer_of
 from medtrace.fields import exponentiate, warp
-from medtrace.metrics.independent_registration import independent_registration
-from medtrace.workflows.evaluate import evaluate, identity, oracle, tracer_of
-from medtrace.workflows.runs import load_method
-from medtrace.workflows.scoring import score, score_cases
+from medtrace.registration.independent_registration import independent_registration
+from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.train import train
 
 SMOKE = ("tracebench", "smoke")

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medtrace.data.preparation import Preparation
+from medtrace.data.preparation.rules import Preparation
 from medtrace.fields import exponentiate, non_diffeomorphic_fraction
+from medtrace.inference import patched
+from medtrace.inference.patched import patches_for
 from medtrace.methods.ddib.method import DDIBMethod
 from medtrace.methods.palette.method import PaletteMethod
 from medtrace.methods.plasticine.method import PlasticineMethod
 from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import DeformationModule, DualDecoderGAN, NoiseEstimator, NoiseSchedule, TraceTrans
 from medtrace.networks.patches import MARGIN_SHARE, PatchInferer, axis_windows, in_patches
-from medtrace.workflows import patched
-from medtrace.workflows.patched import patches_for
 from medtrace.workflows.translate import translate
 from tests.standins import shift_run, tiny_tracetrans
 from tests.test_translate import head, save

@@ -5,7 +5,7 @@ import torch
 
 from medtrace.data import TraceBench
 from medtrace.fields import warp
-from medtrace.io.nifti import read_image
+from medtrace.io.nifti import read_nifti_image
 from medtrace.trace import Trace, contrast_change, find_tissue
 from medtrace.trace.tissue import find_background
 
@@ -196,7 +196,9 @@ def _around(tissue):
 @pytest.mark.real_data
 def test_a_t2_of_a_t1(real_data):
     """The heads' own air took the dark tissue along: .695 of the squared change was explained, now .775."""
-    t1, t2 = (read_image(real_data / "open_ms" / "mni" / "patient07" / f"{n}.nii.gz")[0].float() for n in ("T1", "T2"))
+    t1, t2 = (
+        read_nifti_image(real_data / "open_ms" / "mni" / "patient07" / f"{n}.nii.gz")[0].float() for n in ("T1", "T2")
+    )
     middle = (slice(None), slice(None), slice(None), slice(80, 100))
     t1, t2 = t1[middle], t2[middle]
     ddf = torch.zeros(3, *t1.shape[1:])

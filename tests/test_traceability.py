@@ -8,19 +8,19 @@ from monai.data import list_data_collate
 
 from medtrace import metrics
 from medtrace.data import TraceBench
-from medtrace.fields import invert
-from medtrace.trace import Trace
-from medtrace.workflows import segmenter as segmenters
-from medtrace.workflows.evaluate import identity
-from medtrace.workflows.segmenter import SegmenterSettings, load_segmenter, segmenter_in, train_segmenter
-from medtrace.workflows.traceability import (
+from medtrace.evaluation import segmenter as segmenters
+from medtrace.evaluation.segmenter import SegmenterSettings, load_segmenter, segmenter_in, train_segmenter
+from medtrace.evaluation.traceability import (
     NO_TRANSLATION,
     TRUE_TRANSLATION,
     score_traceability,
     segmentation_of,
-    traceability,
     true_translation,
 )
+from medtrace.evaluation.tracers import identity
+from medtrace.fields import invert
+from medtrace.trace import Trace
+from medtrace.workflows.traceability import traceability
 
 CLASSES = {"dark": 5, "bright": 9}
 TINY = {"channels": (4, 4, 4, 8, 8, 4), "iterations": 60, "batch_size": 8, "learning_rate": 2e-2}

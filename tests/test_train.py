@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from medtrace.data import TraceBench
-from medtrace.data.preparation import Preparation
+from medtrace.data.preparation.rules import Preparation
+from medtrace.engines.runs import read_run
 from medtrace.fields import invert, non_diffeomorphic_fraction
 from medtrace.workflows.prepare import prepare
-from medtrace.workflows.runs import read_run
 from medtrace.workflows.train import train
 
 SMOKE = ("tracebench", "smoke")

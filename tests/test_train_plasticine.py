@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medtrace.data import RandomPartner, TraceBench, sources
+from medtrace.engines.runs import load_method, read_run
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
 from medtrace.methods import build_method, method_class, resolve
@@ -14,7 +15,6 @@ from medtrace.methods.plasticine.method import PlasticineMethod
 from medtrace.networks.output_field import OutputField
 from medtrace.transforms import StructureMap
 from medtrace.workflows.bundle import bundle
-from medtrace.workflows.runs import load_method, read_run
 from medtrace.workflows.train import train
 from tests.trainings import (
     AFFINE,
@@ -61,8 +61,8 @@ def test_trains_and_translates(name, trained):
     trace = method.trace({"source": torch.rand(1, 1, 33, 40) * 2 - 1})[0]
     assert trace.image.shape == (1, 33, 40)
     assert (trace.ddf.abs().max() > 0) == (name == "plasticine")
-    averages = [name for name in weights(run) if name.endswith("updates")]
-    assert [int(weights(run)[name]) for name in averages] == [4] * len(averages)
+    averages = [name for name in weights(run) if name.endswith("n_averaged")]
+    assert [int(weights(run)[name]) for name in averages] == [1 + 4] * len(averages)  # the copy and the steps
     assert len(averages) == (2 if name == "ddib" else 1)
 
 

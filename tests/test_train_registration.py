@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from medtrace.engines.runs import load_method
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
 from medtrace.methods import build_method, method_class
@@ -12,7 +13,6 @@ from medtrace.methods.metaregnet.method import MetaRegNetMethod
 from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicRegNet
 from medtrace.networks.stacked_pair import StackedPair
 from medtrace.workflows.bundle import bundle
-from medtrace.workflows.runs import load_method
 from medtrace.workflows.train import train
 from tests.trainings import (
     AFFINE,

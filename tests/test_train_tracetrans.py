@@ -4,10 +4,10 @@ import monai.bundle
 import pytest
 import torch
 
+from medtrace.engines.runs import load_method, read_run
 from medtrace.io import load_trace
 from medtrace.methods import build_method
 from medtrace.workflows.bundle import bundle
-from medtrace.workflows.runs import load_method, read_run
 from medtrace.workflows.train import train
 from tests.trainings import (
     AFFINE,

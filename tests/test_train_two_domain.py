@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from medtrace.data import sources
+from medtrace.engines.runs import load_method, read_run
+from medtrace.evaluation.bench.study import two_domain
 from medtrace.io import load_trace
 from medtrace.methods import build_method, method_class, resolve
 from medtrace.methods.settings import names_of
 from medtrace.networks import CycleGAN
 from medtrace.networks.backbones import BACKBONES
-from medtrace.workflows.bench.study import two_domain
 from medtrace.workflows.bundle import BUNDLES, bundle
-from medtrace.workflows.runs import load_method, read_run
 from medtrace.workflows.train import train
 from tests.trainings import (
     AFFINE,

@@ -51,7 +51,7 @@ class Twofold(Method):
         return {"push": (self.second(made) * batch["poison"].mean()).square().mean()}
 
     def after_step(self):
-        self.average.update(self.first)
+        self.average.update_parameters(self.first)
 
 
 def batches(poisons):

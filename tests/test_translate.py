@@ -9,7 +9,8 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
+from medtrace.data.preparation.intensity import ContrastStandard
+from medtrace.data.preparation.rules import Intensity, Preparation
 from medtrace.fields import exponentiate
 from medtrace.io import load_trace
 from medtrace.trace.prediction import affines_of

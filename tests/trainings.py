@@ -12,11 +12,11 @@ from monai.bundle import ConfigWorkflow
 
 from medtrace.data import sources
 from medtrace.engines.distributed import DistributedNetwork
+from medtrace.engines.runs import read_run
 from medtrace.io.compact import FIELD_ERROR
 from medtrace.io.nifti import write_image
 from medtrace.workflows.bundle import bundle
 from medtrace.workflows.evaluate import evaluate
-from medtrace.workflows.runs import read_run
 
 SMOKE = ("tracebench", "smoke")
 AFFINE = torch.tensor([[0.0, -2, 0, 5], [3, 0, 0, -7], [0, 0, 4, 1], [0, 0, 0, 1]], dtype=torch.float64)

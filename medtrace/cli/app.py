@@ -1,4 +1,4 @@
-"""The application to which commands are added, and its options."""
+"""The application to which commands are added."""
 
 from __future__ import annotations
 
@@ -22,57 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Device = Annotated[
-    str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")
-]
-
-Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases.")]
-Scheduler = Annotated[
-    str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")
-]
-Series = Annotated[
-    str | None,
-    typer.Option(
-        help="Which volume of a DICOM folder that holds several: its number in the list that a refusal shows,"
-        " SeriesInstanceUID, SeriesNumber or SeriesDescription."
-    ),
-]
-SourceSeries = Annotated[
-    str | None,
-    typer.Option(
-        "--source-series", "--series", help="Which volume of the source's DICOM folder (see `medtrace translate`)."
-    ),
-]
-TargetSeries = Annotated[
-    str | None, typer.Option("--target-series", help="Which volume of the target's DICOM folder, likewise.")
-]
-ResampleTilt = Annotated[
-    bool,
-    typer.Option("--resample-tilt", help="Resample a DICOM series of a tilted gantry onto a grid at right angles."),
-]
-KeepMetadata = Annotated[
-    bool,
-    typer.Option(
-        "--keep-metadata/--strip-metadata",
-        help="Keep names of files and other metadata, which may name a patient, or leave them out.",
-    ),
-]
-Precise = Annotated[
-    bool,
-    typer.Option(
-        "--precise",
-        help="Keep every bit in the trace; otherwise fields are off by up to 1/2048 voxel, large images by 1/65534 of"
-        " their range, and files are much smaller.",
-    ),
-]
-Transforms = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--transforms",
-        help="Also write the fields as h5 (ITK transform) or nrrd (3D Slicer); repeatable.",
-    ),
-]
+"""The command line, as typer has it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

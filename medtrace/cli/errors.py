@@ -1,4 +1,4 @@
-"""Errors of commands: one line on stderr, and an exit code."""
+"""Ends of commands: errors in one line on stderr, and the exit codes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,20 @@ import typer
 from medtrace.guard.notices import Notice
 
 USER_ERROR = 1
+"""Refused or broken."""
+NOT_PARSED = 2
+"""A command line that cannot be parsed."""
+FAILED_VERDICT = 3
+"""Done, results written and marked, but a verdict is FAIL."""
 INTERRUPTED = 130
 """By Ctrl-C; by SIGTERM or SIGHUP it is 143 or 129, which schedulers and containers take for having obeyed them."""
 PATIENCE = 10.0
 """Seconds for cleaning up, in which further signals are not heard."""
 _ENDING = ("SIGTERM", "SIGHUP")
+
+
+class CommandLineError(ValueError):
+    """An option's text that cannot be parsed."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -56,7 +65,7 @@ def one_line_errors() -> Iterator[None]:
         for line in failures if len(failures) > 1 else ():
             typer.echo(f"medtrace: failed {line}", err=True)
         typer.echo(f"medtrace: error: {describe(error)}", err=True)
-        raise typer.Exit(USER_ERROR) from None
+        raise typer.Exit(NOT_PARSED if isinstance(error, CommandLineError) else USER_ERROR) from None
     _echo(notes)
 
 

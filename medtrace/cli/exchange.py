@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import KeepMetadata, Precise, ResampleTilt, SourceSeries, TargetSeries, Transforms, command
+from medtrace.cli import options
+from medtrace.cli.app import command
 
 
 @command("export")
 def export(
-    trace: Annotated[Path, typer.Argument(help="Folder of a trace.")],
+    trace: options.Trace,
     format_: Annotated[
         str,
         typer.Option(
@@ -20,7 +21,7 @@ def export(
             help="itk, composite, tfm, ants, nrrd, slicer, nitransforms, learn2reg, fsl, or trace (with --source).",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
+    out: options.NewFolder,
     source: Annotated[
         Path | None, typer.Option(help="The source scan as it was given, to which the field is brought first.")
     ] = None,
@@ -32,9 +33,9 @@ def export(
         Path | None,
         typer.Option("--target-motion", help="ITK transform from the trace's target frame to that scan: rigid/*.tfm."),
     ] = None,
-    source_series: SourceSeries = None,
-    target_series: TargetSeries = None,
-    resample_tilt: ResampleTilt = False,
+    source_series: options.SourceSeries = None,
+    target_series: options.TargetSeries = None,
+    resample_tilt: options.ResampleTilt = False,
 ) -> None:
     """Write a trace's fields for ITK, ANTs, 3D Slicer, nitransforms, Learn2Reg or FSL."""
     from medtrace.workflows.export import export as call
@@ -66,7 +67,7 @@ def import_(
     ],
     source: Annotated[Path, typer.Option(help="The scan that the field resamples (moving).")],
     target: Annotated[Path, typer.Option(help="The scan on whose grid it does so (fixed).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")],
+    out: options.TraceFolder,
     format_: Annotated[
         str | None,
         typer.Option(
@@ -75,13 +76,13 @@ def import_(
             " voxelmorph; by default what the content tells.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
-    keep_metadata: KeepMetadata = False,
-    source_series: SourceSeries = None,
-    target_series: TargetSeries = None,
-    resample_tilt: ResampleTilt = False,
-    precise: Precise = False,
-    transforms: Transforms = None,
+    overwrite: options.Overwrite = False,
+    keep_metadata: options.KeepMetadata = False,
+    source_series: options.SourceSeries = None,
+    target_series: options.TargetSeries = None,
+    resample_tilt: options.ResampleTilt = False,
+    precise: options.Precise = False,
+    transforms: options.Transforms = None,
 ) -> None:
     """Make a trace of two scans and a transform that another program found."""
     from medtrace.workflows.import_field import import_field
@@ -106,7 +107,7 @@ def import_(
 
 @command("dicom")
 def dicom(
-    trace: Annotated[Path, typer.Argument(help="Folder of a trace of a DICOM series.")],
+    trace: options.Trace,
     series: Annotated[Path, typer.Argument(help="Folder of that series.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the DICOM files.")],
     target_series: Annotated[

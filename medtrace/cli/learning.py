@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medtrace.cli.app import Device, ResampleTilt, Scheduler, Workers, at_home, command
+from medtrace.cli import options
+from medtrace.cli.app import at_home, command
+from medtrace.cli.errors import USER_ERROR
 from medtrace.cli.overrides import parse_settings
 
 
@@ -21,7 +24,7 @@ def prepare(
     contrast: Annotated[
         list[str] | None, typer.Option(help="BraTS-Reg contrast, repeatable: t1, t1ce, t2, flair.  [default: t1]")
     ] = None,
-    dims: Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")] = 2,
+    dims: options.Dims = 2,
     slices: Annotated[int, typer.Option(min=1, help="Central slices of each volume (with --dims 2).")] = 11,
     axis: Annotated[str, typer.Option(help="Slicing axis: axial, coronal or sagittal.")] = "axial",
     crop: Annotated[
@@ -48,7 +51,7 @@ def prepare(
             "  [default: 0.7 0.0 0.3]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
+    seed: options.Seed = 0,
     value_range: Annotated[
         tuple[float, float] | None,
         typer.Option(
@@ -57,14 +60,14 @@ def prepare(
             " training pictures]",
         ),
     ] = None,
-    page: Annotated[int | None, typer.Option(min=1, help="Page of pictures that have several, from 1.")] = None,
+    page: options.Page = None,
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Make the dataset without the cases that fail, and list them.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier dataset in --out.")] = False,
-    resample_tilt: ResampleTilt = False,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
+    overwrite: options.Overwrite = False,
+    resample_tilt: options.ResampleTilt = False,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
 ) -> None:
     """Turn before/after scans into a dataset split by subject; a second call does what a first left undone."""
     from medtrace.workflows.prepare import prepare as run
@@ -103,16 +106,11 @@ def prepare(
 
 @command("train")
 def train(
-    name: Annotated[str, typer.Argument(help="The method, such as tracetrans; `medtrace methods` lists them.")],
+    name: options.Method,
     dataset: Annotated[Path | None, typer.Argument(help="A folder made by `medtrace prepare`.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.  [default: runs/NAME]")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as optimizer.learning_rate=1e-4; repeatable."),
-    ] = None,
-    preset: Annotated[
-        list[str] | None, typer.Option(help="Named settings of the method, such as paper; repeatable, in this order.")
-    ] = None,
+    set_: options.Set = None,
+    preset: options.Preset = None,
     tracebench: Annotated[
         bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset (preset tracebench).")
     ] = False,
@@ -120,7 +118,7 @@ def train(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of a tiny network on TraceBench (presets tracebench, smoke).")
     ] = False,
-    device: Device = None,
+    device: options.Device = None,
 ) -> None:
     """Train a method."""
     settings = parse_settings(set_ or [])
@@ -135,28 +133,23 @@ def train(
 @command("methods")
 def methods() -> None:
     """List the methods: what each does, in which dimensions, and whose idea it is."""
-    from medtrace.methods import method_class, method_names
+    from medtrace.workflows.methods import method_table
 
-    rows = [("method", "tasks", "dims", "pairs", "paper")]
-    for name in method_names():
-        kind = method_class(name)
-        able = kind.abilities
-        dims = "/".join(f"{dims}D" for dims in able.spatial_dims)
-        rows.append((name, ", ".join(able.tasks), dims, "paired" if able.paired else "unpaired", kind.paper))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]))
+    columns = shutil.get_terminal_size((0, 0)).columns  # 0 where the output goes to a file or program
+    table = method_table(columns or None)
+    typer.echo(table.text)
+    for failure in table.failures:
+        typer.echo(f"medtrace: failed {failure}", err=True)
+    if table.failures:
+        raise typer.Exit(USER_ERROR)
 
 
 @command("bundle")
 def bundle(
-    name: Annotated[str, typer.Argument(help="The method, such as tracetrans.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as optimizer.learning_rate=1e-4; repeatable."),
-    ] = None,
-    preset: Annotated[list[str] | None, typer.Option(help="Named settings of the method; repeatable.")] = None,
+    name: options.Method,
+    out: options.NewFolder,
+    set_: options.Set = None,
+    preset: options.Preset = None,
 ) -> None:
     """Write a method's MONAI bundle."""
     settings = parse_settings(set_ or [])
@@ -168,14 +161,14 @@ def bundle(
 
 @command("evaluate")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
-    dataset: Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")],
+    run: options.Run,
+    dataset: options.Dataset,
     beside: Annotated[
         list[Path] | None, typer.Option(help="Another run for the same table, repeatable; needs --out.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
-    split: Annotated[str, typer.Option(help="training, validation or test.")] = "test",
-    device: Device = None,
+    split: options.Split = "test",
+    device: options.Device = None,
 ) -> None:
     """Measure a run on unseen subjects, or several runs side by side."""
     if beside:
@@ -197,7 +190,7 @@ def evaluate(
 @command("traceability")
 def traceability(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders; without any the controls alone.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables go.")] = Path("traceability"),
+    out: options.TablesFolder = Path("traceability"),
     dataset: Annotated[
         Path | None,
         typer.Option(
@@ -205,7 +198,7 @@ def traceability(
             "  [default: the runs' TraceBench cases]"
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the dataset: training, validation or test.")] = "test",
+    split: options.Split = "test",
     segmenter: Annotated[
         Path | None, typer.Option(help="Folder of the segmenter, trained once and reused.  [default: OUT/segmenter]")
     ] = None,
@@ -219,7 +212,7 @@ def traceability(
             "--set", metavar="KEY=VALUE", help="Setting of the segmenter's training, such as iterations=1000."
         ),
     ] = None,
-    device: Device = None,
+    device: options.Device = None,
 ) -> None:
     """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
     settings = parse_settings(set_ or [])
@@ -255,9 +248,9 @@ def bench(
             "  [default: the task's first]"
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables and figures go.")] = Path("demo_out"),
-    seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
-    device: Device = None,
+    out: options.TablesFolder = Path("demo_out"),
+    seed: options.Seed = 0,
+    device: options.Device = None,
 ) -> None:
     """Train and measure on TraceBench, where the truth is known."""
     from medtrace.workflows.bench import bench as call

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from medtrace.cli.errors import CommandLineError
+
 
 def parse_settings(items: Sequence[str]) -> dict[str, Any]:
     """Parse `key=value` pairs; values are YAML, so numbers, lists and booleans keep their kind.
 
     Raises:
-        ValueError: if a pair has no key or no "=", or its value is no YAML.
+        CommandLineError: if a pair has no key or no "=", or its value is not YAML.
     """
     import yaml
 
@@ -18,11 +20,11 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         key, separator, value = item.partition("=")
         if not separator or not key:
-            raise ValueError(f"--set: expected KEY=VALUE such as alpha=0.75, received {item!r}")
+            raise CommandLineError(f"--set: expected KEY=VALUE such as alpha=0.75, received {item!r}")
         try:
             overrides[key] = _number(value) if _number(value) is not None else yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"--set {key}: expected a YAML value, received {value!r}; quote it") from error
+            raise CommandLineError(f"--set {key}: expected a YAML value, received {value!r}; quote it") from error
     return overrides
 
 

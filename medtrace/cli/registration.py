@@ -8,21 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli.app import (
-    Device,
-    KeepMetadata,
-    Precise,
-    ResampleTilt,
-    Scheduler,
-    SourceSeries,
-    TargetSeries,
-    Transforms,
-    Workers,
-    command,
-)
-
-FAILED = 3
-"""Exit code of work that is done and written, but not to be believed."""
+from medtrace.cli import options
+from medtrace.cli.app import command
+from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR
 
 
 @command("register")
@@ -75,23 +63,21 @@ def register(
             "--match/--no-match", help="Match the source's percentiles to the target's.  [default: without --run]"
         ),
     ] = None,
-    contrast: Annotated[
-        str | None, typer.Option(help="Contrast of both images, where the run was trained on several.")
-    ] = None,
+    contrast: options.Contrast = None,
     labels: Annotated[Path | None, typer.Option(help="Labels of the source, for the contours of --figure.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
-    device: Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
-    report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
-    keep_metadata: KeepMetadata = False,
-    source_series: SourceSeries = None,
-    target_series: TargetSeries = None,
-    resample_tilt: ResampleTilt = False,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
+    device: options.Device = None,
+    overwrite: options.Overwrite = False,
+    report: options.Report = True,
+    keep_metadata: options.KeepMetadata = False,
+    source_series: options.SourceSeries = None,
+    target_series: options.TargetSeries = None,
+    resample_tilt: options.ResampleTilt = False,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a registration.")] = None,
-    precise: Precise = False,
-    transforms: Transforms = None,
+    precise: options.Precise = False,
+    transforms: options.Transforms = None,
 ) -> None:
     """Align and deform an image to another and keep the trace, with a verdict; or many. Exits with 3 on a FAIL."""
     shared: dict[str, Any] = {
@@ -125,7 +111,7 @@ def register(
         "source_series": source_series,
         "target_series": target_series,
     }
-    from medtrace.workflows.image_list import is_one_image
+    from medtrace.data.lists.image_list import is_one_image
 
     if target is None or (source.exists() and not is_one_image(source)):
         _refuse_alone({**alone, "keep_metadata": keep_metadata or None})
@@ -136,7 +122,7 @@ def register(
     found = call(source, target, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared)
     _tell(found, out, report)
     if found.verdict.grade == "FAIL":
-        raise typer.Exit(FAILED)
+        raise typer.Exit(FAILED_VERDICT)
 
 
 def _tell(found: Any, out: Path, report: bool) -> None:
@@ -178,6 +164,6 @@ def _register_cases(source: Path, target: Path | None, out: Path, **settings: An
         typer.echo(f"{case.status:<7}{case.name}: {case.reason}")
     typer.echo(f"overview written to {found.overview}")
     if any(case.status == "error" for case in found.cases):
-        raise typer.Exit(1)
+        raise typer.Exit(USER_ERROR)
     if any(case.status == "FAIL" for case in found.cases):
-        raise typer.Exit(FAILED)
+        raise typer.Exit(FAILED_VERDICT)

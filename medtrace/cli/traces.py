@@ -8,23 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli.app import (
-    Device,
-    KeepMetadata,
-    Precise,
-    ResampleTilt,
-    Scheduler,
-    Series,
-    TargetSeries,
-    Transforms,
-    Workers,
-    command,
-)
+from medtrace.cli import options
+from medtrace.cli.app import command
+from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR, CommandLineError
 
 
 @command("translate")
 def translate(
-    run: Annotated[Path, typer.Argument(help="Run folder of a training.")],
+    run: options.Run,
     images: Annotated[
         list[Path],
         typer.Argument(
@@ -37,10 +28,8 @@ def translate(
     mask: Annotated[
         Path | None, typer.Option(help="Brain mask of the image, where training pairs came with masks.")
     ] = None,
-    contrast: Annotated[
-        str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
-    ] = None,
-    page: Annotated[int | None, typer.Option(min=1, help="Page of pictures that have several, from 1.")] = None,
+    contrast: options.Contrast = None,
+    page: options.Page = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
     patch_size: Annotated[
         int | None,
@@ -50,20 +39,20 @@ def translate(
             "  [default: patches above 10 million voxels]",
         ),
     ] = None,
-    device: Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier trace in --out.")] = False,
-    report: Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")] = True,
-    keep_metadata: KeepMetadata = False,
+    device: options.Device = None,
+    overwrite: options.Overwrite = False,
+    report: options.Report = True,
+    keep_metadata: options.KeepMetadata = False,
     dicom: Annotated[
         Path | None, typer.Option(help="Also write the trace of one DICOM folder as DICOM, into this new folder.")
     ] = None,
-    series: Series = None,
-    resample_tilt: ResampleTilt = False,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
+    series: options.Series = None,
+    resample_tilt: options.ResampleTilt = False,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a case, where there are several.")] = 1,
-    precise: Precise = False,
-    transforms: Transforms = None,
+    precise: options.Precise = False,
+    transforms: options.Transforms = None,
 ) -> None:
     """Translate a scan on its own grid and in its own units, with its trace; or many, in parallel."""
     if len(images) > 1 or not _is_one_image(images[0]):
@@ -126,7 +115,7 @@ def translate(
 
 
 def _is_one_image(path: Path) -> bool:
-    from medtrace.workflows.image_list import is_one_image
+    from medtrace.data.lists.image_list import is_one_image
 
     return is_one_image(path)
 
@@ -143,22 +132,22 @@ def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | N
         f"{out}: {len(found.translated)} translated, {len(found.kept)} kept from before, {len(found.failures)} failed"
     )
     if found.failures:
-        raise typer.Exit(1)
+        raise typer.Exit(USER_ERROR)
 
 
 @command("report")
 def report(
-    traces: Annotated[list[Path], typer.Argument(help="Folders of traces.")],
+    traces: options.Traces,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
     target: Annotated[
         list[Path] | None, typer.Option(help="True image on the translation's grid, one for each trace.")
     ] = None,
     labels: Annotated[list[Path] | None, typer.Option(help="Labels on the source's grid, one for each trace.")] = None,
-    keep_metadata: KeepMetadata = False,
+    keep_metadata: options.KeepMetadata = False,
     target_series: Annotated[
         list[str] | None, typer.Option(help="Which volume of each target's DICOM folder, one for each target.")
     ] = None,
-    resample_tilt: ResampleTilt = False,
+    resample_tilt: options.ResampleTilt = False,
 ) -> None:
     """Write traces as one HTML page that opens offline: linked panes, regions, a form for scores."""
     from medtrace.workflows.report import report as call
@@ -177,7 +166,7 @@ def report(
 
 @command("certify")
 def certify(
-    traces: Annotated[list[Path], typer.Argument(help="Folders of traces.")],
+    traces: options.Traces,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -193,23 +182,21 @@ def certify(
     target: Annotated[
         Path | None, typer.Option(help="Of a registration: the target, which its field is judged against (one trace).")
     ] = None,
-    thresholds: Annotated[Path | None, typer.Option(help="YAML file of limits that replace the defaults.")] = None,
+    thresholds: options.Thresholds = None,
     radius: Annotated[Path | None, typer.Option(help="Conformal radius, of `medtrace calibrate radius`.")] = None,
-    contrast: Annotated[
-        str | None, typer.Option(help="Contrast of the image, where the run was trained on several.")
-    ] = None,
+    contrast: options.Contrast = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
-    keep_metadata: KeepMetadata = False,
-    device: Device = None,
+    keep_metadata: options.KeepMetadata = False,
+    device: options.Device = None,
     source_series: Annotated[
         str | None,
         typer.Option("--series", "--source-series", help="Which volume of the DICOM folder --input."),
     ] = None,
-    target_series: TargetSeries = None,
-    resample_tilt: ResampleTilt = False,
+    target_series: options.TargetSeries = None,
+    resample_tilt: options.ResampleTilt = False,
 ) -> None:
-    """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 2 if any fails."""
-    from medtrace.workflows.certify.several import certify_several
+    """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 3 if any fails."""
+    from medtrace.workflows.certify import certify_several
 
     found = certify_several(
         traces,
@@ -232,7 +219,7 @@ def certify(
         for check in certificate.checks:
             typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
     if any(certificate.verdict == "FAIL" for certificate in found):
-        raise typer.Exit(2)
+        raise typer.Exit(FAILED_VERDICT)
 
 
 @command("calibrate")
@@ -243,9 +230,9 @@ def calibrate(
     size: Annotated[
         int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")
     ] = None,
-    dims: Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")] = 2,
+    dims: options.Dims = 2,
     cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate).")] = 20,
-    thresholds: Annotated[Path | None, typer.Option(help="YAML file of limits (certificate).")] = None,
+    thresholds: options.Thresholds = None,
     predictor: Annotated[str, typer.Option(help="Without a run: mean, zero or noisy (radius).")] = "mean",
     landmarks: Annotated[
         Path | None, typer.Option(help="CSV of trace, source_landmarks, target_landmarks (radius).")
@@ -257,17 +244,17 @@ def calibrate(
     share: Annotated[
         float | None, typer.Option(help="Promise for this share of a subject's points, not for a random one (radius).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of TraceBench.")] = 0,
+    seed: options.Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the table or of the radius.")] = None,
 ) -> None:
     """Find out on TraceBench how often certificates are right, or how far points may be off."""
-    from medtrace.workflows.certify import several
+    from medtrace.workflows import calibrate as workflow
 
     shape = (size or (32 if dims == 3 else 96 if what == "certificate" else 48),) * dims
     if what == "certificate":
-        text = several.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
+        text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
     elif what == "radius":
-        text = several.radius_table(
+        text = workflow.radius_table(
             run=run,
             predictor=predictor,
             task=(task or ["postop"])[0],
@@ -280,5 +267,5 @@ def calibrate(
             out=out,
         )
     else:
-        raise ValueError(f"what: expected certificate or radius, received {what!r}")
+        raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
     typer.echo(text)

@@ -2,20 +2,29 @@
 
 from medtrace.data.case_loader import CaseLoader
 from medtrace.data.dataset import count_cases, load_dataset
-from medtrace.data.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
+from medtrace.data.landmarks.points import read_landmarks, write_landmarks
+from medtrace.data.lists.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
 from medtrace.data.loaders import evaluation_loader, training_loader
+from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.partners import RandomPartner
-from medtrace.data.preparation import ContrastStandard, Intensity, IntensityMap, Preparation
+from medtrace.data.preparation.intensity import ContrastStandard, IntensityMap
+from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.data.reading import read_image
 from medtrace.data.seeded_items import SeededItems
 from medtrace.data.sources import Sources, sources
-from medtrace.data.tracebench import MetamorphicSettings, PostopSettings, TraceBench
+from medtrace.data.tracebench import DomainSettings, MetamorphicSettings, PostopSettings, TraceBench
+from medtrace.data.tracebench.misaligned import MisalignedSettings
+from medtrace.data.tracebench.settings import BrainSettings
 
 __all__ = [
+    "BrainSettings",
     "CaseLoader",
     "ContrastStandard",
+    "DomainSettings",
     "Intensity",
     "IntensityMap",
     "MetamorphicSettings",
+    "MisalignedSettings",
     "Pair",
     "PostopSettings",
     "Preparation",
@@ -27,9 +36,14 @@ __all__ = [
     "evaluation_loader",
     "load_dataset",
     "read_brats_reg",
+    "read_image",
+    "read_labels",
+    "read_landmarks",
+    "read_mask",
     "read_pair_list",
     "read_pairs",
     "sources",
     "split_by_subject",
     "training_loader",
+    "write_landmarks",
 ]

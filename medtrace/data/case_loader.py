@@ -29,6 +29,8 @@ class CaseLoader(DataLoader):
         options: further arguments of torch's `DataLoader`.
 
     Example:
+        >>> import torch
+        >>> from monai.data import Dataset
         >>> cases = [torch.zeros(1, size, 8) for size in (8, 8, 9)]
         >>> data = Dataset(cases)
         >>> data.sizes = [tuple(case.shape[1:]) for case in cases]

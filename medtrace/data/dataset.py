@@ -15,8 +15,8 @@ from monai.data import CacheDataset, MetaTensor
 from monai.transforms import CastToTyped, Compose, MapTransform, ScaleIntensityRanged
 from torch import Tensor
 
-from medtrace.data.landmarks import read_landmarks
-from medtrace.data.layouts import SPLITS
+from medtrace.data.landmarks.points import read_landmarks
+from medtrace.data.lists.layouts import SPLITS
 from medtrace.data.nifti import ReadNiftid
 from medtrace.geometry.grid import Grid
 from medtrace.geometry.volume import read_volume_grid

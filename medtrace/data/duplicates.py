@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from medtrace.data.pair_list import Pair
+from medtrace.data.lists.pair_list import Pair
 from medtrace.data.reading import read_image
 from medtrace.storage.cases import content_digest
 

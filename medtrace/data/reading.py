@@ -23,8 +23,8 @@ from torch import Tensor
 
 from medtrace.data.dicom import read_dicom_image
 from medtrace.data.nifti import read_nifti
-from medtrace.data.pictures import PICTURES, read_picture
-from medtrace.data.pictures import is_picture as is_picture
+from medtrace.data.pictures.files import PICTURES, read_picture
+from medtrace.data.pictures.files import is_picture as is_picture
 from medtrace.geometry.grid import is_singular
 from medtrace.guard.declared_size import check_metaimage, check_nrrd
 from medtrace.guard.dicom_headers import is_dicom
@@ -119,10 +119,6 @@ def _affine(path: Path, affine: Any) -> Tensor:
     if not bool(torch.isfinite(full).all()) or is_singular(full):
         raise ValueError(f"{path}: its header gives no usable geometry (singular affine); set voxel sizes and axes")
     return full
-
-
-class _Refused(ValueError):
-    """A refusal whose message is complete."""
 
 
 def _check_values(path: str | Path, image: Tensor) -> None:

@@ -13,7 +13,8 @@ from ignite.engine import Events
 from medtrace.engines.soundness import LOGGER
 from medtrace.engines.trainer import Trainer
 from medtrace.guard.weights import load_weights
-from medtrace.storage.files import atomic_write, remove
+from medtrace.storage.encoders import write_states
+from medtrace.storage.files import remove
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import locked
 
@@ -51,10 +52,6 @@ class Checkpoint:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save_epoch)
             engine.add_event_handler(Events.COMPLETED, self._save_final)
 
-    def newest(self) -> Path | None:
-        """The readable checkpoint of the latest epoch, or None."""
-        return next((path for path, _ in self._readable()), None)
-
     def _start(self, engine: Trainer) -> None:
         if engine.state.rank == 0:
             engine.while_running.enter_context(locked(self.folder))
@@ -74,7 +71,7 @@ class Checkpoint:
 
     def _save(self, engine: Trainer, name: str) -> None:
         states = {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
-        atomic_write(self.folder / name, lambda file: torch.save(states, file), make_parents=True)
+        write_states(self.folder / name, states)
         for _, path in self._of_epochs()[self.kept :]:
             remove(path)
 

@@ -38,6 +38,12 @@ def rigid_scale_matrix(
         ValueError: if a length does not fit the shape, a number is not finite or a scale or size is not above 0.
 
     Equation: M·p = c + scale · S⁻¹·R·S · (p − c) + t, with S = diag(spacing) and R = R₂·R₁·R₀ in 3D.
+
+    Example:
+        >>> rigid_scale_matrix(90.0, (0.0, 0.0), 1.0, (5, 5)).round().int()
+        tensor([[ 0, -1,  4],
+                [ 1,  0,  0],
+                [ 0,  0,  1]], dtype=torch.int32)
     """
     dims = check_shape("shape", shape)
     angles = _numbers("angles_degrees", angles_degrees, 1 if dims == 2 else 3, shape)
@@ -79,6 +85,12 @@ def affine_displacement(
     Raises:
         TypeError: if the matrix is no floating tensor, or dtype or shape of another kind.
         ValueError: if its shape, its last row or a number is wrong.
+
+    Example:
+        >>> shift = torch.eye(3, dtype=torch.float64)
+        >>> shift[0, 2] = 2.0
+        >>> affine_displacement(shift, (4, 4))[:, 0, 0]
+        tensor([2., 0.])
     """
     dims = check_shape("shape", shape)
     check_floating_type("dtype", dtype)

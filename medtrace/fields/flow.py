@@ -31,6 +31,12 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
     grid the velocity continues as at the border, so that a constant velocity is exactly a translation (MONAI's
     DVF2DDF continues with zeros by default). On the CPU the squarings run compiled, and again on the way back, so that
     only the velocity waits for the gradient.
+
+    Example:
+        >>> velocity = torch.zeros(1, 2, 16, 16)
+        >>> velocity[:, 0] = 1.0
+        >>> exponentiate(velocity).shape, float(exponentiate(velocity)[0, 0, 8, 8])
+        (torch.Size([1, 2, 16, 16]), 1.0)
     """
     spatial_dims = check_field("velocity", velocity)
     if not isinstance(steps, int) or isinstance(steps, bool):
@@ -52,7 +58,8 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         for _ in range(steps):
             grid = base + moved.movedim(1, -1)
             moved = moved + F.grid_sample(moved, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        return (moved / scale).flip(1)
+        result: Tensor = (moved / scale).flip(1)
+        return result
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
@@ -70,6 +77,11 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     Raises:
         TypeError: if a field is no floating tensor.
         ValueError: if the shapes are wrong or differ.
+
+    Example:
+        >>> first, second = torch.full((1, 2, 4, 4), 1.0), torch.full((1, 2, 4, 4), 0.5)
+        >>> float(compose(first, second).mean())
+        1.5
     """
     check_field("outer", outer)
     check_field("inner", inner)
@@ -96,8 +108,14 @@ def inverse_consistency(ddf: Tensor, inverse_ddf: Tensor) -> Tensor:
     Raises:
         TypeError: if a field is no floating tensor.
         ValueError: if the shapes are wrong or differ.
+
+    Example:
+        >>> ddf = torch.full((1, 2, 4, 4), 0.5)
+        >>> float(inverse_consistency(ddf, -ddf).max())
+        0.0
     """
     check_field("ddf", ddf)
     check_field("inverse_ddf", inverse_ddf)
     check_same_shape("ddf", ddf, "inverse_ddf", inverse_ddf)
-    return torch.linalg.vector_norm(compose(ddf, inverse_ddf), dim=1, keepdim=True)
+    result: Tensor = torch.linalg.vector_norm(compose(ddf, inverse_ddf), dim=1, keepdim=True)
+    return result

@@ -56,6 +56,11 @@ def invert(
     the derivative of the interpolated map. A step that makes the residual larger is halved. The gradient is
     that of the implicit function, exact to first order where the residual is small; memory does not grow with
     iterations.
+
+    Example:
+        >>> result = invert(torch.full((1, 2, 8, 8), 0.5))
+        >>> float(result.ddf[0, 0, 4, 4])
+        -0.5
     """
     check_field("ddf", ddf)
     check_whole("iterations", iterations, 1)

@@ -30,12 +30,19 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
     Raises:
         TypeError: if the field is no floating tensor.
         ValueError: if its shape is wrong.
+
+    Example:
+        >>> stretched = torch.zeros(1, 2, 4, 4)
+        >>> stretched[:, 0] = torch.arange(4.0)[:, None]  # twice as far apart along the first axis
+        >>> float(jacobian_determinant(stretched).mean())
+        2.0
     """
     spatial_dims = check_field("ddf", ddf)
     with torch.autocast(ddf.device.type, enabled=False):
         ddf = ddf if ddf.dtype == torch.float64 else ddf.float()
         if spatial_dims == 3 and not (torch.is_grad_enabled() and ddf.requires_grad) and takes_compiled(ddf):
-            return jacobian.determinant(ddf)
+            result: Tensor = jacobian.determinant(ddf)
+            return result
         columns = []
         for axis in range(spatial_dims):
             column = _central_difference(ddf, axis + 2)
@@ -64,6 +71,12 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
     at the border have the determinants whose neighbours exist, and count in the denominator, which is every
     voxel of the grid. An axis of length 1 counts as unchanged, so a single-slice volume is judged in its
     plane.
+
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> non_diffeomorphic_fraction(ddf), non_diffeomorphic_fraction(0 * ddf)
+        (tensor([1.]), tensor([0.]))
     """
     folded = _folded(ddf).flatten(1)
     count = folded.sum(1).double() / folded.shape[1]
@@ -82,6 +95,12 @@ def folded_voxels(ddf: Tensor) -> Tensor:
     Raises:
         TypeError: if the field is no floating tensor.
         ValueError: if its shape is wrong.
+
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> int(folded_voxels(ddf).sum())
+        16
     """
     folded, shape = _folded(ddf), ddf.shape[2:]
     if folded.ndim - 1 < len(shape):  # a single slice was judged in its plane
@@ -108,6 +127,12 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
     Equation (Liu et al., IJCV 2024): every cell between voxel centres is cut into simplices in its two ways
     (2 × 2 triangles in 2D; 2 × (4 corner tetrahedra + 1 inner one) in 3D) and the absolute negative volumes
     are averaged over the two: sum over cells of 1/2 · sum_i max(-|J_i|, 0) / spatial_dims!.
+
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> non_diffeomorphic_volume(ddf), non_diffeomorphic_volume(0 * ddf)
+        (tensor([9.]), tensor([0.]))
     """
     points = _displaced_points(ddf)
     with torch.autocast(points.device.type, enabled=False):

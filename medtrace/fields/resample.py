@@ -39,6 +39,11 @@ def identity_grid(
 
     Raises:
         TypeError, ValueError: if the shape is none, or dtype no floating type.
+
+    Example:
+        >>> identity_grid((2, 3))[1]  # position along the second axis
+        tensor([[0., 1., 2.],
+                [0., 1., 2.]])
     """
     check_shape("shape", shape)
     check_floating_type("dtype", dtype)
@@ -67,6 +72,14 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
 
     Bilinear reads with border padding run compiled on the CPU, in voxel units and with the same bytes whatever the
     number of threads; all else is torch's grid_sample. A position that is NaN reads an arbitrary voxel.
+
+    Example:
+        >>> source = torch.zeros(1, 1, 10, 10)
+        >>> source[0, 0, 3, 4] = 1.0
+        >>> ddf = torch.zeros(1, 2, 10, 10)
+        >>> ddf[0, :, 6, 5] = torch.tensor([-3.0, -1.0])
+        >>> float(warp(source, ddf)[0, 0, 6, 5])
+        1.0
     """
     check_field("ddf", ddf)
     _check_image(image, mode, padding_mode)
@@ -95,6 +108,11 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
     Raises:
         TypeError: if an argument is no tensor of the right kind.
         ValueError: if shapes do not fit or a mode is unknown.
+
+    Example:
+        >>> image = torch.arange(4.0).reshape(1, 1, 2, 2)
+        >>> sample(image, torch.tensor([0.5, 0.5]).reshape(1, 2, 1, 1)).flatten()  # the middle of four
+        tensor([1.5000])
     """
     spatial_dims = _check_image(image, mode, padding_mode)
     check_coordinates("coordinates", coordinates, image)
@@ -121,6 +139,10 @@ def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
 
     Raises:
         TypeError, ValueError: if the coordinates are no floating tensor, or have other axes than the shape.
+
+    Example:
+        >>> inside_grid(torch.tensor([[[0.0, 3.5]], [[1.0, 1.0]]])[None], (3, 3))
+        tensor([[[[ True, False]]]])
     """
     check_floating("coordinates", coordinates)
     dims = check_shape("shape", shape)

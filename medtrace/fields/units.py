@@ -23,6 +23,11 @@ def voxel_to_mm(ddf: Tensor, affine: Tensor) -> Tensor:
     Raises:
         TypeError: if an argument is no floating tensor.
         ValueError: if a shape is wrong or the affine is singular.
+
+    Example:
+        >>> affine = torch.diag(torch.tensor([2.0, 2.0, 5.0, 1.0], dtype=torch.float64))
+        >>> voxel_to_mm(torch.ones(1, 3, 1, 1, 1), affine).flatten()
+        tensor([2., 2., 5.])
     """
     spatial_dims = check_field("ddf", ddf)
     matrix = _linear_part(affine, ddf.shape[0])[:, :, :spatial_dims]
@@ -43,6 +48,11 @@ def mm_to_voxel(ddf_mm: Tensor, affine: Tensor) -> Tensor:
     Raises:
         TypeError: if an argument is no floating tensor.
         ValueError: if a shape is wrong or the affine is singular.
+
+    Example:
+        >>> affine = torch.diag(torch.tensor([2.0, 2.0, 5.0, 1.0], dtype=torch.float64))
+        >>> mm_to_voxel(torch.full((1, 3, 1, 1, 1), 10.0), affine).flatten()
+        tensor([5., 5., 2.])
     """
     spatial_dims = check_batched("ddf_mm", ddf_mm, channels=3)
     matrix = _linear_part(affine, ddf_mm.shape[0])[:, :, :spatial_dims]

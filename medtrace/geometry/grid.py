@@ -42,6 +42,12 @@ def check_invertible(name: str, affine: Any, remedy: str = "check the image's he
 
     Raises:
         ValueError: if not; the message begins with `name` and ends with `remedy`.
+
+    Example:
+        >>> affine = torch.eye(4, dtype=torch.float64)
+        >>> check_invertible("affine", affine)  # silent
+        >>> is_singular(0 * affine[:3, :3])
+        True
     """
     if is_singular(affine):
         raise ValueError(f"{name}: expected an invertible matrix, received a singular one; {remedy}")
@@ -122,7 +128,8 @@ class Grid:
     def to_voxels(self, points: Any) -> Tensor:
         """Voxel coordinates (N, 3), float64, of points (N, 3) in RAS mm."""
         inverse = torch.linalg.inv(self.affine)
-        return torch.as_tensor(points, dtype=torch.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        result: Tensor = torch.as_tensor(points, dtype=torch.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        return result
 
     def distance(self, other: Grid) -> float:
         """How far, in mm, the affines of two grids of one shape put the same voxel apart at most.

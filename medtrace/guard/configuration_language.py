@@ -29,7 +29,7 @@ _DATA_KEYS: Mapping[str, tuple[type, ...]] = {"_desc_": (str,), "_disabled_": (b
 """The keys with an underscore that MONAI reads as data, besides the metadata, and the kinds of what they hold."""
 
 
-class Code(NamedTuple):
+class CodeEntry(NamedTuple):
     """An entry that runs code when the configuration is built."""
 
     place: str
@@ -115,10 +115,12 @@ def is_data_value(node: Node) -> bool:
     return isinstance(node.value, (Mapping, list, tuple, *_PLAIN_KINDS))
 
 
-def code_in(config: Mapping[str, Any]) -> list[Code]:
+def code_in(config: Mapping[str, Any]) -> list[CodeEntry]:
     """All entries of a configuration that run code, take in a file, refer to others, or are not known to be data."""
     return [
-        Code(node.place, str(node.value)) for node in nodes(config) if not (is_data_key(node) and is_data_value(node))
+        CodeEntry(node.place, str(node.value))
+        for node in nodes(config)
+        if not (is_data_key(node) and is_data_value(node))
     ]
 
 

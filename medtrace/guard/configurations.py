@@ -20,7 +20,7 @@ from medtrace.guard.configuration_language import (
     MAX_DEPTH,
     MAX_ENTRIES,
     TARGET,
-    Code,
+    CodeEntry,
     PlainTargets,
     TooLarge,
     code_in,
@@ -74,7 +74,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def foreign_code(config: Mapping[str, Any], training: bool = True) -> list[Code]:
+def foreign_code(config: Mapping[str, Any], training: bool = True) -> list[CodeEntry]:
     """The code of a configuration that is in no shipped bundle; of the bundle that it is closest to.
 
     A code counts as shipped if the same text stands at the same place of the bundle's `train.yaml` or of what is laid
@@ -91,7 +91,7 @@ def foreign_code(config: Mapping[str, Any], training: bool = True) -> list[Code]
 
 def check_code(
     config: Mapping[str, Any], path: str | os.PathLike, allow: bool | None = None, training: bool = True
-) -> list[Code]:
+) -> list[CodeEntry]:
     """Refuse a configuration with code that medtrace does not ship, unless that is allowed.
 
     Args:
@@ -152,7 +152,7 @@ def _anywhere(place: str) -> str:
     return _INDEX.sub("*", place)
 
 
-def _differing(config: Mapping[str, Any], shipped: Mapping[str, frozenset[str]]) -> list[Code]:
+def _differing(config: Mapping[str, Any], shipped: Mapping[str, frozenset[str]]) -> list[CodeEntry]:
     found = []
     plain_targets: PlainTargets | None = None
     for node in nodes(config):
@@ -165,7 +165,7 @@ def _differing(config: Mapping[str, Any], shipped: Mapping[str, frozenset[str]])
                 plain_targets = plain_targets or PlainTargets(config)
                 foreign = node.key == TARGET or text not in plain_targets
         if foreign:
-            found.append(Code(node.place, text))
+            found.append(CodeEntry(node.place, text))
     return found
 
 
@@ -186,7 +186,7 @@ def _shipped(bundle: str, training: bool) -> Mapping[str, frozenset[str]]:
     return {place: frozenset(texts) for place, texts in codes.items()}
 
 
-def _shown(codes: list[Code]) -> str:
+def _shown(codes: list[CodeEntry]) -> str:
     more = f"; and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
     return "; ".join(_printable(str(code)) for code in codes[:_SHOWN]) + more
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def available_memory(device: torch.device | str = "cpu") -> float:
     else:
         limits += [*_free_on_machine(), *_free_in_groups(), *_free_addresses()]
     return max(0.0, min(limits, default=float("inf")))
+
+
+def peak_memory(device: torch.device) -> float:
+    """Largest resident memory of the process so far, or on CUDA the largest allocation, in GiB; NaN where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIBIBYTE
+    if resource is None:
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIBIBYTE
 
 
 def check_memory(what: str, needed: float, remedy: str, device: torch.device | str = "cpu") -> None:

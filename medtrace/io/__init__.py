@@ -5,10 +5,10 @@ from medtrace.io.dicom import SourceSeries, read_source_series
 from medtrace.io.dicom_export import save_dicom
 from medtrace.io.dicom_registration import read_dicom_registration, write_dicom_registration
 from medtrace.io.dicom_series import write_dicom_series
-from medtrace.io.export import FORMATS, export_trace
+from medtrace.io.export import EXPORT_FORMATS, export_trace
 from medtrace.io.fsl_warp import read_fsl_warp, write_fsl_warp
 from medtrace.io.learn2reg import read_learn2reg, write_learn2reg
-from medtrace.io.nifti import read_image, write_image
+from medtrace.io.nifti import read_nifti_image, write_image
 from medtrace.io.nitransforms_field import read_x5, write_x5
 from medtrace.io.original_scan import to_original
 from medtrace.io.slicer_nrrd import SlicerField, read_slicer_nrrd, write_slicer_nrrd
@@ -17,7 +17,7 @@ from medtrace.io.trace_folder import load_trace, save_trace
 from medtrace.io.transforms import DisplacementFile, read_transform, write_transform
 
 __all__ = [
-    "FORMATS",
+    "EXPORT_FORMATS",
     "DisplacementFile",
     "SlicerField",
     "SourceSeries",
@@ -25,9 +25,9 @@ __all__ = [
     "load_trace",
     "read_dicom_registration",
     "read_fsl_warp",
-    "read_image",
     "read_learn2reg",
     "read_motion",
+    "read_nifti_image",
     "read_slicer_nrrd",
     "read_source_series",
     "read_transform",

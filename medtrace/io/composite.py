@@ -12,9 +12,8 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
 from medtrace.geometry.grid import is_singular
-from medtrace.guard.probe import rehearse
 from medtrace.io.nifti import LPS
-from medtrace.io.transforms import displacement_lps, itk_transform, write_itk
+from medtrace.io.transforms import displacement_lps, itk_transform, itk_transform_of, write_itk
 from medtrace.trace import Trace
 
 SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt")
@@ -109,12 +108,7 @@ def read_motion(path: Path | str) -> Tensor:
         raise FileNotFoundError(f"{path}: no such file; check the path")
     _check_size(path)
     check_matlab(path)
-    rehearse(sitk.ReadTransform, path, "an ITK transform")
-    try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"{path}: cannot be read as an ITK transform ({reason}); write it again") from error
+    transform = itk_transform_of(path)
     if transform.GetDimension() != 3 or not transform.IsLinear():
         raise ValueError(
             f"{path}: expected a linear 3-D transform, received {transform.GetName()} in {transform.GetDimension()}-D"

@@ -47,11 +47,6 @@ class SourceSeries:
         first = self.headers[0]
         return int(first.Columns), int(first.Rows), len(self.headers)
 
-    @property
-    def frame_of_reference(self) -> UID:
-        """UID of the series' frame of reference."""
-        return UID(self.headers[0].FrameOfReferenceUID)
-
 
 def read_source_series(folder: Path | str, series: str | int | None = None) -> SourceSeries:
     """Read the headers of a DICOM series, in the order and on the grid in which `read_image` reads it.

@@ -60,7 +60,7 @@ def export_trace(
         FileNotFoundError: if its parent does not exist.
         ValueError: if the format is unknown or cannot hold this trace.
     """
-    check_choice("format", format, FORMATS)
+    check_choice("format", format, EXPORT_FORMATS)
     folder = Path(folder)
     voxels = trace.ddf[0].numel() + trace.inverse_ddf[0].numel()
     check_room(folder, _BYTES.get(format, 0) * voxels, f"the format {format} of a trace of this size")
@@ -130,5 +130,5 @@ _WRITERS: dict[str, Callable[[Trace, Path], None]] = {
     "learn2reg": _learn2reg,
     "fsl": _fsl,
 }
-FORMATS = ("itk", *COMPOSITES, "ants", "nrrd", "slicer", "nitransforms", "learn2reg", "fsl")
+EXPORT_FORMATS = ("itk", *COMPOSITES, "ants", "nrrd", "slicer", "nitransforms", "learn2reg", "fsl")
 """The names that `export_trace` takes."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_field, check_finite
 from medtrace.fields import identity_grid
 from medtrace.io.nifti import affine_array, check_orthogonal, read_nifti
-from medtrace.storage.files import atomic_file
+from medtrace.storage.encoders import write_nifti
 from medtrace.trace.geometry import transform
 
 FNIRT_DISPLACEMENT = 2006
@@ -79,8 +79,7 @@ def write_fsl_warp(
     image.set_qform(matrix, code=1)
     image.header.set_xyzt_units("mm")
     image.header["intent_code"] = FNIRT_DISPLACEMENT
-    with atomic_file(path) as temporary:
-        nibabel.save(image, temporary)
+    write_nifti(path, image)
 
 
 def read_fsl_warp(

@@ -16,7 +16,7 @@ from medtrace.checks import check_choice, check_finite
 from medtrace.fields import identity_grid
 from medtrace.guard.declared_size import check_declared
 from medtrace.io.nifti import affine_array, read_nifti
-from medtrace.storage.files import atomic_file, atomic_write
+from medtrace.storage.encoders import write_arrays, write_nifti
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pulled_points, transform
 
@@ -54,11 +54,10 @@ def write_learn2reg(path: Path | str, trace: Trace) -> None:
             )
         # zoom's own mode reads 0 where rounding takes the last voxel outside.
         half = np.stack([zoom(component, 0.5, order=_EVALUATION_ORDER, mode="nearest") for component in vectors])
-        atomic_write(path, lambda file: np.savez_compressed(file, half.astype(np.float16)))
+        write_arrays(path, {"arr_0": half.astype(np.float16)}, compressed=True)
         return
     field = nibabel.Nifti1Image(np.moveaxis(vectors, 0, -1).astype(np.float32), affine_array("affine", trace.affine))
-    with atomic_file(path) as temporary:
-        nibabel.save(field, temporary)
+    write_nifti(path, field)
 
 
 def read_learn2reg(

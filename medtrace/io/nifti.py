@@ -13,7 +13,7 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_finite
 from medtrace.geometry.grid import check_invertible
 from medtrace.geometry.volume import Volume, channels_first, read_volume
-from medtrace.storage.files import atomic_file
+from medtrace.storage.encoders import write_nifti
 
 StorageType = Literal["float32", "float64", "int16", "uint8"]
 _WHOLE = (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64)
@@ -83,7 +83,7 @@ def write_image(path: Path | str, image: Tensor, affine: Tensor, dtype: StorageT
     _write(Path(path), data, affine, kept)
 
 
-def read_image(path: Path | str) -> tuple[Tensor, Tensor]:
+def read_nifti_image(path: Path | str) -> tuple[Tensor, Tensor]:
     """Read an image written by `write_image`, or any NIfTI or FreeSurfer volume (see `medtrace.geometry.volume`).
 
     Args:
@@ -175,8 +175,7 @@ def _write(path: Path, data: np.ndarray, affine: Tensor, dtype: str, description
     image.header["descrip"] = description
     if data.ndim == 5:
         image.header.set_intent("vector")
-    with atomic_file(path) as temporary:
-        nibabel.save(image, temporary)
+    write_nifti(path, image)
 
 
 def read_nifti(path: Path) -> Volume:

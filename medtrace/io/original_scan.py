@@ -13,7 +13,7 @@ from medtrace.io.composite import motion_matrix
 from medtrace.io.nifti import affine_array
 from medtrace.trace import Trace
 from medtrace.trace.geometry import to_voxels
-from medtrace.trace.validation import plain
+from medtrace.trace.validation import checked_tensor
 
 _CHUNK = 1 << 20
 """Points that are moved at once, for memory."""
@@ -75,7 +75,7 @@ def to_original(
         torch.from_numpy(motion_matrix(name, motion))
         for name, motion in (("source_motion", source_motion), ("target_motion", target_motion))
     ]
-    source = plain("source", source).cpu()
+    source = checked_tensor("source", source).cpu()
     _check_source(trace, source)
     if (target_shape is None) != (target_affine is None):
         raise ValueError("target_shape: expected together with target_affine, received one of them; give both")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medtrace import __version__
 from medtrace.checks import check_choice
-from medtrace.io.nifti import StorageType, read_image, read_vectors
+from medtrace.io.nifti import StorageType, read_nifti_image, read_vectors
 from medtrace.io.trace_members import (
     FIELDS,
     IMAGES,
@@ -136,7 +136,7 @@ def load_trace(folder: Path | str) -> Trace:
             ddf = displacement_file(path, read_vectors(path)[0], exact, spatial_dims).ddf
             members[name] = ddf.masked_fill_(ddf.abs() < _NOTHING, 0.0)
         else:
-            members[name] = read_image(path)[0].reshape(shapes[name])
+            members[name] = read_nifti_image(path)[0].reshape(shapes[name])
     try:
         return Trace(**members, **affines)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:

@@ -225,13 +225,18 @@ def itk_transform(vectors_lps: np.ndarray, affine: np.ndarray) -> sitk.Displacem
     return sitk.DisplacementFieldTransform(image)
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def itk_transform_of(path: Path) -> sitk.Transform:
+    """Any transform that SimpleITK reads, from a file on which its reader does not crash."""
     rehearse(sitk.ReadTransform, path, "an ITK transform")
     try:
-        transform = sitk.ReadTransform(str(path))
+        return sitk.ReadTransform(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"{path}: cannot be read as an ITK transform ({reason}); write it again") from error
+
+
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    transform = itk_transform_of(path)
     if transform.GetTransformEnum() != sitk.sitkDisplacementField or transform.GetDimension() not in (2, 3):
         raise ValueError(
             f"{path}: expected a displacement field in 2-D or 3-D, received {transform.GetName()} in"

@@ -1,4 +1,4 @@
-"""`greedy.Operations` in compiled loops, float32, shared by medtrace's threads."""
+"""`greedy_interface.Operations` in compiled loops, float32, shared by medtrace's threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medtrace.kernels import folding_loops, greedy_loops, similarity_loops, threads
-from medtrace.kernels.greedy import BINS, Slopes, Windows, gaussian, inner_shape
+from medtrace.kernels.greedy_interface import BINS, Slopes, Windows, gaussian, inner_shape
 from medtrace.kernels.information import information
 from medtrace.kernels.layout import plain
 
@@ -20,7 +20,7 @@ PARTS = 16
 
 
 class CompiledOperations:
-    """See `greedy.Operations`. Arrays are numpy's, (X, Y, Z) and (3, X, Y, Z) float32."""
+    """See `greedy_interface.Operations`. Arrays are numpy's, (X, Y, Z) and (3, X, Y, Z) float32."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.spatial = shape
@@ -32,11 +32,11 @@ class CompiledOperations:
         self._kernels: dict[tuple[float, ...], list[Any]] = {}
 
     def volume(self, values: Tensor) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         return plain(values).to(torch.float32).numpy().reshape(inner_shape(values.shape))
 
     def field(self, values: Tensor) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         given = plain(values).to(torch.float32).numpy()
         if len(self.spatial) == 3:
             return given
@@ -45,30 +45,30 @@ class CompiledOperations:
         return result
 
     def tensor(self, array: Any) -> Tensor:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         if len(self.spatial) == 2 and array.ndim == 4:
             array = array[::2]
         return torch.from_numpy(array.reshape(*array.shape[:-3], *self.spatial).copy())
 
     def warp(self, image: Any, field: Any) -> tuple[Any, Any]:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         out, slopes = self._buffer("warped"), self._buffer("slopes", 3)
         self._share(greedy_loops.warp_planes, image, field, out, slopes)
         return out, slopes
 
     def slopes(self, image: Any) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         parts = [
             np.gradient(image, axis=axis) if size > 1 else np.zeros_like(image) for axis, size in enumerate(self.shape)
         ]
         return np.stack(parts).astype(REAL)
 
     def windows(self, image: Any, weight: Any, radius: int) -> Windows:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         return Windows(*(self._box(np.asarray(values), radius) for values in _moments(image, weight)))
 
     def difference(self, x: Any, y: Any, weight: Any) -> Slopes:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         out, totals = self._buffer("by x"), np.empty(self.shape[0])
         self._share(similarity_loops.difference_planes, x, y, weight, out, totals)
         by_y = np.negative(out, out=self._buffer("by y"))
@@ -77,7 +77,7 @@ class CompiledOperations:
     def lncc(
         self, x: Any, y: Any, weight: Any, centers: Any, windows: Windows, radius: int, floor: float, both: bool
     ) -> Slopes:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         sums, coefficients = self._buffer("sums", 3), self._buffer("coefficients", 5)
         totals = np.empty(self.shape[0])
         self._share(similarity_loops.weighted_products, x, y, weight, *sums)
@@ -96,7 +96,7 @@ class CompiledOperations:
         return Slopes(float(totals.sum()), by_x, by_y)
 
     def information(self, x: Any, y: Any, weight: Any, normalized: bool, both: bool) -> Slopes:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         tables = np.empty((min(PARTS, self.shape[0]), BINS, BINS))
         arrays = x, y, weight, tables
         threads.run(lambda begin, end: similarity_loops.histogram_planes(*arrays, begin, end), self._parts)
@@ -113,7 +113,7 @@ class CompiledOperations:
         return Slopes(found.value * float(table.sum()), by_x, by_y)
 
     def force(self, slopes: Slopes, by_space: Any, fixed_by_space: Any, alpha: float, to: Any = None) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         out = self._buffer("force", 3) if to is None else to
         by_y = slopes.by_x if slopes.by_y is None else slopes.by_y
         arrays = slopes.by_x, by_space, by_y, by_space if fixed_by_space is None else fixed_by_space
@@ -121,7 +121,7 @@ class CompiledOperations:
         return out
 
     def smooth(self, field: Any, sigmas: Sequence[float]) -> tuple[Any, float]:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         values = field if field.ndim == 4 else field[None]
         between = self._buffer("between", values.shape[0])
         lengths = np.empty(self.shape[0], REAL)
@@ -131,12 +131,12 @@ class CompiledOperations:
         return field, float(lengths.max()) ** 0.5
 
     def scale(self, field: Any, factor: float) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         self._share(greedy_loops.scale_planes, field, REAL(factor))
         return field
 
     def compose(self, field: Any, update: Any) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         out = self._memory.pop("composed", None)
         out = np.empty_like(field) if out is None else out
         self._share(greedy_loops.compose_planes, field, update, out)
@@ -144,7 +144,7 @@ class CompiledOperations:
         return out
 
     def affine(self, matrix: Any) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         inner = np.eye(4)[:3]
         rows = [0, 2] if len(self.spatial) == 2 else [0, 1, 2]
         inner[np.ix_(rows, [*rows, 3])] = np.asarray(matrix)[: len(rows)]
@@ -153,14 +153,14 @@ class CompiledOperations:
         return out
 
     def moments(self, slope: Any, by_space: Any) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         sums = np.empty((self.shape[0], 3, 4))
         self._share(greedy_loops.moment_planes, slope, by_space, sums)
         rows = [0, 2] if len(self.spatial) == 2 else [0, 1, 2]
         return sums.sum(0)[np.ix_(rows, [*rows, 3])]
 
     def folded(self, field: Any) -> tuple[Any, int]:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         marks = np.zeros(self.shape, np.uint8)
         axes = [axis for axis, size in enumerate(self.shape) if size > 1]
         if len(axes) == 3:

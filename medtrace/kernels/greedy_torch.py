@@ -1,4 +1,4 @@
-"""`greedy.Operations` in plain torch, on any device, in float32 or float64."""
+"""`greedy_interface.Operations` in plain torch, on any device, in float32 or float64."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medtrace.kernels.folding_torch import folded
-from medtrace.kernels.greedy import BINS, Slopes, Windows, gaussian, inner_shape
+from medtrace.kernels.greedy_interface import BINS, Slopes, Windows, gaussian, inner_shape
 from medtrace.kernels.information import information
 from medtrace.kernels.similarity_torch import box_sum, histogram, local_correlation, local_slope, table_slope
 
 
 class TorchOperations:
-    """See `greedy.Operations`. Arrays are tensors (X, Y, Z) and (3, X, Y, Z)."""
+    """See `greedy_interface.Operations`. Arrays are tensors (X, Y, Z) and (3, X, Y, Z)."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
         self.spatial = shape
@@ -24,24 +24,24 @@ class TorchOperations:
         self.device, self.dtype = device, dtype
 
     def volume(self, values: Tensor) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         return values.detach().as_subclass(Tensor).to(self.device, self.dtype).reshape(inner_shape(values.shape))
 
     def field(self, values: Tensor) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         given = values.detach().as_subclass(Tensor).to(self.device, self.dtype).reshape(-1, *self.shape)
         if len(self.spatial) == 3:
             return given
         return torch.stack([given[0], torch.zeros_like(given[0]), given[1]])
 
     def tensor(self, array: Any) -> Tensor:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         if len(self.spatial) == 2 and array.ndim == 4:
             array = array[::2]
         return array.reshape(*array.shape[:-3], *self.spatial).clone()
 
     def warp(self, image: Any, field: Any) -> tuple[Any, Any]:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         corners, weights, free = self._cells(field, image.shape)
         a, b = image.reshape(-1)[corners].unflatten(0, (2, 4))
         wx, wy, wz = weights
@@ -51,7 +51,7 @@ class TorchOperations:
         return torch.lerp(near, far, wx), torch.stack([far - near, by_y, by_z]) * free
 
     def slopes(self, image: Any) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         parts = [
             torch.gradient(image, dim=axis)[0] if size > 1 else torch.zeros_like(image)
             for axis, size in enumerate(self.shape)
@@ -59,19 +59,19 @@ class TorchOperations:
         return torch.stack(parts)
 
     def windows(self, image: Any, weight: Any, radius: int) -> Windows:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         first = weight * image
         return Windows(*box_sum(torch.stack([weight, first, first * image]), radius))
 
     def difference(self, x: Any, y: Any, weight: Any) -> Slopes:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         by_x = weight * (y - x)
         return Slopes(-0.5 * float((by_x * (y - x)).sum(dtype=torch.float64)), by_x, -by_x)
 
     def lncc(
         self, x: Any, y: Any, weight: Any, centers: Any, windows: Windows, radius: int, floor: float, both: bool
     ) -> Slopes:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         first = weight * x
         sums = box_sum(torch.stack([first, first * x, first * y]), radius)
         values, (a, b, c, d, e) = local_correlation([*windows, *sums], centers, floor)
@@ -80,7 +80,7 @@ class TorchOperations:
         return Slopes(float(values.sum(dtype=torch.float64)), local_slope(x, y, weight, a, b, c), by_y)
 
     def information(self, x: Any, y: Any, weight: Any, normalized: bool, both: bool) -> Slopes:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         table = histogram(x, y, weight, BINS)
         if not table.sum() > 0:
             return Slopes(0.0, torch.zeros_like(x), torch.zeros_like(x))
@@ -90,14 +90,14 @@ class TorchOperations:
         return Slopes(found.value * float(table.sum()), table_slope(x, y, weight, entries), by_y)
 
     def force(self, slopes: Slopes, by_space: Any, fixed_by_space: Any, alpha: float, to: Any = None) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         result = (1 - alpha) * slopes.by_x * by_space
         if alpha > 0:
             result = result - alpha * slopes.by_y * fixed_by_space
         return result if to is None else to + result
 
     def smooth(self, field: Any, sigmas: Sequence[float]) -> tuple[Any, float]:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         three = tuple(sigmas) if len(sigmas) == 3 else (sigmas[0], 0.0, sigmas[1])
         values = field.reshape(-1, 1, *self.shape)
         for axis, (sigma, size) in enumerate(zip(three, self.shape)):
@@ -114,18 +114,18 @@ class TorchOperations:
         return result, float(components.square().sum(0).max()) ** 0.5
 
     def scale(self, field: Any, factor: float) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         return field * factor
 
     def compose(self, field: Any, update: Any) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         corners, (wx, wy, wz), _ = self._cells(update, self.shape)
         values = field.reshape(3, -1)[:, corners]
         near, far = (_bilinear(face, wy, wz) for face in (values[:, :4].unbind(1), values[:, 4:].unbind(1)))
         return update + torch.lerp(near, far, wx.expand_as(near))
 
     def affine(self, matrix: Any) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         given = torch.as_tensor(matrix, dtype=torch.float64)
         dims = len(self.spatial)
         axes = [torch.arange(size, dtype=torch.float64) for size in self.spatial]
@@ -134,7 +134,7 @@ class TorchOperations:
         return self.field(moved - grid)
 
     def moments(self, slope: Any, by_space: Any) -> Any:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         axes = [torch.arange(size, device=self.device, dtype=torch.float64) for size in self.shape]
         points = torch.stack([*torch.meshgrid(*axes, indexing="ij"), torch.ones_like(slope, dtype=torch.float64)])
         result = (slope * by_space).double().flatten(1) @ points.flatten(1).T
@@ -142,7 +142,7 @@ class TorchOperations:
         return result[rows][:, [*rows, 3]].cpu().numpy()
 
     def folded(self, field: Any) -> tuple[Any, int]:
-        """See `greedy.Operations`."""
+        """See `greedy_interface.Operations`."""
         axes = [axis for axis, size in enumerate(self.shape) if size > 1]
         if not axes:
             return torch.zeros(self.shape, device=self.device, dtype=self.dtype), 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from medtrace.kernels import choice, threads
-from medtrace.kernels.greedy import inner_shape
+from medtrace.kernels.greedy_interface import inner_shape
 from medtrace.kernels.layout import plain
 from medtrace.kernels.similarity_torch import box_sum, local_correlation, local_slope
 

@@ -1,6 +1,6 @@
 """Loops that read images at positions between their pixels, and their gradients; `warp_3d` in two dimensions.
 
-The four pixels of a position are two pairs of neighbours on two lines. A row's pairs are copied side by side first,
+The four pixels of a position are two pairs of neighbors on two lines. A row's pairs are copied side by side first,
 so that the vector units compute on them; its gradients are made as pairs likewise, and then added.
 """
 
@@ -11,17 +11,10 @@ from typing import Any
 import numpy as np
 
 from medtrace.kernels.compiling import compiled, inlined
-from medtrace.kernels.pairs import add_pair, copy_pair, prefetch
 from medtrace.kernels.warp_3d import clear_planes, extent, write_slope
 
 STREAMS = 16
 """Parts of a row that add their pairs in turns: neighbours overlap, and one would wait for the other's memory."""
-
-AHEAD = np.uint64(6)
-"""Lines by which the image is asked for before it is read."""
-
-CACHE_LINE = 16
-"""Numbers after which the next one is asked for: 64 bytes in float32."""
 
 
 @inlined
@@ -74,18 +67,12 @@ def steps_of(shape: Any) -> Any:
 def gather_row(flat: Any, steps: Any, cells: Any, near: Any, far: Any) -> None:
     """Copy the pairs of pixels on the two lines of each cell side by side."""
     dx, dy = steps
-    two = np.uint64(2)
-    for j in range(0, cells.size, CACHE_LINE):  # a processor does not foresee which lines a row will touch
-        prefetch(flat, np.uint64(np.uint32(cells[j])) + AHEAD * dx)
+    two, one = np.uint64(2), np.uint64(1)
     for j in range(cells.size):
         o = np.uint64(np.uint32(cells[j]))
         at = np.uint64(j) * two
-        if dy > 0:
-            copy_pair(flat, o, near, at)
-            copy_pair(flat, o + dx, far, at)
-        else:  # lines of one pixel, of which the last has no neighbour in memory
-            near[2 * j], near[2 * j + 1] = flat[o], flat[o]
-            far[2 * j], far[2 * j + 1] = flat[o + dx], flat[o + dx]
+        near[at], near[at + one] = flat[o], flat[o + dy]
+        far[at], far[at + one] = flat[o + dx], flat[o + dx + dy]
 
 
 @compiled
@@ -154,13 +141,16 @@ def parts_row(grad: Any, weights: Any, near: Any, far: Any) -> None:
 def scatter_row(flat: Any, steps: Any, cells: Any, near: Any, far: Any) -> None:
     """Add the pairs to the pixels of each cell."""
     dx = steps[0]
-    two = np.uint64(2)
+    two, one = np.uint64(2), np.uint64(1)
     part = (cells.size + STREAMS - 1) // STREAMS
     for k in range(part):
         for j in range(k, cells.size, part):
-            o = np.uint64(np.uint32(cells[j]))
-            add_pair(flat, o, near, np.uint64(j) * two)
-            add_pair(flat, o + dx, far, np.uint64(j) * two)
+            o, at = np.uint64(np.uint32(cells[j])), np.uint64(j) * two
+            q = o + dx
+            a, b = flat[o] + near[at], flat[o + one] + near[at + one]
+            flat[o], flat[o + one] = a, b
+            a, b = flat[q] + far[at], flat[q + one] + far[at + one]
+            flat[q], flat[q + one] = a, b
 
 
 @inlined

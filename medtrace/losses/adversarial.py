@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -44,6 +44,10 @@ def least_squares_adversarial(logits: Tensor, real: bool) -> Tensor:
     Raises:
         TypeError: if `logits` is not one tensor of floating numbers (MONAI's discriminators return a list: pass [-1]).
         ValueError: if `logits` is empty.
+
+    Example:
+        >>> float(least_squares_adversarial(torch.full((1, 1, 2, 2), 0.5), real=False))
+        0.25
     """
     values = _check_logits("logits", logits)
     return (values - 1).square().mean() if real else values.square().mean()
@@ -58,13 +62,22 @@ def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Ten
 
     Returns:
         A scalar >= 0.
+
+    Example:
+        >>> float(least_squares_discriminator(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)))
+        0.0
     """
     real = least_squares_adversarial(_check_logits("real_logits", real_logits), True)
     return 0.5 * (real + least_squares_adversarial(_check_logits("fake_logits", fake_logits), False))
 
 
 class LeastSquaresAdversarialLoss(_Loss):
-    """`least_squares_adversarial` as a module."""
+    """`least_squares_adversarial` as a module.
+
+    Example:
+        >>> float(LeastSquaresAdversarialLoss()(torch.full((1, 1, 2, 2), 0.5), real=True))
+        0.25
+    """
 
     def __init__(self) -> None:
         super().__init__(reduction="mean")
@@ -72,6 +85,9 @@ class LeastSquaresAdversarialLoss(_Loss):
     def forward(self, logits: Tensor, real: bool) -> Tensor:
         """Mean squared distance of the logits from 1 (`real`) or 0."""
         return least_squares_adversarial(logits, real)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 def log_adversarial(logits: Tensor, real: bool) -> Tensor:
@@ -86,6 +102,10 @@ def log_adversarial(logits: Tensor, real: bool) -> Tensor:
 
     Raises:
         TypeError, ValueError: as `least_squares_adversarial`.
+
+    Example:
+        >>> round(float(log_adversarial(torch.zeros(1, 1, 2, 2), real=True)), 4)  # log 2
+        0.6931
     """
     values = _check_logits("logits", logits)
     return F.softplus(-values if real else values).mean()
@@ -104,6 +124,10 @@ def adversarial(logits: Sequence[Tensor], loss: str = "least_squares") -> Tensor
     Raises:
         TypeError: if `logits` is no list.
         ValueError: if it is empty, or `loss` is unknown.
+
+    Example:
+        >>> float(adversarial([torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 1, 1)]))  # one map per scale
+        0.5
     """
     _check_scales("logits", logits)
     return torch.stack([_term(loss)(scale, real=True) for scale in logits]).mean()
@@ -125,6 +149,11 @@ def adversarial_discriminator(
     Raises:
         TypeError: if either is no list.
         ValueError: if they are empty or of unequal length, or `loss` is unknown.
+
+    Example:
+        >>> real, fake = [torch.ones(1, 1, 2, 2)], [torch.full((1, 1, 2, 2), 0.5)]
+        >>> float(adversarial_discriminator(real, fake))
+        0.125
     """
     _check_scales("real_logits", real_logits)
     _check_scales("fake_logits", fake_logits)

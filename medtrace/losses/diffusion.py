@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ def intensity_diffusion(intensity: Tensor, reduction: Literal["mean", "sum"] | s
 
     The differences across the mask's edge count, as in the equation: q is drawn to 0 towards it. MONAI's
     `DiffusionLoss` takes displacements only (as many channels as axes).
+
+    Example:
+        >>> float(intensity_diffusion(torch.arange(4.0).expand(1, 1, 4, 4), reduction="sum"))
+        12.0
     """
     check_batched("intensity", intensity)
     check_choice("reduction", reduction, ("mean", "sum"))
@@ -42,7 +46,13 @@ def intensity_diffusion(intensity: Tensor, reduction: Literal["mean", "sum"] | s
 
 
 class IntensityDiffusionLoss(_Loss):
-    """`intensity_diffusion` as a module; `reduction` is "mean" or "sum"."""
+    """`intensity_diffusion` as a module; `reduction` is "mean" or "sum".
+
+    Example:
+        >>> ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+        >>> float(IntensityDiffusionLoss()(ramp))
+        0.5
+    """
 
     def __init__(self, reduction: Literal["mean", "sum"] | str = "mean") -> None:
         check_choice("reduction", reduction, ("mean", "sum"))
@@ -51,3 +61,6 @@ class IntensityDiffusionLoss(_Loss):
     def forward(self, intensity: Tensor) -> Tensor:
         """Diffusion of an intensity change (B, C, *spatial)."""
         return intensity_diffusion(intensity, self.reduction)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -71,6 +71,11 @@ class LNCCLoss(_Loss):
         radius: of the windows.
         floor: added to each variance, in squared intensities.
         reduction: "mean" or "sum" over the batch, or "none" for one value per item (B,).
+
+    Example:
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> round(float(LNCCLoss()(2 * image + 1, image)), 2)
+        -1.0
     """
 
     def __init__(
@@ -92,6 +97,9 @@ class LNCCLoss(_Loss):
         if self.reduction == "none":
             return values
         return values.mean() if self.reduction == "mean" else values.sum()
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"radius={self.radius}, floor={self.floor:g}"

@@ -23,6 +23,10 @@ def mask_weights(mask: Any, image: Tensor) -> Tensor:
     Raises:
         TypeError: if the mask is no tensor, or the image none of floating numbers.
         ValueError: if its shape is wrong, a weight is negative or not finite, or a batch item has no voxel.
+
+    Example:
+        >>> mask_weights(torch.tensor([[[[True, False]]]]), torch.zeros(1, 3, 1, 2)).shape
+        torch.Size([1, 1, 1, 2])
     """
     if not isinstance(mask, Tensor):
         raise TypeError(f"mask: expected a torch tensor, received {type(mask).__name__}; convert it first")

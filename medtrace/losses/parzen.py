@@ -29,6 +29,13 @@ def joint_histogram(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | N
         TypeError: if an image is no tensor of float32 or float64, the window no `ParzenWindow` or the mask no tensor.
         ValueError: if a shape is wrong, or the window has no room for its kernel.
         RuntimeError: from torch, when a second derivative is asked for (there is none).
+
+    Example:
+        >>> from medtrace.losses import ParzenKernel
+        >>> window = ParzenWindow(8, (-1.0, 1.0), ParzenKernel.CUBIC, 0.5)
+        >>> joint = joint_histogram(torch.zeros(1, 5), torch.full((1, 5), 0.5), window)
+        >>> joint.shape, round(float(joint.sum()), 5)
+        (torch.Size([1, 8, 8]), 1.0)
     """
     _check_rows(x, y, window, mask)
     weights = None if mask is None else mask.detach().to(x.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ def velocity_smoothness(velocity: Tensor, reduction: Literal["mean", "sum"] | st
         TypeError, ValueError: if `velocity` is no field, or `reduction` is unknown.
 
     Deviation: the paper writes the sum, whose weight then depends on the image size; the default is the mean.
+
+    Example:
+        >>> float(velocity_smoothness(torch.arange(4.0).expand(1, 2, 4, 4), reduction="sum"))
+        24.0
     """
     check_field("velocity", velocity)
     check_choice("reduction", reduction, ["mean", "sum"])
@@ -42,7 +46,13 @@ def velocity_smoothness(velocity: Tensor, reduction: Literal["mean", "sum"] | st
 
 
 class VelocitySmoothnessLoss(_Loss):
-    """`velocity_smoothness` as a module; `reduction` is "mean" or "sum"."""
+    """`velocity_smoothness` as a module; `reduction` is "mean" or "sum".
+
+    Example:
+        >>> ramp = torch.arange(4.0).expand(1, 2, 4, 4)
+        >>> float(VelocitySmoothnessLoss()(ramp))
+        0.5
+    """
 
     def __init__(self, reduction: Literal["mean", "sum"] | str = "mean") -> None:
         check_choice("reduction", reduction, ["mean", "sum"])
@@ -51,3 +61,6 @@ class VelocitySmoothnessLoss(_Loss):
     def forward(self, velocity: Tensor) -> Tensor:
         """Smoothness of a field (B, D, *spatial) in voxels."""
         return velocity_smoothness(velocity, self.reduction)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -4,7 +4,7 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.registry import build_method, method_class, method_names, register_method, settings_of
@@ -19,18 +19,61 @@ from medtrace.methods.settings import (
 )
 from medtrace.trace.prediction import Prediction, affines_of, plain
 
+if TYPE_CHECKING:
+    from medtrace.methods.common.averaging import WeightAverage
+    from medtrace.methods.common.diffusion import Sampling
+    from medtrace.methods.common.instance import InstanceRegistration
+    from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
+    from medtrace.methods.common.registration import RegistrationMethod
+    from medtrace.methods.common.two_domain import CycleConsistency, PairedL1, RegistrationCorrection, TwoDomainMethod
+    from medtrace.methods.cyclegan.method import CycleGANMethod
+    from medtrace.methods.ddib.method import DDIBMethod
+    from medtrace.methods.metaregnet.method import MetaRegNetMethod
+    from medtrace.methods.munit.method import MUNITMethod
+    from medtrace.methods.nice_gan.method import NICEGANMethod
+    from medtrace.methods.palette.method import PaletteMethod
+    from medtrace.methods.pix2pix.method import Pix2PixMethod
+    from medtrace.methods.plasticine.method import PlasticineMethod
+    from medtrace.methods.reggan.method import RegGANMethod
+    from medtrace.methods.tracetrans.method import TraceTransMethod
+    from medtrace.methods.unet.method import UNetMethod
+    from medtrace.methods.unit.method import UNITMethod
+    from medtrace.methods.voxelmorph.method import VoxelMorphMethod
+
 __all__ = [
     "Abilities",
     "Batch",
+    "CycleConsistency",
+    "CycleGANMethod",
+    "DDIBMethod",
+    "InstanceRegistration",
+    "MUNITMethod",
+    "MetaRegNetMethod",
+    "MetamorphicEnergy",
     "Method",
     "MethodSettings",
+    "NICEGANMethod",
     "OptimizerSettings",
+    "PairedL1",
+    "PaletteMethod",
     "Phase",
+    "Pix2PixMethod",
+    "PlasticineMethod",
     "Prediction",
     "PreparedData",
+    "RegGANMethod",
+    "RegistrationCorrection",
+    "RegistrationMethod",
+    "Sampling",
     "Settings",
     "TraceBenchData",
+    "TraceTransMethod",
     "TrainingSettings",
+    "TwoDomainMethod",
+    "UNITMethod",
+    "UNetMethod",
+    "VoxelMorphMethod",
+    "WeightAverage",
     "affines_of",
     "build_method",
     "method_class",

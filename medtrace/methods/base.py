@@ -17,7 +17,8 @@ from medtrace.trace import Trace
 from medtrace.trace.prediction import Prediction, traces_of
 
 Batch = Mapping[str, Any]
-Task = Literal["translate", "register"]
+"""What a data loader gives: batched images (B, C, *spatial) and numbers by name."""
+TaskName = Literal["translate", "register"]
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,17 @@ class Abilities:
         channels: "any" where source and target may differ in their number of channels, else "equal".
         masks: whether a registration takes a mask of where intensity may change.
         moves: whether a translation carries a displacement; without, its field is zero by design.
+        identity_start: whether the field is zero before the training, so that learning starts at the identity.
     """
 
-    tasks: tuple[Task, ...] = ("translate",)
+    tasks: tuple[TaskName, ...] = ("translate",)
     spatial_dims: tuple[int, ...] = (2, 3)
     paired: bool = True
     patches: bool = False
     channels: Literal["any", "equal"] = "equal"
     masks: bool = False
     moves: bool = True
+    identity_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,17 @@ class Phase:
         return torch.stack([self.weights[name] * value.float() for name, value in terms.items()]).sum()
 
 
+class _PredictedImage(nn.Module):
+    """The image that a method predicts from a source alone."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, source: Tensor) -> Tensor:
+        return self.method.predict({"source": source}).image
+
+
 class Method(nn.Module):
     """A method: its networks, its loss terms by phase, and how its networks turn an image into a `Trace`.
 
@@ -108,13 +122,31 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def build(cls, settings: Any) -> Self:
+        """`from_settings`, where the settings ask for dimensions that the method declares.
+
+        Raises:
+            ValueError: if they ask for others.
+        """
+        if settings.spatial_dims not in cls.abilities.spatial_dims:
+            able = " or ".join(map(str, cls.abilities.spatial_dims))
+            raise ValueError(
+                f"spatial_dims: {cls.title or cls.__name__} expected {able}, received {settings.spatial_dims};"
+                " translate slices, or use a method that `medtrace methods` lists for it"
+            )
+        return cls.from_settings(settings)
+
+    @classmethod
     def case_transform(cls, _settings: Any) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
         """What a training case needs beside its images, made once and kept; None if nothing."""
         return None
 
     def io_network(self) -> nn.Module:
-        """The network of one tensor in and one out that bundles describe; it shares the method's weights."""
-        return OutputField(self.networks, "image")
+        """The network of one tensor in and one out that bundles describe; it shares the method's weights.
+
+        It is `networks` where there is one with a field `image` in its output, else what `predict` gives.
+        """
+        return OutputField(self.networks, "image") if hasattr(self, "networks") else _PredictedImage(self)
 
     def distributed_networks(self) -> Mapping[str, Mapping[str, Any]]:
         """Path of a network → arguments of `DistributedDataParallel`, one entry for each that phases step."""
@@ -150,7 +182,8 @@ class Method(nn.Module):
         phase = self.phase(name)
         if all(weight == 0 for weight in phase.weights.values()):
             return {}
-        return getattr(self, f"{name}_terms")(phase, batch, carried)
+        result: dict[str, Tensor] = getattr(self, f"{name}_terms")(phase, batch, carried)
+        return result
 
     def after_step(self) -> None:
         """What follows a training step once every phase has stepped, such as moving averaged weights on."""

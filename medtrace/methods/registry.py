@@ -46,7 +46,7 @@ def settings_of(name: str, values: Mapping[str, Any]) -> MethodSettings:
 
 def build_method(name: str, settings: MethodSettings) -> Method:
     """A method, untrained."""
-    return method_class(name).from_settings(settings)
+    return method_class(name).build(settings)
 
 
 def register_method(kind: type[Method]) -> type[Method]:

@@ -173,7 +173,7 @@ def resolve(
     Example:
         >>> from medtrace.methods import method_class
         >>> kind = method_class("tracetrans").settings_type
-        >>> resolve(kind, ["smoke"], {"alpha": 0.25}).alpha
+        >>> resolve(kind, ["tracebench", "smoke"], {"alpha": 0.25}).alpha
         0.25
     """
     # A group that is changed in one value keeps the others as this method has them.

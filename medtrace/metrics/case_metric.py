@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from monai.metrics.metric import CumulativeIterationMetric
 from torch import Tensor
 
+from medtrace.checks import check_number
 from medtrace.metrics.table import Summary, summarise
 
 
@@ -44,11 +45,39 @@ class CaseMetric(ComparingMetric):
     returns (B, 1); `get_buffer()` holds all cases (N, 1); `aggregate()` is their mean, `summary()` tells more.
     An infinite value (PSNR of a perfect case) or an undefined one (NaN: a ratio without a denominator) stays in the
     buffer, is left out of the mean, and is counted in the summary; `aggregate()` then warns with the number.
+
+    A metric names its `function`, whose settings it takes; or it has a `measure` of its own.
+
+    Args:
+        settings: the function's keywords that are the same for all cases, of which `data_range` is checked here.
+
+    Example:
+        >>> from medtrace.metrics import MAEMetric
+        >>> metric = MAEMetric(data_range=(0, 1))
+        >>> metric(torch.tensor([[[[0.0]]], [[[0.5]]]]), torch.ones(2, 1, 1, 1)).flatten()
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+        >>> round(float(metric.aggregate()), 3), metric.summary().n
+        (0.75, 2)
     """
 
-    @abstractmethod
-    def measure(self, *args: Any, **kwargs: Any) -> Tensor:
+    function: ClassVar[staticmethod[..., Tensor]]
+    """Values (B,) of a batch."""
+    compares: ClassVar[bool] = True
+    """Whether the function takes `y` too."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        if "data_range" in settings:
+            range_width(settings["data_range"])
+        self.settings = settings
+
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Values (B,) of a batch: `measure(y_pred, y)`, and the metric's own keywords such as `mask`."""
+        if self.compares:
+            return self.function(y_pred, required("y", y), **kwargs, **self.settings)
+        if y is not None:
+            raise TypeError("y: expected None, this metric takes one field, received a second argument; leave it out")
+        return self.function(y_pred, **kwargs, **self.settings)
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         return self.measure(y_pred, y, **kwargs)[:, None]
@@ -95,6 +124,18 @@ def _item(name: str, value: Any, item: int, count: int) -> Any:
     if isinstance(value, Tensor) and value.ndim > 2 and value.shape[0] == count:
         return value[item : item + 1]
     return value
+
+
+def range_width(data_range: tuple[float, float]) -> float:
+    """Checked high − low of a range given as (low, high)."""
+    if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
+        raise TypeError(f"data_range: expected (low, high), for instance (-1, 1), received {data_range!r}")
+    check_number("data_range", data_range[0])
+    check_number("data_range", data_range[1])
+    low, high = float(data_range[0]), float(data_range[1])
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"data_range: expected low < high, both finite, received {data_range!r}")
+    return high - low
 
 
 def required(name: str, value: Tensor | None) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from medtrace import fields
 from medtrace.checks import check_choice, check_field, check_finite, check_floating, check_number, check_same_shape
-from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.case_metric import CaseMetric
 from medtrace.metrics.image import region_mean
 
 FoldUnit = Literal["voxel", "percent"]
@@ -31,7 +31,8 @@ def _length(vectors: Tensor, affine: Tensor | None) -> Tensor:
     if affine is not None:
         check_floating("affine", affine)
         vectors = fields.voxel_to_mm(vectors, affine.as_subclass(Tensor))
-    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    result: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return result
 
 
 def deformed_region(true_ddf: Tensor, threshold: float = 0.3) -> Tensor:
@@ -43,6 +44,12 @@ def deformed_region(true_ddf: Tensor, threshold: float = 0.3) -> Tensor:
 
     Returns:
         Boolean (B, 1, ...).
+
+    Example:
+        >>> true_ddf = torch.zeros(1, 2, 4, 4)
+        >>> true_ddf[:, 0, 1:3] = 0.5
+        >>> int(deformed_region(true_ddf).sum())
+        8
     """
     _check_length("threshold", threshold)
     return _length(_field("true_ddf", true_ddf), None) > threshold
@@ -70,6 +77,13 @@ def end_point_error(
 
     Raises:
         TypeError, ValueError: on wrong kinds, shapes, non-finite numbers or an empty mask.
+
+    Example:
+        >>> affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
+        >>> ddf, true_ddf = torch.ones(1, 3, 4, 4, 4), torch.zeros(1, 3, 4, 4, 4)
+        >>> ddf[:, 1:] = 0.0
+        >>> end_point_error(ddf, true_ddf), end_point_error(ddf, true_ddf, affine=affine)  # voxels, mm
+        (tensor([1.], dtype=torch.float64), tensor([2.], dtype=torch.float64))
     """
     if deformed_above is not None:
         _check_length("deformed_above", deformed_above)
@@ -96,6 +110,11 @@ def landmark_error(points: Tensor, true_points: Tensor, valid: Tensor | None = N
 
     Raises:
         TypeError, ValueError: on wrong kinds, shapes, or non-finite coordinates of valid landmarks.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 3.0, 4.0], [1.0, 0.0, 0.0]]])
+        >>> landmark_error(points, torch.zeros(1, 2, 3))
+        tensor([3.], dtype=torch.float64)
     """
     for name, value in (("points", points), ("true_points", true_points)):
         check_floating(name, value)
@@ -126,6 +145,10 @@ def sd_log_jacobian(ddf: Tensor, mask: Tensor | None = None, *, floor: float = 1
 
     Returns:
         (B,) >= 0, float64, with the number of voxels in the denominator.
+
+    Example:
+        >>> sd_log_jacobian(torch.zeros(1, 2, 8, 8))
+        tensor([0.], dtype=torch.float64)
     """
     check_number("floor", floor)
     if not 0 < floor <= 1:
@@ -135,7 +158,7 @@ def sd_log_jacobian(ddf: Tensor, mask: Tensor | None = None, *, floor: float = 1
     return region_mean((logarithm - mean).square(), mask).sqrt()
 
 
-def non_diffeomorphic_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> Tensor:
+def folded_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> Tensor:
     """Folded volume per case (Liu et al., IJCV 2024); see `fields.non_diffeomorphic_volume`.
 
     Args:
@@ -144,6 +167,12 @@ def non_diffeomorphic_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> 
 
     Returns:
         (B,) >= 0, float64.
+
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> folded_volume(ddf), folded_volume(0 * ddf)
+        (tensor([9.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
     check_choice("unit", unit, ["voxel", "percent"])
     volume = fields.non_diffeomorphic_volume(_field("ddf", ddf))
@@ -169,6 +198,11 @@ def mean_inverse_consistency(
 
     Returns:
         (B,) >= 0, float64; NaN for a case whose points all leave the grid (with `inside_only`).
+
+    Example:
+        >>> ddf = torch.full((1, 2, 8, 8), 0.3)
+        >>> round(float(mean_inverse_consistency(ddf, torch.zeros_like(ddf))), 4)  # what a zero inverse leaves
+        0.4243
     """
     ddf, inverse_ddf = _field("ddf", ddf), _field("inverse_ddf", inverse_ddf)
     check_same_shape("ddf", ddf, "inverse_ddf", inverse_ddf)
@@ -180,112 +214,124 @@ def mean_inverse_consistency(
     return region_mean(error * inside, mask) / region_mean(inside, mask)
 
 
-class EndPointError(CaseMetric):
+class EndPointErrorMetric(CaseMetric):
     """`end_point_error` of every case, in mm, or in voxels if asked for.
 
     Args:
         unit: "mm" needs `affine=` in every call; "voxel" takes none.
         deformed_above: see `end_point_error`.
+
+    Example:
+        >>> metric = EndPointErrorMetric(unit="voxel")
+        >>> ddf = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)
+        >>> float(metric(ddf, torch.zeros(1, 2, 4, 4)))
+        5.0
     """
 
+    function = staticmethod(end_point_error)
+
     def __init__(self, unit: Literal["mm", "voxel"] | str = "mm", deformed_above: float | None = None) -> None:
-        super().__init__()
         check_choice("unit", unit, ["mm", "voxel"])
         if deformed_above is not None:
             _check_length("deformed_above", deformed_above)
+        super().__init__(deformed_above=deformed_above)
         self.unit = unit
-        self.deformed_above = deformed_above
 
-    def measure(
-        self,
-        y_pred: Tensor,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        affine: Tensor | None = None,
-    ) -> Tensor:
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         """(B,) of the predicted field `y_pred` and the true one `y`."""
-        affine = _affine_for(self.unit, affine)
-        y = required("y", y)
-        return end_point_error(y_pred, y, mask, affine=affine, deformed_above=self.deformed_above)
+        return super().measure(y_pred, y, **_in_unit(self.unit, **kwargs))
 
 
-class LandmarkError(CaseMetric):
-    """`landmark_error` of every case, in mm: `metric(points, true_points, valid=...)`."""
+class LandmarkErrorMetric(CaseMetric):
+    """`landmark_error` of every case, in mm: `metric(points, true_points, valid=...)`.
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
-        """(B,) in mm."""
-        return landmark_error(y_pred, required("y", y), valid)
+    Example:
+        >>> float(LandmarkErrorMetric()(torch.tensor([[[0.0, 3.0, 4.0]]]), torch.zeros(1, 1, 3)))
+        5.0
+    """
+
+    function = staticmethod(landmark_error)
 
 
-class NonDiffeomorphicFraction(CaseMetric):
-    """`fields.non_diffeomorphic_fraction` of every case: `metric(ddf)`."""
+class NonDiffeomorphicFractionMetric(CaseMetric):
+    """`fields.non_diffeomorphic_fraction` of every case: `metric(ddf)`.
 
-    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> float(NonDiffeomorphicFractionMetric()(ddf))
+        1.0
+    """
+
+    compares = False
+
+    @staticmethod
+    def function(y_pred: Tensor) -> Tensor:
         """(B,) in [0, 1]."""
-        _nothing_to_compare(y)
         return fields.non_diffeomorphic_fraction(_field("y_pred", y_pred))
 
 
-class NonDiffeomorphicVolume(CaseMetric):
-    """`non_diffeomorphic_volume` of every case: `metric(ddf)`; unit "voxel" or "percent"."""
+class NonDiffeomorphicVolumeMetric(CaseMetric):
+    """`folded_volume` of every case: `metric(ddf)`; unit "voxel" or "percent".
+
+    Example:
+        >>> ddf = torch.zeros(1, 2, 4, 4)
+        >>> ddf[:, 0] = -2.0 * torch.arange(4.0)[:, None]  # mirrored: determinant -1
+        >>> float(NonDiffeomorphicVolumeMetric(unit="percent")(ddf))
+        56.25
+    """
+
+    compares = False
+    function = staticmethod(folded_volume)
 
     def __init__(self, unit: FoldUnit | str = "voxel") -> None:
-        super().__init__()
         check_choice("unit", unit, ["voxel", "percent"])
-        self.unit = unit
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B,) >= 0."""
-        _nothing_to_compare(y)
-        return non_diffeomorphic_volume(y_pred, unit=self.unit)
+        super().__init__(unit=unit)
 
 
-class SDLogJacobian(CaseMetric):
-    """`sd_log_jacobian` of every case: `metric(ddf, mask=...)`."""
+class SDLogJacobianMetric(CaseMetric):
+    """`sd_log_jacobian` of every case: `metric(ddf, mask=...)`.
+
+    Example:
+        >>> stretched = 0.5 * torch.arange(8.0)[None, None, :, None].expand(1, 2, 8, 8)
+        >>> round(float(SDLogJacobianMetric()(stretched)), 4)  # the same everywhere
+        0.0
+    """
+
+    compares = False
+    function = staticmethod(sd_log_jacobian)
 
     def __init__(self, floor: float = 1e-9) -> None:
-        super().__init__()
-        self.floor = floor
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) >= 0."""
-        _nothing_to_compare(y)
-        return sd_log_jacobian(y_pred, mask, floor=self.floor)
+        super().__init__(floor=floor)
 
 
-class InverseConsistency(CaseMetric):
+class InverseConsistencyMetric(CaseMetric):
     """`mean_inverse_consistency` of every case: `metric(ddf, inverse_ddf, affine=...)`.
 
     Args:
         unit: "mm" needs `affine=` in every call; "voxel" takes none.
         inside_only: see `mean_inverse_consistency`.
+
+    Example:
+        >>> ddf = torch.full((1, 2, 8, 8), 0.5)
+        >>> float(InverseConsistencyMetric(unit="voxel")(ddf, -ddf))
+        0.0
     """
 
+    function = staticmethod(mean_inverse_consistency)
+
     def __init__(self, unit: Literal["mm", "voxel"] | str = "mm", inside_only: bool = False) -> None:
-        super().__init__()
         check_choice("unit", unit, ["mm", "voxel"])
+        super().__init__(inside_only=inside_only)
         self.unit = unit
-        self.inside_only = inside_only
 
-    def measure(
-        self,
-        y_pred: Tensor,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        affine: Tensor | None = None,
-    ) -> Tensor:
+    def measure(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         """(B,) of the field `y_pred` and its claimed inverse `y`."""
-        affine = _affine_for(self.unit, affine)
-        y = required("y", y)
-        return mean_inverse_consistency(y_pred, y, mask, affine=affine, inside_only=self.inside_only)
+        return super().measure(y_pred, y, **_in_unit(self.unit, **kwargs))
 
 
-def _affine_for(unit: str, affine: Tensor | None) -> Tensor | None:
+def _in_unit(unit: str, affine: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
+    """The keywords of a call in mm, which needs an affine, or in voxels, which takes none."""
     if unit == "mm" and affine is None:
         raise TypeError("affine: expected a (4, 4) tensor for millimetres, received None; or use unit='voxel'")
-    return affine if unit == "mm" else None
-
-
-def _nothing_to_compare(y: Tensor | None) -> None:
-    if y is not None:
-        raise TypeError("y: expected None, this metric takes one field, received a second argument; leave it out")
+    return {**kwargs, "affine": affine if unit == "mm" else None}

@@ -19,7 +19,7 @@ FeatureNetwork = Callable[[Tensor], Tensor]
 """Images (B, C, H, W[, D]) to features (B, F) or (B, F, ...); maps are averaged over space."""
 
 
-def load_feature_network(path: str | os.PathLike, device: str | torch.device = "cpu") -> FeatureNetwork:
+def load_feature_network(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FeatureNetwork:
     """Load a feature network from a TorchScript file.
 
     Nothing is downloaded: FID is a number about the network, so name yours beside it. TorchScript is read without
@@ -36,6 +36,16 @@ def load_feature_network(path: str | os.PathLike, device: str | torch.device = "
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no TorchScript file, or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "flatten.pt")
+        ...     torch.jit.script(torch.nn.Flatten()).save(str(path))
+        ...     load_feature_network(path)(torch.zeros(2, 1, 2, 2)).shape
+        ...
+        torch.Size([2, 4])
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +62,8 @@ def load_feature_network(path: str | os.PathLike, device: str | torch.device = "
         raise ValueError(
             f"feature network: {path} is no TorchScript file ({reason}); save the network by torch.jit.script(...).save"
         ) from error
-    return network.eval()
+    result: FeatureNetwork = network.eval()
+    return result
 
 
 def _check_archive(path: Path) -> None:
@@ -83,6 +94,10 @@ def image_features(network: FeatureNetwork, images: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the network does not give a vector or maps per image, or numbers that are not finite.
+
+    Example:
+        >>> image_features(lambda images: images.expand(-1, 5, -1, -1), torch.ones(2, 1, 4, 4)).shape  # maps, averaged
+        torch.Size([2, 5])
     """
     check_batched("images", images)
     if not callable(network):
@@ -112,12 +127,18 @@ def frechet_distance(first: Tensor, second: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit, there are fewer than 2 images or numbers are not finite.
+
+    Example:
+        >>> features = torch.rand(16, 3, generator=torch.Generator().manual_seed(0))
+        >>> round(float(frechet_distance(features + 1, features)), 4)  # three means, 1 apart each
+        3.0
     """
     first, second = _checked(first, second)
     roots = [_covariance_root(features) for features in (first, second)]
     cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     spread = sum(root.square().sum() for root in roots) - 2 * cross
-    return ((first.mean(0) - second.mean(0)).square().sum() + spread).clamp_min(0)
+    result: Tensor = ((first.mean(0) - second.mean(0)).square().sum() + spread).clamp_min(0)
+    return result
 
 
 def simplified_frechet_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -140,6 +161,11 @@ def simplified_frechet_distance(first: Tensor, second: Tensor) -> Tensor:
 
     Raises:
         ValueError: as `frechet_distance`.
+
+    Example:
+        >>> features = torch.rand(16, 3, generator=torch.Generator().manual_seed(0))
+        >>> round(float(simplified_frechet_distance(features, features)), 6)
+        0.0
     """
     first, second = _checked(first, second)
     means = (first.mean(0) - second.mean(0)).square().sum()
@@ -163,13 +189,20 @@ def _covariance_root(features: Tensor) -> Tensor:
     return centred if len(centred) <= centred.shape[1] else torch.linalg.qr(centred, mode="r").R
 
 
-class FID(ComparingMetric):
+class FIDMetric(ComparingMetric):
     """`frechet_distance` between the features of all images that were shown.
 
     `metric(y_pred, y)` takes batches of equal length and keeps their features; `aggregate()` gives one number ().
 
     Args:
         network: the feature network, such as `load_feature_network` gives.
+
+    Example:
+        >>> metric = FIDMetric(lambda images: images.flatten(1))
+        >>> images = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        >>> _ = metric(images, images)
+        >>> round(float(metric.aggregate()), 6)
+        0.0
     """
 
     distance = staticmethod(frechet_distance)
@@ -199,7 +232,15 @@ class FID(ComparingMetric):
         return type(self).distance(buffer[:, 0], buffer[:, 1])
 
 
-class SFD(FID):
-    """`simplified_frechet_distance` between the features of all images that were shown; as `FID`."""
+class SFDMetric(FIDMetric):
+    """`simplified_frechet_distance` between the features of all images that were shown; as `FIDMetric`.
+
+    Example:
+        >>> metric = SFDMetric(lambda images: images.flatten(1))
+        >>> images = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        >>> _ = metric(images + 1, images)
+        >>> round(float(metric.aggregate()), 4)
+        4.0
+    """
 
     distance = staticmethod(simplified_frechet_distance)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -13,13 +12,12 @@ from medtrace.checks import (
     check_batched,
     check_choice,
     check_finite,
-    check_number,
     check_positive,
     check_same_shape,
     check_whole,
 )
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.case_metric import CaseMetric, range_width
 
 
 class NMIConvention(StrEnum):
@@ -33,18 +31,6 @@ class NMIConvention(StrEnum):
     STUDHOLME = "studholme"
     ARITHMETIC = "arithmetic"
     JOINT = "joint"
-
-
-def range_width(data_range: tuple[float, float]) -> float:
-    """Checked high − low of a range given as (low, high)."""
-    if not isinstance(data_range, (tuple, list)) or len(data_range) != 2:
-        raise TypeError(f"data_range: expected (low, high), for instance (-1, 1), received {data_range!r}")
-    check_number("data_range", data_range[0])
-    check_number("data_range", data_range[1])
-    low, high = float(data_range[0]), float(data_range[1])
-    if not (low < high and math.isfinite(high - low)):
-        raise ValueError(f"data_range: expected low < high, both finite, received {data_range!r}")
-    return high - low
 
 
 def check_pair(pred: Any, target: Any) -> tuple[Tensor, Tensor]:
@@ -89,6 +75,10 @@ def mean_absolute_error(
 
     Raises:
         TypeError, ValueError: on wrong kinds, shapes, ranges, non-finite numbers or an empty mask.
+
+    Example:
+        >>> mean_absolute_error(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8), data_range=(-1, 1))
+        tensor([1.], dtype=torch.float64)
     """
     pred, target = check_pair(pred, target)
     width = range_width(data_range)
@@ -112,6 +102,12 @@ def peak_signal_to_noise_ratio(
 
     Returns:
         (B,) float64; +inf for a case without any error.
+
+    Example:
+        >>> pred, target = torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.1)
+        >>> value = peak_signal_to_noise_ratio(pred, target, data_range=(0, 1))
+        >>> round(float(value), 3)
+        20.0
     """
     pred, target = check_pair(pred, target)
     width = range_width(data_range)
@@ -145,6 +141,13 @@ def normalized_mutual_information_score(
 
     Returns:
         (B,) float64.
+
+    Example:
+        >>> image = torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16)
+        >>> options = {"data_range": (-1, 1), "num_bins": 16, "convention": "arithmetic"}
+        >>> score = normalized_mutual_information_score(-image, image, **options)
+        >>> round(float(score), 3)
+        1.0
     """
     pred, target = check_pair(pred, target)
     width = range_width(data_range)
@@ -183,39 +186,50 @@ def _bin_index(
 
 
 def _entropy(probability: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return torch.special.entr(probability).sum(axes)
+    result: Tensor = torch.special.entr(probability).sum(axes)
+    return result
 
 
-class MAE(CaseMetric):
-    """`mean_absolute_error` of every case."""
+class MAEMetric(CaseMetric):
+    """`mean_absolute_error` of every case.
+
+    Example:
+        >>> metric = MAEMetric(data_range=(-1, 1), output_range=255)
+        >>> float(metric(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)))  # half of the range
+        127.5
+    """
+
+    function = staticmethod(mean_absolute_error)
 
     def __init__(self, data_range: tuple[float, float], output_range: float | None = None) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.data_range = data_range
-        self.output_range = output_range
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) errors."""
-        y = required("y", y)
-        return mean_absolute_error(y_pred, y, mask, data_range=self.data_range, output_range=self.output_range)
+        super().__init__(data_range=data_range, output_range=output_range)
 
 
-class PSNR(CaseMetric):
-    """`peak_signal_to_noise_ratio` of every case; perfect cases are infinite and counted apart."""
+class PSNRMetric(CaseMetric):
+    """`peak_signal_to_noise_ratio` of every case; perfect cases are infinite and counted apart.
+
+    Example:
+        >>> metric = PSNRMetric(data_range=(0, 1))
+        >>> round(float(metric(torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.1))), 3)
+        20.0
+    """
+
+    function = staticmethod(peak_signal_to_noise_ratio)
 
     def __init__(self, data_range: tuple[float, float]) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.data_range = data_range
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) in dB."""
-        return peak_signal_to_noise_ratio(y_pred, required("y", y), mask, data_range=self.data_range)
+        super().__init__(data_range=data_range)
 
 
-class NMI(CaseMetric):
-    """`normalized_mutual_information_score` of every case."""
+class NMIMetric(CaseMetric):
+    """`normalized_mutual_information_score` of every case.
+
+    Example:
+        >>> image = torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16)
+        >>> round(float(NMIMetric(data_range=(-1, 1), num_bins=16)(-image, image)), 3)
+        2.0
+    """
+
+    function = staticmethod(normalized_mutual_information_score)
 
     def __init__(
         self,
@@ -224,22 +238,5 @@ class NMI(CaseMetric):
         convention: NMIConvention | str = NMIConvention.STUDHOLME,
         out_of_range: Literal["error", "clamp"] | str = "error",
     ) -> None:
-        super().__init__()
-        range_width(data_range)
         check_choice("convention", convention, [str(choice) for choice in NMIConvention])
-        self.data_range = data_range
-        self.num_bins = num_bins
-        self.convention = convention
-        self.out_of_range = out_of_range
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) in the convention's range."""
-        return normalized_mutual_information_score(
-            y_pred,
-            required("y", y),
-            mask,
-            data_range=self.data_range,
-            num_bins=self.num_bins,
-            convention=self.convention,
-            out_of_range=self.out_of_range,
-        )
+        super().__init__(data_range=data_range, num_bins=num_bins, convention=convention, out_of_range=out_of_range)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from medtrace.checks import check_positive, check_whole
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import CaseMetric, required
-from medtrace.metrics.image import check_pair, range_width, region_mean
+from medtrace.metrics.case_metric import CaseMetric, range_width
+from medtrace.metrics.image import check_pair, region_mean
 
 K1, K2 = 0.01, 0.03
 
@@ -46,6 +46,12 @@ def structural_similarity(
 
     Raises:
         ValueError: also if an axis is shorter than the window, or the mask lies only at the border.
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> bool(structural_similarity(1 - image, image, data_range=(0, 1)) < 0.5)
+        True
     """
     pred, target = check_pair(pred, target)
     width = range_width(data_range)
@@ -99,18 +105,17 @@ def _similarity_map(x: Tensor, y: Tensor, width: float, taps: list[float]) -> Te
     return (2 * both + c1) / (squares + c1) * (2 * covariance + c2) / (variances + c2)
 
 
-class SSIM(CaseMetric):
-    """`structural_similarity` of every case."""
+class SSIMMetric(CaseMetric):
+    """`structural_similarity` of every case.
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> round(float(SSIMMetric(data_range=(0, 1))(image, image)), 4)
+        1.0
+    """
+
+    function = staticmethod(structural_similarity)
 
     def __init__(self, data_range: tuple[float, float], window: int = 11, sigma: float = 1.5) -> None:
-        super().__init__()
-        range_width(data_range)
-        self.data_range = data_range
-        self.window = window
-        self.sigma = sigma
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) in [-1, 1]."""
-        return structural_similarity(
-            y_pred, required("y", y), mask, data_range=self.data_range, window=self.window, sigma=self.sigma
-        )
+        super().__init__(data_range=data_range, window=window, sigma=sigma)

@@ -49,6 +49,11 @@ def summarise(values: Iterable[float]) -> Summary:
 
     Raises:
         TypeError: if a value is no number.
+
+    Example:
+        >>> summary = summarise([1.0, 2.0, 6.0, float("inf")])
+        >>> summary.n, summary.mean, summary.median, summary.infinite
+        (4, 3.0, 4.0, 1)
     """
     numbers = _flat("values", values)
     defined = [number for number in numbers if not math.isnan(number)]
@@ -79,6 +84,13 @@ class CaseTable:
 
     One row per case in the order they first appear; one column per value name in the order they first appear. A case
     without some value has an empty cell.
+
+    Example:
+        >>> table = CaseTable()
+        >>> table.add("first", {"mae": 0.1, "dice": 0.9})
+        >>> table.add("second", {"mae": 0.3})
+        >>> round(table.summary()["mae"].mean, 3), table.summary()["dice"].n
+        (0.2, 1)
     """
 
     def __init__(self, case_column: str = "case") -> None:

@@ -37,7 +37,7 @@ from medtrace.checks import (
 )
 from medtrace.geometry.grid import check_invertible
 from medtrace.losses import mask_weights
-from medtrace.metrics.case_metric import CaseMetric, required
+from medtrace.metrics.case_metric import CaseMetric
 from medtrace.metrics.image import mean_absolute_error, peak_signal_to_noise_ratio
 from medtrace.metrics.ssim import structural_similarity
 
@@ -80,6 +80,10 @@ def foreground_of(target: Tensor, tolerance: float = 1e-3) -> Tensor:
 
     Raises:
         TypeError, ValueError: if it is no such image, or an item has no foreground.
+
+    Example:
+        >>> foreground_of(torch.tensor([[[[-1.0, -0.5, 1.0]]]]))
+        tensor([[[[False,  True,  True]]]])
     """
     check_batched("target", target)
     check_finite("target", target)
@@ -118,6 +122,11 @@ def normalized_mean_absolute_error(
 
     Raises:
         TypeError, ValueError: on wrong kinds, shapes or ranges, an unknown convention, or an empty foreground.
+
+    Example:
+        >>> image, target = torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.5)
+        >>> [float(normalized_mean_absolute_error(image, target, name)) for name in ("unit-whole", "symmetric-whole")]
+        [0.25, 0.5]
     """
     region = _region(target, convention, mask, tolerance)
     return mean_absolute_error(
@@ -148,6 +157,11 @@ def translation_scores(
 
     Raises:
         TypeError, ValueError: as for `normalized_mean_absolute_error`, and of the metrics.
+
+    Example:
+        >>> scores = translation_scores(torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.5))
+        >>> {name: round(float(value), 3) for name, value in scores.items()}
+        {'nmae': 0.25, 'psnr': 12.041, 'ssim': 0.923}
     """
     region = _region(target, convention, mask, tolerance)
     width = CONVENTIONS[convention].error_range
@@ -159,7 +173,12 @@ def translation_scores(
 
 
 def highest_psnr(nmae: float, convention: str) -> float:
-    """The PSNR in dB that no image with this NMAE on the same voxels can pass: 20·log10(range / NMAE)."""
+    """The PSNR in dB that no image with this NMAE on the same voxels can pass: 20·log10(range / NMAE).
+
+    Example:
+        >>> round(highest_psnr(0.071, "unit-whole"), 2)
+        22.97
+    """
     check_choice("convention", convention, CONVENTIONS)
     check_positive("nmae", nmae)
     return 20 * math.log10(CONVENTIONS[convention].error_range / nmae)
@@ -188,6 +207,13 @@ def translation_drift(image: Tensor, target: Tensor, affine: Tensor, *, upsampli
 
     Raises:
         TypeError, ValueError: on wrong kinds or shapes, numbers that are not finite, or a singular affine.
+
+    Example:
+        >>> target = torch.full((1, 1, 32, 32), -1.0)
+        >>> target[..., 10:20, 12:22] = 1.0
+        >>> affine = torch.diag(torch.tensor([1.5, 1.5, 1.0, 1.0], dtype=torch.float64))
+        >>> translation_drift(target.roll(2, 2), target, affine)  # two voxels of 1.5 mm
+        tensor([[3., 0., 0.]], dtype=torch.float64)
     """
     # Here: it takes a second to import.
     from skimage.registration import phase_cross_correlation
@@ -227,7 +253,8 @@ def _axis_vectors(affine: Any, batch: int) -> Tensor:
         raise ValueError(f"affine: expected shape (4, 4) or ({batch}, 4, 4), received {tuple(affine.shape)}")
     linear = affine[..., :3, :3].detach().as_subclass(Tensor).cpu().double()
     check_invertible("affine", linear)
-    return linear.expand(batch, 3, 3)
+    result: Tensor = linear.expand(batch, 3, 3)
+    return result
 
 
 def _without_trend(values: Tensor) -> np.ndarray:
@@ -238,17 +265,19 @@ def _without_trend(values: Tensor) -> np.ndarray:
     return np.asarray(array - gaussian_filter(array, _TREND_VOXELS, mode="nearest"))
 
 
-class NMAE(CaseMetric):
-    """`normalized_mean_absolute_error` of every case."""
+class NMAEMetric(CaseMetric):
+    """`normalized_mean_absolute_error` of every case.
+
+    Example:
+        >>> target = torch.full((1, 1, 8, 8), -1.0)
+        >>> target[..., 2:6, 2:6] = 0.5  # the foreground
+        >>> float(NMAEMetric()(torch.full_like(target, 0.0), target))
+        0.25
+    """
+
+    function = staticmethod(normalized_mean_absolute_error)
 
     def __init__(self, convention: str = "unit-foreground", tolerance: float = 1e-3) -> None:
-        super().__init__()
         check_choice("convention", convention, CONVENTIONS)
         check_positive("tolerance", tolerance)
-        self.convention = convention
-        self.tolerance = tolerance
-
-    def measure(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B,) errors."""
-        y = required("y", y)
-        return normalized_mean_absolute_error(y_pred, y, self.convention, mask, tolerance=self.tolerance)
+        super().__init__(convention=convention, tolerance=tolerance)

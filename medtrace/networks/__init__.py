@@ -4,15 +4,18 @@ from medtrace.networks.backbone import Code, TranslationBackbone
 from medtrace.networks.backbones import translation_backbone
 from medtrace.networks.cyclegan import CycleGAN, ResnetGenerator
 from medtrace.networks.deformation_module import DeformationModule, DeformationOutput
-from medtrace.networks.diffusion_sampling import Denoised, Intermediate, denoise, draw_noise, invert, noised_start
+from medtrace.networks.diffusion_sampling import Denoised, Intermediate, ddim_invert, denoise, draw_noise, noised_start
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
 from medtrace.networks.diffusion_translator import DiffusionTranslation, DiffusionTranslator, Plasticine
 from medtrace.networks.metamorphic import MetamorphicOutput, MetamorphicRegNet, MetamorphicTrajectory, MetaRegNet
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.networks.output_field import OutputField
 from medtrace.networks.patches import PatchInferer
 from medtrace.networks.registration_unet import RegistrationUNet
+from medtrace.networks.regression_unet import RegressionUNet
+from medtrace.networks.stacked_pair import StackedPair
 from medtrace.networks.tracetrans import DualDecoderGAN, TraceTrans, TraceTransOutput
 from medtrace.networks.unit import UNIT
 from medtrace.networks.voxelmorph import DiffeomorphicVoxelMorph, VoxelMorphOutput
@@ -37,18 +40,21 @@ __all__ = [
     "MetamorphicTrajectory",
     "NoiseEstimator",
     "NoiseSchedule",
+    "OutputField",
     "PatchInferer",
     "Plasticine",
     "RegistrationUNet",
+    "RegressionUNet",
     "ResnetGenerator",
+    "StackedPair",
     "TraceTrans",
     "TraceTransOutput",
     "TranslationBackbone",
     "VoxelMorphOutput",
     "add_noise",
+    "ddim_invert",
     "denoise",
     "draw_noise",
-    "invert",
     "noised_start",
     "translation_backbone",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -50,6 +50,15 @@ class TranslationBackbone(nn.Module):
         stride: multiples of it are what images are padded to.
         internal_weights: the published weights of the host's own terms: "reconstruction" (L1 of an image coded and
             decoded within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, with a cycle only).
+
+    Example:
+        >>> import torch
+        >>> from medtrace.networks import translation_backbone
+        >>> options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
+        >>> backbone = translation_backbone("cyclegan", 2, 1, 1, both_ways=True, options=options)
+        >>> code = backbone.encode(torch.zeros(1, 1, 16, 16), "target")
+        >>> backbone.decode(code, "source").shape
+        torch.Size([1, 1, 16, 16])
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {}
@@ -100,7 +109,8 @@ class TranslationBackbone(nn.Module):
 
         A `conditional` host is shown the image that it was made from before it, along the channels.
         """
-        return self.discriminators[domain](seen)
+        result: list[Tensor] = self.discriminators[domain](seen)
+        return result
 
     def translate(self, image: Tensor, domain: Domain = "source") -> Tensor:
         """Translate an image of `domain` to the other; the same image gives the same answer."""
@@ -109,3 +119,6 @@ class TranslationBackbone(nn.Module):
     def forward(self, source: Tensor) -> Tensor:
         """Translate sources (B, in_channels, *spatial) in [-1, 1] to targets (B, out_channels, *spatial)."""
         return self.translate(source)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -35,6 +35,13 @@ def translation_backbone(
 
     Raises:
         ValueError: if there is no such host, or an argument is outside its range.
+
+    Example:
+        >>> options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
+        >>> backbone = translation_backbone("unit", 2, 1, 1, both_ways=False, options=options)
+        >>> type(backbone).__name__, dict(backbone.internal_weights)
+        ('UNIT', {'reconstruction': 10.0, 'prior': 0.01, 'latent_cycle': 0.01})
     """
     check_choice("name", name, BACKBONES)
-    return BACKBONES[name](spatial_dims, in_channels, out_channels, both_ways, **(options or {}))
+    result: TranslationBackbone = BACKBONES[name](spatial_dims, in_channels, out_channels, both_ways, **(options or {}))
+    return result

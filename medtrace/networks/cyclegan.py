@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
@@ -27,6 +28,10 @@ class ResnetGenerator(nn.Module):
         channels: features of the first convolution.
         num_blocks: residual blocks; 9 is the published number for 256 x 256.
         downsamplings: strided convolutions.
+
+    Example:
+        >>> ResnetGenerator(2, 1, 3, channels=4, num_blocks=1)(torch.zeros(1, 1, 18, 20)).shape
+        torch.Size([1, 3, 18, 20])
     """
 
     def __init__(
@@ -74,6 +79,9 @@ class ResnetGenerator(nn.Module):
         padded, crop = pad_to_multiple(image, self.stride, minimum=max(4, 2 * self.stride))
         return torch.tanh(crop(self.layers(padded)).float())
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class CycleGAN(TranslationBackbone):
     """Two residual generators and two patch discriminators (Zhu et al. 2017); one of each without `both_ways`.
@@ -92,6 +100,11 @@ class CycleGAN(TranslationBackbone):
         discriminator_channels: features of a discriminator's first convolution.
         discriminator_layers: convolutions of a discriminator after the first.
         conditional: let the discriminator see the image that the judged one was made from, as Pix2Pix does.
+
+    Example:
+        >>> network = CycleGAN(3, 1, 2, channels=4, num_blocks=1, discriminator_channels=4)
+        >>> network(torch.zeros(1, 1, 16, 16, 16)).shape
+        torch.Size([1, 2, 16, 16, 16])
     """
 
     def __init__(
@@ -127,7 +140,8 @@ class CycleGAN(TranslationBackbone):
 
     def decode(self, code: Code, domain: Domain) -> Tensor:
         """Generate an image of `domain` from an image."""
-        return self.decoders[domain](code.content)
+        result: Tensor = self.decoders[domain](code.content)
+        return result
 
 
 class _ResidualBlock(nn.Module):
@@ -137,7 +151,8 @@ class _ResidualBlock(nn.Module):
         self.second = _layer(spatial_dims, channels, channels, activation=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        return features + self.second(self.first(features))
+        result: Tensor = features + self.second(self.first(features))
+        return result
 
 
 def _layer(
@@ -152,6 +167,7 @@ def _layer(
 
 def _reflecting(spatial_dims: int, before: int, after: int, kernel_size: int, stride: int = 1) -> nn.Module:
     """A convolution that reflects at the border, where zeros would draw a frame."""
-    return Conv[Conv.CONV, spatial_dims](
+    result: nn.Module = Conv[Conv.CONV, spatial_dims](
         before, after, kernel_size, stride, padding=kernel_size // 2, padding_mode="reflect"
     )
+    return result

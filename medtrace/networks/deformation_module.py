@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from monai.networks.blocks import Convolution
@@ -83,6 +83,12 @@ class DeformationModule(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = DeformationModule(2, 1, channels=(4, 8))
+        >>> output = network(torch.zeros(1, 1, 16, 20))
+        >>> output.ddf.shape, bool(output.ddf.any())  # zero before the training
+        (torch.Size([1, 2, 16, 20]), False)
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class DeformationModule(nn.Module):
         use_noise: bool = True,
         squarings: int = 7,
         velocity_downsampling: int = 0,
-        norm: str | tuple = GROUP_NORM,
+        norm: str | tuple[Any, ...] = GROUP_NORM,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -172,6 +178,9 @@ class DeformationModule(nn.Module):
             joined = source_features + features
         velocities = [crop(velocity) for velocity in self._velocities(joined)]
         return self._output(velocities, None if features is None else crop(features).float(), crop(stand_in).float())
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _in_patches(self, source: Tensor, guide: Tensor | None, inferer: PatchInferer) -> DeformationOutput:
         if guide is not None:

@@ -83,6 +83,17 @@ def denoise(
     Raises:
         TypeError: if a tensor is of the wrong kind.
         ValueError: if an argument is outside its range or generators are missing.
+
+    Example:
+        >>> from medtrace.networks import NoiseSchedule
+        >>> schedule = NoiseSchedule(steps=20)
+        >>> clean = torch.full((1, 1, 4, 4), 0.5)
+        >>> def oracle(noisy, gamma):
+        ...     return (noisy - gamma.sqrt() * clean) / (1 - gamma).sqrt()
+        ...
+        >>> result = denoise(oracle, torch.randn(1, 1, 4, 4), schedule.levels(4), sampler="ddim")
+        >>> bool(torch.allclose(result.image, clean, atol=1e-4))
+        True
     """
     check_batched("noisy", noisy)
     check_choice("sampler", sampler, SAMPLERS)
@@ -118,7 +129,7 @@ def denoise(
 
 
 @torch.no_grad()
-def invert(
+def ddim_invert(
     predict: Predict, image: Tensor, gammas: Tensor, *, refinements: int = 0, progress: str | None = None
 ) -> Tensor:
     """The noisy image from which DDIM leads to `image`, without gradient: DDIM run backwards (as DDIB encodes).
@@ -142,6 +153,13 @@ def invert(
     Raises:
         TypeError: if a tensor is of the wrong kind.
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> from medtrace.networks import NoiseSchedule
+        >>> gammas = NoiseSchedule(20).levels(4)
+        >>> noisy = ddim_invert(lambda image, gamma: torch.zeros_like(image), torch.ones(1, 1, 2, 2), gammas)
+        >>> bool(torch.allclose(noisy, gammas[0].sqrt().float().expand(1, 1, 2, 2)))  # without noise, scaled alone
+        True
     """
     check_batched("image", image)
     levels = _check_gammas(gammas)
@@ -173,6 +191,11 @@ def noised_start(image: Tensor, gammas: Tensor, generators: Sequence[torch.Gener
     Raises:
         TypeError: if a tensor is of the wrong kind.
         ValueError: if an argument is outside its range or generators are missing.
+
+    Example:
+        >>> gammas = torch.tensor([0.25, 1.0], dtype=torch.float64)
+        >>> noised_start(torch.zeros(1, 1, 4, 4), gammas, [torch.Generator().manual_seed(0)]).shape
+        torch.Size([1, 1, 4, 4])
     """
     check_batched("image", image)
     level = _check_gammas(gammas)[0]
@@ -181,7 +204,14 @@ def noised_start(image: Tensor, gammas: Tensor, generators: Sequence[torch.Gener
 
 
 def draw_noise(image: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-    """Standard normal noise of the shape of `image`, each case from its own CPU generator; on the image's device."""
+    """Standard normal noise of the shape of `image`, each case from its own CPU generator; on the image's device.
+
+    Example:
+        >>> generators = [torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)]
+        >>> noise = draw_noise(torch.zeros(2, 1, 4, 4), generators)
+        >>> noise.shape, bool((noise[0] == noise[1]).all())  # an item's noise depends on its generator alone
+        (torch.Size([2, 1, 4, 4]), True)
+    """
     generators = _check_generators(generators, image.shape[0])
     cases = [torch.randn(image.shape[1:], generator=generator) for generator in generators]
     return torch.stack(cases).to(image)

@@ -24,6 +24,11 @@ class NoiseSchedule(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> schedule = NoiseSchedule(steps=2000)
+        >>> [round(float(gamma), 4) for gamma in schedule.levels(4)]
+        [0.0, 0.0036, 0.0818, 0.5353, 1.0]
     """
 
     gammas: Tensor
@@ -114,6 +119,11 @@ def add_noise(image: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:
     Raises:
         TypeError: if a tensor is of the wrong kind.
         ValueError: if the shapes do not fit each other or a level leaves [0, 1].
+
+    Example:
+        >>> image, noise = torch.ones(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.5)
+        >>> add_noise(image, noise, torch.tensor([1.0, 0.64]))[:, 0, 0, 0]
+        tensor([1.0000, 1.1000])
     """
     check_batched("image", image)
     check_batched("noise", noise)

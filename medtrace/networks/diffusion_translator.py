@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,13 @@ class DiffusionTranslator(nn.Module):
 
     Raises:
         ValueError: if the two networks do not fit each other or the structure map.
+
+    Example:
+        >>> estimator = NoiseEstimator(2, 1, channels=(8, 8), head_channels=4, norm_groups=4, residual_blocks=1)
+        >>> network = DiffusionTranslator(estimator, DeformationModule(2, 1, channels=(4, 8)))
+        >>> source, structure = torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+        >>> network(source, structure, [torch.Generator().manual_seed(0)], steps=2).image.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(
@@ -150,6 +157,9 @@ class DiffusionTranslator(nn.Module):
         return DiffusionTranslation(
             denoised.image, warped, condition, field.velocity, field.ddf, field.inverse_ddf, denoised.intermediates
         )
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 Plasticine = DiffusionTranslator

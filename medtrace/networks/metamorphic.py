@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,14 @@ class MetamorphicRegNet(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = MetamorphicRegNet(2, 1, channels=(4, 8), num_blocks=2)
+        >>> source, target = torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+        >>> mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+        >>> output = network(source, target, mask)
+        >>> output.ddf.shape, bool(output.intensity.any())  # an empty mask: plain registration
+        (torch.Size([1, 2, 16, 16]), False)
     """
 
     def __init__(
@@ -156,6 +164,9 @@ class MetamorphicRegNet(nn.Module):
         velocities, rates = self._chains(source, target)
         ddf = self._displacements(velocities)[-1]
         return self._output(source, ddf, self._intensities(rates)[-1], mask, source_mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def trajectory(
         self, source: Tensor, target: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None

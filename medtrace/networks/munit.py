@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,13 @@ class MUNIT(CodedBackbone):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> options = {"channels": 4, "num_blocks": 1, "mlp_channels": 8, "discriminator_channels": 4}
+        >>> network = MUNIT(2, 1, 1, discriminator_scales=1, **options)
+        >>> code = network.encode(torch.zeros(1, 1, 32, 32), "source")
+        >>> code.content.shape, code.style.shape, network.decode(code, "target").shape
+        (torch.Size([1, 16, 8, 8]), torch.Size([1, 8]), torch.Size([1, 1, 32, 32]))
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {"reconstruction": 10.0, "latent_cycle": 1.0}
@@ -104,7 +111,8 @@ class MUNIT(CodedBackbone):
     def decoded(self, code: Code, domain: Domain) -> Tensor:
         """The decoder's linear output (B, C, *padded) of a code; without a style, of the style 0."""
         style = self._blank(code).zero_() if code.style is None else code.style
-        return self.decoders[domain](code.content, style)
+        result: Tensor = self.decoders[domain](code.content, style)
+        return result
 
     def drawn(self, code: Code) -> Code:
         """The code with a style drawn from N(0, 1), by torch's global generator."""
@@ -150,6 +158,9 @@ class ContentAndStyle(nn.Module):
         """Return content and style of an image (B, C, H, W)."""
         return self.content(image), None if self.style is None else self.style(image)
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class StyleEncoder(nn.Module):
     """Convolutions without normalisation, which would remove the style; the mean over the grid; a linear layer.
@@ -174,7 +185,11 @@ class StyleEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the style (B, style_channels) of an image (B, in_channels, H, W)."""
-        return self.head(self.features(image).mean(dim=(2, 3)))
+        result: Tensor = self.head(self.features(image).mean(dim=(2, 3)))
+        return result
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class StyledDecoder(nn.Module):
@@ -216,4 +231,8 @@ class StyledDecoder(nn.Module):
         affine = self.affine(style).unflatten(1, self.affine_shape)
         for index, block in enumerate(self.blocks):
             content = block(content, affine[:, index])
-        return self.up(content)
+        result: Tensor = self.up(content)
+        return result
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,9 @@ class AdaptiveLayerInstanceNorm(nn.Module):
         offset = shift - scale * (by_channel * mean + by_image * image_mean)
         return features * factor[:, :, None, None] + offset[:, :, None, None]
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class LayerInstanceNorm(nn.Module):
     """The same blend with a scale and a shift of its own, starting near layer normalisation.
@@ -76,6 +79,9 @@ class LayerInstanceNorm(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return features of the shape of `features`, (B, C, H, W)."""
         return self.blend(features, self.scale, self.shift)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class NICEGenerator(nn.Module):
@@ -116,6 +122,9 @@ class NICEGenerator(nn.Module):
         for block in self.blocks:
             features = block(features, scale, shift)
         return torch.tanh(self.head(self.doublings(features)).float())
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class NICEDiscriminator(nn.Module):
@@ -176,6 +185,9 @@ class NICEDiscriminator(nn.Module):
             logits.append(classifier(features))
         return [*logits, activation_logits]
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
     def _attended(self, image: Tensor) -> tuple[Tensor, Tensor]:
         if check_batched("image", image, channels=self.in_channels) != 2:
             raise ValueError(
@@ -218,6 +230,11 @@ class NICEGAN(TranslationBackbone):
     Raises:
         TypeError: if `discriminator_layers` is no sequence.
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = NICEGAN(2, 1, 1, channels=4, num_blocks=1, discriminator_channels=4)
+        >>> network(torch.zeros(1, 1, 32, 32)).shape
+        torch.Size([1, 1, 32, 32])
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {"reconstruction": 10.0}

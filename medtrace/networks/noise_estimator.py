@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -58,6 +58,12 @@ class NoiseEstimator(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = NoiseEstimator(2, 1, channels=(8, 8), head_channels=4, norm_groups=4, residual_blocks=1)
+        >>> noisy, condition = torch.zeros(2, 2, 1, 16, 16)
+        >>> network(noisy, torch.tensor([0.9, 0.1]), condition).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(
@@ -132,6 +138,9 @@ class NoiseEstimator(nn.Module):
             return found
         share = gamma.to(found).reshape(-1, *[1] * (found.ndim - 1))
         return share.sqrt() * found + (1 - share).sqrt() * noisy.to(found)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _with_condition(self, noisy: Tensor, condition: Tensor | None) -> Tensor:
         if self.condition_channels == 0:

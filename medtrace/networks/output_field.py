@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -13,6 +13,12 @@ class OutputField(nn.Module):
     Args:
         network: returns a `NamedTuple`.
         field: the field's name, such as "image".
+
+    Example:
+        >>> import torch
+        >>> from medtrace.networks import TraceTrans
+        >>> OutputField(TraceTrans(2, 1, 1, channels=(4, 8)), "ddf")(torch.zeros(1, 1, 16, 16)).shape
+        torch.Size([1, 2, 16, 16])
     """
 
     def __init__(self, network: nn.Module, field: str = "image") -> None:
@@ -30,4 +36,8 @@ class OutputField(nn.Module):
         if not hasattr(output, "_fields") or self.field not in output._fields:
             fields = getattr(output, "_fields", ())
             raise ValueError(f"field: expected one of {list(fields)}, received {self.field!r}")
-        return getattr(output, self.field)
+        result: Tensor = getattr(output, self.field)
+        return result
+
+    if TYPE_CHECKING:
+        __call__ = forward

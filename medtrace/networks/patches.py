@@ -51,6 +51,12 @@ class PatchInferer(Inferer):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> volume = torch.rand(1, 1, 40, 40)
+        >>> (blended,) = PatchInferer(16)(volume, lambda patch: (2 * patch,))
+        >>> bool(torch.allclose(blended, 2 * volume, atol=1e-5))
+        True
     """
 
     def __init__(
@@ -69,7 +75,7 @@ class PatchInferer(Inferer):
         self.overlap = overlap
         self.progress = progress
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, inputs: Tensor, network: Callable[[Tensor], tuple[Tensor, ...]], multiple: int = 1
     ) -> tuple[Tensor, ...]:
         """Give what the network would give for the whole volume.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.networks.layers.utils import get_norm_layer
@@ -36,6 +37,13 @@ class RegistrationUNet(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = RegistrationUNet(2, 1, channels=(4, 8))
+        >>> moving, fixed = torch.rand(2, 1, 1, 16, 20)
+        >>> ddf = network(moving, fixed)  # zero before the training
+        >>> ddf.shape, bool(ddf.any())
+        (torch.Size([1, 2, 16, 20]), False)
     """
 
     def __init__(
@@ -44,7 +52,7 @@ class RegistrationUNet(nn.Module):
         in_channels: int,
         channels: Sequence[int] = (32, 64, 64, 64, 64, 64, 64),
         downsampling: int = 0,
-        norm: str | tuple | None = GROUP_NORM,
+        norm: str | tuple[Any, ...] | None = GROUP_NORM,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -92,9 +100,14 @@ class RegistrationUNet(nn.Module):
             ddf = F.interpolate(ddf, scale_factor=2**self.downsampling, mode=self.mode, align_corners=False)
         return crop(ddf)
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class _Level(nn.Module):
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, norm: str | tuple | None) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, norm: str | tuple[Any, ...] | None
+    ) -> None:
         super().__init__()
         self.entry = _convolution(spatial_dims, in_channels, out_channels)
         self.first = _convolution(spatial_dims, out_channels, out_channels)
@@ -106,7 +119,8 @@ class _Level(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         features = self.entry_norm(F.leaky_relu(self.entry(features), _SLOPE))
         residual = self.second(F.leaky_relu(self.first(features), _SLOPE))
-        return self.residual_norm(F.leaky_relu(features + residual, _SLOPE))
+        result: Tensor = self.residual_norm(F.leaky_relu(features + residual, _SLOPE))
+        return result
 
 
 def _convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Conv2d | nn.Conv3d:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from monai.networks.nets import UNet
 from torch import Tensor, nn
@@ -67,3 +68,6 @@ class RegressionUNet(nn.Module):
         check_batched("image", image, channels=self.in_channels)
         padded, crop = pad_to_multiple(image, self.stride)
         return crop(self.unet(padded).tanh())
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched
@@ -14,6 +16,13 @@ class StackedPair(nn.Module):
     Args:
         network: takes source and target, returns a `NamedTuple`.
         field: the field's name, such as "warped".
+
+    Example:
+        >>> import torch
+        >>> from medtrace.networks import DiffeomorphicVoxelMorph
+        >>> network = StackedPair(DiffeomorphicVoxelMorph(2, 1, channels=(4, 8), final_channels=(4,)))
+        >>> network(torch.zeros(1, 2, 16, 16)).shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(self, network: nn.Module, field: str = "warped") -> None:
@@ -34,3 +43,6 @@ class StackedPair(nn.Module):
             )
         source, target = pair.chunk(2, dim=1)
         return self.network(source, target)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,11 @@ class TraceTrans(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> output = TraceTrans(3, 1, 1, channels=(4, 8))(torch.zeros(1, 1, 8, 8, 12))
+        >>> output.image.shape, output.ddf.shape
+        (torch.Size([1, 1, 8, 8, 12]), torch.Size([1, 3, 8, 8, 12]))
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class TraceTrans(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         integration_steps: int = 7,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
         shared_encoder: bool = True,
         velocity_downsampling: int = 0,
     ) -> None:
@@ -111,6 +116,9 @@ class TraceTrans(nn.Module):
         ddf = exponentiate(velocity, self.integration_steps)
         return TraceTransOutput(image, warp(source, ddf), ddf, velocity)
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
     def _streams(self, padded: Tensor, deform: bool) -> tuple[Tensor, ...]:
         """The image and, if asked for, the velocity of a grid that the strides divide."""
         features = self.encoder(padded)
@@ -136,6 +144,12 @@ class DualDecoderGAN(nn.Module):
         velocity_downsampling: how often the velocity's grid is halved against the image's.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: convolutions of each discriminator after the first.
+
+    Example:
+        >>> network = DualDecoderGAN(2, 1, 1, channels=(4, 8), discriminator_channels=4, discriminator_layers=1)
+        >>> output = network(torch.zeros(1, 1, 16, 20))
+        >>> output.image.shape, output.ddf.shape
+        (torch.Size([1, 1, 16, 20]), torch.Size([1, 2, 16, 20]))
     """
 
     def __init__(
@@ -145,7 +159,7 @@ class DualDecoderGAN(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         integration_steps: int = 7,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
         shared_encoder: bool = True,
         velocity_downsampling: int = 0,
         discriminator_channels: int = 64,
@@ -172,3 +186,6 @@ class DualDecoderGAN(nn.Module):
     def forward(self, source: Tensor, deform: bool = True, inferer: PatchInferer | None = None) -> TraceTransOutput:
         """Run the generator; see `TraceTrans.forward`."""
         return self.generator(source, deform, inferer)
+
+    if TYPE_CHECKING:
+        __call__ = forward

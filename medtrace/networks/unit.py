@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,12 @@ class UNIT(CodedBackbone):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = UNIT(2, 1, 1, channels=4, num_blocks=1, discriminator_channels=4, discriminator_scales=1)
+        >>> image = torch.zeros(1, 1, 32, 32)
+        >>> network.encode(image, "source").content.shape, network(image).shape
+        (torch.Size([1, 16, 8, 8]), torch.Size([1, 1, 32, 32]))
     """
 
     internal_weights: ClassVar[Mapping[str, float]] = {"reconstruction": 10.0, "prior": 0.01, "latent_cycle": 0.01}
@@ -103,7 +109,8 @@ class UNIT(CodedBackbone):
         latent = code.content
         if self.training:
             latent = latent + torch.randn_like(latent)
-        return self.decoders[domain](latent)
+        result: Tensor = self.decoders[domain](latent)
+        return result
 
     def prior(self, code: Code) -> Tensor:
         """The mean of the squared latent means.
@@ -122,4 +129,9 @@ class MeanEncoder(nn.Sequential):
 
     def forward(self, image: Tensor) -> tuple[Tensor, None]:
         """Return the mean (B, C, *coarse) of the code of an image (B, C, H, W), and None for a style."""
-        return super().forward(image), None
+        for layer in self:
+            image = layer(image)
+        return image, None
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,12 @@ class DiffeomorphicVoxelMorph(nn.Module):
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = DiffeomorphicVoxelMorph(3, 1, channels=(4, 8), final_channels=(4,))
+        >>> moving, fixed = torch.zeros(2, 1, 1, 16, 16, 16)
+        >>> network(moving, fixed).ddf.shape
+        torch.Size([1, 3, 16, 16, 16])
     """
 
     def __init__(
@@ -89,3 +95,6 @@ class DiffeomorphicVoxelMorph(nn.Module):
         velocity = crop(halved(self.unet(padded).float(), self.velocity_downsampling))
         ddf = exponentiate(velocity, self.integration_steps)
         return VoxelMorphOutput(warp(source, ddf), ddf, velocity)
+
+    if TYPE_CHECKING:
+        __call__ = forward

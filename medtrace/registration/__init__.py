@@ -5,7 +5,7 @@ from medtrace.registration.deformable import Deformable, Deformation, deform
 from medtrace.registration.explanation import Line, explain
 from medtrace.registration.plausibility import Plausibility
 from medtrace.registration.presets import thorough, weak_likeness
-from medtrace.registration.register import Registration, register
+from medtrace.registration.register import Registration, register_images
 from medtrace.registration.verdict import Verdict
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "align",
     "deform",
     "explain",
-    "register",
+    "register_images",
     "thorough",
     "weak_likeness",
 ]

@@ -125,6 +125,7 @@ def align(
         TypeError, ValueError: if a shape, a kind or a number is wrong, or two slices are not parallel.
 
     Example:
+        >>> import torch
         >>> fixed = torch.zeros(1, 40, 40)
         >>> fixed[:, 8:20, 10:28], fixed[:, 12:16, 12:18] = 1.0, 2.0
         >>> eye = torch.eye(4, dtype=torch.float64)

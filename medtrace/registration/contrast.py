@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medtrace.kernels.greedy import inner_shape
+from medtrace.kernels.greedy_interface import inner_shape
 from medtrace.kernels.similarity_torch import LEAST_WEIGHT, box_sum
 from medtrace.losses.lncc import lncc
 from medtrace.registration.pyramid import shrink
@@ -30,7 +30,7 @@ WEAK_TEXTURE, WEAK_SHARE = 0.15, 0.6
 """Mean squared local correlation, alone and over that of coarse images, below which texture does not correspond."""
 
 
-class Contrast(NamedTuple):
+class ContrastRelation(NamedTuple):
     """How two aligned images relate."""
 
     one_sign: float
@@ -48,7 +48,7 @@ class Contrast(NamedTuple):
         return self.texture < WEAK_TEXTURE and self.texture < WEAK_SHARE * self.likeness
 
 
-def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> Contrast:
+def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> ContrastRelation:
     """Measure how two images on one grid relate.
 
     Args:
@@ -74,7 +74,7 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> Contrast:
         signed, whole = signed + float(local.sum()), whole + float(local.abs().sum())
         correlations.append(_correlation(a, b, share))
     likeness = _likeness(moving, fixed, weight)
-    return Contrast(abs(signed) / max(whole, 1e-9), sum(correlations) / len(correlations), likeness, texture)
+    return ContrastRelation(abs(signed) / max(whole, 1e-9), sum(correlations) / len(correlations), likeness, texture)
 
 
 def _likeness(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
@@ -97,7 +97,7 @@ def _correlation(a: Tensor, b: Tensor, weight: Tensor) -> float:
     return float(product / ((first.square() * weight).sum() * (second.square() * weight).sum()).sqrt().clamp_min(1e-12))
 
 
-def choose_similarity(similarity: str, contrast: Contrast) -> tuple[str, str]:
+def choose_similarity(similarity: str, contrast: ContrastRelation) -> tuple[str, str]:
     """The similarity of a deformation, and why."""
     signs = f"{100 * (0.5 + contrast.one_sign / 2):.0f} % of the local correlation is of one sign"
     if similarity != "auto":

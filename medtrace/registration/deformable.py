@@ -13,7 +13,8 @@ from torch import Tensor
 from medtrace.checks import check_batched, check_choice, check_finite, check_number, check_positive, check_whole
 from medtrace.fields import invert
 from medtrace.kernels import threads
-from medtrace.kernels.greedy import Slopes, Windows, operations
+from medtrace.kernels.greedy import operations
+from medtrace.kernels.greedy_interface import Slopes, Windows
 from medtrace.losses.mind import mind_ssc
 from medtrace.registration.pyramid import Step, enlarge, pyramid, shrink
 from medtrace.registration.scaling import scaled

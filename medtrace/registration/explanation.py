@@ -34,11 +34,11 @@ def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
         before the figures.
 
     Example:
-        >>> from medtrace.registration import register
+        >>> from medtrace.registration import register_images
         >>> fixed = torch.zeros(1, 48, 48)
         >>> fixed[:, 12:30, 14:36], fixed[:, 16:24, 18:24] = 1.0, 2.0
         >>> eye = torch.eye(4, dtype=torch.float64)
-        >>> result = register(fixed.roll(4, 1), fixed, eye, eye, alignment="rigid")
+        >>> result = register_images(fixed.roll(4, 1), fixed, eye, eye, alignment="rigid")
         >>> [line.topic for line in explain(result.verdict, result.alignment)][:2]
         ['coverage', 'similarity']
     """

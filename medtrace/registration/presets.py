@@ -13,6 +13,10 @@ def thorough(spacing: Sequence[float]) -> Deformable:
 
     Args:
         spacing: mm per voxel and axis of the grid on which the deformation is sought.
+
+    Example:
+        >>> thorough((2.0, 2.0)).update_smoothing_mm
+        8.0
     """
     edge = math.prod(spacing) ** (1 / len(spacing))
     return Deformable(
@@ -29,6 +33,10 @@ def weak_likeness(spacing: Sequence[float]) -> Deformable:
 
     Args:
         spacing: as for `thorough`.
+
+    Example:
+        >>> weak_likeness((0.5, 0.5)).iterations
+        (50, 50)
     """
     edge = math.prod(spacing) ** (1 / len(spacing))
     return Deformable(

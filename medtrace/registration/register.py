@@ -14,7 +14,7 @@ from medtrace.checks import check_choice, check_positive
 from medtrace.fields import identity_grid, sample, warp
 from medtrace.kernels import threads
 from medtrace.registration.alignment import Alignment, align
-from medtrace.registration.contrast import Contrast, choose_similarity, contrast_of
+from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.presets import weak_likeness
@@ -48,7 +48,7 @@ class Registration(NamedTuple):
 
 
 @threads.own_pool()
-def register(
+def register_images(
     moving: Tensor,
     fixed: Tensor,
     moving_affine: Tensor,
@@ -91,7 +91,7 @@ def register(
         >>> fixed = torch.zeros(1, 48, 48)
         >>> fixed[:, 12:30, 14:36], fixed[:, 16:24, 18:24] = 1.0, 2.0
         >>> eye = torch.eye(4, dtype=torch.float64)
-        >>> result = register(fixed.roll(4, 1), fixed, eye, eye, alignment="rigid")
+        >>> result = register_images(fixed.roll(4, 1), fixed, eye, eye, alignment="rigid")
         >>> result.ddf.shape, result.alignment.kind
         (torch.Size([2, 48, 48]), 'rigid')
     """
@@ -145,14 +145,14 @@ def _needless(pair: Working, deformation: Deformation) -> bool:
     return mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
 
 
-def _contrast(pair: Working) -> Contrast:
+def _contrast(pair: Working) -> ContrastRelation:
     weight = pair.content.float() * (1 - pair.mask)
     return contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
 
 
 def _settings(
     pair: Working,
-    contrast: Contrast,
+    contrast: ContrastRelation,
     similarity: str,
     settings: Deformable | Callable[[Sequence[float]], Deformable] | None,
 ) -> tuple[Deformable, str]:

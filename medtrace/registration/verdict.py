@@ -11,7 +11,7 @@ from medtrace.fields import compose, identity_grid, inside_grid, jacobian_determ
 from medtrace.kernels.greedy import operations
 from medtrace.losses.lncc import lncc
 from medtrace.registration.alignment import Alignment
-from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, Contrast
+from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, ContrastRelation
 from medtrace.registration.deformable import Deformation
 from medtrace.registration.scaling import scaled
 from medtrace.registration.working import Working
@@ -94,7 +94,7 @@ def judge(
     alignment: Alignment,
     other: OtherStart | None = None,
     similarity: str = "lncc",
-    contrast: Contrast | None = None,
+    contrast: ContrastRelation | None = None,
 ) -> Verdict:
     """Judge a registration by what can be known without truth.
 
@@ -228,7 +228,7 @@ def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
     return _below(share, bounds, text)
 
 
-def _contrast(similarity: str, contrast: Contrast) -> list[tuple[str, str]]:
+def _contrast(similarity: str, contrast: ContrastRelation) -> list[tuple[str, str]]:
     if similarity == "mse" and contrast.correlation < ONE_CONTRAST:
         text = f"squared differences were followed, but of two contrasts (correlation {contrast.correlation:.2f})"
         return [("FAIL" if contrast.correlation < NO_CONTRAST else "WARN", text)]

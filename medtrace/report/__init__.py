@@ -2,6 +2,7 @@
 
 import sys
 
+from medtrace.report.certificate import certificate_html
 from medtrace.report.charts import curve_figure, method_figure, sensitivity_figure
 from medtrace.report.crossed import crossed_table, print_crossed_table
 from medtrace.report.display import enable_display
@@ -10,9 +11,12 @@ from medtrace.report.figures import comparison_figure, save_figure, trace_figure
 from medtrace.report.registration import metamorphosis_figure, overlay_figure
 from medtrace.report.tables import markdown_table, print_table, read_rows, read_summary
 from medtrace.report.view import View, view_of
+from medtrace.report.viewer import ReportCase, write_report
 
 __all__ = [
+    "ReportCase",
     "View",
+    "certificate_html",
     "comparison_figure",
     "crossed_table",
     "curve_figure",
@@ -34,6 +38,7 @@ __all__ = [
     "sensitivity_figure",
     "trace_figure",
     "view_of",
+    "write_report",
 ]
 
 if "IPython" in sys.modules:  # a notebook: traces show themselves

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,6 +88,11 @@ def atomic_write(
             for piece in [content] if isinstance(content, str) else content:
                 file.write(piece.encode("utf-8"))
     return Path(path)
+
+
+def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file laid out for people, and its folder where that is missing; see `atomic_write`."""
+    return atomic_write(path, json.dumps(content, indent=2) + "\n", make_parents=True)
 
 
 def make_directory(path: str | os.PathLike) -> Path:

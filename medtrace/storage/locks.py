@@ -1,7 +1,9 @@
 """Locks of the kernel, which end with the process that holds them, however that dies.
 
-The package filelock, which would lock on Windows too, was left aside: where a file system knows no locks, it makes a
-file that outlives a killed process and then locks for good. Here such a file system has no lock, and `sure` says so.
+The package filelock, which would lock on Windows too, does less of what is needed here. A sweep locks only what exists
+(filelock makes the file that it locks), a refusal names the holder, and a file left behind is known as ours by what it
+says (filelock writes nothing). Where a file system knows no locks, filelock makes a file that outlives a killed process
+and then locks for good, or, told not to, fails; here such a file system has no lock, and `sure` says so.
 """
 
 from __future__ import annotations

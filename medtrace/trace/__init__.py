@@ -2,7 +2,17 @@
 
 from medtrace.trace.contrast import contrast_change
 from medtrace.trace.ledger import LedgerSummary, TraceLedger
+from medtrace.trace.prediction import Prediction, traces_of, zero_field
 from medtrace.trace.record import Trace
 from medtrace.trace.tissue import find_tissue
 
-__all__ = ["LedgerSummary", "Trace", "TraceLedger", "contrast_change", "find_tissue"]
+__all__ = [
+    "LedgerSummary",
+    "Prediction",
+    "Trace",
+    "TraceLedger",
+    "contrast_change",
+    "find_tissue",
+    "traces_of",
+    "zero_field",
+]

@@ -32,6 +32,11 @@ def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, ti
 
     Raises:
         TypeError, ValueError: if a shape differs.
+
+    Example:
+        >>> warped = torch.linspace(-1, 1, 64).reshape(1, 8, 8)
+        >>> bool(contrast_change(warped, -warped).abs().max() > 1.5)
+        True
     """
     check_same_shape("warped", warped, "image", image)
     inside = find_tissue(warped, image) if tissue is None else _checked(tissue, image)

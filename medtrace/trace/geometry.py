@@ -57,7 +57,8 @@ def transform(matrix: Tensor, points: Tensor) -> Tensor:
 def to_voxels(points: Tensor, affine: Tensor) -> Tensor:
     """Voxel coordinates (N, 3) of points (N, 3) in RAS mm."""
     inverse = torch.linalg.inv(affine)
-    return points @ inverse[:3, :3].T + inverse[:3, 3]
+    result: Tensor = points @ inverse[:3, :3].T + inverse[:3, 3]
+    return result
 
 
 def inverse_on_source(ddf: Tensor, source_shape: Sequence[int], to_source: Tensor | None) -> Tensor:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from medtrace.checks import check_finite, check_same_shape
 from medtrace.trace.geometry import layers
-from medtrace.trace.validation import as_tensor, plain
+from medtrace.trace.validation import as_tensor, checked_tensor
 
-if TYPE_CHECKING:
-    from medtrace.trace.record import Trace
+
+class Explained(Protocol):
+    """What a ledger reads of a `Trace`."""
+
+    @property
+    def source(self) -> Tensor: ...
+
+    @property
+    def image(self) -> Tensor: ...
+
+    @property
+    def warped(self) -> Tensor: ...
+
+    @property
+    def appearance(self) -> Tensor | None: ...
+
+    @property
+    def same_grid(self) -> bool: ...
 
 
 class LedgerSummary(NamedTuple):
@@ -39,7 +55,7 @@ class TraceLedger(NamedTuple):
     summary: LedgerSummary
 
 
-def make_ledger(trace: Trace, target: Tensor | None, region: Tensor | None) -> TraceLedger:
+def make_ledger(trace: Explained, target: Tensor | None, region: Tensor | None) -> TraceLedger:
     """The columns of `Trace.ledger`."""
     comparable = trace.source.shape[0] == trace.image.shape[0]
     residual = error = None
@@ -48,7 +64,7 @@ def make_ledger(trace: Trace, target: Tensor | None, region: Tensor | None) -> T
         if trace.appearance is not None:
             residual = residual - trace.appearance
     if target is not None:
-        target = plain("target", target).to(trace.image.device)
+        target = checked_tensor("target", target).to(trace.image.device)
         check_same_shape("image", trace.image, "target", target)
         check_finite("target", target)
         error = target - trace.image
@@ -88,7 +104,7 @@ def _count(column: Tensor, inside: Tensor | None) -> int:
     return column.numel() if inside is None else column.shape[0] * int(inside.sum())
 
 
-def _inside(trace: Trace, region: Tensor | None) -> Tensor | None:
+def _inside(trace: Explained, region: Tensor | None) -> Tensor | None:
     """The region, (*spatial); None is everywhere."""
     grid = trace.image.shape[1:]
     if region is None:

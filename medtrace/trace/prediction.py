@@ -30,7 +30,12 @@ class Prediction(NamedTuple):
 
 
 def zero_field(image: Tensor) -> Tensor:
-    """The displacement (B, spatial_dims, *spatial) of images that lie where their source lies."""
+    """The displacement (B, spatial_dims, *spatial) of images that lie where their source lies.
+
+    Example:
+        >>> zero_field(torch.rand(2, 1, 4, 5)).shape
+        torch.Size([2, 2, 4, 5])
+    """
     return image.new_zeros(len(image), image.ndim - 2, *image.shape[2:])
 
 
@@ -44,6 +49,12 @@ def traces_of(source: Tensor, prediction: Prediction, target: Tensor | None = No
 
     Raises:
         ValueError: if source and target are not on one grid, to 1e-3 of a voxel.
+
+    Example:
+        >>> image = torch.rand(2, 1, 8, 8)
+        >>> traces = traces_of(image, Prediction(image, zero_field(image)))
+        >>> len(traces), traces[0].ddf.shape
+        (2, torch.Size([2, 8, 8]))
     """
     images = plain(source)
     affines = affines_of(source) if target is None else shared_affines(source, target)

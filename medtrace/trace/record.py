@@ -21,7 +21,7 @@ from medtrace.trace.validation import (
     check_one_plane,
     check_own_grid,
     check_unbatched,
-    plain,
+    checked_tensor,
 )
 
 
@@ -46,6 +46,13 @@ class Trace:
     Raises:
         TypeError: if a member is no tensor of the right kind.
         ValueError: if shapes, devices or planes do not fit, an affine is singular or a number is not finite.
+
+    Example:
+        >>> image, ddf = torch.rand(1, 8, 8), torch.zeros(2, 8, 8)
+        >>> ddf[0] = 1.0
+        >>> trace = Trace.build(image, image, ddf, affine=torch.eye(4, dtype=torch.float64))
+        >>> trace.locate(torch.tensor([[3.0, 4.0, 0.0]])).round()  # mm: where a point of the source goes
+        tensor([[2., 4., 0.]], dtype=torch.float64)
     """
 
     source: Tensor
@@ -64,14 +71,14 @@ class Trace:
             value = getattr(self, field.name)
             if value is not None or field.name not in ("appearance", "mask", "velocity"):
                 dtype = torch.float64 if field.name.endswith("affine") else torch.float32
-                object.__setattr__(self, field.name, plain(field.name, value, dtype))
+                object.__setattr__(self, field.name, checked_tensor(field.name, value, dtype))
         check_unbatched("source", self.source)
         check_unbatched("image", self.image, spatial_dims=self.spatial_dims)
         self._check_members()
         check_affine("affine", self.affine)
         check_affine("source_affine", self.source_affine)
         if self.spatial_dims == 2:
-            check_one_plane(self)
+            check_one_plane(self.affine, self.source_affine, self.image.shape[1:])
 
     def _check_members(self) -> None:
         spatial_dims, grid, source_grid = self.spatial_dims, self.image.shape[1:], self.source.shape[1:]
@@ -146,10 +153,10 @@ class Trace:
         Warns:
             UserWarning: if the inverse misses by more than 0.1 voxel somewhere (a field that folds has none).
         """
-        source, image = (plain(name, value) for name, value in (("source", source), ("image", image)))
+        source, image = (checked_tensor(name, value) for name, value in (("source", source), ("image", image)))
         spatial_dims = check_unbatched("source", source)
         check_unbatched("image", image, spatial_dims=spatial_dims)
-        ddf = plain("ddf", ddf)
+        ddf = checked_tensor("ddf", ddf)
         if ddf.shape != (spatial_dims, *image.shape[1:]):
             raise ValueError(
                 f"ddf: expected shape {(spatial_dims, *image.shape[1:])} (unbatched, the image's grid), received"
@@ -166,7 +173,7 @@ class Trace:
         )
         if mask is not None:
             carried = mask
-            mask = plain("mask", mask)
+            mask = checked_tensor("mask", mask)
             if mask.shape != (1, *image.shape[1:]):
                 raise ValueError(
                     f"mask: expected shape {(1, *image.shape[1:])} (one channel, the image's grid), received"

@@ -46,6 +46,13 @@ def find_tissue(warped: Tensor, image: Tensor) -> Tensor:
 
     Returns:
         Boolean (1, *spatial); everything where no channel has a background.
+
+    Example:
+        >>> image = torch.full((1, 16, 16), -1.0)
+        >>> image[:, 4:12, 4:12] = torch.rand(1, 8, 8)
+        >>> tissue = find_tissue(image, image)
+        >>> int(tissue.sum()), bool(tissue[0, 8, 8])
+        (64, True)
     """
     parted = [_departing(values) for values in (warped, image)]
     known = [inside for inside in parted if inside is not None]
@@ -124,7 +131,8 @@ def _with_support(tissue: np.ndarray, source: np.ndarray) -> np.ndarray:
     supported = np.bincount(parts.reshape(-1), weights=source.reshape(-1), minlength=count + 1)
     kept = supported >= SUPPORT * sizes
     kept[0] = False
-    return kept[parts]
+    result: np.ndarray = kept[parts]
+    return result
 
 
 def _without_holes(inside: np.ndarray) -> np.ndarray:
@@ -136,4 +144,5 @@ def _without_holes(inside: np.ndarray) -> np.ndarray:
             for end in (0, size - 1):
                 reached[np.unique(np.take(parts, end, axis=axis))] = True
     reached[0] = False
-    return ~reached[parts]
+    result: np.ndarray = ~reached[parts]
+    return result

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medtrace.checks import check_finite
 from medtrace.geometry.grid import Grid, check_invertible
-
-if TYPE_CHECKING:
-    from medtrace.trace.record import Trace
 
 _ON_GRID = 0.02
 """Of the smallest voxel edge: how far off a mask or label map may lie."""
@@ -22,7 +20,7 @@ def as_tensor(value: Tensor) -> Tensor:
     return value.as_tensor() if hasattr(value, "as_tensor") else value
 
 
-def plain(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+def checked_tensor(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     """The value as a detached plain tensor of one type; masks may come as integers or booleans."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch tensor, received {type(value).__name__}; convert it first")
@@ -35,7 +33,7 @@ def affine_or_identity(name: str, affine: Tensor | None, device: torch.device) -
     """The affine, checked, on a device; identity for None."""
     if affine is None:
         return torch.eye(4, dtype=torch.float64, device=device)
-    value = plain(name, affine, torch.float64).to(device)
+    value = checked_tensor(name, affine, torch.float64).to(device)
     check_affine(name, value)
     return value
 
@@ -80,10 +78,10 @@ def check_affine(name: str, affine: Tensor) -> None:
     check_invertible(name, affine)
 
 
-def check_one_plane(trace: Trace) -> None:
+def check_one_plane(affine: Tensor, source_affine: Tensor, shape: Sequence[int]) -> None:
     """Slices of a 2D trace must lie in one plane: no field within a plane leads out of it."""
-    to_source = torch.linalg.solve(trace.source_affine, trace.affine)
-    height, width = trace.image.shape[1:]
+    to_source = torch.linalg.solve(source_affine, affine)
+    height, width = shape
     corners = to_source.new_tensor([[i, j, 0, 1] for i in (0, height - 1) for j in (0, width - 1)])
     distance = float((corners @ to_source[2]).abs().max())
     if distance > 0.5:

@@ -25,6 +25,11 @@ class HistogramLandmarks:
             and the last are the cutoffs pc1 and pc2 of Nyul, Udupa & Zhang 2000.
         contrasts: contrast name to the standard intensity of each percentile, never decreasing.
         standard_range: the standard intensities (s1, s2) on which training put the cutoffs.
+
+    Example:
+        >>> landmarks = HistogramLandmarks((1.0, 50.0, 99.0), {"t1": (0.0, 40.0, 100.0), "t2": (0.0, 60.0, 100.0)})
+        >>> landmarks.of("t2")
+        (0.0, 60.0, 100.0)
     """
 
     percentiles: tuple[float, ...]

@@ -22,7 +22,7 @@ from ..guard.notices import notify
 from .histogram_landmarks import HistogramLandmarks, as_landmarks
 from .mask_rule import ON_GRID, inside_of
 from .masks import as_mask
-from .naming import as_image, as_item, named, one_per_key, plain, read_image
+from .naming import as_image, as_item, detached, load_image, named, one_per_key
 from .nifti_voxels import nifti_voxels
 from .percentiles import percentiles_of, piecewise_linear
 
@@ -45,6 +45,11 @@ def above_mean(image: Tensor) -> Tensor:
 
     Raises:
         TypeError: if the image is no tensor of floating numbers.
+
+    Example:
+        >>> import torch
+        >>> above_mean(torch.tensor([[0.0, 1.0, 5.0]]))
+        tensor([[False, False,  True]])
     """
     check_floating("image", image)
     return image > image.mean()
@@ -74,6 +79,14 @@ class HistogramStandardization(InvertibleTransform):
     Raises:
         TypeError: if landmarks or masking are of another kind.
         ValueError: if the file is no landmarks file or the contrast is unknown.
+
+    Example:
+        >>> import torch
+        >>> bright, dark = 200 * torch.rand(1, 8, 8, 8), 50 * torch.rand(1, 8, 8, 8)
+        >>> landmarks = HistogramStandardization.train([bright, dark])
+        >>> standardize = HistogramStandardization(landmarks)
+        >>> abs(float(standardize(bright).median() - standardize(dark).median())) < 10
+        True
     """
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012 (MONAI's contract)
@@ -112,7 +125,7 @@ class HistogramStandardization(InvertibleTransform):
         label = named(name, img)
         values = _histogram_values(label, image, mask if mask is not None else self.masking)
         knots, images = _map_points(label, self.landmarks.percentiles, values, self.standard)
-        out: Tensor = convert_to_dst_type(piecewise_linear(plain(image), knots, images), image)[0]
+        out: Tensor = convert_to_dst_type(piecewise_linear(detached(image), knots, images), image)[0]
         self.push_transform(out, extra_info={"knots": knots, "images": images})
         return out
 
@@ -129,7 +142,7 @@ class HistogramStandardization(InvertibleTransform):
                 f"{named('img', data)}: expected strictly increasing standard landmarks, received {images}; this map"
                 " merged intensities and has no inverse: train with a mask that leaves out the background"
             )
-        restored: Tensor = convert_to_dst_type(piecewise_linear(plain(data), images, knots), data)[0]
+        restored: Tensor = convert_to_dst_type(piecewise_linear(detached(data), images, knots), data)[0]
         return restored
 
     @staticmethod
@@ -195,6 +208,15 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
 
     Raises:
         ValueError: if a key's contrast has no landmarks.
+
+    Example:
+        >>> import torch
+        >>> items = [{"t1": 200 * torch.rand(1, 8, 8, 8)}, {"t1": 50 * torch.rand(1, 8, 8, 8)}]
+        >>> landmarks = HistogramStandardizationd.train(items, ["t1"])
+        >>> transform = HistogramStandardizationd(["t1"], landmarks)
+        >>> first, second = (float(transform(item)["t1"].median()) for item in items)
+        >>> abs(first - second) < 10
+        True
     """
 
     backend = HistogramStandardization.backend
@@ -257,7 +279,7 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
         """
         items = data if isinstance(data, Sequence) else list(data)
         trained: HistogramLandmarks | None = None
-        for key in (keys,) if isinstance(keys, str) else tuple(keys):  # type: ignore[union-attr]
+        for key in (keys,) if isinstance(keys, str) else tuple(keys):
             for number, item in enumerate(items):
                 if key not in item:
                     raise ValueError(f"data: expected {key!r} in item {number}, received {list(item)}; add it")
@@ -311,15 +333,15 @@ def _training_values(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, T
         if voxels is not None:
             yield named(name, image), voxels
         else:
-            loaded = read_image(name, image)
-            yield named(name, loaded), plain(as_image(name, loaded)).reshape(-1)
+            loaded = load_image(name, image)
+            yield named(name, loaded), detached(as_image(name, loaded)).reshape(-1)
 
 
 def _paired(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Any, Any]]:
     """Name, image and mask (array or function) of each image, read where a path is given."""
     if callable(masks):
         for number, image in enumerate(images):
-            yield f"image {number}", read_image(f"image {number}", image), masks
+            yield f"image {number}", load_image(f"image {number}", image), masks
         return
     missing = object()
     remaining = iter(masks)
@@ -328,7 +350,7 @@ def _paired(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Any, Any]]
         mask = next(remaining, missing)
         if mask is missing:
             raise ValueError(f"masks: expected one mask per image, received {number}; pass as many as images")
-        loaded = read_image(f"image {number}", image)
+        loaded = load_image(f"image {number}", image)
         yield f"image {number}", loaded, _loaded_mask(f"mask {number}", mask, loaded)
     if next(remaining, missing) is not missing:
         raise ValueError(f"masks: expected {number + 1}, one per image, received more; pass as many as images")
@@ -338,13 +360,13 @@ def _loaded_mask(name: str, mask: Any, image: Any) -> Any:
     """A mask that a path names, by the rule of masks in files and on the image's grid; any other as it is."""
     if not isinstance(mask, (str, Path)):
         return mask
-    loaded = read_image(name, mask)
+    loaded = load_image(name, mask)
     if isinstance(image, MetaTensor) and loaded.shape[1:] == image.shape[1:]:
         own, grid = Grid.of(loaded), Grid.of(image)
         if not own.coincides(grid, ON_GRID):
             raise ValueError(f"{named(name, mask)}: lies up to {own.distance(grid):.3g} mm off its image; resample it")
     try:
-        inside, rule = inside_of(plain(loaded))
+        inside, rule = inside_of(detached(loaded))
     except ValueError as error:
         raise ValueError(f"{named(name, mask)}: {error}") from error
     if rule is not None:
@@ -362,7 +384,7 @@ def _mask_of(item: Mapping[Hashable, Any], mask_key: str | None) -> Any:
 
 def _histogram_values(label: str, image: Tensor, mask: Any) -> Tensor:
     """The voxels that make the histogram: inside a mask, a masking function's mask, or all."""
-    values = plain(image)
+    values = detached(image)
     if mask is None:
         return values.reshape(-1)
     inside = as_mask(label, mask(image) if callable(mask) else mask, values)

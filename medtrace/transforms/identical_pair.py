@@ -27,6 +27,12 @@ class RandIdenticalPaird(MapTransform, RandomizableTransform):
     Raises:
         TypeError: if `prob` is no number.
         ValueError: if `keys` are not two, or `prob` is not in [0, 1].
+
+    Example:
+        >>> item = {"source": torch.ones(1, 4, 4), "target": torch.zeros(1, 4, 4), "mask": torch.ones(1, 4, 4)}
+        >>> same = RandIdenticalPaird(prob=1.0)(item)
+        >>> float(same["target"].mean()), float(same["mask"].mean())
+        (1.0, 0.0)
     """
 
     def __init__(

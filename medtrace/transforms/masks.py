@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_finite
-from .naming import plain
+from .naming import detached
 
 
 def as_mask(label: str, mask: Any, image: Tensor, *, one_channel: bool = False) -> Tensor:
@@ -29,7 +29,7 @@ def as_mask(label: str, mask: Any, image: Tensor, *, one_channel: bool = False) 
     """
     if not isinstance(mask, Tensor) and not hasattr(mask, "__array__"):
         raise TypeError(f"mask of {label}: expected a tensor or array, received {type(mask).__name__}; load it first")
-    inside = plain(torch.as_tensor(mask)).to(image.device)
+    inside = detached(torch.as_tensor(mask)).to(image.device)
     if inside.is_floating_point():
         check_finite(f"mask of {label}", inside, "make the mask 0 and 1")
     inside = inside > 0

@@ -20,7 +20,7 @@ from ..checks import check_choice
 from ..fields import warp
 from .geometry import affine_of
 from .misalignment_draw import MISALIGNMENT_LEVELS, Misalignment, MisalignmentDraw
-from .naming import as_item, check_probability, named, one_per_key, plain
+from .naming import as_item, check_probability, detached, named, one_per_key
 
 MODES = ("bilinear", "nearest")
 
@@ -47,6 +47,13 @@ class RandMisalign(RandomizableTransform):
     Raises:
         TypeError: if a setting is of another kind.
         ValueError: if a choice is unknown, or not exactly one of level and misalignment is given.
+
+    Example:
+        >>> transform = RandMisalign(level=3).set_random_state(0)
+        >>> image = torch.rand(1, 32, 32)
+        >>> moved = transform(image)
+        >>> moved.shape, bool((moved != image).any())
+        (torch.Size([1, 32, 32]), True)
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's contract)
@@ -118,6 +125,13 @@ class RandMisalignd(MapTransform, RandomizableTransform):
         ddf_key: where to write the displacement, a tensor (spatial_dims, *spatial) in voxels: together, one name,
             and all keys must have the same grid; apart, one name per key. None writes none.
         allow_missing_keys: skip keys that are absent.
+
+    Example:
+        >>> transform = RandMisalignd(["image", "label"], level=3, mode=["bilinear", "nearest"], ddf_key="ddf")
+        >>> transform = transform.set_random_state(0)
+        >>> item = transform({"image": torch.rand(1, 16, 16), "label": (torch.rand(1, 16, 16) > 0.5).float()})
+        >>> item["ddf"].shape, item["label"].unique()
+        (torch.Size([2, 16, 16]), tensor([0., 1.]))
     """
 
     backend = RandMisalign.backend
@@ -228,7 +242,7 @@ def _displacement(name: str, img: Any, draw: MisalignmentDraw) -> Tensor:
 
 def _moved(name: str, img: Any, draw: MisalignmentDraw, mode: str, fill: float | str) -> Tensor:
     image = _image(name, img)
-    values = plain(image)
+    values = detached(image)
     if mode == "bilinear" and not values.is_floating_point():
         raise TypeError(
             f'{named(name, image)}: expected floating-point values for mode="bilinear", received {values.dtype}; use'

@@ -41,6 +41,11 @@ class Misalignment:
     Raises:
         TypeError: if a bound is no number.
         ValueError: if it is negative, not finite or too large.
+
+    Example:
+        >>> draw = Misalignment(rotation_degrees=3, translation_percent=6).draw(np.random.default_rng(0), 2)
+        >>> draw.displacement((8, 8)).shape, abs(draw.angles_degrees[0]) <= 3
+        (torch.Size([2, 8, 8]), True)
     """
 
     rotation_degrees: float = 0.0
@@ -276,6 +281,12 @@ def misalignment_between(
 
     Returns:
         The displacement and its inverse, in voxels.
+
+    Example:
+        >>> still, moved = MisalignmentDraw.identity(2), MisalignmentDraw((0.0,), (25.0, 0.0), 1.0)
+        >>> fields = misalignment_between(still, moved, (8, 8))
+        >>> [float(value) for value in fields.ddf[:, 4, 4]]
+        [2.0, 0.0]
     """
     for name, draw in (("source", source), ("target", target)):
         if not isinstance(draw, MisalignmentDraw):

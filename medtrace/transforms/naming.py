@@ -48,7 +48,7 @@ def as_image(name: str, image: Any) -> Tensor:
     label = named(name, image)
     if not isinstance(image, Tensor) and not hasattr(image, "__array__"):
         raise TypeError(f"{label}: expected a tensor or array, received {type(image).__name__}; load it first")
-    tensor = convert_to_tensor(image, track_meta=get_track_meta())
+    tensor: Tensor = convert_to_tensor(image, track_meta=get_track_meta())
     if tensor.ndim not in (3, 4) or tensor.numel() == 0:
         raise ValueError(
             f"{label}: expected (C, H, W) or (C, H, W, D) with at least one voxel, received shape"
@@ -58,7 +58,7 @@ def as_image(name: str, image: Any) -> Tensor:
         raise TypeError(f"{label}: expected real numbers, received {tensor.dtype}; take the magnitude first")
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
-    check_finite(label, plain(tensor), REPLACE)
+    check_finite(label, detached(tensor), REPLACE)
     return tensor
 
 
@@ -92,12 +92,12 @@ def check_probability(prob: Any) -> None:
         raise ValueError(f"prob: expected a number in [0, 1], received {prob!r}")
 
 
-def plain(tensor: Tensor) -> Tensor:
+def detached(tensor: Tensor) -> Tensor:
     """The values as an ordinary tensor, without metadata and gradient."""
     return (tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor).detach()
 
 
-def read_image(name: str, image: Any) -> Any:
+def load_image(name: str, image: Any) -> Any:
     """Return `image`, read if it is a path: a volume as everywhere in medtrace, others by MONAI's LoadImage.
 
     Raises:

@@ -134,7 +134,7 @@ def _take(bits: np.ndarray, common: np.uint32, counts: np.ndarray, buckets: np.n
         parts.append(taken)
 
     threads.run(take, ranges)
-    inside = np.concatenate(parts).view(np.float32)
+    inside: np.ndarray = np.concatenate(parts).view(np.float32)
     inside.sort()
     return inside
 

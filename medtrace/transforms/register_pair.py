@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..checks import check_choice
 from ..fields import sample
-from ..registration import Registration, register
+from ..registration import Registration, register_images
 from ..trace.geometry import pull, pulled_points
 from .geometry import affine_of
 from .masks import as_mask
-from .naming import as_image, as_item, named, one_per_key, plain
+from .naming import as_image, as_item, detached, named, one_per_key
 
 _MODES = ("bilinear", "nearest")
 _ON_FAIL = ("raise", "keep")
@@ -129,8 +129,8 @@ class RegisterPaird(MapTransform, InvertibleTransform):
         ]
         names = str(self.moving_key), str(self.fixed_key)
         affines = [torch.from_numpy(affine_of(name, image)) for name, image in zip(names, (moving, fixed))]
-        images = plain(moving).float(), plain(fixed).float()
-        return register(*images, *affines, mask=masks[0], moving_mask=masks[1], **self.settings)
+        images = detached(moving).float(), detached(fixed).float()
+        return register_images(*images, *affines, mask=masks[0], moving_mask=masks[1], **self.settings)
 
     def _move(self, name: str, value: Any, fixed: Tensor, result: Registration, mode: str) -> Tensor:
         image = as_image(name, value)
@@ -140,7 +140,7 @@ class RegisterPaird(MapTransform, InvertibleTransform):
                 f" {tuple(image.shape[1:])}; resample it"
             )
         own, onto = (torch.from_numpy(affine_of(*pair)) for pair in ((name, image), ("fixed", fixed)))
-        moved = _read(plain(image), result.ddf, torch.linalg.solve(own, onto), mode)
+        moved = _read(detached(image), result.ddf, torch.linalg.solve(own, onto), mode)
         out = _like(moved if mode == "bilinear" else moved.to(_own_dtype(value)), image, onto)
         info = {"inverse": result.inverse_ddf, "affine": own.tolist(), "mode": mode}
         self.push_transform(out, extra_info=info)
@@ -154,7 +154,7 @@ class RegisterPaird(MapTransform, InvertibleTransform):
             info = self.pop_transform(value)["extra_info"]
             own = torch.tensor(info["affine"], dtype=torch.float64)
             onto = torch.from_numpy(affine_of(str(key), value))
-            back = _read(plain(value), torch.as_tensor(info["inverse"]), torch.linalg.solve(onto, own), info["mode"])
+            back = _read(detached(value), torch.as_tensor(info["inverse"]), torch.linalg.solve(onto, own), info["mode"])
             item[key] = _like(back, value, own)
         for key in self.result_keys.values():
             item.pop(key, None)

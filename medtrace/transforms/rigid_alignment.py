@@ -19,8 +19,8 @@ from ..checks import check_choice, check_number, check_positive
 from .geometry import affine_of
 from .itk_frame import INTERPOLATORS, LPS, frame_of, resample, to_itk, to_matrix, to_transform
 from .masks import as_mask
-from .naming import as_image, as_item, named, one_per_key, plain
-from .rigid_registration import Search, register, starting_points
+from .naming import as_image, as_item, detached, named, one_per_key
+from .rigid_registration import Search, match_rigidly, starting_points
 
 _INITIAL = ("auto", "identity", "geometry", "moments")
 _SMALLEST = 4  # voxels along an axis, below which there is nothing to interpolate between
@@ -72,6 +72,13 @@ class RigidAlignment(InvertibleTransform):
 
     Raises:
         TypeError, ValueError: if a setting is of another kind or out of its range.
+
+    Example:
+        >>> axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
+        >>> fixed = torch.exp(-((axes[0] / 0.3) ** 2) - (axes[1] / 0.5) ** 2)[None]
+        >>> aligned = RigidAlignment(levels=(2, 1))(fixed.roll(3, 1), fixed)
+        >>> bool((aligned - fixed).abs().mean() < 0.02), bool((fixed.roll(3, 1) - fixed).abs().mean() > 0.05)
+        (True, True)
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's contract)
@@ -169,7 +176,7 @@ class RigidAlignment(InvertibleTransform):
         (moving_image, moving_region), (fixed_image, fixed_region) = sides
         starts = starting_points(fixed_image, moving_image, fixed_region, moving_region, self.initial)
         try:
-            match = register(fixed_image, moving_image, fixed_region, moving_region, starts, self.search)
+            match = match_rigidly(fixed_image, moving_image, fixed_region, moving_region, starts, self.search)
         except RuntimeError as error:
             raise RuntimeError(
                 f"{labels[0]}: could not be aligned with {labels[1]}: {error}; check that both show the same body part,"
@@ -191,7 +198,7 @@ class RigidAlignment(InvertibleTransform):
                 f"{label}: expected at least {_SMALLEST} voxels along each axis, received {tuple(image.shape[1:])};"
                 " pass single slices as (C, H, W)"
             )
-        values = plain(image)[self.channel].float()
+        values = detached(image)[self.channel].float()
         region = None if mask is None else as_mask(label, mask, image, one_channel=True)[0]
         seen = values if region is None else values[region]
         if not bool(seen.max() > seen.min()):
@@ -223,12 +230,12 @@ class RigidAlignment(InvertibleTransform):
         own, onto = affine_of(name, values), affine_of("fixed", fixed)
         matrix = motion.matrix.numpy()
         if self.resample:
-            fill = float(plain(values).min()) if self.fill is None else float(self.fill)
+            fill = float(detached(values).min()) if self.fill is None else float(self.fill)
             frame, shape = frame_of(onto, fixed.ndim - 1), tuple(fixed.shape[1:])
-            moved = resample(plain(values), own, shape, onto, matrix, frame, mode, fill, named(name, image))
+            moved = resample(detached(values), own, shape, onto, matrix, frame, mode, fill, named(name, image))
             affine = onto
         else:
-            fill, moved, affine = 0.0, plain(values).clone(), np.linalg.inv(matrix) @ own
+            fill, moved, affine = 0.0, detached(values).clone(), np.linalg.inv(matrix) @ own
         if mode == "nearest" or not self.resample:
             moved = moved.to(image.dtype if isinstance(image, Tensor) else torch.as_tensor(image).dtype)
         out: Tensor = convert_to_dst_type(moved, values, dtype=moved.dtype)[0]
@@ -254,12 +261,12 @@ class RigidAlignment(InvertibleTransform):
             onto = affine_of("data", data)
             back = np.linalg.inv(np.asarray(info["matrix"]))
             frame = frame_of(onto, data.ndim - 1)
-            values = plain(data)
+            values = detached(data)
             working = values if values.dtype in (torch.float32, torch.float64) else values.float()
             moved = resample(working, onto, info["shape"], affine, back, frame, info["mode"], info["fill"], "data")
             moved = moved.to(values.dtype)
         else:
-            moved = plain(data).clone()
+            moved = detached(data).clone()
         out: Tensor = convert_to_dst_type(moved, data, dtype=moved.dtype)[0]
         if isinstance(out, MetaTensor):
             out.affine = torch.from_numpy(affine)
@@ -284,6 +291,14 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
 
     Raises:
         ValueError: if the moving key is none of the keys.
+
+    Example:
+        >>> axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
+        >>> fixed = torch.exp(-((axes[0] / 0.3) ** 2) - (axes[1] / 0.5) ** 2)[None]
+        >>> transform = RigidAlignmentd(["after"], fixed_key="before", levels=(2, 1))
+        >>> item = transform({"before": fixed, "after": fixed.roll(3, 1)})
+        >>> bool((item["after"] - fixed).abs().mean() < 0.02)
+        True
     """
 
     backend = RigidAlignment.backend

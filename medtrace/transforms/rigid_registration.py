@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from medtrace.metrics.independent_registration import one_thread
+from medtrace.registration.independent_registration import one_thread
 
 from .geometry import Array
 
@@ -45,7 +45,9 @@ class Match:
     stop: str
 
 
-def register(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search) -> Match:
+def match_rigidly(
+    fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search
+) -> Match:
     """Find the rigid motion that maximises mutual information.
 
     Every start is followed at the coarsest level, and the best goes on through the finer ones. One thread and seeded
@@ -173,7 +175,8 @@ def starting_points(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, 
 
 def _wide_enough(image: Any, spacing: float) -> bool:
     extents = [size * edge / spacing for size, edge in zip(image.GetSize(), image.GetSpacing())]
-    return sorted(extents)[-2] >= _SMALLEST_GRID
+    result: bool = sorted(extents)[-2] >= _SMALLEST_GRID
+    return result
 
 
 def _shrunk(image: Any, spacing: float) -> Any:

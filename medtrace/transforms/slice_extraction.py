@@ -20,7 +20,7 @@ from ..checks import check_choice
 from ..geometry.grid import Grid
 from .geometry import Array, affine_of
 from .masks import as_mask
-from .naming import as_item, named, plain
+from .naming import as_item, detached, named
 
 PLANES = {"axial": "S", "coronal": "A", "sagittal": "R"}
 _AXES = ("LR", "PA", "IS")
@@ -55,6 +55,11 @@ class SliceExtraction(Transform):
     Raises:
         TypeError: if count or indices are of another kind.
         ValueError: if the axis or centre is unknown, count is not positive, or count and indices are both given.
+
+    Example:
+        >>> slices = SliceExtraction(axis="axial", count=3)(torch.rand(1, 8, 9, 10))
+        >>> len(slices), slices[0].shape
+        (3, torch.Size([1, 8, 9]))
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's contract)
@@ -187,6 +192,12 @@ class SliceExtractiond(MapTransform):
         mask_key: key of the mask whose centre is meant by `center="foreground"`; it must be on the same grid.
             Without one, the non-zero voxels of the first key present.
         allow_missing_keys: skip keys that are absent.
+
+    Example:
+        >>> pair = {name: torch.rand(1, 8, 9, 10) for name in ("source", "target")}
+        >>> items = SliceExtractiond(["source", "target"], indices=[4])(pair)
+        >>> len(items), items[0]["target"].shape
+        (1, torch.Size([1, 8, 9]))
     """
 
     backend = SliceExtraction.backend
@@ -278,7 +289,7 @@ def _slice_affine(
 
 def _center_of_mass(label: str, region: Tensor, array_axis: int) -> float:
     """Mean index of the region's voxels along an array axis."""
-    counts = plain(region).sum([axis for axis in range(4) if axis != 1 + array_axis], dtype=torch.float64)
+    counts = detached(region).sum([axis for axis in range(4) if axis != 1 + array_axis], dtype=torch.float64)
     if not float(counts.sum()) > 0:
         raise ValueError(f"{label}: expected foreground voxels, received an empty mask or image; use center='volume'")
     places = torch.arange(len(counts), dtype=torch.float64, device=counts.device)

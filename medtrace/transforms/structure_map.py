@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..checks import check_choice, check_positive
 from .geometry import Array
-from .naming import as_image, as_item, named, plain
+from .naming import as_image, as_item, detached, named
 from .potts import DIRECTIONS, Directions, minimise_potts
 from .two_means import two_means, unit_range
 
-Method = Literal["potts", "otsu", "kmeans"]
+StructureMethod = Literal["potts", "otsu", "kmeans"]
 METHODS = ("potts", "otsu", "kmeans")
 
 
@@ -57,11 +57,19 @@ class StructureMap(Transform):
 
     Raises:
         ValueError: if a setting is unknown or not positive.
+
+    Example:
+        >>> image = torch.zeros(1, 8, 8)
+        >>> image[:, 2:6, 2:6] = 0.9
+        >>> float(StructureMap()(image).sum())
+        16.0
     """
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]  # noqa: RUF012 (MONAI's contract)
 
-    def __init__(self, method: Method = "potts", gamma: float = 5e-4, directions: Directions | None = None) -> None:
+    def __init__(
+        self, method: StructureMethod = "potts", gamma: float = 5e-4, directions: Directions | None = None
+    ) -> None:
         check_choice("method", method, METHODS)
         check_choice("directions", directions, (*DIRECTIONS, None))
         check_positive("gamma", gamma)
@@ -88,7 +96,7 @@ class StructureMap(Transform):
                 f"{named(name, img)}: expected 1 channel, received {image.shape[0]} in shape {tuple(image.shape)};"
                 " make a map of each channel"
             )
-        values = unit_range(plain(image)[0].cpu().numpy().astype(np.float64))
+        values = unit_range(detached(image)[0].cpu().numpy().astype(np.float64))
         bright = torch.from_numpy(self._bright(values)[None])
         out: Tensor = convert_to_dst_type(bright, image, dtype=torch.float32)[0]
         return out
@@ -129,6 +137,12 @@ class StructureMapd(MapTransform):
 
     Raises:
         ValueError: if `out_keys` are not as many as `keys`, or a setting is wrong.
+
+    Example:
+        >>> image = torch.zeros(1, 8, 8)
+        >>> image[:, 2:6, 2:6] = 0.9
+        >>> float(StructureMapd(["source"], method="otsu")({"source": image})["source_structure"].sum())
+        16.0
     """
 
     backend = StructureMap.backend
@@ -138,7 +152,7 @@ class StructureMapd(MapTransform):
         keys: KeysCollection,
         suffix: str = "_structure",
         out_keys: Sequence[str] | str | None = None,
-        method: Method = "potts",
+        method: StructureMethod = "potts",
         gamma: float = 5e-4,
         directions: Directions | None = None,
         allow_missing_keys: bool = False,
@@ -160,13 +174,18 @@ class StructureMapd(MapTransform):
 
 def structure_map(
     image: Tensor,
-    method: Method = "potts",
+    method: StructureMethod = "potts",
     gamma: float = 5e-4,
     directions: Directions | None = None,
 ) -> Tensor:
-    """`StructureMap` as a function: (1, *spatial) to (1, *spatial) float32 of exactly 0 and 1."""
+    """`StructureMap` as a function: (1, *spatial) to (1, *spatial) float32 of exactly 0 and 1.
+
+    Example:
+        >>> structure_map(torch.tensor([[[0.1, 0.2, 0.8, 0.9]]]), method="kmeans")
+        tensor([[[0., 0., 1., 1.]]])
+    """
     out = StructureMap(method, gamma, directions)(image, name="image")
-    return out if isinstance(image, MetaTensor) else plain(out)
+    return out if isinstance(image, MetaTensor) else detached(out)
 
 
 StructureMapD = StructureMapDict = StructureMapd

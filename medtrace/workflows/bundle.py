@@ -232,7 +232,7 @@ def _evaluate() -> dict[str, Any]:
         "key_metric": {
             "mae_255": {
                 "_target_": "monai.handlers.IgniteMetricHandler",
-                "metric_fn": {"_target_": "medtrace.metrics.MAE", "data_range": [-1, 1], "output_range": 255},
+                "metric_fn": {"_target_": "medtrace.metrics.MAEMetric", "data_range": [-1, 1], "output_range": 255},
                 "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
             }
         },

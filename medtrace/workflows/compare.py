@@ -9,17 +9,17 @@ from typing import Any
 
 from medtrace.checks import check_choice
 from medtrace.data import load_dataset
-from medtrace.data.layouts import SPLITS
+from medtrace.data.lists.layouts import SPLITS
+from medtrace.engines.runs import load_method
+from medtrace.evaluation.bench.misaligned import BETTER, CONVENTION, column, totals, translation
+from medtrace.evaluation.scoring import score_case, score_cases
+from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.metrics import CaseTable, foreground_of
 from medtrace.report import markdown_table
 from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
-from medtrace.workflows.bench.misaligned import BETTER, CONVENTION, column, totals, translation
-from medtrace.workflows.evaluate import identity, tracer_of
-from medtrace.workflows.runs import load_method
-from medtrace.workflows.scoring import score_case, score_cases
 
 IDENTITY = "identity"
 TABLE = "table.md"

@@ -18,7 +18,7 @@ import torch
 from medtrace import __version__
 from medtrace.kernels import choice
 
-PACKAGES = ("torch", "monai", "numpy", "scipy", "numba", "nibabel", "SimpleITK", "itk", "scikit-image", "nilearn")
+PACKAGES = ("torch", "monai", "numpy", "scipy", "numba", "nibabel", "SimpleITK", "itk-io", "scikit-image", "nilearn")
 HIDDEN = ("test", "benchmark")  # extras of those who work on medtrace itself
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +10,14 @@ from typing import Any
 import torch
 from monai.data import list_data_collate
 
-from medtrace.engines.evaluator import to_device
+from medtrace.engines.runs import load_method
+from medtrace.evaluation.scoring import score_cases
+from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.methods.base import Method
 from medtrace.metrics import CaseTable
 from medtrace.report.viewer import ReportCase, write_report
-from medtrace.storage.files import atomic_write
+from medtrace.report.viewer.page import REPORT
 from medtrace.storage.reservations import locked, reserving
-from medtrace.trace import Trace
-from medtrace.workflows.report import REPORT
-from medtrace.workflows.runs import load_method
-from medtrace.workflows.scoring import Tracer, score_cases
 
 SHOWN = 4
 """Cases on the page of an evaluation."""
@@ -85,48 +82,3 @@ def _shown(method: Method, cases: Any) -> list[ReportCase]:
             ReportCase(name, trace, target=case["target"].as_subclass(torch.Tensor), method=type(method).__name__)
         )
     return shown
-
-
-def tracer_of(method: Method) -> Tracer:
-    """Trace batches with an method in evaluation mode, results on the CPU."""
-    return _on_cpu(method, lambda batch: method.trace(batch))
-
-
-def registrar_of(method: Method) -> Tracer:
-    """Register the pairs of batches, "source" to "target", in evaluation mode, results on the CPU."""
-    return _on_cpu(method, lambda batch: method.trace_pair(batch["source"], batch["target"]))
-
-
-def _on_cpu(method: Method, tracer: Tracer) -> Tracer:
-    device = next(method.parameters()).device
-
-    def trace(batch: Mapping[str, Any]) -> list[Trace]:
-        method.eval()
-        return [trace.to("cpu") for trace in tracer(to_device(batch, device))]
-
-    return trace
-
-
-def identity(batch: Mapping[str, Any]) -> list[Trace]:
-    """The control that changes nothing: the image is the source and the field is zero."""
-    return field_control(batch, torch.zeros_like)
-
-
-def oracle(batch: Mapping[str, Any]) -> list[Trace]:
-    """The source warped by the best field that a method could know (`oracle_ddf` of TraceBench)."""
-    return field_control(batch, lambda _: batch["oracle_ddf"])
-
-
-def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
-    """A control whose image is the source warped by a field given for the whole batch."""
-    from medtrace.fields import invert, warp
-    from medtrace.trace.prediction import Prediction, plain, traces_of
-
-    source = plain(batch["source"])
-    ddf = plain(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
-    return traces_of(batch["source"], Prediction(warp(source, ddf), ddf, invert(ddf).ddf))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file with sorted layout for reading by people."""
-    atomic_write(path, json.dumps(content, indent=2) + "\n", make_parents=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medtrace.data.reading import read_image
 from medtrace.io import load_trace, read_motion, save_trace
-from medtrace.io.export import COMPOSITES, FORMATS, export_trace
+from medtrace.io.export import COMPOSITES, EXPORT_FORMATS, export_trace
 from medtrace.io.original_scan import to_original
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
@@ -61,8 +61,8 @@ def export(
         FileExistsError: if `out` is in use.
         ValueError: if the format is unknown, a file cannot be used, or a motion is named without the source scan.
     """
-    if format not in (*FORMATS, TRACE):
-        raise ValueError(f"format: expected one of {', '.join((*FORMATS, TRACE))}, received {format!r}")
+    if format not in (*EXPORT_FORMATS, TRACE):
+        raise ValueError(f"format: expected one of {', '.join((*EXPORT_FORMATS, TRACE))}, received {format!r}")
     loaded = load_trace(Path(trace))
     if format in COMPOSITES:
         if source is not None or target is not None:

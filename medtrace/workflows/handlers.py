@@ -11,22 +11,22 @@ import torch
 from ignite.engine import Engine, Events
 
 from medtrace.data.dataset import read_index
-from medtrace.data.preparation import Preparation
+from medtrace.data.preparation.rules import Preparation
+from medtrace.engines.runs import PREPARATION, RunRecord, save_weights
+from medtrace.evaluation.scoring import score
 from medtrace.io import save_trace
 from medtrace.methods.settings import MethodSettings, TraceBenchData
 from medtrace.metrics import CaseTable
 from medtrace.storage.cases import content_digest
 from medtrace.storage.files import make_directory
 from medtrace.trace import Trace
-from medtrace.workflows.runs import PREPARATION, RunRecord, save_weights
-from medtrace.workflows.scoring import score
 
 
 class CaseScores:
     """Score every case of an evaluation, as `medtrace evaluate` does.
 
     At the end `cases.csv` has one row per case and `summary.csv` n, mean, SD and median of every column (see
-    `medtrace.workflows.scoring.score_cases`); the means are in `engine.state.metrics` too.
+    `medtrace.evaluation.scoring.score_cases`); the means are in `engine.state.metrics` too.
 
     Args:
         folder: where the tables go.

@@ -8,37 +8,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any
 
-from medtrace.guard.notices import Notice, collecting, tell
+from medtrace.guard.notices import tell
+from medtrace.workflows.attempts import Outcome, Task, attempt
 
 LOST = "its process died, twice (killed, out of memory, or a crash in a library); try it alone, or with fewer workers"
-
-
-class Task(NamedTuple):
-    """A case to work on."""
-
-    name: str
-    arguments: tuple[Any, ...]
-    """What the function takes; it travels to the worker by pickle."""
-
-
-class Outcome(NamedTuple):
-    """What became of a case."""
-
-    name: str
-    value: Any
-    """What the function returned; None of a failure."""
-    failure: str | None = None
-    """One line that says why it failed, or None."""
-    notices: tuple[Notice, ...] = ()
-    """What was decided about its files; told where the cases were asked for."""
 
 
 class CasesFailedError(ValueError):
@@ -110,24 +90,6 @@ def run_cases(
             if finished is not None:
                 finished(outcome)
     return [found[name] for name in names]
-
-
-def attempt(function: Callable[..., Any], task: Task) -> Outcome:
-    """Work on one case; an error becomes a line."""
-    with collecting(silent=True) as notices:
-        try:
-            return Outcome(task.name, function(*task.arguments), None, tuple(notices))
-        except Exception as error:
-            if os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0"):
-                traceback.print_exc()
-            return Outcome(task.name, None, reason(error), tuple(notices))
-
-
-def reason(error: BaseException) -> str:
-    """One line for an error, with its kind where that is not the input's."""
-    text = " ".join(str(error).split())
-    known = isinstance(error, (OSError, TypeError, ValueError)) and text
-    return text if known else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _in_processes(

@@ -17,8 +17,12 @@ from rich.progress import Progress
 
 from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
-from medtrace.data.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
-from medtrace.data.preparation import FILE, Preparation
+from medtrace.data.lists.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
+from medtrace.data.preparation.case import checked_settings
+from medtrace.data.preparation.learning import LEARNED
+from medtrace.data.preparation.maps import columns_in
+from medtrace.data.preparation.pictures import all_pictures, check_picture_settings, common_depth, range_notes
+from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.storage.cases import RECORD
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write, link_or_copy, remove
@@ -26,11 +30,7 @@ from medtrace.storage.places import stands_alone
 from medtrace.storage.reservations import Contents, locked, reserve_folder
 from medtrace.storage.workspaces import PARTIAL, sweep
 from medtrace.workflows.parallel import CasesFailedError
-from medtrace.workflows.prepare_case import checked_settings
-from medtrace.workflows.prepare_learn import LEARNED
-from medtrace.workflows.prepare_maps import columns_in
 from medtrace.workflows.prepare_passes import Passes, Runner
-from medtrace.workflows.prepare_pictures import all_pictures, check_picture_settings, common_depth, range_notes
 from medtrace.workflows.prepare_write import WRITTEN, Item
 
 PAPER_CROP = (192, 192, 128)
@@ -101,7 +101,7 @@ def prepare(
     was learned are the same, and its results are as they were written.
 
     Args:
-        source: a pair list or a BraTS-Reg folder (see `medtrace.data.layouts`).
+        source: a pair list or a BraTS-Reg folder (see `medtrace.data.lists.layouts`).
         out: the dataset's folder; it appears complete or not at all.
         contrasts: of the BraTS-Reg layout.
         spatial_dims: 2 for slices, 3 for volumes.

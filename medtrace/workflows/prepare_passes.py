@@ -10,13 +10,14 @@ from typing import Any
 from rich.progress import Progress
 
 from medtrace.data.duplicates import same_voxels
-from medtrace.data.layouts import SPLITS, Pair
-from medtrace.data.preparation import Intensity, Preparation
-from medtrace.data.tiff_pictures import Depth
-from medtrace.workflows.parallel import Outcome, Task, run_cases
-from medtrace.workflows.prepare_case import Settings
-from medtrace.workflows.prepare_learn import Learned, learn_case, preparation_of
-from medtrace.workflows.prepare_pictures import value_range_of
+from medtrace.data.lists.layouts import SPLITS, Pair
+from medtrace.data.pictures.tiff import Depth
+from medtrace.data.preparation.case import PreparationSettings
+from medtrace.data.preparation.learning import Learned, learn_case, preparation_of
+from medtrace.data.preparation.pictures import value_range_of
+from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.workflows.attempts import Outcome, Task
+from medtrace.workflows.parallel import run_cases
 from medtrace.workflows.prepare_write import Item, write_case
 
 _PRELOAD = ("medtrace.workflows.prepare_write",)
@@ -54,7 +55,7 @@ class Passes:
     """The passes over the pairs of a data set."""
 
     split: Mapping[str, Sequence[Pair]]
-    settings: Settings
+    settings: PreparationSettings
     pictures: bool
     columns: Sequence[str]
     """Of lesions and labels that at least one pair has."""

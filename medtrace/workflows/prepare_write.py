@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medtrace.data.landmarks import write_landmarks
-from medtrace.data.layouts import Pair
-from medtrace.data.preparation import Preparation
+from medtrace.data.landmarks.points import write_landmarks
+from medtrace.data.lists.layouts import Pair
+from medtrace.data.preparation.case import Case, PreparationSettings, in_plane_first, members, naming, read_case
+from medtrace.data.preparation.learning import known_motion
+from medtrace.data.preparation.rules import Preparation
 from medtrace.geometry.resampling import center_window, resize_labels, resized_affine, shifted_affine, spacing_of
 from medtrace.geometry.resampling import resize as resize_volume
 from medtrace.io import write_image
 from medtrace.io.transforms import write_itk
 from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
 from medtrace.storage.files import atomic_write, make_directory
-from medtrace.workflows.prepare_case import Case, Settings, in_plane_first, members, naming, read_case
-from medtrace.workflows.prepare_learn import known_motion
 
 WRITTEN = "written"
 PICTURE_SIZE = 256
@@ -42,7 +42,7 @@ class Item(NamedTuple):
 
 def write_case(
     pair: Pair,
-    settings: Settings,
+    settings: PreparationSettings,
     preparation: Preparation,
     columns: Sequence[str],
     learned_key: str,
@@ -83,7 +83,7 @@ def _clipped(preparation: Preparation, _path: Path, image: Tensor, _contrast: st
 def _write_images(
     case: Case,
     volumes: Sequence[Tensor],
-    settings: Settings,
+    settings: PreparationSettings,
     picture: bool,
     extras: Mapping[str, str],
     folder: Path,
@@ -118,7 +118,7 @@ def _write_images(
         yield Item(entry, tuple(part.shape), tuple(map(float, spacing_of(here))))
 
 
-def _parts(pair: Pair, depth: int, settings: Settings, picture: bool) -> Iterable[tuple[str, int, int]]:
+def _parts(pair: Pair, depth: int, settings: PreparationSettings, picture: bool) -> Iterable[tuple[str, int, int]]:
     if settings.spatial_dims == 3:
         return [(pair.name, 0, depth)]
     if picture:

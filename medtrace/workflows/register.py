@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive, check_whole
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
+from medtrace.guard.memory import peak_memory
 from medtrace.guard.notices import collecting
+from medtrace.inference.scan_pair import PairRegistration, read_pair
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.kernels import threads as pool
+from medtrace.methods.common.instance import SMOOTHNESS
 from medtrace.registration import Alignment, Line, Verdict, explain
 from medtrace.registration.alignment import KINDS
 from medtrace.registration.deformable import SIMILARITIES
@@ -31,13 +31,10 @@ from medtrace.report.figures import SUFFIXES
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 from medtrace.workflows.register_greedy import MASK_ROLES, PRESETS, Greedy, register_greedy
-from medtrace.workflows.register_pair import Registration, read_pair
-from medtrace.workflows.register_trained import SMOOTHNESS, STEPS, Descent, register_trained
+from medtrace.workflows.register_trained import Descent, register_trained
 from medtrace.workflows.report import report_beside, reserve_outputs
 
-__all__ = ["ENGINES", "SMOOTHNESS", "STEPS", "Registered", "peak_memory", "register"]
 ENGINES = ("greedy", "instance")
-GIBIBYTE = 2**30
 TARGET_NOTE = "target in the source's units"
 
 
@@ -208,7 +205,7 @@ def register(
     return found
 
 
-def _registered(made: Registration, seconds: float) -> Registered:
+def _registered(made: PairRegistration, seconds: float) -> Registered:
     ddf = made.trace.ddf[None]
     reason = made.record.get("similarity_reason")
     return Registered(
@@ -226,7 +223,7 @@ def _registered(made: Registration, seconds: float) -> Registered:
     )
 
 
-def _record(made: Registration, found: Registered) -> dict[str, Any]:
+def _record(made: PairRegistration, found: Registered) -> dict[str, Any]:
     """What `trace.json` keeps of a registration."""
     alignment = made.alignment
     numbers = ("seconds", "peak_gib", "folds", "folded_fraction", "ssd_before", "ssd_after")
@@ -246,7 +243,7 @@ def _record(made: Registration, found: Registered) -> dict[str, Any]:
 def verdict_table(found: Registered) -> dict[str, Any]:
     """The verdict as a page shows it: a row for each topic."""
     return {
-        "title": "Registration",
+        "title": "PairRegistration",
         "case": "this pair",
         "verdict": found.verdict.grade,
         "checks": [
@@ -262,7 +259,7 @@ def verdict_table(found: Registered) -> dict[str, Any]:
     }
 
 
-def _in_source_units(target: Tensor, made: Registration) -> Tensor:
+def _in_source_units(target: Tensor, made: PairRegistration) -> Tensor:
     """The target as the source's intensities would show it, for the column of the error."""
     if made.target is not None:
         return made.target
@@ -305,11 +302,3 @@ def _check_request(
     if figure is not None and Path(figure).suffix not in SUFFIXES:
         raise ValueError(f"figure: expected a name ending in {', '.join(SUFFIXES)}, received {figure}")
     return by_greedy
-
-
-def peak_memory(device: torch.device) -> float:
-    """The process's largest resident memory so far, or on CUDA the largest allocation, in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIBIBYTE
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIBIBYTE

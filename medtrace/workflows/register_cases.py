@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
-from medtrace.data.pair_list import read_pair_list
+from medtrace.data.lists.image_list import list_images
+from medtrace.data.lists.pair_list import read_pair_list
+from medtrace.engines.runs import RECORD, WEIGHTS
 from medtrace.io.trace_folder import INDEX
 from medtrace.report.certificate import STYLE
 from medtrace.storage.cases import atomic_case, case_key, is_finished, key_of
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
-from medtrace.workflows.image_list import list_images
-from medtrace.workflows.parallel import Outcome, Task, run_cases
+from medtrace.workflows.attempts import Outcome, Task
+from medtrace.workflows.parallel import run_cases
 from medtrace.workflows.register import register
-from medtrace.workflows.runs import RECORD, WEIGHTS
 
 TRACE = "trace"
 TABLE, OVERVIEW = "cases.csv", "index.html"
@@ -77,8 +78,9 @@ def register_cases(
     pairs, the worst verdict first.
 
     Args:
-        pairs: without a template a pair list (see `medtrace.data.pair_list.read_pair_list`; its columns target_lesion
-            and source_lesion are the masks), else images, a folder or a list of them (see `image_list.list_images`).
+        pairs: without a template a pair list (see `medtrace.data.lists.pair_list.read_pair_list`; its columns
+            target_lesion and source_lesion are the masks), else images, a folder or a list of them (see
+            `image_list.list_images`).
         template: the fixed image of all, or None.
         out: folder of the cases.
         workers: processes that share the pairs.

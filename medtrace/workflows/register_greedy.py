@@ -1,4 +1,4 @@
-"""Registration of two scans by the engine of `medtrace.registration`, as a trace."""
+"""PairRegistration of two scans by the engine of `medtrace.registration`, as a trace."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.data.preparation import IntensityMap, Preparation
+from medtrace.data.preparation.intensity import IntensityMap
+from medtrace.data.preparation.rules import Preparation
 from medtrace.guard.memory import check_memory
-from medtrace.registration import Deformable, register, thorough, weak_likeness
+from medtrace.inference.scan_pair import PairRegistration, ScanPair, intensity_maps, mean_square
+from medtrace.registration import Deformable, register_images, thorough, weak_likeness
 from medtrace.registration.contrast import ONE_CONTRAST
 from medtrace.registration.register import Registration as Answer
 from medtrace.trace import Trace
-from medtrace.workflows.register_pair import Registration, ScanPair, intensity_maps, mean_square
 
 MASK_ROLES = ("both", "exclude", "appearance")
 PRESETS: dict[str, Callable[[Sequence[float]], Deformable]] = {
@@ -62,12 +63,12 @@ class Greedy:
 
 def register_greedy(
     pair: ScanPair, how: Greedy, *, alignment: str, spacing: float | None, match: bool | None
-) -> Registration:
+) -> PairRegistration:
     """Register a pair of scans without a trained network."""
     maps = intensity_maps(pair, Preparation(spatial_dims=pair.spatial_dims, picture=pair.picture), match is not False)
     _check_room(pair, spacing)
     excluded = how.mask_role != "appearance"
-    answer = register(
+    answer = register_images(
         pair.source,
         pair.target,
         pair.source_affine,
@@ -92,7 +93,9 @@ def register_greedy(
         "working_shape": list(answer.deformation.ddf.shape[1:]),
         "working_spacing_mm": spacing,
     }
-    return Registration(trace, maps, ssd, answer.verdict, answer.alignment, "greedy registration", record, target=shown)
+    return PairRegistration(
+        trace, maps, ssd, answer.verdict, answer.alignment, "greedy registration", record, target=shown
+    )
 
 
 def _trace(pair: ScanPair, answer: Answer, shown: Tensor, role: str) -> Trace:

@@ -1,4 +1,4 @@
-"""Registration by a trained network, by gradient steps on a pair's own flows, or by both."""
+"""PairRegistration by a trained network, by gradient steps on a pair's own flows, or by both."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from medtrace.data.preparation import IntensityMap, Preparation
+from medtrace.data.preparation.intensity import IntensityMap
+from medtrace.data.preparation.rules import Preparation
+from medtrace.engines.runs import default_device, load_method
 from medtrace.fields import folded_voxels, invert
 from medtrace.guard.memory import check_memory
+from medtrace.inference.scan_pair import PairRegistration, ScanPair, WorkingGrid, intensity_maps, mean_square
 from medtrace.methods import Method
-from medtrace.methods.common.instance import InstanceRegistration, RefinementStep
+from medtrace.methods.common.instance import STEPS, InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import Pair
+from medtrace.methods.common.registration import RegistrationPair
 from medtrace.registration import Alignment, Deformation, Verdict, align
 from medtrace.registration.contrast import contrast_of
 from medtrace.registration.frames import Frame
@@ -27,14 +30,8 @@ from medtrace.registration.working import total_field, total_inverse, working_pa
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 from medtrace.trace.prediction import Prediction
-from medtrace.workflows.register_pair import Registration, ScanPair, WorkingGrid, intensity_maps, mean_square
-from medtrace.workflows.runs import default_device, load_method
 from medtrace.workflows.translate import run_preparation
 
-STEPS = 100
-"""Gradient steps without a trained network."""
-SMOOTHNESS = 0.01
-"""Weight of the displacement's smoothness in a refinement."""
 _BYTES_PER_WORKING_VOXEL = 1740
 """What a refinement keeps for its gradient, float32, measured at 1 mm (7.1 million voxels)."""
 _BYTES_PER_VOXEL = 56
@@ -72,7 +69,7 @@ class _Method:
 
 def register_trained(
     pair: ScanPair, how: Descent, *, alignment: str, spacing: float | None, match: bool | None, bar: Progress
-) -> Registration:
+) -> PairRegistration:
     """Register a pair of scans, first aligned, by a trained network or gradient steps."""
     method = _method(how.run, how.refine, how.smoothness, pair, how.device, _reporter(bar))
     maps = intensity_maps(pair, method.preparation, how.run is None if match is None else match, how.contrast)
@@ -98,7 +95,7 @@ def register_trained(
     trace = _trace(pair, maps[0], total, inverse, intensity)
     record = {"run": None if how.run is None else os.path.basename(how.run), "refine": method.steps}
     name = type(method.method).__name__
-    return Registration(
+    return PairRegistration(
         trace, maps, ssd, verdict, found, name, {**record, "working_shape": list(grid.shape)}, method.device
     )
 
@@ -189,7 +186,7 @@ def _reporter(bar: Progress) -> Callable[[RefinementStep], None]:
     return show
 
 
-def _answer(method: _Method, working: Pair) -> Prediction:
+def _answer(method: _Method, working: RegistrationPair) -> Prediction:
     batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
     masks = {name: batch.get(name) for name in ("mask", "source_mask")} if method.method.abilities.masks else {}
     with torch.no_grad():

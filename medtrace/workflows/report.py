@@ -18,13 +18,11 @@ from medtrace.io import load_trace
 from medtrace.io.trace_folder import INDEX, reserve_trace
 from medtrace.report.certificate import certificate_of
 from medtrace.report.viewer import ReportCase, write_report
-from medtrace.report.viewer.page import check_suffix
+from medtrace.report.viewer.page import REPORT, check_suffix
 from medtrace.storage.places import stands_alone
 from medtrace.storage.reservations import reserve_file, reserve_files, reserving
 from medtrace.trace import Trace
 from medtrace.transforms.mask_rule import ON_GRID
-
-REPORT = "report.html"
 
 
 @contextmanager

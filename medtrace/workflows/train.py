@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data.dataset import read_index
+from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD, read_run
 from medtrace.guard.method_size import check_size
 from medtrace.methods import MethodSettings, method_class, resolve
 from medtrace.methods.settings import TraceBenchData
@@ -17,7 +18,6 @@ from medtrace.storage.places import folder_place
 from medtrace.storage.reservations import locked
 from medtrace.workflows.bundle_files import train_bundle
 from medtrace.workflows.handlers import record_run
-from medtrace.workflows.runs import OLD_CONFIG, PREPARATION, RECORD, read_run
 from medtrace.workflows.training import TrainingWorkflow
 
 
@@ -77,7 +77,7 @@ def train(
             )
         resolved = resolve(kind.settings_type, (), settings, start=earlier.settings.model_dump(mode="json"))
         dataset = dataset or earlier.training_data.get("dataset")
-        check_size(lambda: kind.from_settings(resolved), out / RECORD)
+        check_size(lambda: kind.build(resolved), out / RECORD)
     else:
         of_data = {} if dataset is None else _of_dataset(Path(dataset))
         resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})})

@@ -69,7 +69,7 @@ class TrainingWorkflow(BundleWorkflow):
             distributed.join("nccl" if self.device.type == "cuda" else "gloo")
         settings = self.settings
         set_determinism(seed=settings.training.seed)
-        self.method = self.kind.from_settings(settings).to(self.device)
+        self.method = self.kind.build(settings).to(self.device)
         if self._grouped:
             distributed.distribute(self.method, self.method.distributed_networks())
         self.sources = sources(settings, self.dataset_dir, self.kind.case_transform(settings))

@@ -6,59 +6,34 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from monai.data import MetaTensor
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 from torch import Tensor
 
 from medtrace.checks import check_positive
 from medtrace.data.masks import read_mask
-from medtrace.data.pictures import is_picture
-from medtrace.data.preparation import FILE, Preparation
+from medtrace.data.pictures.files import is_picture
+from medtrace.data.pictures.output import check_picture_beside, matching_depth, picture_beside
+from medtrace.data.pictures.tiff import Depth
+from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.data.reading import read_image
-from medtrace.data.tiff_pictures import Depth
+from medtrace.engines.runs import load_method
 from medtrace.fields import warp
-from medtrace.geometry.resampling import (
-    Reorientation,
-    resize,
-    resized_affine,
-    shape_at_spacing,
-    shifted_affine,
-    spacing_of,
-)
 from medtrace.guard.notices import collecting
+from medtrace.inference.scan_translation import translate_array
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods.base import Method
-from medtrace.networks.patches import PatchInferer
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
-from medtrace.workflows.patched import patches_for, taking_patches
-from medtrace.workflows.picture_output import check_picture_beside, matching_depth, picture_beside
 from medtrace.workflows.report import report_beside, reserve_outputs
-from medtrace.workflows.runs import default_device, load_method
 
-Advance = Callable[[int], Any]
 LOGGER = logging.getLogger("medtrace.translate")
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What the networks answered for a volume (C, H, W, S); fields have three components, in its voxels."""
-
-    image: Tensor
-    ddf: Tensor
-    inverse_ddf: Tensor
-    velocity: Tensor | None
-    mask: Tensor | None
 
 
 @contextmanager
@@ -214,7 +189,7 @@ def translation(
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
         normalised, intensity = preparation.normalise(scan, contrast, foreground)
-        parts, patches = _on_own_grid(method, preparation, normalised, scan.affine, batch_size, patch_size, bar)
+        parts, patches = translate_array(method, preparation, normalised, scan.affine, batch_size, patch_size, bar)
         moved = _moved_foreground(intensity.foreground, parts.ddf)
         translated = intensity.inverse(parts.image, moved)
     except ValueError as error:
@@ -260,160 +235,6 @@ def run_preparation(run: str | os.PathLike, method: Method, picture: bool = Fals
     if not known:
         raise FileNotFoundError(f"{path}: no such file, and the network does not tell 2D from 3D; add the file")
     return Preparation(spatial_dims=int(known[0]), picture=picture)
-
-
-def _on_own_grid(
-    method: Method,
-    preparation: Preparation,
-    image: Tensor,
-    affine: Tensor,
-    batch_size: int,
-    patch_size: int | Sequence[int] | None,
-    bar: Progress,
-) -> tuple[_Parts, PatchInferer | None]:
-    """Translate a normalised image (C, *spatial) on a working grid and come back to its own; and how it was divided."""
-    flat = image.ndim == 3
-    volume = image[..., None] if flat else image
-    slice_wise = preparation.spatial_dims == 2
-    if preparation.picture:
-        plan = Reorientation.none(volume.shape[1:])
-    else:
-        plan = Reorientation.to_ras(affine, volume.shape[1:], preparation.axis.index if slice_wise else None)
-    volume, turned_affine = plan.apply(volume), plan.affine(affine)
-    own_shape = tuple(volume.shape[1:])
-    shape = _working_shape(preparation, own_shape, turned_affine)
-    working_affine = resized_affine(turned_affine, own_shape, shape)
-    working = resize(volume, shape)
-    device = next(method.parameters(), torch.zeros(1, device=default_device("cpu"))).device
-    steps = working.shape[3] if slice_wise else 1
-    task = bar.add_task("translating", total=steps)
-    inferer = patches_for(method, preparation, shape, patch_size)
-
-    def advance(count: int) -> None:
-        bar.advance(task, count)
-
-    if slice_wise:
-        parts = _translate_slices(method, working, working_affine, batch_size, device, advance)
-    else:
-        with taking_patches(method, inferer, partial(_show_patches, bar, task)):
-            parts = _translate_volume(method, working, working_affine, device)
-        bar.update(task, completed=bar.tasks[task].total)
-    parts = _resized(parts, own_shape)
-    parts = _Parts(
-        image=plan.undo(parts.image),
-        ddf=plan.undo_field(parts.ddf),
-        inverse_ddf=plan.undo_field(parts.inverse_ddf),
-        velocity=None if parts.velocity is None else plan.undo_field(parts.velocity),
-        mask=None if parts.mask is None else plan.undo(parts.mask),
-    )
-    return (_flattened(parts) if flat else parts), inferer
-
-
-def _show_patches(bar: Progress, task: TaskID, done: int, count: int) -> None:
-    bar.update(task, completed=done, total=count)
-
-
-def _working_shape(preparation: Preparation, shape: tuple[int, ...], affine: Tensor) -> tuple[int, ...]:
-    """The grid the network works on: the training images' voxel size, or for pictures their size."""
-    if preparation.picture:
-        return (*preparation.spatial_shape, 1) if preparation.spatial_shape else shape
-    if preparation.spacing is None:
-        return shape
-    own = spacing_of(affine)
-    wanted = list(preparation.spacing)
-    if preparation.spatial_dims == 2:
-        wanted[2] = own[2]
-    return shape_at_spacing(shape, own, wanted)
-
-
-def _translate_slices(
-    method: Method, volume: Tensor, affine: Tensor, batch_size: int, device: torch.device, advance: Advance
-) -> _Parts:
-    """Trace every slice that holds something; the others keep their intensities and do not move."""
-    slices = volume.movedim(-1, 0)
-    filled = [k for k, values in enumerate(slices) if float(values.max()) > float(values.min())]
-    advance(len(slices) - len(filled))
-    traces: dict[int, Trace] = {}
-    for start in range(0, len(filled), batch_size):
-        chosen = filled[start : start + batch_size]
-        affines = torch.stack([shifted_affine(affine, (0, 0, k)) for k in chosen])
-        batch = MetaTensor(slices[chosen].to(device), affine=affines)
-        traces.update(zip(chosen, method.trace({"source": batch})))
-        advance(len(chosen))
-    if not traces:
-        raise ValueError("image: expected at least one slice with tissue, received none; check the scan")
-    like = next(iter(traces.values()))
-    _check_channels(like, volume)
-
-    def stacked(name: str, empty: Callable[[int], Tensor]) -> Tensor | None:
-        if getattr(like, name) is None:
-            return None
-        found = [getattr(traces[k], name).cpu() if k in traces else empty(k) for k in range(len(slices))]
-        return torch.stack(found, dim=-1)
-
-    still = torch.zeros_like(like.ddf.cpu())
-    fields = {name: stacked(name, lambda _: still) for name in ("ddf", "inverse_ddf", "velocity")}
-    fields = {name: None if value is None else _with_third_component(value) for name, value in fields.items()}
-    return _Parts(
-        image=_present(stacked("image", lambda k: slices[k])),
-        ddf=_present(fields["ddf"]),
-        inverse_ddf=_present(fields["inverse_ddf"]),
-        velocity=fields["velocity"],
-        mask=stacked("mask", lambda _: still[:1]),
-    )
-
-
-def _translate_volume(method: Method, volume: Tensor, affine: Tensor, device: torch.device) -> _Parts:
-    batch = MetaTensor(volume[None].to(device), affine=affine[None])
-    trace = method.trace({"source": batch})[0].to("cpu")
-    _check_channels(trace, volume)
-    return _Parts(trace.image, trace.ddf, trace.inverse_ddf, trace.velocity, trace.mask)
-
-
-def _check_channels(trace: Trace, volume: Tensor) -> None:
-    if trace.image.shape[0] != volume.shape[0]:
-        raise ValueError(
-            f"image: expected a network with as many output as input channels ({volume.shape[0]}), received"
-            f" {trace.image.shape[0]}; its intensities have no way back to the scan's units"
-        )
-
-
-def _present(value: Tensor | None) -> Tensor:
-    if value is None:
-        raise ValueError("method.trace: expected image, ddf and inverse_ddf in every trace, received None")
-    return value
-
-
-def _with_third_component(field: Tensor) -> Tensor:
-    return torch.cat([field, torch.zeros_like(field[:1])])
-
-
-def _resized(parts: _Parts, shape: Sequence[int]) -> _Parts:
-    """Bring everything to a grid over the same extent; displacements count its voxels."""
-    ratio = torch.tensor([new / old for new, old in zip(shape, parts.image.shape[1:])])
-
-    def field(value: Tensor) -> Tensor:
-        return resize(value, shape) * ratio.reshape(3, 1, 1, 1)
-
-    return _Parts(
-        image=resize(parts.image, shape),
-        ddf=field(parts.ddf),
-        inverse_ddf=field(parts.inverse_ddf),
-        velocity=None if parts.velocity is None else field(parts.velocity),
-        mask=None if parts.mask is None else resize(parts.mask, shape).clamp(0, 1),
-    )
-
-
-def _flattened(parts: _Parts) -> _Parts:
-    """From one slice with 3D fields to a 2D image with 2D fields."""
-    return replace(
-        parts,
-        image=parts.image[..., 0],
-        ddf=parts.ddf[:2, ..., 0],
-        inverse_ddf=parts.inverse_ddf[:2, ..., 0],
-        velocity=None if parts.velocity is None else parts.velocity[:2, ..., 0],
-        mask=None if parts.mask is None else parts.mask[..., 0],
-    )
 
 
 def _moved_foreground(foreground: Tensor | None, ddf: Tensor) -> Tensor | None:

@@ -14,7 +14,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from medtrace.checks import check_positive
-from medtrace.data.preparation import FILE
+from medtrace.data.lists.image_list import ListedImage, list_images
+from medtrace.data.pictures.output import picture_beside
+from medtrace.data.preparation.rules import FILE
+from medtrace.engines.runs import RECORD, WEIGHTS, load_method
 from medtrace.io import save_trace
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods.base import Method
@@ -28,11 +31,9 @@ from medtrace.storage.cases import (
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
-from medtrace.workflows.image_list import ListedImage, list_images
-from medtrace.workflows.parallel import Outcome, Task, run_cases
-from medtrace.workflows.picture_output import picture_beside
+from medtrace.workflows.attempts import Outcome, Task
+from medtrace.workflows.parallel import run_cases
 from medtrace.workflows.report import report_beside
-from medtrace.workflows.runs import RECORD, WEIGHTS, load_method
 from medtrace.workflows.translate import translation
 
 TRACE = "trace"

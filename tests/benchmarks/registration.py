@@ -30,7 +30,7 @@ from torch import Tensor
 
 from medtrace.fields import identity_grid, jacobian_determinant, non_diffeomorphic_fraction, sample, warp
 from medtrace.geometry.resampling import resize, resized_affine
-from medtrace.registration import register, thorough
+from medtrace.registration import register_images, thorough
 from tests.benchmarks.harness import optional
 from tests.real_heads import DATA, Head, head, mean_dice, segmented
 
@@ -52,7 +52,7 @@ class Field(NamedTuple):
 def ours(moving: Head, fixed: Head, labels: Tensor, onto: Head, **settings: Any) -> Field:
     """`medtrace.registration.register` with its defaults."""
     started = time.perf_counter()
-    result = register(moving.image, fixed.image, moving.affine, fixed.affine, **settings)
+    result = register_images(moving.image, fixed.image, moving.affine, fixed.affine, **settings)
     seconds = time.perf_counter() - started
     carried = carry(result.ddf, moving, fixed, labels, onto)
     note = f"{result.verdict.grade}, {result.alignment.kind}, {result.settings.similarity}"
@@ -225,7 +225,7 @@ def turns(names: Sequence[str], contrast: str = "T1") -> list[tuple[str, float, 
         for alignment in ("auto", "none"):
             bad = spoiled(moving, **spoil)
             try:
-                result = register(bad.image, fixed.image, bad.affine, fixed.affine, alignment=alignment)
+                result = register_images(bad.image, fixed.image, bad.affine, fixed.affine, alignment=alignment)
             except ValueError as error:
                 cells += ["error", "–"]
                 rows.append((f"{what}, {alignment}", float("nan"), str(error)))
@@ -255,7 +255,9 @@ def ours_slice(case: Mapping[str, Any]) -> Tensor:
     """The engine with its preset for smooth deformations; the pair lies in one space, so that nothing is aligned."""
     pair = case["source"], case["target"], case["affine"], case["affine"]
     masks = {"mask": case["mask"], "moving_mask": case["source_mask"]}
-    return register(*pair, alignment="none", similarity="lncc", settings=thorough, check_starts=False, **masks).ddf
+    return register_images(
+        *pair, alignment="none", similarity="lncc", settings=thorough, check_starts=False, **masks
+    ).ddf
 
 
 def greedy_slice(case: Mapping[str, Any], smoothing: str) -> Tensor:
@@ -304,7 +306,7 @@ def edge(case: Mapping[str, Any]) -> float:
 
 def demons_slice(case: Mapping[str, Any]) -> Tensor:
     """SimpleITK's diffeomorphic Demons, the lesions filled."""
-    from medtrace.workflows.classical_registration import simpleitk_registration
+    from medtrace.evaluation.classical_registration import simpleitk_registration
 
     return simpleitk_registration(*(case[name] for name in ("source", "target", "mask", "source_mask")))
 
@@ -373,7 +375,7 @@ def plain_slice(case: Mapping[str, Any]) -> Tensor:
     """The engine with its defaults."""
     pair = case["source"], case["target"], case["affine"], case["affine"]
     masks = {"mask": case["mask"], "moving_mask": case["source_mask"]}
-    return register(*pair, alignment="none", check_starts=False, **masks).ddf
+    return register_images(*pair, alignment="none", check_starts=False, **masks).ddf
 
 
 def instance_head(moving: Head, fixed: Head, labels: Tensor, onto: Head) -> Field:

@@ -18,9 +18,12 @@ from PIL import Image
 from medtrace import io
 from medtrace.data import reading
 from medtrace.data.dataset import load_dataset
-from medtrace.data.landmarks import read_landmarks
-from medtrace.data.layouts import read_pair_list
-from medtrace.data.preparation import ContrastStandard, Intensity, Preparation
+from medtrace.data.landmarks.points import read_landmarks
+from medtrace.data.lists.layouts import read_pair_list
+from medtrace.data.preparation.intensity import ContrastStandard
+from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.engines.runs import RunRecord, read_run
+from medtrace.evaluation.certificate import Certificate, Check, Status, Thresholds
 from medtrace.fields import exponentiate
 from medtrace.geometry import Grid
 from medtrace.guard.configurations import BUNDLES, foreign_code, read_config
@@ -31,8 +34,6 @@ from medtrace.metrics.frechet import load_feature_network
 from medtrace.report.certificate import certificate_html, read_certificate
 from medtrace.report.tables import read_rows
 from medtrace.trace import Trace
-from medtrace.workflows.certify import Certificate, Check, Status, Thresholds
-from medtrace.workflows.runs import RunRecord, read_run
 from tests.cases import landmarks, transform_programs, transform_variants, transforms
 from tests.cases.common import CASES
 
@@ -275,7 +276,7 @@ KINDS: dict[str, Kind] = {
     "nifti.gz": Kind("image.nii.gz", _nifti("image.nii.gz"), _at(reading.read_image, "image.nii.gz")),
     "nifti pair": Kind("image.hdr", _nifti_pair, _at(reading.read_image, "image.img")),
     "mgz": Kind("image.mgz", _freesurfer, _at(reading.read_image, "image.mgz")),
-    "nifti2": Kind("image.nii", _nifti2, _at(io.read_image, "image.nii")),
+    "nifti2": Kind("image.nii", _nifti2, _at(io.read_nifti_image, "image.nii")),
     "nrrd": Kind("image.nrrd", _itk("image.nrrd"), _at(reading.read_image, "image.nrrd")),
     "nrrd gzip": Kind("image.nrrd", _itk("image.nrrd", True), _at(reading.read_image, "image.nrrd")),
     "nhdr": Kind("image.nhdr", _itk("image.nhdr"), _at(reading.read_image, "image.nhdr")),

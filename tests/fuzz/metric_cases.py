@@ -312,15 +312,17 @@ SHARE = st.floats(0.05, 0.95)
 FLOOR = st.floats(1e-9, 1)
 
 IMAGE_CASES = {
-    "MAE": Case(
-        measured(metrics.MAE, "data_range", "output_range"),
+    "MAEMetric": Case(
+        measured(metrics.MAEMetric, "data_range", "output_range"),
         images("y_pred", "y", data_range=RANGES, output_range=st.sampled_from([None, 255, 1.5])),
         gathered(),
         PAIR_NAMES,
     ),
-    "NMAE": Case(measured(metrics.NMAE, "convention", "tolerance"), _translated("y_pred", "y"), gathered(), PAIR_NAMES),
-    "NMI": Case(
-        measured(metrics.NMI, "data_range", "num_bins", "convention", "out_of_range"),
+    "NMAEMetric": Case(
+        measured(metrics.NMAEMetric, "convention", "tolerance"), _translated("y_pred", "y"), gathered(), PAIR_NAMES
+    ),
+    "NMIMetric": Case(
+        measured(metrics.NMIMetric, "data_range", "num_bins", "convention", "out_of_range"),
         images(
             "y_pred",
             "y",
@@ -332,15 +334,15 @@ IMAGE_CASES = {
         gathered(0, 2 + 1e-9),
         PAIR_NAMES,
     ),
-    "PSNR": Case(
-        measured(metrics.PSNR, "data_range"),
+    "PSNRMetric": Case(
+        measured(metrics.PSNRMetric, "data_range"),
         images("y_pred", "y", data_range=RANGES),
         gathered(-math.inf),
         PAIR_NAMES,
         undefined=True,
     ),
-    "SSIM": Case(
-        measured(metrics.SSIM, "data_range", "window", "sigma"),
+    "SSIMMetric": Case(
+        measured(metrics.SSIMMetric, "data_range", "window", "sigma"),
         _windowed("y_pred", "y", data_range=RANGES, sigma=st.floats(0.5, 3)),
         gathered(-1 - 1e-9, 1 + 1e-9),
         PAIR_NAMES,
@@ -388,28 +390,28 @@ IMAGE_CASES = {
     ),
 }
 EDGE_CASES = {
-    "EdgeDice": Case(
-        measured(metrics.EdgeDice, "data_range", "threshold", "quantile", "scale"),
+    "EdgeDiceMetric": Case(
+        measured(metrics.EdgeDiceMetric, "data_range", "threshold", "quantile", "scale"),
         images("y_pred", "y", threshold=THRESHOLDS, quantile=SHARE, **EDGES),
         gathered(0, 1),
         PAIR_NAMES,
         undefined=True,
     ),
-    "EdgeNMI": Case(
-        measured(metrics.EdgeNMI, "data_range", "scale", "num_bins", "convention"),
+    "EdgeNMIMetric": Case(
+        measured(metrics.EdgeNMIMetric, "data_range", "scale", "num_bins", "convention"),
         images("y_pred", "y", num_bins=BINS, convention=CONVENTIONS, **EDGES),
         gathered(0, 2 + 1e-9),
         PAIR_NAMES,
     ),
-    "EdgePSNR": Case(
-        measured(metrics.EdgePSNR, "data_range", "scale"),
+    "EdgePSNRMetric": Case(
+        measured(metrics.EdgePSNRMetric, "data_range", "scale"),
         images("y_pred", "y", **EDGES),
         gathered(-math.inf),
         PAIR_NAMES,
         undefined=True,
     ),
-    "EdgeSSIM": Case(
-        measured(metrics.EdgeSSIM, "data_range", "scale", "window", "sigma"),
+    "EdgeSSIMMetric": Case(
+        measured(metrics.EdgeSSIMMetric, "data_range", "scale", "window", "sigma"),
         _windowed("y_pred", "y", sigma=st.floats(0.5, 3), **EDGES),
         gathered(-1 - 1e-9, 1 + 1e-9),
         PAIR_NAMES,
@@ -459,31 +461,34 @@ EDGE_CASES = {
     ),
 }
 FIELD_CASES = {
-    "EndPointError": Case(
-        measured(metrics.EndPointError, "unit", "deformed_above"),
+    "EndPointErrorMetric": Case(
+        measured(metrics.EndPointErrorMetric, "unit", "deformed_above"),
         in_mm_or_voxels(two_fields("y_pred", "y", deformed_above=ABOVE)),
         gathered(),
         PAIR_NAMES,
         undefined=True,
     ),
-    "InverseConsistency": Case(
-        measured(metrics.InverseConsistency, "unit", "inside_only"),
+    "InverseConsistencyMetric": Case(
+        measured(metrics.InverseConsistencyMetric, "unit", "inside_only"),
         in_mm_or_voxels(two_fields("y_pred", "y", inside_only=st.booleans())),
         gathered(),
         PAIR_NAMES,
         undefined=True,
     ),
-    "LandmarkError": Case(
-        measured(metrics.LandmarkError), _landmarks("y_pred", "y"), gathered(), PAIR_NAMES, undefined=True
+    "LandmarkErrorMetric": Case(
+        measured(metrics.LandmarkErrorMetric), _landmarks("y_pred", "y"), gathered(), PAIR_NAMES, undefined=True
     ),
-    "NonDiffeomorphicFraction": Case(
-        measured(metrics.NonDiffeomorphicFraction), one_field("y_pred", False), gathered(0, 1), PAIR_NAMES
+    "NonDiffeomorphicFractionMetric": Case(
+        measured(metrics.NonDiffeomorphicFractionMetric), one_field("y_pred", False), gathered(0, 1), PAIR_NAMES
     ),
-    "NonDiffeomorphicVolume": Case(
-        measured(metrics.NonDiffeomorphicVolume, "unit"), one_field("y_pred", False, unit=UNITS), gathered(), PAIR_NAMES
+    "NonDiffeomorphicVolumeMetric": Case(
+        measured(metrics.NonDiffeomorphicVolumeMetric, "unit"),
+        one_field("y_pred", False, unit=UNITS),
+        gathered(),
+        PAIR_NAMES,
     ),
-    "SDLogJacobian": Case(
-        measured(metrics.SDLogJacobian, "floor"), one_field("y_pred", floor=FLOOR), gathered(), PAIR_NAMES
+    "SDLogJacobianMetric": Case(
+        measured(metrics.SDLogJacobianMetric, "floor"), one_field("y_pred", floor=FLOOR), gathered(), PAIR_NAMES
     ),
     "deformed_region": Case(
         metrics.deformed_region,
@@ -505,21 +510,23 @@ FIELD_CASES = {
         per_case("ddf"),
         undefined=True,
     ),
-    "non_diffeomorphic_volume": Case(
-        metrics.non_diffeomorphic_volume, one_field("ddf", False, unit=UNITS), per_case("ddf")
-    ),
+    "folded_volume": Case(metrics.folded_volume, one_field("ddf", False, unit=UNITS), per_case("ddf")),
     "sd_log_jacobian": Case(metrics.sd_log_jacobian, one_field("ddf", floor=FLOOR), per_case("ddf")),
 }
 SET_CASES = {
-    "BhattacharyyaDistance": Case(
-        measured(metrics.BhattacharyyaDistance, "data_range", "num_bins", "form"),
+    "BhattacharyyaDistanceMetric": Case(
+        measured(metrics.BhattacharyyaDistanceMetric, "data_range", "num_bins", "form"),
         _batches(data_range=RANGES, num_bins=BINS, form=FORMS),
         _pooled_law,
         (*PAIR_NAMES, "images"),
         undefined=True,
     ),
-    "FID": Case(measured(metrics.FID, "network"), _shown, _pooled_law, ("images", "features"), undefined=True),
-    "SFD": Case(measured(metrics.SFD, "network"), _shown, _pooled_law, ("images", "features"), undefined=True),
+    "FIDMetric": Case(
+        measured(metrics.FIDMetric, "network"), _shown, _pooled_law, ("images", "features"), undefined=True
+    ),
+    "SFDMetric": Case(
+        measured(metrics.SFDMetric, "network"), _shown, _pooled_law, ("images", "features"), undefined=True
+    ),
     "bhattacharyya_distance": Case(
         metrics.bhattacharyya_distance,
         _sets("pred", "target", data_range=RANGES, num_bins=BINS, form=FORMS),
@@ -547,18 +554,18 @@ SET_CASES = {
     "simplified_frechet_distance": Case(metrics.simplified_frechet_distance, _features, number()),
 }
 LABEL_CASES = {
-    "LabelAccuracy": Case(
-        measured(metrics.LabelAccuracy, "num_classes"), _label_maps("y_pred", "y"), gathered(0, 1), PAIR_NAMES
+    "LabelAccuracyMetric": Case(
+        measured(metrics.LabelAccuracyMetric, "num_classes"), _label_maps("y_pred", "y"), gathered(0, 1), PAIR_NAMES
     ),
-    "LabelDice": Case(
-        measured(metrics.LabelDice, "num_classes", "include_background"),
+    "LabelDiceMetric": Case(
+        measured(metrics.LabelDiceMetric, "num_classes", "include_background"),
         _label_maps("y_pred", "y", include_background=st.booleans()),
         gathered(0, 1),
         PAIR_NAMES,
         undefined=True,
     ),
-    "LabelIoU": Case(
-        measured(metrics.LabelIoU, "num_classes", "include_background"),
+    "LabelIoUMetric": Case(
+        measured(metrics.LabelIoUMetric, "num_classes", "include_background"),
         _label_maps("y_pred", "y", include_background=st.booleans()),
         gathered(0, 1),
         PAIR_NAMES,

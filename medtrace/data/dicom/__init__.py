@@ -2,6 +2,6 @@
 
 from medtrace.data.dicom.geometry import Stack
 from medtrace.data.dicom.reading import find_stack, read_dicom_image
-from medtrace.data.dicom.volumes import Volume, list_volumes
+from medtrace.data.dicom.volumes import DicomVolume, list_volumes
 
-__all__ = ["Stack", "Volume", "find_stack", "list_volumes", "read_dicom_image"]
+__all__ = ["DicomVolume", "Stack", "find_stack", "list_volumes", "read_dicom_image"]

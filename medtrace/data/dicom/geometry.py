@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.uid import UID
 
 from medtrace.data.dicom.frames import Frame
-from medtrace.data.dicom.volumes import Volume
+from medtrace.data.dicom.volumes import DicomVolume
 from medtrace.geometry.grid import check_invertible
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -55,7 +55,7 @@ class Stack:
         return int(first.Columns), int(first.Rows), len(self.frames)
 
 
-def stack(path: Path, volume: Volume) -> Stack:
+def stack(path: Path, volume: DicomVolume) -> Stack:
     """Sort the slices of a volume and check that they make a grid.
 
     Args:

@@ -67,7 +67,7 @@ _LONGEST = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Volume:
+class DicomVolume:
     """Slices that belong together, in no order yet.
 
     Attributes:
@@ -102,7 +102,7 @@ class Volume:
         return ", ".join([" ".join(told), size, *more])
 
 
-def list_volumes(path: str | Path) -> list[Volume]:
+def list_volumes(path: str | Path) -> list[DicomVolume]:
     """The volumes of a DICOM file or folder, by their series' numbers; `series=1` reads the first.
 
     Args:
@@ -122,21 +122,21 @@ def list_volumes(path: str | Path) -> list[Volume]:
     return group(find_frames(path))
 
 
-def group(frames: Sequence[Frame]) -> list[Volume]:
+def group(frames: Sequence[Frame]) -> list[DicomVolume]:
     """Slices as volumes, sorted by series number."""
     series: dict[str, list[Frame]] = {}
     for frame in frames:
         series.setdefault(_text(frame.header.get("SeriesInstanceUID")), []).append(frame)
     found = []
     for members in sorted(series.values(), key=_series_order):
-        parts: list[Volume] = [Volume(tuple(members))]
+        parts: list[DicomVolume] = [DicomVolume(tuple(members))]
         for keyword, tolerance in SEPARATE.items():
             parts = [piece for part in parts for piece in _split(part, keyword, tolerance)]
         found += [volume for part in parts for volume in _split_repeated(part, REPEATED)]
     return found
 
 
-def choose(path: Path, volumes: Sequence[Volume], series: str | int | None = None) -> Volume:
+def choose(path: Path, volumes: Sequence[DicomVolume], series: str | int | None = None) -> DicomVolume:
     """The one volume, or that which `series` names.
 
     Args:
@@ -171,7 +171,7 @@ def choose(path: Path, volumes: Sequence[Volume], series: str | int | None = Non
     )
 
 
-def _several(volumes: Sequence[Volume]) -> str:
+def _several(volumes: Sequence[DicomVolume]) -> str:
     files: dict[str, set[Path]] = {}
     for volume in volumes:
         files.setdefault(volume.uid, set()).update(frame.path for frame in volume.frames)
@@ -181,11 +181,11 @@ def _several(volumes: Sequence[Volume]) -> str:
     return f"expected one volume, received {len(volumes)} in one DICOM series, which differ in {', '.join(keywords)}"
 
 
-def _listed(entries: dict[int, Volume]) -> str:
+def _listed(entries: dict[int, DicomVolume]) -> str:
     return "; ".join(f"{number} = {volume}" for number, volume in entries.items())
 
 
-def _split(volume: Volume, keyword: str, tolerance: float = 1e-4) -> list[Volume]:
+def _split(volume: DicomVolume, keyword: str, tolerance: float = 1e-4) -> list[DicomVolume]:
     """A volume's slices by the value of an attribute, numbers to a relative tolerance; itself where they agree."""
     values: list[Any] = []
     members: list[list[Frame]] = []
@@ -200,11 +200,12 @@ def _split(volume: Volume, keyword: str, tolerance: float = 1e-4) -> list[Volume
     if len(values) == 1:
         return [volume]
     return [
-        Volume(tuple(frames), (*volume.distinction, (keyword, _shown(value)))) for value, frames in zip(values, members)
+        DicomVolume(tuple(frames), (*volume.distinction, (keyword, _shown(value))))
+        for value, frames in zip(values, members)
     ]
 
 
-def _split_repeated(volume: Volume, keywords: Sequence[str]) -> list[Volume]:
+def _split_repeated(volume: DicomVolume, keywords: Sequence[str]) -> list[DicomVolume]:
     """A volume in which positions repeat, by the first attribute that gives whole volumes, and each by the next."""
     places = _places(volume.frames)
     if places is None or len(set(places)) == len(places):
@@ -218,7 +219,7 @@ def _split_repeated(volume: Volume, keywords: Sequence[str]) -> list[Volume]:
     return _in_turn(volume, places) or [volume]
 
 
-def _in_turn(volume: Volume, places: Sequence[int]) -> list[Volume]:
+def _in_turn(volume: DicomVolume, places: Sequence[int]) -> list[DicomVolume]:
     """Time points of slices that repeat alike at every position, in the order of a time; none where no time tells."""
     counts = set(Counter(places).values())
     if len(counts) > 1:
@@ -231,7 +232,7 @@ def _in_turn(volume: Volume, places: Sequence[int]) -> list[Volume]:
         if all(len(frames) == count and "" not in frames for frames in at.values()):
             turns = zip(*([frames[key] for key in sorted(frames)] for frames in at.values()))
             return [
-                Volume(frames, (*volume.distinction, (keyword, f"{number} of {count}")))
+                DicomVolume(frames, (*volume.distinction, (keyword, f"{number} of {count}")))
                 for number, frames in enumerate(turns, start=1)
             ]
     return []

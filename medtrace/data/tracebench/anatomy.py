@@ -13,7 +13,9 @@ from torch import Tensor
 from medtrace.fields import sample
 
 TISSUES = ("csf", "gm", "wm")
+"""Healthy tissues of the template, in the order of its maps."""
 LABELS = {"background": 0, "csf": 1, "gm": 2, "wm": 3, "pathology": 4}
+"""Values of the label maps by tissue."""
 
 _HEAD_MM = (168.0, 206.0, 174.0)  # the template's brain with room for a subject larger than the template
 _CSF_WIDENING = 2.0  # the atlas is of young adults, whose ventricles and sulci are narrow
@@ -121,7 +123,7 @@ def _unexplained_detail(t1: np.ndarray, tissues: np.ndarray, mask: np.ndarray) -
 
 
 @dataclass(frozen=True)
-class Grid:
+class BrainGrid:
     """A regular grid in RAS axes.
 
     Attributes:
@@ -153,13 +155,13 @@ def spacing_for(spatial_shape: tuple[int, ...]) -> float:
     return max(extent / size for extent, size in zip(_HEAD_MM, spatial_shape))
 
 
-def grid_for(spatial_shape: tuple[int, ...], centre_mm: tuple[float, float, float]) -> Grid:
+def grid_for(spatial_shape: tuple[int, ...], centre_mm: tuple[float, float, float]) -> BrainGrid:
     """The grid of a case whose middle lies at `centre_mm` (RAS)."""
     spacing = spacing_for(spatial_shape)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     for axis, size in enumerate((*spatial_shape, 1)[:3]):
         affine[axis, 3] = centre_mm[axis] - spacing * (size - 1) / 2
-    return Grid(tuple(spatial_shape), spacing, affine)
+    return BrainGrid(tuple(spatial_shape), spacing, affine)
 
 
 def hard_labels(tissues: Tensor) -> Tensor:

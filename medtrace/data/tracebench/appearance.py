@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.data.tracebench.anatomy import Grid
+from medtrace.data.tracebench.anatomy import BrainGrid
 from medtrace.data.tracebench.deformation import smooth_noise
 
 
 @dataclass(frozen=True)
-class Contrast:
+class TissueContrast:
     """Mean magnitudes of a scanner, between 0 (air) and 1 (saturation).
 
     Attributes:
@@ -35,23 +35,23 @@ class Contrast:
     fluid: float
     texture: float = 1.0
 
-    def jittered(self, random: np.random.Generator, amount: float) -> Contrast:
+    def jittered(self, random: np.random.Generator, amount: float) -> TissueContrast:
         """The same scanner on another day: every mean moves by a normal of standard deviation `amount`."""
         names = ("csf", "gm", "wm", "core", "rim", "oedema", "fluid")
         shifts = np.clip(random.standard_normal(len(names)), -2, 2) * amount
         means = {name: getattr(self, name) + float(shift) for name, shift in zip(names, shifts)}
-        return Contrast(**means, texture=self.texture)
+        return TissueContrast(**means, texture=self.texture)
 
 
-PRE_OPERATIVE = Contrast(csf=0.16, gm=0.44, wm=0.64, core=0.28, rim=0.74, oedema=0.40, fluid=0.14)
+PRE_OPERATIVE = TissueContrast(csf=0.16, gm=0.44, wm=0.64, core=0.28, rim=0.74, oedema=0.40, fluid=0.14)
 # Not a linear function of the first scanner's means: grey matter rises most, the white-grey contrast shrinks.
-POST_OPERATIVE = Contrast(csf=0.28, gm=0.58, wm=0.70, core=0.38, rim=0.78, oedema=0.52, fluid=0.22)
+POST_OPERATIVE = TissueContrast(csf=0.28, gm=0.58, wm=0.70, core=0.38, rim=0.78, oedema=0.52, fluid=0.22)
 # Of healthy heads. The detail is that of the template's T1; FLAIR, brighter in grey matter, shows it inverted.
-T1 = Contrast(csf=0.16, gm=0.44, wm=0.64, core=0, rim=0, oedema=0, fluid=0)
-FLAIR = Contrast(csf=0.14, gm=0.80, wm=0.45, core=0, rim=0, oedema=0, fluid=0, texture=0.7)
+T1 = TissueContrast(csf=0.16, gm=0.44, wm=0.64, core=0, rim=0, oedema=0, fluid=0)
+FLAIR = TissueContrast(csf=0.14, gm=0.80, wm=0.45, core=0, rim=0, oedema=0, fluid=0, texture=0.7)
 
 
-def render_tissues(contrast: Contrast, tissues: Tensor, detail: Tensor) -> Tensor:
+def render_tissues(contrast: TissueContrast, tissues: Tensor, detail: Tensor) -> Tensor:
     """Magnitudes of healthy tissue.
 
     Args:
@@ -78,7 +78,7 @@ def edge_weight(depth_mm: Tensor, spacing: float) -> Tensor:
 
 
 def acquire(
-    random: np.random.Generator, grid: Grid, magnitude: Tensor, brain: Tensor, bias: float, noise: float
+    random: np.random.Generator, grid: BrainGrid, magnitude: Tensor, brain: Tensor, bias: float, noise: float
 ) -> Tensor:
     """A scan of brain-extracted magnitudes: smooth multiplicative bias, then Rician noise inside the brain.
 

@@ -18,6 +18,7 @@ from medtrace.data.tracebench.misaligned import MisalignedSettings, make_misalig
 from medtrace.data.tracebench.postop import PostopSettings, make_postop
 
 SPLITS = ("training", "validation", "test")
+"""Parts of the dataset, which share no subject."""
 _SMALLEST_AXIS = 16
 
 
@@ -36,6 +37,7 @@ TASKS: dict[str, Task] = {
     "misaligned": Task(2, MisalignedSettings, make_misaligned),
     "domain": Task(3, DomainSettings, make_domain),
 }
+"""Tasks by name."""
 
 # Voxel data; everything else of a case (fields, numbers) has no affine of its own.
 _IMAGES = frozenset(

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.data.tracebench.anatomy import Grid
+from medtrace.data.tracebench.anatomy import BrainGrid
 
 
-def smooth_noise(random: np.random.Generator, grid: Grid, scale_mm: float, channels: int = 1) -> Tensor:
+def smooth_noise(random: np.random.Generator, grid: BrainGrid, scale_mm: float, channels: int = 1) -> Tensor:
     """A Gaussian random field of zero mean and unit variance at every voxel.
 
     Cubic B-splines on a lattice of independent normal coefficients, so its law does not depend on the spacing.
@@ -45,7 +45,7 @@ def _spline_weights(size: int, step: float, offset: float) -> np.ndarray:
 
 
 def anatomy_velocity(
-    random: np.random.Generator, grid: Grid, scales_mm: Sequence[float], amplitudes_mm: Sequence[float]
+    random: np.random.Generator, grid: BrainGrid, scales_mm: Sequence[float], amplitudes_mm: Sequence[float]
 ) -> Tensor:
     """Stationary velocity of a subject's anatomy: the sum of smooth noise at several scales.
 
@@ -73,7 +73,7 @@ def random_rotation(random: np.random.Generator, spatial_dims: int) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-def ellipsoidal_radius(grid: Grid, centre: Sequence[int], axes_mm: Sequence[float], rotation: Tensor) -> Tensor:
+def ellipsoidal_radius(grid: BrainGrid, centre: Sequence[int], axes_mm: Sequence[float], rotation: Tensor) -> Tensor:
     """Distance from `centre` in units of an ellipsoid's semi-axes: 1 on its surface.
 
     Args:
@@ -92,7 +92,7 @@ def ellipsoidal_radius(grid: Grid, centre: Sequence[int], axes_mm: Sequence[floa
 
 
 def mass_velocity(
-    grid: Grid,
+    grid: BrainGrid,
     centre: Sequence[int],
     radius: Tensor,
     size_mm: float,
@@ -124,6 +124,6 @@ def mass_velocity(
     return -(peak_mm / grid.spacing) * offset / size_mm * fall * freedom
 
 
-def _from_centre(grid: Grid, centre: Sequence[int]) -> Tensor:
+def _from_centre(grid: BrainGrid, centre: Sequence[int]) -> Tensor:
     position = grid.plane_mm()
     return position - torch.stack([axis[tuple(centre)] for axis in position]).reshape(-1, *[1] * len(grid.shape))

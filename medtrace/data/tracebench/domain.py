@@ -21,8 +21,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.data.tracebench.anatomy import Grid, Template, grid_for, hard_labels, load_template
-from medtrace.data.tracebench.appearance import FLAIR, T1, Contrast, acquire, render_tissues, to_network_range
+from medtrace.data.tracebench.anatomy import BrainGrid, Template, grid_for, hard_labels, load_template
+from medtrace.data.tracebench.appearance import FLAIR, T1, TissueContrast, acquire, render_tissues, to_network_range
 from medtrace.data.tracebench.deformation import anatomy_velocity, smooth_noise
 from medtrace.data.tracebench.settings import BrainSettings, Range
 from medtrace.data.tracebench.subject import BLUR_VOXELS, SQUARINGS, middle_of_grid, random_pose, turned
@@ -70,7 +70,7 @@ class DomainSettings(BrainSettings):
 class Subject(NamedTuple):
     """A subject of the template, as the source's domain shows it."""
 
-    grid: Grid
+    grid: BrainGrid
     anatomy_mm: Tensor  # (3, *shape) its own displacement
     pose: Tensor  # (3, 3)
 
@@ -198,7 +198,12 @@ def widening_velocity(share: Tensor, reach: float) -> Tensor:
 
 
 def _scan(
-    random: np.random.Generator, subject: Subject, ddf: Tensor | None, contrast: Contrast, bias: float, noise: float
+    random: np.random.Generator,
+    subject: Subject,
+    ddf: Tensor | None,
+    contrast: TissueContrast,
+    bias: float,
+    noise: float,
 ) -> Scan:
     grid = subject.grid
     position = subject.positions(ddf)
@@ -210,7 +215,7 @@ def _scan(
     return Scan(image, hard_labels(maps[:3]), brain > 0.5, ventricles)
 
 
-def _blur_mm(grid: Grid) -> float:
+def _blur_mm(grid: BrainGrid) -> float:
     return round(BLUR_VOXELS * grid.spacing, 3)
 
 

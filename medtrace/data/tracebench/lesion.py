@@ -8,8 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.data.tracebench.anatomy import LABELS, Grid, hard_labels
-from medtrace.data.tracebench.appearance import Contrast, acquire, blend, edge_weight, render_tissues, to_network_range
+from medtrace.data.tracebench.anatomy import LABELS, BrainGrid, hard_labels
+from medtrace.data.tracebench.appearance import (
+    TissueContrast,
+    acquire,
+    blend,
+    edge_weight,
+    render_tissues,
+    to_network_range,
+)
 from medtrace.data.tracebench.deformation import ellipsoidal_radius, mass_velocity, random_rotation, smooth_noise
 from medtrace.data.tracebench.settings import BrainSettings
 
@@ -24,7 +31,7 @@ class Lesion(NamedTuple):
     velocity: Tensor  # (D, *shape) v_mass
 
 
-def draw_lesion(random: np.random.Generator, grid: Grid, depth_mm: Tensor, settings: BrainSettings) -> Lesion:
+def draw_lesion(random: np.random.Generator, grid: BrainGrid, depth_mm: Tensor, settings: BrainSettings) -> Lesion:
     """A random lesion somewhere in the brain, and its mass effect.
 
     Args:
@@ -59,10 +66,10 @@ def draw_lesion(random: np.random.Generator, grid: Grid, depth_mm: Tensor, setti
 
 def render_scan(
     random: np.random.Generator,
-    grid: Grid,
+    grid: BrainGrid,
     maps: Tensor,
     lesion: Lesion | None,
-    contrast: Contrast,
+    contrast: TissueContrast,
     bias: float,
     noise: float,
 ) -> Tensor:

@@ -22,7 +22,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.data.tracebench.anatomy import Grid, Template, grid_for, load_template
+from medtrace.data.tracebench.anatomy import BrainGrid, Template, grid_for, load_template
 from medtrace.data.tracebench.appearance import PRE_OPERATIVE
 from medtrace.data.tracebench.deformation import anatomy_velocity, smooth_noise
 from medtrace.data.tracebench.lesion import Lesion, draw_lesion, labels_with, oedema_share, render_scan
@@ -135,7 +135,7 @@ def make_metamorphic(
     }
 
 
-def _draw_plane(random: np.random.Generator, grid: Grid, settings: MetamorphicSettings) -> Plane:
+def _draw_plane(random: np.random.Generator, grid: BrainGrid, settings: MetamorphicSettings) -> Plane:
     """What leads from the plane that both subjects share into the template."""
     spatial_dims = len(grid.shape)
     pose = random_pose(random, settings)
@@ -153,7 +153,7 @@ def _draw_plane(random: np.random.Generator, grid: Grid, settings: MetamorphicSe
 
 def _scan(
     random: np.random.Generator,
-    grid: Grid,
+    grid: BrainGrid,
     template: Template,
     plane: Plane,
     pathological: bool,
@@ -176,7 +176,7 @@ def _scan(
     return Scan(to_plane, image, labels_with(maps[:3], pathology), head, pathology, mask)
 
 
-def _draw_subject(random: np.random.Generator, grid: Grid, settings: MetamorphicSettings) -> Tensor:
+def _draw_subject(random: np.random.Generator, grid: BrainGrid, settings: MetamorphicSettings) -> Tensor:
     """Displacement (D, *shape), voxels, from a healthy subject's grid to the plane: affine∘exp(v_anatomy)."""
     spatial_dims = len(grid.shape)
     velocity = anatomy_velocity(random, grid, settings.anatomy_scales_mm, settings.anatomy_amplitudes_mm)

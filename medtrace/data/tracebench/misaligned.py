@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.data.tracebench.anatomy import Grid, grid_for, hard_labels, load_template
-from medtrace.data.tracebench.appearance import Contrast, acquire, render_tissues, to_network_range
+from medtrace.data.tracebench.anatomy import BrainGrid, grid_for, hard_labels, load_template
+from medtrace.data.tracebench.appearance import TissueContrast, acquire, render_tissues, to_network_range
 from medtrace.data.tracebench.settings import BrainSettings
 from medtrace.data.tracebench.subject import BLUR_VOXELS, middle_of_grid, subject_coordinates
 from medtrace.fields import identity_grid, inside_grid, warp
@@ -24,8 +24,8 @@ from medtrace.transforms.misalignment_draw import (
     misalignment_between,
 )
 
-T1 = Contrast(csf=0.16, gm=0.44, wm=0.64, core=0, rim=0, oedema=0, fluid=0)
-T2 = Contrast(csf=0.86, gm=0.54, wm=0.38, core=0, rim=0, oedema=0, fluid=0)
+T1 = TissueContrast(csf=0.16, gm=0.44, wm=0.64, core=0, rim=0, oedema=0, fluid=0)
+T2 = TissueContrast(csf=0.86, gm=0.54, wm=0.38, core=0, rim=0, oedema=0, fluid=0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def make_misaligned(
     brain = source_maps[:3].sum(0, keepdim=True)
     target_brain = target_maps[:3].sum(0, keepdim=True)
 
-    def scan(maps: Tensor, contrast: Contrast, noise: float) -> Tensor:
+    def scan(maps: Tensor, contrast: TissueContrast, noise: float) -> Tensor:
         magnitude = render_tissues(contrast, maps[:3], maps[3:4])
         share = maps[:3].sum(0, keepdim=True)
         return to_network_range(acquire(random, grid, magnitude, share, settings.bias, noise))
@@ -114,7 +114,7 @@ def make_misaligned(
     return case
 
 
-def _moved(grid: Grid, anatomy_mm: Tensor, move: MisalignmentDraw) -> Tensor:
+def _moved(grid: BrainGrid, anatomy_mm: Tensor, move: MisalignmentDraw) -> Tensor:
     """Template positions (3, *shape) of what each voxel shows after a misalignment."""
     ddf = move.displacement(grid.shape, dtype=torch.float64)
     # The anatomy's own displacement is smooth and goes on beyond the grid as at its border; positions go on straight.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.data.tracebench.anatomy import Grid, grid_for, load_template
+from medtrace.data.tracebench.anatomy import BrainGrid, grid_for, load_template
 from medtrace.data.tracebench.appearance import (
     POST_OPERATIVE,
     PRE_OPERATIVE,
@@ -114,7 +114,7 @@ def make_postop(
 
 
 def _render_source(
-    random: np.random.Generator, grid: Grid, maps: Tensor, lesion: Lesion, settings: PostopSettings
+    random: np.random.Generator, grid: BrainGrid, maps: Tensor, lesion: Lesion, settings: PostopSettings
 ) -> tuple[Tensor, Tensor]:
     contrast = PRE_OPERATIVE.jittered(random, settings.contrast_jitter)
     scan = render_scan(random, grid, maps, lesion, contrast, settings.bias, settings.source_noise)
@@ -123,7 +123,7 @@ def _render_source(
 
 def _render_target(
     random: np.random.Generator,
-    grid: Grid,
+    grid: BrainGrid,
     maps: Tensor,
     lesion: Lesion,
     ddf: Tensor,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.data.tracebench.anatomy import Grid
+from medtrace.data.tracebench.anatomy import BrainGrid
 from medtrace.data.tracebench.deformation import anatomy_velocity, smooth_noise
 from medtrace.data.tracebench.settings import BrainSettings, Range
 from medtrace.fields import exponentiate
@@ -22,7 +22,7 @@ def middle_of_grid(random: np.random.Generator, spatial_dims: int, slice_mm: Ran
     return (x, y, float(random.uniform(*slice_mm)) if spatial_dims == 2 else z)
 
 
-def subject_coordinates(random: np.random.Generator, grid: Grid, settings: BrainSettings) -> Tensor:
+def subject_coordinates(random: np.random.Generator, grid: BrainGrid, settings: BrainSettings) -> Tensor:
     """Template position (3, *shape) float64, in mm, of every voxel of a subject's healthy head."""
     spatial_dims = len(grid.shape)
     velocity = anatomy_velocity(random, grid, settings.anatomy_scales_mm, settings.anatomy_amplitudes_mm)
@@ -40,7 +40,7 @@ def random_pose(random: np.random.Generator, settings: BrainSettings) -> Tensor:
     return torch.from_numpy(rotation_matrix(angles) * scales)
 
 
-def turned(grid: Grid, position: Tensor, matrix: Tensor) -> Tensor:
+def turned(grid: BrainGrid, position: Tensor, matrix: Tensor) -> Tensor:
     """Positions (3, *shape) in mm under a matrix (3, 3) about the brain's middle, in 2D about the slice's."""
     spatial_dims = len(grid.shape)
     middle = torch.from_numpy(grid.affine[:3, 3].copy())

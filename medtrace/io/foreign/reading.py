@@ -10,7 +10,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from medtrace.checks import check_choice
-from medtrace.guard.probe import rehearse
 from medtrace.io.composite import check_matlab
 from medtrace.io.foreign import ants, linear, vectors
 from medtrace.io.foreign.content import Kind, kind_of
@@ -18,9 +17,9 @@ from medtrace.io.foreign.elastix import read_elastix
 from medtrace.io.foreign.point_map import Images, Note, PointMap
 from medtrace.io.nitransforms_field import read_x5
 from medtrace.io.slicer_nrrd import read_slicer_nrrd
-from medtrace.io.transforms import displacement_lps, itk_transform
+from medtrace.io.transforms import displacement_lps, itk_transform, itk_transform_of
 
-FORMATS = {
+IMPORT_FORMATS = {
     "itk": (Kind.ITK, Kind.NIFTI),
     "ants": (Kind.ITK, Kind.NIFTI),
     "nrrd": (Kind.NRRD,),
@@ -49,7 +48,7 @@ def read_point_map(
         files: one file, or several of ITK and ANTs in the order of antsApplyTransforms (a point of the target goes
             through the first of them first); `[FILE,1]` inverts a linear one.
         images: between which it leads.
-        format: a name of `FORMATS`; None tells it by the content of the first file.
+        format: a name of `IMPORT_FORMATS`; None tells it by the content of the first file.
 
     Returns:
         The map, with a note for each thing that was assumed.
@@ -59,7 +58,7 @@ def read_point_map(
         ValueError: if a file is of another format, cannot be read, or does not fit the images; the message names it.
     """
     if format is not None:
-        check_choice("format", format, list(FORMATS))
+        check_choice("format", format, list(IMPORT_FORMATS))
     listed = [files] if isinstance(files, (str, os.PathLike)) else list(files)
     members = [ants.parse_member(os.fspath(file)) for file in listed]
     if not members:
@@ -103,12 +102,12 @@ def _format(path: Path, kind: Kind) -> str:
             f"{path}: {kind} may be FLIRT's (FSL's millimetres, source to target) or one in RAS mm from target to"
             " source (greedy, c3d_affine_tool, NiftyReg); name it by --format flirt or --format matrix"
         )
-    return next(name for name, kinds in FORMATS.items() if kind in kinds)
+    return next(name for name, kinds in IMPORT_FORMATS.items() if kind in kinds)
 
 
 def _read(path: Path, format_: str, kind: Kind, images: Images) -> tuple[sitk.Transform, list[Note]]:
-    if kind not in FORMATS[format_] and not (format_ in _CHAINED and kind is Kind.NRRD):
-        others = [name for name, kinds in FORMATS.items() if kind in kinds]
+    if kind not in IMPORT_FORMATS[format_] and not (format_ in _CHAINED and kind is Kind.NRRD):
+        others = [name for name, kinds in IMPORT_FORMATS.items() if kind in kinds]
         raise ValueError(f"{path}: is {kind}, not a file of {format_}; read it by --format {' or '.join(others[:3])}")
     if kind is Kind.ITK:
         return read_itk(path), []
@@ -153,12 +152,7 @@ def _place(file: vectors.VectorFile, images: Images) -> list[Note]:
 def read_itk(path: Path) -> sitk.Transform:
     """Any transform of ITK (.h5, .tfm, .txt, .mat), in 2D or 3D, that has no end in a crash of its reader."""
     check_matlab(path)
-    rehearse(sitk.ReadTransform, path, "an ITK transform")
-    try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"{path}: cannot be read as an ITK transform ({reason}); write it again") from error
+    transform = itk_transform_of(path)
     if transform.GetDimension() not in (2, 3):
         raise ValueError(f"{path}: expected a transform in 2D or 3D, received {transform.GetDimension()}D")
     numbers = [*transform.GetFixedParameters(), *(transform.GetParameters() if transform.IsLinear() else ())]

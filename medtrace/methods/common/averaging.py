@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 
-class WeightAverage(nn.Module):
-    """Hold the exponential moving average of a network's weights, and run with it.
+class WeightAverage(AveragedModel):
+    """Hold the exponential moving average of a network's weights as `module`, and run with it.
 
     Diffusion models are sampled with averaged weights (SR3 and Palette: decay 0.9999), whose noise estimates jump less
     from step to step. Update n = 0, 1, ... moves the average by 1 − min(decay, (1 + n) / (10 + n)) of the way, so that
-    the first weights are soon forgotten. Average and count are part of the state dict; no gradient reaches them.
+    the first weights are soon forgotten; buffers are taken over. Average and count are part of the state dict; no
+    gradient reaches them. `update_parameters(network)` moves on.
 
     Args:
         network: copied as it is now.
@@ -24,27 +25,22 @@ class WeightAverage(nn.Module):
         ValueError: if `decay` is outside [0, 1).
     """
 
-    updates: Tensor
-
     def __init__(self, network: nn.Module, decay: float = 0.9999) -> None:
-        super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay: expected a share in [0, 1), received {decay!r}")
+        super().__init__(network, multi_avg_fn=partial(_move, decay))
         self.decay = decay
-        self.network = copy.deepcopy(network).requires_grad_(False)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.module.requires_grad_(False)
+        self.n_averaged += 1  # the copy counts: at 0 the first update would copy once more
 
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Move on towards the weights of `network`, the one that was copied; its buffers are taken over."""
-        count = int(self.updates)
-        share = 1 - min(self.decay, (1 + count) / (10 + count))
-        for average, value in zip(self.network.parameters(), network.parameters(), strict=True):
-            average.lerp_(value, share)
-        for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
-            kept.copy_(buffer)
-        self.updates += 1
+    @property
+    def updates(self) -> int:
+        """How often the average was moved."""
+        return int(self.n_averaged) - 1
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the network with the averaged weights."""
-        return self.network(*args, **kwargs)
+
+def _move(decay: float, averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor) -> None:
+    updates = int(count) - 1
+    share = 1 - min(decay, (1 + updates) / (10 + updates))
+    for average, value in zip(averages, values, strict=True):
+        average.lerp_(value, share)

@@ -139,7 +139,8 @@ class Sampling:
         ]
         if self.samples == 1:
             return draws[0]
-        return draws[0]._replace(image=torch.stack([drawn.image for drawn in draws]).mean(0))
+        result: Drawn = draws[0]._replace(image=torch.stack([drawn.image for drawn in draws]).mean(0))
+        return result
 
     def _label(self, number: int) -> str | None:
         if not self.progress:

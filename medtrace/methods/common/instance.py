@@ -13,9 +13,14 @@ from medtrace.checks import check_positive
 from medtrace.fields import compose, exponentiate, warp
 from medtrace.methods.base import Method
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
+from medtrace.methods.common.registration import RegistrationMethod, RegistrationPair, Segmentation
 from medtrace.networks import MetamorphicOutput
 from medtrace.trace.prediction import Prediction
+
+STEPS = 100
+"""Gradient steps without a trained network."""
+SMOOTHNESS = 0.01
+"""Weight of the displacement's smoothness in a refinement."""
 
 
 class RefinementStep(NamedTuple):
@@ -96,7 +101,7 @@ class InstanceRegistration(RegistrationMethod):
         self.progress = progress
         self.phases = ()
 
-    def answer(self, pair: Pair) -> Prediction:
+    def answer(self, pair: RegistrationPair) -> Prediction:
         """Refine the start's prediction."""
         with torch.no_grad():
             first = self._unchanged(pair) if self.start is None else self._started(pair, self.start)
@@ -105,7 +110,7 @@ class InstanceRegistration(RegistrationMethod):
         return Prediction(output.image, output.ddf, mask=pair.joint_mask(output.ddf), appearance=output.intensity)
 
     @staticmethod
-    def _started(pair: Pair, start: Method) -> MetamorphicOutput:
+    def _started(pair: RegistrationPair, start: Method) -> MetamorphicOutput:
         masks = {"mask": pair.mask, "source_mask": pair.source_mask} if start.abilities.masks else {}
         found = start.register(pair.source, pair.target, **masks)
         change = torch.zeros_like(found.image) if found.appearance is None else found.appearance
@@ -113,12 +118,12 @@ class InstanceRegistration(RegistrationMethod):
         return MetamorphicOutput(*(member.detach() for member in members))
 
     @staticmethod
-    def _unchanged(pair: Pair) -> MetamorphicOutput:
+    def _unchanged(pair: RegistrationPair) -> MetamorphicOutput:
         source = pair.source
         ddf = source.new_zeros(source.shape[0], source.ndim - 2, *source.shape[2:])
         return MetamorphicOutput(source, source, ddf, torch.zeros_like(source))
 
-    def _descend(self, pair: Pair, first: MetamorphicOutput) -> MetamorphicOutput:
+    def _descend(self, pair: RegistrationPair, first: MetamorphicOutput) -> MetamorphicOutput:
         shape = pair.source.shape[2:]
         velocities = [
             first.ddf.new_zeros(
@@ -150,7 +155,7 @@ class InstanceRegistration(RegistrationMethod):
         return output
 
     def _output(
-        self, pair: Pair, first: MetamorphicOutput, velocities: Sequence[Tensor], intensity: Tensor
+        self, pair: RegistrationPair, first: MetamorphicOutput, velocities: Sequence[Tensor], intensity: Tensor
     ) -> MetamorphicOutput:
         correction = multigrid_displacement(velocities, self.downsampling, first.ddf.shape[2:], self.squarings)
         ddf = correction if self.start is None else compose(first.ddf, correction)
@@ -184,7 +189,8 @@ def multigrid_displacement(
     for field, halving in zip(velocities[1:], downsampling[1:]):
         velocity = velocity + _enlarge(field, 2 ** (halving - finest), coarse_shape)
     ddf = exponentiate(velocity / 2**finest, squarings)
-    return _enlarge(ddf, 2**finest, shape) * 2**finest
+    result: Tensor = _enlarge(ddf, 2**finest, shape) * 2**finest
+    return result
 
 
 def _enlarge(field: Tensor, factor: int, shape: Sequence[int]) -> Tensor:

@@ -18,7 +18,7 @@ from medtrace.trace.prediction import Prediction, check_one_grid, plain
 Segmentation = Callable[[Tensor], Tensor]
 
 
-class Pair(NamedTuple):
+class RegistrationPair(NamedTuple):
     """A batch of pairs on one grid, without metadata."""
 
     source: Tensor
@@ -45,7 +45,7 @@ class RegistrationMethod(Method):
         segment_source: whether it also segments sources without a mask.
     """
 
-    abilities = Abilities(tasks=("register",), masks=True)
+    abilities = Abilities(tasks=("register",), masks=True, identity_start=True)
 
     def io_network(self) -> nn.Module:
         """Source and target as channels of one tensor in, the warped source out."""
@@ -61,7 +61,7 @@ class RegistrationMethod(Method):
         self.segmentation = segmentation
         self.segment_source = segment_source
 
-    def pair(self, batch: Batch) -> Pair:
+    def pair(self, batch: Batch) -> RegistrationPair:
         """Take the pairs and their masks from a batch.
 
         Raises:
@@ -82,9 +82,9 @@ class RegistrationMethod(Method):
             mask = _segmented(self.segmentation, target) if mask is None else mask
             if self.segment_source and source_mask is None:
                 source_mask = _segmented(self.segmentation, source)
-        return Pair(source, target, mask, source_mask)
+        return RegistrationPair(source, target, mask, source_mask)
 
-    def answer(self, pair: Pair) -> Prediction:
+    def answer(self, pair: RegistrationPair) -> Prediction:
         """Register the pairs of a batch; a method that changes no intensity gives 0 for `appearance`."""
         raise NotImplementedError
 

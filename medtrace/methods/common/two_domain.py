@@ -142,7 +142,10 @@ class TwoDomainMethod(Method):
     """
 
     settings_type = TwoDomainSettings
-    abilities = Abilities(tasks=("translate", "register"), patches=True, channels="any", moves=False)
+    abilities = Abilities(
+        tasks=("translate", "register"), patches=True, channels="any", moves=False, identity_start=True
+    )
+    networks: TranslationBackbone
 
     @classmethod
     def from_settings(cls, settings: TwoDomainSettings) -> Self:

@@ -22,7 +22,7 @@ from medtrace.methods.common.diffusion import (
     schedule_of,
 )
 from medtrace.methods.common.diffusion_settings import DiffusionSettings
-from medtrace.networks.diffusion_sampling import Denoised, denoise, invert
+from medtrace.networks.diffusion_sampling import Denoised, ddim_invert, denoise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
@@ -48,7 +48,7 @@ class DDIBMethod(Method):
         average_decay: of the averaged weights, see `WeightAverage`.
         steps: of either path; may be replaced after the training.
         start: share of the schedule that the noise lies at, in (0, 1].
-        refinements: of each step up, see `networks.invert`; 0 is the published method, 1 makes few steps go.
+        refinements: of each step up, see `networks.ddim_invert`; 0 is the published method, 1 makes few steps go.
         progress: whether each batch shows a bar over the steps.
 
     Raises:
@@ -138,7 +138,7 @@ class DDIBMethod(Method):
         """Move the averaged weights on."""
         for domain in DOMAINS:
             average: Any = self.averages[domain]
-            average.update(self.networks[domain])
+            average.update_parameters(self.networks[domain])
 
     def predict(self, batch: Batch) -> Prediction:
         """Translate each source. Nothing is deformed, so the field is zero by design."""
@@ -159,7 +159,7 @@ class DDIBMethod(Method):
             estimators = {
                 domain: in_patches(self.averages[domain], self.inferer, networks[domain].stride) for domain in DOMAINS
             }
-            noise = invert(estimators["source"], source, gammas, refinements=self.refinements, progress=label)
+            noise = ddim_invert(estimators["source"], source, gammas, refinements=self.refinements, progress=label)
             return denoise(
                 estimators["target"],
                 noise,

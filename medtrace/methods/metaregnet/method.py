@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medtrace.methods.base import Batch, Phase
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
+from medtrace.methods.common.registration import RegistrationMethod, RegistrationPair, Segmentation
 from medtrace.methods.metaregnet.settings import MetaRegNetSettings
 from medtrace.networks import MetamorphicOutput, MetamorphicRegNet
 from medtrace.trace.prediction import Prediction
@@ -46,6 +46,7 @@ class MetaRegNetMethod(RegistrationMethod):
     title = "MetaRegNet"
     paper = "Joshi and Hong, MetaRegNet: Metamorphic Image Registration Using Flow-Driven Residual Networks"
     settings_type = MetaRegNetSettings
+    networks: MetamorphicRegNet
 
     @classmethod
     def from_settings(cls, settings: MetaRegNetSettings) -> Self:
@@ -104,7 +105,7 @@ class MetaRegNetMethod(RegistrationMethod):
         output: MetamorphicOutput = self.networks(*pair)
         return self.energy.terms(output, pair.target, pair.joint_mask(output.ddf))
 
-    def answer(self, pair: Pair) -> Prediction:
+    def answer(self, pair: RegistrationPair) -> Prediction:
         """Run the network."""
         output: MetamorphicOutput = self.networks(*pair)
         mask = pair.joint_mask(output.ddf)

@@ -109,7 +109,7 @@ class PaletteMethod(Method):
 
     def after_step(self) -> None:
         """Move the averaged weights on."""
-        self.average.update(self.networks["noise_estimator"])
+        self.average.update_parameters(self.networks["noise_estimator"])
 
     def predict(self, batch: Batch) -> Prediction:
         """Translate each source. Nothing is deformed, so the field is zero by design."""

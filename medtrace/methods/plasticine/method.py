@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from monai.networks.utils import eval_mode
@@ -87,8 +87,9 @@ class PlasticineMethod(Method):
     title = "Plasticine"
     paper = "Zhang, Cheng et al., Plasticine: A Traceable Diffusion Model for Medical Image Translation"
     settings_type = PlasticineSettings
-    abilities = Abilities(tasks=("translate", "register"), paired=False, patches=True)
+    abilities = Abilities(tasks=("translate", "register"), paired=False, patches=True, identity_start=True)
     sampling: Sampling
+    networks: DiffusionTranslator
 
     @classmethod
     def from_settings(cls, settings: PlasticineSettings) -> Self:
@@ -218,8 +219,10 @@ class PlasticineMethod(Method):
         if phase.active("smoothness"):
             terms["smoothness"] = self._smoothness(output)
         if phase.active("alignment"):
-            features = output.features.detach() if self.alignment_gradient == "stand_in" else output.features
-            terms["alignment"] = F.mse_loss(output.stand_in.float(), features.float())
+            # Neither is None where the target is given.
+            features, stand_in = cast(Tensor, output.features), cast(Tensor, output.stand_in)
+            features = features.detach() if self.alignment_gradient == "stand_in" else features
+            terms["alignment"] = F.mse_loss(stand_in.float(), features.float())
         if phase.active("inverse_consistency"):
             there, back = output.ddf, output.inverse_ddf
             misses = compose(there, back).square().mean() + compose(back, there).square().mean()
@@ -257,7 +260,7 @@ class PlasticineMethod(Method):
 
     def after_step(self) -> None:
         """Move the averaged weights on."""
-        self.average.update(self.networks.noise_estimator)
+        self.average.update_parameters(self.networks.noise_estimator)
 
     # Inference
 
@@ -280,7 +283,7 @@ class PlasticineMethod(Method):
         """
         source, structure, how = self._image(batch, "source"), self._structure(batch, "source"), self.sampling
         ours = self.networks
-        averaged: Any = self.average.network
+        averaged: Any = self.average.module
         translator = DiffusionTranslator(averaged, ours.deformation, ours.schedule, ours.binary_structure)
 
         def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> DiffusionTranslation:

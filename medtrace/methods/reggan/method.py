@@ -18,5 +18,11 @@ class RegGANMethod(TwoDomainMethod):
     paper = "Kong et al., Breaking the Dilemma of Medical Image-to-image Translation (2021)"
     settings_type = RegGANSettings
     abilities = Abilities(
-        tasks=("translate", "register"), spatial_dims=(2, 3), paired=True, patches=True, channels="any", moves=False
+        tasks=("translate", "register"),
+        spatial_dims=(2, 3),
+        paired=True,
+        patches=True,
+        channels="any",
+        moves=False,
+        identity_start=True,
     )

@@ -67,7 +67,8 @@ class TraceTransMethod(Method):
     title = "TraceTrans"
     paper = "Luo, Li et al., TraceTrans: Translation and Spatial Tracing for Surgical Prediction"
     settings_type = TraceTransSettings
-    abilities = Abilities(patches=True)
+    abilities = Abilities(patches=True, identity_start=True)
+    networks: DualDecoderGAN
 
     @classmethod
     def from_settings(cls, settings: TraceTransSettings) -> Self:
@@ -206,7 +207,8 @@ class TraceTransMethod(Method):
         return terms
 
     def _discriminator(self, stream: str) -> torch.nn.Module:
-        return getattr(self.networks, f"{stream}_discriminator")
+        result: torch.nn.Module = getattr(self.networks, f"{stream}_discriminator")
+        return result
 
     def predict(self, batch: Batch) -> Prediction:
         """Translate each source of the batch.

@@ -29,6 +29,7 @@ class UNetMethod(Method):
     paper = "Ronneberger et al., U-Net (2015), as MONAI has it, trained by L1"
     settings_type = UNetSettings
     abilities = Abilities(patches=True, channels="any", moves=False)
+    networks: RegressionUNet
 
     @classmethod
     def from_settings(cls, settings: UNetSettings) -> Self:

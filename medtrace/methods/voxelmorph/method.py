@@ -11,7 +11,7 @@ from medtrace.checks import check_choice
 from medtrace.losses import jacobian_folding, velocity_smoothness
 from medtrace.methods.base import Batch, Phase
 from medtrace.methods.common.metamorphic_energy import SIMILARITIES, check_weights, image_distance
-from medtrace.methods.common.registration import Pair, RegistrationMethod, Segmentation
+from medtrace.methods.common.registration import RegistrationMethod, RegistrationPair, Segmentation
 from medtrace.methods.voxelmorph.settings import VoxelMorphSettings
 from medtrace.networks import DiffeomorphicVoxelMorph, VoxelMorphOutput
 from medtrace.trace.prediction import Prediction
@@ -53,6 +53,7 @@ class VoxelMorphMethod(RegistrationMethod):
     title = "VoxelMorph"
     paper = "Dalca et al., Unsupervised Learning of Probabilistic Diffeomorphic Registration (2019)"
     settings_type = VoxelMorphSettings
+    networks: DiffeomorphicVoxelMorph
 
     @classmethod
     def from_settings(cls, settings: VoxelMorphSettings) -> Self:
@@ -104,7 +105,7 @@ class VoxelMorphMethod(RegistrationMethod):
             terms["folding"] = jacobian_folding(output.ddf)
         return terms
 
-    def answer(self, pair: Pair) -> Prediction:
+    def answer(self, pair: RegistrationPair) -> Prediction:
         """Run the network; the prediction has the velocity too."""
         output: VoxelMorphOutput = self.networks(pair.source, pair.target)
         return Prediction(

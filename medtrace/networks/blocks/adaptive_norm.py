@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,3 +49,6 @@ class AdaptiveResidualBlock(nn.Module):
         scale, shift, second_scale, second_shift = affine.unbind(1)
         changed = F.relu(adaptive_instance_norm(self.first(features), scale, shift))
         return features + adaptive_instance_norm(self.second(changed), second_scale, second_shift)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +52,6 @@ class ClassActivationAttention(nn.Module):
         weighted = torch.cat([features, features], dim=1) * weight[:, :, None, None]
         attended = F.leaky_relu(features + self.gamma * self.mixing(weighted), self.negative_slope)
         return attended, logits[:, :, None, None]
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class ImagePatchDiscriminator(nn.Module):
         in_channels: int,
         channels: int = 64,
         num_layers: int = 3,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
     ) -> None:
         super().__init__()
         self.minimum = 3 * 2**num_layers  # below it nothing is left to normalise
@@ -41,6 +43,9 @@ class ImagePatchDiscriminator(nn.Module):
         """Return raw logits (B, 1, *patches), as the one entry of a list."""
         seen, _ = pad_to_multiple(image, 1, minimum=self.minimum)
         return [self.patches(seen)[-1]]
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class ConditionalPatchDiscriminator(nn.Module):
@@ -62,7 +67,7 @@ class ConditionalPatchDiscriminator(nn.Module):
         image_channels: int,
         channels: int = 64,
         num_layers: int = 3,
-        norm: str | tuple = INSTANCE_NORM,
+        norm: str | tuple[Any, ...] = INSTANCE_NORM,
     ) -> None:
         super().__init__()
         self.joint = ImagePatchDiscriminator(
@@ -72,3 +77,6 @@ class ConditionalPatchDiscriminator(nn.Module):
     def forward(self, condition: Tensor, image: Tensor) -> Tensor:
         """Return raw logits (B, 1, *patches); the least-squares loss takes them as they are."""
         return self.joint(torch.cat([condition, image], dim=1))[0]
+
+    if TYPE_CHECKING:
+        __call__ = forward

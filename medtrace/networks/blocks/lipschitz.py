@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from monai.networks.layers import Conv
 from torch import Tensor, nn
@@ -36,7 +38,8 @@ def _squared_bound(weight: Tensor) -> Tensor:
         convolve = F.conv2d if kernel.ndim == 4 else F.conv3d
         autocorrelation = convolve(rows, rows, padding=[size - 1 for size in kernel.shape[2:]])
         taps = autocorrelation.flatten(2).movedim(2, 0)
-        return torch.linalg.matrix_norm(taps, ord=2).sum()
+        result: Tensor = torch.linalg.matrix_norm(taps, ord=2).sum()
+        return result
 
 
 class LipschitzConvolution(nn.Module):
@@ -73,12 +76,16 @@ class LipschitzConvolution(nn.Module):
         weight = self.convolution.weight
         # The square keeps the gradient finite for a kernel of zeros.
         largest = _squared_bound(weight).clamp_min(self.coefficient**2)
-        return weight * (self.coefficient / largest.sqrt())
+        result: Tensor = weight * (self.coefficient / largest.sqrt())
+        return result
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolve (B, in_channels, *spatial) to (B, out_channels, *spatial)."""
         convolve = F.conv2d if features.ndim == 4 else F.conv3d
         return convolve(features, self.bounded_weight(), padding=self.convolution.padding)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class LipschitzResidual(nn.Module):
@@ -114,3 +121,6 @@ class LipschitzResidual(nn.Module):
         """Return r(values), of the shape (B, channels, *spatial) of `values`."""
         hidden = F.leaky_relu(self.spread(values / self.scale), 0.2)
         return torch.tanh(self.gather(hidden)) * (0.5 * self.scale)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,6 +51,9 @@ class MultiscaleDiscriminator(nn.Module):
                 seen = F.avg_pool2d(seen, 3, stride=2, padding=1, count_include_pad=False)
             logits.append(judge(seen))
         return logits
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 def _patches(in_channels: int, channels: int, num_layers: int) -> nn.Sequential:

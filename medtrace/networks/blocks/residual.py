@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -83,7 +84,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return features of the shape of `features`, (B, channels, H, W)."""
-        return features + self.second(self.first(features))
+        result: Tensor = features + self.second(self.first(features))
+        return result
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 def residual_blocks(channels: int, count: int) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.networks.blocks import Convolution, UpSample
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 LEAKY_RELU = ("LEAKYRELU", {"negative_slope": 0.2})
 INSTANCE_NORM = ("INSTANCE", {"affine": True})
+"""MONAI's name and arguments of instance normalization with scale and shift."""
 
 
 class Encoder(nn.Module):
@@ -26,7 +28,9 @@ class Encoder(nn.Module):
         norm: MONAI's name of the normalisation, whose convolutions have no bias; None for none.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, channels: Sequence[int], norm: str | tuple | None) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, channels: Sequence[int], norm: str | tuple[Any, ...] | None
+    ) -> None:
         super().__init__()
         inputs = (in_channels, *channels[:-1])
         self.levels = nn.ModuleList(
@@ -50,6 +54,9 @@ class Encoder(nn.Module):
         for level in self.levels:
             features.append(level(features[-1]))
         return features
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class Decoder(nn.Module):
@@ -76,7 +83,7 @@ class Decoder(nn.Module):
         in_channels: int,
         out_channels: int,
         channels: Sequence[int],
-        norm: str | tuple | None,
+        norm: str | tuple[Any, ...] | None,
         *,
         downsampling: int = 0,
         zero_init: bool = False,
@@ -112,5 +119,9 @@ class Decoder(nn.Module):
             decoded = self.merges[level](torch.cat([decoded, skips[level]], dim=1))
         decoded = self.head(decoded)
         if self.downsampling == 0:
-            return decoded
+            result: Tensor = decoded
+            return result
         return F.interpolate(decoded.float(), scale_factor=2**self.downsampling, mode=self.mode, align_corners=False)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -21,6 +21,8 @@ from medtrace.report.viewer.packing import Packed
 from medtrace.report.viewer.scene import ReportCase, scene_of
 from medtrace.storage.files import atomic_write
 
+REPORT = "report.html"
+"""Name of a page that lies in the folder it is about."""
 SUFFIXES = (".html", ".htm")
 _ASSETS = files("medtrace.report.viewer") / "assets"
 _IMPORT = re.compile(r'(?<=from )"\./(\w+)\.js"')

@@ -16,7 +16,7 @@ export function turnedLength(m, [x, y, z]) {
 }
 
 export function multiply(a, b) {
-  const out = new Array(16).fill(0);
+  const out = Array.from({ length: 16 }, () => 0);
   for (let i = 0; i < 4; i++) {
     for (let j = 0; j < 4; j++) {
       for (let k = 0; k < 4; k++) out[4 * i + j] += a[4 * i + k] * b[4 * k + j];

@@ -1,5 +1,6 @@
 // Buttons, sliders and the table of readings.
 
+import { byId, element } from "./elements.js";
 import { drawWindows } from "./windows.js";
 import { exactness, readings } from "./readout.js";
 import { MAPS, ticksOf } from "./slices.js";
@@ -12,14 +13,6 @@ const LAYERS = {
 const TOOLS = { point: "point", box: "box", freehand: "freehand" };
 const COMPARISONS = { off: "off", swipe: "swipe", blink: "blink" };
 const PLAY_SECONDS = 3;
-
-export const byId = (id) => document.getElementById(id);
-
-export function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
 
 export function buildControls(viewer) {
   viewer.scene.cases.forEach((description, number) => {

@@ -24,13 +24,13 @@ function inWorker(task) {
   });
 }
 
-if (typeof document === "undefined") {
-  self.onmessage = async ({ data }) => {
+if (typeof document === "undefined") { // in a worker
+  globalThis.onmessage = async ({ data }) => {
     try {
       const values = await decoded(data);
-      self.postMessage({ values }, [values.buffer]);
+      globalThis.postMessage({ values }, [values.buffer]);
     } catch (error) {
-      self.postMessage({ error: error.message });
+      globalThis.postMessage({ error: error.message });
     }
   };
 }

@@ -1,6 +1,6 @@
 // The list of regions and the form of scores.
 
-import { byId, element } from "./controls.js";
+import { byId, element } from "./elements.js";
 import { QUESTIONS, SCALE, Scores, WHOLE, measureRegion } from "./scores.js";
 
 export function buildForm(viewer) {

@@ -1,6 +1,7 @@
 // Keyboard, and the panel that explains it.
 
-import { byId, element, nextFold, openPanel, play, showCertificate, switchTheme } from "./controls.js";
+import { nextFold, openPanel, play, showCertificate, switchTheme } from "./controls.js";
+import { byId, element } from "./elements.js";
 import { stepSlice } from "./pointer.js";
 
 const SHOWN = { x: "cross", l: "path", g: "grid", v: "arrows", f: "folds", m: "mask", k: "labels", o: "regions" };

@@ -1,6 +1,6 @@
 // Window and level: which intensities are black and white.
 
-import { element } from "./controls.js";
+import { element } from "./elements.js";
 
 const TITLES = { source: "source", image: "translation" };
 const STEPS = 400;

@@ -1,0 +1,86 @@
+"""Options that several commands have; each with its help once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(help="Run folder of a training.")]
+Dataset = Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")]
+Trace = Annotated[Path, typer.Argument(help="Folder of a trace.")]
+Traces = Annotated[list[Path], typer.Argument(help="Folders of traces.")]
+Method = Annotated[str, typer.Argument(help="The method, such as tracetrans; `medtrace methods` lists them.")]
+
+TraceFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")]
+NewFolder = Annotated[Path, typer.Option("--out", "-o", help="A new folder.")]
+TablesFolder = Annotated[Path, typer.Option("--out", "-o", help="Where tables and figures go.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in --out.")]
+Report = Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")]
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as optimizer.learning_rate=1e-4; repeatable."),
+]
+Preset = Annotated[
+    list[str] | None, typer.Option(help="Named settings of the method, such as paper; repeatable, in this order.")
+]
+Split = Annotated[str, typer.Option(help="Of the dataset: training, validation or test.")]
+Seed = Annotated[int, typer.Option(help="Seed of what is drawn at random.")]
+Dims = Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")]
+Page = Annotated[int | None, typer.Option(min=1, help="Page of pictures that have several, from 1.")]
+Contrast = Annotated[
+    str | None, typer.Option(help="Contrast of the image or images, where the run was trained on several.")
+]
+Thresholds = Annotated[Path | None, typer.Option(help="YAML file of limits that replace the defaults.")]
+Device = Annotated[
+    str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")
+]
+
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")
+]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        help="Which volume of a DICOM folder that holds several: its number in the list that a refusal shows,"
+        " SeriesInstanceUID, SeriesNumber or SeriesDescription."
+    ),
+]
+SourceSeries = Annotated[
+    str | None,
+    typer.Option(
+        "--source-series", "--series", help="Which volume of the source's DICOM folder (see `medtrace translate`)."
+    ),
+]
+TargetSeries = Annotated[
+    str | None, typer.Option("--target-series", help="Which volume of the target's DICOM folder, likewise.")
+]
+ResampleTilt = Annotated[
+    bool,
+    typer.Option("--resample-tilt", help="Resample a DICOM series of a tilted gantry onto a grid at right angles."),
+]
+KeepMetadata = Annotated[
+    bool,
+    typer.Option(
+        "--keep-metadata/--strip-metadata",
+        help="Keep names of files and other metadata, which may name a patient, or leave them out.",
+    ),
+]
+Precise = Annotated[
+    bool,
+    typer.Option(
+        "--precise",
+        help="Keep every bit in the trace; otherwise fields are off by up to 1/2048 voxel, large images by 1/65534 of"
+        " their range, and files are much smaller.",
+    ),
+]
+Transforms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--transforms",
+        help="Also write the fields as h5 (ITK transform) or nrrd (3D Slicer); repeatable.",
+    ),
+]

@@ -1,0 +1,1 @@
+"""Landmarks: tables and Slicer's markups of them, read into millimeters RAS."""

@@ -1,0 +1,1 @@
+"""Pictures in their full depth: read, and written beside a trace."""

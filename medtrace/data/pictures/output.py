@@ -1,0 +1,48 @@
+"""A translated picture as a picture, beside the folder of its trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from monai.data import MetaTensor
+
+from medtrace.data.pictures.files import DEPTH, is_picture, write_picture
+from medtrace.data.pictures.tiff import Depth
+from medtrace.data.preparation.rules import Preparation
+from medtrace.trace import Trace
+
+ENDINGS = (".png", ".tif")
+
+
+def matching_depth(path: Path, image: MetaTensor, preparation: Preparation, run: Path) -> Depth | None:
+    """The depth of a picture, which must be that of the training pictures; None of a scan.
+
+    Raises:
+        ValueError: if it is another: the run's range of values means something else there.
+    """
+    code = image.meta.get(DEPTH)
+    if code is None:
+        return None
+    depth = Depth.of(str(code))
+    if preparation.depth is not None and preparation.depth != depth.code:
+        raise ValueError(
+            f"{path}: is a {depth} picture, but {run} was trained on {Depth.of(preparation.depth)} ones; convert it to"
+            " their depth and range of values"
+        )
+    return depth
+
+
+def check_picture_beside(folder: Path, image: Path, overwrite: bool) -> None:
+    """Refuse, before any work, to write a picture over another file.
+
+    Raises:
+        FileExistsError: if `image` is a picture, and a file is where its translation goes.
+    """
+    there = [stem for stem in (folder.with_name(folder.name + ending) for ending in ENDINGS) if stem.exists()]
+    if is_picture(image) and there and not overwrite:
+        raise FileExistsError(f"{there[0]}: is in use; choose another folder, or overwrite it")
+
+
+def picture_beside(trace: Trace, folder: Path, depth: Depth | None) -> Path | None:
+    """Write a trace's image as FOLDER.png, or FOLDER.tif where PNG does not hold the depth; nothing without a depth."""
+    return None if depth is None else write_picture(folder, trace.image, depth)

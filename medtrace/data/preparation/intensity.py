@@ -1,0 +1,225 @@
+"""How intensities of scans become what a network reads, and the way back.
+
+Everything here is an increasing piecewise-linear map from the scan's units to [-1, 1], one per channel, so that a
+translated image comes back to the units of the scan it was made from. Three rules make such a map:
+
+- "standardised" (TraceTrans, Datasets): Nyul's histogram standardisation, z-score of the foreground, and a linear
+  rescaling of a window of z to [0, 1], stored as such and read as [-1, 1];
+- "percentile": two percentiles of the foreground go to -1 and 1; for scans that no preparation describes;
+- "range": a fixed range, such as 0 to 255 of pictures.
+
+The paper says "Z-normalization, rescale the intensity to the [0, 1] range". Rescaling every image by its own extremes
+would undo the z-score and tear the scales of before and after apart, so the window of z is one for all images of a
+contrast: the median over the training images of two percentiles of their z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.utils.enums import TraceKeys
+from torch import Tensor
+
+from medtrace.transforms.histogram_landmarks import HistogramLandmarks
+from medtrace.transforms.histogram_standardization import HistogramStandardization
+
+BORDER_SHARE = 0.1
+"""Share of exact zeros on an image's border from which on zero is taken for background."""
+WINDOW_PERCENTILES = (0.1, 99.9)
+QUANTILES = 2001
+_PART = 1 << 20
+
+
+@dataclass(frozen=True)
+class IntensityMap:
+    """Scan units to [-1, 1] and back, as knots of an increasing piecewise-linear function per channel.
+
+    Attributes:
+        scan: per channel, increasing scan intensities.
+        network: per channel, the values in [-1, 1] that they become, from -1 to 1.
+        foreground: (1, *spatial) boolean, where the scan holds tissue, or None for everywhere; background
+            becomes -1.
+        background: the scan's intensity of background.
+    """
+
+    scan: tuple[tuple[float, ...], ...]
+    network: tuple[tuple[float, ...], ...]
+    foreground: Tensor | None = None
+    background: float = 0.0
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scan units (C, *spatial) to float32 in [-1, 1]; beyond the outer knots it is clipped."""
+        result = self._through(image, self.scan, self.network)
+        return result if self.foreground is None else torch.where(self.foreground, result, -1.0)
+
+    def inverse(self, image: Tensor, foreground: Tensor | None = None) -> Tensor:
+        """Network intensities (C, *spatial) to scan units, float32.
+
+        Args:
+            image: in [-1, 1]. A value at the clipping limit, -1 or 1, becomes the outer knot: what the scan
+                had beyond it is not brought back.
+            foreground: (1, *spatial) boolean; elsewhere the result is the scan's background intensity. None
+                maps every voxel.
+
+        Raises:
+            ValueError: if the image has other channels than the scan had.
+        """
+        result = self._through(image, self.network, self.scan)
+        return result if foreground is None else torch.where(foreground, result, self.background)
+
+    def _through(self, image: Tensor, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> Tensor:
+        if image.shape[0] != len(x):
+            raise ValueError(
+                f"image: expected {len(x)} channel(s), as the scan has, received {image.shape[0]}; a network that"
+                " makes other channels has no way back to the scan's units"
+            )
+        values = image.detach().cpu().numpy()
+        mapped = np.empty(values.shape, dtype=np.float32)
+        for v, a, b, into in zip(values, x, y, mapped):
+            for first in range(0, len(v), max(1, _PART // max(v[0].size, 1))):  # np.interp computes in float64
+                part = slice(first, first + max(1, _PART // max(v[0].size, 1)))
+                into[part] = np.interp(v[part], a, b)
+        return torch.from_numpy(mapped).to(image.device)
+
+
+@dataclass(frozen=True)
+class ContrastStandard:
+    """What training subjects taught about one contrast.
+
+    Attributes:
+        window: z-scores that become 0 and 1.
+        percentages: percentiles of an image's foreground that Nyul's standardisation moves; empty without it.
+        landmarks: the standard intensities they are moved to.
+    """
+
+    window: tuple[float, float]
+    percentages: tuple[float, ...] = ()
+    landmarks: tuple[float, ...] = ()
+
+
+def find_foreground(image: Tensor) -> Tensor:
+    """Tell tissue from background.
+
+    Args:
+        image: (C, *spatial).
+
+    Returns:
+        Boolean (1, *spatial). Where at least a tenth of the image's border is exactly 0 in all channels, as in
+        skull-stripped and defaced scans, 0 is background; otherwise (CT, noise around the head) all of it
+        counts as foreground.
+    """
+    zero = (without_metadata(image) == 0).all(dim=0, keepdim=True)
+    border = torch.zeros_like(zero)
+    for axis in range(1, zero.ndim):
+        if zero.shape[axis] > 1:
+            border.select(axis, 0).fill_(True)
+            border.select(axis, -1).fill_(True)
+    on_border = zero[border]
+    if on_border.numel() == 0 or float(on_border.float().mean()) < BORDER_SHARE:
+        return torch.ones_like(zero)
+    return ~zero
+
+
+def foreground_quantiles(image: Tensor, foreground: Tensor | None = None) -> list[np.ndarray]:
+    """Per channel, 0.05 % quantiles of the foreground's intensities: what is learned from needs no more.
+
+    Raises:
+        ValueError: if there is no foreground or it is constant.
+    """
+    image = without_metadata(image)
+    foreground = find_foreground(image) if foreground is None else foreground
+    channels = (foreground_values(channel, foreground[0]) for channel in image)
+    return [np.quantile(values.astype(np.float64), np.linspace(0, 1, QUANTILES)) for values in channels]
+
+
+def fit_contrast(images: Sequence[np.ndarray], standardise: bool = True) -> ContrastStandard:
+    """Learn a contrast's standard from training images.
+
+    Args:
+        images: quantiles of the foreground of each training image (see `foreground_quantiles`).
+        standardise: whether to train Nyul's landmarks; otherwise there is the z-score only.
+
+    Returns:
+        The standard; its window is the median over images of the 0.1 and 99.9 percentiles of z.
+
+    Raises:
+        ValueError: if there is no image.
+    """
+    if not images:
+        raise ValueError("images: expected at least one training image, received none")
+    trained = ContrastStandard((0.0, 1.0))
+    if standardise:
+        landmarks = HistogramStandardization.train([torch.from_numpy(values)[None, None] for values in images])
+        trained = ContrastStandard((0.0, 1.0), landmarks.percentiles, landmarks.of())
+    limits = []
+    for values in images:
+        _, moved = _standardised(values, trained)
+        limits.append(np.percentile((moved - moved.mean()) / moved.std(), WINDOW_PERCENTILES))
+    low, high = np.median(limits, axis=0)
+    return replace(trained, window=(float(low), float(high)))
+
+
+def standard_knots(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Knots of Nyul's map, the z-score and the window for one channel, in scan units and in [-1, 1].
+
+    Args:
+        values: sorted foreground intensities.
+        standard: of the contrast.
+    """
+    (x, y), moved = _standardised(values, standard)
+    z = (y - moved.mean()) / moved.std()
+    low, high = standard.window
+    return _limited(x, 2 * (z - low) / (high - low) - 1)
+
+
+def _standardised(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Knots of Nyul's map for an image (the identity without landmarks), and its intensities through them."""
+    if not standard.percentages:
+        ends = np.array([values[0], values[-1]], dtype=np.float64)
+        return (ends, ends), values.astype(np.float64)
+    landmarks = HistogramLandmarks(standard.percentages, {"image": standard.landmarks})
+    moved: Any = HistogramStandardization(landmarks)(MetaTensor(torch.from_numpy(values)[None, None]))
+    points = moved.applied_operations[-1][TraceKeys.EXTRA_INFO]
+    return (np.array(points["knots"]), np.array(points["images"])), moved.numpy().ravel().astype(np.float64)
+
+
+def _limited(x: np.ndarray, y: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Continue the outer pieces to y = -1 and 1, and cut there."""
+    rising = np.concatenate([[True], np.diff(y) > 0])
+    x, y = x[rising], y[rising]
+    if len(x) < 2:
+        raise ValueError("landmarks: expected increasing standard intensities; train the standardisation again")
+    x_low = x[0] + (-1 - y[0]) * (x[1] - x[0]) / (y[1] - y[0]) if y[0] > -1 else np.interp(-1, y, x)
+    x_high = x[-1] + (1 - y[-1]) * (x[-1] - x[-2]) / (y[-1] - y[-2]) if y[-1] < 1 else np.interp(1, y, x)
+    inside = (y > -1) & (y < 1)
+    return (
+        (float(x_low), *x[inside].tolist(), float(x_high)),
+        (-1.0, *y[inside].tolist(), 1.0),
+    )
+
+
+def percentile_knots(
+    values: np.ndarray, percentiles: tuple[float, float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    low, high = np.percentile(values.astype(np.float64), percentiles)
+    if not high > low:
+        low, high = float(values[0]), float(values[-1])
+    return (float(low), float(high)), (-1.0, 1.0)
+
+
+def foreground_values(image: Tensor, foreground: Tensor) -> np.ndarray:
+    values = np.sort(image[foreground].cpu().numpy().astype(np.float32))
+    if values.size == 0:
+        raise ValueError("foreground: expected at least one voxel, received none; check the mask")
+    if not values[-1] > values[0]:
+        raise ValueError(f"image: is constant ({values[0]:g}) in its foreground; check the scan and its mask")
+    return values
+
+
+def without_metadata(image: Tensor) -> Tensor:
+    return image.as_tensor() if hasattr(image, "as_tensor") else image

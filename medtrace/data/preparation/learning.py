@@ -1,0 +1,155 @@
+"""The first pass of a preparation: align every pair, and learn from the training subjects."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from medtrace.data.lists.layouts import PATHS, Pair
+from medtrace.data.preparation.case import Case, PreparationSettings, check_depth, members, naming, read_case
+from medtrace.data.preparation.intensity import fit_contrast, foreground_quantiles
+from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.guard.notices import collecting
+from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
+from medtrace.storage.encoders import write_arrays
+from medtrace.transforms import RigidMotion
+
+LEARNED = "learned"
+_FILE = "learned.npz"
+_FORMAT = 2
+
+
+class Learned(NamedTuple):
+    """What the first pass found out about a pair."""
+
+    channels: int
+    lowest: float
+    """Smallest value of a pair of pictures where they are not masked out; 0 of scans."""
+    highest: float
+    """Likewise the largest."""
+    digests: tuple[str, str]
+    """Of the voxels of source and target, as they were read."""
+    quantiles: Mapping[str, Sequence[np.ndarray]]
+    """Contrast → foreground quantiles of every channel; empty outside of training."""
+    key: str
+    """Digest of the pair's files and settings."""
+    notices: tuple[str, ...] = ()
+    """What reading the pair decided, without the names of files."""
+
+
+def learn_case(
+    pair: Pair,
+    settings: PreparationSettings,
+    pictures: bool,
+    training: bool,
+    columns: Sequence[str],
+    folder: Path,
+    threads: int | None,
+) -> Learned:
+    """Read and align a pair, and keep what is needed of it in `folder`, unless that is there already.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file cannot be used; the message names it.
+    """
+    files = {name: getattr(pair, name) for name in PATHS}
+    about = {"settings": asdict(settings), "training": training, "columns": list(columns), "pair": _names(pair)}
+    key = case_key(files, format=_FORMAT, **about)
+    place = folder / LEARNED / pair.name
+    if is_finished(place, key):
+        return _load(place, key)
+    with compute_threads(threads), atomic_case(place, key) as temporary:
+        with collecting() as notices:
+            case = read_case(pair, settings, pictures, None, columns)
+        check_depth(case, settings, pictures)
+        quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
+        lowest, highest = _extremes(case) if pictures else (0.0, 0.0)
+        if training and not pictures:
+            for path, image, contrast, foreground in members(case):
+                with naming(path):
+                    quantiles[contrast] += foreground_quantiles(image, foreground)
+        told = tuple(notice.text for notice in notices)
+        learned = Learned(case.source.shape[0], lowest, highest, case.digests, dict(quantiles), key, told)
+        _save(learned, case, temporary)
+    return learned
+
+
+def known_motion(pair: Pair, folder: Path) -> RigidMotion | None:
+    """The rigid motion that the first pass found, None where nothing was aligned."""
+    with np.load(folder / LEARNED / pair.name / _FILE, allow_pickle=False) as saved:
+        found = json.loads(str(saved["found"]))
+        if found["rigid"] is None:
+            return None
+        return RigidMotion(torch.from_numpy(saved["rigid"]), **found["rigid"])
+
+
+def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: PreparationSettings) -> Preparation:
+    """What the training scans that could be read teach together; it does not depend on the order of reading.
+
+    Args:
+        pairs: of the training split, in the list's order.
+        learned: of those among them that could be read.
+        settings: of the preparation.
+    """
+    found = [learned[pair.name] for pair in pairs if pair.name in learned]
+    quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
+    for one in found:
+        for contrast, values in one.quantiles.items():
+            quantiles[contrast] += values
+    sources = {pair.contrast for pair in pairs}
+    return Preparation(
+        intensity=Intensity.STANDARDISED,
+        contrasts={name: fit_contrast(images, settings.standardize) for name, images in quantiles.items()},
+        source_contrast=next(iter(sources)) if len(sources) == 1 else None,
+        spatial_dims=settings.spatial_dims,
+        axis=settings.axis,
+        channels=found[0].channels if found else None,
+    )
+
+
+def _extremes(case: Case) -> tuple[float, float]:
+    inside = [image[:, mask[0]] for _, image, _, mask in members(case)]
+    return min(float(values.min()) for values in inside), max(float(values.max()) for values in inside)
+
+
+def _names(pair: Pair) -> dict[str, str]:
+    names = ("subject", "name", "contrast", "target_contrast", "landmark_space", "source_series", "target_series")
+    return {name: getattr(pair, name) for name in names}
+
+
+def _save(learned: Learned, case: Case, folder: Path) -> None:
+    rigid = None if case.rigid is None else {k: v for k, v in case.rigid._asdict().items() if k != "matrix"}
+    found = {
+        "channels": learned.channels,
+        "lowest": learned.lowest,
+        "highest": learned.highest,
+        "notices": learned.notices,
+        "digests": learned.digests,
+        "rigid": rigid,
+        "quantiles": {contrast: len(values) for contrast, values in learned.quantiles.items()},
+    }
+    arrays = {
+        f"{contrast}/{number}": values
+        for contrast, several in learned.quantiles.items()
+        for number, values in enumerate(several)
+    }
+    if case.rigid is not None:
+        arrays["rigid"] = case.rigid.matrix.numpy()
+    write_arrays(folder / _FILE, {"found": np.array(json.dumps(found)), **arrays})
+
+
+def _load(folder: Path, key: str) -> Learned:
+    with np.load(folder / _FILE, allow_pickle=False) as saved:
+        found = json.loads(str(saved["found"]))
+        quantiles = {
+            contrast: [saved[f"{contrast}/{number}"] for number in range(count)]
+            for contrast, count in found["quantiles"].items()
+        }
+    digests, told = tuple(found["digests"]), tuple(found["notices"])
+    return Learned(found["channels"], found["lowest"], found["highest"], digests, quantiles, key, told)

@@ -1,0 +1,150 @@
+"""The depth that all pictures of a data set share, and the range of their values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from medtrace.data.lists.pair_list import Pair
+from medtrace.data.pictures.files import is_picture, picture_depth
+from medtrace.data.pictures.tiff import Depth
+from medtrace.data.preparation.learning import Learned
+
+NEARLY_BLACK = 1 / 8
+"""Share of the value range below which a picture seems to be of another depth."""
+
+
+class ValueRange(NamedTuple):
+    """Which values become -1 and 1, and how that was found."""
+
+    low: float
+    high: float
+    origin: str
+
+
+def all_pictures(pairs: Sequence[Pair]) -> bool:
+    """Whether the pairs are pictures, not scans.
+
+    Raises:
+        ValueError: if some are and some are not.
+    """
+    kinds = {is_picture(path) for pair in pairs for path in (pair.source, pair.target)}
+    if len(kinds) > 1:
+        first = is_picture(pairs[0].source)
+        odd = next(pair for pair in pairs if (is_picture(pair.source), is_picture(pair.target)) != (first, first))
+        raise ValueError(f"{odd.origin}: mixes scans and pictures (PNG, JPEG); prepare them as two datasets")
+    return kinds == {True}
+
+
+def check_picture_settings(pictures: bool, value_range: Sequence[float] | None, page: int | None) -> None:
+    """Check what only pictures take.
+
+    Raises:
+        ValueError: if it is given for scans, or outside its range.
+    """
+    for name, value in (("value_range", value_range), ("page", page)):
+        if value is not None and not pictures:
+            raise ValueError(f"{name}: expected none with scans, received {value}; it is for pictures")
+    if page is not None and page < 1:
+        raise ValueError(f"page: expected 1 or more, received {page}")
+    if value_range is not None:
+        numbers = [float(value) for value in value_range]
+        if len(numbers) != 2 or not all(map(math.isfinite, numbers)) or numbers[0] >= numbers[1]:
+            raise ValueError(f"value_range: expected a low and a higher value, received {tuple(value_range)}")
+
+
+def common_depth(pairs: Sequence[Pair], page: int | None = None) -> Depth | None:
+    """The depth that the headers of all pictures declare; None if none can be read.
+
+    Pictures that cannot be read are left to their reader.
+
+    Raises:
+        ValueError: if there are several depths, which have no common value range; it names the row, the file that
+            differs from most, and both depths.
+    """
+    found: list[tuple[Pair, Path, Depth]] = []
+    for pair in pairs:
+        for path in (pair.source, pair.target):
+            try:
+                found.append((pair, path, picture_depth(path, page)))
+            except (OSError, ValueError):
+                continue
+    if not found:
+        return None
+    usual, count = Counter(depth for _, _, depth in found).most_common(1)[0]
+    for pair, path, depth in found:
+        if depth != usual:
+            like = next(other for _, other, its in found if its == usual)
+            raise ValueError(
+                f"{pair.origin}: {path}: expected {usual}, as {like} and {count - 1} more pictures, received {depth}; a"
+                " data set has one range of values: convert it, or prepare two data sets"
+            )
+    return usual
+
+
+def value_range_of(
+    depth: Depth | None, asked: Sequence[float] | None, learned: Sequence[Learned], sources: Iterable[Path] = ()
+) -> ValueRange:
+    """The range of a data set's values: as asked for, or what 8 bits hold, or measured over the training pictures.
+
+    Pictures of 8 bits whose largest value is below an eighth of 255 hold something else, such as numbers of classes:
+    they are measured too.
+
+    Args:
+        depth: of all pictures.
+        asked: low and high, or None.
+        learned: of the training pairs.
+        sources: files, for the message.
+
+    Raises:
+        ValueError: if there is nothing to measure.
+    """
+    if asked is not None:
+        return ValueRange(float(asked[0]), float(asked[1]), "as asked for")
+    highest = max((one.highest for one in learned), default=0.0)
+    if (depth is None or depth == Depth("uint", 8)) and (not learned or highest >= 255 * NEARLY_BLACK):
+        return ValueRange(0.0, 255.0, "what 8 bits hold")
+    lowest = min((one.lowest for one in learned), default=0.0)
+    if not lowest < highest:
+        raise ValueError(
+            f"{next(iter(sources), 'pairs')}: no training picture to measure the range of {depth} values; give it by"
+            " --value-range"
+        )
+    return ValueRange(lowest, highest, f"measured over {2 * len(learned)} training pictures")
+
+
+def range_notes(
+    values: tuple[float, float],
+    origin: str | None,
+    depth: str | None,
+    learned: Mapping[str, Learned],
+    clipped: Mapping[str, int],
+) -> list[str]:
+    """What a user has to know of the range, in lines.
+
+    Args:
+        values: low and high.
+        origin: how they were found.
+        depth: code of the pictures' depth.
+        learned: of each pair, by name.
+        clipped: pixels outside of the range of each pair.
+    """
+    low, high = values
+    kind = f"{Depth.of(depth)} " if depth else ""
+    notes = [f"value range {low:g} to {high:g} of {kind}pictures, {origin}; --value-range sets another"]
+    outside = {name: count for name, count in clipped.items() if count}
+    if outside:
+        notes.append(
+            f"{sum(outside.values())} pixels of {len(outside)} pair(s) lie outside of the value range and were clipped"
+            f" (first: {next(iter(outside))})"
+        )
+    dark = [name for name, one in learned.items() if one.highest < low + NEARLY_BLACK * (high - low)]
+    if dark:
+        notes.append(
+            f"{len(dark)} pair(s) use less than an eighth of the value range (first: {dark[0]}); see whether their"
+            " values are on another scale"
+        )
+    return notes

@@ -1,0 +1,157 @@
+"""The run folder that a training leaves: data only, written and read back.
+
+`run.json` names the method, the version and every resolved setting; `checkpoints/weights.safetensors` holds the
+weights.
+Nothing in a run folder is evaluated: the method is built again from the library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from medtrace import __version__
+from medtrace.guard.method_size import EXTRA, check_shapes, check_size
+from medtrace.guard.weights import load_weights
+from medtrace.methods import Method, MethodSettings, method_class, resolve
+from medtrace.storage.files import atomic_write
+
+FORMAT, VERSION = "medtrace run", 1
+RECORD = "run.json"
+WEIGHTS = Path("checkpoints") / "weights.safetensors"
+PREPARATION = "preparation.json"
+OLD_CONFIG = "config.yaml"
+_MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` says.
+
+    Attributes:
+        method: the method's name.
+        settings: every value, resolved, so that a later default changes no old run.
+        medtrace: the version that trained it.
+        training_data: what it was trained on: the data set's name and, per case, subject and digests; of TraceBench
+            nothing beyond the settings.
+    """
+
+    method: str
+    settings: MethodSettings
+    medtrace: str = __version__
+    training_data: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, run: Path) -> None:
+        """Write `run.json` into a run folder."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "medtrace": self.medtrace,
+            "method": self.method,
+            "settings": self.settings.model_dump(mode="json"),
+            "training_data": dict(self.training_data),
+        }
+        atomic_write(run / RECORD, json.dumps(content, indent=1) + "\n")
+
+
+def read_run(run: str | os.PathLike) -> RunRecord:
+    """Read and check `run.json`.
+
+    Raises:
+        FileNotFoundError: if the folder or the file is missing.
+        ValueError: if it is not a record of this version, or its settings are refused.
+    """
+    run = Path(run)
+    path = run / RECORD
+    if not path.is_file():
+        if (run / OLD_CONFIG).is_file():
+            raise ValueError(
+                f"run: {run} was left by an early version, whose configuration could run code; train again"
+            )
+        missing = path if run.is_dir() else run
+        raise FileNotFoundError(f"run: {missing} is missing; give the folder that `medtrace train --out` wrote")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path}: expected at most {_MAX_BYTES >> 20} MiB, received more; take an intact copy")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}); take an intact copy") from error
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
+    if found != (FORMAT, VERSION):
+        raise ValueError(f"{path}: expected a run of version {VERSION}, received {found}; train again")
+    name, settings = content.get("method"), content.get("settings")
+    if not isinstance(name, str) or not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected the entries method and settings; take an intact copy")
+    try:
+        checked = resolve(method_class(name).settings_type, start=settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    data = content.get("training_data")
+    return RunRecord(name, checked, str(content.get("medtrace")), data if isinstance(data, dict) else {})
+
+
+def load_method(
+    run: str | os.PathLike,
+    device: str | torch.device | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> Method:
+    """Build the method of a run and load its trained weights.
+
+    Args:
+        run: a folder left by `medtrace train`.
+        device: where to put it; by default CUDA where there is one.
+        sampling: how a method that samples is to sample this time, such as {"steps": 10}.
+
+    Returns:
+        The method in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if the folder, its record or its weights are missing.
+        ValueError: if the weights do not fit the settings or are damaged, or the networks are too large.
+    """
+    run = Path(run)
+    record = read_run(run)
+    weights = run / WEIGHTS
+    if not weights.is_file():
+        raise FileNotFoundError(
+            f"run: {weights} is missing: the training has not come to its end; resume it with `medtrace train"
+            f" {record.method} --out {run} --resume`"
+        )
+    kind = method_class(record.method)
+    states = load_weights(weights).get("method", {})
+    check_shapes(check_size(lambda: kind.build(record.settings), run / RECORD), states, weights)
+    method = kind.build(record.settings)
+    missing, unexpected = method.load_state_dict(states, strict=False)
+    left_out = [name for name in missing if not name.endswith(EXTRA)]
+    if left_out or unexpected:
+        raise ValueError(
+            f"run: {weights} holds no weights of these settings ({[*left_out, *unexpected][0]}); train again"
+        )
+    if sampling:
+        method.set_sampling(sampling)
+    return method.to(default_device(device)).eval()
+
+
+def save_weights(method: Method, run: Path) -> None:
+    """Write the tensors of a method's state dict as `checkpoints/weights.safetensors`."""
+    tensors = {
+        f"method.{name}": value.detach().cpu().contiguous().clone()
+        for name, value in method.state_dict().items()
+        if isinstance(value, Tensor)
+    }
+    # One entry: safetensors writes several in an order of chance.
+    content = save(tensors, {"made_by": f"medtrace {__version__}, method {method.name}"})
+    atomic_write(run / WEIGHTS, content, make_parents=True)
+
+
+def default_device(device: str | torch.device | None = None) -> torch.device:
+    """The device named, or CUDA where there is one, or the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,1 @@
+"""Measuring: scores, certificates, conformal radii, traceability by segmentation, studies on TraceBench."""

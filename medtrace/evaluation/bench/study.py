@@ -1,0 +1,148 @@
+"""What a study is: rows that are trained, how a row is scored, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from medtrace.evaluation.bench.cases import Cases
+from medtrace.evaluation.scoring import Tracer
+from medtrace.methods.base import Method
+from medtrace.metrics import CaseTable
+from medtrace.trace import Trace
+
+Better = Literal["min", "max"]
+Table = dict[str, dict[str, Any]]
+"""Row → name → number or `Summary`."""
+SETTINGS: dict[str, tuple[str, ...]] = {"demo": (), "full": ("full",), "smoke": ("smoke",)}
+"""Presets of a row's method on top of its preset for TraceBench."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training.
+
+    Attributes:
+        run: name of its run folder, the training's own within an output folder: rows with the same name, of whatever
+            study, are one training.
+        settings: dotted name → value on top of the presets.
+        method: the method's name.
+        presets: between the method's presets `tracebench` and the bench setting's.
+        by_setting: bench setting → settings that take the place of the method's preset of that name, where that is made
+            for another task.
+        sampling: how a trained method is to sample; rows that differ in nothing else have the same `run`.
+    """
+
+    run: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "tracetrans"
+    presets: tuple[str, ...] = ()
+    by_setting: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+def two_domain(backbone: str, mode: str) -> tuple[str, dict[str, Any]]:
+    """Method and settings of a translation backbone in one of RegGAN's modes: C, C+R, NC, NC+R or pix2pix."""
+    if mode == "pix2pix":
+        return "pix2pix", {}
+    if mode == "C":
+        return backbone, {}
+    return "reggan", {"backbone": backbone, "cycle": mode.startswith("C"), "correction": mode.endswith("+R")}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table while it is scored.
+
+    Attributes:
+        name: the row's.
+        tracer: gives the traces of a batch of cases, on the CPU.
+        run: the run folder; of a control that of the study's first row, whose cases it is scored on.
+        cases: `row.cases(row.run, "test")` makes the test cases of the run's settings.
+        method: the trained method; None of a control.
+        progress: what stands before a progress bar; None shows none.
+    """
+
+    name: str
+    tracer: Tracer
+    run: Path
+    cases: Cases
+    method: Method | None = None
+    progress: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A study that has been run, for those who write of it.
+
+    Attributes:
+        study: what was asked.
+        folder: where to write.
+        rows: per row its summaries, its totals and, of a trained one, what it cost.
+        tables: per row the values of every case.
+        runs: run folder of every trained row.
+        shown: the batch of the first test cases.
+        traces: per row the traces of `shown`.
+        console: to print to.
+    """
+
+    study: Study
+    folder: Path
+    rows: Table
+    tables: Mapping[str, CaseTable]
+    runs: Mapping[str, Path]
+    shown: Mapping[str, Any]
+    traces: Mapping[str, list[Trace]]
+    console: Console
+
+
+def no_totals(_: Mapping[str, CaseTable]) -> Table:
+    """For studies all of whose numbers are means of columns."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question to TraceBench.
+
+    Attributes:
+        name: one word, for the command line.
+        task: of TraceBench; what the rows train on.
+        rows: the trainings to compare, in the table's order.
+        controls: what needs no training and stands above them.
+        scores: the values of every case of a row.
+        totals: numbers over all cases that are no mean of a column: from the tables of all rows to
+            name → row → number.
+        columns: of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
+            costs `parameters_million` (those a prediction runs through), `all_parameters_million`,
+            `training_seconds`.
+        printed: of the terminal, likewise.
+        better: column → "min" or "max".
+        places: row → its place (line, column) in the layout of the paper's table, where there is one.
+        show_row: writes files about one row while its networks are at hand.
+        show: write files about all of them.
+        shown_cases: of the test, that are drawn and whose traces are kept.
+    """
+
+    name: str
+    task: str
+    rows: Mapping[str, Training]
+    controls: Mapping[str, Tracer]
+    scores: Callable[[Row], CaseTable]
+    columns: Mapping[str, str]
+    printed: Mapping[str, str]
+    better: Mapping[str, Better]
+    totals: Callable[[Mapping[str, CaseTable]], Table] = no_totals
+    places: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    show_row: tuple[Callable[[Row, Path], None], ...] = ()
+    show: tuple[Callable[[Outcome], None], ...] = ()
+    shown_cases: int = 4
+
+    @property
+    def folder(self) -> Path:
+        """Where its results go within an output folder; those of `postop` lie there without the task."""
+        return Path(self.name) if self.task == "postop" else Path(self.task) / self.name

@@ -1,0 +1,224 @@
+"""The checks that a trace alone allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medtrace.evaluation.certificate import figures as measure
+from medtrace.evaluation.certificate.record import Check, judged, skipped
+from medtrace.evaluation.certificate.thresholds import Thresholds
+from medtrace.fields import warp
+from medtrace.registration.independent_registration import independent_registration
+from medtrace.trace import Trace
+
+FIELD_CHECKS = ("zero-field control", "field against image")
+OWN_WARPED = 1e-3
+"""Share of the range within which an image is no more than the warped source."""
+NO_CHANNELS = "source and image have different channel counts"
+
+
+def trace_checks(
+    trace: Trace, thresholds: Thresholds, referee: Tensor | None = None, target: Tensor | None = None
+) -> list[Check]:
+    """Every check that needs nothing but the trace.
+
+    Args:
+        trace: on the CPU.
+        thresholds: limits and settings.
+        referee: the independent displacement, if it is known already (see `independent_field`).
+        target: (C, *spatial), what a registration was to reach: the field is judged against it, not against the image.
+    """
+    region = measure.foreground(measure.on_image_grid(trace), trace.image)
+    if target is not None and target.shape[1:] != trace.image.shape[1:]:
+        raise ValueError(
+            f"target: expected the image's grid {tuple(trace.image.shape[1:])}, received {tuple(target.shape[1:])}"
+        )
+    return [
+        folding(trace, thresholds),
+        smoothness(trace, thresholds),
+        inverse_consistency(trace, thresholds),
+        account(trace, thresholds),
+        *field_against_image(trace, thresholds, region, referee, target),
+        residual(trace, thresholds, region),
+        intensity(trace, thresholds),
+    ]
+
+
+def folding(trace: Trace, thresholds: Thresholds) -> Check:
+    """Folded volume of the field and of its inverse."""
+    forward, backward = measure.fold_figures(trace.ddf), measure.fold_figures(trace.inverse_ddf)
+    figures = {
+        "folded_volume_voxels": max(forward.volume_voxels, backward.volume_voxels),
+        "ddf_folded_volume_voxels": forward.volume_voxels,
+        "inverse_folded_volume_voxels": backward.volume_voxels,
+        "ddf_folded_fraction": forward.fraction,
+        "inverse_folded_fraction": backward.fraction,
+        "ddf_least_jacobian": forward.least_jacobian,
+    }
+    return judged("folding", figures, thresholds, "neither the field nor its inverse folds")
+
+
+def smoothness(trace: Trace, thresholds: Thresholds) -> Check:
+    """Single voxels that move otherwise than all around them."""
+    jumps = {name: measure.largest_jump(getattr(trace, name)) for name in ("ddf", "inverse_ddf")}
+    figures = {"largest_jump_voxels": max(jumps.values()), **{f"{name}_jump_voxels": v for name, v in jumps.items()}}
+    return judged("smoothness", figures, thresholds, "no voxel moves apart from its neighbours")
+
+
+def inverse_consistency(trace: Trace, thresholds: Thresholds) -> Check:
+    """There and back, from the source and from the image; interior and border apart."""
+    figures: dict[str, float] = {}
+    for forward in (True, False):
+        parts = measure.round_trip(trace, thresholds.border_voxels, to_target_first=forward)
+        for place, found in zip(("interior", "border"), parts):
+            if found is None:
+                continue
+            for name, value in found._asdict().items():
+                key = f"{place}_{name}"
+                figures[key] = figures.get(key, 0) + value if name == "points" else max(figures.get(key, 0.0), value)
+    if not figures:
+        return skipped("inverse consistency", "every point leaves the other grid")
+    return judged("inverse consistency", figures, thresholds, "the field and its inverse undo each other")
+
+
+def account(trace: Trace, thresholds: Thresholds) -> Check:
+    """Whether `warped` is what the field makes of the source."""
+    figures = {"account_share": measure.account_error(trace)}
+    return judged("account", figures, thresholds, "the warped source is the source moved by the field")
+
+
+def field_against_image(
+    trace: Trace,
+    thresholds: Thresholds,
+    region: Tensor,
+    referee: Tensor | None = None,
+    target: Tensor | None = None,
+) -> list[Check]:
+    """The claimed field beside the zero field and an independent registration of source and image (or target).
+
+    Where the image is nothing but the warped source, as of a registration, it bears out any field: then only a target
+    can tell.
+    """
+    if not bool(region.any()):
+        return [skipped(name, "both images are constant") for name in FIELD_CHECKS]
+    if target is None and _own_warped(trace):
+        reason = "the image is the warped source, which bears out any field: pass the registration's target (--target)"
+        return [skipped(name, reason) for name in FIELD_CHECKS]
+    image = trace.image if target is None else target
+    if target is not None and trace.mask is not None and bool((region & (trace.mask < 0.5)).any()):
+        region = region & (trace.mask < 0.5)  # what a lesion hides has no counterpart
+    still = measure.on_image_grid(trace)
+    claimed = measure.similarity(trace.warped, image, region)
+    zero = measure.similarity(still, image, region)
+    control = judged(
+        FIELD_CHECKS[0],
+        {"zero_field_advantage": zero - claimed, "similarity_claimed": claimed, "similarity_zero": zero},
+        thresholds,
+        "the claimed field explains the image at least as well as no field",
+    )
+    pair = _at_referees_size(trace, still, image, region, thresholds)
+    field = _registered(pair, thresholds) if referee is None else referee
+    found = measure.similarity(warp(pair.source[None], field[None])[0], pair.image, pair.region)
+    own = measure.similarity(warp(pair.source[None], pair.ddf[None])[0], pair.image, pair.region)
+    beside = measure.agreement(pair.ddf, field, pair.affine, pair.region)
+    spacing = float(pair.affine[:3, : trace.spatial_dims].norm(dim=0).log().mean().exp())
+    figures = {
+        "similarity_shortfall": found - own,
+        "disagreement_voxels": beside.mean_mm / spacing,
+        "disagreement_mm": beside.mean_mm,
+        "disagreement_p95_mm": beside.p95_mm,
+        "claimed_mm": beside.claimed_mm,
+        "independent_mm": beside.independent_mm,
+    }
+    well = "an independent registration finds no more and nothing else"
+    return [control, judged(FIELD_CHECKS[1], figures, thresholds, well)]
+
+
+def independent_field(trace: Trace, thresholds: Thresholds) -> Tensor:
+    """Displacement (spatial_dims, *small), found by SimpleITK between source and image at the referee's size."""
+    still = measure.on_image_grid(trace)
+    everywhere = torch.ones_like(still[:1], dtype=torch.bool)
+    return _registered(_at_referees_size(trace, still, trace.image, everywhere, thresholds), thresholds)
+
+
+def residual(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
+    """Change that neither deformation nor permitted appearance explains."""
+    if trace.source.shape[0] != trace.image.shape[0]:
+        return skipped("residual", NO_CHANNELS)
+    if not bool(region.any()):
+        return skipped("residual", "both images are constant")
+    summary = trace.ledger().summary
+    figures = {"residual_share": measure.residual_share(trace, region), "residual_mean": summary.residual or 0.0}
+    where = "outside the mask" if trace.mask is not None else "anywhere (no mask)"
+    return judged("residual", figures, thresholds, f"little is left unexplained {where}")
+
+
+def intensity(trace: Trace, thresholds: Thresholds) -> Check:
+    """Values beyond the source's, or an image without contrast."""
+    figures = {
+        "outside_range_share": measure.outside_range(trace.image, trace.source),
+        "contrast_loss": measure.contrast_loss(trace.image, trace.source),
+        "image_low": float(trace.image.min()),
+        "image_high": float(trace.image.max()),
+        "source_low": float(trace.source.min()),
+        "source_high": float(trace.source.max()),
+    }
+    return judged("intensity", figures, thresholds, "the image's values lie in the source's range")
+
+
+class _Pair(NamedTuple):
+    """What the referee sees: undeformed source, image, claimed field and region on one small grid."""
+
+    source: Tensor
+    image: Tensor
+    ddf: Tensor
+    region: Tensor
+    affine: Tensor
+
+
+def _own_warped(trace: Trace) -> bool:
+    if trace.warped.shape != trace.image.shape:
+        return False
+    outside = torch.ones_like(trace.image) if trace.mask is None else (trace.mask < 0.5).expand_as(trace.image)
+    span = float(trace.source.max() - trace.source.min())
+    return float(((trace.image - trace.warped).abs() * outside).max()) <= OWN_WARPED * span
+
+
+def _registered(pair: _Pair, thresholds: Thresholds) -> Tensor:
+    if not (pair.image.ndim == 4 and 1 in pair.image.shape[1:]):
+        found = independent_registration(
+            pair.source[None], pair.image[None], control_spacing=thresholds.referee_spacing
+        )
+        return found[0]
+    axis = list(pair.image.shape[1:]).index(1)  # a single slice is registered in its plane
+    plane = [value.squeeze(axis + 1)[None] for value in (pair.source, pair.image)]
+    parts = list(independent_registration(*plane, control_spacing=thresholds.referee_spacing)[0].unsqueeze(axis + 1))
+    parts.insert(axis, torch.zeros_like(parts[0]))
+    return torch.stack(parts)
+
+
+def _at_referees_size(trace: Trace, still: Tensor, image: Tensor, region: Tensor, thresholds: Thresholds) -> _Pair:
+    shape = tuple(image.shape[1:])
+    longest = thresholds.referee_size_2d if len(shape) == 2 or 1 in shape else thresholds.referee_size_3d
+    factors = [max(1, -(-size // longest)) for size in shape]
+    pool: Callable[..., Tensor] = F.avg_pool2d if len(shape) == 2 else F.avg_pool3d
+
+    def shrink(value: Tensor) -> Tensor:
+        return value if max(factors) == 1 else pool(value[None], factors)[0]
+
+    scale = torch.tensor(factors, dtype=trace.ddf.dtype).reshape(-1, *[1] * len(shape))
+    inside = shrink(region.float()) >= 0.5
+    affine = trace.affine.clone()
+    affine[:3, : len(shape)] *= torch.tensor(factors, dtype=torch.float64)
+    return _Pair(
+        shrink(still.mean(0, keepdim=True)),
+        shrink(image.mean(0, keepdim=True)),
+        shrink(trace.ddf) / scale,
+        inside if bool(inside.any()) else torch.ones_like(inside),
+        affine,
+    )

@@ -1,0 +1,283 @@
+"""Conformal radius of a method: within how many mm of the named point the true one lies, with 90 % probability."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import list_data_collate
+from torch import Tensor
+from tqdm import tqdm
+
+from medtrace.data import TraceBench
+from medtrace.data.landmarks.points import ImageGrid, read_landmarks
+from medtrace.engines.runs import load_method
+from medtrace.evaluation.certificate.corruption import Case
+from medtrace.evaluation.certificate.record import Check, Status
+from medtrace.evaluation.conformal import Coverage, conformal_radius, measure_coverage, subject_score
+from medtrace.geometry import Grid
+from medtrace.io import load_trace
+from medtrace.storage.files import atomic_write
+from medtrace.trace import Trace
+
+Errors = Callable[[Case], Tensor]
+"""Distances in mm of the points that a predictor names from the true ones, for one case."""
+RADIUS_FORMAT = "medtrace conformal radius"
+PREDICTORS = ("mean", "zero", "noisy")
+TRAINING_CASES = 100
+NOISE_MM = 1.0
+AIR = -0.999
+
+
+@dataclass(frozen=True)
+class Radius:
+    """A radius, what it promises and how it held."""
+
+    radius_mm: float
+    coverage: float
+    share: float | None
+    predictor: str
+    population: str
+    calibration_subjects: int
+    measured: Coverage | None
+    format: str = RADIUS_FORMAT
+
+    @property
+    def statement(self) -> str:
+        """The guarantee in words."""
+        what = (
+            "a random point of its foreground lies"
+            if self.share is None
+            else f"at least {100 * self.share:g} % of its points lie"
+        )
+        return (
+            f"for a new subject of {self.population}, {what} within {self.radius_mm:.3g} mm of where the trace says,"
+            f" with probability at least {100 * self.coverage:g} % over the draw of the"
+            f" {self.calibration_subjects} calibration subjects and the new one, if all are exchangeable"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        measured = None if self.measured is None else self.measured._asdict()
+        return {**asdict(self), "measured": measured, "statement": self.statement}
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write it as JSON, for `medtrace certify --radius`.
+
+        Raises:
+            ValueError: if the radius is infinite: too few subjects.
+        """
+        if not math.isfinite(self.radius_mm):
+            needed = math.ceil(self.coverage / (1 - self.coverage) - 1e-9)
+            raise ValueError(
+                f"radius: {self.calibration_subjects} subject(s) promise nothing with {100 * self.coverage:g} %; give"
+                f" at least {needed}, or a lower coverage"
+            )
+        atomic_write(path, json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+
+
+def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: int = 0) -> Errors:
+    """Errors of a cheap predictor that needs no training of networks.
+
+    Args:
+        name: "mean" predicts the mean true displacement of 100 training cases, "zero" none, and "noisy" the truth with
+            a random shift of 1 mm standard deviation along every axis, one for each subject.
+        task, spatial_shape, seed: of TraceBench.
+    """
+    if name not in PREDICTORS:
+        raise ValueError(f"predictor: expected one of {', '.join(map(repr, PREDICTORS))}, received {name!r}")
+    if name == "mean":
+        training = TraceBench(task, spatial_shape, cases=TRAINING_CASES, seed=seed, split="training", cache=False)
+        mean = torch.stack([training[index]["inverse_ddf"] for index in range(TRAINING_CASES)]).mean(0)
+    generator = torch.Generator().manual_seed(seed)
+
+    def errors(case: Case) -> Tensor:
+        if name == "mean":
+            return point_errors(case, mean)
+        if name == "zero":
+            return point_errors(case, torch.zeros_like(case["inverse_ddf"]))
+        dims = case["inverse_ddf"].shape[0]
+        spacing = case["source"].affine[:3, :dims].norm(dim=0)
+        shift = torch.randn(dims, generator=generator) * NOISE_MM / spacing
+        return point_errors(case, case["inverse_ddf"] + shift.float().reshape(-1, *[1] * dims))
+
+    return errors
+
+
+def run_errors(run: str | os.PathLike) -> Errors:
+    """Errors of a trained run."""
+    method = load_method(run, "cpu")
+
+    def errors(case: Case) -> Tensor:
+        kept = {key: value for key, value in case.items() if isinstance(value, Tensor)}
+        with torch.no_grad():
+            trace: Trace = method.trace(list_data_collate([kept]))[0]
+        return point_errors(case, trace.inverse_ddf.cpu())
+
+    return errors
+
+
+def point_errors(case: Case, inverse_ddf: Tensor) -> Tensor:
+    """Distance in mm of the located from the true point, for every voxel of the source's foreground: (points,)."""
+    inside = case["source"].as_tensor()[0] > AIR
+    linear = case["source"].affine[:3, : inverse_ddf.shape[0]].double()
+    apart = (inverse_ddf - case["inverse_ddf"])[:, inside].double().T @ linear.T
+    return torch.linalg.vector_norm(apart, dim=1)
+
+
+def calibrate_radius(
+    errors: Errors,
+    predictor: str,
+    *,
+    task: str = "postop",
+    spatial_shape: Sequence[int] = (48, 48),
+    calibration: int = 1000,
+    test: int = 1000,
+    coverage: float = 0.9,
+    share: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Radius:
+    """Calibrate a radius on TraceBench's validation subjects and measure it on its test subjects.
+
+    Args:
+        errors: of the predictor; see `run_errors` and `predictor_errors`.
+        predictor: its name.
+        task, spatial_shape, seed: of TraceBench.
+        calibration, test: subjects.
+        coverage: probability promised.
+        share: None promises for a random point of a subject's foreground; a number for this share of its points.
+        progress: show a bar.
+
+    Returns:
+        The radius and its measured coverage. One score for each subject: its points are not exchangeable with
+        another's, but subjects are, since each is drawn alike and alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def subjects(split: str, count: int) -> Iterator[Tensor]:
+        data = TraceBench(task, spatial_shape, cases=count, seed=seed, split=split, cache=False)
+        for index in tqdm(range(count), desc=split, disable=not progress, unit="subject"):
+            yield errors(data[index])
+
+    scores = torch.tensor([subject_score(e, share, generator) for e in subjects("validation", calibration)])
+    radius = conformal_radius(scores, coverage)
+    held, within = [], []
+    for found in subjects("test", test):
+        held.append(subject_score(found, share, generator))
+        within.append(float((found <= radius).double().mean()))
+    measured = measure_coverage(torch.tensor(held) <= radius, torch.tensor(within))
+    population = f"TraceBench {task} at {'x'.join(map(str, spatial_shape))}"
+    return Radius(radius, coverage, share, predictor, population, calibration, measured)
+
+
+def calibrate_radius_on_landmarks(
+    subjects: Iterable[tuple[Trace, Tensor, Tensor]],
+    population: str,
+    *,
+    coverage: float = 0.9,
+    share: float | None = None,
+    seed: int = 0,
+) -> Radius:
+    """Calibrate a radius on subjects with landmarks; its coverage is measured by leaving out one at a time.
+
+    Args:
+        subjects: trace, landmarks of the source and of the target (N, 3) in RAS mm, one item for each subject.
+        population: where they come from, for the statement.
+        coverage, share: as in `calibrate_radius`; a random point is a random landmark.
+        seed: of the random landmarks.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    errors = [
+        torch.linalg.vector_norm(trace.locate(source) - torch.as_tensor(target, dtype=torch.float64), dim=1)
+        for trace, source, target in subjects
+    ]
+    scores = torch.tensor([subject_score(found, share, generator) for found in errors])
+    radius = conformal_radius(scores, coverage)
+    left_out = [conformal_radius(torch.cat([scores[:k], scores[k + 1 :]]), coverage) for k in range(len(scores))]
+    measured = None
+    if len(scores) > 1 and all(math.isfinite(value) for value in left_out):
+        held = scores <= torch.tensor(left_out)
+        within = torch.tensor([float((found <= own).double().mean()) for found, own in zip(errors, left_out)])
+        measured = measure_coverage(held, within)
+    return Radius(radius, coverage, share, "traces", population, len(scores), measured)
+
+
+def read_subjects(path: str | os.PathLike, space: str | None = None) -> list[tuple[Trace, Tensor, Tensor]]:
+    """Read a CSV with the columns `trace, source_landmarks, target_landmarks`, one row for each subject.
+
+    Args:
+        path: the list; files in it may be relative to it. For landmark files see `read_landmarks`.
+        space: "RAS", "LPS" or "voxel", the landmark files' axes where they do not say them.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a column is missing, two files of a subject name different landmarks, or a landmark lies outside
+            of its image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a CSV of traces and landmarks")
+    with open(path, newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream, skipinitialspace=True))
+    columns = ("trace", "source_landmarks", "target_landmarks")
+    if not rows or any(not row.get(column) for row in rows for column in columns):
+        raise ValueError(f"{path}: expected rows with the columns {', '.join(columns)}; correct the file")
+    found = []
+    for row in rows:
+        trace = load_trace(path.parent / row["trace"])
+        source_names, source = _landmarks(path.parent, row, "source", trace.source, trace.source_affine, space)
+        target_names, target = _landmarks(path.parent, row, "target", trace.image, trace.affine, space)
+        if source_names != target_names or not source_names:
+            raise ValueError(
+                f"{path}: {row['source_landmarks']} and {row['target_landmarks']} name different landmarks, or none"
+            )
+        found.append((trace, source, target))
+    return found
+
+
+def _landmarks(
+    folder: Path, row: Mapping[str, str], name: str, image: Tensor, affine: Tensor, space: str | None
+) -> tuple[list[str], Tensor]:
+    """Landmarks of one image of a trace, checked to lie on it."""
+    grid = Grid((*image.shape[1:], 1)[:3], affine)
+    member = f"{row['trace']}/{'source' if name == 'source' else 'image'}"
+    return read_landmarks(folder / row[f"{name}_landmarks"], space, ImageGrid(grid, member))
+
+
+def radius_check(path: str | os.PathLike) -> Check:
+    """Tell a conformal radius; it is no test of this trace, so it always passes."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected one of `medtrace calibrate radius`")
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("format") != RADIUS_FORMAT:
+            raise ValueError("another format")
+        figures = {"radius_mm": float(values["radius_mm"]), "coverage": float(values["coverage"])}
+        reason = str(values["statement"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: holds no conformal radius ({error}); run `medtrace calibrate radius`") from error
+    return Check("conformal radius", Status.PASS, reason, figures)
+
+
+def radius_text(radius: Radius) -> str:
+    """A radius and its measured coverage as lines of text."""
+    lines = [f"predictor {radius.predictor}: {radius.statement}"]
+    found = radius.measured
+    if found is None:
+        lines.append("coverage not measured: too few subjects")
+    else:
+        lines.append(
+            f"measured on {found.n} unseen subjects: {100 * found.subjects:.1f} % of subjects"
+            f" (± {100 * found.standard_error:.1f}), {100 * found.points:.1f} % of their points;"
+            f" promised {100 * radius.coverage:g} %"
+        )
+    return "\n".join(lines)

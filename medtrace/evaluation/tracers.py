@@ -1,0 +1,52 @@
+"""What traces the batches of an evaluation: methods in evaluation mode, and the controls beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from medtrace.engines.evaluator import to_device
+from medtrace.evaluation.scoring import Tracer
+from medtrace.fields import invert, warp
+from medtrace.methods.base import Method
+from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, plain, traces_of
+
+
+def tracer_of(method: Method) -> Tracer:
+    """Trace batches with a method in evaluation mode, results on the CPU."""
+    return _on_cpu(method, lambda batch: method.trace(batch))
+
+
+def registrar_of(method: Method) -> Tracer:
+    """Register the pairs of batches, "source" to "target", in evaluation mode, results on the CPU."""
+    return _on_cpu(method, lambda batch: method.trace_pair(batch["source"], batch["target"]))
+
+
+def _on_cpu(method: Method, tracer: Tracer) -> Tracer:
+    device = next(method.parameters()).device
+
+    def trace(batch: Mapping[str, Any]) -> list[Trace]:
+        method.eval()
+        return [trace.to("cpu") for trace in tracer(to_device(batch, device))]
+
+    return trace
+
+
+def identity(batch: Mapping[str, Any]) -> list[Trace]:
+    """The control that changes nothing: the image is the source and the field is zero."""
+    return field_control(batch, torch.zeros_like)
+
+
+def oracle(batch: Mapping[str, Any]) -> list[Trace]:
+    """The source warped by the best field that a method could know (`oracle_ddf` of TraceBench)."""
+    return field_control(batch, lambda _: batch["oracle_ddf"])
+
+
+def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
+    """A control whose image is the source warped by a field given for the whole batch."""
+    source = plain(batch["source"])
+    ddf = plain(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
+    return traces_of(batch["source"], Prediction(warp(source, ddf), ddf, invert(ddf).ddf))

@@ -1,0 +1,98 @@
+"""Train the rows of a study on TraceBench and compare them where the truth is known."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import medtrace
+from medtrace.checks import check_choice
+from medtrace.evaluation.bench import SETTINGS, STUDIES, Study, Training
+from medtrace.evaluation.bench.machine import commit
+from medtrace.evaluation.bench.registry import MEASUREMENTS
+from medtrace.evaluation.bench.running import DONE, compare_rows
+from medtrace.storage.files import remove_content, write_json
+from medtrace.storage.reservations import locked, reserving
+from medtrace.workflows.train import train
+
+
+def bench(
+    task: str = "postop",
+    setting: str = "demo",
+    study: str | None = None,
+    out: str | os.PathLike = "demo_out",
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train the rows of a study on TraceBench, score them on unseen subjects and write a table and pictures.
+
+    Args:
+        task: of TraceBench, one of `STUDIES`.
+        setting: "demo" (about five minutes on two cores for the rivals of `postop`), "full" or "smoke" (seconds).
+        study: one of `STUDIES[task]`; by default the first.
+        out: receives `runs/` and, in `<study>/` (of other tasks than `postop` in `<task>/<study>/`), `results.json`,
+            `table.md`, per-case CSVs, `figures/` and `traces/`. Runs of the same setting and seed found there are used
+            again, also after a change of the code; each row of `results.json` tells the commit that trained it.
+        seed: of data and training.
+        device: by default CUDA where there is one.
+        progress: show bars and the table.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        ValueError: if there is no such task, study or setting.
+    """
+    check_choice("task", task, STUDIES)
+    check_choice("setting", setting, SETTINGS)
+    study = study or next(iter(STUDIES[task]))
+    measurements = MEASUREMENTS.get(task, {})
+    check_choice(f"study of {task}", study, (*STUDIES[task], *measurements))
+    if study in measurements:
+        return measurements[study](setting, Path(out), seed=seed, device=device, progress=progress)
+    return run_study(STUDIES[task][study], setting, Path(out), seed=seed, device=device, progress=progress)
+
+
+@reserving(lambda study, out: locked(out / study.folder))
+def run_study(
+    study: Study, setting: str, out: Path, *, seed: int = 0, device: str | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Run a study, whether registered or not; see `bench`."""
+    console = Console(stderr=True, quiet=not progress)
+    started = time.perf_counter()
+    runs = {
+        row: _trained(row, method, setting, seed, out / "runs", device, console) for row, method in study.rows.items()
+    }
+    command = f"medtrace bench {study.task} --setting {setting} --study {study.name} --seed {seed}"
+    return compare_rows(study, runs, out, command=command, started=started, device=device, progress=progress)
+
+
+def _trained(
+    row: str, training: Training, setting: str, seed: int, folder: Path, device: str | None, console: Console
+) -> Path:
+    """The run folder of a row, trained unless it was before."""
+    run = folder / f"{setting}-{seed}" / training.run
+    if (run / DONE).is_file():
+        console.print(f"{row}: trained before, in {run}")
+        return run
+    with locked(run):  # which a training at work has
+        remove_content(run)  # of a training that did not finish
+    console.print(f"{row}: training")
+    started = time.perf_counter()
+    own = training.by_setting.get(setting)
+    train(
+        training.method,
+        out=run,
+        presets=("tracebench", *training.presets, *(SETTINGS[setting] if own is None else ())),
+        settings={"training.seed": seed, "data.seed": seed, **(own or {}), **training.settings},
+        device=device,
+    )
+    seconds = round(time.perf_counter() - started, 1)
+    write_json(run / DONE, {"seconds": seconds, "commit": commit(), "medtrace": medtrace.__version__})
+    return run

@@ -1,0 +1,249 @@
+"""Certify traces that lie on disk."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medtrace.data.masks import check_same_grid
+from medtrace.data.reading import read_image
+from medtrace.engines.runs import load_method
+from medtrace.evaluation.certificate.checks import trace_checks
+from medtrace.evaluation.certificate.probes import RUN_CHECKS, identical_pair_check, translator_checks, without_run
+from medtrace.evaluation.certificate.provenance import provenance, provenance_check, without_names
+from medtrace.evaluation.certificate.radius import radius_check
+from medtrace.evaluation.certificate.record import Certificate, Check, skipped
+from medtrace.evaluation.certificate.thresholds import Thresholds
+from medtrace.io import load_trace, write_image
+from medtrace.report.certificate import certificate_beside, certificate_html
+from medtrace.storage.files import atomic_write, scratch_directory
+from medtrace.storage.places import folder_place
+from medtrace.storage.reservations import reserve_files, reserving
+from medtrace.trace import Trace
+from medtrace.transforms.mask_rule import ON_GRID
+from medtrace.workflows.register import register
+from medtrace.workflows.translate import run_preparation, translate
+
+_PAGE = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+    "<title>Certificates</title><style>:root {{ color-scheme: light dark; }} body {{ max-width: 75em; margin: auto;"
+    " padding: 1em; background: Canvas; }}</style></head><body>{}</body></html>\n"
+)
+
+
+def certify(
+    folder: str | os.PathLike,
+    *,
+    run: str | os.PathLike | None = None,
+    source: str | os.PathLike | None = None,
+    target: str | os.PathLike | None = None,
+    thresholds: Thresholds | str | os.PathLike | None = None,
+    radius: str | os.PathLike | None = None,
+    contrast: str | None = None,
+    device: str | None = None,
+    out: str | os.PathLike | None = None,
+    keep_metadata: bool = False,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
+) -> Certificate:
+    """Certify a saved trace without ground truth.
+
+    Args:
+        folder: written by `translate`, `register` or `save_trace`.
+        run: folder of the training that made it, for reproduction, equivariance, identical pairs and provenance.
+        source: the file or DICOM folder that was translated, for provenance.
+        target: the scan that a registration was to reach, on the image's grid: what its field is judged against.
+        thresholds: limits and settings, or a YAML file with some of them.
+        radius: a file of `calibrate_radius`, to tell the conformal radius.
+        contrast: of the image, where the run was trained on several.
+        device: such as "cuda:0".
+        out: JSON file to write.
+        keep_metadata: keep the name of `source` and the trace's metadata, which may name a patient.
+        source_series, target_series: which volume of a DICOM folder that holds several, see
+            `medtrace.data.reading.read_image`.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        FileNotFoundError: if a file or folder is missing.
+        ValueError: if one cannot be read or does not fit; the message names it.
+    """
+    folder = Path(folder)
+    limits = thresholds if isinstance(thresholds, Thresholds) else Thresholds()
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        limits = Thresholds.load(thresholds)
+    trace = load_trace(folder)
+    told = None if radius is None else radius_check(radius)
+    origin = provenance(folder, run, source)
+    wanted = None if target is None else _read_target(target, trace, folder, target_series, resample_tilt)
+    checks = trace_checks(trace, limits, target=wanted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a run's network warns of what the checks measure
+        checks += without_run() if run is None else run_checks(run, trace, limits, contrast, device)
+    checks.append(provenance_check(trace, origin, source, source_series, resample_tilt))
+    if told is not None:
+        checks.append(told)
+    origin = origin if keep_metadata else without_names(origin)
+    origin["thresholds"] = limits.as_dict()
+    certificate = Certificate(folder.resolve().name, tuple(checks), origin)
+    if out is not None:
+        certificate.write(out)
+    return certificate
+
+
+def _read_target(
+    path: str | os.PathLike,
+    trace: Trace,
+    folder: Path,
+    series: str | int | None = None,
+    resample_tilt: bool = False,
+) -> Tensor:
+    path = Path(path)
+    scan = read_image(path, series, resample_tilt=resample_tilt)
+    shape = trace.image.shape[1:]
+    own = trace.image.reshape(-1, *shape, *(1,) * (scan.ndim - trace.image.ndim))
+    check_same_grid(scan, path, MetaTensor(own, affine=trace.affine), f"{folder}'s image", ON_GRID)
+    return scan.as_tensor().float().reshape(-1, *shape)
+
+
+def run_checks(
+    run: str | os.PathLike, trace: Trace, thresholds: Thresholds, contrast: str | None = None, device: str | None = None
+) -> list[Check]:
+    """The checks that a run allows: of a translator reproduction and equivariance, of a registration identical pairs.
+
+    Args:
+        run: folder of the training that made the trace.
+        trace: of a scan in its own units, as `translate` or `register` leaves it.
+        thresholds: limits and settings.
+        contrast: of the image, where the run was trained on several.
+        device: such as "cuda:0".
+    """
+    method = load_method(run, "cpu")
+    flat = trace.spatial_dims == 2
+    if trace.source.shape[0] != 1:
+        return [skipped(name, "colour pictures cannot be handed to the run again") for name in RUN_CHECKS]
+    if flat and run_preparation(run, method).picture:
+        return [skipped(name, "pictures cannot be handed to the run again without loss") for name in RUN_CHECKS]
+    with scratch_directory() as folder:
+        file = folder / "source.nii.gz"
+        if not method.translates:
+            write_image(file, trace.source, trace.source_affine)
+            found = register(
+                file, file, folder / "pair", run=run, contrast=contrast, device=device, progress=False, report=False
+            ).trace
+            reason = "the run registers pairs; the target is not part of a trace"
+            return [*(skipped(name, reason) for name in RUN_CHECKS[:2]), identical_pair_check(found, thresholds)]
+        if not trace.same_grid:
+            return [skipped(name, "source and image lie on two grids") for name in RUN_CHECKS]
+
+        def translator(source: Tensor) -> Trace:
+            write_image(file, source, trace.source_affine)
+            settings: dict[str, Any] = {"contrast": contrast, "device": device, "progress": False, "report": False}
+            made = translate(run, file, folder / "trace", overwrite=True, **settings)
+            return _flat(made) if flat else made
+
+        checks = translator_checks(translator, trace, thresholds)
+    return [*checks, skipped("identical pair", "the run translates one image; it registers no pair")]
+
+
+def _flat(trace: Trace) -> Trace:
+    """The 2D trace of a volume of one slice."""
+    return Trace.build(
+        trace.source[..., 0],
+        trace.image[..., 0],
+        trace.ddf[:2, ..., 0],
+        inverse_ddf=trace.inverse_ddf[:2, ..., 0],
+        affine=trace.affine,
+        source_affine=trace.source_affine,
+    )
+
+
+@contextmanager
+def _reserve_certificates(
+    traces: Sequence[str | os.PathLike], out: str | os.PathLike | None, html: str | os.PathLike | None
+) -> Iterator[None]:
+    files = _files(traces, out)
+    doubled = sorted({str(file) for file in files if files.count(file) > 1})
+    if doubled:
+        raise ValueError(f"traces: expected folders of different names, received several for {doubled[0]}; rename one")
+    if out is not None and len(traces) > 1:
+        folder_place(out)
+    with reserve_files(*files, html, make_parents=True):
+        yield
+
+
+@reserving(lambda traces, out, html: _reserve_certificates(traces, out, html))
+def certify_several(
+    traces: Sequence[str | os.PathLike],
+    *,
+    out: str | os.PathLike | None = None,
+    run: str | os.PathLike | None = None,
+    source: str | os.PathLike | None = None,
+    target: str | os.PathLike | None = None,
+    thresholds: str | os.PathLike | None = None,
+    radius: str | os.PathLike | None = None,
+    contrast: str | None = None,
+    html: str | os.PathLike | None = None,
+    device: str | None = None,
+    keep_metadata: bool = False,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
+) -> list[Certificate]:
+    """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
+
+    Certificates and page leave out names of files and the traces' metadata, which may name patients, unless
+    `keep_metadata`.
+
+    Without `out`, each certificate lies beside its trace's folder, as TRACE.certificate.json, where `medtrace report`
+    finds it.
+
+    Raises:
+        ValueError: if an input or a target is given with several traces.
+    """
+    for option, given in (("--input", source), ("--target", target)):
+        if given is not None and len(traces) > 1:
+            raise ValueError(f"{option}: expected with one trace, received {len(traces)}; certify them one by one")
+    found = []
+    for trace, file in zip(traces, _files(traces, out)):
+        found.append(
+            certify(
+                trace,
+                run=run,
+                source=source,
+                target=target,
+                thresholds=thresholds,
+                radius=radius,
+                contrast=contrast,
+                device=device,
+                out=file,
+                keep_metadata=keep_metadata,
+                source_series=source_series,
+                target_series=target_series,
+                resample_tilt=resample_tilt,
+            )
+        )
+    if html is not None:
+        pieces = [certificate_html(certificate.as_dict(), style=not index) for index, certificate in enumerate(found)]
+        atomic_write(html, _PAGE.format("\n".join(pieces)))
+    return found
+
+
+def _files(traces: Sequence[str | os.PathLike], out: str | os.PathLike | None) -> list[Path]:
+    """The file of every trace's certificate."""
+    if out is None:
+        return [certificate_beside(trace) for trace in traces]
+    if len(traces) == 1:
+        return [Path(out)]
+    return [Path(out) / f"{Path(trace).resolve().name}.json" for trace in traces]

@@ -1,0 +1,51 @@
+"""The table of methods: what each does, in which dimensions, and whose idea it is."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import NamedTuple
+
+from medtrace.methods import method_class, method_names
+
+HEADS = ("method", "tasks", "dims", "training", "paper")
+NARROWEST = 24
+"""Columns that the last column gets at least."""
+
+
+class MethodTable(NamedTuple):
+    """The table, and what could not be read."""
+
+    text: str
+    failures: list[str]
+    """A line for each method of another package that cannot be imported."""
+
+
+def method_table(width: int | None = None) -> MethodTable:
+    """List every method, those of other packages too.
+
+    Args:
+        width: columns of the terminal, at which papers are wrapped; None keeps each method on one line.
+
+    Example:
+        >>> [line.split()[0] for line in method_table().text.splitlines()][:3]
+        ['method', 'cyclegan', 'ddib']
+    """
+    rows, failures = [HEADS], []
+    for name in method_names():
+        try:
+            kind = method_class(name)
+        except Exception as error:  # whatever the import of another package raises
+            failures.append(f"{name}: {type(error).__name__}: {error}")
+            continue
+        able = kind.abilities
+        dims = "/".join(f"{dims}D" for dims in able.spatial_dims)
+        rows.append((name, ", ".join(able.tasks), dims, "paired" if able.paired else "unpaired", kind.paper))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS) - 1)]
+    indent = sum(widths) + 2 * len(widths)
+    lines = []
+    for row in rows:
+        first = "".join(cell.ljust(size + 2) for cell, size in zip(row, widths))
+        room = None if width is None else max(width - indent, NARROWEST)
+        paper = [row[-1]] if room is None else textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
+        lines += [(first + paper[0]).rstrip(), *(" " * indent + part for part in paper[1:])]
+    return MethodTable("\n".join(lines), failures)
