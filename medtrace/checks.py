@@ -130,12 +130,12 @@ class DeferredChecks:
     def __exit__(self, *_: object) -> None:
         _DEFERRED.reset(self._tokens.pop())
 
-    def add(self, extremes: Tensor, judge: Callable[[float, float], None]) -> None:
-        """Keep the two numbers `extremes`, on their device, until they are judged."""
-        self._waiting.append((extremes, judge))
+    def add(self, extremes: Tensor, assess: Callable[[float, float], None]) -> None:
+        """Keep the two numbers `extremes`, on their device, until they are assessed."""
+        self._waiting.append((extremes, assess))
 
     def look(self) -> None:
-        """Judge what waits, in the order it came, with one look at the device.
+        """Assess what waits, in the order it came, with one look at the device.
 
         Raises:
             ValueError: of the first check that fails.
@@ -143,21 +143,21 @@ class DeferredChecks:
         waiting, self._waiting = self._waiting, []
         if waiting:
             numbers = torch.stack([extremes.double() for extremes, _ in waiting]).tolist()
-            for (least, greatest), (_, judge) in zip(numbers, waiting):
-                judge(least, greatest)
+            for (least, greatest), (_, assess) in zip(numbers, waiting):
+                assess(least, greatest)
 
 
 _DEFERRED: ContextVar[DeferredChecks | None] = ContextVar("deferred checks", default=None)
 
 
-def check_extremes(value: Tensor, judge: Callable[[float, float], None]) -> None:
-    """Hand the least and greatest number of a tensor to `judge`, which raises: now, or as `DeferredChecks` says."""
+def check_extremes(value: Tensor, assess: Callable[[float, float], None]) -> None:
+    """Hand the least and greatest number of a tensor to `assess`, which raises: now, or as `DeferredChecks` says."""
     extremes = torch.stack(value.detach().aminmax())
     deferred = _DEFERRED.get()
     if deferred is not None and _costs_a_wait(extremes):
-        deferred.add(extremes, judge)
+        deferred.add(extremes, assess)
     else:
-        judge(*extremes.tolist())
+        assess(*extremes.tolist())
 
 
 def _costs_a_wait(value: Tensor) -> bool:
@@ -167,10 +167,10 @@ def _costs_a_wait(value: Tensor) -> bool:
 
 def check_range(name: str, value: Tensor, low: float, high: float, tolerance: float = 1e-3) -> None:
     """Check that every number lies in [low, high], within `tolerance` of the range for rounding; NaN fails."""
-    check_extremes(value, partial(_judge_range, name, low, high, tolerance * (high - low)))
+    check_extremes(value, partial(_assess_range, name, low, high, tolerance * (high - low)))
 
 
-def _judge_range(name: str, low: float, high: float, slack: float, least: float, greatest: float) -> None:
+def _assess_range(name: str, low: float, high: float, slack: float, least: float, greatest: float) -> None:
     if not (low - slack <= least and greatest <= high + slack):
         raise ValueError(
             f"{name}: expected intensities in [{low:g}, {high:g}], received {least:g} to {greatest:g}; rescale the"

@@ -1,6 +1,6 @@
 """Training steps of every method, for test_distributed: on two processes, or on one with the whole batch.
 
-The optimiser is plain gradient descent, so that weights move by the gradients and nothing else. Noise and levels of a
+The optimizer is plain gradient descent, so that weights move by the gradients and nothing else. Noise and levels of a
 diffusion are drawn by the content of each case, whichever process has it.
 """
 

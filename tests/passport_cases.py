@@ -67,7 +67,7 @@ cases = pytest.mark.parametrize(("kind", "name", "elsewhere"), CASES.values(), i
 
 
 def other_grid(affine, shape):
-    """Another grid in the same plane about the same centre: turned, finer, its first axis reversed, larger."""
+    """Another grid in the same plane about the same center: turned, finer, its first axis reversed, larger."""
     other_shape = (shape[0] + 8, shape[1] + 4, *shape[2:])
     length = affine[:3, :3].norm(dim=0)
     first, second, third = (affine[:3, :3] / length).T
@@ -115,7 +115,7 @@ def points_within(shape, affine, count=40, seed=3, margin=2.0):
 
 
 def inside_source(trace):
-    """Boolean (*spatial): target voxels read strictly within the source's voxel centres, where no border counts."""
+    """Boolean (*spatial): target voxels read strictly within the source's voxel centers, where no border counts."""
     points = trace._source_coordinates()[0]
     size = torch.tensor(trace.source.shape[1:]).reshape(-1, *[1] * (points.ndim - 1))
     inside = ((points >= 1e-3) & (points <= size - 1 - 1e-3)) | ((size == 1) & (points.abs() < 1e-3))
@@ -131,7 +131,7 @@ def largest(format_name, what, difference):
     return value
 
 
-def both_ways(trace):
+def bidirectional(trace):
     """Field, its affine, its grid and the method of the trace that moves points as it does."""
     return {
         "ddf": (trace.ddf, trace.affine, trace.image.shape[1:], trace.origin),

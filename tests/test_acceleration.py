@@ -1,4 +1,4 @@
-"""Options of speed change no result: layout, compilation, fused optimisers; and no term waits for the device."""
+"""Options of speed change no result: layout, compilation, fused optimizers; and no term waits for the device."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def optimizers(method, kind=torch.optim.Adam, rate=1e-3, **options):
     return {phase.name: kind(method.parameters_of(phase.name), rate, **options) for phase in method.phases}
 
 
-def trained(method, *handlers, epochs=1, shape=(32, 32), **optimiser):
+def trained(method, *handlers, epochs=1, shape=(32, 32), **optimizer):
     generator = torch.Generator().manual_seed(1)
     items = [
         {key: torch.rand(1, *shape, generator=generator) * 2 - 1 for key in ("source", "target")} for _ in range(4)
@@ -46,7 +46,7 @@ def trained(method, *handlers, epochs=1, shape=(32, 32), **optimiser):
         epochs,
         DataLoader(Dataset(items), batch_size=2),
         method,
-        optimizers(method, **({"fused": True} | optimiser)),
+        optimizers(method, **({"fused": True} | optimizer)),
         train_handlers=handlers,
     )
     trainer.run()
@@ -104,8 +104,8 @@ def test_shared_forwards_train_alike(plain):
     method = tracetrans(share_forwards=True)
     calls = []
     for stream in ("translation", "warp"):
-        judge = getattr(method.networks, f"{stream}_discriminator")
-        judge.register_forward_hook(lambda *_, stream=stream: calls.append(stream))
+        assess = getattr(method.networks, f"{stream}_discriminator")
+        assess.register_forward_hook(lambda *_, stream=stream: calls.append(stream))
     gone_back = []
 
     def watch(_module, _inputs, output):
@@ -122,7 +122,7 @@ def test_shared_forwards_train_alike(plain):
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("build", [tracetrans, reggan])
 def test_every_backend_trains_alike(build, backend):
-    """By gradient descent: before a normalisation a bias has a gradient of rounding, which Adam turns to steps."""
+    """By gradient descent: before a normalization a bias has a gradient of rounding, which Adam turns to steps."""
     first, expected, method = build(), build(), build()
     descent = {"kind": torch.optim.SGD, "rate": 0.1}
     trained(expected, **descent)
@@ -217,10 +217,10 @@ def test_no_term_waits_for_the_device(build, monkeypatch):
     monkeypatch.setattr(checks, "_costs_a_wait", lambda _: True)
     method = build()
     batch = {"source": torch.rand(2, 1, 32, 32), "target": torch.rand(2, 1, 32, 32)}
-    carried = {}
+    context = {}
     with checks.DeferredChecks() as deferred, Looks() as looks:
         for phase in method.phases:
-            phase.total(method.terms(phase.name, batch, carried)).backward()
+            phase.total(method.terms(phase.name, batch, context)).backward()
         for optimizer in optimizers(method, fused=True).values():
             optimizer.step()
     assert looks.seen == []

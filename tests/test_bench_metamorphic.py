@@ -41,13 +41,13 @@ def stirred(method):
 )
 def test_checks_are_of_the_methods_own_answers(method, batch):
     untrained = metamorphic.checks(method.eval(), batch)
-    assert untrained["still_voxels"] == untrained["intensity_without_mask"] == 0
+    assert untrained["unmoved_voxels"] == untrained["intensity_without_mask"] == 0
     found = metamorphic.checks(stirred(method), batch)
     source = batch["source"].as_tensor()
     trace = method.trace_pair(source, source)[0]
     length = torch.linalg.vector_norm(trace.ddf, dim=0)[batch["source_head"].as_tensor()[0, 0]].mean()
-    assert found["still_voxels"] == pytest.approx(float(length), rel=1e-5)
-    assert found["still_voxels"] > 0.01
+    assert found["unmoved_voxels"] == pytest.approx(float(length), rel=1e-5)
+    assert found["unmoved_voxels"] > 0.01
     assert found["intensity_without_mask"] == 0
     assert found["time_ms"] > 0
 
@@ -103,7 +103,7 @@ def test_the_ablation_changes_one_thing_a_row_and_goes_back_to_the_paper():
     assert set(paper) == changed - budget
 
 
-def test_a_volume_is_registered_by_instance_optimisation(tmp_path):
+def test_a_volume_is_registered_by_instance_optimization(tmp_path):
     results = bench("metamorphic", "smoke", "volume", out=tmp_path, device="cpu", progress=False)
     folder = tmp_path / "metamorphic" / "volume"
     rows = results["rows"]

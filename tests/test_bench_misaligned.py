@@ -25,9 +25,9 @@ def cases(level, count=2):
 def small_method(corrected):
     torch.manual_seed(0)
     options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 1}
-    host = translation_backbone("cyclegan", 2, 1, 1, both_ways=False, options=options)
+    backbone = translation_backbone("cyclegan", 2, 1, 1, bidirectional=False, options=options)
     network = RegistrationUNet(2, 1, channels=[4, 8])
-    return TwoDomainMethod(host, correction=RegistrationCorrection(network) if corrected else None)
+    return TwoDomainMethod(backbone, correction=RegistrationCorrection(network) if corrected else None)
 
 
 def row(method):

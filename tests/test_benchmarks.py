@@ -11,7 +11,7 @@ import torch
 
 from tests.benchmarks import harness, page, runs
 from tests.benchmarks.__main__ import main, parse
-from tests.benchmarks.harness import Measurement, Settings, measure, peak_memory, quartiles, round_ratios, summarise
+from tests.benchmarks.harness import Measurement, Settings, measure, peak_memory, quartiles, round_ratios, summarize
 
 QUICK = Settings(quick=True, rounds=2, seconds=0.1)
 
@@ -22,7 +22,7 @@ def group(**changes):
 
 
 def test_median_quartiles_and_ratio_by_rounds():
-    ours, other = summarise(group(), [[1.0, 2.0, 4.0], [3.0, 8.0, 4.0]], [2 << 20, None])
+    ours, other = summarize(group(), [[1.0, 2.0, 4.0], [3.0, 8.0, 4.0]], [2 << 20, None])
     assert ours["median_s"] == 2.0
     assert ours["quartiles_s"] == (1.5, 3.0)
     assert ours["least_s"] == 1.0
@@ -33,7 +33,7 @@ def test_median_quartiles_and_ratio_by_rounds():
 
 
 def test_outputs_are_taken_off_the_memory():
-    record, _ = summarise(group(outputs=1000), [[1.0], [1.0]], [1500, 7])
+    record, _ = summarize(group(outputs=1000), [[1.0], [1.0]], [1500, 7])
     assert record["peak_bytes"] == 500
 
 
@@ -43,7 +43,7 @@ def test_peer_that_ran_once_is_compared_with_every_round():
 
 
 def test_without_a_peer_there_is_no_ratio():
-    assert "ratio" not in summarise(group()[:1], [[1.0]], [None])[0]
+    assert "ratio" not in summarize(group()[:1], [[1.0]], [None])[0]
 
 
 def test_peers_take_turns(monkeypatch):
@@ -115,7 +115,7 @@ def test_part_becomes_an_entry_that_json_keeps(tmp_path):
 
 def results():
     where = harness.conditions(Settings())
-    records = summarise(group(), [[0.001, 0.001], [0.005, 0.005]], [2 << 20, 3 << 20])
+    records = summarize(group(), [[0.001, 0.001], [0.005, 0.005]], [2 << 20, 3 << 20])
     for record in records:
         record["x"] = 64
     entry = {"title": "Sums", "text": "All of them.", "conditions": where, "records": records}
@@ -148,7 +148,7 @@ def test_page_holds_tables_conditions_and_plot_and_keeps_its_prose(tmp_path):
 @pytest.mark.parametrize(("limit", "kept"), [(0.002, "yes"), (0.0015, "yes"), (0.001, "no")])
 def test_page_says_whether_a_time_is_kept(limit, kept):
     one = Measurement("map", "256²", "medtrace", lambda: None, target_seconds=limit)
-    rows = page.table(summarise([one], [[0.001, 0.0015, 0.004]], [None])).splitlines()
+    rows = page.table(summarize([one], [[0.001, 0.0015, 0.004]], [None])).splitlines()
     assert rows[0].count("asked") == 1
     assert f"≤ {1e3 * limit:g} ms: {kept}" in rows[2]
 

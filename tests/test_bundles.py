@@ -271,8 +271,8 @@ def _pair(batch):
 
 
 def test_a_run_of_tracebench_is_prepared_at_its_voxel_size(trained):
-    from medtrace.data import SeededItems, sources
+    from medtrace.data import DeterministicDataset, sources
 
     settings = read_run(trained).settings
-    preparation = preparation_of(SeededItems(sources(settings).training()), None)
+    preparation = preparation_of(DeterministicDataset(sources(settings).training()), None)
     assert preparation.spatial_shape == (32, 32)

@@ -41,7 +41,7 @@ def test_every_case_is_read_rightly_or_refused(tmp_path, name):
         assert [word for word in expected.get("said", []) if not any(word in str(line.message) for line in said)] == []
 
 
-def test_what_is_written_comes_back_to_the_last_nanometre(tmp_path):
+def test_what_is_written_comes_back_to_the_last_nanometer(tmp_path):
     """Of electron microscopy too, whose voxels are 1e-5 mm."""
     names, points = ["a", "b, c"], torch.tensor([[1.23456789e-4, -2e-5, 3.0], [-150.123456, 0.0, 8.5]]).double()
     write_landmarks(tmp_path / "points.csv", names, points)

@@ -115,7 +115,7 @@ def test_either_field_may_jump(name):
     assert check.status == Status.WARN
 
 
-def test_the_worse_of_both_ways_counts(monkeypatch):
+def test_the_worse_of_bidirectional_counts(monkeypatch):
     ways = {True: ConsistencyFigures(0.4, 0.2, 0.9, 10), False: ConsistencyFigures(0.1, 0.3, 0.5, 5)}
     monkeypatch.setattr(measure, "round_trip", lambda *_, to_target_first: (ways[to_target_first], None))
     figures = certify_checks.inverse_consistency(identity(), Thresholds()).figures

@@ -13,11 +13,11 @@ from medtrace.cli import app
 from medtrace.data import TraceBench
 from medtrace.evaluation.certificate import Certificate, Check, Limit, Status, Thresholds, certify_trace
 from medtrace.evaluation.certificate import figures as measure
-from medtrace.evaluation.certificate.calibration import judge_spoiled, judgement_table, wrongness
+from medtrace.evaluation.certificate.calibration import assess_corrupted, assessment_table, wrongness
 from medtrace.evaluation.certificate.checks import independent_field, trace_checks
 from medtrace.evaluation.certificate.corruption import SPOILERS, moved_voxel, true_trace
 from medtrace.evaluation.certificate.probes import equivariance, identical_pair_check, translator_checks
-from medtrace.evaluation.certificate.record import judged
+from medtrace.evaluation.certificate.record import assessed
 from medtrace.evaluation.certificate.run_calibration import answer_table, question_run
 from medtrace.fields import exponentiate, warp
 from medtrace.io import save_trace, write_image
@@ -62,9 +62,9 @@ def test_a_moved_voxel_is_the_largest_jump(shape):
     ddf = velocity(shape)
     quiet = measure.largest_jump(ddf)
     assert quiet < 0.6
-    centre = tuple(size // 2 for size in shape)
+    center = tuple(size // 2 for size in shape)
     moved = ddf.clone()
-    moved[(0, *centre)] += 1.5
+    moved[(0, *center)] += 1.5
     assert measure.largest_jump(moved) > 1.5 - quiet
     assert measure.fold_figures(moved).volume_voxels > 0
     assert measure.fold_figures(ddf).volume_voxels == 0
@@ -73,7 +73,7 @@ def test_a_moved_voxel_is_the_largest_jump(shape):
 def test_linear_fields_have_no_jump():
     grid = torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(5.0), torch.arange(4.0), indexing="ij"))
     assert measure.largest_jump(0.3 * grid.flip(0) + 2) < 1e-5
-    assert measure.largest_jump(torch.rand(3, 2, 2, 1)) == 0.0  # nothing has two neighbours
+    assert measure.largest_jump(torch.rand(3, 2, 2, 1)) == 0.0  # nothing has two neighbors
 
 
 @pytest.mark.parametrize("same_grid", [True, False])
@@ -97,8 +97,8 @@ def test_round_trip_keeps_interior_and_border_apart(same_grid):
     assert border.points > 0
     if same_grid:
         assert interior.points + border.points <= 24 * 20
-        spoiled = replace(trace, inverse_ddf=trace.inverse_ddf + torch.tensor([1.0, 0.0]).reshape(2, 1, 1))
-        interior, _ = measure.round_trip(spoiled)
+        corrupted = replace(trace, inverse_ddf=trace.inverse_ddf + torch.tensor([1.0, 0.0]).reshape(2, 1, 1))
+        interior, _ = measure.round_trip(corrupted)
         assert interior.max_voxels > 0.9
         assert interior.mean_mm == pytest.approx(2.0, abs=0.2)
 
@@ -151,9 +151,9 @@ def test_smooth_displacement_is_small_smooth_and_still_at_the_border():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_one_voxel_moved_one_and_a_half_voxels_fails(truth, cases, referee, seed):
-    spoiled = moved_voxel(truth, cases[1], np.random.default_rng(seed))
-    assert int(((spoiled.ddf - truth.ddf) != 0).any(0).sum()) == 1
-    certificate = certify_trace(spoiled, referee=referee)
+    corrupted = moved_voxel(truth, cases[1], np.random.default_rng(seed))
+    assert int(((corrupted.ddf - truth.ddf) != 0).any(0).sum()) == 1
+    certificate = certify_trace(corrupted, referee=referee)
     assert certificate.verdict == Status.FAIL
     assert certificate.check("folding").status == Status.FAIL
     assert certificate.check("smoothness").status == Status.FAIL
@@ -165,8 +165,8 @@ def test_one_voxel_moved_fails_in_3d_and_where_space_expands():
     source = torch.rand(1, *shape)
     trace = Trace.build(source, warp(source[None], ddf[None])[0], ddf, inverse_ddf=inverse)
     assert certify_trace(trace, referee=ddf).check("folding").status == Status.PASS
-    spoiled = moved_voxel(trace, {}, np.random.default_rng(0))
-    assert certify_trace(spoiled, referee=ddf).verdict == Status.FAIL
+    corrupted = moved_voxel(trace, {}, np.random.default_rng(0))
+    assert certify_trace(corrupted, referee=ddf).verdict == Status.FAIL
     grid = torch.stack(torch.meshgrid(*[torch.arange(float(size)) for size in shape], indexing="ij"))
     expanding = 2.0 * (grid - 7)  # three times as far apart: 1.5 voxels more fold nothing
     expanding[:, 8, 8, 8] += torch.tensor([1.5, 0.0, 0.0])
@@ -193,15 +193,15 @@ def test_the_truth_is_not_failed(truth, referee):
         ("image without contrast", "intensity"),
     ],
 )
-def test_spoiled_traces_fail_by_the_check_that_is_about_it(truth, cases, referee, kind, check):
-    spoiler = SPOILERS[kind]
-    spoiled = spoiler.apply(truth, cases[1], np.random.default_rng(0))
-    found = {c.name: c for c in trace_checks(spoiled, Thresholds(), referee if spoiler.same_pair else None)}
+def test_corrupted_traces_fail_by_the_check_that_is_about_it(truth, cases, referee, kind, check):
+    corruption = SPOILERS[kind]
+    corrupted = corruption.apply(truth, cases[1], np.random.default_rng(0))
+    found = {c.name: c for c in trace_checks(corrupted, Thresholds(), referee if corruption.same_pair else None)}
     assert found[check].status == Status.FAIL
     assert "above" in found[check].reason
 
 
-def test_a_registration_is_judged_against_its_target(truth, referee):
+def test_a_registration_is_assessed_against_its_target(truth, referee):
     """An image that is the warped source bears out any field; the target does not."""
     field = truth.ddf + torch.tensor([3.0, 0.0]).reshape(2, 1, 1)
     warped = warp(truth.source[None], field[None])[0]
@@ -237,8 +237,8 @@ def test_two_grids_and_channels():
     certificate = certify_trace(trace)
     assert certificate.check("account").status == Status.PASS
     assert certificate.check("inverse consistency").status == Status.PASS
-    grey = Trace.build(source, small[:1], torch.zeros(2, 20, 20), affine=affine, source_affine=other)
-    assert certify_trace(grey).check("residual").status == Status.SKIPPED
+    gray = Trace.build(source, small[:1], torch.zeros(2, 20, 20), affine=affine, source_affine=other)
+    assert certify_trace(gray).check("residual").status == Status.SKIPPED
 
 
 def test_constant_images_are_no_crash():
@@ -368,9 +368,9 @@ def test_wrong_thresholds(tmp_path, text, message):
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_status_only_worsens(order):
-    """The jump fails (above 1), the round trip at the border warns (above .5), whichever is judged first."""
+    """The jump fails (above 1), the round trip at the border warns (above .5), whichever is assessed first."""
     figures = {"largest_jump_voxels": 2.0, "border_p95_voxels": 0.75, "interior_p95_voxels": 0.05}
-    check = judged("field", dict(list(figures.items())[::order]), Thresholds(), "well")
+    check = assessed("field", dict(list(figures.items())[::order]), Thresholds(), "well")
     assert check.status == Status.FAIL
     assert sorted(check.reason.split("; ")) == [
         "border_p95_voxels is 0.75, above 0.5",
@@ -383,7 +383,7 @@ def test_a_status_only_worsens(order):
     [(0.5, Status.PASS), (0.5001, Status.WARN), (1.0, Status.WARN), (1.0001, Status.FAIL), (float("nan"), Status.FAIL)],
 )
 def test_limits_are_the_last_values_that_are_well(value, status):
-    assert judged("field", {"largest_jump_voxels": value}, Thresholds(), "well").status == status
+    assert assessed("field", {"largest_jump_voxels": value}, Thresholds(), "well").status == status
 
 
 def test_verdict_is_the_worst_check():
@@ -465,20 +465,20 @@ def test_a_file_that_is_no_certificate(tmp_path, change):
 def test_what_the_truth_calls_wrong(truth, cases):
     assert wrongness(truth, truth) == ()
     random = np.random.default_rng(0)
-    spoil = {kind: SPOILERS[kind].apply(truth, cases[1], random) for kind in SPOILERS}
-    assert "folds" in wrongness(spoil["one voxel moved 1.5 voxels"], truth)
-    assert "field" in wrongness(spoil["constant 3 voxels added"], truth)
-    assert "warped" in wrongness(spoil["warped not of this field"], truth)
-    assert "image" in wrongness(spoil["image of another case"], truth)
-    assert wrongness(spoil["inverse wrong"], truth) in ((), ("inverse",))
+    corrupt = {kind: SPOILERS[kind].apply(truth, cases[1], random) for kind in SPOILERS}
+    assert "folds" in wrongness(corrupt["one voxel moved 1.5 voxels"], truth)
+    assert "field" in wrongness(corrupt["constant 3 voxels added"], truth)
+    assert "warped" in wrongness(corrupt["warped not of this field"], truth)
+    assert "image" in wrongness(corrupt["image of another case"], truth)
+    assert wrongness(corrupt["inverse wrong"], truth) in ((), ("inverse",))
 
 
 def test_calibration_table():
-    judgements = judge_spoiled(("postop",), 2, (32, 32))
-    assert len(judgements) == 2 * len(SPOILERS)
-    table = judgement_table(judgements)
+    assessments = assess_corrupted(("postop",), 2, (32, 32))
+    assert len(assessments) == 2 * len(SPOILERS)
+    table = assessment_table(assessments)
     assert len(table.splitlines()) == len(SPOILERS) + 3
-    moved = [j for j in judgements if j.kind == "one voxel moved 1.5 voxels"]
+    moved = [j for j in assessments if j.kind == "one voxel moved 1.5 voxels"]
     assert all(j.right and j.certificate.verdict == Status.FAIL for j in moved)
 
 
@@ -486,7 +486,7 @@ def test_a_run_and_its_controls_are_asked(tmp_path):
     torch.manual_seed(0)
     answers = question_run(tiny_tracetrans(tmp_path / "run"), "postop", 2, (32, 32))
     figures = {(answer.check, answer.asked): answer.figure for answer in answers}
-    assert 0 < figures["reproduction", "the run"] < 1e-3  # grey levels of a file
+    assert 0 < figures["reproduction", "the run"] < 1e-3  # gray levels of a file
     assert figures["reproduction", "weights off by 10 %"] > figures["reproduction", "weights off by 1 %"] > 0
     assert figures["equivariance", "all of it remembered"] == pytest.approx(1.0, abs=0.01)
     assert len(answer_table(answers).splitlines()) == 2 + 6

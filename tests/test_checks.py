@@ -227,7 +227,7 @@ class TestDeferredChecks:
             deferred.look()
             assert received == [(1.0, 9.0), (2.0, 9.0), (3.0, 9.0)]
             deferred.look()
-        assert len(received) == 3, "what was judged is judged again"
+        assert len(received) == 3, "what was assessed is assessed again"
 
     def test_the_first_that_fails_is_told(self):
         with checks.DeferredChecks() as deferred:

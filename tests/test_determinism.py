@@ -144,7 +144,7 @@ def test_calibration_gives_the_same_radius(tmp_path):
 
 
 @pytest.mark.slow
-def test_calibration_judges_the_same(tmp_path):
+def test_calibration_assesses_the_same(tmp_path):
     def make(work):
         work.mkdir()
         few = ("--task", "postop", "--cases", "2", "--size", "32")

@@ -231,7 +231,7 @@ def test_registration_names_both_series(exported, series):
 @pytest.mark.parametrize("flip", [(1, 1, 1), (-1, 1, 1), (1, -1, 1), (-1, -1, -1)], ids=str)
 @pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4, 1)])
 def test_registration_maps_points_as_the_field_does_on_any_grid(series, tmp_path, flip, shape):
-    """source = x + D(x) at the centre of every deformation voxel, by the standard's formula on the raw file."""
+    """source = x + D(x) at the center of every deformation voxel, by the standard's formula on the raw file."""
     affine = torch.eye(4, dtype=torch.float64)
     affine[:3, :3] = torch.from_numpy(AXES * SPACING * np.array(flip))
     affine[:3, 3] = torch.tensor([3.0, -7.0, 11.0])
@@ -399,7 +399,7 @@ def _other_class(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
         (_remove_one, "expected evenly spaced slices, received gaps of 2.5 to 5 mm"),
         (_no_position, "an image lacks ImagePositionPatient"),
@@ -411,10 +411,10 @@ def _other_class(folder):
         ),
     ],
 )
-def test_series_that_are_no_volume_are_refused(tmp_path, spoil, message):
+def test_series_that_are_no_volume_are_refused(tmp_path, corrupt, message):
     series = tmp_path / "series"
     write_series(series)
-    spoil(series)
+    corrupt(series)
     with pytest.raises(ValueError, match=message):
         read_source_series(series)
 

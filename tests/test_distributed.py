@@ -1,6 +1,6 @@
 """Several processes train as one: gradients, checkpoints, uneven shares, and another number of processes afterwards.
 
-Everything here runs on gloo, on the CPU. Normalisations keep no batch statistics, which no two processes share.
+Everything here runs on gloo, on the CPU. Normalizations keep no batch statistics, which no two processes share.
 """
 
 import os
@@ -137,11 +137,11 @@ def test_distribute_needs_a_process_group():
     [
         ({}, True),
         ({"alignment_weight": 0.0}, False),
-        ({"alignment_weight": 0.0, "stand_in_similarity_weight": 1.0}, True),
-        ({"alignment_weight": 0.0, "stand_in_smoothness_weight": 1.0}, True),
+        ({"alignment_weight": 0.0, "surrogate_similarity_weight": 1.0}, True),
+        ({"alignment_weight": 0.0, "surrogate_smoothness_weight": 1.0}, True),
     ],
 )
-def test_a_stand_in_that_no_term_reaches_does_not_learn(weights, learns):
+def test_a_surrogate_that_no_term_reaches_does_not_learn(weights, learns):
     """A process waits for the gradient of every weight that learns."""
     from medtrace.networks import DeformationModule, DiffusionTranslator, NoiseEstimator
 
@@ -152,10 +152,10 @@ def test_a_stand_in_that_no_term_reaches_does_not_learn(weights, learns):
     assert all(parameter.requires_grad for parameter in module.encoder.parameters())
     source, target = torch.rand(2, 2, 1, 16, 16)
     batch = {"source": source, "target": target}
-    carried = {}
-    method.terms("noise", batch, carried)
+    context = {}
+    method.terms("noise", batch, context)
     phase = method.phase("deformation")
-    phase.total(method.terms("deformation", batch, carried)).backward()
+    phase.total(method.terms("deformation", batch, context)).backward()
     assert all(p.grad is not None for p in method.parameters_of("deformation") if p.requires_grad)
 
 

@@ -101,8 +101,8 @@ def table_of(page, heading):
 def test_terms_of_reggan_are_those_of_the_objective():
     correction = RegistrationCorrection(RegistrationUNet(2, 1, channels=[4, 8]))
     options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
-    host = translation_backbone("cyclegan", 2, 1, 1, both_ways=True, options=options)
-    method = TwoDomainMethod(host, cycle=CycleConsistency(), correction=correction, pairing=PairedL1())
+    backbone = translation_backbone("cyclegan", 2, 1, 1, bidirectional=True, options=options)
+    method = TwoDomainMethod(backbone, cycle=CycleConsistency(), correction=correction, pairing=PairedL1())
     weights = {name: weight for phase in method.phases for name, weight in phase.weights.items()}
     told = {}
     for terms, _, weight, _ in table_of(DOCS / "reggan.md", "Terms and weights"):
@@ -110,12 +110,12 @@ def test_terms_of_reggan_are_those_of_the_objective():
         told |= {name: number and float(number[0]) for name in re.findall(r"`(\w+)`", terms)}
     assert told.keys() == weights.keys()
     for name, weight in told.items():
-        if weight is not None:  # the host's own terms have weights of their own
+        if weight is not None:  # the backbone's own terms have weights of their own
             assert weight == weights[name], name
 
 
 def test_hosts_of_reggan_have_the_weights_that_are_told():
-    told = {row[0].strip("`"): row for row in table_of(DOCS / "reggan.md", "Hosts")}
+    told = {row[0].strip("`"): row for row in table_of(DOCS / "reggan.md", "Backbones")}
     assert told.keys() == BACKBONES.keys()
     for name, (_, _, terms, _) in told.items():
         weights = {term: float(weight) for term, weight in re.findall(r"`(\w+)` (\d[\d.]*)", terms)}

@@ -39,14 +39,14 @@ class Ledger(Method):
         )
         self.seen = []
 
-    def one_terms(self, phase, batch, carried):
-        carried["value"] = self.first.weight.detach().clone()
+    def one_terms(self, phase, batch, context):
+        context["value"] = self.first.weight.detach().clone()
         self.seen.append(("one", self.first.weight.requires_grad, self.second.weight.requires_grad))
         return {"square": (self.first.weight * self.second.weight).square().sum()}
 
-    def two_terms(self, phase, batch, carried):
+    def two_terms(self, phase, batch, context):
         self.seen.append(("two", self.first.weight.requires_grad, self.second.weight.requires_grad))
-        return {"product": (self.second.weight * carried["value"] * batch["source"].mean()).sum()}
+        return {"product": (self.second.weight * context["value"] * batch["source"].mean()).sum()}
 
 
 def sgd(method, rate=0.1):
@@ -92,7 +92,7 @@ def test_gradients_are_clipped_by_phase():
     assert method.first.weight.item() == pytest.approx(1 - 0.1 * 0.5)
 
 
-def test_optimisers_must_be_the_phases():
+def test_optimizers_must_be_the_phases():
     method = Ledger()
     with pytest.raises(ValueError, match=r"one for each phase \['one', 'two'\]"):
         Trainer("cpu", 1, [], method, {"one": None})

@@ -1,4 +1,4 @@
-"""Affine maps about a grid's centre and their displacements."""
+"""Affine maps about a grid's center and their displacements."""
 
 import math
 
@@ -38,9 +38,9 @@ def test_agrees_with_scipy(case):
 def test_points_agree_with_simpleitk(case):
     angles, translation, scale, shape = case
     dims = len(shape)
-    centre = [(size - 1) / 2 for size in shape]
+    center = [(size - 1) / 2 for size in shape]
     reference = sitk.Similarity2DTransform() if dims == 2 else sitk.Euler3DTransform()
-    reference.SetCenter(centre)
+    reference.SetCenter(center)
     reference.SetTranslation(translation)
     if dims == 2:
         reference.SetScale(scale)
@@ -64,8 +64,8 @@ def test_inverse_matrix_composes_to_zero(case):
     torch.testing.assert_close(back, identity_grid(shape, dtype=torch.float64), atol=1e-11, rtol=0)
     # and the two fields undo each other where nothing is read beyond the grid
     ddf, inverse_ddf = (affine_displacement(m, shape, dtype=torch.float64)[None] for m in (matrix, inverse))
-    centre = (slice(None), slice(None), *(slice(size // 2 - 1, size // 2 + 2) for size in shape))
-    assert float(compose(ddf, inverse_ddf)[centre].abs().max()) < 1e-10
+    center = (slice(None), slice(None), *(slice(size // 2 - 1, size // 2 + 2) for size in shape))
+    assert float(compose(ddf, inverse_ddf)[center].abs().max()) < 1e-10
 
 
 @each_case
@@ -75,8 +75,8 @@ def test_matrices_multiply_as_fields_compose(case):
     inner = rigid_scale_matrix(3.0 if len(shape) == 2 else (3.0, 1.0, -2.0), (0.5,) * len(shape), 0.9, shape)
     first, second = (affine_displacement(m, shape, dtype=torch.float64)[None] for m in (outer, inner))
     both = affine_displacement(outer @ inner, shape, dtype=torch.float64)
-    centre = (slice(None), *(slice(size // 2 - 1, size // 2 + 2) for size in shape))
-    torch.testing.assert_close(compose(first, second)[0][centre], both[centre], atol=1e-10, rtol=0)
+    center = (slice(None), *(slice(size // 2 - 1, size // 2 + 2) for size in shape))
+    torch.testing.assert_close(compose(first, second)[0][center], both[center], atol=1e-10, rtol=0)
 
 
 @each_case
@@ -89,7 +89,7 @@ def test_volume_changes_by_the_scale(case):
 def test_quarter_turn_and_scale_by_hand():
     ddf = affine_displacement(rigid_scale_matrix(90, (0, 0), 1, (3, 3)), (3, 3))
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
-    # the first axis turns towards the second: (1, 0) from the centre reads (0, 1), so [2, 1] reads [1, 2]
+    # the first axis turns towards the second: (1, 0) from the center reads (0, 1), so [2, 1] reads [1, 2]
     expected = torch.tensor([[6.0, 3, 0], [7, 4, 1], [8, 5, 2]])
     torch.testing.assert_close(warp(image, ddf[None])[0, 0], expected)
     shrunk = affine_displacement(rigid_scale_matrix(0, (0, 0), 2, (5, 5)), (5, 5))

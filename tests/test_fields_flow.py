@@ -37,9 +37,9 @@ def smooth(batch, shape, amplitude, width=7):
 
 
 def linear(matrix, shape):
-    """The field p -> matrix · (p - centre)."""
-    centre = torch.tensor([(size - 1) / 2 for size in shape], dtype=torch.float64)
-    points = identity_grid(shape, dtype=torch.float64) - centre.reshape(-1, *(1,) * len(shape))
+    """The field p -> matrix · (p - center)."""
+    center = torch.tensor([(size - 1) / 2 for size in shape], dtype=torch.float64)
+    points = identity_grid(shape, dtype=torch.float64) - center.reshape(-1, *(1,) * len(shape))
     return torch.einsum("ij,j...->i...", matrix, points)[None]
 
 

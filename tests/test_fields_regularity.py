@@ -48,13 +48,13 @@ def test_mirroring_turns_the_whole_volume_inside_out(shape):
 
 
 def test_central_differences_miss_what_one_sided_ones_find():
-    """One voxel moved: no central difference at any voxel's own place reads it, and its neighbours stay positive."""
+    """One voxel moved: no central difference at any voxel's own place reads it, and its neighbors stay positive."""
     ddf = torch.zeros(1, 2, 7, 7)
     ddf[0, 0, 3, 3] = 1.5
     assert jacobian_determinant(ddf)[0, 0, 3, 3] == 1
     assert jacobian_determinant(ddf).min() > 0
-    # Moved along axis 0 past (4, 3). A corner triangle of the moved point spans its neighbour on axis 0 and one on
-    # axis 1: forward on axis 0 gives 1 - 1.5 < 0, backward 1 + 1.5. Of its neighbours' own triangles, those of
+    # Moved along axis 0 past (4, 3). A corner triangle of the moved point spans its neighbor on axis 0 and one on
+    # axis 1: forward on axis 0 gives 1 - 1.5 < 0, backward 1 + 1.5. Of its neighbors' own triangles, those of
     # (4, 3) backward on axis 0 are -0.5, and those of (3, 2) and (3, 4) keep their 1: the shift is along axis 0.
     assert non_diffeomorphic_fraction(ddf).item() == pytest.approx(2 / 49)
     # Triangles with determinant -0.5: two at (3, 3) and two at (4, 3), each of area 0.25; two ways to cut.
@@ -114,7 +114,7 @@ def test_jacobian_agrees_with_simpleitk_inside():
     torch.testing.assert_close(ours[inner], theirs[inner].double(), atol=1e-5, rtol=0)
 
 
-def test_single_slice_is_judged_in_its_plane():
+def test_single_slice_is_assessed_in_its_plane():
     flat = torch.randn(2, 2, 9, 8, dtype=torch.float64) * 0.6
     for axis in range(3):
         order = [k for k in range(3) if k != axis]
@@ -127,7 +127,7 @@ def test_single_slice_is_judged_in_its_plane():
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_an_image_of_one_row_is_judged_along_it(axis):
+def test_an_image_of_one_row_is_assessed_along_it(axis):
     """0, 1, 2, 3 go to 0, 2.5, 2, 3: the second and third change places, which turns half a voxel over."""
     ddf = torch.zeros(1, 2, 1, 4)
     ddf[0, 1, 0, 1] = 1.5

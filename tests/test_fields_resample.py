@@ -1,4 +1,4 @@
-"""Reading images at displaced positions, and vectors in millimetres."""
+"""Reading images at displaced positions, and vectors in millimeters."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_zeros_fade_over_one_voxel_on_every_axis_also_of_length_one(shape):
     np.testing.assert_allclose(warp(image, ddf, padding_mode="zeros")[0, 0].numpy(), expected, atol=1e-10)
 
 
-def test_whole_voxel_shift_pulls_the_neighbour():
+def test_whole_voxel_shift_pulls_the_neighbor():
     image = torch.arange(12.0).reshape(1, 1, 3, 4)
     ddf = torch.zeros(1, 2, 3, 4)
     ddf[:, 0] = 1
@@ -101,7 +101,7 @@ ROTATED = torch.tensor(
 )
 
 
-def test_millimetres_by_hand():
+def test_millimeters_by_hand():
     ddf = torch.zeros(1, 3, 2, 2, 2)
     ddf[:, 0], ddf[:, 1], ddf[:, 2] = 2.0, -1.0, 0.5
     mm = voxel_to_mm(ddf, ROTATED)[0, :, 0, 0, 0]
@@ -111,7 +111,7 @@ def test_millimetres_by_hand():
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5)])
-def test_millimetres_and_back(shape):
+def test_millimeters_and_back(shape):
     ddf = torch.randn(2, len(shape), *shape, dtype=torch.float64)
     affines = torch.stack([ROTATED, ROTATED @ ROTATED])
     torch.testing.assert_close(mm_to_voxel(voxel_to_mm(ddf, affines), affines), ddf)

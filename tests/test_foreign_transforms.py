@@ -147,7 +147,7 @@ def test_prefixes_that_end_in_a_digit_are_kept_apart(tmp_path):
         completed([Member(tmp_path / "subject11Warp.nii.gz")])
 
 
-def test_voxels_of_ten_nanometres_are_read(tmp_path):
+def test_voxels_of_ten_nanometers_are_read(tmp_path):
     """Nothing is compared with a fixed length."""
     size, vectors = np.diag([1e-5, 1e-5, 1e-5, 1.0]), smooth_displacement(grid_points(SHAPE, TARGET)) @ LPS
     transforms.write_vector_nifti(1e-5 * vectors, size @ TARGET, tmp_path / "warp.nii.gz")

@@ -1,4 +1,4 @@
-"""Public functions, losses, metrics and transforms with right and with spoiled arguments, and traces of any numbers.
+"""Public functions, losses, metrics and transforms with right and with corrupted arguments, and traces of any numbers.
 
 What a call has to come to is in tests/fuzz/calls.py; the calls themselves are in tests/fuzz/*_cases.py.
 """
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from medtrace import fields, losses, metrics, transforms
 from medtrace.trace import Trace
 from tests.fuzz import field_cases, loss_cases, metric_cases, transform_cases
-from tests.fuzz.calls import Case, calls, filled, judge
+from tests.fuzz.calls import Case, assess, calls, filled
 
 ROOMS = {
     "fields": (fields, field_cases),
@@ -46,7 +46,7 @@ def test_every_public_name_is_fuzzed_or_exempt(room):
 
 
 def fuzz(case, examples, needed):
-    """Judge calls of a case; some of them have to be answered, so that the case shows something."""
+    """Assess calls of a case; some of them have to be answered, so that the case shows something."""
     found = Counter()
 
     @examples
@@ -54,7 +54,7 @@ def fuzz(case, examples, needed):
     def one(drawn):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found[judge(case, *drawn)] += 1
+            found[assess(case, *drawn)] += 1
 
     one()
     assert found[True] >= needed, found
@@ -72,7 +72,7 @@ def test_many_more_calls(name):
 
 
 class TestJudge:
-    """The judge finds what it is there for."""
+    """The assess finds what it is there for."""
 
     @staticmethod
     def of(call, law=lambda *_: None, **options):
@@ -82,9 +82,9 @@ class TestJudge:
         def refuse(**_):
             raise ValueError("x: expected something else")
 
-        assert judge(self.of(refuse), {"x": torch.ones(2)}, True) is False
+        assert assess(self.of(refuse), {"x": torch.ones(2)}, True) is False
         with pytest.raises(ValueError, match="something else"):
-            judge(self.of(refuse), {"x": torch.ones(2)}, False)
+            assess(self.of(refuse), {"x": torch.ones(2)}, False)
 
     @pytest.mark.parametrize("message", ["wrong", "y: wrong", "wrong x"])
     def test_a_refusal_without_a_name_is_found(self, message):
@@ -92,28 +92,28 @@ class TestJudge:
             raise TypeError(message)
 
         with pytest.raises(AssertionError, match="name"):
-            judge(self.of(refuse), {"x": torch.ones(2)}, True)
+            assess(self.of(refuse), {"x": torch.ones(2)}, True)
 
     def test_another_error_is_found(self):
         with pytest.raises(AttributeError):
-            judge(self.of(lambda x: x.shapes), {"x": torch.ones(2)}, True)
+            assess(self.of(lambda x: x.shapes), {"x": torch.ones(2)}, True)
 
     def test_a_changed_argument_is_found(self):
         with pytest.raises(AssertionError, match="x was changed"):
-            judge(self.of(lambda x: x.add_(1)), {"x": torch.ones(2)}, True)
+            assess(self.of(lambda x: x.add_(1)), {"x": torch.ones(2)}, True)
 
     def test_nan_of_common_numbers_is_found(self):
         with pytest.raises(AssertionError, match="not finite"):
-            judge(self.of(lambda x: x / 0), {"x": torch.ones(2)}, True)
-        assert judge(self.of(lambda x: x / 0, undefined=True), {"x": torch.ones(2)}, True)
-        assert judge(self.of(lambda x: x / 0), {"x": torch.full((2,), torch.nan)}, True)
+            assess(self.of(lambda x: x / 0), {"x": torch.ones(2)}, True)
+        assert assess(self.of(lambda x: x / 0, undefined=True), {"x": torch.ones(2)}, True)
+        assert assess(self.of(lambda x: x / 0), {"x": torch.full((2,), torch.nan)}, True)
 
     def test_an_answer_against_the_law_is_found(self):
         def law(answer, given):
             assert answer.shape == given["x"].shape
 
         with pytest.raises(AssertionError):
-            judge(self.of(lambda x: x.sum(), law), {"x": torch.ones(2)}, False)
+            assess(self.of(lambda x: x.sum(), law), {"x": torch.ones(2)}, False)
 
 
 def numbers(shape, fill, seed):

@@ -81,7 +81,7 @@ def make_trace(shape, affine, source_shape=None, source_affine=None, channels=1,
 
 
 def other_grid(affine, shape):
-    """A source grid around the target's centre: turned in its plane, finer, one axis reversed, of another shape."""
+    """A source grid around the target's center: turned in its plane, finer, one axis reversed, of another shape."""
     other_shape = (shape[0] + 7, shape[1] + 3, *shape[2:])
     matrix = affine.numpy()
     length = np.linalg.norm(matrix[:3, :3], axis=0)
@@ -224,11 +224,11 @@ def test_images_have_one_geometry_in_nibabel_and_simpleitk(tmp_path, shape, grid
     torch.testing.assert_close(read_affine, affine, atol=1e-4, rtol=0)
 
 
-def test_colour_nifti_is_refused(tmp_path):
-    colour = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "colour.nii")
-    with pytest.raises(ValueError, match=r"colour.nii: expected real numbers, received .*split it into channels"):
-        read_nifti_image(tmp_path / "colour.nii")
+def test_color_nifti_is_refused(tmp_path):
+    color = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(color, np.eye(4)), tmp_path / "color.nii")
+    with pytest.raises(ValueError, match=r"color.nii: expected real numbers, received .*split it into channels"):
+        read_nifti_image(tmp_path / "color.nii")
 
 
 def test_int16_keeps_a_65535th_of_the_range(tmp_path):

@@ -126,7 +126,7 @@ def test_inversion_agrees_with_torch(shape, at_points):
 
 @each_shape
 def test_at_the_border_the_gradient_stops_as_in_grid_sample(shape):
-    """Positions on the border voxels' centres, a little inside, and beyond."""
+    """Positions on the border voxels' centers, a little inside, and beyond."""
     image, _ = tensors(shape)
     offsets = torch.tensor([0.0, 0.25, -0.25, 50.0, -50.0], dtype=torch.float64)
     for axis, offset in itertools.product(range(len(shape)), offsets):
@@ -135,7 +135,7 @@ def test_at_the_border_the_gradient_stops_as_in_grid_sample(shape):
         field.requires_grad_()
         (_, _, ours), (_, _, theirs) = both(warp, image, field)
         differs = (ours - theirs).abs() > 1e-9
-        # Only where a whole coordinate is rounded to the cell before in torch's normalised numbers may they differ.
+        # Only where a whole coordinate is rounded to the cell before in torch's normalized numbers may they differ.
         whole = ((identity_grid(shape, dtype=torch.float64) + field) % 1 == 0).any(1, keepdim=True)
         assert not (differs & ~whole).any()
         first = ours.select(2 + axis, 0)[:, axis]

@@ -38,14 +38,14 @@ def test_folding_is_the_printed_equation(spatial_dims):
 
 def test_simplices_see_the_fold_of_one_voxel():
     field = torch.zeros(1, 2, 9, 9)
-    field[:, 0, 4, 4] = 1.5  # beyond its neighbour
+    field[:, 0, 4, 4] = 1.5  # beyond its neighbor
     assert float(non_diffeomorphic_fraction(field)) > 0
     assert float(jacobian_folding(field)) == 0
     assert float(jacobian_folding(field, measure="simplices")) > 0
     torch.testing.assert_close(
         jacobian_folding(field, "mean", "simplices") * 81, JacobianFoldingLoss(measure="simplices")(field)
     )
-    # a field that is turned over as a whole folds the area between the voxels' centres
+    # a field that is turned over as a whole folds the area between the voxels' centers
     assert float(jacobian_folding(ramp((6, 5), -2.0), measure="simplices")) == pytest.approx(5 * 4)
 
 

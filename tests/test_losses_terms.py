@@ -136,7 +136,7 @@ class TestAdversarial:
         expected = sum(0.5 * (term(t, True) + term(f, False)) for t, f in zip(true, false)) / 3
         torch.testing.assert_close(adversarial_discriminator(true, false, loss), expected)
 
-    def test_scales_refuse_what_they_cannot_judge(self):
+    def test_scales_refuse_what_they_cannot_assess(self):
         with pytest.raises(ValueError, match="loss: expected one of 'least_squares', 'log', received 'hinge'"):
             adversarial([self.logits], "hinge")
         with pytest.raises(ValueError, match="fake_logits: expected as many scales as real_logits, 2, received 1"):

@@ -91,7 +91,7 @@ def test_trains_volumes_and_averages_both():
     assert method.trace(data)[0].image.shape == (1, 12, 8, 9)
 
 
-def test_progress_names_both_ways(capfd):
+def test_progress_names_bidirectional(capfd):
     make_method(progress=True).trace(batch())
     shown = capfd.readouterr().err
     assert "encoding" in shown

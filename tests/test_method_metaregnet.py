@@ -1,4 +1,4 @@
-"""MetaRegNet's method, its rival's, and instance optimisation, against their equations."""
+"""MetaRegNet's method, its rival's, and instance optimization, against their equations."""
 
 import pytest
 import torch
@@ -47,16 +47,16 @@ def blobs(spatial_dims=2, size=32, shift=3.0, lesion=True):
     """A ball, and the same shifted along the first axis with a bright lesion in it."""
     grid = torch.stack(torch.meshgrid(*[torch.arange(float(size))] * spatial_dims, indexing="ij"))
 
-    def ball(centre):
-        distance = torch.linalg.vector_norm(grid - centre.reshape(-1, *[1] * spatial_dims), dim=0)
+    def ball(center):
+        distance = torch.linalg.vector_norm(grid - center.reshape(-1, *[1] * spatial_dims), dim=0)
         return (torch.sigmoid(size / 4 - distance) * 1.4 - 0.9)[None, None]
 
-    centre = torch.full((spatial_dims,), (size - 1) / 2)
-    moved = centre.clone()
+    center = torch.full((spatial_dims,), (size - 1) / 2)
+    moved = center.clone()
     moved[0] += shift
     mask = torch.linalg.vector_norm(grid - moved.reshape(-1, *[1] * spatial_dims), dim=0)[None, None] < size / 10
     target = ball(moved)
-    return {"source": ball(centre), "target": torch.where(mask, 0.9, target) if lesion else target, "mask": mask}
+    return {"source": ball(center), "target": torch.where(mask, 0.9, target) if lesion else target, "mask": mask}
 
 
 # --- MetaRegNet -----------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_voxelmorph_traces_without_appearance():
     torch.testing.assert_close(method.answer(method.pair(batch)).image, output.warped)
 
 
-# --- instance optimisation ------------------------------------------------------------------------------------------
+# --- instance optimization ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("spatial_dims", "size"), [(2, 32), (3, 20)])
@@ -315,7 +315,7 @@ def test_refinement_of_healthy_pairs_changes_no_intensity():
     assert trace.ddf.abs().max() > 0.1
 
 
-def test_instance_optimisation_takes_the_segmentation_of_its_start():
+def test_instance_optimization_takes_the_segmentation_of_its_start():
     start, batch = metaregnet(segmentation=lambda image: image > 0.8), blobs()
     mask = batch.pop("mask")
     assert torch.equal(InstanceRegistration(start=start, steps=1).trace(batch)[0].mask, mask[0].float())
@@ -352,6 +352,6 @@ def test_grids_lie_where_they_say():
         ({"downsampling": ()}, "downsampling: expected one or more"),
     ],
 )
-def test_instance_optimisation_refuses(options, message):
+def test_instance_optimization_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         InstanceRegistration(**options)

@@ -50,9 +50,9 @@ def make_method(seed=0, sampling=FEW, **options):
 
 
 def test_noise_term_is_equation_1():
-    method, data, carried = make_method(), batch(), {}
+    method, data, context = make_method(), batch(), {}
     torch.manual_seed(3)
-    terms = method.terms("noise", data, carried)
+    terms = method.terms("noise", data, context)
     torch.manual_seed(3)
     gamma = method.networks.schedule.draw(2)
     noise = torch.randn_like(data["target"])
@@ -62,18 +62,20 @@ def test_noise_term_is_equation_1():
         data["target_structure"],
     )
     torch.testing.assert_close(terms["noise_l1"], (noise - estimated).abs().mean())
-    torch.testing.assert_close(carried["noise"], estimated)
-    assert not carried["noise"].requires_grad
+    torch.testing.assert_close(context["noise"], estimated)
+    assert not context["noise"].requires_grad
 
 
 @pytest.mark.parametrize("inverse", ["negated", "predicted"])
 def test_deformation_terms_are_equations_6_and_7(inverse):
-    weights = {f"{name}_weight": 0.5 for name in ("stand_in_similarity", "stand_in_smoothness", "inverse_consistency")}
+    weights = {
+        f"{name}_weight": 0.5 for name in ("surrogate_similarity", "surrogate_smoothness", "inverse_consistency")
+    }
     method, data = make_method(inverse=inverse, smoothness_weight=0.1, **weights), batch()
-    carried = {"noise": torch.randn(2, 1, 24, 20)}
-    terms = method.terms("deformation", data, carried)
+    context = {"noise": torch.randn(2, 1, 24, 20)}
+    terms = method.terms("deformation", data, context)
     x, y = data["source"], data["target"]
-    pair = method.networks.deformation(x, y, carried["noise"])
+    pair = method.networks.deformation(x, y, context["noise"])
     alone = method.networks.deformation(x)
     nmi = ParzenDNMILoss(32)
 
@@ -86,9 +88,9 @@ def test_deformation_terms_are_equations_6_and_7(inverse):
         "forward_similarity": nmi(warp(x, pair.ddf), y),
         "inverse_similarity": nmi(x, warp(y, pair.inverse_ddf)),
         "smoothness": smoothness(pair),
-        "alignment": (pair.stand_in - pair.features).square().mean(),
-        "stand_in_similarity": nmi(warp(x, alone.ddf), y) + nmi(x, warp(y, alone.inverse_ddf)),
-        "stand_in_smoothness": smoothness(alone),
+        "alignment": (pair.surrogate - pair.features).square().mean(),
+        "surrogate_similarity": nmi(warp(x, alone.ddf), y) + nmi(x, warp(y, alone.inverse_ddf)),
+        "surrogate_smoothness": smoothness(alone),
         "inverse_consistency": (compose(there, back).square().mean() + compose(back, there).square().mean()) / 2,
     }
     assert terms.keys() == expected.keys()
@@ -99,14 +101,14 @@ def test_deformation_terms_are_equations_6_and_7(inverse):
         "inverse_similarity": 1,
         "smoothness": 0.1,
         "alignment": 1,
-        **dict.fromkeys(("stand_in_similarity", "stand_in_smoothness", "inverse_consistency"), 0.5),
+        **dict.fromkeys(("surrogate_similarity", "surrogate_smoothness", "inverse_consistency"), 0.5),
     }
 
 
 def test_the_papers_terms_are_the_default():
-    method, carried = make_method(), {}
-    assert set(method.terms("noise", batch(), carried)) == {"noise_l1"}
-    terms = method.terms("deformation", batch(), carried)
+    method, context = make_method(), {}
+    assert set(method.terms("noise", batch(), context)) == {"noise_l1"}
+    terms = method.terms("deformation", batch(), context)
     assert set(terms) == {"forward_similarity", "inverse_similarity", "smoothness", "alignment"}
     assert all(method.phase("deformation").weights[name] == 1 for name in terms)
     assert terms["forward_similarity"] < -1  # minus NMI, which Eq. A.13 leaves out
@@ -114,14 +116,14 @@ def test_the_papers_terms_are_the_default():
 
 
 def test_smoothness_as_a_sum():
-    carried = {"noise": torch.zeros(2, 1, 24, 20)}
+    context = {"noise": torch.zeros(2, 1, 24, 20)}
     mean, total = (
-        make_method(smoothness_reduction=name).terms("deformation", batch(), carried) for name in ("mean", "sum")
+        make_method(smoothness_reduction=name).terms("deformation", batch(), context) for name in ("mean", "sum")
     )
     assert total["smoothness"] > 100 * mean["smoothness"]
 
 
-@pytest.mark.parametrize(("gradient", "moves"), [("stand_in", False), ("both", True)])
+@pytest.mark.parametrize(("gradient", "moves"), [("surrogate", False), ("both", True)])
 def test_alignment_gradient_says_what_is_taught(gradient, moves):
     method = make_method(alignment_gradient=gradient)
     terms = method.terms("deformation", batch(), {"noise": torch.zeros(2, 1, 24, 20)})
@@ -134,9 +136,9 @@ def test_alignment_gradient_says_what_is_taught(gradient, moves):
 
 def test_without_noise_the_module_sees_the_target_alone():
     method = make_method(use_noise=False)
-    data, carried = batch(), {}
-    method.terms("noise", data, carried)
-    terms = method.terms("deformation", data, carried)
+    data, context = batch(), {}
+    method.terms("noise", data, context)
+    terms = method.terms("deformation", data, context)
     again = method.terms("deformation", data, {"noise": torch.randn(2, 1, 24, 20)})
     assert terms["forward_similarity"] == again["forward_similarity"]
 
@@ -252,7 +254,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path):
     def run(folder, *lengths):
         for epochs in lengths:
             set_determinism(seed=5)
-            method = make_method(stand_in_similarity_weight=0.5)
+            method = make_method(surrogate_similarity_weight=0.5)
             train(method, data, epochs, handlers=[Checkpoint(folder, resume=True)])
         return method.state_dict()
 

@@ -41,11 +41,13 @@ SMALL = {
 pytestmark = pytest.mark.filterwarnings("ignore:ddf. its inverse misses")
 
 
-def build(mode="NC+R", host="cyclegan", spatial_dims=2, channels=(1, 1), mean_displacement_weight=0.0, **options):
+def build(mode="NC+R", backbone="cyclegan", spatial_dims=2, channels=(1, 1), mean_displacement_weight=0.0, **options):
     """The method of a mode, with a registration network that is not at rest."""
     torch.manual_seed(0)
-    sizes = {**SMALL[host], "conditional": True} if mode == "pix2pix" else SMALL[host]
-    networks = translation_backbone(host, spatial_dims, *channels, both_ways=mode in ("C", "C+R"), options=sizes)
+    sizes = {**SMALL[backbone], "conditional": True} if mode == "pix2pix" else SMALL[backbone]
+    networks = translation_backbone(
+        backbone, spatial_dims, *channels, bidirectional=mode in ("C", "C+R"), options=sizes
+    )
     correction = None
     if mode.endswith("+R"):
         network = RegistrationUNet(spatial_dims, channels[1], (4, 8, 8))
@@ -88,17 +90,17 @@ def check_terms(found, expected):
 @pytest.mark.parametrize("mode", ["C", "C+R", "NC", "NC+R"])
 def test_terms_are_equations_1_3_7_and_8(mode):
     channels = (1, 2)
-    method, batch, carried = build(mode, channels=channels), pair(channels=channels), {}
-    terms = method.terms("generator", batch, carried)
+    method, batch, context = build(mode, channels=channels), pair(channels=channels), {}
+    terms = method.terms("generator", batch, context)
     x, y = batch["source"], batch["target"]
-    to_target, judge = method.networks.decoders["target"], method.networks.discriminators["target"]
+    to_target, assess = method.networks.decoders["target"], method.networks.discriminators["target"]
     fake = to_target(x)
-    expected = {"target_adversarial": least_squares(judge(fake)[0], 1)}
+    expected = {"target_adversarial": least_squares(assess(fake)[0], 1)}
     if mode in ("C", "C+R"):
         to_source = method.networks.decoders["source"]
         fake_source = to_source(y)
-        judge_source = method.networks.discriminators["source"]
-        expected["source_adversarial"] = least_squares(judge_source(fake_source)[0], 1)
+        assess_source = method.networks.discriminators["source"]
+        expected["source_adversarial"] = least_squares(assess_source(fake_source)[0], 1)
         expected["cycle"] = l1(to_source(fake), x) + l1(to_target(fake_source), y)
     if mode.endswith("+R"):
         ddf = method.correction.network(fake, y)
@@ -107,42 +109,42 @@ def test_terms_are_equations_1_3_7_and_8(mode):
         expected["smoothness"] = velocity_smoothness(ddf)
     check_terms(terms, expected)
 
-    judged = {"target_discriminator": 0.5 * (least_squares(judge(y)[0], 1) + least_squares(judge(fake)[0], 0))}
+    assessed = {"target_discriminator": 0.5 * (least_squares(assess(y)[0], 1) + least_squares(assess(fake)[0], 0))}
     if mode in ("C", "C+R"):
-        both = least_squares(judge_source(x)[0], 1) + least_squares(judge_source(fake_source)[0], 0)
-        judged["source_discriminator"] = 0.5 * both
-    check_terms(method.terms("discriminator", batch, carried), judged)
+        both = least_squares(assess_source(x)[0], 1) + least_squares(assess_source(fake_source)[0], 0)
+        assessed["source_discriminator"] = 0.5 * both
+    check_terms(method.terms("discriminator", batch, context), assessed)
 
 
 def test_pix2pix_is_paired_l1_and_a_discriminator_that_sees_the_source():
-    method, batch, carried = build("pix2pix"), pair(), {}
+    method, batch, context = build("pix2pix"), pair(), {}
     x, y = batch["source"], batch["target"]
-    fake, judge = method.networks(x), method.networks.discriminators["target"]
-    true, false = (judge(torch.cat([x, image], 1))[0] for image in (y, fake))
+    fake, assess = method.networks(x), method.networks.discriminators["target"]
+    true, false = (assess(torch.cat([x, image], 1))[0] for image in (y, fake))
     check_terms(
-        method.terms("generator", batch, carried),
+        method.terms("generator", batch, context),
         {"target_adversarial": least_squares(false, 1), "paired_l1": l1(fake, y)},
     )
     expected = 0.5 * (least_squares(true, 1) + least_squares(false, 0))
-    check_terms(method.terms("discriminator", batch, carried), {"target_discriminator": expected})
+    check_terms(method.terms("discriminator", batch, context), {"target_discriminator": expected})
     assert method.phase("generator").weights["paired_l1"] == 100
 
 
 @pytest.mark.parametrize("mode", ["C", "pix2pix"])
 def test_log_loss_is_binary_cross_entropy(mode):
-    method, batch, carried = build(mode, adversarial_loss="log"), pair(), {}
-    terms = method.terms("generator", batch, carried)
-    judged = method.terms("discriminator", batch, carried)
+    method, batch, context = build(mode, adversarial_loss="log"), pair(), {}
+    terms = method.terms("generator", batch, context)
+    assessed = method.terms("discriminator", batch, context)
     x, y = batch["source"], batch["target"]
     for domain, before, after in (("target", x, y), ("source", y, x))[: len(method.domains)]:
         fake = method.networks.decoders[domain](before)
-        judge = method.networks.discriminators[domain]
+        assess = method.networks.discriminators[domain]
         seen = [torch.cat([before, image], 1) if mode == "pix2pix" else image for image in (after, fake)]
-        true, false = (judge(image)[0] for image in seen)
+        true, false = (assess(image)[0] for image in seen)
         cross_entropy = F.binary_cross_entropy_with_logits
         torch.testing.assert_close(terms[f"{domain}_adversarial"], cross_entropy(false, torch.ones_like(false)))
         half = 0.5 * (cross_entropy(true, torch.ones_like(true)) + cross_entropy(false, torch.zeros_like(false)))
-        torch.testing.assert_close(judged[f"{domain}_discriminator"], half)
+        torch.testing.assert_close(assessed[f"{domain}_discriminator"], half)
 
 
 def test_identity_loss_of_cyclegan_is_its_reconstruction_term():
@@ -159,19 +161,19 @@ def test_munits_terms_by_hand():
     method, batch = build("C+R", "munit"), pair()
     torch.manual_seed(3)
     terms = method.terms("generator", batch, {})
-    host, x, y = method.networks, batch["source"], batch["target"]
+    backbone, x, y = method.networks, batch["source"], batch["target"]
     torch.manual_seed(3)
-    of_x, of_y = host.encode(x, "source"), host.encode(y, "target")
+    of_x, of_y = backbone.encode(x, "source"), backbone.encode(y, "target")
     style_of_target, style_of_source = torch.randn(2, 8), torch.randn(2, 8)
-    fake_target = host.decode(of_x._replace(style=style_of_target), "target")
-    fake_source = host.decode(of_y._replace(style=style_of_source), "source")
-    again_target, again_source = host.encode(fake_target, "target"), host.encode(fake_source, "source")
-    back_to_x = host.decode(Code(again_target.content, of_x.style, again_target.shape), "source")
-    back_to_y = host.decode(Code(again_source.content, of_y.style, again_source.shape), "target")
+    fake_target = backbone.decode(of_x._replace(style=style_of_target), "target")
+    fake_source = backbone.decode(of_y._replace(style=style_of_source), "source")
+    again_target, again_source = backbone.encode(fake_target, "target"), backbone.encode(fake_source, "source")
+    back_to_x = backbone.decode(Code(again_target.content, of_x.style, again_target.shape), "source")
+    back_to_y = backbone.decode(Code(again_source.content, of_y.style, again_source.shape), "target")
     ddf = method.correction.network(fake_target, y)
     expected = {
-        "target_adversarial": sum(least_squares(one, 1) for one in host.discriminate(fake_target, "target")) / 2,
-        "source_adversarial": sum(least_squares(one, 1) for one in host.discriminate(fake_source, "source")) / 2,
+        "target_adversarial": sum(least_squares(one, 1) for one in backbone.discriminate(fake_target, "target")) / 2,
+        "source_adversarial": sum(least_squares(one, 1) for one in backbone.discriminate(fake_source, "source")) / 2,
         "correction": l1(warp(fake_target, ddf), y),
         "smoothness": velocity_smoothness(ddf),
         "cycle": l1(back_to_x, x) + l1(back_to_y, y),
@@ -179,7 +181,7 @@ def test_munits_terms_by_hand():
         + l1(again_target.style, style_of_target)
         + l1(again_source.content, of_y.content)
         + l1(again_source.style, style_of_source),
-        "reconstruction": l1(host.decode(of_x, "source"), x) + l1(host.decode(of_y, "target"), y),
+        "reconstruction": l1(backbone.decode(of_x, "source"), x) + l1(backbone.decode(of_y, "target"), y),
     }
     check_terms(terms, expected)
 
@@ -187,31 +189,34 @@ def test_munits_terms_by_hand():
 def test_units_own_terms_by_hand():
     method, batch = build("C", "unit").eval(), pair()  # no noise on the codes
     terms = method.terms("generator", batch, {})
-    host, x, y = method.networks, batch["source"], batch["target"]
-    of_x, of_y = host.encode(x, "source"), host.encode(y, "target")
-    again = [host.encode(host.decode(of_x, "target"), "target"), host.encode(host.decode(of_y, "source"), "source")]
-    back = l1(host.decode(again[0], "source"), x) + l1(host.decode(again[1], "target"), y)
+    backbone, x, y = method.networks, batch["source"], batch["target"]
+    of_x, of_y = backbone.encode(x, "source"), backbone.encode(y, "target")
+    again = [
+        backbone.encode(backbone.decode(of_x, "target"), "target"),
+        backbone.encode(backbone.decode(of_y, "source"), "source"),
+    ]
+    back = l1(backbone.decode(again[0], "source"), x) + l1(backbone.decode(again[1], "target"), y)
     expected = {
         "prior": of_x.content.square().mean() + of_y.content.square().mean(),
         "latent_cycle": again[0].content.square().mean() + again[1].content.square().mean(),
-        "reconstruction": l1(host.decode(of_x, "source"), x) + l1(host.decode(of_y, "target"), y),
+        "reconstruction": l1(backbone.decode(of_x, "source"), x) + l1(backbone.decode(of_y, "target"), y),
         "cycle": back,
     }
     check_terms({name: terms[name] for name in expected}, expected)
 
 
-@pytest.mark.parametrize("host", ["munit", "unit", "nice_gan"])
-def test_without_a_cycle_the_own_terms_of_the_target_remain(host):
-    method, batch = build("NC", host).eval(), pair()
+@pytest.mark.parametrize("backbone", ["munit", "unit", "nice_gan"])
+def test_without_a_cycle_the_own_terms_of_the_target_remain(backbone):
+    method, batch = build("NC", backbone).eval(), pair()
     terms = method.terms("generator", batch, {})
-    own = {"munit": {"reconstruction"}, "unit": {"reconstruction", "prior"}, "nice_gan": {"reconstruction"}}[host]
+    own = {"munit": {"reconstruction"}, "unit": {"reconstruction", "prior"}, "nice_gan": {"reconstruction"}}[backbone]
     assert set(terms) == {"target_adversarial", *own}
     code = method.networks.encode(batch["target"], "target")
     torch.testing.assert_close(terms["reconstruction"], l1(method.networks.decode(code, "target"), batch["target"]))
     weights = method.phase("generator").weights
     assert {name: weights[name] for name in own} == {name: type(method.networks).internal_weights[name] for name in own}
     assert weights["latent_cycle"] == weights["cycle"] == 0
-    bare = build("NC", host, internal_weights={})
+    bare = build("NC", backbone, internal_weights={})
     assert set(bare.terms("generator", batch, {})) == {"target_adversarial"}
 
 
@@ -228,14 +233,14 @@ def test_weights_are_the_papers():
 
 
 @pytest.mark.parametrize(
-    ("host", "mode"), [*itertools.product(SMALL, ("C", "C+R", "NC", "NC+R")), ("cyclegan", "pix2pix")]
+    ("backbone", "mode"), [*itertools.product(SMALL, ("C", "C+R", "NC", "NC+R")), ("cyclegan", "pix2pix")]
 )
-def test_terms_are_those_with_a_weight(host, mode):
-    method, carried = build(mode, host), {}
+def test_terms_are_those_with_a_weight(backbone, mode):
+    method, context = build(mode, backbone), {}
     for phase in method.phases:
-        phase.total(method.terms(phase.name, pair(), carried)).backward()
-    assert all(not image.requires_grad for image in carried.values())
-    assert set(carried) == set(method.domains) == set(method.pools)
+        phase.total(method.terms(phase.name, pair(), context)).backward()
+    assert all(not image.requires_grad for image in context.values())
+    assert set(context) == set(method.domains) == set(method.pools)
 
 
 def test_a_weight_of_0_switches_a_term_off():
@@ -295,7 +300,7 @@ def test_mean_displacement_takes_a_constant_displacement_away():
     assert correction.network.head.bias.abs().max() < 0.5
 
 
-def test_discriminators_judge_the_pools_answer():
+def test_discriminators_assess_the_pools_answer():
     method, batch = build("C", pool_size=1), pair(count=1)
     old = {domain: torch.full((1, 24, 20), 0.5) for domain in method.domains}
     for domain, image in old.items():
@@ -303,19 +308,19 @@ def test_discriminators_judge_the_pools_answer():
     torch.manual_seed(0)
     swaps = set()
     for _ in range(12):
-        carried = {}
-        method.terms("generator", batch, carried)
+        context = {}
+        method.terms("generator", batch, context)
         before = {domain: method.pools[domain].images[0].clone() for domain in method.domains}
         state = torch.get_rng_state()
-        terms = method.terms("discriminator", batch, carried)
+        terms = method.terms("discriminator", batch, context)
         torch.set_rng_state(state)
         for domain in method.domains:
             pool = ImagePool(1)
             pool.images = [before[domain]]
-            judged = pool(carried[domain])
-            swaps.add(not torch.equal(judged, carried[domain]))
-            judge = method.networks.discriminators[domain]
-            half = 0.5 * (least_squares(judge(batch[domain])[0], 1) + least_squares(judge(judged)[0], 0))
+            assessed = pool(context[domain])
+            swaps.add(not torch.equal(assessed, context[domain]))
+            assess = method.networks.discriminators[domain]
+            half = 0.5 * (least_squares(assess(batch[domain])[0], 1) + least_squares(assess(assessed)[0], 0))
             torch.testing.assert_close(terms[f"{domain}_discriminator"], half)
     assert True in swaps
 
@@ -328,21 +333,21 @@ def test_three_steps_are_those_written_out_by_hand():
     Trainer("cpu", 1, [batch] * 3, ours, optimizers).run()
 
     x, y = batch["source"], batch["target"]
-    generate, judge = theirs.networks.decoders["target"], theirs.networks.discriminators["target"]
+    generate, assess = theirs.networks.decoders["target"], theirs.networks.discriminators["target"]
     register = theirs.correction.network
     for_both = torch.optim.Adam([*generate.parameters(), *register.parameters()], rate, eps=1e-3)
-    for_judge = torch.optim.Adam(judge.parameters(), rate, eps=1e-3)
+    for_assess = torch.optim.Adam(assess.parameters(), rate, eps=1e-3)
     for _ in range(3):
         fake = generate(x)
         ddf = register(fake, y)
-        loss = least_squares(judge(fake)[0], 1) + 20 * l1(warp(fake, ddf), y) + 10 * velocity_smoothness(ddf)
+        loss = least_squares(assess(fake)[0], 1) + 20 * l1(warp(fake, ddf), y) + 10 * velocity_smoothness(ddf)
         for_both.zero_grad()
         loss.backward()
         for_both.step()
-        for_judge.zero_grad()
-        loss = 0.5 * (least_squares(judge(y)[0], 1) + least_squares(judge(fake.detach())[0], 0))
+        for_assess.zero_grad()
+        loss = 0.5 * (least_squares(assess(y)[0], 1) + least_squares(assess(fake.detach())[0], 0))
         loss.backward()
-        for_judge.step()
+        for_assess.step()
     for name, value in theirs.state_dict().items():
         if isinstance(value, torch.Tensor):
             torch.testing.assert_close(ours.state_dict()[name], value, msg=name, atol=1e-5, rtol=1e-4)
@@ -374,7 +379,7 @@ def counted_step(method, batch):
 
 
 def test_a_step_of_reggan_passes_no_image_twice():
-    """NC+R, CycleGAN host, 256 x 256, batch 1: the paper's setting but for the width of the networks."""
+    """NC+R, CycleGAN backbone, 256 x 256, batch 1: the paper's setting but for the width of the networks."""
     passes, gradients = counted_step(build("NC+R"), pair(256, 256, count=1))
     assert passes == {"generator target": 1, "registration": 1, "discriminator target": 3}
     # The generated image for the generator; then the true one, and the one that the pool answers.
@@ -389,7 +394,7 @@ def test_a_step_of_reggan_passes_no_image_twice():
         ("C+R", {"generator": 2, "discriminator": 3, "registration": 1}),
     ],
 )
-def test_a_step_with_a_cycle_passes_both_ways(mode, expected):
+def test_a_step_with_a_cycle_passes_bidirectional(mode, expected):
     passes, gradients = counted_step(build(mode), pair())
     per_domain = {
         f"{name} {domain}": count
@@ -439,9 +444,9 @@ def with_affine(tensor, spacing=2.0):
     return MetaTensor(tensor, affine=torch.diag(torch.tensor([spacing, spacing, 1, 1], dtype=torch.float64)))
 
 
-@pytest.mark.parametrize("host", list(SMALL))
-def test_a_translation_stays_where_the_source_is(host):
-    method, batch = build("NC+R", host), pair()
+@pytest.mark.parametrize("backbone", list(SMALL))
+def test_a_translation_stays_where_the_source_is(backbone):
+    method, batch = build("NC+R", backbone), pair()
     traces = method.trace({"source": with_affine(batch["source"])})
     translated = method.eval().networks(batch["source"])
     assert len(traces) == 2
@@ -461,8 +466,8 @@ def test_a_translation_stays_where_the_source_is(host):
 
 
 def test_tracing_repeats_itself_and_leaves_the_objective_as_it_was():
-    for host in SMALL:
-        method = build("C+R", host).train()
+    for backbone in SMALL:
+        method = build("C+R", backbone).train()
         before = {name: value.clone() for name, value in method.named_buffers()}
         first, second = (method.trace(pair())[0].image for _ in range(2))
         assert torch.equal(first, second)
@@ -486,10 +491,10 @@ def test_registering_a_pair_gives_the_registration_networks_field():
 
 
 class Painted(TranslationBackbone):
-    """A host whose translation is the image that it is shown."""
+    """A backbone whose translation is the image that it is shown."""
 
     def __init__(self):
-        super().__init__(2, 1, 1, both_ways=False)
+        super().__init__(2, 1, 1, bidirectional=False)
 
     def encode(self, image, domain):
         return Code(image)
@@ -567,7 +572,7 @@ def test_intensities_outside_the_range_are_refused():
     [
         ({"adversarial_loss": "hinge"}, "adversarial_loss: expected one of 'least_squares', 'log', received 'hinge'"),
         ({"adversarial_weight": -1}, "target_adversarial: expected a weight of at least 0, received -1"),
-        ({"cycle": CycleConsistency()}, "networks: expected a host built with both_ways=True, for a cycle"),
+        ({"cycle": CycleConsistency()}, "networks: expected a backbone built with bidirectional=True, for a cycle"),
         ({"pairing": PairedL1(-1)}, "paired_l1: expected a weight of at least 0"),
         ({"internal_weights": {"identity": 1}}, "internal_weights: expected one of 'reconstruction'"),
         ({"internal_weights": {"prior": -1}}, "prior: expected a weight of at least 0"),

@@ -31,8 +31,8 @@ def pair(channels=1, size=32):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_terms_are_the_equations(channels):
     gan, batch = networks(channels=channels), pair(channels)
-    method, carried = TraceTransMethod(gan), {}
-    terms = method.terms("generator", batch, carried)
+    method, context = TraceTransMethod(gan), {}
+    terms = method.terms("generator", batch, context)
     source, target = batch["source"], batch["target"]
     output = gan(source)
     expected = {
@@ -46,13 +46,13 @@ def test_terms_are_the_equations(channels):
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value, msg=name)
-    judged = method.terms("discriminator", batch, carried)
+    assessed = method.terms("discriminator", batch, context)
     fake = output.image.detach()
     half = 0.5 * (
         (gan.translation_discriminator(source, target) - 1).square().mean()
         + gan.translation_discriminator(source, fake).square().mean()
     )
-    torch.testing.assert_close(judged["translation_discriminator"], half)
+    torch.testing.assert_close(assessed["translation_discriminator"], half)
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.5, 1.0), (0.75, 0.5), (0.25, 1.0), (1.0, 1.0), (0.0, 1.0), (0.5, 0.0)])
@@ -83,21 +83,21 @@ def test_alpha_one_is_pix2pix():
     optimizers = {p.name: torch.optim.Adam(method.parameters_of(p.name), rate) for p in method.phases}
     Trainer("cpu", 1, [batch] * 3, method, optimizers).run()
 
-    generator, judge = theirs.generator, theirs.translation_discriminator
+    generator, assess = theirs.generator, theirs.translation_discriminator
     image_stream = [*generator.encoder.parameters(), *generator.image_decoder.parameters()]
-    for_generator, for_judge = torch.optim.Adam(image_stream, rate), torch.optim.Adam(judge.parameters(), rate)
+    for_generator, for_assess = torch.optim.Adam(image_stream, rate), torch.optim.Adam(assess.parameters(), rate)
     source, target = batch["source"], batch["target"]
     for _ in range(3):
         fake = torch.tanh(generator.image_decoder(generator.encoder(source)))
         for_generator.zero_grad()
-        logits = judge(source, fake)
+        logits = assess(source, fake)
         (F.l1_loss(fake, target) + 0.01 * F.mse_loss(logits, torch.ones_like(logits))).backward()
         for_generator.step()
-        for_judge.zero_grad()
-        real, false = judge(source, target), judge(source, fake.detach())
+        for_assess.zero_grad()
+        real, false = assess(source, target), assess(source, fake.detach())
         loss = F.mse_loss(real, torch.ones_like(real)) + F.mse_loss(false, torch.zeros_like(false))
         (0.01 * 0.5 * loss).backward()
-        for_judge.step()
+        for_assess.step()
 
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, msg=name, atol=1e-6, rtol=1e-5)

@@ -42,7 +42,7 @@ def bump(shape, height):
 
 
 class TestEndPointError:
-    def test_voxels_and_millimetres_by_hand(self):
+    def test_voxels_and_millimeters_by_hand(self):
         true = constant_field([0, 0], (6, 5))
         found = constant_field([3, 4], (6, 5))
         assert end_point_error(found, true).item() == pytest.approx(5)
@@ -90,7 +90,7 @@ class TestEndPointError:
     def test_the_metric_asks_for_its_affine(self):
         field = torch.zeros(1, 3, 4, 4, 4)
         metric = EndPointErrorMetric()
-        with pytest.raises(TypeError, match=r"affine: expected a \(4, 4\) tensor for millimetres, received None"):
+        with pytest.raises(TypeError, match=r"affine: expected a \(4, 4\) tensor for millimeters, received None"):
             metric(field, field)
         metric(list(field.expand(2, -1, -1, -1, -1)), list(field.expand(2, -1, -1, -1, -1)), affine=ANISOTROPIC)
         assert metric.aggregate().item() == 0

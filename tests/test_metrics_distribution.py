@@ -192,10 +192,10 @@ def test_labels_come_back_where_they_came_from(interpolation):
     ddf = torch.zeros(2, 8, 9)
     ddf[0], ddf[1] = -2, -1
     trace = Trace.build(source, source, ddf, inverse_ddf=-ddf)
-    back = metrics.bring_back(trace, labels, 3, interpolation=interpolation)
+    back = metrics.warp_to_source(trace, labels, 3, interpolation=interpolation)
     assert back.dtype == torch.uint8
     assert (back[0] == 2).nonzero().tolist() == [[2, 4]]
-    assert torch.equal(metrics.bring_back(trace, labels, 3, interpolation=interpolation, follow=False), labels)
+    assert torch.equal(metrics.warp_to_source(trace, labels, 3, interpolation=interpolation, follow=False), labels)
 
 
 def test_labels_come_back_to_another_grid():
@@ -205,5 +205,5 @@ def test_labels_come_back_to_another_grid():
     trace = Trace.build(
         torch.zeros(1, 4, 3), torch.zeros(1, 8, 3), torch.zeros(2, 8, 3), affine=affine, source_affine=source_affine
     )
-    assert metrics.bring_back(trace, labels, 8)[0, :, 0].tolist() == [1, 3, 5, 7]
-    assert metrics.bring_back(trace, labels, 8, interpolation="nearest")[0, :, 0].tolist() == [1, 3, 5, 7]
+    assert metrics.warp_to_source(trace, labels, 8)[0, :, 0].tolist() == [1, 3, 5, 7]
+    assert metrics.warp_to_source(trace, labels, 8, interpolation="nearest")[0, :, 0].tolist() == [1, 3, 5, 7]

@@ -125,9 +125,9 @@ def test_edges_do_not_see_brightness_and_images_do():
 
 def test_prediction_and_source_may_differ_in_channels():
     gray = square()
-    colour = gray.expand(1, 3, 24, 24)
-    assert edge_psnr(colour, gray, data_range=RANGE).item() > 100
-    assert edge_dice(colour, gray, data_range=RANGE, threshold="otsu").item() == 1
+    color = gray.expand(1, 3, 24, 24)
+    assert edge_psnr(color, gray, data_range=RANGE).item() > 100
+    assert edge_dice(color, gray, data_range=RANGE, threshold="otsu").item() == 1
 
 
 class TestOtsu:

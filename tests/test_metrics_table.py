@@ -7,41 +7,41 @@ import numpy as np
 import pytest
 import torch
 
-from medtrace.metrics import CaseTable, Summary, summarise
+from medtrace.metrics import CaseTable, Summary, summarize
 
 
 def test_summary_by_numpy():
     values = torch.randn(9, dtype=torch.float64)
-    summary = summarise(values)
+    summary = summarize(values)
     assert summary == Summary(
         9,
         pytest.approx(values.mean().item()),
         pytest.approx(np.std(values.numpy(), ddof=1)),
         pytest.approx(np.median(values.numpy())),
     )
-    assert summarise(values[:8]).median == pytest.approx(np.median(values[:8].numpy()))
+    assert summarize(values[:8]).median == pytest.approx(np.median(values[:8].numpy()))
 
 
 def test_infinite_and_undefined_values_are_counted_not_averaged():
-    summary = summarise([1.0, 3.0, math.inf, math.nan])
+    summary = summarize([1.0, 3.0, math.inf, math.nan])
     assert summary == Summary(n=4, mean=2, sd=pytest.approx(math.sqrt(2)), median=3, infinite=1, undefined=1)
     assert "1 infinite" in str(summary)
     assert "1 undefined" in str(summary)
-    assert "infinite" not in str(summarise([1.0, 2.0]))
+    assert "infinite" not in str(summarize([1.0, 2.0]))
 
 
 def test_few_values():
-    one = summarise([2.0])
+    one = summarize([2.0])
     assert (one.n, one.mean, one.median) == (1, 2, 2)
     assert math.isnan(one.sd)
-    none = summarise([])
+    none = summarize([])
     assert none.n == 0
     assert math.isnan(none.mean)
     assert math.isnan(none.median)
-    assert summarise([math.inf, math.inf]).mean == math.inf
-    assert summarise([math.inf, math.inf]).median == math.inf
-    assert math.isnan(summarise([math.inf, -math.inf]).mean)
-    assert math.isnan(summarise([math.nan]).mean)
+    assert summarize([math.inf, math.inf]).mean == math.inf
+    assert summarize([math.inf, math.inf]).median == math.inf
+    assert math.isnan(summarize([math.inf, -math.inf]).mean)
+    assert math.isnan(summarize([math.nan]).mean)
 
 
 def table():
@@ -67,7 +67,7 @@ def test_csv_round_trip(tmp_path):
 
 def test_summary_csv(tmp_path):
     cases = table()
-    assert cases.summary()["mae"] == summarise([1.5, 2.5, 4])
+    assert cases.summary()["mae"] == summarize([1.5, 2.5, 4])
     with cases.write_summary(tmp_path / "summary.csv").open(newline="") as file:
         rows = {row["value"]: row for row in csv.DictReader(file)}
     assert list(rows["mae"]) == ["value", "n", "mean", "sd", "median", "infinite", "undefined"]

@@ -74,21 +74,21 @@ class TestScores:
     @each_shape
     def test_background_is_left_out_by_threshold_or_mask(self, shape):
         image, target = pair(shape)
-        spoilt = image.clone()
-        spoilt[..., :4] = 1
+        corrupted = image.clone()
+        corrupted[..., :4] = 1
         inner = torch.zeros_like(target, dtype=torch.bool)
         inner[..., 4:] = True
         assert torch.equal(foreground_of(target), inner)
         for measure in ("nmae", "psnr"):
             clean, dirty, masked = (
                 translation_scores(image, target),
-                translation_scores(spoilt, target),
-                translation_scores(spoilt, target, mask=inner),
+                translation_scores(corrupted, target),
+                translation_scores(corrupted, target, mask=inner),
             )
             assert torch.equal(clean[measure], dirty[measure])
             assert torch.equal(clean[measure], masked[measure])
-        whole, with_mask = (translation_scores(spoilt, target, "unit-whole", mask) for mask in (None, inner))
-        assert bool((whole["nmae"] > translation_scores(spoilt, target)["nmae"]).all())
+        whole, with_mask = (translation_scores(corrupted, target, "unit-whole", mask) for mask in (None, inner))
+        assert bool((whole["nmae"] > translation_scores(corrupted, target)["nmae"]).all())
         assert torch.equal(whole["nmae"], with_mask["nmae"])
 
     def test_the_tolerance_says_what_is_background(self):
@@ -181,7 +181,7 @@ class TestDrift:
             found = translation_drift(torch.from_numpy(image)[None, None], target.double(), torch.eye(4).double())
             np.testing.assert_allclose(found[0, :2], shift, atol=tolerance, err_msg=name)
 
-    def test_millimetres_follow_an_oblique_anisotropic_affine(self):
+    def test_millimeters_follow_an_oblique_anisotropic_affine(self):
         target = self.brain((64, 64))
         image = self.shifted(target, (2.0, -1.0))
         affine = torch.tensor([[0.0, -3, 0, 9], [2, 0, 0, 9], [0.5, 0, 1, 9], [0, 0, 0, 1]], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""CycleGAN's networks: sizes, published counts, the interface of a host, and what is refused."""
+"""CycleGAN's networks: sizes, published counts, the interface of a backbone, and what is refused."""
 
 import pytest
 import torch
@@ -71,68 +71,68 @@ def test_published_sizes_are_the_default():
     # 3 to 3 channels in the published code: 11.378 M; the first and last convolution are smaller here.
     assert count(ResnetGenerator(2, 3, 3)) == 11_378_179
     assert count(ResnetGenerator(2, 1, 1)) == 11_378_179 - 2 * 2 * 49 * 64 - 2
-    host = CycleGAN(2, 1, 1, both_ways=False)
-    # 70-pixel patches: 4-wide convolutions 1-64-128-256-512-1, biases only where no normalisation follows.
+    backbone = CycleGAN(2, 1, 1, bidirectional=False)
+    # 70-pixel patches: 4-wide convolutions 1-64-128-256-512-1, biases only where no normalization follows.
     weights = 16 * (64 + 64 * 128 + 128 * 256 + 256 * 512 + 512)
-    assert count(host.discriminators) == weights + 64 + 1
-    assert count(host) == 11_365_633 + weights + 65
+    assert count(backbone.discriminators) == weights + 64 + 1
+    assert count(backbone) == 11_365_633 + weights + 65
 
 
 def test_discriminator_sees_70_pixels():
-    judge = CycleGAN(2, 1, 1, both_ways=False, channels=4, num_blocks=0, discriminator_channels=2)
-    judge = judge.discriminators["target"].eval()
-    for layer in judge.modules():  # normalisation reads the whole image
+    assess = CycleGAN(2, 1, 1, bidirectional=False, channels=4, num_blocks=0, discriminator_channels=2)
+    assess = assess.discriminators["target"].eval()
+    for layer in assess.modules():  # normalization reads the whole image
         for name, child in layer.named_children():
             if isinstance(child, nn.InstanceNorm2d):
                 setattr(layer, name, nn.Identity())
     seen = image(1, 1, 160, 160).requires_grad_()
-    (logits,) = judge(seen)
+    (logits,) = assess(seen)
     middle = logits.shape[-1] // 2
     logits[0, 0, middle, middle].backward()
     touched = torch.nonzero(seen.grad[0, 0])
     assert (touched.max(0).values - touched.min(0).values + 1).tolist() == [70, 70]
 
 
-@pytest.mark.parametrize("both_ways", [True, False])
-def test_both_ways_decides_which_networks_exist(both_ways):
-    host = small(both_ways=both_ways)
-    domains = ("target", "source") if both_ways else ("target",)
-    assert host.decoded_domains == domains
-    assert tuple(host.decoders) == tuple(host.discriminators) == domains
-    assert len(host.encoders) == 0
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_bidirectional_decides_which_networks_exist(bidirectional):
+    backbone = small(bidirectional=bidirectional)
+    domains = ("target", "source") if bidirectional else ("target",)
+    assert backbone.decoded_domains == domains
+    assert tuple(backbone.decoders) == tuple(backbone.discriminators) == domains
+    assert len(backbone.encoders) == 0
 
 
 def test_a_code_is_the_image_and_a_decoder_the_generator():
-    host, seen = small(in_channels=1, out_channels=3), image(2, 1, 16, 16)
-    code = host.encode(seen, "source")
+    backbone, seen = small(in_channels=1, out_channels=3), image(2, 1, 16, 16)
+    code = backbone.encode(seen, "source")
     assert code == Code(seen)
-    fake = host.decode(code, "target")
-    assert torch.equal(fake, host.decoders["target"](seen))
-    assert torch.equal(fake, host(seen))
+    fake = backbone.decode(code, "target")
+    assert torch.equal(fake, backbone.decoders["target"](seen))
+    assert torch.equal(fake, backbone(seen))
     assert fake.shape[1] == 3
-    assert host.translate(fake, "target").shape == seen.shape
-    assert host.internal_weights == {}
+    assert backbone.translate(fake, "target").shape == seen.shape
+    assert backbone.internal_weights == {}
 
 
 @pytest.mark.parametrize(("conditional", "channels"), [(False, 3), (True, 4)])
 def test_discriminators_see_the_source_where_they_are_conditional(conditional, channels):
-    host = small(in_channels=1, out_channels=3, conditional=conditional)
+    backbone = small(in_channels=1, out_channels=3, conditional=conditional)
     for domain, own in (("target", 3), ("source", 1)):
-        (logits,) = host.discriminate(image(1, channels if conditional else own, 16, 16), domain)
+        (logits,) = backbone.discriminate(image(1, channels if conditional else own, 16, 16), domain)
         assert logits.shape[:2] == (1, 1)
-    assert host.conditional == conditional
+    assert backbone.conditional == conditional
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_gradients_reach_every_parameter(spatial_dims):
-    host = small(spatial_dims=spatial_dims)
+    backbone = small(spatial_dims=spatial_dims)
     seen = image(1, 1, *[16] * spatial_dims)
-    fake = host(seen)
-    (host.translate(fake, "target").mean() + host.discriminate(fake, "target")[0].mean()).backward()
-    host.discriminate(host.translate(seen, "target"), "source")[0].mean().backward()
-    for name, parameter in host.named_parameters():
+    fake = backbone(seen)
+    (backbone.translate(fake, "target").mean() + backbone.discriminate(fake, "target")[0].mean()).backward()
+    backbone.discriminate(backbone.translate(seen, "target"), "source")[0].mean().backward()
+    for name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, name
-    weights = [parameter for name, parameter in host.decoders.named_parameters() if name.endswith("weight")]
+    weights = [parameter for name, parameter in backbone.decoders.named_parameters() if name.endswith("weight")]
     assert all(weight.grad.abs().max() > 0 for weight in weights)
 
 

@@ -1,4 +1,4 @@
-"""The deformation module: at rest at first, an inverse either way, a stand-in for the target, and a shift learnt."""
+"""The deformation module: at rest at first, an inverse either way, a stand-in for the target, and a shift learned."""
 
 import pytest
 import torch
@@ -31,12 +31,12 @@ def test_untrained_module_deforms_nothing_whatever_the_size(spatial, inverse):
             assert field.shape == (2, len(spatial), *spatial)
             assert field.dtype == torch.float32
             assert torch.count_nonzero(field) == 0
-        assert output.stand_in.shape == (2, 8, *spatial)
+        assert output.surrogate.shape == (2, 8, *spatial)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_fields_are_the_exponentials_of_the_velocities(spatial_dims):
-    built, images = module(spatial_dims, inverse="predicted", squarings=5), triple(*[16] * spatial_dims)
+    built, images = module(spatial_dims, inverse="predicted", integration_steps=5), triple(*[16] * spatial_dims)
     output = built(*images)
     torch.testing.assert_close(output.ddf, exponentiate(output.velocity, 5))
     torch.testing.assert_close(output.inverse_ddf, exponentiate(output.inverse_velocity, 5))
@@ -66,12 +66,12 @@ def test_input_layer_is_one_convolution_of_source_target_and_noise_kept_in_two_p
     torch.testing.assert_close(built(source, target, noise).features, expected)
 
 
-def test_without_a_target_the_stand_in_takes_its_place():
+def test_without_a_target_the_surrogate_takes_its_place():
     """Where the alignment block hits the target's features exactly, the target is not missed."""
     built, (source, target, noise) = module(), triple(16, 16)
     paired, alone = built(source, target, noise), built(source)
     assert alone.features is None
-    assert torch.equal(alone.stand_in, paired.stand_in)
+    assert torch.equal(alone.surrogate, paired.surrogate)
     assert not torch.allclose(alone.velocity, paired.velocity, atol=1e-3)
     built.alignment.forward = lambda _: paired.features
     torch.testing.assert_close(built(source).ddf, paired.ddf)
@@ -90,13 +90,13 @@ def test_alignment_block_is_the_papers_four_layers():
     predicted = DeformationModule(2, 1, inverse="predicted")
     for head in (predicted.head, predicted.inverse_head):
         assert tuple(head.conv.weight.shape) == (2, 64, 1, 1)
-    assert built.squarings == 7
+    assert built.integration_steps == 7
 
 
 def test_the_alignment_loss_trains_the_block_alone():
     built, images = module(), triple(16, 16)
     output = built(*images)
-    (output.stand_in - output.features.detach()).abs().mean().backward()
+    (output.surrogate - output.features.detach()).abs().mean().backward()
     trained = {name for name, parameter in built.named_parameters() if parameter.grad is not None}
     assert trained == {name for name, _ in built.alignment.named_parameters(prefix="alignment")}
 
@@ -107,12 +107,12 @@ def test_gradients_reach_every_parameter(spatial_dims, inverse):
     built, (source, target, noise) = module(spatial_dims, inverse=inverse), triple(*[8] * spatial_dims)
     output = built(source, target, noise)
     loss = (warp(source, output.ddf) - target).abs().mean() + (warp(target, output.inverse_ddf) - source).abs().mean()
-    (loss + (output.stand_in - output.features.detach()).abs().mean()).backward()
+    (loss + (output.surrogate - output.features.detach()).abs().mean()).backward()
     for name, parameter in built.named_parameters():
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_without_a_target_gradients_pass_through_the_stand_in():
+def test_without_a_target_gradients_pass_through_the_surrogate():
     built, (source, target, _) = module(), triple(16, 16)
     (warp(source, built(source).ddf) - target).abs().mean().backward()
     for name, parameter in built.named_parameters():
@@ -136,7 +136,7 @@ def test_padding_is_cropped_where_it_was_added():
     built, images = module(), triple(15, 14)
     padded = [torch.nn.functional.pad(image, (1, 1, 0, 1), mode="replicate") for image in images]
     output, wide = built(*images), built(*padded)
-    for name in ("velocity", "features", "stand_in"):
+    for name in ("velocity", "features", "surrogate"):
         torch.testing.assert_close(getattr(output, name), getattr(wide, name)[..., :-1, 1:-1])
 
 
@@ -149,7 +149,7 @@ def test_halvings_make_the_velocity_coarser():
 
 
 @pytest.mark.parametrize("norm", ["INSTANCE", ("INSTANCE", {"affine": True}), ("GROUP", {"num_groups": 2}), "BATCH"])
-def test_other_normalisations(norm):
+def test_other_normalizations(norm):
     output = module(norm=norm)(*triple(4, 4))
     assert output.velocity.std() > 0
 
@@ -171,19 +171,19 @@ def blobs(spatial_dims, shift):
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_a_shift_is_learnt_and_the_stand_in_learns_to_do_without_the_target(spatial_dims):
+def test_a_shift_is_learned_and_the_surrogate_learns_to_do_without_the_target(spatial_dims):
     built = module(spatial_dims, moving=False, velocity_downsampling=1)
     source, target = blobs(spatial_dims, 0), blobs(spatial_dims, 2)
     noise = triple(*[12] * spatial_dims, count=1)[2]
-    optimiser = torch.optim.Adam(built.parameters(), 8e-3)
+    optimizer = torch.optim.Adam(built.parameters(), 8e-3)
     for _ in range(30):
         output = built(source, target, noise)
         miss = (warp(source, output.ddf) - target).square().mean()
         back = (warp(target, output.inverse_ddf) - source).square().mean()
-        aligned = (output.stand_in - output.features.detach()).abs().mean()
-        optimiser.zero_grad()
+        aligned = (output.surrogate - output.features.detach()).abs().mean()
+        optimizer.zero_grad()
         (miss + back + aligned).backward()
-        optimiser.step()
+        optimizer.step()
     start = (source - target).square().mean()
     assert miss < 0.1 * start
     assert back < 0.1 * start
@@ -198,7 +198,7 @@ def test_a_shift_is_learnt_and_the_stand_in_learns_to_do_without_the_target(spat
         ({"in_channels": 0}, "in_channels: expected a number above 0"),
         ({"channels": ()}, "channels: expected at least one"),
         ({"inverse": "both"}, "inverse: expected one of 'negated', 'predicted', received 'both'"),
-        ({"squarings": -1}, "squarings: expected 0 or more, received -1"),
+        ({"integration_steps": -1}, "integration_steps: expected 0 or more, received -1"),
         ({"velocity_downsampling": 2}, "velocity_downsampling: expected 0 to 1"),
     ],
 )

@@ -65,7 +65,7 @@ def test_monais_embedding_takes_fractions():
 
 
 @torch.no_grad()
-def test_neighbouring_levels_and_conditions_are_told_apart():
+def test_neighboring_levels_and_conditions_are_told_apart():
     built, noisy, condition = network(), images(8, 8, count=1), images(8, 8, count=1, seed=2)
     gammas = NoiseSchedule().gammas
     reference = built(noisy, gammas[1000:1001], condition)
@@ -149,16 +149,16 @@ def test_default_is_palettes_size():
 def test_a_little_training_finds_noise_that_the_condition_reveals():
     """With the clean image as the condition, the noise is known; without it the error stays far above."""
     built = network(channels=(16,), speaking=False).train()
-    optimiser, schedule = torch.optim.Adam(built.parameters(), 1e-2), NoiseSchedule()
+    optimizer, schedule = torch.optim.Adam(built.parameters(), 1e-2), NoiseSchedule()
     generator = torch.Generator().manual_seed(0)
     losses = []
     for _ in range(25):
         image = 2 * torch.randint(0, 2, (8, 1, 8, 8), generator=generator).float() - 1
         noise, gamma = torch.randn(image.shape, generator=generator), schedule.draw(8, generator=generator)
         loss = (built(add_noise(image, noise, gamma), gamma, image) - noise).abs().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[0] == pytest.approx((2 / torch.pi) ** 0.5, abs=0.06)
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from medtrace.networks import NoiseEstimator, NoiseSchedule, add_noise, ddim_invert, denoise, noised_start
+from medtrace.networks import NoiseEstimator, NoiseSchedule, add_noise, ddim_invert, denoise, noisy_start
 
 MEAN, SPREAD = 0.3, 0.5
 SCHEDULE = NoiseSchedule()
@@ -122,11 +122,11 @@ def test_ancestral_sampling_from_a_noised_image_of_another_domain_forgets_it():
     source = torch.full((2, 1, 48, 48), -0.9)
     levels = SCHEDULE.levels(100)
     result = denoise(
-        predict, noised_start(source, levels, generators(1, 2)), levels, "ancestral", generators(3, 4)
+        predict, noisy_start(source, levels, generators(1, 2)), levels, "ancestral", generators(3, 4)
     ).image
     assert float(result.mean()) == pytest.approx(MEAN, abs=0.03)
     late = SCHEDULE.levels(100, 0.1)
-    result = denoise(predict, noised_start(source, late, generators(1, 2)), late, "ancestral", generators(3, 4)).image
+    result = denoise(predict, noisy_start(source, late, generators(1, 2)), late, "ancestral", generators(3, 4)).image
     assert float(result.mean()) < -0.5
 
 
@@ -175,7 +175,7 @@ def test_a_case_does_not_depend_on_its_batch(sampler, spatial):
 
     def sampled(cases):
         own = generators(*(10 + case for case in cases))
-        return denoise(predict, noised_start(image[cases], levels, own), levels, sampler, own).image
+        return denoise(predict, noisy_start(image[cases], levels, own), levels, sampler, own).image
 
     together = sampled([0, 1, 2])
     assert torch.equal(together, torch.cat([sampled([case]) for case in range(3)]))
@@ -203,11 +203,11 @@ def test_seeds_decide_the_ancestral_result():
     assert (first - other).abs().mean() > 0.1
 
 
-def test_noised_start_is_the_image_at_the_first_level():
+def test_noisy_start_is_the_image_at_the_first_level():
     image, levels = normal(2, 1, 4, 4, dtype=torch.float32), SCHEDULE.levels(5, 0.3)
     noise = torch.stack([torch.randn((1, 4, 4), generator=generator) for generator in generators(7, 8)])
     expected = add_noise(image, noise, levels[:1].expand(2))
-    assert torch.equal(noised_start(image, levels, generators(7, 8)), expected)
+    assert torch.equal(noisy_start(image, levels, generators(7, 8)), expected)
 
 
 def test_clipping_keeps_the_clean_image_in_its_range_and_leaves_what_is_inside():

@@ -24,11 +24,11 @@ def test_the_papers_schedule_leaves_almost_nothing_of_the_image():
     assert float(gammas[1000]) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("spoil", ["half", "bfloat16", "double"])
-def test_no_conversion_rounds_the_levels(spoil):
+@pytest.mark.parametrize("corrupt", ["half", "bfloat16", "double"])
+def test_no_conversion_rounds_the_levels(corrupt):
     host = torch.nn.ModuleList([NoiseSchedule(50), torch.nn.Linear(1, 1)])
-    spoiled = getattr(copy.deepcopy(host), spoil)()
-    assert torch.equal(spoiled[0].gammas, NoiseSchedule(50).gammas)
+    corrupted = getattr(copy.deepcopy(host), corrupt)()
+    assert torch.equal(corrupted[0].gammas, NoiseSchedule(50).gammas)
 
 
 def test_a_checkpoint_holds_no_levels_and_a_pickle_all_of_them():
@@ -37,7 +37,7 @@ def test_a_checkpoint_holds_no_levels_and_a_pickle_all_of_them():
     assert torch.equal(pickle.loads(pickle.dumps(schedule)).gammas, schedule.gammas)
 
 
-def test_draws_fill_every_gap_between_neighbours_evenly():
+def test_draws_fill_every_gap_between_neighbors_evenly():
     schedule = NoiseSchedule(10, 0.01, 0.3)
     drawn = schedule.draw(20000, generator=torch.Generator().manual_seed(0))
     assert drawn.shape == (20000,)

@@ -11,7 +11,7 @@ from medtrace.networks import (
     NoiseSchedule,
     Plasticine,
     denoise,
-    noised_start,
+    noisy_start,
 )
 
 DARK, BRIGHT = -0.6, 0.4
@@ -76,7 +76,7 @@ def test_modes_differ_in_the_image_that_is_noised(mode):
     output = built(source, structure, seeds(0, 1), steps=5, start=0.2, mode=mode, keep=[0])
     image = source if mode == "joint" else output.warped
     levels = NoiseSchedule().levels(5, 0.2)
-    assert torch.equal(output.intermediates[0].image, noised_start(image, levels, seeds(0, 1)))
+    assert torch.equal(output.intermediates[0].image, noisy_start(image, levels, seeds(0, 1)))
     assert output.intermediates[0].gamma == float(levels[0])
 
 
@@ -101,7 +101,7 @@ def test_through_real_networks_it_is_the_sampler_on_the_estimator(spatial_dims):
     def predict(image, gamma):
         return built.noise_estimator(image, gamma, output.structure)
 
-    noisy = noised_start(source, levels, own)
+    noisy = noisy_start(source, levels, own)
     expected = denoise(predict, noisy, levels, "ancestral", own, clip=(-1, 1)).image
     assert torch.equal(output.image, expected)
     assert not output.image.requires_grad

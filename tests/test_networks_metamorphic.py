@@ -319,7 +319,7 @@ def test_a_coarse_velocity_varies_linearly_between_coarse_voxels():
         torch.nn.init.normal_(parameter, std=0.3)
     source, target, _ = pair(size=16, batch=1)
     bend = built(source, target).velocity.diff(dim=2, n=2)
-    # kinks only where the interpolation passes a coarse voxel's centre, between voxels 4i+1 and 4i+2
+    # kinks only where the interpolation passes a coarse voxel's center, between voxels 4i+1 and 4i+2
     assert bend[:, :, 2].abs().max() < 1e-5
     assert bend[:, :, 1].abs().max() > 1e-4
 

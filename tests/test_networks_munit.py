@@ -1,4 +1,4 @@
-"""MUNIT: grids, styles, adaptive normalisation, which networks exist, and its latent reconstruction."""
+"""MUNIT: grids, styles, adaptive normalization, which networks exist, and its latent reconstruction."""
 
 import copy
 
@@ -16,9 +16,9 @@ from medtrace.networks.blocks import (
 )
 
 
-def small(in_channels=1, out_channels=1, both_ways=True, **options):
+def small(in_channels=1, out_channels=1, bidirectional=True, **options):
     options = {"channels": 4, "num_blocks": 2, "mlp_channels": 8, "discriminator_channels": 4} | options
-    return MUNIT(2, in_channels, out_channels, both_ways, **options)
+    return MUNIT(2, in_channels, out_channels, bidirectional, **options)
 
 
 def image(*shape, seed=0):
@@ -27,11 +27,11 @@ def image(*shape, seed=0):
 
 @pytest.mark.parametrize("shape", [(32, 48), (37, 50), (5, 9), (1, 1)])
 def test_translations_lie_on_the_images_grid(shape):
-    host = small(1, 3)
+    backbone = small(1, 3)
     source, target = image(2, 1, *shape), image(2, 3, *shape)
-    assert host(source).shape == (2, 3, *shape)
-    assert host.translate(target, "target").shape == (2, 1, *shape)
-    assert host(source).abs().max() <= 1
+    assert backbone(source).shape == (2, 3, *shape)
+    assert backbone.translate(target, "target").shape == (2, 1, *shape)
+    assert backbone(source).abs().max() <= 1
 
 
 def test_a_code_is_content_on_a_coarser_grid_and_a_style():
@@ -42,20 +42,20 @@ def test_a_code_is_content_on_a_coarser_grid_and_a_style():
 
 
 def test_padding_is_cropped_on_the_side_where_it_was_added():
-    host = small().eval()
+    backbone = small().eval()
     source = image(1, 1, 37, 50)
     padded = F.pad(source, (1, 1, 1, 2), mode="replicate")
-    torch.testing.assert_close(host(padded)[..., 1:-2, 1:-1], host(source))
+    torch.testing.assert_close(backbone(padded)[..., 1:-2, 1:-1], backbone(source))
 
 
 def test_a_code_without_a_shape_keeps_the_padded_grid():
-    host = small()
-    code = host.encode(image(1, 1, 37, 50), "source")._replace(shape=None)
-    assert host.decode(code, "target").shape == (1, 1, 40, 52)
+    backbone = small()
+    code = backbone.encode(image(1, 1, 37, 50), "source")._replace(shape=None)
+    assert backbone.decode(code, "target").shape == (1, 1, 40, 52)
 
 
-def test_both_ways_decides_which_networks_exist():
-    two, one = small(), small(both_ways=False)
+def test_bidirectional_decides_which_networks_exist():
+    two, one = small(), small(bidirectional=False)
     assert set(two.encoders) == set(one.encoders) == {"source", "target"}
     assert set(two.decoders) == set(two.discriminators) == {"source", "target"}
     assert set(one.decoders) == set(one.discriminators) == {"target"}
@@ -64,61 +64,61 @@ def test_both_ways_decides_which_networks_exist():
 
 
 def test_one_way_refuses_to_decode_sources():
-    host = small(both_ways=False)
-    with pytest.raises(ValueError, match="both_ways=True"):
-        host.translate(image(1, 1, 16, 16), "target")
+    backbone = small(bidirectional=False)
+    with pytest.raises(ValueError, match="bidirectional=True"):
+        backbone.translate(image(1, 1, 16, 16), "target")
 
 
 def test_translation_is_deterministic_and_of_the_style_zero():
-    host = small()
+    backbone = small()
     source = image(1, 1, 32, 32)
-    once = host.translate(source)
-    assert torch.equal(once, host.translate(source))
-    code = host.encode(source, "source")
-    assert torch.equal(once, host.decode(code._replace(style=torch.zeros(1, 8)), "target"))
+    once = backbone.translate(source)
+    assert torch.equal(once, backbone.translate(source))
+    code = backbone.encode(source, "source")
+    assert torch.equal(once, backbone.decode(code._replace(style=torch.zeros(1, 8)), "target"))
 
 
 def test_drawn_styles_are_normal_follow_the_seed_and_change_the_image():
-    host = small()
-    code = host.encode(image(1, 1, 32, 32), "source")
+    backbone = small()
+    code = backbone.encode(image(1, 1, 32, 32), "source")
     torch.manual_seed(3)
-    first, second = host.drawn(code), host.drawn(code)
+    first, second = backbone.drawn(code), backbone.drawn(code)
     torch.manual_seed(3)
-    assert torch.equal(first.style, host.drawn(code).style)
+    assert torch.equal(first.style, backbone.drawn(code).style)
     assert torch.equal(first.style, torch.randn(1, 8, generator=torch.Generator().manual_seed(3)))
     assert first.content is code.content
     assert first.shape == code.shape
-    assert not torch.allclose(host.decode(first, "target"), host.decode(second, "target"), atol=1e-2)
+    assert not torch.allclose(backbone.decode(first, "target"), backbone.decode(second, "target"), atol=1e-2)
 
 
 def test_gradients_reach_every_parameter_of_the_generators_and_of_the_discriminators():
-    host = small()
+    backbone = small()
     source, target = image(2, 1, 32, 32), image(2, 1, 32, 32, seed=1)
     total = torch.zeros(())
     for seen, domain, goal in ((source, "source", "target"), (target, "target", "source")):
-        code = host.encode(seen, domain)
-        drawn = host.drawn(code)
-        fake = host.decode(drawn, goal)
-        again = host.encode(fake, goal)
-        back = host.decode(again._replace(style=code.style), domain)
-        total = total + F.l1_loss(host.decode(code, domain), seen) + F.l1_loss(back, seen)
-        total = total + host.latent_cycle(drawn, again)
-        total = total + sum(logits.square().mean() for logits in host.discriminate(fake, goal))
+        code = backbone.encode(seen, domain)
+        drawn = backbone.drawn(code)
+        fake = backbone.decode(drawn, goal)
+        again = backbone.encode(fake, goal)
+        back = backbone.decode(again._replace(style=code.style), domain)
+        total = total + F.l1_loss(backbone.decode(code, domain), seen) + F.l1_loss(back, seen)
+        total = total + backbone.latent_cycle(drawn, again)
+        total = total + sum(logits.square().mean() for logits in backbone.discriminate(fake, goal))
     total.backward()
-    for name, parameter in host.named_parameters():
+    for name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 1e-12, name
 
 
 def test_gradients_reach_every_parameter_one_way():
-    host = small(both_ways=False)
+    backbone = small(bidirectional=False)
     source, target = image(2, 1, 32, 32), image(2, 1, 32, 32, seed=1)
-    fake = host.decode(host.drawn(host.encode(source, "source")), "target")
-    again = host.decode(host.encode(target, "target"), "target")
-    judged = sum(logits.square().mean() for logits in host.discriminate(fake, "target"))
-    (judged + F.l1_loss(again, target)).backward()
-    assert [name for name, parameter in host.named_parameters() if parameter.grad is None] == []
+    fake = backbone.decode(backbone.drawn(backbone.encode(source, "source")), "target")
+    again = backbone.decode(backbone.encode(target, "target"), "target")
+    assessed = sum(logits.square().mean() for logits in backbone.discriminate(fake, "target"))
+    (assessed + F.l1_loss(again, target)).backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
 
 
 def test_latent_cycle_is_l1_of_content_plus_l1_of_style():
@@ -134,10 +134,10 @@ def test_latent_cycle_refuses_codes_without_a_style():
 
 
 def test_there_is_no_prior_term():
-    host = small()
-    assert set(host.internal_weights) == {"reconstruction", "latent_cycle"}
+    backbone = small()
+    assert set(backbone.internal_weights) == {"reconstruction", "latent_cycle"}
     with pytest.raises(TypeError, match="no prior"):
-        host.prior(host.encode(image(1, 1, 16, 16), "source"))
+        backbone.prior(backbone.encode(image(1, 1, 16, 16), "source"))
 
 
 def test_adaptive_norm_sets_mean_and_spread():
@@ -146,8 +146,8 @@ def test_adaptive_norm_sets_mean_and_spread():
     given = adaptive_instance_norm(features, scale, shift)
     torch.testing.assert_close(given.mean(dim=(2, 3)), shift, atol=1e-5, rtol=0)
     torch.testing.assert_close(given.std(dim=(2, 3), correction=0), scale.abs(), atol=1e-5, rtol=0)
-    centred = (given - shift[..., None, None])[0, 2]
-    assert (centred * (features[0, 2] - features[0, 2].mean())).sum() < 0  # a negative scale mirrors
+    centered = (given - shift[..., None, None])[0, 2]
+    assert (centered * (features[0, 2] - features[0, 2].mean())).sum() < 0  # a negative scale mirrors
 
 
 def test_adaptive_norm_by_hand():
@@ -172,9 +172,9 @@ def test_adaptive_block_reads_first_then_second_scale_and_shift():
 
 
 def test_style_decides_every_residual_block():
-    host = small()
-    decoder = host.decoders["target"]
-    content = host.encode(image(1, 1, 16, 16), "source").content
+    backbone = small()
+    decoder = backbone.decoders["target"]
+    content = backbone.encode(image(1, 1, 16, 16), "source").content
     affines = []
     for block in decoder.blocks:
         block.register_forward_pre_hook(lambda _, inputs: affines.append(inputs[1]))
@@ -188,54 +188,54 @@ def test_upsampling_doubles_the_grid_and_halves_the_channels():
     assert UpsamplingDecoder(4, 3, 2)(torch.zeros(1, 16, 5, 6)).shape == (1, 3, 20, 24)
 
 
-def test_discriminators_judge_three_scales():
-    judge = MultiscaleDiscriminator(1, channels=4, num_layers=3, scales=3)
-    assert [tuple(logits.shape) for logits in judge(image(2, 1, 128, 96))] == [
+def test_discriminators_assess_three_scales():
+    assess = MultiscaleDiscriminator(1, channels=4, num_layers=3, scales=3)
+    assert [tuple(logits.shape) for logits in assess(image(2, 1, 128, 96))] == [
         (2, 1, 8, 6),
         (2, 1, 4, 3),
         (2, 1, 2, 1),
     ]
-    assert [tuple(logits.shape) for logits in judge(image(1, 1, 3, 7))] == [(1, 1, 4, 4), (1, 1, 2, 2), (1, 1, 1, 1)]
+    assert [tuple(logits.shape) for logits in assess(image(1, 1, 3, 7))] == [(1, 1, 4, 4), (1, 1, 2, 2), (1, 1, 1, 1)]
 
 
 def test_coarser_scales_see_the_averaged_image():
-    judge = MultiscaleDiscriminator(1, channels=4, num_layers=1, scales=2)
+    assess = MultiscaleDiscriminator(1, channels=4, num_layers=1, scales=2)
     seen = image(1, 1, 32, 32)
     halved = F.avg_pool2d(seen, 3, stride=2, padding=1, count_include_pad=False)
-    assert torch.equal(judge(seen)[1], judge.scales[1](halved))
+    assert torch.equal(assess(seen)[1], assess.scales[1](halved))
 
 
 def test_saved_weights_give_the_same_translation():
     torch.manual_seed(0)
-    host = small()
+    backbone = small()
     twin = small()
     source = image(1, 1, 32, 32)
-    assert not torch.equal(host(source), twin(source))
-    twin.load_state_dict(copy.deepcopy(host.state_dict()))
-    assert torch.equal(host(source), twin(source))
+    assert not torch.equal(backbone(source), twin(source))
+    twin.load_state_dict(copy.deepcopy(backbone.state_dict()))
+    assert torch.equal(backbone(source), twin(source))
 
 
 def test_images_stay_float32_under_autocast():
-    host = small()
+    backbone = small()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        code = host.drawn(host.encode(image(1, 1, 32, 32), "source"))
-        assert host.decode(code, "target").dtype == torch.float32
+        code = backbone.drawn(backbone.encode(image(1, 1, 32, 32), "source"))
+        assert backbone.decode(code, "target").dtype == torch.float32
 
 
 def test_published_sizes_are_the_default():
     with torch.device("meta"):
-        host = MUNIT(2, 3, 3, both_ways=False)
-    decoder = host.decoders["target"]
+        backbone = MUNIT(2, 3, 3, bidirectional=False)
+    decoder = backbone.decoders["target"]
     assert len(decoder.blocks) == 4
     assert decoder.blocks[0].first.weight.shape == (256, 256, 3, 3)
     assert decoder.affine[0].in_features == 8
     assert decoder.affine[0].out_features == decoder.affine[2].out_features == 256
-    assert host.stride == 4
-    styles = [layer[0].out_channels for layer in host.encoders["target"].style.features]
+    assert backbone.stride == 4
+    styles = [layer[0].out_channels for layer in backbone.encoders["target"].style.features]
     assert styles == [64, 128, 256, 256, 256]
-    judge = host.discriminators["target"]
-    assert [layer[0].out_channels for layer in judge.scales[0]] == [64, 128, 256, 512, 1]
-    assert len(judge.scales) == 3
+    assess = backbone.discriminators["target"]
+    assert [layer[0].out_channels for layer in assess.scales[0]] == [64, 128, 256, 512, 1]
+    assert len(assess.scales) == 3
 
 
 @pytest.mark.parametrize(

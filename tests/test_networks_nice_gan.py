@@ -10,9 +10,9 @@ from medtrace.networks.blocks.class_activation import ClassActivationAttention
 from medtrace.networks.nice_gan import AdaptiveLayerInstanceNorm, LayerInstanceNorm, NICEDiscriminator
 
 
-def small(in_channels=1, out_channels=1, both_ways=True, **options):
+def small(in_channels=1, out_channels=1, bidirectional=True, **options):
     sizes = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, **options}
-    return NICEGAN(2, in_channels, out_channels, both_ways, **sizes)
+    return NICEGAN(2, in_channels, out_channels, bidirectional, **sizes)
 
 
 def image(*shape):
@@ -27,7 +27,7 @@ def blend_at(rho_logit, channels=3):
 
 @pytest.fixture
 def features():
-    # Means and spreads differ between channels, or both normalisations would agree.
+    # Means and spreads differ between channels, or both normalizations would agree.
     torch.manual_seed(0)
     offset = torch.tensor([0.0, 4.0, -2.0], dtype=torch.float64)[:, None, None]
     return torch.randn(2, 3, 5, 4, dtype=torch.float64) * (offset.abs() + 1) + offset
@@ -114,13 +114,13 @@ def test_attention_weighs_each_channel_by_its_own_weights():
 
 @pytest.mark.parametrize("shape", [(32, 32), (37, 50), (5, 7), (1, 3)])
 def test_translation_and_reconstruction_lie_on_the_images_grid(shape):
-    host, source, target = small(2, 3), image(2, 2, *shape), image(2, 3, *shape)
-    translated = host(source)
+    backbone, source, target = small(2, 3), image(2, 2, *shape), image(2, 3, *shape)
+    translated = backbone(source)
     assert translated.shape == target.shape
     assert translated.dtype == torch.float32
     assert translated.abs().max() <= 1
-    assert host.translate(target, "target").shape == source.shape
-    assert host.decode(host.encode(target, "target"), "target").shape == target.shape
+    assert backbone.translate(target, "target").shape == source.shape
+    assert backbone.decode(backbone.encode(target, "target"), "target").shape == target.shape
 
 
 def test_code_is_a_latent_at_a_quarter_of_the_grid():
@@ -132,21 +132,21 @@ def test_code_is_a_latent_at_a_quarter_of_the_grid():
 
 def test_padding_is_undone_where_it_was_done():
     # The latent of an odd grid is that of the image padded by its border, and the result its middle.
-    host, odd = small().eval(), image(1, 1, 13, 14)
+    backbone, odd = small().eval(), image(1, 1, 13, 14)
     padded = F.pad(odd, (1, 1, 1, 2), mode="replicate")
     with torch.no_grad():
-        torch.testing.assert_close(host(odd), host(padded)[:, :, 1:14, 1:15])
+        torch.testing.assert_close(backbone(odd), backbone(padded)[:, :, 1:14, 1:15])
 
 
 def test_a_code_without_a_grid_decodes_to_the_latents():
-    host = small()
-    assert host.decode(Code(torch.rand(1, 8, 5, 6)), "target").shape == (1, 1, 20, 24)
+    backbone = small()
+    assert backbone.decode(Code(torch.rand(1, 8, 5, 6)), "target").shape == (1, 1, 20, 24)
 
 
 @pytest.mark.parametrize(
     ("size", "patches"), [(256, (30, 6)), (128, (14, 2)), (97, (10, 1)), (16, (1, 1)), (3, (1, 1))]
 )
-def test_every_scale_and_the_activation_judge(size, patches):
+def test_every_scale_and_the_activation_assess(size, patches):
     logits = small().discriminate(image(2, 1, size, size), "target")
     assert [tuple(scale.shape) for scale in logits] == [(2, 1, n, n) for n in (*patches, 1)]
     assert all(torch.isfinite(scale).all() for scale in logits)
@@ -154,14 +154,14 @@ def test_every_scale_and_the_activation_judge(size, patches):
 
 @pytest.mark.parametrize("layers", [(1,), (0, 1, 1)])
 def test_number_of_scales_is_a_parameter(layers):
-    host = small(discriminator_layers=layers)
-    assert len(host.discriminate(image(1, 1, 32, 32), "source")) == len(layers) + 1
+    backbone = small(discriminator_layers=layers)
+    assert len(backbone.discriminate(image(1, 1, 32, 32), "source")) == len(layers) + 1
 
 
 def test_patches_see_70_and_286_pixels():
-    judge = NICEDiscriminator(1, 2, 2, (1, 2)).eval()
+    assess = NICEDiscriminator(1, 2, 2, (1, 2)).eval()
     seen = image(1, 1, 512, 512).requires_grad_()
-    for logits, extent in zip(judge(seen), (70, 286)):
+    for logits, extent in zip(assess(seen), (70, 286)):
         middle = logits.shape[2] // 2
         (gradient,) = torch.autograd.grad(logits[0, 0, middle, middle], seen, retain_graph=True)
         rows = gradient[0, 0].abs().sum(1).nonzero()
@@ -170,38 +170,38 @@ def test_patches_see_70_and_286_pixels():
 
 
 def test_discriminators_weights_have_a_spectral_norm_of_one():
-    judge = NICEDiscriminator(1, 8, 2, (1, 2))
-    bounded = [m for m in judge.modules() if isinstance(m, nn.Conv2d) and nn.utils.parametrize.is_parametrized(m)]
+    assess = NICEDiscriminator(1, 8, 2, (1, 2))
+    bounded = [m for m in assess.modules() if isinstance(m, nn.Conv2d) and nn.utils.parametrize.is_parametrized(m)]
     assert len(bounded) == 2 + 3 + 2 + 2
     for convolution in bounded:
         convolution.weight  # noqa: B018 - every access in training is one power iteration
         norm = torch.linalg.matrix_norm(convolution.weight.flatten(1), ord=2)
         assert 0.9 < norm < 1.1
-    torch.testing.assert_close(judge.attention.classifier.weight.norm(), torch.tensor(1.0))
+    torch.testing.assert_close(assess.attention.classifier.weight.norm(), torch.tensor(1.0))
 
 
 def test_encoder_learns_nothing_in_the_generators_turn_but_passes_gradients():
-    host = small()
-    for parameter in host.discriminators.parameters():
+    backbone = small()
+    for parameter in backbone.discriminators.parameters():
         parameter.requires_grad_(False)
     source = image(1, 1, 32, 32)
-    fake = host.decode(host.encode(source, "source"), "target")
+    fake = backbone.decode(backbone.encode(source, "source"), "target")
     # Only through the target's encoder does the cycle reach the target's generator.
-    back = host.decode(host.encode(fake, "target"), "source")
+    back = backbone.decode(backbone.encode(fake, "target"), "source")
     back.square().mean().backward()
-    assert all(p.grad is None for p in host.discriminators.parameters())
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in host.decoders.parameters())
-    assert host.decoders["target"].head.weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in backbone.discriminators.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in backbone.decoders.parameters())
+    assert backbone.decoders["target"].head.weight.grad.abs().max() > 0
 
 
 def test_encoder_learns_in_the_discriminators_turn():
-    host = small()
-    torch.nn.init.constant_(host.discriminators["target"].attention.gamma, 0.5)
-    logits = host.discriminate(image(1, 1, 32, 32), "target")
+    backbone = small()
+    torch.nn.init.constant_(backbone.discriminators["target"].attention.gamma, 0.5)
+    logits = backbone.discriminate(image(1, 1, 32, 32), "target")
     torch.stack([(scale - 1).square().mean() for scale in logits]).sum().backward()
-    judge = host.discriminators["target"]
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in judge.parameters())
-    assert all(p.grad is None for p in host.decoders.parameters())
+    assess = backbone.discriminators["target"]
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in assess.parameters())
+    assert all(p.grad is None for p in backbone.decoders.parameters())
 
 
 def test_blocks_add_to_what_they_are_given():
@@ -212,21 +212,21 @@ def test_blocks_add_to_what_they_are_given():
 
 
 def test_there_are_no_encoders_and_a_domains_discriminator_encodes_it():
-    host, given = small().eval(), image(1, 1, 16, 16)
-    assert len(host.encoders) == 0
+    backbone, given = small().eval(), image(1, 1, 16, 16)
+    assert len(backbone.encoders) == 0
     for domain in ("source", "target"):
-        expected = host.discriminators[domain].encode(given)
-        assert torch.equal(host.encode(given, domain).content, expected)
-    assert not torch.equal(host.encode(given, "source").content, host.encode(given, "target").content)
+        expected = backbone.discriminators[domain].encode(given)
+        assert torch.equal(backbone.encode(given, domain).content, expected)
+    assert not torch.equal(backbone.encode(given, "source").content, backbone.encode(given, "target").content)
 
 
 def test_one_way_has_one_of_each_and_encodes_sources_with_it():
-    host, given = small(both_ways=False).eval(), image(1, 1, 16, 16)
-    assert list(host.decoders) == list(host.discriminators) == ["target"]
-    assert torch.equal(host.encode(given, "source").content, host.encode(given, "target").content)
-    assert host(given).shape == given.shape
-    with pytest.raises(ValueError, match="both_ways=True"):
-        host.decode(host.encode(given, "target"), "source")
+    backbone, given = small(bidirectional=False).eval(), image(1, 1, 16, 16)
+    assert list(backbone.decoders) == list(backbone.discriminators) == ["target"]
+    assert torch.equal(backbone.encode(given, "source").content, backbone.encode(given, "target").content)
+    assert backbone(given).shape == given.shape
+    with pytest.raises(ValueError, match="bidirectional=True"):
+        backbone.decode(backbone.encode(given, "target"), "source")
 
 
 def test_published_term():
@@ -234,13 +234,13 @@ def test_published_term():
 
 
 def test_published_sizes():
-    # Guards the widths of the defaults, in millions of weights: two generators and two discriminators of colour images,
+    # Guards the widths of the defaults, in millions of weights: two generators and two discriminators of color images,
     # the light version, which the authors say their paper's counts are of. Counted here; its table was not at hand.
     with torch.device("meta"):
-        judge = NICEDiscriminator(3, 64, 2, (1, 2))
-        host_decoder = NICEGAN(2, 3, 3, both_ways=False, discriminator_channels=64).decoders["target"]
-    assert round(2 * sum(p.numel() for p in host_decoder.parameters()) / 1e6, 1) == 16.2
-    assert round(2 * sum(p.numel() for p in judge.parameters()) / 1e6, 1) == 93.7
+        assess = NICEDiscriminator(3, 64, 2, (1, 2))
+        backbone_decoder = NICEGAN(2, 3, 3, bidirectional=False, discriminator_channels=64).decoders["target"]
+    assert round(2 * sum(p.numel() for p in backbone_decoder.parameters()) / 1e6, 1) == 16.2
+    assert round(2 * sum(p.numel() for p in assess.parameters()) / 1e6, 1) == 93.7
 
 
 def test_state_dict_round_trip_gives_the_same_answer():
@@ -255,10 +255,10 @@ def test_state_dict_round_trip_gives_the_same_answer():
 
 
 def test_image_stays_float32_under_autocast():
-    host, given = small(), image(1, 1, 16, 16)
+    backbone, given = small(), image(1, 1, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        translated = host(given)
-        assert all(torch.isfinite(scale).all() for scale in host.discriminate(given, "target"))
+        translated = backbone(given)
+        assert all(torch.isfinite(scale).all() for scale in backbone.discriminate(given, "target"))
     assert translated.dtype == torch.float32
     assert torch.isfinite(translated).all()
 
@@ -267,7 +267,7 @@ def test_image_stays_float32_under_autocast():
     ("build", "message"),
     [
         (lambda: NICEGAN(3, 1, 1), "spatial_dims.*received 3.*slices"),
-        (lambda: small(1, 2, both_ways=False), "received 1 and 2; set both_ways=True"),
+        (lambda: small(1, 2, bidirectional=False), "received 1 and 2; set bidirectional=True"),
         (lambda: small(in_channels=0), "in_channels"),
         (lambda: small(channels=0), "channels"),
         (lambda: small(downsamplings=0), "downsamplings"),
@@ -287,12 +287,12 @@ def test_one_number_of_layers_is_refused():
 
 
 def test_wrong_images_and_domains_are_refused():
-    host = small()
+    backbone = small()
     with pytest.raises(ValueError, match="expected 1 channel"):
-        host.encode(image(1, 2, 8, 8), "source")
+        backbone.encode(image(1, 2, 8, 8), "source")
     with pytest.raises(ValueError, match="takes slices"):
-        host.encode(image(1, 1, 8, 8, 8), "source")
+        backbone.encode(image(1, 1, 8, 8, 8), "source")
     with pytest.raises(ValueError, match="domain"):
-        host.encode(image(1, 1, 8, 8), "T1")
+        backbone.encode(image(1, 1, 8, 8), "T1")
     with pytest.raises(TypeError, match="tensor"):
-        host.encode(image(1, 1, 8, 8).numpy(), "source")
+        backbone.encode(image(1, 1, 8, 8).numpy(), "source")

@@ -54,8 +54,8 @@ def test_published_size_is_the_default():
     built = RegistrationUNet(2, 1)
     assert [level.entry.out_channels for level in built.down] == [32, 64, 64, 64, 64, 64, 64]
 
-    def level(before, after, normalisations=2):
-        return 9 * after * (before + 2 * after) + 3 * after + normalisations * 2 * after
+    def level(before, after, normalizations=2):
+        return 9 * after * (before + 2 * after) + 3 * after + normalizations * 2 * after
 
     down = level(2, 32) + level(32, 64) + 5 * level(64, 64)
     up = 5 * level(128, 64) + level(96, 32)
@@ -120,7 +120,7 @@ def test_it_learns_a_shift():
 
 
 def test_norm_none_leaves_the_images_levels_in():
-    """Without normalisation a network of biases 0 is homogeneous: twice the images, twice the displacement."""
+    """Without normalization a network of biases 0 is homogeneous: twice the images, twice the displacement."""
     for norm, same in ((None, False), (("GROUP", {"num_groups": 2}), True)):
         built, images = network(norm=norm), pair(16, 16)
         for name, parameter in built.named_parameters():

@@ -130,15 +130,15 @@ def test_gan_holds_two_conditional_discriminators():
 
 
 def test_discriminator_sees_its_condition():
-    judge = ConditionalPatchDiscriminator(2, 1, 1, channels=8)
+    assess = ConditionalPatchDiscriminator(2, 1, 1, channels=8)
     image = torch.rand(1, 1, 64, 64)
-    assert not torch.equal(judge(image, image), judge(torch.rand(1, 1, 64, 64), image))
+    assert not torch.equal(assess(image, image), assess(torch.rand(1, 1, 64, 64), image))
 
 
 @pytest.mark.parametrize("size", [8, 16, 20, 23, 24, 33])
-def test_discriminator_judges_small_grids(size):
-    judge = ConditionalPatchDiscriminator(2, 1, 1, channels=8)
-    assert torch.isfinite(judge(torch.rand(1, 1, size, size), torch.rand(1, 1, size, size))).all()
+def test_discriminator_assesses_small_grids(size):
+    assess = ConditionalPatchDiscriminator(2, 1, 1, channels=8)
+    assert torch.isfinite(assess(torch.rand(1, 1, size, size), torch.rand(1, 1, size, size))).all()
 
 
 def test_padding_repeats_the_border_and_crops_back_exactly():

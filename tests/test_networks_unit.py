@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from medtrace.networks import UNIT, Code
 
 
-def small(in_channels=1, out_channels=1, both_ways=True, **options):
+def small(in_channels=1, out_channels=1, bidirectional=True, **options):
     return UNIT(
         2,
         in_channels,
         out_channels,
-        both_ways,
+        bidirectional,
         **{"channels": 4, "num_blocks": 2, "discriminator_channels": 4} | options,
     )
 
@@ -29,62 +29,62 @@ def count(module):
 
 @pytest.mark.parametrize("shape", [(32, 48), (37, 50), (5, 9), (1, 1)])
 def test_translations_lie_on_the_images_grid(shape):
-    host = small(1, 3).eval()
-    assert host(image(2, 1, *shape)).shape == (2, 3, *shape)
-    assert host.translate(image(2, 3, *shape), "target").shape == (2, 1, *shape)
-    assert host(image(2, 1, *shape)).abs().max() <= 1
+    backbone = small(1, 3).eval()
+    assert backbone(image(2, 1, *shape)).shape == (2, 3, *shape)
+    assert backbone.translate(image(2, 3, *shape), "target").shape == (2, 1, *shape)
+    assert backbone(image(2, 1, *shape)).abs().max() <= 1
 
 
 def test_a_code_is_the_mean_on_a_coarser_grid():
-    host = small().train()
-    code = host.encode(image(2, 1, 37, 50), "target")
+    backbone = small().train()
+    code = backbone.encode(image(2, 1, 37, 50), "target")
     assert code.content.shape == (2, 16, 10, 13)
     assert code.style is None
     assert code.shape == (37, 50)
-    assert torch.equal(code.content, host.encode(image(2, 1, 37, 50), "target").content)
-    assert host.drawn(code) is code
+    assert torch.equal(code.content, backbone.encode(image(2, 1, 37, 50), "target").content)
+    assert backbone.drawn(code) is code
 
 
-def test_both_ways_decides_which_networks_exist():
-    two, one = small(), small(both_ways=False)
+def test_bidirectional_decides_which_networks_exist():
+    two, one = small(), small(bidirectional=False)
     assert set(two.encoders) == set(one.encoders) == {"source", "target"}
     assert set(two.decoders) == set(two.discriminators) == {"source", "target"}
     assert set(one.decoders) == set(one.discriminators) == {"target"}
-    with pytest.raises(ValueError, match="both_ways=True"):
+    with pytest.raises(ValueError, match="bidirectional=True"):
         one.translate(image(1, 1, 16, 16), "target")
 
 
 def test_high_level_layers_are_one_module_and_counted_once():
-    host = small()
-    source, target = host.encoders["source"], host.encoders["target"]
+    backbone = small()
+    source, target = backbone.encoders["source"], backbone.encoders["target"]
     assert source[2] is target[2]
     assert source[1] is not target[1]
-    assert host.decoders["source"][0] is host.decoders["target"][0]
-    assert host.decoders["source"][1] is not host.decoders["target"][1]
+    assert backbone.decoders["source"][0] is backbone.decoders["target"][0]
+    assert backbone.decoders["source"][1] is not backbone.decoders["target"][1]
     block = 2 * 16 * 16 * 9
-    assert count(source[2]) == count(host.decoders["source"][0]) == block
-    assert count(host.encoders) == count(source) + count(target) - block
+    assert count(source[2]) == count(backbone.decoders["source"][0]) == block
+    assert count(backbone.encoders) == count(source) + count(target) - block
     apart = small(shared_blocks=0)
-    assert count(apart) - count(host) == 2 * block
+    assert count(apart) - count(backbone) == 2 * block
     assert count(apart.encoders["source"]) == count(source)
 
 
 def test_a_step_of_one_domain_changes_the_others_shared_layers():
-    host = small()
-    shared = host.encoders["target"][2]
-    host.prior(host.encode(image(1, 1, 16, 16), "source")).backward()
+    backbone = small()
+    shared = backbone.encoders["target"][2]
+    backbone.prior(backbone.encode(image(1, 1, 16, 16), "source")).backward()
     assert all(parameter.grad is not None for parameter in shared.parameters())
-    assert all(parameter.grad is None for parameter in host.encoders["target"][1].parameters())
+    assert all(parameter.grad is None for parameter in backbone.encoders["target"][1].parameters())
 
 
 def test_noise_of_unit_variance_is_added_in_training_only():
-    host = small(channels=8)
+    backbone = small(channels=8)
     seen = []
-    host.decoders["target"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    code = host.encode(image(2, 1, 64, 64), "source")
+    backbone.decoders["target"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    code = backbone.encode(image(2, 1, 64, 64), "source")
     torch.manual_seed(5)
-    host.train().decode(code, "target")
-    host.eval().decode(code, "target")
+    backbone.train().decode(code, "target")
+    backbone.eval().decode(code, "target")
     noise = (seen[0] - code.content).detach()
     torch.manual_seed(5)
     torch.testing.assert_close(noise, torch.randn_like(code.content), atol=1e-5, rtol=0)
@@ -93,23 +93,23 @@ def test_noise_of_unit_variance_is_added_in_training_only():
 
 
 def test_evaluation_is_deterministic_and_training_follows_the_seed():
-    host, source = small(), image(1, 1, 32, 32)
-    host.eval()
-    assert torch.equal(host.translate(source), host.translate(source))
-    host.train()
+    backbone, source = small(), image(1, 1, 32, 32)
+    backbone.eval()
+    assert torch.equal(backbone.translate(source), backbone.translate(source))
+    backbone.train()
     torch.manual_seed(1)
-    first, second = host.translate(source), host.translate(source)
+    first, second = backbone.translate(source), backbone.translate(source)
     torch.manual_seed(1)
-    assert torch.equal(first, host.translate(source))
+    assert torch.equal(first, backbone.translate(source))
     assert not torch.equal(first, second)
 
 
 def test_prior_is_the_mean_square_and_latent_cycle_that_of_the_second_code():
-    host = small()
+    backbone = small()
     code = Code(torch.tensor([1.0, -3.0, 0.0, 2.0]).reshape(1, 1, 2, 2))
     again = Code(torch.full((1, 1, 2, 2), -0.5))
-    assert host.prior(code).item() == pytest.approx(14 / 4)
-    assert host.latent_cycle(code, again).item() == pytest.approx(0.25)
+    assert backbone.prior(code).item() == pytest.approx(14 / 4)
+    assert backbone.latent_cycle(code, again).item() == pytest.approx(0.25)
 
 
 def test_prior_is_twice_the_divergence_per_latent_value():
@@ -125,34 +125,34 @@ def test_internal_weights_name_every_term():
     assert small().internal_weights == {"reconstruction": 10.0, "prior": 0.01, "latent_cycle": 0.01}
 
 
-@pytest.mark.parametrize("both_ways", [True, False])
-def test_gradients_reach_every_parameter(both_ways):
-    host = small(both_ways=both_ways).train()
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_gradients_reach_every_parameter(bidirectional):
+    backbone = small(bidirectional=bidirectional).train()
     images = {"source": image(2, 1, 32, 32), "target": image(2, 1, 32, 32, seed=1)}
-    codes = {domain: host.encode(seen, domain) for domain, seen in images.items()}
-    total = host.prior(codes["source"]) + host.prior(codes["target"])
-    for domain in host.decoded_domains:
+    codes = {domain: backbone.encode(seen, domain) for domain, seen in images.items()}
+    total = backbone.prior(codes["source"]) + backbone.prior(codes["target"])
+    for domain in backbone.decoded_domains:
         other = "source" if domain == "target" else "target"
-        fake = host.decode(host.drawn(codes[other]), domain)
-        total = total + F.l1_loss(host.decode(codes[domain], domain), images[domain])
-        total = total + sum(logits.square().mean() for logits in host.discriminate(fake, domain))
-        if both_ways:
-            again = host.encode(fake, domain)
-            total = total + host.latent_cycle(codes[other], again)
-            total = total + F.l1_loss(host.decode(again, other), images[other])
+        fake = backbone.decode(backbone.drawn(codes[other]), domain)
+        total = total + F.l1_loss(backbone.decode(codes[domain], domain), images[domain])
+        total = total + sum(logits.square().mean() for logits in backbone.discriminate(fake, domain))
+        if bidirectional:
+            again = backbone.encode(fake, domain)
+            total = total + backbone.latent_cycle(codes[other], again)
+            total = total + F.l1_loss(backbone.decode(again, other), images[other])
     total.backward()
-    for name, parameter in host.named_parameters():
+    for name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 1e-12, name
 
 
 def test_saved_weights_give_the_same_translation_and_keep_the_sharing():
-    host, twin = small().eval(), small().eval()
+    backbone, twin = small().eval(), small().eval()
     source = image(1, 1, 32, 32)
-    assert not torch.equal(host(source), twin(source))
-    twin.load_state_dict(copy.deepcopy(host.state_dict()))
-    assert torch.equal(host(source), twin(source))
+    assert not torch.equal(backbone(source), twin(source))
+    twin.load_state_dict(copy.deepcopy(backbone.state_dict()))
+    assert torch.equal(backbone(source), twin(source))
     assert twin.encoders["source"][2] is twin.encoders["target"][2]
 
 
@@ -162,23 +162,23 @@ def test_copies_keep_the_sharing():
 
 
 def test_images_stay_float32_under_autocast():
-    host = small().train()
+    backbone = small().train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        code = host.encode(image(1, 1, 32, 32), "source")
-        assert host.decode(code, "target").dtype == torch.float32
-        assert host.prior(code).dtype == torch.float32
+        code = backbone.encode(image(1, 1, 32, 32), "source")
+        assert backbone.decode(code, "target").dtype == torch.float32
+        assert backbone.prior(code).dtype == torch.float32
 
 
 def test_published_sizes_are_the_default():
     with torch.device("meta"):
-        host = UNIT(2, 3, 3, both_ways=False)
-    down, own, shared = host.encoders["source"]
+        backbone = UNIT(2, 3, 3, bidirectional=False)
+    down, own, shared = backbone.encoders["source"]
     assert [layer[0].out_channels for layer in down] == [64, 128, 256]
     assert [layer[0].kernel_size for layer in down] == [(7, 7), (4, 4), (4, 4)]
     assert (len(own), len(shared)) == (3, 1)
-    assert [len(part) for part in host.decoders["target"][:2]] == [1, 3]
-    assert [layer[0].out_channels for layer in host.discriminators["target"].scales[0]] == [64, 128, 256, 512, 1]
-    assert len(host.discriminators["target"].scales) == 3
+    assert [len(part) for part in backbone.decoders["target"][:2]] == [1, 3]
+    assert [layer[0].out_channels for layer in backbone.discriminators["target"].scales[0]] == [64, 128, 256, 512, 1]
+    assert len(backbone.discriminators["target"].scales) == 3
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def check_mask(folder, expected):
     assert int(mask.sum()) == expected["voxels_inside"]
     points = mask[0].nonzero().double() @ image.affine[:3, :3].T + image.affine[:3, 3]
     if expected["voxels_inside"] == nifti_headers.INSIDE_VOXELS or "says" in expected:
-        np.testing.assert_allclose(points.mean(0), expected["centre_ras"], atol=1e-3)
+        np.testing.assert_allclose(points.mean(0), expected["center_ras"], atol=1e-3)
     for words in expected.get("says", ()):
         assert any(words in line for line in lines), lines
 
@@ -159,7 +159,7 @@ def test_case(name, written, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["unit_micron", "unit_micron_by_qform", "unit_metre", "no_form_codes", "ten_nanometre"]
+    "name", ["unit_micron", "unit_micron_by_qform", "unit_meter", "no_form_codes", "ten_nanometer"]
 )
 def test_fields_place_itks_image_of_the_same_file(name, written, tmp_path):
     """SimpleITK moves the file itself through the exported field, as the trace's warped image says."""

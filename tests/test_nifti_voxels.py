@@ -67,8 +67,8 @@ def test_other_things_are_left_to_the_general_reader(other):
 def test_numbers_that_are_not_real_and_odd_shapes_are_left_to_the_general_reader(tmp_path):
     assert nifti_voxels("image", save(tmp_path / "a.nii", numbers(dtype=np.complex64))) is None
     assert nifti_voxels("image", save(tmp_path / "b.nii", numbers((3, 3, 3, 2, 2)))) is None
-    colours = np.zeros((3, 3, 3), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    assert nifti_voxels("image", save(tmp_path / "c.nii", colours)) is None
+    colors = np.zeros((3, 3, 3), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    assert nifti_voxels("image", save(tmp_path / "c.nii", colors)) is None
 
 
 def test_values_that_are_not_finite_are_refused_by_the_files_name(tmp_path):

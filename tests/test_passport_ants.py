@@ -25,7 +25,7 @@ from tests.passport_cases import (
     MIRROR,
     affine_of,
     apply,
-    both_ways,
+    bidirectional,
     cases,
     inside_source,
     largest,
@@ -62,7 +62,7 @@ def test_ants_agrees_on_image_and_points(tmp_path, ants, kind, name, elsewhere):
     assert largest("ants", "image", (theirs - trace.warped[0])[inside]) < 1e-4
     back = ants.apply_transforms(moving, fixed, [str(folder / "inverse_ddf.nii.gz")], interpolator="linear")
     assert back.shape == moving.shape
-    for field, (_, affine, shape, ours) in both_ways(trace).items():
+    for field, (_, affine, shape, ours) in bidirectional(trace).items():
         points = points_within(shape, affine)
         expected = ours(points)
         assert (expected - points).abs().max() > 0.3
@@ -75,7 +75,7 @@ def test_ants_agrees_on_image_and_points(tmp_path, ants, kind, name, elsewhere):
 def test_ants_takes_the_composite_and_separate_parts(tmp_path, ants):
     """One file, or the field and the motion by themselves: ANTs moves a point by the first of its list first."""
     trace = make_trace("3d", "flipped", True)
-    write_composite(tmp_path / "all.h5", trace, source_motion=MOTION)
+    write_composite(tmp_path / "all.h5", trace, source_transform=MOTION)
     points = points_within(trace.image.shape[1:], trace.affine)
     expected = apply(MOTION, trace.origin(points))
     assert (
@@ -137,7 +137,7 @@ def test_ants_takes_a_2d_trace_as_2d(tmp_path, ants):  # noqa: ARG001
         for member, affine in (("source", trace.source_affine), ("image", trace.affine)):
             image = nibabel.Nifti1Image(getattr(trace, member)[0].numpy(), affine.numpy())
             nibabel.save(image, folder / "flat" / f"{member}.nii.gz")
-        for field, (ddf, affine, _, _) in both_ways(trace).items():
+        for field, (ddf, affine, _, _) in bidirectional(trace).items():
             suffix = "" if name == "level" else "_2d"
             read = read_transform(folder / "out" / f"{field}{suffix}.nii.gz", spatial_dims=2)
             torch.testing.assert_close(read.ddf, ddf, atol=1e-5, rtol=0)

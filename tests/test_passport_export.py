@@ -56,7 +56,7 @@ def test_formats_are_listed_and_others_refused(tmp_path):
     with pytest.raises(ValueError, match=r"format: expected one of 'itk', .* received 'dicom'"):
         export_trace(make_trace("2d", "plain"), tmp_path / "out", "dicom")
     with pytest.raises(ValueError, match="format: expected one of composite, tfm with a motion, received 'fsl'"):
-        export_trace(make_trace("2d", "plain"), tmp_path / "out", "fsl", source_motion=torch.eye(4))
+        export_trace(make_trace("2d", "plain"), tmp_path / "out", "fsl", source_transform=torch.eye(4))
 
 
 def nodes_of(scene):
@@ -117,7 +117,7 @@ def test_the_scene_can_be_moved_and_its_script_runs_against_slicers_names(tmp_pa
     (tmp_path / "scene").rename(tmp_path / "elsewhere")
     script = tmp_path / "elsewhere" / "load_trace.py"
     ast.parse(script.read_text())
-    package = tmp_path / "stand_in" / "slicer"
+    package = tmp_path / "surrogate" / "slicer"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from slicer import util\n")
     (package / "util.py").write_text(
@@ -134,7 +134,7 @@ def test_the_scene_can_be_moved_and_its_script_runs_against_slicers_names(tmp_pa
     )
     done = subprocess.run(
         [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "stand_in")},
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "surrogate")},
         capture_output=True,
         text=True,
         check=True,

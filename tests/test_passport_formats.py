@@ -23,7 +23,7 @@ from tests.passport_cases import (
     MIRROR,
     SHAPES,
     affine_of,
-    both_ways,
+    bidirectional,
     cases,
     flow,
     inside_source,
@@ -50,7 +50,7 @@ def resampled(trace, transform, folder):
 @cases
 def test_slicer_nrrd_resamples_and_moves_points(tmp_path, kind, name, elsewhere):
     trace = make_trace(kind, name, elsewhere)
-    for field, (ddf, affine, shape, ours) in both_ways(trace).items():
+    for field, (ddf, affine, shape, ours) in bidirectional(trace).items():
         write_slicer_nrrd(tmp_path / f"{field}.nrrd", ddf, affine)
         transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / f"{field}.nrrd")))
         if field == "ddf":
@@ -109,7 +109,7 @@ def test_nitransforms_resamples_and_moves_points(tmp_path, kind, name, elsewhere
     dense = pytest.importorskip("nitransforms.nonlinear").DenseFieldTransform
     trace = make_trace(kind, name, elsewhere)
     flat = len(trace.image.shape) == 3 or trace.image.shape[-1] == 1
-    for field, (ddf, affine, shape, ours) in both_ways(trace).items():
+    for field, (ddf, affine, shape, ours) in bidirectional(trace).items():
         write_x5(tmp_path / f"{field}.x5", ddf, affine)
         write_transform(tmp_path / f"{field}.nii.gz", ddf, affine)
         # At voxels, where it does not interpolate by cubic splines as the trace, linearly.
@@ -124,7 +124,7 @@ def test_nitransforms_resamples_and_moves_points(tmp_path, kind, name, elsewhere
         torch.testing.assert_close(result.ddf, ddf, atol=1e-5, rtol=0)
         torch.testing.assert_close(result.affine, affine)
     source = trace.source.numpy()[0].reshape(*trace.source.shape[1:], *[1] * (4 - trace.source.ndim))
-    # A single slice has no neighbours to interpolate between: it is repeated, as its field is.
+    # A single slice has no neighbors to interpolate between: it is repeated, as its field is.
     source = np.repeat(source, 2, axis=2) if flat else source
     moving = nibabel.Nifti1Image(source.astype(np.float64), trace.source_affine.numpy())
     for path, form in (("ddf.x5", "X5"), ("ddf.nii.gz", "itk")):
@@ -231,7 +231,7 @@ def test_fsl_warp_as_fslpy_reads_it(tmp_path, name, elsewhere):
     nonlinear = pytest.importorskip("fsl.transform.nonlinear")
     fslimage = pytest.importorskip("fsl.data.image")
     trace = make_trace("3d", name, elsewhere)
-    for field, (ddf, affine, shape, ours) in both_ways(trace).items():
+    for field, (ddf, affine, shape, ours) in bidirectional(trace).items():
         other, other_shape = (
             (trace.source_affine, trace.source.shape[1:]) if field == "ddf" else (trace.affine, trace.image.shape[1:])
         )
@@ -274,13 +274,13 @@ RIGID = affine_of((1, 1, 1), (4.0, -7.0, 11.0), (5.0, -3.0, 2.0))
 @pytest.mark.parametrize("name", ["oblique", "flipped"])
 def test_composite_leads_between_the_scans_as_they_were_given(tmp_path, name, ending):
     trace = make_trace("3d", name, True)
-    target_motion = torch.linalg.inv(RIGID) @ affine_of((1, 1, 1), (0, 0, 5.0))
+    target_transform = torch.linalg.inv(RIGID) @ affine_of((1, 1, 1), (0, 0, 5.0))
     for moves, ours, shape, affine, start, end in (
-        ("source", trace.origin, trace.image.shape[1:], trace.affine, target_motion, RIGID),
-        ("image", trace.locate, trace.source.shape[1:], trace.source_affine, RIGID, target_motion),
+        ("source", trace.origin, trace.image.shape[1:], trace.affine, target_transform, RIGID),
+        ("image", trace.locate, trace.source.shape[1:], trace.source_affine, RIGID, target_transform),
     ):
         path = tmp_path / f"{moves}.{ending}"
-        write_composite(path, trace, moves, source_motion=RIGID, target_motion=target_motion)
+        write_composite(path, trace, moves, source_transform=RIGID, target_transform=target_transform)
         transform = sitk.ReadTransform(str(path))
         assert transform.GetName() == "CompositeTransform"
         inner = points_within(shape, affine)
@@ -302,8 +302,8 @@ def test_motions_are_read_in_their_own_direction(tmp_path):
     sitk.WriteTransform(sitk.TranslationTransform(2), str(tmp_path / "flat.tfm"))
     with pytest.raises(ValueError, match=r"flat.tfm: expected a linear 3-D transform, received .* in 2-D"):
         read_motion(tmp_path / "flat.tfm")
-    with pytest.raises(ValueError, match="target_motion: expected shape"):
-        write_composite(tmp_path / "x.h5", make_trace("2d", "plain"), target_motion=torch.eye(3))
+    with pytest.raises(ValueError, match="target_transform: expected shape"):
+        write_composite(tmp_path / "x.h5", make_trace("2d", "plain"), target_transform=torch.eye(3))
 
 
 def test_a_displacement_by_hand_in_every_format(tmp_path):

@@ -40,7 +40,7 @@ def test_composites_and_other_grids(tmp_path):
     save_trace(trace, tmp_path / "trace")
     scans = [tmp_path / "trace" / f"{name}.nii.gz" for name in ("source", "image")]
     motion = affine_of((1, 1, 1), (2.0, -1, 3), (0.5, 1, -0.7))
-    write_composite(tmp_path / "all.tfm", trace, source_motion=motion)
+    write_composite(tmp_path / "all.tfm", trace, source_transform=motion)
     result = import_field(tmp_path / "all.tfm", "itk", *scans, tmp_path / "composite")
     points = points_within(trace.image.shape[1:], trace.affine).round()
     voxels = torch.linalg.solve(trace.affine[:3, :3], (points - trace.affine[:3, 3]).T).T.round()

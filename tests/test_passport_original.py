@@ -50,7 +50,7 @@ def test_one_file_resamples_the_original_scan_into_warped(tmp_path, ending):
     # The method saw the image in another frame; MOTION leads from there to the scan's.
     moved = torch.linalg.inv(MOTION) @ affine
     trace = Trace.build(image, image.flip(1), flow(*image.shape[1:]), affine=moved, source_affine=moved)
-    write_composite(tmp_path / f"all.{ending}", trace, source_motion=MOTION)
+    write_composite(tmp_path / f"all.{ending}", trace, source_transform=MOTION)
     theirs = resample(scan, ORIGINAL, trace.image, trace.affine, tmp_path / f"all.{ending}", tmp_path)
     assert largest("original scan, one file", "image", (theirs - trace.warped[0])[inside_source(trace)]) < 1e-4
 
@@ -59,10 +59,10 @@ def test_one_file_when_the_method_saw_a_resampled_and_aligned_copy(tmp_path):
     """The source was read on the target's grid by its alignment, as `RigidAlignment` does."""
     motion = MOTION  # from the fixed frame to the scan's
     fixed_affine, shape = affine_of((1.5, 1.5, 1.5), origin=(-18.0, -20, -12)), (16, 18, 14)
-    centre = apply(fixed_affine, torch.tensor([[7.5, 8.5, 6.5]], dtype=torch.float64))
+    center = apply(fixed_affine, torch.tensor([[7.5, 8.5, 6.5]], dtype=torch.float64))
     scan_affine = affine_of((1.2, 0.9, 1.6), (12, -8, 25))
     big = (60, 70, 50)
-    scan_affine[:3, 3] = apply(motion, centre)[0] - scan_affine[:3, :3] @ torch.tensor(big).double() / 2
+    scan_affine[:3, 3] = apply(motion, center)[0] - scan_affine[:3, :3] @ torch.tensor(big).double() / 2
     scan = ramp(big, scan_affine)
     aligned = RigidAlignment(fill=0.0)
     fixed = MetaTensor(smooth(1, *shape), affine=fixed_affine)
@@ -70,12 +70,12 @@ def test_one_file_when_the_method_saw_a_resampled_and_aligned_copy(tmp_path):
     seen = aligned.apply(MetaTensor(scan, affine=scan_affine), fixed, estimate).as_tensor()
     torch.testing.assert_close(seen, ramp(shape, fixed_affine, motion), atol=1e-3, rtol=0)
     trace = Trace.build(seen, seen, flow(*shape), affine=fixed_affine)
-    write_composite(tmp_path / "all.h5", trace, source_motion=motion)
+    write_composite(tmp_path / "all.h5", trace, source_transform=motion)
     theirs = resample(scan, scan_affine, trace.image, trace.affine, tmp_path / "all.h5", tmp_path)
     assert (
         largest("original scan, aligned copy", "image (ramp)", (theirs - trace.warped[0])[inside_source(trace)]) < 1e-3
     )
-    original = to_original(trace, scan, scan_affine, source_motion=motion)
+    original = to_original(trace, scan, scan_affine, source_transform=motion)
     assert (
         largest("to_original, aligned copy", "image (ramp)", (original.warped - trace.warped)[0][inside_source(trace)])
         < 1e-3
@@ -85,43 +85,43 @@ def test_one_file_when_the_method_saw_a_resampled_and_aligned_copy(tmp_path):
 def test_points_in_the_scans_own_mm(tmp_path):
     """Both sides cropped and moved: points go as by hand, and ITK agrees with the new trace's files."""
     scan, image, affine = cropped()
-    source_motion, target_motion = MOTION, torch.linalg.inv(MOTION) @ affine_of((1, 1, 1), (0, 9, 0), (1.0, 2, 3))
-    own = torch.linalg.inv(source_motion) @ affine
+    source_transform, target_transform = MOTION, torch.linalg.inv(MOTION) @ affine_of((1, 1, 1), (0, 9, 0), (1.0, 2, 3))
+    own = torch.linalg.inv(source_transform) @ affine
     trace = Trace.build(image, image.flip(1), flow(*image.shape[1:]), affine=own, source_affine=own)
-    target_affine = target_motion @ torch.linalg.inv(source_motion) @ ORIGINAL
+    target_affine = target_transform @ torch.linalg.inv(source_transform) @ ORIGINAL
     original = to_original(
         trace,
         scan,
         ORIGINAL,
-        source_motion=source_motion,
+        source_transform=source_transform,
         target_shape=SHAPE,
         target_affine=target_affine,
-        target_motion=target_motion,
+        target_transform=target_transform,
     )
     assert original.source is not None
     assert torch.equal(original.source, scan)
     assert original.image.shape == (1, *SHAPE)
     voxels = points_within(image.shape[1:], torch.eye(4, dtype=torch.float64)).round()
     inner = apply(own, voxels)
-    here, there = apply(source_motion, inner), apply(target_motion, inner)
-    expected = apply(target_motion, trace.locate(inner))
+    here, there = apply(source_transform, inner), apply(target_transform, inner)
+    expected = apply(target_transform, trace.locate(inner))
     assert largest("to_original", "locate at voxels, mm", original.locate(here) - expected) < 1e-4
-    expected = apply(source_motion, trace.origin(inner))
+    expected = apply(source_transform, trace.origin(inner))
     assert largest("to_original", "origin at voxels, mm", original.origin(there) - expected) < 1e-4
-    write_composite(tmp_path / "all.h5", trace, source_motion=source_motion, target_motion=target_motion)
+    write_composite(tmp_path / "all.h5", trace, source_transform=source_transform, target_transform=target_transform)
     theirs = resample(scan, ORIGINAL, original.image, original.affine, tmp_path / "all.h5", tmp_path)
     region = torch.zeros(SHAPE, dtype=torch.bool)
     grid = torch.cartesian_prod(*[torch.arange(size).double() for size in SHAPE])
-    region.view(-1)[:] = trace.in_target(apply(torch.linalg.inv(target_motion) @ target_affine, grid))
+    region.view(-1)[:] = trace.in_target(apply(torch.linalg.inv(target_transform) @ target_affine, grid))
     region &= inside_source(original)
     assert region.sum() > 1000
     assert largest("to_original", "image, against the composite", (theirs - original.warped[0])[region]) < 1e-4
     # The crop kept whole voxels, so the image has the trace's values there; elsewhere it is the source, moved.
-    there = apply(torch.linalg.inv(original.affine) @ target_motion @ own, voxels).round().long()
+    there = apply(torch.linalg.inv(original.affine) @ target_transform @ own, voxels).round().long()
     here = voxels.long()
     theirs = original.image[0][tuple(there.T)]
     torch.testing.assert_close(theirs, trace.image[0][tuple(here.T)], atol=1e-4, rtol=0)
-    outside = ~trace.in_target(apply(torch.linalg.inv(target_motion) @ target_affine, grid)).reshape(SHAPE)
+    outside = ~trace.in_target(apply(torch.linalg.inv(target_transform) @ target_affine, grid)).reshape(SHAPE)
     assert outside.sum() > 1000
     assert torch.equal(original.image[0][outside], original.warped[0][outside])
 
@@ -130,7 +130,7 @@ def test_without_a_target_grid_the_image_is_not_interpolated():
     scan, image, affine = cropped()
     mask = image > 0
     trace = Trace.build(image, image.flip(1), flow(*image.shape[1:]), affine=affine, mask=mask)
-    original = to_original(trace, scan, ORIGINAL, target_motion=MOTION, to_units=lambda values: 100 * values + 7)
+    original = to_original(trace, scan, ORIGINAL, target_transform=MOTION, to_units=lambda values: 100 * values + 7)
     assert torch.equal(original.image, 100 * trace.image + 7)
     assert torch.equal(original.mask, trace.mask)
     torch.testing.assert_close(original.affine, MOTION @ trace.affine)
@@ -158,8 +158,8 @@ def test_what_does_not_fit_is_named():
     trace = Trace.build(image, image, flow(*image.shape[1:]), affine=affine)
     with pytest.raises(ValueError, match="target_shape: expected together with target_affine"):
         to_original(trace, scan, ORIGINAL, target_shape=SHAPE)
-    with pytest.raises(ValueError, match="source_motion: expected an invertible affine"):
-        to_original(trace, scan, ORIGINAL, source_motion=torch.zeros(4, 4))
+    with pytest.raises(ValueError, match="source_transform: expected an invertible affine"):
+        to_original(trace, scan, ORIGINAL, source_transform=torch.zeros(4, 4))
     with pytest.raises(ValueError, match=r"source: expected \(channel, \*spatial\) with 3 spatial axes"):
         to_original(trace, scan[..., 0], ORIGINAL)
     with pytest.raises(ValueError, match="target_shape: expected 3 axes"):
@@ -182,7 +182,7 @@ def dated_scans(tmp_path_factory):
     return folder, torch.from_numpy(motion)
 
 
-def still_trace(item):
+def identity_trace(item):
     """The trace of a prepared pair by a method that finds nothing to move: the alignment has done it."""
     source, target = item["source"], item["target"]
     return Trace.build(source, target, torch.zeros(source.ndim - 1, *source.shape[1:]), affine=source.affine)
@@ -193,7 +193,7 @@ def test_prepared_pairs_go_back_to_their_scans(tmp_path, dated_scans, dims):
     """By the affines and the rigid file that `prepare` wrote, a point and an image reach the later scan as it was."""
     folder, motion = dated_scans
     item = load_dataset(folder / f"{dims}d")[0]
-    trace = still_trace(item)
+    trace = identity_trace(item)
     found = read_motion(item["rigid_file"])
     points = points_within(trace.source.shape[1:], trace.source_affine)
     expected = apply(motion, points)
@@ -205,11 +205,11 @@ def test_prepared_pairs_go_back_to_their_scans(tmp_path, dated_scans, dims):
         before[1],
         target_shape=after[0].shape[1:],
         target_affine=after[1],
-        target_motion=found,
+        target_transform=found,
     )
     if dims == 3:
         torch.testing.assert_close(original.locate(points), apply(found, points), atol=1e-3, rtol=0)
-    write_composite(tmp_path / "all.h5", trace, target_motion=found)
+    write_composite(tmp_path / "all.h5", trace, target_transform=found)
     grid = sitk.ReadImage(str(folder / "after.nii"))
     transform = sitk.ReadTransform(str(tmp_path / "all.h5"))
     moved = sitk.Resample(sitk.ReadImage(str(folder / "before.nii")), grid, transform, sitk.sitkLinear)

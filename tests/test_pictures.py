@@ -222,7 +222,7 @@ def test_a_mask_does_in_translation_what_it_did_in_training(tmp_path, low, high)
     preparation = Preparation.load(tmp_path / "data" / "preparation.json")
     image = read_image(tmp_path / f"000_source.{ending}")
     mask = torch.from_numpy(inside.T.copy())[None]
-    seen, way_back = preparation.normalise(image, foreground=mask)
+    seen, way_back = preparation.normalize(image, foreground=mask)
     torch.testing.assert_close(seen, stored, atol=1e-5, rtol=0)
     assert bool((stored[~mask] == -1).all())
     assert float(stored[mask].max()) > 0.5

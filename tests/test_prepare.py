@@ -104,7 +104,7 @@ def test_slices_along_every_axis_are_images_with_a_full_affine(tmp_path, axis, p
     assert Preparation.load(tmp_path / "data" / "preparation.json").axis == axis
 
 
-def test_items_are_normalised_collated_and_split_by_subject(tmp_path):
+def test_items_are_normalized_collated_and_split_by_subject(tmp_path):
     pairs = write_pairs(tmp_path / "raw")
     prepare(pairs, tmp_path / "data", **settings(slices=3))
     splits = {name: load_dataset(tmp_path / "data", name) for name in ("training", "validation", "test")}
@@ -121,7 +121,7 @@ def test_items_are_normalised_collated_and_split_by_subject(tmp_path):
 
 
 def test_gain_between_scans_is_taken_away(tmp_path):
-    """Source and target show one head at gains between .5 and 2: normalised, they agree."""
+    """Source and target show one head at gains between .5 and 2: normalized, they agree."""
     pairs = write_pairs(tmp_path / "raw")
     for standardize in (True, False):
         out = tmp_path / f"data{standardize}"
@@ -182,7 +182,7 @@ def test_what_is_learned_comes_from_training_subjects_only(tmp_path):
     assert Preparation.load(tmp_path / "c" / "preparation.json") != first
 
 
-def test_a_new_source_is_normalised_as_the_stored_ones_were(tmp_path):
+def test_a_new_source_is_normalized_as_the_stored_ones_were(tmp_path):
     pairs = write_pairs(tmp_path / "raw")
     prepare(pairs, tmp_path / "data", **settings(slices=15, fractions=(0.75, 0.0, 0.25)))
     preparation = Preparation.load(tmp_path / "data" / "preparation.json")
@@ -192,16 +192,16 @@ def test_a_new_source_is_normalised_as_the_stored_ones_were(tmp_path):
     scan = nibabel.load(tmp_path / "raw" / f"s{entry['subject'][1:]}a.nii.gz")
     scan_ras = nibabel.as_closest_canonical(scan)
     image = torch.from_numpy(np.ascontiguousarray(scan_ras.get_fdata(dtype=np.float32)))[None]
-    normalised, intensity = preparation.normalise(image)
+    normalized, intensity = preparation.normalize(image)
     stored = next(item for item in load_dataset(tmp_path / "data", "test") if item["case"] == entry["case"])
-    torch.testing.assert_close(normalised[..., 7], stored["source"].as_tensor(), atol=1e-5, rtol=0)
-    restored = intensity.inverse(normalised, intensity.foreground)
-    clipped = (normalised <= -1) | (normalised >= 1)
+    torch.testing.assert_close(normalized[..., 7], stored["source"].as_tensor(), atol=1e-5, rtol=0)
+    restored = intensity.inverse(normalized, intensity.foreground)
+    clipped = (normalized <= -1) | (normalized >= 1)
     torch.testing.assert_close(restored[~clipped], image[~clipped], rtol=1e-4, atol=1e-2)
     assert torch.equal(restored[image == 0], image[image == 0])
 
 
-def test_volumes_are_cropped_about_their_centre_or_padded(tmp_path):
+def test_volumes_are_cropped_about_their_center_or_padded(tmp_path):
     pairs = write_pairs(tmp_path / "raw")
     prepare(pairs, tmp_path / "cut", **settings(spatial_dims=3, crop=(10, 40, 9)))
     item = load_dataset(tmp_path / "cut")[0]
@@ -237,8 +237,8 @@ def test_contrasts_have_standards_of_their_own(tmp_path):
     assert set(preparation.contrasts) == {"t1", "t2"}
     assert preparation.source_contrast == "t1"
     scan = read_image(tmp_path / "raw" / "s0a.nii.gz")
-    torch.testing.assert_close(preparation.normalise(scan)[0], preparation.normalise(scan, "t1")[0])
-    assert not torch.equal(preparation.normalise(scan)[0], preparation.normalise(scan, "t2")[0])
+    torch.testing.assert_close(preparation.normalize(scan)[0], preparation.normalize(scan, "t1")[0])
+    assert not torch.equal(preparation.normalize(scan)[0], preparation.normalize(scan, "t2")[0])
     item = load_dataset(tmp_path / "data", "test")[1]
     tissue = item["source"].as_tensor() > -1
     both = torch.stack([item[key].as_tensor()[tissue] for key in ("source", "target")])
@@ -258,7 +258,7 @@ def test_mask_limits_the_foreground(tmp_path):
     assert float((item["target"].as_tensor()[0][~outside] > -1).float().mean()) > 0.95
 
 
-def test_pictures_are_resized_and_keep_their_colours(tmp_path):
+def test_pictures_are_resized_and_keep_their_colors(tmp_path):
     folder = tmp_path / "faces"
     folder.mkdir()
     rows = []
@@ -464,7 +464,7 @@ def test_real_dates_of_one_head_are_aligned(tmp_path, real_data):
         assert Path(item["rigid_file"]).is_file()
 
 
-def write_labelled(folder, lesions=(True, False, True, True)):
+def write_labeled(folder, lesions=(True, False, True, True)):
     """Pairs with labels at both dates, some of whose targets have a lesion; the targets lie 2 voxels to the side."""
     folder.mkdir()
     rows = ["subject,source,target,target_lesion,source_labels,target_labels"]
@@ -488,7 +488,7 @@ def write_labelled(folder, lesions=(True, False, True, True)):
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_lesions_and_labels_go_where_the_images_go(tmp_path, spatial_dims):
-    pairs = write_labelled(tmp_path / "raw")
+    pairs = write_labeled(tmp_path / "raw")
     prepare(
         pairs,
         tmp_path / "data",
@@ -515,7 +515,7 @@ def test_lesions_and_labels_go_where_the_images_go(tmp_path, spatial_dims):
 
 
 def test_labels_keep_their_numbers_at_another_voxel_size(tmp_path):
-    pairs = write_labelled(tmp_path / "raw")
+    pairs = write_labeled(tmp_path / "raw")
     prepare(
         pairs, tmp_path / "data", **settings(align=True, spatial_dims=3, spacing=(1.5, 1.5, 2), fractions=(1, 0, 0))
     )
@@ -530,7 +530,7 @@ def test_labels_keep_their_numbers_at_another_voxel_size(tmp_path):
 
 
 def test_bad_labels_are_refused(tmp_path):
-    pairs = write_labelled(tmp_path / "raw")
+    pairs = write_labeled(tmp_path / "raw")
     save(tmp_path / "raw" / "s1l.nii.gz", head() / 3)
     with pytest.raises(ValueError, match=r"s1l.nii.gz: expected labels that are whole numbers"):
         prepare(pairs, tmp_path / "data", **settings(align=True))

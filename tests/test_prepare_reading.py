@@ -49,22 +49,22 @@ def test_picture_axes_follow_itk(tmp_path):
     assert read.shape == (3, 12, 8)
     np.testing.assert_array_equal(read.as_tensor().numpy(), itk.transpose(2, 1, 0))
     np.testing.assert_allclose(read.affine.numpy(), np.diag([-1, -1, 1, 1]))
-    Image.fromarray(rgb[..., 0]).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png").as_tensor()[0].numpy(), rgb[..., 0].T)
+    Image.fromarray(rgb[..., 0]).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.png").as_tensor()[0].numpy(), rgb[..., 0].T)
 
 
 def test_picture_kinds(tmp_path):
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    turned = Image.fromarray(grey)
+    gray = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    turned = Image.fromarray(gray)
     exif = turned.getexif()
     exif[0x0112] = 6  # the camera was turned
     turned.save(tmp_path / "turned.jpg", exif=exif, quality=100)
-    assert read_image(tmp_path / "turned.jpg").as_tensor()[0, 0, 0] == pytest.approx(grey[-1, 0], abs=6)
-    Image.fromarray(np.dstack([np.dstack([grey] * 3), np.full((8, 8), 255, np.uint8)])).save(tmp_path / "opaque.png")
+    assert read_image(tmp_path / "turned.jpg").as_tensor()[0, 0, 0] == pytest.approx(gray[-1, 0], abs=6)
+    Image.fromarray(np.dstack([np.dstack([gray] * 3), np.full((8, 8), 255, np.uint8)])).save(tmp_path / "opaque.png")
     assert read_image(tmp_path / "opaque.png").shape == (3, 8, 8)
-    Image.fromarray(grey.astype(np.uint16) * 1000).save(tmp_path / "deep.png")
+    Image.fromarray(gray.astype(np.uint16) * 1000).save(tmp_path / "deep.png")
     assert float(read_image(tmp_path / "deep.png").max()) == 63_000
-    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(gray).convert("P").save(tmp_path / "palette.png")
     assert read_image(tmp_path / "palette.png").shape == (3, 8, 8)
 
 

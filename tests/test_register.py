@@ -184,8 +184,8 @@ def test_pathology_of_the_source_moves_with_it(slices):
     )
     trace = load_trace(slices.out)
     middle = torch.nonzero(slices.lesion).float().mean(0)
-    carried = torch.nonzero(trace.mask[0] > 0).float().mean(0)
-    assert float(carried[0] - middle[0]) == pytest.approx(-2, abs=0.8)
+    context = torch.nonzero(trace.mask[0] > 0).float().mean(0)
+    assert float(context[0] - middle[0]) == pytest.approx(-2, abs=0.8)
     assert bool((trace.appearance[trace.mask > 0] > 0).any())
 
 

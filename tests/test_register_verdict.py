@@ -158,7 +158,7 @@ def test_torch_is_left_as_it_was():
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_spoiled_heads_are_recovered_or_fail(real_data):  # noqa: ARG001 - skips where it is absent
+def test_corrupted_heads_are_recovered_or_fail(real_data):  # noqa: ARG001 - skips where it is absent
     from tests.benchmarks.registration import turns
 
     for what, dice, text in turns(("patient07", "patient19")):

@@ -63,11 +63,11 @@ def test_a_masked_lesion_has_no_influence():
     moving, fixed, _ = pair((48, 48))
     mask = torch.zeros(1, 48, 48)
     mask[:, 18:28, 20:30] = 1
-    spoiled = torch.where(mask > 0, torch.rand(1, 48, 48) * 3, fixed)
+    corrupted = torch.where(mask > 0, torch.rand(1, 48, 48) * 3, fixed)
     settings = Deformable(symmetry=0.0)
-    masked = deform(moving, spoiled, mask=mask, settings=settings).ddf
+    masked = deform(moving, corrupted, mask=mask, settings=settings).ddf
     clean = deform(moving, fixed, mask=mask, settings=settings).ddf
-    plain = deform(moving, spoiled, settings=settings).ddf
+    plain = deform(moving, corrupted, settings=settings).ddf
     assert float((masked - clean).norm(dim=0).mean()) < 0.02
     assert float((plain - clean).norm(dim=0).mean()) > 5 * float((masked - clean).norm(dim=0).mean())
 
@@ -76,12 +76,12 @@ def test_a_moving_mask_moves_with_the_image():
     moving, fixed, truth = pair((48, 48))
     mask = torch.zeros(1, 48, 48)
     mask[:, 18:28, 20:30] = 1
-    spoiled = torch.where(mask > 0, torch.rand(1, 48, 48) * 3, moving)
-    masked = deform(spoiled, fixed, moving_mask=mask).ddf
-    assert error(masked, truth)[0] < error(deform(spoiled, fixed).ddf, truth)[0]
+    corrupted = torch.where(mask > 0, torch.rand(1, 48, 48) * 3, moving)
+    masked = deform(corrupted, fixed, moving_mask=mask).ddf
+    assert error(masked, truth)[0] < error(deform(corrupted, fixed).ddf, truth)[0]
 
 
-def test_lengths_are_millimetres():
+def test_lengths_are_millimeters():
     """The same smoothing in mm on voxels of half the size is twice as many voxels."""
     moving, fixed, _ = pair((40, 40))
     coarse = deform(moving, fixed, spacing=(2.0, 2.0), settings=Deformable(update_smoothing_mm=4, field_smoothing_mm=1))

@@ -13,7 +13,7 @@ from medtrace.registration.frames import Frame
 from medtrace.registration.levels import make_levels
 from medtrace.registration.plausibility import plausibility
 from medtrace.registration.starts import orientations
-from medtrace.registration.verdict import OtherStart, judge
+from medtrace.registration.verdict import OtherStart, assess
 from medtrace.registration.working import working_pair
 
 SHAPES = {"2d": (48, 52), "3d": (30, 34, 28)}
@@ -138,9 +138,9 @@ def test_masks_hide_what_would_mislead():
     moving, _ = phantom((48, 52), matrix=turn(2, 2, -10, (3, 0, 0)))
     mask = torch.zeros(1, 48, 52)
     mask[:, 2:20, 2:50] = 1
-    spoiled = torch.where(mask > 0, torch.rand(1, 48, 52) * 3, fixed)
+    corrupted = torch.where(mask > 0, torch.rand(1, 48, 52) * 3, fixed)
     truth = torch.linalg.inv(turn(2, 2, -10, (3, 0, 0)))
-    found = align(moving, spoiled, affine, affine, kind="rigid", mask=mask)
+    found = align(moving, corrupted, affine, affine, kind="rigid", mask=mask)
     assert distance(found.matrix, truth, 2) < 1.5
 
 
@@ -163,9 +163,9 @@ def test_slices_must_be_parallel():
     ],
 )
 def test_plausibility(matrix, grade, text):
-    judged = plausibility(matrix, np.zeros(3))
-    assert judged.grade == grade
-    assert text in judged.reason
+    assessed = plausibility(matrix, np.zeros(3))
+    assert assessed.grade == grade
+    assert text in assessed.reason
 
 
 def corner_error(result, truth, fixed_affine, moving_affine, dims):
@@ -232,7 +232,7 @@ def verdict_of(moving, fixed, affine, settings=None, kind="none"):
     alignment = align(moving, fixed, affine, affine, kind=kind)
     pair = working_pair((moving, fixed), (None, None), frame, frame.from_ras(alignment.matrix), None)
     found = deform(pair.moving, pair.fixed, mask=pair.mask, settings=settings or Deformable())
-    return judge(pair, found, alignment), pair, found, alignment
+    return assess(pair, found, alignment), pair, found, alignment
 
 
 def test_verdict_names_what_failed():
@@ -242,17 +242,17 @@ def test_verdict_names_what_failed():
     assert good.grade == "PASS"
     assert "nothing speaks against it" in good.text()
     wild = found._replace(ddf=torch.randn_like(found.ddf) * 2, folds=100)
-    failed = judge(pair, wild, alignment)
+    failed = assess(pair, wild, alignment)
     assert failed.grade == "FAIL"
     assert any("the field folds" in reason for reason in failed.reasons)
     assert any("less alike than before" in reason for reason in failed.reasons)
-    away = judge(pair, found, alignment, OtherStart(40.0, None))
+    away = assess(pair, found, alignment, OtherStart(40.0, None))
     assert away.grade == "FAIL"
     assert "from the other side, the images lie 40 mm elsewhere" in away.reasons[0]
-    halved = judge(pair._replace(covered=0.3), found, alignment)
+    halved = assess(pair._replace(covered=0.3), found, alignment)
     assert halved.reasons[0].startswith("only 30 % of the fixed content")
     odd = alignment._replace(plausibility=plausibility(np.diag([2.0, 2, 1]), np.zeros(2)))
-    assert judge(pair, found, odd).grade == "FAIL"
+    assert assess(pair, found, odd).grade == "FAIL"
 
 
 def test_a_turn_that_nobody_sought_fails():

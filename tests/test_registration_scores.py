@@ -1,4 +1,4 @@
-"""Scores of a registration against the truth, and the classical row that they judge."""
+"""Scores of a registration against the truth, and the classical row that they assess."""
 
 import math
 
@@ -107,7 +107,7 @@ def test_end_point_errors_by_hand():
     assert [scores[f"zero_{name}_mm"] for name in ("head", "healthy", "near_lesion")] == pytest.approx([2, 2, 2])
 
 
-def test_errors_are_in_millimetres():
+def test_errors_are_in_millimeters():
     case = drawn_case()
     affine = torch.diag(torch.tensor([3.0, 1.0, 1.0, 1.0], dtype=torch.float64))
     trace = Trace.build(source=case["source"], image=case["source"], ddf=zero(case), affine=affine)
@@ -118,7 +118,7 @@ def test_label_dice_by_hand():
     case = drawn_case()
     scores = score_registration(drawn_trace(case, case["ddf"]), case)
     # The head of 12 x 12 comes from 2 rows further on: 10 of its rows meet the target's, less the lesion's 16 voxels,
-    # which were white matter in the source, but are not judged.
+    # which were white matter in the source, but are not assessed.
     assert scores["dice_wm"] == pytest.approx(2 * (120 - 16) / (2 * (144 - 16)))
     assert math.isnan(scores["dice_csf"])
     assert scores["dice"] == pytest.approx(scores["dice_wm"])

@@ -157,7 +157,7 @@ class TestTraceFigure:
         assert after[0] == [6.0, 13.0, 20.0, 27.0]
         assert after[1] == before[1]
 
-    def test_edges_agree_in_white_and_differ_in_colour(self):
+    def test_edges_agree_in_white_and_differ_in_color(self):
         image = torch.zeros(1, 32, 32)
         image[:, 8:24, 8:24] = 1.0
         same = Trace.build(image, image, torch.zeros(2, 32, 32), affine=PHOTO)
@@ -177,7 +177,7 @@ class TestTraceFigure:
         pixels = axes_by_title(trace_figure(trace))["displacement (mm)"].images[0].get_array()
         np.testing.assert_allclose(pixels, 0.4, rtol=1e-6)
 
-    def test_colour_images_and_other_channel_counts(self):
+    def test_color_images_and_other_channel_counts(self):
         axes = axes_by_title(trace_figure(make_trace(channels=3)))
         assert axes["source"].images[0].get_array().shape == (20, 24, 3)
         trace = Trace.build(torch.rand(2, 8, 8), torch.rand(1, 8, 8), torch.zeros(2, 8, 8))

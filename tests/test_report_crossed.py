@@ -33,7 +33,7 @@ def test_blocks_of_lines_and_of_measures():
     assert by_measure[2][3] == "2 ± 1.0e-01"
 
 
-def test_counts_that_differ_stand_in_the_cells():
+def test_counts_that_differ_surrogate_the_cells():
     cells = {"A": {"low": {"x": Summary(3, 1.0, 0.1, 1.0)}, "high": {"x": Summary(4, 1.0, 0.1, 1.0)}}}
     table = lines(crossed_table(cells, {"x": "X"}))
     assert table[0] == ["", "", "low", "high"]

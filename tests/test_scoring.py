@@ -89,7 +89,7 @@ def test_evaluation_writes_the_run_and_the_identity(run, cases, tmp_path):
     assert (tmp_path / "method_summary.csv").is_file()
 
 
-def test_landmarks_are_scored_in_millimetres(run, cases, tmp_path):
+def test_landmarks_are_scored_in_millimeters(run, cases, tmp_path):
     points = torch.tensor([[3.0, -20.0, float(cases[0]["source"].affine[2, 3])]], dtype=torch.float64)
     marked = [{**cases[0], "source_landmarks": points, "target_landmarks": points + torch.tensor([3.0, 4.0, 0.0])}]
     tables = evaluate(run, marked, tmp_path, device="cpu", progress=False)

@@ -83,8 +83,8 @@ def test_dimensions_follow_the_cases():
 
 
 def test_another_kind_of_data_forgets_the_first():
-    settings = resolve(TRACETRANS, ["tracebench"], {"data.kind": "prepared", "data.partners": "redrawn"})
-    assert settings.data == PreparedData(partners="redrawn")
+    settings = resolve(TRACETRANS, ["tracebench"], {"data.kind": "prepared", "data.partners": "resampled"})
+    assert settings.data == PreparedData(partners="resampled")
 
 
 def test_settings_cannot_be_changed_afterwards():

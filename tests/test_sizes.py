@@ -8,7 +8,7 @@ import torch
 from monai.data import Dataset
 from torch.utils.data import SequentialSampler
 
-from medtrace.data import CaseLoader, RandomPartner, SeededItems, load_dataset
+from medtrace.data import CaseLoader, DeterministicDataset, RandomPartner, load_dataset
 from medtrace.data.case_loader import SameSizeBatches, sizes_of
 from medtrace.methods import method_class
 from medtrace.workflows.evaluate import evaluate
@@ -43,7 +43,7 @@ def test_in_order_a_batch_ends_where_the_size_changes():
 
 
 def test_shuffled_every_case_comes_once_in_batches_as_full_as_can_be():
-    loader = CaseLoader(SeededItems(Cases(SIZES)), batch_size=2, shuffle=True)
+    loader = CaseLoader(DeterministicDataset(Cases(SIZES)), batch_size=2, shuffle=True)
     orders = set()
     for _ in range(5):
         batches = list(loader)
@@ -76,7 +76,7 @@ def test_batches_by_hand():
 
 def test_sizes_are_found_through_what_lies_around_a_data_set():
     cases = Cases(SIZES)
-    assert sizes_of(SeededItems(RandomPartner(cases))) == SIZES
+    assert sizes_of(DeterministicDataset(RandomPartner(cases))) == SIZES
     assert sizes_of(torch.utils.data.Subset(cases, [0, 1])) is None  # in another order
     assert sizes_of([{"source": 1}]) is None
 

@@ -118,7 +118,7 @@ def test_scores_are_those_of_the_metrics(segmenter):
     case = Squares(1)[0]
     (trace,) = moved(list_data_collate([case]))
     values = segmentation_of(trace, case, segmenter)
-    back = metrics.bring_back(trace, segmenter.segment(trace.image), 3)
+    back = metrics.warp_to_source(trace, segmenter.segment(trace.image), 3)
     expected = metrics.segmentation_scores(back, segmenter.truth(case["source_labels"]), {"dark": 1, "bright": 2})
     assert expected.items() <= values.items()
     assert {"accuracy", "dice", "miou", "dice_dark", "zero_accuracy", "zero_dice", "zero_miou"} <= values.keys()
@@ -199,7 +199,7 @@ def test_the_true_translation_of_tracebench_is_on_the_mark():
     (trace,) = true_translation(list_data_collate([case]))
     assert torch.equal(trace.image, case["translation"].as_tensor())
     labels = case["translation_labels"].as_tensor().long()
-    back = metrics.bring_back(trace, labels, 4)
+    back = metrics.warp_to_source(trace, labels, 4)
     truth = case["source_labels"].as_tensor().long()
     assert float(metrics.label_overlap(back[None], truth[None], 4).dice[0, 1:].mean()) > 0.85
 

@@ -34,10 +34,10 @@ def tissue_dice(case):
     """Dice of every tissue: source soft maps pulled by the truth, against the target's labels."""
     moved = hard_labels(warp(plain(case["source_tissues"])[None], case["ddf"][None])[0])
     lesion = warp(plain(case["lesion"])[None].float(), case["ddf"][None])[0] > 0
-    judged = ~(plain(case["cavity"]) | lesion)
+    assessed = ~(plain(case["cavity"]) | lesion)
     scores = []
     for label in (LABELS["csf"], LABELS["gm"], LABELS["wm"]):
-        a, b = (moved == label) & judged, (plain(case["target_labels"]) == label) & judged
+        a, b = (moved == label) & assessed, (plain(case["target_labels"]) == label) & assessed
         scores.append(float(2 * (a & b).sum() / (a.sum() + b.sum())))
     return scores
 
@@ -73,7 +73,7 @@ def test_inverse_undoes_the_truth_and_nothing_folds(name, request):
         for ddf, inverse in (("ddf", "inverse_ddf"), ("inverse_ddf", "ddf")):
             error = inverse_consistency(case[ddf][None], case[inverse][None])
             assert error.mean() < 0.01
-            assert error.max() < 0.5  # interpolation at the lesion's centre, where the flow converges
+            assert error.max() < 0.5  # interpolation at the lesion's center, where the flow converges
         for key in ("ddf", "inverse_ddf", "oracle_ddf"):
             assert float(non_diffeomorphic_fraction(case[key][None]).max()) == 0.0
 
@@ -154,7 +154,7 @@ def test_lesions_lie_everywhere():
     for case in TraceBench(spatial_shape=(48, 48), cases=40):
         tissue = hard_labels(plain(case["source_tissues"]))
         under.append(torch.bincount(tissue[plain(case["lesion"])].long(), minlength=4)[1:].argmax().item())
-    assert under.count(1) >= 5  # mostly grey matter
+    assert under.count(1) >= 5  # mostly gray matter
     assert under.count(2) >= 5  # mostly white matter
 
 
@@ -197,8 +197,8 @@ def test_shapes_affine_and_collation(shape):
     spacing = affine[0, 0]
     assert np.allclose(np.diag(affine)[:3], spacing)
     assert spacing * shape[1] >= 200  # mm: the head fits
-    centre = affine @ [(shape[0] - 1) / 2, (shape[1] - 1) / 2, (shape[2] - 1) / 2 if dims == 3 else 0, 1]
-    assert np.allclose(centre[:2], (0, -17))
+    center = affine @ [(shape[0] - 1) / 2, (shape[1] - 1) / 2, (shape[2] - 1) / 2 if dims == 3 else 0, 1]
+    assert np.allclose(center[:2], (0, -17))
     batch = next(iter(DataLoader(data, batch_size=2)))
     assert batch["source"].shape == (2, 1, *shape)
     assert batch["case"] == [case["case"], data[1]["case"]]
@@ -237,7 +237,7 @@ def test_smooth_noise_has_unit_variance_at_every_voxel():
     assert values.shape == (4000, 24, 20)
     assert (values.var(0) - 1).abs().max() < 0.15
     assert values.mean(0).abs().max() < 0.1
-    # Neighbours 8.6 mm apart on a lattice of 40 mm are nearly the same.
+    # Neighbors 8.6 mm apart on a lattice of 40 mm are nearly the same.
     assert (values[:, 1:] - values[:, :-1]).abs().mean() < 0.5
 
 

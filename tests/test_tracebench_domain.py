@@ -100,7 +100,7 @@ def test_fields_undo_each_other_and_do_not_fold(slices, head):
             assert float(non_diffeomorphic_fraction(case[name][None])) == 0
 
 
-def test_zero_field_is_wrong_by_millimetres_and_the_oracle_much_less(slices):
+def test_zero_field_is_wrong_by_millimeters_and_the_oracle_much_less(slices):
     zero = np.mean([float(length(case["ddf"])[case["head"][0]].mean()) for case in slices]) * SPACING
     oracle = np.mean([float(length(case["oracle_ddf"] - case["ddf"])[case["head"][0]].mean()) for case in slices])
     assert 4 < zero < 8
@@ -139,7 +139,7 @@ def test_ventricles_are_csf_and_in_most_slices(slices):
 
 
 def test_contrasts(slices):
-    """Source: T1, brighter from CSF to grey to white matter. Target's domain: FLAIR, grey above white, CSF dark."""
+    """Source: T1, brighter from CSF to gray to white matter. Target's domain: FLAIR, gray above white, CSF dark."""
     for case in slices:
         for scan in SCANS:
             image, labels = case[scan], case[f"{scan}_labels"]

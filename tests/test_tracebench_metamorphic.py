@@ -101,7 +101,7 @@ def test_fields_undo_each_other_and_do_not_fold(cases, head):
         for outer, inner, inside in (("ddf", "inverse_ddf", "source_head"), ("inverse_ddf", "ddf", "head")):
             error = inverse_consistency(case[outer][None], case[inner][None])[0][case[inside]]
             assert error.mean() < 0.05
-            assert error.max() < 0.7  # interpolation at a lesion's centre, where the flow converges
+            assert error.max() < 0.7  # interpolation at a lesion's center, where the flow converges
             assert float(non_diffeomorphic_fraction(case[inner][None])) == 0
 
 
@@ -117,7 +117,7 @@ def test_lesions_are_where_the_direction_says(cases):
         assert case["pathology"].any()
 
 
-def test_near_lesion_is_healthy_head_within_ten_millimetres(cases):
+def test_near_lesion_is_healthy_head_within_ten_millimeters(cases):
     _, items = cases
     spacing = 206 / 64
     for case in items:
@@ -135,7 +135,7 @@ def test_without_variation_only_the_mass_effect_is_left():
     pushed = TraceBench("metamorphic", (64, 64), cases=1, settings=STILL)[0]
     mask = plain(pushed["mask"])[0]
     offset = torch.nonzero(mask).float() - torch.nonzero(mask).float().mean(0)
-    # The mass has pushed tissue outwards, so the target pulls from nearer to its centre.
+    # The mass has pushed tissue outwards, so the target pulls from nearer to its center.
     assert (offset * pushed["ddf"][:, mask].T).sum(1).mean() < 0
     far = length(pushed["ddf"])[[0, -1]]
     assert far.max() < 0.3

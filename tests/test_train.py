@@ -66,7 +66,7 @@ def test_a_tracebench_run_knows_its_voxel_size(tmp_path):
     assert preparation.spatial_shape == (32, 32)
 
 
-def test_a_colour_data_set_settles_the_channels(tmp_path):
+def test_a_color_data_set_settles_the_channels(tmp_path):
     lines = ["subject,source,target"]
     for number in range(4):
         for name in ("before", "after"):

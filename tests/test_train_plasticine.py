@@ -87,7 +87,7 @@ def test_ablations(tmp_path):
     assert (module.use_noise, module.inverse, method.mode) == (False, "predicted", "combination")
     assert method.sampling.start == 0.5
     expected = {"noise_l1", "forward_similarity", "inverse_similarity", "smoothness", "alignment"}
-    expected |= {"stand_in_similarity", "stand_in_smoothness"}
+    expected |= {"surrogate_similarity", "surrogate_smoothness"}
     assert set(epochs(run)[0]) == {"epoch", "loss"} | expected
 
 
@@ -100,7 +100,7 @@ def test_ablations(tmp_path):
         (
             "plasticine",
             {"data.kind": "prepared", "data.partners": "any"},
-            "data.partners: input should be 'fixed' or 'redrawn', received 'any'",
+            "data.partners: input should be 'fixed' or 'resampled', received 'any'",
         ),
     ],
 )
@@ -208,7 +208,7 @@ def test_surgery_of_tracebench(tmp_path):
     assert sources(settings).test()[0]["case"] == "postop-test-0000"
 
 
-@pytest.mark.parametrize("partners", ["fixed", "redrawn"])
+@pytest.mark.parametrize("partners", ["fixed", "resampled"])
 def test_prepared_pairs(partners, tmp_path):
     folder, affine = tmp_path / "dataset", torch.eye(4, dtype=torch.float64)
     (folder / "images").mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_prepared_pairs(partners, tmp_path):
     for item in data:
         assert item["target_structure"].shape == (1, 20, 24)
         assert item.get("partner") != item["subject"]
-        assert ("partner" in item) == (partners == "redrawn")
+        assert ("partner" in item) == (partners == "resampled")
 
 
 def test_volumes(tmp_path):

@@ -32,31 +32,33 @@ from tests.trainings import (
     weights,
 )
 
-COMBINATIONS = [(host, mode) for host in BACKBONES for mode in ("C", "C+R", "NC", "NC+R")] + [("cyclegan", "pix2pix")]
+COMBINATIONS = [(backbone, mode) for backbone in BACKBONES for mode in ("C", "C+R", "NC", "NC+R")] + [
+    ("cyclegan", "pix2pix")
+]
 # With a pool of 3 images a training of 8 swaps some.
 SMALL_POOL = {"pool_size": 3}
 REGGAN = method_class("reggan").settings_type
 
 
-def networks(host, mode):
+def networks(backbone, mode):
     """Paths of the networks that there must be."""
     domains = ("source", "target") if mode in ("C", "C+R") else ("target",)
     paths = {f"networks.{kind}.{domain}" for kind in ("decoders", "discriminators") for domain in domains}
-    if host in ("munit", "unit"):
+    if backbone in ("munit", "unit"):
         paths |= {"networks.encoders.source", "networks.encoders.target"}
     return paths | ({"correction.network"} if mode.endswith("+R") else set())
 
 
-def terms(host, mode):
+def terms(backbone, mode):
     """Names of the terms that there must be."""
-    both_ways = mode in ("C", "C+R")
-    domains = ("source", "target") if both_ways else ("target",)
+    bidirectional = mode in ("C", "C+R")
+    domains = ("source", "target") if bidirectional else ("target",)
     names = {f"{domain}_{kind}" for domain in domains for kind in ("adversarial", "discriminator")}
-    names |= {"cycle"} if both_ways else set()
+    names |= {"cycle"} if bidirectional else set()
     names |= {"correction", "smoothness", "mean_displacement"} if mode.endswith("+R") else set()
     names |= {"paired_l1"} if mode == "pix2pix" else set()
-    own = set(BACKBONES[host].internal_weights)
-    return names | (own if both_ways else own - {"latent_cycle"})
+    own = set(BACKBONES[backbone].internal_weights)
+    return names | (own if bidirectional else own - {"latent_cycle"})
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +66,15 @@ def trained(tmp_path_factory):
     """The run of a backbone and a mode that stopped after its first epoch and went on to the second."""
     parent, runs = tmp_path_factory.mktemp("runs"), {}
 
-    def run(host="cyclegan", mode="NC+R"):
-        if (host, mode) not in runs:
-            name, chosen = two_domain(host, mode)
+    def run(backbone="cyclegan", mode="NC+R"):
+        if (backbone, mode) not in runs:
+            name, chosen = two_domain(backbone, mode)
             values = {**chosen, "training.max_epochs": 1, **SMALL_POOL}
-            folder = train(name, out=parent / f"{host}-{mode}", presets=SMOKE, settings=values)
+            folder = train(name, out=parent / f"{backbone}-{mode}", presets=SMOKE, settings=values)
             first = {"first_epoch": epochs(folder)[0], "first_weights": weights(folder)}
             train(name, out=folder, resume=True, settings={"training.max_epochs": 2})
-            runs[host, mode] = SimpleNamespace(folder=folder, **first)
-        return runs[host, mode]
+            runs[backbone, mode] = SimpleNamespace(folder=folder, **first)
+        return runs[backbone, mode]
 
     return run
 
@@ -80,20 +82,20 @@ def trained(tmp_path_factory):
 # Every backbone in every mode
 
 
-@pytest.mark.parametrize(("host", "mode"), COMBINATIONS)
-def test_trains_saves_resumes_and_infers(host, mode, trained):
-    run = trained(host, mode)
+@pytest.mark.parametrize(("backbone", "mode"), COMBINATIONS)
+def test_trains_saves_resumes_and_infers(backbone, mode, trained):
+    run = trained(backbone, mode)
     assert [row["epoch"] for row in epochs(run.folder)] == ["1", "2"]
     assert epochs(run.folder)[0] == run.first_epoch
-    assert set(run.first_epoch) - {"epoch", "loss"} == terms(host, mode)
+    assert set(run.first_epoch) - {"epoch", "loss"} == terms(backbone, mode)
     before, after = run.first_weights, weights(run.folder)
     moved = {name for name in after if not torch.equal(before[name], after[name])}
-    for network in networks(host, mode):
+    for network in networks(backbone, mode):
         assert any(name.startswith(network) for name in moved), network
 
     method = load_method(run.folder, "cpu")
-    assert type(method) is method_class(two_domain(host, mode)[0])
-    assert type(method.networks) is BACKBONES[host]
+    assert type(method) is method_class(two_domain(backbone, mode)[0])
+    assert type(method.networks) is BACKBONES[backbone]
     pair = {key: torch.rand(2, 1, 33, 40) * 2 - 1 for key in ("source", "target")}
     for trace in method.trace(pair):
         assert trace.image.shape == (1, 33, 40)
@@ -105,12 +107,13 @@ def test_trains_saves_resumes_and_infers(host, mode, trained):
 
 
 @pytest.mark.parametrize(
-    ("host", "mode"), [("cyclegan", "NC+R"), ("cyclegan", "C"), ("munit", "C+R"), ("unit", "NC"), ("nice_gan", "C+R")]
+    ("backbone", "mode"),
+    [("cyclegan", "NC+R"), ("cyclegan", "C"), ("munit", "C+R"), ("unit", "NC"), ("nice_gan", "C+R")],
 )
-def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not_cut_off(host, mode, trained, tmp_path):
-    """Weights, pools, optimisers and random states."""
-    resumed = trained(host, mode).folder
-    name, chosen = two_domain(host, mode)
+def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not_cut_off(backbone, mode, trained, tmp_path):
+    """Weights, pools, optimizers and random states."""
+    resumed = trained(backbone, mode).folder
+    name, chosen = two_domain(backbone, mode)
     whole = train(name, out=tmp_path / "run", presets=SMOKE, settings={**chosen, **SMALL_POOL})
     assert epochs(whole) == epochs(resumed)
     check_equal(checkpoint(whole), checkpoint(resumed))
@@ -195,20 +198,20 @@ def test_one_size_of_a_backbone_is_changed_by_its_dotted_name():
 
 
 def test_default_backbone_is_cyclegan_one_way():
-    host = build_method("reggan", resolve(REGGAN, SMOKE)).networks
-    assert isinstance(host, CycleGAN)
-    assert not host.both_ways
+    backbone = build_method("reggan", resolve(REGGAN, SMOKE)).networks
+    assert isinstance(backbone, CycleGAN)
+    assert not backbone.bidirectional
 
 
 # Its bundle with other settings
 
 
-@pytest.mark.parametrize(("host", "mode"), [("unit", "C+R"), ("munit", "C+R"), ("cyclegan", "pix2pix")])
-def test_has_the_properties_of_a_bundle(host, mode, tmp_path):
-    name, chosen = two_domain(host, mode)
+@pytest.mark.parametrize(("backbone", "mode"), [("unit", "C+R"), ("munit", "C+R"), ("cyclegan", "pix2pix")])
+def test_has_the_properties_of_a_bundle(backbone, mode, tmp_path):
+    name, chosen = two_domain(backbone, mode)
     folder = bundle(name, tmp_path / "bundle", presets=SMOKE, settings=chosen)
     for kind, names in (("train", ("train",)), ("infer", ("train", "evaluate"))):
-        assert isinstance(check_properties(folder, tmp_path, kind, names).network_def, BACKBONES[host])
+        assert isinstance(check_properties(folder, tmp_path, kind, names).network_def, BACKBONES[backbone])
     prepared_images(tmp_path / "data")
     check_properties(folder, tmp_path, "infer", ("inference",), dataset_dir=str(tmp_path / "data"))
 
@@ -220,15 +223,15 @@ def test_monai_bundle_run_gives_the_weights_of_the_python_call(trained, tmp_path
     assert (run / "history.csv").read_text() == (tmp_path / "run" / "history.csv").read_text()
 
 
-@pytest.mark.parametrize(("host", "mode"), [("cyclegan", "NC+R"), ("unit", "C")])
-def test_evaluation_tells_what_medtrace_evaluate_tells(host, mode, trained, tmp_path):
-    run = trained(host, mode).folder
+@pytest.mark.parametrize(("backbone", "mode"), [("cyclegan", "NC+R"), ("unit", "C")])
+def test_evaluation_tells_what_medtrace_evaluate_tells(backbone, mode, trained, tmp_path):
+    run = trained(backbone, mode).folder
     check_evaluation(run, bundle_of(run, tmp_path / "of-run"), tmp_path, {"mae", "psnr"})
 
 
-@pytest.mark.parametrize(("host", "mode"), [("cyclegan", "NC+R"), ("munit", "C"), ("cyclegan", "pix2pix")])
-def test_inference_writes_the_trace_of_every_source(host, mode, trained, tmp_path):
-    run = trained(host, mode).folder
+@pytest.mark.parametrize(("backbone", "mode"), [("cyclegan", "NC+R"), ("munit", "C"), ("cyclegan", "pix2pix")])
+def test_inference_writes_the_trace_of_every_source(backbone, mode, trained, tmp_path):
+    run = trained(backbone, mode).folder
     images = prepared_images(tmp_path / "data")["source"]
     places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out")}
     run_bundle(bundle_of(run, tmp_path / "bundle"), "inference", run_dir=str(run), **places)
@@ -241,11 +244,11 @@ def test_inference_writes_the_trace_of_every_source(host, mode, trained, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("host", "mode", "message"),
+    ("backbone", "mode", "message"),
     [("unit", "NC+R", "Missing key"), ("cyclegan", "C+R", "Missing key"), ("cyclegan", "NC", "Unexpected key")],
 )
-def test_inference_refuses_the_weights_of_another_network(host, mode, message, trained, tmp_path):
-    name, chosen = two_domain(host, mode)
+def test_inference_refuses_the_weights_of_another_network(backbone, mode, message, trained, tmp_path):
+    name, chosen = two_domain(backbone, mode)
     folder = bundle(name, tmp_path / "bundle", presets=SMOKE, settings=chosen)
     prepared_images(tmp_path / "data")
     places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out")}
@@ -257,11 +260,13 @@ def test_inference_refuses_the_weights_of_another_network(host, mode, message, t
 
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.filterwarnings("ignore:Local rank information")
-@pytest.mark.parametrize(("host", "mode"), [("cyclegan", "NC+R"), ("munit", "C"), ("unit", "C+R"), ("nice_gan", "NC")])
-def test_each_network_is_distributed_by_itself(host, mode, trained, tmp_path):
-    run = trained(host, mode).folder
+@pytest.mark.parametrize(
+    ("backbone", "mode"), [("cyclegan", "NC+R"), ("munit", "C"), ("unit", "C+R"), ("nice_gan", "NC")]
+)
+def test_each_network_is_distributed_by_itself(backbone, mode, trained, tmp_path):
+    run = trained(backbone, mode).folder
     wrapped = train_in_group(bundle_of(run, tmp_path / "bundle"), tmp_path / "run")
-    assert wrapped == networks(host, mode)
+    assert wrapped == networks(backbone, mode)
     assert checkpoint(tmp_path / "run")["method"].keys() == checkpoint(run)["method"].keys()
 
 

@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import BatchSampler, RandomSampler, Sampler
 
 from medtrace.checks import check_range
-from medtrace.data import SeededItems
+from medtrace.data import DeterministicDataset
 from medtrace.engines import Checkpoint, LossHistory, ProgressBar, SkipLimit, Trainer
-from medtrace.engines.soundness import all_finite
+from medtrace.engines.finite_checks import all_finite
 from medtrace.methods.base import Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
 from medtrace.methods.common.image_pool import ImagePool
@@ -42,12 +42,12 @@ class Twofold(Method):
             Phase("two", ("second",), {"push": 1.0}),
         )
 
-    def one_terms(self, phase, batch, carried):
-        carried["made"] = self.first(batch["source"]).detach()
+    def one_terms(self, phase, batch, context):
+        context["made"] = self.first(batch["source"]).detach()
         return {"pull": self.first(batch["source"]).square().mean()}
 
-    def two_terms(self, phase, batch, carried):
-        made = self.pool(carried["made"])
+    def two_terms(self, phase, batch, context):
+        made = self.pool(context["made"])
         return {"push": (self.second(made) * batch["poison"].mean()).square().mean()}
 
     def after_step(self):
@@ -91,7 +91,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.mark.parametrize("poison", [NAN, INF, 1e30], ids=["nan", "inf", "overflow"])
 def test_a_step_that_is_not_finite_moves_nothing(poison, caplog):
-    """The second phase fails; the first one's weights, statistics, average and optimiser stay as well."""
+    """The second phase fails; the first one's weights, statistics, average and optimizer stay as well."""
     sound = trainer([1.0, 1.0, 1.0])
     sound.run()
     made = trainer([1.0, 1.0, 1.0, poison])
@@ -201,7 +201,7 @@ def test_the_newest_two_are_kept(tmp_path):
     ]
 
 
-def test_a_damaged_checkpoint_gives_way_to_its_predecessor(tmp_path, caplog):
+def test_a_damaged_checkpoint_falls_back_to_the_previous_checkpoint(tmp_path, caplog):
     whole = trainer([1.0, 1.0], epochs=4)
     whole.run()
     trainer([1.0, 1.0], epochs=3, handlers=[Checkpoint(tmp_path, interval=1)]).run()
@@ -364,7 +364,7 @@ class Draws(Dataset):
 
 
 def drawn(epoch, workers=0, seed=0):
-    items = SeededItems(Draws(list(range(6))), seed)
+    items = DeterministicDataset(Draws(list(range(6))), seed)
     items.set_epoch(epoch)
     return torch.cat([batch["x"] for batch in DataLoader(items, batch_size=2, num_workers=workers)])
 
@@ -375,14 +375,14 @@ def test_items_depend_on_seed_epoch_and_index_alone():
     for other in (drawn(2), drawn(1, seed=1)):
         assert not (drawn(1)[:, 1:] == other[:, 1:]).any()
     assert len(set(drawn(1)[:, 1].tolist())) == 6
-    items = SeededItems(Draws(list(range(6))))
+    items = DeterministicDataset(Draws(list(range(6))))
     state = torch.get_rng_state()
     items[0]
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_lasting_workers_hear_of_a_new_epoch():
-    items = SeededItems(Draws(list(range(4))))
+    items = DeterministicDataset(Draws(list(range(4))))
     loader = DataLoader(items, num_workers=1, persistent_workers=True)
     for epoch in (1, 2):
         items.set_epoch(epoch)
@@ -413,9 +413,9 @@ def loader_of(kind, items, workers):
 @pytest.mark.parametrize("kind", ["shuffled", "batches of a sampler", "own sampler"])
 def test_order_and_draws_of_steps_come_from_the_seed_alone(kind, workers):
     class Watched(Twofold):
-        def one_terms(self, phase, batch, carried):
+        def one_terms(self, phase, batch, context):
             seen.append((batch["number"].tolist(), torch.rand(()).item()))
-            return super().one_terms(phase, batch, carried)
+            return super().one_terms(phase, batch, context)
 
     items = [{"source": torch.rand(1, 4, 4), "poison": 1.0, "number": number} for number in range(6)]
     runs = []
@@ -437,4 +437,4 @@ def test_a_limit_of_skipped_steps_may_be_infinite():
 
 def test_a_seed_is_no_negative_number():
     with pytest.raises(ValueError, match="seed: expected 0 or more, received -1"):
-        SeededItems(Draws([0]), -1)
+        DeterministicDataset(Draws([0]), -1)

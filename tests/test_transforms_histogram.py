@@ -1,4 +1,4 @@
-"""Histogram standardisation: known values, torchio, masks, inverse, JSON, error text."""
+"""Histogram standardization: known values, torchio, masks, inverse, JSON, error text."""
 
 import json
 
@@ -127,7 +127,7 @@ def test_mask_and_masking_agree():
 
 @pytest.mark.parametrize("frequent", [5.0, -5.0, 0.0, -0.0, 1e-40])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.98, 1.0])
-def test_percentiles_with_a_frequent_value_among_its_neighbours(frequent, share):
+def test_percentiles_with_a_frequent_value_among_its_neighbors(frequent, share):
     random = np.random.default_rng(0)
     values = frequent * (1 + 1e-3 * random.normal(size=30_001)) + (random.random(30_001) < 0.3) * random.normal(
         size=30_001

@@ -76,7 +76,7 @@ def test_what_is_refused():
         ({"keys": "a", "fixed_key": "a"}, "expected a key that does not move"),
         ({"keys": "a", "fixed_key": "b", "moving_key": "c"}, "expected one of the keys"),
         ({"keys": "a", "fixed_key": "b", "mode": "cubic"}, "mode"),
-        ({"keys": "a", "fixed_key": "b", "colour": 1}, "settings"),
+        ({"keys": "a", "fixed_key": "b", "color": 1}, "settings"),
         ({"keys": "a", "fixed_key": "b", "on_fail": "cry"}, "on_fail"),
     ):
         with pytest.raises(ValueError, match=expected):

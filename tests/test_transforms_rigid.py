@@ -103,7 +103,7 @@ def test_two_runs_give_the_same_bytes(pair, samples):
     aligner = RigidAlignment(samples=samples)
     first, second = (aligner(moving, fixed) for _ in range(2))
     assert first.numpy().tobytes() == second.numpy().tobytes()
-    assert torch.equal(first.meta["rigid_motion"], second.meta["rigid_motion"])
+    assert torch.equal(first.meta["rigid_transform"], second.meta["rigid_transform"])
 
 
 def test_aligned_image_lies_on_the_fixed_grid(pair):
@@ -154,7 +154,7 @@ def test_without_resampling_only_the_affine_moves(pair):
     aligner = RigidAlignment(resample=False)
     out = aligner(moving, fixed)
     assert torch.equal(out.as_tensor(), moving.as_tensor())
-    matrix = out.meta["rigid_motion"]
+    matrix = out.meta["rigid_transform"]
     torch.testing.assert_close(matrix @ out.affine, moving.affine)
     back = aligner.inverse(out)
     assert torch.equal(back.affine, moving.affine)
@@ -172,7 +172,7 @@ def test_inverse_returns_to_the_moving_grid(pair):
     back = aligner.inverse(out)
     assert back.shape == moving.shape
     assert torch.equal(back.affine, moving.affine)
-    assert "rigid_motion" not in back.meta
+    assert "rigid_transform" not in back.meta
     assert not back.applied_operations
     away = (out.as_tensor() - moving.as_tensor()).abs().mean()
     assert (back - moving).abs().mean() < 0.3 * away
@@ -180,13 +180,13 @@ def test_inverse_returns_to_the_moving_grid(pair):
 
 def test_masks_leave_out_what_must_not_count(pair):
     moving, fixed = pair
-    spoiled, mask = fixed.clone(), torch.ones(1, *fixed.shape[1:])
-    spoiled[:, 20:] = fixed[:, 20:].flip(2) * 3
+    corrupted, mask = fixed.clone(), torch.ones(1, *fixed.shape[1:])
+    corrupted[:, 20:] = fixed[:, 20:].flip(2) * 3
     mask[:, 20:] = 0
     points = brain_points(fixed, 0)
-    masked = error(RigidAlignment().estimate(moving, spoiled, fixed_mask=mask).matrix, MOTION, points)
+    masked = error(RigidAlignment().estimate(moving, corrupted, fixed_mask=mask).matrix, MOTION, points)
     assert masked[0] < 1.0
-    assert masked[0] < error(RigidAlignment().estimate(moving, spoiled).matrix, MOTION, points)[0]
+    assert masked[0] < error(RigidAlignment().estimate(moving, corrupted).matrix, MOTION, points)[0]
     region = torch.ones(1, *moving.shape[1:])
     both = RigidAlignment().estimate(moving, fixed, moving_mask=region, fixed_mask=torch.ones(fixed.shape))
     assert error(both.matrix, MOTION, points)[0] < 0.5

@@ -10,15 +10,15 @@ from monai.transforms import LoadImage
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from medtrace.transforms import StructureMap, StructureMapd, structure_map
-from medtrace.transforms.potts import direction_steps, direction_weights, minimise_potts, potts_energy
+from medtrace.transforms.potts import direction_steps, direction_weights, minimize_potts, potts_energy
 from medtrace.transforms.potts_lines import lines_along, pull_multipliers, solve_copy
-from medtrace.transforms.potts_regions import connected_regions, merge_regions, move_borders, neighbours, region_means
+from medtrace.transforms.potts_regions import connected_regions, merge_regions, move_borders, neighbors, region_means
 from medtrace.transforms.structure_map import METHODS
 from medtrace.transforms.two_means import two_means
 
 
 def solve_lines(values: np.ndarray, lengths: list[int], jump_cost: float) -> np.ndarray:
-    """The one-dimensional minimiser on lines that lie one after the other."""
+    """The one-dimensional minimizer on lines that lie one after the other."""
     solved, total = np.zeros_like(values), np.zeros_like(values)
     firsts = np.cumsum([0, *lengths])[:-1]
     nothing = np.zeros_like(values)
@@ -84,9 +84,9 @@ def test_lines_reach_the_least_energy_on_long_lines(kind, jump_cost):
 def test_threads_do_not_change_a_byte(monkeypatch):
     image = np.random.default_rng(5).normal(size=(160, 140)) + (np.indices((160, 140))[0] > 70)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    alone = minimise_potts(image, 1.0)
+    alone = minimize_potts(image, 1.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert alone.values.tobytes() == minimise_potts(image, 1.0).values.tobytes()
+    assert alone.values.tobytes() == minimize_potts(image, 1.0).values.tobytes()
 
 
 def test_multipliers_are_pulled_by_the_distance_from_the_mean():
@@ -154,7 +154,7 @@ def test_mergers_and_moves_lower_the_energy_as_far_as_one_of_them_can(shape):
 
 
 def _touch(regions, a, b, steps):
-    pairs = [neighbours(regions, step) for step in steps]
+    pairs = [neighbors(regions, step) for step in steps]
     return any((((one == a) & (two == b)) | ((one == b) & (two == a))).any() for one, two in pairs)
 
 
@@ -169,8 +169,8 @@ def test_energy_is_no_higher_than_slow_copies_that_meet(seed):
     random = np.random.default_rng(seed)
     smooth = gaussian_filter(random.normal(size=(72, 80)), 4) * 14
     image = (smooth > 0) + 0.4 * (smooth > 1) + 0.15 * random.normal(size=(72, 80))
-    quick = minimise_potts(image, 0.2)
-    slow = minimise_potts(image, 0.2, growth=1.5, tolerance=1e-3)
+    quick = minimize_potts(image, 0.2)
+    slow = minimize_potts(image, 0.2, growth=1.5, tolerance=1e-3)
     assert quick.energy <= 1.01 * slow.energy
     assert np.mean((quick.values > 0.5) != (slow.values > 0.5)) < 0.01
 
@@ -210,7 +210,7 @@ def test_potts_reaches_the_least_energy_of_a_small_image(directions):
             if part.any():
                 values[part] = image[part].mean()
         energies.append(potts_energy(values, image, 1.0, steps, weights))
-    assert minimise_potts(image, 1.0, directions).energy <= min(energies) * 1.001
+    assert minimize_potts(image, 1.0, directions).energy <= min(energies) * 1.001
 
 
 @pytest.mark.parametrize("shape", [(48, 40), (20, 18, 16)])
@@ -220,7 +220,7 @@ def test_potts_recovers_pieces_in_noise(shape):
     truth[tuple(slice(size // 4, 3 * size // 4) for size in shape)] = 2.0
     truth[tuple(slice(0, size // 4) for size in shape)] = -1.0
     image = truth + random.normal(scale=0.3, size=shape)
-    found = minimise_potts(image, gamma=0.5)
+    found = minimize_potts(image, gamma=0.5)
     assert found.regions.max() + 1 == 3
     assert (np.abs(found.values - truth) > 0.1).mean() < 0.002
     steps = direction_steps(len(shape), "diagonals" if len(shape) == 2 else "axes")
@@ -340,7 +340,7 @@ def test_wrong_settings_are_refused(settings, message):
         StructureMap(**settings)
 
 
-def test_settings_of_the_minimisation_are_checked():
+def test_settings_of_the_minimization_are_checked():
     image = np.eye(4)
     for settings, message in (
         ({"gamma": 1.0, "growth": 1.0}, "growth: expected a factor above 1"),
@@ -348,7 +348,7 @@ def test_settings_of_the_minimisation_are_checked():
         ({"gamma": -1.0}, "gamma"),
     ):
         with pytest.raises(ValueError, match=message):
-            minimise_potts(image, **settings)
+            minimize_potts(image, **settings)
 
 
 @pytest.mark.real_data

@@ -96,11 +96,11 @@ def test_slicewise_field_comes_back_to_any_storage_order(tmp_path, order, signs,
     in_plane = [a for a in range(3) if a != {"axial": 2, "coronal": 1, "sagittal": 0}[axis]]
     expected = np.zeros(3)
     expected[in_plane] = np.array([2.0, 1.0]) * np.diag(ras)[in_plane]
-    centre = ras @ [10, 8, 4, 1]
-    moved = trace.origin(torch.tensor(centre[None, :3])).numpy()[0]
-    np.testing.assert_allclose(moved - centre[:3], expected, atol=1e-4)
-    back = trace.locate(torch.tensor(centre[None, :3])).numpy()[0]
-    np.testing.assert_allclose(back - centre[:3], -expected, atol=1e-4)
+    center = ras @ [10, 8, 4, 1]
+    moved = trace.origin(torch.tensor(center[None, :3])).numpy()[0]
+    np.testing.assert_allclose(moved - center[:3], expected, atol=1e-4)
+    back = trace.locate(torch.tensor(center[None, :3])).numpy()[0]
+    np.testing.assert_allclose(back - center[:3], -expected, atol=1e-4)
     assert trace.velocity is not None
     torch.testing.assert_close(exponentiate(trace.velocity[None])[0], trace.ddf, atol=1e-4, rtol=0)
 
@@ -123,7 +123,7 @@ def test_identity_network_gives_the_scan_back_in_its_own_units(tmp_path, spatial
     data = head()
     scan = save(tmp_path / "scan.nii.gz", data, dtype=np.float32)
     standard = ContrastStandard((-3.0, 3.0), (1.0, 25.0, 50.0, 75.0, 99.0), (0.0, 20.0, 45.0, 80.0, 100.0))
-    preparation = Preparation(spatial_dims=spatial_dims, intensity=Intensity.STANDARDISED, contrasts={"t1": standard})
+    preparation = Preparation(spatial_dims=spatial_dims, intensity=Intensity.STANDARDIZED, contrasts={"t1": standard})
     run = shift_run(tmp_path / "run", [0.0] * spatial_dims, preparation)
     trace = translate(run, scan, tmp_path / "out", progress=False)
     np.testing.assert_allclose(trace.image[0].numpy(), data, atol=0.05)

@@ -192,7 +192,7 @@ def test_channels_and_windows_are_chosen(open_page):
     trace = Trace.build(image, image, torch.zeros(2, 40, 40))
     page = open_page(ReportCase("two channels", trace), ReportCase("one", growing_trace(1.1)))
     assert page.locator("#channel option").count() == 2
-    grey = """() => {
+    gray = """() => {
         const pane = medtrace.panes.source;
         return pane.context.getImageData(...pane.voxelToScreen([5, 5, 0]).map(Math.round), 1, 1).data[0];
     }"""
@@ -205,7 +205,7 @@ def test_channels_and_windows_are_chosen(open_page):
     level.press("Enter")
     page.wait_for_timeout(80)
     assert page.evaluate("medtrace.state.windows.source")[1] < 0
-    assert page.evaluate(grey) == 255  # everything is brighter than the window
+    assert page.evaluate(gray) == 255  # everything is brighter than the window
     assert page.evaluate("medtrace.state.windows.image") == page.evaluate("medtrace.state.windows.source")  # together
     width.fill("-3")
     width.press("Enter")
@@ -248,15 +248,15 @@ def test_one_voxel_moved_is_marked_as_folded(open_page):
     page.wait_for_timeout(80)
     place = np.array(reading(page, "target-voxel"))
     assert np.abs(place - [22, 17]).max() <= 1
-    colours = page.evaluate(MARK_COLOURS, [*place.tolist(), 0])
-    assert max(map(min, colours)) > 230  # white square
-    assert min(map(max, colours)) < 30  # black cross
+    colors = page.evaluate(MARK_COLORS, [*place.tolist(), 0])
+    assert max(map(min, colors)) > 230  # white square
+    assert min(map(max, colors)) < 30  # black cross
     page.select_option("#case", "1")
     page.wait_for_timeout(300)
     assert page.is_hidden("#folds")
 
 
-MARK_COLOURS = """voxel => {
+MARK_COLORS = """voxel => {
     const pane = medtrace.panes.map, [x, y] = pane.voxelToScreen(voxel), ratio = devicePixelRatio;
     const { data } = pane.context.getImageData(Math.round((x - 4) * ratio), Math.round((y - 4) * ratio), 8, 8);
     return Array.from({ length: 64 }, (_, k) => [...data.slice(4 * k, 4 * k + 3)]);

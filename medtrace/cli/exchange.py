@@ -25,11 +25,11 @@ def export(
     source: Annotated[
         Path | None, typer.Option(help="The source scan as it was given, to which the field is brought first.")
     ] = None,
-    source_motion: Annotated[
+    source_transform: Annotated[
         Path | None, typer.Option("--source-motion", help="ITK transform from the trace's source frame to that scan.")
     ] = None,
     target: Annotated[Path | None, typer.Option(help="The target scan as it was given; needs --source.")] = None,
-    target_motion: Annotated[
+    target_transform: Annotated[
         Path | None,
         typer.Option("--target-motion", help="ITK transform from the trace's target frame to that scan: rigid/*.tfm."),
     ] = None,
@@ -45,9 +45,9 @@ def export(
         out,
         format_,
         source=source,
-        source_motion=source_motion,
+        source_transform=source_transform,
         target=target,
-        target_motion=target_motion,
+        target_transform=target_transform,
         source_series=source_series,
         target_series=target_series,
         resample_tilt=resample_tilt,

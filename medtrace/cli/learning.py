@@ -42,7 +42,7 @@ def prepare(
     ] = None,
     align: Annotated[bool, typer.Option(help="Align the target to the source rigidly.")] = True,
     standardize: Annotated[
-        bool, typer.Option(help="Histogram standardisation (Nyul), trained on the training subjects.")
+        bool, typer.Option(help="Histogram standardization (Nyul), trained on the training subjects.")
     ] = True,
     split: Annotated[
         tuple[float, float, float] | None,

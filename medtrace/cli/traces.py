@@ -1,4 +1,4 @@
-"""Commands that make traces, show them and judge them."""
+"""Commands that make traces, show them and assess them."""
 
 from __future__ import annotations
 
@@ -180,7 +180,8 @@ def certify(
         Path | None, typer.Option("--input", help="The file or DICOM folder that was translated (one trace).")
     ] = None,
     target: Annotated[
-        Path | None, typer.Option(help="Of a registration: the target, which its field is judged against (one trace).")
+        Path | None,
+        typer.Option(help="Of a registration: the target, which its field is assessed against (one trace)."),
     ] = None,
     thresholds: options.Thresholds = None,
     radius: Annotated[Path | None, typer.Option(help="Conformal radius, of `medtrace calibrate radius`.")] = None,
@@ -225,7 +226,7 @@ def certify(
 @command("calibrate")
 def calibrate(
     what: Annotated[str, typer.Argument(help="certificate or radius.")],
-    run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are judged.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are assessed.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")

@@ -2,6 +2,7 @@
 
 from medtrace.data.case_loader import CaseLoader
 from medtrace.data.dataset import count_cases, load_dataset
+from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.landmarks.points import read_landmarks, write_landmarks
 from medtrace.data.lists.layouts import Pair, read_brats_reg, read_pair_list, read_pairs, split_by_subject
 from medtrace.data.loaders import evaluation_loader, training_loader
@@ -10,7 +11,6 @@ from medtrace.data.partners import RandomPartner
 from medtrace.data.preparation.intensity import ContrastStandard, IntensityMap
 from medtrace.data.preparation.rules import Intensity, Preparation
 from medtrace.data.reading import read_image
-from medtrace.data.seeded_items import SeededItems
 from medtrace.data.sources import Sources, sources
 from medtrace.data.tracebench import DomainSettings, MetamorphicSettings, PostopSettings, TraceBench
 from medtrace.data.tracebench.misaligned import MisalignedSettings
@@ -20,6 +20,7 @@ __all__ = [
     "BrainSettings",
     "CaseLoader",
     "ContrastStandard",
+    "DeterministicDataset",
     "DomainSettings",
     "Intensity",
     "IntensityMap",
@@ -29,7 +30,6 @@ __all__ = [
     "PostopSettings",
     "Preparation",
     "RandomPartner",
-    "SeededItems",
     "Sources",
     "TraceBench",
     "count_cases",

@@ -21,7 +21,7 @@ class CaseLoader(DataLoader):
     all processes have as many. A data set of one size, or that tells none (see `sizes_of`), is loaded as by MONAI.
 
     Args:
-        dataset: such as `load_dataset` gives, also within `SeededItems` or `RandomPartner`.
+        dataset: such as `load_dataset` gives, also within `DeterministicDataset` or `RandomPartner`.
         batch_size: cases at most.
         shuffle: draw the order anew in each epoch.
         sampler: of the order, instead.

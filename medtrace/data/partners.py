@@ -16,8 +16,8 @@ _TRIES = 1000
 class RandomPartner(Dataset):
     """Give each source the target of another subject, drawn anew every time that the item is asked for.
 
-    The draw comes from torch's global generator, which `SeededItems` around this dataset seeds for each item, so that
-    every epoch has other pairs and the same seed the same ones.
+    The draw comes from torch's global generator, which `DeterministicDataset` around this dataset seeds for each
+    item, so that every epoch has other pairs and the same seed the same ones.
 
     Args:
         dataset: items with "source" and "target", such as `load_dataset` and `TraceBench` give; with "subject" no item

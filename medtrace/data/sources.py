@@ -63,7 +63,7 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
             )
             transform = misalign if transform is None else Compose([misalign, transform])
         pairs = load_dataset(folder, "training", transform=transform)
-        return RandomPartner(pairs) if data.partners == "redrawn" else pairs
+        return RandomPartner(pairs) if data.partners == "resampled" else pairs
 
     return Sources(
         training,

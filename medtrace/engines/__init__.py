@@ -12,9 +12,9 @@ from medtrace.engines.assembly import (
 )
 from medtrace.engines.checkpoint import Checkpoint
 from medtrace.engines.evaluator import Evaluator
+from medtrace.engines.finite_checks import SkipLimit
 from medtrace.engines.logging import LossHistory, ProgressBar, logged_terms
 from medtrace.engines.schedule import LinearWarmup, WarmupCosine
-from medtrace.engines.soundness import SkipLimit
 from medtrace.engines.trainer import Trainer
 
 __all__ = [

@@ -18,11 +18,11 @@ class Acceleration:
     """Compile networks and lay out their weights channels-last; names and values of the weights stay.
 
     Results agree with those of a plain training up to rounding, and a checkpoint of either goes on with the other:
-    when the training starts, the optimisers' averages are laid out as the weights are, which fused optimisers expect.
+    when the training starts, the optimizers' averages are laid out as the weights are, which fused optimizers expect.
 
     Args:
         channels_last: store convolutions' weights with the channels last, 2D and 3D, so that features are too. For
-            CUDA under autocast; instance normalisation puts features back, and on a CPU nothing is gained.
+            CUDA under autocast; instance normalization puts features back, and on a CPU nothing is gained.
         compile: run every network that a phase steps through `torch.compile`; a mapping gives its arguments, such as
             {"backend": "aot_eager"}. A network whose parts are called one by one is left as it is.
 
@@ -63,7 +63,7 @@ def _called(modules: Iterator[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _lay_out_averages(engine: Trainer) -> None:
-    """Give every tensor of an optimiser's state the strides of its parameter."""
+    """Give every tensor of an optimizer's state the strides of its parameter."""
     for optimizer in engine.optimizers.values():
         for parameter, state in optimizer.state.items():
             for name, value in state.items():

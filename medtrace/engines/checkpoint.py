@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from medtrace.engines.soundness import LOGGER
+from medtrace.engines.finite_checks import LOGGER
 from medtrace.engines.trainer import Trainer
 from medtrace.guard.weights import load_weights
 from medtrace.storage.encoders import write_states
@@ -23,7 +23,7 @@ _NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
 class Checkpoint:
-    """Save the method, optimisers and progress of a `Trainer` after epochs, and resume from the newest.
+    """Save the method, optimizers and progress of a `Trainer` after epochs, and resume from the newest.
 
     A file appears when it is complete and on the disk, so that a crash, a full disk or a read-only folder leaves the
     ones before as they were. What is random is no part of it: the `Trainer` derives it from seed and epoch. In a
@@ -81,7 +81,7 @@ class Checkpoint:
         return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
 
     def _readable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Checkpoints with their content, of the latest epoch first; a damaged one is passed over with a warning."""
+        """Checkpoints with their content, of the latest epoch first; a damaged one is skipped with a warning."""
         final = self.folder / FINAL
         content = _read(final) if final.is_file() else None
         for epoch, path in self._of_epochs():

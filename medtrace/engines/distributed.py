@@ -43,7 +43,7 @@ class DistributedNetwork(DistributedDataParallel):
 def join(backend: str = "gloo") -> None:
     """Join the process group that torchrun (or SLURM, through torchrun) has laid out; without one, be one alone.
 
-    A group that is initialised already is kept.
+    A group that is initialized already is kept.
 
     Args:
         backend: "nccl" or "gloo".
@@ -64,9 +64,9 @@ def leave() -> None:
 
 
 def distribute(method: Method, networks: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> Method:
-    """Wrap networks of a method, one by one, for the process group that is initialised.
+    """Wrap networks of a method, one by one, for the process group that is initialized.
 
-    Call it before the optimisers are made. All that the state dict of the method holds goes from rank 0 to every
+    Call it before the optimizers are made. All that the state dict of the method holds goes from rank 0 to every
     rank: also what is not wrapped, such as averaged weights and running means.
 
     Args:
@@ -80,11 +80,11 @@ def distribute(method: Method, networks: Mapping[str, Mapping[str, Any]] | Seque
 
     Raises:
         AttributeError: if a path names no sub-module.
-        RuntimeError: if no process group is initialised.
+        RuntimeError: if no process group is initialized.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise RuntimeError(
-            "process group: expected an initialised one, received none; start with torchrun and call"
+            "process group: expected an initialized one, received none; start with torchrun and call"
             " torch.distributed.init_process_group first"
         )
     settings = networks if isinstance(networks, Mapping) else {path: {} for path in networks}

@@ -12,7 +12,7 @@ from medtrace.engines.trainer import Trainer
 
 
 class WarmupCosine:
-    """Raise every optimiser's rate linearly to its own value, then lower it to 0 along half a cosine.
+    """Raise every optimizer's rate linearly to its own value, then lower it to 0 along half a cosine.
 
     Args:
         warmup: share of the training that the rise takes, in [0, 1).
@@ -39,13 +39,13 @@ class WarmupCosine:
 
 
 class LinearWarmup:
-    """Raise an optimiser's rate linearly to its own value over its first steps, and leave it there.
+    """Raise an optimizer's rate linearly to its own value over its first steps, and leave it there.
 
     Step n of `steps` has the rate's n/`steps`.
 
     Args:
-        steps: for each optimiser, by the name of its phase, how many steps the rise takes; 0 is none. Phases that the
-            training does not have are passed over, so that one setting serves several methods.
+        steps: for each optimizer, by the name of its phase, how many steps the rise takes; 0 is none. Phases that the
+            training does not have are skipped, so that one setting serves several methods.
     """
 
     def __init__(self, steps: Mapping[str, int]) -> None:

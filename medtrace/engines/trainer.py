@@ -18,8 +18,16 @@ from torch.utils.data import RandomSampler, WeightedRandomSampler
 
 from medtrace.checks import DeferredChecks
 from medtrace.engines.evaluator import to_device
+from medtrace.engines.finite_checks import (
+    LOGGER,
+    ModuleMemory,
+    SkipLimit,
+    all_finite,
+    batch_names,
+    gradient_norm,
+    too_many,
+)
 from medtrace.engines.randomness import ORDER, STEPS, derived_seed, seed_generators
-from medtrace.engines.soundness import LOGGER, ModuleMemory, SkipLimit, all_finite, batch_names, gradient_norm, too_many
 from medtrace.methods.base import Method, Phase
 
 COUNTS = ("skipped_steps", "skipped_in_a_row", "rescaled_steps")
@@ -32,7 +40,7 @@ class Trainer(MonaiTrainer):
     gradient of a discriminator. `engine.state.output` is {"loss": sum over phases, term: value, ...}, detached
     and left on the device.
 
-    A step of which a loss or a gradient norm is not finite, on any process, is taken by no phase: weights, optimisers,
+    A step of which a loss or a gradient norm is not finite, on any process, is taken by no phase: weights, optimizers,
     buffers and what `after_step` moves stay as they were. It is counted in `engine.state.skipped_steps` and told by the
     logger "medtrace.training"; too many (`skip_limit`), or an epoch without any other, end the training. For this, and
     for the checks of intensities, the device is looked at once per step, when all phases have gone back. Under loss
@@ -40,15 +48,15 @@ class Trainer(MonaiTrainer):
     `engine.state.rescaled_steps` instead, without limit.
 
     Before each epoch the global generators are seeded from (seed, epoch, process), `set_epoch` is called on the
-    loader's dataset where it has one (`medtrace.data.SeededItems`), and a new pass over the loader begins: a training
-    that is resumed at an epoch goes on as if it had not stopped.
+    loader's dataset where it has one (`medtrace.data.DeterministicDataset`), and a new pass over the loader begins: a
+    training that is resumed at an epoch goes on as if it had not stopped.
 
     Args:
         device: where the method lies and where batches are moved.
         max_epochs: epochs to train.
         train_data_loader: loader of dict batches.
         method: the method.
-        optimizers: one optimiser per phase name, over `method.parameters_of(name)`.
+        optimizers: one optimizer per phase name, over `method.parameters_of(name)`.
         epoch_length: iterations per epoch, by default the loader's length.
         train_handlers: MONAI or ignite handlers (`StatsHandler`, `CheckpointSaver`, `ValidationHandler`, ...).
         max_gradient_norm: clip each phase's gradient to this norm; None leaves it.
@@ -59,7 +67,7 @@ class Trainer(MonaiTrainer):
         workflow: `event_names`, `event_to_attr` and other arguments of MONAI's `Workflow`.
 
     Raises:
-        ValueError: if the optimisers' names are not the phases' names, or too many steps had to be skipped.
+        ValueError: if the optimizers' names are not the phases' names, or too many steps had to be skipped.
     """
 
     def __init__(
@@ -181,7 +189,7 @@ class Trainer(MonaiTrainer):
 
     def _go_back(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Leave the gradients of all phases; their losses, the norms of their gradients by name, and all terms."""
-        carried: dict[str, Any] = {}
+        context: dict[str, Any] = {}
         output: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         norms: dict[str, Tensor] = {}
@@ -190,7 +198,7 @@ class Trainer(MonaiTrainer):
             parameters = list(self.method.parameters_of(phase.name))
             shared = [p for path in phase.shared for p in self.method.get_submodule(path).parameters()]
             with _only_these_learn(self.method, [*parameters, *shared]), deferred:
-                terms = self._backward(phase, parameters, batch, carried)
+                terms = self._backward(phase, parameters, batch, context)
             if terms:
                 losses.append(terms.pop(Keys.LOSS))
                 norms[phase.name] = self._clipped(self.optimizers[phase.name], parameters)
@@ -199,12 +207,12 @@ class Trainer(MonaiTrainer):
         return losses, norms, output
 
     def _backward(
-        self, phase: Phase, parameters: Sequence[nn.Parameter], batch: Mapping[str, Any], carried: dict[str, Any]
+        self, phase: Phase, parameters: Sequence[nn.Parameter], batch: Mapping[str, Any], context: dict[str, Any]
     ) -> dict[str, Tensor]:
         """A phase's terms and, as "loss", their sum, whose gradient is left at the parameters."""
         self.optimizers[phase.name].zero_grad(set_to_none=True)
         with self._autocast():
-            terms = self.method.terms(phase.name, batch, carried)
+            terms = self.method.terms(phase.name, batch, context)
             if not terms:
                 return {}
             loss = phase.total(terms)

@@ -31,14 +31,14 @@ FEATURES = "features.ts"
 BACKGROUND = 0
 MULTIPLE = 16
 SMALLEST = 32
-"""The network halves its grid four times, and batch normalisation wants more than a point there."""
+"""The network halves its grid four times, and batch normalization wants more than a point there."""
 
 Cases = Any  # anything with a length and items that are case mappings
 
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """What is segmented and how it is learnt.
+    """What is segmented and how it is learned.
 
     Attributes:
         classes: name → label in the label maps; every other label counts as background.
@@ -146,7 +146,7 @@ def train_segmenter(
 ) -> Segmenter:
     """Train a U-Net on the target domain's images and labels.
 
-    MONAI's `BasicUNet` with batch normalisation (normalising every image by itself would take away the contrast in
+    MONAI's `BasicUNet` with batch normalization (normalizing every image by itself would take away the contrast in
     which domains differ), Dice + cross-entropy, Adam. The same seed gives the same network on one machine.
 
     Args:

@@ -121,7 +121,7 @@ def segmentation_of(trace: Trace, case: Mapping[str, Any], segmenter: Segmenter)
     found = segmenter.segment(trace.image)
     truth = segmenter.truth(case["source_labels"])
     count = 1 + len(segmenter.classes)
-    back, stayed = (metrics.bring_back(trace, found, count, follow=follow) for follow in (True, False))
+    back, stayed = (metrics.warp_to_source(trace, found, count, follow=follow) for follow in (True, False))
     values = metrics.segmentation_scores(back, truth, segmenter.classes)
     zero = metrics.segmentation_scores(stayed, truth, segmenter.classes)
     return {**values, **{f"zero_{name}": zero[name] for name in TABLE_I}}

@@ -1,4 +1,4 @@
-"""Affine maps about a grid's centre, and the displacements they are."""
+"""Affine maps about a grid's center, and the displacements they are."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def rigid_scale_matrix(
     shape: Sequence[int],
     spacing: Sequence[float] | None = None,
 ) -> Tensor:
-    """Homogeneous pull matrix of a rotation, scaling and translation about the centre of a grid.
+    """Homogeneous pull matrix of a rotation, scaling and translation about the center of a grid.
 
     Args:
         angles_degrees: in 2D one angle, which turns the first axis towards the second; in 3D three, about the
             first, second and third axis, applied in this order.
         translation_voxels: one number per axis, in voxels.
         scale: factor above 0 of the *pull* map: above 1 it reads from farther out, so the image shrinks.
-        shape: spatial shape (H, W) or (H, W, D); the centre is (shape - 1) / 2.
+        shape: spatial shape (H, W) or (H, W, D); the center is (shape - 1) / 2.
         spacing: voxel size per axis in mm, so that the rotation is rigid in mm; None for equal sizes.
 
     Returns:
@@ -54,10 +54,10 @@ def rigid_scale_matrix(
         if not value > 0:
             raise ValueError(f"{name}: expected numbers above 0, received {float(value):g}")
     linear = factor * _rotation(torch.deg2rad(angles)) * size / size.unsqueeze(1)
-    centre = (torch.tensor(list(shape), dtype=torch.float64) - 1) / 2
+    center = (torch.tensor(list(shape), dtype=torch.float64) - 1) / 2
     matrix = torch.eye(dims + 1, dtype=torch.float64)
     matrix[:dims, :dims] = linear
-    matrix[:dims, dims] = centre - linear @ centre + translation
+    matrix[:dims, dims] = center - linear @ center + translation
     return matrix
 
 

@@ -68,8 +68,8 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
     A voxel counts if any of its one-sided determinants is 0 or less: 4 in 2D (forward or backward on each
     axis); in 3D the 8 likewise and the 2 tetrahedra inside its forward cell that those leave uncovered (Liu
     et al., "On finite difference Jacobian computation in deformable image registration", IJCV 2024). Voxels
-    at the border have the determinants whose neighbours exist, and count in the denominator, which is every
-    voxel of the grid. An axis of length 1 counts as unchanged, so a single-slice volume is judged in its
+    at the border have the determinants whose neighbors exist, and count in the denominator, which is every
+    voxel of the grid. An axis of length 1 counts as unchanged, so a single-slice volume is assessed in its
     plane.
 
     Example:
@@ -103,7 +103,7 @@ def folded_voxels(ddf: Tensor) -> Tensor:
         16
     """
     folded, shape = _folded(ddf), ddf.shape[2:]
-    if folded.ndim - 1 < len(shape):  # a single slice was judged in its plane
+    if folded.ndim - 1 < len(shape):  # a single slice was assessed in its plane
         folded = folded.unsqueeze(1 + tuple(shape).index(1))
     for axis, size in enumerate(shape, start=1):
         if folded.shape[axis] != size:
@@ -124,7 +124,7 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
         TypeError: if the field is no floating tensor.
         ValueError: if its shape is wrong.
 
-    Equation (Liu et al., IJCV 2024): every cell between voxel centres is cut into simplices in its two ways
+    Equation (Liu et al., IJCV 2024): every cell between voxel centers is cut into simplices in its two ways
     (2 × 2 triangles in 2D; 2 × (4 corner tetrahedra + 1 inner one) in 3D) and the absolute negative volumes
     are averaged over the two: sum over cells of 1/2 · sum_i max(-|J_i|, 0) / spatial_dims!.
 
@@ -146,7 +146,7 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
 def _folded(ddf: Tensor) -> Tensor:
     """Boolean (B, ...) on the grid of `_displaced_points`: which voxels have a determinant of 0 or less."""
     with torch.no_grad():
-        field = _judged_field(ddf)
+        field = _assessed_field(ddf)
         shape = field.shape[2:]
         folded = torch.zeros(field.shape[0], *shape, dtype=torch.bool, device=field.device)
         layers = max(1, PART // max(field[0, 0, 0].numel(), 1))
@@ -178,16 +178,16 @@ def determinant(columns: list[list[Tensor]]) -> Tensor:
 
 
 def _displaced_points(ddf: Tensor) -> Tensor:
-    """Displaced voxel centres; a single slice becomes 2D, and an axis of length 1 left then is doubled.
+    """Displaced voxel centers; a single slice becomes 2D, and an axis of length 1 left then is doubled.
 
     Doubling gives the axis a cell to measure. It would not do for a slice: the inner tetrahedra of doubled
     cells charge folds to voxels whose own triangles are in order.
     """
-    field = _judged_field(ddf)
+    field = _assessed_field(ddf)
     return field + _grid_of_part(slice(0, field.shape[2]), field)
 
 
-def _judged_field(ddf: Tensor) -> Tensor:
+def _assessed_field(ddf: Tensor) -> Tensor:
     """The displacement on the grid of `_displaced_points`."""
     check_field("ddf", ddf)
     field = ddf if ddf.dtype == torch.float64 else ddf.float()

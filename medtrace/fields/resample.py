@@ -57,9 +57,9 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
     Args:
         image: (B, C, H, W) or (B, C, H, W, D); floating, or integer or boolean labels with `mode="nearest"`.
         ddf: (B, spatial_dims, ...) on the image's grid, in voxels, array-axis order.
-        mode: "bilinear" (trilinear in 3D) or "nearest" (halves go to the even neighbour).
+        mode: "bilinear" (trilinear in 3D) or "nearest" (halves go to the even neighbor).
         padding_mode: what lies outside the grid: "border" (nearest voxel), "zeros" (fading over one voxel in
-            bilinear mode) or "reflection" (about the border voxels' centres).
+            bilinear mode) or "reflection" (about the border voxels' centers).
 
     Returns:
         Tensor of the image's shape. Labels keep their dtype; floating images come back in float32 or, where
@@ -128,7 +128,7 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
 
 
 def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
-    """Where voxel coordinates lie between the centres of a grid's first and last voxels.
+    """Where voxel coordinates lie between the centers of a grid's first and last voxels.
 
     Args:
         coordinates: (B, spatial_dims, *out) in voxels.

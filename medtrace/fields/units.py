@@ -1,4 +1,4 @@
-"""Displacements between voxels and millimetres."""
+"""Displacements between voxels and millimeters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medtrace.geometry.grid import check_invertible
 
 
 def voxel_to_mm(ddf: Tensor, affine: Tensor) -> Tensor:
-    """Displacement vectors from voxels to RAS millimetres.
+    """Displacement vectors from voxels to RAS millimeters.
 
     Args:
         ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels, array-axis order.
@@ -35,7 +35,7 @@ def voxel_to_mm(ddf: Tensor, affine: Tensor) -> Tensor:
 
 
 def mm_to_voxel(ddf_mm: Tensor, affine: Tensor) -> Tensor:
-    """Displacement vectors from RAS millimetres to voxels.
+    """Displacement vectors from RAS millimeters to voxels.
 
     Args:
         ddf_mm: (B, 3, H, W) or (B, 3, H, W, D), in mm, right, anterior, superior.

@@ -10,7 +10,7 @@ import numpy as np
 from medtrace.geometry.grid import is_singular
 
 UNITS = {1: ("meters", 1e3), 2: ("mm", 1.0), 3: ("micrometers", 1e-3)}
-"""Code of xyzt_units → name, and millimetres."""
+"""Code of xyzt_units → name, and millimeters."""
 _SIZE_TOLERANCE = 1e-3
 """Relative difference of two voxel sizes that is told."""
 _FORM_TOLERANCE = 0.1

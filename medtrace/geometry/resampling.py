@@ -229,7 +229,7 @@ def resize_labels(labels: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def resized_affine(affine: Tensor, shape: Sequence[int], new_shape: Sequence[int]) -> Tensor:
-    """The affine after `resize`: the extent stays, so the first voxel's centre moves."""
+    """The affine after `resize`: the extent stays, so the first voxel's center moves."""
     to_old = torch.eye(4, dtype=torch.float64)
     for axis, (old, new) in enumerate(zip(shape, new_shape)):
         to_old[axis, axis] = old / new
@@ -238,12 +238,12 @@ def resized_affine(affine: Tensor, shape: Sequence[int], new_shape: Sequence[int
 
 
 def center_window(image: Tensor, shape: Sequence[int], pad: bool = False) -> tuple[Tensor, tuple[int, ...]]:
-    """Cut (C, *spatial) about its centre, where it is larger than a shape.
+    """Cut (C, *spatial) about its center, where it is larger than a shape.
 
     Args:
         image: the image.
         shape: the size wanted along each axis.
-        pad: also add zeros about the centre where the image is smaller.
+        pad: also add zeros about the center where the image is smaller.
 
     Returns:
         The window and the voxel of the image that its first voxel is (negative where it was padded).

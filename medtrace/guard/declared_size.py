@@ -21,7 +21,7 @@ MOST_PACKED = 1032
 _SLACK = 1 << 20
 _HEADER_BYTES = 1 << 20
 _FAR = 1e9
-"""Largest number of a geometry, in mm: a thousand kilometres."""
+"""Largest number of a geometry, in mm: a thousand kilometers."""
 _NRRD_BYTES = {
     1: "signed char,int8,int8_t,uchar,unsigned char,uint8,uint8_t",
     2: "short,short int,signed short,signed short int,int16,int16_t,ushort,unsigned short,unsigned short int,uint16,"
@@ -186,7 +186,7 @@ def _integers(text: str) -> list[int] | None:
 
 
 def _check_numbers(path: Path, name: str, words: Sequence[object]) -> None:
-    """Check that a geometry is made of numbers that can be millimetres; ITK loops for ever over some that cannot."""
+    """Check that a geometry is made of numbers that can be millimeters; ITK loops for ever over some that cannot."""
     for word in words:
         try:
             plausible = abs(float(str(word))) <= _FAR

@@ -18,7 +18,7 @@ _ROOM = 1 << 30
 _ROOM_PER_BYTE = 64
 
 
-def rehearse(read: Callable[[str], Any], path: Path, kind: str) -> None:
+def probe(read: Callable[[str], Any], path: Path, kind: str) -> None:
     """Call `read` on a file in a forked process with little memory and time; the result is thrown away.
 
     Where a process cannot be forked (Windows), nothing is done.

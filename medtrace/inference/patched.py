@@ -27,7 +27,7 @@ def patches_for(
     """How a volume is to be divided, None if it is not.
 
     Unasked, a volume of more than `VOXEL_BUDGET` voxels is divided into patches of the training volumes' grid, which is
-    what the network's normalisation has seen, or of `PATCH_SIZE`.
+    what the network's normalization has seen, or of `PATCH_SIZE`.
 
     Args:
         method: the method; some take no patches.

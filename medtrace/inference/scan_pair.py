@@ -215,7 +215,7 @@ def _healthy(image: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _own_map(image: Tensor, mask: Tensor | None, preparation: Preparation, contrast: str | None) -> IntensityMap:
-    _, found = preparation.normalise(image, contrast, _healthy(image, mask))
+    _, found = preparation.normalize(image, contrast, _healthy(image, mask))
     if found.foreground is None and mask is None:
         return found
     foreground = find_foreground(image)

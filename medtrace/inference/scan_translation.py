@@ -50,7 +50,7 @@ def translate_array(
     patch_size: int | Sequence[int] | None,
     bar: Progress,
 ) -> tuple[TranslatedArrays, PatchInferer | None]:
-    """Translate a normalised image (C, *spatial) on a working grid and come back to its own; and how it was divided."""
+    """Translate a normalized image (C, *spatial) on a working grid and come back to its own; and how it was divided."""
     flat = image.ndim == 3
     volume = image[..., None] if flat else image
     slice_wise = preparation.spatial_dims == 2

@@ -26,18 +26,18 @@ def write_composite(
     trace: Trace,
     moves: str = "source",
     *,
-    source_motion: Tensor | None = None,
-    target_motion: Tensor | None = None,
+    source_transform: Tensor | None = None,
+    target_transform: Tensor | None = None,
 ) -> None:
     """Write all that lies between two scans as one ITK composite transform, in the resampling direction.
 
     With `moves="source"` it leads from points of the target scan to points of the source scan: out of the target's
-    frame (the inverse of `target_motion`), through `ddf`, into the source's frame (`source_motion`).
+    frame (the inverse of `target_transform`), through `ddf`, into the source's frame (`source_transform`).
     `SimpleITK.Resample` with it brings the source scan as it was given onto the target. With `moves="image"` it is
     the way back, through `inverse_ddf`.
 
     A motion leads from the trace's frame to that of the scan as it was given, in RAS mm: where an image was aligned
-    with a fixed one, it is the motion from the fixed to the moving one (`RigidMotion.matrix`, and the `rigid/*.tfm`
+    with a fixed one, it is the motion from the fixed to the moving one (`RigidTransform.matrix`, and the `rigid/*.tfm`
     of a prepared dataset, which are target motions). Crops, padding, resampling and reorientation need none: the
     affines hold them. Outside the field's grid ITK takes the displacement as 0.
 
@@ -45,8 +45,8 @@ def write_composite(
         path: ends in .h5 (compact), .tfm or .txt (text: large, and slow to read).
         trace: whose fields.
         moves: "source" or "image", what the file resamples.
-        source_motion: (4, 4), affine; None is the identity.
-        target_motion: likewise, of the target.
+        source_transform: (4, 4), affine; None is the identity.
+        target_transform: likewise, of the target.
 
     Raises:
         TypeError: if a motion is no tensor.
@@ -57,16 +57,16 @@ def write_composite(
     if not path.name.endswith(SUFFIXES):
         raise ValueError(f"path: expected a name ending in {', '.join(SUFFIXES)}, received {path.name!r}")
     check_choice("moves", moves, ("source", "image"))
-    composite = composite_transform(trace, moves, source_motion, target_motion)
+    composite = composite_transform(trace, moves, source_transform, target_transform)
     write_itk(path, composite)
 
 
 def composite_transform(
-    trace: Trace, moves: str, source_motion: Tensor | None = None, target_motion: Tensor | None = None
+    trace: Trace, moves: str, source_transform: Tensor | None = None, target_transform: Tensor | None = None
 ) -> sitk.CompositeTransform:
     """The transform that `write_composite` writes; parts that are the identity are left out."""
-    to_source = motion_matrix("source_motion", source_motion)
-    to_target = motion_matrix("target_motion", target_motion)
+    to_source = motion_matrix("source_transform", source_transform)
+    to_target = motion_matrix("target_transform", target_transform)
     if moves == "source":
         field, affine, before, after = trace.ddf, trace.affine, np.linalg.inv(to_target), to_source
     else:

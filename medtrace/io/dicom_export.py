@@ -142,7 +142,7 @@ def _write(
             now=now,
         )
 
-    derivation = f"Image synthesised by {method} (medtrace) from the source images; not acquired"
+    derivation = f"Image synthesized by {method} (medtrace) from the source images; not acquired"
     image = series("image", trace.image, first_number, f"{method} translation (synthetic)", derivation)
     if warped:
         derivation = f"Source images resampled by the displacement of {method} (medtrace)"

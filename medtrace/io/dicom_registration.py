@@ -1,7 +1,7 @@
 """A displacement field as a DICOM Deformable Spatial Registration (PS3.3, A.39.2 and C.20.3).
 
 The object leads from the *Registered* reference coordinate system (RCS), whose frame of reference it names as its own,
-to the *Source* RCS of its item: source = M_post · (M_pre · x + D(x)), D read at the centres of a grid in the
+to the *Source* RCS of its item: source = M_post · (M_pre · x + D(x)), D read at the centers of a grid in the
 Registered RCS, everything in LPS mm. That is medtrace's pull convention: `ddf` lies on the image's grid, so the image
 is Registered and the scan is Source; of `inverse_ddf` it is the other way round.
 """

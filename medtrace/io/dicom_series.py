@@ -67,7 +67,7 @@ def write_dicom_series(
     *,
     frame: SourceSeries | None = None,
     description: str = "medtrace translation",
-    derivation: str = "Image synthesised by medtrace; not acquired",
+    derivation: str = "Image synthesized by medtrace; not acquired",
     series_number: int | None = None,
     now: datetime | None = None,
 ) -> tuple[Dataset, ...]:

@@ -25,8 +25,8 @@ def export_trace(
     folder: Path | str,
     format: str,
     *,
-    source_motion: Tensor | None = None,
-    target_motion: Tensor | None = None,
+    source_transform: Tensor | None = None,
+    target_transform: Tensor | None = None,
 ) -> list[Path]:
     """Write the fields of a trace for another program.
 
@@ -47,9 +47,9 @@ def export_trace(
         trace: what to write.
         folder: a new or empty folder; it appears complete or not at all.
         format: one of the above.
-        source_motion: of composites, see `write_composite`; the other formats hold a field alone, which `to_original`
-            brings to the scans first.
-        target_motion: likewise.
+        source_transform: of composites, see `write_composite`; the other formats hold a field alone, which
+            `to_original` brings to the scans first.
+        target_transform: likewise.
 
     Returns:
         The files, sorted.
@@ -64,7 +64,7 @@ def export_trace(
     folder = Path(folder)
     voxels = trace.ddf[0].numel() + trace.inverse_ddf[0].numel()
     check_room(folder, _BYTES.get(format, 0) * voxels, f"the format {format} of a trace of this size")
-    moved = source_motion is not None or target_motion is not None
+    moved = source_transform is not None or target_transform is not None
     if moved and format not in COMPOSITES:
         raise ValueError(
             f"format: expected one of {', '.join(COMPOSITES)} with a motion, received {format!r}; bring the trace to"
@@ -74,7 +74,9 @@ def export_trace(
         with atomic_directory(folder) as temporary:
             for moves in ("source", "image"):
                 path = temporary / f"resample_{moves}{COMPOSITES[format]}"
-                write_composite(path, trace, moves, source_motion=source_motion, target_motion=target_motion)
+                write_composite(
+                    path, trace, moves, source_transform=source_transform, target_transform=target_transform
+                )
     elif format == "slicer":
         write_slicer_scene(trace, folder)
     else:

@@ -1,4 +1,4 @@
-"""Displacements as FSL's relative warps, in FSL's own millimetres."""
+"""Displacements as FSL's relative warps, in FSL's own millimeters."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from medtrace.checks import check_choice
-from medtrace.guard.probe import rehearse
+from medtrace.guard.probe import probe
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import DisplacementFile, displacement_file, displacement_lps
 from medtrace.storage.files import atomic_file
@@ -73,7 +73,7 @@ def read_x5(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     x5 = _x5()
-    rehearse(x5.from_filename, path, "X5")
+    probe(x5.from_filename, path, "X5")
     try:
         nodes = x5.from_filename(path)
     except Exception as error:  # h5py raises what it likes on a broken file

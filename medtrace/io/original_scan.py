@@ -33,17 +33,17 @@ def to_original(
     source: Tensor,
     source_affine: Tensor,
     *,
-    source_motion: Tensor | None = None,
+    source_transform: Tensor | None = None,
     target_shape: Sequence[int] | None = None,
     target_affine: Tensor | None = None,
-    target_motion: Tensor | None = None,
+    target_transform: Tensor | None = None,
     to_units: Callable[[Tensor], Tensor] | None = None,
 ) -> Trace:
     """The same correspondence between the scans as they were given, points in their own mm.
 
     For a trace of images that were cropped, padded, resampled, reoriented or cut into slices (their affines tell how)
     or rigidly aligned (a motion tells). With x a point of the original target, its origin in the original source is
-    source_motion · origin(target_motion⁻¹ · x): no field is resampled twice, each new voxel asks the trace.
+    source_transform · origin(target_transform⁻¹ · x): no field is resampled twice, each new voxel asks the trace.
 
     Off the trace's grid, points move as the nearest border voxel of it does, as in `Trace.locate`; off the plane of a
     2D trace by more than half a slice they do not move. Outside the trace's target grid nothing is known of the
@@ -54,12 +54,12 @@ def to_original(
         source: (C, *spatial), the source scan as it was given, in its own units. For a 2D trace it may be the volume
             that the slice was cut from; the result is then 3D.
         source_affine: (4, 4) voxel to RAS mm of that scan.
-        source_motion: (4, 4), from the trace's source frame to the scan's own, RAS mm; None where they share one. Where
-            the scan was the moving image of an alignment, it is `RigidMotion.matrix`.
+        source_transform: (4, 4), from the trace's source frame to the scan's own, RAS mm; None where they share one.
+            Where the scan was the moving image of an alignment, it is `RigidTransform.matrix`.
         target_shape: spatial shape of the target scan as it was given; None keeps the trace's grid (moved by
-            `target_motion`), whose image then is not interpolated.
+            `target_transform`), whose image then is not interpolated.
         target_affine: of that scan.
-        target_motion: likewise, of the target: `rigid/*.tfm` of a prepared dataset, read by `read_motion`.
+        target_transform: likewise, of the target: `rigid/*.tfm` of a prepared dataset, read by `read_motion`.
         to_units: from the trace's intensities to the source scan's (such as `IntensityMap.inverse`), applied to the
             image; None leaves them, and the ledger then compares unlike units.
 
@@ -73,7 +73,7 @@ def to_original(
     trace = trace.to("cpu")
     motions = [
         torch.from_numpy(motion_matrix(name, motion))
-        for name, motion in (("source_motion", source_motion), ("target_motion", target_motion))
+        for name, motion in (("source_transform", source_transform), ("target_transform", target_transform))
     ]
     source = checked_tensor("source", source).cpu()
     _check_source(trace, source)

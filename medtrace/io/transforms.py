@@ -1,4 +1,4 @@
-"""Displacement fields as ITK transforms: HDF5 and NIfTI, LPS millimetres."""
+"""Displacement fields as ITK transforms: HDF5 and NIfTI, LPS millimeters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_field, check_finite
 from medtrace.fields import mm_to_voxel, voxel_to_mm
 from medtrace.geometry.grid import is_singular
-from medtrace.guard.probe import rehearse
+from medtrace.guard.probe import probe
 from medtrace.io.nifti import LPS, affine_array, check_orthogonal, read_vectors, write_vectors
 from medtrace.storage.files import atomic_file
 from medtrace.trace.geometry import layers
@@ -227,7 +227,7 @@ def itk_transform(vectors_lps: np.ndarray, affine: np.ndarray) -> sitk.Displacem
 
 def itk_transform_of(path: Path) -> sitk.Transform:
     """Any transform that SimpleITK reads, from a file on which its reader does not crash."""
-    rehearse(sitk.ReadTransform, path, "an ITK transform")
+    probe(sitk.ReadTransform, path, "an ITK transform")
     try:
         return sitk.ReadTransform(str(path))
     except RuntimeError as error:

@@ -10,8 +10,8 @@ from medtrace.kernels.compiling import compiled, inlined
 
 
 @inlined
-def neighbours(at: int, size: int, real: Any) -> Any:
-    """Lower and upper neighbour on an axis, and what their difference is multiplied by."""
+def neighbors(at: int, size: int, real: Any) -> Any:
+    """Lower and upper neighbor on an axis, and what their difference is multiplied by."""
     low, high = max(at - 1, 0), min(at + 1, size - 1)
     return low, high, real(0.5 if high - low == 2 else 1.0)
 
@@ -46,8 +46,8 @@ def determinant_rows(field: Any, out: Any, begin: int, end: int) -> None:
         b = row // (height * width)
         x = row // width - b * height
         y = row % width
-        x_low, x_high, x_scale = neighbours(x, height, real)
-        y_low, y_high, y_scale = neighbours(y, width, real)
+        x_low, x_high, x_scale = neighbors(x, height, real)
+        y_low, y_high, y_scale = neighbors(y, width, real)
         u, v, w = field[b, 0], field[b, 1], field[b, 2]
         difference_row(u[x, y], along[0])
         difference_row(v[x, y], along[1])

@@ -21,7 +21,7 @@ choice.OPERATIONS["joint histogram (mutual information)"] = "CPU, cubic window"
 
 
 def counts(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> Tensor:
-    """Unnormalised joint histograms of two images, one per row, differentiable once in both images.
+    """Unnormalized joint histograms of two images, one per row, differentiable once in both images.
 
     Args:
         x: first image, (rows, voxels), float32 or float64; intensities outside the window's range count as its ends.

@@ -28,7 +28,7 @@ TABLE = 1 << 17
 
 
 def counts(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> Tensor:
-    """Unnormalised joint histograms of x and y.
+    """Unnormalized joint histograms of x and y.
 
     Args:
         x: first image, (rows, voxels), float32 or float64, contiguous as all that follows.
@@ -51,7 +51,7 @@ def counts(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> T
 def gradients(
     x: Tensor, y: Tensor, mask: Tensor | None, table: Tensor, window: ParzenWindow, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
-    """Gradients by x and y, given the gradient by the unnormalised histogram.
+    """Gradients by x and y, given the gradient by the unnormalized histogram.
 
     Args:
         x: first image, (rows, voxels), float32 or float64, contiguous as all that follows.

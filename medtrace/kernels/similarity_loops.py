@@ -131,7 +131,7 @@ def bin_row(values: Any, bins: int, cells: Any, shares: Any) -> None:
 
 @compiled
 def histogram_planes(x: Any, y: Any, weight: Any, tables: Any, begin: int, end: int) -> None:
-    """Add the weights of planes to joint histograms, each shared linearly between neighbouring bins.
+    """Add the weights of planes to joint histograms, each shared linearly between neighboring bins.
 
     Args:
         x: (X, Y, Z), in [0, 1].

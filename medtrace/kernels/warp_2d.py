@@ -14,7 +14,7 @@ from medtrace.kernels.compiling import compiled, inlined
 from medtrace.kernels.warp_3d import clear_planes, extent, write_slope
 
 STREAMS = 16
-"""Parts of a row that add their pairs in turns: neighbours overlap, and one would wait for the other's memory."""
+"""Parts of a row that add their pairs in turns: neighbors overlap, and one would wait for the other's memory."""
 
 
 @inlined

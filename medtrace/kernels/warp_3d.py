@@ -173,7 +173,7 @@ def scatter_row(flat: Any, grad: Any, steps: Any, cells: Any, weights: Any, low:
     next_plane = 1 if dx > 0 else 0
     half = (grad.size + 1) // 2
     for k in range(grad.size):
-        # Neighbours add to the same voxels, one waiting for the other; the row's two halves take turns instead.
+        # Neighbors add to the same voxels, one waiting for the other; the row's two halves take turns instead.
         j = (k >> 1) + (k & 1) * half
         o = np.uint64(np.uint32(cells[0, j]))
         g = grad[j]

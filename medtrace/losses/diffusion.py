@@ -17,8 +17,8 @@ def intensity_diffusion(intensity: Tensor, reduction: Literal["mean", "sum"] | s
     Args:
         intensity: q·M, (B, C, H, W) or (B, C, H, W, D), in the unit of the images. In units of [-1, 1] the result is
             four times that of the paper's [0, 1].
-        reduction: "mean" over batch, channels and neighbouring voxels of each axis, then over the axes; "sum" over
-            all of them, averaged over the batch. Axes of length 1 have no neighbours and do not count.
+        reduction: "mean" over batch, channels and neighboring voxels of each axis, then over the axes; "sum" over
+            all of them, averaged over the batch. Axes of length 1 have no neighbors and do not count.
 
     Returns:
         A scalar >= 0; 0 if every axis has length 1. float32 also under autocast; float64 stays.

@@ -26,7 +26,7 @@ def jacobian_folding(
         ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
         reduction: "sum" over voxels and the mean over the batch, "mean" over voxels and batch, or "none".
         measure: "central" takes J by central differences (`fields.jacobian_determinant`), which are blind to folds
-            of a single voxel; "simplices" takes the folded volume of every simplex between voxel centres
+            of a single voxel; "simplices" takes the folded volume of every simplex between voxel centers
             (`fields.non_diffeomorphic_volume`), which sees them all, and has no "none".
 
     Returns:
@@ -36,7 +36,7 @@ def jacobian_folding(
         TypeError: if `ddf` is no floating tensor.
         ValueError: if its shape is wrong, a choice is unknown, or "simplices" is asked for a map.
 
-    Deviation: the paper says that the term penalises "the total number of locations" of negative J, while Eq. 4 as
+    Deviation: the paper says that the term penalizes "the total number of locations" of negative J, while Eq. 4 as
     printed is the negative volume, whose gradient exists; it is the equation that is computed. "Total" is read as the
     sum: with the mean, the paper's weight of 1e-3 leaves the term without effect.
 

@@ -1,4 +1,4 @@
-"""Normalised mutual information as a loss."""
+"""Normalized mutual information as a loss."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def _window(num_bins: int, value_range: tuple[float, float], kernel: str, sigma:
 
 def _within_range(name: str, value: Tensor, value_range: tuple[float, float], out_of_range: str) -> Tensor:
     clamp = out_of_range == "clamp"
-    check_extremes(value, partial(_judge_extremes, name, value_range, clamp))
+    check_extremes(value, partial(_assess_extremes, name, value_range, clamp))
     return value.clamp(*value_range) if clamp else value
 
 
-def _judge_extremes(name: str, value_range: tuple[float, float], clamp: bool, least: float, most: float) -> None:
+def _assess_extremes(name: str, value_range: tuple[float, float], clamp: bool, least: float, most: float) -> None:
     if not (abs(least) < float("inf") and abs(most) < float("inf")):
         raise ValueError(f"{name}: expected finite numbers, received values in [{least}, {most}]; look for NaN or inf")
     low, high = value_range
@@ -110,7 +110,7 @@ def parzen_nmi(
     mask: Tensor | None = None,
     out_of_range: OutOfRange | str = "error",
 ) -> Tensor:
-    """Normalised mutual information (H(X) + H(Y)) / H(X, Y) from Parzen windows, differentiable in both images.
+    """Normalized mutual information (H(X) + H(Y)) / H(X, Y) from Parzen windows, differentiable in both images.
 
     Both images get the window (Thévenaz & Unser use a box for the second one), so that both gradients are exact.
     `num_bins` counts the padding: bins have unit spacing, `value_range` covers the `num_bins − 3` intervals between
@@ -124,7 +124,7 @@ def parzen_nmi(
         y: the same shape; channel c of x is paired with channel c of y.
         num_bins: bins per image, at least 4 (cubic).
         value_range: lowest and highest intensity, for both images.
-        kernel: "cubic" (B-spline, support 4 bins) or "gaussian" (truncated at ⌈3σ⌉ bins each side and normalised per
+        kernel: "cubic" (B-spline, support 4 bins) or "gaussian" (truncated at ⌈3σ⌉ bins each side and normalized per
             voxel; its value jumps by about e^(−⌈3σ⌉²/2σ²) where the support shifts).
         sigma: standard deviation of the Gaussian window in bins; unused by "cubic".
         mask: (B, 1, H, W[, D]) bool or weights >= 0 of the voxels; the range is still checked everywhere.
@@ -161,7 +161,7 @@ def parzen_nmi(
 
 
 class ParzenDNMILoss(_Loss):
-    """Minus the differentiable normalised mutual information (TraceTrans, Eq. 7 and the text below it).
+    """Minus the differentiable normalized mutual information (TraceTrans, Eq. 7 and the text below it).
 
     Several channels: channel c of the prediction is compared with channel c of the target, and the NMIs are averaged
     over channels. Images with unequal channel counts have no such pairing and raise a ValueError.

@@ -18,7 +18,7 @@ def velocity_smoothness(velocity: Tensor, reduction: Literal["mean", "sum"] | st
         velocity: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
         reduction: "sum" is the paper's Σ_p |∇v(p)|²: over voxels, components and axes, averaged over the batch.
             "mean" (VoxelMorph's code): for each axis the mean of the squared differences over batch, components and
-            neighbouring voxels, then the mean over the axes. Axes of length 1 have no neighbours: they add nothing to
+            neighboring voxels, then the mean over the axes. Axes of length 1 have no neighbors: they add nothing to
             the sum and do not count in the mean.
 
     Returns:

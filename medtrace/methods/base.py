@@ -48,10 +48,10 @@ class Abilities:
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimiser's turn within a training step.
+    """One optimizer's turn within a training step.
 
     Attributes:
-        name: the phase's name, and the key of its optimiser.
+        name: the phase's name, and the key of its optimizer.
         networks: paths of the method's sub-modules whose parameters this phase steps.
         weights: weight of each loss term. A term of weight 0 is not computed.
         shared: paths of networks whose forward here a later phase of the step goes back through. They learn nothing
@@ -97,7 +97,7 @@ class Method(nn.Module):
     """A method: its networks, its loss terms by phase, and how its networks turn an image into a `Trace`.
 
     A subclass names itself and its settings, says what it can do, and builds itself from settings. It sets `phases` in
-    its constructor, has one function `<phase>_terms(phase, batch, carried)` per phase, and `trace`. `carried` is a dict
+    its constructor, has one function `<phase>_terms(phase, batch, context)` per phase, and `trace`. `context` is a dict
     that lives for one step: an earlier phase leaves there (detached) what a later one needs, so that no forward runs
     twice.
     """
@@ -177,12 +177,12 @@ class Method(nn.Module):
                     seen.add(id(parameter))
                     yield parameter
 
-    def terms(self, name: str, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def terms(self, name: str, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the active loss terms of a phase, unweighted."""
         phase = self.phase(name)
         if all(weight == 0 for weight in phase.weights.values()):
             return {}
-        result: dict[str, Tensor] = getattr(self, f"{name}_terms")(phase, batch, carried)
+        result: dict[str, Tensor] = getattr(self, f"{name}_terms")(phase, batch, context)
         return result
 
     def after_step(self) -> None:

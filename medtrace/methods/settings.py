@@ -78,8 +78,8 @@ class PreparedData(Settings):
     """A folder made by `medtrace prepare`."""
 
     kind: Literal["prepared"] = "prepared"
-    partners: Literal["fixed", "redrawn"] = "fixed"
-    """`redrawn` gives each source the target of another subject, a new one in every epoch, for unpaired domains."""
+    partners: Literal["fixed", "resampled"] = "fixed"
+    """`resampled` gives each source the target of another subject, a new one in every epoch, for unpaired domains."""
     misalignment: Level | None = None
     """Level of a random misalignment of the training pairs, one of `medtrace.transforms.MISALIGNMENT_LEVELS`."""
     moved: Literal["both", "source", "target"] = "both"

@@ -61,12 +61,12 @@ from medtrace.metrics.segmentation import (
     LabelDiceMetric,
     LabelIoUMetric,
     Overlap,
-    bring_back,
     label_overlap,
     segmentation_scores,
+    warp_to_source,
 )
 from medtrace.metrics.ssim import SSIMMetric, structural_similarity
-from medtrace.metrics.table import CaseTable, Summary, summarise
+from medtrace.metrics.table import CaseTable, Summary, summarize
 from medtrace.metrics.translation import (
     CONVENTIONS,
     Convention,
@@ -111,7 +111,6 @@ __all__ = [
     "Summary",
     "bhattacharyya_distance",
     "bhattacharyya_from_histograms",
-    "bring_back",
     "deformed_region",
     "edge_dice",
     "edge_map",
@@ -139,7 +138,8 @@ __all__ = [
     "simplified_frechet_distance",
     "sobel_magnitude",
     "structural_similarity",
-    "summarise",
+    "summarize",
     "translation_drift",
     "translation_scores",
+    "warp_to_source",
 ]

@@ -11,7 +11,7 @@ from monai.metrics.metric import CumulativeIterationMetric
 from torch import Tensor
 
 from medtrace.checks import check_number
-from medtrace.metrics.table import Summary, summarise
+from medtrace.metrics.table import Summary, summarize
 
 
 class ComparingMetric(CumulativeIterationMetric):
@@ -111,7 +111,7 @@ class CaseMetric(ComparingMetric):
     def summary(self) -> Summary:
         """n, mean, SD and median over the cases so far, with the counts of infinite and undefined ones."""
         values = self.get_buffer()
-        return summarise([] if values is None else values.flatten().tolist())
+        return summarize([] if values is None else values.flatten().tolist())
 
 
 def _item(name: str, value: Any, item: int, count: int) -> Any:

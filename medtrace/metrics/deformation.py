@@ -333,5 +333,5 @@ class InverseConsistencyMetric(CaseMetric):
 def _in_unit(unit: str, affine: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
     """The keywords of a call in mm, which needs an affine, or in voxels, which takes none."""
     if unit == "mm" and affine is None:
-        raise TypeError("affine: expected a (4, 4) tensor for millimetres, received None; or use unit='voxel'")
+        raise TypeError("affine: expected a (4, 4) tensor for millimeters, received None; or use unit='voxel'")
     return {**kwargs, "affine": affine if unit == "mm" else None}

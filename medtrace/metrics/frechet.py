@@ -113,7 +113,7 @@ def image_features(network: FeatureNetwork, images: Tensor) -> Tensor:
 def frechet_distance(first: Tensor, second: Tensor) -> Tensor:
     """Fréchet distance of two Gaussians fitted to features: FID (Heusel et al. 2017).
 
-    |m₁ − m₂|² + Tr(C₁ + C₂ − 2·(C₁C₂)^½), covariances with n − 1. No matrix root is taken: with centred features
+    |m₁ − m₂|² + Tr(C₁ + C₂ − 2·(C₁C₂)^½), covariances with n − 1. No matrix root is taken: with centered features
     A and B, scaled so that C₁ = AᵀA and C₂ = BᵀB, Tr (C₁C₂)^½ is the sum of the singular values of A·Bᵀ. It is as
     exact for fewer images than features, where the root of the singular product is not. The distance of few images is
     biased upwards: compare rows of one table only, with the same number of images.
@@ -185,8 +185,8 @@ def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def _covariance_root(features: Tensor) -> Tensor:
     """A matrix R with RᵀR the covariance, of no more rows than features."""
-    centred = (features - features.mean(0)) / math.sqrt(len(features) - 1)
-    return centred if len(centred) <= centred.shape[1] else torch.linalg.qr(centred, mode="r").R
+    centered = (features - features.mean(0)) / math.sqrt(len(features) - 1)
+    return centered if len(centered) <= centered.shape[1] else torch.linalg.qr(centered, mode="r").R
 
 
 class FIDMetric(ComparingMetric):

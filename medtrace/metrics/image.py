@@ -21,7 +21,7 @@ from medtrace.metrics.case_metric import CaseMetric, range_width
 
 
 class NMIConvention(StrEnum):
-    """What is called normalised mutual information.
+    """What is called normalized mutual information.
 
     STUDHOLME: (H(X) + H(Y)) / H(X, Y), in [1, 2] (Studholme et al. 1999; TraceTrans, Eq. 7).
     ARITHMETIC: 2·MI / (H(X) + H(Y)), in [0, 1].
@@ -48,7 +48,7 @@ def region_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values.flatten(1).mean(1)
     weights = mask_weights(mask, values)
-    # where: 0 · NaN outside the mask would spoil the sum
+    # where: 0 · NaN outside the mask would corrupt the sum
     kept = torch.where(weights > 0, values * weights, torch.zeros_like(values))
     return kept.flatten(1).sum(1) / (weights.flatten(1).sum(1) * values.shape[1])
 
@@ -124,7 +124,7 @@ def normalized_mutual_information_score(
     convention: NMIConvention | str = NMIConvention.STUDHOLME,
     out_of_range: Literal["error", "clamp"] | str = "error",
 ) -> Tensor:
-    """Normalised mutual information per case, from joint histograms with equal bins over `data_range`.
+    """Normalized mutual information per case, from joint histograms with equal bins over `data_range`.
 
     Channel c is compared with channel c and the values are averaged over channels. Unlike the loss there is no
     Parzen window, so an image with itself has STUDHOLME exactly 2. Without joint entropy (both constant) STUDHOLME is
@@ -136,7 +136,7 @@ def normalized_mutual_information_score(
         mask: (B, 1, H, W[, D]) bool or weights of the voxels counted; the range is checked everywhere.
         data_range: (low, high): the outer edges of the bins.
         num_bins: bins per image.
-        convention: which normalisation, see `NMIConvention`; papers do not agree.
+        convention: which normalization, see `NMIConvention`; papers do not agree.
         out_of_range: "error", or "clamp" to count values outside in the outermost bins.
 
     Returns:

@@ -94,7 +94,7 @@ def segmentation_scores(pred: Tensor, target: Tensor, classes: Mapping[str, int]
     }
 
 
-def bring_back(
+def warp_to_source(
     trace: Trace,
     labels: Tensor,
     num_classes: int,
@@ -126,7 +126,7 @@ def bring_back(
         >>> trace = Trace.build(image, image, ddf, affine=torch.eye(4, dtype=torch.float64))
         >>> labels = torch.zeros(1, 6, 6, dtype=torch.long)
         >>> labels[0, 4, 3] = 1
-        >>> bring_back(trace, labels, 2).nonzero().tolist()
+        >>> warp_to_source(trace, labels, 2).nonzero().tolist()
         [[0, 2, 3]]
     """
     check_choice("interpolation", interpolation, INTERPOLATIONS)

@@ -38,7 +38,7 @@ class Summary(NamedTuple):
         return text + ")"
 
 
-def summarise(values: Iterable[float]) -> Summary:
+def summarize(values: Iterable[float]) -> Summary:
     """Summary of per-case values.
 
     Args:
@@ -51,7 +51,7 @@ def summarise(values: Iterable[float]) -> Summary:
         TypeError: if a value is no number.
 
     Example:
-        >>> summary = summarise([1.0, 2.0, 6.0, float("inf")])
+        >>> summary = summarize([1.0, 2.0, 6.0, float("inf")])
         >>> summary.n, summary.mean, summary.median, summary.infinite
         (4, 3.0, 4.0, 1)
     """
@@ -138,7 +138,7 @@ class CaseTable:
 
     def summary(self) -> dict[str, Summary]:
         """Summary of every column."""
-        return {column: summarise(self.values(column)) for column in self.columns}
+        return {column: summarize(self.values(column)) for column in self.columns}
 
     def write_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write one row per case; the file appears complete or not at all."""

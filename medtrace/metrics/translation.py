@@ -189,7 +189,7 @@ def translation_drift(image: Tensor, target: Tensor, affine: Tensor, *, upsampli
 
     A generator that learns from misaligned pairs can absorb a common shift of them, which the identity trace does not
     show and a similarity measure does not tell from a wrong image. The shift is where the cross-correlation of the two
-    is highest (scikit-image's `phase_cross_correlation` without normalisation; Guizar-Sicairos et al. 2008), after the
+    is highest (scikit-image's `phase_cross_correlation` without normalization; Guizar-Sicairos et al. 2008), after the
     slow trend (a Gaussian mean of 3 voxels' standard deviation) is taken from both: contrast and shading then hardly
     move it. Known shifts of TraceBench's T2 images come back to 0.05 voxel, to 0.06 with noise of 5 % of the range, and
     to about 0.1 where the head is cut by the grid. The mean vector over cases tells a common shift from chance.

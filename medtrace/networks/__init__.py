@@ -4,7 +4,7 @@ from medtrace.networks.backbone import Code, TranslationBackbone
 from medtrace.networks.backbones import translation_backbone
 from medtrace.networks.cyclegan import CycleGAN, ResnetGenerator
 from medtrace.networks.deformation_module import DeformationModule, DeformationOutput
-from medtrace.networks.diffusion_sampling import Denoised, Intermediate, ddim_invert, denoise, draw_noise, noised_start
+from medtrace.networks.diffusion_sampling import Denoised, Intermediate, ddim_invert, denoise, draw_noise, noisy_start
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
 from medtrace.networks.diffusion_translator import DiffusionTranslation, DiffusionTranslator, Plasticine
 from medtrace.networks.metamorphic import MetamorphicOutput, MetamorphicRegNet, MetamorphicTrajectory, MetaRegNet
@@ -55,6 +55,6 @@ __all__ = [
     "ddim_invert",
     "denoise",
     "draw_noise",
-    "noised_start",
+    "noisy_start",
     "translation_backbone",
 ]

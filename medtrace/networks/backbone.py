@@ -16,17 +16,17 @@ def other(domain: Domain) -> Domain:
 
 
 class Code(NamedTuple):
-    """What a host keeps of an image."""
+    """What a backbone keeps of an image."""
 
     content: Tensor
-    """(B, C, *coarse) what both domains share; for a host without encoders the image itself."""
+    """(B, C, *coarse) what both domains share; for a backbone without encoders the image itself."""
     style: Tensor | None = None
-    """(B, S) what is the domain's own; None where a host does not part the two."""
+    """(B, S) what is the domain's own; None where a backbone does not part the two."""
     shape: tuple[int, ...] | None = None
-    """Grid of the image, for a host that pads it; None where the content alone tells."""
+    """Grid of the image, for a backbone that pads it; None where the content alone tells."""
 
     def cropped(self, decoded: Tensor) -> Tensor:
-        """Crop the centre of an image (B, C, *padded) to the grid `shape`, as `pad_to_multiple` padded it."""
+        """Crop the center of an image (B, C, *padded) to the grid `shape`, as `pad_to_multiple` padded it."""
         for axis, extent in enumerate(self.shape or (), start=2):
             decoded = decoded.narrow(axis, (decoded.shape[axis] - extent) // 2, extent)
         return decoded
@@ -40,22 +40,22 @@ class TranslationBackbone(nn.Module):
     networks by domain and implements `encode`, `decode` and, where it has them, `drawn`, `prior` and `latent_cycle`.
 
     Attributes:
-        both_ways: whether "target" can be translated to "source" too, which cycle consistency needs. Without, there
+        bidirectional: whether "target" can be translated to "source" too, which cycle consistency needs. Without, there
             is no decoder and no discriminator of the domain "source".
-        encoders, decoders: by domain; one optimiser's turn steps them together.
+        encoders, decoders: by domain; one optimizer's turn steps them together.
         discriminators: by domain; the other turn steps them. `discriminators[domain](seen)` returns a list of raw
             logits, one entry per scale.
         in_channels, out_channels: channels of the source and of the target.
-        conditional: whether the discriminators see the image that the judged one was made from, as in Pix2Pix.
+        conditional: whether the discriminators see the image that the assessed one was made from, as in Pix2Pix.
         stride: multiples of it are what images are padded to.
-        internal_weights: the published weights of the host's own terms: "reconstruction" (L1 of an image coded and
+        internal_weights: the published weights of the backbone's own terms: "reconstruction" (L1 of an image coded and
             decoded within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, with a cycle only).
 
     Example:
         >>> import torch
         >>> from medtrace.networks import translation_backbone
         >>> options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
-        >>> backbone = translation_backbone("cyclegan", 2, 1, 1, both_ways=True, options=options)
+        >>> backbone = translation_backbone("cyclegan", 2, 1, 1, bidirectional=True, options=options)
         >>> code = backbone.encode(torch.zeros(1, 1, 16, 16), "target")
         >>> backbone.decode(code, "source").shape
         torch.Size([1, 1, 16, 16])
@@ -65,12 +65,12 @@ class TranslationBackbone(nn.Module):
     conditional: bool = False
     stride: int = 1
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, both_ways: bool) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, bidirectional: bool) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.both_ways = both_ways
+        self.bidirectional = bidirectional
         self.encoders = nn.ModuleDict()
         self.decoders = nn.ModuleDict()
         self.discriminators = nn.ModuleDict()
@@ -78,7 +78,7 @@ class TranslationBackbone(nn.Module):
     @property
     def decoded_domains(self) -> tuple[Domain, ...]:
         """The domains that have a decoder and a discriminator."""
-        return ("target", "source") if self.both_ways else ("target",)
+        return ("target", "source") if self.bidirectional else ("target",)
 
     def channels_of(self, domain: Domain) -> int:
         """Channels of an image of `domain`."""
@@ -97,7 +97,7 @@ class TranslationBackbone(nn.Module):
         return code
 
     def prior(self, code: Code) -> Tensor:
-        """Distance of a code from its prior, a scalar; the hosts without a prior have none."""
+        """Distance of a code from its prior, a scalar; the backbones without a prior have none."""
         raise TypeError(f"{type(self).__name__}: has no prior on its codes; give the term weight 0")
 
     def latent_cycle(self, code: Code, again: Code) -> Tensor:
@@ -107,7 +107,7 @@ class TranslationBackbone(nn.Module):
     def discriminate(self, seen: Tensor, domain: Domain) -> list[Tensor]:
         """Raw logits, one entry per scale, of an image of `domain` (B, C, *spatial).
 
-        A `conditional` host is shown the image that it was made from before it, along the channels.
+        A `conditional` backbone is shown the image that it was made from before it, along the channels.
         """
         result: list[Tensor] = self.discriminators[domain](seen)
         return result

@@ -1,4 +1,4 @@
-"""The hosts by name, for configurations."""
+"""The backbones by name, for configurations."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ def translation_backbone(
     spatial_dims: int,
     in_channels: int,
     out_channels: int,
-    both_ways: bool = True,
+    bidirectional: bool = True,
     options: Mapping[str, Any] | None = None,
 ) -> TranslationBackbone:
-    """Build a host of RegGAN.
+    """Build a backbone of RegGAN.
 
     Args:
         name: "cyclegan", "munit", "unit" or "nice_gan".
         spatial_dims: 2, or with CycleGAN 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        both_ways: whether the target is translated to the source too.
-        options: the host's own arguments.
+        bidirectional: whether the target is translated to the source too.
+        options: the backbone's own arguments.
 
     Raises:
-        ValueError: if there is no such host, or an argument is outside its range.
+        ValueError: if there is no such backbone, or an argument is outside its range.
 
     Example:
         >>> options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
-        >>> backbone = translation_backbone("unit", 2, 1, 1, both_ways=False, options=options)
+        >>> backbone = translation_backbone("unit", 2, 1, 1, bidirectional=False, options=options)
         >>> type(backbone).__name__, dict(backbone.internal_weights)
         ('UNIT', {'reconstruction': 10.0, 'prior': 0.01, 'latent_cycle': 0.01})
     """
     check_choice("name", name, BACKBONES)
-    result: TranslationBackbone = BACKBONES[name](spatial_dims, in_channels, out_channels, both_ways, **(options or {}))
+    result: TranslationBackbone = BACKBONES[name](
+        spatial_dims, in_channels, out_channels, bidirectional, **(options or {})
+    )
     return result

@@ -1,4 +1,4 @@
-"""What the hosts with encoders and decoders have in common: padding, the image's range, and the discriminators."""
+"""What the backbones with encoders and decoders have in common: padding, the image's range, and the discriminators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medtrace.networks.blocks import MultiscaleDiscriminator, pad_to_multiple
 
 
 class CodedBackbone(TranslationBackbone):
-    """A 2D host whose codes lie on a coarser grid, with multi-scale discriminators.
+    """A 2D backbone whose codes lie on a coarser grid, with multi-scale discriminators.
 
     A subclass adds an encoder per domain, which gives (content, style or None) of a padded image, and a decoder per
     decoded domain, and implements `decoded`.
@@ -20,12 +20,12 @@ class CodedBackbone(TranslationBackbone):
         spatial_dims: 2; the published networks are of images, and this one has no 3D form.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        both_ways: whether the target can be translated to the source too.
+        bidirectional: whether the target can be translated to the source too.
         downsamplings: downsampling from the image's grid to the content's.
         minimum: the least extent of a padded image.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
-        discriminator_scales: scales that each discriminator judges.
+        discriminator_scales: scales that each discriminator assesses.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -36,7 +36,7 @@ class CodedBackbone(TranslationBackbone):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        both_ways: bool,
+        bidirectional: bool,
         downsamplings: int,
         minimum: int,
         discriminator_channels: int,
@@ -46,9 +46,9 @@ class CodedBackbone(TranslationBackbone):
         if spatial_dims != 2:
             raise ValueError(
                 f"spatial_dims: {type(self).__name__} is 2D only, received {spatial_dims!r}; translate slices, or take"
-                " a host that works in 3D"
+                " a backbone that works in 3D"
             )
-        super().__init__(spatial_dims, in_channels, out_channels, both_ways)
+        super().__init__(spatial_dims, in_channels, out_channels, bidirectional)
         check_positive("in_channels", in_channels)
         check_positive("out_channels", out_channels)
         check_positive("discriminator_channels", discriminator_channels)
@@ -71,7 +71,7 @@ class CodedBackbone(TranslationBackbone):
 
         Raises:
             TypeError: if `image` is no floating tensor.
-            ValueError: if its rank or channels, or the domain, do not fit the host.
+            ValueError: if its rank or channels, or the domain, do not fit the backbone.
         """
         _check_domain(domain, self.encoders, "both domains are coded")
         if check_batched("image", image, channels=self.channels_of(domain)) != 2:
@@ -94,9 +94,9 @@ class CodedBackbone(TranslationBackbone):
             (B, C, H, W) in [-1, 1], float32 also under autocast.
 
         Raises:
-            ValueError: if the host has no decoder of `domain`.
+            ValueError: if the backbone has no decoder of `domain`.
         """
-        _check_domain(domain, self.decoders, "build the host with both_ways=True to decode sources")
+        _check_domain(domain, self.decoders, "build the backbone with bidirectional=True to decode sources")
         return torch.tanh(code.cropped(self.decoded(code, domain)).float())
 
     def decoded(self, code: Code, domain: Domain) -> Tensor:

@@ -1,4 +1,4 @@
-"""CycleGAN's networks: residual generators and patch discriminators, the simplest host of RegGAN."""
+"""CycleGAN's networks: residual generators and patch discriminators, the simplest backbone of RegGAN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ResnetGenerator(nn.Module):
     """Translate an image through residual blocks at a quarter of its resolution (Zhu et al. 2017).
 
     A 7-wide convolution, `downsamplings` strided ones that double the features, `num_blocks` residual blocks,
-    transposed convolutions back, a 7-wide convolution and tanh; instance normalisation, reflected borders. Grids
+    transposed convolutions back, a 7-wide convolution and tanh; instance normalization, reflected borders. Grids
     that the strides do not divide are padded by their border values and the result cropped back.
 
     Args:
@@ -75,7 +75,7 @@ class ResnetGenerator(nn.Module):
             TypeError, ValueError: if the image does not fit the network.
         """
         check_network_input("image", image, self.spatial_dims, self.in_channels)
-        # A 7-wide kernel reflects 3 pixels, and normalisation needs two of them at the bottom.
+        # A 7-wide kernel reflects 3 pixels, and normalization needs two of them at the bottom.
         padded, crop = pad_to_multiple(image, self.stride, minimum=max(4, 2 * self.stride))
         return torch.tanh(crop(self.layers(padded)).float())
 
@@ -84,7 +84,7 @@ class ResnetGenerator(nn.Module):
 
 
 class CycleGAN(TranslationBackbone):
-    """Two residual generators and two patch discriminators (Zhu et al. 2017); one of each without `both_ways`.
+    """Two residual generators and two patch discriminators (Zhu et al. 2017); one of each without `bidirectional`.
 
     A code is the image itself, and a decoder the whole generator. The term "reconstruction" is CycleGAN's identity
     loss; its published weight is half the cycle's, and RegGAN leaves it out.
@@ -93,13 +93,13 @@ class CycleGAN(TranslationBackbone):
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        both_ways: whether the target is translated to the source too.
+        bidirectional: whether the target is translated to the source too.
         channels: features of a generator's first convolution.
         num_blocks: residual blocks of a generator.
         downsamplings: strided convolutions of a generator.
         discriminator_channels: features of a discriminator's first convolution.
         discriminator_layers: convolutions of a discriminator after the first.
-        conditional: let the discriminator see the image that the judged one was made from, as Pix2Pix does.
+        conditional: let the discriminator see the image that the assessed one was made from, as Pix2Pix does.
 
     Example:
         >>> network = CycleGAN(3, 1, 2, channels=4, num_blocks=1, discriminator_channels=4)
@@ -112,7 +112,7 @@ class CycleGAN(TranslationBackbone):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        both_ways: bool = True,
+        bidirectional: bool = True,
         channels: int = 64,
         num_blocks: int = 9,
         downsamplings: int = 2,
@@ -120,7 +120,7 @@ class CycleGAN(TranslationBackbone):
         discriminator_layers: int = 3,
         conditional: bool = False,
     ) -> None:
-        super().__init__(spatial_dims, in_channels, out_channels, both_ways)
+        super().__init__(spatial_dims, in_channels, out_channels, bidirectional)
         self.conditional = conditional
         self.stride = 2**downsamplings
         for domain in self.decoded_domains:

@@ -41,7 +41,7 @@ class DeformationOutput(NamedTuple):
     """Displacement of φ⁻¹ in voxels, pull: warp(target, inverse_ddf) has the source's anatomy."""
     features: Tensor | None
     """Features of target and noise, (B, channels[0], *spatial); None without a target."""
-    stand_in: Tensor | None
+    surrogate: Tensor | None
     """What the alignment block makes of the source in their place, of that shape; None in patches."""
 
 
@@ -49,7 +49,7 @@ class DeformationModule(nn.Module):
     """Velocities of the deformation from source x to target y and back: f(ε̂, x, y) = (v, v⁻¹) (Plasticine, III-B).
 
     The first convolution, on the channels x, y and ε̂, is kept in two parts, one of x and one of (y, ε̂), whose sum
-    enters the U-Net. Neither y nor ε̂ exists at inference: there `stand_in`, made of x's part by the alignment block of
+    enters the U-Net. Neither y nor ε̂ exists at inference: there `surrogate`, made of x's part by the alignment block of
     four 3-wide convolutions, takes the place of the part of (y, ε̂). Two 1-wide convolutions end the U-Net in v and v⁻¹;
     scaling and squaring makes φ = exp(v). They start at zero: the untrained module deforms nothing. Grids that
     2^levels does not divide are padded by their border values and the results cropped back.
@@ -62,11 +62,11 @@ class DeformationModule(nn.Module):
 
     The paper has both (Section III-B and Appendix E).
 
-    An method trains the alignment block by a distance between `stand_in` and `features.detach()`. With a target, the
+    An method trains the alignment block by a distance between `surrogate` and `features.detach()`. With a target, the
     block reads x's part without gradient, so that this loss changes the block alone; without one, gradient passes.
 
     The paper names four blocks each way and 64 channels to start with; that the channels double with each halving, the
-    strided convolutions and linear upsampling, as in `TraceTrans`, and the normalisation are chosen here.
+    strided convolutions and linear upsampling, as in `TraceTrans`, and the normalization are chosen here.
 
     Args:
         spatial_dims: 2 or 3.
@@ -75,10 +75,10 @@ class DeformationModule(nn.Module):
             default `norm`. The first is also the width of the input's features and of the alignment block.
         inverse: "negated" or "predicted".
         use_noise: whether ε̂ is an input; False is the ablation of Table V.
-        squarings: T, of the exponential.
+        integration_steps: T, of the exponential.
         velocity_downsampling: how often the velocities' grid is halved against the image's; they are interpolated
             linearly. 0 is the paper's; coarser velocities are smoother and cheaper.
-        norm: MONAI's name of the normalisation. By groups of channels it learns large shifts sooner than per instance
+        norm: MONAI's name of the normalization. By groups of channels it learns large shifts sooner than per instance
             in this library's registration networks.
 
     Raises:
@@ -98,22 +98,22 @@ class DeformationModule(nn.Module):
         channels: Sequence[int] = (64, 128, 256, 512),
         inverse: Literal["negated", "predicted"] | str = "negated",
         use_noise: bool = True,
-        squarings: int = 7,
+        integration_steps: int = 7,
         velocity_downsampling: int = 0,
         norm: str | tuple[Any, ...] = GROUP_NORM,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_levels(channels, "velocity_downsampling", velocity_downsampling)
-        if squarings < 0:
-            raise ValueError(f"squarings: expected 0 or more, received {squarings!r}")
+        if integration_steps < 0:
+            raise ValueError(f"integration_steps: expected 0 or more, received {integration_steps!r}")
         check_positive("in_channels", in_channels)
         check_choice("inverse", inverse, INVERSES)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.inverse = inverse
         self.use_noise = use_noise
-        self.squarings = squarings
+        self.integration_steps = integration_steps
         self.stride = 2 ** len(channels)
         width = channels[0]
         self.source_stem = Convolution(spatial_dims, in_channels, width, kernel_size=3, conv_only=True)
@@ -166,18 +166,18 @@ class DeformationModule(nn.Module):
         guide = self._guide(source, target, noise)
         if inferer is not None:
             return self._in_patches(source, guide, inferer)
-        # Instance normalisation needs two voxels at the bottleneck.
+        # Instance normalization needs two voxels at the bottleneck.
         padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
         source_features = self.source_stem(padded)
         if guide is None:
-            features, stand_in = None, self.alignment(source_features)
-            joined = source_features + stand_in
+            features, surrogate = None, self.alignment(source_features)
+            joined = source_features + surrogate
         else:
             features = self.target_stem(pad_to_multiple(guide, self.stride, minimum=2 * self.stride)[0])
-            stand_in = self.alignment(source_features.detach())
+            surrogate = self.alignment(source_features.detach())
             joined = source_features + features
         velocities = [crop(velocity) for velocity in self._velocities(joined)]
-        return self._output(velocities, None if features is None else crop(features).float(), crop(stand_in).float())
+        return self._output(velocities, None if features is None else crop(features).float(), crop(surrogate).float())
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -200,17 +200,17 @@ class DeformationModule(nn.Module):
         return tuple(head(decoded).float() for head in heads)
 
     def _output(
-        self, velocities: Sequence[Tensor], features: Tensor | None, stand_in: Tensor | None
+        self, velocities: Sequence[Tensor], features: Tensor | None, surrogate: Tensor | None
     ) -> DeformationOutput:
         velocity = velocities[0]
         inverse_velocity = -velocity if self.inverse_head is None else velocities[1]
         return DeformationOutput(
             velocity,
             inverse_velocity,
-            exponentiate(velocity, self.squarings),
-            exponentiate(inverse_velocity, self.squarings),
+            exponentiate(velocity, self.integration_steps),
+            exponentiate(inverse_velocity, self.integration_steps),
             features,
-            stand_in,
+            surrogate,
         )
 
     def _guide(self, source: Tensor, target: Tensor | None, noise: Tensor | None) -> Tensor | None:

@@ -177,7 +177,7 @@ def ddim_invert(
     return image
 
 
-def noised_start(image: Tensor, gammas: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def noisy_start(image: Tensor, gammas: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """The image noised to the level from which a sampler starts, gammas[0] (Plasticine, Eq. 2).
 
     Args:
@@ -194,7 +194,7 @@ def noised_start(image: Tensor, gammas: Tensor, generators: Sequence[torch.Gener
 
     Example:
         >>> gammas = torch.tensor([0.25, 1.0], dtype=torch.float64)
-        >>> noised_start(torch.zeros(1, 1, 4, 4), gammas, [torch.Generator().manual_seed(0)]).shape
+        >>> noisy_start(torch.zeros(1, 1, 4, 4), gammas, [torch.Generator().manual_seed(0)]).shape
         torch.Size([1, 1, 4, 4])
     """
     check_batched("image", image)

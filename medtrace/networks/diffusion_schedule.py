@@ -145,10 +145,10 @@ def check_levels(gamma: Tensor, count: int) -> None:
             f"gamma: expected shape ({count},), one noise level per case, received {tuple(gamma.shape)};"
             " expand a common level"
         )
-    check_extremes(gamma, _judge_levels)
+    check_extremes(gamma, _assess_levels)
 
 
-def _judge_levels(low: float, high: float) -> None:
+def _assess_levels(low: float, high: float) -> None:
     if not 0 <= low <= high <= 1:
         raise ValueError(
             f"gamma: expected noise levels in [0, 1], received {low:g} to {high:g}; pass NoiseSchedule's gammas, not"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medtrace.checks import check_batched, check_choice, check_same_grid
 from medtrace.fields import warp
 from medtrace.networks.deformation_module import DeformationModule
-from medtrace.networks.diffusion_sampling import Intermediate, denoise, noised_start
+from medtrace.networks.diffusion_sampling import Intermediate, denoise, noisy_start
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import PatchInferer, in_patches
@@ -143,7 +143,7 @@ class DiffusionTranslator(nn.Module):
         condition = warp(structure, field.ddf)
         if self.binary_structure:
             condition = (condition >= 0.5).to(condition.dtype)
-        noisy = noised_start(source if mode == "joint" else warped, gammas, generators)
+        noisy = noisy_start(source if mode == "joint" else warped, gammas, generators)
         denoised = denoise(
             lambda image, gamma: estimate(image, gamma, condition),
             noisy,

@@ -19,22 +19,22 @@ from medtrace.networks.coded_backbone import CodedBackbone, check_count
 class MUNIT(CodedBackbone):
     """Translate by keeping an image's content and giving it a style of the other domain (Huang et al. 2018). 2D only.
 
-    The content encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalised per
-    instance; the style encoder a 7-wide convolution, strided 4-wide ones without normalisation, the mean over the
+    The content encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalized per
+    instance; the style encoder a 7-wide convolution, strided 4-wide ones without normalization, the mean over the
     grid and a linear layer. In the decoder the style reaches the residual blocks as scale and shift of adaptive
-    instance normalisations, through a network of three linear layers; then come nearest-neighbour doublings and
-    5-wide convolutions with layer normalisation, and a 7-wide convolution into a tanh.
+    instance normalizations, through a network of three linear layers; then come nearest-neighbor doublings and
+    5-wide convolutions with layer normalization, and a 7-wide convolution into a tanh.
 
     A training decodes with styles drawn from N(0, 1) (`drawn`); `translate` decodes with their mean, 0, so that one
     image has one translation. The paper draws there too.
 
-    Without `both_ways` the source has no style encoder: no term would read its style.
+    Without `bidirectional` the source has no style encoder: no term would read its style.
 
     Args:
         spatial_dims: 2.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        both_ways: whether the target can be translated to the source too.
+        bidirectional: whether the target can be translated to the source too.
         channels: channels at the image's own grid; they double with each halving.
         downsamplings: downsampling from the image to its content.
         num_blocks: residual blocks of each content encoder and of each decoder.
@@ -43,7 +43,7 @@ class MUNIT(CodedBackbone):
         mlp_channels: width of the network from the style to the scales and shifts.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
-        discriminator_scales: scales that each discriminator judges.
+        discriminator_scales: scales that each discriminator assesses.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -63,7 +63,7 @@ class MUNIT(CodedBackbone):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        both_ways: bool = True,
+        bidirectional: bool = True,
         channels: int = 64,
         downsamplings: int = 2,
         num_blocks: int = 4,
@@ -83,7 +83,7 @@ class MUNIT(CodedBackbone):
             spatial_dims,
             in_channels,
             out_channels,
-            both_ways,
+            bidirectional,
             downsamplings,
             # Mirrored borders need two voxels per axis at every level and four at the image's.
             max(2 * 2**downsamplings, 2**style_downsamplings, 4),
@@ -130,8 +130,9 @@ class MUNIT(CodedBackbone):
         """
         if code.style is None or again.style is None:
             raise ValueError(
-                "code: expected codes with a style, received None; pass the code that `drawn` gave, and build the host"
-                " with both_ways=True"
+                "code: expected codes with a style, received None; pass the code that `drawn` gave, and build the"
+                " backbone"
+                " with bidirectional=True"
             )
         return F.l1_loss(again.content, code.content) + F.l1_loss(again.style, code.style)
 
@@ -163,7 +164,7 @@ class ContentAndStyle(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """Convolutions without normalisation, which would remove the style; the mean over the grid; a linear layer.
+    """Convolutions without normalization, which would remove the style; the mean over the grid; a linear layer.
 
     Args:
         in_channels: channels of the image.
@@ -193,7 +194,7 @@ class StyleEncoder(nn.Module):
 
 
 class StyledDecoder(nn.Module):
-    """Residual blocks that a style normalises, then the way up to the image's grid.
+    """Residual blocks that a style normalizes, then the way up to the image's grid.
 
     Args:
         out_channels: channels of the image.

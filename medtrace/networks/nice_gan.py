@@ -19,7 +19,7 @@ SLOPE = 0.2
 
 
 class AdaptiveLayerInstanceNorm(nn.Module):
-    """Normalise per channel and per image, blend the two, and give the result a scale and a shift.
+    """Normalize per channel and per image, blend the two, and give the result a scale and a shift.
 
     scale · (ρ · IN(z) + (1 − ρ) · LN(z)) + shift (U-GAT-IT, Eq. 1): IN takes the mean and variance of each channel
     over the grid, LN those over channels and grid together. Both are affine per channel, so the blend is applied
@@ -63,7 +63,7 @@ class AdaptiveLayerInstanceNorm(nn.Module):
 
 
 class LayerInstanceNorm(nn.Module):
-    """The same blend with a scale and a shift of its own, starting near layer normalisation.
+    """The same blend with a scale and a shift of its own, starting near layer normalization.
 
     Args:
         channels: of the features.
@@ -87,7 +87,7 @@ class LayerInstanceNorm(nn.Module):
 class NICEGenerator(nn.Module):
     """Make an image from the latent of a discriminator's encoder (NICE-GAN, Section 3.2 and its light version).
 
-    A 3-wide convolution; residual blocks whose two normalisations take one scale and one shift from two linear
+    A 3-wide convolution; residual blocks whose two normalizations take one scale and one shift from two linear
     layers on the pooled features; sub-pixel doublings of the grid; a 7-wide convolution and tanh.
 
     The authors' full version reads scale and shift from all pixels, which ties the network to one grid and adds a
@@ -128,7 +128,7 @@ class NICEGenerator(nn.Module):
 
 
 class NICEDiscriminator(nn.Module):
-    """Encode an image and judge it at several scales; the encoder is what a generator decodes from.
+    """Encode an image and assess it at several scales; the encoder is what a generator decodes from.
 
     Strided 4-wide convolutions that double the features and residual class-activation attention are the encoder.
     From its latent a trunk of further strided convolutions leads to one classifier after the other: a 4-wide
@@ -149,17 +149,17 @@ class NICEDiscriminator(nn.Module):
         self.stride = 2**downsamplings
         wide = channels * 2 ** (downsamplings - 1)
         widths = (in_channels, *(channels * 2**level for level in range(downsamplings)))
-        self.encoder = nn.Sequential(*(_judging(before, after, 2) for before, after in pairwise(widths)))
+        self.encoder = nn.Sequential(*(_assessing(before, after, 2) for before, after in pairwise(widths)))
         self.attention = ClassActivationAttention(wide, SLOPE)
         self.latent_channels = wide
         self.trunk = nn.ModuleList()
         self.classifiers = nn.ModuleList()
         for downsampling in layers:
             steps = [wide * 2**level for level in range(downsampling + 1)]
-            self.trunk.append(nn.Sequential(*(_judging(before, after, 2) for before, after in pairwise(steps))))
+            self.trunk.append(nn.Sequential(*(_assessing(before, after, 2) for before, after in pairwise(steps))))
             wide = steps[-1]
             last = nn.Conv2d(2 * wide, 1, 4, padding=1, padding_mode="reflect", bias=False)
-            self.classifiers.append(nn.Sequential(_judging(wide, 2 * wide, 1), spectral_norm(last)))
+            self.classifiers.append(nn.Sequential(_assessing(wide, 2 * wide, 1), spectral_norm(last)))
         self.downsampling = tuple(layers)
 
     def encode(self, image: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class NICEDiscriminator(nn.Module):
         return self._attended(image)[0]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Judge an image (B, in_channels, H, W).
+        """Assess an image (B, in_channels, H, W).
 
         Returns:
             Raw logits (B, 1, *patches) of the classifiers, the finest first, and last those of the attention's
@@ -200,7 +200,7 @@ class NICEDiscriminator(nn.Module):
 class NICEGAN(TranslationBackbone):
     """Two generators that decode from the encoders of two discriminators (Chen et al., CVPR 2020).
 
-    Without `both_ways` there is one of each. `encode` runs the first layers of the domain's discriminator, so
+    Without `bidirectional` there is one of each. `encode` runs the first layers of the domain's discriminator, so
     `encoders` is empty. Training is decoupled as in the paper's Section 3.3: while the generators learn, the
     discriminators' parameters do not (the trainer holds them fixed in every turn that is not theirs), yet
     gradients pass through an encoder to the image it was shown; only the discriminators' turn trains it. The term
@@ -209,9 +209,9 @@ class NICEGAN(TranslationBackbone):
     `discriminate` returns the logits of the classifiers, and last those of the class-activation classifier. The
     paper adds the adversarial terms of all three; their mean is a third of it.
 
-    Without `both_ways` there is no discriminator of the source domain, and that of the target domain encodes the
+    Without `bidirectional` there is no discriminator of the source domain, and that of the target domain encodes the
     sources; RegGAN, which uses NICE-GAN so, does not say how. Source and target then need as many channels.
-    With `both_ways`, both discriminators must be trained, also when only one direction is wanted.
+    With `bidirectional`, both discriminators must be trained, also when only one direction is wanted.
 
     2D only: published so, and the 4-wide kernels of a discriminator (47 million weights) would be four times as many.
 
@@ -219,7 +219,7 @@ class NICEGAN(TranslationBackbone):
         spatial_dims: 2.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        both_ways: whether the target is translated to the source too.
+        bidirectional: whether the target is translated to the source too.
         channels: a generator's features on the image's grid.
         num_blocks: residual blocks of a generator.
         downsamplings: strided convolutions of an encoder, at least 1.
@@ -244,22 +244,22 @@ class NICEGAN(TranslationBackbone):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        both_ways: bool = True,
+        bidirectional: bool = True,
         channels: int = 64,
         num_blocks: int = 6,
         downsamplings: int = 2,
         discriminator_channels: int = 64,
         discriminator_layers: Sequence[int] = (1, 2),
     ) -> None:
-        super().__init__(spatial_dims, in_channels, out_channels, both_ways)
+        super().__init__(spatial_dims, in_channels, out_channels, bidirectional)
         if spatial_dims != 2:
             raise ValueError(
                 f"spatial_dims: NICE-GAN expected 2, received {spatial_dims!r}; train on slices, or take CycleGAN"
             )
-        if not both_ways and in_channels != out_channels:
+        if not bidirectional and in_channels != out_channels:
             raise ValueError(
-                "in_channels, out_channels: expected as many of each without both_ways, because the target's"
-                f" discriminator encodes the source, received {in_channels} and {out_channels}; set both_ways=True"
+                "in_channels, out_channels: expected as many of each without bidirectional, because the target's"
+                f" discriminator encodes the source, received {in_channels} and {out_channels}; set bidirectional=True"
             )
         _check_sizes(
             {
@@ -273,12 +273,12 @@ class NICEGAN(TranslationBackbone):
             discriminator_layers,
         )
         for domain in self.decoded_domains:
-            judge = NICEDiscriminator(
+            assess = NICEDiscriminator(
                 self.channels_of(domain), discriminator_channels, downsamplings, discriminator_layers
             )
-            self.discriminators[domain] = judge
+            self.discriminators[domain] = assess
             self.decoders[domain] = NICEGenerator(
-                judge.latent_channels, self.channels_of(domain), channels, num_blocks, downsamplings
+                assess.latent_channels, self.channels_of(domain), channels, num_blocks, downsamplings
             )
 
     def encode(self, image: Tensor, domain: Domain) -> Code:
@@ -288,8 +288,8 @@ class NICEGAN(TranslationBackbone):
             TypeError, ValueError: if the image does not fit the network, or `domain` is unknown.
         """
         check_choice("domain", domain, ("source", "target"))
-        judge = self.discriminators[domain if domain in self.discriminators else "target"]
-        return Code(cast(NICEDiscriminator, judge).encode(image), shape=tuple(image.shape[2:]))
+        assess = self.discriminators[domain if domain in self.discriminators else "target"]
+        return Code(cast(NICEDiscriminator, assess).encode(image), shape=tuple(image.shape[2:]))
 
     def decode(self, code: Code, domain: Domain) -> Tensor:
         """Make an image (B, C, H, W) of `domain`, float32 in [-1, 1], on the grid of the image that was coded.
@@ -300,13 +300,13 @@ class NICEGAN(TranslationBackbone):
         if domain not in self.decoders:
             raise ValueError(
                 f"domain: expected one of {', '.join(map(repr, self.decoders))}, received {domain!r}; build the"
-                " network with both_ways=True"
+                " network with bidirectional=True"
             )
         return code.cropped(self.decoders[domain](code.content))
 
 
 class _AdaptiveBlock(nn.Module):
-    """A residual block whose normalisations take one scale and one shift from outside."""
+    """A residual block whose normalizations take one scale and one shift from outside."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -338,14 +338,14 @@ def _reflecting(before: int, after: int, kernel_size: int, bias: bool = False) -
     return nn.Conv2d(before, after, kernel_size, padding=kernel_size // 2, padding_mode="reflect", bias=bias)
 
 
-def _judging(before: int, after: int, stride: int) -> nn.Sequential:
+def _assessing(before: int, after: int, stride: int) -> nn.Sequential:
     """A 4-wide convolution of a discriminator: halves an even grid, or takes one pixel away at stride 1."""
     convolution = nn.Conv2d(before, after, kernel_size=4, stride=stride, padding=1, padding_mode="reflect")
     return nn.Sequential(spectral_norm(convolution), nn.LeakyReLU(SLOPE))
 
 
 def _least(stride: int) -> int:
-    """The least grid: two latent pixels to normalise over, and the three that a 7-wide kernel reflects."""
+    """The least grid: two latent pixels to normalize over, and the three that a 7-wide kernel reflects."""
     return max(4, 2 * stride)
 
 

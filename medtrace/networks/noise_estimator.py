@@ -28,8 +28,8 @@ PREDICTIONS = ("noise", "velocity")
 class NoiseEstimator(nn.Module):
     """ε̂ = ε_θ(√γ·y + √(1−γ)·ε, γ, condition), the noise in a noisy image (Plasticine, Eq. 1; Fig. 13, left).
 
-    MONAI's `DiffusionModelUNet`: at each level of `channels`, residual blocks of group normalisation, SiLU and 3-wide
-    convolutions; a strided convolution down, nearest-neighbour interpolation up; skip connections. The condition is a
+    MONAI's `DiffusionModelUNet`: at each level of `channels`, residual blocks of group normalization, SiLU and 3-wide
+    convolutions; a strided convolution down, nearest-neighbor interpolation up; skip connections. The condition is a
     further channel of the input. The last convolution starts at zero, so the untrained network estimates no noise (or
     no velocity). Grids that 2^(levels − 1) does not divide are padded by their border values and the result cropped
     back.
@@ -49,7 +49,7 @@ class NoiseEstimator(nn.Module):
         residual_blocks: blocks of each level on the way down (one more on the way up).
         attention_levels: whether each level attends to all of its voxels; by default the coarsest alone does.
         head_channels: features of each head of attention; divides the features of every level that attends.
-        norm_groups: groups of the normalisation.
+        norm_groups: groups of the normalization.
         prediction: what the U-Net gives: the "noise" itself, as in the paper; or the "velocity" v = √γ·ε − √(1−γ)·y
             (Salimans & Ho 2022), of which the noise is √γ·v + √(1−γ)·noisy. An error of v changes the clean image that
             a sampler aims at by as much; an error of ε by 1/√γ times as much, 150 times at the schedule's end.

@@ -38,7 +38,7 @@ class PatchInferer(Inferer):
     that a patch does not share with the volume get no weight, as they lack what lies beyond it: a network that sees no
     further than a quarter of the overlap answers as on the whole volume, up to rounding. Patches start at multiples of
     the network's stride. What a network finds out about a whole image (the statistics of an instance or group
-    normalisation, attention, a mean) it finds out about a patch instead; there the answers differ.
+    normalization, attention, a mean) it finds out about a patch instead; there the answers differ.
 
     MONAI's `SlidingWindowInferer` has one weight map for all patches, which either counts the voxels at inner faces or
     leaves the volume's border out, and moves its last patch off the stride.
@@ -46,7 +46,7 @@ class PatchInferer(Inferer):
     Args:
         size: edge of a patch in voxels, or one number per axis; taken up to a multiple of the network's stride and down
             to the volume.
-        overlap: share of the edge that neighbours have in common, in [0, 1).
+        overlap: share of the edge that neighbors have in common, in [0, 1).
         progress: called with (patches done, patches in all).
 
     Raises:
@@ -144,7 +144,7 @@ def axis_windows(extent: int, size: int, overlap: float, multiple: int = 1) -> l
     Args:
         extent: voxels of the axis, a multiple of `multiple`.
         size: voxels of a window; taken up to a multiple of `multiple` (two of them at least) and down to `extent`.
-        overlap: share of the window that neighbours have in common at least.
+        overlap: share of the window that neighbors have in common at least.
         multiple: windows start at multiples of it.
     """
     size = min(max(-(-size // multiple), 2 if multiple > 1 else 1) * multiple, extent)

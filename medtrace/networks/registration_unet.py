@@ -22,8 +22,8 @@ class RegistrationUNet(nn.Module):
     """Displacement that pulls `moving` onto `fixed`: R of RegGAN, Eq. 7.
 
     One level per entry of `channels`; between two levels the grid is halved by averaging. A level is a convolution
-    and a residual block of two, both normalised by groups of channels, which works down to a grid of one voxel and
-    lets R find large shifts several times sooner than no normalisation. On the way up the features are interpolated
+    and a residual block of two, both normalized by groups of channels, which works down to a grid of one voxel and
+    lets R find large shifts several times sooner than no normalization. On the way up the features are interpolated
     linearly and joined with the encoder's. The last convolution starts at zero, so the untrained network deforms
     nothing. Grids that the downsampling do not divide are padded by their border values and the result cropped back.
 
@@ -33,7 +33,7 @@ class RegistrationUNet(nn.Module):
         channels: features of each level, finest first; multiples of 4 with the default `norm`.
         downsampling: end on a grid halved so many times and interpolate the displacement linearly to the images',
             which makes it smooth and cheap; less than the number of levels.
-        norm: MONAI's name of the normalisation; None for none.
+        norm: MONAI's name of the normalization; None for none.
 
     Raises:
         ValueError: if an argument is outside its range.

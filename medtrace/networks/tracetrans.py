@@ -36,7 +36,7 @@ class TraceTrans(nn.Module):
     their border values and the results cropped back.
 
     The paper names the encoder's five widths and no more; here a level is a strided convolution as in Pix2Pix,
-    the decoders upsample linearly (no checkerboard in the field), and the normalisation is per instance.
+    the decoders upsample linearly (no checkerboard in the field), and the normalization is per instance.
 
     Args:
         spatial_dims: 2 or 3.
@@ -44,7 +44,7 @@ class TraceTrans(nn.Module):
         out_channels: channels of the translated image.
         channels: the encoder's output channels, one entry per downsampling.
         integration_steps: squarings of the exponential.
-        norm: MONAI's name of the normalisation, such as "batch"; by default per instance, with scale and shift.
+        norm: MONAI's name of the normalization, such as "batch"; by default per instance, with scale and shift.
         shared_encoder: whether both decoders read one encoder; False gives two separate networks (the
             paper's ablation, Table 3).
         velocity_downsampling: how often the velocity's grid is halved against the image's; it is interpolated linearly.
@@ -104,7 +104,7 @@ class TraceTrans(nn.Module):
             ValueError: if its rank or channels do not fit the network.
         """
         check_network_input("source", source, self.spatial_dims, self.in_channels)
-        # Instance normalisation needs two voxels at the bottleneck.
+        # Instance normalization needs two voxels at the bottleneck.
         padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
         streams = partial(self._streams, deform=deform)
         outputs = streams(padded) if inferer is None else inferer(padded, streams, self.stride)
@@ -139,7 +139,7 @@ class DualDecoderGAN(nn.Module):
         out_channels: channels of the target.
         channels: the encoder's output channels, one entry per downsampling.
         integration_steps: squarings of the exponential.
-        norm: MONAI's name of the normalisation.
+        norm: MONAI's name of the normalization.
         shared_encoder: whether both decoders read one encoder.
         velocity_downsampling: how often the velocity's grid is halved against the image's.
         discriminator_channels: filters of each discriminator's first convolution.

@@ -18,8 +18,8 @@ from medtrace.networks.coded_backbone import CodedBackbone, check_count
 class UNIT(CodedBackbone):
     """Translate through a latent space of both domains, each with a variational autoencoder (Liu et al. 2017). 2D only.
 
-    An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalised per instance; a
-    decoder residual blocks, nearest-neighbour doublings with 5-wide convolutions and layer normalisation, and a
+    An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalized per instance; a
+    decoder residual blocks, nearest-neighbor doublings with 5-wide convolutions and layer normalization, and a
     7-wide convolution into a tanh. The last `shared_blocks` residual blocks of the two encoders are one and the same
     module, and so are the first ones of the two decoders.
 
@@ -27,7 +27,7 @@ class UNIT(CodedBackbone):
     N(0, 1) by torch's global generator, in training mode only, so that each decoding of a code takes a draw of its
     own and an evaluation is deterministic.
 
-    Liu et al. use leaky ReLUs and no normalisation; the widths, the normalisation and the weights here are those of
+    Liu et al. use leaky ReLUs and no normalization; the widths, the normalization and the weights here are those of
     the same authors' later settings, which RegGAN takes, with the sharing of the paper. Those settings also have a
     perceptual term by a network trained on photographs; RegGAN leaves it out, and so does this.
 
@@ -35,14 +35,14 @@ class UNIT(CodedBackbone):
         spatial_dims: 2.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        both_ways: whether the target can be translated to the source too.
+        bidirectional: whether the target can be translated to the source too.
         channels: channels at the image's own grid; they double with each halving.
         downsamplings: downsampling from the image to its code.
         num_blocks: residual blocks of each encoder and of each decoder, the shared ones included.
         shared_blocks: how many of them both domains share, 0 to `num_blocks`.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
-        discriminator_scales: scales that each discriminator judges.
+        discriminator_scales: scales that each discriminator assesses.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -61,7 +61,7 @@ class UNIT(CodedBackbone):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        both_ways: bool = True,
+        bidirectional: bool = True,
         channels: int = 64,
         downsamplings: int = 2,
         num_blocks: int = 4,
@@ -79,7 +79,7 @@ class UNIT(CodedBackbone):
             spatial_dims,
             in_channels,
             out_channels,
-            both_ways,
+            bidirectional,
             downsamplings,
             # Mirrored borders need two voxels per axis at every level and four at the image's.
             max(2 * 2**downsamplings, 4),

@@ -32,7 +32,7 @@ class Plausibility(NamedTuple):
 
 
 def plausibility(matrix: Any, center: Any) -> Plausibility:
-    """Judge an affine map.
+    """Assess an affine map.
 
     Args:
         matrix: (D + 1, D + 1), of points in mm, fixed to moving.
@@ -48,11 +48,11 @@ def plausibility(matrix: Any, center: Any) -> Plausibility:
     scale = float(np.prod(lengths)) ** (1 / dims)
     stretch = float(lengths.max() / max(lengths.min(), 1e-12))
     shift = float(np.linalg.norm(linear @ center + np.asarray(matrix)[:-1, -1] - center))
-    grade, reason = _judge(scale, stretch, mirrored)
+    grade, reason = _assess(scale, stretch, mirrored)
     return Plausibility(degrees, shift, scale, stretch, mirrored, grade, reason)
 
 
-def _judge(scale: float, stretch: float, mirrored: bool) -> tuple[str, str]:
+def _assess(scale: float, stretch: float, mirrored: bool) -> tuple[str, str]:
     change = max(scale, 1 / max(scale, 1e-12))
     if mirrored:
         return "FAIL", "the map mirrors the image"

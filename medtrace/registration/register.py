@@ -19,7 +19,7 @@ from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformati
 from medtrace.registration.frames import Frame
 from medtrace.registration.presets import weak_likeness
 from medtrace.registration.scaling import scaled
-from medtrace.registration.verdict import OtherStart, Verdict, judge, mean_correlation
+from medtrace.registration.verdict import OtherStart, Verdict, assess, mean_correlation
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
 
 ALIKE = 0.8
@@ -130,7 +130,7 @@ def register_images(
     if check_starts:
         masks = moving_mask, mask
         other = _other_start((moving, fixed), (moving_affine, fixed_affine), masks, aligned)
-    verdict = judge(pair, deformation, aligned, other, chosen.similarity, contrast)
+    verdict = assess(pair, deformation, aligned, other, chosen.similarity, contrast)
     warped = _warped(moving, ddf, frame)
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
 

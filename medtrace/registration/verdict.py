@@ -88,7 +88,7 @@ class Verdict(NamedTuple):
         return f"{self.grade}: " + "; ".join(self.reasons)
 
 
-def judge(
+def assess(
     pair: Working,
     deformation: Deformation,
     alignment: Alignment,
@@ -96,7 +96,7 @@ def judge(
     similarity: str = "lncc",
     contrast: ContrastRelation | None = None,
 ) -> Verdict:
-    """Judge a registration by what can be known without truth.
+    """Assess a registration by what can be known without truth.
 
     Args:
         pair: the images on the working grid.
@@ -206,9 +206,9 @@ def _regularity(figures: dict[str, float]) -> list[tuple[str, str]]:
 
 def _alignment(alignment: Alignment) -> list[tuple[str, str]]:
     found = []
-    judged = alignment.plausibility
-    if judged.grade != "PASS":
-        found.append((judged.grade, judged.reason))
+    assessed = alignment.plausibility
+    if assessed.grade != "PASS":
+        found.append((assessed.grade, assessed.reason))
     if alignment.kind != "none" and alignment.similarity < alignment.similarity_before:
         found.append(("WARN", "the alignment shares less information than the headers' own"))
     return found

@@ -94,7 +94,7 @@ def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
 
     Provenance is shown where the certificate has it; "stale" (see `certificate_of`) is told beside the verdict.
 
-    The statuses are told by words and marks as well as by colour. The colours of text and ground are the page's, light
+    The statuses are told by words and marks as well as by color. The colors of text and ground are the page's, light
     or dark.
 
     Args:

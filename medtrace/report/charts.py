@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from medtrace.checks import check_choice
 from medtrace.metrics import Summary
-from medtrace.report.figures import COLOURS
+from medtrace.report.figures import COLORS
 from medtrace.report.tables import read_rows
 
 Spread = Literal["ci", "sd", "none"]
@@ -54,10 +54,10 @@ def curve_figure(
     figure = Figure(figsize=(2.3 * columns, 1.7 * lines + 0.4), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     for axis, term in zip(axes, terms):
-        for colour, (name, rows) in zip(COLOURS, tables.items()):
+        for color, (name, rows) in zip(COLORS, tables.items()):
             points = [(row["epoch"], row[term]) for row in rows if row.get(term) is not None]
             if points:
-                axis.plot(*zip(*points), color=colour, linewidth=1.2, label=name)
+                axis.plot(*zip(*points), color=color, linewidth=1.2, label=name)
         axis.set_title(term.replace("_", " "), fontsize=9, loc="right")  # a power of ten stands on the left
         _plain_axis(axis)
         axis.ticklabel_format(axis="y", useOffset=False)
@@ -123,7 +123,7 @@ def sensitivity_figure(
             check_choice("better", direction, ("min", "max"))
             name += " ↓" if direction == "min" else " ↑"
         for place, (text, line) in enumerate(lines.items()):
-            style = {"color": COLOURS[place % len(COLOURS)], "marker": _MARKERS[place % len(_MARKERS)], "label": text}
+            style = {"color": COLORS[place % len(COLORS)], "marker": _MARKERS[place % len(_MARKERS)], "label": text}
             _draw_line(axis, line, parameter, key, spread, direction, style)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel(label or parameter, fontsize=9)
@@ -157,7 +157,7 @@ def _draw_line(
     if direction is not None:
         top = int(np.nanargmin(means) if direction == "min" else np.nanargmax(means))
         axis.plot(
-            x[top], means[top], "o", markersize=9, markerfacecolor="none", markeredgecolor=COLOURS[5], label="_best"
+            x[top], means[top], "o", markersize=9, markerfacecolor="none", markeredgecolor=COLORS[5], label="_best"
         )
 
 
@@ -200,7 +200,7 @@ def method_figure(
         for place, row in zip(places, rows):
             cell = row.get(key)
             if cell is not None:
-                style = {"color": COLOURS[place % len(COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
+                style = {"color": COLORS[place % len(COLORS)], "marker": _MARKERS[place % len(_MARKERS)]}
                 width = _half_width(cell, spread)
                 axis.errorbar(_mean(cell), place, xerr=width or None, markersize=5, capsize=2, **style)
         arrow = {"min": " ↓", "max": " ↑", None: ""}[(better or {}).get(key)]

@@ -17,12 +17,12 @@ from medtrace.report.view import View
 from medtrace.trace import Trace
 
 AMOUNT, CHANGE = "cividis", "PuOr_r"
-GRID_COLOUR = "#F0B429"
+GRID_COLOR = "#F0B429"
 TEXT: dict[str, Any] = {"fontsize": 9}
 
 
 def anatomy(view: View, image: Tensor) -> np.ndarray:
-    """Pixels of three channels as colour, else of the first channel."""
+    """Pixels of three channels as color, else of the first channel."""
     pixels = view.page(image)
     return pixels if pixels.shape[-1] == 3 else pixels[..., 0]
 
@@ -55,7 +55,7 @@ def limit_of(pictures: Sequence[np.ndarray]) -> float:
 
 
 def show_anatomy(axis: Axes, pixels: np.ndarray, view: View, low: float, high: float) -> None:
-    """Draw grey or colour between black and white of a window."""
+    """Draw gray or color between black and white of a window."""
     if pixels.ndim == 3:
         axis.imshow(np.clip((pixels - low) / (high - low), 0, 1), aspect=view.aspect)
     else:
@@ -75,11 +75,11 @@ def show_lines(axis: Axes, lines: tuple[np.ndarray, np.ndarray], step: float | N
         first, last = np.ceil(place.min() / step), np.floor(place.max() / step)
         levels = np.arange(first, last + 1) * step
         if min(place.shape) > 1 and len(levels):
-            axis.contour(place, levels=levels, colors=GRID_COLOUR, linewidths=0.6, linestyles="solid")
+            axis.contour(place, levels=levels, colors=GRID_COLOR, linewidths=0.6, linestyles="solid")
 
 
-def colour_bar(axis: Axes, picture: ScalarMappable) -> None:
-    """A colour bar below the panel that takes nothing of its size."""
+def color_bar(axis: Axes, picture: ScalarMappable) -> None:
+    """A color bar below the panel that takes nothing of its size."""
     place = axis.inset_axes((0.08, -0.09, 0.84, 0.045))
     bar = axis.figure.colorbar(picture, cax=place, orientation="horizontal")
     bar.ax.tick_params(labelsize=7, length=2, pad=1)

@@ -16,7 +16,7 @@ from medtrace.fields import folded_voxels, jacobian_determinant, voxel_to_mm
 from medtrace.report.drawing import (
     AMOUNT,
     anatomy,
-    colour_bar,
+    color_bar,
     grid_lines,
     limit_of,
     show_anatomy,
@@ -60,7 +60,7 @@ def field_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None 
     """
     view = _view(trace, plane, index)
     figure, (axis,) = _axes(view, trace, 1)
-    colour_bar(axis, _length(axis, view, trace))
+    color_bar(axis, _length(axis, view, trace))
     moved = [
         -view.page(trace.ddf[axis_ : axis_ + 1])[..., 0] * (-1 if flip else 1)
         for axis_, flip in ((view.horizontal, view.flip_horizontal), (view.vertical, view.flip_vertical))
@@ -82,7 +82,7 @@ def jacobian_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | No
     view = _view(trace, plane, index)
     figure, (axis,) = _axes(view, trace, 1)
     logarithm = view.page(jacobian_determinant(trace.ddf[None])[0].clamp_min(1e-3).log2())[..., 0]
-    colour_bar(axis, show_change(axis, logarithm, view, limit_of([logarithm])))
+    color_bar(axis, show_change(axis, logarithm, view, limit_of([logarithm])))
     rows, columns = np.nonzero(view.page(folded_voxels(trace.ddf[None])[0])[..., 0])
     axis.scatter(columns, rows, s=22, c="white", marker="s", linewidths=0)
     axis.scatter(columns, rows, s=14, c="black", marker="x", linewidths=1)
@@ -118,7 +118,7 @@ def ledger_figure(
     pages = {name: view.page(column).mean(-1) for name, column in columns.items()}
     figure, axes = _axes(view, trace, max(len(pages), 1))
     for axis, (name, page) in zip(axes, pages.items()):
-        colour_bar(axis, show_change(axis, page, view, limit_of(list(pages.values()))))
+        color_bar(axis, show_change(axis, page, view, limit_of(list(pages.values()))))
         axis.set_title(f"{name} ({float(columns[name].abs().mean()):.3g})", **_TITLE)
     return figure
 
@@ -149,7 +149,7 @@ def row_figure(traces: Mapping[str, Trace], *, plane: PlaneName = "axial", index
         for axis, picture, shown in zip(row, pictures, (own, view, view)):
             show_anatomy(axis, picture, shown, *window_of(pictures))
         _grid(row[3], view, trace)
-        colour_bar(row[4], _length(row[4], view, trace))
+        color_bar(row[4], _length(row[4], view, trace))
         show_row_label(row[0], name)
     titles = ("source", "translation", "warped source", "grid", "displacement (mm)")
     for axis, title in zip(axes, titles):

@@ -1,7 +1,7 @@
 """Figures of traces and results, drawn without matplotlib's global state.
 
-Anatomy is grey and lies on the page as `View` says. Amounts are drawn in cividis, signed changes in a diverging map
-that is white at 0 and symmetric about it, categories in colours that colour-blind readers tell apart (Okabe and
+Anatomy is gray and lies on the page as `View` says. Amounts are drawn in cividis, signed changes in a diverging map
+that is white at 0 and symmetric about it, categories in colors that color-blind readers tell apart (Okabe and
 Ito).
 """
 
@@ -29,7 +29,7 @@ from medtrace.report.drawing import (
     CHANGE,
     TEXT,
     anatomy,
-    colour_bar,
+    color_bar,
     grid_lines,
     limit_of,
     show_anatomy,
@@ -43,8 +43,8 @@ from medtrace.report.view import PlaneName, View, view_of
 from medtrace.storage.files import atomic_file
 from medtrace.trace import Trace
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B3A100")
-"""Okabe and Ito's colours; the yellow is darkened to be read on white."""
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B3A100")
+"""Okabe and Ito's colors; the yellow is darkened to be read on white."""
 EDGES_WARPED = np.array([0.0, 0.5, 1.0])
 EDGES_IMAGE = np.array([1.0, 0.5, 0.0])
 SUFFIXES = (".png", ".pdf", ".svg")
@@ -257,11 +257,11 @@ def _source_on_target_grid(trace: Trace) -> Tensor:
 def _edge_overlay(view: View, warped: Tensor, image: Tensor) -> np.ndarray:
     """Edges as light: blue for the warped source, orange for the prediction, together white."""
     page = 0.0
-    for picture, colour in ((warped, EDGES_WARPED), (image, EDGES_IMAGE)):
+    for picture, color in ((warped, EDGES_WARPED), (image, EDGES_IMAGE)):
         strength = view.page(sobel_magnitude(picture[None])[0])[..., 0]
         bright = float(np.percentile(strength, 99))
         strength = np.clip(strength / bright, 0, 1) if bright > 0 else strength
-        page = page + strength[..., None] * colour
+        page = page + strength[..., None] * color
     return np.clip(page, 0, 1)
 
 
@@ -299,10 +299,10 @@ def _draw_panels(
         elif panel.kind == "amount":
             most = float(panel.pixels.max())
             picture = axis.imshow(panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect)
-            colour_bar(axis, picture)
+            color_bar(axis, picture)
         else:
             picture = show_change(axis, panel.pixels, view, limit)
-            colour_bar(axis, picture)
+            color_bar(axis, picture)
     show_letters(axes[0], view)
     if title:
         figure.suptitle(title, fontsize=11)
@@ -311,7 +311,7 @@ def _draw_panels(
 
 def _show_edges(axis: Axes, pixels: np.ndarray, view: View, image_name: str) -> None:
     axis.imshow(pixels, aspect=view.aspect)
-    for text, colour, x, side in (("warped", EDGES_WARPED, 0.03, "left"), (image_name, EDGES_IMAGE, 0.97, "right")):
+    for text, color, x, side in (("warped", EDGES_WARPED, 0.03, "left"), (image_name, EDGES_IMAGE, 0.97, "right")):
         box = {"facecolor": "black", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
         style: dict[str, Any] = {"fontsize": 7, "va": "bottom", "transform": axis.transAxes, "bbox": box}
-        axis.text(x, 0.02, text, color=tuple(colour), ha=side, **style)
+        axis.text(x, 0.02, text, color=tuple(color), ha=side, **style)

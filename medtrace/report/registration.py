@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from medtrace.report.drawing import CHANGE
-from medtrace.report.figures import COLOURS
+from medtrace.report.figures import COLORS
 from medtrace.report.view import PlaneName, View, view_of
 from medtrace.trace import Trace
 
-LESION_COLOUR = "#D55E00"
-LABEL_COLOURS = tuple(colour for colour in COLOURS if colour not in (LESION_COLOUR, "#000000"))
+LESION_COLOR = "#D55E00"
+LABEL_COLORS = tuple(color for color in COLORS if color not in (LESION_COLOR, "#000000"))
 _INCHES = 1.9
 _TEXT: dict[str, Any] = {"fontsize": 9}
 
@@ -110,9 +110,9 @@ def overlay_figure(
             if name == "deformation":
                 _grid(axis, view, trace)
                 continue
-            for number, colour in _label_colours(labels):
-                _contour(axis, view, labels == number if labels is not None else None, colour)
-            _contour(axis, view, lesion, LESION_COLOUR)
+            for number, color in _label_colors(labels):
+                _contour(axis, view, labels == number if labels is not None else None, color)
+            _contour(axis, view, lesion, LESION_COLOR)
     for axis, name in zip(axes[0], columns):
         axis.set_title(name, **_TEXT)
     _bare(axes)
@@ -141,19 +141,19 @@ def _bare(axes: np.ndarray) -> None:
             side.set_visible(False)
 
 
-def _label_colours(labels: Tensor | None) -> list[tuple[int, str]]:
+def _label_colors(labels: Tensor | None) -> list[tuple[int, str]]:
     if labels is None:
         return []
     numbers = [int(number) for number in torch.unique(labels) if number != 0]
-    return [(number, LABEL_COLOURS[index % len(LABEL_COLOURS)]) for index, number in enumerate(numbers)]
+    return [(number, LABEL_COLORS[index % len(LABEL_COLORS)]) for index, number in enumerate(numbers)]
 
 
-def _contour(axis: Axes, view: View, region: Tensor | None, colour: str) -> None:
+def _contour(axis: Axes, view: View, region: Tensor | None, color: str) -> None:
     if region is None:
         return
     page = view.page((region != 0).float())[..., 0]
     if page.max() > page.min():
-        axis.contour(page, levels=[0.5], colors=colour, linewidths=0.7)
+        axis.contour(page, levels=[0.5], colors=color, linewidths=0.7)
 
 
 def _grid(axis: Axes, view: View, trace: Trace) -> None:

@@ -1,4 +1,4 @@
-"""The finished result of a case on disk: recognised by what went in and what came out, not by being there.
+"""The finished result of a case on disk: recognized by what went in and what came out, not by being there.
 
 A case's folder appears complete or not at all. Its `case.json` holds a key, the digest of everything that the result
 follows from (the bytes of the inputs, the settings, the version), and size and digest of every file of the result.

@@ -18,7 +18,7 @@ from .misalignment_draw import (
     misalignment_between,
 )
 from .register_pair import RegisterPairD, RegisterPaird, RegisterPairDict
-from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidMotion
+from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidTransform
 from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
 from .structure_map import StructureMap, StructureMapD, StructureMapd, StructureMapDict, structure_map
 
@@ -46,7 +46,7 @@ __all__ = [
     "RigidAlignmentD",
     "RigidAlignmentDict",
     "RigidAlignmentd",
-    "RigidMotion",
+    "RigidTransform",
     "SliceExtraction",
     "SliceExtractionD",
     "SliceExtractionDict",

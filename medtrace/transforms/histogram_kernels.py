@@ -1,4 +1,4 @@
-"""Loops of histogram standardisation, compiled: counting the voxels of an image, and mapping them."""
+"""Loops of histogram standardization, compiled: counting the voxels of an image, and mapping them."""
 
 from __future__ import annotations
 

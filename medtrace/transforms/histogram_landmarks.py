@@ -1,4 +1,4 @@
-"""Landmarks of histogram standardisation: the record, its JSON file and its checks."""
+"""Landmarks of histogram standardization: the record, its JSON file and its checks."""
 
 from __future__ import annotations
 

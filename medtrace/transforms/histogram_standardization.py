@@ -1,4 +1,4 @@
-"""Histogram standardisation of MR intensities after Nyul, Udupa & Zhang 2000."""
+"""Histogram standardization of MR intensities after Nyul, Udupa & Zhang 2000."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class HistogramStandardization(InvertibleTransform):
         self.masking = masking
 
     def __call__(self, img: Any, mask: Any = None, name: str = "img") -> Tensor:
-        """Standardise one image.
+        """Standardize one image.
 
         Args:
             img: (C, H, W) or (C, H, W, D), finite, any range; float64 stays float64, all else becomes float32.
@@ -130,7 +130,7 @@ class HistogramStandardization(InvertibleTransform):
         return out
 
     def inverse(self, data: Tensor) -> Tensor:
-        """Take a standardised image back to its own intensities.
+        """Take a standardized image back to its own intensities.
 
         Raises:
             ValueError: if the map merged intensities (standard landmarks coincide).
@@ -243,7 +243,7 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
         }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Standardise the images of one item; see `HistogramStandardization.__call__`."""
+        """Standardize the images of one item; see `HistogramStandardization.__call__`."""
         item = as_item(data)
         mask = _mask_of(item, self.mask_key)
         for key in self.key_iterator(item):

@@ -21,7 +21,7 @@ class RandIdenticalPaird(MapTransform, RandomizableTransform):
 
     Args:
         keys: (source, target): the entry to copy, and the entry that becomes its copy.
-        masks: entries that become zero; absent ones are passed over.
+        masks: entries that become zero; absent ones are skipped.
         prob: how often.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What of a mask is inside, whoever drew, resampled or labelled it."""
+"""What of a mask is inside, whoever drew, resampled or labeled it."""
 
 from __future__ import annotations
 

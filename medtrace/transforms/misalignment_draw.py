@@ -35,7 +35,7 @@ class Misalignment:
         nonrigid_intervals: intervals between control points along each axis.
 
     The product nonrigid_percent · nonrigid_intervals must stay below 100/6: then every derivative of the smooth
-    displacement, in extents, is below 1/3 (neighbouring control points differ by at most twice the bound), so that it
+    displacement, in extents, is below 1/3 (neighboring control points differ by at most twice the bound), so that it
     is a contraction and the map is one-to-one for certain.
 
     Raises:
@@ -115,7 +115,7 @@ of ±4 % of the extent with 4 intervals of control points."""
 class MisalignmentDraw(NamedTuple):
     """One drawn misalignment, for any grid: its pull map takes p on the result to A·(p + n(p)) on the image.
 
-    A scales and rotates about the grid's centre, then translates; n is the smooth part. The numbers are those of
+    A scales and rotates about the grid's center, then translates; n is the smooth part. The numbers are those of
     the pull map: at scale 1.1 the image appears 1/1.1 as large.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Piecewise-constant approximation of an image: the Potts functional, minimised by ADMM over directions."""
+"""Piecewise-constant approximation of an image: the Potts functional, minimized by ADMM over directions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..checks import check_choice, check_positive
 from ..kernels import threads
 from .geometry import Array
 from .potts_lines import Indices, lines_along, pull_multipliers, solve_copy
-from .potts_regions import connected_regions, merge_regions, move_borders, neighbours, region_means
+from .potts_regions import connected_regions, merge_regions, move_borders, neighbors, region_means
 
 Directions = Literal["axes", "diagonals"]
 DIRECTIONS = ("axes", "diagonals")
@@ -34,7 +34,7 @@ class PottsImage(NamedTuple):
     energy: float
 
 
-def minimise_potts(
+def minimize_potts(
     image: Array,
     gamma: float,
     directions: Directions | None = None,
@@ -42,7 +42,7 @@ def minimise_potts(
     growth: float = 2.5,
     tolerance: float = 0.02,
 ) -> PottsImage:
-    """Minimise the Potts functional γ · Σ_s ω_s ‖∇_s u‖₀ + ‖u − f‖² of an image f.
+    """Minimize the Potts functional γ · Σ_s ω_s ‖∇_s u‖₀ + ‖u − f‖² of an image f.
 
     ‖∇_s u‖₀ counts the jumps of u along the direction s, weighted by ω_s so that the sum approximates the length (3D:
     area) of the edges in voxels. The problem is split over directions (Storath & Weinmann 2014; Storath, Weinmann,
@@ -52,14 +52,14 @@ def minimise_potts(
 
     Deviation from the papers: the copies need to meet but roughly, and μ may grow quickly, because the regions where
     they are constant are then merged and their borders moved, voxel by voxel, while the functional falls
-    (`merge_regions`, `move_borders`). At the end each region takes the image's mean, which is the minimiser for
+    (`merge_regions`, `move_borders`). At the end each region takes the image's mean, which is the minimizer for
     these regions. The energies are lower than those of copies alone that meet within 0.1 % while μ grows by 1.5, by
     0.4 % to 1.4 % on TraceBench's slices, and take a third of the iterations.
 
     Args:
         image: f, 2D or 3D, finite, of at least one voxel.
         gamma: γ, cost of an edge's unit of length, in squared units of the image.
-        directions: "axes" measures edges in steps along the axes, which favours blocks; "diagonals" adds all
+        directions: "axes" measures edges in steps along the axes, which favors blocks; "diagonals" adds all
             diagonals and is nearly isotropic in voxels. None: "diagonals" in 2D, and "axes" in 3D, where 13 directions
             instead of 3 take four times the time and memory.
         coupling: first μ, against the 1 of ‖u − f‖².
@@ -133,7 +133,7 @@ def _split(
     """ADMM over the copies u_1 … u_S of the image, until each is within `tolerance` of their mean: (S, *spatial).
 
     The augmented functional Σ_s (γ ω_s ‖∇_s u_s‖₀ + ‖u_s − f‖² / S) + Σ_{s<t} (λ_st · (u_s − u_t) + μ/2 ‖u_s − u_t‖²)
-    is minimised over one copy after the other, each on its lines. Of the multipliers only Λ_s = Σ_t λ_st matters.
+    is minimized over one copy after the other, each on its lines. Of the multipliers only Λ_s = Σ_t λ_st matters.
     """
     count, width = len(steps), image.shape[-1]
     row = width + (3 - width) % 8  # lines of a stride of many powers of two would share few places of the cache
@@ -164,6 +164,6 @@ def potts_energy(values: Array, image: Array, gamma: float, steps: list[tuple[in
     """γ · Σ_s ω_s ‖∇_s u‖₀ + ‖u − f‖² of u = `values` and f = `image`."""
     jumps = 0.0
     for step, weight in zip(steps, weights, strict=True):
-        before, after = neighbours(values, step)
+        before, after = neighbors(values, step)
         jumps += weight * np.count_nonzero(before != after)
     return float(gamma * jumps + np.square(values - image).sum())

@@ -71,7 +71,7 @@ def solve_copy(
     begin: int,
     end: int,
 ) -> None:
-    """Replace one copy by the minimiser of jump_cost · (number of jumps) + Σ (u − target)² on lines begin … end − 1.
+    """Replace one copy by the minimizer of jump_cost · (number of jumps) + Σ (u − target)² on lines begin … end − 1.
 
     The target is (data + (coupling · (total − copy) − multiplier) / 2) / share; `total`, the copies' sum, follows.
 
@@ -138,7 +138,7 @@ def _cut(
     pieces: Any,
     starts: Any,
 ) -> None:
-    """Write to `begins` where the minimiser's last segment begins, for the first 1, 2 … `count` values of a line.
+    """Write to `begins` where the minimizer's last segment begins, for the first 1, 2 … `count` values of a line.
 
     Dynamic programming over the place of the last jump (Friedrich, Kempe, Liebscher & Winkler 2008). The least energy
     is kept as a function of the last segment's level: an interval of levels, a piece, for which one start of

@@ -14,15 +14,15 @@ from .potts_lines import Indices, lines_along
 _PASSES = 10  # over all voxels; most images need three
 
 
-def neighbours(image: Any, step: tuple[int, ...]) -> tuple[Any, Any]:
-    """Views of an image: every voxel that has a neighbour one step on, and that neighbour."""
+def neighbors(image: Any, step: tuple[int, ...]) -> tuple[Any, Any]:
+    """Views of an image: every voxel that has a neighbor one step on, and that neighbor."""
     before = tuple(slice(max(0, -number), size - max(0, number)) for number, size in zip(step, image.shape))
     after = tuple(slice(max(0, number), size - max(0, -number)) for number, size in zip(step, image.shape))
     return image[before], image[after]
 
 
 def connected_regions(pieces: list[Any], steps: list[tuple[int, ...]]) -> Indices:
-    """Connected components of the voxels, neighbours along a step being joined where that step's piece is constant.
+    """Connected components of the voxels, neighbors along a step being joined where that step's piece is constant.
 
     Args:
         pieces: one image for each step.
@@ -41,7 +41,7 @@ def connected_regions(pieces: list[Any], steps: list[tuple[int, ...]]) -> Indice
 
 @compiled
 def _join(values: Any, firsts: Any, lengths: Any, stride: int, parents: Any) -> None:
-    """Unite the sets of neighbours on a line that have the same value; a set is named by its lowest voxel."""
+    """Unite the sets of neighbors on a line that have the same value; a set is named by its lowest voxel."""
     for line in range(firsts.size):
         voxel = firsts[line]
         for _ in range(lengths[line] - 1):
@@ -80,15 +80,15 @@ def region_means(regions: Indices, image: Array) -> Array:
 def merge_regions(
     regions: Indices, image: Array, gamma: float, steps: list[tuple[int, ...]], weights: Array
 ) -> Indices:
-    """Merge neighbouring regions while that lowers the Potts energy.
+    """Merge neighboring regions while that lowers the Potts energy.
 
     A merger saves γ · the length of the common border and costs n₀ n₁ / (n₀ + n₁) · (m₁ − m₀)² (sizes n, means m).
-    In each round those pairs merge for which no merger with another neighbour saves more.
+    In each round those pairs merge for which no merger with another neighbor saves more.
 
     Args:
         regions: int64 from 0, no number left out.
         image: of the same shape.
-        gamma, steps, weights: of the functional, see `minimise_potts`.
+        gamma, steps, weights: of the functional, see `minimize_potts`.
 
     Returns:
         The regions, numbered from 0.
@@ -122,10 +122,10 @@ def merge_regions(
 
 
 def _borders(regions: Indices, steps: list[tuple[int, ...]], costs: Array) -> tuple[Indices, Indices, Array]:
-    """Neighbouring regions, the lower number first, and what their common border costs."""
+    """Neighboring regions, the lower number first, and what their common border costs."""
     firsts, seconds, lengths = [], [], []
     for step, cost in zip(steps, costs, strict=True):
-        before, after = neighbours(regions, step)
+        before, after = neighbors(regions, step)
         jumps = before != after
         firsts.append(before[jumps])
         seconds.append(after[jumps])
@@ -147,12 +147,12 @@ def _total(places: Indices, numbers: Array, count: int = 0) -> Array:
 
 
 def move_borders(regions: Indices, image: Array, gamma: float, steps: list[tuple[int, ...]], weights: Array) -> Indices:
-    """Give single voxels to a neighbouring region where that lowers the Potts energy, until none does.
+    """Give single voxels to a neighboring region where that lowers the Potts energy, until none does.
 
     Args:
         regions: int64 from 0, no number left out.
         image: of the same shape.
-        gamma, steps, weights: of the functional, see `minimise_potts`.
+        gamma, steps, weights: of the functional, see `minimize_potts`.
 
     Returns:
         The regions; they keep their numbers, and none becomes empty.
@@ -177,7 +177,7 @@ def move_borders(regions: Indices, image: Array, gamma: float, steps: list[tuple
 def _move(regions: Any, borders: Any, values: Any, offsets: Any, costs: Any, sizes: Any, sums: Any) -> int:
     """Go once over all voxels, each to the region where it costs least; how many moved. A frame of -1 is left out.
 
-    `borders` is false where a voxel is known to have no neighbour in another region, and kept up to date.
+    `borders` is false where a voxel is known to have no neighbor in another region, and kept up to date.
     """
     moved = 0
     for voxel in range(regions.size):

@@ -26,7 +26,7 @@ _INITIAL = ("auto", "identity", "geometry", "moments")
 _SMALLEST = 4  # voxels along an axis, below which there is nothing to interpolate between
 
 
-class RigidMotion(NamedTuple):
+class RigidTransform(NamedTuple):
     """A rigid motion and how it was found.
 
     Attributes:
@@ -58,8 +58,8 @@ class RigidAlignment(InvertibleTransform):
     moves, and `inverse` restores it exactly (volumes and slices).
 
     Args:
-        initial: where the search starts: "identity" (the affines), "geometry" (centres of the grids), "moments"
-            (centres of the content), or "auto", which follows all three at the coarsest level and keeps the best.
+        initial: where the search starts: "identity" (the affines), "geometry" (centers of the grids), "moments"
+            (centers of the content), or "auto", which follows all three at the coarsest level and keeps the best.
         resample: whether to read the image on the fixed grid, or only to move its affine.
         mode: "bilinear", "nearest" or "bspline".
         fill: the value outside of the moving image; None for its minimum.
@@ -141,7 +141,7 @@ class RigidAlignment(InvertibleTransform):
 
         Returns:
             The moving image on the fixed grid, or (`resample=False`) with a moved affine. The metadata hold the
-            motion's 4x4 matrix, fixed to moving in RAS mm, as `rigid_motion`.
+            motion's 4x4 matrix, fixed to moving in RAS mm, as `rigid_transform`.
 
         Raises:
             ValueError: if an image is constant or not finite, a mask is empty, the channel is missing or
@@ -158,7 +158,7 @@ class RigidAlignment(InvertibleTransform):
         moving_mask: Any = None,
         fixed_mask: Any = None,
         names: tuple[str, str] = ("moving", "fixed"),
-    ) -> RigidMotion:
+    ) -> RigidTransform:
         """The motion alone; arguments and errors as in `__call__`, `names` being how messages call the images."""
         images = [as_image(name, image) for name, image in zip(names, (moving, fixed))]
         labels = [named(name, image) for name, image in zip(names, (moving, fixed))]
@@ -184,7 +184,7 @@ class RigidAlignment(InvertibleTransform):
             ) from error
         offset = float((frame @ affines[0])[2, 3])
         matrix = torch.from_numpy(to_matrix(match.transform, frame, offset))
-        return RigidMotion(matrix, match.mutual_information, match.iterations, match.stop)
+        return RigidTransform(matrix, match.mutual_information, match.iterations, match.stop)
 
     def _side(self, label: str, image: Tensor, mask: Any, affine: Any, frame: Any) -> tuple[Any, Any]:
         """SimpleITK image of the registered channel, and of its mask."""
@@ -210,7 +210,7 @@ class RigidAlignment(InvertibleTransform):
         return image_itk, None if region is None else to_itk(region.to(torch.uint8), affine, frame, label)
 
     def apply(
-        self, image: Any, fixed: Any, motion: RigidMotion, mode: str | None = None, name: str = "moving"
+        self, image: Any, fixed: Any, motion: RigidTransform, mode: str | None = None, name: str = "moving"
     ) -> Tensor:
         """Move an image that lies with the moving one (itself, its labels, another contrast).
 
@@ -241,7 +241,7 @@ class RigidAlignment(InvertibleTransform):
         out: Tensor = convert_to_dst_type(moved, values, dtype=moved.dtype)[0]
         if isinstance(out, MetaTensor):
             out.affine = torch.from_numpy(affine)
-            out.meta["rigid_motion"] = motion.matrix.clone()
+            out.meta["rigid_transform"] = motion.matrix.clone()
         info = {
             "matrix": motion.matrix.tolist(),
             "affine": own.tolist(),
@@ -270,7 +270,7 @@ class RigidAlignment(InvertibleTransform):
         out: Tensor = convert_to_dst_type(moved, data, dtype=moved.dtype)[0]
         if isinstance(out, MetaTensor):
             out.affine = torch.from_numpy(affine)
-            out.meta.pop("rigid_motion", None)
+            out.meta.pop("rigid_transform", None)
         return out
 
 
@@ -284,7 +284,7 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
         moving_mask_key: mask on the moving grid; None for none. List it in `keys` too if it shall move.
         fixed_mask_key: mask on the fixed grid; None for none.
         mode: how each key is read on the fixed grid, one for all or one per key: "nearest" for labels.
-        motion_key: where to put the `RigidMotion.matrix` in the item; None for nowhere but the metadata.
+        motion_key: where to put the `RigidTransform.matrix` in the item; None for nowhere but the metadata.
         allow_missing_keys: skip keys that are absent; without the moving key, all others must be absent too.
         **settings: those of `RigidAlignment`: initial, resample, fill, channel, levels, bins, samples, iterations,
             seed.

@@ -48,11 +48,11 @@ class Match:
 def match_rigidly(
     fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search
 ) -> Match:
-    """Find the rigid motion that maximises mutual information.
+    """Find the rigid motion that maximizes mutual information.
 
     Every start is followed at the coarsest level, and the best goes on through the finer ones. One thread and seeded
-    samples make two runs give the same bytes. Mattes et al. 2003; optimiser: regular-step gradient descent, whose
-    steps are millimetres of shift.
+    samples make two runs give the same bytes. Mattes et al. 2003; optimizer: regular-step gradient descent, whose
+    steps are millimeters of shift.
 
     Args:
         fixed: SimpleITK image, 2D or 3D, float32.
@@ -148,9 +148,9 @@ def _descend(
 
 
 def starting_points(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, initial: str) -> list[Any]:
-    """Euler transforms about the fixed content's centre, with the shifts that `initial` names.
+    """Euler transforms about the fixed content's center, with the shifts that `initial` names.
 
-    "identity" trusts the affines, "geometry" brings the grids' centres together, "moments" the centres of the
+    "identity" trusts the affines, "geometry" brings the grids' centers together, "moments" the centers of the
     content; "auto" is all three, those that nearly coincide taken once.
     """
     center, target = _centroid(fixed, fixed_mask), _centroid(moving, moving_mask)
@@ -190,12 +190,12 @@ def _shrunk(image: Any, spacing: float) -> Any:
 
 
 def _middle(image: Any) -> Array:
-    """Physical centre of the grid."""
+    """Physical center of the grid."""
     return np.asarray(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
 
 
 def _centroid(image: Any, mask: Any) -> Array:
-    """Physical centre of the intensities above the minimum, inside the mask."""
+    """Physical center of the intensities above the minimum, inside the mask."""
     mean, _ = _index_moments(image, mask)
     return np.asarray(image.TransformContinuousIndexToPhysicalPoint(mean.tolist()))
 

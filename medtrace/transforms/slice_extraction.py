@@ -45,16 +45,16 @@ class SliceExtraction(Transform):
 
     Args:
         axis: "axial", "coronal", "sagittal" (counted towards S, A, R) or one of the letters R, L, A, P, S, I.
-        count: take this many consecutive slices around the centre; if the window would leave the volume, the
-            slices of the volume nearest to the centre. With `indices` None and `count` None: every slice.
+        count: take this many consecutive slices around the center; if the window would leave the volume, the
+            slices of the volume nearest to the center. With `indices` None and `count` None: every slice.
         indices: take these slices, counted along the axis code from 0; negative ones count from the end.
-        center: "volume", or "foreground": the centre of mass of the mask that is passed, else of the non-zero
+        center: "volume", or "foreground": the center of mass of the mask that is passed, else of the non-zero
             voxels.
         canonical: whether the in-plane axes follow RAS.
 
     Raises:
         TypeError: if count or indices are of another kind.
-        ValueError: if the axis or centre is unknown, count is not positive, or count and indices are both given.
+        ValueError: if the axis or center is unknown, count is not positive, or count and indices are both given.
 
     Example:
         >>> slices = SliceExtraction(axis="axial", count=3)(torch.rand(1, 8, 9, 10))
@@ -95,7 +95,7 @@ class SliceExtraction(Transform):
 
         Args:
             img: (C, H, W, D); the affine of a MetaTensor, voxel to RAS mm, else the identity.
-            mask: (C, H, W, D), above 0 where the centre is sought; needs `center="foreground"`.
+            mask: (C, H, W, D), above 0 where the center is sought; needs `center="foreground"`.
             name: how messages call the image.
 
         Returns:
@@ -189,7 +189,7 @@ class SliceExtractiond(MapTransform):
     Args:
         keys: the volumes.
         axis: as in `SliceExtraction`, as are count, indices, center and canonical.
-        mask_key: key of the mask whose centre is meant by `center="foreground"`; it must be on the same grid.
+        mask_key: key of the mask whose center is meant by `center="foreground"`; it must be on the same grid.
             Without one, the non-zero voxels of the first key present.
         allow_missing_keys: skip keys that are absent.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..checks import check_choice, check_positive
 from .geometry import Array
 from .naming import as_image, as_item, detached, named
-from .potts import DIRECTIONS, Directions, minimise_potts
+from .potts import DIRECTIONS, Directions, minimize_potts
 from .two_means import two_means, unit_range
 
 StructureMethod = Literal["potts", "otsu", "kmeans"]
@@ -32,7 +32,7 @@ class StructureMap(Transform):
     Plasticine (Section III) conditions its diffusion on such a map, "an unsupervised pixel clustering" for which it
     cites the Potts model of Storath, Weinmann, Frikel & Unser 2015; two classes are what its appendix shows.
 
-    - "potts": the image's piecewise-constant approximation (`minimise_potts`), whose regions then fall into two
+    - "potts": the image's piecewise-constant approximation (`minimize_potts`), whose regions then fall into two
       classes by exact 2-means, a region weighing as much as it has voxels. Edges cost, so specks, ragged borders
       and (with a larger `gamma`) noise leave no trace.
     - "otsu": voxels above Otsu's threshold (scikit-image's `threshold_otsu`, 256 bins).
@@ -47,13 +47,13 @@ class StructureMap(Transform):
 
     Args:
         method: "potts", "otsu" or "kmeans".
-        gamma: of "potts", the cost of edges: γ of `minimise_potts` in units of the squared difference of the image's
+        gamma: of "potts", the cost of edges: γ of `minimize_potts` in units of the squared difference of the image's
             two class means, and of the image's width in voxels (geometric mean over axes), so that the same
             anatomy has about the same map at any resolution. An isolated detail that differs as much as the
             classes do vanishes below a diameter of 4·gamma widths (3D: 6·gamma), one of half that contrast
             below four times that. The default, 0.03 voxels at 64 × 64 and 0.13 at 256 × 256, keeps the ventricles
             of TraceBench at 64 × 64; under noise of a quarter of the contrast, take three times as much.
-        directions: of "potts", "axes" or "diagonals", see `minimise_potts`; None: diagonals in 2D, axes in 3D.
+        directions: of "potts", "axes" or "diagonals", see `minimize_potts`; None: diagonals in 2D, axes in 3D.
 
     Raises:
         ValueError: if a setting is unknown or not positive.
@@ -111,7 +111,7 @@ class StructureMap(Transform):
         if self.method == "kmeans":
             return values > split.threshold
         edge_cost = self.gamma * _width(values.shape) * split.contrast**2
-        pieces = minimise_potts(values, edge_cost, self.directions).values
+        pieces = minimize_potts(values, edge_cost, self.directions).values
         if pieces.min() == pieces.max():
             return np.zeros(values.shape, dtype=bool)
         return pieces > two_means(pieces).threshold

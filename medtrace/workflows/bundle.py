@@ -109,7 +109,11 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
         "sources": "$medtrace.data.sources(@resolved, @dataset_dir, type(@method).case_transform(@resolved))",
         "optimizers": "$medtrace.engines.build_optimizers(@network, @resolved)",
         "train": {
-            "dataset": {"_target_": "medtrace.data.SeededItems", "data": "$@sources.training()", "seed": "@seed"},
+            "dataset": {
+                "_target_": "medtrace.data.DeterministicDataset",
+                "data": "$@sources.training()",
+                "seed": "@seed",
+            },
             "dataloader": "$medtrace.data.training_loader(@train#dataset, @resolved, @device)",
             "inferer": {"_target_": "monai.inferers.SimpleInferer"},
             "handlers": _train_handlers(kind),

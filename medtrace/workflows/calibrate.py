@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medtrace.evaluation.certificate.calibration import TASKS, judge_run, judge_spoiled, judgement_table
+from medtrace.evaluation.certificate.calibration import TASKS, assess_corrupted, assess_run, assessment_table
 from medtrace.evaluation.certificate.radius import (
     calibrate_radius,
     calibrate_radius_on_landmarks,
@@ -34,14 +34,14 @@ def certificate_table(
     seed: int = 0,
     out: str | os.PathLike | None = None,
 ) -> str:
-    """How often verdicts are right: of spoiled truths, or of a run on the first task and its own answers."""
+    """How often verdicts are right: of corrupted truths, or of a run on the first task and its own answers."""
     limits = Thresholds() if thresholds is None else Thresholds.load(thresholds)
     chosen = tuple(tasks or TASKS)
     settings: dict[str, Any] = {"seed": seed, "thresholds": limits, "progress": sys.stderr.isatty()}
     if run is None:
-        text = judgement_table(judge_spoiled(chosen, cases, spatial_shape, **settings))
+        text = assessment_table(assess_corrupted(chosen, cases, spatial_shape, **settings))
     else:
-        text = judgement_table(judge_run(run, chosen[0], cases, spatial_shape, **settings))
+        text = assessment_table(assess_run(run, chosen[0], cases, spatial_shape, **settings))
         text += "\n\n" + answer_table(question_run(run, chosen[0], cases, spatial_shape, **settings))
     if out is not None:
         atomic_write(out, text + "\n")

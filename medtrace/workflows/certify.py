@@ -61,7 +61,7 @@ def certify(
         folder: written by `translate`, `register` or `save_trace`.
         run: folder of the training that made it, for reproduction, equivariance, identical pairs and provenance.
         source: the file or DICOM folder that was translated, for provenance.
-        target: the scan that a registration was to reach, on the image's grid: what its field is judged against.
+        target: the scan that a registration was to reach, on the image's grid: what its field is assessed against.
         thresholds: limits and settings, or a YAML file with some of them.
         radius: a file of `calibrate_radius`, to tell the conformal radius.
         contrast: of the image, where the run was trained on several.
@@ -132,7 +132,7 @@ def run_checks(
     method = load_method(run, "cpu")
     flat = trace.spatial_dims == 2
     if trace.source.shape[0] != 1:
-        return [skipped(name, "colour pictures cannot be handed to the run again") for name in RUN_CHECKS]
+        return [skipped(name, "color pictures cannot be handed to the run again") for name in RUN_CHECKS]
     if flat and run_preparation(run, method).picture:
         return [skipped(name, "pictures cannot be handed to the run again without loss") for name in RUN_CHECKS]
     with scratch_directory() as folder:

@@ -27,9 +27,9 @@ def export(
     format: str,
     *,
     source: str | os.PathLike | None = None,
-    source_motion: str | os.PathLike | None = None,
+    source_transform: str | os.PathLike | None = None,
     target: str | os.PathLike | None = None,
-    target_motion: str | os.PathLike | None = None,
+    target_transform: str | os.PathLike | None = None,
     source_series: str | int | None = None,
     target_series: str | int | None = None,
     resample_tilt: bool = False,
@@ -45,10 +45,10 @@ def export(
         format: a name of `medtrace.io.export_trace`, or "trace" for a trace folder.
         source: the source scan as it was given, where the trace was made on a cropped, resampled, sliced or aligned
             copy (see `medtrace.io.to_original`); not for composites.
-        source_motion: ITK transform from the trace's source frame to that scan's.
+        source_transform: ITK transform from the trace's source frame to that scan's.
         target: the target scan, whose grid the result then has.
-        target_motion: ITK transform from the trace's target frame to that scan's, such as `rigid/*.tfm` of a prepared
-            dataset.
+        target_transform: ITK transform from the trace's target frame to that scan's, such as `rigid/*.tfm` of a
+            prepared dataset.
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
@@ -70,13 +70,13 @@ def export(
                 f"source: expected none with {format}, which holds the motions themselves and needs no scan; leave it"
                 " out"
             )
-        motions = {"source_motion": _motion(source_motion), "target_motion": _motion(target_motion)}
+        motions = {"source_transform": _motion(source_transform), "target_transform": _motion(target_transform)}
         return export_trace(loaded, Path(out), format, **motions)
     if source is not None:
         scan = read_image(Path(source), source_series, resample_tilt=resample_tilt)
         fixed = None if target is None else read_image(Path(target), target_series, resample_tilt=resample_tilt)
-        loaded = _to_scans(loaded, scan, source_motion, fixed, target_motion)
-    elif any(path is not None for path in (source_motion, target, target_motion)):
+        loaded = _to_scans(loaded, scan, source_transform, fixed, target_transform)
+    elif any(path is not None for path in (source_transform, target, target_transform)):
         raise ValueError("source: expected the source scan with a motion or a target scan, received none; name it")
     if format == TRACE:
         save_trace(loaded, Path(out), metadata={"original of": str(Path(trace).name)})
@@ -87,18 +87,18 @@ def export(
 def _to_scans(
     trace: Trace,
     scan: MetaTensor,
-    source_motion: str | os.PathLike | None,
+    source_transform: str | os.PathLike | None,
     fixed: MetaTensor | None,
-    target_motion: str | os.PathLike | None,
+    target_transform: str | os.PathLike | None,
 ) -> Trace:
     return to_original(
         trace,
         plain(scan),
         scan.affine,
-        source_motion=_motion(source_motion),
+        source_transform=_motion(source_transform),
         target_shape=None if fixed is None else tuple(fixed.shape[1:]),
         target_affine=None if fixed is None else fixed.affine,
-        target_motion=_motion(target_motion),
+        target_transform=_motion(target_transform),
     )
 
 

@@ -175,7 +175,7 @@ def preparation_of(training: Any, dataset: str | os.PathLike | None) -> Preparat
     """How a new scan has to be treated for a run: as the data set says, or at TraceBench's voxel size.
 
     Args:
-        training: the training's `SeededItems`.
+        training: the training's `DeterministicDataset`.
         dataset: a folder made by `medtrace prepare`, or None.
     """
     if dataset is not None:

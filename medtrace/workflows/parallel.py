@@ -47,7 +47,7 @@ def run_cases(
 
     A worker that dies takes no other case with it: the cases that it may have held are tried once more, each in a
     process of its own, and a case whose process dies again is a failure. The function may therefore be called again for
-    a case that it finished just before; it has to recognise its own result.
+    a case that it finished just before; it has to recognize its own result.
 
     Args:
         function: a module's function, so that a worker can import it.

@@ -82,7 +82,7 @@ def prepare(
     """Prepare pairs of scans or pictures, split by subject: as the list says, else at random.
 
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
-    standardised (Nyul's landmarks and the window of z come from training subjects only), cropped about the centre
+    standardized (Nyul's landmarks and the window of z come from training subjects only), cropped about the center
     and, with `spatial_dims=2`, cut into central slices. Pictures (PNG, JPEG, BMP, TIFF; the paper's faces) are
     resized and their value range mapped to [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels
     go along, each voxel from the nearest.
@@ -112,7 +112,7 @@ def prepare(
         spacing: voxel size in mm to which sources are resampled first, in the same order.
         resize: edge of square slices; None is 256 for pictures and no resizing for scans, 0 is no resizing.
         align: whether targets are aligned; without it they must lie on the source's grid. Pictures never are.
-        standardize: whether Nyul's standardisation comes before the z-score.
+        standardize: whether Nyul's standardization comes before the z-score.
         fractions: shares of subjects, see `split_by_subject`; None is 7:3 without validation. A list that has a
             split of its own takes none.
         seed: of the random split.

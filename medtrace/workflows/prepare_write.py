@@ -1,4 +1,4 @@
-"""The second pass of a preparation: normalise every pair by what was learned, and write its items."""
+"""The second pass of a preparation: normalize every pair by what was learned, and write its items."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_case(
     if not is_finished(place, key):
         with compute_threads(threads), atomic_case(place, key) as temporary:
             case = read_case(pair, settings, preparation.picture, known_motion(pair, folder), columns)
-            volumes = [_normalised(preparation, *member) for member in members(case)]
+            volumes = [_normalized(preparation, *member) for member in members(case)]
             extras = _write_extras(case, temporary)
             items = list(_write_images(case, volumes, settings, preparation.picture, extras, temporary))
             items[0] = items[0]._replace(clipped=sum(_clipped(preparation, *member) for member in members(case)))
@@ -70,10 +70,10 @@ def write_case(
     ]
 
 
-def _normalised(preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor) -> Tensor:
+def _normalized(preparation: Preparation, path: Path, image: Tensor, contrast: str, foreground: Tensor) -> Tensor:
     with naming(path):
-        normalised, _ = preparation.normalise(image, contrast, foreground)
-    return (torch.where(foreground, normalised, -1.0) + 1) / 2
+        normalized, _ = preparation.normalize(image, contrast, foreground)
+    return (torch.where(foreground, normalized, -1.0) + 1) / 2
 
 
 def _clipped(preparation: Preparation, _path: Path, image: Tensor, _contrast: str, foreground: Tensor) -> int:

@@ -25,7 +25,7 @@ from medtrace.registration import Alignment, Deformation, Verdict, align
 from medtrace.registration.contrast import contrast_of
 from medtrace.registration.frames import Frame
 from medtrace.registration.register import check_apart
-from medtrace.registration.verdict import judge
+from medtrace.registration.verdict import assess
 from medtrace.registration.working import total_field, total_inverse, working_pair
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
@@ -101,7 +101,7 @@ def register_trained(
 
 
 def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, found: Alignment) -> Verdict:
-    """Judge a field of the target's grid that follows an alignment."""
+    """Assess a field of the target's grid that follows an alignment."""
     images, masks = (pair.source, pair.target), (pair.source_mask, pair.mask)
     working = working_pair(images, masks, frame, matrix, None)
     first = (torch.linalg.inv(torch.from_numpy(frame.fixed)) @ torch.from_numpy(working.affine))[:-1, -1].round().int()
@@ -112,7 +112,7 @@ def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, found: A
     deformation = Deformation(part, inverse.ddf[0], float(inverse.residual[0]), (), folds, folds)
     weight = working.content.float() * (1 - working.mask)
     contrast = contrast_of(working.moving, working.fixed, weight) if bool((weight > 0).any()) else None
-    return judge(working, deformation, found, None, "", contrast)
+    return assess(working, deformation, found, None, "", contrast)
 
 
 def _check_room(pair: ScanPair, grid: WorkingGrid, method: _Method) -> None:
@@ -204,8 +204,8 @@ def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, inverse: Tenso
     mask = pair.joint_mask(ddf)
     warped = pull(pair.source, ddf, pair.to_source)
     bare = replace(source_map, foreground=None)
-    normalised = bare.forward(warped)
-    change = bare.inverse(normalised + intensity) - bare.inverse(normalised)
+    normalized = bare.forward(warped)
+    change = bare.inverse(normalized + intensity) - bare.inverse(normalized)
     return Trace.build(
         source=pair.source,
         image=warped + torch.where(mask, change, 0.0),

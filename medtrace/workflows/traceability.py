@@ -90,8 +90,8 @@ def traceability(
     else:
         cases, training = load_dataset(dataset, split), load_dataset(dataset, "training")
         origin = {"dataset": str(Path(dataset).resolve()), "cases": len(read_index(Path(dataset))["training"])}
-        classes = (settings or {}).get("classes") or classes_of(_labelled(training, dataset))
-    case = _labelled(cases, dataset)[0]
+        classes = (settings or {}).get("classes") or classes_of(_labeled(training, dataset))
+    case = _labeled(cases, dataset)[0]
     folder = out / SEGMENTER if segmenter is None else Path(segmenter)
     for name in settings or {}:
         check_choice("settings", name, [field.name for field in fields(SegmenterSettings)])
@@ -130,7 +130,7 @@ def _tracebench(runs: Sequence[str | os.PathLike], progress: bool) -> TraceBench
     return first
 
 
-def _labelled(cases: Any, dataset: str | os.PathLike | None) -> Any:
+def _labeled(cases: Any, dataset: str | os.PathLike | None) -> Any:
     missing = [name for name in ("source_labels", "target_labels") if name not in cases[0]]
     if missing:
         where = "TraceBench" if dataset is None else dataset

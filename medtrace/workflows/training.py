@@ -12,8 +12,8 @@ from monai.bundle import BundleWorkflow
 from monai.inferers import SimpleInferer
 from monai.utils import set_determinism
 
+from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import evaluation_loader, training_loader
-from medtrace.data.seeded_items import SeededItems
 from medtrace.data.sources import sources
 from medtrace.engines import distributed
 from medtrace.engines.assembly import (
@@ -74,7 +74,7 @@ class TrainingWorkflow(BundleWorkflow):
             distributed.distribute(self.method, self.method.distributed_networks())
         self.sources = sources(settings, self.dataset_dir, self.kind.case_transform(settings))
         self.optimizers = build_optimizers(self.method, settings)
-        self.train_dataset = SeededItems(self.sources.training(), settings.training.seed)
+        self.train_dataset = DeterministicDataset(self.sources.training(), settings.training.seed)
         self.evaluator = None
         if settings.training.val_interval:
             validation = self.sources.validation()

@@ -72,7 +72,7 @@ def translate(
     A picture comes back as one too, beside the folder (OUT.png, or OUT.tif where PNG does not hold its depth), in its
     own depth: whole numbers in 16 bits for a picture of 12 bits, 32-bit float for a float TIFF.
 
-    The scan is reoriented to RAS and normalised as the training images were (`preparation.json` of the run; without
+    The scan is reoriented to RAS and normalized as the training images were (`preparation.json` of the run; without
     one, the 0.5 and 99.5 percentiles of its foreground go to -1 and 1). A 2D network translates it slice by slice
     along the preparation's axis, at the training images' pixel size where that is known; a 3D network takes the
     volume as a whole or, above `patched.VOXEL_BUDGET`, in patches, at their voxel size. The image and the field are
@@ -188,8 +188,8 @@ def translation(
     depth = matching_depth(image, scan, preparation, run)
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
-        normalised, intensity = preparation.normalise(scan, contrast, foreground)
-        parts, patches = translate_array(method, preparation, normalised, scan.affine, batch_size, patch_size, bar)
+        normalized, intensity = preparation.normalize(scan, contrast, foreground)
+        parts, patches = translate_array(method, preparation, normalized, scan.affine, batch_size, patch_size, bar)
         moved = _moved_foreground(intensity.foreground, parts.ddf)
         translated = intensity.inverse(parts.image, moved)
     except ValueError as error:

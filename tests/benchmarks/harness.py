@@ -140,7 +140,7 @@ def optional(module: str) -> Any:
 
 
 def measure(group: Sequence[Measurement], settings: Settings) -> list[dict[str, Any]]:
-    """Run a group and summarise it, one record for each measurement.
+    """Run a group and summarize it, one record for each measurement.
 
     Every peer is run twice to warm up and once more for its memory. A sample repeats an operation that takes
     less than a tenth of a second until it fills that time, so that what the peer before left behind (cold caches,
@@ -178,10 +178,10 @@ def measure(group: Sequence[Measurement], settings: Settings) -> list[dict[str, 
             rounds >= 3 and spent > settings.seconds
         ):
             break
-    return summarise(group, times, memory)
+    return summarize(group, times, memory)
 
 
-def summarise(
+def summarize(
     group: Sequence[Measurement], times: Sequence[Sequence[float]], memory: Sequence[int | None]
 ) -> list[dict[str, Any]]:
     """Medians, quartiles and ratios of a group.

@@ -1,4 +1,4 @@
-"""Normalised mutual information, forward and backward, beside MONAI, kornia and deepali."""
+"""Normalized mutual information, forward and backward, beside MONAI, kornia and deepali."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def beside_peers(shape: tuple[int, ...], settings: Settings) -> list[Measurement
     outputs = 2 * unit[0].numel() * unit[0].element_size()
     group = ours(related(shape, settings.device, low=-1.0), 32, words, outputs)
     for peer, loss in peers(shape).items():
-        group.append(Measurement(**words, peer=peer, run=both_ways(loss, unit), ours=False, outputs=outputs))
+        group.append(Measurement(**words, peer=peer, run=bidirectional(loss, unit), ours=False, outputs=outputs))
     return group
 
 
@@ -65,7 +65,7 @@ def ours(
             Measurement(
                 **words,
                 peer=peer,
-                run=chosen(version, both_ways(loss, pair)),
+                run=chosen(version, bidirectional(loss, pair)),
                 target=target,
                 target_bytes=None if mebibytes is None else mebibytes * 2**20,
                 outputs=outputs,
@@ -95,7 +95,7 @@ def related(shape: tuple[int, ...], device: torch.device, low: float) -> tuple[T
     return tuple(image.to(device).requires_grad_() for image in (x, 0.7 * x + 0.3 * noise))  # type: ignore[return-value]
 
 
-def both_ways(loss: Callable[[Tensor, Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> Callable[[], object]:
+def bidirectional(loss: Callable[[Tensor, Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> Callable[[], object]:
     return lambda: torch.autograd.grad(loss(*pair), pair)
 
 

@@ -1,4 +1,4 @@
-"""Registration beside greedy and ANTs: real heads, TraceBench, and heads whose headers were spoiled on purpose.
+"""Registration beside greedy and ANTs: real heads, TraceBench, and heads whose headers were corrupted on purpose.
 
     python -m tests.benchmarks.registration heads --spacing 3      overlap of 17 structures, folds, roughness, seconds
     python -m tests.benchmarks.registration tracebench             error against the true field, 64 test cases
@@ -197,7 +197,7 @@ SPOILS: dict[str, dict[str, Any]] = {
 """What is done to the moving head at 3 mm."""
 
 
-def spoiled(
+def corrupted(
     one: Head, axis: int = 0, degrees: float = 0, shift: float = 0, scale: float = 1, inverted: bool = False
 ) -> Head:
     """A head whose header lies, or whose contrast is turned over."""
@@ -214,16 +214,16 @@ def spoiled(
 
 
 def turns(names: Sequence[str], contrast: str = "T1") -> list[tuple[str, float, str]]:
-    """Verdict and Dice of every spoiled head, with an alignment and without one."""
+    """Verdict and Dice of every corrupted head, with an alignment and without one."""
     whole = {name: head(name) for name in names}
     labels = {name: segmented(one) for name, one in whole.items()}
     moving, fixed = coarser(head(names[0], contrast), 3), coarser(whole[names[1]], 3)
     rows = []
     print("| what was done to the moving head | align auto | Dice | align none | Dice |\n|---|---|---|---|---|")
-    for what, spoil in SPOILS.items():
+    for what, corrupt in SPOILS.items():
         cells = []
         for alignment in ("auto", "none"):
-            bad = spoiled(moving, **spoil)
+            bad = corrupted(moving, **corrupt)
             try:
                 result = register_images(bad.image, fixed.image, bad.affine, fixed.affine, alignment=alignment)
             except ValueError as error:

@@ -60,19 +60,19 @@ def warped(shape: tuple[int, ...], x: int, operation: str, device: torch.device)
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(shape, generator=generator).to(device).requires_grad_()
     ddf = smooth((shape[0], len(shape) - 2, *shape[2:]), device).requires_grad_()
-    group = [point(operation, name(shape), "medtrace", both_ways(lambda: warp(image, ddf), image, ddf), x)]
+    group = [point(operation, name(shape), "medtrace", bidirectional(lambda: warp(image, ddf), image, ddf), x)]
     if monai := optional("monai.networks.blocks"):
         block = monai.Warp()
-        group.append(point(operation, name(shape), "MONAI", both_ways(lambda: block(image, ddf), image, ddf), x))
+        group.append(point(operation, name(shape), "MONAI", bidirectional(lambda: block(image, ddf), image, ddf), x))
     return group
 
 
 def flow(shape: tuple[int, ...], x: int, operation: str, device: torch.device) -> list[Measurement]:
     velocity = smooth(shape, device).requires_grad_()
-    group = [point(operation, name(shape), "medtrace", both_ways(lambda: exponentiate(velocity), velocity), x)]
+    group = [point(operation, name(shape), "medtrace", bidirectional(lambda: exponentiate(velocity), velocity), x)]
     if monai := optional("monai.networks.blocks"):
         block = monai.DVF2DDF(num_steps=7)
-        group.append(point(operation, name(shape), "MONAI", both_ways(lambda: block(velocity), velocity), x))
+        group.append(point(operation, name(shape), "MONAI", bidirectional(lambda: block(velocity), velocity), x))
     return group
 
 
@@ -118,7 +118,7 @@ def point(operation: str, size: str, peer: str, run: Callable[[], Any], x: int) 
     return Measurement(operation, size, peer, run, ours=peer == "medtrace", x=x)
 
 
-def both_ways(forward: Callable[[], Tensor], *inputs: Tensor) -> Callable[[], Any]:
+def bidirectional(forward: Callable[[], Tensor], *inputs: Tensor) -> Callable[[], Any]:
     weight: list[Tensor] = []
 
     def run() -> Any:

@@ -26,11 +26,11 @@ FORMER = {"methods": "objectives"}
 
 TITLE = "Training steps and their data"
 TEXT = f"""
-All phases of one step (forward, backward, optimiser), of the library as it is and of commit {EARLIER}, in one
+All phases of one step (forward, backward, optimizer), of the library as it is and of commit {EARLIER}, in one
 process, on the same images and first weights. TraceTrans at its paper's 256 × 256 and batch 8, RegGAN (CycleGAN,
 NC+R) at 256 × 256 and batch 1; `medtrace` is what `medtrace train` does by default, and `bfloat16` what it
 does under `--set training.amp=true --set training.amp_dtype=bfloat16`, which gains on processors that multiply in this
-type. "Losses and fields" is all of a TraceTrans step that is neither network nor optimiser (both mutual informations,
+type. "Losses and fields" is all of a TraceTrans step that is neither network nor optimizer (both mutual informations,
 L1, least squares, smoothness, exponential and warp, forward and backward), measured alone; it is asked to take at most
 a tenth of the step. A case of TraceBench is made once in a training and then kept.
 """
@@ -151,13 +151,13 @@ def tracetrans(medtrace: Any, quick: bool, share: bool) -> Any:
 def reggan(medtrace: Any, quick: bool) -> Any:
     """The RegGAN method in its paper's mode on CycleGAN's networks."""
     options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 1} if quick else {}
-    host = medtrace.networks.CycleGAN(2, 1, 1, both_ways=False, **options)
+    backbone = medtrace.networks.CycleGAN(2, 1, 1, bidirectional=False, **options)
     registration = (
         medtrace.networks.RegistrationUNet(2, 1, (4, 8)) if quick else medtrace.networks.RegistrationUNet(2, 1)
     )
     correction = medtrace.methods.RegistrationCorrection(registration)
     kind = getattr(medtrace.methods, "TwoDomainMethod", None) or medtrace.methods.RegGANObjective
-    return kind(host, correction=correction)
+    return kind(backbone, correction=correction)
 
 
 def losses_and_fields(images: dict[str, torch.Tensor]) -> Callable[[], Any]:

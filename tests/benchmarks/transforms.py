@@ -1,4 +1,4 @@
-"""Histogram standardisation, rigid alignment and the structure map beside their peers."""
+"""Histogram standardization, rigid alignment and the structure map beside their peers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .harness import Measurement, Settings, optional
 
 TITLE = "Intensities, alignment and structure maps"
 TEXT = """
-*Histogram standardisation*: smooth volumes with noise and a background of one value, every voxel counted. Training
+*Histogram standardization*: smooth volumes with noise and a background of one value, every voxel counted. Training
 reads uncompressed NIfTI files, as torchio does; ours from tensors, which torchio cannot take, has a row too. The note
 is the greatest difference of the landmarks, on the scale of 0 to 100. *Rigid alignment*: a volume and itself, turned
 by 8°, 5° and 4° and shifted by up to 6 voxels; the peer is SimpleITK's three-level registration (shrink 4, 2, 1;
@@ -106,7 +106,7 @@ def training(volumes: list[Any], paths: list[Path]) -> list[Measurement]:
 
 def applying(volumes: list[Any]) -> list[Measurement]:
     tensor = torch.from_numpy(volumes[0])[None]
-    operation, size = "Histogram standardisation", f"a volume of {volumes[0].shape[0]}³"
+    operation, size = "Histogram standardization", f"a volume of {volumes[0].shape[0]}³"
     ours = HistogramStandardization(HistogramStandardization.train([volume[None] for volume in volumes[:3]]))
     group = [Measurement(operation, size, "medtrace", lambda: ours(tensor), target=3)]
     if torchio := optional("torchio"):
@@ -123,16 +123,16 @@ def applying(volumes: list[Any]) -> list[Measurement]:
 def alignment(edge: int) -> list[Measurement]:
     """A volume and itself after a known motion."""
     fixed = gaussian_filter(head(edge, 1), 1.0)
-    centre = np.full(3, (edge - 1) / 2)
+    center = np.full(3, (edge - 1) / 2)
     rotation = turned(np.deg2rad([8, 5, 4]))
     shift = np.array([0.045, -0.03, 0.02]) * edge
     points = np.indices(fixed.shape).reshape(3, -1)
-    # moving(rotation (p − centre) + centre + shift) = fixed(p)
-    back = rotation.T @ (points - (centre + shift)[:, None]) + centre[:, None]
+    # moving(rotation (p − center) + center + shift) = fixed(p)
+    back = rotation.T @ (points - (center + shift)[:, None]) + center[:, None]
     moving = map_coordinates(fixed, back.reshape(3, *fixed.shape), order=3, mode="nearest").astype(np.float32)
     truth = np.eye(4)
-    truth[:3, :3], truth[:3, 3] = rotation, centre + shift - rotation @ centre
-    corners = centre[:, None] + 0.35 * edge * np.array(np.meshgrid(*[[-1, 1]] * 3)).reshape(3, -1)
+    truth[:3, :3], truth[:3, 3] = rotation, center + shift - rotation @ center
+    corners = center[:, None] + 0.35 * edge * np.array(np.meshgrid(*[[-1, 1]] * 3)).reshape(3, -1)
     aligner = RigidAlignment(resample=False)
     inputs = torch.from_numpy(moving)[None], torch.from_numpy(fixed)[None]
 
@@ -211,7 +211,7 @@ def structure(edge: int) -> list[Measurement]:
 
 
 def pottslab(operation: str, size: str, values: Any) -> Measurement:
-    from medtrace.transforms.potts import direction_steps, direction_weights, minimise_potts, potts_energy
+    from medtrace.transforms.potts import direction_steps, direction_weights, minimize_potts, potts_energy
 
     solver = optional("pottslab").min_l2_potts_2d
     gamma = 5e-4 * values.shape[0] * two_means(values).contrast ** 2
@@ -221,5 +221,5 @@ def pottslab(operation: str, size: str, values: Any) -> Measurement:
         return solver(values, gamma)
 
     found = potts_energy(np.asarray(run()).reshape(values.shape), values, gamma, steps, direction_weights(steps))
-    note = f"functional {found / minimise_potts(values, gamma).energy:.3f} times ours"
-    return Measurement(operation, size, "pottslab, 8 neighbours", run, ours=False, note=note)
+    note = f"functional {found / minimize_potts(values, gamma).energy:.3f} times ours"
+    return Measurement(operation, size, "pottslab, 8 neighbors", run, ours=False, note=note)

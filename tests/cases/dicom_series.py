@@ -4,7 +4,7 @@
 
 Every case is OUT/CASE/series (a folder of one volume, unless its docstring says otherwise). `ramp` in
 `expected.json` is the intensity at any RAS mm position (see `common.departure`); `probes` are [x, y, z, value] in RAS mm
-at centres of voxels. `accept` tells whether reading rightly, refusing, or both are right.
+at centers of voxels. `accept` tells whether reading rightly, refusing, or both are right.
 """
 
 import copy
@@ -224,7 +224,7 @@ def gantry_tilt(folder):
 
 @case
 def sideways_slices(folder):
-    """Every other slice is shifted by 20 mm along x; the distances between neighbours are all equal.
+    """Every other slice is shifted by 20 mm along x; the distances between neighbors are all equal.
     Reports: cornerstonejs/cornerstone3D#227
     Before: accepted with 4.143 mm spacing where it is 3 mm (ITK prints a warning of its own)
     Right: refused: these positions make no grid

@@ -79,7 +79,7 @@ def metadata(folder, **entries):
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")
 
 
-DATASET = "\n    _target_: medtrace.data.SeededItems\n"
+DATASET = "\n    _target_: medtrace.data.DeterministicDataset\n"
 
 
 def in_dataset(line):

@@ -52,14 +52,14 @@ def write_pair(folder, values, affine=AFFINE, dtype=None):
 
 
 def mask_right(accept=("read",)):
-    centre = grid_points(SHAPE, AFFINE)[INSIDE].reshape(-1, 3).mean(0)
+    center = grid_points(SHAPE, AFFINE)[INSIDE].reshape(-1, 3).mean(0)
     return {
         "entry": "read_mask",
         "image": "image.nii.gz",
         "input": "on_it.nii.gz",
         "accept": list(accept),
         "voxels_inside": INSIDE_VOXELS,
-        "centre_ras": [round(float(value), 4) for value in centre],
+        "center_ras": [round(float(value), 4) for value in center],
     }
 
 
@@ -85,19 +85,19 @@ def in_unit(folder, unit, factor):
 
 @case
 def unit_micron(folder):
-    """xyzt_units says micrometre; voxels are 800 x 1100 x 3000 um.
+    """xyzt_units says micrometer; voxels are 800 x 1100 x 3000 um.
     Reports: ANTsX/ANTsPy#877, google/neuroglancer#375
-    Before: micrometres are taken for mm (spacing 800); a field exported from it misplaces ITK's image of the same file (mean difference 134 where doing nothing has 38)
+    Before: micrometers are taken for mm (spacing 800); a field exported from it misplaces ITK's image of the same file (mean difference 134 where doing nothing has 38)
     Right: spacing 0.8, 1.1, 3.0 mm, as ITK and ANTs read it, and the ramp
     """
     return in_unit(folder, "micron", 1e3)
 
 
 @case
-def unit_metre(folder):
-    """xyzt_units says metre; voxels are 0.0008 x 0.0011 x 0.003 m.
+def unit_meter(folder):
+    """xyzt_units says meter; voxels are 0.0008 x 0.0011 x 0.003 m.
     Reports: ANTsX/ANTsPy#877, google/neuroglancer#375
-    Before: metres are taken for mm (spacing 0.0008)
+    Before: meters are taken for mm (spacing 0.0008)
     Right: spacing 0.8, 1.1, 3.0 mm and the ramp
     """
     return in_unit(folder, "meter", 1e-3)
@@ -107,7 +107,7 @@ def unit_metre(folder):
 def no_form_codes(folder):
     """qform_code and sform_code are both 0; pixdim is 0.8, 1.1, 3.
     Reports: nipreps/fmriprep#874, nipy/nibabel#522
-    Before: nibabel's own guess: centred, first axis flipped; ITK and ANTs put the same file elsewhere, so exported fields miss it
+    Before: nibabel's own guess: centered, first axis flipped; ITK and ANTs put the same file elsewhere, so exported fields miss it
     Right: ITK's grid, affine diag(-0.8, -1.1, 3, 1) RAS with origin 0, on which the ramp holds; or a refusal
     """
     affine = np.diag([-0.8, -1.1, 3.0, 1.0])
@@ -133,7 +133,7 @@ def pixdim_contradicts_sform(folder):
 
 
 @case
-def ten_nanometre(folder):
+def ten_nanometer(folder):
     """Electron microscopy: 10 nm voxels in mm (1e-5 mm), a proper affine.
     Reports: InsightSoftwareConsortium/ITK#3333
     Before: refused as "singular affine", because the determinant (2.6e-15) is compared with a fixed 1e-12
@@ -173,7 +173,7 @@ def mask_nan_outside(folder):
     """A float mask: 1 inside, NaN outside (nilearn, SPM).
     Reports: none; masks as nilearn and SPM write them
     Before: NaN is "not zero": all 1680 voxels are inside
-    Right: 60 voxels inside, centred at centre_ras; NaN is outside
+    Right: 60 voxels inside, centered at center_ras; NaN is outside
     """
     write_pair(folder, box(1, np.nan))
     return mask_right()
@@ -290,7 +290,7 @@ def refused(name="image.nii", says=()):
 def unit_micron_by_qform(folder):
     """Micrometres in a left-handed qform alone.
     Reports: ANTsX/ANTsPy#877
-    Before: micrometres are taken for mm
+    Before: micrometers are taken for mm
     Right: the ramp at spacing 0.8, 1.1, 3.0 mm
     """
     affine = AFFINE @ np.diag([-1.0, 1, 1, 1])
@@ -358,7 +358,7 @@ def negative_form_codes(folder):
 def form_code_nine(folder):
     """Both form codes are 9, which NIfTI does not know; ITK takes any above 0.
     Reports: none
-    Before: nibabel's own guess: centred, first axis flipped
+    Before: nibabel's own guess: centered, first axis flipped
     Right: the sform
     """
     edited(folder, (FORM_CODES, "hh", [9, 9]))
@@ -506,8 +506,8 @@ def sheared_sform(folder):
 
 
 @case
-def ten_nanometre_in_micron(folder):
-    """10 nm voxels as 0.01 micrometres.
+def ten_nanometer_in_micron(folder):
+    """10 nm voxels as 0.01 micrometers.
     Reports: InsightSoftwareConsortium/ITK#3333
     Before: read as 0.01 mm
     Right: spacing 8e-6, 1.1e-5, 3e-5 mm
@@ -524,7 +524,7 @@ def ten_nanometre_in_micron(folder):
 
 
 @case
-def ten_kilometre(folder):
+def ten_kilometer(folder):
     """Voxels of 10 km, a map: no more singular than small ones.
     Reports: none
     Before: read rightly
@@ -803,8 +803,8 @@ def mask_of_many_labels(folder):
     volume[0], volume[11, 13, 9] = 0, 2035
     write_pair(folder, volume.astype(np.int32))
     points = grid_points(SHAPE, AFFINE)[1:].reshape(-1, 3).mean(0)
-    centre = [round(float(value), 4) for value in points]
-    return mask_right() | {"voxels_inside": 11 * 14 * 10, "centre_ras": centre, "says": ["label map"]}
+    center = [round(float(value), 4) for value in points]
+    return mask_right() | {"voxels_inside": 11 * 14 * 10, "center_ras": center, "says": ["label map"]}
 
 
 @case
@@ -817,8 +817,8 @@ def mask_of_two_hemispheres(folder):
     volume = np.zeros(SHAPE, np.uint8)
     volume[1:6, 4:9, 2:7], volume[6:11, 4:9, 2:7] = 127, 255
     write_pair(folder, volume)
-    centre = grid_points(SHAPE, AFFINE)[1:11, 4:9, 2:7].reshape(-1, 3).mean(0)
-    return mask_right() | {"voxels_inside": 250, "centre_ras": [round(float(value), 4) for value in centre]}
+    center = grid_points(SHAPE, AFFINE)[1:11, 4:9, 2:7].reshape(-1, 3).mean(0)
+    return mask_right() | {"voxels_inside": 250, "center_ras": [round(float(value), 4) for value in center]}
 
 
 def mask_refused(says):
@@ -866,9 +866,9 @@ def mask_everything(folder):
     Right: taken, with a line that says that it covers everything
     """
     write_pair(folder, box(1, 1, np.uint8))
-    centre = grid_points(SHAPE, AFFINE).reshape(-1, 3).mean(0)
-    centre = [round(float(value), 4) for value in centre]
-    return mask_right() | {"voxels_inside": 1680, "centre_ras": centre, "says": ["covers"]}
+    center = grid_points(SHAPE, AFFINE).reshape(-1, 3).mean(0)
+    center = [round(float(value), 4) for value in center]
+    return mask_right() | {"voxels_inside": 1680, "center_ras": center, "says": ["covers"]}
 
 
 @case

@@ -147,8 +147,8 @@ def ants_images_exchanged(folder):
 
 
 @case
-def displacements_in_micrometres(folder):
-    """A warp whose vectors count micrometres: displacements of 4000 "mm".
+def displacements_in_micrometers(folder):
+    """A warp whose vectors count micrometers: displacements of 4000 "mm".
     Reports: none
     Before: accepted, with a warning that the command line hides
     Right: refused: no voxel of the target comes from the source

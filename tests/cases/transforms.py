@@ -200,14 +200,14 @@ def spm_y(folder):
 
 @case
 def elastix_parameters(folder):
-    """elastix's TransformParameters.0.txt: an Euler transform about a centre, LPS, fixed to moving.
+    """elastix's TransformParameters.0.txt: an Euler transform about a center, LPS, fixed to moving.
     Reports: SuperElastix/SimpleElastix#182, SuperElastix/SimpleElastix#107, SuperElastix/SimpleElastix#364
     Before: refused with "Tags must be delimited by :"
     Right: `points`: rotation by 0.1 rad about z round (4, -6, 8) LPS, then (3, -2, 1.5); or refused with the word elastix
     """
     points = write_volumes(folder)
     turn = np.array([[np.cos(0.1), -np.sin(0.1), 0], [np.sin(0.1), np.cos(0.1), 0], [0, 0, 1]])
-    centre, shift = np.array([4.0, -6.0, 8.0]), np.array([3.0, -2.0, 1.5])
+    center, shift = np.array([4.0, -6.0, 8.0]), np.array([3.0, -2.0, 1.5])
     lines = [
         '(Transform "EulerTransform")',
         "(NumberOfParameters 6)",
@@ -222,17 +222,17 @@ def elastix_parameters(folder):
         '(UseDirectionCosines "true")',
     ]
     (folder / "TransformParameters.0.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    source = ((points @ LPS - centre) @ turn.T + centre + shift) @ LPS
+    source = ((points @ LPS - center) @ turn.T + center + shift) @ LPS
     return right(
         ["TransformParameters.0.txt"], "elastix", points, source, accept=("read", "refuse"), message=["elastix"]
     )
 
 
 def lta_volume(name, affine):
-    """The geometry block of an LTA: centre and direction cosines in RAS."""
+    """The geometry block of an LTA: center and direction cosines in RAS."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     axes = affine[:3, :3] / spacing
-    centre = affine[:3, :3] @ (np.array(SHAPE) / 2) + affine[:3, 3]
+    center = affine[:3, :3] @ (np.array(SHAPE) / 2) + affine[:3, 3]
     lines = [
         f"{name} volume info",
         "valid = 1  # volume info valid",
@@ -241,7 +241,7 @@ def lta_volume(name, affine):
         "voxelsize = {:.6f} {:.6f} {:.6f}".format(*spacing),
     ]
     lines += ["{} = {:.8f} {:.8f} {:.8f}".format(f"{axis}ras  ", *axes[:, k]) for k, axis in enumerate("xyz")]
-    return [*lines, "cras   = {:.6f} {:.6f} {:.6f}".format(*centre)]
+    return [*lines, "cras   = {:.6f} {:.6f} {:.6f}".format(*center)]
 
 
 @case
@@ -278,7 +278,7 @@ def fsl_scaled(affine):
 
 @case
 def flirt_matrix(folder):
-    """FSL FLIRT's flirt.mat: source to target in FSL's scaled millimetres, as text.
+    """FSL FLIRT's flirt.mat: source to target in FSL's scaled millimeters, as text.
     Reports: nipreps/smriprep#185, Washington-University/workbench#37
     Before: refused: "failed to read file"
     Right: `points`; or refused with the word FLIRT or FSL

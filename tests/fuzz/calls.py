@@ -1,6 +1,6 @@
-"""Calls of public functions: right arguments, the same with one of them spoiled, and what has to come of each.
+"""Calls of public functions: right arguments, the same with one of them corrupted, and what has to come of each.
 
-A call with right arguments is answered. One with a spoiled argument (another kind, type, shape or number) is answered
+A call with right arguments is answered. One with a corrupted argument (another kind, type, shape or number) is answered
 too, or refused with a TypeError or ValueError that names an argument. An answer has the shape, type and range that its
 law says; it is finite where the arguments are finite numbers of common size; and no call changes its arguments.
 """
@@ -45,24 +45,24 @@ class Case(NamedTuple):
 
 @st.composite
 def calls(draw: Draw, case: Case) -> tuple[Given, bool]:
-    """Arguments of a call, and whether one of them was spoiled."""
+    """Arguments of a call, and whether one of them was corrupted."""
     given = case.arguments(draw)
     names = sorted(name for name in given if name != "seed")
     if not names or draw(st.integers(0, 2)) == 0:
         return given, False
     name = draw(st.sampled_from(names))
-    return {**given, name: spoiled(draw, given[name])}, True
+    return {**given, name: corrupted(draw, given[name])}, True
 
 
-def spoiled(draw: Draw, value: Any) -> Any:
+def corrupted(draw: Draw, value: Any) -> Any:
     """Something else in the place of an argument."""
     if isinstance(value, dict) and value and draw(st.booleans()):
         name = draw(st.sampled_from(sorted(value, key=str)))
-        return {**value, name: spoiled(draw, value[name])}
+        return {**value, name: corrupted(draw, value[name])}
     if isinstance(value, (list, tuple)) and value and draw(st.booleans()):
         place = draw(st.integers(0, len(value) - 1))
         other = [*value]
-        other[place : place + 1] = draw(st.sampled_from([[], [value[place]] * 2, [spoiled(draw, value[place])]]))
+        other[place : place + 1] = draw(st.sampled_from([[], [value[place]] * 2, [corrupted(draw, value[place])]]))
         return type(value)(other) if type(value) in (list, tuple) else other
     if not isinstance(value, torch.Tensor) or draw(st.integers(0, 4)) == 0:
         return draw(st.sampled_from(ODD))
@@ -106,16 +106,16 @@ def _other_numbers(draw: Draw, value: torch.Tensor) -> torch.Tensor:
     return value.detach().double().masked_fill(where, number).to(value.dtype)
 
 
-def judge(case: Case, given: Given, is_spoiled: bool) -> bool:
+def assess(case: Case, given: Given, is_corrupted: bool) -> bool:
     """Make a call and check what came of it; whether it was answered."""
     before = {name: _copied(value) for name, value in given.items()}
     try:
         answer = case.call(**given)
     except case.errors:
-        assert is_spoiled
+        assert is_corrupted
         return False
     except (TypeError, ValueError) as error:
-        if not is_spoiled:
+        if not is_corrupted:
             raise
         _check_names(str(error), {*given, *case.also})
         return False

@@ -183,7 +183,7 @@ def _dataset(folder: Path) -> None:
 def _preparation(folder: Path) -> None:
     standard = ContrastStandard((-2.0, 3.0), (1.0, 50.0, 99.0), (0.0, 50.0, 100.0))
     Preparation(
-        2, Intensity.STANDARDISED, {"t1": standard}, spacing=(1.0, 1.0, 2.0), spatial_shape=(64, 64), channels=1
+        2, Intensity.STANDARDIZED, {"t1": standard}, spacing=(1.0, 1.0, 2.0), spatial_shape=(64, 64), channels=1
     ).save(folder / "preparation.json")
 
 

@@ -19,7 +19,7 @@ EXEMPT = {
     "FeatureNetwork": "the type of a function",
     "NMIConvention": "an enumeration",
     "Overlap": "a NamedTuple that `label_overlap` fills",
-    "Summary": "a NamedTuple that `summarise` fills",
+    "Summary": "a NamedTuple that `summarize` fills",
     "load_feature_network": "reads a file: tests/fuzz/corpus.py breaks its files",
 }
 PAIR_NAMES = ("pred", "target", "first", "second", "image", "ddf", "inverse_ddf", "true_ddf", "points", "true_points")
@@ -234,12 +234,12 @@ def _brought_back_law(answer: Any, given: Given) -> None:
     assert set(answer.unique().tolist()) <= set(given["labels"].unique().tolist())
 
 
-def _summarised(draw: Draw) -> Given:
+def _summarized(draw: Draw) -> Given:
     values = draw(st.lists(st.floats(-100, 100), max_size=6))
     return {"values": draw(st.sampled_from([values, tuple(values), torch.tensor(values), np.array(values)]))}
 
 
-def _summarised_law(answer: Any, given: Given) -> None:
+def _summarized_law(answer: Any, given: Given) -> None:
     values = given["values"]
     assert answer.n == (values.numel() if isinstance(values, torch.Tensor) else len(values))
     assert answer.infinite + answer.undefined <= answer.n
@@ -571,12 +571,12 @@ LABEL_CASES = {
         PAIR_NAMES,
         undefined=True,
     ),
-    "bring_back": Case(metrics.bring_back, _brought_back, _brought_back_law),
+    "warp_to_source": Case(metrics.warp_to_source, _brought_back, _brought_back_law),
     "label_overlap": Case(metrics.label_overlap, _label_maps("pred", "target"), _overlap_law, undefined=True),
     "segmentation_scores": Case(metrics.segmentation_scores, _segmentations, _scores_law, undefined=True),
 }
 TABLE_CASES = {
     "CaseTable": Case(_table, _tabled, _table_law, ("case", "a", "b")),
-    "summarise": Case(metrics.summarise, _summarised, _summarised_law, undefined=True),
+    "summarize": Case(metrics.summarize, _summarized, _summarized_law, undefined=True),
 }
 CASES = {**IMAGE_CASES, **EDGE_CASES, **FIELD_CASES, **SET_CASES, **LABEL_CASES, **TABLE_CASES}

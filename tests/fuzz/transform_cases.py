@@ -12,7 +12,7 @@ from tests.fuzz.calls import Case, Draw, Given, affine, check, computed_type, fi
 
 EXEMPT = {
     "MisalignmentFields": "a NamedTuple that `misalignment_between` fills",
-    "RigidMotion": "a NamedTuple that `RigidAlignment.estimate` fills",
+    "RigidTransform": "a NamedTuple that `RigidAlignment.estimate` fills",
 }
 VARIED = ("normal", "unit")
 NAMES = ("img", "source", "target", "moving", "fixed", "seg")
@@ -56,7 +56,7 @@ def as_tensor(value: Any) -> torch.Tensor:
     return torch.as_tensor(np.asarray(value)) if not isinstance(value, torch.Tensor) else value
 
 
-def _standardised(draw: Draw) -> Given:
+def _standardized(draw: Draw) -> Given:
     shape = shape_of(draw, least=3)
     masking = draw(st.sampled_from([None, transforms.above_mean]))
     contrast = draw(st.sampled_from(["source", "target"]))
@@ -64,7 +64,7 @@ def _standardised(draw: Draw) -> Given:
     return {**given, "landmarks": LANDMARKS, "contrast": contrast, "masking": masking}
 
 
-def _standardised_law(answer: Any, given: Given) -> None:
+def _standardized_law(answer: Any, given: Given) -> None:
     out, back = answer
     own = as_tensor(given["img"])
     check(out, own.shape, computed_type(own))
@@ -122,7 +122,7 @@ def _items_law(*keys: str) -> Any:
     return law
 
 
-def _standardised_items(draw: Draw) -> Given:
+def _standardized_items(draw: Draw) -> Given:
     return {"data": item(draw, "source", "target", least=3), "landmarks": LANDMARKS, "contrasts": None}
 
 
@@ -207,7 +207,7 @@ def _drawn_moves(draw: Draw) -> Given:
 
 
 def _one_drawn_move(draw: Draw) -> Any:
-    """A move of 2D and 3D by turns: the draw itself is what is tested, so that none of its entries is spoiled."""
+    """A move of 2D and 3D by turns: the draw itself is what is tested, so that none of its entries is corrupted."""
     given = _drawn_moves(draw)
     seed = 2 * draw(st.integers(0, 9)) + len(given["shape"]) - 2
     return {name: given[name] for name in ("shape", "spacing", "dtype")} | {"seed": seed}
@@ -360,15 +360,15 @@ CASES = {
     "HistogramLandmarks": Case(transforms.HistogramLandmarks, _landmarks, _landmarks_law, ("landmarks",)),
     "HistogramStandardization": Case(
         called(transforms.HistogramStandardization, "landmarks", "contrast", "masking", there_and_back=True),
-        _standardised,
-        _standardised_law,
+        _standardized,
+        _standardized_law,
     ),
     "HistogramStandardization.train": Case(
         transforms.HistogramStandardization.train, _trained, _trained_law, ("image", "landmarks")
     ),
     "HistogramStandardizationd": Case(
         called(transforms.HistogramStandardizationd, "landmarks", "contrasts", keys=PAIR, there_and_back=True),
-        _standardised_items,
+        _standardized_items,
         _items_law(*PAIR),
         (*NAMES, "contrast"),
         errors=MISSING,

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
 
-import { ColourMap, shade } from "../../medtrace/report/viewer/assets/colours.js";
+import { ColorMap, shade } from "../../medtrace/report/viewer/assets/colors.js";
 import { contour } from "../../medtrace/report/viewer/assets/contours.js";
 import { inside, makeRegion, polygonArea } from "../../medtrace/report/viewer/assets/regions.js";
 import { placeOf, ticksOf } from "../../medtrace/report/viewer/assets/slices.js";
@@ -23,7 +23,7 @@ test("a polygon has an inside and an area", () => {
 test("regions have names and colors of their own", () => {
   const [first, second] = [1, 2].map(() => makeRegion("source", "axial", 3, SQUARE, 1));
   assert.equal(second.id, first.id + 1);
-  assert.notEqual(first.colour, second.colour);
+  assert.notEqual(first.color, second.color);
 });
 
 test("a contour crosses where the level lies", () => {
@@ -42,7 +42,7 @@ test("an intensity window maps black and white", () => {
 
 test("a color map mixes by opacity", () => {
   const table = new Uint8Array(768).fill(200);
-  const map = new ColourMap(Buffer.from(table).toString("base64"));
+  const map = new ColorMap(Buffer.from(table).toString("base64"));
   const rgba = [100, 100, 100, 255];
   map.mix(0.5, 0.5, rgba, 0);
   assert.deepEqual(rgba, [150, 150, 150, 255]);

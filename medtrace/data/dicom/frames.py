@@ -75,7 +75,7 @@ class Frame:
 def find_frames(path: Path) -> list[Frame]:
     """All slices of a DICOM file, or of the DICOM images in a folder (not in its sub-folders).
 
-    Other files and DICOM objects that are no images (DICOMDIR, reports, presentation states) are passed over.
+    Other files and DICOM objects that are no images (DICOMDIR, reports, presentation states) are skipped.
 
     Raises:
         ValueError: if a file is a damaged image, or claims more than it can hold; the message names it.

@@ -31,7 +31,7 @@ from medtrace.geometry.resampling import (
     spacing_of,
 )
 from medtrace.trace.prediction import plain
-from medtrace.transforms import RigidAlignment, RigidMotion
+from medtrace.transforms import RigidAlignment, RigidTransform
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Case:
     source_foreground: Tensor
     target_foreground: Tensor
     affine: Tensor
-    rigid: RigidMotion | None
+    rigid: RigidTransform | None
     maps: Mapping[str, Tensor]
     """Lesions (boolean) and labels (int32), (1, *spatial), by their name in a prepared item."""
     digests: tuple[str, str]
@@ -109,7 +109,7 @@ class Case:
 
 
 def read_case(
-    pair: Pair, settings: PreparationSettings, pictures: bool, rigid: RigidMotion | None, columns: Sequence[str] = ()
+    pair: Pair, settings: PreparationSettings, pictures: bool, rigid: RigidTransform | None, columns: Sequence[str] = ()
 ) -> Case:
     """Read a pair onto the source's grid.
 
@@ -214,8 +214,8 @@ def _align(
     target: MetaTensor,
     tissue: Tensor,
     mask: Tensor | None,
-    motion: RigidMotion | None,
-) -> tuple[Tensor, Tensor, RigidMotion]:
+    motion: RigidTransform | None,
+) -> tuple[Tensor, Tensor, RigidTransform]:
     """The target and its tissue on the source's grid, and the motion from source to target (sought if not known).
 
     The tissue moves on its own: interpolation gives the target a rim of half intensities that are no tissue.
@@ -239,7 +239,7 @@ def _align(
     return (moved[..., None], inside[..., None], motion) if flat else (moved, inside, motion)
 
 
-def _moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidMotion) -> Tensor:
+def _moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidTransform) -> Tensor:
     """Labels of the target on the source's grid, each voxel from the nearest."""
     flat = source.shape[-1] == labels.shape[-1] == 1
     fixed = source

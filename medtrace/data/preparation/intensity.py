@@ -3,7 +3,7 @@
 Everything here is an increasing piecewise-linear map from the scan's units to [-1, 1], one per channel, so that a
 translated image comes back to the units of the scan it was made from. Three rules make such a map:
 
-- "standardised" (TraceTrans, Datasets): Nyul's histogram standardisation, z-score of the foreground, and a linear
+- "standardized" (TraceTrans, Datasets): Nyul's histogram standardization, z-score of the foreground, and a linear
   rescaling of a window of z to [0, 1], stored as such and read as [-1, 1];
 - "percentile": two percentiles of the foreground go to -1 and 1; for scans that no preparation describes;
 - "range": a fixed range, such as 0 to 255 of pictures.
@@ -93,7 +93,7 @@ class ContrastStandard:
 
     Attributes:
         window: z-scores that become 0 and 1.
-        percentages: percentiles of an image's foreground that Nyul's standardisation moves; empty without it.
+        percentages: percentiles of an image's foreground that Nyul's standardization moves; empty without it.
         landmarks: the standard intensities they are moved to.
     """
 
@@ -137,12 +137,12 @@ def foreground_quantiles(image: Tensor, foreground: Tensor | None = None) -> lis
     return [np.quantile(values.astype(np.float64), np.linspace(0, 1, QUANTILES)) for values in channels]
 
 
-def fit_contrast(images: Sequence[np.ndarray], standardise: bool = True) -> ContrastStandard:
+def fit_contrast(images: Sequence[np.ndarray], standardize: bool = True) -> ContrastStandard:
     """Learn a contrast's standard from training images.
 
     Args:
         images: quantiles of the foreground of each training image (see `foreground_quantiles`).
-        standardise: whether to train Nyul's landmarks; otherwise there is the z-score only.
+        standardize: whether to train Nyul's landmarks; otherwise there is the z-score only.
 
     Returns:
         The standard; its window is the median over images of the 0.1 and 99.9 percentiles of z.
@@ -153,12 +153,12 @@ def fit_contrast(images: Sequence[np.ndarray], standardise: bool = True) -> Cont
     if not images:
         raise ValueError("images: expected at least one training image, received none")
     trained = ContrastStandard((0.0, 1.0))
-    if standardise:
+    if standardize:
         landmarks = HistogramStandardization.train([torch.from_numpy(values)[None, None] for values in images])
         trained = ContrastStandard((0.0, 1.0), landmarks.percentiles, landmarks.of())
     limits = []
     for values in images:
-        _, moved = _standardised(values, trained)
+        _, moved = _standardized(values, trained)
         limits.append(np.percentile((moved - moved.mean()) / moved.std(), WINDOW_PERCENTILES))
     low, high = np.median(limits, axis=0)
     return replace(trained, window=(float(low), float(high)))
@@ -171,13 +171,13 @@ def standard_knots(values: np.ndarray, standard: ContrastStandard) -> tuple[tupl
         values: sorted foreground intensities.
         standard: of the contrast.
     """
-    (x, y), moved = _standardised(values, standard)
+    (x, y), moved = _standardized(values, standard)
     z = (y - moved.mean()) / moved.std()
     low, high = standard.window
     return _limited(x, 2 * (z - low) / (high - low) - 1)
 
 
-def _standardised(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+def _standardized(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Knots of Nyul's map for an image (the identity without landmarks), and its intensities through them."""
     if not standard.percentages:
         ends = np.array([values[0], values[-1]], dtype=np.float64)
@@ -193,7 +193,7 @@ def _limited(x: np.ndarray, y: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     rising = np.concatenate([[True], np.diff(y) > 0])
     x, y = x[rising], y[rising]
     if len(x) < 2:
-        raise ValueError("landmarks: expected increasing standard intensities; train the standardisation again")
+        raise ValueError("landmarks: expected increasing standard intensities; train the standardization again")
     x_low = x[0] + (-1 - y[0]) * (x[1] - x[0]) / (y[1] - y[0]) if y[0] > -1 else np.interp(-1, y, x)
     x_high = x[-1] + (1 - y[-1]) * (x[-1] - x[-2]) / (y[-1] - y[-2]) if y[-1] < 1 else np.interp(1, y, x)
     inside = (y > -1) & (y < 1)

@@ -19,7 +19,7 @@ from medtrace.data.preparation.rules import Intensity, Preparation
 from medtrace.guard.notices import collecting
 from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
 from medtrace.storage.encoders import write_arrays
-from medtrace.transforms import RigidMotion
+from medtrace.transforms import RigidTransform
 
 LEARNED = "learned"
 _FILE = "learned.npz"
@@ -80,13 +80,13 @@ def learn_case(
     return learned
 
 
-def known_motion(pair: Pair, folder: Path) -> RigidMotion | None:
+def known_motion(pair: Pair, folder: Path) -> RigidTransform | None:
     """The rigid motion that the first pass found, None where nothing was aligned."""
     with np.load(folder / LEARNED / pair.name / _FILE, allow_pickle=False) as saved:
         found = json.loads(str(saved["found"]))
         if found["rigid"] is None:
             return None
-        return RigidMotion(torch.from_numpy(saved["rigid"]), **found["rigid"])
+        return RigidTransform(torch.from_numpy(saved["rigid"]), **found["rigid"])
 
 
 def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: PreparationSettings) -> Preparation:
@@ -104,7 +104,7 @@ def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settin
             quantiles[contrast] += values
     sources = {pair.contrast for pair in pairs}
     return Preparation(
-        intensity=Intensity.STANDARDISED,
+        intensity=Intensity.STANDARDIZED,
         contrasts={name: fit_contrast(images, settings.standardize) for name, images in quantiles.items()},
         source_contrast=next(iter(sources)) if len(sources) == 1 else None,
         spatial_dims=settings.spatial_dims,

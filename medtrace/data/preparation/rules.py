@@ -31,7 +31,7 @@ FILE = "preparation.json"
 class Intensity(StrEnum):
     """The rules that `medtrace.data.preparation.intensity` describes."""
 
-    STANDARDISED = "standardised"
+    STANDARDIZED = "standardized"
     PERCENTILE = "percentile"
     RANGE = "range"
 
@@ -56,7 +56,7 @@ class Preparation:
     Attributes:
         spatial_dims: 2 for slices, 3 for volumes.
         intensity: which rule makes the intensity map.
-        contrasts: per contrast, its standard ("standardised").
+        contrasts: per contrast, its standard ("standardized").
         source_contrast: the contrast that all sources had, None where they had several.
         percentiles: which percentiles become -1 and 1 ("percentile").
         value_range: which intensities become -1 and 1 ("range").
@@ -92,10 +92,10 @@ class Preparation:
         object.__setattr__(self, "axis", Axis(self.axis))
         if self.intensity is Intensity.RANGE and self.value_range is None:
             raise ValueError('value_range: expected (low, high) with intensity="range", received None')
-        if self.intensity is Intensity.STANDARDISED and not self.contrasts:
-            raise ValueError('contrasts: expected at least one standard with intensity="standardised", received none')
+        if self.intensity is Intensity.STANDARDIZED and not self.contrasts:
+            raise ValueError('contrasts: expected at least one standard with intensity="standardized", received none')
 
-    def normalise(
+    def normalize(
         self, image: Tensor, contrast: str | None = None, foreground: Tensor | None = None
     ) -> tuple[Tensor, IntensityMap]:
         """Bring an image to what the network reads.

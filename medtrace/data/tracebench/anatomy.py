@@ -136,8 +136,8 @@ class BrainGrid:
     spacing: float
     affine: np.ndarray
 
-    def millimetres(self) -> Tensor:
-        """RAS position of every voxel centre, (3, *shape) float64."""
+    def millimeters(self) -> Tensor:
+        """RAS position of every voxel center, (3, *shape) float64."""
         three = (*self.shape, 1)[:3]
         axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in three), indexing="ij")
         index = torch.stack(axes).reshape(3, -1)
@@ -155,12 +155,12 @@ def spacing_for(spatial_shape: tuple[int, ...]) -> float:
     return max(extent / size for extent, size in zip(_HEAD_MM, spatial_shape))
 
 
-def grid_for(spatial_shape: tuple[int, ...], centre_mm: tuple[float, float, float]) -> BrainGrid:
-    """The grid of a case whose middle lies at `centre_mm` (RAS)."""
+def grid_for(spatial_shape: tuple[int, ...], center_mm: tuple[float, float, float]) -> BrainGrid:
+    """The grid of a case whose middle lies at `center_mm` (RAS)."""
     spacing = spacing_for(spatial_shape)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     for axis, size in enumerate((*spatial_shape, 1)[:3]):
-        affine[axis, 3] = centre_mm[axis] - spacing * (size - 1) / 2
+        affine[axis, 3] = center_mm[axis] - spacing * (size - 1) / 2
     return BrainGrid(tuple(spatial_shape), spacing, affine)
 
 

@@ -44,9 +44,9 @@ class TissueContrast:
 
 
 PRE_OPERATIVE = TissueContrast(csf=0.16, gm=0.44, wm=0.64, core=0.28, rim=0.74, oedema=0.40, fluid=0.14)
-# Not a linear function of the first scanner's means: grey matter rises most, the white-grey contrast shrinks.
+# Not a linear function of the first scanner's means: gray matter rises most, the white-gray contrast shrinks.
 POST_OPERATIVE = TissueContrast(csf=0.28, gm=0.58, wm=0.70, core=0.38, rim=0.78, oedema=0.52, fluid=0.22)
-# Of healthy heads. The detail is that of the template's T1; FLAIR, brighter in grey matter, shows it inverted.
+# Of healthy heads. The detail is that of the template's T1; FLAIR, brighter in gray matter, shows it inverted.
 T1 = TissueContrast(csf=0.16, gm=0.44, wm=0.64, core=0, rim=0, oedema=0, fluid=0)
 FLAIR = TissueContrast(csf=0.14, gm=0.80, wm=0.45, core=0, rim=0, oedema=0, fluid=0, texture=0.7)
 
@@ -73,7 +73,7 @@ def blend(magnitude: Tensor, other: Tensor | float, weight: Tensor) -> Tensor:
 
 
 def edge_weight(depth_mm: Tensor, spacing: float) -> Tensor:
-    """Share of a voxel that lies inside, from the depth of its centre: a logistic a voxel wide."""
+    """Share of a voxel that lies inside, from the depth of its center: a logistic a voxel wide."""
     return torch.sigmoid(depth_mm * (4.0 / spacing))
 
 

@@ -73,19 +73,19 @@ def random_rotation(random: np.random.Generator, spatial_dims: int) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-def ellipsoidal_radius(grid: BrainGrid, centre: Sequence[int], axes_mm: Sequence[float], rotation: Tensor) -> Tensor:
-    """Distance from `centre` in units of an ellipsoid's semi-axes: 1 on its surface.
+def ellipsoidal_radius(grid: BrainGrid, center: Sequence[int], axes_mm: Sequence[float], rotation: Tensor) -> Tensor:
+    """Distance from `center` in units of an ellipsoid's semi-axes: 1 on its surface.
 
     Args:
         grid: where to evaluate it.
-        centre: voxel index of the centre.
+        center: voxel index of the center.
         axes_mm: semi-axes.
         rotation: (D, D) from the ellipsoid's axes to the grid's.
 
     Returns:
         (*grid.shape) float64.
     """
-    offset = _from_centre(grid, centre)
+    offset = _from_center(grid, center)
     local = torch.tensordot(rotation.T, offset, dims=1)
     scale = torch.tensor(list(axes_mm), dtype=torch.float64).reshape(-1, *[1] * len(grid.shape))
     return (local / scale).square().sum(0).sqrt()
@@ -93,7 +93,7 @@ def ellipsoidal_radius(grid: BrainGrid, centre: Sequence[int], axes_mm: Sequence
 
 def mass_velocity(
     grid: BrainGrid,
-    centre: Sequence[int],
+    center: Sequence[int],
     radius: Tensor,
     size_mm: float,
     peak_mm: float,
@@ -103,12 +103,12 @@ def mass_velocity(
     """Stationary pull velocity v of a growing mass: healthy ∘ exp(v) is the anatomy it has pushed outwards.
 
     v = −peak · (x − c)/size · 2/(1 + s²) · (1 − (|x − c|/reach)²)²₊ · freedom with s the ellipsoidal radius: rising
-    from the centre, largest near the lesion's border (s = 1), falling like the flow around a source and
+    from the center, largest near the lesion's border (s = 1), falling like the flow around a source and
     zero beyond the reach.
 
     Args:
         grid: where to evaluate it.
-        centre: voxel index of the centre.
+        center: voxel index of the center.
         radius: (*shape) ellipsoidal radius s.
         size_mm: mean semi-axis.
         peak_mm: velocity near the border.
@@ -118,12 +118,12 @@ def mass_velocity(
     Returns:
         (D, *grid.shape) float64, voxels.
     """
-    offset = _from_centre(grid, centre)
+    offset = _from_center(grid, center)
     distance = offset.square().sum(0).sqrt()
     fall = 2 / (1 + radius.square()) * (1 - (distance / reach_mm).square()).clamp_min(0).square()
     return -(peak_mm / grid.spacing) * offset / size_mm * fall * freedom
 
 
-def _from_centre(grid: BrainGrid, centre: Sequence[int]) -> Tensor:
+def _from_center(grid: BrainGrid, center: Sequence[int]) -> Tensor:
     position = grid.plane_mm()
-    return position - torch.stack([axis[tuple(centre)] for axis in position]).reshape(-1, *[1] * len(grid.shape))
+    return position - torch.stack([axis[tuple(center)] for axis in position]).reshape(-1, *[1] * len(grid.shape))

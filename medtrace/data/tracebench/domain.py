@@ -76,7 +76,7 @@ class Subject(NamedTuple):
 
     def positions(self, ddf: Tensor | None = None) -> Tensor:
         """Template positions (3, *shape) in mm of every voxel, or of what a displacement in voxels pulls there."""
-        position = self.grid.millimetres()
+        position = self.grid.millimeters()
         own = self.anatomy_mm
         if ddf is not None:
             # Beyond the grid the anatomy's displacement goes on as at the border; positions go on straight.

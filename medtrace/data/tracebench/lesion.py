@@ -25,7 +25,7 @@ class Lesion(NamedTuple):
     """A lesion on the grid of the scan that shows it, and what its look tells."""
 
     depth_mm: Tensor  # (1, *shape), positive inside
-    centre: tuple[int, ...]
+    center: tuple[int, ...]
     oedema_mm: float
     predictable: Tensor  # (D, *shape) velocity that follows from its position, shape and oedema
     velocity: Tensor  # (D, *shape) v_mass
@@ -47,10 +47,10 @@ def draw_lesion(random: np.random.Generator, grid: BrainGrid, depth_mm: Tensor, 
     # The deepest voxel stays a candidate, so that a slice through a thin end of the brain still has one.
     least_depth = min(settings.lesion_depth_mm, float(depth_mm.max()))
     candidates = torch.nonzero(depth_mm >= least_depth)
-    centre = tuple(int(n) for n in candidates[int(random.integers(len(candidates)))])
+    center = tuple(int(n) for n in candidates[int(random.integers(len(candidates)))])
     size_mm = float(random.uniform(*settings.lesion_radius_mm))
     axes_mm = size_mm * np.exp(random.uniform(-1, 1, spatial_dims) * settings.lesion_elongation)
-    radius = ellipsoidal_radius(grid, centre, axes_mm.tolist(), random_rotation(random, spatial_dims))
+    radius = ellipsoidal_radius(grid, center, axes_mm.tolist(), random_rotation(random, spatial_dims))
     roughness = smooth_noise(random, grid, 0.7 * size_mm)
     border_mm = size_mm * (1 - radius[None] * (1 + settings.border_roughness * roughness))
 
@@ -58,10 +58,10 @@ def draw_lesion(random: np.random.Generator, grid: BrainGrid, depth_mm: Tensor, 
     low, high = settings.mass_effect
     freedom = 1 - torch.exp(-(depth_mm.clamp_min(0) / max(settings.skull_mm, 1e-6)).square())
     peak_mm = size_mm * (low + pressure * (high - low))
-    predictable = mass_velocity(grid, centre, radius, size_mm, peak_mm, settings.reach_mm, freedom)
+    predictable = mass_velocity(grid, center, radius, size_mm, peak_mm, settings.reach_mm, freedom)
     factor = 1 + settings.mass_roughness * smooth_noise(random, grid, 40.0)
     narrow, wide = settings.oedema_mm
-    return Lesion(border_mm, centre, narrow + pressure * (wide - narrow), predictable, factor * predictable)
+    return Lesion(border_mm, center, narrow + pressure * (wide - narrow), predictable, factor * predictable)
 
 
 def render_scan(

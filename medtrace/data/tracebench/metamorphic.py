@@ -142,7 +142,7 @@ def _draw_plane(random: np.random.Generator, grid: BrainGrid, settings: Metamorp
     bending = settings.out_of_plane_mm * smooth_noise(random, grid, settings.anatomy_scales_mm[0])
 
     def plane(displacement: Tensor) -> Tensor:
-        position = grid.millimetres()
+        position = grid.millimeters()
         position[:spatial_dims] += grid.spacing * displacement
         if spatial_dims == 2:
             position[2:] += warp(bending[None], displacement[None])[0]
@@ -204,7 +204,7 @@ def _correspondence(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _near(region: Tensor, spacing: float) -> Tensor:
-    """Within `NEAR_MM` of a region (1, *shape), voxel centre to voxel centre; nothing is near an empty one."""
+    """Within `NEAR_MM` of a region (1, *shape), voxel center to voxel center; nothing is near an empty one."""
     if not region.any():
         return torch.zeros_like(region)
     distance = ndimage.distance_transform_edt(~region[0].numpy(), sampling=spacing)

@@ -118,7 +118,7 @@ def _moved(grid: BrainGrid, anatomy_mm: Tensor, move: MisalignmentDraw) -> Tenso
     """Template positions (3, *shape) of what each voxel shows after a misalignment."""
     ddf = move.displacement(grid.shape, dtype=torch.float64)
     # The anatomy's own displacement is smooth and goes on beyond the grid as at its border; positions go on straight.
-    position = grid.millimetres()
+    position = grid.millimeters()
     own = anatomy_mm - position
     position[: len(grid.shape)] += grid.spacing * ddf
     return position + warp(own[None], ddf[None])[0]

@@ -21,7 +21,7 @@ class BrainSettings:
         out_of_plane_mm: standard deviation of a 2D slice's bending out of its plane.
         rotation_degrees, scaling: bounds (±) of the head's affine variation.
         lesion_radius_mm: mean semi-axis. `lesion_elongation`: bound (±) of the logarithm of a semi-axis' ratio.
-        lesion_depth_mm: least distance of the lesion's centre from the brain's surface.
+        lesion_depth_mm: least distance of the lesion's center from the brain's surface.
         border_roughness: standard deviation of the lesion's border, as a share of its radius.
         mass_effect: peak velocity of the mass effect over the radius. It shows: the oedema's width rises with it.
         oedema_mm: width of the oedema at the least and the greatest mass effect.

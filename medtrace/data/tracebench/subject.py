@@ -26,7 +26,7 @@ def subject_coordinates(random: np.random.Generator, grid: BrainGrid, settings: 
     """Template position (3, *shape) float64, in mm, of every voxel of a subject's healthy head."""
     spatial_dims = len(grid.shape)
     velocity = anatomy_velocity(random, grid, settings.anatomy_scales_mm, settings.anatomy_amplitudes_mm)
-    position = grid.millimetres()
+    position = grid.millimeters()
     position[:spatial_dims] += grid.spacing * exponentiate(velocity[None], steps=SQUARINGS)[0]
     if spatial_dims == 2:
         position[2:] += settings.out_of_plane_mm * smooth_noise(random, grid, settings.anatomy_scales_mm[0])

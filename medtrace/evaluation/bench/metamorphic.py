@@ -38,7 +38,7 @@ COLUMNS = {
     "ssd_warped_healthy": "SSD healthy, warped",
     "non_diffeomorphic_fraction": "folded fraction",
     "inverse_consistency_mm": "inverse consistency (mm)",
-    "still_voxels": "displacement, source = target (voxels)",
+    "unmoved_voxels": "displacement, source = target (voxels)",
     "intensity_without_mask": "largest intensity, empty mask",
 }
 COSTS = {"all_parameters_million": "parameters (M)", "training_seconds": "training (s)"}
@@ -110,8 +110,8 @@ def checks(method: Method, batch: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         `time_ms`: wall-clock time of image and field of a single pair. `intensity_without_mask`: the largest change of
-        intensity without a mask. `still_voxels`: mean displacement in the head, in voxels, when the source is also the
-        target.
+        intensity without a mask. `unmoved_voxels`: mean displacement in the head, in voxels, when the source is also
+        the target.
     """
     device = next(method.parameters()).device
     images = {name: plain(batch[name]).to(device) for name in ("source", "target", "mask", "source_mask")}
@@ -128,7 +128,7 @@ def checks(method: Method, batch: Mapping[str, Any]) -> dict[str, float]:
     return {
         "time_ms": 1e3 * seconds,
         "intensity_without_mask": 0.0 if unmasked.appearance is None else float(unmasked.appearance.abs().max()),
-        "still_voxels": float(length[head].mean()),
+        "unmoved_voxels": float(length[head].mean()),
     }
 
 

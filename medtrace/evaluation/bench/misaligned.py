@@ -1,4 +1,4 @@
-"""Studies of the task `misaligned`: T2 from T1, learnt from pairs that do not lie on each other (RegGAN)."""
+"""Studies of the task `misaligned`: T2 from T1, learned from pairs that do not lie on each other (RegGAN)."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ MODES = ("C", "C+R", "NC", "NC+R")
 MODES_EPOCHS = 2
 """Of each of the 16 trainings of the demo."""
 RIVALS = {"CycleGAN (C)": "C", "Pix2Pix": "pix2pix", "RegGAN (NC+R)": "NC+R"}
-"""Name → mode of the CycleGAN host (RegGAN, Table 2 and Figure 6)."""
+"""Name → mode of the CycleGAN backbone (RegGAN, Table 2 and Figure 6)."""
 
 
 def training(level: str, backbone: str, mode: str, unpaired: bool = False) -> Training:
@@ -235,7 +235,7 @@ MISALIGNED = (
     ),
     study(
         "modes",
-        {(mode, BACKBONES[host]): training("table1", host, mode) for host in BACKBONES for mode in MODES},
+        {(mode, BACKBONES[backbone]): training("table1", backbone, mode) for backbone in BACKBONES for mode in MODES},
         show_layout("measure", COSTS),
     ),
     study(

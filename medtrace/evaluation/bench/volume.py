@@ -1,4 +1,4 @@
-"""Study `volume` of the task `metamorphic`: one case in 3D by instance optimisation, nothing trained."""
+"""Study `volume` of the task `metamorphic`: one case in 3D by instance optimization, nothing trained."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ METAMORPHOSIS, EQUATION = "instance, metamorphosis", "instance, metamorphosis, b
 def volume(
     setting: str, out: Path, *, seed: int = 0, device: str | None = None, progress: bool = True
 ) -> dict[str, Any]:
-    """Register one unseen 3D case by instance optimisation and beside it the rivals; print and write the scores.
+    """Register one unseen 3D case by instance optimization and beside it the rivals; print and write the scores.
 
-    Rows: the identity; SimpleITK's Demons with the lesion masked; instance optimisation without a mask; with the lesion
+    Rows: the identity; SimpleITK's Demons with the lesion masked; instance optimization without a mask; with the lesion
     left out of the comparison (its image the warped source); with the change of intensity (the same field, and q·M);
     and with Eq. 4's gradient, which teaches the field within the mask too.
 
@@ -62,7 +62,7 @@ def volume(
         setting: one of `SIZES`.
         out: receives `metamorphic/volume/` with `results.json`, `table.md`, `figures/` and `traces/`.
         seed: of the case.
-        device: of the optimisation; by default CUDA where there is one.
+        device: of the optimization; by default CUDA where there is one.
         progress: show a bar and the table.
 
     Returns:

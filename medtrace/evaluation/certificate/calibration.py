@@ -37,7 +37,7 @@ TASKS = ("postop", "metamorphic")
 Tracer = Callable[[Mapping[str, Any]], Sequence[Trace]]
 
 
-class Judgement(NamedTuple):
+class Assessment(NamedTuple):
     """One trace, what the truth says of it and what its certificate says."""
 
     kind: str
@@ -73,7 +73,7 @@ def wrongness(trace: Trace, truth: Trace) -> tuple[str, ...]:
     return tuple(name for name, bad in found.items() if bad)
 
 
-def judge_spoiled(
+def assess_corrupted(
     tasks: Sequence[str] = TASKS,
     cases: int = 20,
     spatial_shape: Sequence[int] = (96, 96),
@@ -82,7 +82,7 @@ def judge_spoiled(
     split: str = "test",
     thresholds: Thresholds | None = None,
     progress: bool = False,
-) -> list[Judgement]:
+) -> list[Assessment]:
     """Certify the true traces of TraceBench cases and everything that `SPOILERS` makes of them.
 
     Args:
@@ -96,25 +96,27 @@ def judge_spoiled(
     if cases < 2:
         raise ValueError(f"cases: expected at least 2, so that images can be exchanged, received {cases}")
     limits = thresholds or Thresholds()
-    judgements = []
+    assessments = []
     with warnings.catch_warnings(), tqdm(total=len(tasks) * cases, disable=not progress, unit="case") as bar:
-        warnings.simplefilter("ignore")  # spoiled fields have no good inverse
+        warnings.simplefilter("ignore")  # corrupted fields have no good inverse
         for task in tasks:
             data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
             for index in range(cases):
                 truth = true_trace(data[index])
                 random = np.random.default_rng([seed, index])
                 referee = independent_field(truth, limits)
-                for kind, spoiler in SPOILERS.items():
-                    spoiled = spoiler.apply(truth, data[(index + 1) % cases], random)
-                    checks = trace_checks(spoiled, limits, referee if spoiler.same_pair else None)
+                for kind, corruption in SPOILERS.items():
+                    corrupted = corruption.apply(truth, data[(index + 1) % cases], random)
+                    checks = trace_checks(corrupted, limits, referee if corruption.same_pair else None)
                     certificate = Certificate(f"{task}-{index:04d}", tuple(checks))
-                    judgements.append(Judgement(kind, wrongness(spoiled, truth), certificate, _error(spoiled, truth)))
+                    assessments.append(
+                        Assessment(kind, wrongness(corrupted, truth), certificate, _error(corrupted, truth))
+                    )
                 bar.update()
-    return judgements
+    return assessments
 
 
-def judge_run(
+def assess_run(
     run: str | os.PathLike,
     task: str = "postop",
     cases: int = 20,
@@ -124,12 +126,12 @@ def judge_run(
     split: str = "test",
     thresholds: Thresholds | None = None,
     progress: bool = False,
-) -> list[Judgement]:
+) -> list[Assessment]:
     """Certify a trained run's traces of TraceBench cases, with equivariance where it translates one image."""
     limits = thresholds or Thresholds()
     method = load_method(run, "cpu")
     data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
-    judgements = []
+    assessments = []
     for index in tqdm(range(cases), disable=not progress, unit="case"):
         case = data[index]
         truth, trace = true_trace(case), traced(method.trace, case)
@@ -138,20 +140,20 @@ def judge_run(
         if not registers:
             checks += translator_checks(run_translator(method.trace, case["source"].affine), trace, limits)
         certificate = Certificate(f"{task}-{index:04d}", tuple(checks))
-        judgements.append(Judgement(Path(run).name, wrongness(trace, truth), certificate, _error(trace, truth)))
-    return judgements
+        assessments.append(Assessment(Path(run).name, wrongness(trace, truth), certificate, _error(trace, truth)))
+    return assessments
 
 
-def judgement_table(judgements: Iterable[Judgement]) -> str:
+def assessment_table(assessments: Iterable[Assessment]) -> str:
     """The verdicts by kind of trace, as Markdown: what the truth says, what the certificate says, how often right."""
-    by_kind: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        by_kind.setdefault(judgement.kind, []).append(judgement)
+    by_kind: dict[str, list[Assessment]] = {}
+    for assessment in assessments:
+        by_kind.setdefault(assessment.kind, []).append(assessment)
     lines = [
         "| trace | n | error, mm | wrong by the truth | PASS | WARN | FAIL | verdict right | noticed by |",
         "|---|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
-    everything: list[Judgement] = []
+    everything: list[Assessment] = []
     for kind, group in by_kind.items():
         lines.append(_row(kind, group))
         everything += group
@@ -159,21 +161,21 @@ def judgement_table(judgements: Iterable[Judgement]) -> str:
     return "\n".join(lines)
 
 
-def _row(kind: str, group: Sequence[Judgement]) -> str:
-    verdicts = Counter(judgement.certificate.verdict for judgement in group)
+def _row(kind: str, group: Sequence[Assessment]) -> str:
+    verdicts = Counter(assessment.certificate.verdict for assessment in group)
     noticed = Counter(
         check.name
-        for judgement in group
-        for check in judgement.certificate.checks
+        for assessment in group
+        for check in assessment.certificate.checks
         if check.status in (Status.FAIL, Status.WARN)
     )
     cells = [
         kind,
         str(len(group)),
-        f"{np.mean([judgement.error_mm for judgement in group]):.2f}",
-        f"{sum(bool(judgement.wrong) for judgement in group)}",
+        f"{np.mean([assessment.error_mm for assessment in group]):.2f}",
+        f"{sum(bool(assessment.wrong) for assessment in group)}",
         *(str(verdicts.get(status, 0)) for status in (Status.PASS, Status.WARN, Status.FAIL)),
-        f"{100 * np.mean([judgement.right for judgement in group]):.0f} %",
+        f"{100 * np.mean([assessment.right for assessment in group]):.0f} %",
         ", ".join(f"{name} {count}" for name, count in noticed.most_common(4)) if kind != "all" else "",
     ]
     return "| " + " | ".join(cells) + " |"

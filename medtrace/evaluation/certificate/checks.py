@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtrace.evaluation.certificate import figures as measure
-from medtrace.evaluation.certificate.record import Check, judged, skipped
+from medtrace.evaluation.certificate.record import Check, assessed, skipped
 from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.fields import warp
 from medtrace.registration.independent_registration import independent_registration
@@ -31,7 +31,8 @@ def trace_checks(
         trace: on the CPU.
         thresholds: limits and settings.
         referee: the independent displacement, if it is known already (see `independent_field`).
-        target: (C, *spatial), what a registration was to reach: the field is judged against it, not against the image.
+        target: (C, *spatial), what a registration was to reach: the field is assessed against it, not against the
+            image.
     """
     region = measure.foreground(measure.on_image_grid(trace), trace.image)
     if target is not None and target.shape[1:] != trace.image.shape[1:]:
@@ -60,14 +61,14 @@ def folding(trace: Trace, thresholds: Thresholds) -> Check:
         "inverse_folded_fraction": backward.fraction,
         "ddf_least_jacobian": forward.least_jacobian,
     }
-    return judged("folding", figures, thresholds, "neither the field nor its inverse folds")
+    return assessed("folding", figures, thresholds, "neither the field nor its inverse folds")
 
 
 def smoothness(trace: Trace, thresholds: Thresholds) -> Check:
     """Single voxels that move otherwise than all around them."""
     jumps = {name: measure.largest_jump(getattr(trace, name)) for name in ("ddf", "inverse_ddf")}
     figures = {"largest_jump_voxels": max(jumps.values()), **{f"{name}_jump_voxels": v for name, v in jumps.items()}}
-    return judged("smoothness", figures, thresholds, "no voxel moves apart from its neighbours")
+    return assessed("smoothness", figures, thresholds, "no voxel moves apart from its neighbors")
 
 
 def inverse_consistency(trace: Trace, thresholds: Thresholds) -> Check:
@@ -83,13 +84,13 @@ def inverse_consistency(trace: Trace, thresholds: Thresholds) -> Check:
                 figures[key] = figures.get(key, 0) + value if name == "points" else max(figures.get(key, 0.0), value)
     if not figures:
         return skipped("inverse consistency", "every point leaves the other grid")
-    return judged("inverse consistency", figures, thresholds, "the field and its inverse undo each other")
+    return assessed("inverse consistency", figures, thresholds, "the field and its inverse undo each other")
 
 
 def account(trace: Trace, thresholds: Thresholds) -> Check:
     """Whether `warped` is what the field makes of the source."""
     figures = {"account_share": measure.account_error(trace)}
-    return judged("account", figures, thresholds, "the warped source is the source moved by the field")
+    return assessed("account", figures, thresholds, "the warped source is the source moved by the field")
 
 
 def field_against_image(
@@ -115,13 +116,13 @@ def field_against_image(
     still = measure.on_image_grid(trace)
     claimed = measure.similarity(trace.warped, image, region)
     zero = measure.similarity(still, image, region)
-    control = judged(
+    control = assessed(
         FIELD_CHECKS[0],
         {"zero_field_advantage": zero - claimed, "similarity_claimed": claimed, "similarity_zero": zero},
         thresholds,
         "the claimed field explains the image at least as well as no field",
     )
-    pair = _at_referees_size(trace, still, image, region, thresholds)
+    pair = _at_reference_size(trace, still, image, region, thresholds)
     field = _registered(pair, thresholds) if referee is None else referee
     found = measure.similarity(warp(pair.source[None], field[None])[0], pair.image, pair.region)
     own = measure.similarity(warp(pair.source[None], pair.ddf[None])[0], pair.image, pair.region)
@@ -136,14 +137,15 @@ def field_against_image(
         "independent_mm": beside.independent_mm,
     }
     well = "an independent registration finds no more and nothing else"
-    return [control, judged(FIELD_CHECKS[1], figures, thresholds, well)]
+    return [control, assessed(FIELD_CHECKS[1], figures, thresholds, well)]
 
 
-def independent_field(trace: Trace, thresholds: Thresholds) -> Tensor:
-    """Displacement (spatial_dims, *small), found by SimpleITK between source and image at the referee's size."""
+def independent_field(trace: Trace, thresholds: Thresholds) ->
+Tensor:
+    """Displacement (spatial_dims, *small), found by SimpleITK between source and image at the reference registration's size."""
     still = measure.on_image_grid(trace)
     everywhere = torch.ones_like(still[:1], dtype=torch.bool)
-    return _registered(_at_referees_size(trace, still, trace.image, everywhere, thresholds), thresholds)
+    return _registered(_at_reference_size(trace, still, trace.image, everywhere, thresholds), thresholds)
 
 
 def residual(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
@@ -155,7 +157,7 @@ def residual(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
     summary = trace.ledger().summary
     figures = {"residual_share": measure.residual_share(trace, region), "residual_mean": summary.residual or 0.0}
     where = "outside the mask" if trace.mask is not None else "anywhere (no mask)"
-    return judged("residual", figures, thresholds, f"little is left unexplained {where}")
+    return assessed("residual", figures, thresholds, f"little is left unexplained {where}")
 
 
 def intensity(trace: Trace, thresholds: Thresholds) -> Check:
@@ -168,7 +170,7 @@ def intensity(trace: Trace, thresholds: Thresholds) -> Check:
         "source_low": float(trace.source.min()),
         "source_high": float(trace.source.max()),
     }
-    return judged("intensity", figures, thresholds, "the image's values lie in the source's range")
+    return assessed("intensity", figures, thresholds, "the image's values lie in the source's range")
 
 
 class _Pair(NamedTuple):
@@ -192,19 +194,19 @@ def _own_warped(trace: Trace) -> bool:
 def _registered(pair: _Pair, thresholds: Thresholds) -> Tensor:
     if not (pair.image.ndim == 4 and 1 in pair.image.shape[1:]):
         found = independent_registration(
-            pair.source[None], pair.image[None], control_spacing=thresholds.referee_spacing
+            pair.source[None], pair.image[None], control_spacing=thresholds.reference_spacing
         )
         return found[0]
     axis = list(pair.image.shape[1:]).index(1)  # a single slice is registered in its plane
     plane = [value.squeeze(axis + 1)[None] for value in (pair.source, pair.image)]
-    parts = list(independent_registration(*plane, control_spacing=thresholds.referee_spacing)[0].unsqueeze(axis + 1))
+    parts = list(independent_registration(*plane, control_spacing=thresholds.reference_spacing)[0].unsqueeze(axis + 1))
     parts.insert(axis, torch.zeros_like(parts[0]))
     return torch.stack(parts)
 
 
-def _at_referees_size(trace: Trace, still: Tensor, image: Tensor, region: Tensor, thresholds: Thresholds) -> _Pair:
+def _at_reference_size(trace: Trace, still: Tensor, image: Tensor, region: Tensor, thresholds: Thresholds) -> _Pair:
     shape = tuple(image.shape[1:])
-    longest = thresholds.referee_size_2d if len(shape) == 2 or 1 in shape else thresholds.referee_size_3d
+    longest = thresholds.reference_size_2d if len(shape) == 2 or 1 in shape else thresholds.reference_size_3d
     factors = [max(1, -(-size // longest)) for size in shape]
     pool: Callable[..., Tensor] = F.avg_pool2d if len(shape) == 2 else F.avg_pool3d
 

@@ -1,4 +1,4 @@
-"""Ways to spoil a true trace, for finding out what a certificate notices."""
+"""Ways to corrupt a true trace, for finding out what a certificate notices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from medtrace.trace import Trace
 Case = Mapping[str, Any]
 
 
-class Spoiler(NamedTuple):
-    """One way to spoil a trace."""
+class Corruption(NamedTuple):
+    """One way to corrupt a trace."""
 
     apply: Callable[[Trace, Case, np.random.Generator], Trace]
-    """From the true trace, another case and randomness to the spoiled trace."""
+    """From the true trace, another case and randomness to the corrupted trace."""
     same_pair: bool
     """Whether source and image stay what they were but for linear contrast, to which a referee is blind."""
 
@@ -131,33 +131,33 @@ def _faded(trace: Trace, _: Case, __: np.random.Generator) -> Trace:
     return rebuilt(trace, image=trace.image.mean() + 0.02 * trace.image, inverse_ddf=trace.inverse_ddf)
 
 
-SPOILERS: dict[str, Spoiler] = {
-    "truth": Spoiler(lambda trace, _, __: trace, True),
-    "one voxel moved 1.5 voxels": Spoiler(moved_voxel, True),
-    "local fold": Spoiler(_fold, True),
-    "field shifted by 8 voxels": Spoiler(_shifted, True),
-    "constant 3 voxels added": Spoiler(_offset, True),
-    "smooth 4 voxels added": Spoiler(_foreign, True),
-    "field halved": Spoiler(_scaled(0.5), True),
-    "field doubled": Spoiler(_scaled(2.0), True),
-    "field zero": Spoiler(_scaled(0.0), True),
-    "direction reversed": Spoiler(_reversed, True),
-    "axes swapped": Spoiler(_axes_swapped, True),
-    "inverse wrong": Spoiler(_wrong_inverse, True),
-    "warped not of this field": Spoiler(_stale_warped, True),
-    "image of another case": Spoiler(_wrong_image, False),
-    "bright region invented": Spoiler(_invention, False),
-    "image out of range": Spoiler(_out_of_range, True),
-    "image without contrast": Spoiler(_faded, True),
+SPOILERS: dict[str, Corruption] = {
+    "truth": Corruption(lambda trace, _, __: trace, True),
+    "one voxel moved 1.5 voxels": Corruption(moved_voxel, True),
+    "local fold": Corruption(_fold, True),
+    "field shifted by 8 voxels": Corruption(_shifted, True),
+    "constant 3 voxels added": Corruption(_offset, True),
+    "smooth 4 voxels added": Corruption(_foreign, True),
+    "field halved": Corruption(_scaled(0.5), True),
+    "field doubled": Corruption(_scaled(2.0), True),
+    "field zero": Corruption(_scaled(0.0), True),
+    "direction reversed": Corruption(_reversed, True),
+    "axes swapped": Corruption(_axes_swapped, True),
+    "inverse wrong": Corruption(_wrong_inverse, True),
+    "warped not of this field": Corruption(_stale_warped, True),
+    "image of another case": Corruption(_wrong_image, False),
+    "bright region invented": Corruption(_invention, False),
+    "image out of range": Corruption(_out_of_range, True),
+    "image without contrast": Corruption(_faded, True),
 }
 
 
 def _bump(trace: Trace, random: np.random.Generator, amplitude: float, width: float) -> Tensor:
     """A Gaussian displacement in a random direction about a random voxel of the foreground."""
     candidates = (trace.image[0] > trace.image.min()).nonzero()
-    centre = candidates[int(random.integers(len(candidates)))].reshape(-1, *[1] * trace.spatial_dims)
+    center = candidates[int(random.integers(len(candidates)))].reshape(-1, *[1] * trace.spatial_dims)
     grid = identity_grid(trace.image.shape[1:], dtype=torch.float32)
-    squared = ((grid - centre) ** 2).sum(0) / width**2
+    squared = ((grid - center) ** 2).sum(0) / width**2
     direction = random.normal(size=trace.spatial_dims)
     vector = torch.as_tensor(amplitude * direction / np.linalg.norm(direction), dtype=torch.float32)
     return vector.reshape(-1, *[1] * trace.spatial_dims) * torch.exp(-squared / 2)

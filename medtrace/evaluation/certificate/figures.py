@@ -66,28 +66,28 @@ def fold_figures(ddf: Tensor) -> FoldFigures:
 
 
 def largest_jump(ddf: Tensor) -> float:
-    """Largest distance of a voxel's displacement from the median of its neighbours', in voxels.
+    """Largest distance of a voxel's displacement from the median of its neighbors', in voxels.
 
     A smooth field has next to none; a voxel that was moved alone stands out by as much as it was moved, also where it
     does not fold.
 
     Args:
-        ddf: (spatial_dims, *spatial), in voxels. Neighbours are the two along every axis longer than 1; at a border
+        ddf: (spatial_dims, *spatial), in voxels. Neighbors are the two along every axis longer than 1; at a border
             the missing one is extrapolated linearly.
     """
     check_field("ddf", ddf[None])
     values = ddf.detach().double()
-    neighbours = []
+    neighbors = []
     for axis in range(1, values.ndim):
         if values.shape[axis] < 3:
             continue
         ends = [2 * values.narrow(axis, a, 1) - values.narrow(axis, b, 1) for a, b in ((0, 1), (-1, -2))]
         padded = torch.cat([ends[0], values, ends[1]], axis)
-        neighbours += [padded.narrow(axis, start, values.shape[axis]) for start in (0, 2)]
-    if not neighbours:
+        neighbors += [padded.narrow(axis, start, values.shape[axis]) for start in (0, 2)]
+    if not neighbors:
         return 0.0
-    ordered = torch.stack(neighbours).sort(0).values
-    middle = len(neighbours) // 2
+    ordered = torch.stack(neighbors).sort(0).values
+    middle = len(neighbors) // 2
     median = (ordered[middle - 1] + ordered[middle]) / 2
     return float(torch.linalg.vector_norm(values - median, dim=0).max())
 
@@ -159,8 +159,8 @@ def foreground(source: Tensor, image: Tensor) -> Tensor:
     """
     masks = []
     for picture in (source, image):
-        grey = picture.detach().mean(0, keepdim=True).double()
-        apart = (grey - _rim(grey).median()).abs()
+        gray = picture.detach().mean(0, keepdim=True).double()
+        apart = (gray - _rim(gray).median()).abs()
         if float(apart.max()) == 0:
             masks.append(torch.zeros_like(apart, dtype=torch.bool))
             continue
@@ -170,7 +170,7 @@ def foreground(source: Tensor, image: Tensor) -> Tensor:
 
 
 def similarity(first: Tensor, second: Tensor, region: Tensor, num_bins: int = 32) -> float:
-    """Studholme's normalised mutual information, 1 (none) to 2, over a region, each image in its own range."""
+    """Studholme's normalized mutual information, 1 (none) to 2, over a region, each image in its own range."""
     pair = [_unit(value.detach().double().mean(0, keepdim=True), region)[None] for value in (first, second)]
     score = normalized_mutual_information_score(
         pair[0], pair[1], region[None], data_range=(0.0, 1.0), num_bins=num_bins, out_of_range="clamp"
@@ -300,9 +300,9 @@ def _unit(image: Tensor, region: Tensor) -> Tensor:
     return (image - inside.min()) / max(float(inside.max() - inside.min()), 1e-12)
 
 
-def _rim(grey: Tensor) -> Tensor:
+def _rim(gray: Tensor) -> Tensor:
     """The outermost voxels along axes longer than 2, flat."""
     parts = [
-        grey.select(axis, place).flatten() for axis in range(1, grey.ndim) if grey.shape[axis] > 2 for place in (0, -1)
+        gray.select(axis, place).flatten() for axis in range(1, gray.ndim) if gray.shape[axis] > 2 for place in (0, -1)
     ]
-    return torch.cat(parts) if parts else grey.flatten()
+    return torch.cat(parts) if parts else gray.flatten()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medtrace.evaluation.certificate import figures as measure
-from medtrace.evaluation.certificate.record import Check, judged, skipped
+from medtrace.evaluation.certificate.record import Check, assessed, skipped
 from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.fields import compose, warp
 from medtrace.trace import Trace
@@ -65,7 +65,7 @@ def translator_checks(translator: Translator, trace: Trace, thresholds: Threshol
     again = translator(trace.source)
     share = float((again.image - trace.image).abs().mean()) / max(float(trace.image.max() - trace.image.min()), 1e-12)
     apart = float(torch.linalg.vector_norm(again.ddf - trace.ddf, dim=0).mean())
-    reproduction = judged(
+    reproduction = assessed(
         "reproduction",
         {"reproduction_share": share, "reproduction_field_voxels": apart},
         thresholds,
@@ -78,18 +78,18 @@ def translator_checks(translator: Translator, trace: Trace, thresholds: Threshol
     ]
     worst = max(found, key=lambda one: one.ratio)
     figures = {f"equivariance_{name}": value for name, value in worst._asdict().items()}
-    return [reproduction, judged("equivariance", figures, thresholds, "a deformed source gives a deformed answer")]
+    return [reproduction, assessed("equivariance", figures, thresholds, "a deformed source gives a deformed answer")]
 
 
 def identical_pair_check(trace: Trace, thresholds: Thresholds) -> Check:
-    """Judge the trace of a source registered to itself."""
+    """Assess the trace of a source registered to itself."""
     length = torch.linalg.vector_norm(trace.ddf, dim=0)
     figures = {
         "identical_pair_voxels": float(length.max()),
         "identical_pair_mean_voxels": float(length.mean()),
         "identical_pair_change": float((trace.image - trace.source).abs().max()),
     }
-    return judged("identical pair", figures, thresholds, "two equal images are left alone")
+    return assessed("identical pair", figures, thresholds, "two equal images are left alone")
 
 
 def without_run() -> list[Check]:

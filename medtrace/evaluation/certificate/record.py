@@ -86,7 +86,7 @@ class Certificate:
         atomic_write(path, json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
 
 
-def judged(name: str, figures: Mapping[str, float], thresholds: Thresholds, well: str) -> Check:
+def assessed(name: str, figures: Mapping[str, float], thresholds: Thresholds, well: str) -> Check:
     """A check of figures against their limits.
 
     Args:

@@ -35,7 +35,7 @@ FIGURES = {
 ITSELF = "the run"
 WEIGHTS_OFF = (0.01, 0.1)
 """Relative standard deviations of the noise on the weights of other runs."""
-GREY_LEVELS = 4095
+GRAY_LEVELS = 4095
 """Steps of a stored image, over its range."""
 
 
@@ -61,7 +61,7 @@ def question_run(
 ) -> list[Answer]:
     """Put the checks that need a run to it and to controls.
 
-    Of a method that translates one image. *Reproduction*: the run's own image, in grey levels as a file keeps them,
+    Of a method that translates one image. *Reproduction*: the run's own image, in gray levels as a file keeps them,
     must pass; images of runs whose weights differ by 1 % and 10 % must not. *Equivariance*: the run; the mean of its
     answer and a remembered image; the remembered image alone, which is 1 by definition.
 
@@ -120,7 +120,7 @@ def _translation(
     translator = run_translator(tracer, affine)
     trace = translator(source)
     memory = run_translator(tracer, affine)(other["source"].as_tensor()).image
-    reproduction, equivariance = translator_checks(translator, _in_grey_levels(trace), limits)
+    reproduction, equivariance = translator_checks(translator, _in_gray_levels(trace), limits)
     yield _answer(reproduction, ITSELF)
     yield _answer(equivariance, ITSELF)
     for name, another in others.items():
@@ -145,8 +145,8 @@ def _answer(check: Check, asked: str) -> Answer:
     return Answer(check.name, asked, check.figures[FIGURES[check.name]], check.status)
 
 
-def _in_grey_levels(trace: Trace) -> Trace:
-    step = float(trace.image.max() - trace.image.min()) / GREY_LEVELS or 1.0
+def _in_gray_levels(trace: Trace) -> Trace:
+    step = float(trace.image.max() - trace.image.min()) / GRAY_LEVELS or 1.0
     return replace(trace, image=torch.round(trace.image / step) * step)
 
 

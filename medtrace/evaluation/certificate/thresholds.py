@@ -27,7 +27,7 @@ class Thresholds:
 
     Attributes:
         folded_volume_voxels: folded volume of `ddf` or `inverse_ddf`.
-        largest_jump_voxels: largest distance of one voxel's displacement from its neighbours' median.
+        largest_jump_voxels: largest distance of one voxel's displacement from its neighbors' median.
         interior_p95_voxels, interior_max_voxels: round trip through the field and its inverse, away from borders.
         border_p95_voxels: the same at the border.
         account_share: `warped` against the source resampled by `ddf`, as a share of the source's range.
@@ -35,7 +35,7 @@ class Thresholds:
             claimed one: what the claimed field leaves unregistered.
         zero_field_advantage: similarity of the image to the source as it is, less that to the claimed one.
         disagreement_voxels: mean distance of the claimed from the independent displacement, in voxels of the
-            referee's grid.
+            reference registration's grid.
         residual_share: energy that neither deformation nor permitted appearance explains, as a share of variance.
         outside_range_share: voxels beyond the source's range by more than 5 %.
         contrast_loss: 1 less the ratio of standard deviations of image and source.
@@ -46,8 +46,8 @@ class Thresholds:
         border_voxels: width of the border for the round trip.
         probe_voxels: greatest displacement of the small deformations.
         probes: how many of them.
-        referee_size_2d, referee_size_3d: voxels of the longest axis at which the independent registration works.
-        referee_spacing: voxels between its control points.
+        reference_size_2d, reference_size_3d: voxels of the longest axis at which the independent registration works.
+        reference_spacing: voxels between its control points.
     """
 
     folded_volume_voxels: Limit = Limit(0.0, 0.05)
@@ -68,9 +68,9 @@ class Thresholds:
     border_voxels: float = 2.0
     probe_voxels: float = 2.0
     probes: int = 2
-    referee_size_2d: int = 128
-    referee_size_3d: int = 64
-    referee_spacing: float = 10.0
+    reference_size_2d: int = 128
+    reference_size_3d: int = 64
+    reference_spacing: float = 10.0
 
     def limit(self, figure: str) -> Limit | None:
         """The limit of a figure, None where there is none."""

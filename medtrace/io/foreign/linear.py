@@ -28,13 +28,13 @@ def affine_transform(matrix_ras: np.ndarray) -> sitk.AffineTransform:
 
 
 def read_flirt(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]]:
-    """A matrix of FLIRT: from the input (source) to the reference (target), both in FSL's millimetres."""
+    """A matrix of FLIRT: from the input (source) to the reference (target), both in FSL's millimeters."""
     matrix = _numbers(path)
     to_fsl = [fsl_matrix(grid.affine, grid.shape).numpy() for grid in (images.source, images.target)]
     source, target = (grid.affine.numpy() for grid in (images.source, images.target))
     pull = source @ np.linalg.inv(to_fsl[0]) @ np.linalg.inv(matrix) @ to_fsl[1] @ np.linalg.inv(target)
     return affine_transform(pull), [
-        Note(path.name, "taken as FLIRT's matrix from source (-in) to target (-ref), in FSL's millimetres")
+        Note(path.name, "taken as FLIRT's matrix from source (-in) to target (-ref), in FSL's millimeters")
     ]
 
 

@@ -99,7 +99,7 @@ def _format(path: Path, kind: Kind) -> str:
         return vectors.format_of(vectors.read_vector_file(path))
     if kind is Kind.MATRIX:
         raise ValueError(
-            f"{path}: {kind} may be FLIRT's (FSL's millimetres, source to target) or one in RAS mm from target to"
+            f"{path}: {kind} may be FLIRT's (FSL's millimeters, source to target) or one in RAS mm from target to"
             " source (greedy, c3d_affine_tool, NiftyReg); name it by --format flirt or --format matrix"
         )
     return next(name for name, kinds in IMPORT_FORMATS.items() if kind in kinds)

@@ -78,7 +78,7 @@ def format_of(file: VectorFile) -> str:
         return "fsl"
     if not file.five_axes:
         raise ValueError(
-            f"{file.path}: a field (H, W, D, 3) may hold voxels (Learn2Reg, VoxelMorph) or FSL's millimetres; name the"
+            f"{file.path}: a field (H, W, D, 3) may hold voxels (Learn2Reg, VoxelMorph) or FSL's millimeters; name the"
             " program by --format learn2reg, voxelmorph or fsl"
         )
     if file.intent == _RAS_DISPLACEMENT or file.vectors.shape[0] == 2:
@@ -111,7 +111,7 @@ def measured_kind(
     Args:
         vectors: (3, H, W, D) in mm.
         grid: on which they lie.
-        frame: (4, 4) from voxels to the millimetres of the coordinates; None is the grid's affine.
+        frame: (4, 4) from voxels to the millimeters of the coordinates; None is the grid's affine.
         sign: (3, 3) between displacements and coordinates: displacements in LPS, coordinates in RAS.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The history of generated images that a discriminator judges (Shrivastava et al. 2017)."""
+"""The history of generated images that a discriminator assesses (Shrivastava et al. 2017)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ImagePool(nn.Module):
-    """Keep up to `size` generated images; half the time judge an old one in place of the new one.
+    """Keep up to `size` generated images; half the time assess an old one in place of the new one.
 
     The kept images are part of the state dict, so that a resumed training goes on with them; choices are drawn from
     torch's global generator on the CPU.

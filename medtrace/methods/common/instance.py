@@ -1,4 +1,4 @@
-"""Instance optimisation: gradient steps on the flows of a single pair, with or without a network before it."""
+"""Instance optimization: gradient steps on the flows of a single pair, with or without a network before it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RefinementStep(NamedTuple):
 
 
 class InstanceRegistration(RegistrationMethod):
-    """Register a pair by gradient steps on its own flows (instance optimisation); nothing is trained.
+    """Register a pair by gradient steps on its own flows (instance optimization); nothing is trained.
 
     From the answer of `start`, or from no change, Adam lowers the energy over a stationary velocity and an intensity of
     the pair: φ = φ_start ∘ exp(Σ_h U_h δ_h), q = q_start + δ_q. δ_h lies on the grid halved h times and U_h
@@ -55,7 +55,7 @@ class InstanceRegistration(RegistrationMethod):
         learning_rate: length of a first step of each δ_h, in voxels.
         intensity_rate: likewise of δ_q, in the images' units.
         downsampling: the grids h of the velocity.
-        squarings: squarings of the exponential.
+        integration_steps: squarings of the exponential.
         progress: called before each step and after the last, such as to draw a bar.
         segmentation: see `RegistrationMethod`; None takes the one of `start`.
         segment_source: see there.
@@ -72,7 +72,7 @@ class InstanceRegistration(RegistrationMethod):
         learning_rate: float = 0.1,
         intensity_rate: float = 0.05,
         downsampling: Sequence[int] = (1, 2, 3, 4),
-        squarings: int = 6,
+        integration_steps: int = 6,
         progress: Callable[[RefinementStep], None] | None = None,
         segmentation: Segmentation | None = None,
         segment_source: bool = False,
@@ -97,7 +97,7 @@ class InstanceRegistration(RegistrationMethod):
         self.learning_rate = learning_rate
         self.intensity_rate = intensity_rate
         self.downsampling = tuple(sorted(set(downsampling)))
-        self.squarings = squarings
+        self.integration_steps = integration_steps
         self.progress = progress
         self.phases = ()
 
@@ -157,7 +157,7 @@ class InstanceRegistration(RegistrationMethod):
     def _output(
         self, pair: RegistrationPair, first: MetamorphicOutput, velocities: Sequence[Tensor], intensity: Tensor
     ) -> MetamorphicOutput:
-        correction = multigrid_displacement(velocities, self.downsampling, first.ddf.shape[2:], self.squarings)
+        correction = multigrid_displacement(velocities, self.downsampling, first.ddf.shape[2:], self.integration_steps)
         ddf = correction if self.start is None else compose(first.ddf, correction)
         warped = warp(pair.source, ddf)
         change = (first.intensity + intensity) * pair.joint_mask(ddf)
@@ -170,7 +170,7 @@ class InstanceRegistration(RegistrationMethod):
 
 
 def multigrid_displacement(
-    velocities: Sequence[Tensor], downsampling: Sequence[int], shape: Sequence[int], squarings: int = 6
+    velocities: Sequence[Tensor], downsampling: Sequence[int], shape: Sequence[int], integration_steps: int = 6
 ) -> Tensor:
     """Displacement of a stationary velocity that is the sum of fields on halved grids.
 
@@ -178,7 +178,7 @@ def multigrid_displacement(
         velocities: (B, spatial_dims, *ceil(shape / 2^h)) for each h of `downsampling`, in voxels of the full grid.
         downsampling: in rising order; voxel i of grid h covers the full grid's voxels i·2^h to (i + 1)·2^h − 1.
         shape: the full grid's.
-        squarings: of the exponential, which is taken on the finest of the grids.
+        integration_steps: of the exponential, which is taken on the finest of the grids.
 
     Returns:
         (B, spatial_dims, *shape), in voxels.
@@ -188,7 +188,7 @@ def multigrid_displacement(
     velocity = velocities[0]
     for field, halving in zip(velocities[1:], downsampling[1:]):
         velocity = velocity + _enlarge(field, 2 ** (halving - finest), coarse_shape)
-    ddf = exponentiate(velocity / 2**finest, squarings)
+    ddf = exponentiate(velocity / 2**finest, integration_steps)
     result: Tensor = _enlarge(ddf, 2**finest, shape) * 2**finest
     return result
 

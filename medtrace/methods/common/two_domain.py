@@ -112,7 +112,7 @@ class TwoDomainMethod(Method):
     """Train a two-domain translator in any of RegGAN's modes, and trace images and pairs with it.
 
     The modes are what is added to the adversarial term: C is `cycle`, C+R `cycle` and `correction`, NC nothing, NC+R
-    `correction` (the paper's RegGAN), Pix2Pix `pairing` alone on a `conditional` host. The phase "generator" has
+    `correction` (the paper's RegGAN), Pix2Pix `pairing` alone on a `conditional` backbone. The phase "generator" has
 
     | term | weight | value |
     |---|---|---|
@@ -122,23 +122,23 @@ class TwoDomainMethod(Method):
     | `mean_displacement` | 0 | see `RegistrationCorrection` |
     | `cycle` | 10 | Eq. 3, both directions |
     | `paired_l1` | 100 | Eq. 2 |
-    | `reconstruction`, `prior`, `latent_cycle` | the host's | the host's own terms, see `TranslationBackbone` |
+    | `reconstruction`, `prior`, `latent_cycle` | the backbone's | the backbone's own terms, see `TranslationBackbone` |
 
-    and "discriminator" one term per discriminator, on generated images from a pool. Without a cycle the host's
+    and "discriminator" one term per discriminator, on generated images from a pool. Without a cycle the backbone's
     `latent_cycle` is off, since it belongs to the cycle, and of the other own terms those of the target remain.
 
     Args:
-        networks: the host.
-        cycle: cycle consistency; the host must be built `both_ways`.
+        networks: the backbone.
+        cycle: cycle consistency; the backbone must be built `bidirectional`.
         correction: registration of the translated image to the target.
         pairing: the pixel-wise term of Pix2Pix.
         adversarial_loss: "least_squares" or "log".
         adversarial_weight: of the adversarial terms.
-        internal_weights: weights of the host's own terms; None takes the published ones, {} switches them off.
+        internal_weights: weights of the backbone's own terms; None takes the published ones, {} switches them off.
         pool_size: generated images kept for each discriminator.
 
     Raises:
-        ValueError: if the host cannot do what is asked for, a weight is below 0, or an own term is unknown.
+        ValueError: if the backbone cannot do what is asked for, a weight is below 0, or an own term is unknown.
     """
 
     settings_type = TwoDomainSettings
@@ -204,10 +204,11 @@ class TwoDomainMethod(Method):
     ) -> None:
         super().__init__()
         check_choice("adversarial_loss", adversarial_loss, ADVERSARIAL_LOSSES)
-        if networks.both_ways != (cycle is not None):
+        if networks.bidirectional != (cycle is not None):
             raise ValueError(
-                f"networks: expected a host built with both_ways={cycle is not None}, {'for' if cycle else 'without'} a"
-                f" cycle, received both_ways={networks.both_ways}; nothing else trains the way back"
+                f"networks: expected a backbone built with bidirectional={cycle is not None}, {'for' if cycle else"
+                f" 'without'} a"
+                f" cycle, received bidirectional={networks.bidirectional}; nothing else trains the way back"
             )
         self.networks = networks
         self.correction = correction
@@ -247,31 +248,31 @@ class TwoDomainMethod(Method):
             weights["latent_cycle"] = 0.0
         return {name: weights.get(name, 0.0) for name in known}
 
-    def generator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def generator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 1-3 and 7-9; leaves the generated images for the discriminators."""
         images = self._images(batch)
-        host = self.networks
+        backbone = self.networks
         cycled = "source" in self.domains
-        codes: dict[Domain, Code] = {"source": host.encode(images["source"], "source")}
+        codes: dict[Domain, Code] = {"source": backbone.encode(images["source"], "source")}
         if cycled or phase.active("reconstruction"):
-            codes["target"] = host.encode(images["target"], "target")
-        drawn = {domain: host.drawn(codes[other(domain)]) for domain in self.domains}
-        fakes = {domain: host.decode(drawn[domain], domain) for domain in self.domains}
-        carried.update({domain: fake.detach() for domain, fake in fakes.items()})
+            codes["target"] = backbone.encode(images["target"], "target")
+        drawn = {domain: backbone.drawn(codes[other(domain)]) for domain in self.domains}
+        fakes = {domain: backbone.decode(drawn[domain], domain) for domain in self.domains}
+        context.update({domain: fake.detach() for domain, fake in fakes.items()})
 
         terms = {}
         for domain, fake in fakes.items():
             if phase.active(f"{domain}_adversarial"):
-                logits = host.discriminate(self._seen(fake, images, domain), domain)
+                logits = backbone.discriminate(self._seen(fake, images, domain), domain)
                 terms[f"{domain}_adversarial"] = adversarial(logits, self.adversarial_loss)
         terms |= self._aligned_terms(phase, fakes["target"], images["target"])
         terms |= self._cycle_terms(phase, images, codes, drawn, fakes)
         if phase.active("reconstruction"):
             terms["reconstruction"] = torch.stack(
-                [F.l1_loss(host.decode(codes[domain], domain), images[domain]) for domain in self.domains]
+                [F.l1_loss(backbone.decode(codes[domain], domain), images[domain]) for domain in self.domains]
             ).sum()
         if phase.active("prior"):
-            terms["prior"] = torch.stack([host.prior(code) for code in codes.values()]).sum()
+            terms["prior"] = torch.stack([backbone.prior(code) for code in codes.values()]).sum()
         return terms
 
     def _aligned_terms(self, phase: Phase, fake: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -299,25 +300,25 @@ class TwoDomainMethod(Method):
         """Code every translation again: decoded with the style it came from it must give the image back."""
         if not (phase.active("cycle") or phase.active("latent_cycle")):
             return {}
-        host, cycle, latent = self.networks, [], []
+        backbone, cycle, latent = self.networks, [], []
         for domain, fake in fakes.items():
             home = other(domain)
-            again = host.encode(fake, domain)
+            again = backbone.encode(fake, domain)
             if phase.active("cycle"):
-                back = host.decode(again._replace(style=codes[home].style), home)
+                back = backbone.decode(again._replace(style=codes[home].style), home)
                 cycle.append(F.l1_loss(back, images[home]))
             if phase.active("latent_cycle"):
-                latent.append(host.latent_cycle(drawn[domain], again))
+                latent.append(backbone.latent_cycle(drawn[domain], again))
         terms = {"cycle": cycle, "latent_cycle": latent}
         return {name: torch.stack(values).sum() for name, values in terms.items() if values}
 
-    def discriminator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def discriminator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """The discriminators' part of Eq. 1, on the images that the generator phase made and its earlier ones."""
         images = self._images(batch)
         terms = {}
         for domain in self.domains:
             if phase.active(f"{domain}_discriminator"):
-                fake = self.pools[domain](self._seen(carried[domain], images, domain))
+                fake = self.pools[domain](self._seen(context[domain], images, domain))
                 real = self._seen(images[domain], images, domain)
                 terms[f"{domain}_discriminator"] = adversarial_discriminator(
                     self.networks.discriminate(real, domain),
@@ -334,9 +335,9 @@ class TwoDomainMethod(Method):
         check_same_grid("source", images["source"], "target", images["target"])
         return images
 
-    def _seen(self, judged: Tensor, images: Mapping[Domain, Tensor], domain: Domain) -> Tensor:
-        """What the discriminator sees: the image, for a conditional host beside the one it was made from."""
-        return torch.cat([images[other(domain)], judged], dim=1) if self.networks.conditional else judged
+    def _seen(self, assessed: Tensor, images: Mapping[Domain, Tensor], domain: Domain) -> Tensor:
+        """What the discriminator sees: the image, for a conditional backbone beside the one it was made from."""
+        return torch.cat([images[other(domain)], assessed], dim=1) if self.networks.conditional else assessed
 
     def predict(self, batch: Batch) -> Prediction:
         """Translate each source. The translation lies on the source's grid, so the field is zero by design."""

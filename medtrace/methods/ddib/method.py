@@ -123,7 +123,7 @@ class DDIBMethod(Method):
         weights = {f"{domain}_noise_l1": 1.0 for domain in DOMAINS}
         self.phases = (Phase("noise", tuple(f"networks.{domain}" for domain in DOMAINS), weights),)
 
-    def noise_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def noise_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """The L1 of the noise in either domain."""
         terms = {}
         for domain in DOMAINS:

@@ -99,7 +99,7 @@ class MetaRegNetMethod(RegistrationMethod):
         )
         self.phases = (Phase("registration", ("networks",), self.energy.weights),)
 
-    def registration_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def registration_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 4."""
         pair = self.pair(batch)
         output: MetamorphicOutput = self.networks(*pair)

@@ -98,7 +98,7 @@ class PaletteMethod(Method):
         self.average = WeightAverage(noise_estimator, average_decay)
         self.phases = (Phase("noise", ("networks.noise_estimator",), {"noise_l1": 1.0}),)
 
-    def noise_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def noise_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """The L1 of the noise, conditioned on the source."""
         source, target = plain(batch["source"]), plain(batch["target"])
         check_range("source", source, -1, 1)

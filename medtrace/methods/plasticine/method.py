@@ -46,8 +46,8 @@ class PlasticineMethod(Method):
     | | `inverse_similarity` | 1 | −NMI(x, y∘φ⁻¹), Eq. 6 |
     | | `smoothness` | λ1 | |∇v|²; of a predicted inverse the mean of |∇v|² and |∇v⁻¹|² |
     | | `alignment` | 1 | mean square between the stand-in features and those of (y, ε̂), Eq. 7 |
-    | | `stand_in_similarity` | 0 | both NMIs for the field that x alone gives |
-    | | `stand_in_smoothness` | 0 | smoothness of that field |
+    | | `surrogate_similarity` | 0 | both NMIs for the field that x alone gives |
+    | | `surrogate_smoothness` | 0 | smoothness of that field |
     | | `inverse_consistency` | 0 | mean square of φ∘φ⁻¹ − id and φ⁻¹∘φ − id, in voxels² |
 
     Eq. A.13 lacks the minus sign of the similarities. ε̂ comes from the noise phase of the same step, without a
@@ -69,10 +69,10 @@ class PlasticineMethod(Method):
         smoothness_weight: λ1; the paper takes 0.1 for retinal OCT and 1 for chest and heart.
         smoothness_reduction: "mean" or "sum", see `losses.velocity_smoothness`; the paper does not say.
         alignment_weight: of `alignment`.
-        alignment_gradient: what `alignment` teaches: the "stand_in" layers alone, which learn features that are held
+        alignment_gradient: what `alignment` teaches: the "surrogate" layers alone, which learn features that are held
             fixed; or "both", which also makes the features of (y, ε̂) predictable.
-        stand_in_similarity_weight: of `stand_in_similarity`.
-        stand_in_smoothness_weight: of `stand_in_smoothness`.
+        surrogate_similarity_weight: of `surrogate_similarity`.
+        surrogate_smoothness_weight: of `surrogate_smoothness`.
         inverse_consistency_weight: of `inverse_consistency`.
         num_bins: of the NMI.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
@@ -115,8 +115,8 @@ class PlasticineMethod(Method):
             smoothness_reduction=settings.smoothness_reduction,
             alignment_weight=settings.alignment_weight,
             alignment_gradient=settings.alignment_gradient,
-            stand_in_similarity_weight=settings.stand_in_similarity_weight,
-            stand_in_smoothness_weight=settings.stand_in_smoothness_weight,
+            surrogate_similarity_weight=settings.surrogate_similarity_weight,
+            surrogate_smoothness_weight=settings.surrogate_smoothness_weight,
             inverse_consistency_weight=settings.inverse_consistency_weight,
             num_bins=settings.num_bins,
             noise_weighting=settings.noise_weighting,
@@ -152,9 +152,9 @@ class PlasticineMethod(Method):
         smoothness_weight: float = 1.0,
         smoothness_reduction: Literal["mean", "sum"] | str = "mean",
         alignment_weight: float = 1.0,
-        alignment_gradient: Literal["stand_in", "both"] | str = "stand_in",
-        stand_in_similarity_weight: float = 0.0,
-        stand_in_smoothness_weight: float = 0.0,
+        alignment_gradient: Literal["surrogate", "both"] | str = "surrogate",
+        surrogate_similarity_weight: float = 0.0,
+        surrogate_smoothness_weight: float = 0.0,
         inverse_consistency_weight: float = 0.0,
         num_bins: int = 32,
         noise_weighting: Literal["noise", "velocity"] | str = "noise",
@@ -166,20 +166,20 @@ class PlasticineMethod(Method):
         self.noise_weighting = noise_weighting
         check_choice("mode", mode, MODES)
         check_choice("smoothness_reduction", smoothness_reduction, ("mean", "sum"))
-        check_choice("alignment_gradient", alignment_gradient, ("stand_in", "both"))
+        check_choice("alignment_gradient", alignment_gradient, ("surrogate", "both"))
         weights = {
             "forward_similarity": 1.0,
             "inverse_similarity": 1.0,
             "smoothness": smoothness_weight,
             "alignment": alignment_weight,
-            "stand_in_similarity": stand_in_similarity_weight,
-            "stand_in_smoothness": stand_in_smoothness_weight,
+            "surrogate_similarity": surrogate_similarity_weight,
+            "surrogate_smoothness": surrogate_smoothness_weight,
             "inverse_consistency": inverse_consistency_weight,
         }
         for name, value in weights.items():
             if value < 0:
                 raise ValueError(f"{name}_weight: expected a weight of at least 0, received {value!r}")
-        if not any(weights[name] for name in ("alignment", "stand_in_similarity", "stand_in_smoothness")):
+        if not any(weights[name] for name in ("alignment", "surrogate_similarity", "surrogate_smoothness")):
             networks.deformation.alignment.requires_grad_(False)  # no term reaches it: processes would wait for it
         self.networks = networks
         self.mode = mode
@@ -196,21 +196,21 @@ class PlasticineMethod(Method):
 
     # Training
 
-    def noise_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def noise_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 1; leaves ε̂ for the deformation."""
         target = self._image(batch, "target")
         condition = self._structure(batch, "target")
         estimate = estimate_noise(
             self.networks.noise_estimator, self.networks.schedule, target, condition, self.noise_weighting
         )
-        carried["noise"] = estimate.noise.detach()
+        context["noise"] = estimate.noise.detach()
         return {"noise_l1": estimate.loss}
 
-    def deformation_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def deformation_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 6 and 7."""
         source, target = self._image(batch, "source"), self._image(batch, "target")
         check_same_shape("source", source, "target", target)
-        output = self.networks.deformation(source, target, self._seen(carried["noise"]))
+        output = self.networks.deformation(source, target, self._seen(context["noise"]))
         terms = {}
         if phase.active("forward_similarity"):
             terms["forward_similarity"] = self._forward_similarity(output, source, target)
@@ -220,27 +220,27 @@ class PlasticineMethod(Method):
             terms["smoothness"] = self._smoothness(output)
         if phase.active("alignment"):
             # Neither is None where the target is given.
-            features, stand_in = cast(Tensor, output.features), cast(Tensor, output.stand_in)
-            features = features.detach() if self.alignment_gradient == "stand_in" else features
-            terms["alignment"] = F.mse_loss(stand_in.float(), features.float())
+            features, surrogate = cast(Tensor, output.features), cast(Tensor, output.surrogate)
+            features = features.detach() if self.alignment_gradient == "surrogate" else features
+            terms["alignment"] = F.mse_loss(surrogate.float(), features.float())
         if phase.active("inverse_consistency"):
             there, back = output.ddf, output.inverse_ddf
             misses = compose(there, back).square().mean() + compose(back, there).square().mean()
             terms["inverse_consistency"] = 0.5 * misses
-        return terms | self._stand_in_terms(phase, source, target)
+        return terms | self._surrogate_terms(phase, source, target)
 
-    def _stand_in_terms(self, phase: Phase, source: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _surrogate_terms(self, phase: Phase, source: Tensor, target: Tensor) -> dict[str, Tensor]:
         """What the module is asked for at inference: a field from the source alone."""
-        if not (phase.active("stand_in_similarity") or phase.active("stand_in_smoothness")):
+        if not (phase.active("surrogate_similarity") or phase.active("surrogate_smoothness")):
             return {}
         alone = self.networks.deformation(source)
         terms = {}
-        if phase.active("stand_in_similarity"):
-            terms["stand_in_similarity"] = self._forward_similarity(alone, source, target) + self._inverse_similarity(
+        if phase.active("surrogate_similarity"):
+            terms["surrogate_similarity"] = self._forward_similarity(alone, source, target) + self._inverse_similarity(
                 alone, source, target
             )
-        if phase.active("stand_in_smoothness"):
-            terms["stand_in_smoothness"] = self._smoothness(alone)
+        if phase.active("surrogate_smoothness"):
+            terms["surrogate_smoothness"] = self._smoothness(alone)
         return terms
 
     def _seen(self, noise: Tensor) -> Tensor | None:

@@ -41,9 +41,9 @@ class PlasticineSettings(DiffusionSettings):
     """The paper takes 0.1 for retinal OCT, 1 for chest and heart."""
     smoothness_reduction: Literal["mean", "sum"] = "mean"
     alignment_weight: NonNegative = 1.0
-    alignment_gradient: Literal["stand_in", "both"] = "stand_in"
-    stand_in_similarity_weight: NonNegative = 0.0
-    stand_in_smoothness_weight: NonNegative = 0.0
+    alignment_gradient: Literal["surrogate", "both"] = "surrogate"
+    surrogate_similarity_weight: NonNegative = 0.0
+    surrogate_smoothness_weight: NonNegative = 0.0
     inverse_consistency_weight: NonNegative = 0.0
     num_bins: Count = 32
     deformation_optimizer: OptimizerSettings = OptimizerSettings(
@@ -61,8 +61,8 @@ class PlasticineSettings(DiffusionSettings):
                 "structure.gamma": 3e-4,
                 # Not the paper's: without them nothing but the alignment prepares the module for a source that comes
                 # alone.
-                "stand_in_similarity_weight": 1.0,
-                "stand_in_smoothness_weight": 1.0,
+                "surrogate_similarity_weight": 1.0,
+                "surrogate_smoothness_weight": 1.0,
             },
             "full": {
                 "deformation.channels": (64, 128, 256, 512),

@@ -52,8 +52,8 @@ class TraceTransMethod(Method):
         cross_bins: bins of `cross_dnmi`.
         cross_gradient: what `cross_dnmi` teaches: "both" streams, as Eq. 8 reads, or the "image" alone, the warped
             source being held fixed. With "both", an image that still copies the source's noise and structure pulls
-            the field towards zero until both have learnt the deformation; see the results in the documentation.
-        share_forwards: let the discriminators learn from the forward that taught the generator, instead of judging
+            the field towards zero until both have learned the deformation; see the results in the documentation.
+        share_forwards: let the discriminators learn from the forward that taught the generator, instead of assessing
             the same images again. The same gradients, one forward less for each discriminator; in exchange the
             generator's features stay in memory until the step ends. Not for networks under `torch.compile`, which
             go back through a network as a whole.
@@ -166,15 +166,15 @@ class TraceTransMethod(Method):
             ),
         )
 
-    def generator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
-        """Eq. 8, 10 and 12; leaves the detached images, or how they were judged, for the discriminators."""
+    def generator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
+        """Eq. 8, 10 and 12; leaves the detached images, or how they were assessed, for the discriminators."""
         source, target = plain(batch["source"]), plain(batch["target"])
         check_range("source", source, -1, 1)
         check_range("target", target, -1, 1)
         output: TraceTransOutput = self.networks(source, deform=self.deform)
         check_same_shape("prediction", output.image, "target", target)
-        carried["image"], carried["warped"] = output.image.detach(), output.warped.detach()
-        carried["logits"] = {}
+        context["image"], context["warped"] = output.image.detach(), output.warped.detach()
+        context["logits"] = {}
         terms = {}
         if phase.active("translation_l1"):
             terms["translation_l1"] = F.l1_loss(output.image, target)
@@ -188,21 +188,21 @@ class TraceTransMethod(Method):
                 logits = self._discriminator(stream)(source, image)
                 terms[f"{stream}_adversarial"] = least_squares_adversarial(logits, real=True)
                 if self.share_forwards:
-                    carried["logits"][stream] = logits
+                    context["logits"][stream] = logits
         if phase.active("smoothness"):
             terms["smoothness"] = velocity_smoothness(output.velocity, reduction=self.smoothness_reduction)
         return terms
 
-    def discriminator_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def discriminator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 11 for each stream, on the images that the generator phase made."""
         source, target = plain(batch["source"]), plain(batch["target"])
         terms = {}
-        for stream, fake in (("translation", carried["image"]), ("warp", carried["warped"])):
+        for stream, fake in (("translation", context["image"]), ("warp", context["warped"])):
             if phase.active(f"{stream}_discriminator"):
                 discriminator = self._discriminator(stream)
-                judged = carried.get("logits", {}).get(stream)
+                assessed = context.get("logits", {}).get(stream)
                 terms[f"{stream}_discriminator"] = least_squares_discriminator(
-                    discriminator(source, target), discriminator(source, fake) if judged is None else judged
+                    discriminator(source, target), discriminator(source, fake) if assessed is None else assessed
                 )
         return terms
 

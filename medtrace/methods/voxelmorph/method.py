@@ -91,7 +91,7 @@ class VoxelMorphMethod(RegistrationMethod):
         self.similarity = similarity
         self.phases = (Phase("registration", ("networks",), weights),)
 
-    def registration_terms(self, phase: Phase, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
+    def registration_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Similarity of the healthy voxels, smoothness of the velocity, and folds."""
         pair = self.pair(batch)
         output: VoxelMorphOutput = self.networks(pair.source, pair.target)

@@ -1,4 +1,4 @@
-"""Adaptive instance normalisation: features whose mean and spread come from elsewhere (2D)."""
+"""Adaptive instance normalization: features whose mean and spread come from elsewhere (2D)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def adaptive_instance_norm(features: Tensor, scale: Tensor, shift: Tensor, eps: 
 
 
 class AdaptiveResidualBlock(nn.Module):
-    """Add to the features two 3-wide convolutions of them, each adaptively normalised, with a ReLU between.
+    """Add to the features two 3-wide convolutions of them, each adaptively normalized, with a ReLU between.
 
     Args:
         channels: of the features.
     """
 
     SCALES_AND_SHIFTS = 4
-    """What the block needs per channel: scale and shift of its first, then of its second normalisation."""
+    """What the block needs per channel: scale and shift of its first, then of its second normalization."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # The normalisation would remove a bias.
+        # The normalization would remove a bias.
         self.first = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
         self.second = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
 
@@ -44,7 +44,7 @@ class AdaptiveResidualBlock(nn.Module):
 
         Args:
             features: (B, channels, H, W).
-            affine: (B, 4, channels), the scale and shift of the first normalisation, then of the second.
+            affine: (B, 4, channels), the scale and shift of the first normalization, then of the second.
         """
         scale, shift, second_scale, second_shift = affine.unbind(1)
         changed = F.relu(adaptive_instance_norm(self.first(features), scale, shift))

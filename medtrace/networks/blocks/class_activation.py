@@ -22,7 +22,7 @@ class ClassActivationAttention(nn.Module):
     (NICE-GAN, Section 3.2); the trainable γ starts at 0, without attention.
 
     The classifier's weights have a spectral norm of one. The authors' code weights the features with them before
-    they are normalised, which differs by one factor that γ carries as well.
+    they are normalized, which differs by one factor that γ carries as well.
 
     Args:
         channels: of the features.

@@ -13,16 +13,16 @@ from medtrace.networks.blocks.unet import INSTANCE_NORM
 
 
 class ImagePatchDiscriminator(nn.Module):
-    """Judge patches of an image (PatchGAN of Isola et al. 2017).
+    """Assess patches of an image (PatchGAN of Isola et al. 2017).
 
     Grids below 3·2^`num_layers` are padded by their border values.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels of the judged image.
+        in_channels: channels of the assessed image.
         channels: filters of the first convolution.
         num_layers: convolutions after the first; 3 gives a 70-pixel receptive field.
-        norm: MONAI's name of the normalisation.
+        norm: MONAI's name of the normalization.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ImagePatchDiscriminator(nn.Module):
         norm: str | tuple[Any, ...] = INSTANCE_NORM,
     ) -> None:
         super().__init__()
-        self.minimum = 3 * 2**num_layers  # below it nothing is left to normalise
+        self.minimum = 3 * 2**num_layers  # below it nothing is left to normalize
         self.patches = PatchDiscriminator(
             spatial_dims=spatial_dims, in_channels=in_channels, channels=channels, num_layers_d=num_layers, norm=norm
         )
@@ -49,15 +49,15 @@ class ImagePatchDiscriminator(nn.Module):
 
 
 class ConditionalPatchDiscriminator(nn.Module):
-    """Judge patches of an image given its source.
+    """Assess patches of an image given its source.
 
     Args:
         spatial_dims: 2 or 3.
         condition_channels: channels of the source.
-        image_channels: channels of the judged image.
+        image_channels: channels of the assessed image.
         channels: filters of the first convolution.
         num_layers: convolutions after the first; 3 gives the 70-pixel receptive field of Pix2Pix.
-        norm: MONAI's name of the normalisation.
+        norm: MONAI's name of the normalization.
     """
 
     def __init__(

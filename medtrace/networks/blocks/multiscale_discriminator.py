@@ -13,14 +13,14 @@ from medtrace.networks.blocks.residual import convolution
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """Judge patches of an image and of its averaged downsampling, each by a network of its own (Wang et al. 2018).
+    """Assess patches of an image and of its averaged downsampling, each by a network of its own (Wang et al. 2018).
 
-    A network is strided 4-wide convolutions without normalisation, each with a leaky ReLU of slope 0.2 and twice
+    A network is strided 4-wide convolutions without normalization, each with a leaky ReLU of slope 0.2 and twice
     the channels of the one before, and a 1-wide convolution to one logit per patch (Huang et al. 2018). Grids
     too small for the coarsest network are padded by their border values.
 
     Args:
-        in_channels: channels of the judged image.
+        in_channels: channels of the assessed image.
         channels: filters of the first convolution.
         num_layers: strided convolutions after the first.
         scales: how many networks; each sees the grid of the one before halved by averaging.
@@ -46,10 +46,10 @@ class MultiscaleDiscriminator(nn.Module):
         """Return raw logits (B, 1, *patches) of every scale, the finest first."""
         seen, _ = pad_to_multiple(image, 1, minimum=self.minimum)
         logits = []
-        for level, judge in enumerate(self.scales):
+        for level, assess in enumerate(self.scales):
             if level:
                 seen = F.avg_pool2d(seen, 3, stride=2, padding=1, count_include_pad=False)
-            logits.append(judge(seen))
+            logits.append(assess(seen))
         return logits
 
     if TYPE_CHECKING:

@@ -11,12 +11,12 @@ Norm = Callable[[int], nn.Module]
 
 
 def instance_norm(channels: int) -> nn.Module:
-    """Normalise each channel of each image over its grid, without scale and shift."""
+    """Normalize each channel of each image over its grid, without scale and shift."""
     return nn.InstanceNorm2d(channels)
 
 
 def layer_norm(channels: int) -> nn.Module:
-    """Normalise each image over channels and grid together, with a scale and shift per channel."""
+    """Normalize each image over channels and grid together, with a scale and shift per channel."""
     return nn.GroupNorm(1, channels)
 
 
@@ -38,17 +38,17 @@ def convolution(
     norm: Norm | None = None,
     activation: nn.Module | None = None,
 ) -> nn.Sequential:
-    """A convolution with mirrored borders, its normalisation and its activation.
+    """A convolution with mirrored borders, its normalization and its activation.
 
     The grid keeps its size at stride 1 with an odd kernel and halves at stride 2 with a kernel of 4. Before an
-    instance normalisation there is no bias, which it would remove.
+    instance normalization there is no bias, which it would remove.
 
     Args:
         in_channels: channels of the features it takes.
         out_channels: channels of the features it gives.
         kernel_size: width of the kernel, odd or 4.
         stride: 1 or 2.
-        norm: makes the normalisation for a number of channels, or None.
+        norm: makes the normalization for a number of channels, or None.
         activation: or None.
     """
     layers: list[nn.Module] = [
@@ -70,11 +70,11 @@ def convolution(
 
 
 class ResidualBlock(nn.Module):
-    """Add to the features two 3-wide convolutions of them, each normalised, with a ReLU between (He et al. 2016).
+    """Add to the features two 3-wide convolutions of them, each normalized, with a ReLU between (He et al. 2016).
 
     Args:
         channels: of the features.
-        norm: makes the normalisation for a number of channels.
+        norm: makes the normalization for a number of channels.
     """
 
     def __init__(self, channels: int, norm: Norm = instance_norm) -> None:
@@ -97,7 +97,7 @@ def residual_blocks(channels: int, count: int) -> nn.Sequential:
 
 
 class DownsamplingEncoder(nn.Sequential):
-    """A 7-wide convolution, then a strided 4-wide one per halving, which doubles the channels; each normalised.
+    """A 7-wide convolution, then a strided 4-wide one per halving, which doubles the channels; each normalized.
 
     Args:
         in_channels: channels of the image.

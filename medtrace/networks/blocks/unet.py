@@ -18,14 +18,14 @@ INSTANCE_NORM = ("INSTANCE", {"affine": True})
 class Encoder(nn.Module):
     """Halve the grid once per entry of `channels` and keep every level's features.
 
-    A level is a strided 4-wide convolution, a normalisation (not on the first level) and a leaky ReLU of
+    A level is a strided 4-wide convolution, a normalization (not on the first level) and a leaky ReLU of
     slope 0.2, as in the encoder of Pix2Pix (Isola et al. 2017).
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         channels: output channels of each downsampling level.
-        norm: MONAI's name of the normalisation, whose convolutions have no bias; None for none.
+        norm: MONAI's name of the normalization, whose convolutions have no bias; None for none.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
         in_channels: channels of the image that the encoder saw.
         out_channels: channels of the result.
         channels: the encoder's channels.
-        norm: MONAI's name of the normalisation; None for none.
+        norm: MONAI's name of the normalization; None for none.
         downsampling: end on a grid halved so many times and interpolate the result linearly to the image's, which
             makes it smooth and cheap; less than the number of levels.
         zero_init: start the last convolution at zero, so that the result starts at exactly 0.

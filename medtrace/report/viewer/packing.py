@@ -1,4 +1,4 @@
-"""Arrays in few bytes: whole numbers with a scale, differences of neighbours, deflate, base64."""
+"""Arrays in few bytes: whole numbers with a scale, differences of neighbors, deflate, base64."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _modules() -> str:
 
 
 def _maps() -> dict[str, str]:
-    """Colour maps of amounts and of changes, 256 RGB colours each, base64."""
+    """Color maps of amounts and of changes, 256 RGB colors each, base64."""
     places = np.linspace(0, 1, 256)
     return {
         name: base64.b64encode((colormaps[key](places)[:, :3] * 255).round().astype(np.uint8).tobytes()).decode("ascii")

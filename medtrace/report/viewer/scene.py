@@ -177,7 +177,7 @@ def _some(values: Tensor) -> Tensor:
 
 
 def _ranges(case: ReportCase) -> dict[str, float]:
-    """What the ends of every map's colours stand for; of the Jacobian as a power of two."""
+    """What the ends of every map's colors stand for; of the Jacobian as a power of two."""
     trace = case.trace
     image, appearance = _some(trace.image), None if trace.appearance is None else _some(trace.appearance)
     changes = [] if appearance is None else [appearance]

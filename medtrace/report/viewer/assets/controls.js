@@ -4,7 +4,7 @@ import { byId, element } from "./elements.js";
 import { drawWindows } from "./windows.js";
 import { exactness, readings } from "./readout.js";
 import { MAPS, ticksOf } from "./slices.js";
-import { COLOUR } from "./viewer.js";
+import { COLOR } from "./viewer.js";
 
 const LAYERS = {
   grid: "grid", arrows: "arrows", folds: "folds", mask: "mask", labels: "labels", regions: "regions", path: "path",
@@ -21,7 +21,7 @@ export function buildControls(viewer) {
   byId("case").addEventListener("change", (event) => viewer.select(Number(event.target.value)));
   byId("case").parentElement.hidden = viewer.scene.cases.length < 2;
   byId("channel").addEventListener("change", ({ target }) => (
-    viewer.choose(target.value === COLOUR ? COLOUR : Number(target.value))
+    viewer.choose(target.value === COLOR ? COLOR : Number(target.value))
   ));
   viewer.addEventListener("channel", () => drawWindows(viewer));
   buttons("tool", TOOLS, (tool) => viewer.set({ tool }));
@@ -93,7 +93,7 @@ function caseControls(viewer) {
 function channelControl(viewer) {
   const { channels } = viewer.model;
   byId("channels").hidden = channels < 2;
-  const titles = viewer.hasColour() ? { [COLOUR]: "colour" } : {};
+  const titles = viewer.hasColor() ? { [COLOR]: "color" } : {};
   for (let channel = 0; channel < channels; channel++) titles[channel] = `${channel + 1} of ${channels}`;
   options("channel", titles);
 }
@@ -180,7 +180,7 @@ function syncSlider(viewer, pane) {
 function syncBar(viewer, range) {
   const { layer } = viewer.state;
   const bar = document.querySelector(".bar");
-  bar.querySelector("i").style.background = viewer.maps[MAPS[layer].colours].css();
+  bar.querySelector("i").style.background = viewer.maps[MAPS[layer].colors].css();
   const { unit } = MAPS[layer];
   ticksOf(layer, range).forEach((tick, k) => {
     bar.querySelectorAll("span")[k].textContent = unit && k === 2 ? `${tick} ${unit}` : tick;

@@ -71,7 +71,7 @@ class Form {
   row(region) {
     const { before, after, unit, change } = region.size;
     const swatch = element("i");
-    swatch.style.background = region.colour;
+    swatch.style.background = region.color;
     const name = element("td", {}, swatch, ` ${region.name}`);
     const sign = change > 0 ? "+" : "";
     const size = element("td", { textContent: `${before.toFixed(1)} → ${after.toFixed(1)} ${unit} (${sign}${change.toFixed(1)} %)` });

@@ -6,7 +6,7 @@ function clamp(value, last) {
   return value < 0 ? 0 : value > last ? last : value;
 }
 
-/** The two axes of a plane, the one whose neighbours are farther apart in memory first. */
+/** The two axes of a plane, the one whose neighbors are farther apart in memory first. */
 function inMemory({ horizontal, vertical }) {
   return horizontal < vertical ? [horizontal, vertical] : [vertical, horizontal];
 }
@@ -151,7 +151,7 @@ export class Field {
     const { values, scale } = this;
     const out = new Float32Array(3 * across * this.stored[plane.vertical]);
     const steps = { [plane.horizontal]: 3, [plane.vertical]: 3 * across };
-    const [slow, fast] = inMemory(plane); // far apart in memory outside, neighbours inside: the cache decides the time
+    const [slow, fast] = inMemory(plane); // far apart in memory outside, neighbors inside: the cache decides the time
     for (let component = 0; component < 3; component++) {
       for (let i = 0; i < this.stored[slow]; i++) {
         let at = component * this.count + k * strides[normal] + i * strides[slow], to = component + i * steps[slow];

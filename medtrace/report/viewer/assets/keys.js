@@ -29,7 +29,7 @@ const EXPLANATIONS = [
   "The warped source is what deformation alone explains. image = warped + appearance + residual.",
   "Grid lines are straight in the source and carried along. Arrows lead from where tissue was to where it is now.",
   "The Jacobian of the resampling field is volume in the source over volume in the translation: below 1 tissue has grown. It is drawn on a logarithmic scale.",
-  "A white square with a black cross is a folded voxel: there the field maps no neighbourhood in order, and no correspondence holds.",
+  "A white square with a black cross is a folded voxel: there the field maps no neighborhood in order, and no correspondence holds.",
   "The size of a region on the other side is its size times the mean Jacobian over it.",
   "Scores follow the reader study of Plasticine: 1 is best, 5 worst.",
 ];

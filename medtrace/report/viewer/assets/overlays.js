@@ -1,15 +1,15 @@
 // Lines and marks over a pane: crosshair, path, grid, arrows, outlines, folds, regions.
 
-import { LINES, SERIES } from "./colours.js";
+import { LINES, SERIES } from "./colors.js";
 import { contour } from "./contours.js";
 import { framePoints, locatedPoints, originPoints } from "./slices.js";
 import { carriedOutline, regionMask } from "./regions.js";
 
 /** Light line with a dark casing, to be seen on black and on white. */
-function stroke(context, colour, width, trace, dash = []) {
+function stroke(context, color, width, trace, dash = []) {
   context.lineJoin = context.lineCap = "round";
   context.setLineDash(dash);
-  for (const [style, extra] of [["rgba(0,0,0,0.65)", 1.6], [colour, 0]]) {
+  for (const [style, extra] of [["rgba(0,0,0,0.65)", 1.6], [color, 0]]) {
     context.strokeStyle = style;
     context.lineWidth = width + extra;
     context.beginPath();
@@ -45,9 +45,9 @@ export function drawPath(pane, voxels) {
   });
 }
 
-function drawSegments(pane, segments, colour, width) {
+function drawSegments(pane, segments, color, width) {
   const { context } = pane;
-  context.strokeStyle = colour;
+  context.strokeStyle = color;
   context.lineWidth = width;
   context.beginPath();
   for (let k = 0; k < segments.length; k += 4) {
@@ -144,10 +144,10 @@ export function drawFolds(pane, folds) {
 }
 
 /** Outline of where values (row by row) are above a half; values are made when the key changes. */
-function drawOutline(pane, name, key, values, colour) {
+function drawOutline(pane, name, key, values, color) {
   const segments = pane.keep(name, key, () => contour(values(), pane.plane.width, pane.plane.height, 0.5));
   drawSegments(pane, segments, "rgba(0,0,0,0.6)", 3);
-  drawSegments(pane, segments, colour, 1.6);
+  drawSegments(pane, segments, color, 1.6);
 }
 
 /** Mask of the target grid, carried through the inverse field on the source's pane. */
@@ -190,7 +190,7 @@ function labelNumbers(pane, model) {
 export function drawRegion(pane, model, region, planeName) {
   const name = `region ${region.id}`;
   const mask = pane.keep(name, "", () => regionMask(model, region, pane.side, planeName, pane.index));
-  const rgb = [1, 3, 5].map((k) => parseInt(region.colour.slice(k, k + 2), 16));
+  const rgb = [1, 3, 5].map((k) => parseInt(region.color.slice(k, k + 2), 16));
   pane.context.globalAlpha = 0.3;
   pane.image(name, `${planeName} ${pane.index}`, (rgba) => {
     mask.forEach((inside, pixel) => inside && rgba.set([...rgb, 255], 4 * pixel));
@@ -198,10 +198,10 @@ export function drawRegion(pane, model, region, planeName) {
   pane.context.globalAlpha = 1;
   const points = outlineOf(pane, model, region, planeName);
   if (!points) {
-    drawOutline(pane, `${name} outline`, "", () => mask, region.colour);
+    drawOutline(pane, `${name} outline`, "", () => mask, region.color);
     return;
   }
-  stroke(pane.context, region.colour, 1.8, (c) => {
+  stroke(pane.context, region.color, 1.8, (c) => {
     points.forEach(([x, y], k) => (k ? c.lineTo(x, y) : c.moveTo(x, y)));
     c.closePath();
   });

@@ -23,8 +23,8 @@ export class Pane {
     return this.kept.get(name).value;
   }
 
-  /** Fit the plane into the canvas; `centre` is a page point that stays in the middle when zoomed in. */
-  layout(plane, index, zoom, centre) {
+  /** Fit the plane into the canvas; `center` is a page point that stays in the middle when zoomed in. */
+  layout(plane, index, zoom, center) {
     const ratio = window.devicePixelRatio || 1;
     const width = this.canvas.clientWidth, height = this.canvas.clientHeight;
     if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
@@ -39,8 +39,8 @@ export class Pane {
     this.size = [width, height];
     this.step = [plane.pixelWidth * scale, plane.pixelHeight * scale];
     this.shift = [
-      placeShift(width, plane.width * this.step[0], (centre[0] + 0.5) * this.step[0]),
-      placeShift(height, plane.height * this.step[1], (centre[1] + 0.5) * this.step[1]),
+      placeShift(width, plane.width * this.step[0], (center[0] + 0.5) * this.step[0]),
+      placeShift(height, plane.height * this.step[1], (center[1] + 0.5) * this.step[1]),
     ];
   }
 
@@ -107,8 +107,8 @@ export class Pane {
   }
 }
 
-/** In the middle when it fits, else so that the centre is in the middle and no edge is left bare. */
-function placeShift(room, size, centre) {
+/** In the middle when it fits, else so that the center is in the middle and no edge is left bare. */
+function placeShift(room, size, center) {
   if (size <= room) return (room - size) / 2;
-  return Math.min(0, Math.max(room - size, room / 2 - centre));
+  return Math.min(0, Math.max(room - size, room / 2 - center));
 }

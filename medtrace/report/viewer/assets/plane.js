@@ -1,4 +1,4 @@
-// A plane of a grid on the page: array axes, flips, slices, and millimetres.
+// A plane of a grid on the page: array axes, flips, slices, and millimeters.
 
 export class Plane {
   /** grid: {shape, affine, planes}; name: axial, coronal or sagittal. */
@@ -15,7 +15,7 @@ export class Plane {
     this.pixelArea = crossLength(column(grid.affine, this.horizontal), column(grid.affine, this.vertical));
   }
 
-  /** Pixel (across, down) of a voxel; whole numbers are pixel centres. */
+  /** Pixel (across, down) of a voxel; whole numbers are pixel centers. */
   toPage(voxel) {
     const u = voxel[this.horizontal], v = voxel[this.vertical];
     return [this.flipHorizontal ? this.width - 1 - u : u, this.flipVertical ? this.height - 1 - v : v];

@@ -1,17 +1,17 @@
 // Regions that the reader draws: their size, and how large they become.
 
-import { SERIES } from "./colours.js";
+import { SERIES } from "./colors.js";
 import { locatedPoints, originPoints } from "./slices.js";
 
 const MOST_SAMPLES = 60000;
 
 let made = 0;
 
-/** polygon: page points [u, v] of a slice; depth: slices, centred on it. */
+/** polygon: page points [u, v] of a slice; depth: slices, centered on it. */
 export function makeRegion(side, planeName, index, polygon, depth) {
   made += 1;
   return {
-    id: made, name: `region ${made}`, colour: SERIES[(made - 1) % SERIES.length],
+    id: made, name: `region ${made}`, color: SERIES[(made - 1) % SERIES.length],
     side, planeName, index, polygon, depth,
   };
 }

@@ -5,13 +5,13 @@ import { apply, determinant, turnedLength } from "./affine.js";
 const FLOW_STEP = 3;
 const LARGE_SLICE = 128 * 128;
 
-/** Maps that the reader may choose: their heading, unit, colours and the value of "nothing". */
+/** Maps that the reader may choose: their heading, unit, colors and the value of "nothing". */
 export const MAPS = {
-  displacement: { title: "displacement", unit: "mm", colours: "amount" },
-  jacobian: { title: "Jacobian", unit: "", colours: "change" },
-  appearance: { title: "appearance change", unit: "", colours: "change" },
-  residual: { title: "unexplained residual", unit: "", colours: "change" },
-  error: { title: "error (target − image)", unit: "", colours: "change" },
+  displacement: { title: "displacement", unit: "mm", colors: "amount" },
+  jacobian: { title: "Jacobian", unit: "", colors: "change" },
+  appearance: { title: "appearance change", unit: "", colors: "change" },
+  residual: { title: "unexplained residual", unit: "", colors: "change" },
+  error: { title: "error (target − image)", unit: "", colors: "change" },
 };
 
 /** Intensities of a grid's own slice, one chosen channel after the other. */
@@ -242,14 +242,14 @@ function onCurve({ low, high, values }, x) {
   return values[k] + (place - k) * (values[k + 1] - values[k]);
 }
 
-/** Place of a map's value on its colours, in [0, 1]. */
+/** Place of a map's value on its colors, in [0, 1]. */
 export function placeOf(name, value, range) {
   if (name === "displacement") return value / range;
   if (name === "jacobian") return 0.5 + 0.5 * (Math.log2(Math.max(value, 1e-3)) / range);
   return 0.5 + 0.5 * (value / range);
 }
 
-/** What the ends and the middle of a colour bar say. */
+/** What the ends and the middle of a color bar say. */
 export function ticksOf(name, range) {
   const short = (value) => String(Number(value.toPrecision(3)));
   if (name === "displacement") return ["0", short(range / 2), short(range)];

@@ -1,6 +1,6 @@
 // The viewer's state, and the panes drawn from it.
 
-import { ColourMap, shade } from "./colours.js";
+import { ColorMap, shade } from "./colors.js";
 import { Model } from "./model.js";
 import { Pane } from "./pane.js";
 import * as overlays from "./overlays.js";
@@ -9,14 +9,14 @@ import { MAPS, frameSlice, imageSlice, mapSlice, morphSlice, placeOf } from "./s
 
 const PANES = { source: "source", warped: "target", image: "target", map: "target" };
 const BLINK_MS = 650;
-export const COLOUR = "colour";
+export const COLOR = "color";
 
 export function startingState() {
   return {
     planeName: "axial", point: null, pinned: false, time: 1, playing: false, morph: false, zoom: 1, anchor: null,
     layer: "displacement", opacity: 0.65, compare: "off", rival: "warped", swipe: 0.5, blink: false,
     tool: "point", depth: 3, draft: null,
-    windows: null, linkedWindows: true, channel: COLOUR,
+    windows: null, linkedWindows: true, channel: COLOR,
     show: { cross: true, path: true, grid: false, arrows: false, folds: true, mask: true, labels: true, regions: true },
   };
 }
@@ -26,7 +26,7 @@ export class Viewer extends EventTarget {
     super();
     this.scene = scene;
     this.root = root;
-    this.maps = { amount: new ColourMap(scene.maps.amount), change: new ColourMap(scene.maps.change) };
+    this.maps = { amount: new ColorMap(scene.maps.amount), change: new ColorMap(scene.maps.change) };
     this.state = startingState();
     this.regions = scene.cases.map(() => []);
     this.panes = {};
@@ -49,7 +49,7 @@ export class Viewer extends EventTarget {
     Object.assign(this.state, {
       planeName: model.planes[this.state.planeName] ? this.state.planeName : "axial",
       point: model.pair("target", description.start), pinned: false, zoom: 1, anchor: null, draft: null,
-      channel: this.hasColour(model) || model.channels < 2 ? COLOUR : 0,
+      channel: this.hasColor(model) || model.channels < 2 ? COLOR : 0,
     });
     this.resetWindows();
     if (!this.layers().includes(this.state.layer)) this.state.layer = "displacement";
@@ -62,14 +62,14 @@ export class Viewer extends EventTarget {
   }
 
   /** Whether three channels are shown as red, green and blue. */
-  hasColour(model = this.model) {
+  hasColor(model = this.model) {
     return model.channels === 3;
   }
 
-  /** Which channels of a volume are seen: all three as colour, or one. */
+  /** Which channels of a volume are seen: all three as color, or one. */
   channelsOf(volume) {
     const { channel } = this.state;
-    if (channel === COLOUR) return volume.channels === 3 ? [0, 1, 2] : [0];
+    if (channel === COLOR) return volume.channels === 3 ? [0, 1, 2] : [0];
     return [Math.min(channel, volume.channels - 1)];
   }
 
@@ -81,7 +81,7 @@ export class Viewer extends EventTarget {
   /** Windows as the data suggest for the channel. */
   suggestedWindows() {
     const { windows, channelWindows } = this.model.description;
-    if (this.state.channel === COLOUR) return structuredClone(windows);
+    if (this.state.channel === COLOR) return structuredClone(windows);
     const of = (name, volume) => [...channelWindows[name][this.channelsOf(volume)[0]]];
     return { source: of("source", this.model.source), image: of("image", this.model.image) };
   }
@@ -157,8 +157,8 @@ export class Viewer extends EventTarget {
     const { state, model } = this;
     for (const pane of Object.values(this.panes)) {
       const plane = model.planes[state.planeName][pane.side];
-      const centre = plane.toPage(state.anchor ? state.anchor[pane.side] : state.point[pane.side]);
-      pane.layout(plane, plane.slice(state.point[pane.side]), state.zoom, centre);
+      const center = plane.toPage(state.anchor ? state.anchor[pane.side] : state.point[pane.side]);
+      pane.layout(plane, plane.slice(state.point[pane.side]), state.zoom, center);
       pane.clear();
     }
     this.drawImages();
@@ -166,8 +166,8 @@ export class Viewer extends EventTarget {
     for (const pane of Object.values(this.panes)) this.drawOver(pane, path);
   }
 
-  /** A slice in grey (or colour), kept until its key changes. */
-  grey(pane, layer, name, volume, window, make) {
+  /** A slice in gray (or color), kept until its key changes. */
+  gray(pane, layer, name, volume, window, make) {
     const { state } = this;
     const channels = this.channelsOf(volume);
     const key = [this.number, state.planeName, pane.index, name, ...window, ...channels].join(" ");
@@ -179,7 +179,7 @@ export class Viewer extends EventTarget {
     const { windows } = this.state;
     const model = this.model;
     const values = (channels) => imageSlice(model.source, source.plane, source.index, channels);
-    this.grey(source, "source", "source", model.source, windows.source, values);
+    this.gray(source, "source", "source", model.source, windows.source, values);
     this.drawFrame(warped);
     this.drawImage(image);
     this.drawComparison(image);
@@ -193,25 +193,25 @@ export class Viewer extends EventTarget {
     const flow = model.correspondence.velocity ? "flow" : "line";
     const name = `warped ${state.time} ${state.morph} ${state.time < 1 ? flow : ""}`;
     const values = (channels) => make(model, pane.plane, pane.index, state.time, channels);
-    this.grey(pane, "frame", name, model.source, state.windows.source, values);
+    this.gray(pane, "frame", name, model.source, state.windows.source, values);
   }
 
   drawImage(pane) {
     const { state, model } = this;
     const values = (channels) => imageSlice(model.image, pane.plane, pane.index, channels);
-    this.grey(pane, "image", "image", model.image, state.windows.image, values);
+    this.gray(pane, "image", "image", model.image, state.windows.image, values);
   }
 
   drawRival(pane) {
     const { state, model } = this;
     if (state.rival === "truth" && model.truth) {
       const values = (channels) => imageSlice(model.truth, pane.plane, pane.index, channels);
-      this.grey(pane, "rival", "truth", model.truth, state.windows.image, values);
+      this.gray(pane, "rival", "truth", model.truth, state.windows.image, values);
       return;
     }
     const time = state.rival === "source" ? 0 : 1;
     const values = (channels) => frameSlice(model, pane.plane, pane.index, time, channels);
-    this.grey(pane, "rival", `warped ${time}`, model.source, state.windows.source, values);
+    this.gray(pane, "rival", `warped ${time}`, model.source, state.windows.source, values);
   }
 
   drawComparison(pane) {
@@ -235,13 +235,13 @@ export class Viewer extends EventTarget {
     const { state, model } = this;
     if (!this.mapReady()) return;
     const range = model.description.ranges[state.layer];
-    const colours = this.maps[MAPS[state.layer].colours];
+    const colors = this.maps[MAPS[state.layer].colors];
     const channel = this.mapChannel;
     const key = [this.number, state.planeName, pane.index, state.layer, channel].join(" ");
     pane.context.globalAlpha = state.opacity;
     pane.image("map", key, (rgba) => {
       mapSlice(model, state.layer, pane.plane, pane.index, channel).forEach((value, pixel) => {
-        colours.mix(placeOf(state.layer, value, range), 1, rgba, pixel);
+        colors.mix(placeOf(state.layer, value, range), 1, rgba, pixel);
         rgba[4 * pixel + 3] = 255;
       });
     }, state.zoom < 4);

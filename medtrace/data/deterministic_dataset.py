@@ -20,7 +20,7 @@ from medtrace.engines.randomness import (
 )
 
 
-class SeededItems(Dataset):
+class DeterministicDataset(Dataset):
     """Draw whatever is random in an item from (seed, epoch, index).
 
     An item of an epoch is then the same whether the training ran through or was resumed, whatever the number of
