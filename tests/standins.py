@@ -11,7 +11,7 @@ from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import RunRecord, save_weights
 from medtrace.fields import exponentiate
 from medtrace.methods import Method, MethodSettings, Prediction, method_class, resolve
-from medtrace.trace.prediction import plain
+from medtrace.trace.validation import as_tensor
 
 
 class ShiftSettings(MethodSettings):
@@ -42,7 +42,7 @@ class ShiftMethod(Method):
         return cls(settings.displacement, settings.gain, settings.channels)
 
     def predict(self, batch) -> Prediction:
-        values = plain(batch["source"])
+        values = as_tensor(batch["source"])
         if values.shape[1] != self.channels:
             raise ValueError(f"source: expected {self.channels} channel(s), received {values.shape[1]}")
         velocity = self.displacement.detach().reshape(1, -1, *(1,) * self.spatial_dims)

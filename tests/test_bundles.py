@@ -242,7 +242,7 @@ def test_evaluation_tells_what_medtrace_evaluate_tells(small, trained, tmp_path)
 def test_inference_writes_the_trace_of_every_case(name, small, trained, tmp_path):
     from medtrace.data import sources
     from medtrace.io.nifti import write_image
-    from medtrace.methods import plain
+    from medtrace.methods import as_tensor
 
     images = tmp_path / "data" / "images"
     images.mkdir(parents=True)
@@ -252,13 +252,13 @@ def test_inference_writes_the_trace_of_every_case(name, small, trained, tmp_path
     for index in range(2):
         case = test[index]
         for role in ("source", "target") if registers else ("source",):
-            image = plain(case[role]) / 2 + 0.5
+            image = as_tensor(case[role]) / 2 + 0.5
             write_image(images / f"case{index}_{role}.nii.gz", image, case["source"].affine)
     out = tmp_path / "traces"
     run_bundle(small, "inference", run_dir=str(trained), dataset_dir=str(tmp_path / "data"), output_dir=str(out))
     traces = [load_trace(out / f"case{index}") for index in range(2)]
     method = load_method(trained, "cpu")
-    batch = {key: torch.stack([plain(test[i][key]) for i in range(2)]) for key in ("source", "target")}
+    batch = {key: torch.stack([as_tensor(test[i][key]) for i in range(2)]) for key in ("source", "target")}
     expected = method.trace_pair(**_pair(batch)) if registers else method.trace(batch)
     for trace, other in zip(traces, expected):
         torch.testing.assert_close(trace.ddf, other.ddf, atol=2e-3, rtol=0)

@@ -46,7 +46,7 @@ def truth(cases):
 
 
 @pytest.fixture(scope="module")
-def referee(truth):
+def reference(truth):
     return independent_field(truth, Thresholds())
 
 
@@ -150,10 +150,10 @@ def test_smooth_displacement_is_small_smooth_and_still_at_the_border():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_one_voxel_moved_one_and_a_half_voxels_fails(truth, cases, referee, seed):
+def test_one_voxel_moved_one_and_a_half_voxels_fails(truth, cases, reference, seed):
     corrupted = moved_voxel(truth, cases[1], np.random.default_rng(seed))
     assert int(((corrupted.ddf - truth.ddf) != 0).any(0).sum()) == 1
-    certificate = certify_trace(corrupted, referee=referee)
+    certificate = certify_trace(corrupted, reference=reference)
     assert certificate.verdict == Status.FAIL
     assert certificate.check("folding").status == Status.FAIL
     assert certificate.check("smoothness").status == Status.FAIL
@@ -164,9 +164,9 @@ def test_one_voxel_moved_fails_in_3d_and_where_space_expands():
     ddf, inverse = exponentiate(torch.stack([velocity(shape), -velocity(shape)]))
     source = torch.rand(1, *shape)
     trace = Trace.build(source, warp(source[None], ddf[None])[0], ddf, inverse_ddf=inverse)
-    assert certify_trace(trace, referee=ddf).check("folding").status == Status.PASS
+    assert certify_trace(trace, reference=ddf).check("folding").status == Status.PASS
     corrupted = moved_voxel(trace, {}, np.random.default_rng(0))
-    assert certify_trace(corrupted, referee=ddf).verdict == Status.FAIL
+    assert certify_trace(corrupted, reference=ddf).verdict == Status.FAIL
     grid = torch.stack(torch.meshgrid(*[torch.arange(float(size)) for size in shape], indexing="ij"))
     expanding = 2.0 * (grid - 7)  # three times as far apart: 1.5 voxels more fold nothing
     expanding[:, 8, 8, 8] += torch.tensor([1.5, 0.0, 0.0])
@@ -174,8 +174,8 @@ def test_one_voxel_moved_fails_in_3d_and_where_space_expands():
     assert measure.largest_jump(expanding) > Thresholds().largest_jump_voxels.fail
 
 
-def test_the_truth_is_not_failed(truth, referee):
-    certificate = certify_trace(truth, referee=referee)
+def test_the_truth_is_not_failed(truth, reference):
+    certificate = certify_trace(truth, reference=reference)
     assert certificate.verdict != Status.FAIL, [c for c in certificate.checks if c.status == Status.FAIL]
     assert certificate.check("equivariance").status == Status.SKIPPED
     assert "--run" in certificate.check("equivariance").reason
@@ -193,21 +193,21 @@ def test_the_truth_is_not_failed(truth, referee):
         ("image without contrast", "intensity"),
     ],
 )
-def test_corrupted_traces_fail_by_the_check_that_is_about_it(truth, cases, referee, kind, check):
+def test_corrupted_traces_fail_by_the_check_that_is_about_it(truth, cases, reference, kind, check):
     corruption = SPOILERS[kind]
     corrupted = corruption.apply(truth, cases[1], np.random.default_rng(0))
-    found = {c.name: c for c in trace_checks(corrupted, Thresholds(), referee if corruption.same_pair else None)}
+    found = {c.name: c for c in trace_checks(corrupted, Thresholds(), reference if corruption.same_pair else None)}
     assert found[check].status == Status.FAIL
     assert "above" in found[check].reason
 
 
-def test_a_registration_is_assessed_against_its_target(truth, referee):
+def test_a_registration_is_assessed_against_its_target(truth, reference):
     """An image that is the warped source bears out any field; the target does not."""
     field = truth.ddf + torch.tensor([3.0, 0.0]).reshape(2, 1, 1)
     warped = warp(truth.source[None], field[None])[0]
     trace = Trace.build(truth.source, warped, field, affine=truth.affine)
     assert certify_trace(trace).check("field against image").status == Status.SKIPPED
-    found = certify_trace(trace, target=truth.image, referee=referee)
+    found = certify_trace(trace, target=truth.image, reference=reference)
     assert found.check("field against image").status == Status.FAIL
     assert found.check("zero-field control").status == Status.FAIL
     with pytest.raises(ValueError, match="target: expected the image's grid"):

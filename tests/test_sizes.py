@@ -10,7 +10,6 @@ from torch.utils.data import SequentialSampler
 
 from medtrace.data import CaseLoader, DeterministicDataset, RandomPartner, load_dataset
 from medtrace.data.case_loader import SameSizeBatches, sizes_of
-from medtrace.methods import method_class
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
@@ -98,10 +97,8 @@ def test_methods_train_on_several_sizes_and_are_evaluated(tmp_path, method):
     summary = prepare(tmp_path / "case" / "pairs.csv", tmp_path / "data", resize=0, progress=False)
     assert summary.notes[-1].startswith("the data set has 3 sizes: 32 x 32 (2), 36 x 10 (2), 40 x 28 (2)")
     assert {item["source"].shape[1:] for item in load_dataset(tmp_path / "data")} > {(36, 10)}
-    presets = method_class(method).settings_type.presets
-    small = {name: value for preset in SMOKE for name, value in presets[preset].items() if not name.startswith("data")}
-    settings = {**small, "training.max_epochs": 1, "training.batch_size": 8}
-    run = train(method, tmp_path / "data", tmp_path / "run", settings=settings, device="cpu")
+    settings = {"data": {"kind": "prepared"}, "training.max_epochs": 1, "training.batch_size": 8}
+    run = train(method, tmp_path / "data", tmp_path / "run", presets=SMOKE, settings=settings, device="cpu")
     evaluate(run, tmp_path / "data", split="training", device="cpu", progress=False)
     with (run / "evaluation" / "training" / "method.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -15,7 +15,8 @@ from medtrace.fields import warp
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.registration.independent_registration import one_thread
 from medtrace.trace import Trace
-from medtrace.trace.prediction import Prediction, plain, traces_of
+from medtrace.trace.prediction import Prediction, traces_of
+from medtrace.trace.validation import as_tensor
 
 SHRINK_FACTORS = (4, 2, 1)
 _LEAST_SIZE = 8  # voxels that an axis keeps at the coarsest resolution
@@ -69,9 +70,9 @@ def simpleitk_registration(
     check_positive("iterations", iterations)
     check_positive("field_smoothing", field_smoothing)
     check_positive("update_smoothing", update_smoothing)
-    images = {"source": plain(source)[None], "target": plain(target)[None]}
+    images = {"source": as_tensor(source)[None], "target": as_tensor(target)[None]}
     for name, given in (("mask", mask), ("source_mask", source_mask)):
-        images[name] = torch.zeros_like(images["target"]) if given is None else plain(given)[None].float()
+        images[name] = torch.zeros_like(images["target"]) if given is None else as_tensor(given)[None].float()
     for name, image in images.items():
         check_batched(name, image, channels=1)
         check_same_shape("source", images["source"], name, image)
@@ -101,8 +102,8 @@ def simpleitk_tracer(batch: Mapping[str, Any]) -> list[Trace]:
         for item, source in enumerate(batch["source"])
     ]
     ddf = torch.stack(fields)
-    mask, source_mask = (None if mask is None else plain(mask) for mask in masks)
-    prediction = Prediction(warp(plain(batch["source"]), ddf), ddf, mask=joint_mask(ddf, mask, source_mask))
+    mask, source_mask = (None if mask is None else as_tensor(mask) for mask in masks)
+    prediction = Prediction(warp(as_tensor(batch["source"]), ddf), ddf, mask=joint_mask(ddf, mask, source_mask))
     return traces_of(batch["source"], prediction, batch["target"])
 
 

@@ -14,6 +14,7 @@ from medtrace import metrics
 from medtrace.data.tracebench import LABELS, TISSUES
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
 from medtrace.trace import Trace
+from medtrace.transforms.naming import detached
 
 NEEDED = ("source", "target", "ddf", "pathology", "near_lesion", "head", "source_labels", "target_labels")
 
@@ -53,7 +54,7 @@ def score_registration(trace: Trace, case: Mapping[str, Any]) -> dict[str, float
     _check(trace, values)
     outside = ~values["pathology"]
     mask = case.get("mask")
-    untouched = outside if mask is None else outside & ~(_plain(mask) > 0)
+    untouched = outside if mask is None else outside & ~(detached(mask).cpu() > 0)
     scores = {
         "ssd_total": _ssd(trace.image, values["target"]),
         "ssd_healthy": _ssd(trace.image, values["target"], untouched),
@@ -72,17 +73,13 @@ def score_registration(trace: Trace, case: Mapping[str, Any]) -> dict[str, float
     return {**scores, "inverse_consistency_mm": float(consistency)}
 
 
-def _plain(value: Tensor) -> Tensor:
-    return value.detach().as_subclass(Tensor).cpu()
-
-
 def _tensor(case: Mapping[str, Any], name: str) -> Tensor:
     if name not in case:
         raise ValueError(
             f"case: expected {', '.join(NEEDED)}, received none called {name!r}; take cases from"
             ' TraceBench("metamorphic")'
         )
-    return _plain(case[name])
+    return detached(case[name]).cpu()
 
 
 def _check(trace: Trace, values: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ from medtrace.metrics import label_overlap
 from medtrace.networks.blocks import pad_to_multiple
 from medtrace.storage.encoders import write_states
 from medtrace.storage.files import atomic_write, write_json
-from medtrace.trace.prediction import plain
+from medtrace.trace.validation import as_tensor
 
 RECORD = "segmenter.json"
 WEIGHTS = "weights.pt"
@@ -93,7 +93,7 @@ class Segmenter:
     @torch.no_grad()
     def segment(self, image: Tensor) -> Tensor:
         """Labels (1, *spatial) int64 of one image (C, *spatial), in the segmenter's count; on the CPU."""
-        padded, crop = pad_to_multiple(plain(image)[None].float().to(self.device), MULTIPLE, SMALLEST)
+        padded, crop = pad_to_multiple(as_tensor(image)[None].float().to(self.device), MULTIPLE, SMALLEST)
         return crop(self.network(padded)).argmax(1).cpu()
 
     def truth(self, labels: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Segmenter:
 
 def recounted(labels: Tensor, classes: Mapping[str, int]) -> Tensor:
     """Labels of the data as 1, 2, ... in the order of `classes`, every other label as background; int64."""
-    values = plain(labels)
+    values = as_tensor(labels)
     counted = torch.zeros(values.shape, dtype=torch.int64)
     for number, label in enumerate(classes.values(), start=1):
         counted[values == label] = number
@@ -112,7 +112,7 @@ def recounted(labels: Tensor, classes: Mapping[str, int]) -> Tensor:
 
 def classes_of(cases: Cases, labels: str = "target_labels") -> dict[str, int]:
     """Every label other than the background's that the cases show, called "label 1" and so on."""
-    found = sorted({int(value) for index in range(len(cases)) for value in plain(cases[index][labels]).unique()})
+    found = sorted({int(value) for index in range(len(cases)) for value in as_tensor(cases[index][labels]).unique()})
     return {f"label {value}": value for value in found if value != BACKGROUND}
 
 
@@ -133,7 +133,7 @@ class _Pairs(Dataset):
                     f"cases: expected the entry {name!r} to train a segmenter on, received {', '.join(map(str, case))};"
                     " give the pair list its columns of labels"
                 )
-        image = plain(case[self.settings.image]).float()
+        image = as_tensor(case[self.settings.image]).float()
         padded, _ = pad_to_multiple(image[None], MULTIPLE, SMALLEST)
         labels = recounted(case[self.settings.labels], self.settings.classes)
         # As the image is padded, by its border.

@@ -21,7 +21,8 @@ from medtrace.metrics import CaseTable
 from medtrace.metrics.distribution import NUM_BINS
 from medtrace.report.tables import Better
 from medtrace.trace import Trace
-from medtrace.trace.prediction import Prediction, plain, traces_of
+from medtrace.trace.prediction import Prediction, traces_of
+from medtrace.trace.validation import as_tensor
 
 NO_TRANSLATION = "No translation"
 TRUE_TRANSLATION = "True translation"
@@ -74,11 +75,11 @@ class _Account:
         self.features: dict[str, list[Tensor]] = {"image": [], "target": []}
 
     def __call__(self, trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
-        target = plain(case["target"])
+        target = as_tensor(case["target"])
         self._count("bhattacharyya", trace.image, target, None, None)
         if "source_head" in case and "target_head" in case:
-            head = trace.transfer(plain(case["source_head"]).bool())
-            self._count("bhattacharyya_head", trace.image, target, head, plain(case["target_head"]).bool())
+            head = trace.transfer(as_tensor(case["source_head"]).bool())
+            self._count("bhattacharyya_head", trace.image, target, head, as_tensor(case["target_head"]).bool())
         if self.network is not None:
             for name, image in (("image", trace.image), ("target", target)):
                 images = image[None].to(self.segmenter.device)
@@ -136,12 +137,12 @@ def truth_of(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     """
     values: dict[str, Tensor] = {}
     if "ddf" in case and "head" in case and case["ddf"].shape == trace.ddf.shape:
-        ddf, head = plain(case["ddf"])[None].to(trace.ddf), plain(case["head"])[None]
+        ddf, head = as_tensor(case["ddf"])[None].to(trace.ddf), as_tensor(case["head"])[None]
         affine = torch.as_tensor(trace.affine, dtype=torch.float64)
         values["epe_head_mm"] = metrics.end_point_error(trace.ddf[None], ddf, head, affine=affine)
         values["zero_epe_head_mm"] = metrics.end_point_error(torch.zeros_like(ddf), ddf, head, affine=affine)
     if "translation" in case:
-        truth = plain(case["translation"])[None].to(trace.image)
+        truth = as_tensor(case["translation"])[None].to(trace.image)
         values["mae"] = metrics.mean_absolute_error(trace.image[None], truth, data_range=RANGE, output_range=255)
     return {name: float(value) for name, value in values.items()}
 
@@ -195,9 +196,9 @@ def true_translation(batch: Mapping[str, Any]) -> list[Trace]:
     Args:
         batch: with "source", "ddf", and "translation", or else "target" as the source's own translation.
     """
-    image = plain(batch["translation"] if "translation" in batch else batch["target"])
-    inverse = plain(batch["inverse_ddf"]) if "inverse_ddf" in batch else None
-    return traces_of(batch["source"], Prediction(image, plain(batch["ddf"]), inverse))
+    image = as_tensor(batch["translation"] if "translation" in batch else batch["target"])
+    inverse = as_tensor(batch["inverse_ddf"]) if "inverse_ddf" in batch else None
+    return traces_of(batch["source"], Prediction(image, as_tensor(batch["ddf"]), inverse))
 
 
 def feature_network_of(

@@ -12,7 +12,8 @@ from medtrace.evaluation.scoring import Tracer
 from medtrace.fields import invert, warp
 from medtrace.methods.base import Method
 from medtrace.trace import Trace
-from medtrace.trace.prediction import Prediction, plain, traces_of
+from medtrace.trace.prediction import Prediction, traces_of
+from medtrace.trace.validation import as_tensor
 
 
 def tracer_of(method: Method) -> Tracer:
@@ -47,6 +48,6 @@ def oracle(batch: Mapping[str, Any]) -> list[Trace]:
 
 def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
     """A control whose image is the source warped by a field given for the whole batch."""
-    source = plain(batch["source"])
-    ddf = plain(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
+    source = as_tensor(batch["source"])
+    ddf = as_tensor(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
     return traces_of(batch["source"], Prediction(warp(source, ddf), ddf, invert(ddf).ddf))

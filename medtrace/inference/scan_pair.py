@@ -21,7 +21,8 @@ from medtrace.methods.common.registration import RegistrationPair
 from medtrace.registration import Alignment, Verdict
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull, same_grid
-from medtrace.trace.prediction import Prediction, plain
+from medtrace.trace.prediction import Prediction
+from medtrace.trace.validation import as_tensor
 
 MATCHED_PERCENTILES = (0.5, 2.0, 5.0, *range(10, 100, 10), 95.0, 98.0, 99.5)
 """Percentiles of healthy tissue at which `matched` brings the source to the target's intensities."""
@@ -164,7 +165,7 @@ def read_pair(
         _check_planes(source, target, affines)
 
     def cut(values: Tensor) -> Tensor:
-        return plain(values)[..., 0] if flat[0] and values.ndim == 4 else plain(values)
+        return as_tensor(values)[..., 0] if flat[0] and values.ndim == 4 else as_tensor(values)
 
     source_region, region, labels = (None if values is None else cut(values) for values in regions)
     return ScanPair(cut(moving), cut(fixed), affines[0], affines[1], source_region, region, is_picture(source), labels)

@@ -17,7 +17,8 @@ from medtrace.methods.settings import (
     TrainingSettings,
     resolve,
 )
-from medtrace.trace.prediction import Prediction, affines_of, plain
+from medtrace.trace.prediction import Prediction, affines_of
+from medtrace.trace.validation import as_tensor
 
 if TYPE_CHECKING:
     from medtrace.methods.common.averaging import WeightAverage
@@ -75,10 +76,10 @@ __all__ = [
     "VoxelMorphMethod",
     "WeightAverage",
     "affines_of",
+    "as_tensor",
     "build_method",
     "method_class",
     "method_names",
-    "plain",
     "register_method",
     "resolve",
     "settings_of",

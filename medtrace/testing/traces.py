@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from medtrace.fields import exponentiate, inverse_consistency, warp
-from medtrace.methods import Method, MethodSettings, plain
+from medtrace.methods import Method, MethodSettings, as_tensor
 from medtrace.networks.patches import PatchInferer
 from medtrace.testing.trial import (
     AFFINE,
@@ -37,7 +37,7 @@ def check_traces(kind: type[Method], settings: MethodSettings, shape: tuple[int,
             promise(len(traces) == len(batch["case"]), how, "one trace per item", len(traces))
             for item, trace in enumerate(traces):
                 _check_shapes(how, trace, shape)
-                _check_consistency(how, trace, plain(batch["source"])[item])
+                _check_consistency(how, trace, as_tensor(batch["source"])[item])
                 if how == "trace" and not method.abilities.moves:
                     still = not bool(trace.ddf.any()) and not bool(trace.inverse_ddf.any())
                     promise(still, "ddf of a method that moves nothing", "zero", "another field")
@@ -154,7 +154,7 @@ def check_patches(kind: type[Method], settings: MethodSettings, shape: tuple[int
     trace = method.trace(batch)[0]
     promise(bool(calls) and max(calls) > 1, "abilities.patches", "a trace made in several patches", calls or "none")
     _check_shapes("trace in patches", trace, shape)
-    _check_consistency("trace in patches", trace, plain(batch["source"])[0])
+    _check_consistency("trace in patches", trace, as_tensor(batch["source"])[0])
 
 
 def check_weights(kind: type[Method], settings: MethodSettings, shape: tuple[int, ...]) -> None:
@@ -172,7 +172,9 @@ def check_weights(kind: type[Method], settings: MethodSettings, shape: tuple[int
 def check_io_network(kind: type[Method], settings: MethodSettings, shape: tuple[int, ...]) -> None:
     """The network that bundles describe takes one tensor and gives one, on the same grid."""
     method, batch = untrained(kind, settings), batch_of(settings, shape)
-    images = [plain(batch["source"])] + ([] if "translate" in method.abilities.tasks else [plain(batch["target"])])
+    images = [as_tensor(batch["source"])] + (
+        [] if "translate" in method.abilities.tasks else [as_tensor(batch["target"])]
+    )
     network = method.io_network().eval()
     with torch.no_grad():
         output = network(torch.cat(images, dim=1))

@@ -10,7 +10,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from torch import Tensor, nn
 
 from medtrace.engines import Trainer, build_optimizers
-from medtrace.methods import Method, MethodSettings, plain, resolve
+from medtrace.methods import Method, MethodSettings, as_tensor, resolve
 
 SMOKE = "smoke"
 """Preset that every method has: so small that a step takes a fraction of a second."""
@@ -73,7 +73,7 @@ def batch_of(settings: MethodSettings, shape: tuple[int, ...], count: int = 2) -
 
 def only(images: Tensor, item: int) -> MetaTensor:
     """One item of a batch, as a batch."""
-    return MetaTensor(plain(images)[item : item + 1].clone(), affine=AFFINE.clone())
+    return MetaTensor(as_tensor(images)[item : item + 1].clone(), affine=AFFINE.clone())
 
 
 def prepared(kind: type[Method], settings: MethodSettings, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -104,5 +104,7 @@ def trainer_of(
 def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two mappings hold the same tensors; what is not a tensor is not looked at."""
     return first.keys() == second.keys() and all(
-        torch.equal(plain(value), plain(second[name])) for name, value in first.items() if isinstance(value, Tensor)
+        torch.equal(as_tensor(value), as_tensor(second[name]))
+        for name, value in first.items()
+        if isinstance(value, Tensor)
     )

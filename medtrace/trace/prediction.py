@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medtrace.geometry.grid import Grid
 from medtrace.trace.record import Trace
+from medtrace.trace.validation import as_tensor
 
 
 class Prediction(NamedTuple):
@@ -56,7 +57,7 @@ def traces_of(source: Tensor, prediction: Prediction, target: Tensor | None = No
         >>> len(traces), traces[0].ddf.shape
         (2, torch.Size([2, 8, 8]))
     """
-    images = plain(source)
+    images = as_tensor(source)
     affines = affines_of(source) if target is None else shared_affines(source, target)
     optional = {
         "inverse_ddf": prediction.inverse_ddf,
@@ -119,8 +120,3 @@ def check_one_grid(source: Tensor, target: Tensor) -> None:
                 f"source: expected the target's grid in space, received affine {other.tolist()} beside"
                 f" {affine.tolist()}; resample the source onto the target's grid first"
             )
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Drop MONAI's metadata: networks and losses then run as plain torch."""
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor

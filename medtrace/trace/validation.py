@@ -16,7 +16,7 @@ _ON_GRID = 0.02
 
 
 def as_tensor(value: Tensor) -> Tensor:
-    """Without MONAI's metadata, which would slow every operation down."""
+    """Without MONAI's metadata: networks and losses then run as plain torch."""
     return value.as_tensor() if hasattr(value, "as_tensor") else value
 
 

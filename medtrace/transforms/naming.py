@@ -18,6 +18,7 @@ from torch import Tensor
 from ..checks import check_finite, check_number
 from ..geometry.volume import channels_first, read_volume
 from ..guard.volume_files import VOLUMES
+from ..trace.validation import as_tensor
 
 REPLACE = "replace them first"
 """What to do with numbers that are not finite."""
@@ -94,7 +95,7 @@ def check_probability(prob: Any) -> None:
 
 def detached(tensor: Tensor) -> Tensor:
     """The values as an ordinary tensor, without metadata and gradient."""
-    return (tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor).detach()
+    return as_tensor(tensor).detach()
 
 
 def load_image(name: str, image: Any) -> Any:

@@ -14,7 +14,7 @@ from medtrace.io.export import COMPOSITES, EXPORT_FORMATS, export_trace
 from medtrace.io.original_scan import to_original
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
-from medtrace.trace.prediction import plain
+from medtrace.trace.validation import as_tensor
 
 TRACE = "trace"
 """The format that is a folder of medtrace's own, for a trace brought to other scans."""
@@ -93,7 +93,7 @@ def _to_scans(
 ) -> Trace:
     return to_original(
         trace,
-        plain(scan),
+        as_tensor(scan),
         scan.affine,
         source_transform=_motion(source_transform),
         target_shape=None if fixed is None else tuple(fixed.shape[1:]),

@@ -23,7 +23,7 @@ from medtrace.io.trace_folder import reserve_trace
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
-from medtrace.trace.prediction import plain
+from medtrace.trace.validation import as_tensor
 
 File = str | os.PathLike
 
@@ -104,7 +104,7 @@ def import_field(
     first = parse_member(os.fspath(files[0])).path
     ddf = point_map.displacement().float()
     notes = [*point_map.notes, *check_plausible(first, point_map, ddf)]
-    scans = [plain(image if image.ndim == 4 else image[..., None]) for image in (moving, fixed)]
+    scans = [as_tensor(image if image.ndim == 4 else image[..., None]) for image in (moving, fixed)]
     trace, folds = _build(scans, ddf, images)
     notes += [Note(first.name, text) for text in folds]
     if say is not None:

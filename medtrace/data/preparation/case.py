@@ -30,7 +30,7 @@ from medtrace.geometry.resampling import (
     shape_at_spacing,
     spacing_of,
 )
-from medtrace.trace.prediction import plain
+from medtrace.trace.validation import as_tensor
 from medtrace.transforms import RigidAlignment, RigidTransform
 
 
@@ -127,7 +127,7 @@ def read_case(
         read_image(path, series, page=settings.page, resample_tilt=settings.resample_tilt)
         for path, series in ((pair.source, pair.source_series), (pair.target, pair.target_series))
     )
-    digests = voxel_digest(plain(source)), voxel_digest(plain(target))
+    digests = voxel_digest(as_tensor(source)), voxel_digest(as_tensor(target))
     if source.shape[0] != target.shape[0]:
         raise ValueError(
             f"{pair.target}: expected {source.shape[0]} channel(s) as {pair.source}, received {target.shape[0]};"
@@ -141,14 +141,14 @@ def read_case(
     if pictures:
         return replace(_picture_case(pair, settings, source, target, mask, maps, digests), landmarks=landmarks)
     tissue = [find_foreground(source), find_foreground(target)]
-    moved = plain(target)
+    moved = as_tensor(target)
     if settings.align:
         moved, tissue[1], rigid = _align(pair, source, target, tissue[1], mask, rigid)
         onto = {name: labels for name, labels in maps.items() if name.startswith("target")}
         maps |= {name: _moved_labels(labels, source, rigid) for name, labels in onto.items()}
     if mask is not None:
         tissue = [mask, mask]
-    case = Case(pair, plain(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps), digests)
+    case = Case(pair, as_tensor(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps), digests)
     return replace(_oriented(case, settings), landmarks=landmarks)
 
 
@@ -176,9 +176,9 @@ def _picture_case(
 ) -> Case:
     if settings.spatial_dims == 3:
         raise ValueError(f"{pair.source}: is a picture; prepare pictures with spatial_dims=2")
-    before, after = (plain(image)[..., None] for image in (source, target))
+    before, after = (as_tensor(image)[..., None] for image in (source, target))
     inside = torch.ones_like(before[:1], dtype=torch.bool) if mask is None else mask[..., None]
-    flat = entries_of({name: plain(values)[..., None] for name, values in maps.items()})
+    flat = entries_of({name: as_tensor(values)[..., None] for name, values in maps.items()})
     return Case(pair, before, after, inside, inside, source.affine, None, flat, digests)
 
 
@@ -190,7 +190,7 @@ def _oriented(case: Case, settings: PreparationSettings) -> Case:
     affine = plan.affine(case.affine)
     images = [plan.apply(image) for image in (case.source, case.target)]
     tissue = [plan.apply(region) for region in (case.source_foreground, case.target_foreground)]
-    maps = {name: plan.apply(plain(labels)) for name, labels in case.maps.items()}
+    maps = {name: plan.apply(as_tensor(labels)) for name, labels in case.maps.items()}
     if settings.spacing is not None:
         own_shape = images[0].shape[1:]
         shape = shape_at_spacing(own_shape, spacing_of(affine), in_plane_first(settings.spacing, slice_axis))
@@ -225,15 +225,15 @@ def _align(
     images = [target, source, MetaTensor(tissue.float(), affine=target.affine)]
     flat = source.shape[-1] == target.shape[-1] == 1
     if flat:
-        images = [MetaTensor(plain(image)[..., 0], affine=image.affine) for image in images]
+        images = [MetaTensor(as_tensor(image)[..., 0], affine=image.affine) for image in images]
         mask = None if mask is None else mask[..., 0]
     moving, fixed, moving_tissue = images
     try:
         if motion is None:
             names = (str(pair.target), str(pair.source))
             motion = alignment.estimate(moving, fixed, fixed_mask=mask, names=names)
-        moved = plain(alignment.apply(moving, fixed, motion))
-        inside = plain(RigidAlignment(fill=0.0).apply(moving_tissue, fixed, motion)) > 0.5
+        moved = as_tensor(alignment.apply(moving, fixed, motion))
+        inside = as_tensor(RigidAlignment(fill=0.0).apply(moving_tissue, fixed, motion)) > 0.5
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"rigid alignment: {error}; or prepare without alignment") from error
     return (moved[..., None], inside[..., None], motion) if flat else (moved, inside, motion)
@@ -244,9 +244,9 @@ def _moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidTransform
     flat = source.shape[-1] == labels.shape[-1] == 1
     fixed = source
     if flat:
-        labels = MetaTensor(plain(labels)[..., 0], affine=labels.affine)
-        fixed = MetaTensor(plain(source)[..., 0], affine=source.affine)
-    moved = plain(RigidAlignment(mode="nearest", fill=0.0).apply(labels, fixed, motion))
+        labels = MetaTensor(as_tensor(labels)[..., 0], affine=labels.affine)
+        fixed = MetaTensor(as_tensor(source)[..., 0], affine=source.affine)
+    moved = as_tensor(RigidAlignment(mode="nearest", fill=0.0).apply(labels, fixed, motion))
     return moved[..., None] if flat else moved
 
 

@@ -29,7 +29,7 @@ from medtrace.methods.common.two_domain_settings import PUBLISHED
 from medtrace.metrics import CaseTable
 from medtrace.report import save_figure, sensitivity_figure
 from medtrace.trace import Trace
-from medtrace.trace.prediction import plain
+from medtrace.trace.validation import as_tensor
 
 COSTS = {"all_parameters_million": "parameters (M)", "training_seconds": "training (s)"}
 OF_PAIRS = {
@@ -95,8 +95,8 @@ def scores(row: Row) -> CaseTable:
 
 def registration(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     """The field found for a source and its true translation: `OF_PAIRS`, NMI in [1, 2] (TraceTrans, Eq. 7)."""
-    source, target = (plain(case[name])[None] for name in ("source", "target"))
-    ddf, head = plain(case["ddf"])[None], plain(case["head"])[None]
+    source, target = (as_tensor(case[name])[None] for name in ("source", "target"))
+    ddf, head = as_tensor(case["ddf"])[None], as_tensor(case["head"])[None]
     affine = torch.as_tensor(trace.affine, dtype=torch.float64)
     back = warp(target, trace.inverse_ddf[None])
     values = {

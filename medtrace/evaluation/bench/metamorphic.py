@@ -22,7 +22,8 @@ from medtrace.methods import Method
 from medtrace.metrics import CaseTable
 from medtrace.report import metamorphosis_figure, save_figure
 from medtrace.trace import Trace
-from medtrace.trace.prediction import Prediction, plain, traces_of
+from medtrace.trace.prediction import Prediction, traces_of
+from medtrace.trace.validation import as_tensor
 
 COLUMNS = {
     "ssd_total": "SSD total",
@@ -59,8 +60,8 @@ BETTER: dict[str, Better] = {
 
 def true_field(batch: Mapping[str, Any]) -> list[Trace]:
     """The source warped by the true field: what no method that only deforms can surpass in the healthy part."""
-    ddf = plain(batch["ddf"])
-    prediction = Prediction(warp(plain(batch["source"]), ddf), ddf, mask=plain(batch["mask"]).float())
+    ddf = as_tensor(batch["ddf"])
+    prediction = Prediction(warp(as_tensor(batch["source"]), ddf), ddf, mask=as_tensor(batch["mask"]).float())
     return traces_of(batch["source"], prediction, batch["target"])
 
 
@@ -96,7 +97,7 @@ def _measure_of(row: Row) -> Callable[[Mapping[str, Any]], dict[str, float]] | N
 
 def _classical_time(batch: Mapping[str, Any]) -> dict[str, float]:
     started = time.perf_counter()
-    simpleitk_registration(*(plain(batch[name])[0] for name in ("source", "target", "mask", "source_mask")))
+    simpleitk_registration(*(as_tensor(batch[name])[0] for name in ("source", "target", "mask", "source_mask")))
     return {"time_ms": 1e3 * (time.perf_counter() - started)}
 
 
@@ -114,7 +115,7 @@ def checks(method: Method, batch: Mapping[str, Any]) -> dict[str, float]:
         the target.
     """
     device = next(method.parameters()).device
-    images = {name: plain(batch[name]).to(device) for name in ("source", "target", "mask", "source_mask")}
+    images = {name: as_tensor(batch[name]).to(device) for name in ("source", "target", "mask", "source_mask")}
     moving, fixed = images["source"], images["target"]
     _wait(device)
     started = time.perf_counter()
@@ -124,7 +125,7 @@ def checks(method: Method, batch: Mapping[str, Any]) -> dict[str, float]:
     unmasked = method.register(moving, fixed)
     still = method.register(moving, moving)
     length = torch.linalg.vector_norm(still.ddf, dim=1, keepdim=True)
-    head: Tensor = plain(batch["source_head"]).to(device)
+    head: Tensor = as_tensor(batch["source_head"]).to(device)
     return {
         "time_ms": 1e3 * seconds,
         "intensity_without_mask": 0.0 if unmasked.appearance is None else float(unmasked.appearance.abs().max()),
@@ -155,7 +156,7 @@ def shares(tables: Mapping[str, CaseTable]) -> Table:
 
 def show_metamorphoses(outcome: Outcome) -> None:
     """`figures/<row>_metamorphosis.png`: MetaRegNet, Figure 3 of the shown cases."""
-    targets = [plain(target) for target in outcome.shown["target"]]
+    targets = [as_tensor(target) for target in outcome.shown["target"]]
     for row in outcome.runs:
         cases = dict(zip(outcome.shown["case"], zip(outcome.traces[row], targets)))
         path = outcome.folder / "figures" / f"{file_name(row)}_metamorphosis.png"

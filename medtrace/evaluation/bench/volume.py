@@ -27,7 +27,8 @@ from medtrace.report import markdown_table, metamorphosis_figure, overlay_figure
 from medtrace.storage.files import atomic_write, write_json
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
-from medtrace.trace.prediction import Prediction, plain, traces_of
+from medtrace.trace.prediction import Prediction, traces_of
+from medtrace.trace.validation import as_tensor
 
 SIZES = {"demo": (96, STEPS), "full": (128, 2 * STEPS), "smoke": (24, 2)}
 """Setting → voxels an axis, gradient steps."""
@@ -112,7 +113,7 @@ def _traces(case: Mapping[str, Any], steps: int, device: torch.device, bar: Prog
         (trace,) = tracer(given)
         seconds = time.perf_counter() - started
         if name == METAMORPHOSIS:
-            prediction = Prediction(trace.warped[None], trace.ddf[None], mask=plain(batch["mask"]).float())
+            prediction = Prediction(trace.warped[None], trace.ddf[None], mask=as_tensor(batch["mask"]).float())
             (bare,) = traces_of(batch["source"], prediction, batch["target"])
             yield MASKED, bare, seconds
         yield name, trace, seconds
@@ -137,13 +138,13 @@ def _instance(
 
 
 def _draw(folder: Path, case: Mapping[str, Any], traces: Mapping[str, Trace]) -> None:
-    target, labels = plain(case["target"]), plain(case["source_labels"])
+    target, labels = as_tensor(case["target"]), as_tensor(case["source_labels"])
     made(folder / "traces")
     for name, trace in traces.items():
         if not name.startswith("instance"):
             continue
         save_trace(trace, folder / "traces" / file_name(name), method=name, overwrite=True)
-        figure = overlay_figure(trace, target, trace.transfer(labels), plain(case["mask"]), title=name)
+        figure = overlay_figure(trace, target, trace.transfer(labels), as_tensor(case["mask"]), title=name)
         save_figure(figure, folder / "figures" / f"{file_name(name)}.png", dpi=DPI)
     cases = {name: (traces[name], target) for name in (METAMORPHOSIS, EQUATION)}
     save_figure(metamorphosis_figure(cases), folder / "figures" / "metamorphosis.png", dpi=DPI)

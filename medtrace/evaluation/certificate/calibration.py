@@ -104,10 +104,10 @@ def assess_corrupted(
             for index in range(cases):
                 truth = true_trace(data[index])
                 random = np.random.default_rng([seed, index])
-                referee = independent_field(truth, limits)
+                reference = independent_field(truth, limits)
                 for kind, corruption in SPOILERS.items():
                     corrupted = corruption.apply(truth, data[(index + 1) % cases], random)
-                    checks = trace_checks(corrupted, limits, referee if corruption.same_pair else None)
+                    checks = trace_checks(corrupted, limits, reference if corruption.same_pair else None)
                     certificate = Certificate(f"{task}-{index:04d}", tuple(checks))
                     assessments.append(
                         Assessment(kind, wrongness(corrupted, truth), certificate, _error(corrupted, truth))

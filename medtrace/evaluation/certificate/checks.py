@@ -23,14 +23,14 @@ NO_CHANNELS = "source and image have different channel counts"
 
 
 def trace_checks(
-    trace: Trace, thresholds: Thresholds, referee: Tensor | None = None, target: Tensor | None = None
+    trace: Trace, thresholds: Thresholds, reference: Tensor | None = None, target: Tensor | None = None
 ) -> list[Check]:
     """Every check that needs nothing but the trace.
 
     Args:
         trace: on the CPU.
         thresholds: limits and settings.
-        referee: the independent displacement, if it is known already (see `independent_field`).
+        reference: the independent displacement, if it is known already (see `independent_field`).
         target: (C, *spatial), what a registration was to reach: the field is assessed against it, not against the
             image.
     """
@@ -44,7 +44,7 @@ def trace_checks(
         smoothness(trace, thresholds),
         inverse_consistency(trace, thresholds),
         account(trace, thresholds),
-        *field_against_image(trace, thresholds, region, referee, target),
+        *field_against_image(trace, thresholds, region, reference, target),
         residual(trace, thresholds, region),
         intensity(trace, thresholds),
     ]
@@ -97,7 +97,7 @@ def field_against_image(
     trace: Trace,
     thresholds: Thresholds,
     region: Tensor,
-    referee: Tensor | None = None,
+    reference: Tensor | None = None,
     target: Tensor | None = None,
 ) -> list[Check]:
     """The claimed field beside the zero field and an independent registration of source and image (or target).
@@ -123,7 +123,7 @@ def field_against_image(
         "the claimed field explains the image at least as well as no field",
     )
     pair = _at_reference_size(trace, still, image, region, thresholds)
-    field = _registered(pair, thresholds) if referee is None else referee
+    field = _registered(pair, thresholds) if reference is None else reference
     found = measure.similarity(warp(pair.source[None], field[None])[0], pair.image, pair.region)
     own = measure.similarity(warp(pair.source[None], pair.ddf[None])[0], pair.image, pair.region)
     beside = measure.agreement(pair.ddf, field, pair.affine, pair.region)
@@ -140,9 +140,8 @@ def field_against_image(
     return [control, assessed(FIELD_CHECKS[1], figures, thresholds, well)]
 
 
-def independent_field(trace: Trace, thresholds: Thresholds) ->
-Tensor:
-    """Displacement (spatial_dims, *small), found by SimpleITK between source and image at the reference registration's size."""
+def independent_field(trace: Trace, thresholds: Thresholds) -> Tensor:
+    """Displacement (spatial_dims, *small) that SimpleITK finds between source and image, on the reference grid."""
     still = measure.on_image_grid(trace)
     everywhere = torch.ones_like(still[:1], dtype=torch.bool)
     return _registered(_at_reference_size(trace, still, trace.image, everywhere, thresholds), thresholds)
@@ -174,7 +173,7 @@ def intensity(trace: Trace, thresholds: Thresholds) -> Check:
 
 
 class _Pair(NamedTuple):
-    """What the referee sees: undeformed source, image, claimed field and region on one small grid."""
+    """What the reference registration sees: undeformed source, image, claimed field and region on one small grid."""
 
     source: Tensor
     image: Tensor

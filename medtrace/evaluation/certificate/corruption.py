@@ -13,6 +13,7 @@ from torch import Tensor
 from medtrace.evaluation.certificate.figures import smooth_displacement
 from medtrace.fields import identity_grid
 from medtrace.trace import Trace
+from medtrace.transforms.naming import detached
 
 Case = Mapping[str, Any]
 
@@ -23,18 +24,18 @@ class Corruption(NamedTuple):
     apply: Callable[[Trace, Case, np.random.Generator], Trace]
     """From the true trace, another case and randomness to the corrupted trace."""
     same_pair: bool
-    """Whether source and image stay what they were but for linear contrast, to which a referee is blind."""
+    """Whether source and image stay what they were but for linear contrast, to which a reference is blind."""
 
 
 def true_trace(case: Case) -> Trace:
     """The trace that a case's truth makes: its target as the image."""
-    members = {name: _plain(case[name]) for name in ("source", "target", "ddf", "inverse_ddf")}
+    members = {name: detached(case[name]) for name in ("source", "target", "ddf", "inverse_ddf")}
     return Trace.build(
         members["source"],
         members["target"],
         members["ddf"],
         inverse_ddf=members["inverse_ddf"],
-        mask=None if case.get("mask") is None else _plain(case["mask"]).float(),
+        mask=None if case.get("mask") is None else detached(case["mask"]).float(),
         affine=case["source"].affine,
     )
 
@@ -105,7 +106,7 @@ def _foreign(trace: Trace, _: Case, random: np.random.Generator) -> Trace:
 
 
 def _wrong_image(trace: Trace, other: Case, _: np.random.Generator) -> Trace:
-    return rebuilt(trace, image=_plain(other["target"]), inverse_ddf=trace.inverse_ddf)
+    return rebuilt(trace, image=detached(other["target"]), inverse_ddf=trace.inverse_ddf)
 
 
 def _wrong_inverse(trace: Trace, _: Case, __: np.random.Generator) -> Trace:
@@ -161,7 +162,3 @@ def _bump(trace: Trace, random: np.random.Generator, amplitude: float, width: fl
     direction = random.normal(size=trace.spatial_dims)
     vector = torch.as_tensor(amplitude * direction / np.linalg.norm(direction), dtype=torch.float32)
     return vector.reshape(-1, *[1] * trace.spatial_dims) * torch.exp(-squared / 2)
-
-
-def _plain(value: Tensor) -> Tensor:
-    return value.detach().as_subclass(Tensor)

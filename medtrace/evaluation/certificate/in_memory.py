@@ -17,7 +17,7 @@ def certify_trace(
     case: str = "trace",
     thresholds: Thresholds | None = None,
     translator: Translator | None = None,
-    referee: Tensor | None = None,
+    reference: Tensor | None = None,
     target: Tensor | None = None,
 ) -> Certificate:
     """Certify a trace in memory, without provenance.
@@ -27,10 +27,10 @@ def certify_trace(
         case: its name.
         thresholds: limits and settings; None is the defaults.
         translator: the method, for reproduction and equivariance.
-        referee: the independent displacement, if known (`checks.independent_field`).
+        reference: the independent displacement, if known (`checks.independent_field`).
         target: (C, *spatial), of a registration, on the image's grid.
     """
     trace, limits = trace.to("cpu"), thresholds or Thresholds()
-    checks = trace_checks(trace, limits, referee, target)
+    checks = trace_checks(trace, limits, reference, target)
     checks += without_run() if translator is None else translator_checks(translator, trace, limits)
     return Certificate(case, tuple(checks))

@@ -13,7 +13,8 @@ from medtrace.checks import check_batched, check_range, check_same_shape
 from medtrace.methods.base import Abilities, Batch, Method
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.networks.stacked_pair import StackedPair
-from medtrace.trace.prediction import Prediction, check_one_grid, plain
+from medtrace.trace.prediction import Prediction, check_one_grid
+from medtrace.trace.validation import as_tensor
 
 Segmentation = Callable[[Tensor], Tensor]
 
@@ -71,7 +72,7 @@ class RegistrationMethod(Method):
         for name in ("source", "target"):
             if name not in batch:
                 raise ValueError(f"{name}: registration takes source and target, received {sorted(batch)}")
-        source, target = plain(batch["source"]), plain(batch["target"])
+        source, target = as_tensor(batch["source"]), as_tensor(batch["target"])
         check_batched("source", source)
         check_batched("target", target)
         check_same_shape("source", source, "target", target)
@@ -96,7 +97,7 @@ class RegistrationMethod(Method):
 
     @staticmethod
     def _mask(mask: Tensor | None) -> Tensor | None:
-        return plain(mask) if isinstance(mask, Tensor) else mask
+        return as_tensor(mask) if isinstance(mask, Tensor) else mask
 
     def register(
         self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None
@@ -116,6 +117,6 @@ class RegistrationMethod(Method):
 @torch.no_grad()
 def _segmented(segmentation: Segmentation, image: Tensor) -> Tensor:
     if not isinstance(segmentation, nn.Module):
-        return plain(segmentation(image))
+        return as_tensor(segmentation(image))
     with eval_mode(segmentation):
-        return plain(segmentation(image))
+        return as_tensor(segmentation(image))

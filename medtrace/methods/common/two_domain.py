@@ -20,7 +20,8 @@ from medtrace.methods.common.two_domain_settings import TwoDomainSettings
 from medtrace.networks.backbone import Code, Domain, TranslationBackbone, other
 from medtrace.networks.backbones import translation_backbone
 from medtrace.networks.registration_unet import RegistrationUNet
-from medtrace.trace.prediction import Prediction, plain, zero_field
+from medtrace.trace.prediction import Prediction, zero_field
+from medtrace.trace.validation import as_tensor
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,8 @@ class TwoDomainMethod(Method):
         check_choice("adversarial_loss", adversarial_loss, ADVERSARIAL_LOSSES)
         if networks.bidirectional != (cycle is not None):
             raise ValueError(
-                f"networks: expected a backbone built with bidirectional={cycle is not None}, {'for' if cycle else"
-                f" 'without'} a"
+                f"networks: expected a backbone built with bidirectional={cycle is not None},"
+                f" {'for' if cycle else 'without'} a"
                 f" cycle, received bidirectional={networks.bidirectional}; nothing else trains the way back"
             )
         self.networks = networks
@@ -329,7 +330,7 @@ class TwoDomainMethod(Method):
 
     @staticmethod
     def _images(batch: Batch) -> dict[Domain, Tensor]:
-        images: dict[Domain, Tensor] = {"source": plain(batch["source"]), "target": plain(batch["target"])}
+        images: dict[Domain, Tensor] = {"source": as_tensor(batch["source"]), "target": as_tensor(batch["target"])}
         for name, image in images.items():
             check_range(name, image, -1, 1)
         check_same_grid("source", images["source"], "target", images["target"])
@@ -341,7 +342,7 @@ class TwoDomainMethod(Method):
 
     def predict(self, batch: Batch) -> Prediction:
         """Translate each source. The translation lies on the source's grid, so the field is zero by design."""
-        source = plain(batch["source"])
+        source = as_tensor(batch["source"])
         check_range("source", source, -1, 1)
         image = self._translated(source)
         return Prediction(image, zero_field(image), zero_field(image))

@@ -26,7 +26,8 @@ from medtrace.networks.diffusion_sampling import Denoised, ddim_invert, denoise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.trace.prediction import Prediction, plain, zero_field
+from medtrace.trace.prediction import Prediction, zero_field
+from medtrace.trace.validation import as_tensor
 
 DOMAINS = ("source", "target")
 
@@ -127,7 +128,7 @@ class DDIBMethod(Method):
         """The L1 of the noise in either domain."""
         terms = {}
         for domain in DOMAINS:
-            image = plain(batch[domain])
+            image = as_tensor(batch[domain])
             check_range(domain, image, -1, 1)
             terms[f"{domain}_noise_l1"] = estimate_noise(
                 self.networks[domain], self.schedule, image, weighting=self.noise_weighting
@@ -150,7 +151,7 @@ class DDIBMethod(Method):
         """The translation as the sampler gives it, and images on the way down from the noise; see
         `PlasticineMethod.refinement`.
         """
-        source = plain(batch["source"])
+        source = as_tensor(batch["source"])
         check_range("source", source, -1, 1)
         gammas = self.schedule.levels(self.steps, self.start)
         with eval_mode(self):

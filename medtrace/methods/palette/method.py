@@ -26,7 +26,8 @@ from medtrace.networks.diffusion_sampling import Denoised, denoise, draw_noise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.trace.prediction import Prediction, plain, zero_field
+from medtrace.trace.prediction import Prediction, zero_field
+from medtrace.trace.validation import as_tensor
 
 
 class PaletteMethod(Method):
@@ -100,7 +101,7 @@ class PaletteMethod(Method):
 
     def noise_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """The L1 of the noise, conditioned on the source."""
-        source, target = plain(batch["source"]), plain(batch["target"])
+        source, target = as_tensor(batch["source"]), as_tensor(batch["target"])
         check_range("source", source, -1, 1)
         check_range("target", target, -1, 1)
         check_same_grid("source", source, "target", target)
@@ -119,7 +120,7 @@ class PaletteMethod(Method):
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:
         """The drawn image as the sampler gives it, and images on the way; see `PlasticineMethod.refinement`."""
-        source, how = plain(batch["source"]), self.sampling
+        source, how = as_tensor(batch["source"]), self.sampling
         check_range("source", source, -1, 1)
         gammas = self.schedule.levels(how.steps, spacing=how.spacing)
         estimator: Any = self.networks["noise_estimator"]

@@ -30,7 +30,8 @@ from medtrace.networks.diffusion_sampling import draw_noise
 from medtrace.networks.diffusion_schedule import add_noise
 from medtrace.networks.diffusion_translator import MODES, DiffusionTranslation, DiffusionTranslator
 from medtrace.networks.output_field import OutputField
-from medtrace.trace.prediction import Prediction, plain
+from medtrace.trace.prediction import Prediction
+from medtrace.trace.validation import as_tensor
 from medtrace.transforms.structure_map import StructureMap, StructureMapd
 
 Structure = Callable[[Tensor], Tensor]
@@ -341,17 +342,17 @@ class PlasticineMethod(Method):
 
     @staticmethod
     def _image(batch: Batch, name: str) -> Tensor:
-        image = plain(batch[name])
+        image = as_tensor(batch[name])
         check_range(name, image, -1, 1)
         return image
 
     def _structure(self, batch: Batch, name: str) -> Tensor:
         """The structure map of an image, (B, 1, *spatial) of 0 and 1."""
         if f"{name}_structure" in batch:
-            structure = plain(batch[f"{name}_structure"])
+            structure = as_tensor(batch[f"{name}_structure"])
         else:
-            image = plain(batch[name])
-            maps = [plain(self.structure(item.mean(0, keepdim=True).cpu())) for item in image]
+            image = as_tensor(batch[name])
+            maps = [as_tensor(self.structure(item.mean(0, keepdim=True).cpu())) for item in image]
             structure = torch.stack(maps).to(image)
         check_range(f"{name}_structure", structure, 0, 1)
         return structure

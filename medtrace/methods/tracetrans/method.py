@@ -19,7 +19,8 @@ from medtrace.losses import (
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.tracetrans.settings import TraceTransSettings
 from medtrace.networks import DualDecoderGAN, TraceTransOutput
-from medtrace.trace.prediction import Prediction, plain
+from medtrace.trace.prediction import Prediction
+from medtrace.trace.validation import as_tensor
 
 
 class TraceTransMethod(Method):
@@ -168,7 +169,7 @@ class TraceTransMethod(Method):
 
     def generator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 8, 10 and 12; leaves the detached images, or how they were assessed, for the discriminators."""
-        source, target = plain(batch["source"]), plain(batch["target"])
+        source, target = as_tensor(batch["source"]), as_tensor(batch["target"])
         check_range("source", source, -1, 1)
         check_range("target", target, -1, 1)
         output: TraceTransOutput = self.networks(source, deform=self.deform)
@@ -195,7 +196,7 @@ class TraceTransMethod(Method):
 
     def discriminator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Eq. 11 for each stream, on the images that the generator phase made."""
-        source, target = plain(batch["source"]), plain(batch["target"])
+        source, target = as_tensor(batch["source"]), as_tensor(batch["target"])
         terms = {}
         for stream, fake in (("translation", context["image"]), ("warp", context["warped"])):
             if phase.active(f"{stream}_discriminator"):
@@ -216,7 +217,7 @@ class TraceTransMethod(Method):
         The inverse field is that of `ddf` itself (`fields.invert`): on a grid the exponential of −v misses it by some
         tenths of a voxel where the flow converges.
         """
-        source = plain(batch["source"])
+        source = as_tensor(batch["source"])
         check_range("source", source, -1, 1)
         output: TraceTransOutput = self.networks(source, deform=self.deform, inferer=self.inferer)
         return Prediction(output.image, output.ddf, velocity=output.velocity)

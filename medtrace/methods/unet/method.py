@@ -11,7 +11,8 @@ from medtrace.checks import check_range, check_same_shape
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.unet.settings import UNetSettings
 from medtrace.networks.regression_unet import RegressionUNet
-from medtrace.trace.prediction import Prediction, plain, zero_field
+from medtrace.trace.prediction import Prediction, zero_field
+from medtrace.trace.validation import as_tensor
 
 
 class UNetMethod(Method):
@@ -52,7 +53,7 @@ class UNetMethod(Method):
 
     def regression_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """The mean absolute error."""
-        source, target = plain(batch["source"]), plain(batch["target"])
+        source, target = as_tensor(batch["source"]), as_tensor(batch["target"])
         check_range("source", source, -1, 1)
         check_range("target", target, -1, 1)
         image = self.networks(source)
@@ -65,7 +66,7 @@ class UNetMethod(Method):
 
     def predict(self, batch: Batch) -> Prediction:
         """Translate each source of the batch; the field is zero by design."""
-        source = plain(batch["source"])
+        source = as_tensor(batch["source"])
         check_range("source", source, -1, 1)
         if self.inferer is None:
             image = self.networks(source)
