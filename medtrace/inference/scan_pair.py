@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -18,8 +17,6 @@ from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
 from medtrace.methods.common.registration import RegistrationPair
-from medtrace.registration import Alignment, Verdict
-from medtrace.trace import Trace
 from medtrace.trace.geometry import pull, same_grid
 from medtrace.trace.prediction import Prediction
 from medtrace.trace.validation import as_tensor
@@ -83,29 +80,6 @@ class ScanPair:
     def still(self) -> Tensor:
         """The zero displacement on the target's grid."""
         return torch.zeros(()).expand(self.spatial_dims, *self.target.shape[1:])
-
-
-class PairRegistration(NamedTuple):
-    """What registering a pair of scans gave, on their own grids and in their own units."""
-
-    trace: Trace
-    maps: tuple[IntensityMap, IntensityMap]
-    """Of source and target to [-1, 1]."""
-    ssd: tuple[float, float] | None
-    """Mean squared difference of intensities in [0, 1], before and after; None between two contrasts."""
-    verdict: Verdict
-    alignment: Alignment
-    method: str
-    record: dict[str, Any]
-    """What is told of it in `trace.json`."""
-    device: torch.device = torch.device("cpu")
-    target: Tensor | None = None
-    """The target in the source's units, where the maps do not lead there."""
-
-
-def mean_square(image: Tensor, target: Tensor) -> float:
-    """Mean squared difference of intensities from [-1, 1], as if they were from [0, 1]."""
-    return float(((image - target) / 2).double().square().mean())
 
 
 def read_pair(

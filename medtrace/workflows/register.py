@@ -17,7 +17,7 @@ from medtrace.checks import check_choice, check_positive, check_whole
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
 from medtrace.guard.memory import peak_memory
 from medtrace.guard.notices import collecting
-from medtrace.inference.scan_pair import PairRegistration, read_pair
+from medtrace.inference.scan_pair import read_pair
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
@@ -30,6 +30,7 @@ from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
+from medtrace.workflows.pair_registration import PairRegistration
 from medtrace.workflows.register_greedy import MASK_ROLES, PRESETS, Greedy, register_greedy
 from medtrace.workflows.register_trained import Descent, register_trained
 from medtrace.workflows.report import report_beside, reserve_outputs

@@ -14,11 +14,12 @@ from torch import Tensor
 from medtrace.data.preparation.intensity import IntensityMap
 from medtrace.data.preparation.rules import Preparation
 from medtrace.guard.memory import check_memory
-from medtrace.inference.scan_pair import PairRegistration, ScanPair, intensity_maps, mean_square
+from medtrace.inference.scan_pair import ScanPair, intensity_maps
 from medtrace.registration import Deformable, register_images, thorough, weak_likeness
 from medtrace.registration.contrast import ONE_CONTRAST
 from medtrace.registration.register import Registration as Answer
 from medtrace.trace import Trace
+from medtrace.workflows.pair_registration import PairRegistration, mean_square
 
 MASK_ROLES = ("both", "exclude", "appearance")
 PRESETS: dict[str, Callable[[Sequence[float]], Deformable]] = {

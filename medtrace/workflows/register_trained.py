@@ -16,7 +16,7 @@ from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import default_device, load_method
 from medtrace.fields import folded_voxels, invert
 from medtrace.guard.memory import check_memory
-from medtrace.inference.scan_pair import PairRegistration, ScanPair, WorkingGrid, intensity_maps, mean_square
+from medtrace.inference.scan_pair import ScanPair, WorkingGrid, intensity_maps
 from medtrace.methods import Method
 from medtrace.methods.common.instance import STEPS, InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
@@ -30,6 +30,7 @@ from medtrace.registration.working import total_field, total_inverse, working_pa
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 from medtrace.trace.prediction import Prediction
+from medtrace.workflows.pair_registration import PairRegistration, mean_square
 from medtrace.workflows.translate import run_preparation
 
 _BYTES_PER_WORKING_VOXEL = 1740
