@@ -50,7 +50,7 @@ class Field(NamedTuple):
 
 
 def ours(moving: Head, fixed: Head, labels: Tensor, onto: Head, **settings: Any) -> Field:
-    """`medtrace.registration.register` with its defaults."""
+    """`medtrace.registration.register_images` with its defaults."""
     started = time.perf_counter()
     result = register_images(moving.image, fixed.image, moving.affine, fixed.affine, **settings)
     seconds = time.perf_counter() - started
