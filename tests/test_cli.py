@@ -146,7 +146,7 @@ def test_translate_and_prepare_hand_their_settings_over(capsys, calls):
 
     received = calls("prepare", PreparationSummary(Path("d"), {"training": 22, "test": 11}, ["case S9: broken"]))
     code, out, err = run(
-        capsys, "prepare", "brats", "--out", "d", "--contrast", "t1", "--contrast", "t2", "--crop", "96", "80", "64",
+        capsys, "prepare", "brats", "--out", "d", "--select", "t1", "--select", "t2", "--crop", "96", "80", "64",
         "--split", "0.6", "0.1", "0.3", "--no-align", "--skip-failed",
     )  # fmt: skip
     assert code == 0
@@ -154,7 +154,7 @@ def test_translate_and_prepare_hand_their_settings_over(capsys, calls):
     assert err == "medtrace: skipped case S9: broken\n"
     args, kwargs = received["prepare"]
     assert args == (Path("brats"), Path("d"))
-    assert kwargs["contrasts"] == ("t1", "t2")
+    assert kwargs["select"] == ("t1", "t2")
     assert kwargs["crop"] == (96, 80, 64)
     assert kwargs["fractions"] == (0.6, 0.1, 0.3)
     assert (kwargs["align"], kwargs["standardize"], kwargs["skip_failed"]) == (False, True, True)

@@ -292,7 +292,7 @@ def test_a_trace_comes_back(tmp_path, kind, options, precise):
 def test_method_and_metadata_are_kept_and_the_parent_has_nothing_else(tmp_path):
     save_trace(make_trace((8, 9), PLAIN), tmp_path / "trace", method="TraceTrans", metadata={"seed": 3})
     index = json.loads((tmp_path / "trace" / "trace.json").read_text())
-    assert (index["method"], index["metadata"], index["version"]) == ("TraceTrans", {"seed": 3}, 2)
+    assert (index["method"], index["metadata"], index["version"]) == ("TraceTrans", {"seed": 3}, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["trace"]
 
 
@@ -352,7 +352,7 @@ def test_damaged_folders_are_named(tmp_path):
         load_trace(folder)
     index = json.loads((folder / "trace.json").read_text())
     (folder / "trace.json").write_text(json.dumps({**index, "version": 99}))
-    with pytest.raises(ValueError, match="expected a trace of version 1 or 2, received 99"):
+    with pytest.raises(ValueError, match="expected a trace of version 1 or 2 or 3, received 99"):
         load_trace(folder)
     (folder / "trace.json").write_text("{")
     with pytest.raises(ValueError, match=r"trace.json: cannot be read as JSON"):

@@ -14,8 +14,8 @@ from PIL import Image
 from medtrace.data import Preparation, count_cases, load_dataset
 from medtrace.data.dataset import DropSliceAxisd
 from medtrace.data.landmarks.points import read_landmarks
-from medtrace.data.preparation.rules import Intensity
 from medtrace.data.reading import read_image
+from medtrace.trace.contrast import Intensity
 from medtrace.transforms import SliceExtraction
 from medtrace.workflows.prepare import prepare
 

@@ -8,12 +8,13 @@ import torch
 
 from medtrace.data.preparation.intensity import (
     ContrastStandard,
-    IntensityMap,
     find_foreground,
     fit_contrast,
     foreground_quantiles,
 )
-from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.data.preparation.rules import Preparation
+from medtrace.trace import Contrast, IntensityMap
+from medtrace.trace.contrast import Intensity
 from medtrace.transforms import HistogramStandardization
 
 
@@ -52,7 +53,7 @@ def test_standardized_map_is_nyul_then_z_then_window():
     landmarks = HistogramStandardization.train(images, masks=lambda image: image != 0)
     np.testing.assert_allclose(standard.landmarks, landmarks.of(), atol=0.05)
     exact = ContrastStandard(standard.window, landmarks.percentiles, landmarks.of())
-    preparation = Preparation(spatial_dims=3, intensity=Intensity.STANDARDIZED, contrasts={"t1": exact})
+    preparation = Preparation(spatial_dims=3, intensity=Intensity.STANDARDIZED, standards={"t1": exact})
     new = skull_stripped(7, 1.7)
     normalized, _ = preparation.normalize(new)
     tissue = new != 0
@@ -69,7 +70,7 @@ def test_window_without_nyul_is_z_alone():
     standard = fit_contrast([values], standardize=False)
     assert standard.percentages == ()
     np.testing.assert_allclose(standard.window, (-3.09, 3.09), atol=0.1)  # 0.1 and 99.9 % of a normal
-    preparation = Preparation(spatial_dims=3, intensity=Intensity.STANDARDIZED, contrasts={"t1": standard})
+    preparation = Preparation(spatial_dims=3, intensity=Intensity.STANDARDIZED, standards={"t1": standard})
     image = 200 + 30 * torch.randn(1, 20, 20, 20)
     normalized, _ = preparation.normalize(image)
     torch.testing.assert_close(normalized.mean(), torch.tensor(0.0), atol=0.03, rtol=0)
@@ -80,7 +81,10 @@ def test_window_without_nyul_is_z_alone():
 def test_inverse_undoes_forward_but_for_clipping(intensity):
     image = skull_stripped(3)
     contrasts = {"t1": fit_contrast(foreground_quantiles(skull_stripped(1)))}
-    preparation = Preparation(spatial_dims=3, intensity=intensity, contrasts=contrasts, value_range=(0.0, 500.0))
+    known = {"t1": Contrast("t1", rule=Intensity.WINDOW, limits=(0.0, 500.0))} if intensity == "window" else {}
+    preparation = Preparation(
+        spatial_dims=3, intensity=intensity, standards=contrasts, contrasts=known, value_range=(0.0, 500.0)
+    )
     normalized, map_ = preparation.normalize(image)
     assert normalized.dtype == torch.float32
     assert -1 <= float(normalized.min()) <= float(normalized.max()) <= 1
@@ -139,7 +143,7 @@ def test_channels_have_maps_of_their_own():
 
 def test_contrast_is_chosen_by_name():
     contrasts = {"t1": ContrastStandard((-3.0, 3.0)), "t2": ContrastStandard((-1.0, 5.0))}
-    preparation = Preparation(spatial_dims=2, intensity="standardized", contrasts=contrasts)
+    preparation = Preparation(spatial_dims=2, intensity="standardized", standards=contrasts)
     image = skull_stripped()
     first, second = (preparation.normalize(image, name)[0] for name in ("t1", "t2"))
     assert not torch.equal(first, second)
@@ -152,7 +156,7 @@ def test_saved_and_loaded(tmp_path):
     preparation = Preparation(
         spatial_dims=2,
         intensity=Intensity.STANDARDIZED,
-        contrasts={"t1": fit_contrast(foreground_quantiles(skull_stripped()))},
+        standards={"t1": fit_contrast(foreground_quantiles(skull_stripped()))},
         axis="coronal",
         spacing=(1.0, 1.0, 3.0),
         spatial_shape=(96, 96),
@@ -176,7 +180,7 @@ def test_saved_and_loaded(tmp_path):
     [
         (lambda: Preparation(spatial_dims=1), "spatial_dims: expected 2 or 3"),
         (lambda: Preparation(spatial_dims=2, intensity="range"), "value_range: expected"),
-        (lambda: Preparation(spatial_dims=2, intensity="standardized"), "contrasts: expected at least one"),
+        (lambda: Preparation(spatial_dims=2, intensity="standardized"), "standards: expected at least one"),
         (lambda: Preparation(spatial_dims=2, intensity="guess"), "guess"),
         (lambda: Preparation(spatial_dims=2).normalize(torch.full((1, 4, 4, 4), torch.nan)), "that are NaN"),
         (lambda: Preparation(spatial_dims=2).normalize(torch.ones(1, 4, 4, 4)), "is constant"),

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from medtrace.data.preparation.intensity import ContrastStandard
-from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.data.preparation.rules import Preparation
 from medtrace.fields import exponentiate
 from medtrace.io import load_trace
+from medtrace.trace.contrast import Intensity
 from medtrace.trace.prediction import affines_of
 from medtrace.workflows.translate import _moved_foreground, translate
 from tests.standins import ShiftMethod, shift_run, tiny_tracetrans
@@ -123,7 +124,7 @@ def test_identity_network_gives_the_scan_back_in_its_own_units(tmp_path, spatial
     data = head()
     scan = save(tmp_path / "scan.nii.gz", data, dtype=np.float32)
     standard = ContrastStandard((-3.0, 3.0), (1.0, 25.0, 50.0, 75.0, 99.0), (0.0, 20.0, 45.0, 80.0, 100.0))
-    preparation = Preparation(spatial_dims=spatial_dims, intensity=Intensity.STANDARDIZED, contrasts={"t1": standard})
+    preparation = Preparation(spatial_dims=spatial_dims, intensity=Intensity.STANDARDIZED, standards={"t1": standard})
     run = shift_run(tmp_path / "run", [0.0] * spatial_dims, preparation)
     trace = translate(run, scan, tmp_path / "out", progress=False)
     np.testing.assert_allclose(trace.image[0].numpy(), data, atol=0.05)

@@ -21,8 +21,21 @@ def prepare(
         Path, typer.Argument(help="A pair list (.csv or .json: subject, source, target, ...) or a BraTS-Reg folder.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the prepared dataset.")],
-    contrast: Annotated[
-        list[str] | None, typer.Option(help="BraTS-Reg contrast, repeatable: t1, t1ce, t2, flair.  [default: t1]")
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="Contrast of a BraTS-Reg folder to take, repeatable: t1, t1ce, t2, flair.  [default: t1]"),
+    ] = None,
+    source_contrast: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=UNIT[:LOW:HIGH]]",
+            help="What the sources are, such as T1 or CT=HU:-160:240, where the list does not say; repeatable for the"
+            " units of contrasts that it names.  [default: CT in HU by DICOM's modality, else arbitrary units]",
+        ),
+    ] = None,
+    target_contrast: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=UNIT[:LOW:HIGH]]", help="Likewise of the targets; by default as the sources."),
     ] = None,
     dims: options.Dims = 2,
     slices: Annotated[int, typer.Option(min=1, help="Central slices of each volume (with --dims 2).")] = 11,
@@ -42,7 +55,10 @@ def prepare(
     ] = None,
     align: Annotated[bool, typer.Option(help="Align the target to the source rigidly.")] = True,
     standardize: Annotated[
-        bool, typer.Option(help="Histogram standardization (Nyul), trained on the training subjects.")
+        bool,
+        typer.Option(
+            help="Histogram standardization (Nyul) of contrasts in arbitrary units, trained on the training subjects."
+        ),
     ] = True,
     split: Annotated[
         tuple[float, float, float] | None,
@@ -75,7 +91,9 @@ def prepare(
     summary = run(
         source,
         out,
-        contrasts=tuple(contrast or ("t1",)),
+        select=tuple(select or ("t1",)),
+        source_contrast=tuple(source_contrast or ()),
+        target_contrast=tuple(target_contrast or ()),
         spatial_dims=dims,
         slices=slices,
         axis=axis,

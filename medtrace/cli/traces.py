@@ -86,8 +86,9 @@ def translate(
         return
     from medtrace.workflows.report import page_of
     from medtrace.workflows.translate import translate as call
+    from medtrace.workflows.translate import units_note
 
-    call(
+    trace = call(
         run,
         images[0],
         out,
@@ -107,6 +108,10 @@ def translate(
         precise=precise,
         transforms=transforms or (),
     )
+    if trace is not None and trace.contrasts is not None:
+        typer.echo(
+            units_note(None if trace.source_contrasts is None else trace.source_contrasts[0], trace.contrasts[0])
+        )
     typer.echo(f"trace written to {out}")
     if report:
         typer.echo(f"page written to {page_of(out)}")

@@ -8,13 +8,15 @@ from medtrace.data.lists.layouts import Pair, read_brats_reg, read_pair_list, re
 from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.partners import RandomPartner
-from medtrace.data.preparation.intensity import ContrastStandard, IntensityMap
-from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.data.preparation.intensity import ContrastStandard
+from medtrace.data.preparation.rules import Preparation
 from medtrace.data.reading import read_image
 from medtrace.data.sources import Sources, sources
 from medtrace.data.tracebench import DomainSettings, MetamorphicSettings, PostopSettings, TraceBench
 from medtrace.data.tracebench.misaligned import MisalignedSettings
 from medtrace.data.tracebench.settings import BrainSettings
+from medtrace.trace.contrast import Intensity
+from medtrace.trace.intensity_map import IntensityMap
 
 __all__ = [
     "BrainSettings",

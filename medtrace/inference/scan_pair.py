@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from medtrace.data.masks import read_labels, read_mask
-from medtrace.data.preparation.intensity import IntensityMap, find_foreground
+from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.rules import Preparation
 from medtrace.data.reading import is_picture, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
 from medtrace.methods.common.registration import RegistrationPair
 from medtrace.trace.geometry import pull, same_grid
+from medtrace.trace.intensity_map import IntensityMap
 from medtrace.trace.prediction import Prediction
 from medtrace.trace.validation import as_tensor
 

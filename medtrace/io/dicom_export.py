@@ -19,7 +19,7 @@ from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import make_directory
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import reserve_folder
-from medtrace.trace import Trace
+from medtrace.trace import Contrast, Trace
 
 GRID_TOLERANCE_MM = 0.01
 VALUE_TOLERANCE = 1e-4
@@ -45,7 +45,8 @@ def save_dicom(
     source share the source's frame of reference, unless a target series has another.
 
     Args:
-        trace: of a scan of one channel, in the scan's own units, such as `translate` makes of a DICOM folder.
+        trace: of a scan of one channel, such as `translate` makes of a DICOM folder: the source in the scan's own
+            units, the image in those of `trace.contrasts`, which make it a CT or an MR.
         folder: a new or empty folder; its parent must exist. It appears complete or not at all.
         series: folder of the DICOM series that is `trace.source`.
         target_series: folder of the series on whose grid `trace.image` lies, for a trace of a registration.
@@ -128,7 +129,9 @@ def _write(
     first_number = int(source.headers[0].get("SeriesNumber") or 0) + 1000
     frame = target or source
 
-    def series(name: str, image: Tensor, number: int, description: str, derivation: str) -> tuple[Dataset, ...]:
+    def series(
+        name: str, image: Tensor, number: int, description: str, derivation: str, contrast: Contrast | None = None
+    ) -> tuple[Dataset, ...]:
         make_directory(folder / name)
         return write_dicom_series(
             folder / name,
@@ -140,10 +143,12 @@ def _write(
             derivation=derivation,
             series_number=number,
             now=now,
+            contrast=contrast,
         )
 
+    contrast = None if trace.contrasts is None else trace.contrasts[0]
     derivation = f"Image synthesized by {method} (medtrace) from the source images; not acquired"
-    image = series("image", trace.image, first_number, f"{method} translation (synthetic)", derivation)
+    image = series("image", trace.image, first_number, f"{method} translation (synthetic)", derivation, contrast)
     if warped:
         derivation = f"Source images resampled by the displacement of {method} (medtrace)"
         series("warped", trace.warped, first_number + 1, f"{method} warped source", derivation)

@@ -27,6 +27,7 @@ from medtrace.io.dicom import (
 )
 from medtrace.io.dicom_attributes import ACQUISITION, CT, FRAME, MR, MR_MAY_BE_EMPTY
 from medtrace.io.nifti import LPS, affine_array, check_orthogonal
+from medtrace.trace.contrast import HU, HU_WINDOW, Contrast
 
 _IMAGE_TYPE = {MRImageStorage: ["DERIVED", "SECONDARY", "OTHER"], CTImageStorage: ["DERIVED", "SECONDARY", "AXIAL"]}
 
@@ -59,6 +60,13 @@ def store(values: np.ndarray) -> StoredValues:
     return StoredValues(stored.astype(np.uint16), slope, intercept)
 
 
+def store_hounsfield(values: np.ndarray) -> StoredValues:
+    """HU as a CT holds them: whole numbers, slope 1, the intercept -1024 or lower."""
+    whole = np.rint(values)
+    intercept = min(HU_WINDOW[0], float(whole.min()))
+    return StoredValues(np.clip(whole - intercept, 0, 65535).astype(np.uint16), 1.0, intercept)
+
+
 def write_dicom_series(
     folder: Path | str,
     image: Tensor,
@@ -70,17 +78,19 @@ def write_dicom_series(
     derivation: str = "Image synthesized by medtrace; not acquired",
     series_number: int | None = None,
     now: datetime | None = None,
+    contrast: Contrast | None = None,
 ) -> tuple[Dataset, ...]:
     """Write an image as a derived series of the source's patient and study.
 
-    The objects are MR or CT Image Storage, as the source's, with new UIDs, Image Type DERIVED\\SECONDARY, the source's
-    images in the Source Image Sequence (of each slice that of the same position, else all) and in the Referenced
-    Series Sequence, the scanner as contributing equipment and medtrace as the equipment that made them. Intensities
-    are stored as `store` does, with one slope for the series.
+    The objects are MR or CT Image Storage, as the contrast's unit or else the source says, with new UIDs, Image Type
+    DERIVED\\SECONDARY, the source's images in the Source Image Sequence (of each slice that of the same position, else
+    all) and in the Referenced Series Sequence, the scanner as contributing equipment and medtrace as the equipment that
+    made them. Intensities are stored as `store` does, with one slope for the series; HU of another modality's series as
+    whole numbers.
 
     Args:
         folder: an existing, empty folder; files are called 0001.dcm and so on.
-        image: (1, C, R) or (1, C, R, S): columns, rows and slices, in the source's units.
+        image: (1, C, R) or (1, C, R, S): columns, rows and slices, in the units of `contrast`.
         affine: (4, 4) voxel to RAS mm of the image, at right angles.
         source: the series that the image was made of.
         frame: the series whose frame of reference the image lies in; None is `source`.
@@ -88,6 +98,7 @@ def write_dicom_series(
         derivation: Derivation Description.
         series_number: None is the source's plus 1000.
         now: date and time of the series; None is the clock's.
+        contrast: what the image's numbers mean; None is the source's.
 
     Returns:
         The headers of what was written, in the order of the slices.
@@ -100,8 +111,11 @@ def write_dicom_series(
     volume = _volume(image)
     matrix = affine_array("affine", affine)
     check_orthogonal("affine", matrix)
-    values = store(volume)
     sop_class = UID(source.headers[0].SOPClassUID)
+    if contrast is not None and (contrast.unit == HU) != (sop_class == CTImageStorage):
+        sop_class = CTImageStorage if contrast.unit == HU else MRImageStorage
+    other = sop_class != source.headers[0].SOPClassUID
+    values = store_hounsfield(volume) if other and sop_class == CTImageStorage else store(volume)
     template = derived(source, sop_class, SUPPORTED[sop_class], now or datetime.now())
     template.SeriesInstanceUID = new_uid()
     number = source.headers[0].get("SeriesNumber")
@@ -140,11 +154,12 @@ def _describe(template: Dataset, source: SourceSeries, frame: SourceSeries) -> N
     carry(frame.headers[0], template, FRAME, ["PositionReferenceIndicator"])
     carry(first, template, ACQUISITION)
     template.ImageType = _IMAGE_TYPE[template.SOPClassUID]
+    own = template.SOPClassUID == first.SOPClassUID  # another modality's acquisition is not this image's
     if template.SOPClassUID == CTImageStorage:
-        carry(first, template, CT, ["KVP"])
+        carry(first if own else Dataset(), template, CT, ["KVP"])
         carry(first, template, ["AcquisitionNumber"], ["AcquisitionNumber"])
         return
-    carry(first, template, MR, MR_MAY_BE_EMPTY)
+    carry(first if own else Dataset(), template, MR, MR_MAY_BE_EMPTY)
     if not template.get("ScanningSequence"):
         template.ScanningSequence = "RM"  # research mode: the source does not tell
     if not template.get("SequenceVariant"):
@@ -159,7 +174,10 @@ def _describe_pixels(template: Dataset, values: StoredValues, volume: np.ndarray
     template.HighBit = 15
     template.PixelRepresentation = int(values.stored.dtype == np.int16)
     template.RescaleSlope, template.RescaleIntercept = decimal(values.slope), decimal(values.intercept)
-    template.RescaleType = source.headers[0].get("RescaleType") or "US"
+    own = template.SOPClassUID == source.headers[0].SOPClassUID
+    template.RescaleType = "HU" if template.Modality == "CT" else "US"
+    if own and source.headers[0].get("RescaleType"):
+        template.RescaleType = source.headers[0].RescaleType
     low, high = (float(value) for value in np.percentile(volume, (0.5, 99.5)))
     template.WindowCenter, template.WindowWidth = decimal((low + high) / 2), decimal(max(high - low, 1e-3))
 

@@ -115,6 +115,8 @@ def to_original(
         mask=mask,
         affine=affine,
         source_affine=source_grid.affine,
+        source_contrasts=trace.source_contrasts,
+        contrasts=trace.contrasts,
     )
 
 

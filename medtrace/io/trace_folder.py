@@ -32,11 +32,12 @@ from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import Contents, Reservation, reserve_folder
-from medtrace.trace import Trace
+from medtrace.trace import Contrast, Trace
 from medtrace.trace.validation import check_affine
 
-FORMAT, VERSION = "medtrace trace", 2
-READ_VERSIONS = (1, 2)
+FORMAT, VERSION = "medtrace trace", 3
+READ_VERSIONS = (1, 2, 3)
+"""Version 1 has no digests, 2 no contrasts: its units are unknown, and source and image count as of one."""
 INDEX = "trace.json"
 BESIDE = ("report.html", "certificate.json")
 """What is told of a trace and is in its folder, where nothing can be put beside that (see `stands_alone`)."""
@@ -49,7 +50,11 @@ _NOTES = {
     "inverse_ddf": "ITK displacement field, LPS mm, on the source grid: moves points from source to target",
     "affine": "voxel to RAS mm of the target grid",
     "source_affine": "voxel to RAS mm of the source grid",
+    "contrasts": "name, unit and intensity rule of each channel of source and image; where the units differ, appearance"
+    " is the expected image, and image = appearance + residual",
 }
+CONTRASTS = {"source_contrasts": "source", "contrasts": "image"}
+"""Member of a trace → its name in the index's entry `contrasts`."""
 
 
 def save_trace(
@@ -138,7 +143,7 @@ def load_trace(folder: Path | str) -> Trace:
         else:
             members[name] = read_nifti_image(path)[0].reshape(shapes[name])
     try:
-        return Trace(**members, **affines)  # type: ignore[arg-type]
+        return Trace(**members, **affines, **_contrasts(folder / INDEX, index))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{folder}: its files do not make a trace ({error}); save it again") from error
 
@@ -154,6 +159,35 @@ def _affines(path: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
     return affines
 
 
+def _contrasts(path: Path, index: Mapping[str, Any]) -> dict[str, tuple[Contrast, ...] | None]:
+    """What the channels of source and image mean; a trace of an earlier version does not tell."""
+    if index["version"] < 3:
+        return dict.fromkeys(CONTRASTS)
+    entries = index.get("contrasts")
+    if not isinstance(entries, dict) or entries.keys() != set(CONTRASTS.values()):
+        raise ValueError(
+            f"{path}: contrasts: expected those of source and image, received others; save the trace again"
+        )
+    found: dict[str, tuple[Contrast, ...] | None] = {}
+    for member, name in CONTRASTS.items():
+        values = entries[name]
+        if values is not None and not isinstance(values, list):
+            raise ValueError(f"{path}: contrasts: {name}: expected a list or null; save the trace again")
+        try:
+            found[member] = None if values is None else tuple(Contrast.from_dict(value) for value in values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: contrasts: {name}: {error}; save the trace again") from error
+    return found
+
+
+def _contrast_entries(trace: Trace) -> dict[str, Any]:
+    entries = {}
+    for member, name in CONTRASTS.items():
+        contrasts: tuple[Contrast, ...] | None = getattr(trace, member)
+        entries[name] = None if contrasts is None else [contrast.as_dict() for contrast in contrasts]
+    return entries
+
+
 def _index(
     trace: Trace, members: Mapping[str, Any], method: str | None, metadata: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -167,6 +201,7 @@ def _index(
         "source_shape": list(trace.source.shape),
         "affine": trace.affine.tolist(),
         "source_affine": trace.source_affine.tolist(),
+        "contrasts": _contrast_entries(trace),
         **members,
         "conventions": _NOTES,
         "metadata": dict(metadata or {}),

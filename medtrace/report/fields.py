@@ -28,6 +28,7 @@ from medtrace.report.drawing import (
 )
 from medtrace.report.view import PlaneName, View, view_of
 from medtrace.trace import Trace
+from medtrace.trace.contrast import unit_label
 
 ARROWS = 24
 """Arrows along the longer side."""
@@ -102,7 +103,8 @@ def ledger_figure(
         index: slice; by default the one with the most displacement.
 
     Returns:
-        A figure for `save_figure`. Columns that the trace does not have are left out.
+        A figure for `save_figure`. Columns that the trace does not have are left out; across units there is no change,
+        and the deformation has the source's unit and colors of its own.
     """
     ledger = trace.ledger(target)
     change = None if ledger.summary.change is None else trace.image - trace.source
@@ -118,8 +120,11 @@ def ledger_figure(
     pages = {name: view.page(column).mean(-1) for name, column in columns.items()}
     figure, axes = _axes(view, trace, max(len(pages), 1))
     for axis, (name, page) in zip(axes, pages.items()):
-        color_bar(axis, show_change(axis, page, view, limit_of(list(pages.values()))))
-        axis.set_title(f"{name} ({float(columns[name].abs().mean()):.3g})", **_TITLE)
+        moved = not trace.same_unit and name == "deformation"
+        like = [page] if moved else [page for key, page in pages.items() if trace.same_unit or key != "deformation"]
+        color_bar(axis, show_change(axis, page, view, limit_of(like)))
+        unit = unit_label(trace.source_contrasts if moved else trace.contrasts)
+        axis.set_title(f"{name} ({float(columns[name].abs().mean()):.3g}){unit and f', {unit}'}", **_TITLE)
     return figure
 
 

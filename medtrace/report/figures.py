@@ -42,6 +42,7 @@ from medtrace.report.drawing import (
 from medtrace.report.view import PlaneName, View, view_of
 from medtrace.storage.files import atomic_file
 from medtrace.trace import Trace
+from medtrace.trace.contrast import unit_label
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B3A100")
 """Okabe and Ito's colors; the yellow is darkened to be read on white."""
@@ -58,6 +59,8 @@ class Panel(NamedTuple):
     pixels: np.ndarray
     kind: str = "image"
     lines: tuple[np.ndarray, np.ndarray] | None = None
+    unit: str = ""
+    """Images of one unit share a window."""
 
 
 def trace_figure(
@@ -111,19 +114,20 @@ def trace_figure(
     brightness = (trace.image - trace.image.min()).mean(0)
     view = view_of(trace.affine, trace.image.shape[1:], plane, index, length * brightness)
     warped = anatomy(view, trace.warped)
+    before, after = ("", "") if trace.same_unit else map(unit_label, (trace.source_contrasts, trace.contrasts))
     panels = [
-        Panel("source", anatomy(view, _source_on_target_grid(trace))),
-        Panel(image_name, anatomy(view, trace.image)),
+        Panel("source", anatomy(view, _source_on_target_grid(trace)), unit=before),
+        Panel(image_name, anatomy(view, trace.image), unit=after),
     ]
     if target is not None:
-        panels.append(Panel("target", anatomy(view, target)))
-    panels.append(Panel("warped source", warped))
+        panels.append(Panel("target", anatomy(view, target), unit=after))
+    panels.append(Panel("warped source", warped, unit=before))
     if edges:
         panels.append(Panel("edges", _edge_overlay(view, trace.warped, trace.image), "edges"))
-    panels.append(Panel("deformation", warped, lines=grid_lines(view, trace)))
+    panels.append(Panel("deformation", warped, lines=grid_lines(view, trace), unit=before))
     panels.append(Panel("displacement (mm)", view.page(length[None])[..., 0], "amount"))
     for name, column in (
-        ("appearance change", ledger.appearance),
+        ("appearance change" if trace.same_unit else "expected image", ledger.appearance),
         ("residual", ledger.residual),
         (f"error (target − {image_name})", ledger.error),
     ):
@@ -274,7 +278,11 @@ def _draw_panels(
     title: str | None,
     image_name: str,
 ) -> Figure:
-    low, high = window or window_of([panel.pixels for panel in panels if panel.kind == "image"])
+    images = [panel for panel in panels if panel.kind == "image"]
+    windows = {
+        unit: window or window_of([panel.pixels for panel in images if panel.unit == unit])
+        for unit in {panel.unit for panel in images}
+    }
     limit = limit_of([panel.pixels for panel in panels if panel.kind == "change"])
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -289,9 +297,9 @@ def _draw_panels(
     for axis in axes:
         axis.set_axis_off()
     for axis, panel in zip(axes, panels):
-        axis.set_title(panel.title, **TEXT, pad=3)
+        axis.set_title(panel.title + (panel.unit and f", {panel.unit}"), **TEXT, pad=3)
         if panel.kind == "image":
-            show_anatomy(axis, panel.pixels, view, low, high)
+            show_anatomy(axis, panel.pixels, view, *windows[panel.unit])
             if panel.lines is not None:
                 show_lines(axis, panel.lines, grid_step)
         elif panel.kind == "edges":

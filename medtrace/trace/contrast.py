@@ -1,75 +1,219 @@
-"""The change of intensity that contrast alone explains."""
+"""What the numbers of an image mean: a name, a unit and a rule between units and [-1, 1]."""
 
 from __future__ import annotations
 
-import torch
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
 from torch import Tensor
 
-from medtrace.checks import check_same_shape
-from medtrace.trace.tissue import find_tissue
+from medtrace.trace.intensity_map import IntensityMap
 
-CONTRAST_BINS = 64
-"""Equal-width bins of the warped source's range in which the change of contrast is averaged."""
+HU, SUV, BYTES, ARBITRARY = "HU", "SUV", "0-255", "a.u."
+HU_WINDOW = (-1024.0, 3071.0)
+"""What 12 bits of a CT hold."""
+AIR = -1000.0
+"""HU of air, the background of a CT."""
+FIXED_WINDOWS = {HU: HU_WINDOW, SUV: (0.0, 20.0), BYTES: (0.0, 255.0)}
+"""Units with a window of their own where none is chosen."""
+UNITS_BY_NAME = {"ct": HU, "cbct": HU}
+"""Names of contrasts that say their unit."""
+_LONGEST = 64
+_MOST_KNOTS = 4096
 
 
-def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tissue: Tensor | None = None) -> Tensor:
-    """Change of intensity that contrast alone explains: E[image | warped] - warped, per channel.
+class Intensity(StrEnum):
+    """How the units of an image become [-1, 1]."""
 
-    The expectation is that of tissue, at tissue; background, which is most of many images, has one of its own and
-    counts nowhere else.
+    WINDOW = "window"
+    """Fixed limits, the same for every image: units with a meaning of their own, such as HU."""
+    STANDARDIZED = "standardized"
+    """Nyul's histogram standardization, the foreground's z-score and a window of z, for each scan anew."""
+    PERCENTILE = "percentile"
+    """Two percentiles of each scan's foreground."""
+    RANGE = "range"
+    """Fixed limits of pictures: what their depth holds, or what was measured."""
 
-    Args:
-        warped: (C, *spatial), any intensity range.
-        image: of the same shape.
-        bins: equal-width bins between the channel's least and greatest warped intensity in tissue, and in background.
-        tissue: (1, *spatial), non-zero in tissue; None finds it (see `find_tissue`).
 
-    Returns:
-        (C, *spatial). In every bin that holds voxels, image - warped is averaged and placed at the bin's mean
-        intensity; between those points it runs linearly, beyond the outermost it stays. A linear change of
-        contrast is so reproduced but for half of an outermost bin; a constant warped image gives the mean
-        difference.
+@dataclass(frozen=True)
+class Contrast:
+    """What the numbers of an image mean.
+
+    Attributes:
+        name: such as "t1", "CT".
+        unit: such as "HU", "SUV", "0-255", or "a.u." where a number has a meaning only beside others of its scan.
+        rule: how the units become [-1, 1].
+        limits: units that become -1 and 1 ("window", "range").
+        curve: increasing units, and the values from -1 to 1 that they become, of the mean training scan
+            ("standardized"): the way back to units for an image that no scan of this contrast belongs to.
+        background: value outside of the body; None where the images have no background.
+        deviation: standard deviation of the training images' intensities, in the unit.
+        origin: how the rule was chosen, for people.
 
     Raises:
-        TypeError, ValueError: if a shape differs.
+        ValueError: if a member is not as described; the message names it.
 
     Example:
-        >>> warped = torch.linspace(-1, 1, 64).reshape(1, 8, 8)
-        >>> bool(contrast_change(warped, -warped).abs().max() > 1.5)
-        True
+        >>> ct = Contrast.of("CT=HU")
+        >>> ct.unit, ct.rule.value, ct.limits
+        ('HU', 'window', (-1024.0, 3071.0))
     """
-    check_same_shape("warped", warped, "image", image)
-    inside = find_tissue(warped, image) if tissue is None else _checked(tissue, image)
-    if bool(inside.all()) or not bool(inside.any()):
-        return torch.stack([_regress(x, y, bins) for x, y in zip(warped, image)])
-    change = torch.empty_like(warped)
-    for x, y, into in zip(warped, image, change):
-        for part in (inside[0], ~inside[0]):
-            into[part] = _regress(x[part], y[part], bins)
-    return change
+
+    name: str
+    unit: str = ARBITRARY
+    rule: Intensity = Intensity.PERCENTILE
+    limits: tuple[float, float] | None = None
+    curve: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    background: float | None = None
+    deviation: float | None = None
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("name", "unit"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value or len(value) > _LONGEST or not value.isprintable():
+                raise ValueError(f"{name}: expected 1 to {_LONGEST} printable characters, received {value!r:.80}")
+        object.__setattr__(self, "rule", Intensity(self.rule))
+        fixed = self.rule in (Intensity.WINDOW, Intensity.RANGE)
+        if fixed and self.limits is None:
+            raise ValueError(f'limits: expected (low, high) with the rule "{self.rule}", received None')
+        if self.limits is not None:
+            object.__setattr__(self, "limits", _rising("limits", self.limits, most=2))
+        if self.curve is not None:
+            if not isinstance(self.curve, Sequence) or len(self.curve) != 2:
+                raise ValueError("curve: expected units and the values that they become, received something else")
+            units, network = _rising("curve", self.curve[0]), _rising("curve", self.curve[1])
+            if len(units) != len(network) or (network[0], network[-1]) != (-1.0, 1.0):
+                raise ValueError("curve: expected as many units as values from -1 to 1, received others")
+            object.__setattr__(self, "curve", (units, network))
+        for name in ("background", "deviation"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _number(name, value))
+        if self.deviation is not None and self.deviation < 0:
+            raise ValueError(f"deviation: expected at least 0, received {self.deviation:g}")
+        if not isinstance(self.origin, str):
+            raise ValueError(f"origin: expected text, received {type(self.origin).__name__}")
+
+    @classmethod
+    def of(cls, text: str) -> Contrast:
+        """The contrast that `NAME`, `NAME=UNIT` or `NAME=UNIT:LOW:HIGH` declares.
+
+        Args:
+            text: `CT` and `CBCT` are in HU without saying so, and anything else in arbitrary units. LOW and HIGH are
+                the units that become -1 and 1.
+
+        Raises:
+            ValueError: if it is written in another way, or the unit has no window of its own and none is given.
+        """
+        name, _, rest = text.partition("=")
+        unit, *numbers = rest.split(":") if rest else [unit_of(name)]
+        try:
+            limits = tuple(float(number) for number in numbers)
+        except ValueError:
+            limits = (math.nan,)
+        if not name or not unit or len(limits) not in (0, 2) or not all(map(math.isfinite, limits)):
+            raise ValueError(
+                f"contrast: expected NAME, NAME=UNIT or NAME=UNIT:LOW:HIGH, such as CT=HU:-160:240, received {text!r}"
+            )
+        return cls.with_unit(name, unit, (limits[0], limits[1]) if limits else None, "as declared")
+
+    @classmethod
+    def with_unit(cls, name: str, unit: str, limits: tuple[float, float] | None = None, origin: str = "") -> Contrast:
+        """A contrast of a unit, by the rule that the unit asks for; see `of`."""
+        if unit == ARBITRARY and limits is None:
+            return cls(name, unit, Intensity.STANDARDIZED, origin=origin)
+        if limits is None and unit not in FIXED_WINDOWS:
+            raise ValueError(
+                f"contrast: expected limits for the unit {unit!r} of {name!r}, received none; write"
+                f" {name}={unit}:LOW:HIGH, or one of the units {', '.join([*FIXED_WINDOWS, ARBITRARY])}"
+            )
+        window = _rising("limits", FIXED_WINDOWS[unit] if limits is None else limits, most=2)
+        background = max(AIR, window[0]) if unit == HU else min(max(0.0, window[0]), window[1])
+        return cls(name, unit, Intensity.WINDOW, (window[0], window[1]), background=background, origin=origin)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the rule is the same for every image."""
+        return self.rule in (Intensity.WINDOW, Intensity.RANGE)
+
+    @property
+    def relative(self) -> bool:
+        """Whether numbers compare within one scan alone."""
+        return self.unit == ARBITRARY
+
+    def shares_unit(self, other: Contrast) -> bool:
+        """Whether a difference of the two means something: one unit which, where arbitrary, is of one contrast."""
+        return self.unit == other.unit and (not self.relative or self.name == other.name)
+
+    def intensity_map(self, channels: int = 1, foreground: Tensor | None = None) -> IntensityMap:
+        """The map between units and [-1, 1] that needs no scan: of the limits, or the mean training scan's.
+
+        Args:
+            channels: of the image.
+            foreground: see `IntensityMap`.
+
+        Raises:
+            ValueError: if the rule asks for a scan and no training scans are on record.
+        """
+        if self.fixed and self.limits is not None:
+            knots: tuple[tuple[float, ...], tuple[float, ...]] = (self.limits, (-1.0, 1.0))
+        elif self.curve is not None:
+            knots = self.curve
+        else:
+            raise ValueError(
+                f"contrast: {self.name!r} has no way to its units without a scan (rule {self.rule}, no curve of"
+                " training scans); prepare the data again"
+            )
+        background = knots[0][0] if self.background is None else self.background
+        return IntensityMap((knots[0],) * channels, (knots[1],) * channels, foreground, background)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "rule": str(self.rule)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Contrast:
+        """What `as_dict` gave.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+            raise ValueError(f"contrast: expected named values, received {type(values).__name__}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"contrast: expected the members of a Contrast, received others ({error})") from error
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.unit})"
 
 
-def _checked(tissue: Tensor, image: Tensor) -> Tensor:
-    if not isinstance(tissue, Tensor):
-        raise TypeError(f"tissue: expected a torch tensor, received {type(tissue).__name__}; convert it first")
-    if tissue.shape != (1, *image.shape[1:]):
-        raise ValueError(f"tissue: expected shape {(1, *image.shape[1:])}, received {tuple(tissue.shape)}")
-    return tissue.to(image.device) > 0
+def unit_of(name: str) -> str:
+    """The unit that a contrast's name says: HU of `CT` and `CBCT`, else arbitrary."""
+    return UNITS_BY_NAME.get(name.lower(), ARBITRARY)
 
 
-def _regress(values: Tensor, image: Tensor, bins: int) -> Tensor:
-    """E[image - values | values] by a histogram of values, read at values."""
-    x, y = values.flatten().double(), (image - values).flatten().double()
-    low, high = x.min(), x.max()
-    if bool(high == low):
-        return y.mean().to(values.dtype).expand(values.shape).clone()
-    index = ((x - low) / (high - low) * bins).long().clamp_(max=bins - 1)
-    count = torch.bincount(index, minlength=bins)
-    filled = count > 0
-    knots_x = (torch.bincount(index, weights=x, minlength=bins)[filled] / count[filled]).contiguous()
-    knots_y = torch.bincount(index, weights=y, minlength=bins)[filled] / count[filled]
-    right = torch.searchsorted(knots_x, x).clamp_(1, len(knots_x) - 1)
-    width = knots_x[right] - knots_x[right - 1]
-    part = ((x - knots_x[right - 1]) / width).clamp_(0.0, 1.0)
-    result = torch.lerp(knots_y[right - 1], knots_y[right], part)
-    return result.to(values.dtype).reshape(values.shape)
+def unit_label(contrasts: Sequence[Contrast] | None) -> str:
+    """What the channels of an image are, such as "CT (HU)"; empty where it is not known."""
+    return "" if contrasts is None else ", ".join(dict.fromkeys(map(str, contrasts)))
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, received {value!r:.80}")
+    return float(value)
+
+
+def _rising(name: str, values: Any, most: int = _MOST_KNOTS) -> tuple[Any, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, str) or not 2 <= len(values) <= most:
+        raise ValueError(f"{name}: expected {'two' if most == 2 else 'two or more'} numbers, received {values!r:.80}")
+    numbers = tuple(_number(name, value) for value in values)
+    if any(b <= a for a, b in itertools.pairwise(numbers)):
+        raise ValueError(f"{name}: expected rising numbers, received {numbers!r:.80}")
+    return numbers

@@ -29,9 +29,13 @@ class Explained(Protocol):
     @property
     def same_grid(self) -> bool: ...
 
+    @property
+    def same_unit(self) -> bool: ...
+
 
 class LedgerSummary(NamedTuple):
-    """Mean absolute value of each column, in the image's units; None where the column does not exist."""
+    """Mean absolute value of each column, in the image's units (of deformation, in the source's); None where the column
+    does not exist."""
 
     change: float | None
     deformation: float | None
@@ -39,17 +43,19 @@ class LedgerSummary(NamedTuple):
     residual: float | None
     error: float | None
     explained_fraction: float | None
-    """1 - sum(residual²) / sum((image - source)²); None where nothing changed or the grids differ."""
+    """1 - sum(residual²) / sum((image - source)²); None where nothing changed or the grids differ. Across units
+    1 - sum(residual²) / sum((image - mean(image))²)."""
 
 
 class TraceLedger(NamedTuple):
-    """Where the change went: `image = warped + appearance + residual`. Each column is (C, *spatial) or None."""
+    """Where the change went: `image = warped + appearance + residual`, and where source and image are in two units
+    `image = appearance + residual`. Each column is (C, *spatial) or None."""
 
     deformation: Tensor | None
     """warped - source, where both lie on one grid."""
     appearance: Tensor | None
     residual: Tensor | None
-    """What neither explains; None where source and image have different channel counts."""
+    """What neither explains; None where source and image have different channel counts, or units and no appearance."""
     error: Tensor | None
     """target - image, where a target was given."""
     summary: LedgerSummary
@@ -59,7 +65,10 @@ def make_ledger(trace: Explained, target: Tensor | None, region: Tensor | None) 
     """The columns of `Trace.ledger`."""
     comparable = trace.source.shape[0] == trace.image.shape[0]
     residual = error = None
-    if comparable:
+    if not trace.same_unit:
+        comparable = False
+        residual = None if trace.appearance is None else trace.image - trace.appearance
+    elif comparable:
         residual = trace.image - trace.warped
         if trace.appearance is not None:
             residual = residual - trace.appearance
@@ -76,8 +85,11 @@ def make_ledger(trace: Explained, target: Tensor | None, region: Tensor | None) 
         return None if column is None else _sum(column, inside, 1) / _count(column, inside)
 
     explained = None
-    if change is not None and residual is not None:
-        total, left = _sum(change, inside, 2), _sum(residual, inside, 2)
+    spread = change
+    if not trace.same_unit and residual is not None:
+        spread = trace.image - _mean(trace.image, inside)
+    if spread is not None and residual is not None:
+        total, left = _sum(spread, inside, 2), _sum(residual, inside, 2)
         explained = 1.0 - left / total if total > 0 else None
     summary = LedgerSummary(
         change=size(change),
@@ -98,6 +110,12 @@ def _sum(column: Tensor, inside: Tensor | None, power: int) -> float:
         values = values if inside is None else values[:, inside[part]]
         total += float(values.pow_(power).sum())
     return total
+
+
+def _mean(image: Tensor, inside: Tensor | None) -> Tensor:
+    """Of each channel, (C, 1, ...), over the region or everywhere."""
+    values = image.flatten(1) if inside is None else image[:, inside]
+    return values.double().mean(1).to(image.dtype).reshape(-1, *(1,) * (image.ndim - 1))
 
 
 def _count(column: Tensor, inside: Tensor | None) -> int:

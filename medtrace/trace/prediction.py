@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -59,7 +59,7 @@ def traces_of(source: Tensor, prediction: Prediction, target: Tensor | None = No
     """
     images = as_tensor(source)
     affines = affines_of(source) if target is None else shared_affines(source, target)
-    optional = {
+    optional: dict[str, Any] = {
         "inverse_ddf": prediction.inverse_ddf,
         "velocity": prediction.velocity,
         "mask": prediction.mask,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,17 +11,20 @@ from torch import Tensor
 
 from medtrace.checks import check_finite
 from medtrace.fields import inside_grid, sample
-from medtrace.trace.contrast import contrast_change
+from medtrace.trace.appearance import contrast_change, expected_image
+from medtrace.trace.contrast import Contrast
 from medtrace.trace.geometry import inverse_on_source, pull, pulled_points, same_grid, to_voxels
 from medtrace.trace.ledger import TraceLedger, make_ledger
 from medtrace.trace.validation import (
     affine_or_identity,
     as_tensor,
     check_affine,
+    check_contrasts,
     check_one_plane,
     check_own_grid,
     check_unbatched,
     checked_tensor,
+    share_unit,
 )
 
 
@@ -37,11 +40,16 @@ class Trace:
         inverse_ddf: (spatial_dims, *source_spatial), in source voxels, where a source point q goes:
             target voxel = affine⁻¹ · source_affine · (q + inverse_ddf(q)).
         warped: source resampled by ddf, (C, *spatial).
-        appearance: explained change of intensity, (C', *spatial), or None where C differs from C'.
+        appearance: what contrast explains, (C', *spatial), in the image's units, or None where C differs from C'. Where
+            source and image share a unit, the explained change of intensity, image - warped; across units, where no
+            difference means anything, the expected image itself (see `expected_image`).
         mask: (1, *spatial) in [0, 1], where appearance may change, or None.
         affine: (4, 4) float64, target voxel to RAS mm; pixel (i, j) of a 2D image is voxel (i, j, 0).
         source_affine: (4, 4) float64, source voxel to RAS mm.
         velocity: (spatial_dims, *spatial), stationary velocity in target voxels, or None.
+        source_contrasts: what the numbers of each channel of source and warped mean; None is unknown.
+        contrasts: likewise of image and appearance. Unless both are known and differ, source and image count as of one
+            unit.
 
     Raises:
         TypeError: if a member is no tensor of the right kind.
@@ -65,16 +73,20 @@ class Trace:
     affine: Tensor
     source_affine: Tensor
     velocity: Tensor | None = None
+    source_contrasts: tuple[Contrast, ...] | None = None
+    contrasts: tuple[Contrast, ...] | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.name not in ("appearance", "mask", "velocity"):
-                dtype = torch.float64 if field.name.endswith("affine") else torch.float32
-                object.__setattr__(self, field.name, checked_tensor(field.name, value, dtype))
+        for name in TENSORS:
+            value = getattr(self, name)
+            if value is not None or name not in ("appearance", "mask", "velocity"):
+                dtype = torch.float64 if name.endswith("affine") else torch.float32
+                object.__setattr__(self, name, checked_tensor(name, value, dtype))
         check_unbatched("source", self.source)
         check_unbatched("image", self.image, spatial_dims=self.spatial_dims)
         self._check_members()
+        check_contrasts("source_contrasts", self.source_contrasts, self.source)
+        check_contrasts("contrasts", self.contrasts, self.image)
         check_affine("affine", self.affine)
         check_affine("source_affine", self.source_affine)
         if self.spatial_dims == 2:
@@ -97,14 +109,14 @@ class Trace:
                     f"{name}: expected shape {tuple(shape)} (source {tuple(self.source.shape)}, image"
                     f" {tuple(self.image.shape)}), received {tuple(value.shape)}; a Trace is unbatched"
                 )
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in TENSORS:
+            value = getattr(self, name)
             if value is None:
                 continue
-            check_finite(field.name, value)
+            check_finite(name, value)
             if value.device != self.source.device:
                 raise ValueError(
-                    f"{field.name}: expected the source's device {self.source.device}, received {value.device};"
+                    f"{name}: expected the source's device {self.source.device}, received {value.device};"
                     " move all of it to one device"
                 )
         if self.mask is not None and not (float(self.mask.min()) >= 0 and float(self.mask.max()) <= 1):
@@ -126,6 +138,8 @@ class Trace:
         affine: Tensor | None = None,
         source_affine: Tensor | None = None,
         tissue: Tensor | None = None,
+        source_contrasts: Sequence[Contrast] | None = None,
+        contrasts: Sequence[Contrast] | None = None,
     ) -> Trace:
         """Trace of a translation: computes warped, the inverse and the appearance.
 
@@ -135,12 +149,13 @@ class Trace:
             ddf: (spatial_dims, *spatial), in target voxels, pull.
             inverse_ddf: as the attribute; None inverts `ddf` at the source's voxels.
             mask: (1, *spatial), boolean or in [0, 1]. With it, appearance is mask · (image - warped); without
-                it, the change of contrast of tissue (see `contrast_change`).
+                it, the change of contrast of tissue (see `contrast_change`). Across units it is `expected_image`.
             velocity: (spatial_dims, *spatial) or None.
             affine: (4, 4) of the target grid; None is the identity (1 mm voxels).
             source_affine: (4, 4) of the source grid; None is `affine`.
             tissue: (1, *spatial), non-zero where the change of contrast is estimated, such as a brain mask; None finds
                 it (see `find_tissue`). It plays no part with a mask.
+            source_contrasts, contrasts: as the attributes, one per channel.
 
         Returns:
             The trace: detached, float32 (affines float64), on the source's device.
@@ -186,6 +201,8 @@ class Trace:
         if same_grid(source, image, affine, source_affine):
             to_source = None
         warped = pull(source, ddf, to_source)
+        before = None if source_contrasts is None else tuple(source_contrasts)
+        after = None if contrasts is None else tuple(contrasts)
         if inverse_ddf is None:
             inverse_ddf = inverse_on_source(ddf, source.shape[1:], to_source)
         return cls(
@@ -194,12 +211,19 @@ class Trace:
             ddf=ddf,
             inverse_ddf=inverse_ddf,
             warped=warped,
-            appearance=_appearance(warped, image, mask, tissue),
+            appearance=_appearance(warped, image, mask, tissue, share_unit(before, after)),
             mask=mask,
             affine=affine,
             source_affine=source_affine,
             velocity=velocity,
+            source_contrasts=before,
+            contrasts=after,
         )
+
+    @property
+    def same_unit(self) -> bool:
+        """Whether differences of image and source mean something: their units agree, or are not both known."""
+        return share_unit(self.source_contrasts, self.contrasts)
 
     @property
     def spatial_dims(self) -> int:
@@ -218,8 +242,9 @@ class Trace:
 
     def to(self, device: torch.device | str) -> Trace:
         """The same trace on another device."""
-        members = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in members.items() if value is not None})
+        members = {name: getattr(self, name) for name in TENSORS}
+        moved: Mapping[str, Any] = {name: value.to(device) for name, value in members.items() if value is not None}
+        return replace(self, **moved)
 
     def locate(self, points_mm: Any) -> Tensor:
         """Where points of the source are in the target.
@@ -284,7 +309,8 @@ class Trace:
             region: boolean (1, *spatial) to which the summary is limited; None is everywhere.
 
         Returns:
-            The columns and their summary; image = warped + appearance + residual to float32 rounding.
+            The columns and their summary; image = warped + appearance + residual to float32 rounding, and across units
+            image = appearance + residual.
 
         Raises:
             TypeError: if target or region is no tensor.
@@ -330,9 +356,17 @@ class Trace:
         return points
 
 
-def _appearance(warped: Tensor, image: Tensor, mask: Tensor | None, tissue: Tensor | None) -> Tensor | None:
+TENSORS = tuple(field.name for field in fields(Trace) if not field.name.endswith("contrasts"))
+"""Names of the members that are tensors or None."""
+
+
+def _appearance(
+    warped: Tensor, image: Tensor, mask: Tensor | None, tissue: Tensor | None, one_unit: bool
+) -> Tensor | None:
     if warped.shape != image.shape:
         return None
+    if not one_unit:
+        return expected_image(warped, image, tissue=tissue)
     if mask is None:
         return contrast_change(warped, image, tissue=tissue)
     if not bool(mask.any()):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medtrace.checks import check_finite
 from medtrace.geometry.grid import Grid, check_invertible
+from medtrace.trace.contrast import Contrast
 
 _ON_GRID = 0.02
 """Of the smallest voxel edge: how far off a mask or label map may lie."""
@@ -67,6 +68,23 @@ def check_unbatched(name: str, value: Tensor, spatial_dims: int | None = None) -
     if spatial_dims is not None and value.ndim - 1 != spatial_dims:
         raise ValueError(f"{name}: expected {spatial_dims} spatial axes as the source has, received {value.ndim - 1}")
     return value.ndim - 1
+
+
+def check_contrasts(name: str, contrasts: Any, image: Tensor) -> None:
+    """Check that there is one contrast per channel of an image, or none is known."""
+    if contrasts is None:
+        return
+    if not isinstance(contrasts, tuple) or not all(isinstance(contrast, Contrast) for contrast in contrasts):
+        raise TypeError(f"{name}: expected a tuple of Contrast, received {contrasts!r:.80}; name one per channel")
+    if len(contrasts) != image.shape[0]:
+        raise ValueError(f"{name}: expected one per channel ({image.shape[0]}), received {len(contrasts)}")
+
+
+def share_unit(before: tuple[Contrast, ...] | None, after: tuple[Contrast, ...] | None) -> bool:
+    """Whether the channels of two images are in the same units, as far as these are known."""
+    if before is None or after is None or len(before) != len(after):
+        return True
+    return all(first.shares_unit(second) for first, second in zip(before, after))
 
 
 def check_affine(name: str, affine: Tensor) -> None:

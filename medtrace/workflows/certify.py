@@ -166,6 +166,8 @@ def _flat(trace: Trace) -> Trace:
         inverse_ddf=trace.inverse_ddf[:2, ..., 0],
         affine=trace.affine,
         source_affine=trace.source_affine,
+        source_contrasts=trace.source_contrasts,
+        contrasts=trace.contrasts,
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medtrace.data.preparation.intensity import IntensityMap
 from medtrace.registration import Alignment, Verdict
 from medtrace.trace import Trace
+from medtrace.trace.intensity_map import IntensityMap
 
 
 class PairRegistration(NamedTuple):

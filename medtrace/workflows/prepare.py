@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from medtrace.data.contrasts import contrasts_of, rule_notes
 from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
 from medtrace.data.lists.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
@@ -58,7 +59,9 @@ def prepare(
     source: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    contrasts: Sequence[str] = ("t1",),
+    select: Sequence[str] = ("t1",),
+    source_contrast: str | Sequence[str] = (),
+    target_contrast: str | Sequence[str] = (),
     spatial_dims: int = 2,
     slices: int = 11,
     axis: str = "axial",
@@ -82,10 +85,10 @@ def prepare(
     """Prepare pairs of scans or pictures, split by subject: as the list says, else at random.
 
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
-    standardized (Nyul's landmarks and the window of z come from training subjects only), cropped about the center
-    and, with `spatial_dims=2`, cut into central slices. Pictures (PNG, JPEG, BMP, TIFF; the paper's faces) are
-    resized and their value range mapped to [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels
-    go along, each voxel from the nearest.
+    brought to [0, 1] each by the rule of its contrast (a CT by a fixed window of HU; others by Nyul's landmarks and the
+    window of z, which come from training subjects only), cropped about the center and, with `spatial_dims=2`, cut into
+    central slices. Pictures (PNG, JPEG, BMP, TIFF; the paper's faces) are resized and their value range mapped to
+    [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels go along, each voxel from the nearest.
 
     No image may be in two subjects, nor be source and target of one pair: the bytes of all files are compared before
     anything is written, and the voxels when they are read.
@@ -103,7 +106,11 @@ def prepare(
     Args:
         source: a pair list or a BraTS-Reg folder (see `medtrace.data.lists.layouts`).
         out: the dataset's folder; it appears complete or not at all.
-        contrasts: of the BraTS-Reg layout.
+        select: contrasts of the BraTS-Reg layout to take.
+        source_contrast: `NAME[=UNIT[:LOW:HIGH]]` (see `medtrace.trace.Contrast.of`), one or several: what the sources
+            are, where the list does not say, or the units of contrasts that it names. A DICOM series of modality CT is
+            in HU without saying so; a file whose values look like HU is refused until it is said.
+        target_contrast: likewise of the targets.
         spatial_dims: 2 for slices, 3 for volumes.
         slices: how many central slices of each volume.
         axis: "axial", "coronal" or "sagittal".
@@ -137,13 +144,17 @@ def prepare(
         ValueError: if a setting or an image cannot be worked with; the message names it. If cases failed it is a
             `CasesFailedError`, whose `failures` has a line for each.
     """
-    settings = checked_settings(
-        spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize, resample_tilt, page
-    )
-    pairs = read_pairs(Path(source) if scheduler is None else Path(source).absolute(), contrasts)
-    split, origin = _split(pairs, fractions, seed)
+    pairs = read_pairs(Path(source) if scheduler is None else Path(source).absolute(), select)
     pictures = all_pictures(pairs)
     check_picture_settings(pictures, value_range, page)
+    declared = [[texts] if isinstance(texts, str) else list(texts) for texts in (source_contrast, target_contrast)]
+    if pictures and any(declared):
+        raise ValueError("contrast: expected none with pictures, whose unit is their range of values; see value_range")
+    pairs, contrasts = (pairs, {}) if pictures else contrasts_of(pairs, *declared)
+    settings = checked_settings(
+        spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize, resample_tilt, page, contrasts
+    )
+    split, origin = _split(pairs, fractions, seed)
     with (
         _partial_folder(out, overwrite) as partial,
         Progress(console=Console(stderr=True), disable=not progress) as bar,
@@ -174,6 +185,7 @@ def prepare(
         clipped = {item.entry["case"]: item.clipped for item in written}
         values, about = preparation.value_range, (preparation.range_origin, preparation.depth)
         notes = range_notes(values, *about, learned, clipped) + notes
+    notes = rule_notes(preparation.contrasts, preparation.targets) + notes if preparation.contrasts else notes
     return PreparationSummary(Path(out), counts, failures, origin["from"], tuple(notes))
 
 

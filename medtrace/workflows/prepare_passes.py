@@ -15,7 +15,8 @@ from medtrace.data.pictures.tiff import Depth
 from medtrace.data.preparation.case import PreparationSettings
 from medtrace.data.preparation.learning import Learned, learn_case, preparation_of
 from medtrace.data.preparation.pictures import value_range_of
-from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.data.preparation.rules import Preparation
+from medtrace.trace.contrast import Intensity
 from medtrace.workflows.attempts import Outcome, Task
 from medtrace.workflows.parallel import run_cases
 from medtrace.workflows.prepare_write import Item, write_case

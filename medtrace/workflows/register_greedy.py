@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.data.preparation.intensity import IntensityMap
 from medtrace.data.preparation.rules import Preparation
 from medtrace.guard.memory import check_memory
 from medtrace.inference.scan_pair import ScanPair, intensity_maps
@@ -19,6 +18,7 @@ from medtrace.registration import Deformable, register_images, thorough, weak_li
 from medtrace.registration.contrast import ONE_CONTRAST
 from medtrace.registration.register import Registration as Answer
 from medtrace.trace import Trace
+from medtrace.trace.intensity_map import IntensityMap
 from medtrace.workflows.pair_registration import PairRegistration, mean_square
 
 MASK_ROLES = ("both", "exclude", "appearance")
@@ -100,7 +100,11 @@ def register_greedy(
 
 
 def _trace(pair: ScanPair, answer: Answer, shown: Tensor, role: str) -> Trace:
-    fields = {"inverse_ddf": answer.inverse_ddf, "affine": pair.affine, "source_affine": pair.source_affine}
+    fields: dict[str, Any] = {
+        "inverse_ddf": answer.inverse_ddf,
+        "affine": pair.affine,
+        "source_affine": pair.source_affine,
+    }
     if role == "exclude" or (pair.mask is None and pair.source_mask is None):
         nowhere = torch.zeros(()).expand(1, *answer.ddf.shape[1:])
         trace = Trace.build(source=pair.source, image=answer.warped, ddf=answer.ddf, mask=nowhere, **fields)

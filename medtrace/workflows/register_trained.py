@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from medtrace.data.preparation.intensity import IntensityMap
 from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import default_device, load_method
 from medtrace.fields import folded_voxels, invert
@@ -29,6 +29,7 @@ from medtrace.registration.verdict import assess
 from medtrace.registration.working import total_field, total_inverse, working_pair
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
+from medtrace.trace.intensity_map import IntensityMap
 from medtrace.trace.prediction import Prediction
 from medtrace.workflows.pair_registration import PairRegistration, mean_square
 from medtrace.workflows.translate import run_preparation
@@ -199,7 +200,7 @@ def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, inverse: Tenso
     if pair.mask is None and pair.source_mask is None:
         nowhere = torch.zeros(()).expand(1, *ddf.shape[1:])
         warped = pull(pair.source, ddf, pair.to_source)
-        grids = {"affine": pair.affine, "source_affine": pair.source_affine, "inverse_ddf": inverse}
+        grids: dict[str, Any] = {"affine": pair.affine, "source_affine": pair.source_affine, "inverse_ddf": inverse}
         trace = Trace.build(source=pair.source, image=warped, ddf=ddf, mask=nowhere, **grids)
         return replace(trace, warped=trace.image)  # one volume, not two of the same
     mask = pair.joint_mask(ddf)

@@ -1,4 +1,4 @@
-"""Translate a scan with a trained run: on the scan's own grid, in its own units, with its trace."""
+"""Translate a scan with a trained run: on the scan's own grid, in the target's units, with its trace."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medtrace.checks import check_positive
+from medtrace.data.contrasts import body_of, check_modality
+from medtrace.data.dicom.reading import MODALITY
 from medtrace.data.masks import read_mask
 from medtrace.data.pictures.files import is_picture
 from medtrace.data.pictures.output import check_picture_beside, matching_depth, picture_beside
@@ -31,6 +33,8 @@ from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods.base import Method
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
+from medtrace.trace.contrast import HU, Contrast
+from medtrace.trace.intensity_map import IntensityMap
 from medtrace.workflows.report import report_beside, reserve_outputs
 
 LOGGER = logging.getLogger("medtrace.translate")
@@ -79,10 +83,11 @@ def translate(
     brought back to the scan's grid: a slice-wise field has no component through the slices. Slices without tissue stay
     as they are.
 
-    Intensities come back through the inverse of the scan's own intensity map (`IntensityMap.inverse`), so that
-    image and source share their units; a run that translates to another contrast shows that contrast in units of
-    the source. Where the scan has a background of exact zeros, the background of the
-    image is the source's, moved by the field.
+    Intensities come back in the units of what the image shows. Where it is of the scan's own contrast (surgery, a later
+    date), that is the inverse of the scan's own intensity map (`IntensityMap.inverse`). Of another contrast it is that
+    contrast's map: a CT is in HU, and what has arbitrary units (MR) is on the scale of the mean training scan, which is
+    relative. Where the scan has a background (exact zeros, or the air around a CT that becomes something else), the
+    image has its contrast's background there, moved by the field.
 
     Args:
         run: folder left by `medtrace train`.
@@ -186,12 +191,15 @@ def translation(
             " image of the same kind"
         )
     depth = matching_depth(image, scan, preparation, run)
+    check_modality(image, scan.meta.get(MODALITY), preparation.contrast(contrast))
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
         normalized, intensity = preparation.normalize(scan, contrast, foreground)
+        before, after = preparation.contrast(contrast), preparation.target(contrast)
+        back = way_back(scan.as_tensor(), intensity, before, after)
         parts, patches = translate_array(method, preparation, normalized, scan.affine, batch_size, patch_size, bar)
-        moved = _moved_foreground(intensity.foreground, parts.ddf)
-        translated = intensity.inverse(parts.image, moved)
+        moved = _moved_foreground(back.foreground, parts.ddf)
+        translated = back.inverse(parts.image, moved)
     except ValueError as error:
         raise ValueError(f"{image}: {error}") from error
     trace = Trace.build(
@@ -204,8 +212,12 @@ def translation(
         affine=scan.affine,
         source_affine=scan.affine,
         tissue=moved,
+        source_contrasts=None if before is None else (before,) * scan.shape[0],
+        contrasts=None if after is None else (after,) * translated.shape[0],
     )
-    metadata = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
+    metadata: dict[str, Any] = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
+    if after is not None:
+        metadata["units"] = units_note(before, after)
     if notices:
         metadata["notices"] = [notice.text for notice in notices]
     if patches is not None:
@@ -218,6 +230,34 @@ def translation(
             *(image, clipped, scan[0].numel(), low, high),
         )
     return Translation(trace, type(method).__name__, metadata, depth)
+
+
+def way_back(scan: Tensor, own: IntensityMap, before: Contrast | None, after: Contrast | None) -> IntensityMap:
+    """The map from a network's image to units: the scan's own, or of another contrast that contrast's.
+
+    Args:
+        scan: (C, *spatial), in its units.
+        own: its map to [-1, 1].
+        before: contrast of the scan, None if unknown.
+        after: contrast of the image.
+
+    Returns:
+        The map; its foreground is the scan's, outside of which the image has its contrast's background.
+    """
+    if before is None or after is None or before.name == after.name:
+        return own
+    foreground = own.foreground
+    if foreground is None and before.unit == HU and after.background is not None:
+        foreground = body_of(scan)
+    return after.intensity_map(scan.shape[0], None if after.background is None else foreground)
+
+
+def units_note(before: Contrast | None, after: Contrast) -> str:
+    """In which units a translated image is, in a sentence."""
+    if before is None or before.name == after.name:
+        return f"the image is in the units of the scan, {after}"
+    relative = ", relative: the scale is that of the mean training scan" if after.relative else ""
+    return f"the image is in {after.unit} of {after.name}{relative}"
 
 
 def run_preparation(run: str | os.PathLike, method: Method, picture: bool = False) -> Preparation:

@@ -21,7 +21,7 @@ from medtrace.data.dataset import load_dataset
 from medtrace.data.landmarks.points import read_landmarks
 from medtrace.data.lists.layouts import read_pair_list
 from medtrace.data.preparation.intensity import ContrastStandard
-from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import RunRecord, read_run
 from medtrace.evaluation.certificate import Certificate, Check, Status, Thresholds
 from medtrace.fields import exponentiate
@@ -34,6 +34,7 @@ from medtrace.metrics.frechet import load_feature_network
 from medtrace.report.certificate import certificate_html, read_certificate
 from medtrace.report.tables import read_rows
 from medtrace.trace import Trace
+from medtrace.trace.contrast import Intensity
 from tests.cases import landmarks, transform_programs, transform_variants, transforms
 from tests.cases.common import CASES
 

@@ -40,6 +40,12 @@ class Stack:
     slide: tuple[float, float] = (0.0, 0.0)
 
     @property
+    def modality(self) -> str | None:
+        """DICOM modality, such as "CT", where the headers say it."""
+        value = self.frames[0].header.get("Modality")
+        return str(value) if value else None
+
+    @property
     def tilted(self) -> bool:
         return any(self.slide)
 

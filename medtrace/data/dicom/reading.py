@@ -17,6 +17,9 @@ from medtrace.data.dicom.pixels import read_pixels
 from medtrace.data.dicom.volumes import choose, group
 from medtrace.guard.notices import notify
 
+MODALITY = "modality"
+"""Key of the DICOM modality in an image's metadata."""
+
 
 def read_dicom_image(path: str | Path, series: str | int | None = None, resample_tilt: bool = False) -> MetaTensor:
     """Read a DICOM file, or one volume of a folder.
@@ -80,7 +83,9 @@ def _read(path: Path, series: str | int | None, resample_tilt: bool) -> MetaTens
     values, affine = read_pixels(found.frames), found.affine
     if found.tilted:
         values, affine = _upright(path, values, found)
-    return MetaTensor(torch.from_numpy(values)[None].contiguous(), affine=torch.from_numpy(affine))
+    image = MetaTensor(torch.from_numpy(values)[None].contiguous(), affine=torch.from_numpy(affine))
+    image.meta[MODALITY] = found.modality
+    return image
 
 
 def _upright(path: Path, values: np.ndarray, tilted: Stack) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
+from medtrace.data.contrasts import check_declared
 from medtrace.data.duplicates import voxel_digest
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks
 from medtrace.data.lists.layouts import Pair
@@ -30,6 +31,7 @@ from medtrace.geometry.resampling import (
     shape_at_spacing,
     spacing_of,
 )
+from medtrace.trace.contrast import Contrast
 from medtrace.trace.validation import as_tensor
 from medtrace.transforms import RigidAlignment, RigidTransform
 
@@ -47,6 +49,8 @@ class PreparationSettings:
     standardize: bool
     resample_tilt: bool = False
     page: int | None = None
+    contrasts: Mapping[str, Contrast] = field(default_factory=dict)
+    """What the numbers of each contrast mean, as declared."""
 
 
 def checked_settings(
@@ -61,6 +65,7 @@ def checked_settings(
     standardize: bool,
     resample_tilt: bool = False,
     page: int | None = None,
+    contrasts: Mapping[str, Contrast] | None = None,
 ) -> PreparationSettings:
     check_choice("spatial_dims", spatial_dims, (2, 3))
     check_choice("axis", axis, [str(choice) for choice in Axis])
@@ -86,6 +91,7 @@ def checked_settings(
         standardize=standardize,
         resample_tilt=resample_tilt,
         page=page,
+        contrasts=dict(contrasts or {}),
     )
 
 
@@ -140,7 +146,10 @@ def read_case(
     landmarks = _landmarks(pair, source, target)
     if pictures:
         return replace(_picture_case(pair, settings, source, target, mask, maps, digests), landmarks=landmarks)
-    tissue = [find_foreground(source), find_foreground(target)]
+    meanings = [settings.contrasts.get(name) for name in (pair.contrast, pair.target_contrast)]
+    for path, image, contrast in zip((pair.source, pair.target), (source, target), meanings):
+        check_declared(path, as_tensor(image), contrast)
+    tissue = [find_foreground(image, contrast) for image, contrast in zip((source, target), meanings)]
     moved = as_tensor(target)
     if settings.align:
         moved, tissue[1], rigid = _align(pair, source, target, tissue[1], mask, rigid)

@@ -1,8 +1,10 @@
 """How intensities of scans become what a network reads, and the way back.
 
-Everything here is an increasing piecewise-linear map from the scan's units to [-1, 1], one per channel, so that a
-translated image comes back to the units of the scan it was made from. Three rules make such a map:
+Everything here is an increasing piecewise-linear map from the scan's units to [-1, 1], one per channel. A translated
+image of the scan's own contrast comes back through the scan's own map, one of another contrast through that contrast's
+(`Contrast.intensity_map`). Four rules make such a map, each contrast its own:
 
+- "window": fixed limits, the same for every scan, for units that have a meaning: a CT is never standardized;
 - "standardized" (TraceTrans, Datasets): Nyul's histogram standardization, z-score of the foreground, and a linear
   rescaling of a window of z to [0, 1], stored as such and read as [-1, 1];
 - "percentile": two percentiles of the foreground go to -1 and 1; for scans that no preparation describes;
@@ -25,6 +27,7 @@ from monai.data import MetaTensor
 from monai.utils.enums import TraceKeys
 from torch import Tensor
 
+from medtrace.trace.contrast import HU, Contrast
 from medtrace.transforms.histogram_landmarks import HistogramLandmarks
 from medtrace.transforms.histogram_standardization import HistogramStandardization
 
@@ -32,59 +35,8 @@ BORDER_SHARE = 0.1
 """Share of exact zeros on an image's border from which on zero is taken for background."""
 WINDOW_PERCENTILES = (0.1, 99.9)
 QUANTILES = 2001
-_PART = 1 << 20
-
-
-@dataclass(frozen=True)
-class IntensityMap:
-    """Scan units to [-1, 1] and back, as knots of an increasing piecewise-linear function per channel.
-
-    Attributes:
-        scan: per channel, increasing scan intensities.
-        network: per channel, the values in [-1, 1] that they become, from -1 to 1.
-        foreground: (1, *spatial) boolean, where the scan holds tissue, or None for everywhere; background
-            becomes -1.
-        background: the scan's intensity of background.
-    """
-
-    scan: tuple[tuple[float, ...], ...]
-    network: tuple[tuple[float, ...], ...]
-    foreground: Tensor | None = None
-    background: float = 0.0
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Scan units (C, *spatial) to float32 in [-1, 1]; beyond the outer knots it is clipped."""
-        result = self._through(image, self.scan, self.network)
-        return result if self.foreground is None else torch.where(self.foreground, result, -1.0)
-
-    def inverse(self, image: Tensor, foreground: Tensor | None = None) -> Tensor:
-        """Network intensities (C, *spatial) to scan units, float32.
-
-        Args:
-            image: in [-1, 1]. A value at the clipping limit, -1 or 1, becomes the outer knot: what the scan
-                had beyond it is not brought back.
-            foreground: (1, *spatial) boolean; elsewhere the result is the scan's background intensity. None
-                maps every voxel.
-
-        Raises:
-            ValueError: if the image has other channels than the scan had.
-        """
-        result = self._through(image, self.network, self.scan)
-        return result if foreground is None else torch.where(foreground, result, self.background)
-
-    def _through(self, image: Tensor, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> Tensor:
-        if image.shape[0] != len(x):
-            raise ValueError(
-                f"image: expected {len(x)} channel(s), as the scan has, received {image.shape[0]}; a network that"
-                " makes other channels has no way back to the scan's units"
-            )
-        values = image.detach().cpu().numpy()
-        mapped = np.empty(values.shape, dtype=np.float32)
-        for v, a, b, into in zip(values, x, y, mapped):
-            for first in range(0, len(v), max(1, _PART // max(v[0].size, 1))):  # np.interp computes in float64
-                part = slice(first, first + max(1, _PART // max(v[0].size, 1)))
-                into[part] = np.interp(v[part], a, b)
-        return torch.from_numpy(mapped).to(image.device)
+CURVE_KNOTS = 129
+"""Points of the curve of a contrast's mean training scan."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +54,21 @@ class ContrastStandard:
     landmarks: tuple[float, ...] = ()
 
 
-def find_foreground(image: Tensor) -> Tensor:
+def find_foreground(image: Tensor, contrast: Contrast | None = None) -> Tensor:
     """Tell tissue from background.
 
     Args:
         image: (C, *spatial).
+        contrast: what its numbers mean, where that is known.
 
     Returns:
-        Boolean (1, *spatial). Where at least a tenth of the image's border is exactly 0 in all channels, as in
-        skull-stripped and defaced scans, 0 is background; otherwise (CT, noise around the head) all of it
-        counts as foreground.
+        Boolean (1, *spatial). Of a contrast in HU, where 0 is water, all of it counts as foreground. Otherwise, where
+        at least a tenth of the image's border is exactly 0 in all channels, as in skull-stripped and defaced scans, 0
+        is background; otherwise (CT, noise around the head) all of it counts as foreground.
     """
     zero = (without_metadata(image) == 0).all(dim=0, keepdim=True)
+    if contrast is not None and contrast.unit == HU:
+        return torch.ones_like(zero)
     border = torch.zeros_like(zero)
     for axis in range(1, zero.ndim):
         if zero.shape[axis] > 1:
@@ -162,6 +117,25 @@ def fit_contrast(images: Sequence[np.ndarray], standardize: bool = True) -> Cont
         limits.append(np.percentile((moved - moved.mean()) / moved.std(), WINDOW_PERCENTILES))
     low, high = np.median(limits, axis=0)
     return replace(trained, window=(float(low), float(high)))
+
+
+def mean_curve(images: Sequence[np.ndarray], standard: ContrastStandard) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Knots of the map of a contrast's mean training scan, in its units and in [-1, 1].
+
+    Args:
+        images: quantiles of the foreground of each training image (see `foreground_quantiles`).
+        standard: that they taught.
+
+    Returns:
+        Units and network values: at every network value the mean over the training scans of the units that become it.
+    """
+    network = np.linspace(-1.0, 1.0, CURVE_KNOTS)
+    knots = [standard_knots(values, standard) for values in images]
+    units = np.mean([np.interp(network, y, x) for x, y in knots], axis=0)
+    rising = np.concatenate([[True], np.diff(np.maximum.accumulate(units)) > 0])
+    rising[-1] = True
+    units, network = units[rising], network[rising]
+    return tuple(map(float, units)), tuple(map(float, network))
 
 
 def standard_knots(values: np.ndarray, standard: ContrastStandard) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +14,17 @@ import torch
 
 from medtrace.data.lists.layouts import PATHS, Pair
 from medtrace.data.preparation.case import Case, PreparationSettings, check_depth, members, naming, read_case
-from medtrace.data.preparation.intensity import fit_contrast, foreground_quantiles
-from medtrace.data.preparation.rules import Intensity, Preparation
+from medtrace.data.preparation.intensity import ContrastStandard, fit_contrast, foreground_quantiles, mean_curve
+from medtrace.data.preparation.rules import Preparation
 from medtrace.guard.notices import collecting
 from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_finished
 from medtrace.storage.encoders import write_arrays
+from medtrace.trace.contrast import ARBITRARY, Contrast, Intensity
 from medtrace.transforms import RigidTransform
 
 LEARNED = "learned"
 _FILE = "learned.npz"
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Learned(NamedTuple):
@@ -38,6 +39,8 @@ class Learned(NamedTuple):
     """Of the voxels of source and target, as they were read."""
     quantiles: Mapping[str, Sequence[np.ndarray]]
     """Contrast → foreground quantiles of every channel; empty outside of training."""
+    backgrounds: Sequence[str]
+    """Contrasts whose images have a background; empty outside of training."""
     key: str
     """Digest of the pair's files and settings."""
     notices: tuple[str, ...] = ()
@@ -69,13 +72,17 @@ def learn_case(
             case = read_case(pair, settings, pictures, None, columns)
         check_depth(case, settings, pictures)
         quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
+        backgrounds: list[str] = []
         lowest, highest = _extremes(case) if pictures else (0.0, 0.0)
         if training and not pictures:
             for path, image, contrast, foreground in members(case):
                 with naming(path):
                     quantiles[contrast] += foreground_quantiles(image, foreground)
+                    if not bool(foreground.all()):
+                        backgrounds.append(contrast)
         told = tuple(notice.text for notice in notices)
-        learned = Learned(case.source.shape[0], lowest, highest, case.digests, dict(quantiles), key, told)
+        extremes = (case.source.shape[0], lowest, highest)
+        learned = Learned(*extremes, case.digests, dict(quantiles), sorted({*backgrounds}), key, told)
         _save(learned, case, temporary)
     return learned
 
@@ -103,14 +110,58 @@ def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settin
         for contrast, values in one.quantiles.items():
             quantiles[contrast] += values
     sources = {pair.contrast for pair in pairs}
+    known = {name: settings.contrasts.get(name) or Contrast.with_unit(name, ARBITRARY) for name in quantiles}
+    backgrounds = {name for one in found for name in one.backgrounds}
+    standards: dict[str, ContrastStandard] = {}
+    contrasts: dict[str, Contrast] = {}
+    for name, images in quantiles.items():
+        if not known[name].fixed:
+            standards[name] = fit_contrast(images, settings.standardize)
+        contrasts[name] = _learned_contrast(known[name], images, standards.get(name), name in backgrounds)
     return Preparation(
-        intensity=Intensity.STANDARDIZED,
-        contrasts={name: fit_contrast(images, settings.standardize) for name, images in quantiles.items()},
+        intensity=Intensity.STANDARDIZED if standards else Intensity.WINDOW,
+        standards=standards,
+        contrasts=contrasts,
+        targets=_targets(pairs),
         source_contrast=next(iter(sources)) if len(sources) == 1 else None,
         spatial_dims=settings.spatial_dims,
         axis=settings.axis,
         channels=found[0].channels if found else None,
     )
+
+
+def _learned_contrast(
+    contrast: Contrast, images: Sequence[np.ndarray], standard: ContrastStandard | None, background: bool
+) -> Contrast:
+    """A contrast with what its training scans say of its units."""
+    deviation = float(np.median([values.std() for values in images]))
+    if standard is None:
+        return replace(contrast, deviation=deviation)
+    learned = f"; learned from {len(images)} training scan(s)"
+    return replace(
+        contrast,
+        curve=mean_curve(images, standard),
+        background=0.0 if background else None,
+        deviation=deviation,
+        origin=contrast.origin + learned,
+    )
+
+
+def _targets(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Contrast of a source → that of its target.
+
+    Raises:
+        ValueError: if one leads to several.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        earlier = found.setdefault(pair.contrast, pair.target_contrast)
+        if earlier != pair.target_contrast:
+            raise ValueError(
+                f"target_contrast: expected one for the sources of contrast {pair.contrast!r}, received {earlier!r} and"
+                f" {pair.target_contrast!r}; a network could not tell which is wanted: prepare a dataset for each"
+            )
+    return found
 
 
 def _extremes(case: Case) -> tuple[float, float]:
@@ -132,6 +183,7 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
         "notices": learned.notices,
         "digests": learned.digests,
         "rigid": rigid,
+        "backgrounds": list(learned.backgrounds),
         "quantiles": {contrast: len(values) for contrast, values in learned.quantiles.items()},
     }
     arrays = {
@@ -152,4 +204,5 @@ def _load(folder: Path, key: str) -> Learned:
             for contrast, count in found["quantiles"].items()
         }
     digests, told = tuple(found["digests"]), tuple(found["notices"])
-    return Learned(found["channels"], found["lowest"], found["highest"], digests, quantiles, key, told)
+    extremes = (found["channels"], found["lowest"], found["highest"])
+    return Learned(*extremes, digests, quantiles, found["backgrounds"], key, told)

@@ -15,7 +15,6 @@ from torch import Tensor
 from medtrace.checks import check_finite, check_spatial_dims
 from medtrace.data.preparation.intensity import (
     ContrastStandard,
-    IntensityMap,
     find_foreground,
     foreground_values,
     percentile_knots,
@@ -23,17 +22,11 @@ from medtrace.data.preparation.intensity import (
     without_metadata,
 )
 from medtrace.storage.files import atomic_write
+from medtrace.trace.contrast import ARBITRARY, BYTES, FIXED_WINDOWS, Contrast, Intensity
+from medtrace.trace.intensity_map import IntensityMap
 
-VERSION = 1
+VERSION = 2
 FILE = "preparation.json"
-
-
-class Intensity(StrEnum):
-    """The rules that `medtrace.data.preparation.intensity` describes."""
-
-    STANDARDIZED = "standardized"
-    PERCENTILE = "percentile"
-    RANGE = "range"
 
 
 class Axis(StrEnum):
@@ -55,9 +48,11 @@ class Preparation:
 
     Attributes:
         spatial_dims: 2 for slices, 3 for volumes.
-        intensity: which rule makes the intensity map.
-        contrasts: per contrast, its standard ("standardized").
+        intensity: which rule makes the intensity map of a contrast that `contrasts` does not tell of.
+        standards: per contrast, its standard ("standardized").
+        contrasts: per contrast, what its numbers mean, its rule and the way back to its units.
         source_contrast: the contrast that all sources had, None where they had several.
+        targets: contrast of a source → that of its target.
         percentiles: which percentiles become -1 and 1 ("percentile").
         value_range: which intensities become -1 and 1 ("range").
         axis: slicing axis (2D scans).
@@ -73,7 +68,7 @@ class Preparation:
 
     spatial_dims: int
     intensity: Intensity = Intensity.PERCENTILE
-    contrasts: Mapping[str, ContrastStandard] = field(default_factory=dict)
+    standards: Mapping[str, ContrastStandard] = field(default_factory=dict)
     source_contrast: str | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
     value_range: tuple[float, float] | None = None
@@ -85,6 +80,8 @@ class Preparation:
     depth: str | None = None
     range_origin: str | None = None
     page: int | None = None
+    contrasts: Mapping[str, Contrast] = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_spatial_dims(self.spatial_dims)
@@ -92,8 +89,44 @@ class Preparation:
         object.__setattr__(self, "axis", Axis(self.axis))
         if self.intensity is Intensity.RANGE and self.value_range is None:
             raise ValueError('value_range: expected (low, high) with intensity="range", received None')
-        if self.intensity is Intensity.STANDARDIZED and not self.contrasts:
-            raise ValueError('contrasts: expected at least one standard with intensity="standardized", received none')
+        if self.intensity is Intensity.STANDARDIZED and not self.standards:
+            raise ValueError('standards: expected at least one standard with intensity="standardized", received none')
+        if self.intensity is Intensity.WINDOW and not self.contrasts:
+            raise ValueError('contrasts: expected at least one contrast with intensity="window", received none')
+
+    def contrast(self, name: str | None = None) -> Contrast | None:
+        """What the numbers of a source mean, None where that is not on record.
+
+        Args:
+            name: of the contrast; None is the sources', where they had one.
+        """
+        if self.intensity is Intensity.RANGE and self.value_range is not None:
+            low, high = map(float, self.value_range)
+            unit = BYTES if (low, high) == FIXED_WINDOWS[BYTES] else ARBITRARY
+            return Contrast(name or "image", unit, Intensity.RANGE, limits=(low, high), background=low)
+        return self.contrasts.get(self._chosen(name) or "")
+
+    def target(self, name: str | None = None) -> Contrast | None:
+        """What the numbers of an image made from a source mean: as `contrast`, of its target.
+
+        Raises:
+            ValueError: if the contrast is unknown.
+        """
+        chosen = self._chosen(name)
+        if self.intensity is Intensity.RANGE or chosen is None or not self.contrasts:
+            return self.contrast(name)
+        if chosen not in self.targets:
+            raise ValueError(
+                f"contrast: expected one of {', '.join(map(repr, self.targets))}, received {chosen!r}; name what the"
+                " run translates"
+            )
+        return self.contrasts.get(self.targets[chosen])
+
+    def _chosen(self, name: str | None) -> str | None:
+        if name is not None or self.source_contrast is not None:
+            return name or self.source_contrast
+        known = self.contrasts or self.standards
+        return next(iter(known)) if len(known) == 1 else None
 
     def normalize(
         self, image: Tensor, contrast: str | None = None, foreground: Tensor | None = None
@@ -124,6 +157,11 @@ class Preparation:
         return intensity_map.forward(image), intensity_map
 
     def _map(self, image: Tensor, contrast: str | None, foreground: Tensor | None) -> IntensityMap:
+        known = self.contrasts.get(self._chosen(contrast) or "")
+        if known is not None and known.fixed:
+            whole = foreground is None or bool(foreground.all())
+            return known.intensity_map(image.shape[0], None if whole else foreground)
+        rule = self.intensity if known is None else known.rule
         if self.intensity is Intensity.RANGE and self.value_range is not None:
             knots = tuple(map(float, self.value_range))
             network = ((-1.0, 1.0),) * image.shape[0]
@@ -133,7 +171,7 @@ class Preparation:
         if not bool(foreground.any()):
             raise ValueError("foreground: expected at least one voxel, received none; check the mask")
         channels = [foreground_values(channel, foreground[0]) for channel in image]
-        if self.intensity is Intensity.PERCENTILE:
+        if rule is Intensity.PERCENTILE:
             knots_of = [percentile_knots(values, self.percentiles) for values in channels]
         else:
             standard = self._standard(contrast)
@@ -155,14 +193,14 @@ class Preparation:
         return int((outside if foreground is None else outside & foreground).sum())
 
     def _standard(self, contrast: str | None) -> ContrastStandard:
-        if contrast is None:
-            contrast = self.source_contrast if len(self.contrasts) > 1 else next(iter(self.contrasts))
-        if contrast is None or contrast not in self.contrasts:
+        chosen = self._chosen(contrast)
+        if chosen is None or chosen not in self.standards:
+            known = {**self.standards, **self.contrasts}
             raise ValueError(
-                f"contrast: expected one of {', '.join(map(repr, self.contrasts))}, received {contrast!r}; name the"
-                " kind of image"
+                f"contrast: expected one of {', '.join(map(repr, known))}, received {contrast!r}; name the kind"
+                " of image"
             )
-        return self.contrasts[contrast]
+        return self.standards[chosen]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON."""
@@ -185,13 +223,15 @@ class Preparation:
             version = content.pop("version", None)
             if version != VERSION:
                 raise ValueError(f"expected version {VERSION}, received {version!r}")
-            contrasts = {
+            standards = {
                 name: ContrastStandard(**{key: tuple(value) for key, value in standard.items()})
-                for name, standard in content.pop("contrasts").items()
+                for name, standard in content.pop("standards").items()
             }
+            contrasts = {name: Contrast.from_dict(values) for name, values in content.pop("contrasts").items()}
+            targets = dict(content.pop("targets").items())
             settings: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
             }
-            return cls(contrasts=contrasts, **settings)
+            return cls(standards=standards, contrasts=contrasts, targets=targets, **settings)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
             raise ValueError(f"{path}: is no valid preparation ({error}); run `medtrace prepare` again") from error

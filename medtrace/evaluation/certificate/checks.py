@@ -14,7 +14,7 @@ from medtrace.evaluation.certificate.record import Check, assessed, skipped
 from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.fields import warp
 from medtrace.registration.independent_registration import independent_registration
-from medtrace.trace import Trace
+from medtrace.trace import Contrast, Trace
 
 FIELD_CHECKS = ("zero-field control", "field against image")
 OWN_WARPED = 1e-3
@@ -46,7 +46,7 @@ def trace_checks(
         account(trace, thresholds),
         *field_against_image(trace, thresholds, region, reference, target),
         residual(trace, thresholds, region),
-        intensity(trace, thresholds),
+        intensity(trace, thresholds, region),
     ]
 
 
@@ -159,8 +159,10 @@ def residual(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
     return assessed("residual", figures, thresholds, f"little is left unexplained {where}")
 
 
-def intensity(trace: Trace, thresholds: Thresholds) -> Check:
-    """Values beyond the source's, or an image without contrast."""
+def intensity(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
+    """Values beyond the source's or, across units, those of the target's rule; or an image without contrast."""
+    if not trace.same_unit and trace.contrasts is not None:
+        return _intensity_of_target(trace, trace.contrasts[0], thresholds, region)
     figures = {
         "outside_range_share": measure.outside_range(trace.image, trace.source),
         "contrast_loss": measure.contrast_loss(trace.image, trace.source),
@@ -170,6 +172,20 @@ def intensity(trace: Trace, thresholds: Thresholds) -> Check:
         "source_high": float(trace.source.max()),
     }
     return assessed("intensity", figures, thresholds, "the image's values lie in the source's range")
+
+
+def _intensity_of_target(trace: Trace, contrast: Contrast, thresholds: Thresholds, region: Tensor) -> Check:
+    if not contrast.fixed and contrast.curve is None:
+        return skipped("intensity", f"the units of {contrast} are not those of the source, and its range is not known")
+    everywhere = torch.ones_like(region) if contrast.fixed else region
+    loss = measure.contrast_loss_of(trace.image, contrast, everywhere)
+    figures = {
+        "outside_range_share": measure.outside_contrast(trace.image, contrast),
+        **({} if loss is None else {"contrast_loss": loss}),
+        "image_low": float(trace.image.min()),
+        "image_high": float(trace.image.max()),
+    }
+    return assessed("intensity", figures, thresholds, f"the image's values lie in the range of {contrast}")
 
 
 class _Pair(NamedTuple):
@@ -183,7 +199,7 @@ class _Pair(NamedTuple):
 
 
 def _own_warped(trace: Trace) -> bool:
-    if trace.warped.shape != trace.image.shape:
+    if trace.warped.shape != trace.image.shape or not trace.same_unit:
         return False
     outside = torch.ones_like(trace.image) if trace.mask is None else (trace.mask < 0.5).expand_as(trace.image)
     span = float(trace.source.max() - trace.source.min())

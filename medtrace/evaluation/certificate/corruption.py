@@ -51,7 +51,7 @@ def rebuilt(trace: Trace, **changed: Tensor | None) -> Trace:
         "source_affine": trace.source_affine,
         **changed,
     }
-    return Trace.build(**given)
+    return Trace.build(**given, source_contrasts=trace.source_contrasts, contrasts=trace.contrasts)
 
 
 def moved_voxel(trace: Trace, _: Case, random: np.random.Generator, voxels: float = 1.5) -> Trace:

@@ -12,7 +12,7 @@ from medtrace.checks import check_field, check_finite, check_positive
 from medtrace.fields import identity_grid, jacobian_determinant, non_diffeomorphic_fraction, non_diffeomorphic_volume
 from medtrace.metrics.edges import otsu_threshold
 from medtrace.metrics.image import normalized_mutual_information_score
-from medtrace.trace import Trace
+from medtrace.trace import Contrast, Trace
 from medtrace.trace.geometry import pull
 
 CHUNK = 1 << 18
@@ -208,9 +208,9 @@ def agreement(ddf: Tensor, independent: Tensor, affine: Tensor, region: Tensor) 
 def residual_share(trace: Trace, region: Tensor) -> float:
     """Energy of the residual outside the mask, as a share of the image's variance in the region.
 
-    The residual is `image − warped − appearance`; where a mask permits a change of appearance it is left out, so that
-    the share is of change that neither deformation nor a permitted change of appearance explains. 0 is none, 1 as
-    much as the image itself varies.
+    The residual is `image − warped − appearance`, across units `image − appearance`; where a mask permits a change of
+    appearance it is left out, so that the share is of change that neither deformation nor a permitted change of
+    appearance explains. 0 is none, 1 as much as the image itself varies.
 
     Args:
         trace: with as many channels in source as in image.
@@ -219,7 +219,7 @@ def residual_share(trace: Trace, region: Tensor) -> float:
     residual = trace.ledger().residual
     if residual is None:
         raise ValueError("trace: expected as many channels in source as in image, for a residual; received others")
-    forbidden = region if trace.mask is None else region & (trace.mask < 0.5)
+    forbidden = region if trace.mask is None or not trace.same_unit else region & (trace.mask < 0.5)
     inside = region.expand_as(residual)
     image = trace.image[inside].double()
     variance = float((image - image.mean()).square().sum())
@@ -233,6 +233,28 @@ def outside_range(image: Tensor, source: Tensor, slack: float = 0.05) -> float:
     low, high = float(source.min()), float(source.max())
     margin = slack * (high - low)
     return float(((image < low - margin) | (image > high + margin)).double().mean())
+
+
+def outside_contrast(image: Tensor, contrast: Contrast, slack: float = 0.05) -> float:
+    """Share of the image's values more than `slack` of the span of a contrast's rule beyond it.
+
+    Args:
+        image: in the contrast's units.
+        contrast: of fixed limits or a curve of training scans.
+    """
+    (units,) = contrast.intensity_map().scan
+    ends = units if contrast.background is None else (*units, contrast.background)
+    low, high = min(ends), max(ends)
+    margin = slack * (high - low)
+    return float(((image < low - margin) | (image > high + margin)).double().mean())
+
+
+def contrast_loss_of(image: Tensor, contrast: Contrast, region: Tensor) -> float | None:
+    """1 minus the ratio of standard deviations, of the image in a region to the contrast's training scans; None where
+    these are not on record."""
+    if not contrast.deviation or not bool(region.any()):
+        return None
+    return 1.0 - float(image[region.expand_as(image)].double().std()) / contrast.deviation
 
 
 def contrast_loss(image: Tensor, source: Tensor) -> float:

@@ -18,6 +18,7 @@ from medtrace.report.certificate import certificate_html
 from medtrace.report.view import PlaneName, view_of
 from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels, pack_mask
 from medtrace.trace import Trace
+from medtrace.trace.contrast import unit_label
 from medtrace.trace.geometry import layers
 
 CURVE_POINTS = 2048
@@ -98,6 +99,8 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
             "image": [_window(channel) for channel in trace.image],
         },
         "ranges": _ranges(case),
+        "units": {"source": unit_label(trace.source_contrasts), "image": unit_label(trace.contrasts)},
+        "sameUnit": trace.same_unit,
         "appearance": {"kind": "none"},
         "folds": int(np.count_nonzero(folds.cpu().numpy())),
         "start": _start(trace),
@@ -181,7 +184,9 @@ def _ranges(case: ReportCase) -> dict[str, float]:
     trace = case.trace
     image, appearance = _some(trace.image), None if trace.appearance is None else _some(trace.appearance)
     changes = [] if appearance is None else [appearance]
-    if trace.source.shape[0] == trace.image.shape[0]:
+    if not trace.same_unit and appearance is not None:
+        changes.append(image - appearance)
+    elif trace.same_unit and trace.source.shape[0] == trace.image.shape[0]:
         residual = image - _some(trace.warped)
         changes.append(residual if appearance is None else residual - appearance)
     if case.target is not None:
@@ -220,7 +225,7 @@ def _start(trace: Trace) -> list[float]:
 def _appearance(trace: Trace, explained: Tensor) -> dict[str, Any]:
     """How the page gets the explained change of intensity: from the mask, from a curve, or from an array."""
     close = 1e-4 * float(trace.image.max() - trace.image.min()) + 1e-12
-    if trace.mask is not None and _masked_apart(trace, explained, trace.mask) <= close:
+    if trace.same_unit and trace.mask is not None and _masked_apart(trace, explained, trace.mask) <= close:
         return {"kind": "mask"}
     curves = []
     for warped, appearance in zip(trace.warped, explained):

@@ -65,6 +65,7 @@ function caseControls(viewer) {
   byId("case").value = viewer.number;
   byId("about").textContent = [
     viewer.scene.cases.length < 2 ? description.name : "", description.method ?? "", ...description.notes,
+    description.sameUnit ? "" : `${description.units.source} to ${description.units.image}: image = appearance + residual`,
   ].filter(Boolean).join(" · ");
   byId("planes").querySelectorAll("button").forEach((button) => button.remove());
   const names = Object.keys(model.planes);

@@ -4,11 +4,13 @@ import { difference, length } from "./affine.js";
 import { accountAt } from "./slices.js";
 
 const text = (value, digits = 2) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(digits));
+const unit = (name) => (name ? ` (${name})` : "");
 const point = (values, digits) => values.map((value) => text(value, digits)).join(", ");
 
 /** Rows of the table: [key, heading, value]. */
 export function readings(viewer) {
   const { model, state } = viewer;
+  const { units, sameUnit } = model.description;
   const { source, target, side } = state.point;
   const c = model.correspondence;
   const sourceMm = c.sourceMm(source), targetMm = c.targetMm(target);
@@ -24,15 +26,15 @@ export function readings(viewer) {
     ["target-voxel", "translation voxel", point(target.slice(0, dims), 1)],
     ["moved-mm", "moved by (mm)", `${text(length(difference(targetMm, sourceMm)))} (${point(difference(targetMm, sourceMm), 1)})`],
     ["path", "path", model.pathKind()],
-    ["before", "intensity before", intensities(model.source, source)],
-    ["after", "intensity after", intensities(model.image, target)],
+    ["before", `intensity before${unit(units.source)}`, intensities(model.source, source)],
+    ["after", `intensity after${unit(units.image)}`, intensities(model.image, target)],
   ];
-  if (model.source.channels === model.image.channels) {
+  if (sameUnit && model.source.channels === model.image.channels) {
     const of = model.channels > 1 ? ` (channel ${channel + 1})` : "";
     rows.push(["change", `change${of}`, amount(account.after - account.before, model.image)]);
   }
   if (account.appearance !== null) {
-    rows.push(["appearance", "explained by appearance", amount(account.appearance, model.image)]);
+    rows.push(["appearance", sameUnit ? "explained by appearance" : `expected of the source${unit(units.image)}`, amount(account.appearance, model.image)]);
     rows.push(["residual", "unexplained", amount(account.residual, model.image)]);
   }
   if (model.truth) rows.push(["error", "error (target − image)", amount(model.truth.linear(...target, channel) - account.after, model.image)]);

@@ -184,7 +184,7 @@ function accountSlice(model, name, plane, index, channel) {
   const stored = { mask: model.mask, stored: model.appearance }[kind];
   const values = stored?.slice(plane, index, kind === "mask" ? 0 : channel, new Float32Array(warped.length));
   return warped.map((before, pixel) => {
-    const change = image[pixel] - before;
+    const change = model.description.sameUnit ? image[pixel] - before : image[pixel];
     const explained = kind === "curve" ? onCurve(curves[channel], before) : kind === "mask" ? values[pixel] * change : values[pixel];
     return name === "appearance" ? explained : change - explained;
   });
@@ -219,13 +219,13 @@ function jacobianSlice(field, plane, index) {
   return out;
 }
 
-/** The account of a target voxel in the data's units: warped + appearance + residual = image. */
+/** The account of a target voxel in the image's units: warped + appearance + residual = image, across units without warped. */
 export function accountAt(model, voxel, channel = 0) {
   const { image, source, mask, correspondence } = model;
   const q = correspondence.origin(voxel);
   const warped = source.linear(q[0], q[1], q[2], channel);
   const value = image.linear(voxel[0], voxel[1], voxel[2], channel);
-  const change = value - warped;
+  const change = model.description.sameUnit ? value - warped : value;
   const { kind, curves } = model.description.appearance;
   let appearance = null;
   if (kind === "mask" && mask) appearance = mask.linear(voxel[0], voxel[1], voxel[2]) * change;

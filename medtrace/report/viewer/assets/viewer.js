@@ -88,7 +88,7 @@ export class Viewer extends EventTarget {
 
   resetWindows() {
     const windows = this.suggestedWindows();
-    Object.assign(this.state, { windows, linkedWindows: alike(windows) });
+    Object.assign(this.state, { windows, linkedWindows: this.model.description.sameUnit && alike(windows) });
   }
 
   choose(channel) {

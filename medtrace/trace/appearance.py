@@ -1,0 +1,110 @@
+"""What contrast alone explains: the expected image given the warped source, and its change of intensity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from medtrace.checks import check_same_shape
+from medtrace.trace.tissue import find_tissue
+
+CONTRAST_BINS = 64
+"""Equal-width bins of the warped source's range in which the change of contrast is averaged."""
+
+
+def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tissue: Tensor | None = None) -> Tensor:
+    """Change of intensity that contrast alone explains: E[image | warped] - warped, per channel.
+
+    The expectation is that of tissue, at tissue; background, which is most of many images, has one of its own and
+    counts nowhere else.
+
+    Args:
+        warped: (C, *spatial), any intensity range.
+        image: of the same shape.
+        bins: equal-width bins between the channel's least and greatest warped intensity in tissue, and in background.
+        tissue: (1, *spatial), non-zero in tissue; None finds it (see `find_tissue`).
+
+    Returns:
+        (C, *spatial). In every bin that holds voxels, image - warped is averaged and placed at the bin's mean
+        intensity; between those points it runs linearly, beyond the outermost it stays. A linear change of
+        contrast is so reproduced but for half of an outermost bin; a constant warped image gives the mean
+        difference.
+
+    Raises:
+        TypeError, ValueError: if a shape differs.
+
+    Example:
+        >>> warped = torch.linspace(-1, 1, 64).reshape(1, 8, 8)
+        >>> bool(contrast_change(warped, -warped).abs().max() > 1.5)
+        True
+    """
+    return _by_tissue(warped, image, bins, tissue, lambda x, y: y - x)
+
+
+def expected_image(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tissue: Tensor | None = None) -> Tensor:
+    """The image that contrast alone explains, E[image | warped], per channel: no difference of units is taken.
+
+    Args:
+        warped: (C, *spatial), in the source's units.
+        image: of the same shape, in its own units.
+        bins, tissue: as of `contrast_change`.
+
+    Returns:
+        (C, *spatial), in the image's units, estimated as `contrast_change` is.
+
+    Raises:
+        TypeError, ValueError: if a shape differs.
+
+    Example:
+        >>> ct = torch.linspace(-1000, 1000, 64).reshape(1, 8, 8)
+        >>> bool(torch.allclose(expected_image(ct / 2000, ct), ct, atol=20))
+        True
+    """
+    return _by_tissue(warped, image, bins, tissue, lambda _, y: y)
+
+
+def _by_tissue(
+    warped: Tensor,
+    image: Tensor,
+    bins: int,
+    tissue: Tensor | None,
+    quantity: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """E[quantity(warped, image) | warped], in tissue and in background apart."""
+    check_same_shape("warped", warped, "image", image)
+    inside = find_tissue(warped, image) if tissue is None else _checked(tissue, image)
+    if bool(inside.all()) or not bool(inside.any()):
+        return torch.stack([_regress(x, quantity(x, y), bins) for x, y in zip(warped, image)])
+    result = torch.empty_like(warped)
+    for x, y, into in zip(warped, image, result):
+        for part in (inside[0], ~inside[0]):
+            into[part] = _regress(x[part], quantity(x[part], y[part]), bins)
+    return result
+
+
+def _checked(tissue: Tensor, image: Tensor) -> Tensor:
+    if not isinstance(tissue, Tensor):
+        raise TypeError(f"tissue: expected a torch tensor, received {type(tissue).__name__}; convert it first")
+    if tissue.shape != (1, *image.shape[1:]):
+        raise ValueError(f"tissue: expected shape {(1, *image.shape[1:])}, received {tuple(tissue.shape)}")
+    return tissue.to(image.device) > 0
+
+
+def _regress(values: Tensor, quantity: Tensor, bins: int) -> Tensor:
+    """E[quantity | values] by a histogram of values, read at values."""
+    x, y = values.flatten().double(), quantity.flatten().double()
+    low, high = x.min(), x.max()
+    if bool(high == low):
+        return y.mean().to(values.dtype).expand(values.shape).clone()
+    index = ((x - low) / (high - low) * bins).long().clamp_(max=bins - 1)
+    count = torch.bincount(index, minlength=bins)
+    filled = count > 0
+    knots_x = (torch.bincount(index, weights=x, minlength=bins)[filled] / count[filled]).contiguous()
+    knots_y = torch.bincount(index, weights=y, minlength=bins)[filled] / count[filled]
+    right = torch.searchsorted(knots_x, x).clamp_(1, len(knots_x) - 1)
+    width = knots_x[right] - knots_x[right - 1]
+    part = ((x - knots_x[right - 1]) / width).clamp_(0.0, 1.0)
+    result = torch.lerp(knots_y[right - 1], knots_y[right], part)
+    return result.to(values.dtype).reshape(values.shape)
