@@ -30,6 +30,8 @@ PRESETS: dict[str, Callable[[Sequence[float]], Deformable]] = {
 _BYTES_PER_WORKING_VOXEL = 200
 """Of the deformation and its verdict. Measured as the growth of the resident memory to its peak (Linux, VmHWM) of two
 cropped heads of one channel with masks, of 3 mm worked on at 1.5 mm (838,000 voxels): 202 bytes, images included."""
+_BYTES_FOR_MIND = 260
+"""Likewise with its twelve channels: 400 bytes at 3 mm, images included."""
 _BYTES_PER_VOXEL = 75
 """Of both images together: fields in float64 while they are composed, and the trace. Measured likewise, of 1 mm worked
 on at 3 mm (5.9 million voxels): 69 bytes. The sum of both is a bound: at 2 and 1.5 mm alike it grew by 196 to 207 bytes
@@ -70,7 +72,7 @@ def register_greedy(
 ) -> PairRegistration:
     """Register a pair of scans without a trained network."""
     maps = intensity_maps(pair, Preparation(spatial_dims=pair.spatial_dims, picture=pair.picture), match is not False)
-    _check_room(pair, spacing)
+    _check_room(pair, spacing, _BYTES_FOR_MIND if how.similarity == "mind" else _BYTES_PER_WORKING_VOXEL)
     excluded = how.mask_role != "appearance"
     answer = register_images(
         pair.source,
@@ -149,13 +151,13 @@ def _ssd(pair: ScanPair, maps: tuple[IntensityMap, IntensityMap], trace: Trace) 
     return mean_square(before, target), mean_square(bare.forward(trace.image), target)
 
 
-def _check_room(pair: ScanPair, spacing: float | None) -> None:
+def _check_room(pair: ScanPair, spacing: float | None, per_voxel: int) -> None:
     voxels = math.prod(pair.target.shape[1:])
     edges = np.linalg.norm(pair.affine.numpy()[:3, : pair.spatial_dims], axis=0)
     share = 1.0 if spacing is None else float(np.prod(edges / spacing))
     both = voxels + math.prod(pair.source.shape[1:])
     check_memory(
         f"a registration of {round(voxels * share):,} voxels, for images of {both:,}",
-        round(voxels * share) * _BYTES_PER_WORKING_VOXEL + both * _BYTES_PER_VOXEL,
+        round(voxels * share) * per_voxel + both * _BYTES_PER_VOXEL,
         "register on a coarser grid (a larger --spacing), or crop the scans",
     )
