@@ -128,6 +128,7 @@ def test_many_pairs_worst_first_and_kept(slices, tmp_path, workers):  # noqa: AR
     assert (tmp_path / "out" / "a" / "trace" / "trace.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_folder_to_a_template(slices, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -18,7 +18,7 @@ def head(shape):
     return image[None], spot[None].byte()
 
 
-@pytest.mark.parametrize("shape", [(64, 60), (40, 44, 36)])
+@pytest.mark.parametrize("shape", [(64, 60), pytest.param((40, 44, 36), marks=pytest.mark.slow)])
 def test_keys_move_by_one_field_and_back(shape):
     fixed, fixed_label = head(shape)
     shift = (5, -4, 3)[: len(shape)]

@@ -52,8 +52,8 @@ NUDGE = 0.09
 """Length, over the content's radius, of the shifts that a registration's information has to beat."""
 
 SHARP = 1.85
-"""Factor by which it has to where the squared local correlation stays below UNLIKE. Set on few: two heads at 3 mm, 1.2 to
-1.7 of three that were not brought together (structures' Dice below .54), 2.05 and 2.55 of two that were."""
+"""Factor by which it has to where the squared local correlation stays below UNLIKE. Set on few: two heads at 3 mm, 1.2
+to 1.7 of three that were not brought together (structures' Dice below .54), 2.05 and 2.55 of two that were."""
 
 
 class OtherStart(NamedTuple):
@@ -188,7 +188,7 @@ def _information(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
 
 
 def sharpness(moving: Tensor, fixed: Tensor, weight: Tensor, shift_mm: float, spacing: Sequence[float]) -> float:
-    """Information that two images share, over that which they share when one is shifted along an axis; 1 is no peak.
+    """Information that two images share, over that when one is shifted along an axis: 1 is no peak, 10 the most.
 
     What independent images of as many voxels share by chance is taken off both.
 
@@ -213,7 +213,7 @@ def sharpness(moving: Tensor, fixed: Tensor, weight: Tensor, shift_mm: float, sp
             shift[:, axis] = length / edge
             moved = warp(moving[None], shift.expand(1, -1, *moving.shape[1:]))[0]
             there.append(_information(moved, fixed, weight) - chance)
-    return here / max(sum(there) / max(len(there), 1), 1e-3 * abs(here), 1e-9)
+    return max(here, 0.0) / max(sum(there) / len(there), 0.1 * here, 1e-9)
 
 
 def _mean(field: Tensor, region: Tensor) -> float:
