@@ -177,7 +177,7 @@ def test_autocast_trains_on_the_cpu():
     before = method.state_dict()["networks.generator.encoder.levels.1.conv.weight"].clone()
     trainer = Trainer("cpu", 1, loader(2), method, adam(method), amp=True, amp_kwargs={"dtype": torch.bfloat16})
     trainer.run()
-    assert torch.isfinite(trainer.state.output["loss"])
+    assert torch.isfinite(trainer.state.output[0]["loss"])
     assert not torch.equal(before, method.state_dict()["networks.generator.encoder.levels.1.conv.weight"])
 
 
@@ -187,7 +187,7 @@ def test_autocast_trains_on_cuda(dtype):
     method = tracetrans().cuda()
     trainer = Trainer("cuda", 1, loader(4), method, adam(method), amp=True, amp_kwargs={"dtype": dtype})
     trainer.run()
-    assert torch.isfinite(trainer.state.output["loss"])
+    assert torch.isfinite(trainer.state.output[0]["loss"])
 
 
 def test_trains_in_three_dimensions():
@@ -196,7 +196,7 @@ def test_trains_in_three_dimensions():
     batch = {key: torch.rand(1, 1, 16, 20, 12) * 1.8 - 0.9 for key in ("source", "target")}
     trainer = Trainer("cpu", 1, [batch] * 2, method, adam(method))
     trainer.run()
-    assert torch.isfinite(trainer.state.output["loss"])
+    assert torch.isfinite(trainer.state.output[0]["loss"])
     assert method.trace(batch)[0].ddf.shape == (3, 16, 20, 12)
 
 

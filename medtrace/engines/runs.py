@@ -27,6 +27,8 @@ from medtrace.storage.files import atomic_write
 FORMAT, VERSION = "medtrace run", 1
 RECORD = "run.json"
 WEIGHTS = Path("checkpoints") / "weights.safetensors"
+BEST = Path("checkpoints") / "best.safetensors"
+"""The weights of the best validation; in the form of `WEIGHTS`."""
 PREPARATION = "preparation.json"
 OLD_CONFIG = "config.yaml"
 _MAX_BYTES = 64 << 20
@@ -140,16 +142,23 @@ def load_method(
     return method.to(default_device(device)).eval()
 
 
-def save_weights(method: Method, run: Path) -> None:
-    """Write the tensors of a method's state dict as `checkpoints/weights.safetensors`."""
+def save_weights(method: Method, run: Path, name: Path = WEIGHTS, facts: Mapping[str, str] | None = None) -> None:
+    """Write the tensors of a method's state dict as safetensors.
+
+    Args:
+        method: whose weights.
+        run: the run folder.
+        name: of the file in it.
+        facts: one entry that the file says of them, in place of who made them.
+    """
     tensors = {
         f"method.{name}": value.detach().cpu().contiguous().clone()
         for name, value in method.state_dict().items()
         if isinstance(value, Tensor)
     }
     # One entry: safetensors writes several in an order of chance.
-    content = save(tensors, {"made_by": f"medtrace {__version__}, method {method.name}"})
-    atomic_write(run / WEIGHTS, content, make_parents=True)
+    content = save(tensors, dict(facts or {"made_by": f"medtrace {__version__}, method {method.name}"}))
+    atomic_write(run / name, content, make_parents=True)
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:

@@ -110,7 +110,8 @@ class WeightsSaver:
 
     def _save(self, engine: Engine) -> None:
         if engine.state.rank == 0:
-            save_weights(engine.method, self.run)
+            with engine.as_used():
+                save_weights(engine.method, self.run)
 
 
 class RunFolder:

@@ -20,9 +20,11 @@ from medtrace.engines.assembly import (
     build_evaluator,
     build_optimizers,
     build_trainer,
+    leads,
 )
 from medtrace.methods import Method, MethodSettings
 from medtrace.workflows.handlers import WeightsSaver
+from medtrace.workflows.run_page import RunPage
 
 
 class TrainingWorkflow(BundleWorkflow):
@@ -90,8 +92,11 @@ class TrainingWorkflow(BundleWorkflow):
             self.device,
             resume=self.resume,
             validator=self.evaluator,
-            handlers=(WeightsSaver(self.run_dir),),
+            handlers=(WeightsSaver(self.run_dir), *self._page()),
         )
+
+    def _page(self) -> list[RunPage]:
+        return [RunPage(self.run_dir, self.kind.title, self.evaluator)] if leads() else []
 
     def run(self) -> None:
         """Train to `max_epochs`."""
