@@ -44,12 +44,14 @@ class RunRecord:
         medtrace: the version that trained it.
         training_data: what it was trained on: the data set's name and, per case, subject and digests; of TraceBench
             nothing beyond the settings.
+        started_from: the run whose weights it began with: folder, file, digest, version; empty where none.
     """
 
     method: str
     settings: MethodSettings
     medtrace: str = __version__
     training_data: Mapping[str, Any] = field(default_factory=dict)
+    started_from: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, run: Path) -> None:
         """Write `run.json` into a run folder."""
@@ -61,6 +63,8 @@ class RunRecord:
             "settings": self.settings.model_dump(mode="json"),
             "training_data": dict(self.training_data),
         }
+        if self.started_from:
+            content["started_from"] = dict(self.started_from)
         atomic_write(run / RECORD, json.dumps(content, indent=1) + "\n")
 
 
@@ -96,8 +100,10 @@ def read_run(run: str | os.PathLike) -> RunRecord:
         checked = resolve(method_class(name).settings_type, start=settings)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    data = content.get("training_data")
-    return RunRecord(name, checked, str(content.get("medtrace")), data if isinstance(data, dict) else {})
+    data, start = (
+        value if isinstance(value := content.get(key), dict) else {} for key in ("training_data", "started_from")
+    )
+    return RunRecord(name, checked, str(content.get("medtrace")), data, start)
 
 
 def load_method(
