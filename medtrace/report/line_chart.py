@@ -40,7 +40,7 @@ def line_chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -
     for value in down.ticks:
         y = down.place(value)
         parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{value:.4g}</text>')
+        parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{value:.5g}</text>')
     for value in across.ticks:
         parts.append(f'<text x="{across.place(value):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{value:.0f}</text>')
     for color, (name, points) in zip(COLORS * (len(kept) // len(COLORS) + 1), kept.items()):

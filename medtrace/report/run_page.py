@@ -162,8 +162,9 @@ h1 { font-size: 22px; margin: 0 0 8px; } h2 { font-size: 17px; margin: 22px 0 2p
 .bar div { height: 100%; background: #0072b2; } .bar .finished, .bar .stopped-early { background: #009e73; }
 .bar .interrupted, .bar .failed { background: #d55e00; }
 .note { font-weight: 600; overflow-wrap: anywhere; }
-.charts, .samples { display: flex; flex-wrap: wrap; gap: 14px; }
-.charts figure { width: 340px; max-width: 100%; } figure { margin: 0; } figcaption { font-size: 13px; }
+.charts, .samples { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
+.samples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }
+figure { margin: 0; } figcaption { font-size: 13px; }
 .chart { width: 100%; display: block; } .chart text { font-size: 11px; fill: CanvasText; }
 .chart .title { font-size: 13px; font-weight: 600; }
 .chart .grid { stroke: CanvasText; stroke-opacity: .14; }
