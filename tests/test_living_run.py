@@ -1,7 +1,6 @@
 """What a training tells while it runs and leaves behind: progress, log, history, page, best weights, early stopping."""
 
 import csv
-import json
 import logging
 import os
 import re
@@ -47,7 +46,7 @@ class Told(Engine):
     """A validator whose metric is told beforehand, by epoch."""
 
     def __init__(self, values):
-        super().__init__(lambda engine, batch: None)
+        super().__init__(lambda *_: None)
         self.values = values
         self.state.key_metric_name = "mae"
 
@@ -118,7 +117,7 @@ def test_settings_of_early_stopping_that_cannot_work_are_refused():
     kind = method_class("unet").settings_type
     with pytest.raises(ValueError, match=r"training.early_stopping: expected a training that validates.*--split"):
         resolve(kind, (), {"training.early_stopping": 5, "training.val_interval": 0})
-    with pytest.raises(ValueError, match="training.early_stopping: input should be greater than or equal to 1"):
+    with pytest.raises(ValueError, match=r"training.early_stopping: input should be greater than or equal to 1"):
         resolve(kind, (), {"training.early_stopping": 0})
     with pytest.raises(ValueError, match="patience: expected 1 or more, received 0"):
         BestWeights("run", None, 0)
@@ -172,8 +171,11 @@ def test_the_log_grows_has_the_warnings_and_says_how_it_ended(tmp_path):
         fit(tmp_path, {}, handlers=[ProgressBar("Pull", disable=True, log=tmp_path / LOG), Warns()])
     lines = (tmp_path / LOG).read_text().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ (INFO|WARNING|ERROR) ", line) for line in lines)
-    assert [line.split(maxsplit=3)[3] for line in lines[2::2]] == ["something odd in epoch 1", "something odd in epoch 2"]
-    assert lines[-1].endswith("ended by KeyboardInterrupt") or "ended by KeyboardInterrupt" in lines[-1]
+    assert [line.split(maxsplit=3)[3] for line in lines[2::2]] == [
+        "something odd in epoch 1",
+        "something odd in epoch 2",
+    ]
+    assert "ended by KeyboardInterrupt" in lines[-1]
     before = logging.getLogger("medtrace").handlers
     fit(tmp_path, {}, resume=True, handlers=[ProgressBar("Pull", disable=True, log=tmp_path / LOG)])
     assert "resumed after epoch" in (tmp_path / LOG).read_text().splitlines()[len(lines)]
@@ -236,7 +238,7 @@ def check_page(path):
     assert checked.open == []
     assert text.endswith("</html>\n")
     assert all(address.startswith("data:") for address in checked.addresses)
-    assert "http://" not in text and "https://" not in text and "@import" not in text
+    assert re.search("https?://|@import", text) is None
     return text, checked
 
 
@@ -247,7 +249,7 @@ def run(tmp_path_factory):
 
 def test_a_run_has_its_page_history_samples_and_log(run):
     text, page = check_page(run / PAGE)
-    assert "finished" in text and "epoch 4 of 4" in text and 'http-equiv="refresh"' not in text
+    assert {"finished", "epoch 4 of 4"} == {part for part in ("finished", "epoch 4 of 4", "http-equiv") if part in text}
     assert page.seen.count("svg") >= 3
     assert {path.name for path in (run / "samples").iterdir()} == {"epoch=2.png", "epoch=4.png"}
     assert page.seen.count("img") == 2
@@ -274,10 +276,12 @@ def test_tensorboard_has_the_same_values_and_the_images(run):
 def test_the_page_of_a_training_that_failed_says_why_and_how_to_go_on(tmp_path):
     write_run_page(tmp_path, Progress("A <b>", "failed", 3, 10, reason="no <room>", resume="medtrace train x --resume"))
     text, _ = check_page(tmp_path / PAGE)
-    assert "A &lt;b&gt;" in text and "no &lt;room&gt;" in text and "go on with: medtrace train x --resume" in text
+    for part in ("A &lt;b&gt;", "no &lt;room&gt;", "go on with: medtrace train x --resume"):
+        assert part in text
     write_run_page(tmp_path, Progress("A", "running", 3, 10, left="2 min left"))
     text, _ = check_page(tmp_path / PAGE)
-    assert 'http-equiv="refresh"' in text and "2 min left" in text and "width:30.0%" in text
+    for part in ('http-equiv="refresh"', "2 min left", "width:30.0%"):
+        assert part in text
 
 
 def test_a_chart_by_hand():
@@ -286,4 +290,4 @@ def test_a_chart_by_hand():
     assert line_chart("loss", {"a": [(1, float("inf"))]}) == ""
     long = line_chart("loss", {"a": [(x, x) for x in range(100_000)]})
     assert len(re.search(r'points="([^"]*)"', long)[1].split()) <= 501
-    assert json.loads(json.dumps(long.endswith("</svg>")))
+    assert long.endswith("</svg>")

@@ -57,7 +57,8 @@ class TrainingSettings(Settings):
     max_epochs: Annotated[int, Field(ge=0, le=10_000_000)] = 500
     batch_size: Count = 8
     accumulate: Count = 1
-    """Parts that a batch is taken through the networks in, one after the other: less memory, the same gradient."""
+    """Parts that a batch is taken through the networks in, one after the other: less memory, the same gradient
+    where losses are means over cases (not where a mean counts the voxels of masks, or noise is drawn)."""
     schedule: Literal["constant", "cosine", "linear", "polynomial"] = "constant"
     """`constant` keeps the rate (after `warmup_steps`); the others rise over `warmup` and fall until the end."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
