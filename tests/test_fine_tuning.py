@@ -46,13 +46,11 @@ def test_it_begins_with_the_weights_and_settings_of_the_run(earlier, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_and_leaves_nothing(earlier, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"from: the weights of .* do not fit .*channels was \[4, 8\], is \[4, 16\].*--from"
-    ):
+    with pytest.raises(ValueError, match=r"from: .* do not fit .*channels was \[4, 8\], is \[4, 16\].*--from"):
         train("unet", out=tmp_path / "run", settings={"channels": [4, 16]}, start_from=earlier)
     with pytest.raises(ValueError, match=r"from: expected a run of pix2pix, received .*, a run of unet; train unet"):
         train("pix2pix", out=tmp_path / "run", presets=SMOKE, start_from=earlier)
-    with pytest.raises(FileNotFoundError, match="run: .* is missing"):
+    with pytest.raises(FileNotFoundError, match=r"run: .* is missing"):
         train("unet", out=tmp_path / "run", start_from=tmp_path / "nowhere")
     bare = tmp_path / "bare"
     shutil.copytree(earlier, bare, ignore=shutil.ignore_patterns("checkpoints"))
@@ -92,7 +90,5 @@ def test_a_resumed_run_keeps_what_it_began_with(earlier, tmp_path):
     os.rename(moved, tmp_path / "elsewhere")
     train("unet", out=tuned, resume=True, settings={"training.max_epochs": 2})  # its checkpoint is enough
     shutil.rmtree(tuned / "checkpoints")
-    with pytest.raises(
-        ValueError, match=r"from: .*weights.safetensors is missing, and no checkpoint goes on without it"
-    ):
+    with pytest.raises(ValueError, match=r"from: .*weights.safetensors is missing, and no checkpoint goes on"):
         train("unet", out=tuned, resume=True)

@@ -186,12 +186,12 @@ def evaluate(
         typer.echo((out / TABLE).read_text(encoding="utf-8"))
         typer.echo(f"tables written to {out}")
         return
-    from medtrace.report.score_lines import score_lines
+    from medtrace.workflows.evaluate import TABLE
     from medtrace.workflows.evaluate import evaluate as call
 
     out = out or run / "evaluation" / split
-    tables = call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
-    typer.echo(score_lines({"run": tables["method"], "identity": tables["identity"]}))
+    call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+    typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")
 
 

@@ -9,6 +9,7 @@ from medtrace.engines.assembly import (
     build_trainer,
     leads,
     processes,
+    warmup_steps,
 )
 from medtrace.engines.averaging import WeightAveraging
 from medtrace.engines.checkpoint import Checkpoint
@@ -18,7 +19,7 @@ from medtrace.engines.handlers.best import BestWeights
 from medtrace.engines.handlers.progress import ProgressBar
 from medtrace.engines.handlers.tracking import Tracking
 from medtrace.engines.logging import LossHistory, logged_terms
-from medtrace.engines.schedule import LinearWarmup, WarmupDecay
+from medtrace.engines.schedule import LinearWarmup, WarmupCosine, WarmupDecay
 from medtrace.engines.trainer import Trainer
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SkipLimit",
     "Tracking",
     "Trainer",
+    "WarmupCosine",
     "WarmupDecay",
     "WeightAveraging",
     "autocast_arguments",
@@ -42,4 +44,5 @@ __all__ = [
     "leads",
     "logged_terms",
     "processes",
+    "warmup_steps",
 ]

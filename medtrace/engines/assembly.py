@@ -51,11 +51,16 @@ def autocast_arguments(settings: MethodSettings) -> dict[str, Any]:
     return {} if dtype is None else {"dtype": getattr(torch, dtype)}
 
 
+def warmup_steps(settings: MethodSettings) -> dict[str, int]:
+    """Steps over which each phase's rate rises."""
+    return {phase: optimizer.warmup_steps for phase, optimizer in settings.optimizers().items()}
+
+
 def build_schedule(settings: MethodSettings) -> LinearWarmup | WarmupDecay:
     """The handler that sets the learning rates."""
     training = settings.training
     if training.schedule == "constant":
-        return LinearWarmup({phase: chosen.warmup_steps for phase, chosen in settings.optimizers().items()})
+        return LinearWarmup(warmup_steps(settings))
     return WarmupDecay(training.schedule, training.warmup, training.final_rate)
 
 

@@ -57,6 +57,17 @@ class WarmupDecay:
             _scale(optimizer, factor)
 
 
+class WarmupCosine(WarmupDecay):
+    """`WarmupDecay` along half a cosine to 0.
+
+    Args:
+        warmup: share of the training that the rise takes, in [0, 1).
+    """
+
+    def __init__(self, warmup: float = 0.05) -> None:
+        super().__init__("cosine", warmup)
+
+
 class LinearWarmup:
     """Raise an optimizer's rate linearly to its own value over its first steps, and leave it there.
 
