@@ -3,7 +3,12 @@
 import csv
 import logging
 import os
+import random
 import re
+import signal
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -291,3 +296,43 @@ def test_a_chart_by_hand():
     long = line_chart("loss", {"a": [(x, x) for x in range(100_000)]})
     assert len(re.search(r'points="([^"]*)"', long)[1].split()) <= 501
     assert long.endswith("</svg>")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_page_is_whole_whatever_signal_ends_the_training(sign, tmp_path):
+    """A real process, at a moment of chance after its second epoch."""
+    settings = [f"--set=training.{name}" for name in ("max_epochs=5000", "val_interval=1", "checkpoint_interval=1")]
+    line = [sys.executable, "-m", "medtrace", "train", "unet", "--smoke", "--device", "cpu", *settings]
+    with subprocess.Popen([*line, "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True) as process:
+        for told in process.stderr:
+            if told.startswith("epoch 3/"):
+                break
+        time.sleep(random.Random(int(sign)).uniform(0.0, 0.5))
+        process.send_signal(sign)
+        process.stderr.read()
+    assert process.returncode != 0
+    text, _ = check_page(tmp_path / "run" / PAGE)
+    epochs = len(list(csv.DictReader((tmp_path / "run" / "history.csv").open())))
+    assert epochs >= 3
+    assert (tmp_path / "run" / LOG).read_text().count("epoch 3/5000") == 1
+    if sign == signal.SIGINT:
+        assert "interrupted" in text
+
+
+@pytest.mark.slow
+def test_what_follows_a_training_resumes_bit_for_bit(tmp_path):
+    from tests.interrupted_training import differences, ending, finish
+
+    settings = {"training.ema_decay": 0.9, "training.accumulate": 2, "training.schedule": "polynomial"}
+    settings |= {"training.val_interval": 1, "training.early_stopping": 9}
+
+    def whole(folder):
+        return ending(folder) | {"best": (folder / BEST).read_bytes(), "page": check_page(folder / PAGE)[1].seen}
+
+    assert finish("reggan", tmp_path / "whole", **settings) == 0
+    for number, moment in enumerate((("forward", 9), ("epoch", 2), ("writing", 2), ("history", 2))):
+        folder = tmp_path / str(number)
+        assert finish("reggan", folder, moment, **settings) == -signal.SIGKILL
+        assert finish("reggan", folder, resume=True, **settings) == 0
+        assert differences(whole(tmp_path / "whole"), whole(folder)) == []
