@@ -136,6 +136,12 @@ def train(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of a tiny network on TraceBench (presets tracebench, smoke).")
     ] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Fine-tune: begin with the weights and settings of this run, with optimizers as new."
+        ),
+    ] = None,
     device: options.Device = None,
 ) -> None:
     """Train a method."""
@@ -144,7 +150,7 @@ def train(
 
     out = out or Path("runs") / name
     presets = [*(["tracebench"] if tracebench or smoke else []), *(preset or ()), *(["smoke"] if smoke else [])]
-    run(name, dataset, out=out, presets=presets, settings=settings, resume=resume, device=device)
+    run(name, dataset, out=out, presets=presets, settings=settings, resume=resume, device=device, start_from=start_from)
     typer.echo(f"run written to {out}")
 
 
@@ -198,10 +204,12 @@ def evaluate(
         typer.echo((out / TABLE).read_text(encoding="utf-8"))
         typer.echo(f"tables written to {out}")
         return
+    from medtrace.workflows.evaluate import TABLE
     from medtrace.workflows.evaluate import evaluate as call
 
     out = out or run / "evaluation" / split
     call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+    typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")
 
 

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 from monai.data import DataLoader
-from monai.handlers import MeanAbsoluteError, StatsHandler, TensorBoardStatsHandler, ValidationHandler, from_engine
+from monai.handlers import MeanAbsoluteError, TensorBoardStatsHandler, ValidationHandler, from_engine
 from torch.optim import Adam, Optimizer
 
 from medtrace.engines.acceleration import Acceleration
+from medtrace.engines.averaging import WeightAveraging
 from medtrace.engines.checkpoint import Checkpoint
 from medtrace.engines.evaluator import Evaluator
-from medtrace.engines.logging import LossHistory, ProgressBar
-from medtrace.engines.schedule import LinearWarmup, WarmupCosine
+from medtrace.engines.handlers.best import BestWeights
+from medtrace.engines.handlers.progress import LOG, ProgressBar
+from medtrace.engines.handlers.tracking import Tracking
+from medtrace.engines.logging import LossHistory
+from medtrace.engines.schedule import LinearWarmup, WarmupDecay
 from medtrace.engines.trainer import Trainer
 from medtrace.methods.base import Method
 from medtrace.methods.settings import MethodSettings, OptimizerSettings
@@ -52,6 +56,14 @@ def warmup_steps(settings: MethodSettings) -> dict[str, int]:
     return {phase: optimizer.warmup_steps for phase, optimizer in settings.optimizers().items()}
 
 
+def build_schedule(settings: MethodSettings) -> LinearWarmup | WarmupDecay:
+    """The handler that sets the learning rates."""
+    training = settings.training
+    if training.schedule == "constant":
+        return LinearWarmup(warmup_steps(settings))
+    return WarmupDecay(training.schedule, training.warmup, training.final_rate)
+
+
 def build_trainer(
     method: Method,
     settings: MethodSettings,
@@ -78,16 +90,20 @@ def build_trainer(
         handlers: further ones, behind the others.
     """
     run_dir, training = Path(run_dir), settings.training
+    validates = validator is not None and training.val_interval > 0
     chosen: list[Any] = []
-    if leads():
-        chosen.append(LossHistory(run_dir / HISTORY))
-    if validator is not None and training.val_interval:
+    if training.ema_decay is not None:
+        chosen.append(WeightAveraging(training.ema_decay, validator))
+    if validates:
         chosen.append(ValidationHandler(training.val_interval, validator, epoch_level=True))
+        chosen.append(BestWeights(run_dir, validator, training.early_stopping))
     if leads():
+        chosen.append(LossHistory(run_dir / HISTORY, validator))
         chosen.append(TensorBoardStatsHandler(log_dir=str(run_dir / TENSORBOARD), iteration_log=False, epoch_log=True))
-        chosen.append(ProgressBar(description=method.title or type(method).__name__))
+        chosen.append(ProgressBar(method.title or type(method).__name__, log=run_dir / LOG))
+        chosen.append(Tracking(training.tracking, run_dir, settings.model_dump(mode="json")))
     chosen.append(Checkpoint(run_dir / CHECKPOINTS, training.checkpoint_interval, resume))
-    chosen.append(WarmupCosine() if training.schedule == "cosine" else LinearWarmup(warmup_steps(settings)))
+    chosen.append(build_schedule(settings))
     chosen.append(Acceleration(channels_last=training.channels_last, compile=training.compile))
     return Trainer(
         device=device,
@@ -97,6 +113,7 @@ def build_trainer(
         optimizers=optimizers,
         train_handlers=[*chosen, *handlers],
         max_gradient_norm=training.max_gradient_norm,
+        accumulate=training.accumulate,
         seed=training.seed,
         amp=training.amp,
         amp_kwargs=autocast_arguments(settings),
@@ -107,14 +124,14 @@ def build_trainer(
 def build_evaluator(
     method: Method, settings: MethodSettings, loader: DataLoader, device: torch.device, handlers: tuple[Any, ...] = ()
 ) -> Evaluator:
-    """An evaluator whose key metric is the mean absolute error; rank 0 logs."""
+    """An evaluator whose key metric is the mean absolute error."""
     return Evaluator(
         device=device,
         val_data_loader=loader,
         method=method,
         key_val_metric={"mae": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
         metric_cmp_fn=_smaller,
-        val_handlers=[*([StatsHandler(iteration_log=False)] if leads() else []), *handlers],
+        val_handlers=handlers,
         amp=settings.training.amp,
         amp_kwargs=autocast_arguments(settings),
         non_blocking=True,

@@ -56,14 +56,25 @@ class TrainingSettings(Settings):
 
     max_epochs: Annotated[int, Field(ge=0, le=10_000_000)] = 500
     batch_size: Count = 8
-    schedule: Literal["constant", "cosine"] = "constant"
-    """`constant` keeps the rate (after `warmup_steps`); `cosine` warms up over a twentieth and falls to 0."""
+    accumulate: Count = 1
+    """Parts that a batch is taken through the networks in, one after the other: less memory, the same gradient
+    where losses are means over cases (not where a mean counts the voxels of masks, or noise is drawn)."""
+    schedule: Literal["constant", "cosine", "linear", "polynomial"] = "constant"
+    """`constant` keeps the rate (after `warmup_steps`); the others rise over `warmup` and fall until the end."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the training over which the rate rises linearly; counts where the schedule is not constant."""
+    final_rate: Fraction = 0.0
+    """Share of the rate that is left at the end; likewise."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share that the running average of the weights keeps at a step, such as 0.999; None averages none."""
     seed: Annotated[int, Field(ge=0)] = 0
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     checkpoint_interval: Count = 10
     """Epochs between checkpoints."""
     val_interval: Annotated[int, Field(ge=0)] = 10
     """Epochs between validations; 0 is never."""
+    early_stopping: Count | None = None
+    """Epochs without a better validation after which the training ends; None trains to the end."""
     max_gradient_norm: Positive | None = None
     amp: bool = False
     """Autocast on the device."""
@@ -72,6 +83,8 @@ class TrainingSettings(Settings):
     compile: bool | dict[str, Any] = False
     """Run networks through `torch.compile`; a mapping gives its arguments."""
     channels_last: bool = False
+    tracking: Literal["tensorboard", "mlflow", "wandb"] = "tensorboard"
+    """Where the history goes beside the run folder; TensorBoard's files are always written."""
 
 
 class PreparedData(Settings):
@@ -139,6 +152,21 @@ class MethodSettings(Settings):
             raise ValueError(
                 f"data.spatial_shape: expected {self.spatial_dims} axes, as spatial_dims says, received"
                 f" {len(self.data.spatial_shape)}; set both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_training_that_can_be(self) -> MethodSettings:
+        training = self.training
+        if training.accumulate > training.batch_size:
+            raise ValueError(
+                f"training.accumulate: expected at most training.batch_size, {training.batch_size}, as a part has one"
+                f" case or more, received {training.accumulate}; raise training.batch_size"
+            )
+        if training.early_stopping is not None and not training.val_interval:
+            raise ValueError(
+                "training.early_stopping: expected a training that validates, received training.val_interval 0;"
+                " prepare with validation subjects (--split 0.7 0.1 0.2), or leave early stopping out"
             )
         return self
 

@@ -15,10 +15,13 @@ from medtrace.evaluation.scoring import score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.methods.base import Method
 from medtrace.metrics import CaseTable
+from medtrace.report.score_lines import score_lines
 from medtrace.report.viewer import ReportCase, write_report
 from medtrace.report.viewer.page import REPORT
+from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 
+TABLE = "table.md"
 SHOWN = 4
 """Cases on the page of an evaluation."""
 
@@ -39,8 +42,8 @@ def evaluate(
     Args:
         run: a folder left by `medtrace train`.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
-        out: where `<row>.csv`, `<row>_summary.csv` and the first cases' `report.html` are written; by default
-            `RUN/evaluation/<split>`.
+        out: where `<row>.csv`, `<row>_summary.csv`, `table.md` and the first cases' `report.html` are written; by
+            default `RUN/evaluation/<split>`.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
@@ -61,6 +64,7 @@ def evaluate(
     for row, table in tables.items():
         table.write_csv(out / f"{row}.csv")
         table.write_summary(out / f"{row}_summary.csv")
+    atomic_write(out / TABLE, score_lines({"run": tables["method"], "identity": tables["identity"]}))
     if len(cases):
         write_report(_shown(method, cases), out / REPORT)
     return tables

@@ -110,7 +110,8 @@ class WeightsSaver:
 
     def _save(self, engine: Engine) -> None:
         if engine.state.rank == 0:
-            save_weights(engine.method, self.run)
+            with engine.as_used():
+                save_weights(engine.method, self.run)
 
 
 class RunFolder:
@@ -141,12 +142,17 @@ class RunFolder:
 
 
 def record_run(
-    run: Path, name: str, settings: MethodSettings, dataset: str | os.PathLike | None, training: Any
+    run: Path,
+    name: str,
+    settings: MethodSettings,
+    dataset: str | os.PathLike | None,
+    training: Any,
+    started_from: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `preparation.json`, where there is none, and then `run.json`: a folder with a record is a run."""
     if not (run / PREPARATION).exists():
         preparation_of(training, dataset).save(run / PREPARATION)
-    RunRecord(name, settings, training_data=training_data(dataset)).write(run)
+    RunRecord(name, settings, training_data=training_data(dataset), started_from=started_from or {}).write(run)
 
 
 def training_data(dataset: str | os.PathLike | None) -> dict[str, Any]:

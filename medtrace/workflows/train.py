@@ -17,6 +17,7 @@ from medtrace.storage.files import atomic_write, remove
 from medtrace.storage.places import folder_place
 from medtrace.storage.reservations import locked
 from medtrace.workflows.bundle_files import train_bundle
+from medtrace.workflows.fine_tuning import inherited_settings, start_of
 from medtrace.workflows.handlers import record_run
 from medtrace.workflows.training import TrainingWorkflow
 
@@ -30,6 +31,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     device: str | None = None,
+    start_from: str | os.PathLike | None = None,
 ) -> Path:
     """Train the method called `name` and leave a run folder.
 
@@ -44,6 +46,8 @@ def train(
         resume: continue from the newest checkpoint in `out`, with that run's settings and `settings` on top; `presets`
             then count only if `out` holds no run yet.
         device: such as "cuda:0" or "cpu"; by default CUDA where there is one.
+        start_from: a run of the same method, whose weights the training begins with and whose settings it has in place
+            of the defaults; its optimizers begin anew. `run.json` remembers it.
 
     Returns:
         The run folder.
@@ -60,6 +64,8 @@ def train(
                 f"presets: expected none with a bundle, which has its own values, received {', '.join(presets)}; change"
                 " single settings"
             )
+        if start_from is not None:
+            raise ValueError(f"from: expected none with a bundle, received {start_from}; train the method by its name")
         return train_bundle(Path(name), dataset, Path(out), settings=settings, resume=resume, device=device)
     out = Path(out)
     folder_place(out)
@@ -69,7 +75,14 @@ def train(
         raise FileExistsError(f"out: {out} holds a run already; choose another folder, or resume it")
     if dataset is not None and not Path(dataset).is_dir():
         raise FileNotFoundError(f"dataset: {dataset} is not a folder; make it with `medtrace prepare`")
+    start: Mapping[str, Any] = {}
     if resuming:
+        start = read_run(out).started_from
+        if start_from is not None and start.get("run") != os.path.abspath(start_from):
+            raise ValueError(
+                f"from: {out} did not begin with the weights of {start_from}, and goes on with its own; resume it"
+                " without --from, or choose another folder"
+            )
         earlier = read_run(out)
         if earlier.method != name:
             raise ValueError(
@@ -80,9 +93,13 @@ def train(
         check_size(lambda: kind.build(resolved), out / RECORD)
     else:
         of_data = {} if dataset is None else _of_dataset(Path(dataset))
-        resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})})
+        inherited = None
+        if start_from is not None:
+            start = start_of(start_from, name)
+            inherited = inherited_settings(start_from, dataset is not None)
+        resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})}, inherited)
     _check_data(resolved, dataset)
-    workflow = TrainingWorkflow(kind, resolved, out, dataset, device, resume)
+    workflow = TrainingWorkflow(kind, resolved, out, dataset, device, resume, start)
     if not _leads():
         _run(workflow)
         return out
@@ -90,7 +107,7 @@ def train(
         if _holds_run(out) and not resuming:
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         workflow.initialize()
-        record_run(out, name, resolved, dataset, workflow.train_dataset)
+        record_run(out, name, resolved, dataset, workflow.train_dataset, started_from=start)
         workflow.run()
         workflow.finalize()
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from monai.utils import set_determinism
 from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.sources import sources
-from medtrace.engines import distributed
+from medtrace.engines import Trainer, distributed
 from medtrace.engines.assembly import (
     build_evaluator,
     build_optimizers,
     build_trainer,
+    leads,
 )
 from medtrace.methods import Method, MethodSettings
+from medtrace.workflows.fine_tuning import load_start
 from medtrace.workflows.handlers import WeightsSaver
+from medtrace.workflows.run_page import RunPage
 
 
 class TrainingWorkflow(BundleWorkflow):
@@ -39,6 +42,7 @@ class TrainingWorkflow(BundleWorkflow):
         dataset: a folder made by `medtrace prepare`, where the settings ask for one.
         device: by default CUDA where there is one; in a process group each process takes its own.
         resume: continue from the newest checkpoint.
+        start: the run whose weights the training begins with, as `medtrace.workflows.fine_tuning.start_of` gives it.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class TrainingWorkflow(BundleWorkflow):
         dataset: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         resume: bool = False,
+        start: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(workflow_type="train", meta_file=None, logging_file=None)
         self._values: dict[str, Any] = {}  # MONAI reads and writes its properties, trainer and device among them, here
@@ -57,6 +62,7 @@ class TrainingWorkflow(BundleWorkflow):
         self.run_dir = Path(run_dir)
         self.dataset_dir = dataset
         self.resume = resume
+        self.start = dict(start or {})
         self.bundle_root = str(self.run_dir)
         self._grouped = "RANK" in os.environ
         self.device = _device(device, self._grouped)
@@ -69,7 +75,9 @@ class TrainingWorkflow(BundleWorkflow):
             distributed.join("nccl" if self.device.type == "cuda" else "gloo")
         settings = self.settings
         set_determinism(seed=settings.training.seed)
-        self.method = self.kind.build(settings).to(self.device)
+        self.method = self.kind.build(settings)
+        begun = not self.start or load_start(self.method, settings, self.start)
+        self.method.to(self.device)
         if self._grouped:
             distributed.distribute(self.method, self.method.distributed_networks())
         self.sources = sources(settings, self.dataset_dir, self.kind.case_transform(settings))
@@ -90,8 +98,18 @@ class TrainingWorkflow(BundleWorkflow):
             self.device,
             resume=self.resume,
             validator=self.evaluator,
-            handlers=(WeightsSaver(self.run_dir),),
+            handlers=(WeightsSaver(self.run_dir), *self._page()),
         )
+        if not begun:
+            self.trainer.when_ready.append(self._check_resumed)
+
+    def _check_resumed(self, trainer: Trainer) -> None:
+        if not trainer.state.iteration:
+            missing = Path(self.start["run"]) / self.start["weights"]
+            raise ValueError(f"from: {missing} is missing, and no checkpoint goes on without it; bring it back")
+
+    def _page(self) -> list[RunPage]:
+        return [RunPage(self.run_dir, self.kind.title, self.evaluator)] if leads() else []
 
     def run(self) -> None:
         """Train to `max_epochs`."""
