@@ -95,7 +95,7 @@ def test_what_cannot_be_parsed_is_told_in_one_line_with_the_nearest(arguments, w
 def test_warnings_of_the_library_are_told_in_a_line_each_and_others_are_not(capsys):
     with one_line_errors():
         warnings.warn("of another library", UserWarning, stacklevel=1)
-        warnings.warn_explicit("ddf: misses\nby much", UserWarning, inspect.getfile(one_line_errors), 1)
+        warnings.warn_explicit("ddf: misses\nby much", UserWarning, inspect.getfile(in_options), 1)
         notify("a.nii", "a decision")
         caution("a.nii", "a doubt")
     assert capsys.readouterr().err.splitlines() == [
