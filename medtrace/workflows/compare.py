@@ -12,6 +12,7 @@ from medtrace.data import load_dataset
 from medtrace.data.lists.layouts import SPLITS
 from medtrace.engines.runs import load_method
 from medtrace.evaluation.bench.misaligned import BETTER, CONVENTION, column, totals, translation
+from medtrace.evaluation.paired_rows import compare_rows, write_comparison
 from medtrace.evaluation.scoring import score_case, score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.metrics import CaseTable, foreground_of
@@ -20,7 +21,7 @@ from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
-from medtrace.workflows.unseen import SplitReview, marked, reviewed, write_record
+from medtrace.workflows.unseen import SplitReview, marked, reviewed, subjects_of, write_record
 
 IDENTITY = "identity"
 TABLE = "table.md"
@@ -61,7 +62,8 @@ def compare(
     Args:
         runs: folders left by `medtrace train`; a row is called by its folder's name.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
-        out: receives `table.md` and for every row `<row>.csv` and `<row>_summary.csv`.
+        out: receives `table.md`, `comparison.csv` (see `paired_rows`), `evaluation.json` and for every row `<row>.csv`
+            and `<row>_summary.csv`.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
@@ -98,10 +100,15 @@ def compare(
     for row, table in tables.items():
         table.write_csv(out / f"{row}.csv")
         table.write_summary(out / f"{row}_summary.csv")
+    write_comparison(out, compare_rows(_runs_first(tables), subjects_of(folder)))
     rows, shown = _rows(tables)
     best = {name: better for name, better in BEST.items() if name in shown}
     atomic_write(out / TABLE, f"{markdown_table(rows, shown, best=best)}\n{NOTE}\n{_doubts(reviews)}")
     return tables
+
+
+def _runs_first(tables: Mapping[str, CaseTable]) -> dict[str, CaseTable]:
+    return {row: tables[row] for row in sorted(tables, key=lambda row: row == IDENTITY)}
 
 
 def _doubts(reviews: Mapping[str, SplitReview]) -> str:

@@ -11,6 +11,7 @@ import torch
 from monai.data import list_data_collate
 
 from medtrace.engines.runs import load_method
+from medtrace.evaluation.paired_rows import compare_rows, write_comparison
 from medtrace.evaluation.scoring import score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.methods.base import Method
@@ -18,7 +19,7 @@ from medtrace.metrics import CaseTable
 from medtrace.report.viewer import ReportCase, write_report
 from medtrace.report.viewer.page import REPORT
 from medtrace.storage.reservations import locked, reserving
-from medtrace.workflows.unseen import SplitReview, marked, reviewed, write_record
+from medtrace.workflows.unseen import SplitReview, marked, reviewed, subjects_of, write_record
 
 SHOWN = 4
 """Cases on the page of an evaluation."""
@@ -41,8 +42,8 @@ def evaluate(
     Args:
         run: a folder left by `medtrace train`.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
-        out: where `<row>.csv`, `<row>_summary.csv` and the first cases' `report.html` are written; by default
-            `RUN/evaluation/<split>`.
+        out: where `<row>.csv`, `<row>_summary.csv`, `comparison.csv` (see `paired_rows`), `evaluation.json` and the
+            first cases' `report.html` are written; by default `RUN/evaluation/<split>`.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
@@ -70,6 +71,9 @@ def evaluate(
     }
     marked(tables, review.training)
     write_record(out, {Path(run).resolve().name: review}, dataset=folder, split=split, cases=len(cases))
+    write_comparison(
+        out, compare_rows({"method": tables["method"], "identity": tables["identity"]}, subjects_of(folder))
+    )
     for row, table in tables.items():
         table.write_csv(out / f"{row}.csv")
         table.write_summary(out / f"{row}_summary.csv")

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from medtrace import __version__
 from medtrace.data.dataset import read_index
 from medtrace.data.fingerprint import fingerprint
+from medtrace.data.lists.layouts import SPLITS
 from medtrace.data.population import ROLES, SCANS, ImageRecord, unlike
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.engines.runs import read_run
@@ -299,6 +300,14 @@ def marked(tables: Mapping[str, CaseTable], training: Mapping[str, str]) -> None
     for table in tables.values() if training else ():
         for case in table.rows:
             table.add(case, {TRAINING_SUBJECT: float(case in training)})
+
+
+def subjects_of(folder: Path | None) -> dict[str, str]:
+    """Case → subject of a prepared data set; empty for cases from elsewhere, which are subjects of their own."""
+    if folder is None:
+        return {}
+    index = read_index(folder)
+    return {entry["case"]: entry["subject"] for split in SPLITS for entry in index[split]}
 
 
 def write_record(
