@@ -25,7 +25,7 @@ LARGER_IS_BETTER: Mapping[str, bool] = {
     "epe_mm": False,
     "epe_deformed_mm": False,
 }
-"""Columns that are compared. Edge columns are not: of the identity, whose image is its warped source, they are empty."""
+"""Columns that are compared. Edge columns are not: of the identity, whose image is its warped source, they are void."""
 
 
 def compare_rows(
