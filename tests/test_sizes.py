@@ -99,7 +99,7 @@ def test_methods_train_on_several_sizes_and_are_evaluated(tmp_path, method):
     assert {item["source"].shape[1:] for item in load_dataset(tmp_path / "data")} > {(36, 10)}
     settings = {"data": {"kind": "prepared"}, "training.max_epochs": 1, "training.batch_size": 8}
     run = train(method, tmp_path / "data", tmp_path / "run", presets=SMOKE, settings=settings, device="cpu")
-    evaluate(run, tmp_path / "data", split="training", device="cpu", progress=False)
+    evaluate(run, tmp_path / "data", split="training", device="cpu", progress=False, allow_training_subjects=True)
     with (run / "evaluation" / "training" / "method.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4

@@ -193,6 +193,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
     split: options.Split = "test",
     device: options.Device = None,
+    allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Measure a run on unseen subjects, or several runs side by side."""
     if beside:
@@ -200,7 +201,15 @@ def evaluate(
             raise ValueError("--out: expected a folder for the table of several runs, received none; name one")
         from medtrace.workflows.compare import TABLE, compare
 
-        compare([run, *beside], dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+        compare(
+            [run, *beside],
+            dataset,
+            out,
+            split=split,
+            device=device,
+            progress=sys.stderr.isatty(),
+            allow_training_subjects=allow_training_subjects,
+        )
         typer.echo((out / TABLE).read_text(encoding="utf-8"))
         typer.echo(f"tables written to {out}")
         return
@@ -208,7 +217,15 @@ def evaluate(
     from medtrace.workflows.evaluate import evaluate as call
 
     out = out or run / "evaluation" / split
-    call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+    call(
+        run,
+        dataset,
+        out,
+        split=split,
+        device=device,
+        progress=sys.stderr.isatty(),
+        allow_training_subjects=allow_training_subjects,
+    )
     typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")
 

@@ -34,6 +34,13 @@ Contrast = Annotated[
     str | None, typer.Option(help="Contrast of the image or images, where the run was trained on several.")
 ]
 Thresholds = Annotated[Path | None, typer.Option(help="YAML file of limits that replace the defaults.")]
+AllowTrainingSubjects = Annotated[
+    bool,
+    typer.Option(
+        "--allow-training-subjects",
+        help="Take also subjects that the run was trained on, which is refused otherwise; the result says so.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")
 ]

@@ -53,6 +53,7 @@ def translate(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a case, where there are several.")] = 1,
     precise: options.Precise = False,
     transforms: options.Transforms = None,
+    allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Translate a scan on its own grid and in its own units, with its trace; or many, in parallel."""
     if len(images) > 1 or not _is_one_image(images[0]):
@@ -82,6 +83,7 @@ def translate(
             threads=threads,
             precise=precise,
             transforms=transforms or (),
+            allow_training_subjects=allow_training_subjects,
         )
         return
     from medtrace.workflows.report import page_of
@@ -107,6 +109,7 @@ def translate(
         resample_tilt=resample_tilt,
         precise=precise,
         transforms=transforms or (),
+        allow_training_subjects=allow_training_subjects,
     )
     if trace is not None and trace.contrasts is not None:
         typer.echo(
@@ -200,6 +203,7 @@ def certify(
     ] = None,
     target_series: options.TargetSeries = None,
     resample_tilt: options.ResampleTilt = False,
+    allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 3 if any fails."""
     from medtrace.workflows.certify import certify_several
@@ -219,6 +223,7 @@ def certify(
         source_series=source_series,
         target_series=target_series,
         resample_tilt=resample_tilt,
+        allow_training_subjects=allow_training_subjects,
     )
     for certificate in found:
         typer.echo(f"{certificate.case}: {certificate.verdict}")

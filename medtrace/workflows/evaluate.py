@@ -11,6 +11,7 @@ import torch
 from monai.data import list_data_collate
 
 from medtrace.engines.runs import load_method
+from medtrace.evaluation.paired_rows import compare_rows, write_comparison
 from medtrace.evaluation.scoring import score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.methods.base import Method
@@ -20,6 +21,7 @@ from medtrace.report.viewer import ReportCase, write_report
 from medtrace.report.viewer.page import REPORT
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
+from medtrace.workflows.unseen import SplitReview, marked, reviewed, subjects_of, write_record
 
 TABLE = "table.md"
 SHOWN = 4
@@ -36,31 +38,45 @@ def evaluate(
     device: str | None = None,
     batch_size: int = 8,
     progress: bool = True,
+    allow_training_subjects: bool = False,
 ) -> dict[str, CaseTable]:
     """Score a run and the identity on one split.
 
     Args:
         run: a folder left by `medtrace train`.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
-        out: where `<row>.csv`, `<row>_summary.csv`, `table.md` and the first cases' `report.html` are written; by
-            default `RUN/evaluation/<split>`.
+        out: where `<row>.csv`, `<row>_summary.csv`, `table.md`, `comparison.csv` (see `paired_rows`), `evaluation.json`
+            and the first cases' `report.html` are written; by default `RUN/evaluation/<split>`.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
         progress: show a bar.
+        allow_training_subjects: measure also on subjects that the run was trained on; `training_subject` is then 1 in
+            their rows.
 
     Returns:
         The rows "method" and "identity", per case, with the columns of `score_cases`.
+
+    Raises:
+        ValueError: if a case is of a subject that the run was trained on, known by its images (see
+            `unseen.review_split`).
     """
     from medtrace.data import load_dataset
 
+    folder = Path(dataset) if isinstance(dataset, (str, os.PathLike)) else None
+    review = SplitReview() if folder is None else reviewed(run, folder, split, allow_training_subjects)
     method = load_method(run, device)
-    cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
+    cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True)
     out = evaluation_of(run, split) if out is None else Path(out)
     tables = {
         row: score_cases(tracer, cases, batch_size=batch_size, progress=row if progress else None)
         for row, tracer in {"identity": identity, "method": tracer_of(method)}.items()
     }
+    marked(tables, review.training)
+    write_record(out, {Path(run).resolve().name: review}, dataset=folder, split=split, cases=len(cases))
+    write_comparison(
+        out, compare_rows({"method": tables["method"], "identity": tables["identity"]}, subjects_of(folder))
+    )
     for row, table in tables.items():
         table.write_csv(out / f"{row}.csv")
         table.write_summary(out / f"{row}_summary.csv")

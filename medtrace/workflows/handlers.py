@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from medtrace.data.dataset import read_index
+from medtrace.data.population import SCANS
 from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import PREPARATION, RunRecord, save_weights
 from medtrace.evaluation.scoring import score
@@ -156,13 +157,16 @@ def record_run(
 
 
 def training_data(dataset: str | os.PathLike | None) -> dict[str, Any]:
-    """What a run remembers of its training cases: subjects, and digests of the prepared images."""
+    """What a run remembers of its training cases: subjects, digests of the prepared images, and of the scans
+    fingerprints and what they look like."""
     if dataset is None:
         return {}
     folder = Path(dataset)
     index = read_index(folder)
+    scans = [scan for scan in index.get(SCANS, ()) if scan["split"] in ("training", "validation")]
     return {
         "dataset": str(folder.absolute()),
+        **({SCANS: scans} if SCANS in index else {}),
         **{
             split: [
                 {

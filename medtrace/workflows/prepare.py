@@ -19,6 +19,7 @@ from medtrace.data.contrasts import contrasts_of, rule_notes
 from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
 from medtrace.data.lists.layouts import SPLITS, Pair, read_pairs, split_by_subject, split_of_list
+from medtrace.data.population import SCANS, scan_records
 from medtrace.data.preparation.case import checked_settings
 from medtrace.data.preparation.learning import LEARNED
 from medtrace.data.preparation.maps import columns_in
@@ -174,13 +175,16 @@ def prepare(
             raise ValueError(f"no training case could be prepared: {failures[0]}")
         notices = {name: one.notices for name, one in learned.items() if one.notices}
         with atomic_directory(out, _contents(overwrite), last=(INDEX,)) as dataset:
-            _assemble(dataset, partial, items, preparation, origin, notices)
+            scans = scan_records(split, learned)
+            _assemble(dataset, partial, items, preparation, origin, notices, scans)
     counts = {name: len(items[name]) for name in SPLITS}
     written = [item for name in SPLITS for item in items[name]]
     notes = _size_notes(written, spatial_dims)
     unchanged = [name for name, one in learned.items() if one.digests[0] == one.digests[1]]
     if unchanged:
-        notes.append(f"{len(unchanged)} pair(s) have the same voxels before and after (first: {unchanged[0]})")
+        notes.append(
+            f"{len(unchanged)} pair(s) hold one image before and after, moved or turned (first: {unchanged[0]})"
+        )
     if pictures and preparation.value_range is not None:
         clipped = {item.entry["case"]: item.clipped for item in written}
         values, about = preparation.value_range, (preparation.range_origin, preparation.depth)
@@ -236,6 +240,7 @@ def _assemble(
     preparation: Preparation,
     origin: Mapping[str, Any],
     notices: Mapping[str, Sequence[str]],
+    scans: Sequence[Mapping[str, Any]],
 ) -> None:
     """Put the cases' files together to a dataset; the cases stay, for another attempt."""
     written = [item for name in SPLITS for item in items[name]]
@@ -250,6 +255,7 @@ def _assemble(
         "channels": preparation.channels,
         "split": origin,
         **({"notices": dict(notices)} if notices else {}),
+        SCANS: list(scans),
         **{name: [item.entry for item in items[name]] for name in SPLITS},
     }
     atomic_write(dataset / INDEX, json.dumps(index, indent=1) + "\n")

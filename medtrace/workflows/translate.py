@@ -36,7 +36,10 @@ from medtrace.trace import Trace
 from medtrace.trace.contrast import HU, Contrast
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.workflows.report import report_beside, reserve_outputs
+from medtrace.workflows.unseen import TrainingMemory, review_image
 
+FINGERPRINT = "source_fingerprint"
+"""Entry of a trace's metadata (see `medtrace.data.fingerprint`): the stored source may be rounded."""
 LOGGER = logging.getLogger("medtrace.translate")
 
 
@@ -70,6 +73,7 @@ def translate(
     page: int | None = None,
     precise: bool = False,
     transforms: Sequence[str] = (),
+    allow_training_subjects: bool = False,
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -111,6 +115,7 @@ def translate(
         page: which page of a picture that has several, from 1.
         precise: keep every bit in the trace (see `medtrace.io.save_trace`).
         transforms: formats in which to write the fields once more: "h5", "nrrd".
+        allow_training_subjects: translate also an image that the run was trained on; the trace says so.
 
     Returns:
         The trace: 3D for a scan, 2D for a picture, on the CPU.
@@ -118,7 +123,7 @@ def translate(
     Raises:
         FileNotFoundError: if the run, one of its files or the image is missing.
         FileExistsError: if `out` or `dicom` is in use.
-        ValueError: if the image cannot be read or does not fit the run; the message names the file.
+        ValueError: if the image cannot be read, does not fit the run, or was trained on; the message names the file.
     """
     run, image, out = Path(run), Path(image), Path(out)
     check_positive("batch_size", batch_size)
@@ -140,6 +145,7 @@ def translate(
             page=page,
             bar=bar,
             out=out,
+            allow_training_subjects=allow_training_subjects,
         )
     metadata = {**found.metadata, "file": image.name} if keep_metadata else found.metadata
     stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
@@ -176,6 +182,7 @@ def translation(
     page: int | None = None,
     bar: Progress,
     out: Path,
+    allow_training_subjects: bool = False,
 ) -> Translation:
     """What `translate` writes to `out`, without writing it; `load` gives the run's method once the image is read."""
     with collecting() as notices:
@@ -189,6 +196,16 @@ def translation(
         raise ValueError(
             f"{image}: is a {kinds[is_picture(image)]}, but {run} was trained on {kinds[preparation.picture]}s; give an"
             " image of the same kind"
+        )
+    with collecting() as cautions:
+        digest = review_image(
+            TrainingMemory.of(run),
+            image,
+            scan,
+            preparation,
+            mask=mask is not None,
+            contrast=contrast,
+            allowed=allow_training_subjects,
         )
     depth = matching_depth(image, scan, preparation, run)
     check_modality(image, scan.meta.get(MODALITY), preparation.contrast(contrast))
@@ -218,8 +235,9 @@ def translation(
     metadata: dict[str, Any] = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
     if after is not None:
         metadata["units"] = units_note(before, after)
-    if notices:
-        metadata["notices"] = [notice.text for notice in notices]
+    metadata[FINGERPRINT] = digest
+    if told := [notice.text for notice in (*notices, *cautions)]:
+        metadata["notices"] = told
     if patches is not None:
         metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
     if clipped := preparation.count_outside(scan, foreground):

@@ -69,6 +69,7 @@ class _How(NamedTuple):
     transforms: tuple[str, ...]
     resample_tilt: bool = False
     page: int | None = None
+    allow_training_subjects: bool = False
 
 
 def translate_cases(
@@ -90,6 +91,7 @@ def translate_cases(
     page: int | None = None,
     precise: bool = False,
     transforms: Sequence[str] = (),
+    allow_training_subjects: bool = False,
 ) -> TranslatedCases:
     """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
 
@@ -117,6 +119,7 @@ def translate_cases(
         page: which page of pictures that have several, from 1.
         precise: keep every bit in the traces (see `medtrace.io.save_trace`).
         transforms: formats in which to write the fields once more: "h5", "nrrd".
+        allow_training_subjects: translate also images that the run was trained on; their traces say so.
 
     Returns:
         Names of the cases that were translated or kept, and a line for each failure.
@@ -144,6 +147,7 @@ def translate_cases(
         tuple(transforms),
         resample_tilt,
         page,
+        allow_training_subjects,
     )
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
     with locked(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -223,6 +227,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 page=how.page,
                 bar=bar,
                 out=folder,
+                allow_training_subjects=how.allow_training_subjects,
             )
         stored: dict[str, Any] = {"precise": how.precise, "transforms": how.transforms}
         save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata, **stored)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
 from medtrace.data.contrasts import check_declared
-from medtrace.data.duplicates import voxel_digest
+from medtrace.data.fingerprint import fingerprint
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks
 from medtrace.data.lists.layouts import Pair
 from medtrace.data.masks import check_same_grid, read_mask
+from medtrace.data.population import ImageRecord
 from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.maps import entries_of, read_maps
 from medtrace.data.preparation.rules import Axis
@@ -109,13 +110,20 @@ class Case:
     maps: Mapping[str, Tensor]
     """Lesions (boolean) and labels (int32), (1, *spatial), by their name in a prepared item."""
     digests: tuple[str, str]
-    """Of the voxels of source and target, as they were read."""
+    """Of the voxels of source and target, as they were read (see `medtrace.data.fingerprint`)."""
+    records: Sequence[ImageRecord] = ()
+    """What source and target look like, as they were read."""
     landmarks: Mapping[str, tuple[list[str], Tensor]] = field(default_factory=dict)
     """Names and points (N, 3), in RAS mm of the scan that they were given for, by their name in a prepared item."""
 
 
 def read_case(
-    pair: Pair, settings: PreparationSettings, pictures: bool, rigid: RigidTransform | None, columns: Sequence[str] = ()
+    pair: Pair,
+    settings: PreparationSettings,
+    pictures: bool,
+    rigid: RigidTransform | None,
+    columns: Sequence[str] = (),
+    describe: bool = False,
 ) -> Case:
     """Read a pair onto the source's grid.
 
@@ -125,6 +133,7 @@ def read_case(
         pictures: whether these are pictures, which are neither aligned nor reoriented.
         rigid: the motion from source to target where it is known already.
         columns: of lesions and labels, which are read too.
+        describe: whether `records` are wanted.
 
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
@@ -133,7 +142,12 @@ def read_case(
         read_image(path, series, page=settings.page, resample_tilt=settings.resample_tilt)
         for path, series in ((pair.source, pair.source_series), (pair.target, pair.target_series))
     )
-    digests = voxel_digest(as_tensor(source)), voxel_digest(as_tensor(target))
+    digests = fingerprint(as_tensor(source)), fingerprint(as_tensor(target))
+    if torch.equal(as_tensor(source), as_tensor(target)) and Grid.of(source).coincides(Grid.of(target)):
+        raise ValueError(
+            f"{pair.origin or pair.name}: source and target hold the same voxels ({pair.source}, {pair.target}), so"
+            " that nothing could be learned; give the image before and the one after"
+        )
     if source.shape[0] != target.shape[0]:
         raise ValueError(
             f"{pair.target}: expected {source.shape[0]} channel(s) as {pair.source}, received {target.shape[0]};"
@@ -142,10 +156,12 @@ def read_case(
     mask = None if pair.mask is None else read_mask(pair.mask, source, pair.source)
     if pictures or not settings.align:
         check_same_grid(target, pair.target, source, pair.source)
+    records = _records(pair, settings, pictures, source, target, digests) if describe else ()
     maps: dict[str, Any] = dict(read_maps(pair, columns, source, target))
     landmarks = _landmarks(pair, source, target)
     if pictures:
-        return replace(_picture_case(pair, settings, source, target, mask, maps, digests), landmarks=landmarks)
+        case = _picture_case(pair, settings, source, target, mask, maps, digests)
+        return replace(case, landmarks=landmarks, records=records)
     meanings = [settings.contrasts.get(name) for name in (pair.contrast, pair.target_contrast)]
     for path, image, contrast in zip((pair.source, pair.target), (source, target), meanings):
         check_declared(path, as_tensor(image), contrast)
@@ -158,7 +174,22 @@ def read_case(
     if mask is not None:
         tissue = [mask, mask]
     case = Case(pair, as_tensor(source), moved, tissue[0], tissue[1], source.affine, rigid, entries_of(maps), digests)
-    return replace(_oriented(case, settings), landmarks=landmarks)
+    return replace(_oriented(case, settings), landmarks=landmarks, records=records)
+
+
+def _records(
+    pair: Pair,
+    settings: PreparationSettings,
+    pictures: bool,
+    source: MetaTensor,
+    target: MetaTensor,
+    digests: tuple[str, str],
+) -> tuple[ImageRecord, ...]:
+    names = (pair.contrast, pair.target_contrast)
+    return tuple(
+        ImageRecord.of(image, image.affine, name, settings.contrasts.get(name), pictures, digest)
+        for image, name, digest in zip((source, target), names, digests)
+    )
 
 
 def _landmarks(pair: Pair, source: MetaTensor, target: MetaTensor) -> dict[str, tuple[list[str], Tensor]]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from medtrace.transforms import RigidTransform
 
 LEARNED = "learned"
 _FILE = "learned.npz"
-_FORMAT = 3
+_FORMAT = 4
 
 
 class Learned(NamedTuple):
@@ -45,6 +45,8 @@ class Learned(NamedTuple):
     """Digest of the pair's files and settings."""
     notices: tuple[str, ...] = ()
     """What reading the pair decided, without the names of files."""
+    records: tuple[Mapping[str, Any], ...] = ()
+    """Of source and target (see `medtrace.data.population.ImageRecord`)."""
 
 
 def learn_case(
@@ -69,7 +71,7 @@ def learn_case(
         return _load(place, key)
     with compute_threads(threads), atomic_case(place, key) as temporary:
         with collecting() as notices:
-            case = read_case(pair, settings, pictures, None, columns)
+            case = read_case(pair, settings, pictures, None, columns, describe=True)
         check_depth(case, settings, pictures)
         quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
         backgrounds: list[str] = []
@@ -82,7 +84,8 @@ def learn_case(
                         backgrounds.append(contrast)
         told = tuple(notice.text for notice in notices)
         extremes = (case.source.shape[0], lowest, highest)
-        learned = Learned(*extremes, case.digests, dict(quantiles), sorted({*backgrounds}), key, told)
+        records = tuple(record.as_dict() for record in case.records)
+        learned = Learned(*extremes, case.digests, dict(quantiles), sorted({*backgrounds}), key, told, records)
         _save(learned, case, temporary)
     return learned
 
@@ -182,6 +185,7 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
         "highest": learned.highest,
         "notices": learned.notices,
         "digests": learned.digests,
+        "records": learned.records,
         "rigid": rigid,
         "backgrounds": list(learned.backgrounds),
         "quantiles": {contrast: len(values) for contrast, values in learned.quantiles.items()},
@@ -205,4 +209,4 @@ def _load(folder: Path, key: str) -> Learned:
         }
     digests, told = tuple(found["digests"]), tuple(found["notices"])
     extremes = (found["channels"], found["lowest"], found["highest"])
-    return Learned(*extremes, digests, quantiles, found["backgrounds"], key, told)
+    return Learned(*extremes, digests, quantiles, found["backgrounds"], key, told, tuple(found["records"]))
