@@ -114,7 +114,12 @@ def train(
     tracebench: Annotated[
         bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset (preset tracebench).")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out; --set and --preset hold from there on.")
+    ] = False,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Let a resumed run continue on another dataset than its own.")
+    ] = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of a tiny network on TraceBench (presets tracebench, smoke).")
     ] = False,
@@ -126,7 +131,16 @@ def train(
 
     out = out or Path("runs") / name
     presets = [*(["tracebench"] if tracebench or smoke else []), *(preset or ()), *(["smoke"] if smoke else [])]
-    run(name, dataset, out=out, presets=presets, settings=settings, resume=resume, device=device)
+    run(
+        name,
+        dataset,
+        out=out,
+        presets=presets,
+        settings=settings,
+        resume=resume,
+        device=device,
+        other_data=other_data,
+    )
     typer.echo(f"run written to {out}")
 
 

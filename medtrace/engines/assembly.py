@@ -86,7 +86,9 @@ def build_trainer(
     if leads():
         chosen.append(TensorBoardStatsHandler(log_dir=str(run_dir / TENSORBOARD), iteration_log=False, epoch_log=True))
         chosen.append(ProgressBar(description=method.title or type(method).__name__))
-    chosen.append(Checkpoint(run_dir / CHECKPOINTS, training.checkpoint_interval, resume))
+    chosen.append(
+        Checkpoint(run_dir / CHECKPOINTS, training.checkpoint_interval, resume, minutes=training.checkpoint_minutes)
+    )
     chosen.append(WarmupCosine() if training.schedule == "cosine" else LinearWarmup(warmup_steps(settings)))
     chosen.append(Acceleration(channels_last=training.channels_last, compile=training.compile))
     return Trainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from medtrace.engines.finite_checks import (
     too_many,
 )
 from medtrace.engines.randomness import ORDER, STEPS, derived_seed, seed_generators
+from medtrace.engines.within_epoch import restore_within_epoch
 from medtrace.methods.base import Method, Phase
 
 COUNTS = ("skipped_steps", "skipped_in_a_row", "rescaled_steps")
@@ -49,7 +51,8 @@ class Trainer(MonaiTrainer):
 
     Before each epoch the global generators are seeded from (seed, epoch, process), `set_epoch` is called on the
     loader's dataset where it has one (`medtrace.data.DeterministicDataset`), and a new pass over the loader begins: a
-    training that is resumed at an epoch goes on as if it had not stopped.
+    training that is resumed at an epoch goes on as if it had not stopped. Within an epoch (`resume_within_epoch`) it
+    passes over the batches that it has seen, and takes up the generators' states.
 
     Args:
         device: where the method lies and where batches are moved.
@@ -116,6 +119,16 @@ class Trainer(MonaiTrainer):
         )
         self.while_running = ExitStack()
         """What handlers hold until the run ends, however it ends."""
+        self.kept_within_epoch: dict[str, Any] = {}
+        """Handlers with `state_dict` and `load_state_dict` that keep something from step to step of an epoch."""
+        self.stop_signal: int | None = None
+        """The signal that asked the training to end."""
+        self.between_epochs = False
+        """Whether an epoch's last step is done and the next one's first has not begun."""
+        self.step_taken = False
+        """Whether the epoch has a step that was not skipped."""
+        self._resumed: Mapping[str, Any] | None = None
+        self._last_skip = ""
         self._memory = ModuleMemory(method)
         self.state.step_skipped = False
         for name in COUNTS:
@@ -125,6 +138,10 @@ class Trainer(MonaiTrainer):
         self.add_event_handler(Events.EPOCH_COMPLETED, Trainer._check_epoch)
         if train_handlers is not None:
             self._register_handlers(train_handlers)  # they may ask for what is set above
+        self.add_event_handler(Events.STARTED, Trainer._complete_epoch)  # behind those of the handlers
+        self.add_event_handler(Events.EPOCH_STARTED, Trainer._continue_epoch)
+        self.add_event_handler(Events.ITERATION_STARTED, Trainer._between, False)
+        self.add_event_handler(Events.COMPLETED, Trainer._between, False)
 
     def run(self) -> None:
         """Train to `max_epochs`; a second call goes on from there.
@@ -134,6 +151,32 @@ class Trainer(MonaiTrainer):
         with self.while_running:
             Workflow.run(self)  # MONAI's Trainer.run would make a CUDA loss scaler of its own
         self._seed_steps(self.state.max_epochs + 1)
+
+    def resume_within_epoch(self, state: Mapping[str, Any]) -> None:
+        """Continue at the step behind the one at which `state_within_epoch` was asked; from a handler of STARTED."""
+        self._resumed = state
+        whole = state["steps"] == state["length"]
+        self.state.epoch = state["epoch"] if whole else state["epoch"] - 1
+        self.state.iteration = (state["epoch"] - 1) * state["length"] + state["steps"]
+
+    def _complete_epoch(self) -> None:
+        """Do what follows an epoch of which all steps were taken before the training stopped."""
+        if self._resumed is not None and self._resumed["steps"] == self._resumed["length"]:
+            restore_within_epoch(self, self._resumed)
+            self._resumed, self.between_epochs = None, True
+            self.fire_event(Events.EPOCH_COMPLETED)
+
+    def _continue_epoch(self) -> None:
+        """Pass over the batches that the epoch has seen before the training stopped."""
+        if self._resumed is not None:
+            for _ in islice(self._dataloader_iter, self._resumed["steps"]):
+                pass
+            self._init_iter = self._resumed["steps"]
+            restore_within_epoch(self, self._resumed)
+            self._resumed = None
+
+    def _between(self, between: bool) -> None:
+        self.between_epochs = between
 
     def checkpoint_items(self) -> dict[str, Any]:
         """What a checkpoint must hold to resume: what `Checkpoint` writes and reads."""
@@ -155,7 +198,7 @@ class Trainer(MonaiTrainer):
         self._seed_steps(self.state.epoch)
         self.set_data(self.data_loader)
         self._seed_steps(self.state.epoch)  # new workers drew a number, lasting ones did not
-        self._taken, self._last_skip = False, "the loss scale was too high"
+        self.step_taken, self._last_skip = False, "the loss scale was too high"
 
     def _order_cases(self) -> None:
         """Let torch's samplers draw from (seed, epoch)."""
@@ -165,7 +208,7 @@ class Trainer(MonaiTrainer):
             sampler.generator = torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.state.epoch))
 
     def _check_epoch(self) -> None:
-        if not self._taken:
+        if not self.step_taken:
             raise ValueError(too_many(f"every step of epoch {self.state.epoch}", self._last_skip))
 
     def _autocast(self) -> AbstractContextManager:
@@ -238,7 +281,7 @@ class Trainer(MonaiTrainer):
         self.loss_scaler.update()
         self.method.after_step()
         self.state.skipped_in_a_row = 0
-        self.state.step_skipped, self._taken = False, True
+        self.state.step_skipped, self.step_taken = False, True
 
     def _skip(
         self,

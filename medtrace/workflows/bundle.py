@@ -186,6 +186,7 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
             "folder": "$@run_dir + '/checkpoints'",
             "interval": "@settings#training#checkpoint_interval",
             "resume": "@resume",
+            "minutes": "@settings#training#checkpoint_minutes",
         },
         {"_target_": "medtrace.engines.WarmupCosine", "_disabled_": "$@settings#training#schedule != 'cosine'"},
         {

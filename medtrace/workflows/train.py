@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data.dataset import read_index
-from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD, read_run
-from medtrace.guard.method_size import check_size
+from medtrace.engines.interruption import TrainingInterruptedError
+from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD
 from medtrace.methods import MethodSettings, method_class, resolve
 from medtrace.methods.settings import TraceBenchData
 from medtrace.storage.files import atomic_write, remove
@@ -18,6 +18,7 @@ from medtrace.storage.places import folder_place
 from medtrace.storage.reservations import locked
 from medtrace.workflows.bundle_files import train_bundle
 from medtrace.workflows.handlers import record_run
+from medtrace.workflows.resuming import resumption
 from medtrace.workflows.training import TrainingWorkflow
 
 
@@ -30,6 +31,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     device: str | None = None,
+    other_data: bool = False,
 ) -> Path:
     """Train the method called `name` and leave a run folder.
 
@@ -41,15 +43,17 @@ def train(
         presets: of the method, laid over its defaults in this order, such as ["tracebench", "full"].
         settings: dotted name → value on top, such as {"alpha": 0.75, "training.max_epochs": 3}. Dimensions and channels
             come from `dataset`.
-        resume: continue from the newest checkpoint in `out`, with that run's settings and `settings` on top; `presets`
-            then count only if `out` holds no run yet.
+        resume: continue from the newest checkpoint in `out`, with that run's settings, and `presets` and `settings` on
+            top, which hold from there on; what a checkpoint would undo (another network, other data) is refused.
+            `dataset` may have moved; it is known by its content. Where `out` holds no run yet, one begins.
         device: such as "cuda:0" or "cpu"; by default CUDA where there is one.
+        other_data: resume on another data set than the run's.
 
     Returns:
         The run folder.
 
     Raises:
-        ValueError: if a name is unknown, a value is refused, or no data set is named.
+        ValueError: if a name is unknown, a value is refused, no data set is named, or a resumed run had another.
         FileExistsError: if `out` holds a run already and `resume` is off.
         FileNotFoundError: if `dataset` is not a folder.
         OSError: if another training uses `out`, or it cannot be written to; checkpoints there stay intact.
@@ -70,27 +74,21 @@ def train(
     if dataset is not None and not Path(dataset).is_dir():
         raise FileNotFoundError(f"dataset: {dataset} is not a folder; make it with `medtrace prepare`")
     if resuming:
-        earlier = read_run(out)
-        if earlier.method != name:
-            raise ValueError(
-                f"name: expected {earlier.method}, whose run {out} is, received {name!r}; name that method"
-            )
-        resolved = resolve(kind.settings_type, (), settings, start=earlier.settings.model_dump(mode="json"))
-        dataset = dataset or earlier.training_data.get("dataset")
-        check_size(lambda: kind.build(resolved), out / RECORD)
+        resolved, dataset, remembered, renewed = resumption(kind, out, presets, settings, dataset, other_data)
     else:
         of_data = {} if dataset is None else _of_dataset(Path(dataset))
         resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})})
+        remembered, renewed = None, False
     _check_data(resolved, dataset)
     workflow = TrainingWorkflow(kind, resolved, out, dataset, device, resume)
     if not _leads():
         _run(workflow)
         return out
-    with locked(out), _nothing_left_of_a_false_start(out):
+    with locked(out), _nothing_left_of_a_false_start(out, workflow), _saying_how_to_resume(name, out):
         if _holds_run(out) and not resuming:
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         workflow.initialize()
-        record_run(out, name, resolved, dataset, workflow.train_dataset)
+        record_run(out, name, resolved, dataset, workflow.train_dataset, remembered, renewed)
         workflow.run()
         workflow.finalize()
     return out
@@ -112,19 +110,34 @@ def _run(workflow: TrainingWorkflow) -> None:
 
 
 @contextmanager
-def _nothing_left_of_a_false_start(out: Path) -> Iterator[None]:
-    """When a training fails, put back a resumed run's record; before a first checkpoint, remove what was written."""
+def _saying_how_to_resume(name: str, out: Path) -> Iterator[None]:
+    try:
+        yield
+    except TrainingInterruptedError as error:
+        told = f"{error.name} ended the training after {error.place}; nothing is lost: {_resuming(name, out)}"
+        error.args = (told,)
+        raise
+
+
+def _resuming(name: str, out: Path) -> str:
+    return f"continue with `medtrace train {name} --out {out} --resume`"
+
+
+@contextmanager
+def _nothing_left_of_a_false_start(out: Path, workflow: TrainingWorkflow) -> Iterator[None]:
+    """When a training fails before its first epoch, put back a resumed run's record and remove what was written."""
     before = set(out.iterdir())
     kept = {path: path.read_bytes() for path in (out / RECORD, out / PREPARATION) if path.is_file()}
     try:
         yield
     except BaseException:
+        if workflow.begun:
+            raise
         for path, content in kept.items():
             if path.read_bytes() != content:
                 atomic_write(path, content)
-        if not any((out / "checkpoints").glob("*.pt")):
-            for path in set(out.iterdir()) - before:
-                remove(path)
+        for path in set(out.iterdir()) - before:
+            remove(path)
         raise
 
 

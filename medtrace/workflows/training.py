@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.bundle import BundleWorkflow
 from monai.inferers import SimpleInferer
 from monai.utils import set_determinism
@@ -59,6 +60,7 @@ class TrainingWorkflow(BundleWorkflow):
         self.resume = resume
         self.bundle_root = str(self.run_dir)
         self._grouped = "RANK" in os.environ
+        self._begun = False
         self.device = _device(device, self._grouped)
 
     def initialize(self) -> None:
@@ -92,10 +94,20 @@ class TrainingWorkflow(BundleWorkflow):
             validator=self.evaluator,
             handlers=(WeightsSaver(self.run_dir),),
         )
+        for event in (Events.EPOCH_STARTED, Events.COMPLETED):
+            self.trainer.add_event_handler(event, self._begin)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the training got as far as an epoch, or found none left to train."""
+        return self._begun
 
     def run(self) -> None:
         """Train to `max_epochs`."""
         self.trainer.run()
+
+    def _begin(self) -> None:
+        self._begun = True
 
     def finalize(self) -> None:
         """Leave the process group."""
