@@ -33,6 +33,7 @@ def train_here(method, folder, moment=None, resume=False, **settings):
     from medtrace.workflows.train import train
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     if moment is not None:
         _prepare_death(*moment)
     try:

@@ -45,8 +45,9 @@ def whole(tmp_path_factory):
 def stopped_and_resumed(method, folder, moment, **settings):
     number = moment[2]
     assert finish(method, folder, moment, **settings) == 128 + number
-    states = torch.load(folder / "checkpoints" / WITHIN_EPOCH, weights_only=True)
-    assert states["within_epoch"]["steps"] >= 1
+    written = folder / "checkpoints" / WITHIN_EPOCH
+    if moment[0] != "epoch":  # whose checkpoint is there already
+        assert torch.load(written, weights_only=True)["within_epoch"]["steps"] >= 1
     assert finish(method, folder, resume=True, **settings) == 0
     assert not (folder / "checkpoints" / WITHIN_EPOCH).exists()
     return ending(folder)
@@ -92,7 +93,9 @@ def test_stopped_again_and_again(whole, tmp_path):
 def command(*arguments, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "medtrace", *map(str, arguments)]
-    return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, **options)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # ignored in the background
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(line, env=environment, **pipes, **heard, **options)
 
 
 def wait_for(path, process):

@@ -20,7 +20,7 @@ from medtrace.checks import check_range
 from medtrace.data import DeterministicDataset
 from medtrace.engines import Checkpoint, LossHistory, ProgressBar, SkipLimit, Trainer
 from medtrace.engines.checkpoint import WITHIN_EPOCH
-from medtrace.engines.finite_checks import all_finite
+from medtrace.engines.finite_checks import DivergedError, all_finite
 from medtrace.engines.interruption import TrainingInterruptedError
 from medtrace.methods.base import Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
@@ -503,3 +503,47 @@ def test_a_limit_of_skipped_steps_may_be_infinite():
 def test_a_seed_is_no_negative_number():
     with pytest.raises(ValueError, match="seed: expected 0 or more, received -1"):
         DeterministicDataset(Draws([0]), -1)
+
+
+# A loss that grows beyond all measure
+
+
+def growing(factor, epochs=40, handlers=()):
+    """A training whose loss grows by a factor with every step."""
+    made = trainer([1.0], epochs=epochs, handlers=handlers)
+
+    def terms(_phase, _batch, _context):
+        return {"push": made.method.second.weight.sum() * 0 + factor ** (made.state.iteration - 1)}
+
+    made.method.two_terms = terms
+    return made
+
+
+def test_a_diverged_training_ends_with_the_term_the_step_and_the_remedy(tmp_path):
+    made = growing(10.0, handlers=[Checkpoint(tmp_path, interval=1)])
+    with pytest.raises(
+        DivergedError,
+        match=r"diverged: push is 1e\+0[67] at step 1 of 1 of epoch [78] of 40, where the first step .*case-0.*lower"
+        r" the learning rate of two \(now 0.001\).*max_gradient_norm; the last good checkpoint is \S+epoch=3.pt, after 3"
+        " epochs: resume",
+    ):
+        made.run()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoint_epoch=2.pt", "checkpoint_epoch=3.pt"} <= names
+    assert any(name.startswith("diverged_checkpoint_epoch=") for name in names)
+    resumed = growing(1.0, epochs=5, handlers=[Checkpoint(tmp_path, interval=1, resume=True)])
+    resumed.run()
+    assert resumed.state.epoch == 5
+
+
+def test_a_training_that_begins_beyond_all_measure_has_no_checkpoint(tmp_path):
+    made = growing(1.0, handlers=[Checkpoint(tmp_path, interval=1)])
+    made.method.two_terms = lambda *_: {"push": made.method.second.weight.sum() * 0 + 2e12}
+    with pytest.raises(DivergedError, match=r"push is 2e\+12 at step 1 .*; no checkpoint was written before"):
+        made.run()
+
+
+def test_a_loss_may_grow_a_little():
+    made = growing(1.2)
+    made.run()
+    assert made.state.epoch == 40

@@ -182,22 +182,28 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
     split: options.Split = "test",
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
 ) -> None:
     """Measure a run on unseen subjects, or several runs side by side."""
+    from medtrace.workflows.runs import using_checkpoint
+
     if beside:
         if out is None:
             raise ValueError("--out: expected a folder for the table of several runs, received none; name one")
         from medtrace.workflows.compare import TABLE, compare
 
-        compare([run, *beside], dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+        with using_checkpoint(checkpoint):
+            compare([run, *beside], dataset, out, split=split, device=device, progress=sys.stderr.isatty())
         typer.echo((out / TABLE).read_text(encoding="utf-8"))
         typer.echo(f"tables written to {out}")
         return
     from medtrace.workflows.evaluate import evaluate as call
+    from medtrace.workflows.evaluate import evaluation_of
 
-    out = out or run / "evaluation" / split
-    call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+    with using_checkpoint(checkpoint):
+        out = out or evaluation_of(run, split)
+        call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
     typer.echo(f"tables written to {out}")
 
 
@@ -226,24 +232,27 @@ def traceability(
             "--set", metavar="KEY=VALUE", help="Setting of the segmenter's training, such as iterations=1000."
         ),
     ] = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
 ) -> None:
     """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
     settings = parse_settings(set_ or [])
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.traceability import TABLE
     from medtrace.workflows.traceability import traceability as call
 
-    call(
-        runs or (),
-        out,
-        dataset=dataset,
-        split=split,
-        segmenter=segmenter,
-        feature_network=features if features in (None, "segmenter") else at_home(Path(features)),
-        settings=settings,
-        device=device,
-        progress=sys.stderr.isatty(),
-    )
+    with using_checkpoint(checkpoint):
+        call(
+            runs or (),
+            out,
+            dataset=dataset,
+            split=split,
+            segmenter=segmenter,
+            feature_network=features if features in (None, "segmenter") else at_home(Path(features)),
+            settings=settings,
+            device=device,
+            progress=sys.stderr.isatty(),
+        )
     typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")
 

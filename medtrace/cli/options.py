@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 Run = Annotated[Path, typer.Argument(help="Run folder of a training.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(help="Weights of the run: best (of its validations), last or epoch=N.  [default: of its end]"),
+]
 Dataset = Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")]
 Trace = Annotated[Path, typer.Argument(help="Folder of a trace.")]
 Traces = Annotated[list[Path], typer.Argument(help="Folders of traces.")]

@@ -39,6 +39,7 @@ def translate(
             "  [default: patches above 10 million voxels]",
         ),
     ] = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     overwrite: options.Overwrite = False,
     report: options.Report = True,
@@ -69,6 +70,7 @@ def translate(
             images,
             out,
             mask=mask,
+            checkpoint=checkpoint,
             contrast=contrast,
             page=page,
             device=device,
@@ -85,28 +87,30 @@ def translate(
         )
         return
     from medtrace.workflows.report import page_of
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.translate import translate as call
 
-    call(
-        run,
-        images[0],
-        out,
-        mask=mask,
-        contrast=contrast,
-        page=page,
-        device=device,
-        batch_size=batch_size,
-        patch_size=patch_size,
-        progress=sys.stderr.isatty(),
-        overwrite=overwrite,
-        report=report,
-        keep_metadata=keep_metadata,
-        dicom=dicom,
-        series=series,
-        resample_tilt=resample_tilt,
-        precise=precise,
-        transforms=transforms or (),
-    )
+    with using_checkpoint(checkpoint):
+        call(
+            run,
+            images[0],
+            out,
+            mask=mask,
+            contrast=contrast,
+            page=page,
+            device=device,
+            batch_size=batch_size,
+            patch_size=patch_size,
+            progress=sys.stderr.isatty(),
+            overwrite=overwrite,
+            report=report,
+            keep_metadata=keep_metadata,
+            dicom=dicom,
+            series=series,
+            resample_tilt=resample_tilt,
+            precise=precise,
+            transforms=transforms or (),
+        )
     typer.echo(f"trace written to {out}")
     if report:
         typer.echo(f"page written to {page_of(out)}")
@@ -120,12 +124,16 @@ def _is_one_image(path: Path) -> bool:
     return is_one_image(path)
 
 
-def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | None, **settings: Any) -> None:
+def _translate_cases(
+    run: Path, images: list[Path], out: Path, *, mask: Path | None, checkpoint: str | None, **settings: Any
+) -> None:
     if mask is not None:
         raise ValueError("--mask: expected none with several images; name masks in a list, in the column mask of a CSV")
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.translate_cases import translate_cases
 
-    found = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
+    with using_checkpoint(checkpoint):
+        found = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
     for failure in found.failures:
         typer.echo(f"medtrace: failed {failure}", err=True)
     typer.echo(
@@ -162,6 +170,7 @@ def register(
     contrast: options.Contrast = None,
     labels: Annotated[Path | None, typer.Option(help="Labels of the source, for the contours of --figure.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     overwrite: options.Overwrite = False,
     report: options.Report = True,
@@ -175,32 +184,34 @@ def register(
     """Register a scan to another, with a trained run or without, and keep the trace."""
     from medtrace.workflows.register import register as call
     from medtrace.workflows.report import page_of
+    from medtrace.workflows.runs import using_checkpoint
 
-    found = call(
-        source,
-        target,
-        out,
-        mask=mask,
-        source_mask=source_mask,
-        run=run,
-        refine=refine,
-        spacing=spacing,
-        smoothness=smoothness,
-        match=match,
-        contrast=contrast,
-        labels=labels,
-        figure=figure,
-        device=device,
-        progress=sys.stderr.isatty(),
-        overwrite=overwrite,
-        report=report,
-        keep_metadata=keep_metadata,
-        source_series=source_series,
-        target_series=target_series,
-        resample_tilt=resample_tilt,
-        precise=precise,
-        transforms=transforms or (),
-    )
+    with using_checkpoint(checkpoint):
+        found = call(
+            source,
+            target,
+            out,
+            mask=mask,
+            source_mask=source_mask,
+            run=run,
+            refine=refine,
+            spacing=spacing,
+            smoothness=smoothness,
+            match=match,
+            contrast=contrast,
+            labels=labels,
+            figure=figure,
+            device=device,
+            progress=sys.stderr.isatty(),
+            overwrite=overwrite,
+            report=report,
+            keep_metadata=keep_metadata,
+            source_series=source_series,
+            target_series=target_series,
+            resample_tilt=resample_tilt,
+            precise=precise,
+            transforms=transforms or (),
+        )
     typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
     typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")
     typer.echo(f"time {found.seconds:.1f} s, peak memory {found.peak_gib:.2f} GiB")
@@ -262,6 +273,7 @@ def certify(
     contrast: options.Contrast = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
     keep_metadata: options.KeepMetadata = False,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     source_series: Annotated[
         str | None,
@@ -272,23 +284,25 @@ def certify(
 ) -> None:
     """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 3 if any fails."""
     from medtrace.workflows.certify import certify_several
+    from medtrace.workflows.runs import using_checkpoint
 
-    found = certify_several(
-        traces,
-        out=out,
-        run=run,
-        source=input_,
-        target=target,
-        thresholds=thresholds,
-        radius=radius,
-        contrast=contrast,
-        html=html,
-        keep_metadata=keep_metadata,
-        device=device,
-        source_series=source_series,
-        target_series=target_series,
-        resample_tilt=resample_tilt,
-    )
+    with using_checkpoint(checkpoint):
+        found = certify_several(
+            traces,
+            out=out,
+            run=run,
+            source=input_,
+            target=target,
+            thresholds=thresholds,
+            radius=radius,
+            contrast=contrast,
+            html=html,
+            keep_metadata=keep_metadata,
+            device=device,
+            source_series=source_series,
+            target_series=target_series,
+            resample_tilt=resample_tilt,
+        )
     for certificate in found:
         typer.echo(f"{certificate.case}: {certificate.verdict}")
         for check in certificate.checks:
@@ -301,6 +315,7 @@ def certify(
 def calibrate(
     what: Annotated[str, typer.Argument(help="certificate or radius.")],
     run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are assessed.")] = None,
+    checkpoint: options.Checkpoint = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")
@@ -324,23 +339,25 @@ def calibrate(
 ) -> None:
     """Find out on TraceBench how often certificates are right, or how far points may be off."""
     from medtrace.workflows import calibrate as workflow
+    from medtrace.workflows.runs import using_checkpoint
 
     shape = (size or (32 if dims == 3 else 96 if what == "certificate" else 48),) * dims
-    if what == "certificate":
-        text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
-    elif what == "radius":
-        text = workflow.radius_table(
-            run=run,
-            predictor=predictor,
-            task=(task or ["postop"])[0],
-            spatial_shape=shape,
-            landmarks=landmarks,
-            subjects=subjects,
-            coverage=coverage,
-            share=share,
-            seed=seed,
-            out=out,
-        )
-    else:
-        raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
+    with using_checkpoint(checkpoint):
+        if what == "certificate":
+            text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
+        elif what == "radius":
+            text = workflow.radius_table(
+                run=run,
+                predictor=predictor,
+                task=(task or ["postop"])[0],
+                spatial_shape=shape,
+                landmarks=landmarks,
+                subjects=subjects,
+                coverage=coverage,
+                share=share,
+                seed=seed,
+                out=out,
+            )
+        else:
+            raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
     typer.echo(text)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,23 @@ import torch
 from ignite.engine import Events
 from torch.optim import Optimizer
 
-from medtrace.engines.finite_checks import LOGGER
+from medtrace.engines.checkpoint_files import (
+    FINAL,
+    STATE_WITHIN_EPOCH,
+    WITHIN_EPOCH,
+    epochs_of,
+    newest_first,
+    of_epochs,
+    progress_of,
+)
+from medtrace.engines.finite_checks import LOGGER, DivergedError
 from medtrace.engines.interruption import TrainingInterruptedError, listening, place
 from medtrace.engines.trainer import Trainer
 from medtrace.engines.within_epoch import agreed, fits, state_within_epoch
-from medtrace.guard.weights import load_weights
 from medtrace.storage.encoders import write_states
-from medtrace.storage.files import remove
+from medtrace.storage.files import link_or_copy, remove
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import locked
-
-FINAL = "final.pt"
-WITHIN_EPOCH = "within_epoch.pt"
-STATE_WITHIN_EPOCH = "within_epoch"
-_NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
 class Checkpoint:
@@ -62,6 +64,7 @@ class Checkpoint:
         self.minutes = minutes
         self._written = time.monotonic()
         self._epoch_end: dict[str, Any] | None = None
+        self._doubtful: list[Path] = []
         self.interval = interval
         self.resume = resume
         self.kept = kept
@@ -84,7 +87,7 @@ class Checkpoint:
         engine.while_running.enter_context(listening(engine))
         self._written = time.monotonic()
         if self.resume:
-            for path, states in self._readable():
+            for path, states in newest_first(self.folder):
                 _restore(engine, states, path)
                 return
 
@@ -103,8 +106,22 @@ class Checkpoint:
 
     def _leave(self, engine: Trainer, error: BaseException | None) -> None:
         """Keep an epoch whose steps are done although the training is interrupted before what follows them."""
+        if isinstance(error, DivergedError):
+            error.args = (f"{error}; {self._set_aside()}",)
         if isinstance(error, KeyboardInterrupt) and self._epoch_end is not None and engine.between_epochs:
             self._save_within_epoch(engine, self._epoch_end)
+
+    def _set_aside(self) -> str:
+        """Take doubtful checkpoints out of those to resume from; what is left, in words."""
+        for path in self._doubtful:
+            if path.is_file():
+                link_or_copy(path, path.with_name(f"diverged_{path.name}"))
+                remove(path)
+        last = next(newest_first(self.folder), None)
+        if last is None:
+            return "no checkpoint was written before"
+        done = round(progress_of(last[1]), 2)
+        return f"the last good checkpoint is {last[0]}, after {done:g} epochs: resume with the lower rate"
 
     def _save_epoch(self, engine: Trainer) -> None:
         self._save(engine, f"checkpoint_epoch={engine.state.epoch}.pt")
@@ -116,30 +133,18 @@ class Checkpoint:
         self._written = time.monotonic()
         if engine.state.rank == 0:
             write_states(self.folder / WITHIN_EPOCH, {**_states(engine), STATE_WITHIN_EPOCH: state})
+            if engine.is_doubtful:
+                self._doubtful.append(self.folder / WITHIN_EPOCH)
 
     def _save(self, engine: Trainer, name: str) -> None:
-        self._epoch_end, self._written = None, time.monotonic()
         write_states(self.folder / name, _states(engine))
+        self._epoch_end, self._written = None, time.monotonic()
         remove(self.folder / WITHIN_EPOCH)
-        for _, path in self._of_epochs()[self.kept :]:
+        if engine.is_doubtful:
+            self._doubtful.append(self.folder / name)
+            return
+        for _, path in of_epochs(self.folder)[self.kept :]:
             remove(path)
-
-    def _of_epochs(self) -> list[tuple[int, Path]]:
-        """The checkpoints of epochs, newest first."""
-        named = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.pt")]
-        return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
-
-    def _readable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Checkpoints with their content, of the latest epoch first; a damaged one is skipped with a warning."""
-        named = [path for path in (self.folder / FINAL, self.folder / WITHIN_EPOCH) if path.is_file()]
-        others = [(path, states) for path in named if (states := _read(path)) is not None]
-        others.sort(key=lambda one: -_progress(one[1]))
-        for epoch, path in self._of_epochs():
-            while others and _progress(others[0][1]) >= epoch:
-                yield others.pop(0)
-            if (states := _read(path)) is not None:
-                yield path, states
-        yield from others
 
 
 def _states(engine: Trainer) -> dict[str, Any]:
@@ -171,30 +176,10 @@ def _size(states: Any) -> int:
     return sum(map(_size, inner))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return load_weights(path)
-    except (ValueError, OSError) as error:
-        LOGGER.warning("%s; going on from an earlier checkpoint", error)
-        return None
-
-
-def _epoch(states: dict[str, Any]) -> int:
-    trainer = states.get("trainer", {})
-    return int(trainer.get("iteration", 0)) // max(1, int(trainer.get("epoch_length") or 1))
-
-
-def _progress(states: dict[str, Any]) -> float:
-    """Epochs that were trained; a little less where what follows the last one's steps was not done."""
-    trainer = states.get("trainer", {})
-    done = int(trainer.get("iteration", 0)) / max(1, int(trainer.get("epoch_length") or 1))
-    return done - 1e-9 if STATE_WITHIN_EPOCH in states else done
-
-
 def _restore(engine: Trainer, states: dict[str, Any], path: Path) -> None:
     planned, length = engine.state.max_epochs, engine.state.epoch_length
-    done = _epoch(states)
-    if (begun := math.ceil(_progress(states))) > planned:
+    done = epochs_of(states)
+    if (begun := math.ceil(progress_of(states))) > planned:
         raise ValueError(
             f"max_epochs: expected at least {begun}, the epochs that {path} has seen, received {planned}; raise it, or"
             " use the trained run as it is"

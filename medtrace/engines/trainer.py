@@ -20,14 +20,20 @@ from torch.utils.data import RandomSampler, WeightedRandomSampler
 from medtrace.checks import DeferredChecks
 from medtrace.engines.evaluator import to_device
 from medtrace.engines.finite_checks import (
+    DIVERGED,
+    DIVERGED_BY,
+    DOUBTFUL_BY,
     LOGGER,
+    DivergedError,
     ModuleMemory,
     SkipLimit,
     all_finite,
     batch_names,
+    finite_and_bounded,
     gradient_norm,
     too_many,
 )
+from medtrace.engines.interruption import place
 from medtrace.engines.randomness import ORDER, STEPS, derived_seed, seed_generators
 from medtrace.engines.within_epoch import restore_within_epoch
 from medtrace.methods.base import Method, Phase
@@ -129,6 +135,7 @@ class Trainer(MonaiTrainer):
         """Whether the epoch has a step that was not skipped."""
         self._resumed: Mapping[str, Any] | None = None
         self._last_skip = ""
+        self._first_loss = 0.0
         self._memory = ModuleMemory(method)
         self.state.step_skipped = False
         for name in COUNTS:
@@ -222,7 +229,11 @@ class Trainer(MonaiTrainer):
             losses, norms, output = self._go_back(batch)
         except ValueError as error:
             raise ValueError(f"{error} (in the batch of {batch_names(batchdata)})") from error
-        if all_finite([*losses, *norms.values()]):
+        finite, bounded = finite_and_bounded([*losses, *norms.values()], losses, self._loss_limit())
+        if finite and not bounded:
+            raise DivergedError(self._divergence(output, batchdata))
+        if finite:
+            self._first_loss = self._first_loss or max(1.0, *(abs(float(loss)) for loss in losses))
             self._step(norms)
         else:
             self._skip(losses, output, norms, batchdata)
@@ -282,6 +293,27 @@ class Trainer(MonaiTrainer):
         self.method.after_step()
         self.state.skipped_in_a_row = 0
         self.state.step_skipped, self.step_taken = False, True
+
+    def _loss_limit(self) -> float:
+        return min(DIVERGED, DIVERGED_BY * self._first_loss) if self._first_loss else DIVERGED
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the last step's loss is so far above the first one's that its weights are hardly worth keeping."""
+        loss = float(self.state.output[Keys.LOSS]) if self.state.output else 0.0
+        return not abs(loss) < DOUBTFUL_BY * (self._first_loss or DIVERGED)
+
+    def _divergence(self, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> str:
+        values = {name: value.item() for name, value in terms.items()}
+        worst = max(values, key=lambda name: abs(values[name]))
+        phase = next(phase.name for phase in self.method.phases if worst in phase.weights)
+        rate = self.optimizers[phase].param_groups[0]["lr"]
+        before = f", where the first step had a loss of {self._first_loss:.3g} or less" if self._first_loss else ""
+        return (
+            f"loss: the training has diverged: {worst} is {values[worst]:.3g} at {place(self)}{before} (batch of"
+            f" {batch_names(batch)}); lower the learning rate of {phase} (now {rate:.3g}), let it rise over"
+            " warmup_steps, or set training.max_gradient_norm"
+        )
 
     def _skip(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from monai.data import list_data_collate
 
+from medtrace.engines.checkpoint_choice import chosen_checkpoint
 from medtrace.engines.runs import load_method
 from medtrace.evaluation.scoring import score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
@@ -67,8 +68,9 @@ def evaluate(
 
 
 def evaluation_of(run: str | os.PathLike, split: str) -> Path:
-    """Where the tables of a run go by default."""
-    return Path(run) / "evaluation" / split
+    """Where the tables of a run go by default; a chosen checkpoint has a folder of its own."""
+    choice = chosen_checkpoint()
+    return Path(run) / "evaluation" / (split if choice is None else f"{split}-{choice}")
 
 
 def _shown(method: Method, cases: Any) -> list[ReportCase]:

@@ -127,7 +127,7 @@ def _check_changes(
     kind: type[Method], run: Path, before: MethodSettings, after: MethodSettings, other_data: bool
 ) -> None:
     """Refuse what a checkpoint would undo: another network, other tables, other data."""
-    old, new = _flat(before), _flat(after)
+    old, new = flat_settings(before), flat_settings(after)
     changed = [name for name in new if new[name] != old.get(name)]
     data = [name for name in changed if name.startswith("data.")]
     if data and not other_data:
@@ -170,7 +170,8 @@ def _kept(kind: type[Method], settings: MethodSettings) -> dict[str, Tensor]:
     return {**shapes, **phases, **{n: value for n, value in method.named_buffers() if n in state}}
 
 
-def _flat(settings: MethodSettings) -> dict[str, Any]:
+def flat_settings(settings: MethodSettings) -> dict[str, Any]:
+    """Dotted name of each setting → its value, as JSON holds it."""
     found: dict[str, Any] = {}
 
     def walk(values: Mapping[str, Any], prefix: str) -> None:

@@ -145,7 +145,8 @@ def _check_data(settings: MethodSettings, dataset: str | os.PathLike | None) -> 
     bench = isinstance(settings.data, TraceBenchData)
     if bench and dataset is not None:
         raise ValueError(
-            f"dataset: expected none with a preset that trains on TraceBench, received {dataset}; leave one of both out"
+            f"dataset: expected none, since the settings train on TraceBench (--tracebench, --smoke or a preset"
+            f" with its own cases), received {dataset}; leave one of both out"
         )
     if not bench and dataset is None:
         raise ValueError(

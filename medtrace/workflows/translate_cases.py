@@ -17,6 +17,7 @@ from medtrace.checks import check_positive
 from medtrace.data.lists.image_list import ListedImage, list_images
 from medtrace.data.pictures.output import picture_beside
 from medtrace.data.preparation.rules import FILE
+from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint
 from medtrace.engines.runs import RECORD, WEIGHTS, load_method
 from medtrace.io import save_trace
 from medtrace.io.trace_members import check_transform_formats
@@ -69,6 +70,7 @@ class _How(NamedTuple):
     transforms: tuple[str, ...]
     resample_tilt: bool = False
     page: int | None = None
+    checkpoint: str | None = None
 
 
 def translate_cases(
@@ -144,6 +146,7 @@ def translate_cases(
         tuple(transforms),
         resample_tilt,
         page,
+        chosen_checkpoint(),
     )
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
     with locked(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -197,6 +200,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         page=how.page,
         precise=how.precise,
         transforms=how.transforms,
+        **({} if how.checkpoint is None else {"checkpoint": how.checkpoint}),
     )
     folder = how.out / image.name
     if is_finished(folder, key):
@@ -208,7 +212,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
             f"{folder}: holds something else, or the result of another image, run or setting; overwrite it, or choose"
             " another folder"
         )
-    with compute_threads(how.threads), atomic_case(folder, key) as temporary:
+    with compute_threads(how.threads), using_checkpoint(how.checkpoint), atomic_case(folder, key) as temporary:
         with Progress(disable=True) as bar:
             found = translation(
                 how.run,
@@ -243,6 +247,8 @@ def _run_digest(run: Path) -> str:
         if not path.exists():
             raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
     files = {str(name): run / name for name in (RECORD, WEIGHTS, FILE)}
+    if chosen_checkpoint() is not None:
+        files |= {path.name: path for path in sorted((run / WEIGHTS).parent.glob("*")) if path.is_file()}
     return case_key({name: path if path.is_file() else None for name, path in files.items()})
 
 
