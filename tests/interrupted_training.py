@@ -33,7 +33,8 @@ def train_here(method, folder, moment=None, resume=False, **settings):
     from medtrace.workflows.train import train
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # both are ignored where tests run in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if moment is not None:
         _prepare_death(*moment)
     try:

@@ -524,8 +524,8 @@ def test_a_diverged_training_ends_with_the_term_the_step_and_the_remedy(tmp_path
     with pytest.raises(
         DivergedError,
         match=r"diverged: push is 1e\+0[67] at step 1 of 1 of epoch [78] of 40, where the first step .*case-0.*lower"
-        r" the learning rate of two \(now 0.001\).*max_gradient_norm; the last good checkpoint is \S+epoch=3.pt, after 3"
-        " epochs: resume",
+        r" the learning rate of two \(now 0.001\).*max_gradient_norm; the last good checkpoint is \S+epoch=3.pt,"
+        " after 3 epochs: resume",
     ):
         made.run()
     names = {path.name for path in tmp_path.iterdir()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -183,18 +183,26 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
     split: options.Split = "test",
     checkpoint: options.Checkpoint = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Cases traced at once.")] = 8,
+    patch_size: options.PatchSize = None,
     device: options.Device = None,
 ) -> None:
     """Measure a run on unseen subjects, or several runs side by side."""
     from medtrace.workflows.runs import using_checkpoint
 
+    settings: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "patch_size": patch_size,
+        "progress": sys.stderr.isatty(),
+    }
     if beside:
         if out is None:
             raise ValueError("--out: expected a folder for the table of several runs, received none; name one")
         from medtrace.workflows.compare import TABLE, compare
 
         with using_checkpoint(checkpoint):
-            compare([run, *beside], dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+            compare([run, *beside], dataset, out, split=split, **settings)
         typer.echo((out / TABLE).read_text(encoding="utf-8"))
         typer.echo(f"tables written to {out}")
         return
@@ -203,7 +211,7 @@ def evaluate(
 
     with using_checkpoint(checkpoint):
         out = out or evaluation_of(run, split)
-        call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+        call(run, dataset, out, split=split, **settings)
     typer.echo(f"tables written to {out}")
 
 

@@ -42,6 +42,14 @@ Device = Annotated[
     str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")
 ]
 
+PatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Edge of overlapping patches, in voxels (3D networks); 0 takes the volume as a whole."
+        "  [default: patches above 10 million voxels]",
+    ),
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")

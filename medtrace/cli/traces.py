@@ -31,14 +31,7 @@ def translate(
     contrast: options.Contrast = None,
     page: options.Page = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
-    patch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Edge of overlapping patches, in voxels (3D networks); 0 takes the volume as a whole."
-            "  [default: patches above 10 million voxels]",
-        ),
-    ] = None,
+    patch_size: options.PatchSize = None,
     checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     overwrite: options.Overwrite = False,

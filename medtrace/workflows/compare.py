@@ -20,6 +20,7 @@ from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
+from medtrace.workflows.evaluate import patches_of_cases
 
 IDENTITY = "identity"
 TABLE = "table.md"
@@ -52,6 +53,7 @@ def compare(
     split: str = "test",
     device: str | None = None,
     batch_size: int = 8,
+    patch_size: int | Sequence[int] | None = None,
     progress: bool = True,
 ) -> dict[str, CaseTable]:
     """Score runs and the identity on one split, and write one table of them.
@@ -63,6 +65,7 @@ def compare(
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
+        patch_size: see `medtrace.workflows.evaluate.evaluate`; for all runs.
         progress: show bars.
 
     Returns:
@@ -77,6 +80,8 @@ def compare(
     methods = {name: load_method(run, device) for name, run in zip(names, runs)}
     cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
     tracers = {IDENTITY: identity, **{name: tracer_of(method) for name, method in methods.items()}}
+    for name, run in zip(names, runs):
+        methods[name].inferer = patches_of_cases(methods[name], run, cases, patch_size)
     tables = {
         row: score_cases(
             tracer, cases, scores=translation_case, batch_size=batch_size, progress=row if progress else None
