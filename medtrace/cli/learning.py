@@ -120,6 +120,7 @@ def train(
     other_data: Annotated[
         bool, typer.Option("--other-data", help="Let a resumed run continue on another dataset than its own.")
     ] = False,
+    fit: options.Fit = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of a tiny network on TraceBench (presets tracebench, smoke).")
     ] = False,
@@ -140,6 +141,7 @@ def train(
         resume=resume,
         device=device,
         other_data=other_data,
+        fit=fit,
     )
     typer.echo(f"run written to {out}")
 

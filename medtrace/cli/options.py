@@ -50,6 +50,7 @@ PatchSize = Annotated[
         "  [default: patches above 10 million voxels]",
     ),
 ]
+Fit = Annotated[bool, typer.Option("--fit", help="Where memory runs out, take the largest batch or patch that fits.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")

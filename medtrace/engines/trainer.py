@@ -241,6 +241,15 @@ class Trainer(MonaiTrainer):
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
+    def try_step(self, batchdata: Mapping[str, Any]) -> None:
+        """Go forward and back with a batch, without a step of the optimizers; buffers are put back."""
+        self.method.train()
+        self._memory.remember()
+        try:
+            self._go_back(to_device(batchdata, self.state.device))
+        finally:
+            self._memory.recall()
+
     def _go_back(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Leave the gradients of all phases; their losses, the norms of their gradients by name, and all terms."""
         context: dict[str, Any] = {}

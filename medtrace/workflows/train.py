@@ -11,6 +11,8 @@ from typing import Any
 from medtrace.data.dataset import read_index
 from medtrace.engines.interruption import TrainingInterruptedError
 from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD
+from medtrace.guard.notices import notify
+from medtrace.guard.shortage import is_shortage
 from medtrace.methods import MethodSettings, method_class, resolve
 from medtrace.methods.settings import TraceBenchData
 from medtrace.storage.files import atomic_write, remove
@@ -19,7 +21,7 @@ from medtrace.storage.reservations import locked
 from medtrace.workflows.bundle_files import train_bundle
 from medtrace.workflows.handlers import record_run
 from medtrace.workflows.resuming import resumption
-from medtrace.workflows.training import TrainingWorkflow
+from medtrace.workflows.training import TrainingWorkflow, check_fitting
 
 
 def train(
@@ -32,6 +34,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     other_data: bool = False,
+    fit: bool = False,
 ) -> Path:
     """Train the method called `name` and leave a run folder.
 
@@ -48,6 +51,7 @@ def train(
             `dataset` may have moved; it is known by its content. Where `out` holds no run yet, one begins.
         device: such as "cuda:0" or "cpu"; by default CUDA where there is one.
         other_data: resume on another data set than the run's.
+        fit: where memory runs out, take the largest batch that fits, instead of telling it.
 
     Returns:
         The run folder.
@@ -89,9 +93,21 @@ def train(
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         workflow.initialize()
         record_run(out, name, resolved, dataset, workflow.train_dataset, remembered, renewed)
-        workflow.run()
+        fitting = None
+        try:
+            workflow.run()
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            fitting = workflow.fitting_batch()
+            check_fitting(fitting, resolved, workflow.device, fit, error)
         workflow.finalize()
-    return out
+    if fitting is None:
+        return out
+    del workflow  # and with it the memory that it has
+    notify(out, f"a batch of {resolved.training.batch_size} did not fit into the memory; continues with {fitting}")
+    changed = {**(settings or {}), "training.batch_size": fitting}
+    return train(name, dataset, out, settings=changed, resume=True, device=device, other_data=other_data, fit=fit)
 
 
 def _holds_run(out: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.bundle import BundleWorkflow
+from monai.data import list_data_collate
 from monai.inferers import SimpleInferer
 from monai.utils import set_determinism
 
+from medtrace.data.case_loader import sizes_of
 from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.sources import sources
@@ -22,6 +25,7 @@ from medtrace.engines.assembly import (
     build_optimizers,
     build_trainer,
 )
+from medtrace.guard.shortage import MemoryShortageError, first_that_fits, halves
 from medtrace.methods import Method, MethodSettings
 from medtrace.workflows.handlers import WeightsSaver
 
@@ -106,6 +110,29 @@ class TrainingWorkflow(BundleWorkflow):
         """Train to `max_epochs`."""
         self.trainer.run()
 
+    def fitting_batch(self) -> int | None:
+        """The largest half, quarter, ... of the batch whose step fits into the memory; None if none does.
+
+        Nothing learns; in a process group it is not looked for.
+        """
+        if self._grouped:
+            return None
+        data = self.train_dataset
+        sizes = sizes_of(data)
+        largest = 0 if sizes is None else max(range(len(sizes)), key=lambda index: math.prod(sizes[index]))
+
+        def attempt(count: int) -> None:
+            case = data[largest]
+            try:
+                self.trainer.try_step(list_data_collate([case] * count))
+            finally:
+                for optimizer in self.optimizers.values():
+                    optimizer.zero_grad(set_to_none=True)
+
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        return first_that_fits(halves(self.settings.training.batch_size), attempt)
+
     def _begin(self) -> None:
         self._begun = True
 
@@ -132,6 +159,27 @@ class TrainingWorkflow(BundleWorkflow):
         if name == "max_epochs":
             self.trainer.state.max_epochs = value
         self._values[name] = value
+
+
+def check_fitting(
+    fitting: int | None, settings: MethodSettings, device: torch.device, fit: bool, reason: Exception
+) -> None:
+    """Say which batch fits into a device's memory, unless it is taken.
+
+    Raises:
+        MemoryShortageError: if none does, or `fit` is off.
+    """
+    size = settings.training.batch_size
+    if fitting is None:
+        raise MemoryShortageError(
+            f"training.batch_size: a batch of {size} does not fit into the memory of {device}, nor a part of it; prepare"
+            " smaller images (--crop, --spacing, --resize), take a smaller network (channels) or training.amp=true"
+        ) from reason
+    if not fit:
+        raise MemoryShortageError(
+            f"training.batch_size: a batch of {size} does not fit into the memory of {device}; {fitting} does: resume with"
+            f" --set training.batch_size={fitting}, or --fit takes it"
+        ) from reason
 
 
 def _device(device: str | torch.device | None, grouped: bool) -> torch.device:

@@ -23,6 +23,7 @@ from medtrace.data.reading import read_image
 from medtrace.engines.runs import load_method
 from medtrace.fields import warp
 from medtrace.guard.notices import collecting
+from medtrace.inference.fitting import Division, translate_fitting
 from medtrace.inference.scan_translation import translate_array
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
@@ -66,6 +67,7 @@ def translate(
     page: int | None = None,
     precise: bool = False,
     transforms: Sequence[str] = (),
+    fit: bool = False,
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -94,6 +96,7 @@ def translate(
         batch_size: slices at once.
         patch_size: edge of the patches of a 3D network in voxels of its grid, or one number per axis; 0 takes the
             volume as a whole. None decides by the volume, see `patched.patches_for`.
+        fit: where memory runs out, take the largest batch or patch that fits, instead of telling it.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
         keep_metadata: write the image file's name into the trace, from which it may reach reports; names of files
@@ -133,6 +136,7 @@ def translate(
             series=series,
             resample_tilt=resample_tilt,
             page=page,
+            fit=fit,
             bar=bar,
             out=out,
         )
@@ -169,6 +173,7 @@ def translation(
     series: str | int | None = None,
     resample_tilt: bool = False,
     page: int | None = None,
+    fit: bool = False,
     bar: Progress,
     out: Path,
 ) -> Translation:
@@ -189,7 +194,10 @@ def translation(
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
         normalized, intensity = preparation.normalize(scan, contrast, foreground)
-        parts, patches = translate_array(method, preparation, normalized, scan.affine, batch_size, patch_size, bar)
+        parts, patches = translate_fitting(
+            lambda how, shown: translate_array(method, preparation, normalized, scan.affine, *how, shown),
+            *(method, preparation, Division(batch_size, patch_size), fit, bar, image),
+        )
         moved = _moved_foreground(intensity.foreground, parts.ddf)
         translated = intensity.inverse(parts.image, moved)
     except ValueError as error:

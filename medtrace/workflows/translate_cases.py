@@ -71,6 +71,7 @@ class _How(NamedTuple):
     resample_tilt: bool = False
     page: int | None = None
     checkpoint: str | None = None
+    fit: bool = False
 
 
 def translate_cases(
@@ -92,6 +93,7 @@ def translate_cases(
     page: int | None = None,
     precise: bool = False,
     transforms: Sequence[str] = (),
+    fit: bool = False,
 ) -> TranslatedCases:
     """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
 
@@ -119,6 +121,7 @@ def translate_cases(
         page: which page of pictures that have several, from 1.
         precise: keep every bit in the traces (see `medtrace.io.save_trace`).
         transforms: formats in which to write the fields once more: "h5", "nrrd".
+        fit: where memory runs out, take the largest batch or patch that fits.
 
     Returns:
         Names of the cases that were translated or kept, and a line for each failure.
@@ -147,6 +150,7 @@ def translate_cases(
         resample_tilt,
         page,
         chosen_checkpoint(),
+        fit,
     )
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
     with locked(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -225,6 +229,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 series=image.series,
                 resample_tilt=how.resample_tilt,
                 page=how.page,
+                fit=how.fit,
                 bar=bar,
                 out=folder,
             )
