@@ -26,7 +26,7 @@ EIGHT = {"training.batch_size": 8, "data.train_cases": 8, "training.max_epochs":
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (MemoryError(), True),
         (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B"),
             True,
         ),
         (RuntimeError("shapes do not fit"), False),
@@ -72,9 +72,7 @@ def cap(monkeypatch):
 
 def test_train_says_which_batch_fits(cap, tmp_path):
     cap(3)
-    with pytest.raises(
-        MemoryShortageError, match=r"batch of 8 does not fit into the memory of cpu; 2 does: resume with"
-    ):
+    with pytest.raises(MemoryShortageError, match=r"batch of 8 does not fit into the memory of cpu; 2 does: resume"):
         train("unet", out=tmp_path / "run", presets=SMOKE, settings=EIGHT, device="cpu")
     settings = {"training.batch_size": 2}
     train("unet", out=tmp_path / "run", resume=True, settings=settings, device="cpu")
@@ -95,9 +93,7 @@ def test_train_takes_what_fits(cap, tmp_path):
 
 def test_train_says_where_nothing_fits(cap, tmp_path):
     cap(0)
-    with pytest.raises(
-        MemoryShortageError, match=r"a batch of 8 does not fit .* nor a part of it; prepare smaller images"
-    ):
+    with pytest.raises(MemoryShortageError, match=r"a batch of 8 does not fit .* nor a part of it; prepare"):
         train("unet", out=tmp_path / "run", presets=SMOKE, settings=EIGHT, device="cpu", fit=True)
 
 

@@ -10,10 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from medtrace.engines.trainer import Trainer
+from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 """Ctrl-C, what schedulers and containers send, and a terminal that is closed."""
@@ -38,7 +35,7 @@ class TrainingInterruptedError(KeyboardInterrupt):
 
 
 @contextmanager
-def listening(engine: Trainer) -> Iterator[None]:
+def listening(engine: Any) -> Iterator[None]:
     """Let signals ask an engine to stop (`engine.stop_signal`) instead of ending the process in the midst of a step.
 
     Between the last step of an epoch and the first of the next, where validations run, the training ends at once. A
@@ -72,7 +69,7 @@ def listening(engine: Trainer) -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def place(engine: Trainer) -> str:
+def place(engine: Any) -> str:
     """Where a training stands, in words."""
     length = engine.state.epoch_length or 1
     step = engine.state.iteration - (engine.state.epoch - 1) * length

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from medtrace.engines.randomness import generators_from, generators_to
 
-if TYPE_CHECKING:
-    from medtrace.engines.trainer import Trainer
 
-
-def state_within_epoch(engine: Trainer) -> dict[str, Any]:
+def state_within_epoch(engine: Any) -> dict[str, Any]:
     """What a step leaves beside weights and optimizers: the place in the epoch, generators, and sums of handlers.
 
     Every process of a group has to call it at the same step.
@@ -29,12 +26,12 @@ def state_within_epoch(engine: Trainer) -> dict[str, Any]:
     }
 
 
-def fits(engine: Trainer, state: Mapping[str, Any]) -> bool:
+def fits(engine: Any, state: Mapping[str, Any]) -> bool:
     """Whether a training can continue within the epoch: its epochs and its processes are those of the state."""
     return state["length"] == engine.state.epoch_length and len(state["generators"]) == _processes()
 
 
-def restore_within_epoch(engine: Trainer, state: Mapping[str, Any]) -> None:
+def restore_within_epoch(engine: Any, state: Mapping[str, Any]) -> None:
     """Put back what `state_within_epoch` gave, but the place."""
     engine.step_taken = bool(state["taken"])
     generators_from(state["generators"][engine.state.rank], engine.state.device)
@@ -59,7 +56,7 @@ def _of_all_processes(own: dict[str, Any]) -> list[dict[str, Any]]:
     return gathered
 
 
-def agreed(engine: Trainer, *wishes: bool) -> list[bool]:
+def agreed(engine: Any, *wishes: bool) -> list[bool]:
     """What any process of a group wishes; alone, the wishes themselves."""
     if not _grouped():
         return list(wishes)

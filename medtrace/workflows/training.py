@@ -172,13 +172,13 @@ def check_fitting(
     size = settings.training.batch_size
     if fitting is None:
         raise MemoryShortageError(
-            f"training.batch_size: a batch of {size} does not fit into the memory of {device}, nor a part of it; prepare"
-            " smaller images (--crop, --spacing, --resize), take a smaller network (channels) or training.amp=true"
+            f"training.batch_size: a batch of {size} does not fit into the memory of {device}, nor a part of it;"
+            " prepare smaller images (--crop, --spacing), take a smaller network (channels) or set training.amp=true"
         ) from reason
     if not fit:
         raise MemoryShortageError(
-            f"training.batch_size: a batch of {size} does not fit into the memory of {device}; {fitting} does: resume with"
-            f" --set training.batch_size={fitting}, or --fit takes it"
+            f"training.batch_size: a batch of {size} does not fit into the memory of {device}; {fitting} does: resume"
+            f" with --set training.batch_size={fitting}, or --fit takes it"
         ) from reason
 
 
