@@ -59,9 +59,9 @@ def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
     except Terminated as error:
         typer.echo(f"medtrace: ended by {signal.Signals(error.number).name}", err=True)
         raise typer.Exit(128 + error.number) from None
-    except KeyboardInterrupt:
-        typer.echo("medtrace: interrupted", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as error:
+        typer.echo(f"medtrace: {str(error) or 'interrupted'}", err=True)
+        raise typer.Exit(128 + getattr(error, "signal_number", signal.SIGINT)) from None
     except (typer.Exit, typer.Abort):
         _echo(notes, reword)
         raise

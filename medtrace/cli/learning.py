@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -132,7 +132,13 @@ def train(
     tracebench: Annotated[
         bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset (preset tracebench).")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out; --set and --preset hold from there on.")
+    ] = False,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Let a resumed run continue on another dataset than its own.")
+    ] = False,
+    fit: options.Fit = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of a tiny network on TraceBench (presets tracebench, smoke).")
     ] = False,
@@ -150,7 +156,18 @@ def train(
 
     out = out or Path("runs") / name
     presets = [*(["tracebench"] if tracebench or smoke else []), *(preset or ()), *(["smoke"] if smoke else [])]
-    run(name, dataset, out=out, presets=presets, settings=settings, resume=resume, device=device, start_from=start_from)
+    run(
+        name,
+        dataset,
+        out=out,
+        presets=presets,
+        settings=settings,
+        resume=resume,
+        device=device,
+        other_data=other_data,
+        fit=fit,
+        start_from=start_from,
+    )
     typer.echo(f"run written to {out}")
 
 
@@ -192,40 +209,38 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
     split: options.Split = "test",
+    checkpoint: options.Checkpoint = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Cases traced at once.")] = 8,
+    patch_size: options.PatchSize = None,
     device: options.Device = None,
     allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Measure a run on unseen subjects, or several runs side by side."""
+    from medtrace.workflows.runs import using_checkpoint
+
+    settings: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "patch_size": patch_size,
+        "progress": sys.stderr.isatty(),
+        "allow_training_subjects": allow_training_subjects,
+    }
     if beside:
         if out is None:
             raise ValueError("--out: expected a folder for the table of several runs, received none; name one")
         from medtrace.workflows.compare import TABLE, compare
 
-        compare(
-            [run, *beside],
-            dataset,
-            out,
-            split=split,
-            device=device,
-            progress=sys.stderr.isatty(),
-            allow_training_subjects=allow_training_subjects,
-        )
+        with using_checkpoint(checkpoint):
+            compare([run, *beside], dataset, out, split=split, **settings)
         typer.echo((out / TABLE).read_text(encoding="utf-8"))
         typer.echo(f"tables written to {out}")
         return
-    from medtrace.workflows.evaluate import TABLE
+    from medtrace.workflows.evaluate import TABLE, evaluation_of
     from medtrace.workflows.evaluate import evaluate as call
 
-    out = out or run / "evaluation" / split
-    call(
-        run,
-        dataset,
-        out,
-        split=split,
-        device=device,
-        progress=sys.stderr.isatty(),
-        allow_training_subjects=allow_training_subjects,
-    )
+    with using_checkpoint(checkpoint):
+        out = out or evaluation_of(run, split)
+        call(run, dataset, out, split=split, **settings)
     typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")
 
@@ -255,24 +270,27 @@ def traceability(
             "--set", metavar="KEY=VALUE", help="Setting of the segmenter's training, such as iterations=1000."
         ),
     ] = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
 ) -> None:
     """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
     settings = parse_settings(set_ or [])
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.traceability import TABLE
     from medtrace.workflows.traceability import traceability as call
 
-    call(
-        runs or (),
-        out,
-        dataset=dataset,
-        split=split,
-        segmenter=segmenter,
-        feature_network=features if features in (None, "segmenter") else at_home(Path(features)),
-        settings=settings,
-        device=device,
-        progress=sys.stderr.isatty(),
-    )
+    with using_checkpoint(checkpoint):
+        call(
+            runs or (),
+            out,
+            dataset=dataset,
+            split=split,
+            segmenter=segmenter,
+            feature_network=features if features in (None, "segmenter") else at_home(Path(features)),
+            settings=settings,
+            device=device,
+            progress=sys.stderr.isatty(),
+        )
     typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")
 

@@ -66,6 +66,7 @@ def register(
     contrast: options.Contrast = None,
     labels: Annotated[Path | None, typer.Option(help="Labels of the source, for the contours of --figure.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     overwrite: options.Overwrite = False,
     report: options.Report = True,
@@ -112,14 +113,17 @@ def register(
         "target_series": target_series,
     }
     from medtrace.data.lists.image_list import is_one_image
+    from medtrace.workflows.runs import using_checkpoint
 
     if target is None or (source.exists() and not is_one_image(source)):
         _refuse_alone({**alone, "keep_metadata": keep_metadata or None})
-        _register_cases(source, target, out, workers=workers, scheduler=scheduler, **shared)
+        with using_checkpoint(checkpoint):
+            _register_cases(source, target, out, workers=workers, scheduler=scheduler, **shared)
         return
     from medtrace.workflows.register import register as call
 
-    found = call(source, target, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared)
+    with using_checkpoint(checkpoint):
+        found = call(source, target, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared)
     _tell(found, out, report)
     if found.verdict.grade == "FAIL":
         raise typer.Exit(FAILED_VERDICT)

@@ -31,14 +31,9 @@ def translate(
     contrast: options.Contrast = None,
     page: options.Page = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
-    patch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Edge of overlapping patches, in voxels (3D networks); 0 takes the volume as a whole."
-            "  [default: patches above 10 million voxels]",
-        ),
-    ] = None,
+    patch_size: options.PatchSize = None,
+    fit: options.Fit = False,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     overwrite: options.Overwrite = False,
     report: options.Report = True,
@@ -70,11 +65,13 @@ def translate(
             images,
             out,
             mask=mask,
+            checkpoint=checkpoint,
             contrast=contrast,
             page=page,
             device=device,
             batch_size=batch_size,
             patch_size=patch_size,
+            fit=fit,
             overwrite=overwrite,
             report=report,
             resample_tilt=resample_tilt,
@@ -87,30 +84,33 @@ def translate(
         )
         return
     from medtrace.workflows.report import page_of
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.translate import translate as call
     from medtrace.workflows.translate import units_note
 
-    trace = call(
-        run,
-        images[0],
-        out,
-        mask=mask,
-        contrast=contrast,
-        page=page,
-        device=device,
-        batch_size=batch_size,
-        patch_size=patch_size,
-        progress=sys.stderr.isatty(),
-        overwrite=overwrite,
-        report=report,
-        keep_metadata=keep_metadata,
-        dicom=dicom,
-        series=series,
-        resample_tilt=resample_tilt,
-        precise=precise,
-        transforms=transforms or (),
-        allow_training_subjects=allow_training_subjects,
-    )
+    with using_checkpoint(checkpoint):
+        trace = call(
+            run,
+            images[0],
+            out,
+            mask=mask,
+            contrast=contrast,
+            page=page,
+            device=device,
+            batch_size=batch_size,
+            patch_size=patch_size,
+            fit=fit,
+            progress=sys.stderr.isatty(),
+            overwrite=overwrite,
+            report=report,
+            keep_metadata=keep_metadata,
+            dicom=dicom,
+            series=series,
+            resample_tilt=resample_tilt,
+            precise=precise,
+            transforms=transforms or (),
+            allow_training_subjects=allow_training_subjects,
+        )
     if trace is not None and trace.contrasts is not None:
         typer.echo(
             units_note(None if trace.source_contrasts is None else trace.source_contrasts[0], trace.contrasts[0])
@@ -128,12 +128,16 @@ def _is_one_image(path: Path) -> bool:
     return is_one_image(path)
 
 
-def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | None, **settings: Any) -> None:
+def _translate_cases(
+    run: Path, images: list[Path], out: Path, *, mask: Path | None, checkpoint: str | None, **settings: Any
+) -> None:
     if mask is not None:
         raise ValueError("--mask: expected none with several images; name masks in a list, in the column mask of a CSV")
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.translate_cases import translate_cases
 
-    found = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
+    with using_checkpoint(checkpoint):
+        found = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
     for failure in found.failures:
         typer.echo(f"medtrace: failed {failure}", err=True)
     typer.echo(
@@ -196,6 +200,7 @@ def certify(
     contrast: options.Contrast = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
     keep_metadata: options.KeepMetadata = False,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     source_series: Annotated[
         str | None,
@@ -207,24 +212,26 @@ def certify(
 ) -> None:
     """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 3 if any fails."""
     from medtrace.workflows.certify import certify_several
+    from medtrace.workflows.runs import using_checkpoint
 
-    found = certify_several(
-        traces,
-        out=out,
-        run=run,
-        source=input_,
-        target=target,
-        thresholds=thresholds,
-        radius=radius,
-        contrast=contrast,
-        html=html,
-        keep_metadata=keep_metadata,
-        device=device,
-        source_series=source_series,
-        target_series=target_series,
-        resample_tilt=resample_tilt,
-        allow_training_subjects=allow_training_subjects,
-    )
+    with using_checkpoint(checkpoint):
+        found = certify_several(
+            traces,
+            out=out,
+            run=run,
+            source=input_,
+            target=target,
+            thresholds=thresholds,
+            radius=radius,
+            contrast=contrast,
+            html=html,
+            keep_metadata=keep_metadata,
+            device=device,
+            source_series=source_series,
+            target_series=target_series,
+            resample_tilt=resample_tilt,
+            allow_training_subjects=allow_training_subjects,
+        )
     for certificate in found:
         typer.echo(f"{certificate.case}: {certificate.verdict}")
         for check in certificate.checks:
@@ -237,6 +244,7 @@ def certify(
 def calibrate(
     what: Annotated[str, typer.Argument(help="certificate or radius.")],
     run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are assessed.")] = None,
+    checkpoint: options.Checkpoint = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")
@@ -260,23 +268,25 @@ def calibrate(
 ) -> None:
     """Find out on TraceBench how often certificates are right, or how far points may be off."""
     from medtrace.workflows import calibrate as workflow
+    from medtrace.workflows.runs import using_checkpoint
 
     shape = (size or (32 if dims == 3 else 96 if what == "certificate" else 48),) * dims
-    if what == "certificate":
-        text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
-    elif what == "radius":
-        text = workflow.radius_table(
-            run=run,
-            predictor=predictor,
-            task=(task or ["postop"])[0],
-            spatial_shape=shape,
-            landmarks=landmarks,
-            subjects=subjects,
-            coverage=coverage,
-            share=share,
-            seed=seed,
-            out=out,
-        )
-    else:
-        raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
+    with using_checkpoint(checkpoint):
+        if what == "certificate":
+            text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
+        elif what == "radius":
+            text = workflow.radius_table(
+                run=run,
+                predictor=predictor,
+                task=(task or ["postop"])[0],
+                spatial_shape=shape,
+                landmarks=landmarks,
+                subjects=subjects,
+                coverage=coverage,
+                share=share,
+                seed=seed,
+                out=out,
+            )
+        else:
+            raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
     typer.echo(text)

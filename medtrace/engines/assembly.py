@@ -102,7 +102,9 @@ def build_trainer(
         chosen.append(TensorBoardStatsHandler(log_dir=str(run_dir / TENSORBOARD), iteration_log=False, epoch_log=True))
         chosen.append(ProgressBar(method.title or type(method).__name__, log=run_dir / LOG))
         chosen.append(Tracking(training.tracking, run_dir, settings.model_dump(mode="json")))
-    chosen.append(Checkpoint(run_dir / CHECKPOINTS, training.checkpoint_interval, resume))
+    chosen.append(
+        Checkpoint(run_dir / CHECKPOINTS, training.checkpoint_interval, resume, minutes=training.checkpoint_minutes)
+    )
     chosen.append(build_schedule(settings))
     chosen.append(Acceleration(channels_last=training.channels_last, compile=training.compile))
     return Trainer(

@@ -53,7 +53,20 @@ class LossHistory:
         """Register on a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        getattr(engine, "kept_within_epoch", {})["history"] = self
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the epoch so far."""
+        return {
+            "sums": {str(name): value for name, value in self._sums.items()},
+            "count": self._count,
+            "before": dict(self._before),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the sums of a checkpoint."""
+        self._sums, self._count, self._before = dict(state["sums"]), state["count"], dict(state["before"])
 
     def _start(self, engine: Engine) -> None:
         self._sums, self._count = {}, 0
@@ -67,7 +80,7 @@ class LossHistory:
         if getattr(engine.state, "step_skipped", False):
             return
         for name, value in _scalars(engine.state.output).items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._sums[name] = self._sums[name].to(value) + value if name in self._sums else value.clone()
         self._count += 1
 
     def _finish(self, engine: Engine) -> None:

@@ -19,8 +19,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medtrace import __version__
+from medtrace.engines.averaging import usable_states
+from medtrace.engines.checkpoint_choice import run_states
 from medtrace.guard.method_size import EXTRA, check_shapes, check_size
-from medtrace.guard.weights import load_weights
 from medtrace.methods import Method, MethodSettings, method_class, resolve
 from medtrace.storage.files import atomic_write
 
@@ -111,7 +112,7 @@ def load_method(
     device: str | torch.device | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> Method:
-    """Build the method of a run and load its trained weights.
+    """Build the method of a run and load its trained weights, or those that `using_checkpoint` chooses.
 
     Args:
         run: a folder left by `medtrace train`.
@@ -127,14 +128,9 @@ def load_method(
     """
     run = Path(run)
     record = read_run(run)
-    weights = run / WEIGHTS
-    if not weights.is_file():
-        raise FileNotFoundError(
-            f"run: {weights} is missing: the training has not come to its end; resume it with `medtrace train"
-            f" {record.method} --out {run} --resume`"
-        )
     kind = method_class(record.method)
-    states = load_weights(weights).get("method", {})
+    weights, content = run_states(run, record.method, record.settings.training.max_epochs)
+    states = usable_states(content)
     check_shapes(check_size(lambda: kind.build(record.settings), run / RECORD), states, weights)
     method = kind.build(record.settings)
     missing, unexpected = method.load_state_dict(states, strict=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,16 +21,23 @@ from medtrace.checks import DeferredChecks
 from medtrace.engines.accumulation import parts_of
 from medtrace.engines.evaluator import to_device
 from medtrace.engines.finite_checks import (
+    DIVERGED,
+    DIVERGED_BY,
+    DOUBTFUL_BY,
     LOGGER,
+    DivergedError,
     ModuleMemory,
     SkipLimit,
     all_finite,
     batch_names,
+    finite_and_bounded,
     gradient_norm,
     too_many,
 )
+from medtrace.engines.interruption import place
 from medtrace.engines.pace import Pace
 from medtrace.engines.randomness import ORDER, STEPS, derived_seed, seed_generators
+from medtrace.engines.within_epoch import restore_within_epoch
 from medtrace.methods.base import Method, Phase
 
 COUNTS = ("skipped_steps", "skipped_in_a_row", "rescaled_steps")
@@ -51,7 +59,8 @@ class Trainer(MonaiTrainer):
 
     Before each epoch the global generators are seeded from (seed, epoch, process), `set_epoch` is called on the
     loader's dataset where it has one (`medtrace.data.DeterministicDataset`), and a new pass over the loader begins: a
-    training that is resumed at an epoch goes on as if it had not stopped.
+    training that is resumed at an epoch goes on as if it had not stopped. Within an epoch (`resume_within_epoch`) it
+    passes over the batches that it has seen, and takes up the generators' states.
 
     Args:
         device: where the method lies and where batches are moved.
@@ -132,6 +141,17 @@ class Trainer(MonaiTrainer):
         )
         self.while_running = ExitStack()
         """What handlers hold until the run ends, however it ends."""
+        self.kept_within_epoch: dict[str, Any] = {}
+        """Handlers with `state_dict` and `load_state_dict` that keep something from step to step of an epoch."""
+        self.stop_signal: int | None = None
+        """The signal that asked the training to end."""
+        self.between_epochs = False
+        """Whether an epoch's last step is done and the next one's first has not begun."""
+        self.step_taken = False
+        """Whether the epoch has a step that was not skipped."""
+        self._resumed: Mapping[str, Any] | None = None
+        self._last_skip = ""
+        self._first_loss = 0.0
         self._memory = ModuleMemory(method)
         self.state.step_skipped = False
         for name in COUNTS:
@@ -142,6 +162,10 @@ class Trainer(MonaiTrainer):
         if train_handlers is not None:
             self._register_handlers(train_handlers)  # they may ask for what is set above
         self.add_event_handler(Events.STARTED, Trainer._tell_ready)
+        self.add_event_handler(Events.STARTED, Trainer._complete_epoch)  # behind those of the handlers
+        self.add_event_handler(Events.EPOCH_STARTED, Trainer._continue_epoch)
+        self.add_event_handler(Events.ITERATION_STARTED, Trainer._between, False)
+        self.add_event_handler(Events.COMPLETED, Trainer._between, False)
 
     def run(self) -> None:
         """Train to `max_epochs`; a second call goes on from there.
@@ -152,6 +176,32 @@ class Trainer(MonaiTrainer):
         with self.while_running:
             Workflow.run(self)  # MONAI's Trainer.run would make a CUDA loss scaler of its own
         self._seed_steps(self.state.max_epochs + 1)
+
+    def resume_within_epoch(self, state: Mapping[str, Any]) -> None:
+        """Continue at the step behind the one at which `state_within_epoch` was asked; from a handler of STARTED."""
+        self._resumed = state
+        whole = state["steps"] == state["length"]
+        self.state.epoch = state["epoch"] if whole else state["epoch"] - 1
+        self.state.iteration = (state["epoch"] - 1) * state["length"] + state["steps"]
+
+    def _complete_epoch(self) -> None:
+        """Do what follows an epoch of which all steps were taken before the training stopped."""
+        if self._resumed is not None and self._resumed["steps"] == self._resumed["length"]:
+            restore_within_epoch(self, self._resumed)
+            self._resumed, self.between_epochs = None, True
+            self.fire_event(Events.EPOCH_COMPLETED)
+
+    def _continue_epoch(self) -> None:
+        """Pass over the batches that the epoch has seen before the training stopped."""
+        if self._resumed is not None:
+            for _ in islice(self._dataloader_iter, self._resumed["steps"]):
+                pass
+            self._init_iter = self._resumed["steps"]
+            restore_within_epoch(self, self._resumed)
+            self._resumed = None
+
+    def _between(self, between: bool) -> None:
+        self.between_epochs = between
 
     def checkpoint_items(self) -> dict[str, Any]:
         """What a checkpoint must hold to resume: what `Checkpoint` writes and reads."""
@@ -183,7 +233,7 @@ class Trainer(MonaiTrainer):
         self._seed_steps(self.state.epoch)
         self.set_data(self.data_loader)
         self._seed_steps(self.state.epoch)  # new workers drew a number, lasting ones did not
-        self._taken, self._last_skip = False, "the loss scale was too high"
+        self.step_taken, self._last_skip = False, "the loss scale was too high"
 
     def _order_cases(self) -> None:
         """Let torch's samplers draw from (seed, epoch)."""
@@ -193,7 +243,7 @@ class Trainer(MonaiTrainer):
             sampler.generator = torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.state.epoch))
 
     def _check_epoch(self) -> None:
-        if not self._taken:
+        if not self.step_taken:
             raise ValueError(too_many(f"every step of epoch {self.state.epoch}", self._last_skip))
 
     def _autocast(self) -> AbstractContextManager:
@@ -207,13 +257,26 @@ class Trainer(MonaiTrainer):
             losses, norms, output = self._go_back(batch)
         except ValueError as error:
             raise ValueError(f"{error} (in the batch of {batch_names(batchdata)})") from error
-        if all_finite([*losses, *norms.values()]):
+        finite, bounded = finite_and_bounded([*losses, *norms.values()], losses, self._loss_limit())
+        if finite and not bounded:
+            raise DivergedError(self._divergence(output, batchdata))
+        if finite:
+            self._first_loss = self._first_loss or max(1.0, *(abs(float(loss)) for loss in losses))
             self._step(norms)
         else:
             self._skip(losses, output, norms, batchdata)
         engine.state.output = [{Keys.LOSS: torch.stack(losses).sum(), **output}]
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+    def try_step(self, batchdata: Mapping[str, Any]) -> None:
+        """Go forward and back with a batch, without a step of the optimizers; buffers are put back."""
+        self.method.train()
+        self._memory.remember()
+        try:
+            self._go_back(to_device(batchdata, self.state.device))
+        finally:
+            self._memory.recall()
 
     def _go_back(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Leave the gradients of all phases; their losses, the norms of their gradients by name, and all terms."""
@@ -275,7 +338,28 @@ class Trainer(MonaiTrainer):
         self.loss_scaler.update()
         self.method.after_step()
         self.state.skipped_in_a_row = 0
-        self.state.step_skipped, self._taken = False, True
+        self.state.step_skipped, self.step_taken = False, True
+
+    def _loss_limit(self) -> float:
+        return min(DIVERGED, DIVERGED_BY * self._first_loss) if self._first_loss else DIVERGED
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the last step's loss is so far above the first one's that its weights are hardly worth keeping."""
+        loss = float(self.state.output[Keys.LOSS]) if self.state.output else 0.0
+        return not abs(loss) < DOUBTFUL_BY * (self._first_loss or DIVERGED)
+
+    def _divergence(self, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> str:
+        values = {name: value.item() for name, value in terms.items()}
+        worst = max(values, key=lambda name: abs(values[name]))
+        phase = next(phase.name for phase in self.method.phases if worst in phase.weights)
+        rate = self.optimizers[phase].param_groups[0]["lr"]
+        before = f", where the first step had a loss of {self._first_loss:.3g} or less" if self._first_loss else ""
+        return (
+            f"loss: the training has diverged: {worst} is {values[worst]:.3g} at {place(self)}{before} (batch of"
+            f" {batch_names(batch)}); lower the learning rate of {phase} (now {rate:.3g}), let it rise over"
+            " warmup_steps, or set training.max_gradient_norm"
+        )
 
     def _skip(
         self,

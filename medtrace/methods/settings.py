@@ -71,6 +71,8 @@ class TrainingSettings(Settings):
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     checkpoint_interval: Count = 10
     """Epochs between checkpoints."""
+    checkpoint_minutes: NonNegative = 10.0
+    """Minutes between checkpoints within an epoch, at the end of a step; 0 is never."""
     val_interval: Annotated[int, Field(ge=0)] = 10
     """Epochs between validations; 0 is never."""
     early_stopping: Count | None = None

@@ -212,6 +212,7 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any] | str]:
             "folder": "$@run_dir + '/checkpoints'",
             "interval": "@settings#training#checkpoint_interval",
             "resume": "@resume",
+            "minutes": "@settings#training#checkpoint_minutes",
         },
         "$medtrace.engines.build_schedule(@resolved)",
         {

@@ -21,6 +21,7 @@ from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
+from medtrace.workflows.evaluate import patches_of_cases
 from medtrace.workflows.unseen import SplitReview, marked, reviewed, subjects_of, write_record
 
 IDENTITY = "identity"
@@ -54,6 +55,7 @@ def compare(
     split: str = "test",
     device: str | None = None,
     batch_size: int = 8,
+    patch_size: int | Sequence[int] | None = None,
     progress: bool = True,
     allow_training_subjects: bool = False,
 ) -> dict[str, CaseTable]:
@@ -67,6 +69,7 @@ def compare(
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
+        patch_size: see `medtrace.workflows.evaluate.evaluate`; for all runs.
         progress: show bars.
         allow_training_subjects: measure also on subjects that a run was trained on; the table says so.
 
@@ -88,6 +91,8 @@ def compare(
     methods = {name: load_method(run, device) for name, run in zip(names, runs)}
     cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True)
     tracers = {IDENTITY: identity, **{name: tracer_of(method) for name, method in methods.items()}}
+    for name, run in zip(names, runs):
+        methods[name].inferer = patches_of_cases(methods[name], run, cases, patch_size)
     tables = {
         row: score_cases(
             tracer, cases, scores=translation_case, batch_size=batch_size, progress=row if progress else None

@@ -149,11 +149,24 @@ def record_run(
     dataset: str | os.PathLike | None,
     training: Any,
     started_from: Mapping[str, Any] | None = None,
+    remembered: Mapping[str, Any] | None = None,
+    renewed: bool = False,
 ) -> None:
-    """Write `preparation.json`, where there is none, and then `run.json`: a folder with a record is a run."""
-    if not (run / PREPARATION).exists():
+    """Write `preparation.json`, where there is none, and then `run.json`: a folder with a record is a run.
+
+    Args:
+        run: the run folder.
+        name: the method's.
+        settings: of the training, resolved.
+        dataset: a folder made by `medtrace prepare`, or None.
+        training: the training's `DeterministicDataset`.
+        remembered: what a resumed run remembers of its data; None is what `training_data` tells of `dataset`.
+        renewed: whether the data set is another than the run's, so that its preparation is now the run's.
+    """
+    if renewed or not (run / PREPARATION).exists():
         preparation_of(training, dataset).save(run / PREPARATION)
-    RunRecord(name, settings, training_data=training_data(dataset), started_from=started_from or {}).write(run)
+    data = training_data(dataset) if remembered is None else remembered
+    RunRecord(name, settings, training_data=data, started_from=started_from or {}).write(run)
 
 
 def training_data(dataset: str | os.PathLike | None) -> dict[str, Any]:

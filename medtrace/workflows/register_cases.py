@@ -16,7 +16,8 @@ from rich.progress import Progress
 
 from medtrace.data.lists.image_list import list_images
 from medtrace.data.lists.pair_list import read_pair_list
-from medtrace.engines.runs import RECORD, WEIGHTS
+from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint, weights_file
+from medtrace.engines.runs import RECORD
 from medtrace.io.trace_folder import INDEX
 from medtrace.report.certificate import STYLE
 from medtrace.storage.cases import atomic_case, case_key, is_finished, key_of
@@ -104,7 +105,7 @@ def register_cases(
     shared = {**settings, "threads": 1 if threads is None and several else threads}
     if shared.get("run") is not None:
         shared["run"] = str(Path(shared["run"]).absolute())
-    tasks = [Task(pair.name, (pair, str(out), shared, overwrite)) for pair in listed]
+    tasks = [Task(pair.name, (pair, str(out), shared, overwrite, chosen_checkpoint())) for pair in listed]
     with locked(out), Progress(console=Console(stderr=True), disable=not progress) as bar:
         row = bar.add_task("registering", total=len(tasks))
         try:
@@ -124,8 +125,10 @@ def register_cases(
     return RegisteredCases(cases, out / OVERVIEW)
 
 
-def register_case(pair: _Pair, out: str, settings: dict[str, Any], overwrite: bool) -> RegisteredCase:
-    """Register one pair into its folder, unless that holds its result.
+def register_case(
+    pair: _Pair, out: str, settings: dict[str, Any], overwrite: bool, checkpoint: str | None = None
+) -> RegisteredCase:
+    """Register one pair into its folder, unless that holds its result; `checkpoint` is the run's, where there is one.
 
     Raises:
         FileExistsError: if the folder holds something else and may not be overwritten.
@@ -133,7 +136,10 @@ def register_case(pair: _Pair, out: str, settings: dict[str, Any], overwrite: bo
     """
     known = {name: value for name, value in settings.items() if name not in ("run", "threads")}
     run = settings.get("run")
-    trained = {f"run {name}": None if run is None else Path(run) / name for name in (RECORD, WEIGHTS)}
+    trained: dict[str, Path | None] = {"run": None, "weights": None}
+    if run is not None:
+        with using_checkpoint(checkpoint):
+            trained = {"run": Path(run) / RECORD, "weights": weights_file(Path(run))}
     key = case_key({**pair.files, **trained}, series=pair.series, **known)
     folder = Path(out) / pair.name
     kept = is_finished(folder, key)
@@ -144,7 +150,7 @@ def register_case(pair: _Pair, out: str, settings: dict[str, Any], overwrite: bo
                 f"{folder}: holds something else, or the result of other images or settings; overwrite it, or choose"
                 " another folder"
             )
-        with atomic_case(folder, key) as temporary:
+        with using_checkpoint(checkpoint), atomic_case(folder, key) as temporary:
             files: dict[str, Any] = {name: value for name, value in pair.files.items() if value is not None}
             files |= pair.series
             register(

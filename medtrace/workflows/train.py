@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data.dataset import read_index
+from medtrace.engines.interruption import TrainingInterruptedError
 from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD, read_run
-from medtrace.guard.method_size import check_size
+from medtrace.guard.notices import notify
+from medtrace.guard.shortage import is_shortage
 from medtrace.methods import MethodSettings, method_class, resolve
 from medtrace.methods.settings import TraceBenchData
 from medtrace.storage.files import atomic_write, remove
@@ -19,7 +21,8 @@ from medtrace.storage.reservations import locked
 from medtrace.workflows.bundle_files import train_bundle
 from medtrace.workflows.fine_tuning import inherited_settings, start_of
 from medtrace.workflows.handlers import record_run
-from medtrace.workflows.training import TrainingWorkflow
+from medtrace.workflows.resuming import resumption
+from medtrace.workflows.training import TrainingWorkflow, check_fitting
 
 
 def train(
@@ -32,6 +35,8 @@ def train(
     resume: bool = False,
     device: str | None = None,
     start_from: str | os.PathLike | None = None,
+    other_data: bool = False,
+    fit: bool = False,
 ) -> Path:
     """Train the method called `name` and leave a run folder.
 
@@ -43,17 +48,20 @@ def train(
         presets: of the method, laid over its defaults in this order, such as ["tracebench", "full"].
         settings: dotted name → value on top, such as {"alpha": 0.75, "training.max_epochs": 3}. Dimensions and channels
             come from `dataset`.
-        resume: continue from the newest checkpoint in `out`, with that run's settings and `settings` on top; `presets`
-            then count only if `out` holds no run yet.
+        resume: continue from the newest checkpoint in `out`, with that run's settings, and `presets` and `settings` on
+            top, which hold from there on; what a checkpoint would undo (another network, other data) is refused.
+            `dataset` may have moved; it is known by its content. Where `out` holds no run yet, one begins.
         device: such as "cuda:0" or "cpu"; by default CUDA where there is one.
         start_from: a run of the same method, whose weights the training begins with and whose settings it has in place
             of the defaults; its optimizers begin anew. `run.json` remembers it.
+        other_data: resume on another data set than the run's.
+        fit: where memory runs out, take the largest batch that fits, instead of telling it.
 
     Returns:
         The run folder.
 
     Raises:
-        ValueError: if a name is unknown, a value is refused, or no data set is named.
+        ValueError: if a name is unknown, a value is refused, no data set is named, or a resumed run had another.
         FileExistsError: if `out` holds a run already and `resume` is off.
         FileNotFoundError: if `dataset` is not a folder.
         OSError: if another training uses `out`, or it cannot be written to; checkpoints there stay intact.
@@ -80,17 +88,10 @@ def train(
         start = read_run(out).started_from
         if start_from is not None and start.get("run") != os.path.abspath(start_from):
             raise ValueError(
-                f"from: {out} did not begin with the weights of {start_from}, and goes on with its own; resume it"
+                f"from: {out} did not begin with the weights of {start_from}, and continues with its own; resume it"
                 " without --from, or choose another folder"
             )
-        earlier = read_run(out)
-        if earlier.method != name:
-            raise ValueError(
-                f"name: expected {earlier.method}, whose run {out} is, received {name!r}; name that method"
-            )
-        resolved = resolve(kind.settings_type, (), settings, start=earlier.settings.model_dump(mode="json"))
-        dataset = dataset or earlier.training_data.get("dataset")
-        check_size(lambda: kind.build(resolved), out / RECORD)
+        resolved, dataset, remembered, renewed = resumption(kind, out, presets, settings, dataset, other_data)
     else:
         of_data = {} if dataset is None else _of_dataset(Path(dataset))
         inherited = None
@@ -98,19 +99,32 @@ def train(
             start = start_of(start_from, name)
             inherited = inherited_settings(start_from, dataset is not None)
         resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})}, inherited)
+        remembered, renewed = None, False
     _check_data(resolved, dataset)
     workflow = TrainingWorkflow(kind, resolved, out, dataset, device, resume, start)
     if not _leads():
         _run(workflow)
         return out
-    with locked(out), _nothing_left_of_a_false_start(out):
+    with locked(out), _nothing_left_of_a_false_start(out, workflow), _saying_how_to_resume(name, out):
         if _holds_run(out) and not resuming:
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         workflow.initialize()
-        record_run(out, name, resolved, dataset, workflow.train_dataset, started_from=start)
-        workflow.run()
+        record_run(out, name, resolved, dataset, workflow.train_dataset, start, remembered, renewed)
+        fitting = None
+        try:
+            workflow.run()
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            fitting = workflow.fitting_batch()
+            check_fitting(fitting, resolved, workflow.device, fit, error)
         workflow.finalize()
-    return out
+    if fitting is None:
+        return out
+    del workflow  # and with it the memory that it has
+    notify(out, f"a batch of {resolved.training.batch_size} did not fit into the memory; continues with {fitting}")
+    changed = {**(settings or {}), "training.batch_size": fitting}
+    return train(name, dataset, out, settings=changed, resume=True, device=device, other_data=other_data, fit=fit)
 
 
 def _holds_run(out: Path) -> bool:
@@ -129,19 +143,34 @@ def _run(workflow: TrainingWorkflow) -> None:
 
 
 @contextmanager
-def _nothing_left_of_a_false_start(out: Path) -> Iterator[None]:
-    """When a training fails, put back a resumed run's record; before a first checkpoint, remove what was written."""
+def _saying_how_to_resume(name: str, out: Path) -> Iterator[None]:
+    try:
+        yield
+    except TrainingInterruptedError as error:
+        told = f"{error.name} ended the training after {error.place}; nothing is lost: {_resuming(name, out)}"
+        error.args = (told,)
+        raise
+
+
+def _resuming(name: str, out: Path) -> str:
+    return f"continue with `medtrace train {name} --out {out} --resume`"
+
+
+@contextmanager
+def _nothing_left_of_a_false_start(out: Path, workflow: TrainingWorkflow) -> Iterator[None]:
+    """When a training fails before its first epoch, put back a resumed run's record and remove what was written."""
     before = set(out.iterdir())
     kept = {path: path.read_bytes() for path in (out / RECORD, out / PREPARATION) if path.is_file()}
     try:
         yield
     except BaseException:
+        if workflow.begun:
+            raise
         for path, content in kept.items():
             if path.read_bytes() != content:
                 atomic_write(path, content)
-        if not any((out / "checkpoints").glob("*.pt")):
-            for path in set(out.iterdir()) - before:
-                remove(path)
+        for path in set(out.iterdir()) - before:
+            remove(path)
         raise
 
 
@@ -149,7 +178,8 @@ def _check_data(settings: MethodSettings, dataset: str | os.PathLike | None) -> 
     bench = isinstance(settings.data, TraceBenchData)
     if bench and dataset is not None:
         raise ValueError(
-            f"dataset: expected none with a preset that trains on TraceBench, received {dataset}; leave one of both out"
+            f"dataset: expected none, since the settings train on TraceBench (--tracebench, --smoke or a preset"
+            f" with its own cases), received {dataset}; leave one of both out"
         )
     if not bench and dataset is None:
         raise ValueError(

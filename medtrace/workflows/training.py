@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.bundle import BundleWorkflow
+from monai.data import list_data_collate
 from monai.inferers import SimpleInferer
 from monai.utils import set_determinism
 
+from medtrace.data.case_loader import sizes_of
 from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import evaluation_loader, training_loader
 from medtrace.data.sources import sources
@@ -22,6 +26,7 @@ from medtrace.engines.assembly import (
     build_trainer,
     leads,
 )
+from medtrace.guard.shortage import MemoryShortageError, first_that_fits, halves
 from medtrace.methods import Method, MethodSettings
 from medtrace.workflows.fine_tuning import load_start
 from medtrace.workflows.handlers import WeightsSaver
@@ -65,6 +70,7 @@ class TrainingWorkflow(BundleWorkflow):
         self.start = dict(start or {})
         self.bundle_root = str(self.run_dir)
         self._grouped = "RANK" in os.environ
+        self._begun = False
         self.device = _device(device, self._grouped)
 
     def initialize(self) -> None:
@@ -100,6 +106,8 @@ class TrainingWorkflow(BundleWorkflow):
             validator=self.evaluator,
             handlers=(WeightsSaver(self.run_dir), *self._page()),
         )
+        for event in (Events.EPOCH_STARTED, Events.COMPLETED):
+            self.trainer.add_event_handler(event, self._begin)
         if not begun:
             self.trainer.when_ready.append(self._check_resumed)
 
@@ -111,9 +119,40 @@ class TrainingWorkflow(BundleWorkflow):
     def _page(self) -> list[RunPage]:
         return [RunPage(self.run_dir, self.kind.title, self.evaluator)] if leads() else []
 
+    @property
+    def begun(self) -> bool:
+        """Whether the training got as far as an epoch, or found none left to train."""
+        return self._begun
+
     def run(self) -> None:
         """Train to `max_epochs`."""
         self.trainer.run()
+
+    def fitting_batch(self) -> int | None:
+        """The largest half, quarter, ... of the batch whose step fits into the memory; None if none does.
+
+        Nothing learns; in a process group it is not looked for.
+        """
+        if self._grouped:
+            return None
+        data = self.train_dataset
+        sizes = sizes_of(data)
+        largest = 0 if sizes is None else max(range(len(sizes)), key=lambda index: math.prod(sizes[index]))
+
+        def attempt(count: int) -> None:
+            case = data[largest]
+            try:
+                self.trainer.try_step(list_data_collate([case] * count))
+            finally:
+                for optimizer in self.optimizers.values():
+                    optimizer.zero_grad(set_to_none=True)
+
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        return first_that_fits(halves(self.settings.training.batch_size), attempt)
+
+    def _begin(self) -> None:
+        self._begun = True
 
     def finalize(self) -> None:
         """Leave the process group."""
@@ -138,6 +177,27 @@ class TrainingWorkflow(BundleWorkflow):
         if name == "max_epochs":
             self.trainer.state.max_epochs = value
         self._values[name] = value
+
+
+def check_fitting(
+    fitting: int | None, settings: MethodSettings, device: torch.device, fit: bool, reason: Exception
+) -> None:
+    """Say which batch fits into a device's memory, unless it is taken.
+
+    Raises:
+        MemoryShortageError: if none does, or `fit` is off.
+    """
+    size = settings.training.batch_size
+    if fitting is None:
+        raise MemoryShortageError(
+            f"training.batch_size: a batch of {size} does not fit into the memory of {device}, nor a part of it;"
+            " prepare smaller images (--crop, --spacing), take a smaller network (channels) or set training.amp=true"
+        ) from reason
+    if not fit:
+        raise MemoryShortageError(
+            f"training.batch_size: a batch of {size} does not fit into the memory of {device}; {fitting} does: resume"
+            f" with --set training.batch_size={fitting}, or --fit takes it"
+        ) from reason
 
 
 def _device(device: str | torch.device | None, grouped: bool) -> torch.device:

@@ -25,6 +25,7 @@ from medtrace.data.reading import read_image
 from medtrace.engines.runs import load_method
 from medtrace.fields import warp
 from medtrace.guard.notices import collecting
+from medtrace.inference.fitting import Division, translate_fitting
 from medtrace.inference.scan_translation import translate_array
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
@@ -74,6 +75,7 @@ def translate(
     precise: bool = False,
     transforms: Sequence[str] = (),
     allow_training_subjects: bool = False,
+    fit: bool = False,
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -103,6 +105,7 @@ def translate(
         batch_size: slices at once.
         patch_size: edge of the patches of a 3D network in voxels of its grid, or one number per axis; 0 takes the
             volume as a whole. None decides by the volume, see `patched.patches_for`.
+        fit: where memory runs out, take the largest batch or patch that fits, instead of telling it.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
         keep_metadata: write the image file's name into the trace, from which it may reach reports; names of files
@@ -143,6 +146,7 @@ def translate(
             series=series,
             resample_tilt=resample_tilt,
             page=page,
+            fit=fit,
             bar=bar,
             out=out,
             allow_training_subjects=allow_training_subjects,
@@ -180,6 +184,7 @@ def translation(
     series: str | int | None = None,
     resample_tilt: bool = False,
     page: int | None = None,
+    fit: bool = False,
     bar: Progress,
     out: Path,
     allow_training_subjects: bool = False,
@@ -214,7 +219,10 @@ def translation(
         normalized, intensity = preparation.normalize(scan, contrast, foreground)
         before, after = preparation.contrast(contrast), preparation.target(contrast)
         back = way_back(scan.as_tensor(), intensity, before, after)
-        parts, patches = translate_array(method, preparation, normalized, scan.affine, batch_size, patch_size, bar)
+        parts, patches = translate_fitting(
+            lambda how, shown: translate_array(method, preparation, normalized, scan.affine, *how, shown),
+            *(method, preparation, Division(batch_size, patch_size), fit, bar, image),
+        )
         moved = _moved_foreground(back.foreground, parts.ddf)
         translated = back.inverse(parts.image, moved)
     except ValueError as error:
