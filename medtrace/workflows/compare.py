@@ -108,7 +108,7 @@ def compare(
     write_comparison(out, compare_rows(_runs_first(tables), subjects_of(folder)))
     rows, shown = _rows(tables)
     best = {name: better for name, better in BEST.items() if name in shown}
-    atomic_write(out / TABLE, f"{markdown_table(rows, shown, best=best)}\n{NOTE}\n{_doubts(reviews)}")
+    atomic_write(out / TABLE, f"{markdown_table(rows, shown, best=best)}\n{_doubts(reviews)}{NOTE}\n")
     return tables
 
 
@@ -124,7 +124,7 @@ def _doubts(reviews: Mapping[str, SplitReview]) -> str:
         if review.training
     ]
     lines += [f"{name}: {line}." for name, review in reviews.items() for line in review.cautions]
-    return "".join(f"\n{line}\n" for line in lines)
+    return "".join(f"{line}\n\n" for line in lines)
 
 
 def translation_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:

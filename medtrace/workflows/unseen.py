@@ -131,7 +131,7 @@ def image_cautions(
     """
     if memory.silent:
         return [NOT_KNOWN]
-    other = memory.images("target" if role == "source" else "source")
+    other = memory.images("target") if role == "source" else []
     names = {one.contrast for one in memory.images(role, contrast)}
     found = unlike(record, memory.images(role, contrast), [one for one in other if one.contrast not in names])
     return [*found, *([MASK_MISSING] if memory.masked and not mask and role == "source" else [])]
