@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandFlipd, SelectItemsd
 
+from medtrace.data.augmentation import augmentation
 from medtrace.data.dataset import load_dataset
 from medtrace.data.partners import RandomPartner
+from medtrace.data.preparation.rules import FILE as PREPARATION
+from medtrace.data.preparation.rules import Preparation
 from medtrace.data.tracebench import TraceBench
 from medtrace.methods.settings import MethodSettings, PreparedData, TraceBenchData
 from medtrace.transforms import RandIdenticalPaird, RandMisalignd
@@ -53,7 +57,7 @@ def sources(
 
 def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: CaseTransform | None) -> Sources:
     def training() -> Any:
-        transform: Any = case_transform
+        steps: list[Any] = [] if case_transform is None else [case_transform]
         if data.misalignment is not None:
             misalign = RandMisalignd(
                 ["source", "target"] if data.moved == "both" else [data.moved],
@@ -61,8 +65,10 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
                 fill=-1.0,
                 together=False,
             )
-            transform = misalign if transform is None else Compose([misalign, transform])
-        pairs = load_dataset(folder, "training", transform=transform)
+            steps.insert(0, misalign)
+        preparation = Preparation.load(Path(folder) / PREPARATION)
+        steps += augmentation(data.augmentation, preparation, preparation.spatial_dims)
+        pairs = load_dataset(folder, "training", transform=Compose(steps) if steps else None)
         return RandomPartner(pairs) if data.partners == "resampled" else pairs
 
     return Sources(

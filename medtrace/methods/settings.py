@@ -74,10 +74,33 @@ class TrainingSettings(Settings):
     channels_last: bool = False
 
 
+class AugmentationSettings(Settings):
+    """Random changes of the training cases of a prepared folder (`medtrace.data.augmentation`)."""
+
+    on: bool = True
+    flip: Fraction = 0.5
+    """Probability of a mirror image, left for right; not of sagittal slices. Set 0 where sides differ, as in abdomens."""
+    motion: Fraction = 0.7
+    """Probability of an affine and elastic motion."""
+    degrees: NonNegative = 10.0
+    scale: Fraction = 0.1
+    shift_voxels: NonNegative = 4.0
+    elastic_voxels: NonNegative = 1.0
+    """Standard deviation of the control points' displacement at most (2D)."""
+    elastic_spacing: Positive = 16.0
+    """Voxels between control points."""
+    intensity: Fraction = 0.5
+    """Probability that the source's intensities are bent; only where they are in arbitrary units and the target has
+    another contrast."""
+    gamma: tuple[Positive, Positive] = (0.75, 1.35)
+    """Range of the exponent that bends them."""
+
+
 class PreparedData(Settings):
     """A folder made by `medtrace prepare`."""
 
     kind: Literal["prepared"] = "prepared"
+    augmentation: AugmentationSettings = AugmentationSettings()
     partners: Literal["fixed", "resampled"] = "fixed"
     """`resampled` gives each source the target of another subject, a new one in every epoch, for unpaired domains."""
     misalignment: Level | None = None

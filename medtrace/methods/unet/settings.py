@@ -10,6 +10,7 @@ from medtrace.methods.settings import Channels, Count, Fraction, MethodSettings,
 
 _BUDGET: Preset = {
     "channels": (16, 32, 64, 128),
+    "refine": False,
     "training.max_epochs": 7,
     "training.schedule": "cosine",
     "training.val_interval": 0,
@@ -23,6 +24,8 @@ class UNetSettings(MethodSettings):
     channels: Channels = (32, 64, 128, 256, 512)
     num_res_units: Count = 2
     dropout: Fraction = 0.0
+    refine: bool = True
+    """Make the image of features and the source at full resolution (`networks.RegressionUNet`)."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
