@@ -122,6 +122,22 @@ def prepare(
     typer.echo(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
 
 
+@command("plan")
+def plan(
+    dataset: options.Dataset,
+    method: Annotated[str | None, typer.Option(help="Method to train.  [default: one is proposed]")] = None,
+    preset: options.Preset = None,
+    measure: Annotated[bool, typer.Option(help="Time a few steps on this machine.")] = True,
+    device: options.Device = None,
+) -> None:
+    """Propose a training on a prepared dataset: method, preset, batch, epochs, hours, each with its reason."""
+    from medtrace.workflows.plan import plan as call
+
+    proposal = call(dataset, method, presets=tuple(preset or ()), device=device, measure=measure)
+    for line in proposal.lines:
+        typer.echo(line)
+
+
 @command("train")
 def train(
     name: options.Method,
@@ -144,6 +160,11 @@ def train(
 
     out = out or Path("runs") / name
     presets = [*(["tracebench"] if tracebench or smoke else []), *(preset or ()), *(["smoke"] if smoke else [])]
+    if dataset is not None and not resume:
+        from medtrace.workflows.plan import planned_lines
+
+        for line in planned_lines(name, dataset, presets, settings):
+            typer.echo(line)
     run(name, dataset, out=out, presets=presets, settings=settings, resume=resume, device=device)
     typer.echo(f"run written to {out}")
 

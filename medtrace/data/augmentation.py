@@ -1,4 +1,4 @@
-"""Random changes of training cases, by MONAI's transforms: the same motion of all images, masks and labels of a case."""
+"""Random changes of training cases, by MONAI's transforms: one motion for all images, masks and labels of a case."""
 
 from __future__ import annotations
 
@@ -169,8 +169,10 @@ def describe(settings: AugmentationSettings, preparation: Preparation | None, sp
         "left-right flips"
         if left_right_axis(preparation, spatial_dims) is not None
         else "no flips (a sagittal slice has no left and right)",
-        f"turns to {settings.degrees:g} degrees, sizes to {settings.scale:.0%}, shifts to {settings.shift_voxels:g} voxels",
-        f"elastic to {settings.elastic_voxels:g} voxels" if spatial_dims == 2 else "no elastic motion in 3D",
+        f"turns to {settings.degrees:g} degrees",
+        f"sizes to {settings.scale:.0%}",
+        f"shifts to {settings.shift_voxels:g} voxels",
+        f"elastic to {settings.elastic_voxels:g} voxel(s)" if spatial_dims == 2 else "no elastic motion in 3D",
         "bent source intensities"
         if curves_allowed(preparation)
         else "source intensities as they are (a fixed unit, a picture, or the target's own contrast)",

@@ -79,7 +79,7 @@ class AugmentationSettings(Settings):
 
     on: bool = True
     flip: Fraction = 0.5
-    """Probability of a mirror image, left for right; not of sagittal slices. Set 0 where sides differ, as in abdomens."""
+    """Probability of a mirror image, left for right; never of sagittal slices. 0 where sides differ, as in abdomens."""
     motion: Fraction = 0.7
     """Probability of an affine and elastic motion."""
     degrees: NonNegative = 10.0
@@ -146,9 +146,11 @@ class MethodSettings(Settings):
 
     Attributes:
         presets: name → dotted names and values that it sets, on top of the defaults.
+        budgets: preset → steps of a training on a prepared folder, where nobody says how many epochs.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {}
+    budgets: ClassVar[Mapping[str, int]] = {}
 
     spatial_dims: Literal[2, 3] = 2
     in_channels: Count = 1
