@@ -64,7 +64,7 @@ def prepare(
         tuple[float, float, float] | None,
         typer.Option(
             help="Shares of subjects: training, validation, test. Not with a list that has a column split."
-            "  [default: 0.7 0.0 0.3]"
+            "  [default: about 0.7 0.1 0.2, at least one subject each; 0.7 0.0 0.3 of fewer than four]"
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -275,7 +275,12 @@ def traceability(
 
 @command("bench")
 def bench(
-    task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned, metamorphic or domain.")] = "postop",
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="TraceBench task: postop, misaligned, metamorphic or domain; or real: T1 to T2 and FLAIR on heads."
+        ),
+    ] = "postop",
     setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
     full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
     study: Annotated[
@@ -284,14 +289,21 @@ def bench(
             help="Of postop: rivals, alpha, gamma, ablation, translators or diffusion."
             " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
+            " Of real: all, t1-t2 or t1-flair."
             "  [default: the task's first]"
         ),
     ] = None,
     out: options.TablesFolder = Path("demo_out"),
     seed: options.Seed = 0,
     device: options.Device = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the open MS data, for the task real.  [default: $MEDTRACE_DATA]")
+    ] = None,
 ) -> None:
-    """Train and measure on TraceBench, where the truth is known."""
+    """Train and measure where the truth is known: on TraceBench, or on real heads that have the target."""
     from medtrace.workflows.bench import bench as call
 
-    call(task=task, setting="full" if full else setting, study=study, out=out, seed=seed, device=device)
+    setting = "full" if full else setting
+    found = call(task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data)
+    if "page" in found:
+        typer.echo(f"page written to {found['page']}")

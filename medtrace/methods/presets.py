@@ -13,7 +13,7 @@ from medtrace.methods.settings import Preset
 DEFAULT, LITTLE, GPU, PAPER = "default", "small", "gpu", "paper"
 
 OWN: Preset = {
-    "training.batch_size": 4,
+    "training.batch_size": 2,
     "training.schedule": "cosine",
     "optimizer.learning_rate": 1e-3,
 }
@@ -28,7 +28,7 @@ OWN_ON_GPU: Preset = {
 }
 """Published widths on a GPU of 12 GiB or more. Not measured: the machines that these defaults come from have none."""
 
-BUDGETS: Mapping[str, int] = {DEFAULT: 2400, LITTLE: 600, GPU: 40_000}
+BUDGETS: Mapping[str, int] = {DEFAULT: 4000, LITTLE: 800, GPU: 40_000}
 """Steps of a training on a user's own data, by preset."""
 
 AS_PUBLISHED: Preset = {"data.augmentation.on": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class DatasetFacts:
     @property
     def largest(self) -> tuple[int, ...]:
         """Size of the largest training item."""
-        return max(self.sizes, key=lambda size: [*map(int, (_voxels(size),)), *size], default=())
+        return max(self.sizes, key=lambda size: (math.prod(size), size), default=())
 
     @property
     def crossed(self) -> bool:
@@ -81,15 +82,7 @@ class DatasetFacts:
         parts = [
             f"{count} {split} of {self.subjects[split]} subject(s)" for split, count in self.counts.items() if count
         ]
-        sizes = " x ".join(map(str, self.largest)) + (
-            f" and {len(self.sizes) - 1} smaller" if len(self.sizes) > 1 else ""
-        )
+        smaller = f" and {len(self.sizes) - 1} smaller" if len(self.sizes) > 1 else ""
+        sizes = " x ".join(map(str, self.largest)) + smaller
         spacing = "" if self.spacing is None else f", {' x '.join(f'{value:g}' for value in self.spacing)} mm"
         return [f"{kind}: {', '.join(parts)}; {sizes}{spacing}", f"contrasts: {self.contrasts}"]
-
-
-def _voxels(size: tuple[int, ...]) -> int:
-    count = 1
-    for length in size:
-        count *= length
-    return count
