@@ -176,7 +176,7 @@ def _train(row: RealRow, dataset: Path, out: Path, presets: Sequence[str], devic
     with locked(run):  # which a training at work has
         remove_content(run)  # of a training that did not finish
     cpu, wall = time.process_time(), time.perf_counter()
-    settings = {"training.seed": row.seed, "training.val_interval": 0, "training.checkpoint_interval": 1_000_000}
+    settings = {"training.seed": row.seed, "training.val_interval": 0, "training.checkpoint_interval": 100_000}
     train(row.row, dataset, run, presets=presets, settings=settings, device=device)
     cost = {
         "cpu_seconds": round(time.process_time() - cpu, 1),
