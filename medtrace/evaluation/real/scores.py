@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medtrace import metrics
-from medtrace.data.preparation.rules import Preparation
+from medtrace.data.preparation.rules import Preparation, target_units
 from medtrace.evaluation.scoring import RANGE, Scores
 from medtrace.trace import Trace
 from medtrace.trace.validation import as_tensor
@@ -24,7 +24,7 @@ def slice_scores(preparation: Preparation) -> Scores:
         preparation: of the data set. Of a target in arbitrary units the unit is that of the mean training scan, to
             which image and target are brought by one curve.
     """
-    contrast = preparation.target(next(iter(preparation.targets), None))
+    back = target_units(preparation, 1)
 
     def scores(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
         image, target = as_tensor(trace.image)[None], as_tensor(case["target"])[None]
@@ -33,8 +33,7 @@ def slice_scores(preparation: Preparation) -> Scores:
             MAE: metrics.mean_absolute_error(image, target, inside, data_range=RANGE, output_range=255),
             SSIM: metrics.structural_similarity(image, target, inside, data_range=RANGE),
         }
-        if contrast is not None:
-            back = contrast.intensity_map(target.shape[1]).inverse
+        if back is not None:
             values[UNITS] = (back(image[0]) - back(target[0])).abs()[inside[0].expand_as(target[0])].mean()
         return {name: float(value) for name, value in values.items()}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from medtrace.data.augmentation import describe
 from medtrace.data.dataset import read_index
+from medtrace.data.preparation.rules import target_units
 from medtrace.methods import MethodSettings, resolve
 from medtrace.methods.presets import DEFAULT, PAPER
 from medtrace.methods.settings import PreparedData
@@ -112,11 +113,12 @@ def _reasons(
     if not facts.counts["validation"]:
         lines.append("validation: none, as the data set has no validation subjects (prepare with --split 0.7 0.1 0.2)")
     elif training.val_interval:
-        unit = facts.preparation.target(next(iter(facts.preparation.targets), None))
+        known = target_units(facts.preparation, settings.out_channels) is not None
+        unit = facts.preparation.target(next(iter(facts.preparation.targets), None)) if known else None
         lines.append(
             f"validation: every {training.val_interval} epoch(s) on {facts.counts['validation']} item(s) of"
             f" {facts.subjects['validation']} subject(s), mean absolute error"
-            + (f" in {unit.unit} of {unit.name}" if unit is not None else "")
+            + (f" in {unit.unit} of {unit.name}" if unit is not None else " on the network's scale")
         )
     return lines
 
