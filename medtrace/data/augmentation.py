@@ -57,8 +57,18 @@ class MoveOnGridd(Randomizable, MapTransform):
         """Everything is drawn by what is done."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Apply to a case."""
+        """Apply to a case.
+
+        Raises:
+            ValueError: if it has landmarks, which would stay where they are.
+        """
         items = dict(data)
+        found = [key for key in POINTS if key in items]
+        if found:
+            raise ValueError(
+                f"{found[0]}: expected none in a case that is augmented, as points do not move along; read the cases"
+                " without landmarks, or set data.augmentation.on=false"
+            )
         moved: dict[Hashable, Any] = self.around(items)
         for key in self.key_iterator(items):
             values = as_tensor(moved[key])
@@ -77,9 +87,6 @@ def augmentation(settings: AugmentationSettings, preparation: Preparation | None
 
     Returns:
         Transforms of a case, for `Compose`; none where augmentation is off.
-
-    Raises:
-        ValueError: if a case has landmarks, which do not move along; training reads none.
     """
     if not settings.on:
         return []
@@ -89,24 +96,10 @@ def augmentation(settings: AugmentationSettings, preparation: Preparation | None
     if motion:
         cast = CastToTyped(tuple(_KINDS), dtype=[torch.float32] * len(_KINDS), allow_missing_keys=True)
         back = CastToTyped(tuple(_KINDS), dtype=list(_KINDS.values()), allow_missing_keys=True)
-        steps.append(MoveOnGridd(keys, Compose([RefusePointsd(), cast, *motion, back])))
+        steps.append(MoveOnGridd(keys, Compose([cast, *motion, back])))
     if settings.intensity and curves_allowed(preparation):
         steps.append(RandAdjustContrastd(["source"], prob=settings.intensity, gamma=settings.gamma))
     return steps
-
-
-class RefusePointsd(Transform):
-    """Refuse a case whose points would stay where they are while its images move."""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        """Look at a case."""
-        found = [key for key in POINTS if key in data]
-        if found:
-            raise ValueError(
-                f"{found[0]}: expected none in a case that is augmented, as points do not move along; read the cases"
-                " without landmarks, or set data.augmentation.on=false"
-            )
-        return data
 
 
 def left_right_axis(preparation: Preparation | None, spatial_dims: int) -> int | None:
