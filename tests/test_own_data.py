@@ -70,8 +70,8 @@ def test_every_translator_has_presets_for_a_user_s_own_data(name):
     assert {"default", "small", "gpu"} == set(kind.budgets)
     assert own.training.schedule == "cosine"
     assert paper.training.schedule == "constant"
-    assert own.data.augmentation.on
-    assert not paper.data.augmentation.on
+    assert own.augmentation.on
+    assert not paper.augmentation.on
     assert resolve(kind, ["default", "small"]) == own
     assert resolve(kind, ["default", "gpu"]).training.amp
 
@@ -121,7 +121,7 @@ def test_a_training_on_a_prepared_folder_follows_the_plan(dataset, tmp_path):
     recorded = read_run(run).settings
     assert recorded.training.schedule == "cosine"
     assert recorded.refine
-    assert recorded.data.augmentation.on
+    assert recorded.augmentation.on
     facts = DatasetFacts.of(dataset)
     kind = method_class("unet").settings_type
     planned = plan_training(kind, facts, ("small",))
@@ -145,8 +145,8 @@ def test_a_plan_tells_the_command_and_times_it(dataset):
 
 def test_source_target_and_masks_move_alike(dataset):
     kind = method_class("unet").settings_type
-    values = {"data.augmentation.intensity": 0.0, "data.augmentation.motion": 1.0}
-    plain = sources(resolve(kind, (), {"data.augmentation.on": False}), dataset).training()
+    values = {"augmentation.on": True, "augmentation.intensity": 0.0, "augmentation.motion": 1.0}
+    plain = sources(resolve(kind, (), {"augmentation.on": False}), dataset).training()
     moved = DeterministicDataset(sources(resolve(kind, (), values), dataset).training(), 0)
     first, second = moved[0], moved[0]
     assert torch.equal(first["source"], second["source"])
@@ -183,7 +183,7 @@ def test_sagittal_slices_are_not_mirrored():
 
 
 def test_points_are_not_left_behind():
-    (step, *_) = augmentation(AugmentationSettings(), None, 2)
+    (step, *_) = augmentation(AugmentationSettings(on=True), None, 2)
     case = {"source": torch.zeros(1, 8, 8), "target": torch.zeros(1, 8, 8), "source_landmarks": torch.zeros(1, 3)}
     with pytest.raises(ValueError, match="source_landmarks: expected none in a case that is augmented"):
         step(case)

@@ -64,7 +64,7 @@ def prepare(
         tuple[float, float, float] | None,
         typer.Option(
             help="Shares of subjects: training, validation, test. Not with a list that has a column split."
-            "  [default: about 0.7 0.1 0.2, at least one subject each; 0.7 0.0 0.3 of fewer than four]"
+            "  [default: about 0.7 0.1 0.2, at least one subject each; 0.7 0.0 0.3 of fewer than five]"
         ),
     ] = None,
     seed: options.Seed = 0,

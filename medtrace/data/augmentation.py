@@ -67,7 +67,7 @@ class MoveOnGridd(Randomizable, MapTransform):
         if found:
             raise ValueError(
                 f"{found[0]}: expected none in a case that is augmented, as points do not move along; read the cases"
-                " without landmarks, or set data.augmentation.on=false"
+                " without landmarks, or set augmentation.on=false"
             )
         moved: dict[Hashable, Any] = self.around(items)
         for key in self.key_iterator(items):

@@ -16,7 +16,7 @@ from medtrace.data.partners import RandomPartner
 from medtrace.data.preparation.rules import FILE as PREPARATION
 from medtrace.data.preparation.rules import Preparation
 from medtrace.data.tracebench import TraceBench
-from medtrace.methods.settings import MethodSettings, PreparedData, TraceBenchData
+from medtrace.methods.settings import AugmentationSettings, MethodSettings, PreparedData, TraceBenchData
 from medtrace.transforms import RandIdenticalPaird, RandMisalignd
 
 CaseTransform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -52,10 +52,15 @@ def sources(
         return _of_tracebench(data, case_transform)
     if folder is None:
         raise ValueError("dataset: expected a folder made by `medtrace prepare`, received none; or train on TraceBench")
-    return _of_folder(data, folder, case_transform)
+    return _of_folder(data, settings.augmentation, folder, case_transform)
 
 
-def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: CaseTransform | None) -> Sources:
+def _of_folder(
+    data: PreparedData,
+    augmented: AugmentationSettings,
+    folder: str | os.PathLike,
+    case_transform: CaseTransform | None,
+) -> Sources:
     def training() -> Any:
         steps: list[Any] = [] if case_transform is None else [case_transform]
         if data.misalignment is not None:
@@ -67,7 +72,7 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
             )
             steps.insert(0, misalign)
         preparation = Preparation.load(Path(folder) / PREPARATION)
-        steps += augmentation(data.augmentation, preparation, preparation.spatial_dims)
+        steps += augmentation(augmented, preparation, preparation.spatial_dims)
         pairs = load_dataset(folder, "training", transform=Compose(steps) if steps else None)
         return RandomPartner(pairs) if data.partners == "resampled" else pairs
 

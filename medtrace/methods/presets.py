@@ -13,6 +13,7 @@ from medtrace.methods.settings import Preset
 DEFAULT, LITTLE, GPU, PAPER = "default", "small", "gpu", "paper"
 
 OWN: Preset = {
+    "augmentation.on": True,
     "training.batch_size": 2,
     "training.schedule": "cosine",
     "optimizer.learning_rate": 1e-3,
@@ -30,9 +31,6 @@ OWN_ON_GPU: Preset = {
 
 BUDGETS: Mapping[str, int] = {DEFAULT: 4000, LITTLE: 800, GPU: 40_000}
 """Steps of a training on a user's own data, by preset."""
-
-AS_PUBLISHED: Preset = {"data.augmentation.on": False}
-"""What the library's own defaults, which are the papers', have beyond the papers."""
 
 POSTOP: Preset = {"data.kind": "tracebench", "data.task": "postop", "data.spatial_shape": (96, 96)}
 """Simulated surgery."""

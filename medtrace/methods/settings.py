@@ -77,7 +77,8 @@ class TrainingSettings(Settings):
 class AugmentationSettings(Settings):
     """Random changes of the training cases of a prepared folder (`medtrace.data.augmentation`)."""
 
-    on: bool = True
+    on: bool = False
+    """The papers have none; the presets `default` switch it on."""
     flip: Fraction = 0.5
     """Probability of a mirror image, left for right; never of sagittal slices. 0 where sides differ, as in abdomens."""
     motion: Fraction = 0.7
@@ -100,7 +101,6 @@ class PreparedData(Settings):
     """A folder made by `medtrace prepare`."""
 
     kind: Literal["prepared"] = "prepared"
-    augmentation: AugmentationSettings = AugmentationSettings()
     partners: Literal["fixed", "resampled"] = "fixed"
     """`resampled` gives each source the target of another subject, a new one in every epoch, for unpaired domains."""
     misalignment: Level | None = None
@@ -157,6 +157,8 @@ class MethodSettings(Settings):
     out_channels: Count = 1
     training: TrainingSettings = TrainingSettings()
     data: Data = PreparedData()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """Of prepared data; the cases of TraceBench have their own."""
 
     @model_validator(mode="after")
     def _dimensions_of_the_data(self) -> MethodSettings:

@@ -36,7 +36,7 @@ from medtrace.workflows.prepare_write import WRITTEN, Item
 
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)
-LEAST_FOR_VALIDATION = 4
+LEAST_FOR_VALIDATION = 5
 """Subjects from which some are set aside for validation by default."""
 ENDING = PARTIAL
 """Of the folder beside a dataset, or in it (`stands_alone`), that holds what a preparation has finished so far."""
@@ -277,7 +277,7 @@ def _split(
 
 def default_fractions(subjects: int) -> tuple[float, float, float]:
     """Shares of subjects where nobody says them: about a tenth for validation and a fifth for the test, at least one
-    subject each; fewer than four subjects are split 7:3 without validation.
+    subject each; fewer than five subjects are split 7:3 without validation.
 
     Example:
         >>> default_fractions(10)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medtrace.methods.presets import AS_PUBLISHED, BUDGETS, DOMAIN, MISALIGNED, OWN, OWN_ON_GPU, POSTOP, TINY
+from medtrace.methods.presets import BUDGETS, DOMAIN, MISALIGNED, OWN, OWN_ON_GPU, POSTOP, TINY
 from medtrace.methods.settings import (
     Channels,
     MethodSettings,
@@ -124,7 +124,7 @@ class TwoDomainSettings(MethodSettings):
 
     budgets: ClassVar[Mapping[str, int]] = BUDGETS
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": AS_PUBLISHED,
+        "paper": {},
         "default": {
             **OWN,
             "networks": SHARP,

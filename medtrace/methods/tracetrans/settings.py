@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from medtrace.methods.presets import AS_PUBLISHED, BUDGETS, DOMAIN, OWN, OWN_ON_GPU, POSTOP, TINY
+from medtrace.methods.presets import BUDGETS, DOMAIN, OWN, OWN_ON_GPU, POSTOP, TINY
 from medtrace.methods.settings import (
     Channels,
     Count,
@@ -67,7 +67,7 @@ class TraceTransSettings(MethodSettings):
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": AS_PUBLISHED,
+        "paper": {},
         "default": _OWN,
         "small": {},
         "gpu": {

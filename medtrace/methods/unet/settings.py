@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from medtrace.methods.presets import AS_PUBLISHED, BUDGETS, DOMAIN, OWN, OWN_ON_GPU, POSTOP, TINY
+from medtrace.methods.presets import BUDGETS, DOMAIN, OWN, OWN_ON_GPU, POSTOP, TINY
 from medtrace.methods.settings import Channels, Count, Fraction, MethodSettings, OptimizerSettings, Preset
 
 _BUDGET: Preset = {
@@ -28,7 +28,7 @@ class UNetSettings(MethodSettings):
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": AS_PUBLISHED,
+        "paper": {},
         "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True},
         "small": {},
         "gpu": {**OWN_ON_GPU, "channels": (64, 128, 256, 512, 512)},

@@ -108,7 +108,7 @@ def _reasons(
     lines.append(f"{training.max_epochs} epochs of batch {training.batch_size}: {steps} steps{why}")
     if isinstance(settings.data, PreparedData):
         lines.append(
-            "augmentation: " + describe(settings.data.augmentation, facts.preparation, facts.preparation.spatial_dims)
+            "augmentation: " + describe(settings.augmentation, facts.preparation, facts.preparation.spatial_dims)
         )
     if not facts.counts["validation"]:
         lines.append("validation: none, as the data set has no validation subjects (prepare with --split 0.7 0.1 0.2)")
