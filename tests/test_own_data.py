@@ -12,6 +12,7 @@ from medtrace import metrics
 from medtrace.data import Preparation, TraceBench, load_dataset
 from medtrace.data.augmentation import augmentation, curves_allowed, left_right_axis
 from medtrace.data.deterministic_dataset import DeterministicDataset
+from medtrace.data.loaders import training_loader
 from medtrace.data.preparation.rules import Axis, target_units
 from medtrace.data.sources import sources
 from medtrace.engines import build_optimizers
@@ -19,7 +20,7 @@ from medtrace.engines.assembly import build_trainer
 from medtrace.engines.runs import read_run
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.methods import method_class, resolve
-from medtrace.methods.settings import AugmentationSettings
+from medtrace.methods.settings import AugmentationSettings, TrainingSettings
 from medtrace.trace.contrast import Contrast, Intensity
 from medtrace.workflows.plan import plan
 from medtrace.workflows.planning.facts import DatasetFacts
@@ -206,3 +207,32 @@ def test_validation_is_told_in_the_target_s_units(dataset, tmp_path):
     expected = np.mean([float((back(a) - back(b.as_tensor())).abs().mean()) for a, b in zip(images, batch)])
     assert workflow.evaluator.state.metrics["mae"] == pytest.approx(expected, rel=1e-3)
     assert 20 < expected < 900
+
+
+def test_patches_of_several_sizes_share_a_batch(tmp_path):
+    pairs = heads(tmp_path / "raw", subjects=2)
+    heads(tmp_path / "more", subjects=2, shape=(40, 28, 8))
+    lines = pairs.read_text().splitlines()
+    for number, line in enumerate((tmp_path / "more" / "pairs.csv").read_text().splitlines()[1:]):
+        cells = line.split(",")
+        lines.append(",".join([f"M{number}", *(f"../more/{cell}" for cell in cells[1:])]))
+    pairs.write_text("\n".join(lines))
+    shared = {"spatial_dims": 3, "crop": None, "align": False, "progress": False, "fractions": (1, 0, 0)}
+    prepare(pairs, tmp_path / "data", source_contrast="T1", target_contrast="T2", **shared)
+    proposal = plan(tmp_path / "data", "unet", device="cpu", measure=False)
+    assert "items have 2 sizes" in " ".join(proposal.lines)
+    assert proposal.lines[-1].endswith("--set data.patch=[16,16,16]")
+    settings = proposal.plan.resolved
+    cases = sources(settings, tmp_path / "data").training()
+    (batch,) = training_loader(cases, settings.model_copy(update={"training": TrainingSettings(batch_size=4)}), "cpu")
+    assert batch["source"].shape == batch["mask"].shape == (4, 1, 16, 16, 16)
+    assert float(batch["source"][..., -1].max()) == -1  # padded: the volumes have eight slices
+    run = train("unet", tmp_path / "data", tmp_path / "run", device="cpu", settings={
+        "data.patch": [16, 16, 16], "channels": [4, 8], "training.max_epochs": 1
+    })  # fmt: skip
+    assert read_run(run).settings.data.patch == (16, 16, 16)
+
+
+def test_a_patch_has_the_axes_of_its_data():
+    with pytest.raises(ValueError, match=r"data.patch: expected 2 axes, as the data set has, received \(16, 16, 16\)"):
+        resolve(method_class("unet").settings_type, (), {"data.patch": [16, 16, 16]})

@@ -18,6 +18,8 @@ from monai.transforms import (
     RandAffined,
     RandFlipd,
     Randomizable,
+    RandSpatialCropd,
+    SpatialPadd,
     Transform,
 )
 
@@ -100,6 +102,21 @@ def augmentation(settings: AugmentationSettings, preparation: Preparation | None
     if settings.intensity and curves_allowed(preparation):
         steps.append(RandAdjustContrastd(["source"], prob=settings.intensity, gamma=settings.gamma))
     return steps
+
+
+def patches(size: Sequence[int]) -> list[Transform]:
+    """Cut the same random part out of all images and maps of a case.
+
+    Args:
+        size: voxels per axis; a smaller case is padded, images with -1 and maps with 0.
+    """
+    keys = (*IMAGES, *REGIONS)
+    pad = {"spatial_size": tuple(size), "allow_missing_keys": True}
+    return [
+        SpatialPadd(IMAGES, mode="constant", constant_values=-1.0, **pad),
+        SpatialPadd(REGIONS, mode="constant", constant_values=0, **pad),
+        RandSpatialCropd(keys, roi_size=tuple(size), random_size=False, allow_missing_keys=True),
+    ]
 
 
 def left_right_axis(preparation: Preparation | None, spatial_dims: int) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandFlipd, SelectItemsd
 
-from medtrace.data.augmentation import augmentation
+from medtrace.data.augmentation import augmentation, patches
 from medtrace.data.dataset import load_dataset
 from medtrace.data.partners import RandomPartner
 from medtrace.data.preparation.rules import FILE as PREPARATION
@@ -73,7 +73,11 @@ def _of_folder(
             steps.insert(0, misalign)
         preparation = Preparation.load(Path(folder) / PREPARATION)
         steps += augmentation(augmented, preparation, preparation.spatial_dims)
+        if data.patch is not None:
+            steps += patches(data.patch)
         pairs = load_dataset(folder, "training", transform=Compose(steps) if steps else None)
+        if data.patch is not None:
+            pairs.sizes = [data.patch] * len(pairs)  # type: ignore[attr-defined]
         return RandomPartner(pairs) if data.partners == "resampled" else pairs
 
     return Sources(

@@ -107,6 +107,9 @@ class PreparedData(Settings):
     """Level of a random misalignment of the training pairs, one of `medtrace.transforms.MISALIGNMENT_LEVELS`."""
     moved: Literal["both", "source", "target"] = "both"
     """Which images the misalignment moves."""
+    patch: Shape | None = None
+    """Voxels per axis of a random part of each training case, padded with background where the case is smaller; None
+    takes whole cases. Cases of several sizes then share batches, and large volumes fit into memory."""
 
 
 class TraceBenchData(Settings):
@@ -166,6 +169,13 @@ class MethodSettings(Settings):
             raise ValueError(
                 f"data.spatial_shape: expected {self.spatial_dims} axes, as spatial_dims says, received"
                 f" {len(self.data.spatial_shape)}; set both"
+            )
+        if (
+            isinstance(self.data, PreparedData)
+            and len(self.data.patch or (0,) * self.spatial_dims) != self.spatial_dims
+        ):
+            raise ValueError(
+                f"data.patch: expected {self.spatial_dims} axes, as the data set has, received {self.data.patch}"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ GPU_GIB = 12.0
 """Memory of a GPU from which the published widths are proposed."""
 FEW_CORES = 4
 """Cores up to which a training of minutes is proposed."""
+_STRIDE = 16
 TIMED_STEPS = 3
 """Steps that are timed, after one that is not."""
 
@@ -83,14 +85,16 @@ def plan(
     name, why = (method, "as asked") if method is not None else propose_method(facts)
     kind = method_class(name)
     chosen, reason = (tuple(presets), "as asked") if presets else propose_preset(where, set(kind.settings_type.presets))
-    planned = plan_training(kind.settings_type, facts, chosen, settings_of_dataset(Path(dataset)))
+    patch, patch_reason = propose_patch(facts, where)
+    given = {**settings_of_dataset(Path(dataset)), **({} if patch is None else {"data.patch": patch})}
+    planned = plan_training(kind.settings_type, facts, chosen, given)
     seconds = _seconds_per_step(name, planned, dataset, where) if measure else None
     lines = [
         *facts.lines(),
         f"method: {name} ({why})",
         f"preset: {', '.join(planned.presets) or 'none'} ({reason})",
         *planned.reasons[1:],
-        _patch_line(facts),
+        f"patch: {'none' if patch is None else ' x '.join(map(str, patch))} ({patch_reason})",
     ]
     if seconds is not None:
         hours = planned.steps * seconds / 3600
@@ -100,6 +104,7 @@ def plan(
             f" {peak_memory(where):.1f} GiB of {available_memory(where) / GIBIBYTE:.0f} GiB free"
         )
     flags = "".join(f" --preset {preset}" for preset in planned.presets if preset != DEFAULT)
+    flags += "" if patch is None else f" --set data.patch={list(patch)}".replace(", ", ",")
     lines.append(f"medtrace train {name} {Path(dataset)}{flags}")
     return Proposal(name, planned, seconds, tuple(lines))
 
@@ -143,10 +148,21 @@ def propose_preset(device: torch.device, known: set[str]) -> tuple[tuple[str, ..
     return (), f"{cores} CPU cores, no GPU"
 
 
-def _patch_line(facts: DatasetFacts) -> str:
+def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int, ...] | None, str]:
+    """A patch for the training's cases, or None for whole ones, and why."""
+    dims = facts.preparation.spatial_dims
+    least = tuple(min(size[axis] for size in facts.sizes) for axis in range(dims))
+    edge = {"cuda": 128}.get(device.type, 64)
+    if dims == 3 and math.prod(facts.largest) > edge**3:
+        patch = tuple(min(edge, max(_STRIDE, length // _STRIDE * _STRIDE)) for length in least)
+        return (
+            patch,
+            f"volumes up to {' x '.join(map(str, facts.largest))} voxels do not go through at once on {device}",
+        )
     if len(facts.sizes) > 1:
-        return f"patch: none; items have {len(facts.sizes)} sizes, and a batch holds one size"
-    return "patch: none; whole items go through the network"
+        patch = tuple(max(_STRIDE, length // _STRIDE * _STRIDE) for length in least)
+        return patch, f"items have {len(facts.sizes)} sizes, and a batch holds one"
+    return None, "whole items go through the network"
 
 
 def _seconds_per_step(name: str, planned: TrainingPlan, dataset: str | os.PathLike, device: torch.device) -> float:

@@ -70,12 +70,12 @@ def plan_training(
     values: dict[str, Any] = {}
     budget = _budget(kind, chosen)
     if budget is not None and not _says_epochs(kind, chosen, given):
-        batches = _batches(facts, resolve(kind, chosen, given).training.batch_size)
+        batches = _batches(facts, resolve(kind, chosen, given))
         values[EPOCHS] = max(1, math.ceil(budget / batches))
         if not _names(given, INTERVAL):
             values[INTERVAL] = max(1, values[EPOCHS] // VALIDATIONS)
     resolved = resolve(kind, chosen, {**values, **given})
-    steps = resolved.training.max_epochs * _batches(facts, resolved.training.batch_size)
+    steps = resolved.training.max_epochs * _batches(facts, resolved)
     return TrainingPlan(chosen, values, resolved, steps, tuple(_reasons(facts, resolved, chosen, steps, budget)))
 
 
@@ -94,8 +94,10 @@ def _names(given: Mapping[str, Any], name: str) -> bool:
     return name in given or (isinstance(inner, Mapping) and last in inner)
 
 
-def _batches(facts: DatasetFacts, batch_size: int) -> int:
-    return max(1, sum(-(-count // batch_size) for count in facts.sizes.values()))
+def _batches(facts: DatasetFacts, settings: MethodSettings) -> int:
+    alike = isinstance(settings.data, PreparedData) and settings.data.patch is not None
+    counts = [sum(facts.sizes.values())] if alike else list(facts.sizes.values())
+    return max(1, sum(-(-count // settings.training.batch_size) for count in counts))
 
 
 def _reasons(
