@@ -170,13 +170,9 @@ class MethodSettings(Settings):
                 f"data.spatial_shape: expected {self.spatial_dims} axes, as spatial_dims says, received"
                 f" {len(self.data.spatial_shape)}; set both"
             )
-        if (
-            isinstance(self.data, PreparedData)
-            and len(self.data.patch or (0,) * self.spatial_dims) != self.spatial_dims
-        ):
-            raise ValueError(
-                f"data.patch: expected {self.spatial_dims} axes, as the data set has, received {self.data.patch}"
-            )
+        patch = self.data.patch if isinstance(self.data, PreparedData) else None
+        if patch is not None and len(patch) != self.spatial_dims:
+            raise ValueError(f"data.patch: expected {self.spatial_dims} axes, as the data set has, received {patch}")
         return self
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
