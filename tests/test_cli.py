@@ -12,6 +12,7 @@ from medtrace.cli import app, describe, main, parse_settings
 
 COMMANDS = (
     "prepare",
+    "plan",
     "train",
     "methods",
     "bundle",

@@ -64,7 +64,7 @@ def prepare(
         tuple[float, float, float] | None,
         typer.Option(
             help="Shares of subjects: training, validation, test. Not with a list that has a column split."
-            "  [default: 0.7 0.0 0.3]"
+            "  [default: about 0.7 0.1 0.2, at least one subject each; 0.7 0.0 0.3 of fewer than five]"
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -122,6 +122,22 @@ def prepare(
     typer.echo(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
 
 
+@command("plan")
+def plan(
+    dataset: options.Dataset,
+    method: Annotated[str | None, typer.Option(help="Method to train.  [default: one is proposed]")] = None,
+    preset: options.Preset = None,
+    measure: Annotated[bool, typer.Option(help="Time a few steps on this machine.")] = True,
+    device: options.Device = None,
+) -> None:
+    """Propose a training on a prepared dataset: method, preset, batch, epochs, hours, each with its reason."""
+    from medtrace.workflows.plan import plan as call
+
+    proposal = call(dataset, method, presets=tuple(preset or ()), device=device, measure=measure)
+    for line in proposal.lines:
+        typer.echo(line)
+
+
 @command("train")
 def train(
     name: options.Method,
@@ -156,6 +172,11 @@ def train(
 
     out = out or Path("runs") / name
     presets = [*(["tracebench"] if tracebench or smoke else []), *(preset or ()), *(["smoke"] if smoke else [])]
+    if dataset is not None and not resume and start_from is None:
+        from medtrace.workflows.plan import planned_lines
+
+        for line in planned_lines(name, dataset, presets, settings):
+            typer.echo(line)
     run(
         name,
         dataset,
@@ -297,7 +318,12 @@ def traceability(
 
 @command("bench")
 def bench(
-    task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned, metamorphic or domain.")] = "postop",
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="TraceBench task: postop, misaligned, metamorphic or domain; or real: T1 to T2 and FLAIR on heads."
+        ),
+    ] = "postop",
     setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
     full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
     study: Annotated[
@@ -306,14 +332,21 @@ def bench(
             help="Of postop: rivals, alpha, gamma, ablation, translators or diffusion."
             " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
+            " Of real: all, t1-t2 or t1-flair."
             "  [default: the task's first]"
         ),
     ] = None,
     out: options.TablesFolder = Path("demo_out"),
     seed: options.Seed = 0,
     device: options.Device = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the open MS data, for the task real.  [default: $MEDTRACE_DATA]")
+    ] = None,
 ) -> None:
-    """Train and measure on TraceBench, where the truth is known."""
+    """Train and measure where the truth is known: on TraceBench, or on real heads that have the target."""
     from medtrace.workflows.bench import bench as call
 
-    call(task=task, setting="full" if full else setting, study=study, out=out, seed=seed, device=device)
+    setting = "full" if full else setting
+    found = call(task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data)
+    if "page" in found:
+        typer.echo(f"page written to {found['page']}")

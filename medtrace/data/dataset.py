@@ -108,8 +108,8 @@ def load_dataset(
             (*MASKS, *LABELS), dtype=[torch.bool] * len(MASKS) + [torch.int32] * len(LABELS), allow_missing_keys=True
         ),
     ]
-    if transform is not None:
-        steps.append(transform)
+    if transform is not None:  # in parts, so that the first ones are kept in memory though later ones are random
+        steps += transform.transforms if isinstance(transform, Compose) else [transform]
     dataset = CacheDataset(
         items, Compose(steps), cache_rate=cache_rate, num_workers=num_workers or None, progress=progress
     )

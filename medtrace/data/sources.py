@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandFlipd, SelectItemsd
 
+from medtrace.data.augmentation import augmentation, patches
 from medtrace.data.dataset import load_dataset
 from medtrace.data.partners import RandomPartner
+from medtrace.data.preparation.rules import FILE as PREPARATION
+from medtrace.data.preparation.rules import Preparation
 from medtrace.data.tracebench import TraceBench
-from medtrace.methods.settings import MethodSettings, PreparedData, TraceBenchData
+from medtrace.methods.settings import AugmentationSettings, MethodSettings, PreparedData, TraceBenchData
 from medtrace.transforms import RandIdenticalPaird, RandMisalignd
 
 CaseTransform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -48,12 +52,17 @@ def sources(
         return _of_tracebench(data, case_transform)
     if folder is None:
         raise ValueError("dataset: expected a folder made by `medtrace prepare`, received none; or train on TraceBench")
-    return _of_folder(data, folder, case_transform)
+    return _of_folder(data, settings.augmentation, folder, case_transform)
 
 
-def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: CaseTransform | None) -> Sources:
+def _of_folder(
+    data: PreparedData,
+    augmented: AugmentationSettings,
+    folder: str | os.PathLike,
+    case_transform: CaseTransform | None,
+) -> Sources:
     def training() -> Any:
-        transform: Any = case_transform
+        steps: list[Any] = [] if case_transform is None else [case_transform]
         if data.misalignment is not None:
             misalign = RandMisalignd(
                 ["source", "target"] if data.moved == "both" else [data.moved],
@@ -61,8 +70,14 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
                 fill=-1.0,
                 together=False,
             )
-            transform = misalign if transform is None else Compose([misalign, transform])
-        pairs = load_dataset(folder, "training", transform=transform)
+            steps.insert(0, misalign)
+        preparation = Preparation.load(Path(folder) / PREPARATION)
+        steps += augmentation(augmented, preparation, preparation.spatial_dims)
+        if data.patch is not None:
+            steps += patches(data.patch)
+        pairs = load_dataset(folder, "training", transform=Compose(steps) if steps else None)
+        if data.patch is not None:
+            pairs.sizes = [data.patch] * len(pairs)  # type: ignore[attr-defined]
         return RandomPartner(pairs) if data.partners == "resampled" else pairs
 
     return Sources(

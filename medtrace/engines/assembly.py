@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from medtrace.engines.trainer import Trainer
 from medtrace.methods.base import Method
 from medtrace.methods.settings import MethodSettings, OptimizerSettings
 
+Units = Callable[[torch.Tensor], torch.Tensor]
 HISTORY = "history.csv"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
@@ -124,20 +125,42 @@ def build_trainer(
 
 
 def build_evaluator(
-    method: Method, settings: MethodSettings, loader: DataLoader, device: torch.device, handlers: tuple[Any, ...] = ()
+    method: Method,
+    settings: MethodSettings,
+    loader: DataLoader,
+    device: torch.device,
+    handlers: tuple[Any, ...] = (),
+    units: Units | None = None,
 ) -> Evaluator:
-    """An evaluator whose key metric is the mean absolute error."""
+    """An evaluator whose key metric is the mean absolute error, in the target's units.
+
+    Args:
+        method: on its device.
+        settings: of the training.
+        loader: of validation batches.
+        device: where the method lies.
+        handlers: further ones.
+        units: brings an image (C, *spatial) in [-1, 1] to the target's units; None measures on [-1, 1].
+    """
     return Evaluator(
         device=device,
         val_data_loader=loader,
         method=method,
-        key_val_metric={"mae": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
+        key_val_metric={"mae": MeanAbsoluteError(output_transform=_compared(units))},
         metric_cmp_fn=_smaller,
         val_handlers=handlers,
         amp=settings.training.amp,
         amp_kwargs=autocast_arguments(settings),
         non_blocking=True,
     )
+
+
+def _compared(units: Units | None) -> Callable[[Any], Any]:
+    """Predictions and targets of a batch, in units."""
+    read = from_engine(["pred", "label"])
+    if units is None:
+        return read
+    return lambda output: tuple([units(image) for image in images] for images in read(output))
 
 
 def processes() -> int:

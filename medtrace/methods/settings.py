@@ -89,6 +89,29 @@ class TrainingSettings(Settings):
     """Where the history goes beside the run folder; TensorBoard's files are always written."""
 
 
+class AugmentationSettings(Settings):
+    """Random changes of the training cases of a prepared folder (`medtrace.data.augmentation`)."""
+
+    on: bool = False
+    """The papers have none; the presets `default` switch it on."""
+    flip: Fraction = 0.5
+    """Probability of a mirror image, left for right; never of sagittal slices. 0 where sides differ, as in abdomens."""
+    motion: Fraction = 0.7
+    """Probability of an affine and elastic motion."""
+    degrees: NonNegative = 10.0
+    scale: Fraction = 0.1
+    shift_voxels: NonNegative = 4.0
+    elastic_voxels: NonNegative = 1.0
+    """Standard deviation of the control points' displacement at most (2D)."""
+    elastic_spacing: Positive = 16.0
+    """Voxels between control points."""
+    intensity: Fraction = 0.5
+    """Probability that the source's intensities are bent; only where they are in arbitrary units and the target has
+    another contrast."""
+    gamma: tuple[Positive, Positive] = (0.75, 1.35)
+    """Range of the exponent that bends them."""
+
+
 class PreparedData(Settings):
     """A folder made by `medtrace prepare`."""
 
@@ -99,6 +122,9 @@ class PreparedData(Settings):
     """Level of a random misalignment of the training pairs, one of `medtrace.transforms.MISALIGNMENT_LEVELS`."""
     moved: Literal["both", "source", "target"] = "both"
     """Which images the misalignment moves."""
+    patch: Shape | None = None
+    """Voxels per axis of a random part of each training case, padded with background where the case is smaller; None
+    takes whole cases. Cases of several sizes then share batches, and large volumes fit into memory."""
 
 
 class TraceBenchData(Settings):
@@ -138,15 +164,19 @@ class MethodSettings(Settings):
 
     Attributes:
         presets: name → dotted names and values that it sets, on top of the defaults.
+        budgets: preset → steps of a training on a prepared folder, where nobody says how many epochs.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {}
+    budgets: ClassVar[Mapping[str, int]] = {}
 
     spatial_dims: Literal[2, 3] = 2
     in_channels: Count = 1
     out_channels: Count = 1
     training: TrainingSettings = TrainingSettings()
     data: Data = PreparedData()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """Of prepared data; the cases of TraceBench have their own."""
 
     @model_validator(mode="after")
     def _dimensions_of_the_data(self) -> MethodSettings:
@@ -155,6 +185,9 @@ class MethodSettings(Settings):
                 f"data.spatial_shape: expected {self.spatial_dims} axes, as spatial_dims says, received"
                 f" {len(self.data.spatial_shape)}; set both"
             )
+        patch = self.data.patch if isinstance(self.data, PreparedData) else None
+        if patch is not None and len(patch) != self.spatial_dims:
+            raise ValueError(f"data.patch: expected {self.spatial_dims} axes, as the data set has, received {patch}")
         return self
 
     @model_validator(mode="after")

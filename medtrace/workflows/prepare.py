@@ -37,6 +37,8 @@ from medtrace.workflows.prepare_write import WRITTEN, Item
 
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)
+LEAST_FOR_VALIDATION = 5
+"""Subjects from which some are set aside for validation by default."""
 ENDING = PARTIAL
 """Of the folder beside a dataset, or in it (`stands_alone`), that holds what a preparation has finished so far."""
 SHOWN_SIZES = 8
@@ -121,8 +123,8 @@ def prepare(
         resize: edge of square slices; None is 256 for pictures and no resizing for scans, 0 is no resizing.
         align: whether targets are aligned; without it they must lie on the source's grid. Pictures never are.
         standardize: whether Nyul's standardization comes before the z-score.
-        fractions: shares of subjects, see `split_by_subject`; None is 7:3 without validation. A list that has a
-            split of its own takes none.
+        fractions: shares of subjects, see `split_by_subject`; None is `default_fractions`. A list that has a split of
+            its own takes none.
         seed: of the random split.
         value_range: which values of pictures become 0 and 1. None takes 0 to 255 for pictures of 8 bits, and for others
             the smallest and the largest value of the training pictures; `preparation.json` says which.
@@ -267,7 +269,7 @@ def _split(
     """The pairs of each split, and where the split came from."""
     published = split_of_list(pairs)
     if published is None:
-        shares = PAPER_FRACTIONS if fractions is None else fractions
+        shares = default_fractions(len({pair.subject for pair in pairs})) if fractions is None else fractions
         dealt = split_by_subject(pairs, shares, seed)
         named = dict(shares) if isinstance(shares, Mapping) else dict(zip(SPLITS, shares))
         return dealt, {"from": "random", "fractions": named, "seed": seed}
@@ -277,6 +279,20 @@ def _split(
             " out, or the list's column split"
         )
     return published, {"from": "list"}
+
+
+def default_fractions(subjects: int) -> tuple[float, float, float]:
+    """Shares of subjects where nobody says them: about a tenth for validation and a fifth for the test, at least one
+    subject each; fewer than five subjects are split 7:3 without validation.
+
+    Example:
+        >>> default_fractions(10)
+        (0.7, 0.1, 0.2)
+    """
+    if subjects < LEAST_FOR_VALIDATION:
+        return PAPER_FRACTIONS
+    validation, test = max(1, round(0.1 * subjects)), max(1, round(0.2 * subjects))
+    return ((subjects - validation - test) / subjects, validation / subjects, test / subjects)
 
 
 def _common_grid(items: Sequence[Item], spatial_dims: int) -> dict[str, Any]:

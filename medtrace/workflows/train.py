@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medtrace.data.dataset import read_index
 from medtrace.engines.interruption import TrainingInterruptedError
 from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD, read_run
 from medtrace.guard.notices import notify
@@ -21,6 +20,8 @@ from medtrace.storage.reservations import locked
 from medtrace.workflows.bundle_files import train_bundle
 from medtrace.workflows.fine_tuning import inherited_settings, start_of
 from medtrace.workflows.handlers import record_run
+from medtrace.workflows.planning.facts import DatasetFacts
+from medtrace.workflows.planning.training import plan_training, settings_of_dataset
 from medtrace.workflows.resuming import resumption
 from medtrace.workflows.training import TrainingWorkflow, check_fitting
 
@@ -45,7 +46,9 @@ def train(
             allowed.
         dataset: a folder made by `medtrace prepare`; not with a preset that trains on TraceBench.
         out: the run folder: `run.json`, `preparation.json`, `checkpoints/`, `history.csv`, `tensorboard/`.
-        presets: of the method, laid over its defaults in this order, such as ["tracebench", "full"].
+        presets: of the method, laid over its defaults in this order, such as ["tracebench", "full"]. With `dataset` the
+            preset `default` comes first, unless `paper` is among them, and the epochs follow from the preset's budget
+            of steps where nobody says them (see `medtrace.workflows.planning.training.plan_training`).
         settings: dotted name → value on top, such as {"alpha": 0.75, "training.max_epochs": 3}. Dimensions and channels
             come from `dataset`.
         resume: continue from the newest checkpoint in `out`, with that run's settings, and `presets` and `settings` on
@@ -93,13 +96,17 @@ def train(
             )
         resolved, dataset, remembered, renewed = resumption(kind, out, presets, settings, dataset, other_data)
     else:
-        of_data = {} if dataset is None else _of_dataset(Path(dataset))
-        inherited = None
+        of_data = {} if dataset is None else settings_of_dataset(Path(dataset))
+        given = {**of_data, **(settings or {})}
+        remembered, renewed = None, False
         if start_from is not None:
             start = start_of(start_from, name)
             inherited = inherited_settings(start_from, dataset is not None)
-        resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})}, inherited)
-        remembered, renewed = None, False
+            resolved = resolve(kind.settings_type, tuple(presets), given, inherited)
+        elif dataset is None:
+            resolved = resolve(kind.settings_type, tuple(presets), given)
+        else:
+            resolved = plan_training(kind.settings_type, DatasetFacts.of(dataset), presets, given).resolved
     _check_data(resolved, dataset)
     workflow = TrainingWorkflow(kind, resolved, out, dataset, device, resume, start)
     if not _leads():
@@ -186,14 +193,3 @@ def _check_data(settings: MethodSettings, dataset: str | os.PathLike | None) -> 
             "dataset: expected a folder made by `medtrace prepare`, received none; or train on TraceBench (the preset"
             " tracebench)"
         )
-
-
-def _of_dataset(dataset: Path) -> dict[str, Any]:
-    """Settings that a prepared data set decides."""
-    index = read_index(dataset)
-    values: dict[str, Any] = {"spatial_dims": index["spatial_dims"]}
-    if "channels" in index:
-        values |= {"in_channels": index["channels"], "out_channels": index["channels"]}
-    if not index["validation"]:
-        values["training.val_interval"] = 0
-    return values

@@ -18,9 +18,12 @@ from monai.utils import set_determinism
 from medtrace.data.case_loader import sizes_of
 from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import evaluation_loader, training_loader
+from medtrace.data.preparation.rules import FILE as PREPARATION
+from medtrace.data.preparation.rules import Preparation, target_units
 from medtrace.data.sources import sources
 from medtrace.engines import Trainer, distributed
 from medtrace.engines.assembly import (
+    Units,
     build_evaluator,
     build_optimizers,
     build_trainer,
@@ -28,6 +31,7 @@ from medtrace.engines.assembly import (
 )
 from medtrace.guard.shortage import MemoryShortageError, first_that_fits, halves
 from medtrace.methods import Method, MethodSettings
+from medtrace.methods.settings import TraceBenchData
 from medtrace.workflows.fine_tuning import load_start
 from medtrace.workflows.handlers import WeightsSaver
 from medtrace.workflows.run_page import RunPage
@@ -94,7 +98,7 @@ class TrainingWorkflow(BundleWorkflow):
             validation = self.sources.validation()
             if len(validation):
                 loader = evaluation_loader(validation, settings)
-                self.evaluator = build_evaluator(self.method, settings, loader, self.device)
+                self.evaluator = build_evaluator(self.method, settings, loader, self.device, units=self._units())
         self.trainer = build_trainer(
             self.method,
             settings,
@@ -123,6 +127,13 @@ class TrainingWorkflow(BundleWorkflow):
     def begun(self) -> bool:
         """Whether the training got as far as an epoch, or found none left to train."""
         return self._begun
+
+    def _units(self) -> Units | None:
+        """From [-1, 1] to the units of the one target that the data set has; None where they are not on record."""
+        if self.dataset_dir is None or isinstance(self.settings.data, TraceBenchData):
+            return None
+        preparation = Preparation.load(Path(self.dataset_dir) / PREPARATION)
+        return target_units(preparation, self.settings.out_channels)
 
     def run(self) -> None:
         """Train to `max_epochs`."""
