@@ -35,6 +35,7 @@ def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
 
     Example:
         >>> from medtrace.registration import register_images
+        >>> import torch
         >>> fixed = torch.zeros(1, 48, 48)
         >>> fixed[:, 12:30, 14:36], fixed[:, 16:24, 18:24] = 1.0, 2.0
         >>> eye = torch.eye(4, dtype=torch.float64)
