@@ -23,7 +23,8 @@ def runs(
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
 ) -> None:
     """List trainings, compare them, or remove them."""
-    from medtrace.workflows.runs import amount, compare_table, delete_runs, find_runs, run_state, run_table
+    from medtrace.workflows.runs import find_runs  # isort: split
+    from medtrace.workflows.runs import amount, compare_table, delete_runs, run_state, run_table
 
     if compare and delete:
         raise ValueError("--delete: expected without --compare, received both; compare first")
