@@ -61,6 +61,25 @@ def test_heads_are_found_and_a_mask_of_no_brain_is_told(folder):
         find_heads(folder / "open_ms" / "mni")
 
 
+def test_the_published_layout_is_read(folder):
+    root = folder / "open_ms"
+    (root / "cross_sectional").mkdir()
+    (root / "mni").rename(root / "cross_sectional" / "MNI")
+    for image in (root / "cross_sectional").glob("MNI/*/*.nii.gz"):
+        image.rename(image.with_name(f"{image.name.split('.')[0]}_N4_brain_N4_regtoMNI.nii.gz"))
+    for person in sorted((root / "longitudinal").glob("patient*")):
+        for kind in ("raw", "coregistered"):
+            (root / "longitudinal" / kind / person.name).mkdir(parents=True)
+        for file in sorted(person.iterdir()):
+            kind = "coregistered" if file.name == "brainmask.nii.gz" else "raw"
+            file.rename(root / "longitudinal" / kind / person.name / file.name)
+        person.rmdir()
+    heads, left = find_heads(folder)
+    assert [head.person for head in heads] == ["patient07", "patient19", "patient01", VALIDATION]
+    assert {contrast for head in heads for contrast in head.images} == {"T1", "T2"}
+    assert len(heads[2].transforms["T2"]) == len(left) == 1
+
+
 def test_no_person_is_on_two_sides(folder):
     heads, _ = find_heads(folder)
     for test in TEST:

@@ -242,6 +242,7 @@ def target_units(preparation: Preparation, channels: int) -> Callable[[Tensor], 
     or no such way: of a percentile rule only a scan of its own has one.
 
     Example:
+        >>> import torch
         >>> ct = Contrast.of("CT=HU")
         >>> back = target_units(Preparation(2, contrasts={"CT": ct}, targets={"CT": "CT"}), 1)
         >>> float(back(torch.full((1, 2, 2), -1.0))[0, 0, 0])

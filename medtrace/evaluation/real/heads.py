@@ -1,11 +1,13 @@
 """Real heads of two public data sets of multiple sclerosis, each on one grid and without skull.
 
-Lesjak et al., Neuroinformatics 2018 (cross-sectional, given in MNI axes) and 2016 (longitudinal), both from
-https://github.com/muschellij2/open_ms_data, CC-BY. Expected in a folder, here or in a subfolder `open_ms`:
+Lesjak et al., Neuroinformatics 2017 (cross-sectional, here in MNI axes, doi 10.1007/s12021-017-9348-7) and 2016
+(longitudinal), CC-BY, both in https://github.com/muschellij2/open_ms_data. Read as they lie there, or with shorter
+names, in a folder or its subfolder `open_ms`:
 
-    mni/PERSON/{T1,T2,FLAIR}.nii.gz
-    longitudinal/PERSON/{study1,study2}_{T1W,T2W,FLAIR}.nii.gz, brainmask.nii.gz and transforms, ITK text files:
+    cross_sectional/MNI/PERSON/{T1,T2,FLAIR}_*regtoMNI.nii.gz, or mni/PERSON/{T1,T2,FLAIR}.nii.gz
+    longitudinal/raw/PERSON/, or longitudinal/PERSON/, with {study1,study2}_{T1W,T2W,FLAIR}.nii.gz and ITK transforms
         STUDY_CONTRAST_intrastudy_to_FLAIR.txt, STUDY_FLAIR_to_common_space.txt
+    longitudinal/coregistered/PERSON/brainmask.nii.gz, or beside the scans
 """
 
 from __future__ import annotations
@@ -58,12 +60,15 @@ def find_heads(folder: str | os.PathLike) -> tuple[list[Head], list[str]]:
     root = Path(folder)
     root = root / "open_ms" if (root / "open_ms").is_dir() else root
     heads = [
-        Head(f"mni_{person.name}", person.name, _present({c: person / f"{c}.nii.gz" for c in CONTRASTS}), {})
-        for person in sorted((root / "mni").glob("patient*"))
+        Head(f"mni_{person.name}", person.name, _present({c: _in_mni(person, c) for c in CONTRASTS}), {})
+        for person in _persons(root / "cross_sectional" / "MNI", root / "mni")
     ]
     left = []
-    for person in sorted((root / "longitudinal").glob("patient*")):
-        mask = person / "brainmask.nii.gz"
+    for person in _persons(root / "longitudinal" / "raw", root / "longitudinal"):
+        mask = _mask(person)
+        if not mask.is_file():
+            left.append(f"longitudinal {person.name}: has no brain mask")
+            continue
         liters = _liters(mask)
         if liters > MOST_BRAIN_LITERS:
             left.append(f"longitudinal {person.name}: its mask holds {liters:.1f} liters, which is no brain")
@@ -125,6 +130,20 @@ def _dated(person: Path, study: str, mask: Path) -> Head:
         own = person / f"{study}_{CONTRASTS[contrast]}_intrastudy_to_FLAIR.txt"
         transforms[contrast] = [file for file in (own, common) if file.is_file()]
     return Head(f"longitudinal_{person.name}_{study}", person.name, images, transforms, mask)
+
+
+def _persons(*folders: Path) -> list[Path]:
+    return sorted(person for folder in folders for person in folder.glob("patient*"))
+
+
+def _in_mni(person: Path, contrast: str) -> Path:
+    return next(iter(sorted(person.glob(f"{contrast}_*regtoMNI.nii.gz"))), person / f"{contrast}.nii.gz")
+
+
+def _mask(person: Path) -> Path:
+    beside = person / "brainmask.nii.gz"
+    apart = person.parents[1] / "coregistered" / person.name / beside.name
+    return apart if apart.is_file() else beside
 
 
 def _present(files: Mapping[str, Path]) -> dict[str, Path]:
