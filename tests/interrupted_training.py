@@ -1,10 +1,11 @@
-"""Trainings in processes of their own that are killed at a chosen moment, and what is left of them."""
+"""Trainings in processes of their own that get a signal at a chosen moment, and what is left of them."""
 
 import csv
 import multiprocessing
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +29,26 @@ STEPS = 3
 
 def train_here(method, folder, moment=None, resume=False, **settings):
     """What a child process does: train, be killed at a moment, or leave its generators' states."""
+    from medtrace.engines.interruption import TrainingInterruptedError
     from medtrace.workflows.train import train
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # both are ignored where tests run in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if moment is not None:
         _prepare_death(*moment)
-    train(
-        method,
-        out=folder,
-        presets=("tracebench", "smoke"),
-        settings=METHODS[method] | SIZE | settings,
-        resume=resume,
-        device="cpu",
-    )
+    try:
+        train(
+            method,
+            out=folder,
+            presets=("tracebench", "smoke"),
+            settings=METHODS[method] | SIZE | settings,
+            resume=resume,
+            device="cpu",
+        )
+    except TrainingInterruptedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(128 + error.signal_number)
     legacy = np.random.get_state()  # noqa: NPY002 - transforms of others draw from it
     drawn = [torch.get_rng_state().tolist(), legacy[1].tolist(), legacy[2:], random.getstate()]
     (Path(folder) / "generators").write_text(repr(drawn))
@@ -59,55 +67,56 @@ def finish(*args, **kwargs):
     return process.exitcode
 
 
-def _die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _at_call(owner, name, count, before=True, when=lambda *_: True):
-    """Die at the given call, of those that `when` is true of, before or after it is done."""
+def _at_call(owner, name, count, number, before=True, when=lambda *_: True):
+    """Get a signal at the given call, of those that `when` is true of, before or after it is done."""
     original, calls = getattr(owner, name), [0]
 
     def fatal(*args, **kwargs):
         calls[0] += when(*args)
         if calls[0] == count and when(*args) and before:
-            _die()
+            os.kill(os.getpid(), number)
         answer = original(*args, **kwargs)
-        if calls[0] == count and when(*args):
-            _die()
+        if calls[0] == count and when(*args) and not before:
+            os.kill(os.getpid(), number)
         return answer
 
     setattr(owner, name, fatal)
 
 
-def _prepare_death(where, count):
+def _prepare_death(where, count, number=signal.SIGKILL):
     """`count` says how often the moment passes before: the step's, epoch's or file's number."""
-    from medtrace.engines import Trainer
+    from medtrace.engines import Evaluator, Trainer
     from medtrace.methods.base import Method
 
     def checkpoint(_, target):
         return "checkpoint_epoch" in str(target)
 
+    def preparation(_, target):
+        return str(target).endswith("preparation.json")
+
     if where == "forward":
-        _at_call(Method, "terms", count)
+        _at_call(Method, "terms", count, number)
     elif where == "backward":
-        _at_call(Tensor, "backward", count, before=False)
+        _at_call(Tensor, "backward", count, number, before=False)
+    elif where == "validation":
+        _at_call(Evaluator, "_iteration", count, number)
     elif where == "epoch":
-        _at_call(Trainer, "_begin_epoch", count)
+        _at_call(Trainer, "_begin_epoch", count, number)
     elif where == "writing":
-        _at_call(torch, "save", count)
+        _at_call(torch, "save", count, number)
         torch.save = _half_written(torch.save)
     elif where == "renaming":
-        _at_call(os, "replace", count, when=checkpoint)
+        _at_call(os, "replace", count, number, when=checkpoint)
     elif where == "renamed":
-        _at_call(os, "replace", count, before=False, when=checkpoint)
+        _at_call(os, "replace", count, number, before=False, when=checkpoint)
     elif where == "history":
-        _at_call(os, "replace", count, when=lambda _, target: "history" in str(target))
+        _at_call(os, "replace", count, number, when=lambda _, target: "history" in str(target))
     elif where == "preparation":
-        _at_call(os, "replace", count, before=False, when=lambda _, target: str(target).endswith("preparation.json"))
+        _at_call(os, "replace", count, number, before=False, when=preparation)
     elif where == "record":
-        _at_call(os, "replace", count, before=False, when=lambda _, target: str(target).endswith("run.json"))
+        _at_call(os, "replace", count, number, before=False, when=lambda _, target: str(target).endswith("run.json"))
     elif where == "weights":
-        _at_call(os, "replace", count, when=lambda _, target: str(target).endswith("weights.safetensors"))
+        _at_call(os, "replace", count, number, when=lambda _, target: str(target).endswith("weights.safetensors"))
     else:
         raise ValueError(where)
 

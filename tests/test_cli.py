@@ -12,6 +12,7 @@ from medtrace.cli import app, describe, main, parse_settings
 
 COMMANDS = (
     "prepare",
+    "plan",
     "train",
     "methods",
     "bundle",
@@ -19,13 +20,14 @@ COMMANDS = (
     "traceability",
     "bench",
     "translate",
-    "register",
     "report",
     "certify",
     "calibrate",
+    "register",
     "export",
     "import",
     "dicom",
+    "runs",
     "doctor",
 )
 

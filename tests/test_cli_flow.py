@@ -29,7 +29,7 @@ def test_prepare_train_evaluate_translate(tmp_path, capsys):
     command(
         "train", "tracetrans", data, "--out", run, "--device", "cpu",
         "--set", "training.max_epochs=1", "--set", "channels=[4, 4]", "--set", "training.batch_size=3",
-        "--set", "discriminator_channels=4", "--set", "discriminator_layers=1",
+        "--set", "discriminator_channels=4", "--set", "discriminator_layers=1", "--set", "velocity_downsampling=0",
     )  # fmt: skip
     command("evaluate", run, data, "--device", "cpu")
     command("translate", run, tmp_path / "0a.nii.gz", "--out", out, "--device", "cpu")

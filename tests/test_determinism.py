@@ -21,7 +21,7 @@ EXEMPT_FILES = ("events.out.tfevents",)
 EXEMPT_COLUMNS = ("seconds", "_ms", "peak_gib")
 SMALL = (
     "--set", "training.max_epochs=1", "--set", "channels=[4, 4]", "--set", "training.batch_size=3",
-    "--set", "discriminator_channels=4", "--set", "discriminator_layers=1",
+    "--set", "discriminator_channels=4", "--set", "discriminator_layers=1", "--set", "velocity_downsampling=0",
 )  # fmt: skip
 
 

@@ -97,6 +97,7 @@ def test_register_reads_what_is_chosen_and_says_what_it_resampled(tmp_path):
     write(MADE["gantry_tilt"], tmp_path / "tilt")
     arguments = ["register", str(tmp_path / "echoes" / "series"), str(tmp_path / "tilt" / "series")]
     arguments += ["--source-series", "2", "--target-series", "1", "--resample-tilt", "--refine", "1", "--no-report"]
+    arguments += ["--align", "none"]
     done = CliRunner().invoke(app, [*arguments, "--device", "cpu", "--out", str(tmp_path / "trace")])
     assert done.exit_code == 0, done.output
     assert f"medtrace: note: {tmp_path / 'tilt' / 'series'}: resampled from slices tilted by 20 degrees" in done.stderr

@@ -17,7 +17,7 @@ from medtrace.engines import (
     LossHistory,
     ProgressBar,
     Trainer,
-    WarmupCosine,
+    WarmupDecay,
     logged_terms,
 )
 from medtrace.methods.base import Method, Phase
@@ -123,7 +123,8 @@ def test_training_lowers_the_loss_and_logs_every_term(tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [row["epoch"] for row in rows] == list("123456")
     terms = {term for phase in method.phases for term in phase.weights}
-    assert set(rows[0]) == {"epoch", "loss", *terms}
+    rates = {"learning_rate_generator", "learning_rate_discriminator"}
+    assert set(rows[0]) == {"epoch", "loss", *terms, *rates}
     assert float(rows[-1]["translation_l1"]) < float(rows[0]["translation_l1"])
     assert list((tmp_path / "tensorboard").glob("events*"))
     assert "epoch=6/6" in capsys.readouterr().err
@@ -177,7 +178,7 @@ def test_autocast_trains_on_the_cpu():
     before = method.state_dict()["networks.generator.encoder.levels.1.conv.weight"].clone()
     trainer = Trainer("cpu", 1, loader(2), method, adam(method), amp=True, amp_kwargs={"dtype": torch.bfloat16})
     trainer.run()
-    assert torch.isfinite(trainer.state.output["loss"])
+    assert torch.isfinite(trainer.state.output[0]["loss"])
     assert not torch.equal(before, method.state_dict()["networks.generator.encoder.levels.1.conv.weight"])
 
 
@@ -187,7 +188,7 @@ def test_autocast_trains_on_cuda(dtype):
     method = tracetrans().cuda()
     trainer = Trainer("cuda", 1, loader(4), method, adam(method), amp=True, amp_kwargs={"dtype": dtype})
     trainer.run()
-    assert torch.isfinite(trainer.state.output["loss"])
+    assert torch.isfinite(trainer.state.output[0]["loss"])
 
 
 def test_trains_in_three_dimensions():
@@ -196,18 +197,31 @@ def test_trains_in_three_dimensions():
     batch = {key: torch.rand(1, 1, 16, 20, 12) * 1.8 - 0.9 for key in ("source", "target")}
     trainer = Trainer("cpu", 1, [batch] * 2, method, adam(method))
     trainer.run()
-    assert torch.isfinite(trainer.state.output["loss"])
+    assert torch.isfinite(trainer.state.output[0]["loss"])
     assert method.trace(batch)[0].ddf.shape == (3, 16, 20, 12)
 
 
 def test_warmup_and_cosine_by_hand():
-    schedule = WarmupCosine(warmup=0.25)
+    schedule = WarmupDecay(warmup=0.25)
     assert schedule.factor(0.0) == 0
     assert schedule.factor(0.125) == pytest.approx(0.5 * 0.5 * (1 + math.cos(math.pi / 8)))
     assert schedule.factor(0.5) == pytest.approx(0.5)
     assert schedule.factor(1.0) == pytest.approx(0)
     with pytest.raises(ValueError, match="warmup"):
-        WarmupCosine(1.0)
+        WarmupDecay("cosine", 1.0)
+
+
+@pytest.mark.parametrize(("shape", "half"), [("cosine", 0.5), ("linear", 0.5), ("polynomial", 0.5**0.9)])
+def test_shapes_of_the_decay_by_hand(shape, half):
+    schedule = WarmupDecay(shape, warmup=0.0, final=0.1)
+    assert [schedule.factor(done) for done in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.1 + 0.9 * half, 0.1])
+
+
+def test_schedules_that_are_none_are_refused():
+    with pytest.raises(ValueError, match=r"shape: expected one of .*'polynomial', received 'step'"):
+        WarmupDecay("step")
+    with pytest.raises(ValueError, match=r"final: expected a share in \[0, 1\], received 2"):
+        WarmupDecay(final=2)
 
 
 def test_schedule_sets_the_rate_of_every_phase_and_resumes_exactly(tmp_path):
@@ -216,7 +230,7 @@ def test_schedule_sets_the_rate_of_every_phase_and_resumes_exactly(tmp_path):
     def fit(epochs, resume):
         method = Ledger()
         batch = {"source": torch.full((1, 1, 2, 2), 3.0)}
-        handlers = [WarmupCosine(0.25), Checkpoint(tmp_path, interval=1, resume=resume)]
+        handlers = [WarmupDecay("cosine", 0.25), Checkpoint(tmp_path, interval=1, resume=resume)]
         trainer = Trainer("cpu", epochs, [batch] * 2, method, sgd(method, 0.1), train_handlers=handlers)
         trainer.add_event_handler(
             Events.ITERATION_COMPLETED,
@@ -227,7 +241,7 @@ def test_schedule_sets_the_rate_of_every_phase_and_resumes_exactly(tmp_path):
     fit(2, False)
     rates.clear()
     fit(4, True)
-    expected = [0.1 * WarmupCosine(0.25).factor(step / 8) for step in range(4, 8)]
+    expected = [0.1 * WarmupDecay("cosine", 0.25).factor(step / 8) for step in range(4, 8)]
     assert [rate[0] for rate in rates] == pytest.approx(expected)
     assert all(first == second for first, second in rates)
 

@@ -38,6 +38,7 @@ ABSENT = {
     "export": ["none", "--format", "itk", "--out", "out"],
     "import": ["none.nii", "--source", "none.nii", "--target", "none.nii", "--out", "out"],
     "dicom": ["none", "none", "--out", "out"],
+    "runs": ["none"],
 }
 WITHOUT_FILES = {"methods", "doctor"}
 COMMANDS = sorted(typer.main.get_command(app).commands)

@@ -329,8 +329,8 @@ class TestValues:
 
     @pytest.mark.parametrize("value", ["/etc/cron.d/history", "", None, [], {}, {"a": 1}, 1])
     def test_where_a_run_writes_is_not_plain(self, value):
-        places = [code.place for code in foreign_code(config_with(("train#handlers#1#path", value)))]
-        assert places == ["train#handlers#1#path"]
+        places = [code.place for code in foreign_code(config_with(("train#handlers#4#path", value)))]
+        assert places == ["train#handlers#4#path"]
 
     def test_what_other_uses_of_a_bundle_take_in_is_foreign_to_a_training(self):
         config = read_config(BUNDLES / "tracetrans" / "configs" / "inference.yaml")

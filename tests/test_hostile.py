@@ -146,8 +146,8 @@ class TestConfigurations:
             ("settings#networks", "$@network"),
             ("train#dataset#_target_", "@run_dir"),
             ("device", "$torch.device('cpu') or exit()"),
-            ("train#handlers#1#path", "/etc/cron.d/history"),
-            ("train#handlers#5#folder", "/home/someone/.ssh"),
+            ("train#handlers#4#path", "/etc/cron.d/history"),
+            ("train#handlers#8#folder", "/home/someone/.ssh"),
             ("train#handlers#0#run", "/home/someone/.ssh"),
         ],
     )

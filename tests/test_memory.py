@@ -108,12 +108,20 @@ def pair_of_scans(folder: Path) -> list[str]:
     return names
 
 
-def test_a_registration_asks_before_it_begins(tmp_path, monkeypatch):
-    scans = pair_of_scans(tmp_path)
-    monkeypatch.setenv("MEDTRACE_MAX_GIB", "0.01")
+@pytest.mark.parametrize(
+    ("engine", "limit", "expected"),
+    [
+        # 13,824 * 200 + 27,648 * 75 bytes
+        ("greedy", "0.004", "13,824 voxels, for images of 27,648: needs 0.00451 GiB of memory, 0.004 GiB"),
+        ("instance", "0.01", "24x24x24 voxels, for a target of 13,824: needs 0.0231 GiB of memory, 0.01 GiB"),
+    ],
+)
+def test_a_registration_asks_before_it_begins(tmp_path, monkeypatch, engine, limit, expected):
+    scans = [*pair_of_scans(tmp_path), "--engine", engine, "--align", "none"]
+    monkeypatch.setenv("MEDTRACE_MAX_GIB", limit)
     result = CliRunner().invoke(app, ["register", *scans, "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert "24x24x24 voxels, for a target of 13,824: needs 0.0231 GiB of memory, 0.01 GiB" in result.stderr
+    assert expected in result.stderr
     assert "--spacing" in result.stderr
     assert not (tmp_path / "out").exists()
     monkeypatch.delenv("MEDTRACE_MAX_GIB")

@@ -184,7 +184,7 @@ def test_a_step_moves_every_weight(shape, spatial_dims):
     trainer = train(method, [batch(*shape)] * 3)  # what lies behind a layer of zeros waits for it
     still = {name for name, value in method.networks.named_parameters() if torch.equal(value, before[name])}
     assert still == set()
-    assert {"noise_l1", "forward_similarity", "alignment"} <= set(trainer.state.output)
+    assert {"noise_l1", "forward_similarity", "alignment"} <= set(trainer.state.output[0])
     traces = method.trace(batch(*shape))
     assert traces[0].ddf.shape == (spatial_dims, *shape)
 
@@ -195,8 +195,8 @@ def test_both_losses_fall():
     smooth = F.interpolate(torch.rand(2, 1, 4, 4), size=(32, 32), mode="bicubic").clamp(0, 1) * 1.8 - 0.9
     data |= {"target": smooth, "target_structure": (smooth > 0).float(), "source": smooth.roll(2, -1)}
     method = PlasticineMethod(networks(), smoothness_weight=0.01, sampling=FEW)
-    first = train(method, [data]).state.output
-    last = train(method, [data] * 30, rate=3e-3).state.output
+    first = train(method, [data]).state.output[0]
+    last = train(method, [data] * 30, rate=3e-3).state.output[0]
     assert last["noise_l1"] < 0.9 * first["noise_l1"]
     assert last["forward_similarity"] < first["forward_similarity"] - 0.02
 

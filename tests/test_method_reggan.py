@@ -430,7 +430,7 @@ def test_volumes(mode):
     optimizers = {p.name: torch.optim.Adam(method.parameters_of(p.name), 1e-3) for p in method.phases}
     trainer = Trainer("cpu", 1, [batch], method, optimizers)
     trainer.run()
-    assert {"correction", "smoothness", "target_adversarial"} <= set(trainer.state.output)
+    assert {"correction", "smoothness", "target_adversarial"} <= set(trainer.state.output[0])
     still = [name for name, value in method.named_parameters() if torch.equal(value, before[name])]
     assert still == []
     assert method.trace(batch)[0].ddf.shape == (3, 12, 10, 9)

@@ -28,6 +28,7 @@ TINY = {
     "networks.cyclegan.discriminator_channels": 4,
     "networks.cyclegan.discriminator_layers": 1,
     "registration_channels": [4, 8],
+    "registration_downsampling": 0,
     "training.batch_size": 2,
     "training.max_epochs": 2,
 }

@@ -83,12 +83,12 @@ def test_the_output_arrives_or_is_refused_at_once(place, capfd, monkeypatch):
     before = [path for path in hidden(folder) if ".medtrace-" not in path or "precious" in str(expected["after"])]
     refused = expected["accept"] == ["refuse"] or expected["case"] == "dangling_link"
     if refused and "broken" not in expected["situation"] and "cannot be read" not in expected["situation"]:
-        import medtrace.workflows.register as module
+        import medtrace.workflows.register_trained as module
 
         monkeypatch.setattr(module, "intensity_maps", lambda *_: pytest.fail("refused after the work has begun"))
     with as_nobody(folder) if expected.get("as_user") else os_as_it_is():
         code, out, lines = run(capfd, expected["command"])
-    assert code == (1 if refused else 0), lines
+    assert code in ((1,) if refused else (0, 3)), lines  # 3: one step on noise is no registration to believe
     assert [statement for statement in expected["after"] if not holds(folder, statement)] == (
         ["missing/trace.json exists"] if expected["case"] == "dangling_link" else []
     )

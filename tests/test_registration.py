@@ -8,6 +8,7 @@ from medtrace.fields import compose, exponentiate, non_diffeomorphic_fraction, w
 from medtrace.registration import Deformable, deform, thorough, weak_likeness
 from medtrace.registration.contrast import choose_similarity, contrast_of
 from medtrace.registration.pyramid import enlarge, pyramid, shrink
+from medtrace.registration.scaling import GAP, scaled
 from medtrace.registration.unfolding import unfold
 
 
@@ -144,6 +145,30 @@ def test_fields_and_images_share_their_blocks():
     assert coarse.shape == (2, 4, 5)
     wide = enlarge(coarse, (2, 2), (1, 1), (7, 9))
     torch.testing.assert_close(wide[0, 1:5, 3], 2 * field[0, 1:5, 3])
+
+
+def framed(shape=(20, 24)):
+    """Tissue from 100 to 200 before a background of 0."""
+    image = torch.zeros(1, *shape)
+    image[:, 4:-4, 4:-4] = torch.linspace(100, 200, (shape[0] - 8) * (shape[1] - 8)).reshape(shape[0] - 8, -1)
+    return image
+
+
+def test_a_bright_background_mirrors_a_dark_one():
+    image = framed()
+    torch.testing.assert_close(scaled(1000 - image), 1 - scaled(image), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("background", [0.0, -3000.0, 95.0])
+def test_a_background_stays_apart_and_leaves_the_tissue_its_range(background):
+    image = framed()
+    image[image == 0] = background
+    values = scaled(image)
+    assert float(values[0, 0, 0]) == 0
+    tissue = values[:, 4:-4, 4:-4]
+    width = tissue.max() - tissue.min()
+    assert width > 1 / (1 + GAP)
+    assert float(tissue.min()) > 0, "not the background's value"
 
 
 def test_contrasts_choose_the_similarity():

@@ -13,7 +13,7 @@ from medtrace.registration.frames import Frame
 from medtrace.registration.levels import make_levels
 from medtrace.registration.plausibility import plausibility
 from medtrace.registration.starts import orientations
-from medtrace.registration.verdict import OtherStart, assess
+from medtrace.registration.verdict import SHARP, OtherStart, assess, sharpness
 from medtrace.registration.working import working_pair
 
 SHAPES = {"2d": (48, 52), "3d": (30, 34, 28)}
@@ -279,6 +279,17 @@ def test_noise_does_not_pass():
     fixed, affine = phantom((48, 52))
     verdict, *_ = verdict_of(torch.rand(1, 48, 52), fixed, affine)
     assert verdict.grade != "PASS"
+
+
+def test_sharpness_is_high_where_images_match_and_one_where_they_do_not():
+    fixed, _ = phantom((48, 52))
+    moving, _ = phantom((48, 52), contrast=(0.4, 1.5, 0.9, 1.2))
+    there = torch.ones_like(fixed)
+    matched = sharpness(moving / 1.5, fixed / 1.6, there, 3.0, (1.0, 1.0))
+    missed = sharpness(moving.roll(12, 1) / 1.5, fixed / 1.6, there, 3.0, (1.0, 1.0))
+    random = torch.rand(1, 48, 52, generator=torch.Generator().manual_seed(0))
+    noise = sharpness(random, fixed / 1.6, there, 3.0, (1.0, 1.0))
+    assert matched > SHARP > max(missed, noise)
 
 
 def test_moments_of_the_content():

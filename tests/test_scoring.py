@@ -130,7 +130,7 @@ def test_train_refuses_what_it_cannot_do(run, tmp_path):
         train("tracetrans", out=tmp_path / "a", presets=(*SMOKE, "nothing"))
     index = {"version": 1, "spatial_dims": 2, "training": [], "validation": [], "test": []}
     (tmp_path / "dataset.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="expected none with a preset that trains on TraceBench"):
+    with pytest.raises(ValueError, match="expected none, since the settings train on TraceBench"):
         train("tracetrans", tmp_path, out=tmp_path / "a", presets=SMOKE)
     assert not (tmp_path / "a").exists()
 

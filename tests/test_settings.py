@@ -104,7 +104,10 @@ def test_settings_cannot_be_changed_afterwards():
         ({"alpha": "much"}, "alpha: input should be a valid number.*received 'much'"),
         ({"channels": []}, "channels: .*at least 1 item"),
         ({"channels": [4, 0]}, r"channels\.1: input should be greater than or equal to 1"),
-        ({"training.schedule": "step"}, "training.schedule: input should be 'constant' or 'cosine', received 'step'"),
+        (
+            {"training.schedule": "step"},
+            "training.schedule: input should be 'constant', 'cosine', 'linear' or 'polynomial', received 'step'",
+        ),
         ({"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate: input should be a finite number"),
         ({"data.spatial_shape": [32, 32]}, r"data\.kind is 'prepared'; set data\.kind first"),
         ({"data.kind": "folder"}, "data: "),

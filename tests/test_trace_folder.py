@@ -386,11 +386,11 @@ def test_a_grid_far_from_the_origin_or_of_tiny_voxels_is_its_own(tmp_path):
 def test_a_head_of_1_mm_takes_less_than_150_mb(tmp_path, real_data):
     """Two T1 of 182 x 218 x 182 voxels, registered: both fields, and the forward one once more as a velocity."""
     from medtrace.data.reading import read_image
-    from medtrace.registration import register
+    from medtrace.registration import register_images
 
     heads = [read_image(real_data / "open_ms" / "mni" / name / "T1.nii.gz") for name in ("patient07", "patient19")]
     affines = [head.affine for head in heads]
-    result = register(*(head.as_tensor() for head in heads), *affines, spacing=2.0, check_starts=False)
+    result = register_images(*(head.as_tensor() for head in heads), *affines, spacing=2.0, check_starts=False)
     trace = Trace.build(
         *(head.as_tensor() for head in heads),
         result.ddf,

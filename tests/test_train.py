@@ -75,8 +75,8 @@ def test_a_color_data_set_settles_the_channels(tmp_path):
         lines.append(f"s{number},before{number}.png,after{number}.png")
     (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
     prepare(tmp_path / "pairs.csv", tmp_path / "data", resize=32, progress=False)
-    small = {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1, **ONCE}
-    run = train("tracetrans", tmp_path / "data", out=tmp_path / "run", settings=small, device="cpu")
+    small = {"channels": [4, 8], "velocity_downsampling": 0, "discriminator_channels": 4, "discriminator_layers": 1}
+    run = train("tracetrans", tmp_path / "data", out=tmp_path / "run", settings={**small, **ONCE}, device="cpu")
     weights = torch.load(run / "checkpoints" / "final.pt", weights_only=True)["method"]
     assert weights["networks.generator.encoder.levels.0.conv.weight"].shape[1] == 3
     remembered = read_run(run).training_data

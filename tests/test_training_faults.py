@@ -19,7 +19,9 @@ from torch.utils.data import BatchSampler, RandomSampler, Sampler
 from medtrace.checks import check_range
 from medtrace.data import DeterministicDataset
 from medtrace.engines import Checkpoint, LossHistory, ProgressBar, SkipLimit, Trainer
-from medtrace.engines.finite_checks import all_finite
+from medtrace.engines.checkpoint import WITHIN_EPOCH
+from medtrace.engines.finite_checks import DivergedError, all_finite
+from medtrace.engines.interruption import TrainingInterruptedError
 from medtrace.methods.base import Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
 from medtrace.methods.common.image_pool import ImagePool
@@ -212,6 +214,69 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_checkpoint(tmp_path, ca
     resumed.run()
     assert "checkpoint_epoch=3.pt" in caplog.text
     assert same(states(resumed), states(whole))
+
+
+class Stop:
+    """Ask for the end within a step, as a signal does."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_STARTED(once=self.iteration), self._ask)
+
+    def _ask(self, engine):
+        engine.stop_signal = signal.SIGTERM
+
+
+@pytest.mark.parametrize("iteration", [1, 4, 5, 6])
+def test_a_stopped_training_takes_up_the_next_step(iteration, tmp_path):
+    images = [1.0, NAN, 1.0]
+    whole = trainer(images, epochs=3, handlers=[LossHistory(tmp_path / "whole.csv")])
+    whole.run()
+
+    def handlers():
+        return [LossHistory(tmp_path / "history.csv"), Checkpoint(tmp_path, resume=True)]
+
+    stopped = trainer(images, epochs=3, handlers=[*handlers(), Stop(iteration)])
+    with pytest.raises(TrainingInterruptedError, match=rf"SIGTERM after step {(iteration - 1) % 3 + 1} of 3 of epoch"):
+        stopped.run()
+    seen = []
+    resumed = trainer(images, epochs=3, handlers=handlers())
+    resumed.add_event_handler(Events.ITERATION_STARTED, lambda engine: seen.append(engine.state.iteration))
+    resumed.run()
+    assert seen == list(range(iteration + 1, 10))
+    assert same(states(resumed), states(whole))
+    assert (tmp_path / "history.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert resumed.state.skipped_steps == 3
+
+
+def test_minutes_between_checkpoints(tmp_path):
+    class Watch:
+        def attach(self, engine):
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+
+        def _look(self, engine):
+            there = tmp_path / WITHIN_EPOCH
+            if there.exists():
+                found.append(torch.load(there, weights_only=True)["within_epoch"]["steps"])
+
+    found = []
+    trainer([1.0] * 4, epochs=2, handlers=[Checkpoint(tmp_path, minutes=1e-9), Watch()]).run()
+    assert found == [1, 2, 3, 3, 1, 2, 3, 3]  # an epoch's last step is its checkpoint's
+    assert not (tmp_path / WITHIN_EPOCH).exists()
+    with pytest.raises(ValueError, match="minutes: expected 0 or more, received -1"):
+        Checkpoint(tmp_path, minutes=-1)
+
+
+def test_a_state_of_other_batches_begins_its_epoch_again(tmp_path, caplog):
+    stopped = trainer([1.0] * 4, epochs=2, handlers=[Checkpoint(tmp_path), Stop(6)])
+    with pytest.raises(TrainingInterruptedError):
+        stopped.run()
+    resumed = trainer([1.0] * 2, epochs=2, handlers=[Checkpoint(tmp_path, resume=True)])
+    resumed.run()
+    assert resumed.state.iteration == 4
+    assert "that epoch is begun again" in caplog.text
 
 
 def test_fewer_epochs_than_were_trained_are_refused(tmp_path):
@@ -438,3 +503,47 @@ def test_a_limit_of_skipped_steps_may_be_infinite():
 def test_a_seed_is_no_negative_number():
     with pytest.raises(ValueError, match="seed: expected 0 or more, received -1"):
         DeterministicDataset(Draws([0]), -1)
+
+
+# A loss that grows beyond all measure
+
+
+def growing(factor, epochs=40, handlers=()):
+    """A training whose loss grows by a factor with every step."""
+    made = trainer([1.0], epochs=epochs, handlers=handlers)
+
+    def terms(_phase, _batch, _context):
+        return {"push": made.method.second.weight.sum() * 0 + factor ** (made.state.iteration - 1)}
+
+    made.method.two_terms = terms
+    return made
+
+
+def test_a_diverged_training_ends_with_the_term_the_step_and_the_remedy(tmp_path):
+    made = growing(10.0, handlers=[Checkpoint(tmp_path, interval=1)])
+    with pytest.raises(
+        DivergedError,
+        match=r"diverged: push is 1e\+0[67] at step 1 of 1 of epoch [78] of 40, where the first step .*case-0.*lower"
+        r" the learning rate of two \(now 0.001\).*max_gradient_norm; the last good checkpoint is \S+epoch=3.pt,"
+        " after 3 epochs: resume",
+    ):
+        made.run()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoint_epoch=2.pt", "checkpoint_epoch=3.pt"} <= names
+    assert any(name.startswith("diverged_checkpoint_epoch=") for name in names)
+    resumed = growing(1.0, epochs=5, handlers=[Checkpoint(tmp_path, interval=1, resume=True)])
+    resumed.run()
+    assert resumed.state.epoch == 5
+
+
+def test_a_training_that_begins_beyond_all_measure_has_no_checkpoint(tmp_path):
+    made = growing(1.0, handlers=[Checkpoint(tmp_path, interval=1)])
+    made.method.two_terms = lambda *_: {"push": made.method.second.weight.sum() * 0 + 2e12}
+    with pytest.raises(DivergedError, match=r"push is 2e\+12 at step 1 .*; no checkpoint was written before"):
+        made.run()
+
+
+def test_a_loss_may_grow_a_little():
+    made = growing(1.2)
+    made.run()
+    assert made.state.epoch == 40

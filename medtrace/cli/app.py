@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from medtrace import __version__
-from medtrace.cli.errors import one_line_errors
+from medtrace.cli.errors import NOT_PARSED, one_line_errors
+from medtrace.cli.language import in_options, words_of
+
+_UsageError: type[Any] = typer.BadParameter.__bases__[0]
+"""Of the parser that typer brings along: what cannot be parsed."""
+
+
+class OneLineGroup(TyperGroup):
+    """Tells what cannot be parsed in one line, as commands tell their errors."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As the parser's, with its errors in a line."""
+        with _in_one_line():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Likewise."""
+        with _in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        if "NoArgs" in type(error).__name__:  # shows the help
+            raise
+        where = getattr(error.ctx, "command_path", "medtrace")
+        typer.echo(f"medtrace: error: {' '.join(error.format_message().split())} (see `{where} --help`)", err=True)
+        raise typer.Exit(NOT_PARSED) from None
+
 
 app = typer.Typer(
     name="medtrace",
+    cls=OneLineGroup,
     help="Traceable medical image translation: what an image becomes, and where every voxel came from.",
     no_args_is_help=True,
     add_completion=False,
@@ -36,7 +70,7 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            with one_line_errors():
+            with one_line_errors(lambda text: in_options(text, words_of(name, function))):
                 function(*args, **{name: at_home(value) for name, value in kwargs.items()})
 
         return app.command(name)(guarded)

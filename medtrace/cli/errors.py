@@ -10,12 +10,13 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
-from medtrace.guard.notices import Notice
+from medtrace.guard.notices import Caution, Notice
 
 USER_ERROR = 1
 """Refused or broken."""
@@ -27,6 +28,7 @@ INTERRUPTED = 130
 """By Ctrl-C; by SIGTERM or SIGHUP it is 143 or 129, which schedulers and containers take for having obeyed them."""
 PATIENCE = 10.0
 """Seconds for cleaning up, in which further signals are not heard."""
+_LIBRARY = Path(__file__).resolve().parents[1]
 _ENDING = ("SIGTERM", "SIGHUP")
 
 
@@ -43,7 +45,12 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
+    """End a command whose body this is: errors and warnings in one line each, then the exit code.
+
+    Args:
+        reword: gives a message of the library in the words of the command line.
+    """
     debug = os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0")
     notes: list[str] = []
     try:
@@ -52,27 +59,27 @@ def one_line_errors() -> Iterator[None]:
     except Terminated as error:
         typer.echo(f"medtrace: ended by {signal.Signals(error.number).name}", err=True)
         raise typer.Exit(128 + error.number) from None
-    except KeyboardInterrupt:
-        typer.echo("medtrace: interrupted", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as error:
+        typer.echo(f"medtrace: {str(error) or 'interrupted'}", err=True)
+        raise typer.Exit(128 + getattr(error, "signal_number", signal.SIGINT)) from None
     except (typer.Exit, typer.Abort):
-        _echo(notes)
+        _echo(notes, reword)
         raise
     except Exception as error:
         if debug:
             traceback.print_exc()
         failures = getattr(error, "failures", ())  # of many cases; the error itself tells the first
         for line in failures if len(failures) > 1 else ():
-            typer.echo(f"medtrace: failed {line}", err=True)
-        typer.echo(f"medtrace: error: {describe(error)}", err=True)
+            typer.echo(f"medtrace: failed {reword(line)}", err=True)
+        typer.echo(f"medtrace: error: {reword(describe(error))}", err=True)
         raise typer.Exit(NOT_PARSED if isinstance(error, CommandLineError) else USER_ERROR) from None
-    _echo(notes)
+    _echo(notes, reword)
 
 
-def _echo(notes: list[str]) -> None:
+def _echo(notes: list[str], reword: Callable[[str], str]) -> None:
     """Tell what was decided, once the work is done: a refusal is a line of its own."""
     for note in dict.fromkeys(notes):
-        typer.echo(f"medtrace: note: {note}", err=True)
+        typer.echo(f"medtrace: {reword(note)}", err=True)
 
 
 @contextmanager
@@ -125,15 +132,19 @@ def _quiet(active: bool, notes: list[str]) -> Iterator[None]:
         yield
         return
 
-    def collect(message: Warning | str, *_: object, **__: object) -> None:
-        notes.append(" ".join(str(message).split()))
+    def collect(message: Warning | str, category: type[Warning], file: str = "", *_: object, **__: object) -> None:
+        own = isinstance(message, Notice) or Path(file).is_relative_to(_LIBRARY)
+        if own and not issubclass(category, DeprecationWarning):
+            kind = "note" if isinstance(message, Notice) and not isinstance(message, Caution) else "warning"
+            notes.append(f"{kind}: {' '.join(str(message).split())}")
 
     loggers = [logging.getLogger(name) for name in ("nibabel.global", "monai.bundle.workflows")]
     engines = logging.getLogger("ignite")  # its engines repeat an error that is about to be told
     level = engines.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", Notice)
+        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("always", RuntimeWarning)
         warnings.showwarning = collect  # type: ignore[assignment]
         for logger in loggers:
             logger.addFilter(_is_error)

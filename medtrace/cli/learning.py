@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,7 +88,7 @@ def prepare(
         tuple[float, float, float] | None,
         typer.Option(
             help="Shares of subjects: training, validation, test. Not with a list that has a column split."
-            "  [default: 0.7 0.0 0.3]"
+            "  [default: about 0.7 0.1 0.2, at least one subject each; 0.7 0.0 0.3 of fewer than five]"
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -149,6 +149,22 @@ def prepare(
     typer.echo(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
 
 
+@command("plan")
+def plan(
+    dataset: options.Dataset,
+    method: Annotated[str | None, typer.Option(help="Method to train.  [default: one is proposed]")] = None,
+    preset: options.Preset = None,
+    measure: Annotated[bool, typer.Option(help="Time a few steps on this machine.")] = True,
+    device: options.Device = None,
+) -> None:
+    """Propose a training on a prepared dataset: method, preset, batch, epochs, hours, each with its reason."""
+    from medtrace.workflows.plan import plan as call
+
+    proposal = call(dataset, method, presets=tuple(preset or ()), device=device, measure=measure)
+    for line in proposal.lines:
+        typer.echo(line)
+
+
 @command("train")
 def train(
     name: options.Method,
@@ -159,10 +175,22 @@ def train(
     tracebench: Annotated[
         bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset (preset tracebench).")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out; --set and --preset hold from there on.")
+    ] = False,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Let a resumed run continue on another dataset than its own.")
+    ] = False,
+    fit: options.Fit = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of a tiny network on TraceBench (presets tracebench, smoke).")
     ] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Fine-tune: begin with the weights and settings of this run, with optimizers as new."
+        ),
+    ] = None,
     device: options.Device = None,
 ) -> None:
     """Train a method."""
@@ -171,7 +199,23 @@ def train(
 
     out = out or Path("runs") / name
     presets = [*(["tracebench"] if tracebench or smoke else []), *(preset or ()), *(["smoke"] if smoke else [])]
-    run(name, dataset, out=out, presets=presets, settings=settings, resume=resume, device=device)
+    if dataset is not None and not resume and start_from is None:
+        from medtrace.workflows.plan import planned_lines
+
+        for line in planned_lines(name, dataset, presets, settings):
+            typer.echo(line)
+    run(
+        name,
+        dataset,
+        out=out,
+        presets=presets,
+        settings=settings,
+        resume=resume,
+        device=device,
+        other_data=other_data,
+        fit=fit,
+        start_from=start_from,
+    )
     typer.echo(f"run written to {out}")
 
 
@@ -213,22 +257,39 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
     split: options.Split = "test",
+    checkpoint: options.Checkpoint = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Cases traced at once.")] = 8,
+    patch_size: options.PatchSize = None,
     device: options.Device = None,
+    allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Measure a run on unseen subjects, or several runs side by side."""
+    from medtrace.workflows.runs import using_checkpoint
+
+    settings: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "patch_size": patch_size,
+        "progress": sys.stderr.isatty(),
+        "allow_training_subjects": allow_training_subjects,
+    }
     if beside:
         if out is None:
             raise ValueError("--out: expected a folder for the table of several runs, received none; name one")
         from medtrace.workflows.compare import TABLE, compare
 
-        compare([run, *beside], dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+        with using_checkpoint(checkpoint):
+            compare([run, *beside], dataset, out, split=split, **settings)
         typer.echo((out / TABLE).read_text(encoding="utf-8"))
         typer.echo(f"tables written to {out}")
         return
+    from medtrace.workflows.evaluate import TABLE, evaluation_of
     from medtrace.workflows.evaluate import evaluate as call
 
-    out = out or run / "evaluation" / split
-    call(run, dataset, out, split=split, device=device, progress=sys.stderr.isatty())
+    with using_checkpoint(checkpoint):
+        out = out or evaluation_of(run, split)
+        call(run, dataset, out, split=split, **settings)
+    typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")
 
 
@@ -257,31 +318,39 @@ def traceability(
             "--set", metavar="KEY=VALUE", help="Setting of the segmenter's training, such as iterations=1000."
         ),
     ] = None,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
 ) -> None:
     """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
     settings = parse_settings(set_ or [])
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.traceability import TABLE
     from medtrace.workflows.traceability import traceability as call
 
-    call(
-        runs or (),
-        out,
-        dataset=dataset,
-        split=split,
-        segmenter=segmenter,
-        feature_network=features if features in (None, "segmenter") else at_home(Path(features)),
-        settings=settings,
-        device=device,
-        progress=sys.stderr.isatty(),
-    )
+    with using_checkpoint(checkpoint):
+        call(
+            runs or (),
+            out,
+            dataset=dataset,
+            split=split,
+            segmenter=segmenter,
+            feature_network=features if features in (None, "segmenter") else at_home(Path(features)),
+            settings=settings,
+            device=device,
+            progress=sys.stderr.isatty(),
+        )
     typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")
 
 
 @command("bench")
 def bench(
-    task: Annotated[str, typer.Argument(help="TraceBench task: postop, misaligned, metamorphic or domain.")] = "postop",
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="TraceBench task: postop, misaligned, metamorphic or domain; or real: T1 to T2 and FLAIR on heads."
+        ),
+    ] = "postop",
     setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
     full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
     study: Annotated[
@@ -290,14 +359,21 @@ def bench(
             help="Of postop: rivals, alpha, gamma, ablation, translators or diffusion."
             " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
+            " Of real: all, t1-t2 or t1-flair."
             "  [default: the task's first]"
         ),
     ] = None,
     out: options.TablesFolder = Path("demo_out"),
     seed: options.Seed = 0,
     device: options.Device = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the open MS data, for the task real.  [default: $MEDTRACE_DATA]")
+    ] = None,
 ) -> None:
-    """Train and measure on TraceBench, where the truth is known."""
+    """Train and measure where the truth is known: on TraceBench, or on real heads that have the target."""
     from medtrace.workflows.bench import bench as call
 
-    call(task=task, setting="full" if full else setting, study=study, out=out, seed=seed, device=device)
+    setting = "full" if full else setting
+    found = call(task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data)
+    if "page" in found:
+        typer.echo(f"page written to {found['page']}")

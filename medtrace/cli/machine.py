@@ -1,11 +1,53 @@
-"""The command about the installation itself: doctor."""
+"""The commands about what is there: runs, and the installation itself."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from medtrace.cli.app import command
 from medtrace.cli.errors import USER_ERROR
+
+
+@command("runs")
+def runs(
+    places: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Run folders, or folders of them.  [default: runs]")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show the settings in which the runs differ, and their scores.")
+    ] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the runs, after asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """List trainings, compare them, or remove them."""
+    from medtrace.workflows.runs import find_runs  # isort: split
+    from medtrace.workflows.runs import amount, compare_table, delete_runs, run_state, run_table
+
+    if compare and delete:
+        raise ValueError("--delete: expected without --compare, received both; compare first")
+    asked = places or [Path("runs")]
+    found = find_runs(asked)
+    if not found:
+        raise ValueError(f"{', '.join(map(str, asked))}: holds no run; name the folder of a training")
+    if compare:
+        typer.echo(compare_table(found))
+        return
+    states = [run_state(run) for run in found]
+    typer.echo(run_table(states))
+    for state in states:
+        if state.problem:
+            typer.echo(f"medtrace: note: {state.problem}", err=True)
+    if not delete:
+        return
+    what = f"{len(found)} run{'s' if len(found) > 1 else ''} ({amount(sum(state.size for state in states))})"
+    if not yes and not typer.confirm(f"Remove {what}?"):
+        typer.echo("nothing removed")
+        return
+    delete_runs(found)
+    typer.echo(f"{what} removed")
 
 
 @command("doctor")

@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 Run = Annotated[Path, typer.Argument(help="Run folder of a training.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(help="Weights of the run: best (of its validations), last or epoch=N.  [default: of its end]"),
+]
 Dataset = Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")]
 Trace = Annotated[Path, typer.Argument(help="Folder of a trace.")]
 Traces = Annotated[list[Path], typer.Argument(help="Folders of traces.")]
@@ -34,10 +38,26 @@ Contrast = Annotated[
     str | None, typer.Option(help="Contrast of the image or images, where the run was trained on several.")
 ]
 Thresholds = Annotated[Path | None, typer.Option(help="YAML file of limits that replace the defaults.")]
+AllowTrainingSubjects = Annotated[
+    bool,
+    typer.Option(
+        "--allow-training-subjects",
+        help="Take also subjects that the run was trained on, which is refused otherwise; the result says so.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")
 ]
 
+PatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Edge of overlapping patches, in voxels (3D networks); 0 takes the volume as a whole."
+        "  [default: patches above 10 million voxels]",
+    ),
+]
+Fit = Annotated[bool, typer.Option("--fit", help="Where memory runs out, take the largest batch or patch that fits.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")

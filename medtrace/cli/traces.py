@@ -40,14 +40,9 @@ def translate(
     contrast: options.Contrast = None,
     page: options.Page = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices translated at once (2D networks).")] = 8,
-    patch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Edge of overlapping patches, in voxels (3D networks); 0 takes the volume as a whole."
-            "  [default: patches above 10 million voxels]",
-        ),
-    ] = None,
+    patch_size: options.PatchSize = None,
+    fit: options.Fit = False,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     overwrite: options.Overwrite = False,
     report: options.Report = True,
@@ -62,6 +57,7 @@ def translate(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a case, where there are several.")] = 1,
     precise: options.Precise = False,
     transforms: options.Transforms = None,
+    allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Translate a scan on its own grid and in its own units, with its trace; or many, in parallel."""
     named = _named_sources(source or ())
@@ -83,11 +79,13 @@ def translate(
             images,
             out,
             mask=mask,
+            checkpoint=checkpoint,
             contrast=contrast,
             page=page,
             device=device,
             batch_size=batch_size,
             patch_size=patch_size,
+            fit=fit,
             overwrite=overwrite,
             report=report,
             resample_tilt=resample_tilt,
@@ -96,32 +94,37 @@ def translate(
             threads=threads,
             precise=precise,
             transforms=transforms or (),
+            allow_training_subjects=allow_training_subjects,
         )
         return
     from medtrace.workflows.report import page_of
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.translate import translate as call
     from medtrace.workflows.translate import units_note
 
-    trace = call(
-        run,
-        images[0] if images else named,
-        out,
-        mask=mask,
-        contrast=contrast,
-        page=page,
-        device=device,
-        batch_size=batch_size,
-        patch_size=patch_size,
-        progress=sys.stderr.isatty(),
-        overwrite=overwrite,
-        report=report,
-        keep_metadata=keep_metadata,
-        dicom=dicom,
-        series=series,
-        resample_tilt=resample_tilt,
-        precise=precise,
-        transforms=transforms or (),
-    )
+    with using_checkpoint(checkpoint):
+        trace = call(
+            run,
+            images[0] if images else named,
+            out,
+            mask=mask,
+            contrast=contrast,
+            page=page,
+            device=device,
+            batch_size=batch_size,
+            patch_size=patch_size,
+            fit=fit,
+            progress=sys.stderr.isatty(),
+            overwrite=overwrite,
+            report=report,
+            keep_metadata=keep_metadata,
+            dicom=dicom,
+            series=series,
+            resample_tilt=resample_tilt,
+            precise=precise,
+            transforms=transforms or (),
+            allow_training_subjects=allow_training_subjects,
+        )
     if trace is not None and trace.contrasts is not None:
         typer.echo(units_note(trace.source_contrasts, trace.contrasts))
     typer.echo(f"trace written to {out}")
@@ -149,12 +152,16 @@ def _is_one_image(path: Path) -> bool:
     return is_one_image(path)
 
 
-def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | None, **settings: Any) -> None:
+def _translate_cases(
+    run: Path, images: list[Path], out: Path, *, mask: Path | None, checkpoint: str | None, **settings: Any
+) -> None:
     if mask is not None:
         raise ValueError("--mask: expected none with several images; name masks in a list, in the column mask of a CSV")
+    from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.translate_cases import translate_cases
 
-    found = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
+    with using_checkpoint(checkpoint):
+        found = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
     for failure in found.failures:
         typer.echo(f"medtrace: failed {failure}", err=True)
     typer.echo(
@@ -162,80 +169,6 @@ def _translate_cases(run: Path, images: list[Path], out: Path, *, mask: Path | N
     )
     if found.failures:
         raise typer.Exit(USER_ERROR)
-
-
-@command("register")
-def register(
-    source: Annotated[
-        Path, typer.Argument(help="The image to deform: NIfTI, MGZ, NRRD, MetaImage, PNG, JPEG, DICOM folder.")
-    ],
-    target: Annotated[Path, typer.Argument(help="The image to deform it to; both must roughly lie on each other.")],
-    out: options.TraceFolder,
-    mask: Annotated[Path | None, typer.Option(help="Pathology of the target, where intensity may change.")] = None,
-    source_mask: Annotated[Path | None, typer.Option("--source-mask", help="Pathology of the source.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder of a training; without, --refine does it all.")] = None,
-    refine: Annotated[
-        int | None,
-        typer.Option(min=0, help="Gradient steps on this pair alone.  [default: 100 without --run, else 0]"),
-    ] = None,
-    spacing: Annotated[
-        float | None, typer.Option(help="Voxel size in mm to register at.  [default: the run's, or the target's]")
-    ] = None,
-    smoothness: Annotated[float, typer.Option(min=0, help="Weight of smoothness in --refine.")] = 0.01,
-    match: Annotated[
-        bool | None,
-        typer.Option(
-            "--match/--no-match", help="Match the source's percentiles to the target's.  [default: without --run]"
-        ),
-    ] = None,
-    contrast: options.Contrast = None,
-    labels: Annotated[Path | None, typer.Option(help="Labels of the source, for the contours of --figure.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
-    device: options.Device = None,
-    overwrite: options.Overwrite = False,
-    report: options.Report = True,
-    keep_metadata: options.KeepMetadata = False,
-    source_series: options.SourceSeries = None,
-    target_series: options.TargetSeries = None,
-    resample_tilt: options.ResampleTilt = False,
-    precise: options.Precise = False,
-    transforms: options.Transforms = None,
-) -> None:
-    """Register a scan to another, with a trained run or without, and keep the trace."""
-    from medtrace.workflows.register import register as call
-    from medtrace.workflows.report import page_of
-
-    found = call(
-        source,
-        target,
-        out,
-        mask=mask,
-        source_mask=source_mask,
-        run=run,
-        refine=refine,
-        spacing=spacing,
-        smoothness=smoothness,
-        match=match,
-        contrast=contrast,
-        labels=labels,
-        figure=figure,
-        device=device,
-        progress=sys.stderr.isatty(),
-        overwrite=overwrite,
-        report=report,
-        keep_metadata=keep_metadata,
-        source_series=source_series,
-        target_series=target_series,
-        resample_tilt=resample_tilt,
-        precise=precise,
-        transforms=transforms or (),
-    )
-    typer.echo(f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])")
-    typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")
-    typer.echo(f"time {found.seconds:.1f} s, peak memory {found.peak_gib:.2f} GiB")
-    typer.echo(f"trace written to {out}")
-    if report:
-        typer.echo(f"page written to {page_of(out)}")
 
 
 @command("report")
@@ -291,6 +224,7 @@ def certify(
     contrast: options.Contrast = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
     keep_metadata: options.KeepMetadata = False,
+    checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     source_series: Annotated[
         str | None,
@@ -298,26 +232,30 @@ def certify(
     ] = None,
     target_series: options.TargetSeries = None,
     resample_tilt: options.ResampleTilt = False,
+    allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 3 if any fails."""
     from medtrace.workflows.certify import certify_several
+    from medtrace.workflows.runs import using_checkpoint
 
-    found = certify_several(
-        traces,
-        out=out,
-        run=run,
-        source=input_,
-        target=target,
-        thresholds=thresholds,
-        radius=radius,
-        contrast=contrast,
-        html=html,
-        keep_metadata=keep_metadata,
-        device=device,
-        source_series=source_series,
-        target_series=target_series,
-        resample_tilt=resample_tilt,
-    )
+    with using_checkpoint(checkpoint):
+        found = certify_several(
+            traces,
+            out=out,
+            run=run,
+            source=input_,
+            target=target,
+            thresholds=thresholds,
+            radius=radius,
+            contrast=contrast,
+            html=html,
+            keep_metadata=keep_metadata,
+            device=device,
+            source_series=source_series,
+            target_series=target_series,
+            resample_tilt=resample_tilt,
+            allow_training_subjects=allow_training_subjects,
+        )
     for certificate in found:
         typer.echo(f"{certificate.case}: {certificate.verdict}")
         for check in certificate.checks:
@@ -330,6 +268,7 @@ def certify(
 def calibrate(
     what: Annotated[str, typer.Argument(help="certificate or radius.")],
     run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are assessed.")] = None,
+    checkpoint: options.Checkpoint = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")
@@ -353,23 +292,25 @@ def calibrate(
 ) -> None:
     """Find out on TraceBench how often certificates are right, or how far points may be off."""
     from medtrace.workflows import calibrate as workflow
+    from medtrace.workflows.runs import using_checkpoint
 
     shape = (size or (32 if dims == 3 else 96 if what == "certificate" else 48),) * dims
-    if what == "certificate":
-        text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
-    elif what == "radius":
-        text = workflow.radius_table(
-            run=run,
-            predictor=predictor,
-            task=(task or ["postop"])[0],
-            spatial_shape=shape,
-            landmarks=landmarks,
-            subjects=subjects,
-            coverage=coverage,
-            share=share,
-            seed=seed,
-            out=out,
-        )
-    else:
-        raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
+    with using_checkpoint(checkpoint):
+        if what == "certificate":
+            text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
+        elif what == "radius":
+            text = workflow.radius_table(
+                run=run,
+                predictor=predictor,
+                task=(task or ["postop"])[0],
+                spatial_shape=shape,
+                landmarks=landmarks,
+                subjects=subjects,
+                coverage=coverage,
+                share=share,
+                seed=seed,
+                out=out,
+            )
+        else:
+            raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
     typer.echo(text)

@@ -148,6 +148,8 @@ def load_domain(
 
 def _reading(volumes: Sequence[str], spatial_dims: int, images: Sequence[str], transform: Callable | None) -> list[Any]:
     """The steps from files to tensors."""
+    # A transform of several goes in parts, so that the first ones are kept in memory though later ones are random.
+    own = [] if transform is None else transform.transforms if isinstance(transform, Compose) else [transform]
     return [
         ReadNiftid(volumes),
         *([DropSliceAxisd(volumes)] if spatial_dims == 2 else []),
@@ -155,7 +157,7 @@ def _reading(volumes: Sequence[str], spatial_dims: int, images: Sequence[str], t
         CastToTyped(
             (*MASKS, *LABELS), dtype=[torch.bool] * len(MASKS) + [torch.int32] * len(LABELS), allow_missing_keys=True
         ),
-        *([] if transform is None else [transform]),
+        *own,
     ]
 
 

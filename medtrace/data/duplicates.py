@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from medtrace.data.lists.pair_list import Pair, PairImage
 from medtrace.data.reading import read_image
 from medtrace.storage.cases import content_digest
@@ -64,13 +62,13 @@ def check_files(pairs: Sequence[Pair]) -> None:
 
 
 def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The pairs that hold an image which an earlier one has too, read and compared voxel by voxel.
+    """The pairs that hold an image which an earlier one has too, by `fingerprint`, in any orientation.
 
-    A source and a target of one pair with the same voxels in two files are let be: nothing may have changed.
+    A source and a target of one pair that are one image, moved or turned, are let be.
 
     Args:
         pairs: of all splits.
-        digests: name of a pair → `voxel_digest` of each of its images, in the order of `Pair.images`.
+        digests: name of a pair → `fingerprint` of each of its images, in the order of `Pair.images`.
 
     Returns:
         Name of each such pair → what is wrong, in a line.
@@ -82,13 +80,6 @@ def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> 
         for image, digest in zip(pair.images, of_pair[:1] if same else of_pair):
             contents[digest].append(_Image(pair, image))
     return _doubled(contents)
-
-
-def voxel_digest(image: Tensor) -> str:
-    """Digest of an image's shape and voxels."""
-    total = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=20)
-    total.update(image.contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def _doubled(contents: Mapping[Any, Sequence[_Image]]) -> dict[str, str]:

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from monai.data import DistributedSampler
+from monai.data.utils import worker_init_fn
 
 from medtrace.data.case_loader import CaseLoader
 from medtrace.engines.assembly import processes
+from medtrace.engines.interruption import LoaderWorker
 from medtrace.methods.settings import MethodSettings
 
 
@@ -25,6 +27,7 @@ def training_loader(dataset: Any, settings: MethodSettings, device: torch.device
         sampler=sampler,
         num_workers=training.num_workers,
         persistent_workers=training.num_workers > 0,
+        worker_init_fn=LoaderWorker(worker_init_fn) if training.num_workers else None,
         pin_memory=torch.device(device).type == "cuda",
     )
 
@@ -35,4 +38,10 @@ def evaluation_loader(dataset: Any, settings: MethodSettings) -> CaseLoader:
     if processes() > 1:
         sampler = DistributedSampler(dataset, even_divisible=len(dataset) < processes(), shuffle=False)
     training = settings.training
-    return CaseLoader(dataset, batch_size=training.batch_size, sampler=sampler, num_workers=training.num_workers)
+    return CaseLoader(
+        dataset,
+        batch_size=training.batch_size,
+        sampler=sampler,
+        num_workers=training.num_workers,
+        worker_init_fn=LoaderWorker(worker_init_fn) if training.num_workers else None,
+    )

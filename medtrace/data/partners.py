@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from monai.transforms import ResizeWithPadOrCrop
 from torch.utils.data import Dataset
 
 from medtrace.data.case_loader import sizes_of
@@ -21,7 +22,8 @@ class RandomPartner(Dataset):
 
     Args:
         dataset: items with "source" and "target", such as `load_dataset` and `TraceBench` give; with "subject" no item
-            gets a target of its own subject, and where the data set tells its sizes none of another size. Whether an
+            gets a target of its own subject. A target of another size is taken only where no other subject has one of
+            the item's; it is cut or padded with its background, about the center, to the item's size. Whether an
             item's own source and target show one subject does not matter: the sources of some subjects and the targets
             of others may stand beside each other in any order.
         transform: applied to every item on its way out.
@@ -37,6 +39,7 @@ class RandomPartner(Dataset):
         self.dataset = cast(Any, dataset)  # torch's Dataset declares no length
         self.transform = transform
         self._sizes = sizes_of(dataset)
+        self._subjects = _subjects_of(dataset)
         if len(self.dataset) < 2:
             raise ValueError(
                 f"dataset: expected two items or more, received {len(self.dataset)}; a single one has no partner"
@@ -51,26 +54,35 @@ class RandomPartner(Dataset):
             index % len(self), own.get("subject"), None if self._sizes is None else self._sizes[index]
         )
         item = {key: value for key, value in own.items() if key.startswith("source") or key in ("case", "subject")}
-        item |= {key: value for key, value in other.items() if key.startswith("target")}
+        size = None if self._sizes is None else self._sizes[index]
+        item |= {key: _of_size(value, size) for key, value in other.items() if key.startswith("target")}
         if "subject" in other:
             item["partner"] = other["subject"]
         return item if self.transform is None else self.transform(item)
 
     def _partner(self, index: int, subject: Any, size: tuple[int, ...] | None) -> dict[str, Any]:
+        if self._sizes is not None and not self._has_partner(index, size):
+            size = None
         for _ in range(_TRIES):
             # One of the others: those after the item move down by one.
             drawn = int(torch.randint(len(self) - 1, ()))
             drawn += drawn >= index
-            if self._sizes is not None and self._sizes[drawn] != size:
+            if size is not None and self._sizes is not None and self._sizes[drawn] != size:
                 continue
             other: dict[str, Any] = self.dataset[drawn]
             if subject is None or other.get("subject") != subject:
                 return other
-        of_size = "" if size is None else f" of the size {' x '.join(map(str, size))}"
         raise ValueError(
-            f"dataset: expected items of several subjects, found no target{of_size} of another than {subject!r} in"
-            f" {_TRIES} draws; add subjects, prepare all at one size, or train on the pairs as they are"
+            f"dataset: expected items of several subjects, found no target of another than {subject!r} in {_TRIES}"
+            " draws; add subjects, or train on the pairs as they are"
         )
+
+    def _has_partner(self, index: int, size: tuple[int, ...] | None) -> bool:
+        """Whether another subject has a target of a size."""
+        alike = [other for other, one in enumerate(self._sizes or ()) if one == size]
+        if self._subjects is None:
+            return len(alike) > 1
+        return any(self._subjects[other] != self._subjects[index] for other in alike)
 
 
 class UnpairedDomains(Dataset):
@@ -120,3 +132,20 @@ class UnpairedDomains(Dataset):
         if "subject" in other:
             item["partner"] = other["subject"]
         return item if self.transform is None else self.transform(item)
+
+
+def _of_size(value: Any, size: tuple[int, ...] | None) -> Any:
+    """An image or mask of a size, cut or padded with its lowest value about the center."""
+    if size is None or not isinstance(value, torch.Tensor) or value.ndim != len(size) + 1 or value.shape[1:] == size:
+        return value
+    fill = float(value.min()) if value.is_floating_point() else 0
+    return ResizeWithPadOrCrop(size, constant_values=fill)(value)
+
+
+def _subjects_of(dataset: Any) -> list[Any] | None:
+    """The subjects of a cached list of cases, read without their images."""
+    items = getattr(dataset, "data", None)
+    if not isinstance(items, list) or len(items) != len(dataset):
+        return None
+    subjects = [item.get("subject") if isinstance(item, Mapping) else None for item in items]
+    return None if None in subjects else subjects

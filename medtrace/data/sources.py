@@ -10,10 +10,14 @@ from typing import Any, NamedTuple
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandFlipd, SelectItemsd
 
+from medtrace.data.augmentation import augmentation, patches
 from medtrace.data.dataset import load_dataset, load_domain, read_index
+from medtrace.data.lists.pair_list import SIDES
 from medtrace.data.partners import RandomPartner, UnpairedDomains
+from medtrace.data.preparation.rules import FILE as PREPARATION
+from medtrace.data.preparation.rules import Preparation
 from medtrace.data.tracebench import TraceBench
-from medtrace.methods.settings import MethodSettings, PreparedData, TraceBenchData
+from medtrace.methods.settings import AugmentationSettings, MethodSettings, PreparedData, TraceBenchData
 from medtrace.transforms import RandDropChannelsd, RandIdenticalPaird, RandMisalignd
 
 CaseTransform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -49,19 +53,21 @@ def sources(
         return _of_tracebench(data, case_transform)
     if folder is None:
         raise ValueError("dataset: expected a folder made by `medtrace prepare`, received none; or train on TraceBench")
-    return _of_folder(data, folder, case_transform)
+    return _of_folder(data, settings.augmentation, folder, case_transform)
 
 
-def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: CaseTransform | None) -> Sources:
+def _of_folder(
+    data: PreparedData,
+    augmented: AugmentationSettings,
+    folder: str | os.PathLike,
+    case_transform: CaseTransform | None,
+) -> Sources:
     unpaired = bool(read_index(Path(folder)).get("unpaired"))
     if unpaired and (data.misalignment is not None or data.drop_sources):
         raise ValueError(f"data: expected no misalignment and no drop_sources, since {folder} holds unpaired domains")
 
     def training() -> Any:
-        if unpaired:
-            sides = (load_domain(folder, side, transform=case_transform) for side in ("source", "target"))
-            return UnpairedDomains(*sides)
-        transform: Any = case_transform
+        steps: list[Any] = [] if case_transform is None else [case_transform]
         if data.misalignment is not None:
             misalign = RandMisalignd(
                 ["source", "target"] if data.moved == "both" else [data.moved],
@@ -69,12 +75,18 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
                 fill=-1.0,
                 together=False,
             )
-            transform = misalign if transform is None else Compose([misalign, transform])
+            steps.insert(0, misalign)
+        preparation = Preparation.load(Path(folder) / PREPARATION)
+        steps += augmentation(augmented, preparation, preparation.spatial_dims)
+        if data.patch is not None:
+            steps += patches(data.patch)
         if data.drop_sources:
             _check_several(folder)
-            drop = RandDropChannelsd("source", data.drop_sources)
-            transform = drop if transform is None else Compose([transform, drop])
-        pairs = load_dataset(folder, "training", transform=transform)
+            steps.append(RandDropChannelsd("source", data.drop_sources))
+        transform = Compose(steps) if steps else None
+        if unpaired:
+            return UnpairedDomains(*(_cut(load_domain(folder, side, transform=transform), data) for side in SIDES))
+        pairs = _cut(load_dataset(folder, "training", transform=transform), data)
         return RandomPartner(pairs) if data.partners == "resampled" else pairs
 
     return Sources(
@@ -82,6 +94,13 @@ def _of_folder(data: PreparedData, folder: str | os.PathLike, case_transform: Ca
         lambda: [] if unpaired else load_dataset(folder, "validation", allow_empty=True),
         lambda: load_dataset(folder, "test"),
     )
+
+
+def _cut(cases: CacheDataset, data: PreparedData) -> CacheDataset:
+    """Cases that say the size of their patches, where they are cut to such."""
+    if data.patch is not None:
+        cases.sizes = [data.patch] * len(cases)  # type: ignore[attr-defined]
+    return cases
 
 
 def _check_several(folder: str | os.PathLike) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import DataLoader
-from monai.handlers import MeanAbsoluteError, StatsHandler, TensorBoardStatsHandler, ValidationHandler, from_engine
+from monai.handlers import MeanAbsoluteError, TensorBoardStatsHandler, ValidationHandler, from_engine
 from torch.optim import Adam, Optimizer
 
 from medtrace.engines.acceleration import Acceleration
+from medtrace.engines.averaging import WeightAveraging
 from medtrace.engines.checkpoint import Checkpoint
 from medtrace.engines.evaluator import Evaluator
-from medtrace.engines.logging import LossHistory, ProgressBar
-from medtrace.engines.schedule import LinearWarmup, WarmupCosine
+from medtrace.engines.handlers.best import BestWeights
+from medtrace.engines.handlers.progress import LOG, ProgressBar
+from medtrace.engines.handlers.tracking import Tracking
+from medtrace.engines.logging import LossHistory
+from medtrace.engines.schedule import LinearWarmup, WarmupDecay
 from medtrace.engines.trainer import Trainer
 from medtrace.methods.base import Method
 from medtrace.methods.settings import MethodSettings, OptimizerSettings
 
+Units = Callable[[torch.Tensor], torch.Tensor]
 HISTORY = "history.csv"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
@@ -52,6 +57,14 @@ def warmup_steps(settings: MethodSettings) -> dict[str, int]:
     return {phase: optimizer.warmup_steps for phase, optimizer in settings.optimizers().items()}
 
 
+def build_schedule(settings: MethodSettings) -> LinearWarmup | WarmupDecay:
+    """The handler that sets the learning rates."""
+    training = settings.training
+    if training.schedule == "constant":
+        return LinearWarmup(warmup_steps(settings))
+    return WarmupDecay(training.schedule, training.warmup, training.final_rate)
+
+
 def build_trainer(
     method: Method,
     settings: MethodSettings,
@@ -78,16 +91,22 @@ def build_trainer(
         handlers: further ones, behind the others.
     """
     run_dir, training = Path(run_dir), settings.training
+    validates = validator is not None and training.val_interval > 0
     chosen: list[Any] = []
-    if leads():
-        chosen.append(LossHistory(run_dir / HISTORY))
-    if validator is not None and training.val_interval:
+    if training.ema_decay is not None:
+        chosen.append(WeightAveraging(training.ema_decay, validator))
+    if validates:
         chosen.append(ValidationHandler(training.val_interval, validator, epoch_level=True))
+        chosen.append(BestWeights(run_dir, validator, training.early_stopping))
     if leads():
+        chosen.append(LossHistory(run_dir / HISTORY, validator))
         chosen.append(TensorBoardStatsHandler(log_dir=str(run_dir / TENSORBOARD), iteration_log=False, epoch_log=True))
-        chosen.append(ProgressBar(description=method.title or type(method).__name__))
-    chosen.append(Checkpoint(run_dir / CHECKPOINTS, training.checkpoint_interval, resume))
-    chosen.append(WarmupCosine() if training.schedule == "cosine" else LinearWarmup(warmup_steps(settings)))
+        chosen.append(ProgressBar(method.title or type(method).__name__, log=run_dir / LOG))
+        chosen.append(Tracking(training.tracking, run_dir, settings.model_dump(mode="json")))
+    chosen.append(
+        Checkpoint(run_dir / CHECKPOINTS, training.checkpoint_interval, resume, minutes=training.checkpoint_minutes)
+    )
+    chosen.append(build_schedule(settings))
     chosen.append(Acceleration(channels_last=training.channels_last, compile=training.compile))
     return Trainer(
         device=device,
@@ -97,6 +116,7 @@ def build_trainer(
         optimizers=optimizers,
         train_handlers=[*chosen, *handlers],
         max_gradient_norm=training.max_gradient_norm,
+        accumulate=training.accumulate,
         seed=training.seed,
         amp=training.amp,
         amp_kwargs=autocast_arguments(settings),
@@ -105,20 +125,42 @@ def build_trainer(
 
 
 def build_evaluator(
-    method: Method, settings: MethodSettings, loader: DataLoader, device: torch.device, handlers: tuple[Any, ...] = ()
+    method: Method,
+    settings: MethodSettings,
+    loader: DataLoader,
+    device: torch.device,
+    handlers: tuple[Any, ...] = (),
+    units: Units | None = None,
 ) -> Evaluator:
-    """An evaluator whose key metric is the mean absolute error; rank 0 logs."""
+    """An evaluator whose key metric is the mean absolute error, in the target's units.
+
+    Args:
+        method: on its device.
+        settings: of the training.
+        loader: of validation batches.
+        device: where the method lies.
+        handlers: further ones.
+        units: brings an image (C, *spatial) in [-1, 1] to the target's units; None measures on [-1, 1].
+    """
     return Evaluator(
         device=device,
         val_data_loader=loader,
         method=method,
-        key_val_metric={"mae": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
+        key_val_metric={"mae": MeanAbsoluteError(output_transform=_compared(units))},
         metric_cmp_fn=_smaller,
-        val_handlers=[*([StatsHandler(iteration_log=False)] if leads() else []), *handlers],
+        val_handlers=handlers,
         amp=settings.training.amp,
         amp_kwargs=autocast_arguments(settings),
         non_blocking=True,
     )
+
+
+def _compared(units: Units | None) -> Callable[[Any], Any]:
+    """Predictions and targets of a batch, in units."""
+    read = from_engine(["pred", "label"])
+    if units is None:
+        return read
+    return lambda output: tuple([units(image) for image in images] for images in read(output))
 
 
 def processes() -> int:

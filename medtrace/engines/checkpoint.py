@@ -1,46 +1,70 @@
-"""Saving a training and going on with it."""
+"""Checkpoints of a training, and resuming from the newest."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+import math
+import signal
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Events
+from torch.optim import Optimizer
 
-from medtrace.engines.finite_checks import LOGGER
+from medtrace.engines.checkpoint_files import (
+    FINAL,
+    STATE_WITHIN_EPOCH,
+    WITHIN_EPOCH,
+    epochs_of,
+    newest_first,
+    of_epochs,
+    progress_of,
+)
+from medtrace.engines.finite_checks import LOGGER, DivergedError
+from medtrace.engines.interruption import TrainingInterruptedError, listening, place
 from medtrace.engines.trainer import Trainer
-from medtrace.guard.weights import load_weights
+from medtrace.engines.within_epoch import agreed, fits, state_within_epoch
 from medtrace.storage.encoders import write_states
-from medtrace.storage.files import remove
+from medtrace.storage.files import link_or_copy, remove
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import locked
 
-FINAL = "final.pt"
-_NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
-
 
 class Checkpoint:
-    """Save the method, optimizers and progress of a `Trainer` after epochs, and resume from the newest.
+    """Save the method, optimizers and progress of a `Trainer` after epochs and within them, and resume from the newest.
 
     A file appears when it is complete and on the disk, so that a crash, a full disk or a read-only folder leaves the
-    ones before as they were. What is random is no part of it: the `Trainer` derives it from seed and epoch. In a
-    process group rank 0 writes, and every rank reads; while rank 0 trains, no other training can use the folder.
+    ones before as they were. What is random is no part of an epoch's: the `Trainer` derives it from seed and epoch.
+    Within an epoch the generators' states are part of it. In a process group rank 0 writes, and every rank reads; while
+    rank 0 trains, no other training can use the folder.
+
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP end the training when the current step is taken and its state is written, with a
+    `TrainingInterruptedError`. Attach it behind handlers that keep something from step to step.
 
     Args:
-        folder: where `checkpoint_epoch=N.pt` (the newest two) and, at the end, `final.pt` are written.
+        folder: where `checkpoint_epoch=N.pt` (the newest two), `within_epoch.pt` (until a later one is there) and, at
+            the end, `final.pt` are written.
         interval: epochs between checkpoints.
         resume: go on from the newest checkpoint in `folder` that can be read, if there is one.
         kept: how many of `checkpoint_epoch=N.pt` to keep, 1 or more.
+        minutes: between checkpoints, at the end of a step; 0 is never.
     """
 
-    def __init__(self, folder: str | Path, interval: int = 10, resume: bool = False, kept: int = 2) -> None:
+    def __init__(
+        self, folder: str | Path, interval: int = 10, resume: bool = False, kept: int = 2, minutes: float = 0.0
+    ) -> None:
         for name, value in (("interval", interval), ("kept", kept)):
             if value < 1:
                 raise ValueError(f"{name}: expected 1 or more, received {value!r}")
+        if not minutes >= 0:
+            raise ValueError(f"minutes: expected 0 or more, received {minutes!r}")
         self.folder = Path(folder)
+        self.minutes = minutes
+        self._written = time.monotonic()
+        self._epoch_end: dict[str, Any] | None = None
+        self._doubtful: list[Path] = []
         self.interval = interval
         self.resume = resume
         self.kept = kept
@@ -48,6 +72,7 @@ class Checkpoint:
     def attach(self, engine: Trainer) -> None:
         """Register on a trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
         if engine.state.rank == 0:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save_epoch)
             engine.add_event_handler(Events.COMPLETED, self._save_final)
@@ -58,10 +83,45 @@ class Checkpoint:
             check_room(
                 self.folder, _size([item.state_dict() for item in engine.checkpoint_items().values()]), "a checkpoint"
             )
+        engine.while_running.push(lambda _kind, error, _: self._leave(engine, error))
+        engine.while_running.enter_context(listening(engine))
+        self._written = time.monotonic()
         if self.resume:
-            for path, states in self._readable():
+            for path, states in newest_first(self.folder):
                 _restore(engine, states, path)
                 return
+
+    def _end_step(self, engine: Trainer) -> None:
+        last = engine.state.iteration == engine.state.epoch * engine.state.epoch_length
+        self._epoch_end = state_within_epoch(engine) if last else None
+        due = bool(self.minutes) and time.monotonic() - self._written >= 60 * self.minutes
+        stop, due = agreed(engine, engine.stop_signal is not None, due)
+        if stop:
+            self._save_within_epoch(engine, self._epoch_end or state_within_epoch(engine))
+            self._epoch_end = None
+            raise TrainingInterruptedError(engine.stop_signal or signal.SIGTERM, place(engine))
+        if due and not last:
+            self._save_within_epoch(engine, state_within_epoch(engine))
+        engine.between_epochs = last
+
+    def _leave(self, engine: Trainer, error: BaseException | None) -> None:
+        """Keep an epoch whose steps are done although the training is interrupted before what follows them."""
+        if isinstance(error, DivergedError):
+            error.args = (f"{error}; {self._set_aside()}",)
+        if isinstance(error, KeyboardInterrupt) and self._epoch_end is not None and engine.between_epochs:
+            self._save_within_epoch(engine, self._epoch_end)
+
+    def _set_aside(self) -> str:
+        """Take doubtful checkpoints out of those to resume from; what is left, in words."""
+        for path in self._doubtful:
+            if path.is_file():
+                link_or_copy(path, path.with_name(f"diverged_{path.name}"))
+                remove(path)
+        last = next(newest_first(self.folder), None)
+        if last is None:
+            return "no checkpoint was written before"
+        done = round(progress_of(last[1]), 2)
+        return f"the last good checkpoint is {last[0]}, after {done:g} epochs: resume with the lower rate"
 
     def _save_epoch(self, engine: Trainer) -> None:
         self._save(engine, f"checkpoint_epoch={engine.state.epoch}.pt")
@@ -69,29 +129,43 @@ class Checkpoint:
     def _save_final(self, engine: Trainer) -> None:
         self._save(engine, FINAL)
 
+    def _save_within_epoch(self, engine: Trainer, state: Mapping[str, Any]) -> None:
+        self._written = time.monotonic()
+        if engine.state.rank == 0:
+            write_states(self.folder / WITHIN_EPOCH, {**_states(engine), STATE_WITHIN_EPOCH: state})
+            if engine.is_doubtful:
+                self._doubtful.append(self.folder / WITHIN_EPOCH)
+
     def _save(self, engine: Trainer, name: str) -> None:
-        states = {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
-        write_states(self.folder / name, states)
-        for _, path in self._of_epochs()[self.kept :]:
+        write_states(self.folder / name, _states(engine))
+        self._epoch_end, self._written = None, time.monotonic()
+        remove(self.folder / WITHIN_EPOCH)
+        if engine.is_doubtful:
+            self._doubtful.append(self.folder / name)
+            return
+        for _, path in of_epochs(self.folder)[self.kept :]:
             remove(path)
 
-    def _of_epochs(self) -> list[tuple[int, Path]]:
-        """The checkpoints of epochs, newest first."""
-        named = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.pt")]
-        return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
 
-    def _readable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Checkpoints with their content, of the latest epoch first; a damaged one is skipped with a warning."""
-        final = self.folder / FINAL
-        content = _read(final) if final.is_file() else None
-        for epoch, path in self._of_epochs():
-            if content is not None and _epoch(content) >= epoch:
-                yield final, content
-                content = None
-            if (states := _read(path)) is not None:
-                yield path, states
-        if content is not None:
-            yield final, content
+def _states(engine: Trainer) -> dict[str, Any]:
+    return {name: item.state_dict() for name, item in engine.checkpoint_items().items()}
+
+
+def _choices(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What settings say of an optimizer: its rate, betas, weight decay."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def _choose(optimizer: Optimizer, wanted: list[dict[str, Any]]) -> None:
+    """Let what the settings say hold, over what a checkpoint had; a rate that a schedule moves stays where it is."""
+    for group, choices in zip(optimizer.param_groups, wanted):
+        rate = choices.pop("lr")
+        if rate != group.get("initial_lr", group["lr"]):
+            group["lr"] = rate
+            if "initial_lr" in group:
+                group["initial_lr"] = rate
+        choices.pop("initial_lr", None)
+        group.update(choices)
 
 
 def _size(states: Any) -> int:
@@ -102,30 +176,18 @@ def _size(states: Any) -> int:
     return sum(map(_size, inner))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return load_weights(path)
-    except (ValueError, OSError) as error:
-        LOGGER.warning("%s; going on from an earlier checkpoint", error)
-        return None
-
-
-def _epoch(states: dict[str, Any]) -> int:
-    trainer = states.get("trainer", {})
-    return int(trainer.get("iteration", 0)) // max(1, int(trainer.get("epoch_length") or 1))
-
-
 def _restore(engine: Trainer, states: dict[str, Any], path: Path) -> None:
     planned, length = engine.state.max_epochs, engine.state.epoch_length
-    done = _epoch(states)
-    if done > planned:
+    done = epochs_of(states)
+    if (begun := math.ceil(progress_of(states))) > planned:
         raise ValueError(
-            f"max_epochs: expected at least {done}, the epochs that {path} has seen, received {planned}; raise it, or"
+            f"max_epochs: expected at least {begun}, the epochs that {path} has seen, received {planned}; raise it, or"
             " use the trained run as it is"
         )
     items = engine.checkpoint_items()
     if missing := sorted(set(items) - set(states)):
         raise ValueError(f"{path}: expected {sorted(items)}, lacks {missing}; it is of another method or version")
+    wanted = {name: _choices(optimizer) for name, optimizer in engine.optimizers.items()}
     try:
         for name, item in items.items():
             item.load_state_dict(states[name])
@@ -134,8 +196,20 @@ def _restore(engine: Trainer, states: dict[str, Any], path: Path) -> None:
         raise ValueError(
             f"{path}: does not fit the configuration ({reason}); resume with the settings that it was trained with"
         ) from error
+    for name, groups in wanted.items():
+        _choose(engine.optimizers[name], groups)
     # The epochs are the checkpoint's, how many to train is the configuration's, and another number of processes or
     # batch size makes epochs of another length.
     engine.state.max_epochs, engine.state.epoch_length = planned, length
     if length is not None:
         engine.state.epoch, engine.state.iteration = done, done * length
+        within = states.get(STATE_WITHIN_EPOCH)
+        if within is not None and fits(engine, within):
+            engine.resume_within_epoch(within)
+        elif within is not None:
+            LOGGER.warning(
+                "%s: was written within epoch %d by another number of processes or with other batches; that epoch is"
+                " begun again, with the weights as they were",
+                path,
+                within["epoch"],
+            )

@@ -1,8 +1,9 @@
-"""Steps whose loss or gradient is not finite: found, undone, counted, and too many of them an error."""
+"""Steps whose loss or gradient is not finite, or has grown beyond all measure: found, undone, counted, an error."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,18 @@ from torch import Tensor, nn
 from medtrace.checks import check_positive
 
 LOGGER = logging.getLogger("medtrace.training")
+
+
+DIVERGED = 1e12
+"""A loss beyond which no training comes back."""
+DIVERGED_BY = 1e6
+"""Times the first step's loss (or 1, where that is smaller), likewise."""
+DOUBTFUL_BY = 1e3
+"""Times the first step's loss, from which on a checkpoint replaces none before it."""
+
+
+class DivergedError(ValueError):
+    """A loss has grown so much that the training cannot come back."""
 
 
 class SkipLimit:
@@ -85,12 +98,18 @@ def all_finite(values: Sequence[Tensor]) -> bool:
 
     One look at the device for all of them.
     """
+    return finite_and_bounded(values, (), math.inf)[0]
+
+
+def finite_and_bounded(values: Sequence[Tensor], losses: Sequence[Tensor], limit: float) -> tuple[bool, bool]:
+    """Whether every scalar is finite, and every loss below a limit, on every process of a group; one look at all."""
     finite = torch.isfinite(torch.stack([value.float() for value in values])).all()
+    bounded = torch.stack([loss.float().abs() < limit for loss in losses]).all() if losses else finite
+    agreed = torch.stack([finite, bounded]).to(torch.int32)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        agreed = finite.to(torch.int32)
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
-        finite = agreed
-    return bool(finite.item())
+    is_finite, is_bounded = agreed.tolist()
+    return bool(is_finite), bool(is_bounded)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -1,43 +1,50 @@
-"""Handlers and transforms that show a training's named loss terms."""
+"""The history of a training: its named loss terms, its rates and its validations, by epoch."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 from torch import Tensor
-from tqdm import tqdm
 
 from medtrace.storage.files import atomic_write
 
+VALIDATION = "validation_"
+"""Before the names of a validation's metrics in the history."""
 
-def logged_terms(output: Mapping[str, Any]) -> dict[str, float]:
+
+def logged_terms(output: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Turn a trainer's output into numbers, for `output_transform` of `StatsHandler` and `TensorBoardStatsHandler`."""
     return {name: value.item() for name, value in _scalars(output).items()}
 
 
-def _scalars(output: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in output.items() if isinstance(value, Tensor) and value.ndim == 0}
+def _scalars(output: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    return {name: value for name, value in output[0].items() if isinstance(value, Tensor) and value.ndim == 0}
 
 
 class LossHistory:
     """Average every loss term over an epoch: into `engine.state.metrics` under its own name, and into a CSV file.
 
     Sums stay on the device within an epoch. Steps that were skipped are left out of the averages; where there were any,
-    their number stands under "skipped_steps", or "rescaled_steps" where the loss scale was too high. Attach it before
-    `StatsHandler` and `TensorBoardStatsHandler`, whose epoch logs then show the averages.
+    their number stands under "skipped_steps", or "rescaled_steps" where the loss scale was too high. The rates of the
+    epoch's last step are "learning_rate", or "learning_rate_PHASE" where there are several phases, and the metrics of a
+    validation "validation_METRIC". Attach it behind `ValidationHandler` and before `StatsHandler` and
+    `TensorBoardStatsHandler`, whose epoch logs then show all of these.
 
     Args:
         path: the CSV file, with one row per epoch; a file there is continued when the training resumes and
             written anew when it starts at epoch 1. None writes none.
+        validator: an evaluator whose metrics stand beside.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, validator: Engine | None = None) -> None:
         self.path = None if path is None else Path(path)
+        self.validator = validator
+        self._last: set[str] = set()
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._before: dict[str, int] = {}
@@ -46,7 +53,20 @@ class LossHistory:
         """Register on a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        getattr(engine, "kept_within_epoch", {})["history"] = self
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the epoch so far."""
+        return {
+            "sums": {str(name): value for name, value in self._sums.items()},
+            "count": self._count,
+            "before": dict(self._before),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the sums of a checkpoint."""
+        self._sums, self._count, self._before = dict(state["sums"]), state["count"], dict(state["before"])
 
     def _start(self, engine: Engine) -> None:
         self._sums, self._count = {}, 0
@@ -60,18 +80,36 @@ class LossHistory:
         if getattr(engine.state, "step_skipped", False):
             return
         for name, value in _scalars(engine.state.output).items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._sums[name] = self._sums[name].to(value) + value if name in self._sums else value.clone()
         self._count += 1
 
     def _finish(self, engine: Engine) -> None:
         row: dict[str, float] = {name: (total / self._count).item() for name, total in self._sums.items()}
         skipped = {name: count - self._before[name] for name, count in self._skipped(engine).items()}
         row |= {name: count for name, count in skipped.items() if count}
+        row |= _rates(engine) | validation_of(self.validator, engine)
         engine.state.metrics = {
-            name: value for name, value in engine.state.metrics.items() if name not in skipped
+            name: value for name, value in engine.state.metrics.items() if name not in self._last
         } | row
+        self._last = set(row)
         if self.path is not None:
             _write_row(self.path, {"epoch": engine.state.epoch, **row})
+
+
+def _rates(engine: Engine) -> dict[str, float]:
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in getattr(engine, "optimizers", {}).items()}
+    return {"learning_rate" if len(rates) == 1 else f"learning_rate_{name}": rate for name, rate in rates.items()}
+
+
+def validation_of(validator: Engine | None, engine: Engine) -> dict[str, float]:
+    """The metrics of an evaluator that ran in the trainer's epoch, each under "validation_METRIC"."""
+    if validator is None or validator.state.epoch != engine.state.epoch:
+        return {}
+    return {
+        f"{VALIDATION}{name}": float(value)
+        for name, value in validator.state.metrics.items()
+        if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    }
 
 
 def _write_row(path: Path, row: Mapping[str, float]) -> None:
@@ -86,56 +124,3 @@ def _write_row(path: Path, row: Mapping[str, float]) -> None:
     writer.writeheader()
     writer.writerows([*rows, row])
     atomic_write(path, text.getvalue(), make_parents=True)
-
-
-class ProgressBar:
-    """One bar over the whole training, with the epoch, the mean loss of the last one, and the number of skipped steps.
-
-    Args:
-        description: what stands before the bar.
-        disable: show nothing; None shows it on a terminal only.
-    """
-
-    def __init__(self, description: str = "training", disable: bool | None = None) -> None:
-        self.description = description
-        self.disable = disable
-        self._bar = tqdm(disable=True)
-
-    def attach(self, engine: Engine) -> None:
-        """Register on a trainer."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._open)  # by then a resumed training knows where it is
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
-        engine.add_event_handler(Events.COMPLETED, self._close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._abandon)
-
-    def _open(self, engine: Engine) -> None:
-        if not self._bar.disable:
-            return
-        self._bar = tqdm(
-            total=engine.state.max_epochs * engine.state.epoch_length,
-            initial=engine.state.iteration,
-            desc=self.description,
-            disable=self.disable,
-            unit="step",
-            mininterval=0.5,
-        )
-
-    def _advance(self, engine: Engine) -> None:
-        self._bar.update()
-        if getattr(engine.state, "step_skipped", False):
-            self._tell(engine)
-
-    def _tell(self, engine: Engine) -> None:
-        loss = engine.state.metrics.get("loss")
-        values: dict[str, Any] = {} if loss is None else {"loss": f"{loss:.4f}"}
-        if skipped := getattr(engine.state, "skipped_steps", 0):
-            values["skipped"] = skipped
-        self._bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
-
-    def _close(self, engine: Engine) -> None:
-        self._bar.close()
-
-    def _abandon(self, engine: Engine, error: BaseException) -> None:
-        self._bar.close()
-        raise error

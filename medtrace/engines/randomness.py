@@ -46,3 +46,26 @@ def restore_generators(states: tuple[Any, ...]) -> None:
     torch.set_rng_state(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
     random.setstate(states[2])
+
+
+def generators_to(device: torch.device) -> dict[str, Any]:
+    """The states of all global generators, also that of a CUDA device, as a checkpoint can hold them."""
+    of_torch, of_numpy, of_python = generator_states()
+    states = {
+        "torch": of_torch,
+        "numpy": [torch.from_numpy(of_numpy[1].astype(np.int64)), *map(float, of_numpy[2:])],
+        "python": [of_python[0], torch.tensor(of_python[1], dtype=torch.int64), of_python[2]],
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def generators_from(states: dict[str, Any], device: torch.device) -> None:
+    """Put back what `generators_to` gave."""
+    key, position, has_gauss, gauss = states["numpy"]
+    version, words, next_gauss = states["python"]
+    of_numpy = ("MT19937", key.numpy().astype(np.uint32), int(position), int(has_gauss), gauss)
+    restore_generators((states["torch"], of_numpy, (version, tuple(words.tolist()), next_gauss)))
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -19,14 +19,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medtrace import __version__
+from medtrace.engines.averaging import usable_states
+from medtrace.engines.checkpoint_choice import run_states
 from medtrace.guard.method_size import EXTRA, check_shapes, check_size
-from medtrace.guard.weights import load_weights
 from medtrace.methods import Method, MethodSettings, method_class, resolve
 from medtrace.storage.files import atomic_write
 
 FORMAT, VERSION = "medtrace run", 1
 RECORD = "run.json"
 WEIGHTS = Path("checkpoints") / "weights.safetensors"
+BEST = Path("checkpoints") / "best.safetensors"
+"""The weights of the best validation; in the form of `WEIGHTS`."""
 PREPARATION = "preparation.json"
 OLD_CONFIG = "config.yaml"
 _MAX_BYTES = 64 << 20
@@ -42,12 +45,14 @@ class RunRecord:
         medtrace: the version that trained it.
         training_data: what it was trained on: the data set's name and, per case, subject and digests; of TraceBench
             nothing beyond the settings.
+        started_from: the run whose weights it began with: folder, file, digest, version; empty where none.
     """
 
     method: str
     settings: MethodSettings
     medtrace: str = __version__
     training_data: Mapping[str, Any] = field(default_factory=dict)
+    started_from: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, run: Path) -> None:
         """Write `run.json` into a run folder."""
@@ -59,6 +64,8 @@ class RunRecord:
             "settings": self.settings.model_dump(mode="json"),
             "training_data": dict(self.training_data),
         }
+        if self.started_from:
+            content["started_from"] = dict(self.started_from)
         atomic_write(run / RECORD, json.dumps(content, indent=1) + "\n")
 
 
@@ -94,8 +101,10 @@ def read_run(run: str | os.PathLike) -> RunRecord:
         checked = resolve(method_class(name).settings_type, start=settings)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    data = content.get("training_data")
-    return RunRecord(name, checked, str(content.get("medtrace")), data if isinstance(data, dict) else {})
+    data, start = (
+        value if isinstance(value := content.get(key), dict) else {} for key in ("training_data", "started_from")
+    )
+    return RunRecord(name, checked, str(content.get("medtrace")), data, start)
 
 
 def load_method(
@@ -103,7 +112,7 @@ def load_method(
     device: str | torch.device | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> Method:
-    """Build the method of a run and load its trained weights.
+    """Build the method of a run and load its trained weights, or those that `using_checkpoint` chooses.
 
     Args:
         run: a folder left by `medtrace train`.
@@ -119,14 +128,9 @@ def load_method(
     """
     run = Path(run)
     record = read_run(run)
-    weights = run / WEIGHTS
-    if not weights.is_file():
-        raise FileNotFoundError(
-            f"run: {weights} is missing: the training has not come to its end; resume it with `medtrace train"
-            f" {record.method} --out {run} --resume`"
-        )
     kind = method_class(record.method)
-    states = load_weights(weights).get("method", {})
+    weights, content = run_states(run, record.method, record.settings.training.max_epochs)
+    states = usable_states(content)
     check_shapes(check_size(lambda: kind.build(record.settings), run / RECORD), states, weights)
     method = kind.build(record.settings)
     missing, unexpected = method.load_state_dict(states, strict=False)
@@ -140,16 +144,23 @@ def load_method(
     return method.to(default_device(device)).eval()
 
 
-def save_weights(method: Method, run: Path) -> None:
-    """Write the tensors of a method's state dict as `checkpoints/weights.safetensors`."""
+def save_weights(method: Method, run: Path, name: Path = WEIGHTS, facts: Mapping[str, str] | None = None) -> None:
+    """Write the tensors of a method's state dict as safetensors.
+
+    Args:
+        method: whose weights.
+        run: the run folder.
+        name: of the file in it.
+        facts: one entry that the file says of them, in place of who made them.
+    """
     tensors = {
         f"method.{name}": value.detach().cpu().contiguous().clone()
         for name, value in method.state_dict().items()
         if isinstance(value, Tensor)
     }
     # One entry: safetensors writes several in an order of chance.
-    content = save(tensors, {"made_by": f"medtrace {__version__}, method {method.name}"})
-    atomic_write(run / WEIGHTS, content, make_parents=True)
+    content = save(tensors, dict(facts or {"made_by": f"medtrace {__version__}, method {method.name}"}))
+    atomic_write(run / name, content, make_parents=True)
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from ignite.engine import Events
 from torch.optim import Optimizer
 
+from medtrace.checks import check_choice
 from medtrace.engines.trainer import Trainer
 
+Shape = Literal["cosine", "linear", "polynomial"]
+SHAPES: Mapping[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "linear": lambda done: 1 - done,
+    "polynomial": lambda done: (1 - done) ** 0.9,
+}
 
-class WarmupCosine:
-    """Raise every optimizer's rate linearly to its own value, then lower it to 0 along half a cosine.
+
+class WarmupDecay:
+    """Raise every optimizer's rate linearly to its own value, then lower it over all of the training.
+
+    With t the share of the training that is done, the rate falls as (1 + cos πt)/2 (`cosine`), 1 − t (`linear`) or
+    (1 − t)^0.9 (`polynomial`, as in nnU-Net).
 
     Args:
+        shape: of the fall.
         warmup: share of the training that the rise takes, in [0, 1).
+        final: share of the rate that is left at the end, in [0, 1].
     """
 
-    def __init__(self, warmup: float = 0.05) -> None:
+    def __init__(self, shape: Shape = "cosine", warmup: float = 0.05, final: float = 0.0) -> None:
+        check_choice("shape", shape, SHAPES)
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup: expected a share in [0, 1), received {warmup!r}")
+        if not 0 <= final <= 1:
+            raise ValueError(f"final: expected a share in [0, 1], received {final!r}")
+        self.shape = shape
         self.warmup = warmup
+        self.final = final
 
     def attach(self, engine: Trainer) -> None:
         """Register on a trainer."""
@@ -30,12 +49,23 @@ class WarmupCosine:
     def factor(self, done: float) -> float:
         """The rate's factor when the share `done` of the training is done."""
         rise = min(1.0, done / self.warmup) if self.warmup else 1.0
-        return rise * 0.5 * (1 + math.cos(math.pi * done))
+        return rise * (self.final + (1 - self.final) * SHAPES[self.shape](done))
 
     def _set(self, engine: Trainer) -> None:
         factor = self.factor((engine.state.iteration - 1) / (engine.state.max_epochs * engine.state.epoch_length))
         for optimizer in engine.optimizers.values():
             _scale(optimizer, factor)
+
+
+class WarmupCosine(WarmupDecay):
+    """`WarmupDecay` along half a cosine to 0.
+
+    Args:
+        warmup: share of the training that the rise takes, in [0, 1).
+    """
+
+    def __init__(self, warmup: float = 0.05) -> None:
+        super().__init__("cosine", warmup)
 
 
 class LinearWarmup:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from medtrace import metrics
 from medtrace.fields import non_diffeomorphic_fraction
+from medtrace.guard.notices import notify
 from medtrace.trace import Trace
 
 RANGE = (-1.0, 1.0)
@@ -64,14 +65,23 @@ def score_cases(
     Returns:
         One row per case.
     """
-    table = metrics.CaseTable()
+    table, small = metrics.CaseTable(), []
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_batches_and_items)
     with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="case", leave=False) as bar:
         for batches in loader:
             for batch, items in batches:
                 for item, trace in zip(items, tracer(batch)):
-                    table.add(item.get("case", f"case-{bar.n:04d}"), scores(trace, item))
+                    case = item.get("case", f"case-{bar.n:04d}")
+                    table.add(case, scores(trace, item))
+                    if min(trace.image.shape[1:]) < SSIM_WINDOW:
+                        small.append(str(case))
                     bar.update()
+    if small:
+        notify(
+            small[0],
+            f"{len(small)} of {len(table.rows)} images are smaller than the {SSIM_WINDOW} voxels of SSIM's window;"
+            " those cells are empty",
+        )
     return table
 
 

@@ -25,6 +25,10 @@ class Notice(UserWarning):
         return f"{self.path}: {self.text}"
 
 
+class Caution(Notice):
+    """A reason to doubt a result; the command line shows it as a warning."""
+
+
 _collections: ContextVar[tuple[list[Notice], ...]] = ContextVar("collections", default=())
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
@@ -32,6 +36,11 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 def notify(path: str | Path, text: str) -> None:
     """Tell the user a decision about a file: a `Notice` as a warning, and in every open collection."""
     tell(Notice(path, text))
+
+
+def caution(path: str | Path, text: str) -> None:
+    """Tell the user a reason to doubt a result: a `Caution` as a warning, and in every open collection."""
+    tell(Caution(path, text))
 
 
 def tell(notice: Notice) -> None:

@@ -68,6 +68,15 @@ class ScanPair:
         to_source = self.to_source
         return image if to_source is None else pull(image, self.still, to_source)
 
+    def joint_mask(self, ddf: Tensor) -> Tensor:
+        """Either scan's pathology at the target's voxels, boolean (1, *spatial); the source's moves by a field."""
+        joint = torch.zeros(1, *self.target.shape[1:], dtype=torch.bool)
+        if self.mask is not None:
+            joint |= self.mask > 0.5
+        if self.source_mask is not None:
+            joint |= pull(self.source_mask.float(), ddf, self.to_source) > 0.5
+        return joint
+
     @property
     def still(self) -> Tensor:
         """The zero displacement on the target's grid."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
@@ -12,6 +14,9 @@ from medtrace.checks import check_whole
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _limit: int | None = None
+_lock = threading.Lock()
+_inside = 0
+_before: tuple[int, int | None] = (1, None)
 
 
 def limit(count: int | None) -> None:
@@ -32,6 +37,44 @@ def limit(count: int | None) -> None:
 def current() -> int:
     """Threads that share a compiled loop."""
     return torch.get_num_threads() if _limit is None else _limit
+
+
+@contextmanager
+def own_pool(count: int | None = None) -> Iterator[None]:
+    """Keep torch at one thread, and give medtrace's own pool those that torch had; both are as before afterwards.
+
+    torch's threads spin at the end of every small operation until the last has come: beside other busy processes that
+    is several times slower than one thread. Around a loop of compiled and small operations, this is not. Also a
+    decorator. Blocks within blocks, of any thread, change nothing more.
+
+    Args:
+        count: threads of the pool; None for as many as torch, or `limit`, allows.
+
+    Raises:
+        TypeError, ValueError: if it is no whole number from 1.
+
+    Example:
+        >>> with own_pool(2):
+        ...     current(), torch.get_num_threads()
+        (2, 1)
+    """
+    global _inside, _before, _limit
+    if count is not None:
+        check_whole("count", count, 1)
+    with _lock:
+        if _inside == 0:
+            _before = torch.get_num_threads(), _limit
+            _limit = current() if count is None else count
+            torch.set_num_threads(1)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                threads, _limit = _before
+                torch.set_num_threads(threads)
 
 
 def pieces(count: int, work: int, least: int = 1 << 15) -> list[tuple[int, int]]:

@@ -1,8 +1,36 @@
-"""Parts of presets that methods share: cases of TraceBench, and what makes a training tiny."""
+"""Parts of presets that methods share: a user's own data, cases of TraceBench, and what makes a training tiny.
+
+A method's preset `default` is what `medtrace train` lays first where it trains on a prepared folder, unless `paper` is
+asked for; `small` and `gpu` go on top of it. How many steps each takes is told by `MethodSettings.budgets`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from medtrace.methods.settings import Preset
+
+DEFAULT, LITTLE, GPU, PAPER = "default", "small", "gpu", "paper"
+
+OWN: Preset = {
+    "augmentation.on": True,
+    "training.batch_size": 2,
+    "training.schedule": "cosine",
+    "optimizer.learning_rate": 1e-3,
+}
+"""A user's own data. Measured on heads of other persons than those trained on (docs/results/real_translation.md)."""
+
+OWN_ON_GPU: Preset = {
+    "training.batch_size": 8,
+    "training.amp": True,
+    "training.amp_dtype": "bfloat16",
+    "training.num_workers": 4,
+    "optimizer.learning_rate": 2e-4,
+}
+"""Published widths on a GPU of 12 GiB or more. Not measured: the machines that these defaults come from have none."""
+
+BUDGETS: Mapping[str, int] = {DEFAULT: 4000, LITTLE: 800, GPU: 40_000}
+"""Steps of a training on a user's own data, by preset."""
 
 POSTOP: Preset = {"data.kind": "tracebench", "data.task": "postop", "data.spatial_shape": (96, 96)}
 """Simulated surgery."""

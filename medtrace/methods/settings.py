@@ -57,14 +57,27 @@ class TrainingSettings(Settings):
 
     max_epochs: Annotated[int, Field(ge=0, le=10_000_000)] = 500
     batch_size: Count = 8
-    schedule: Literal["constant", "cosine"] = "constant"
-    """`constant` keeps the rate (after `warmup_steps`); `cosine` warms up over a twentieth and falls to 0."""
+    accumulate: Count = 1
+    """Parts that a batch is taken through the networks in, one after the other: less memory, the same gradient
+    where losses are means over cases (not where a mean counts the voxels of masks, or noise is drawn)."""
+    schedule: Literal["constant", "cosine", "linear", "polynomial"] = "constant"
+    """`constant` keeps the rate (after `warmup_steps`); the others rise over `warmup` and fall until the end."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the training over which the rate rises linearly; counts where the schedule is not constant."""
+    final_rate: Fraction = 0.0
+    """Share of the rate that is left at the end; likewise."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share that the running average of the weights keeps at a step, such as 0.999; None averages none."""
     seed: Annotated[int, Field(ge=0)] = 0
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     checkpoint_interval: Count = 10
     """Epochs between checkpoints."""
+    checkpoint_minutes: NonNegative = 10.0
+    """Minutes between checkpoints within an epoch, at the end of a step; 0 is never."""
     val_interval: Annotated[int, Field(ge=0)] = 10
     """Epochs between validations; 0 is never."""
+    early_stopping: Count | None = None
+    """Epochs without a better validation after which the training ends; None trains to the end."""
     max_gradient_norm: Positive | None = None
     amp: bool = False
     """Autocast on the device."""
@@ -73,6 +86,31 @@ class TrainingSettings(Settings):
     compile: bool | dict[str, Any] = False
     """Run networks through `torch.compile`; a mapping gives its arguments."""
     channels_last: bool = False
+    tracking: Literal["tensorboard", "mlflow", "wandb"] = "tensorboard"
+    """Where the history goes beside the run folder; TensorBoard's files are always written."""
+
+
+class AugmentationSettings(Settings):
+    """Random changes of the training cases of a prepared folder (`medtrace.data.augmentation`)."""
+
+    on: bool = False
+    """The papers have none; the presets `default` switch it on."""
+    flip: Fraction = 0.5
+    """Probability of a mirror image, left for right; never of sagittal slices. 0 where sides differ, as in abdomens."""
+    motion: Fraction = 0.7
+    """Probability of an affine and elastic motion."""
+    degrees: NonNegative = 10.0
+    scale: Fraction = 0.1
+    shift_voxels: NonNegative = 4.0
+    elastic_voxels: NonNegative = 1.0
+    """Standard deviation of the control points' displacement at most (2D)."""
+    elastic_spacing: Positive = 16.0
+    """Voxels between control points."""
+    intensity: Fraction = 0.5
+    """Probability that the source's intensities are bent; only where they are in arbitrary units and the target has
+    another contrast."""
+    gamma: tuple[Positive, Positive] = (0.75, 1.35)
+    """Range of the exponent that bends them."""
 
 
 class PreparedData(Settings):
@@ -88,6 +126,9 @@ class PreparedData(Settings):
     drop_sources: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability that a training case lacks a source contrast, where there are several; one always stays. A run that
     was trained so translates any subset of them."""
+    patch: Shape | None = None
+    """Voxels per axis of a random part of each training case, padded with background where the case is smaller; None
+    takes whole cases. Cases of several sizes then share batches, and large volumes fit into memory."""
 
 
 class TraceBenchData(Settings):
@@ -127,15 +168,19 @@ class MethodSettings(Settings):
 
     Attributes:
         presets: name → dotted names and values that it sets, on top of the defaults.
+        budgets: preset → steps of a training on a prepared folder, where nobody says how many epochs.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {}
+    budgets: ClassVar[Mapping[str, int]] = {}
 
     spatial_dims: Literal[2, 3] = 2
     in_channels: Count = 1
     out_channels: Count = 1
     training: TrainingSettings = TrainingSettings()
     data: Data = PreparedData()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """Of prepared data; the cases of TraceBench have their own."""
 
     @model_validator(mode="after")
     def _dimensions_of_the_data(self) -> MethodSettings:
@@ -143,6 +188,24 @@ class MethodSettings(Settings):
             raise ValueError(
                 f"data.spatial_shape: expected {self.spatial_dims} axes, as spatial_dims says, received"
                 f" {len(self.data.spatial_shape)}; set both"
+            )
+        patch = self.data.patch if isinstance(self.data, PreparedData) else None
+        if patch is not None and len(patch) != self.spatial_dims:
+            raise ValueError(f"data.patch: expected {self.spatial_dims} axes, as the data set has, received {patch}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_training_that_can_be(self) -> MethodSettings:
+        training = self.training
+        if training.accumulate > training.batch_size:
+            raise ValueError(
+                f"training.accumulate: expected at most training.batch_size, {training.batch_size}, as a part has one"
+                f" case or more, received {training.accumulate}; raise training.batch_size"
+            )
+        if training.early_stopping is not None and not training.val_interval:
+            raise ValueError(
+                "training.early_stopping: expected a training that validates, received training.val_interval 0;"
+                " prepare with validation subjects (--split 0.7 0.1 0.2), or leave early stopping out"
             )
         return self
 

@@ -12,6 +12,8 @@ from medtrace.metrics.case_metric import CaseMetric, range_width
 from medtrace.metrics.image import check_pair, region_mean
 
 K1, K2 = 0.01, 0.03
+WINDOW = 11
+"""Voxels of an image's shortest axis from which on its structural similarity is defined by default."""
 
 
 def structural_similarity(
@@ -20,7 +22,7 @@ def structural_similarity(
     mask: Tensor | None = None,
     *,
     data_range: tuple[float, float],
-    window: int = 11,
+    window: int = WINDOW,
     sigma: float = 1.5,
 ) -> Tensor:
     """SSIM per case with a Gaussian window (Wang et al. 2004), k1 = .01, k2 = .03.

@@ -39,7 +39,7 @@ from medtrace.geometry.grid import check_invertible
 from medtrace.losses import mask_weights
 from medtrace.metrics.case_metric import CaseMetric
 from medtrace.metrics.image import mean_absolute_error, peak_signal_to_noise_ratio
-from medtrace.metrics.ssim import structural_similarity
+from medtrace.metrics.ssim import WINDOW, structural_similarity
 
 RANGE = (-1.0, 1.0)
 _TREND_VOXELS = 3.0
@@ -153,7 +153,8 @@ def translation_scores(
 
     Returns:
         "nmae", "psnr" (dB, infinite without any error) and "ssim" (11-voxel Gaussian window, see
-        `structural_similarity`; the foreground weights its map), each (B,) float64.
+        `structural_similarity`; the foreground weights its map; NaN for images smaller than the window), each (B,)
+        float64.
 
     Raises:
         TypeError, ValueError: as for `normalized_mean_absolute_error`, and of the metrics.
@@ -168,7 +169,9 @@ def translation_scores(
     return {
         "nmae": mean_absolute_error(image, target, region, data_range=RANGE, output_range=width),
         "psnr": peak_signal_to_noise_ratio(image, target, region, data_range=RANGE),
-        "ssim": structural_similarity(image, target, region, data_range=RANGE),
+        "ssim": structural_similarity(image, target, region, data_range=RANGE)
+        if min(image.shape[2:]) >= WINDOW
+        else torch.full((len(image),), torch.nan, dtype=torch.float64),
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from monai.networks.layers.factories import Conv
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
@@ -22,6 +24,9 @@ class RegressionUNet(nn.Module):
         channels: features per level; each level but the first halves the grid.
         num_res_units: residual units per level.
         dropout: probability of dropout.
+        refine: let the U-Net give `channels[0]` features, and two convolutions make the image of them and of the input
+            at full resolution. Without, all passes through as many normalized channels as the output has, which
+            learns slowly and blurs.
 
     Example:
         >>> import torch
@@ -37,6 +42,7 @@ class RegressionUNet(nn.Module):
         channels: Sequence[int] = (32, 64, 128, 256, 512),
         num_res_units: int = 2,
         dropout: float = 0.0,
+        refine: bool = False,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -51,12 +57,20 @@ class RegressionUNet(nn.Module):
         self.unet = UNet(
             spatial_dims,
             in_channels,
-            out_channels,
+            channels[0] if refine else out_channels,
             tuple(channels),
             strides=(2,) * (len(channels) - 1),
             num_res_units=num_res_units,
             dropout=dropout,
         )
+        self.refinement: nn.Module | None = None
+        if refine:
+            convolution = Conv[Conv.CONV, spatial_dims]
+            self.refinement = nn.Sequential(
+                convolution(channels[0] + in_channels, channels[0], kernel_size=3, padding=1),
+                nn.PReLU(),
+                convolution(channels[0], out_channels, kernel_size=3, padding=1),
+            )
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, in_channels, *spatial) in [-1, 1] to (B, out_channels, *spatial) in [-1, 1].
@@ -67,7 +81,10 @@ class RegressionUNet(nn.Module):
         """
         check_batched("image", image, channels=self.in_channels)
         padded, crop = pad_to_multiple(image, self.stride)
-        return crop(self.unet(padded).tanh())
+        found = self.unet(padded)
+        if self.refinement is not None:
+            found = self.refinement(torch.cat([found, padded], 1))
+        return crop(found.tanh())
 
     if TYPE_CHECKING:
         __call__ = forward

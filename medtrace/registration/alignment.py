@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite
+from medtrace.kernels import threads
 from medtrace.registration.affine_search import Candidate, Search, refine, start_score
 from medtrace.registration.frames import Frame
 from medtrace.registration.levels import AlignmentLevel, make_levels
@@ -82,6 +83,7 @@ class Alignment(NamedTuple):
         return float((center @ center + (linear @ self.content.spread @ linear.T).trace()).sqrt())
 
 
+@threads.own_pool()
 def align(
     moving: Tensor,
     fixed: Tensor,
@@ -101,7 +103,8 @@ def align(
     headers' own alignment, are scored by normalized mutual information (Studholme et al., 1999), of any two contrasts;
     the best are followed by L-BFGS, fewer and fewer of them as voxels shrink. "auto" goes on to an affine map and takes
     it where it raises the information by more than 1 %, as it does between two people; of one person's scans it does
-    not. Where the headers' start ends as well as another (to 1 %), it is taken. The same images give the same bytes.
+    not. Where neither map raises what the headers' own alignment shares by more than 1 %, that stays as it is. Where
+    the headers' start ends as well as another (to 1 %), it is taken. The same images give the same bytes.
 
     Args:
         moving: (C, H, W) or (C, H, W, D), any range; channels are averaged.
@@ -163,6 +166,10 @@ def align(
     if gain > AFFINE_MARGIN:
         text = f"{found}, more than {100 * AFFINE_MARGIN:g} %"
         return _answer(affine.matrix, "affine", text, affine.score, before, rigid.matrix, ends, frame, levels)
+    moved = (rigid.score - before) / max(before - 1, 1e-9)
+    if moved <= ALIGNED_MARGIN:
+        text = f"as the headers say: the best rigid motion raises the shared information by only {100 * moved:.1f} %"
+        return _answer(still, "none", text, before, before, rigid.matrix, ends, frame, levels)
     text = f"{found}, not more than {100 * AFFINE_MARGIN:g} %"
     return _answer(rigid.matrix, "rigid", text, rigid.score, before, rigid.matrix, ends, frame, levels)
 

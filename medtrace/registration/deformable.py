@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite, check_number, check_positive, check_whole
 from medtrace.fields import invert
+from medtrace.kernels import threads
 from medtrace.kernels.greedy import operations
 from medtrace.kernels.greedy_interface import Slopes, Windows
 from medtrace.losses.mind import mind_ssc
@@ -113,6 +114,7 @@ class Deformation(NamedTuple):
     """Voxels that fold."""
 
 
+@threads.own_pool()
 def deform(
     moving: Tensor,
     fixed: Tensor,

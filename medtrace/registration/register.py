@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,14 +11,20 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
-from medtrace.fields import identity_grid, sample
+from medtrace.fields import identity_grid, sample, warp
+from medtrace.kernels import threads
 from medtrace.registration.alignment import Alignment, align
 from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.presets import weak_likeness
-from medtrace.registration.verdict import OtherStart, Verdict, assess
+from medtrace.registration.scaling import scaled
+from medtrace.registration.verdict import OtherStart, Verdict, assess, mean_correlation
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
+
+ALIKE = 0.8
+"""Mean squared local correlation of aligned images, over that of the fixed image with itself, from which a
+deformation has to raise it to be kept."""
 
 
 class Registration(NamedTuple):
@@ -40,6 +47,7 @@ class Registration(NamedTuple):
     verdict: Verdict
 
 
+@threads.own_pool()
 def register_images(
     moving: Tensor,
     fixed: Tensor,
@@ -51,7 +59,7 @@ def register_images(
     mask: Tensor | None = None,
     moving_mask: Tensor | None = None,
     spacing: float | None = None,
-    settings: Deformable | None = None,
+    settings: Deformable | Callable[[Sequence[float]], Deformable] | None = None,
     check_starts: bool = True,
 ) -> Registration:
     """Register two images of any grids and contrasts.
@@ -66,13 +74,14 @@ def register_images(
         mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: pathology that has no counterpart, left out.
         moving_mask: likewise on the moving grid.
         spacing: mm of the voxels on which the deformation is sought; None for the fixed image's.
-        settings: of the deformation, whose similarity is replaced; None for the usual ones, or `weak_likeness` where
-            shapes are alike and texture is not.
+        settings: of the deformation, whose similarity is replaced, or what gives them for the spacing in mm of the grid
+            that is worked on, such as `thorough`; None for the usual ones, or `weak_likeness` where shapes are alike
+            and texture is not.
         check_starts: whether an alignment is also found another way, to see whether both agree: the other way around,
             or, where none was sought, at all.
 
     Returns:
-        See `Registration`; look at its verdict.
+        See `Registration`; look at its verdict. torch is kept at one thread meanwhile (see `threads.own_pool`).
 
     Raises:
         TypeError, ValueError: if a shape, a kind or a number is wrong, the images do not overlap by their headers where
@@ -111,6 +120,10 @@ def register_images(
         moving_mask=pair.moving_mask,
         settings=chosen,
     )
+    if _needless(pair, deformation):
+        still = torch.zeros_like(deformation.ddf)
+        deformation = Deformation(still, still, 0.0, deformation.levels, 0, 0)
+        reason = f"{reason}; but the deformation was left out, since the aligned images are more alike without it"
     ddf = total_field(deformation.ddf, pair.affine, matrix, frame.fixed, fixed.shape[1:])
     inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:])
     other = None
@@ -122,17 +135,31 @@ def register_images(
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
 
 
+def _needless(pair: Working, deformation: Deformation) -> bool:
+    """Whether images that are as alike as two can be, once aligned, are less so when deformed."""
+    weight = pair.content.float() * (1 - pair.mask)
+    fixed, moving = scaled(pair.fixed), scaled(pair.moving)
+    before = mean_correlation(moving, fixed, weight)
+    if before <= ALIKE * mean_correlation(fixed, fixed, weight):  # 1 but for windows without structure
+        return False
+    return mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
+
+
 def _contrast(pair: Working) -> ContrastRelation:
     weight = pair.content.float() * (1 - pair.mask)
     return contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
 
 
 def _settings(
-    pair: Working, contrast: ContrastRelation, similarity: str, settings: Deformable | None
+    pair: Working,
+    contrast: ContrastRelation,
+    similarity: str,
+    settings: Deformable | Callable[[Sequence[float]], Deformable] | None,
 ) -> tuple[Deformable, str]:
     """Settings of the deformation, and why these."""
     chosen, reason = choose_similarity(similarity, contrast)
     if settings is not None:
+        settings = settings if isinstance(settings, Deformable) else settings(pair.spacing)
         return replace(settings, similarity=chosen), reason
     if similarity == "auto" and contrast.weak:
         text = f"stiff, in large windows: shapes are alike and texture is not ({contrast.texture:.2f} of 1)"

@@ -5,9 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+GAP = 0.25
+"""Share of the tissue's range that a background outside of it lies beyond it at most."""
+
 
 def scaled(image: Tensor, weight: Tensor | None = None) -> Tensor:
-    """An image from 0 to 1 between the .5 and 99.5 percentiles, per channel, of what lies above its least value.
+    """An image from 0 to 1 between the .5 and 99.5 percentiles of its tissue, per channel.
+
+    Tissue is what differs from a background: a value that most of the border has, or else the least one. A background
+    outside of those percentiles stays apart from them: it becomes 0 or 1 itself, and the tissue takes the rest, four
+    fifths of the range at least.
 
     Args:
         image: (C, *spatial).
@@ -17,10 +24,37 @@ def scaled(image: Tensor, weight: Tensor | None = None) -> Tensor:
     result = torch.empty_like(values)
     for channel, own in enumerate(values):
         inside = own if weight is None else own[weight[0] > 0.5]
-        tissue = inside[inside > own.min()]
+        background = _background(own)
+        tissue = inside[inside > own.min()] if background is None else inside[inside != background]
         low, high = _percentiles(tissue) if tissue.numel() > 1 else (0.0, 1.0)
+        if background is not None:
+            low, high, own = _apart(own, background, low, high)
         result[channel] = (own - low) / max(high - low, 1e-12)
     return result
+
+
+def _background(image: Tensor) -> float | None:
+    """The value that most of the border's voxels have, or None."""
+    faces = [
+        image.select(axis, side).flatten() for axis, size in enumerate(image.shape) if size > 1 for side in (0, -1)
+    ]
+    if not faces:
+        return None
+    border = torch.cat(faces)
+    middle = border.median()
+    return float(middle) if float((border == middle).float().mean()) > 0.5 else None
+
+
+def _apart(image: Tensor, background: float, low: float, high: float) -> tuple[float, float, Tensor]:
+    """Limits that enclose the background, and the image with the empty range between it and the tissue shortened."""
+    gap = GAP * (high - low)
+    if background < low:
+        edge = max(background, low - gap)
+        return edge, high, image.clamp_min(edge)
+    if background > high:
+        edge = min(background, high + gap)
+        return low, edge, image.clamp_max(edge)
+    return low, high, image
 
 
 def _percentiles(values: Tensor) -> tuple[float, float]:

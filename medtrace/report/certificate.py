@@ -102,10 +102,11 @@ def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
         style: put the style sheet (`STYLE`) before it.
     """
     rows = "".join(_row(check) for check in certificate["checks"])
+    title = str(certificate.get("title", "Certificate"))
     return (
         (f"<style>{STYLE}</style>" if style else "")
         + '<section class="certificate">'
-        + f"<h2>Certificate of {escape(str(certificate['case']))} {_status(certificate['verdict'])}</h2>"
+        + f"<h2>{escape(title)} of {escape(str(certificate['case']))} {_status(certificate['verdict'])}</h2>"
         + (f"<p>{escape(STALE)}</p>" if certificate.get("stale") else "")
         + "<table><thead><tr><th>Check</th><th>Verdict</th><th>Reason</th><th>Figures (limits: warn, fail)</th></tr>"
         + f"</thead><tbody>{rows}</tbody></table>"

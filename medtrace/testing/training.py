@@ -46,7 +46,7 @@ def check_step(kind: type[Method], settings: MethodSettings, shape: tuple[int, .
     start = copy.deepcopy(trainer.method.state_dict())
     trainer.run()
     promise(all(same(a, b) for a, b in zip(items, before)), "a training step", "its inputs as they were", "others")
-    _check_terms(trainer.method, dict(trainer.state.output), "")
+    _check_terms(trainer.method, dict(trainer.state.output[0]), "")
     end = trainer.method.state_dict()
     for phase in trainer.method.phases:
         if not any(phase.active(term) for term in phase.weights):
@@ -66,7 +66,7 @@ def check_autocast(kind: type[Method], settings: MethodSettings, shape: tuple[in
     items = prepared(kind, settings, batch_of(settings, shape))
     trainer = trainer_of(untrained(kind, settings), settings, items, 1, amp=True, amp_kwargs={"dtype": torch.bfloat16})
     trainer.run()
-    _check_terms(trainer.method, dict(trainer.state.output), " under autocast")
+    _check_terms(trainer.method, dict(trainer.state.output[0]), " under autocast")
 
 
 def check_resume(kind: type[Method], settings: MethodSettings, shape: tuple[int, ...]) -> None:
@@ -92,8 +92,8 @@ def check_pairing(kind: type[Method], settings: MethodSettings, shape: tuple[int
     def terms(given: dict[str, Any]) -> dict[str, float]:
         trainer = trainer_of(perturbed(kind, settings), settings, prepared(kind, settings, given), 1)
         trainer.run()
-        _check_terms(trainer.method, dict(trainer.state.output), " with another subject's target")
-        return {name: float(value) for name, value in trainer.state.output.items()}
+        _check_terms(trainer.method, dict(trainer.state.output[0]), " with another subject's target")
+        return {name: float(value) for name, value in trainer.state.output[0].items()}
 
     right, wrong = terms(batch), terms(swapped)
     if kind.abilities.paired:

@@ -17,6 +17,7 @@ from .misalignment_draw import (
     MisalignmentFields,
     misalignment_between,
 )
+from .register_pair import RegisterPairD, RegisterPaird, RegisterPairDict
 from .rigid_alignment import RigidAlignment, RigidAlignmentD, RigidAlignmentd, RigidAlignmentDict, RigidTransform
 from .slice_extraction import SliceExtraction, SliceExtractionD, SliceExtractiond, SliceExtractionDict
 from .source_dropout import RandDropChannelsD, RandDropChannelsd, RandDropChannelsDict
@@ -42,6 +43,9 @@ __all__ = [
     "RandMisalignD",
     "RandMisalignDict",
     "RandMisalignd",
+    "RegisterPairD",
+    "RegisterPairDict",
+    "RegisterPaird",
     "RigidAlignment",
     "RigidAlignmentD",
     "RigidAlignmentDict",

@@ -17,7 +17,13 @@ from medtrace.evaluation.bench.registry import MEASUREMENTS
 from medtrace.evaluation.bench.running import DONE, compare_rows
 from medtrace.storage.files import remove_content, write_json
 from medtrace.storage.reservations import locked, reserving
+from medtrace.workflows.real_translation import TARGETS, real_translation
 from medtrace.workflows.train import train
+
+REAL = "real"
+DATA = "MEDTRACE_DATA"
+PRESETS: dict[str, tuple[str, ...]] = {"demo": ("small",), "full": ()}
+"""Of a row's method on top of `default`, on real heads."""
 
 
 def bench(
@@ -29,11 +35,12 @@ def bench(
     seed: int = 0,
     device: str | None = None,
     progress: bool = True,
+    data: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Train the rows of a study on TraceBench, score them on unseen subjects and write a table and pictures.
 
     Args:
-        task: of TraceBench, one of `STUDIES`.
+        task: of TraceBench, one of `STUDIES`, or "real": T1 to T2 and FLAIR on real heads (`real_translation`).
         setting: "demo" (about five minutes on two cores for the rivals of `postop`), "full" or "smoke" (seconds).
         study: one of `STUDIES[task]`; by default the first.
         out: receives `runs/` and, in `<study>/` (of other tasks than `postop` in `<task>/<study>/`), `results.json`,
@@ -42,21 +49,54 @@ def bench(
         seed: of data and training.
         device: by default CUDA where there is one.
         progress: show bars and the table.
+        data: folder of real heads, for the task "real" (see `medtrace.evaluation.real.heads`); by default the
+            environment variable MEDTRACE_DATA.
 
     Returns:
-        What `results.json` holds.
+        What `results.json` holds; of the task "real" where its page is.
 
     Raises:
         ValueError: if there is no such task, study or setting.
     """
-    check_choice("task", task, STUDIES)
-    check_choice("setting", setting, SETTINGS)
+    check_choice("task", task, (*STUDIES, REAL))
+    check_choice("setting", setting, PRESETS if task == REAL else SETTINGS)
+    if task == REAL:
+        return _real(setting, study, Path(out), seed, device, progress, data)
+    if data is not None:
+        raise ValueError(f"data: expected none with the task {task!r}, whose cases are made, received {data}")
     study = study or next(iter(STUDIES[task]))
     measurements = MEASUREMENTS.get(task, {})
     check_choice(f"study of {task}", study, (*STUDIES[task], *measurements))
     if study in measurements:
         return measurements[study](setting, Path(out), seed=seed, device=device, progress=progress)
     return run_study(STUDIES[task][study], setting, Path(out), seed=seed, device=device, progress=progress)
+
+
+def _real(
+    setting: str,
+    study: str | None,
+    out: Path,
+    seed: int,
+    device: str | None,
+    progress: bool,
+    data: str | os.PathLike | None,
+) -> dict[str, Any]:
+    """The study on real heads."""
+    known = {"all": TARGETS, **{f"t1-{target}".lower(): (target,) for target in TARGETS}}
+    chosen = study or next(iter(known))
+    check_choice(f"study of {REAL}", chosen, known)
+    folder = data or os.environ.get(DATA)
+    if not folder:
+        raise ValueError(
+            f"data: expected the folder of the open MS data (github.com/muschellij2/open_ms_data), received none; give"
+            f" it, or set {DATA}"
+        )
+    if seed:
+        raise ValueError(f"seed: expected 0, as the best rows of {REAL} are trained with several, received {seed}")
+    page = real_translation(
+        folder, out / REAL, targets=known[chosen], presets=PRESETS[setting], device=device, progress=progress
+    )
+    return {"page": str(page)}
 
 
 @reserving(lambda study, out: locked(out / study.folder))

@@ -127,6 +127,7 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
                 "optimizers": "@optimizers",
                 "train_handlers": "@train#handlers",
                 "max_gradient_norm": "@settings#training#max_gradient_norm",
+                "accumulate": "@settings#training#accumulate",
                 "amp": "@settings#training#amp",
                 "amp_kwargs": "$medtrace.engines.autocast_arguments(@resolved)",
                 "non_blocking": True,
@@ -141,13 +142,7 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
                     "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
                 }
             },
-            "handlers": [
-                {
-                    "_target_": "monai.handlers.StatsHandler",
-                    "_disabled_": "$not medtrace.engines.leads()",
-                    "iteration_log": False,
-                }
-            ],
+            "handlers": [],
             "evaluator": _evaluator("@validate#dataloader", "@validate#handlers", "@validate#key_metric"),
         },
         "initialize": ["$monai.utils.set_determinism(seed=@seed)"],
@@ -155,8 +150,9 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
     }
 
 
-def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
+def _train_handlers(kind: type[Method]) -> list[dict[str, Any] | str]:
     follows = {"_disabled_": "$not medtrace.engines.leads()"}
+    unless_validated = {"_disabled_": "$@val_interval == 0 or len(@validate#dataset) == 0"}
     return [
         {
             "_target_": "medtrace.workflows.handlers.RunFolder",
@@ -165,13 +161,31 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
             "settings": "@resolved",
             "dataset": "@dataset_dir",
         },
-        {"_target_": "medtrace.engines.LossHistory", **follows, "path": "$@run_dir + '/history.csv'"},
+        {
+            "_target_": "medtrace.engines.WeightAveraging",
+            "_disabled_": "$@settings#training#ema_decay is None",
+            "decay": "$@settings#training#ema_decay or 0",
+            "validator": "@validate#evaluator",
+        },
         {
             "_target_": "ValidationHandler",  # MONAI's check of bundles knows it by this name only
-            "_disabled_": "$@val_interval == 0 or len(@validate#dataset) == 0",
+            **unless_validated,
             "validator": "@validate#evaluator",
             "epoch_level": True,
             "interval": "@val_interval",
+        },
+        {
+            "_target_": "medtrace.engines.BestWeights",
+            **unless_validated,
+            "run": "@run_dir",
+            "validator": "@validate#evaluator",
+            "patience": "@settings#training#early_stopping",
+        },
+        {
+            "_target_": "medtrace.engines.LossHistory",
+            **follows,
+            "path": "$@run_dir + '/history.csv'",
+            "validator": "@validate#evaluator",
         },
         {
             "_target_": "monai.handlers.TensorBoardStatsHandler",
@@ -180,25 +194,40 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
             "iteration_log": False,
             "epoch_log": True,
         },
-        {"_target_": "medtrace.engines.ProgressBar", **follows, "description": kind.title},
+        {
+            "_target_": "medtrace.engines.ProgressBar",
+            **follows,
+            "description": kind.title,
+            "log": "$@run_dir + '/train.log'",
+        },
+        {
+            "_target_": "medtrace.engines.Tracking",
+            **follows,
+            "tool": "@settings#training#tracking",
+            "run": "@run_dir",
+            "settings": "@settings",
+        },
         {
             "_target_": "medtrace.engines.Checkpoint",
             "folder": "$@run_dir + '/checkpoints'",
             "interval": "@settings#training#checkpoint_interval",
             "resume": "@resume",
+            "minutes": "@settings#training#checkpoint_minutes",
         },
-        {"_target_": "medtrace.engines.WarmupCosine", "_disabled_": "$@settings#training#schedule != 'cosine'"},
-        {
-            "_target_": "medtrace.engines.LinearWarmup",
-            "_disabled_": "$@settings#training#schedule == 'cosine'",
-            "steps": "$medtrace.engines.warmup_steps(@resolved)",
-        },
+        "$medtrace.engines.build_schedule(@resolved)",
         {
             "_target_": "medtrace.engines.Acceleration",
             "compile": "@settings#training#compile",
             "channels_last": "@settings#training#channels_last",
         },
         {"_target_": "medtrace.workflows.handlers.WeightsSaver", "run": "@run_dir"},
+        {
+            "_target_": "medtrace.workflows.run_page.RunPage",
+            **follows,
+            "run": "@run_dir",
+            "title": kind.title,
+            "validator": "@validate#evaluator",
+        },
     ]
 
 

@@ -58,6 +58,11 @@ def train_bundle(
         values["device"] = f"$torch.device({device!r})"
     values |= {f"settings#{name.replace('.', '#')}": value for name, value in (settings or {}).items()}
     workflow = BundleTraining([configs / "train.yaml"], bundle, values)
+    if dataset is not None and workflow.parser.get("settings#data#kind") == "tracebench":
+        raise ValueError(
+            f"dataset: expected none, since the settings of {bundle} train on TraceBench, received {dataset}; leave it"
+            " out, or set data.kind=prepared"
+        )
     if not code_is_allowed():
         parser = ConfigParser(copy.deepcopy(workflow.parser.get()))
         check_size(lambda: parser.get_parsed_content("method"), configs / "train.yaml")

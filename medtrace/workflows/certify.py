@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from monai.data import MetaTensor
 from torch import Tensor
 
+from medtrace.data.fingerprint import fingerprint
 from medtrace.data.masks import check_same_grid
 from medtrace.data.reading import read_image
 from medtrace.engines.runs import load_method
@@ -19,7 +20,7 @@ from medtrace.evaluation.certificate.checks import trace_checks
 from medtrace.evaluation.certificate.probes import RUN_CHECKS, identical_pair_check, translator_checks, without_run
 from medtrace.evaluation.certificate.provenance import provenance, provenance_check, without_names
 from medtrace.evaluation.certificate.radius import radius_check
-from medtrace.evaluation.certificate.record import Certificate, Check, skipped
+from medtrace.evaluation.certificate.record import Certificate, Check, Status, skipped
 from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.io import load_trace, write_image
 from medtrace.report.certificate import certificate_beside, certificate_html
@@ -29,7 +30,8 @@ from medtrace.storage.reservations import reserve_files, reserving
 from medtrace.trace import Trace
 from medtrace.transforms.mask_rule import ON_GRID
 from medtrace.workflows.register import register
-from medtrace.workflows.translate import run_preparation, translate
+from medtrace.workflows.translate import FINGERPRINT, run_preparation, translate
+from medtrace.workflows.unseen import MASK_MISSING, TrainingMemory, refusal, seen_image, source_cautions
 
 _PAGE = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -37,6 +39,9 @@ _PAGE = (
     "<title>Certificates</title><style>:root {{ color-scheme: light dark; }} body {{ max-width: 75em; margin: auto;"
     " padding: 1em; background: Canvas; }}</style></head><body>{}</body></html>\n"
 )
+
+TRAINING = "training"
+"""The check of whether a source is new to the run, and like what it was trained on."""
 
 
 def certify(
@@ -54,6 +59,7 @@ def certify(
     source_series: str | int | None = None,
     target_series: str | int | None = None,
     resample_tilt: bool = False,
+    allow_training_subjects: bool = False,
 ) -> Certificate:
     """Certify a saved trace without ground truth.
 
@@ -71,6 +77,8 @@ def certify(
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
+        allow_training_subjects: certify also the translation of an image that `run` was trained on; the certificate
+            says so.
 
     Returns:
         The certificate.
@@ -87,11 +95,14 @@ def certify(
     told = None if radius is None else radius_check(radius)
     origin = provenance(folder, run, source)
     wanted = None if target is None else _read_target(target, trace, folder, target_series, resample_tilt)
+    training = None if run is None else training_check(run, trace, origin, allow_training_subjects, contrast)
     checks = trace_checks(trace, limits, target=wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run's network warns of what the checks measure
         checks += without_run() if run is None else run_checks(run, trace, limits, contrast, device)
     checks.append(provenance_check(trace, origin, source, source_series, resample_tilt))
+    if training is not None:
+        checks.append(training)
     if told is not None:
         checks.append(told)
     origin = origin if keep_metadata else without_names(origin)
@@ -100,6 +111,48 @@ def certify(
     if out is not None:
         certificate.write(out)
     return certificate
+
+
+def training_check(
+    run: str | os.PathLike,
+    trace: Trace,
+    origin: Mapping[str, Any],
+    allowed: bool = False,
+    contrast: str | None = None,
+) -> Check:
+    """Whether a trace's source is new to the run that made it, and like the run's training images.
+
+    Args:
+        run: folder of the training.
+        trace: that it made.
+        origin: of the trace (see `medtrace.evaluation.certificate.provenance`).
+        allowed: whether its source may be a training image.
+        contrast: of the source, where the run was trained on several.
+
+    Raises:
+        ValueError: if the source is a training image and that is not allowed.
+    """
+    memory = TrainingMemory.of(run)
+    metadata = origin["trace"]["metadata"] or {}
+    seen = seen_image(memory, _source_digests(trace, metadata))
+    if seen is not None and not allowed:
+        raise ValueError(refusal(f"trace: its source is {seen}", "certify the translation of another subject"))
+    if seen is not None:
+        return Check(TRAINING, Status.WARN, f"the source is {seen}")
+    if not memory.scans:
+        return skipped(TRAINING, "the run does not tell which scans it was trained on")
+    doubts = source_cautions(memory, trace, MASK_MISSING not in metadata.get("notices", ()), contrast)
+    if doubts:
+        return Check(TRAINING, Status.WARN, "; ".join(doubts))
+    return Check(TRAINING, Status.PASS, "the source is new to the run, and like its training images")
+
+
+def _source_digests(trace: Trace, metadata: Mapping[str, Any]) -> list[str]:
+    """Of a trace's source as it was read, and as the trace has it; of several, each on its own."""
+    read = metadata.get(FINGERPRINT)
+    images = [trace.source[k : k + 1] for k in range(len(trace.source))] if isinstance(read, Mapping) else []
+    found = read.values() if isinstance(read, Mapping) else [read]
+    return [*map(fingerprint, (trace.source, *images)), *map(str, found)]
 
 
 def _read_target(
@@ -150,6 +203,7 @@ def run_checks(
         def translator(source: Tensor) -> Trace:
             write_image(file, source, trace.source_affine)
             settings: dict[str, Any] = {"contrast": contrast, "device": device, "progress": False, "report": False}
+            settings["allow_training_subjects"] = True  # `training_check` has decided
             made = translate(run, file, folder / "trace", overwrite=True, **settings)
             return _flat(made) if flat else made
 
@@ -202,6 +256,7 @@ def certify_several(
     source_series: str | int | None = None,
     target_series: str | int | None = None,
     resample_tilt: bool = False,
+    allow_training_subjects: bool = False,
 ) -> list[Certificate]:
     """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
 
@@ -234,6 +289,7 @@ def certify_several(
                 source_series=source_series,
                 target_series=target_series,
                 resample_tilt=resample_tilt,
+                allow_training_subjects=allow_training_subjects,
             )
         )
     if html is not None:

@@ -12,6 +12,7 @@ from medtrace.data import load_dataset
 from medtrace.data.lists.layouts import SPLITS
 from medtrace.engines.runs import load_method
 from medtrace.evaluation.bench.misaligned import BETTER, CONVENTION, column, totals, translation
+from medtrace.evaluation.paired_rows import compare_rows, write_comparison
 from medtrace.evaluation.scoring import score_case, score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.metrics import CaseTable, foreground_of
@@ -20,6 +21,8 @@ from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
+from medtrace.workflows.evaluate import patches_of_cases
+from medtrace.workflows.unseen import SplitReview, marked, reviewed, subjects_of, write_record
 
 IDENTITY = "identity"
 TABLE = "table.md"
@@ -52,31 +55,44 @@ def compare(
     split: str = "test",
     device: str | None = None,
     batch_size: int = 8,
+    patch_size: int | Sequence[int] | None = None,
     progress: bool = True,
+    allow_training_subjects: bool = False,
 ) -> dict[str, CaseTable]:
     """Score runs and the identity on one split, and write one table of them.
 
     Args:
         runs: folders left by `medtrace train`; a row is called by its folder's name.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
-        out: receives `table.md` and for every row `<row>.csv` and `<row>_summary.csv`.
+        out: receives `table.md`, `comparison.csv` (see `paired_rows`), `evaluation.json` and for every row `<row>.csv`
+            and `<row>_summary.csv`.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
+        patch_size: see `medtrace.workflows.evaluate.evaluate`; for all runs.
         progress: show bars.
+        allow_training_subjects: measure also on subjects that a run was trained on; the table says so.
 
     Returns:
         The rows "identity" and every run, per case, with the columns of `translation_case`.
 
     Raises:
-        ValueError: if there is no run, or two rows would have one name.
+        ValueError: if there is no run, two rows would have one name, or a case is of a subject that a run was trained
+            on (see `unseen.review_split`).
         FileNotFoundError: if a run or the data set is missing.
     """
     names = _names(runs)
     check_choice("split", split, SPLITS)
+    folder = Path(dataset) if isinstance(dataset, (str, os.PathLike)) else None
+    reviews = {
+        name: SplitReview() if folder is None else reviewed(run, folder, split, allow_training_subjects)
+        for name, run in zip(names, runs)
+    }
     methods = {name: load_method(run, device) for name, run in zip(names, runs)}
-    cases = load_dataset(dataset, split, landmarks=True) if isinstance(dataset, (str, os.PathLike)) else dataset
+    cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True)
     tracers = {IDENTITY: identity, **{name: tracer_of(method) for name, method in methods.items()}}
+    for name, run in zip(names, runs):
+        methods[name].inferer = patches_of_cases(methods[name], run, cases, patch_size)
     tables = {
         row: score_cases(
             tracer, cases, scores=translation_case, batch_size=batch_size, progress=row if progress else None
@@ -84,13 +100,31 @@ def compare(
         for row, tracer in tracers.items()
     }
     out = Path(out)
+    marked(tables, {case: seen for review in reviews.values() for case, seen in review.training.items()})
+    write_record(out, reviews, dataset=folder, split=split, cases=len(cases))
     for row, table in tables.items():
         table.write_csv(out / f"{row}.csv")
         table.write_summary(out / f"{row}_summary.csv")
+    write_comparison(out, compare_rows(_runs_first(tables), subjects_of(folder)))
     rows, shown = _rows(tables)
     best = {name: better for name, better in BEST.items() if name in shown}
-    atomic_write(out / TABLE, f"{markdown_table(rows, shown, best=best)}\n{NOTE}\n")
+    atomic_write(out / TABLE, f"{markdown_table(rows, shown, best=best)}\n{_doubts(reviews)}{NOTE}\n")
     return tables
+
+
+def _runs_first(tables: Mapping[str, CaseTable]) -> dict[str, CaseTable]:
+    return {row: tables[row] for row in sorted(tables, key=lambda row: row == IDENTITY)}
+
+
+def _doubts(reviews: Mapping[str, SplitReview]) -> str:
+    """Lines below the table: training subjects among the cases, and in what the data are unlike the training's."""
+    lines = [
+        f"{name}: {len(review.training)} of the cases are of subjects that it was trained on."
+        for name, review in reviews.items()
+        if review.training
+    ]
+    lines += [f"{name}: {line}." for name, review in reviews.items() for line in review.cautions]
+    return "".join(f"{line}\n\n" for line in lines)
 
 
 def translation_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from medtrace.data.dataset import read_index
+from medtrace.data.population import SCANS
 from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import PREPARATION, RunRecord, save_weights
 from medtrace.evaluation.scoring import score
@@ -110,7 +111,8 @@ class WeightsSaver:
 
     def _save(self, engine: Engine) -> None:
         if engine.state.rank == 0:
-            save_weights(engine.method, self.run)
+            with engine.as_used():
+                save_weights(engine.method, self.run)
 
 
 class RunFolder:
@@ -141,22 +143,43 @@ class RunFolder:
 
 
 def record_run(
-    run: Path, name: str, settings: MethodSettings, dataset: str | os.PathLike | None, training: Any
+    run: Path,
+    name: str,
+    settings: MethodSettings,
+    dataset: str | os.PathLike | None,
+    training: Any,
+    started_from: Mapping[str, Any] | None = None,
+    remembered: Mapping[str, Any] | None = None,
+    renewed: bool = False,
 ) -> None:
-    """Write `preparation.json`, where there is none, and then `run.json`: a folder with a record is a run."""
-    if not (run / PREPARATION).exists():
+    """Write `preparation.json`, where there is none, and then `run.json`: a folder with a record is a run.
+
+    Args:
+        run: the run folder.
+        name: the method's.
+        settings: of the training, resolved.
+        dataset: a folder made by `medtrace prepare`, or None.
+        training: the training's `DeterministicDataset`.
+        remembered: what a resumed run remembers of its data; None is what `training_data` tells of `dataset`.
+        renewed: whether the data set is another than the run's, so that its preparation is now the run's.
+    """
+    if renewed or not (run / PREPARATION).exists():
         preparation_of(training, dataset).save(run / PREPARATION)
-    RunRecord(name, settings, training_data=training_data(dataset)).write(run)
+    data = training_data(dataset) if remembered is None else remembered
+    RunRecord(name, settings, training_data=data, started_from=started_from or {}).write(run)
 
 
 def training_data(dataset: str | os.PathLike | None) -> dict[str, Any]:
-    """What a run remembers of its training cases: subjects, and digests of the prepared images."""
+    """What a run remembers of its training cases: subjects, digests of the prepared images, and of the scans
+    fingerprints and what they look like."""
     if dataset is None:
         return {}
     folder = Path(dataset)
     index = read_index(folder)
+    scans = [scan for scan in index.get(SCANS, ()) if scan["split"] in ("training", "validation")]
     return {
         "dataset": str(folder.absolute()),
+        **({SCANS: scans} if SCANS in index else {}),
         **{
             split: [
                 {

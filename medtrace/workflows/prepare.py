@@ -22,6 +22,7 @@ from medtrace.data.lists.domain_list import check_contrasts_apart, read_domain
 from medtrace.data.lists.layouts import LAYOUTS, read_layout, read_side
 from medtrace.data.lists.pair_list import SIDES, SPLITS, Pair, check_list
 from medtrace.data.lists.splits import check_both_sides, split_by_subject, split_domains, split_of_list
+from medtrace.data.population import SCANS, scan_records
 from medtrace.data.preparation.case import checked_settings
 from medtrace.data.preparation.learning import LEARNED, channel_notes
 from medtrace.data.preparation.maps import columns_in
@@ -39,6 +40,8 @@ from medtrace.workflows.prepare_write import WRITTEN, Item
 
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)
+LEAST_FOR_VALIDATION = 5
+"""Subjects from which some are set aside for validation by default."""
 ENDING = PARTIAL
 """Of the folder beside a dataset, or in it (`stands_alone`), that holds what a preparation has finished so far."""
 SHOWN_SIZES = 8
@@ -131,8 +134,8 @@ def prepare(
         resize: edge of square slices; None is 256 for pictures and no resizing for scans, 0 is no resizing.
         align: whether targets are aligned; without it they must lie on the source's grid. Pictures never are.
         standardize: whether Nyul's standardization comes before the z-score.
-        fractions: shares of subjects, see `split_by_subject`; None is 7:3 without validation. A list that has a
-            split of its own takes none.
+        fractions: shares of subjects, see `split_by_subject`; None is `default_fractions`. A list that has a split of
+            its own takes none.
         seed: of the random split.
         value_range: which values of pictures become 0 and 1. None takes 0 to 255 for pictures of 8 bits, and for others
             the smallest and the largest value of the training pictures; `preparation.json` says which.
@@ -194,13 +197,16 @@ def prepare(
             raise ValueError(f"no training case could be prepared: {failures[0]}")
         notices = {name: one.notices for name, one in learned.items() if one.notices}
         with atomic_directory(out, _contents(overwrite), last=(INDEX,)) as dataset:
-            _assemble(dataset, partial, items, preparation, origin, notices, paired)
+            scans = scan_records(split, learned)
+            _assemble(dataset, partial, items, preparation, origin, notices, scans, paired)
     counts = {name: len(items[name]) for name in SPLITS}
     written = [item for name in SPLITS for item in items[name]]
     notes = _size_notes(written, spatial_dims)
     unchanged = [name for name, one in learned.items() if len(one.digests) == 2 and len({*one.digests}) == 1]
     if unchanged:
-        notes.append(f"{len(unchanged)} pair(s) have the same voxels before and after (first: {unchanged[0]})")
+        notes.append(
+            f"{len(unchanged)} pair(s) hold one image before and after, moved or turned (first: {unchanged[0]})"
+        )
     if pictures and preparation.value_range is not None:
         clipped = {item.entry["case"]: item.clipped for item in written}
         values, about = preparation.value_range, (preparation.range_origin, preparation.depth)
@@ -281,6 +287,7 @@ def _assemble(
     preparation: Preparation,
     origin: Mapping[str, Any],
     notices: Mapping[str, Sequence[str]],
+    scans: Sequence[Mapping[str, Any]],
     paired: bool,
 ) -> None:
     """Put the cases' files together to a dataset; the cases stay, for another attempt."""
@@ -298,6 +305,7 @@ def _assemble(
         "split": origin,
         **({} if paired else {"unpaired": True}),
         **({"notices": dict(notices)} if notices else {}),
+        SCANS: list(scans),
         **{name: [item.entry for item in items[name]] for name in SPLITS},
     }
     atomic_write(dataset / INDEX, json.dumps(index, indent=1) + "\n")
@@ -309,7 +317,7 @@ def _split(
     """The pairs of each split, and where the split came from."""
     published = split_of_list(pairs)
     if published is None:
-        shares = PAPER_FRACTIONS if fractions is None else fractions
+        shares = default_fractions(len({pair.subject for pair in pairs})) if fractions is None else fractions
         deal = split_by_subject if all(pair.paired for pair in pairs) else split_domains
         dealt = deal(pairs, shares, seed)
         named = dict(shares) if isinstance(shares, Mapping) else dict(zip(SPLITS, shares))
@@ -322,6 +330,20 @@ def _split(
     if not all(pair.paired for pair in pairs):
         check_both_sides(published)
     return published, {"from": "list"}
+
+
+def default_fractions(subjects: int) -> tuple[float, float, float]:
+    """Shares of subjects where nobody says them: about a tenth for validation and a fifth for the test, at least one
+    subject each; fewer than five subjects are split 7:3 without validation.
+
+    Example:
+        >>> default_fractions(10)
+        (0.7, 0.1, 0.2)
+    """
+    if subjects < LEAST_FOR_VALIDATION:
+        return PAPER_FRACTIONS
+    validation, test = max(1, round(0.1 * subjects)), max(1, round(0.2 * subjects))
+    return ((subjects - validation - test) / subjects, validation / subjects, test / subjects)
 
 
 def _common_grid(items: Sequence[Item], spatial_dims: int) -> dict[str, Any]:

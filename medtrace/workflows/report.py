@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from monai.data import MetaTensor
 from torch import Tensor
@@ -93,17 +94,29 @@ def report(
                 labels=_labels(Path(labels[number]), trace, Path(folder)) if labels else None,
                 method=index.get("method"),
                 notes=(f"metadata: {json.dumps(metadata)}",) if metadata else (),
-                certificate=certificate_of(folder),
+                certificate=certificate_of(folder) or _own_verdict(index),
             )
         )
     return write_report(cases, out)
 
 
+def _own_verdict(index: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The verdict that a registration left with its trace."""
+    verdict = (index.get("metadata") or {}).get("verdict")
+    return verdict if isinstance(verdict, dict) and "checks" in verdict else None
+
+
 def report_beside(
-    trace: Trace, folder: Path, method: str | None = None, target: Tensor | None = None, notes: tuple[str, ...] = ()
+    trace: Trace,
+    folder: Path,
+    method: str | None = None,
+    target: Tensor | None = None,
+    notes: tuple[str, ...] = (),
+    certificate: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the page of one trace where `page_of` says."""
-    return write_report(ReportCase(folder.name, trace, target, method=method, notes=notes), page_of(folder))
+    """Write the page of one trace where `page_of` says; a registration's verdict may take the certificate's place."""
+    case = ReportCase(folder.name, trace, target, method=method, notes=notes, certificate=certificate)
+    return write_report(case, page_of(folder))
 
 
 def check_page(folder: Path, wanted: bool, overwrite: bool) -> None:

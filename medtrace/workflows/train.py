@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data.dataset import read_index
+from medtrace.engines.interruption import TrainingInterruptedError
 from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD, read_run
-from medtrace.guard.method_size import check_size
+from medtrace.guard.notices import notify
+from medtrace.guard.shortage import is_shortage
 from medtrace.methods import Method, MethodSettings, method_class, method_names, resolve
 from medtrace.methods.settings import TraceBenchData
 from medtrace.storage.files import atomic_write, remove
 from medtrace.storage.places import folder_place
 from medtrace.storage.reservations import locked
 from medtrace.workflows.bundle_files import train_bundle
+from medtrace.workflows.fine_tuning import inherited_settings, start_of
 from medtrace.workflows.handlers import record_run
-from medtrace.workflows.training import TrainingWorkflow
+from medtrace.workflows.planning.facts import DatasetFacts
+from medtrace.workflows.planning.training import plan_training, settings_of_dataset
+from medtrace.workflows.resuming import resumption
+from medtrace.workflows.training import TrainingWorkflow, check_fitting
 
 
 def train(
@@ -30,6 +36,9 @@ def train(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     device: str | None = None,
+    start_from: str | os.PathLike | None = None,
+    other_data: bool = False,
+    fit: bool = False,
 ) -> Path:
     """Train the method called `name` and leave a run folder.
 
@@ -38,18 +47,25 @@ def train(
             allowed.
         dataset: a folder made by `medtrace prepare`; not with a preset that trains on TraceBench.
         out: the run folder: `run.json`, `preparation.json`, `checkpoints/`, `history.csv`, `tensorboard/`.
-        presets: of the method, laid over its defaults in this order, such as ["tracebench", "full"].
+        presets: of the method, laid over its defaults in this order, such as ["tracebench", "full"]. With `dataset` the
+            preset `default` comes first, unless `paper` is among them, and the epochs follow from the preset's budget
+            of steps where nobody says them (see `medtrace.workflows.planning.training.plan_training`).
         settings: dotted name → value on top, such as {"alpha": 0.75, "training.max_epochs": 3}. Dimensions and channels
             come from `dataset`.
-        resume: continue from the newest checkpoint in `out`, with that run's settings and `settings` on top; `presets`
-            then count only if `out` holds no run yet.
+        resume: continue from the newest checkpoint in `out`, with that run's settings, and `presets` and `settings` on
+            top, which hold from there on; what a checkpoint would undo (another network, other data) is refused.
+            `dataset` may have moved; it is known by its content. Where `out` holds no run yet, one begins.
         device: such as "cuda:0" or "cpu"; by default CUDA where there is one.
+        start_from: a run of the same method, whose weights the training begins with and whose settings it has in place
+            of the defaults; its optimizers begin anew. `run.json` remembers it.
+        other_data: resume on another data set than the run's.
+        fit: where memory runs out, take the largest batch that fits, instead of telling it.
 
     Returns:
         The run folder.
 
     Raises:
-        ValueError: if a name is unknown, a value is refused, or no data set is named.
+        ValueError: if a name is unknown, a value is refused, no data set is named, or a resumed run had another.
         FileExistsError: if `out` holds a run already and `resume` is off.
         FileNotFoundError: if `dataset` is not a folder.
         OSError: if another training uses `out`, or it cannot be written to; checkpoints there stay intact.
@@ -60,6 +76,8 @@ def train(
                 f"presets: expected none with a bundle, which has its own values, received {', '.join(presets)}; change"
                 " single settings"
             )
+        if start_from is not None:
+            raise ValueError(f"from: expected none with a bundle, received {start_from}; train the method by its name")
         return train_bundle(Path(name), dataset, Path(out), settings=settings, resume=resume, device=device)
     out = Path(out)
     folder_place(out)
@@ -69,32 +87,53 @@ def train(
         raise FileExistsError(f"out: {out} holds a run already; choose another folder, or resume it")
     if dataset is not None and not Path(dataset).is_dir():
         raise FileNotFoundError(f"dataset: {dataset} is not a folder; make it with `medtrace prepare`")
+    start: Mapping[str, Any] = {}
     if resuming:
-        earlier = read_run(out)
-        if earlier.method != name:
+        start = read_run(out).started_from
+        if start_from is not None and start.get("run") != os.path.abspath(start_from):
             raise ValueError(
-                f"name: expected {earlier.method}, whose run {out} is, received {name!r}; name that method"
+                f"from: {out} did not begin with the weights of {start_from}, and continues with its own; resume it"
+                " without --from, or choose another folder"
             )
-        resolved = resolve(kind.settings_type, (), settings, start=earlier.settings.model_dump(mode="json"))
-        dataset = dataset or earlier.training_data.get("dataset")
-        check_size(lambda: kind.build(resolved), out / RECORD)
+        resolved, dataset, remembered, renewed = resumption(kind, out, presets, settings, dataset, other_data)
     else:
-        of_data = {} if dataset is None else _of_dataset(Path(dataset))
-        resolved = resolve(kind.settings_type, tuple(presets), {**of_data, **(settings or {})})
+        of_data = {} if dataset is None else settings_of_dataset(Path(dataset))
+        given = {**of_data, **(settings or {})}
+        remembered, renewed = None, False
+        if start_from is not None:
+            start = start_of(start_from, name)
+            inherited = inherited_settings(start_from, dataset is not None)
+            resolved = resolve(kind.settings_type, tuple(presets), given, inherited)
+        elif dataset is None:
+            resolved = resolve(kind.settings_type, tuple(presets), given)
+        else:
+            resolved = plan_training(kind.settings_type, DatasetFacts.of(dataset), presets, given).resolved
     _check_data(resolved, dataset)
     _check_pairs(kind, dataset)
-    workflow = TrainingWorkflow(kind, resolved, out, dataset, device, resume)
+    workflow = TrainingWorkflow(kind, resolved, out, dataset, device, resume, start)
     if not _leads():
         _run(workflow)
         return out
-    with locked(out), _nothing_left_of_a_false_start(out):
+    with locked(out), _nothing_left_of_a_false_start(out, workflow), _saying_how_to_resume(name, out):
         if _holds_run(out) and not resuming:
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         workflow.initialize()
-        record_run(out, name, resolved, dataset, workflow.train_dataset)
-        workflow.run()
+        record_run(out, name, resolved, dataset, workflow.train_dataset, start, remembered, renewed)
+        fitting = None
+        try:
+            workflow.run()
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            fitting = workflow.fitting_batch()
+            check_fitting(fitting, resolved, workflow.device, fit, error)
         workflow.finalize()
-    return out
+    if fitting is None:
+        return out
+    del workflow  # and with it the memory that it has
+    notify(out, f"a batch of {resolved.training.batch_size} did not fit into the memory; continues with {fitting}")
+    changed = {**(settings or {}), "training.batch_size": fitting}
+    return train(name, dataset, out, settings=changed, resume=True, device=device, other_data=other_data, fit=fit)
 
 
 def _holds_run(out: Path) -> bool:
@@ -113,19 +152,34 @@ def _run(workflow: TrainingWorkflow) -> None:
 
 
 @contextmanager
-def _nothing_left_of_a_false_start(out: Path) -> Iterator[None]:
-    """When a training fails, put back a resumed run's record; before a first checkpoint, remove what was written."""
+def _saying_how_to_resume(name: str, out: Path) -> Iterator[None]:
+    try:
+        yield
+    except TrainingInterruptedError as error:
+        told = f"{error.name} ended the training after {error.place}; nothing is lost: {_resuming(name, out)}"
+        error.args = (told,)
+        raise
+
+
+def _resuming(name: str, out: Path) -> str:
+    return f"continue with `medtrace train {name} --out {out} --resume`"
+
+
+@contextmanager
+def _nothing_left_of_a_false_start(out: Path, workflow: TrainingWorkflow) -> Iterator[None]:
+    """When a training fails before its first epoch, put back a resumed run's record and remove what was written."""
     before = set(out.iterdir())
     kept = {path: path.read_bytes() for path in (out / RECORD, out / PREPARATION) if path.is_file()}
     try:
         yield
     except BaseException:
+        if workflow.begun:
+            raise
         for path, content in kept.items():
             if path.read_bytes() != content:
                 atomic_write(path, content)
-        if not any((out / "checkpoints").glob("*.pt")):
-            for path in set(out.iterdir()) - before:
-                remove(path)
+        for path in set(out.iterdir()) - before:
+            remove(path)
         raise
 
 
@@ -133,7 +187,8 @@ def _check_data(settings: MethodSettings, dataset: str | os.PathLike | None) -> 
     bench = isinstance(settings.data, TraceBenchData)
     if bench and dataset is not None:
         raise ValueError(
-            f"dataset: expected none with a preset that trains on TraceBench, received {dataset}; leave one of both out"
+            f"dataset: expected none, since the settings train on TraceBench (--tracebench, --smoke or a preset"
+            f" with its own cases), received {dataset}; leave one of both out"
         )
     if not bench and dataset is None:
         raise ValueError(
@@ -149,14 +204,3 @@ def _check_pairs(kind: type[Method], dataset: str | os.PathLike | None) -> None:
     raise ValueError(
         f"dataset: {kind.title} learns from pairs, but {dataset} holds unpaired domains; train one of {', '.join(able)}"
     )
-
-
-def _of_dataset(dataset: Path) -> dict[str, Any]:
-    """Settings that a prepared data set decides."""
-    index = read_index(dataset)
-    values: dict[str, Any] = {"spatial_dims": index["spatial_dims"]}
-    if "channels" in index:
-        values |= {"in_channels": index["channels"], "out_channels": index.get("target_channels", index["channels"])}
-    if not index["validation"] or index.get("unpaired"):
-        values["training.val_interval"] = 0
-    return values

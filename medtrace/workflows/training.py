@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.bundle import BundleWorkflow
+from monai.data import list_data_collate
 from monai.inferers import SimpleInferer
 from monai.utils import set_determinism
 
+from medtrace.data.case_loader import sizes_of
 from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import evaluation_loader, training_loader
+from medtrace.data.preparation.rules import FILE as PREPARATION
+from medtrace.data.preparation.rules import Preparation, target_units
 from medtrace.data.sources import sources
-from medtrace.engines import distributed
+from medtrace.engines import Trainer, distributed
 from medtrace.engines.assembly import (
+    Units,
     build_evaluator,
     build_optimizers,
     build_trainer,
+    leads,
 )
+from medtrace.guard.shortage import MemoryShortageError, first_that_fits, halves
 from medtrace.methods import Method, MethodSettings
+from medtrace.methods.settings import TraceBenchData
+from medtrace.workflows.fine_tuning import load_start
 from medtrace.workflows.handlers import WeightsSaver
+from medtrace.workflows.run_page import RunPage
 
 
 class TrainingWorkflow(BundleWorkflow):
@@ -39,6 +51,7 @@ class TrainingWorkflow(BundleWorkflow):
         dataset: a folder made by `medtrace prepare`, where the settings ask for one.
         device: by default CUDA where there is one; in a process group each process takes its own.
         resume: continue from the newest checkpoint.
+        start: the run whose weights the training begins with, as `medtrace.workflows.fine_tuning.start_of` gives it.
     """
 
     def __init__(
@@ -49,6 +62,7 @@ class TrainingWorkflow(BundleWorkflow):
         dataset: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         resume: bool = False,
+        start: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(workflow_type="train", meta_file=None, logging_file=None)
         self._values: dict[str, Any] = {}  # MONAI reads and writes its properties, trainer and device among them, here
@@ -57,8 +71,10 @@ class TrainingWorkflow(BundleWorkflow):
         self.run_dir = Path(run_dir)
         self.dataset_dir = dataset
         self.resume = resume
+        self.start = dict(start or {})
         self.bundle_root = str(self.run_dir)
         self._grouped = "RANK" in os.environ
+        self._begun = False
         self.device = _device(device, self._grouped)
 
     def initialize(self) -> None:
@@ -69,7 +85,9 @@ class TrainingWorkflow(BundleWorkflow):
             distributed.join("nccl" if self.device.type == "cuda" else "gloo")
         settings = self.settings
         set_determinism(seed=settings.training.seed)
-        self.method = self.kind.build(settings).to(self.device)
+        self.method = self.kind.build(settings)
+        begun = not self.start or load_start(self.method, settings, self.start)
+        self.method.to(self.device)
         if self._grouped:
             distributed.distribute(self.method, self.method.distributed_networks())
         self.sources = sources(settings, self.dataset_dir, self.kind.case_transform(settings))
@@ -80,7 +98,7 @@ class TrainingWorkflow(BundleWorkflow):
             validation = self.sources.validation()
             if len(validation):
                 loader = evaluation_loader(validation, settings)
-                self.evaluator = build_evaluator(self.method, settings, loader, self.device)
+                self.evaluator = build_evaluator(self.method, settings, loader, self.device, units=self._units())
         self.trainer = build_trainer(
             self.method,
             settings,
@@ -90,12 +108,62 @@ class TrainingWorkflow(BundleWorkflow):
             self.device,
             resume=self.resume,
             validator=self.evaluator,
-            handlers=(WeightsSaver(self.run_dir),),
+            handlers=(WeightsSaver(self.run_dir), *self._page()),
         )
+        for event in (Events.EPOCH_STARTED, Events.COMPLETED):
+            self.trainer.add_event_handler(event, self._begin)
+        if not begun:
+            self.trainer.when_ready.append(self._check_resumed)
+
+    def _check_resumed(self, trainer: Trainer) -> None:
+        if not trainer.state.iteration:
+            missing = Path(self.start["run"]) / self.start["weights"]
+            raise ValueError(f"from: {missing} is missing, and no checkpoint goes on without it; bring it back")
+
+    def _page(self) -> list[RunPage]:
+        return [RunPage(self.run_dir, self.kind.title, self.evaluator)] if leads() else []
+
+    @property
+    def begun(self) -> bool:
+        """Whether the training got as far as an epoch, or found none left to train."""
+        return self._begun
+
+    def _units(self) -> Units | None:
+        """From [-1, 1] to the units of the one target that the data set has; None where they are not on record."""
+        if self.dataset_dir is None or isinstance(self.settings.data, TraceBenchData):
+            return None
+        preparation = Preparation.load(Path(self.dataset_dir) / PREPARATION)
+        return target_units(preparation, self.settings.out_channels)
 
     def run(self) -> None:
         """Train to `max_epochs`."""
         self.trainer.run()
+
+    def fitting_batch(self) -> int | None:
+        """The largest half, quarter, ... of the batch whose step fits into the memory; None if none does.
+
+        Nothing learns; in a process group it is not looked for.
+        """
+        if self._grouped:
+            return None
+        data = self.train_dataset
+        sizes = sizes_of(data)
+        largest = 0 if sizes is None else max(range(len(sizes)), key=lambda index: math.prod(sizes[index]))
+
+        def attempt(count: int) -> None:
+            case = data[largest]
+            try:
+                self.trainer.try_step(list_data_collate([case] * count))
+            finally:
+                for optimizer in self.optimizers.values():
+                    optimizer.zero_grad(set_to_none=True)
+
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        return first_that_fits(halves(self.settings.training.batch_size), attempt)
+
+    def _begin(self) -> None:
+        self._begun = True
 
     def finalize(self) -> None:
         """Leave the process group."""
@@ -120,6 +188,27 @@ class TrainingWorkflow(BundleWorkflow):
         if name == "max_epochs":
             self.trainer.state.max_epochs = value
         self._values[name] = value
+
+
+def check_fitting(
+    fitting: int | None, settings: MethodSettings, device: torch.device, fit: bool, reason: Exception
+) -> None:
+    """Say which batch fits into a device's memory, unless it is taken.
+
+    Raises:
+        MemoryShortageError: if none does, or `fit` is off.
+    """
+    size = settings.training.batch_size
+    if fitting is None:
+        raise MemoryShortageError(
+            f"training.batch_size: a batch of {size} does not fit into the memory of {device}, nor a part of it;"
+            " prepare smaller images (--crop, --spacing), take a smaller network (channels) or set training.amp=true"
+        ) from reason
+    if not fit:
+        raise MemoryShortageError(
+            f"training.batch_size: a batch of {size} does not fit into the memory of {device}; {fitting} does: resume"
+            f" with --set training.batch_size={fitting}, or --fit takes it"
+        ) from reason
 
 
 def _device(device: str | torch.device | None, grouped: bool) -> torch.device:

@@ -25,6 +25,7 @@ from medtrace.data.reading import read_image
 from medtrace.engines.runs import load_method, read_run
 from medtrace.fields import warp
 from medtrace.guard.notices import collecting
+from medtrace.inference.fitting import Division, translate_fitting
 from medtrace.inference.scan_translation import translate_array
 from medtrace.inference.sources import SourceImages, check_names, one_source, several_sources
 from medtrace.io import read_source_series, save_dicom, save_trace
@@ -39,7 +40,10 @@ from medtrace.trace.contrast import HU, Contrast
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.transforms.source_dropout import MISSING
 from medtrace.workflows.report import report_beside, reserve_outputs
+from medtrace.workflows.unseen import TrainingMemory, review_image
 
+FINGERPRINT = "source_fingerprint"
+"""Entry of a trace's metadata (see `medtrace.data.fingerprint`): the stored source may be rounded."""
 LOGGER = logging.getLogger("medtrace.translate")
 
 
@@ -73,6 +77,8 @@ def translate(
     page: int | None = None,
     precise: bool = False,
     transforms: Sequence[str] = (),
+    allow_training_subjects: bool = False,
+    fit: bool = False,
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
@@ -104,6 +110,7 @@ def translate(
         batch_size: slices at once.
         patch_size: edge of the patches of a 3D network in voxels of its grid, or one number per axis; 0 takes the
             volume as a whole. None decides by the volume, see `patched.patches_for`.
+        fit: where memory runs out, take the largest batch or patch that fits, instead of telling it.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
         keep_metadata: write the image file's name into the trace, from which it may reach reports; names of files
@@ -116,6 +123,7 @@ def translate(
         page: which page of a picture that has several, from 1.
         precise: keep every bit in the trace (see `medtrace.io.save_trace`).
         transforms: formats in which to write the fields once more: "h5", "nrrd".
+        allow_training_subjects: translate also an image that the run was trained on; the trace says so.
 
     Returns:
         The trace: 3D for a scan, 2D for a picture, on the CPU.
@@ -123,7 +131,7 @@ def translate(
     Raises:
         FileNotFoundError: if the run, one of its files or the image is missing.
         FileExistsError: if `out` or `dicom` is in use.
-        ValueError: if the image cannot be read or does not fit the run; the message names the file.
+        ValueError: if the image cannot be read, does not fit the run, or was trained on; the message names the file.
     """
     run, out = Path(run), Path(out)
     files = {name: Path(path) for name, path in image.items()} if isinstance(image, Mapping) else Path(image)
@@ -147,8 +155,10 @@ def translate(
             series=series,
             resample_tilt=resample_tilt,
             page=page,
+            fit=fit,
             bar=bar,
             out=out,
+            allow_training_subjects=allow_training_subjects,
         )
     metadata = {**found.metadata, "file": _names(files)} if keep_metadata else found.metadata
     stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
@@ -187,8 +197,10 @@ def translation(
     series: str | int | None = None,
     resample_tilt: bool = False,
     page: int | None = None,
+    fit: bool = False,
     bar: Progress,
     out: Path,
+    allow_training_subjects: bool = False,
 ) -> Translation:
     """What `translate` writes to `out`, without writing it; `load` gives the run's method once the image is read."""
     files: dict[str, Path] = dict(image) if isinstance(image, Mapping) else {"": Path(image)}
@@ -221,6 +233,20 @@ def translation(
                 f"{file}: is a {kinds[is_picture(file)]}, but {run} was trained on {kinds[preparation.picture]}s; give"
                 " an image of the same kind"
             )
+    memory = TrainingMemory.of(run)
+    with collecting() as cautions:
+        digests = {
+            name: review_image(
+                memory,
+                file,
+                scans[name],
+                preparation,
+                mask=mask is not None,
+                contrast=name or contrast,
+                allowed=allow_training_subjects,
+            )
+            for name, file in files.items()
+        }
     depth = matching_depth(path, scan, preparation, run)
     if preparation.sources:
         dropped = isinstance(data := read_run(run).settings.data, PreparedData) and data.drop_sources > 0
@@ -231,8 +257,9 @@ def translation(
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
         after = after_of(preparation, contrast, sources)
         backs = _ways_back(preparation, sources, after)
-        parts, patches = translate_array(
-            method, preparation, sources.normalized, scan.affine, batch_size, patch_size, bar
+        parts, patches = translate_fitting(
+            lambda how, shown: translate_array(method, preparation, sources.normalized, scan.affine, *how, shown),
+            *(method, preparation, Division(batch_size, patch_size), fit, bar, path),
         )
         moved = _moved_foreground(backs[0].foreground, parts.ddf)
         translated = _in_units(parts.image, backs, moved)
@@ -260,8 +287,9 @@ def translation(
             name: f"missing, {MISSING:g} in its channel" if name in sources.missing else "given"
             for name in preparation.sources
         }
-    if notices:
-        metadata["notices"] = [notice.text for notice in notices]
+    metadata[FINGERPRINT] = digests if preparation.sources else next(iter(digests.values()))
+    if told := [notice.text for notice in (*notices, *cautions)]:
+        metadata["notices"] = told
     if patches is not None:
         metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
     if clipped := preparation.count_outside(scan, foreground):

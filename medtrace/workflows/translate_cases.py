@@ -17,6 +17,7 @@ from medtrace.checks import check_positive
 from medtrace.data.lists.image_list import ListedImage, list_images
 from medtrace.data.pictures.output import picture_beside
 from medtrace.data.preparation.rules import FILE
+from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint
 from medtrace.engines.runs import RECORD, WEIGHTS, load_method
 from medtrace.io import save_trace
 from medtrace.io.trace_members import check_transform_formats
@@ -69,6 +70,9 @@ class _How(NamedTuple):
     transforms: tuple[str, ...]
     resample_tilt: bool = False
     page: int | None = None
+    allow_training_subjects: bool = False
+    checkpoint: str | None = None
+    fit: bool = False
 
 
 def translate_cases(
@@ -90,6 +94,8 @@ def translate_cases(
     page: int | None = None,
     precise: bool = False,
     transforms: Sequence[str] = (),
+    allow_training_subjects: bool = False,
+    fit: bool = False,
 ) -> TranslatedCases:
     """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
 
@@ -117,6 +123,8 @@ def translate_cases(
         page: which page of pictures that have several, from 1.
         precise: keep every bit in the traces (see `medtrace.io.save_trace`).
         transforms: formats in which to write the fields once more: "h5", "nrrd".
+        allow_training_subjects: translate also images that the run was trained on; their traces say so.
+        fit: where memory runs out, take the largest batch or patch that fits.
 
     Returns:
         Names of the cases that were translated or kept, and a line for each failure.
@@ -144,6 +152,9 @@ def translate_cases(
         tuple(transforms),
         resample_tilt,
         page,
+        allow_training_subjects,
+        chosen_checkpoint(),
+        fit,
     )
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
     with locked(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -197,6 +208,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         page=how.page,
         precise=how.precise,
         transforms=how.transforms,
+        **({} if how.checkpoint is None else {"checkpoint": how.checkpoint}),
     )
     folder = how.out / image.name
     if is_finished(folder, key):
@@ -208,7 +220,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
             f"{folder}: holds something else, or the result of another image, run or setting; overwrite it, or choose"
             " another folder"
         )
-    with compute_threads(how.threads), atomic_case(folder, key) as temporary:
+    with compute_threads(how.threads), using_checkpoint(how.checkpoint), atomic_case(folder, key) as temporary:
         with Progress(disable=True) as bar:
             found = translation(
                 how.run,
@@ -221,8 +233,10 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 series=image.series,
                 resample_tilt=how.resample_tilt,
                 page=how.page,
+                fit=how.fit,
                 bar=bar,
                 out=folder,
+                allow_training_subjects=how.allow_training_subjects,
             )
         stored: dict[str, Any] = {"precise": how.precise, "transforms": how.transforms}
         save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata, **stored)
@@ -243,6 +257,8 @@ def _run_digest(run: Path) -> str:
         if not path.exists():
             raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
     files = {str(name): run / name for name in (RECORD, WEIGHTS, FILE)}
+    if chosen_checkpoint() is not None:
+        files |= {path.name: path for path in sorted((run / WEIGHTS).parent.glob("*")) if path.is_file()}
     return case_key({name: path if path.is_file() else None for name, path in files.items()})
 
 

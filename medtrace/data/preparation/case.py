@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
 from medtrace.data.contrasts import check_declared
-from medtrace.data.duplicates import voxel_digest
+from medtrace.data.fingerprint import fingerprint
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks
 from medtrace.data.lists.pair_list import SIDES, Pair, PairImage
 from medtrace.data.masks import check_same_grid, read_mask
+from medtrace.data.population import ImageRecord
 from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.maps import entries_of, read_maps
 from medtrace.data.preparation.rules import Axis
@@ -122,7 +124,9 @@ class Case:
     maps: Mapping[str, Tensor]
     """Lesions (boolean) and labels (int32), (1, *spatial), by their name in a prepared item."""
     digests: tuple[str, ...]
-    """Of the voxels of each image, as it was read."""
+    """Of the voxels of each image, as it was read (see `medtrace.data.fingerprint`)."""
+    records: Sequence[ImageRecord] = ()
+    """What each image looks like, as it was read."""
     landmarks: Mapping[str, tuple[list[str], Tensor]] = field(default_factory=dict)
     """Names and points (N, 3), in RAS mm of the scan that they were given for, by their name in a prepared item."""
 
@@ -147,6 +151,7 @@ def read_case(
     pictures: bool,
     motions: Mapping[str, RigidTransform] | None,
     columns: Sequence[str] = (),
+    describe: bool = False,
 ) -> Case:
     """Read a pair onto the grid of its first image.
 
@@ -156,6 +161,7 @@ def read_case(
         pictures: whether these are pictures, which are neither aligned nor reoriented.
         motions: from the first image to the others, where they are known already (see `Case.motions`).
         columns: of lesions and labels, which are read too.
+        describe: whether `records` are wanted.
 
     Raises:
         FileNotFoundError, ValueError: if a file cannot be used; the message names it.
@@ -165,18 +171,21 @@ def read_case(
         read_image(image.path, image.series, page=settings.page, resample_tilt=settings.resample_tilt)
         for image in images
     ]
-    digests = tuple(voxel_digest(as_tensor(scan)) for scan in scans)
+    digests = tuple(fingerprint(as_tensor(scan)) for scan in scans)
+    _check_apart(pair, scans)
     _check_channels(pair, scans)
     reference, path = scans[0], images[0].path
     mask = None if pair.mask is None else read_mask(pair.mask, reference, path)
     if pictures or not settings.align:
         for image, scan in zip(images[1:], scans[1:]):
             check_same_grid(scan, image.path, reference, path)
+    records = _records(pair, settings, pictures, scans, digests) if describe else ()
     sides = {side: next(((s, i.path) for i, s in zip(images, scans) if i.side == side), None) for side in SIDES}
     maps: dict[str, Any] = dict(read_maps(pair, columns, sides))
     landmarks = _landmarks(pair, sides)
     if pictures:
-        return replace(_picture_case(pair, settings, scans, mask, maps, digests), landmarks=landmarks)
+        case = _picture_case(pair, settings, scans, mask, maps, digests)
+        return replace(case, landmarks=landmarks, records=records)
     members, found = [], {}
     for image, scan in zip(images, scans):
         contrast = settings.contrasts.get(image.contrast)
@@ -191,7 +200,28 @@ def read_case(
         onto = {name: labels for name, labels in maps.items() if name.startswith("target")}
         maps |= {name: _moved_labels(labels, reference, found["target"]) for name, labels in onto.items()}
     case = Case(pair, members, reference.affine, found, entries_of(maps), digests)
-    return replace(_oriented(case, settings), landmarks=landmarks)
+    return replace(_oriented(case, settings), landmarks=landmarks, records=records)
+
+
+def _records(
+    pair: Pair, settings: PreparationSettings, pictures: bool, scans: Sequence[MetaTensor], digests: Sequence[str]
+) -> tuple[ImageRecord, ...]:
+    return tuple(
+        ImageRecord.of(scan, scan.affine, image.contrast, settings.contrasts.get(image.contrast), pictures, digest)
+        for image, scan, digest in zip(pair.images, scans, digests)
+    )
+
+
+def _check_apart(pair: Pair, scans: Sequence[MetaTensor]) -> None:
+    """Check that no two images of a pair hold the same voxels in one place."""
+    for (first, one), (second, other) in combinations(zip(pair.images, scans), 2):
+        if torch.equal(as_tensor(one), as_tensor(other)) and Grid.of(one).coincides(Grid.of(other)):
+            named = [f"{image.side} {image.contrast}" if pair.several else image.side for image in (first, second)]
+            remedy = "give each its own image" if pair.several else "give the image before and the one after"
+            raise ValueError(
+                f"{pair.origin or pair.name}: {' and '.join(named)} hold the same voxels ({first.path}, {second.path}),"
+                f" so that nothing could be learned; {remedy}"
+            )
 
 
 def _check_channels(pair: Pair, scans: Sequence[MetaTensor]) -> None:

@@ -25,7 +25,7 @@ from medtrace.transforms import RigidTransform
 LEARNED = "learned"
 _FILE = "learned.npz"
 _MOTION = "motion of "
-_FORMAT = 4
+_FORMAT = 5
 
 
 class Learned(NamedTuple):
@@ -47,6 +47,8 @@ class Learned(NamedTuple):
     """Digest of the pair's files and settings."""
     notices: tuple[str, ...] = ()
     """What reading the pair decided, without the names of files."""
+    records: tuple[Mapping[str, Any], ...] = ()
+    """Of each image (see `medtrace.data.population.ImageRecord`)."""
 
 
 def learn_case(
@@ -71,7 +73,7 @@ def learn_case(
         return _load(place, key)
     with compute_threads(threads), atomic_case(place, key) as temporary:
         with collecting() as notices:
-            case = read_case(pair, settings, pictures, None, columns)
+            case = read_case(pair, settings, pictures, None, columns, describe=True)
         check_depth(case, settings, pictures)
         quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
         backgrounds: list[str] = []
@@ -84,7 +86,8 @@ def learn_case(
                         backgrounds.append(image.contrast)
         told = tuple(notice.text for notice in notices)
         extremes = (case.channels, lowest, highest)
-        learned = Learned(*extremes, case.digests, dict(quantiles), sorted({*backgrounds}), key, told)
+        records = tuple(record.as_dict() for record in case.records)
+        learned = Learned(*extremes, case.digests, dict(quantiles), sorted({*backgrounds}), key, told, records)
         _save(learned, case, temporary)
     return learned
 
@@ -225,6 +228,7 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
         "highest": learned.highest,
         "notices": learned.notices,
         "digests": learned.digests,
+        "records": learned.records,
         "motions": motions,
         "backgrounds": list(learned.backgrounds),
         "quantiles": {contrast: len(values) for contrast, values in learned.quantiles.items()},
@@ -247,4 +251,4 @@ def _load(folder: Path, key: str) -> Learned:
         }
     digests, told = tuple(found["digests"]), tuple(found["notices"])
     extremes = (found["channels"], found["lowest"], found["highest"])
-    return Learned(*extremes, digests, quantiles, found["backgrounds"], key, told)
+    return Learned(*extremes, digests, quantiles, found["backgrounds"], key, told, tuple(found["records"]))

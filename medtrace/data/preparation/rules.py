@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -254,3 +254,24 @@ class Preparation:
             return cls(standards=standards, contrasts=contrasts, targets=targets, **settings)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
             raise ValueError(f"{path}: is no valid preparation ({error}); run `medtrace prepare` again") from error
+
+
+def target_units(preparation: Preparation, channels: int) -> Callable[[Tensor], Tensor] | None:
+    """From [-1, 1] to the units of the target, by the rule of its contrast alone; None where there are several targets
+    or no such way: of a percentile rule only a scan of its own has one.
+
+    Example:
+        >>> import torch
+        >>> ct = Contrast.of("CT=HU")
+        >>> back = target_units(Preparation(2, contrasts={"CT": ct}, targets={"CT": "CT"}), 1)
+        >>> float(back(torch.full((1, 2, 2), -1.0))[0, 0, 0])
+        -1024.0
+    """
+    if preparation.intensity is Intensity.RANGE:
+        contrast = preparation.contrast()
+    else:
+        names = {*preparation.targets.values(), *preparation.outputs}
+        contrast = preparation.contrasts.get(names.pop()) if len(names) == 1 else None
+    if contrast is None or not (contrast.fixed or contrast.curve is not None):
+        return None
+    return contrast.intensity_map(channels).inverse

@@ -13,7 +13,8 @@ import torch
 
 from medtrace import __version__
 from medtrace.data.reading import read_image
-from medtrace.engines.runs import RECORD, WEIGHTS
+from medtrace.engines.checkpoint_choice import weights_file
+from medtrace.engines.runs import RECORD
 from medtrace.evaluation.certificate.record import Check, Status
 from medtrace.geometry.grid import Grid
 from medtrace.io.digest import file_hashes, sha256
@@ -46,11 +47,12 @@ def provenance(
     }
     if run is not None:
         run = Path(run)
-        for path in (run, run / RECORD, run / WEIGHTS):
+        weights = weights_file(run)
+        for path in (run, run / RECORD, weights):
             if not path.exists():
                 raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
         found["run"] = {
-            "weights_sha256": sha256(run / WEIGHTS),
+            "weights_sha256": sha256(weights),
             "run_sha256": sha256(run / RECORD),
             "name": run.resolve().name,
         }

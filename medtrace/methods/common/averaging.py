@@ -40,7 +40,11 @@ class WeightAverage(AveragedModel):
 
 
 def _move(decay: float, averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor) -> None:
-    updates = int(count) - 1
+    move_averages(decay, averages, values, int(count) - 1)
+
+
+def move_averages(decay: float, averages: Sequence[Tensor], values: Sequence[Tensor], updates: int) -> None:
+    """Move averages in place by 1 − min(decay, (1 + updates) / (10 + updates)) of the way to the values."""
     share = 1 - min(decay, (1 + updates) / (10 + updates))
     for average, value in zip(averages, values, strict=True):
         average.lerp_(value, share)

@@ -43,6 +43,7 @@ class UNetMethod(Method):
                 settings.channels,
                 settings.num_res_units,
                 settings.dropout,
+                settings.refine,
             )
         )
 

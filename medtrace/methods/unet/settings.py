@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from medtrace.methods.presets import DOMAIN, POSTOP, TINY
+from medtrace.methods.presets import BUDGETS, DOMAIN, OWN, OWN_ON_GPU, POSTOP, TINY
 from medtrace.methods.settings import Channels, Count, Fraction, MethodSettings, OptimizerSettings, Preset
 
 _BUDGET: Preset = {
@@ -23,14 +23,22 @@ class UNetSettings(MethodSettings):
     channels: Channels = (32, 64, 128, 256, 512)
     num_res_units: Count = 2
     dropout: Fraction = 0.0
+    refine: bool = False
+    """Make the image of features and the source at full resolution (`networks.RegressionUNet`)."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": {},
+        "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True},
+        "small": {},
+        "gpu": {**OWN_ON_GPU, "channels": (64, 128, 256, 512, 512)},
         "tracebench": {**POSTOP, **_BUDGET},
         "full": {"data.train_cases": 2048, "training.max_epochs": 20},
         "domain": {**DOMAIN, "data.pairing": "subject", "training.max_epochs": 20},
         "smoke": {**TINY, "channels": (4, 8)},
     }
+
+    budgets: ClassVar[Mapping[str, int]] = BUDGETS
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
         return {"regression": self.optimizer}

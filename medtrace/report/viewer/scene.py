@@ -132,7 +132,13 @@ def _certificate(name: str, certificate: Mapping[str, Any]) -> dict[str, Any]:
     """Verdict and table. Provenance names files, and these may name patients."""
     shown = {**certificate, "case": name, "provenance": None}
     stale = bool(certificate.get("stale"))
-    return {"verdict": certificate["verdict"], "stale": stale, "html": certificate_html(shown, style=False)}
+    title = str(certificate.get("title", "Certificate")).lower()
+    return {
+        "title": title,
+        "verdict": certificate["verdict"],
+        "stale": stale,
+        "html": certificate_html(shown, style=False),
+    }
 
 
 def _grid(affine: Tensor, shape: torch.Size) -> dict[str, Any]:

@@ -106,8 +106,8 @@ function showVerdict(certificate) {
   const button = byId("verdict");
   button.hidden = !certificate;
   if (!certificate) return;
-  const { verdict, stale, html } = certificate;
-  button.textContent = `${MARKS[verdict]} certificate: ${verdict}${stale ? " (of other files)" : ""}`;
+  const { title, verdict, stale, html } = certificate;
+  button.textContent = `${MARKS[verdict]} ${title}: ${verdict}${stale ? " (of other files)" : ""}`;
   button.className = `status ${stale ? "SKIPPED" : verdict}`;
   byId("certificate").innerHTML = html; // written and escaped with the page
 }

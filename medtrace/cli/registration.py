@@ -1,0 +1,173 @@
+"""The command that registers images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medtrace.cli import options
+from medtrace.cli.app import command
+from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR
+
+
+@command("register")
+def register(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MOVING",
+            help="The image to deform: NIfTI, MGZ, NRRD, MetaImage, PNG, JPEG, DICOM folder. Or a folder or list of"
+            " images, each registered to FIXED; or, without FIXED, a pair list (CSV with subject, source, target).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace, or of all cases.")],
+    target: Annotated[Path | None, typer.Argument(metavar="FIXED", help="The image to deform it to.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Pathology of the fixed image; see --mask-role.")] = None,
+    source_mask: Annotated[
+        Path | None, typer.Option("--moving-mask", "--source-mask", help="Pathology of the moving image.")
+    ] = None,
+    mask_role: Annotated[
+        str, typer.Option(help="exclude: masks are left out of the similarity; appearance: intensity may change; both.")
+    ] = "both",
+    align: Annotated[str, typer.Option(help="auto, none, rigid or affine, before anything is deformed.")] = "auto",
+    same_person: Annotated[bool, typer.Option("--same-person", help="Both are of one person: a rigid motion.")] = False,
+    similarity: Annotated[str, typer.Option(help="auto, mse, lncc, nmi, mi or mind.")] = "auto",
+    preset: Annotated[
+        str | None, typer.Option(help="standard, thorough or weak-likeness.  [default: what suits the pair]")
+    ] = None,
+    update_smoothing: Annotated[
+        float | None, typer.Option(min=0, help="Gaussian on each update, mm.  [default: 1.5 voxels]")
+    ] = None,
+    field_smoothing: Annotated[
+        float | None, typer.Option(min=0, help="Gaussian on the field, mm.  [default: 0.6 voxels]")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder of a training, whose network then registers.")] = None,
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Gradient steps after --run; without it, chooses --engine instance.  [default: 0, of that engine 100]",
+        ),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Without --run: greedy or instance.  [default: greedy]")] = None,
+    spacing: Annotated[
+        float | None, typer.Option(help="Voxel size in mm to register at.  [default: the run's, or the target's]")
+    ] = None,
+    smoothness: Annotated[float, typer.Option(min=0, help="Weight of smoothness in --refine.")] = 0.01,
+    match: Annotated[
+        bool | None,
+        typer.Option(
+            "--match/--no-match", help="Match the source's percentiles to the target's.  [default: without --run]"
+        ),
+    ] = None,
+    contrast: options.Contrast = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels of the source, for the contours of --figure.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = None,
+    overwrite: options.Overwrite = False,
+    report: options.Report = True,
+    keep_metadata: options.KeepMetadata = False,
+    source_series: options.SourceSeries = None,
+    target_series: options.TargetSeries = None,
+    resample_tilt: options.ResampleTilt = False,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a registration.")] = None,
+    precise: options.Precise = False,
+    transforms: options.Transforms = None,
+) -> None:
+    """Align and deform an image to another and keep the trace, with a verdict; or many. Exits with 3 on a FAIL."""
+    shared: dict[str, Any] = {
+        "mask_role": mask_role,
+        "align": align,
+        "same_person": same_person,
+        "similarity": similarity,
+        "preset": preset,
+        "update_smoothing": update_smoothing,
+        "field_smoothing": field_smoothing,
+        "run": run,
+        "refine": refine,
+        "engine": engine,
+        "spacing": spacing,
+        "smoothness": smoothness,
+        "match": match,
+        "contrast": contrast,
+        "device": device,
+        "overwrite": overwrite,
+        "report": report,
+        "resample_tilt": resample_tilt,
+        "threads": threads,
+        "precise": precise,
+        "transforms": transforms or (),
+    }
+    alone: dict[str, Any] = {
+        "mask": mask,
+        "source_mask": source_mask,
+        "labels": labels,
+        "figure": figure,
+        "source_series": source_series,
+        "target_series": target_series,
+    }
+    from medtrace.data.lists.image_list import is_one_image
+    from medtrace.workflows.runs import using_checkpoint
+
+    if target is None or (source.exists() and not is_one_image(source)):
+        _refuse_alone({**alone, "keep_metadata": keep_metadata or None})
+        with using_checkpoint(checkpoint):
+            _register_cases(source, target, out, workers=workers, scheduler=scheduler, **shared)
+        return
+    from medtrace.workflows.register import register as call
+
+    with using_checkpoint(checkpoint):
+        found = call(source, target, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared)
+    _tell(found, out, report)
+    if found.verdict.grade == "FAIL":
+        raise typer.Exit(FAILED_VERDICT)
+
+
+def _tell(found: Any, out: Path, report: bool) -> None:
+    """The verdict in plain words, and what was written."""
+    from medtrace.workflows.report import page_of
+
+    typer.echo(f"{found.verdict.grade}: {out}")
+    for line in found.lines:
+        typer.echo(f"  {line.grade:<5}{line.topic}: {line.text}")
+    if found.similarity is not None:
+        typer.echo(f"similarity {found.similarity}")
+    if found.ssd_before is not None:
+        typer.echo(
+            f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])"
+        )
+    typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")
+    typer.echo(f"time {found.seconds:.1f} s, peak memory {found.peak_gib:.2f} GiB")
+    marked = ", marked as FAIL" if found.verdict.grade == "FAIL" else ""
+    typer.echo(f"trace written to {out}{marked}")
+    if report:
+        typer.echo(f"page written to {page_of(out)}")
+
+
+def _refuse_alone(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            option = name.replace("_", "-").replace("source-mask", "moving-mask")
+            raise ValueError(
+                f"--{option}: expected with one pair, received several; name files in a pair list, in the columns"
+                " target_lesion, source_lesion, source_series and target_series"
+            )
+
+
+def _register_cases(source: Path, target: Path | None, out: Path, **settings: Any) -> None:
+    from medtrace.workflows.register_cases import register_cases
+
+    found = register_cases(source, target, out, progress=sys.stderr.isatty(), **settings)
+    for case in found.cases:
+        typer.echo(f"{case.status:<7}{case.name}: {case.reason}")
+    typer.echo(f"overview written to {found.overview}")
+    if any(case.status == "error" for case in found.cases):
+        raise typer.Exit(USER_ERROR)
+    if any(case.status == "FAIL" for case in found.cases):
+        raise typer.Exit(FAILED_VERDICT)

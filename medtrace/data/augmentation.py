@@ -1,0 +1,192 @@
+"""Random changes of training cases, by MONAI's transforms: one motion for all images, masks and labels of a case."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    CastToTyped,
+    Compose,
+    MapTransform,
+    Rand2DElasticd,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    Randomizable,
+    RandSpatialCropd,
+    SpatialPadd,
+    Transform,
+)
+
+from medtrace.data.preparation.rules import Axis, Preparation
+from medtrace.methods.settings import AugmentationSettings
+from medtrace.trace.contrast import ARBITRARY
+from medtrace.trace.validation import as_tensor
+
+IMAGES = ("source", "target")
+REGIONS = ("mask", "source_mask", "source_labels", "target_labels", "source_structure", "target_structure")
+_KINDS = {"mask": torch.bool, "source_mask": torch.bool, "source_labels": torch.int32, "target_labels": torch.int32}
+POINTS = ("source_landmarks", "target_landmarks")
+
+
+class MoveOnGridd(Randomizable, MapTransform):
+    """Forget where random motion has taken a grid: the image stays on its own.
+
+    MONAI's spatial transforms write the motion into the affine, so that a case's images would lie elsewhere from epoch
+    to epoch, and keep a list of what was done.
+
+    Args:
+        keys: of the images.
+        around: what is done to them.
+    """
+
+    def __init__(self, keys: KeysCollection, around: Compose) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys=True)
+        self.around = around
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> MoveOnGridd:
+        """Seed what is done."""
+        super().set_random_state(seed, state)
+        self.around.set_random_state(seed, state)
+        return self
+
+    def randomize(self, data: Any) -> None:
+        """Everything is drawn by what is done."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a case.
+
+        Raises:
+            ValueError: if it has landmarks, which would stay where they are.
+        """
+        items = dict(data)
+        found = [key for key in POINTS if key in items]
+        if found:
+            raise ValueError(
+                f"{found[0]}: expected none in a case that is augmented, as points do not move along; read the cases"
+                " without landmarks, or set augmentation.on=false"
+            )
+        moved: dict[Hashable, Any] = self.around(items)
+        for key in self.key_iterator(items):
+            values = as_tensor(moved[key])
+            before = items[key]
+            moved[key] = MetaTensor(values, meta=before.meta) if isinstance(before, MetaTensor) else values
+        return moved
+
+
+def augmentation(settings: AugmentationSettings, preparation: Preparation | None, spatial_dims: int) -> list[Transform]:
+    """The transforms of training cases that settings ask for.
+
+    Args:
+        settings: which, and how often.
+        preparation: of the data set, which says where left and right are and what the intensities mean.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        Transforms of a case, for `Compose`; none where augmentation is off.
+    """
+    if not settings.on:
+        return []
+    motion = _motion(settings, left_right_axis(preparation, spatial_dims), spatial_dims)
+    keys = (*IMAGES, *REGIONS)
+    steps: list[Transform] = []
+    if motion:
+        cast = CastToTyped(tuple(_KINDS), dtype=[torch.float32] * len(_KINDS), allow_missing_keys=True)
+        back = CastToTyped(tuple(_KINDS), dtype=list(_KINDS.values()), allow_missing_keys=True)
+        steps.append(MoveOnGridd(keys, Compose([cast, *motion, back])))
+    if settings.intensity and curves_allowed(preparation):
+        steps.append(
+            RandAdjustContrastd(["source"], prob=settings.intensity, gamma=settings.gamma, allow_missing_keys=True)
+        )
+    return steps
+
+
+def patches(size: Sequence[int]) -> list[Transform]:
+    """Cut the same random part out of all images and maps of a case.
+
+    Args:
+        size: voxels per axis; a smaller case is padded, images with -1 and maps with 0.
+    """
+    keys = (*IMAGES, *REGIONS)
+    pad = {"spatial_size": tuple(size), "allow_missing_keys": True}
+    return [
+        SpatialPadd(IMAGES, mode="constant", constant_values=-1.0, **pad),
+        SpatialPadd(REGIONS, mode="constant", constant_values=0, **pad),
+        RandSpatialCropd(keys, roi_size=tuple(size), random_size=False, allow_missing_keys=True),
+    ]
+
+
+def left_right_axis(preparation: Preparation | None, spatial_dims: int) -> int | None:
+    """The axis of a prepared image that runs from left to right; None where it has none, as a sagittal slice."""
+    if spatial_dims == 3 or preparation is None or preparation.picture:
+        return 0
+    return None if preparation.axis is Axis.SAGITTAL else 0
+
+
+def curves_allowed(preparation: Preparation | None) -> bool:
+    """Whether a source's intensities may be bent: they mean nothing by themselves, and the target's are others.
+
+    Where source and target have one contrast, the target would have to be bent alike; where a unit is fixed, as HU are,
+    a number means a tissue.
+    """
+    if preparation is None or preparation.picture or not preparation.targets:
+        return False
+    known = preparation.contrasts
+    return all(
+        before != after and before in known and known[before].unit == ARBITRARY
+        for before, after in preparation.targets.items()
+    )
+
+
+def _motion(settings: AugmentationSettings, axis: int | None, dims: int) -> list[Transform]:
+    keys = (*IMAGES, *REGIONS)
+    mode = ["bilinear"] * len(IMAGES) + ["nearest"] * len(REGIONS)
+    angle, scale = np.deg2rad(settings.degrees), settings.scale
+    steps: list[Transform] = []
+    if settings.flip and axis is not None:
+        steps.append(RandFlipd(keys, prob=settings.flip, spatial_axis=axis, allow_missing_keys=True))
+    shared: dict[str, Any] = {
+        "rotate_range": [angle] if dims == 2 else [angle] * 3,
+        "scale_range": [scale] * dims,
+        "translate_range": [settings.shift_voxels] * dims,
+        "mode": mode,
+        "padding_mode": "border",
+        "allow_missing_keys": True,
+    }
+    if settings.elastic_voxels and dims == 2:
+        steps.append(
+            Rand2DElasticd(
+                keys,
+                spacing=(settings.elastic_spacing,) * 2,
+                magnitude_range=(0.0, settings.elastic_voxels),
+                prob=settings.motion,
+                **shared,
+            )
+        )
+    elif settings.motion:
+        steps.append(RandAffined(keys, prob=settings.motion, cache_grid=False, **shared))
+    return steps
+
+
+def describe(settings: AugmentationSettings, preparation: Preparation | None, spatial_dims: int) -> str:
+    """One line of what is drawn, and what is left out and why."""
+    if not settings.on:
+        return "off"
+    parts: Sequence[str] = [
+        "left-right flips"
+        if left_right_axis(preparation, spatial_dims) is not None
+        else "no flips (a sagittal slice has no left and right)",
+        f"turns to {settings.degrees:g} degrees",
+        f"sizes to {settings.scale:.0%}",
+        f"shifts to {settings.shift_voxels:g} voxels",
+        f"elastic to {settings.elastic_voxels:g} voxel(s)" if spatial_dims == 2 else "no elastic motion in 3D",
+        "bent source intensities"
+        if curves_allowed(preparation)
+        else "source intensities as they are (a fixed unit, a picture, or the target's own contrast)",
+    ]
+    return ", ".join(parts)

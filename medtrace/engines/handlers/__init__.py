@@ -1,0 +1,1 @@
+"""Handlers that let a training be followed: progress, log, best weights, tracking."""

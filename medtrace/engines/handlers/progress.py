@@ -1,0 +1,165 @@
+"""What a training says while it runs: a bar on a terminal, a line per epoch everywhere, a log in its folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ignite.engine import Events
+from tqdm import tqdm
+
+from medtrace.engines.logging import VALIDATION
+from medtrace.engines.pace import duration
+from medtrace.engines.trainer import Trainer
+from medtrace.storage.logs import LineLog
+
+LOG = "train.log"
+QUIET = 60.0
+"""Seconds after which a long epoch tells how far it is, where no bar does."""
+
+
+class ProgressBar:
+    """Show a training: steps, epoch, loss, validation, learning rate, time left, and the number of skipped steps.
+
+    On a terminal a bar moves below one line per epoch; on a pipe or in a file there are the lines alone, with another
+    one each minute of a long epoch. All goes to stderr. A pipe that nobody reads any more ends the telling, not the
+    training. Attach it behind `LossHistory` and `BestWeights`.
+
+    Args:
+        description: what stands before the bar.
+        disable: show nothing; None shows the bar on a terminal only.
+        log: a file that gets the lines with their time, and the warnings of medtrace's loggers, and how it ended; lines
+            are added to one that is there. None writes none.
+    """
+
+    def __init__(
+        self, description: str = "training", disable: bool | None = None, log: str | Path | None = None
+    ) -> None:
+        self.description = description
+        self.disable = disable
+        self.log = None if log is None else Path(log)
+        self._bar = tqdm(disable=True)
+        self._file: LineLog | None = None
+        self._told = 0.0
+
+    def attach(self, engine: Trainer) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._open)  # by then a resumed training knows where it is
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._end)
+
+    def _begin(self, engine: Trainer) -> None:
+        self._opened = False
+        engine.while_running.push(self._leave)
+        if self.log is not None:
+            self._file = LineLog(self.log)
+            logging.getLogger("medtrace").addHandler(self._file)
+
+    def _open(self, engine: Trainer) -> None:
+        if self._opened:
+            return
+        self._opened, self._told = True, time.monotonic()
+        state = engine.state
+        resumed = f", resumed after epoch {state.epoch - 1}" if state.epoch > 1 else ""
+        count = f"{state.max_epochs} epochs of {state.epoch_length} steps"
+        self._say(f"{self.description}: {count} on {state.device}{resumed}")
+        self._bar = tqdm(
+            total=state.max_epochs * state.epoch_length,
+            initial=state.iteration,
+            desc=self.description,
+            disable=self.disable,
+            unit="step",
+            mininterval=0.5,
+        )
+
+    def _advance(self, engine: Trainer) -> None:
+        self._bar.update()
+        if engine.state.step_skipped:
+            self._tell(engine)
+        if self._bar.disable and time.monotonic() - self._told > QUIET:
+            step = engine.state.iteration - (engine.state.epoch - 1) * engine.state.epoch_length
+            loss = float(engine.state.output[0]["loss"])
+            self._say(
+                f"epoch {engine.state.epoch}/{engine.state.max_epochs}  step {step}/{engine.state.epoch_length}"
+                f"  loss {loss:.4g}  {time_left(engine)}"
+            )
+
+    def _tell(self, engine: Trainer) -> None:
+        loss = engine.state.metrics.get("loss")
+        values: dict[str, Any] = {} if loss is None else {"loss": f"{loss:.4f}"}
+        if engine.state.skipped_steps:
+            values["skipped"] = engine.state.skipped_steps
+        self._bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
+
+    def _tell_epoch(self, engine: Trainer) -> None:
+        self._tell(engine)
+        self._say(epoch_line(engine))
+
+    def _end(self, engine: Trainer) -> None:
+        if engine.stopped_early and engine.best is not None:
+            self._say(
+                f"stopped early after epoch {engine.state.epoch}: no validation was better than that of epoch"
+                f" {engine.best.epoch}; training.early_stopping says how long to wait"
+            )
+        best = "" if engine.best is None else f"; best validation: {engine.best} (checkpoints/best.safetensors)"
+        self._say(f"done after epoch {engine.state.epoch}{best}")
+
+    def _say(self, line: str) -> None:
+        self._told = time.monotonic()
+        self._note(logging.INFO, line)
+        if not self.disable:
+            with suppress(OSError, ValueError):  # nobody reads any more
+                tqdm.write(line, file=sys.stderr)
+                sys.stderr.flush()
+
+    def _note(self, level: int, line: str) -> None:
+        if self._file is not None:
+            self._file.handle(logging.LogRecord("medtrace.training", level, "", 0, line, None, None))
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """However the training ends."""
+        with suppress(OSError, ValueError):
+            self._bar.close()
+        if kind is not None:
+            self._note(logging.ERROR, f"ended by {kind.__name__}" + (f": {error}" if str(error) else ""))
+        if self._file is not None:
+            logging.getLogger("medtrace").removeHandler(self._file)
+            self._file.close()
+            self._file = None
+
+
+def epoch_line(engine: Trainer) -> str:
+    """An epoch in one line: loss, validation and the best so far, rate, time."""
+    state = engine.state
+    parts = [f"epoch {state.epoch}/{state.max_epochs}"]
+    if (loss := state.metrics.get("loss")) is not None:
+        parts.append(f"loss {loss:.4g}")
+    for name, value in state.metrics.items():
+        if name.startswith(VALIDATION):
+            best = "" if engine.best is None else f" (best {engine.best.value:.4g}, epoch {engine.best.epoch})"
+            parts.append(f"validation {name.removeprefix(VALIDATION)} {value:.4g}{best}")
+    rates = {f"{rate:.3g}": None for name, rate in state.metrics.items() if name.startswith("learning_rate")}
+    if rates:
+        parts.append(f"rate {' '.join(rates)}")
+    if state.skipped_steps:
+        parts.append(f"{state.skipped_steps} steps skipped")
+    return "  ".join([*parts, time_left(engine)])
+
+
+def time_left(engine: Trainer) -> str:
+    """Pace and time left in words."""
+    state = engine.state
+    pace = engine.pace.seconds_per_step(state.iteration)
+    if pace is None:
+        return ""
+    left = engine.pace.seconds_left(state.iteration, state.max_epochs * state.epoch_length)
+    return f"{duration(pace * state.epoch_length)} per epoch, {duration(left or 0.0)} left"

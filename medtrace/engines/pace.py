@@ -1,0 +1,57 @@
+"""How fast a training goes, and how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from itertools import pairwise
+
+_REMEMBERED = 20
+
+
+class Pace:
+    """Seconds per step over the last epochs of this process, what comes between steps included.
+
+    The first epoch, in which caches fill and code is compiled, counts only until the second is done.
+    """
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED + 1)
+
+    def begin(self, iteration: int) -> None:
+        """Note the time at the start of an epoch.
+
+        Args:
+            iteration: steps that are done.
+        """
+        self._marks.append((iteration, time.monotonic()))
+
+    def seconds_per_step(self, iteration: int) -> float | None:
+        """Of late; None before the first step."""
+        if not self._marks or iteration <= self._marks[0][0]:
+            return None
+        first, begun = self._marks[1 if len(self._marks) > 2 else 0]
+        return (time.monotonic() - begun) / (iteration - first)
+
+    def seconds_left(self, iteration: int, planned: int) -> float | None:
+        """Until `planned` steps are done, if it goes on so; None before the first step."""
+        pace = self.seconds_per_step(iteration)
+        return None if pace is None else pace * max(0, planned - iteration)
+
+
+def duration(seconds: float) -> str:
+    """A time in the two largest units that it has.
+
+    Example:
+        >>> duration(4.2), duration(75), duration(7260), duration(200_000)
+        ('4.2 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    units = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
+    whole = round(seconds)
+    for (name, size), (next_name, next_size) in pairwise(units):
+        if whole >= size:
+            rest = whole % size // next_size
+            return f"{whole // size} {name}" + (f" {rest} {next_name}" if rest else "")
+    return f"{whole} s"

@@ -1,0 +1,74 @@
+"""Rows of an evaluation compared with one another, subject by subject."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from medtrace.metrics import CaseTable
+from medtrace.metrics.paired import PairedComparison, compare_paired
+from medtrace.storage.files import atomic_write
+
+COMPARISON = "comparison.csv"
+LARGER_IS_BETTER: Mapping[str, bool] = {
+    "mae": False,
+    "psnr": True,
+    "ssim": True,
+    "nmi": True,
+    "landmark_mm": False,
+    "epe_mm": False,
+    "epe_deformed_mm": False,
+}
+"""Columns that are compared. Edge columns are not: of the identity, whose image is its warped source, they are void."""
+
+
+def compare_rows(
+    tables: Mapping[str, CaseTable], subjects: Mapping[str, str]
+) -> dict[tuple[str, str, str], PairedComparison]:
+    """Compare every two rows of an evaluation in every column that has a better end.
+
+    Args:
+        tables: row → its cases, the same of all.
+        subjects: case → subject. Slices of one subject are not independent: a subject counts once, by the mean of its
+            cases. A case without one is its own.
+
+    Returns:
+        (column, first row, second row) → the comparison of the first with the second.
+    """
+    found = {}
+    for column, larger in LARGER_IS_BETTER.items():
+        known = {row: _by_subject(table, column, subjects) for row, table in tables.items() if column in table.columns}
+        for first, second in combinations(known, 2):
+            shared = [subject for subject in known[first] if subject in known[second]]
+            found[column, first, second] = compare_paired(
+                [known[first][subject] for subject in shared],
+                [known[second][subject] for subject in shared],
+                larger_is_better=larger,
+            )
+    return found
+
+
+def write_comparison(folder: Path, found: Mapping[tuple[str, str, str], PairedComparison]) -> None:
+    """Write comparisons as `comparison.csv`: n counts subjects."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["column", "first", "second", *PairedComparison._fields])
+    for names, values in found.items():
+        writer.writerow([*names, *("" if value != value else f"{value:.10g}" for value in values)])
+    atomic_write(folder / COMPARISON, text.getvalue(), make_parents=True)
+
+
+def _by_subject(table: CaseTable, column: str, subjects: Mapping[str, str]) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for case, row in table.rows.items():
+        values[subjects.get(case, case)].append(row.get(column, float("nan")))
+    return {
+        subject: float(np.mean([one for one in several if np.isfinite(one)] or [float("nan")]))
+        for subject, several in values.items()
+    }

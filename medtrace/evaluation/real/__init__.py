@@ -1,0 +1,1 @@
+"""Translation of real heads of persons that were not trained on."""

@@ -1,0 +1,187 @@
+"""Propose how to train on a prepared data set: method, preset, batch, epochs and hours, each with its reason."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils import set_determinism
+
+from medtrace.data.dataset import INDEX
+from medtrace.data.loaders import training_loader
+from medtrace.data.sources import sources
+from medtrace.engines import Trainer, build_optimizers
+from medtrace.engines.runs import default_device
+from medtrace.guard.memory import GIBIBYTE, available_memory, peak_memory
+from medtrace.methods import method_class
+from medtrace.methods.presets import DEFAULT, GPU, LITTLE
+from medtrace.workflows.planning.facts import DatasetFacts
+from medtrace.workflows.planning.training import TrainingPlan, plan_training, settings_of_dataset
+
+GPU_GIB = 12.0
+"""Memory of a GPU from which the published widths are proposed."""
+FEW_CORES = 4
+"""Cores up to which a training of minutes is proposed."""
+_STRIDE = 16
+TIMED_STEPS = 3
+"""Steps that are timed, after one that is not."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """How to train on a data set.
+
+    Attributes:
+        method: its name.
+        plan: presets and epochs.
+        seconds_per_step: measured on this machine; None where it was not.
+        lines: the proposal and its reasons, for people; the last is the command.
+    """
+
+    method: str
+    plan: TrainingPlan
+    seconds_per_step: float | None
+    lines: tuple[str, ...]
+
+    @property
+    def hours(self) -> float | None:
+        """Of the training, without validations."""
+        return None if self.seconds_per_step is None else self.plan.steps * self.seconds_per_step / 3600
+
+
+def plan(
+    dataset: str | os.PathLike,
+    method: str | None = None,
+    *,
+    presets: Sequence[str] = (),
+    device: str | None = None,
+    measure: bool = True,
+) -> Proposal:
+    """Look at a prepared data set and propose a training.
+
+    Args:
+        dataset: a folder made by `medtrace prepare`.
+        method: to train; None proposes one.
+        presets: on top of `default`; without any one is proposed.
+        device: to train on, by default CUDA where there is one.
+        measure: time a few steps on this machine, which takes seconds to minutes.
+
+    Returns:
+        The proposal.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is no prepared data set, has no training items, or a name is unknown.
+    """
+    facts = DatasetFacts.of(dataset)
+    if not facts.counts["training"]:
+        raise ValueError(f"{dataset}: expected training items, received none; prepare it with a share for training")
+    where = torch.device(default_device(device))
+    name, why = (method, "as asked") if method is not None else propose_method(facts)
+    kind = method_class(name)
+    chosen, reason = (tuple(presets), "as asked") if presets else propose_preset(where, set(kind.settings_type.presets))
+    patch, patch_reason = propose_patch(facts, where)
+    given = {**settings_of_dataset(Path(dataset)), **({} if patch is None else {"data.patch": patch})}
+    planned = plan_training(kind.settings_type, facts, chosen, given)
+    seconds = _seconds_per_step(name, planned, dataset, where) if measure else None
+    lines = [
+        *facts.lines(),
+        f"method: {name} ({why})",
+        f"preset: {', '.join(planned.presets) or 'none'} ({reason})",
+        *planned.reasons[1:],
+        f"patch: {'none' if patch is None else ' x '.join(map(str, patch))} ({patch_reason})",
+    ]
+    if seconds is not None:
+        hours = planned.steps * seconds / 3600
+        told = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+        lines.append(
+            f"about {told} on {where}: {planned.steps} steps of {seconds:.2g} s, measured now; peak memory so far"
+            f" {peak_memory(where):.1f} GiB of {available_memory(where) / GIBIBYTE:.0f} GiB free"
+        )
+    flags = "".join(f" --preset {preset}" for preset in planned.presets if preset != DEFAULT)
+    flags += "" if patch is None else f" --set data.patch={list(patch)}".replace(", ", ",")
+    lines.append(f"medtrace train {name} {Path(dataset)}{flags}")
+    return Proposal(name, planned, seconds, tuple(lines))
+
+
+def planned_lines(
+    name: str, dataset: str | os.PathLike, presets: Sequence[str] = (), settings: Mapping[str, Any] | None = None
+) -> list[str]:
+    """What `medtrace train` is about to do with these arguments, in lines; none for a bundle or no data set.
+
+    Raises:
+        ValueError: if a name or a value is refused.
+    """
+    if (Path(name) / "configs").is_dir() or not (Path(dataset) / INDEX).is_file():
+        return []
+    facts = DatasetFacts.of(dataset)
+    given = {**settings_of_dataset(Path(dataset)), **(settings or {})}
+    return [*facts.lines(), *plan_training(method_class(name).settings_type, facts, presets, given).reasons]
+
+
+def propose_method(facts: DatasetFacts) -> tuple[str, str]:
+    """A method for a data set, and why."""
+    if facts.unpaired:
+        return "cyclegan", "unpaired domains: it learns without pairs, in 2D and in 3D"
+    if facts.lesions and not facts.crossed:
+        return "metaregnet", "one contrast and masks of lesions: what moves and what is new are told apart by the mask"
+    if facts.crossed:
+        return "tracetrans", "pairs of two contrasts: the best of the translators on heads of unseen persons"
+    return "tracetrans", "pairs of one contrast: it says what moved and what changed"
+
+
+def propose_preset(device: torch.device, known: set[str]) -> tuple[tuple[str, ...], str]:
+    """A preset for a machine, and why."""
+    if DEFAULT not in known:
+        return (), "the method has the papers' settings alone"
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory / GIBIBYTE
+        if memory >= GPU_GIB and GPU in known:
+            return (GPU,), f"a GPU of {memory:.0f} GiB: the published widths"
+        return (), f"a GPU of {memory:.0f} GiB: networks of the default's size"
+    cores = os.cpu_count() or 1
+    if cores <= FEW_CORES and LITTLE in known:
+        return (LITTLE,), f"{cores} CPU cores: minutes; leave the preset out for a longer training"
+    return (), f"{cores} CPU cores, no GPU"
+
+
+def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int, ...] | None, str]:
+    """A patch for the training's cases, or None for whole ones, and why."""
+    dims = facts.preparation.spatial_dims
+    least = tuple(min(size[axis] for size in facts.sizes) for axis in range(dims))
+    edge = {"cuda": 128}.get(device.type, 64)
+    if dims == 3 and math.prod(facts.largest) > edge**3:
+        patch = tuple(min(edge, max(_STRIDE, length // _STRIDE * _STRIDE)) for length in least)
+        return (
+            patch,
+            f"volumes up to {' x '.join(map(str, facts.largest))} voxels do not go through at once on {device}",
+        )
+    if len(facts.sizes) > 1:
+        patch = tuple(max(_STRIDE, length // _STRIDE * _STRIDE) for length in least)
+        return patch, f"items have {len(facts.sizes)} sizes, and a batch holds one"
+    return None, "whole items go through the network"
+
+
+def _seconds_per_step(name: str, planned: TrainingPlan, dataset: str | os.PathLike, device: torch.device) -> float:
+    """Time of a step with its data, after one that warms up."""
+    settings, kind = planned.resolved, method_class(name)
+    with torch.random.fork_rng(devices=[]):
+        set_determinism(seed=settings.training.seed)
+        method = kind.build(settings).to(device)
+        items: Any = sources(settings, dataset, kind.case_transform(settings)).training()
+        count = settings.training.batch_size * (TIMED_STEPS + 1)
+        loader = training_loader([items[k % len(items)] for k in range(count)], settings, device)
+        trainer = Trainer(device, 1, loader, method, build_optimizers(method, settings), epoch_length=1)
+        trainer.run()
+        started = time.perf_counter()
+        trainer = Trainer(device, 1, loader, method, build_optimizers(method, settings), epoch_length=TIMED_STEPS)
+        trainer.run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    set_determinism(seed=None)
+    return (time.perf_counter() - started) / TIMED_STEPS

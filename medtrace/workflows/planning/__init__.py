@@ -1,0 +1,1 @@
+"""Plans of trainings: what a data set is, and how a method is trained on it."""

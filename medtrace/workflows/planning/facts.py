@@ -1,0 +1,97 @@
+"""What a prepared data set is, as far as a training has to know it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from medtrace.data.dataset import read_index
+from medtrace.data.preparation.rules import FILE, Preparation
+from medtrace.geometry.volume import read_volume_grid
+from medtrace.guard.declared_size import inside
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a prepared data set is.
+
+    Attributes:
+        preparation: how its images were treated.
+        counts: items per split.
+        subjects: people per split.
+        sizes: size of a training item → how many.
+        lesions: whether items have masks of lesions.
+        spacing: voxel size in mm, where all have one.
+        unpaired: whether it holds two domains, without pairs.
+    """
+
+    preparation: Preparation
+    counts: dict[str, int]
+    subjects: dict[str, int]
+    sizes: Counter[tuple[int, ...]]
+    lesions: bool
+    spacing: tuple[float, ...] | None
+    unpaired: bool = False
+
+    @classmethod
+    def of(cls, dataset: str | os.PathLike) -> DatasetFacts:
+        """Read headers and the index; no voxel is read.
+
+        Raises:
+            FileNotFoundError, ValueError: if it is no prepared data set.
+        """
+        folder = Path(dataset)
+        index, preparation = read_index(folder), Preparation.load(folder / FILE)
+        splits = ("training", "validation", "test")
+        sizes: Counter[tuple[int, ...]] = Counter()
+        for entry in index["training"]:
+            if "source" not in entry:  # a target of unpaired domains, which a source takes at random
+                continue
+            file = inside(folder, entry["source"], f"source of case {entry['case']!r}")
+            sizes[tuple(read_volume_grid(file)[0][: preparation.spatial_dims])] += 1
+        return cls(
+            preparation,
+            {name: len(index[name]) for name in splits},
+            {name: len({entry["subject"] for entry in index[name]}) for name in splits},
+            sizes,
+            any("mask" in entry for entry in index["training"]),
+            preparation.spacing,
+            bool(index.get("unpaired")),
+        )
+
+    @property
+    def largest(self) -> tuple[int, ...]:
+        """Size of the largest training item."""
+        return max(self.sizes, key=lambda size: (math.prod(size), size), default=())
+
+    @property
+    def crossed(self) -> bool:
+        """Whether a target has another contrast than its source."""
+        known = self.preparation
+        return any(before != after for before, after in known.targets.items()) or known.sources != known.outputs
+
+    @property
+    def contrasts(self) -> str:
+        """Such as "T1 (a.u.) to CT (HU)"."""
+        known, found = self.preparation.contrasts, []
+        if self.preparation.sources:
+            sides = (self.preparation.sources, self.preparation.outputs)
+            return " to ".join(", ".join(str(known.get(name, name)) for name in names) for names in sides)
+        for before, after in self.preparation.targets.items():
+            names = [str(known.get(name, name)) for name in (before, after)]
+            found.append(" to ".join(names))
+        return ", ".join(found) or ("pictures" if self.preparation.picture else "one contrast, not named")
+
+    def lines(self) -> list[str]:
+        """What it is, for people."""
+        kind = "slices" if self.preparation.spatial_dims == 2 else "volumes"
+        parts = [
+            f"{count} {split} of {self.subjects[split]} subject(s)" for split, count in self.counts.items() if count
+        ]
+        smaller = f" and {len(self.sizes) - 1} smaller" if len(self.sizes) > 1 else ""
+        sizes = " x ".join(map(str, self.largest)) + smaller
+        spacing = "" if self.spacing is None else f", {' x '.join(f'{value:g}' for value in self.spacing)} mm"
+        return [f"{kind}: {', '.join(parts)}; {sizes}{spacing}", f"contrasts: {self.contrasts}"]
