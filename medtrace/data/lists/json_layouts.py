@@ -64,11 +64,13 @@ def read_learn2reg_pairs(place: Path) -> list[Pair]:
     for part, split in _PAIRED.items():
         for number, item in enumerate(content.get(part, ()), start=1):
             where = f"{path}: {part} entry {number}"
-            files = {side: existing(f"{where}: {key}", path.parent, str(item[key])) for side, key in _SIDES.items()}
-            maps = {
+            files: dict[str, Any] = {
+                side: existing(f"{where}: {key}", path.parent, str(item[key])) for side, key in _SIDES.items()
+            }
+            maps: dict[str, Any] = {
                 f"{side}_labels": _map(where, path, about.get(str(item[key])), "label") for side, key in _SIDES.items()
             }
-            points = {
+            points: dict[str, Any] = {
                 f"{side}_landmarks": _map(where, path, about.get(str(item[key])), "keypoints")
                 for side, key in _SIDES.items()
             }

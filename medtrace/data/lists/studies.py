@@ -118,8 +118,8 @@ def images_of(studies: Sequence[Study], select: Sequence[str], side: str, place:
     for name in wanted:
         for study in (study for study in studies if name in study.images):
             pair = _pair(study, study, {}, f"_{name}" if len(wanted) > 1 else "")
-            image = {side: study.images[name], "source" if side == "target" else "target": None}
-            labels = {f"{side}_labels": study.labels}
+            image: dict[str, Any] = {side: study.images[name], "source" if side == "target" else "target": None}
+            labels: dict[str, Any] = {f"{side}_labels": study.labels}
             case = f"{pair.case}_{side}"
             pairs.append(replace(pair, **image, **labels, case=case, contrast=name, target_contrast=name))
     return _same_labels(pairs, place)
@@ -191,7 +191,8 @@ def _same_labels(pairs: list[Pair], place: Path) -> list[Pair]:
         there = [pair for pair in pairs if getattr(pair, name) is not None]
         if there and len(there) < len(pairs):
             LOGGER.warning("%s: %d of %d cases have %s, which are left out", place, len(there), len(pairs), name)
-            pairs = [replace(pair, **{name: None}) for pair in pairs]
+            without: dict[str, Any] = {name: None}
+            pairs = [replace(pair, **without) for pair in pairs]
     if any(pair.split for pair in pairs) and not all(pair.split for pair in pairs):
         pairs = [replace(pair, split="") for pair in pairs]
     return pairs
