@@ -40,10 +40,10 @@ class HidesUnequalChannels(UNet):
     abilities = replace(UNet.abilities, channels="equal")
 
 
-class ClaimsUnequalChannels(TraceTrans):
+class ClaimsUnequalChannels(VoxelMorph):
     """Declares unequal channels and cannot."""
 
-    abilities = replace(TraceTrans.abilities, channels="any")
+    abilities = replace(VoxelMorph.abilities, channels="any")
 
 
 class BrightensOutsideTheMask(VoxelMorph):

@@ -183,13 +183,19 @@ def test_wrong_weights_are_refused(options, message):
         TraceTransMethod(networks(), **options)
 
 
-def test_unequal_channels_need_alpha_one():
-    gan = DualDecoderGAN(2, 1, 3, channels=(8, 16), discriminator_channels=8)
-    with pytest.raises(ValueError, match="equal channels"):
-        TraceTransMethod(gan)
-    terms = TraceTransMethod(gan, alpha=1.0).terms(
-        "generator", {"source": torch.zeros(1, 1, 32, 32), "target": torch.zeros(1, 3, 32, 32)}, {}
+def test_unequal_channels_are_each_compared_with_the_target():
+    gan = DualDecoderGAN(2, 2, 1, channels=(8, 16), discriminator_channels=8)
+    source = torch.rand(1, 2, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    batch = {"source": source, "target": source[:, :1]}  # the untrained network moves nothing
+    first, second, both = (
+        float(TraceTransMethod(gan, registered_channels=chosen).terms("generator", batch, {})["warp_dnmi"].detach())
+        for chosen in ([0], [1], None)
     )
+    assert first < second
+    assert both == pytest.approx((first + second) / 2, abs=1e-5)
+    with pytest.raises(ValueError, match="registered_channels: expected different numbers from 0 to 1"):
+        TraceTransMethod(gan, registered_channels=[2])
+    terms = TraceTransMethod(gan, alpha=1.0).terms("generator", batch, {})
     assert set(terms) == {"translation_l1", "translation_adversarial"}
 
 

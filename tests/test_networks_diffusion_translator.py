@@ -123,7 +123,7 @@ def test_networks_that_do_not_fit_are_refused():
     deformation = DeformationModule(2, 1, (8, 8))
     for estimator, message in (
         (NoiseEstimator(3, 1, **SMALL), "deformation: expected spatial_dims=3 as the noise estimator's, received 2"),
-        (NoiseEstimator(2, 2, **SMALL), "deformation: expected in_channels=2"),
+        (NoiseEstimator(2, 2, **SMALL), "deformation: expected target_channels=2"),
         (NoiseEstimator(2, 1, 0, **SMALL), "noise_estimator: expected condition_channels=1 .* received 0"),
     ):
         with pytest.raises(ValueError, match=message):

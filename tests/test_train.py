@@ -28,8 +28,9 @@ def test_a_false_start_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="alpha: input should be less than or equal to 1"):
         train("tracetrans", out=tmp_path / "run", presets=SMOKE, settings={"alpha": 7})
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match="equal channels"):  # told by the method itself, which the settings let pass
-        train("tracetrans", out=tmp_path / "run", presets=SMOKE, settings={"out_channels": 2})
+    # Told by the method itself, which the settings let pass.
+    with pytest.raises(ValueError, match="registered_channels: expected different numbers from 0 to 0"):
+        train("tracetrans", out=tmp_path / "run", presets=SMOKE, settings={"registered_channels": [1]})
     assert not (tmp_path / "run").exists()
 
 

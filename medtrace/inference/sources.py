@@ -13,7 +13,7 @@ from torch import Tensor
 from medtrace.data.contrasts import check_modality
 from medtrace.data.dicom.reading import MODALITY
 from medtrace.data.masks import check_same_grid
-from medtrace.data.preparation.case import align
+from medtrace.data.preparation.case import onto_reference
 from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.rules import Preparation
 from medtrace.trace.contrast import Contrast
@@ -106,7 +106,7 @@ def several_sources(
         check_modality(path, scan.meta.get(MODALITY), meaning)
         tissue, moved = find_foreground(scan, meaning), as_tensor(scan)
         if name != first and preparation.align:
-            moved, tissue, _ = align((path, where), scan, reference, tissue, foreground)
+            moved, tissue, _ = onto_reference((path, where), scan, reference, tissue, foreground)
         elif name != first:
             check_same_grid(scan, path, reference, where)
         try:

@@ -74,7 +74,7 @@ class DiffusionTranslator(nn.Module):
             expected, received = getattr(noise_estimator, name), getattr(deformation, own)
             if expected != received:
                 raise ValueError(
-                    f"deformation: expected {own}={expected} as the noise estimator's {name}, received {received}"
+                    f"deformation: expected {own}={expected} as the noise estimator's, received {received}"
                 )
         if noise_estimator.condition_channels != 1:
             raise ValueError(

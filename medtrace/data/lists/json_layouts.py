@@ -40,7 +40,7 @@ def is_learn2reg(place: Path) -> bool:
     )
 
 
-def read_learn2reg(place: Path) -> list[Pair]:
+def read_learn2reg_pairs(place: Path) -> list[Pair]:
     """The pairs of a Learn2Reg data set: moving images are sources and fixed ones targets, each part
     (`training_paired_images`, `registration_val`, `registration_test`) a split. Labels, masks and
     keypoints (in voxels) are those that `training` and `test` name for an image; keypoints of both or of none.

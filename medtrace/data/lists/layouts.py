@@ -106,7 +106,9 @@ def _folder(recognize: Callable[[Path], bool]) -> Callable[[Path], bool]:
 
 LAYOUTS = {
     "learn2reg": _Layout(
-        "Learn2Reg's data set", json_layouts.is_learn2reg, pairs=lambda place, _: json_layouts.read_learn2reg(place)
+        "Learn2Reg's data set",
+        json_layouts.is_learn2reg,
+        pairs=lambda place, _: json_layouts.read_learn2reg_pairs(place),
     ),
     "nnunet": _Layout("nnU-Net's raw data set", _folder(folder_layouts.is_nnunet), folder_layouts.read_nnunet),
     "decathlon": _Layout("MONAI's data list (Decathlon)", json_layouts.is_decathlon, json_layouts.read_decathlon),

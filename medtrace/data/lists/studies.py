@@ -191,8 +191,8 @@ def _same_labels(pairs: list[Pair], place: Path) -> list[Pair]:
         there = [pair for pair in pairs if getattr(pair, name) is not None]
         if there and len(there) < len(pairs):
             LOGGER.warning("%s: %d of %d cases have %s, which are left out", place, len(there), len(pairs), name)
-            left_out: dict[str, Any] = {name: None}
-            pairs = [replace(pair, **left_out) for pair in pairs]
+            without: dict[str, Any] = {name: None}
+            pairs = [replace(pair, **without) for pair in pairs]
     if any(pair.split for pair in pairs) and not all(pair.split for pair in pairs):
         pairs = [replace(pair, split="") for pair in pairs]
     return pairs

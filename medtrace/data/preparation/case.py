@@ -193,7 +193,7 @@ def read_case(
         tissue, moved = find_foreground(scan, contrast), as_tensor(scan)
         if settings.align and scan is not reference:
             known = None if motions is None else motions.get(image.key)
-            moved, tissue, motion = align((image.path, path), scan, reference, tissue, mask, known)
+            moved, tissue, motion = onto_reference((image.path, path), scan, reference, tissue, mask, known)
             found[image.key] = motion
         members.append(Member(image, moved, tissue if mask is None else mask))
     if "target" in found:
@@ -292,7 +292,7 @@ def in_plane_first(values: Sequence[Any], slice_axis: int | None) -> tuple[Any, 
     return (*(value for axis, value in enumerate(values) if axis != slice_axis), values[slice_axis])
 
 
-def align(
+def onto_reference(
     names: tuple[Path, Path],
     image: MetaTensor,
     reference: MetaTensor,
