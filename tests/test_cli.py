@@ -23,6 +23,8 @@ COMMANDS = (
     "certify",
     "calibrate",
     "register",
+    "apply",
+    "convert",
     "export",
     "import",
     "dicom",

@@ -114,10 +114,13 @@ def test_traces_compose_and_invert(kind, name):
     assert float((first.origin(second.origin(points)) - exact).norm(dim=1).max()) < 2e-5
     at_voxels = Grid.of(second.image, second.affine).to_mm(torch.tensor([[6, 7, 5][: second.spatial_dims]]))
     assert float((both.origin(at_voxels) - first.origin(second.origin(at_voxels))).norm(dim=1).max()) < 1e-4
-    assert torch.equal(both.source, first.source) and torch.equal(both.image, second.image)
+    assert torch.equal(both.source, first.source)
+    assert torch.equal(both.image, second.image)
     back = first.inverse()
-    assert torch.equal(back.ddf, first.inverse_ddf) and torch.equal(back.source, first.image)
-    assert torch.allclose(back.locate(points), first.origin(points)) and torch.equal(back.inverse().ddf, first.ddf)
+    assert torch.equal(back.ddf, first.inverse_ddf)
+    assert torch.equal(back.source, first.image)
+    assert torch.allclose(back.locate(points), first.origin(points))
+    assert torch.equal(back.inverse().ddf, first.ddf)
 
 
 def test_traces_that_do_not_meet_are_refused():
@@ -140,9 +143,11 @@ def test_partial_volume_keeps_thin_labels_where_nearest_loses_them():
     found = still.resample(labels, own, grid, "partial-volume")
     blocks = labels[0].reshape(6, 4, 6, 4, 6, 4).permute(0, 2, 4, 1, 3, 5).reshape(6, 6, 6, 64)
     assert torch.equal(found[0].long(), torch.mode(blocks.long(), dim=-1).values)
-    assert found.dtype == torch.int16 and set(found.unique().tolist()) == {0, 3, 5}
+    assert found.dtype == torch.int16
+    assert set(found.unique().tolist()) == {0, 3, 5}
     same = still.resample(labels, own, own, "partial-volume")
-    assert torch.equal(same, labels) and torch.equal(still.resample(labels, own, own, "nearest"), labels)
+    assert torch.equal(same, labels)
+    assert torch.equal(still.resample(labels, own, own, "nearest"), labels)
 
 
 def test_a_fold_is_warned_of():

@@ -225,13 +225,9 @@ class TransformChain:
         result = torch.empty(dims, *grid.shape, dtype=torch.float64)
         for part in layers(grid.shape):
             points = _points(grid, part)
-            moved = (self.origin(points) - points).T.reshape(3, -1)
             shape = (part.stop - part.start, *grid.shape[1:])
-            result[:, part] = (
-                mm_to_voxel(moved[:dims].reshape(1, dims, *shape), grid.affine)[0]
-                if dims == 3
-                else (torch.linalg.lstsq(grid.affine[:3, :2], moved).solution.reshape(2, *shape))
-            )
+            moved = (self.origin(points) - points).T.reshape(1, 3, *shape)
+            result[:, part] = mm_to_voxel(moved, grid.affine)[0]
         return result
 
     def resample(

@@ -1,0 +1,121 @@
+"""Commands that apply transforms, convert them and make traces of what other programs made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtrace.cli.app import command
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of other programs' files: itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd,"
+        " nitransforms, learn2reg or voxelmorph; by default what the content tells.",
+    ),
+]
+SourceGrid = Annotated[
+    Path | None, typer.Option("--source", help="The moving image, for formats that count from its grid.")
+]
+TargetGrid = Annotated[Path | None, typer.Option("--target", help="The fixed image, likewise.")]
+
+
+def _say(line: str) -> None:
+    typer.echo(f"medtrace: {line}", err=True)
+
+
+@command("apply")
+def apply(
+    listed: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRANSFORM... INPUT",
+            help="Traces and other programs' transforms in the order of antsApplyTransforms (the image goes through the"
+            " last of them first; [X,1] inverts one), then the image, label map or points.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File: .nii or .nii.gz; of points .csv, .fcsv or .mrk.json.")
+    ],
+    kind: Annotated[str | None, typer.Option("--as", help="What INPUT is: image, labels or points.")] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="From the target back to the source.")] = False,
+    grid: Annotated[
+        Path | None, typer.Option(help="Image on whose grid the result is wanted.  [default: the trace's own]")
+    ] = None,
+    source: SourceGrid = None,
+    target: TargetGrid = None,
+    format_: Format = None,
+    interpolation: Annotated[
+        str | None,
+        typer.Option(help="linear, nearest, or of labels partial-volume: what covers most of a voxel."),
+    ] = None,
+    fill: Annotated[
+        float | None, typer.Option(help="Value beyond the image.  [default: its least value; of labels 0]")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Axes of points whose file does not say them: RAS or LPS.")
+    ] = None,
+) -> None:
+    """Bring an image, labels or points through traces and transforms, interpolated once."""
+    from medtrace.workflows.apply import apply as call
+
+    if len(listed) < 2:
+        raise ValueError(f"INPUT: expected transforms and what to apply them to, received {listed[0]} alone")
+    done = call(
+        listed[:-1],
+        listed[-1],
+        out,
+        kind=kind,
+        inverse=inverse,
+        grid=grid,
+        source=source,
+        target=target,
+        format=format_,
+        interpolation=interpolation,
+        fill=fill,
+        space=space,
+        say=_say,
+    )
+    typer.echo(f"{done.kind} through {', then '.join(done.names)}")
+    if done.grid is None:
+        typer.echo(f"{done.count} points, {done.inside:.0%} of them on the image that they lead to")
+    else:
+        shape, spacing = (
+            "x".join(f"{value:.4g}" for value in values) for values in (done.grid.shape, done.grid.spacing)
+        )
+        typer.echo(
+            f"onto {shape} voxels of {spacing} mm; {done.inside:.1%} come from within it, the rest is {done.fill:g}"
+        )
+    typer.echo(f"written to {out}")
+
+
+@command("convert")
+def convert(
+    listed: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRANSFORM...",
+            help="A trace, or another program's transform; of several, in the order of antsApplyTransforms, one is made.",
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="itk, tfm, ants, elastix, nrrd, nitransforms, fsl, spm, niftyreg, learn2reg, voxelmorph; of linear"
+            " transforms also flirt, lta, matrix, afni.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
+    source: Annotated[Path | None, typer.Option(help="The moving image.  [default: the trace's]")] = None,
+    target: Annotated[Path | None, typer.Option(help="The fixed image.  [default: the trace's]")] = None,
+    format_: Format = None,
+) -> None:
+    """Write a trace or a transform of one program for another, in both directions."""
+    from medtrace.workflows.convert import convert as call
+
+    files = call(listed, to, out, source=source, target=target, format=format_, say=_say)
+    typer.echo(f"{out}: {', '.join(path.name for path in files)}")
