@@ -25,6 +25,7 @@ COMMANDS = (
     "register",
     "apply",
     "convert",
+    "trace",
     "export",
     "import",
     "dicom",

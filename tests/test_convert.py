@@ -32,8 +32,8 @@ grids = pytest.mark.parametrize("name", ["oblique", "flipped", "permuted"])
 
 def ends_of(name):
     target = Grid(SHAPE, AFFINES[name])
-    turn = affine_of((1.1, 0.9, 1.05), (2.0, -3.0, 1.0))
-    source = Grid((17, 16, 18), turn @ target.affine)
+    turn, scale = affine_of((1, 1, 1), (2.0, -3.0, 1.0)), torch.diag(torch.tensor([1.1, 0.9, 1.05, 1.0]).double())
+    source = Grid((17, 16, 18), turn @ target.affine @ scale)
     return Ends(source, target)
 
 
@@ -51,7 +51,9 @@ def deforming(ends):
 
 
 def read_back(file, ends, format):
-    return chain_of_point_map(read_point_map(file, Images(ends.source, ends.target), format))
+    return chain_of_point_map(
+        read_point_map(file, Images(ends.source, ends.target), "itk" if format == "tfm" else format)
+    )
 
 
 def apart(chain, other, points):

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from medtrace.cli import options
 from medtrace.cli.app import command
+from medtrace.cli.errors import FAILED_VERDICT
 
 Format = Annotated[
     str | None,
@@ -98,7 +100,7 @@ def convert(
         list[str],
         typer.Argument(
             metavar="TRANSFORM...",
-            help="A trace, or another program's transform; of several, in the order of antsApplyTransforms, one is made.",
+            help="A trace, or another program's transform; several (antsApplyTransforms' order) become one.",
         ),
     ],
     to: Annotated[
@@ -119,3 +121,80 @@ def convert(
 
     files = call(listed, to, out, source=source, target=target, format=format_, say=_say)
     typer.echo(f"{out}: {', '.join(path.name for path in files)}")
+
+
+@command("trace")
+def trace(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="The image that was translated: file, DICOM folder.")
+    ],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="What it became, made by any program.")],
+    out: options.TraceFolder,
+    mask: Annotated[Path | None, typer.Option(help="Where the image's intensity may change, on its grid.")] = None,
+    source_contrast: Annotated[
+        str | None,
+        typer.Option(
+            "--source-contrast", help="What the source's numbers mean: NAME[=UNIT[:LOW:HIGH]], such as CT=HU."
+        ),
+    ] = None,
+    image_contrast: Annotated[str | None, typer.Option("--image-contrast", help="Likewise of the image.")] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(help="none, rigid, affine or auto first.  [default: none on one grid, else auto]"),
+    ] = None,
+    similarity: Annotated[str, typer.Option(help="auto, mse, lncc, nmi, mi or mind.")] = "auto",
+    spacing: Annotated[
+        float | None, typer.Option(help="Voxel size in mm to register at.  [default: the image's]")
+    ] = None,
+    radius: Annotated[Path | None, typer.Option(help="Conformal radius that was calibrated for such traces.")] = None,
+    thresholds: options.Thresholds = None,
+    overwrite: options.Overwrite = False,
+    report: options.Report = True,
+    keep_metadata: options.KeepMetadata = False,
+    source_series: options.SourceSeries = None,
+    target_series: options.TargetSeries = None,
+    resample_tilt: options.ResampleTilt = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the registration.")] = None,
+    precise: options.Precise = False,
+) -> None:
+    """Make the trace of an image that any program translated, with its certificate. Exits with 3 on a FAIL."""
+    from medtrace.workflows.report import page_of
+    from medtrace.workflows.trace import trace_translation
+
+    made = trace_translation(
+        source,
+        image,
+        out,
+        mask=mask,
+        source_contrast=source_contrast,
+        image_contrast=image_contrast,
+        align=align,
+        similarity=similarity,
+        spacing=spacing,
+        radius=radius,
+        thresholds=thresholds,
+        overwrite=overwrite,
+        report=report,
+        keep_metadata=keep_metadata,
+        source_series=source_series,
+        target_series=target_series,
+        resample_tilt=resample_tilt,
+        threads=threads,
+        precise=precise,
+    )
+    typer.echo(f"{made.grade}: {out}")
+    for note in made.notes:
+        typer.echo(f"  {note}")
+    typer.echo(f"registration {made.verdict.grade}")
+    for line in made.lines:
+        typer.echo(f"  {line.grade:<8}{line.topic}: {line.text}")
+    typer.echo(f"certificate {made.certificate.verdict}")
+    for check in made.certificate.checks:
+        typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
+    ledger = made.ledger._asdict()
+    typer.echo("ledger, mean absolute: " + ", ".join(f"{k} {v:.4g}" for k, v in ledger.items() if v is not None))
+    typer.echo(f"trace written to {out}")
+    if report:
+        typer.echo(f"page written to {page_of(out)}")
+    if made.grade == "FAIL":
+        raise typer.Exit(FAILED_VERDICT)
