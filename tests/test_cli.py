@@ -26,6 +26,7 @@ COMMANDS = (
     "apply",
     "convert",
     "trace",
+    "landmarks",
     "export",
     "import",
     "dicom",

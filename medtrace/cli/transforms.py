@@ -198,3 +198,46 @@ def trace(
         typer.echo(f"page written to {page_of(out)}")
     if made.grade == "FAIL":
         raise typer.Exit(FAILED_VERDICT)
+
+
+@command("landmarks")
+def landmarks(
+    source_points: Annotated[
+        Path, typer.Argument(metavar="SOURCE_POINTS", help="Points of the source: .csv, .fcsv or .mrk.json.")
+    ],
+    target_points: Annotated[Path, typer.Argument(metavar="TARGET_POINTS", help="The same points in the target.")],
+    out: options.NewFolder,
+    transforms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--transform",
+            "-t",
+            help="A trace or transform, as of apply; repeatable, in the order of antsApplyTransforms.",
+        ),
+    ] = None,
+    source: SourceGrid = None,
+    target: TargetGrid = None,
+    format_: Format = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Axes of points whose files do not say them: RAS, LPS or voxel.")
+    ] = None,
+    figure: Annotated[str, typer.Option(help="Ending of the picture: .png, .pdf or .svg.")] = ".png",
+) -> None:
+    """Measure the target registration error of landmarks in mm, with a table and a picture."""
+    from medtrace.workflows.landmarks import landmarks as call
+
+    errors = call(
+        source_points,
+        target_points,
+        out,
+        transforms=transforms or (),
+        source=source,
+        target=target,
+        format=format_,
+        space=space,
+        figure=figure,
+        say=_say,
+    )
+    for line in errors.lines():
+        typer.echo(line)
+    typer.echo(f"{out}: landmarks.csv, landmarks.summary.csv, landmarks{figure}")

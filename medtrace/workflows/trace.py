@@ -186,10 +186,13 @@ def _contrasts(declared: tuple[Contrast, Contrast], verdict: Verdict) -> tuple[t
         return declared, f"contrasts {before} and {after}, as declared or as DICOM says"
     correlation = verdict.figures["contrast_correlation"]
     if correlation >= ONE_CONTRAST and before.unit == after.unit:
-        return None, f"taken as one contrast and unit: intensities correlate by {correlation:.2f} (--source-contrast)"
+        return None, (
+            f"taken as one contrast and unit: intensities correlate by {correlation:.2f};"
+            " if not, say what they are by --source-contrast and --image-contrast"
+        )
     return declared, (
-        f"taken as two contrasts, of which no difference is told: intensities correlate by {correlation:.2f}"
-        " (--source-contrast, --image-contrast)"
+        f"taken as two contrasts, of which no difference is told: intensities correlate by {correlation:.2f};"
+        " say what they are by --source-contrast and --image-contrast"
     )
 
 
