@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from medtrace.cli import app
 from medtrace.data import TraceBench
 from medtrace.data.landmarks.points import write_points
+from medtrace.evaluation.certificate.radius import predictor_errors
 from medtrace.io import load_trace, save_trace, write_image
 from medtrace.workflows.landmarks import landmarks
 from medtrace.workflows.trace import trace_translation
@@ -109,3 +110,9 @@ def test_landmarks_tell_the_error_in_mm(tmp_path, kind):
     assert done.exit_code == 0, done.output
     assert "before: mean" in done.output
     assert "after" not in done.output
+
+
+def test_a_radius_of_such_traces_can_be_calibrated():
+    found, none = (predictor_errors(name, "metamorphic", (48, 48)) for name in ("registration", "zero"))
+    case = TraceBench("metamorphic", (48, 48), 1, seed=4)[0]
+    assert float(found(case).mean()) < 0.5 * float(none(case).mean())

@@ -137,7 +137,9 @@ def trace(
             "--source-contrast", help="What the source's numbers mean: NAME[=UNIT[:LOW:HIGH]], such as CT=HU."
         ),
     ] = None,
-    image_contrast: Annotated[str | None, typer.Option("--image-contrast", help="Likewise of the image.")] = None,
+    image_contrast: Annotated[
+        str | None, typer.Option("--image-contrast", "--target-contrast", help="Likewise of the image.")
+    ] = None,
     align: Annotated[
         str | None,
         typer.Option(help="none, rigid, affine or auto first.  [default: none on one grid, else auto]"),

@@ -67,10 +67,10 @@ def landmarks(
     figure: str = ".png",
     say: Callable[[str], object] | None = None,
 ) -> Errors:
-    """Measure the target registration error (TRE) of landmarks, with a table and a picture.
+    """Measure the target registration error of landmarks, with a table and a picture.
 
     The landmarks of the target are brought to the source, as the image is resampled, so that no inverse comes in:
-    TRE = |origin(target point) - source point| in mm.
+    error = |origin(target point) - source point| in mm.
 
     Args:
         source_points: of the source (see `medtrace.data.landmarks.points`).
