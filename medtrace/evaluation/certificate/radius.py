@@ -106,9 +106,9 @@ def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: i
         if name == "zero":
             return point_errors(case, torch.zeros_like(case["inverse_ddf"]))
         if name == "registration":
-            images = [case[key].as_tensor() for key in ("source", "target")]
+            moving, fixed = (case[key].as_tensor() for key in ("source", "target"))
             affine = case["source"].affine
-            found = register_images(*images, affine, affine, alignment="none", check_starts=False)
+            found = register_images(moving, fixed, affine, affine, alignment="none", check_starts=False)
             return point_errors(case, found.inverse_ddf)
         dims = case["inverse_ddf"].shape[0]
         spacing = case["source"].affine[:3, :dims].norm(dim=0)
