@@ -51,6 +51,7 @@ ENCODERS = {
     ("data/dicom/pixels.py", "open"): "codecs' chatter to the null device",
     ("guard/probe.py", "write"): "a worker's answer, into a pipe",
     ("io/dicom.py", "save_as"): "pydicom, into a path of `atomic_file`",
+    ("io/foreign/elastix_writing.py", "WriteImage"): "SimpleITK, into a path of `atomic_file`",
     ("io/nitransforms_field.py", "to_filename"): "nitransforms, into a path of `atomic_file`",
     ("io/transforms.py", "WriteTransform"): "SimpleITK, into a path of `atomic_file`",
     ("report/display.py", "savefig"): "a PNG into memory, for a notebook",

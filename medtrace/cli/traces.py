@@ -276,7 +276,9 @@ def calibrate(
     dims: options.Dims = 2,
     cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate).")] = 20,
     thresholds: options.Thresholds = None,
-    predictor: Annotated[str, typer.Option(help="Without a run: mean, zero or noisy (radius).")] = "mean",
+    predictor: Annotated[
+        str, typer.Option(help="Without a run: mean, zero, noisy or registration, as `medtrace trace` (radius).")
+    ] = "mean",
     landmarks: Annotated[
         Path | None, typer.Option(help="CSV of trace, source_landmarks, target_landmarks (radius).")
     ] = None,

@@ -346,7 +346,7 @@ class Trainer(MonaiTrainer):
     @property
     def is_doubtful(self) -> bool:
         """Whether the last step's loss is so far above the first one's that its weights are hardly worth keeping."""
-        loss = float(self.state.output[Keys.LOSS]) if self.state.output else 0.0
+        loss = float(self.state.output[0][Keys.LOSS]) if self.state.output else 0.0
         return not abs(loss) < DOUBTFUL_BY * (self._first_loss or DIVERGED)
 
     def _divergence(self, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> str:

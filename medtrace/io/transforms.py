@@ -64,7 +64,7 @@ def write_transform(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
 
 
 def write_itk(path: Path | str, transform: sitk.Transform) -> None:
-    """Write any ITK transform: .h5, .tfm or .txt.
+    """Write any ITK transform: .h5, .tfm or .txt; a linear one also as .mat.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -72,8 +72,20 @@ def write_itk(path: Path | str, transform: sitk.Transform) -> None:
     """
     with atomic_file(path) as temporary, _silent_libraries():
         sitk.WriteTransform(transform, str(temporary))
-        if not temporary.name.endswith((".h5", ".hdf5")):
+        if temporary.name.endswith(".mat"):
+            _check_linear(temporary, transform)
+        elif not temporary.name.endswith((".h5", ".hdf5")):
             _check_whole(temporary, transform)
+
+
+def _check_linear(path: Path, transform: sitk.Transform) -> None:
+    """Check a small binary file by reading it again."""
+    try:
+        intact = sitk.ReadTransform(str(path)).GetParameters() == transform.GetParameters()
+    except RuntimeError:
+        intact = False
+    if not intact:
+        raise OSError(f"cut off after {path.stat().st_size} bytes")
 
 
 def _check_whole(path: Path, transform: sitk.Transform) -> None:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from medtrace.checks import check_finite
 from medtrace.fields import inside_grid, sample
+from medtrace.trace.algebra import chain_of, composed, inverted
 from medtrace.trace.appearance import contrast_change, expected_image
+from medtrace.trace.chain import TransformChain
 from medtrace.trace.contrast import Contrast
 from medtrace.trace.geometry import inverse_on_source, pull, pulled_points, same_grid, to_voxels
 from medtrace.trace.ledger import TraceLedger, make_ledger
@@ -319,6 +321,23 @@ class Trace:
         for name, value in (("target", target), ("region", region)):
             check_own_grid(name, value, self.affine)
         return make_ledger(self, target, region)
+
+    @property
+    def chain(self) -> TransformChain:
+        """Both fields as a chain, to which affines and other fields can be added without interpolating twice."""
+        return chain_of(self)
+
+    def then(self, second: Trace) -> Trace:
+        """The trace from this one's source to the image of a second, whose source is this one's image.
+
+        Both fields are read at the points of one another, `warped` is interpolated once, and the change of intensity is
+        accounted for anew. Raises ValueError if the two do not meet, or are in 2D and 3D.
+        """
+        return Trace.build(**composed(self, second))
+
+    def inverse(self) -> Trace:
+        """The trace from the image back to the source."""
+        return Trace.build(**inverted(self))
 
     def __repr__(self) -> str:
         def shape(value: Tensor | None) -> str:

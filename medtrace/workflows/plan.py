@@ -131,7 +131,7 @@ def propose_method(facts: DatasetFacts) -> tuple[str, str]:
     if facts.lesions and not facts.crossed:
         return "metaregnet", "one contrast and masks of lesions: what moves and what is new are told apart by the mask"
     if facts.crossed:
-        return "tracetrans", "pairs of two contrasts: the best of the translators on heads of unseen persons"
+        return "tracetrans", "pairs of two contrasts: the best of the translators from T1 to T2 on unseen persons"
     return "tracetrans", "pairs of one contrast: it says what moved and what changed"
 
 

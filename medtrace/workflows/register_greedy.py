@@ -72,7 +72,7 @@ def register_greedy(
 ) -> PairRegistration:
     """Register a pair of scans without a trained network."""
     maps = intensity_maps(pair, Preparation(spatial_dims=pair.spatial_dims, picture=pair.picture), match is not False)
-    _check_room(pair, spacing, _BYTES_FOR_MIND if how.similarity == "mind" else _BYTES_PER_WORKING_VOXEL)
+    check_room(pair, spacing, how.similarity)
     excluded = how.mask_role != "appearance"
     answer = register_images(
         pair.source,
@@ -151,7 +151,13 @@ def _ssd(pair: ScanPair, maps: tuple[IntensityMap, IntensityMap], trace: Trace) 
     return mean_square(before, target), mean_square(bare.forward(trace.image), target)
 
 
-def _check_room(pair: ScanPair, spacing: float | None, per_voxel: int) -> None:
+def check_room(pair: ScanPair, spacing: float | None, similarity: str = "auto") -> None:
+    """Check that there is memory for a registration.
+
+    Raises:
+        ValueError: if not; it tells how much is needed.
+    """
+    per_voxel = _BYTES_FOR_MIND if similarity == "mind" else _BYTES_PER_WORKING_VOXEL
     voxels = math.prod(pair.target.shape[1:])
     edges = np.linalg.norm(pair.affine.numpy()[:3, : pair.spatial_dims], axis=0)
     share = 1.0 if spacing is None else float(np.prod(edges / spacing))

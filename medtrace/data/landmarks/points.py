@@ -27,10 +27,12 @@ from medtrace.data.landmarks.slicer_markups import (
     is_slicer_table,
     read_markups_json,
     read_slicer_table,
+    slicer_markups,
+    slicer_table,
 )
 from medtrace.data.landmarks.tables import Landmarks, read_table
 from medtrace.geometry import Grid
-from medtrace.storage.files import atomic_write
+from medtrace.storage.files import atomic_write, write_json
 
 SPACES = ("RAS", "LPS", "voxel")
 """What a caller can say of a file's axes."""
@@ -111,6 +113,24 @@ def write_landmarks(path: str | os.PathLike, names: Sequence[str], points: Tenso
     writer.writerow(["Landmark", "X", "Y", "Z"])
     writer.writerows([name, *(f"{value:.10g}" for value in point)] for name, point in zip(names, points.tolist()))
     atomic_write(path, text.getvalue())
+
+
+def write_points(path: str | os.PathLike, names: Sequence[str], points: Tensor) -> None:
+    """Write points (N, 3), RAS mm, as the file's ending says: .csv, 3D Slicer's .fcsv or .mrk.json.
+
+    Raises:
+        ValueError: if the ending is another.
+    """
+    path = Path(path)
+    lower = path.name.lower()
+    if lower.endswith(".fcsv"):
+        atomic_write(path, slicer_table(names, points.tolist()))
+    elif lower.endswith(".json"):
+        write_json(path, slicer_markups(names, points.tolist()))
+    elif lower.endswith(".csv"):
+        write_landmarks(path, names, points)
+    else:
+        raise ValueError(f"path: expected a name ending in .csv, .fcsv or .mrk.json for points, received {path.name!r}")
 
 
 def check_on_image(

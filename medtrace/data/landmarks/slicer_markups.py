@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,28 @@ def read_markups_json(path: Path, text: str, space: str | None) -> Landmarks:
     if unset:
         notify(path, f"left out {', '.join(unset)}, which 3D Slicer says are not set")
     return Landmarks(names, points, "RAS", range(1, len(names) + 1))
+
+
+def slicer_table(names: Sequence[str], points: Sequence[Sequence[float]]) -> str:
+    """The text of an .fcsv of points in RAS mm."""
+    text = io.StringIO(newline="")
+    text.write("# Markups fiducial file version = 4.11\n# CoordinateSystem = RAS\n")
+    text.write("# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n")
+    writer = csv.writer(text, lineterminator="\n")
+    for number_, (name, point) in enumerate(zip(names, points), start=1):
+        writer.writerow([number_, *(f"{value:.10g}" for value in point), 0, 0, 0, 1, 1, 1, 0, name, "", ""])
+    return text.getvalue()
+
+
+def slicer_markups(names: Sequence[str], points: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The content of a .mrk.json of points in RAS mm."""
+    control = [
+        {"id": str(k), "label": name, "position": [float(value) for value in point], "positionStatus": "defined"}
+        for k, (name, point) in enumerate(zip(names, points), start=1)
+    ]
+    markup = {"type": "Fiducial", "coordinateSystem": "RAS", "coordinateUnits": "mm", "controlPoints": control}
+    schema = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    return {"@schema": f"{schema}markups-schema-v1.0.3.json#", "markups": [markup]}
 
 
 def _checked_axes(path: Path, markup: Mapping[str, Any], space: str | None) -> str:

@@ -24,13 +24,14 @@ from medtrace.evaluation.certificate.record import Check, Status
 from medtrace.evaluation.conformal import Coverage, conformal_radius, measure_coverage, subject_score
 from medtrace.geometry import Grid
 from medtrace.io import load_trace
+from medtrace.registration import register_images
 from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 
 Errors = Callable[[Case], Tensor]
 """Distances in mm of the points that a predictor names from the true ones, for one case."""
 RADIUS_FORMAT = "medtrace conformal radius"
-PREDICTORS = ("mean", "zero", "noisy")
+PREDICTORS = ("mean", "zero", "noisy", "registration")
 TRAINING_CASES = 100
 NOISE_MM = 1.0
 AIR = -0.999
@@ -88,7 +89,8 @@ def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: i
 
     Args:
         name: "mean" predicts the mean true displacement of 100 training cases, "zero" none, and "noisy" the truth with
-            a random shift of 1 mm standard deviation along every axis, one for each subject.
+            a random shift of 1 mm standard deviation along every axis, one for each subject; "registration" finds what
+            `medtrace trace` finds of the true image, as of a translator that is never wrong.
         task, spatial_shape, seed: of TraceBench.
     """
     if name not in PREDICTORS:
@@ -103,6 +105,11 @@ def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: i
             return point_errors(case, mean)
         if name == "zero":
             return point_errors(case, torch.zeros_like(case["inverse_ddf"]))
+        if name == "registration":
+            moving, fixed = (case[key].as_tensor() for key in ("source", "target"))
+            affine = case["source"].affine
+            found = register_images(moving, fixed, affine, affine, alignment="none", check_starts=False)
+            return point_errors(case, found.inverse_ddf)
         dims = case["inverse_ddf"].shape[0]
         spacing = case["source"].affine[:3, :dims].norm(dim=0)
         shift = torch.randn(dims, generator=generator) * NOISE_MM / spacing

@@ -13,6 +13,8 @@ import SimpleITK as sitk
 import torch
 
 from medtrace.geometry import Grid
+from medtrace.guard.declared_size import check_metaimage
+from medtrace.guard.probe import probe
 from medtrace.io.foreign.content import Kind, kind_of, read_text
 from medtrace.io.foreign.point_map import Images, Note, itk_geometry
 from medtrace.io.nifti import LPS
@@ -105,6 +107,8 @@ def _true(parameters: Parameters, name: str, default: bool = False) -> bool:
 
 def _transform(path: Path, parameters: Parameters, dims: int) -> sitk.Transform:
     kind = _text(parameters, "Transform")
+    if kind == "DeformationFieldTransform":
+        return _field(path, parameters, dims)
     count = int(_number(path, parameters, "NumberOfParameters"))
     values = _numbers(path, parameters, "TransformParameters", count)
     bspline = kind in ("BSplineTransform", "RecursiveBSplineTransform")
@@ -129,6 +133,23 @@ def _transform(path: Path, parameters: Parameters, dims: int) -> sitk.Transform:
     if transform.IsLinear() and _flattens(transform):
         raise ValueError(f"{path}: expected an invertible elastix transform, received a singular one; write it again")
     return transform
+
+
+def _field(path: Path, parameters: Parameters, dims: int) -> sitk.Transform:
+    """A displacement field in a file of its own, which is sought beside the parameters."""
+    named = _text(parameters, "DeformationFieldFileName")
+    file = path.parent / PureWindowsPath(PurePosixPath(named).name).name
+    if not named or not file.is_file():
+        raise ValueError(f"{path}: elastix reads the field {named!r}, which is missing; put it into its folder")
+    if file.name.lower().endswith((".mha", ".mhd")):
+        check_metaimage(file)
+    probe(sitk.ReadImage, file, "an image of ITK")
+    image = sitk.ReadImage(str(file), sitk.sitkVectorFloat64)
+    if image.GetDimension() != dims or image.GetNumberOfComponentsPerPixel() != dims:
+        raise ValueError(f"{file}: expected vectors of {dims} numbers in {dims}D; write the field again")
+    if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
+        raise ValueError(f"{file}: expected finite displacements, received NaN or infinity; write it again")
+    return sitk.DisplacementFieldTransform(image)
 
 
 def _flattens(transform: sitk.Transform) -> bool:

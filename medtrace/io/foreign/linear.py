@@ -52,17 +52,29 @@ def read_afni(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]]:
             f"{path}: holds {values.size // 12} matrices, one for each time point; write the one that is wanted into"
             " a file of its own"
         )
-    for name, grid in (("source", images.source), ("target", images.target)):
-        axes = (grid.affine[:3, :3] / grid.affine[:3, :3].norm(dim=0)).numpy()
-        if np.abs(axes).max(axis=0).min() < _OBLIQUE:
-            raise ValueError(
-                f"{path}: is AFNI's, which turns an oblique image upright before it applies a matrix, and the {name} is"
-                " oblique; take the images after 3dWarp -deoblique, or convert the matrix to ITK's format"
-            )
+    try:
+        check_upright("source", images.source)
+        check_upright("target", images.target)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     lps = np.vstack([values.reshape(3, 4), [0, 0, 0, 1]])
     _check(path, lps)
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
     return affine_transform(flip @ lps @ flip), [Note(path.name, "taken as AFNI's matrix from target to source, LPS")]
+
+
+def check_upright(name: str, grid: Grid) -> None:
+    """Check that a grid is not oblique.
+
+    Raises:
+        ValueError: if it is, with what AFNI does then.
+    """
+    axes = (grid.affine[:3, :3] / grid.affine[:3, :3].norm(dim=0)).numpy()
+    if np.abs(axes).max(axis=0).min() < _OBLIQUE:
+        raise ValueError(
+            f"is AFNI's, which turns an oblique image upright before it applies a matrix, and the {name} is oblique;"
+            " take the images after 3dWarp -deoblique, or convert to ITK's format"
+        )
 
 
 def read_lta(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]]:

@@ -64,7 +64,7 @@ def read_point_map(
     if not members:
         raise ValueError("files: expected one transform file or more, received none; name them")
     kinds = {member.path: kind_of(member.path) for member in members}
-    chosen = format or _format(members[0].path, kinds[members[0].path])
+    chosen = format or format_of_file(members[0].path, kinds[members[0].path])
     notes: list[Note] = []
     if chosen in _CHAINED:
         members, notes = ants.completed(members)
@@ -93,8 +93,14 @@ def read_point_map(
         raise ValueError(f"{members[0].path}: {error}") from error
 
 
-def _format(path: Path, kind: Kind) -> str:
-    """The format of a file that is of one kind."""
+def format_of_file(path: Path, kind: Kind | None = None) -> str:
+    """The name of `IMPORT_FORMATS` that a file's content tells.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is of none, or may be of several; the message tells how to name one.
+    """
+    kind = kind_of(path) if kind is None else kind
     if kind is Kind.NIFTI:
         return vectors.format_of(vectors.read_vector_file(path))
     if kind is Kind.MATRIX:

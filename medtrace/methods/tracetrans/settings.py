@@ -19,10 +19,10 @@ from medtrace.methods.settings import (
 
 _OWN: Preset = {
     **OWN,
-    # Where the paper is left: its gamma of 1 lets NMI, which does not tell an image from its negative, outweigh the L1;
-    # across contrasts the head then comes out inverted (docs/results/real_translation.md).
-    "gamma": 0.25,
-    "cross_gradient": "image",
+    # Where the paper is left: NMI between translation and warped source does not tell an image from its negative, and
+    # outweighs the L1. With the paper's gamma of 1 a T2 comes out inverted; with 0.25, which does for T2, a FLAIR keeps
+    # the T1's order of gray and white matter (docs/results/real_translation.md).
+    "gamma": 0.0,
     "warp_bins": 32,
     "velocity_downsampling": 2,
     "channels": (16, 32, 64, 128),

@@ -1,0 +1,245 @@
+"""Commands that apply transforms, convert them and make traces of what other programs made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtrace.cli import options
+from medtrace.cli.app import command
+from medtrace.cli.errors import FAILED_VERDICT
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of other programs' files: itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd,"
+        " nitransforms, learn2reg or voxelmorph; by default what the content tells.",
+    ),
+]
+SourceGrid = Annotated[
+    Path | None, typer.Option("--source", help="The moving image, for formats that count from its grid.")
+]
+TargetGrid = Annotated[Path | None, typer.Option("--target", help="The fixed image, likewise.")]
+
+
+def _say(line: str) -> None:
+    typer.echo(f"medtrace: {line}", err=True)
+
+
+@command("apply")
+def apply(
+    listed: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRANSFORM... INPUT",
+            help="Traces and other programs' transforms in the order of antsApplyTransforms (the image goes through the"
+            " last of them first; [X,1] inverts one), then the image, label map or points.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File: .nii or .nii.gz; of points .csv, .fcsv or .mrk.json.")
+    ],
+    kind: Annotated[str | None, typer.Option("--as", help="What INPUT is: image, labels or points.")] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="From the target back to the source.")] = False,
+    grid: Annotated[
+        Path | None, typer.Option(help="Image on whose grid the result is wanted.  [default: the trace's own]")
+    ] = None,
+    source: SourceGrid = None,
+    target: TargetGrid = None,
+    format_: Format = None,
+    interpolation: Annotated[
+        str | None,
+        typer.Option(help="linear, nearest, or of labels partial-volume: what covers most of a voxel."),
+    ] = None,
+    fill: Annotated[
+        float | None, typer.Option(help="Value beyond the image.  [default: its least value; of labels 0]")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Axes of points whose file does not say them: RAS or LPS.")
+    ] = None,
+) -> None:
+    """Bring an image, labels or points through traces and transforms, interpolated once."""
+    from medtrace.workflows.apply import apply as call
+
+    if len(listed) < 2:
+        raise ValueError(f"INPUT: expected transforms and what to apply them to, received {listed[0]} alone")
+    done = call(
+        listed[:-1],
+        listed[-1],
+        out,
+        kind=kind,
+        inverse=inverse,
+        grid=grid,
+        source=source,
+        target=target,
+        format=format_,
+        interpolation=interpolation,
+        fill=fill,
+        space=space,
+        say=_say,
+    )
+    typer.echo(f"{done.kind} through {', then '.join(done.names)}")
+    if done.grid is None:
+        typer.echo(f"{done.count} points, {done.inside:.0%} of them on the image that they lead to")
+    else:
+        shape, spacing = (
+            "x".join(f"{value:.4g}" for value in values) for values in (done.grid.shape, done.grid.spacing)
+        )
+        typer.echo(
+            f"onto {shape} voxels of {spacing} mm; {done.inside:.1%} come from within it, the rest is {done.fill:g}"
+        )
+    typer.echo(f"written to {out}")
+
+
+@command("convert")
+def convert(
+    listed: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRANSFORM...",
+            help="A trace, or another program's transform; several (antsApplyTransforms' order) become one.",
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="itk, tfm, ants, elastix, nrrd, nitransforms, fsl, spm, niftyreg, learn2reg, voxelmorph; of linear"
+            " transforms also flirt, lta, matrix, afni.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
+    source: Annotated[Path | None, typer.Option(help="The moving image.  [default: the trace's]")] = None,
+    target: Annotated[Path | None, typer.Option(help="The fixed image.  [default: the trace's]")] = None,
+    format_: Format = None,
+) -> None:
+    """Write a trace or a transform of one program for another, in both directions."""
+    from medtrace.workflows.convert import convert as call
+
+    files = call(listed, to, out, source=source, target=target, format=format_, say=_say)
+    typer.echo(f"{out}: {', '.join(path.name for path in files)}")
+
+
+@command("trace")
+def trace(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="The image that was translated: file, DICOM folder.")
+    ],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="What it became, made by any program.")],
+    out: options.TraceFolder,
+    mask: Annotated[Path | None, typer.Option(help="Where the image's intensity may change, on its grid.")] = None,
+    source_contrast: Annotated[
+        str | None,
+        typer.Option(
+            "--source-contrast", help="What the source's numbers mean: NAME[=UNIT[:LOW:HIGH]], such as CT=HU."
+        ),
+    ] = None,
+    image_contrast: Annotated[
+        str | None, typer.Option("--image-contrast", "--target-contrast", help="Likewise of the image.")
+    ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(help="none, rigid, affine or auto first.  [default: none on one grid, else auto]"),
+    ] = None,
+    similarity: Annotated[str, typer.Option(help="auto, mse, lncc, nmi, mi or mind.")] = "auto",
+    spacing: Annotated[
+        float | None, typer.Option(help="Voxel size in mm to register at.  [default: the image's]")
+    ] = None,
+    radius: Annotated[Path | None, typer.Option(help="Conformal radius that was calibrated for such traces.")] = None,
+    thresholds: options.Thresholds = None,
+    overwrite: options.Overwrite = False,
+    report: options.Report = True,
+    keep_metadata: options.KeepMetadata = False,
+    source_series: options.SourceSeries = None,
+    target_series: options.TargetSeries = None,
+    resample_tilt: options.ResampleTilt = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the registration.")] = None,
+    precise: options.Precise = False,
+) -> None:
+    """Make the trace of an image that any program translated, with its certificate. Exits with 3 on a FAIL."""
+    from medtrace.workflows.report import page_of
+    from medtrace.workflows.trace import trace_translation
+
+    made = trace_translation(
+        source,
+        image,
+        out,
+        mask=mask,
+        source_contrast=source_contrast,
+        image_contrast=image_contrast,
+        align=align,
+        similarity=similarity,
+        spacing=spacing,
+        radius=radius,
+        thresholds=thresholds,
+        overwrite=overwrite,
+        report=report,
+        keep_metadata=keep_metadata,
+        source_series=source_series,
+        target_series=target_series,
+        resample_tilt=resample_tilt,
+        threads=threads,
+        precise=precise,
+    )
+    typer.echo(f"{made.grade}: {out}")
+    for note in made.notes:
+        typer.echo(f"  {note}")
+    typer.echo(f"registration {made.verdict.grade}")
+    for line in made.lines:
+        typer.echo(f"  {line.grade:<8}{line.topic}: {line.text}")
+    typer.echo(f"certificate {made.certificate.verdict}")
+    for check in made.certificate.checks:
+        typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
+    ledger = made.ledger._asdict()
+    typer.echo("ledger, mean absolute: " + ", ".join(f"{k} {v:.4g}" for k, v in ledger.items() if v is not None))
+    typer.echo(f"trace written to {out}")
+    if report:
+        typer.echo(f"page written to {page_of(out)}")
+    if made.grade == "FAIL":
+        raise typer.Exit(FAILED_VERDICT)
+
+
+@command("landmarks")
+def landmarks(
+    source_points: Annotated[
+        Path, typer.Argument(metavar="SOURCE_POINTS", help="Points of the source: .csv, .fcsv or .mrk.json.")
+    ],
+    target_points: Annotated[Path, typer.Argument(metavar="TARGET_POINTS", help="The same points in the target.")],
+    out: options.NewFolder,
+    transforms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--transform",
+            "-t",
+            help="A trace or transform, as of apply; repeatable, in the order of antsApplyTransforms.",
+        ),
+    ] = None,
+    source: SourceGrid = None,
+    target: TargetGrid = None,
+    format_: Format = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Axes of points whose files do not say them: RAS, LPS or voxel.")
+    ] = None,
+    figure: Annotated[str, typer.Option(help="Ending of the picture: .png, .pdf or .svg.")] = ".png",
+) -> None:
+    """Measure the target registration error of landmarks in mm, with a table and a picture."""
+    from medtrace.workflows.landmarks import landmarks as call
+
+    errors = call(
+        source_points,
+        target_points,
+        out,
+        transforms=transforms or (),
+        source=source,
+        target=target,
+        format=format_,
+        space=space,
+        figure=figure,
+        say=_say,
+    )
+    for line in errors.lines():
+        typer.echo(line)
+    typer.echo(f"{out}: landmarks.csv, landmarks.summary.csv, landmarks{figure}")

@@ -1,0 +1,233 @@
+"""A trace of any translated image, whatever program made it: found by registering it with its source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from medtrace.checks import check_choice
+from medtrace.data.contrasts import BY_DEFAULT, check_declared, contrasts_of
+from medtrace.data.lists.pair_list import Pair
+from medtrace.evaluation.certificate.record import Certificate
+from medtrace.evaluation.certificate.thresholds import Thresholds
+from medtrace.inference.scan_pair import ScanPair, read_pair
+from medtrace.io import save_trace
+from medtrace.io.trace_folder import check_trace_room
+from medtrace.kernels import threads as pool
+from medtrace.registration import Alignment, Line, Verdict, explain, register_images
+from medtrace.registration.alignment import KINDS
+from medtrace.registration.contrast import ONE_CONTRAST
+from medtrace.registration.register import Registration
+from medtrace.report.certificate import certificate_beside
+from medtrace.storage.reservations import reserving
+from medtrace.trace import Contrast, LedgerSummary, Trace
+from medtrace.workflows.certify import certify
+from medtrace.workflows.register_greedy import check_room
+from medtrace.workflows.report import report_beside, reserve_outputs
+
+GRADES = ("PASS", "WARN", "FAIL")
+NO_RADIUS = "no conformal radius: none was calibrated for traces found by registration; give one by --radius"
+METHOD = "registration of source and translated image"
+
+
+class Traced(NamedTuple):
+    """What tracing a translated image gave."""
+
+    trace: Trace
+    verdict: Verdict
+    """Of the registration."""
+    lines: tuple[Line, ...]
+    certificate: Certificate
+    ledger: LedgerSummary
+    notes: tuple[str, ...]
+    """What was assumed or measured, a line each."""
+
+    @property
+    def grade(self) -> str:
+        """The worse of the registration's verdict and the certificate's."""
+        return max(self.verdict.grade, str(self.certificate.verdict), key=GRADES.index)
+
+
+@reserving(lambda out, report, overwrite: reserve_outputs(out, report, overwrite, certificate_beside(out)))
+def trace_translation(
+    source: str | os.PathLike,
+    image: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    mask: str | os.PathLike | None = None,
+    source_contrast: str | None = None,
+    image_contrast: str | None = None,
+    align: str | None = None,
+    similarity: str = "auto",
+    spacing: float | None = None,
+    radius: str | os.PathLike | None = None,
+    thresholds: Thresholds | str | os.PathLike | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    report: bool = True,
+    keep_metadata: bool = False,
+    source_series: str | int | None = None,
+    target_series: str | int | None = None,
+    resample_tilt: bool = False,
+    precise: bool = False,
+) -> Traced:
+    """Find out where a translated image came from, and certify it.
+
+    The source is registered to the image by what both show of one anatomy, whatever their contrasts. The trace keeps
+    both as they are; the ledger splits the change into deformation, appearance and a residual, and the certificate and
+    the registration's verdict say how far to believe it.
+
+    Args:
+        source: the image that was translated: a file or DICOM folder.
+        image: what it became, on any grid, with as many channels.
+        out: folder of the trace; certificate and page lie beside it.
+        mask: where the image's intensity may change and the registration may not follow it, such as a lesion, on its
+            grid.
+        source_contrast: what the source's numbers mean, `NAME[=UNIT[:LOW:HIGH]]`, such as CT=HU; by default what DICOM
+            says, or whether they are of one contrast with the image's is measured.
+        image_contrast: likewise of the image.
+        align: "none", "rigid", "affine" or "auto" before the deformation; by default none where both lie on one grid,
+            else auto.
+        similarity: see `medtrace.registration.register_images`.
+        spacing: voxel size in mm to register at; by default the image's.
+        radius: a file of `medtrace calibrate radius` that was made for such traces.
+        thresholds: limits of the certificate, or a YAML file of some.
+        threads: of the registration.
+        overwrite: replace an earlier trace.
+        report: write the page.
+        keep_metadata: write the names of the files into the trace.
+        source_series, target_series: which volumes of DICOM folders.
+        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
+        precise: keep every bit in the trace.
+
+    Returns:
+        The trace, both verdicts, the ledger and what was assumed.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        FileExistsError: if `out` is in use.
+        ValueError: if a file cannot be used, or the two do not overlap.
+    """
+    out = Path(out)
+    if align is not None:
+        check_choice("align", align, KINDS)
+    series: dict[str, Any] = {"source_series": source_series, "target_series": target_series}
+    pair = read_pair(
+        Path(source), Path(image), None if mask is None else Path(mask), resample_tilt=resample_tilt, **series
+    )
+    declared = _declared(Path(source), Path(image), source_contrast, image_contrast, **series)
+    for path, values, contrast in zip((Path(source), Path(image)), (pair.source, pair.target), declared):
+        check_declared(path, values, contrast)
+    check_trace_room(out, pair.source.shape, pair.target.shape)
+    check_room(pair, spacing, similarity)
+    kind = align or ("none" if pair.to_source is None else "auto")
+    with pool.own_pool(threads):
+        found = register_images(
+            pair.source,
+            pair.target,
+            pair.source_affine,
+            pair.affine,
+            alignment=kind,
+            similarity=similarity,
+            mask=pair.mask,
+            spacing=spacing,
+        )
+    contrasts, note = _contrasts(declared, found.verdict)
+    notes = [note, f"similarity {found.settings.similarity}: {found.settings_reason}"]
+    if align is None:
+        notes.append(
+            "source and image lie on one grid, so no alignment was sought (--align)"
+            if kind == "none"
+            else f"alignment {found.alignment.kind}: {found.alignment.reason}"
+        )
+    if radius is None:
+        notes.append(NO_RADIUS)
+    trace = _trace(pair, found, contrasts)
+    names = {"source": Path(source).name, "image": Path(image).name} if keep_metadata else {}
+    lines = explain(found.verdict, found.alignment)
+    record = {**names, **_record(found, lines, found.alignment), "assumed": notes}
+    save_trace(trace, out, method=METHOD, metadata=record, precise=precise, overwrite=overwrite)
+    certificate = certify(
+        out, thresholds=thresholds, radius=radius, out=certificate_beside(out), keep_metadata=keep_metadata
+    )
+    made = Traced(trace, found.verdict, lines, certificate, trace.ledger().summary, tuple(notes))
+    if report:
+        report_beside(trace, out, METHOD, notes=tuple(notes), certificate=_table(made))
+    return made
+
+
+def _declared(
+    source: Path, image: Path, before: str | None, after: str | None, **series: Any
+) -> tuple[Contrast, Contrast]:
+    """What is known of the two images' numbers: as declared, or as DICOM says."""
+    pair = Pair("one", "pair", source, image, "source", "image", **series)
+    named, known = contrasts_of([_named(pair, before, after)], [before] if before else [], [after] if after else [])
+    return known[named[0].contrast], known[named[0].target_contrast]
+
+
+def _named(pair: Pair, before: str | None, after: str | None) -> Pair:
+    """A pair whose contrasts carry the names that were declared for them."""
+    return replace(
+        pair,
+        contrast=Contrast.of(before).name if before else "image",
+        target_contrast=Contrast.of(after).name if after else "translated image",
+    )
+
+
+def _contrasts(declared: tuple[Contrast, Contrast], verdict: Verdict) -> tuple[tuple[Contrast, Contrast] | None, str]:
+    """The contrasts of a trace, and how they are known."""
+    before, after = declared
+    if BY_DEFAULT not in (before.origin, after.origin):
+        return declared, f"contrasts {before} and {after}, as declared or as DICOM says"
+    correlation = verdict.figures["contrast_correlation"]
+    if correlation >= ONE_CONTRAST and before.unit == after.unit:
+        return None, (
+            f"taken as one contrast and unit: intensities correlate by {correlation:.2f};"
+            " if not, say what they are by --source-contrast and --image-contrast"
+        )
+    return declared, (
+        f"taken as two contrasts, of which no difference is told: intensities correlate by {correlation:.2f};"
+        " say what they are by --source-contrast and --image-contrast"
+    )
+
+
+def _trace(pair: ScanPair, found: Registration, contrasts: tuple[Contrast, Contrast] | None) -> Trace:
+    channels = pair.source.shape[0]
+    return Trace.build(
+        source=pair.source,
+        image=pair.target,
+        ddf=found.ddf,
+        inverse_ddf=found.inverse_ddf,
+        mask=None if pair.mask is None else (pair.mask > 0.5).to(torch.float32),
+        affine=pair.affine,
+        source_affine=pair.source_affine,
+        source_contrasts=None if contrasts is None else (contrasts[0],) * channels,
+        contrasts=None if contrasts is None else (contrasts[1],) * channels,
+    )
+
+
+def _record(found: Registration, lines: Sequence[Line], alignment: Alignment) -> dict[str, Any]:
+    return {
+        "similarity": found.settings.similarity,
+        "settings": asdict(found.settings),
+        "alignment": {"kind": alignment.kind, "matrix_fixed_to_moving_ras_mm": alignment.matrix.tolist()},
+        "verdict": {
+            "grade": found.verdict.grade,
+            "lines": [f"{line.grade} {line.topic}: {line.text}" for line in lines],
+        },
+    }
+
+
+def _table(made: Traced) -> dict[str, Any]:
+    """The certificate, before it the registration's verdict, as a page shows them."""
+    table = made.certificate.as_dict()
+    rows = [
+        {"name": f"registration: {line.topic}", "status": line.grade, "reason": line.text, "figures": {}, "limits": {}}
+        for line in made.lines
+    ]
+    return {**table, "verdict": made.grade, "checks": [*rows, *table["checks"]]}
