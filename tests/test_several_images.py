@@ -11,13 +11,16 @@ from typer.testing import CliRunner
 from medtrace.cli import app
 from medtrace.data import load_dataset, read_pairs
 from medtrace.data.preparation.rules import Preparation
+from medtrace.evaluation.certificate.provenance import provenance
 from medtrace.io import load_trace
 from medtrace.methods.common.channels import check_registered, compared
 from medtrace.trace import Contrast, Trace, expected_image
 from medtrace.transforms import RandDropChannelsd
+from medtrace.workflows.certify import training_check
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
+from medtrace.workflows.unseen import review_split
 from tests.several_images import save_head, write_cohort
 
 TINY = {"training.max_epochs": 1, "training.batch_size": 2, "channels": [8, 16]}
@@ -196,6 +199,24 @@ def test_one_run_serves_any_subset(runs, tmp_path, given):
     assert all("missing" in sources[name] for name in {"T1", "FLAIR"} - set(given))
 
 
+def test_every_image_of_a_training_subject_is_recognized(runs, tmp_path):
+    scans = json.loads((runs / "set" / "dataset.json").read_text())["scans"]
+    known = {
+        scan["subject"]: [one["contrast"] for role in ("source", "target") for one in scan[role]] for scan in scans
+    }
+    assert known == {"P0": ["T1", "FLAIR", "T2"], "P1": ["T1", "T2"], "P2": ["T1", "FLAIR", "T2"]}
+    images = {"T1": runs / "P2_T1.nii.gz", "FLAIR": runs / "P0_FLAIR.nii.gz"}
+    given = {"progress": False, "report": False, "device": "cpu"}
+    with pytest.raises(ValueError, match="P0_FLAIR.*has seen in training: source of 'P0' of subject 'P0'"):
+        translate(runs / "dropped", images, tmp_path / "trace", **given)
+    translate(runs / "dropped", images, tmp_path / "trace", allow_training_subjects=True, **given)
+    trace = load_trace(tmp_path / "trace")
+    with pytest.raises(ValueError, match="its source is an image that .* of subject 'P0'"):
+        training_check(runs / "dropped", trace, provenance(tmp_path / "trace", runs / "dropped", None))
+    assert review_split(runs / "dropped", runs / "set", "test").training == {}
+    assert set(review_split(runs / "dropped", runs / "set", "training").training) == {"P0", "P1"}
+
+
 def test_a_missing_source_that_training_never_lacked_is_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="received none called T1; give it, or train with"):
         translate(runs / "complete", {"FLAIR": runs / "P2_FLAIR.nii.gz"}, tmp_path / "trace", progress=False)
@@ -238,7 +259,12 @@ def test_compared_channels():
 @pytest.mark.parametrize("method", ["tracetrans", "plasticine"])
 def test_registration_streams_train_on_several_sources(runs, tmp_path, method):
     small = {
-        "tracetrans": {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1},
+        "tracetrans": {
+            "channels": [4, 8],
+            "velocity_downsampling": 0,
+            "discriminator_channels": 4,
+            "discriminator_layers": 1,
+        },
         "plasticine": {
             "deformation.channels": [8, 16],
             "estimator.channels": [8, 16],

@@ -147,7 +147,8 @@ def volumes(folder):
 def in_3d(tmp_path_factory):
     folder = tmp_path_factory.mktemp("volumes")
     summary = volumes(folder)
-    assert summary.notes[0].startswith("the data set has 3 sizes: 17 x 26 x 9 (1), 20 x 24 x 18 (2), 22 x 18 x 16 (1)")
+    sizes = "the data set has 3 sizes: 17 x 26 x 9 (1), 20 x 24 x 18 (2), 22 x 18 x 16 (1)"
+    assert summary.notes[-1].startswith(sizes)
     return folder / "data"
 
 
@@ -182,9 +183,11 @@ def test_evaluation_in_patches(in_3d, tmp_path):
     asked = []
     in_16 = mock.Mock(side_effect=lambda *given: asked.append(given) or PatchInferer(16))
     with mock.patch("medtrace.workflows.evaluate.patches_for", in_16):
-        evaluate(run, in_3d, split="training", patch_size=16, device="cpu", progress=False)
+        evaluate(
+            run, in_3d, split="training", patch_size=16, device="cpu", progress=False, allow_training_subjects=True
+        )
     assert asked[0][2:] == ((20, 24, 18), 16)
-    options = "--split training --patch-size 16 --batch-size 1 --device cpu --out"
+    options = "--split training --allow-training-subjects --patch-size 16 --batch-size 1 --device cpu --out"
     done = CliRunner().invoke(app, ["evaluate", str(run), str(in_3d), *options.split(), str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     compare([run], in_3d, tmp_path / "table", split="test", device="cpu", progress=False)

@@ -162,7 +162,10 @@ def test_unpaired_methods_train_and_translate(domains, tmp_path, method):
     last = (tmp_path / "run" / "history.csv").read_text().splitlines()[-1].split(",")
     assert np.isfinite([float(value) for value in last[1:] if value]).all()
     arguments = ["translate", f"{tmp_path}/run", f"{folder}/P0_T1.nii.gz", f"-o{tmp_path}/trace", "--no-report"]
-    translated = runner.invoke(app, arguments)
+    refused = runner.invoke(app, arguments)
+    assert refused.exit_code == 1
+    assert "has seen in training: source of 'P0_source' of subject 'P0'" in refused.output
+    translated = runner.invoke(app, [*arguments, "--allow-training-subjects"])
     assert translated.exit_code == 0, translated.output
     trace = load_trace(tmp_path / "trace")
     assert (trace.source_contrasts[0].name, trace.contrasts[0].name) == ("T1", "T2")
