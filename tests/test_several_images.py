@@ -207,11 +207,11 @@ def test_every_image_of_a_training_subject_is_recognized(runs, tmp_path):
     assert known == {"P0": ["T1", "FLAIR", "T2"], "P1": ["T1", "T2"], "P2": ["T1", "FLAIR", "T2"]}
     images = {"T1": runs / "P2_T1.nii.gz", "FLAIR": runs / "P0_FLAIR.nii.gz"}
     given = {"progress": False, "report": False, "device": "cpu"}
-    with pytest.raises(ValueError, match="P0_FLAIR.*has seen in training: source of 'P0' of subject 'P0'"):
+    with pytest.raises(ValueError, match=r"P0_FLAIR.*has seen in training: source of 'P0' of subject 'P0'"):
         translate(runs / "dropped", images, tmp_path / "trace", **given)
     translate(runs / "dropped", images, tmp_path / "trace", allow_training_subjects=True, **given)
     trace = load_trace(tmp_path / "trace")
-    with pytest.raises(ValueError, match="its source is an image that .* of subject 'P0'"):
+    with pytest.raises(ValueError, match=r"its source is an image that .* of subject 'P0'"):
         training_check(runs / "dropped", trace, provenance(tmp_path / "trace", runs / "dropped", None))
     assert review_split(runs / "dropped", runs / "set", "test").training == {}
     assert set(review_split(runs / "dropped", runs / "set", "training").training) == {"P0", "P1"}

@@ -150,7 +150,7 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
     }
 
 
-def _train_handlers(kind: type[Method]) -> list[dict[str, Any] | str]:
+def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
     follows = {"_disabled_": "$not medtrace.engines.leads()"}
     unless_validated = {"_disabled_": "$@val_interval == 0 or len(@validate#dataset) == 0"}
     return [
@@ -214,7 +214,7 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any] | str]:
             "resume": "@resume",
             "minutes": "@settings#training#checkpoint_minutes",
         },
-        "$medtrace.engines.build_schedule(@resolved)",
+        {"_target_": "medtrace.engines.build_schedule", "settings": "@resolved"},
         {
             "_target_": "medtrace.engines.Acceleration",
             "compile": "@settings#training#compile",
