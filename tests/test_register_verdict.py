@@ -95,14 +95,14 @@ def test_roles_of_a_mask(slices, tmp_path):
 def test_what_does_not_go_together(slices, tmp_path):
     pair = slices["moving"], slices["fixed"]
     for options, expected in (
-        (["--same-person", "--align", "affine"], "same_person: expected with the alignment rigid"),
+        (["--same-person", "--align", "affine"], "--same-person: expected with the alignment rigid"),
         (["--engine", "greedy", "--refine", 3], "takes no gradient steps"),
         (["--engine", "instance", "--similarity", "mi"], "expected with the engine greedy"),
-        (["--similarity", "ssd"], "similarity: expected"),
-        (["--preset", "best"], "preset: expected"),
-        (["--mask-role", "none"], "mask_role: expected"),
-        (["--align", "maybe"], "align: expected"),
-        (["--engine", "best"], "engine: expected"),
+        (["--similarity", "ssd"], "--similarity: expected"),
+        (["--preset", "best"], "--preset: expected"),
+        (["--mask-role", "none"], "--mask-role: expected"),
+        (["--align", "maybe"], "--align: expected"),
+        (["--engine", "best"], "--engine: expected"),
     ):
         result = command(*pair, "--out", tmp_path / "out", *options)
         assert result.exit_code == 1
