@@ -52,7 +52,7 @@ NUDGE = 0.09
 """Length, over the content's radius, of the shifts that a registration's information has to beat."""
 
 REVEALING = 4.0
-"""Sharpness of the fixed image against itself from which the factor is asked for: real heads have 6.7 to 10 (T1 at 3 mm),
+"""Sharpness of the fixed image against itself from which the factor is asked for: real heads (T1, 3 mm) have 6.7 to 10,
 plain shapes 1 to 2, of which a correct registration has no more either."""
 
 SHARP = 1.85
