@@ -1,5 +1,7 @@
 """The commands one after the other: from scans on disk to a trace on the scan's grid."""
 
+import json
+
 import nibabel
 import numpy as np
 import pytest
@@ -9,10 +11,10 @@ from medtrace.io import load_trace
 from tests.test_translate import OBLIQUE, head, save
 
 
-def command(*arguments):
+def command(*arguments, code=0):
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments])
-    assert caught.value.code == 0
+    assert caught.value.code == code
 
 
 def test_prepare_train_evaluate_translate(tmp_path, capsys):
@@ -32,14 +34,20 @@ def test_prepare_train_evaluate_translate(tmp_path, capsys):
         "--set", "discriminator_channels=4", "--set", "discriminator_layers=1", "--set", "velocity_downsampling=0",
     )  # fmt: skip
     command("evaluate", run, data, "--device", "cpu")
-    command("translate", run, tmp_path / "0a.nii.gz", "--out", out, "--device", "cpu")
-    text = capsys.readouterr().out
+    index = json.loads((data / "dataset.json").read_text())
+    seen, unseen = (tmp_path / f"{index[split][0]['subject'][1:]}a.nii.gz" for split in ("training", "test"))
+    command("translate", run, seen, "--out", out, "--device", "cpu", code=1)
+    assert not out.exists()
+    command("translate", run, unseen, "--out", out, "--device", "cpu")
+    told = capsys.readouterr()
+    assert f"{seen}: is an image that {run} has seen in training" in told.err
+    text = told.out
     assert f"{data}: 6 training, 3 validation, 3 test" in text
     assert f"trace written to {out}" in text
     assert (run / "evaluation" / "test" / "method_summary.csv").is_file()
     assert (run / "preparation.json").read_bytes() == (data / "preparation.json").read_bytes()
     trace = load_trace(out)
-    scan = nibabel.load(tmp_path / "0a.nii.gz")
+    scan = nibabel.load(unseen)
     assert trace.image.shape == (1, *scan.shape)
     np.testing.assert_allclose(trace.affine, OBLIQUE, atol=1e-4)
     np.testing.assert_array_equal(trace.source[0], scan.get_fdata(dtype=np.float32))

@@ -250,7 +250,7 @@ def test_other_ranks_write_nothing(name):
         for handler in handlers
         if handler.get("_disabled_") == "$not medtrace.engines.leads()"
     }
-    assert disabled == {"LossHistory", "TensorBoardStatsHandler", "ProgressBar"}
+    assert disabled == {"LossHistory", "TensorBoardStatsHandler", "ProgressBar", "Tracking", "RunPage"}
     with mock.patch("torch.distributed.is_initialized", return_value=True):
         from medtrace.engines import leads
 

@@ -18,7 +18,7 @@ from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.train import train
 from tests.trainings import SMOKE
 
-EPOCHS = {"training.max_epochs": 3, "training.checkpoint_interval": 1}
+EPOCHS = {"training.max_epochs": 3, "training.checkpoint_interval": 1, "training.val_interval": 0}
 
 
 def invoke(*arguments, **options):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from medtrace.data import RandomPartner, TraceBench, sources
+from medtrace.data import Preparation, RandomPartner, TraceBench, sources
 from medtrace.engines.runs import load_method, read_run
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
@@ -88,6 +88,7 @@ def test_ablations(tmp_path):
     assert method.sampling.start == 0.5
     expected = {"noise_l1", "forward_similarity", "inverse_similarity", "smoothness", "alignment"}
     expected |= {"surrogate_similarity", "surrogate_smoothness"}
+    expected |= {"learning_rate_noise", "learning_rate_deformation"}
     assert set(epochs(run)[0]) == {"epoch", "loss"} | expected
 
 
@@ -219,6 +220,7 @@ def test_prepared_pairs(partners, tmp_path):
             write_image(folder / file, torch.rand(1, 20, 24, 1), affine)
         index["training"].append({"subject": f"s{number}", "case": f"s{number}", **names})
     (folder / "dataset.json").write_text(json.dumps(index))
+    Preparation(2).save(folder / "preparation.json")
     settings = resolve(PLASTICINE, (), {"data.partners": partners})
     data = sources(settings, folder, PlasticineMethod.case_transform(settings)).training()
     for item in data:

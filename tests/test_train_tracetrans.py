@@ -55,7 +55,9 @@ def test_monai_loads_the_weights_of_a_run(trained):
 
 def test_the_preset_pix2pix_leaves_one_stream(tmp_path):
     run = train("tracetrans", out=tmp_path / "run", presets=(*SMOKE, "pix2pix"))
-    assert list(epochs(run)[0])[2:] == ["translation_l1", "translation_adversarial", "translation_discriminator"]
+    terms = ["translation_l1", "translation_adversarial", "translation_discriminator"]
+    rates = ["learning_rate_generator", "learning_rate_discriminator"]
+    assert list(epochs(run)[0])[2:] == [*terms, *rates, "validation_mae"]
     folder = bundle("tracetrans", tmp_path / "bundle", presets=(*SMOKE, "pix2pix"))
     workflow = check_properties(folder, tmp_path / "other")
     assert workflow.parser.get_parsed_content("method").alpha == 1

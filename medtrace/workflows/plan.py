@@ -19,8 +19,9 @@ from medtrace.data.sources import sources
 from medtrace.engines import Trainer, build_optimizers
 from medtrace.engines.runs import default_device
 from medtrace.guard.memory import GIBIBYTE, available_memory, peak_memory
-from medtrace.methods import method_class
+from medtrace.methods import method_class, resolve
 from medtrace.methods.presets import DEFAULT, GPU, LITTLE
+from medtrace.methods.settings import TraceBenchData
 from medtrace.workflows.planning.facts import DatasetFacts
 from medtrace.workflows.planning.training import TrainingPlan, plan_training, settings_of_dataset
 
@@ -112,16 +113,18 @@ def plan(
 def planned_lines(
     name: str, dataset: str | os.PathLike, presets: Sequence[str] = (), settings: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """What `medtrace train` is about to do with these arguments, in lines; none for a bundle or no data set.
+    """What `medtrace train` is about to do with a data set, in lines; none for a bundle, TraceBench or no data set.
 
     Raises:
         ValueError: if a name or a value is refused.
     """
     if (Path(name) / "configs").is_dir() or not (Path(dataset) / INDEX).is_file():
         return []
+    kind, given = method_class(name).settings_type, {**settings_of_dataset(Path(dataset)), **(settings or {})}
+    if isinstance(resolve(kind, tuple(presets), given).data, TraceBenchData):
+        return []  # which `train` refuses
     facts = DatasetFacts.of(dataset)
-    given = {**settings_of_dataset(Path(dataset)), **(settings or {})}
-    return [*facts.lines(), *plan_training(method_class(name).settings_type, facts, presets, given).reasons]
+    return [*facts.lines(), *plan_training(kind, facts, presets, given).reasons]
 
 
 def propose_method(facts: DatasetFacts) -> tuple[str, str]:

@@ -107,6 +107,7 @@ def train(
         elif dataset is None:
             resolved = resolve(kind.settings_type, tuple(presets), given)
         else:
+            _check_data(resolve(kind.settings_type, tuple(presets), given), dataset)
             resolved = plan_training(kind.settings_type, DatasetFacts.of(dataset), presets, given).resolved
     _check_data(resolved, dataset)
     _check_pairs(kind, dataset)

@@ -99,6 +99,7 @@ class ProgressBar:
         self._bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
 
     def _tell_epoch(self, engine: Trainer) -> None:
+        self._open(engine)  # a training that stopped behind the last step of an epoch resumes at its end
         self._tell(engine)
         self._say(epoch_line(engine))
 
