@@ -39,6 +39,11 @@ ABSENT = {
     "import": ["none.nii", "--source", "none.nii", "--target", "none.nii", "--out", "out"],
     "dicom": ["none", "none", "--out", "out"],
     "runs": ["none"],
+    "apply": ["none", "none.nii", "--out", "out.nii"],
+    "convert": ["none", "--to", "itk", "--out", "out"],
+    "landmarks": ["none.csv", "none.csv", "--out", "out"],
+    "plan": ["none"],
+    "trace": ["none.nii", "none.nii", "--out", "out"],
 }
 WITHOUT_FILES = {"methods", "doctor"}
 COMMANDS = sorted(typer.main.get_command(app).commands)

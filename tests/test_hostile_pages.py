@@ -232,7 +232,7 @@ def identifiers(folder):
 def run_all(*commands):
     for arguments in commands:
         done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        allowed = (0, 3) if arguments[0] == "certify" else (0,)
+        allowed = (0, 3) if arguments[0] in ("certify", "register") else (0,)
         assert done.exit_code in allowed, done.output
 
 
@@ -326,7 +326,7 @@ def test_metadata_is_kept_when_asked(tmp_path):
 def test_prepared_data_hold_nothing_of_the_headers(tmp_path):
     (tmp_path / "in").mkdir()
     scan = planted(tmp_path / "in")
-    image = sitk.ReadImage(str(scan))
+    image = sitk.ReadImage(str(scan)) * 1.5
     image.SetMetaData("patient", SECRET)
     sitk.WriteImage(image, str(tmp_path / "in" / f"{SECRET}.nrrd"))
     assert SECRET.encode() in (tmp_path / "in" / f"{SECRET}.nrrd").read_bytes()

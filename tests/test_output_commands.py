@@ -250,7 +250,8 @@ def test_a_path_behind_an_equals_sign_may_begin_at_home(tmp_path, monkeypatch):
 # Names that MONAI reads otherwise
 
 SIGNS = "a#2::b @run_dir %c $d"
-SMALL = {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1, "training.max_epochs": 1}
+SMALL = {"channels": [4, 8], "velocity_downsampling": 0, "discriminator_channels": 4, "discriminator_layers": 1}
+SMALL |= {"training.max_epochs": 1}
 
 
 def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch):

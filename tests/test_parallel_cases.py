@@ -247,9 +247,9 @@ def counted(monkeypatch):
     def counting(module, name):
         original = module.read_case
 
-        def call(pair, *arguments):
+        def call(pair, *arguments, **options):
             read[name].append(pair.name)
-            return original(pair, *arguments)
+            return original(pair, *arguments, **options)
 
         monkeypatch.setattr(module, "read_case", call)
 

@@ -19,6 +19,10 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
     "export": {"format": "format_"},
     "import": {"format": "format_"},
     "translate": {"image": "images"},
+    "plan": {"presets": "preset"},
+    "apply": {"format": "format_"},
+    "convert": {"format": "format_"},
+    "landmarks": {"format": "format_"},
 }
 """Command → name of a function's parameter → name of the command's, where they differ."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_positive
 from medtrace.fields import identity_grid, sample, warp
 from medtrace.kernels import threads
-from medtrace.registration.alignment import Alignment, align
+from medtrace.registration.alignment import KINDS, Alignment, align
 from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
@@ -98,6 +98,8 @@ def register_images(
     check_choice("similarity", similarity, ("auto", *SIMILARITIES))
     if spacing is not None:
         check_positive("spacing", spacing)
+    if not isinstance(alignment, Alignment):
+        check_choice("alignment", alignment, KINDS)
     if isinstance(moving, Tensor) and isinstance(fixed, Tensor) and moving.shape[:1] != fixed.shape[:1]:
         raise ValueError(f"moving: expected {fixed.shape[0]} channel(s) as fixed, received {moving.shape[0]}")
     frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import torch
 from monai.config import KeysCollection
 from monai.transforms.transform import MapTransform, Randomizable
+from torch import Tensor
 
-from .naming import as_item
+from ..checks import check_number
+from .naming import as_image, as_item, named
 
 MISSING = -1.0
 """Value of a channel that is missing, which is that of background."""
@@ -39,6 +42,7 @@ class RandDropChannelsd(MapTransform, Randomizable):
     """
 
     def __init__(self, keys: KeysCollection, prob: float = 0.5, present: str = "source_present") -> None:
+        check_number("prob", prob)
         if not 0 <= prob < 1:
             raise ValueError(f"prob: expected a probability of at least 0 and below 1, received {prob!r}")
         super().__init__(keys)
@@ -46,12 +50,22 @@ class RandDropChannelsd(MapTransform, Randomizable):
         self.present = present
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with fewer channels."""
+        """The item with fewer channels.
+
+        Raises:
+            KeyError: if an image is absent.
+            TypeError, ValueError: if an entry is no image of real numbers, or what it has is not told of each channel.
+        """
         item = as_item(data)
         for key in self.keys:
-            image = item[key]
+            checked = as_image(str(key), item[key])
+            image = item[key] if isinstance(item[key], Tensor) else checked
+            if not image.is_floating_point():
+                raise ValueError(
+                    f"{named(str(key), image)}: expected floats in [-1, 1], received {image.dtype}; scale it"
+                )
             have = item.get(self.present)
-            there = [c for c in range(len(image)) if have is None or bool(have[c])]
+            there = self._present(have, image)
             kept = [c for c in there if self.R.random() >= self.prob] or [there[self.R.randint(len(there))]]
             gone = [c for c in there if c not in kept]
             if gone:
@@ -61,6 +75,16 @@ class RandDropChannelsd(MapTransform, Randomizable):
                     item[self.present] = have.clone()
                     item[self.present][gone] = False
         return item
+
+    def _present(self, have: Any, image: Tensor) -> list[int]:
+        """Channels that a case has."""
+        if have is None:
+            return list(range(len(image)))
+        if not isinstance(have, Tensor) or have.dtype != torch.bool or have.shape != image.shape[:1] or not have.any():
+            raise ValueError(
+                f"{self.present}: expected booleans ({len(image)},), one of them true at least, received {have!r}"
+            )
+        return have.nonzero()[:, 0].tolist()
 
 
 RandDropChannelsD = RandDropChannelsDict = RandDropChannelsd

@@ -141,6 +141,29 @@ def _identical_law(answer: Any, given: Given) -> None:
         assert not bool(answer.get("mask", torch.zeros(1)).any())
 
 
+def _dropped(draw: Draw) -> Given:
+    shape = shape_of(draw)
+    data = {key: tensor(draw, shape, VARIED) for key in PAIR}
+    if draw(st.booleans()):
+        data["source_present"] = torch.arange(shape[0]) < draw(st.integers(1, shape[0]))
+    return {"data": {**data, "name": "someone"}, "prob": draw(st.sampled_from([0.0, 0.5, 0.99])), "seed": 3}
+
+
+def _dropped_law(answer: Any, given: Given) -> None:
+    """Each channel is as it was or nothing but background; one at least stays of those that were there."""
+    assert set(answer) == set(given["data"])
+    for key in PAIR:
+        own, out = given["data"][key], answer[key]
+        check(out, own.shape, own.dtype)
+        kept = [torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in zip(own, out)]
+        assert all(same or bool((one == -1).all()) for same, one in zip(kept, out))
+        assert any(kept)
+        assert given["prob"] > 0 or all(kept)
+    if "source_present" in answer:
+        assert bool(answer["source_present"].any())
+        assert not bool((answer["source_present"] & ~given["data"]["source_present"]).any())
+
+
 def _moves(draw: Draw) -> Given:
     bounds = transforms.Misalignment(5, 5, 5, nonrigid_percent=draw(st.sampled_from([0, 3])), nonrigid_intervals=3)
     level = draw(st.sampled_from(["0", 3, "5", "table1", "nonrigid", None]))
@@ -281,6 +304,25 @@ def _aligned_items_law(answer: Any, given: Given) -> None:
     assert out["seg"].dtype == as_tensor(given["data"]["seg"]).dtype
 
 
+def _registered_items(draw: Draw) -> Given:
+    data = _aligned_items(draw)["data"]
+    settings = {
+        "alignment": draw(st.sampled_from(["none", "rigid"])),
+        "similarity": draw(st.sampled_from(["auto", "lncc", "mse"])),
+        "check_starts": draw(st.booleans()),
+    }
+    return {"data": data, **settings}
+
+
+def _registered_items_law(answer: Any, given: Given) -> None:
+    out, back = answer
+    assert set(out) == {*given["data"], "ddf", "verdict"}
+    assert set(back) == set(given["data"])
+    onto = as_tensor(given["data"]["fixed"]).shape[1:]
+    check(out["ddf"], (len(onto), *onto), torch.float32)
+    _aligned_items_law(({name: out[name] for name in back}, back), given)
+
+
 def _sliced(draw: Draw) -> Given:
     shape = shape_of(draw, dims=3, least=2)
     how = draw(st.sampled_from([{"count": 1, "indices": None}, {"count": None, "indices": [0, -1]}]))
@@ -375,6 +417,13 @@ CASES = {
     ),
     "Misalignment": Case(_bounds, _bounded, _bounded_law),
     "MisalignmentDraw": Case(_move_of, _one_drawn_move, _move_law),
+    "RandDropChannelsd": Case(
+        called(transforms.RandDropChannelsd, "prob", seeded=True, keys=PAIR),
+        _dropped,
+        _dropped_law,
+        (*NAMES, "source_present"),
+        errors=MISSING,
+    ),
     "RandIdenticalPaird": Case(
         called(transforms.RandIdenticalPaird, "prob", seeded=True), _identical, _identical_law, NAMES, errors=MISSING
     ),
@@ -392,6 +441,23 @@ CASES = {
         ),
         _moved_items,
         _moved_items_law,
+        NAMES,
+        errors=MISSING,
+    ),
+    "RegisterPaird": Case(
+        called(
+            transforms.RegisterPaird,
+            *("alignment", "similarity", "check_starts"),
+            keys=("moving", "seg"),
+            fixed_key="fixed",
+            mode=("bilinear", "nearest"),
+            ddf_key="ddf",
+            verdict_key="verdict",
+            on_fail="keep",
+            there_and_back=True,
+        ),
+        _registered_items,
+        _registered_items_law,
         NAMES,
         errors=MISSING,
     ),

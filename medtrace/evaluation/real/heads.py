@@ -4,10 +4,10 @@ Lesjak et al., Neuroinformatics 2017 (cross-sectional, here in MNI axes, doi 10.
 (longitudinal), CC-BY, both in https://github.com/muschellij2/open_ms_data. Read as they lie there, or with shorter
 names, in a folder or its subfolder `open_ms`:
 
-    cross_sectional/MNI/PERSON/{T1,T2,FLAIR}_*regtoMNI.nii.gz, or mni/PERSON/{T1,T2,FLAIR}.nii.gz
-    longitudinal/raw/PERSON/, or longitudinal/PERSON/, with {study1,study2}_{T1W,T2W,FLAIR}.nii.gz and ITK transforms
-        STUDY_CONTRAST_intrastudy_to_FLAIR.txt, STUDY_FLAIR_to_common_space.txt
-    longitudinal/coregistered/PERSON/brainmask.nii.gz, or beside the scans
+- `cross_sectional/MNI/PERSON/{T1,T2,FLAIR}_*regtoMNI.nii.gz`, or `mni/PERSON/{T1,T2,FLAIR}.nii.gz`;
+- `longitudinal/raw/PERSON/`, or `longitudinal/PERSON/`, with `{study1,study2}_{T1W,T2W,FLAIR}.nii.gz` and the ITK
+  transforms `STUDY_CONTRAST_intrastudy_to_FLAIR.txt` and `STUDY_FLAIR_to_common_space.txt`;
+- `longitudinal/coregistered/PERSON/brainmask.nii.gz`, or beside the scans.
 """
 
 from __future__ import annotations
