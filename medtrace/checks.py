@@ -24,7 +24,7 @@ def check_batched(name: str, value: Any, *, channels: int | None = None) -> int:
         The number of spatial dimensions, 2 or 3.
 
     Raises:
-        TypeError: if it is no tensor of floating numbers.
+        TypeError: if it is not a tensor of floating numbers.
         ValueError: if its rank, its channels or its extent are wrong.
     """
     if not isinstance(value, Tensor):
@@ -112,9 +112,9 @@ def _is_finite(value: Tensor) -> bool:
 
 
 class DeferredChecks:
-    """Let checks of what lies on an accelerator wait, so that no single one makes the host wait for it.
+    """Let checks of what is on an accelerator wait, so that no single one makes the host wait for it.
 
-    Within a `with` block of it, `check_range` and `check_extremes` wait where their tensors lie on an accelerator. Who
+    Within a `with` block of it, `check_range` and `check_extremes` wait where their tensors are on an accelerator. Who
     opens the block calls `look` once all that the device has to do is under way, and before anything that cannot be
     taken back. On the CPU nothing waits.
     """
@@ -143,8 +143,8 @@ class DeferredChecks:
         waiting, self._waiting = self._waiting, []
         if waiting:
             numbers = torch.stack([extremes.double() for extremes, _ in waiting]).tolist()
-            for (least, greatest), (_, assess) in zip(numbers, waiting):
-                assess(least, greatest)
+            for (minimum, maximum), (_, assess) in zip(numbers, waiting):
+                assess(minimum, maximum)
 
 
 _DEFERRED: ContextVar[DeferredChecks | None] = ContextVar("deferred checks", default=None)
@@ -170,10 +170,10 @@ def check_range(name: str, value: Tensor, low: float, high: float, tolerance: fl
     check_extremes(value, partial(_assess_range, name, low, high, tolerance * (high - low)))
 
 
-def _assess_range(name: str, low: float, high: float, slack: float, least: float, greatest: float) -> None:
-    if not (low - slack <= least and greatest <= high + slack):
+def _assess_range(name: str, low: float, high: float, slack: float, minimum: float, maximum: float) -> None:
+    if not (low - slack <= minimum and maximum <= high + slack):
         raise ValueError(
-            f"{name}: expected intensities in [{low:g}, {high:g}], received {least:g} to {greatest:g}; rescale the"
+            f"{name}: expected intensities in [{low:g}, {high:g}], received {minimum:g} to {maximum:g}; rescale the"
             " image (monai.transforms.ScaleIntensityRange), or use `medtrace prepare` and `translate`, which do"
         )
 
@@ -205,12 +205,12 @@ def check_positive(name: str, value: float, finite: bool = True) -> None:
         raise ValueError(f"{name}: expected a finite number, received {value!r}")
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Check that a value is a whole number, and not less than `least`."""
+def check_whole(name: str, value: Any, minimum: int) -> None:
+    """Check that a value is a whole number, and not less than `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected a whole number, received {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, received {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name}: expected at least {minimum}, received {value!r}")
 
 
 def check_shape(name: str, value: Any) -> int:

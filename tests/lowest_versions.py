@@ -9,12 +9,12 @@ def lowest(setup: str) -> list[str]:
     """One `name==version` for each requirement with a lower bound."""
     parser = configparser.ConfigParser()
     parser.read_string(setup)
-    found = []
+    result = []
     for line in parser["options"]["install_requires"].split("\n"):
         match = re.match(r"([\w.\[\]-]+)>=([\w.]+)", line.strip())
         if match:
-            found.append(f"{match[1]}=={match[2]}")
-    return found
+            result.append(f"{match[1]}=={match[2]}")
+    return result
 
 
 if __name__ == "__main__":

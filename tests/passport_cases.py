@@ -62,7 +62,7 @@ CASES = {
     "2d, anisotropic": ("2d", "anisotropic", False),
     "2d, permuted, two grids": ("2d", "permuted", True),
 }
-"""Kind and affine of the target's grid, and whether the source lies on another."""
+"""Kind and affine of the target's grid, and whether the source is on another."""
 cases = pytest.mark.parametrize(("kind", "name", "elsewhere"), CASES.values(), ids=CASES.keys())
 
 
@@ -93,7 +93,7 @@ def flow(*shape, amplitude=3.0, seed=1):
 
 @lru_cache
 def make_trace(kind, name, elsewhere=False):
-    """A trace whose target lies on the named grid; `elsewhere` puts the source on another."""
+    """A trace whose target is on the named grid; `elsewhere` puts the source on another."""
     shape, affine = SHAPES[kind], AFFINES[name]
     source_affine, source_shape = other_grid(affine, shape) if elsewhere else (affine, shape)
     return Trace.build(

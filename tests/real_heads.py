@@ -65,9 +65,9 @@ def _segment(image: Tensor) -> Tensor:
             x = F.elu(x, inplace=True)
         last, bias = weights["weight9"].reshape(STRUCTURES, -1), weights["bias9"][:, None, None]
         planes = [torch.einsum("oc,cyz->oyz", last, x[0, :, k]) + bias for k in range(x.shape[2])]
-        found = torch.stack([plane.argmax(0) for plane in planes])
+        result = torch.stack([plane.argmax(0) for plane in planes])
     labels = torch.zeros_like(volume, dtype=torch.uint8)
-    labels[cut] = found.byte()
+    labels[cut] = result.byte()
     return labels.flip(1).permute(0, 2, 1).contiguous()[None]
 
 

@@ -30,13 +30,13 @@ def saved(request, tmp_path_factory):
 def test_an_image_becomes_the_warped_one(saved):
     folder, trace = saved
     done = apply([folder / "trace"], folder / "source.nii.gz", folder / "out.nii.gz", fill=-9)
-    found = nibabel.load(folder / "out.nii.gz")
+    result = nibabel.load(folder / "out.nii.gz")
     expected = trace.warped[0].numpy()
-    values = found.get_fdata().reshape(expected.shape)
+    values = result.get_fdata().reshape(expected.shape)
     inside = inside_source(trace).numpy()
     assert inside.mean() > 0.3
     assert np.abs(values - expected)[inside].max() < 2e-5
-    assert np.allclose(found.affine, trace.affine, atol=1e-5)
+    assert np.allclose(result.affine, trace.affine, atol=1e-5)
     assert done.inside == pytest.approx((values != -9).mean())
 
 
@@ -62,10 +62,10 @@ def test_labels_are_asked_for_and_kept(saved):
     with pytest.raises(ValueError, match=r"holds 2 different whole numbers.* --as labels or --as image"):
         apply([folder / "trace"], folder / "labels.nii.gz", folder / "moved.nii.gz")
     apply([folder / "trace"], folder / "labels.nii.gz", folder / "moved.nii.gz", kind="labels")
-    found = nibabel.load(folder / "moved.nii.gz")
-    values = np.asarray(found.dataobj).reshape(trace.image.shape[1:])
+    result = nibabel.load(folder / "moved.nii.gz")
+    values = np.asarray(result.dataobj).reshape(trace.image.shape[1:])
     inside = inside_source(trace).numpy()
-    assert found.get_data_dtype() == np.uint8
+    assert result.get_data_dtype() == np.uint8
     assert set(np.unique(values)) == {0, 7}
     same = (values == trace.transfer(labels)[0].numpy())[inside]
     assert same.mean() > 0.999  # halves may go either way
@@ -168,7 +168,7 @@ def test_the_command_says_what_it_did(saved):
     chain = trace.chain.then(trace.chain.inverse())
     points = points_within(trace.source.shape[1:], trace.source_affine, margin=7)
     assert float((chain.origin(points) - points).norm(dim=1).max()) < 0.3
-    found, own = nibabel.load(back), nibabel.load(source)
-    assert found.shape == own.shape
-    difference = np.abs(found.get_fdata() - own.get_fdata())
+    result, own = nibabel.load(back), nibabel.load(source)
+    assert result.shape == own.shape
+    difference = np.abs(result.get_fdata() - own.get_fdata())
     assert np.median(difference) < 0.1 * own.get_fdata().std()

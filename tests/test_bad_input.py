@@ -108,7 +108,11 @@ BROKEN = {
     "infinite": ("bad.nii.gz", with_value(-np.inf), r"holds 1 voxel\(s\) that are NaN or infinite; replace them"),
     "constant": ("bad.nii.gz", lambda p: save(p, np.full(SHAPE, 7.0)), r"is constant \(7 everywhere\)"),
     "unknown kind": ("bad.xyz", lambda p: p.write_text("hello"), r"unknown kind of file; expected \.nii"),
-    "broken picture": ("bad.png", lambda p: p.write_bytes(b"\x89PNG\r\n"), "cannot be read as a picture .*; export it"),
+    "broken natural image": (
+        "bad.png",
+        lambda p: p.write_bytes(b"\x89PNG\r\n"),
+        "cannot be read as a natural image .*; export it",
+    ),
     "broken NRRD": ("bad.nrrd", lambda p: p.write_text("NRRD0004\nx"), "its header claims .*; copy or export it again"),
     "no DICOM": ("bad", lambda p: p.mkdir(), "holds no DICOM series; give the folder of the .dcm files"),
     "missing": ("bad.nii.gz", lambda _: None, r"no such file( or folder)?"),
@@ -120,7 +124,7 @@ def test_broken_images_are_refused(capfd, tmp_path, raw, name):
     file, make, message = BROKEN[name]
     make(raw / file)
     write_list(raw, target=file)
-    if name != "broken picture":
+    if name != "broken natural image":
         line = prepare(capfd, tmp_path)
         assert re.match(rf"medtrace: error: .*{re.escape(str(raw / file))}", line)
         assert re.search(message, line)
@@ -138,8 +142,8 @@ def test_unequal_grids(capfd, tmp_path, raw):
     line = prepare(capfd, tmp_path)
     assert re.search(r"other.nii.gz: lies up to 2.5 mm off .*0a.nii.gz, whose voxels it should share; resample", line)
     for number, size in ((n, size) for n in "abc" for size in (9, 8)):
-        picture = np.eye(size, dtype=np.uint8) * ord(number)
-        Image.fromarray(picture).save(raw / f"{number}{'a' if size == 9 else 'b'}.png")
+        natural_image = np.eye(size, dtype=np.uint8) * ord(number)
+        Image.fromarray(natural_image).save(raw / f"{number}{'a' if size == 9 else 'b'}.png")
     rows = [{"subject": f"S{n}", "source": f"{n}a.png", "target": f"{n}b.png"} for n in "abc"]
     (raw / "pairs.json").write_text(json.dumps(rows))
     line = prepare(capfd, tmp_path)
@@ -180,15 +184,15 @@ def test_pair_list_with_a_missing_column(capfd, tmp_path, raw):
     assert "name the columns subject, source, target" in line
 
 
-def test_scans_and_pictures_do_not_mix(capfd, tmp_path, raw):
+def test_scans_and_natural_images_do_not_mix(capfd, tmp_path, raw):
     Image.fromarray(np.eye(9, dtype=np.uint8)).save(raw / "a.png")
     write_list(raw, target="a.png")
-    assert re.search(r"pairs.json: entry 1: mixes scans and pictures", prepare(capfd, tmp_path))
+    assert re.search(r"pairs.json: entry 1: mixes scans and natural images", prepare(capfd, tmp_path))
 
 
-def test_transparent_picture(capfd, tmp_path, raw):
+def test_transparent_natural_image(capfd, tmp_path, raw):
     Image.fromarray(np.full((9, 9, 4), 100, np.uint8)).save(raw / "a.png")
-    assert "a.png: has transparent pixels; flatten the picture" in translate(capfd, tmp_path, raw / "a.png")
+    assert "a.png: has transparent pixels; flatten the natural image" in translate(capfd, tmp_path, raw / "a.png")
 
 
 def test_broken_runs_and_datasets(capfd, tmp_path, raw):
@@ -208,7 +212,7 @@ def test_preparation_that_is_none(capfd, tmp_path, raw):
     file = tmp_path / "run" / "preparation.json"
     for text in ("{", "[]", '{"version": 9}', '{"version": 1}', '{"version": 1, "spatial_dims": 5, "contrasts": {}}'):
         file.write_text(text)
-        assert f"{file}: is no valid preparation" in translate(capfd, tmp_path, raw / "0a.nii.gz")
+        assert f"{file}: is not a valid preparation" in translate(capfd, tmp_path, raw / "0a.nii.gz")
 
 
 def test_output_in_use(capfd, tmp_path, raw):

@@ -85,10 +85,10 @@ def test_the_reference_of_the_samplers():
         tables[row] = TraceabilityTable()
         tables[row].add("case", {"dice": dice})
         tables[row].distances = {"bhattacharyya": distance}
-    found = domain.compared_with_reference(tables)
-    assert found["bhattacharyya"] == {domain.REFERENCE: 0.10, "DDIM, 10 steps": 0.104}
-    assert found["dice_minus_reference"]["DDIM, 10 steps"] == pytest.approx(-0.01)
-    assert found["bhattacharyya_of_reference"]["DDIM, 10 steps"] == pytest.approx(1.04)
+    result = domain.compared_with_reference(tables)
+    assert result["bhattacharyya"] == {domain.REFERENCE: 0.10, "DDIM, 10 steps": 0.104}
+    assert result["dice_minus_reference"]["DDIM, 10 steps"] == pytest.approx(-0.01)
+    assert result["bhattacharyya_of_reference"]["DDIM, 10 steps"] == pytest.approx(1.04)
     assert domain.distances({"row": CaseTable()}) == {}
 
 

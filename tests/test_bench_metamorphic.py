@@ -42,14 +42,14 @@ def stirred(method):
 def test_checks_are_of_the_methods_own_answers(method, batch):
     untrained = metamorphic.checks(method.eval(), batch)
     assert untrained["unmoved_voxels"] == untrained["intensity_without_mask"] == 0
-    found = metamorphic.checks(stirred(method), batch)
+    result = metamorphic.checks(stirred(method), batch)
     source = batch["source"].as_tensor()
     trace = method.trace_pair(source, source)[0]
     length = torch.linalg.vector_norm(trace.ddf, dim=0)[batch["source_head"].as_tensor()[0, 0]].mean()
-    assert found["unmoved_voxels"] == pytest.approx(float(length), rel=1e-5)
-    assert found["unmoved_voxels"] > 0.01
-    assert found["intensity_without_mask"] == 0
-    assert found["time_ms"] > 0
+    assert result["unmoved_voxels"] == pytest.approx(float(length), rel=1e-5)
+    assert result["unmoved_voxels"] > 0.01
+    assert result["intensity_without_mask"] == 0
+    assert result["time_ms"] > 0
 
 
 def test_the_true_field_has_no_error(batch):
@@ -65,9 +65,9 @@ def test_shares_leave_out_cases_without_a_lesion():
     for case, near, zero in (("a", 1.0, 4.0), ("b", nan, nan), ("c", 2.0, 4.0)):
         whole = {f"{kind}_{region}_mm": 1.0 for kind in ("epe", "zero") for region in ("healthy", "head")}
         table.add(case, {"epe_near_lesion_mm": near, "zero_near_lesion_mm": zero, **whole})
-    found = metamorphic.shares({"row": table})
-    assert found["share_of_zero_field_near"] == {"row": 3 / 8}
-    assert found["share_of_zero_field_head"] == {"row": 1}
+    result = metamorphic.fractions({"row": table})
+    assert result["share_of_zero_field_near"] == {"row": 3 / 8}
+    assert result["share_of_zero_field_head"] == {"row": 1}
 
 
 def test_rivals_are_trained_scored_and_drawn(tmp_path):

@@ -118,9 +118,9 @@ def test_drifts_that_cancel_are_chance_and_others_are_common():
     for index, sign in enumerate((1, -1)):
         chance.add(f"case {index}", {"drift_right_mm": 3.0 * sign, "drift_anterior_mm": -4.0 * sign})
         common.add(f"case {index}", {"drift_right_mm": 3.0, "drift_anterior_mm": -4.0})
-    found = misaligned.totals({"chance": chance, "common": common})
-    assert found["common_drift_mm"] == {"chance": 0, "common": 5}
-    assert found["mean_drift_mm"]["common"] == [3, -4]
+    result = misaligned.totals({"chance": chance, "common": common})
+    assert result["common_drift_mm"] == {"chance": 0, "common": 5}
+    assert result["mean_drift_mm"]["common"] == [3, -4]
 
 
 def test_pairs_without_misalignment_have_no_share():

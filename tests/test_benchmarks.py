@@ -84,8 +84,8 @@ def test_memory_is_what_a_run_holds_at_its_peak():
         del first, second
         return np.ones(1 << 17)
 
-    found = peak_memory(Measurement("o", "s", "p", run))
-    assert 47 << 20 <= found <= 56 << 20
+    result = peak_memory(Measurement("o", "s", "p", run))
+    assert 47 << 20 <= result <= 56 << 20
 
 
 def test_part_becomes_an_entry_that_json_keeps(tmp_path):
@@ -129,8 +129,8 @@ def results():
 def test_page_holds_tables_conditions_and_plot_and_keeps_its_prose(tmp_path):
     path = tmp_path / "performance.md"
     path.write_text(f"Before\n{page.BEGIN}\nold\n{page.END}\nAfter\n")
-    found = results()
-    page.update_page(path, found)
+    result = results()
+    page.update_page(path, result)
     text = path.read_text()
     assert text.startswith("Before\n")
     assert text.endswith("After\n")
@@ -141,7 +141,7 @@ def test_page_holds_tables_conditions_and_plot_and_keeps_its_prose(tmp_path):
     assert f"torch {torch.__version__}" in text
     assert "| `medtrace bench postop --setting smoke` | abc | 12.0 s | 20.0 s |" in text
     assert (tmp_path / page.IMAGE).stat().st_size > 1000
-    page.update_page(path, found)
+    page.update_page(path, result)
     assert path.read_text() == text
 
 

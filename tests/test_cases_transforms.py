@@ -70,7 +70,7 @@ def test_every_case_is_read_rightly_or_refused(tmp_path, capsys, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_other_formats_and_none_are_read_rightly_or_refused(tmp_path, name):
-    """What `also_formats` names may be refused; where the content tells the format, it has to do."""
+    """What `also_formats` names may be refused; where the content reports the format, it has to do."""
     folder = tmp_path / name
     expected = common.write(CASES[name], folder)
     files = [f"[{folder / entry[1:]}" if entry.startswith("[") else folder / entry for entry in expected["fields"]]

@@ -41,8 +41,8 @@ def test_a_steady_growth_is_no_jump():
 @pytest.mark.parametrize(("border", "interior", "rest"), [(0.0, 25, None), (1.0, 9, 16), (2.0, 1, 24), (2.5, None, 25)])
 def test_the_interior_begins_at_the_border_voxels(border, interior, rest):
     """Of 5 x 5 pixels, 3 x 3 lie one pixel inside, and one lies two."""
-    found = measure.round_trip(identity(), border)
-    assert [None if figures is None else figures.points for figures in found] == [interior, rest]
+    result = measure.round_trip(identity(), border)
+    assert [None if figures is None else figures.points for figures in result] == [interior, rest]
 
 
 def test_points_that_leave_the_other_grid_are_in_neither():
@@ -78,16 +78,16 @@ def test_faint_tissue_is_foreground():
     assert not region[0, 0].any()
 
 
-@pytest.mark.parametrize(("permitted", "share"), [(0.4, 1.0), (0.5, 0.0), (0.6, 0.0)])
-def test_a_mask_permits_from_a_half_on(permitted, share):
+@pytest.mark.parametrize(("permitted", "fraction"), [(0.4, 1.0), (0.5, 0.0), (0.6, 0.0)])
+def test_a_mask_permits_from_a_half_on(permitted, fraction):
     """One pixel differs, by 4; a mask below a half permits a part of it and forbids the rest."""
     source = torch.zeros(1, 4, 4)
     image = source.clone()
     image[0, 1, 1] = 4.0
     trace = Trace.build(source, image, torch.zeros(2, 4, 4), mask=torch.full((1, 4, 4), permitted))
-    found = measure.residual_share(trace, torch.ones(1, 4, 4, dtype=torch.bool))
+    result = measure.residual_share(trace, torch.ones(1, 4, 4, dtype=torch.bool))
     # The mean is 4 / 16: 15 * .0625 + 3.75 ** 2 is 15; where .4 of 4 is permitted, 2.4 ** 2 is left.
-    assert found == pytest.approx(2.4**2 / 15 if share else 0.0)
+    assert result == pytest.approx(2.4**2 / 15 if fraction else 0.0)
 
 
 @pytest.mark.parametrize(("difference", "own"), [(0.0009, True), (0.0011, False), (0.05, False)])

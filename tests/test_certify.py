@@ -120,12 +120,12 @@ def test_residual_outside_a_mask():
 
 
 def test_similarity_and_range():
-    picture = torch.rand(1, 16, 16)
+    natural_image = torch.rand(1, 16, 16)
     region = torch.ones(1, 16, 16, dtype=torch.bool)
-    assert measure.similarity(picture, 3 - 2 * picture, region) == pytest.approx(2.0, abs=0.05)
-    assert measure.similarity(picture, torch.rand(1, 16, 16), region) < 1.5
+    assert measure.similarity(natural_image, 3 - 2 * natural_image, region) == pytest.approx(2.0, abs=0.05)
+    assert measure.similarity(natural_image, torch.rand(1, 16, 16), region) < 1.5
     assert measure.outside_range(torch.tensor([0.0, 1.04, 1.06, -0.06]), torch.tensor([0.0, 1.0])) == 0.5
-    assert measure.contrast_loss(0.5 * picture, picture) == pytest.approx(0.5)
+    assert measure.contrast_loss(0.5 * natural_image, natural_image) == pytest.approx(0.5)
 
 
 def test_disagreement_is_told_by_its_95th_percentile():
@@ -196,9 +196,9 @@ def test_the_truth_is_not_failed(truth, reference):
 def test_corrupted_traces_fail_by_the_check_that_is_about_it(truth, cases, reference, kind, check):
     corruption = SPOILERS[kind]
     corrupted = corruption.apply(truth, cases[1], np.random.default_rng(0))
-    found = {c.name: c for c in trace_checks(corrupted, Thresholds(), reference if corruption.same_pair else None)}
-    assert found[check].status == Status.FAIL
-    assert "above" in found[check].reason
+    result = {c.name: c for c in trace_checks(corrupted, Thresholds(), reference if corruption.same_pair else None)}
+    assert result[check].status == Status.FAIL
+    assert "above" in result[check].reason
 
 
 def test_a_registration_is_assessed_against_its_target(truth, reference):
@@ -207,9 +207,9 @@ def test_a_registration_is_assessed_against_its_target(truth, reference):
     warped = warp(truth.source[None], field[None])[0]
     trace = Trace.build(truth.source, warped, field, affine=truth.affine)
     assert certify_trace(trace).check("field against image").status == Status.SKIPPED
-    found = certify_trace(trace, target=truth.image, reference=reference)
-    assert found.check("field against image").status == Status.FAIL
-    assert found.check("zero-field control").status == Status.FAIL
+    result = certify_trace(trace, target=truth.image, reference=reference)
+    assert result.check("field against image").status == Status.FAIL
+    assert result.check("zero-field control").status == Status.FAIL
     with pytest.raises(ValueError, match="target: expected the image's grid"):
         certify_trace(trace, target=truth.image[:, 1:])
 
@@ -222,9 +222,9 @@ def test_a_3d_slice_is_registered_in_its_plane(truth):
         torch.cat([truth.ddf, torch.zeros_like(truth.ddf[:1])])[..., None],
         affine=truth.affine,
     )
-    found = independent_field(volume, Thresholds())
-    torch.testing.assert_close(found[:2, ..., 0], flat, atol=1e-3, rtol=0)
-    assert found[2].abs().max() == 0
+    result = independent_field(volume, Thresholds())
+    torch.testing.assert_close(result[:2, ..., 0], flat, atol=1e-3, rtol=0)
+    assert result[2].abs().max() == 0
 
 
 def test_two_grids_and_channels():
@@ -300,12 +300,12 @@ def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
     write_image(tmp_path / "scan.nii.gz", head[..., :slice_count], affine)
     run = shift_run(tmp_path / "run", [0.0, 1.0])
     translate(run, tmp_path / "scan.nii.gz", tmp_path / "trace", progress=False)
-    found = certify(tmp_path / "trace", run=run, source=tmp_path / "scan.nii.gz")
-    assert found.check("reproduction").status == Status.PASS
-    assert found.check("equivariance").figures["equivariance_ratio"] < 0.1
-    assert found.check("identical pair").status == Status.SKIPPED
-    assert found.check("provenance").status == Status.PASS
-    assert len(found.provenance["run"]["weights_sha256"]) == 64
+    result = certify(tmp_path / "trace", run=run, source=tmp_path / "scan.nii.gz")
+    assert result.check("reproduction").status == Status.PASS
+    assert result.check("equivariance").figures["equivariance_ratio"] < 0.1
+    assert result.check("identical pair").status == Status.SKIPPED
+    assert result.check("provenance").status == Status.PASS
+    assert len(result.provenance["run"]["weights_sha256"]) == 64
     other = shift_run(tmp_path / "other", [0.0, 1.0], gain=0.5)
     again = certify(tmp_path / "trace", run=other)
     assert again.check("reproduction").status == Status.FAIL
@@ -322,17 +322,17 @@ def test_a_registering_run_is_shown_identical_images(head, registering_run, tmp_
     run = registering_run
     write_image(tmp_path / "scan.nii.gz", head[..., :1], torch.eye(4, dtype=torch.float64))
     register(tmp_path / "scan.nii.gz", tmp_path / "scan.nii.gz", tmp_path / "trace", run=run, progress=False)
-    found = certify(tmp_path / "trace", run=run)
-    assert found.check("field against image").status == Status.SKIPPED  # its image is the warped source
-    assert "--target" in found.check("field against image").reason
+    result = certify(tmp_path / "trace", run=run)
+    assert result.check("field against image").status == Status.SKIPPED  # its image is the warped source
+    assert "--target" in result.check("field against image").reason
     beside = certify(tmp_path / "trace", target=tmp_path / "scan.nii.gz")
     assert beside.check("field against image").status != Status.SKIPPED
     write_image(tmp_path / "wrong.nii.gz", head[..., :1], 2 * torch.eye(4, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"wrong\.nii\.gz: lies up to 39\.6 mm off .* image"):
         certify(tmp_path / "trace", target=tmp_path / "wrong.nii.gz")
-    assert found.check("identical pair").status != Status.SKIPPED
-    assert found.check("identical pair").figures["identical_pair_voxels"] >= 0
-    assert found.check("equivariance").status == Status.SKIPPED
+    assert result.check("identical pair").status != Status.SKIPPED
+    assert result.check("identical pair").figures["identical_pair_voxels"] >= 0
+    assert result.check("equivariance").status == Status.SKIPPED
 
 
 # --- thresholds, files, commands --------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def test_thresholds_from_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nothing: {warn: 1, fail: 2}", "'nothing' is no limit"),
+        ("nothing: {warn: 1, fail: 2}", "'nothing' is not a limit"),
         ("residual_share: 1", "residual_share: expected {warn: number, fail: number}"),
         ("residual_share: {warn: 2, fail: 1}", "expected warn at most fail"),
         ("residual_share: {warn: -1, fail: 1}", "expected a number of at least 0"),
@@ -419,11 +419,11 @@ def test_command(truth, cases, tmp_path):
     (tmp_path / "radius.json").write_text(json.dumps(radius))
     arguments = ["certify", str(tmp_path / "good"), str(tmp_path / "bad"), "--radius", str(tmp_path / "radius.json")]
     files = ["--out", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]
-    found = CliRunner().invoke(app, [*arguments, *files])
-    assert found.exit_code == 3, found.output
-    assert "bad: FAIL" in found.output
-    assert "good: FAIL" not in found.output
-    assert "within 1.5 mm" in found.output
+    result = CliRunner().invoke(app, [*arguments, *files])
+    assert result.exit_code == 3, result.output
+    assert "bad: FAIL" in result.output
+    assert "good: FAIL" not in result.output
+    assert "within 1.5 mm" in result.output
     assert read_certificate(tmp_path / "out" / "bad.json")["verdict"] == "FAIL"
     assert (tmp_path / "page.html").read_text().count("<section") == 2
     wrong = CliRunner().invoke(app, ["certify", str(tmp_path / "none")])
@@ -433,8 +433,8 @@ def test_command(truth, cases, tmp_path):
 
 def test_a_certificate_lies_beside_its_trace_and_reaches_the_page(truth, tmp_path):
     save_trace(truth, tmp_path / "case", metadata={"file": "SECRET^NAME.nii"})
-    found = CliRunner().invoke(app, ["certify", str(tmp_path / "case")])
-    assert (tmp_path / "case.certificate.json").is_file(), found.output
+    result = CliRunner().invoke(app, ["certify", str(tmp_path / "case")])
+    assert (tmp_path / "case.certificate.json").is_file(), result.output
     page = report([tmp_path / "case"], tmp_path / "page.html").read_text()
     scene = json.loads(re.search(r'id="scene">(.*?)</script>', page, re.DOTALL)[1])
     shown = scene["cases"][0]["certificate"]

@@ -42,8 +42,8 @@ def test_ridge_finds_a_linear_filter(shape):
     cases = [{"source": image, "target": blurred(image)} for image in images]
     ridge = PatchRidge.fit(cases[:2])
     errors = {
-        row: float((found(cases[2]["source"][None])[0] - cases[2]["target"]).abs().mean())
-        for row, found in {"ridge": ridge, "curve": ridge.curve}.items()
+        row: float((result(cases[2]["source"][None])[0] - cases[2]["target"]).abs().mean())
+        for row, result in {"ridge": ridge, "curve": ridge.curve}.items()
     }
     assert errors["ridge"] < 0.01 < 0.05 < errors["curve"]
 

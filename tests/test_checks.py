@@ -198,7 +198,7 @@ class TestExtremes:
     def test_least_and_greatest_are_handed_over(self):
         received = []
         value = torch.tensor([[3.0, -1.5], [0.0, 2.0]], requires_grad=True)
-        checks.check_extremes(value, lambda least, greatest: received.append((least, greatest)))
+        checks.check_extremes(value, lambda minimum, maximum: received.append((minimum, maximum)))
         assert received == [(-1.5, 3.0)]
 
     def test_nothing_waits_on_the_cpu(self):
@@ -221,8 +221,8 @@ class TestDeferredChecks:
     def test_they_wait_for_the_look_and_come_in_order(self):
         received = []
         with checks.DeferredChecks() as deferred:
-            for least in (1.0, 2.0, 3.0):
-                checks.check_extremes(torch.tensor([least, 9.0]), lambda *extremes: received.append(extremes))
+            for minimum in (1.0, 2.0, 3.0):
+                checks.check_extremes(torch.tensor([minimum, 9.0]), lambda *extremes: received.append(extremes))
             assert received == []
             deferred.look()
             assert received == [(1.0, 9.0), (2.0, 9.0), (3.0, 9.0)]
@@ -361,14 +361,14 @@ class TestPositive:
 
 
 class TestWhole:
-    @pytest.mark.parametrize(("value", "least"), [(0, 0), (1, 1), (5, 1), (-3, -3), (np.int64(2), 2), (10**30, 1)])
-    def test_from_the_least_on(self, value, least):
-        checks.check_whole("steps", value, least)
+    @pytest.mark.parametrize(("value", "minimum"), [(0, 0), (1, 1), (5, 1), (-3, -3), (np.int64(2), 2), (10**30, 1)])
+    def test_from_the_least_on(self, value, minimum):
+        checks.check_whole("steps", value, minimum)
 
-    @pytest.mark.parametrize(("value", "least"), [(0, 1), (-1, 0), (-4, -3), (np.int64(1), 2)])
-    def test_less(self, value, least):
-        text = f"steps: expected at least {least}, received {value!r}"
-        refuses(ValueError, text, checks.check_whole, "steps", value, least)
+    @pytest.mark.parametrize(("value", "minimum"), [(0, 1), (-1, 0), (-4, -3), (np.int64(1), 2)])
+    def test_less(self, value, minimum):
+        text = f"steps: expected at least {minimum}, received {value!r}"
+        refuses(ValueError, text, checks.check_whole, "steps", value, minimum)
 
     @pytest.mark.parametrize("value", [1.0, 2.5, True, False, "1", None, torch.tensor(1), np.bool_(True), INFINITY])
     def test_no_whole_number(self, value):

@@ -206,8 +206,8 @@ def test_errors_in_one_line():
     assert describe(RuntimeError("odd")) == "RuntimeError: odd; `medtrace --debug` shows where"
     wrapped = RuntimeError("Failed to instantiate")
     wrapped.__cause__ = RuntimeError("again")
-    wrapped.__cause__.__cause__ = ValueError("alpha: expected a share")
-    assert describe(wrapped) == "alpha: expected a share"
+    wrapped.__cause__.__cause__ = ValueError("alpha: expected a fraction")
+    assert describe(wrapped) == "alpha: expected a fraction"
     outer = ValueError("case A: file is broken")
     outer.__cause__ = OSError("deep")
     assert describe(outer) == "case A: file is broken"

@@ -68,7 +68,7 @@ def test_paths_settings_and_prose_are_left_alone():
     for text in (
         "/data/mask=1/image=2.nii: no such file",
         "training.batch_size: expected at least 1, received 0",
-        "the image and its mask lie on two grids",
+        "the image and its mask are on two grids",
         "C:\\batch_size\\x.nii: is constant",
     ):
         assert in_options(text, words) == text

@@ -58,9 +58,9 @@ def test_scores_of_a_subject():
 
 
 def test_measured_coverage():
-    found = measure_coverage(torch.tensor([True, True, True, False]), torch.tensor([1.0, 0.5, 1.0, 0.5]))
-    assert (found.subjects, found.points, found.n) == (0.75, 0.75, 4)
-    assert found.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
+    result = measure_coverage(torch.tensor([True, True, True, False]), torch.tensor([1.0, 0.5, 1.0, 0.5]))
+    assert (result.subjects, result.points, result.n) == (0.75, 0.75, 4)
+    assert result.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_measured_coverage():
         (lambda: conformal_radius(torch.tensor([1.0, math.nan])), ValueError, "received NaN"),
         (lambda: conformal_radius(torch.ones(3), 1.0), ValueError, "expected a probability"),
         (lambda: subject_score(torch.ones(0)), ValueError, "leave empty subjects out"),
-        (lambda: subject_score(torch.ones(3), 1.5), ValueError, "expected a share"),
+        (lambda: subject_score(torch.ones(3), 1.5), ValueError, "expected a fraction"),
         (lambda: predictor_errors("none", "postop", (16, 16)), ValueError, "expected one of 'mean'"),
     ],
 )
@@ -93,11 +93,11 @@ def test_on_landmarks(tmp_path):
         lines.append(f"trace{k},s{k}.csv,t{k}.csv")
     (tmp_path / "subjects.csv").write_text("\n".join(lines))
     subjects = read_subjects(tmp_path / "subjects.csv", space="LPS")
-    found = calibrate_radius_on_landmarks(subjects, "the ten", coverage=0.8)
-    assert found.radius_mm == pytest.approx(9.0)  # the ⌈11 · 0.8⌉-th of 1 ... 10
-    assert found.measured.subjects == pytest.approx(0.8)  # without itself the radius is 9 for 9 and 10, 8... for 10
-    assert "a random point of its foreground lies within 9 mm" in found.statement
-    found.write(tmp_path / "radius.json")
+    result = calibrate_radius_on_landmarks(subjects, "the ten", coverage=0.8)
+    assert result.radius_mm == pytest.approx(9.0)  # the ⌈11 · 0.8⌉-th of 1 ... 10
+    assert result.measured.subjects == pytest.approx(0.8)  # without itself the radius is 9 for 9 and 10, 8... for 10
+    assert "a random point of its foreground lies within 9 mm" in result.statement
+    result.write(tmp_path / "radius.json")
     assert json.loads((tmp_path / "radius.json").read_text())["calibration_subjects"] == 10
     few = calibrate_radius_on_landmarks(subjects[:3], "three")
     with pytest.raises(ValueError, match="at least 9"):
@@ -106,20 +106,20 @@ def test_on_landmarks(tmp_path):
 
 def test_small_calibration_on_tracebench():
     errors = predictor_errors("noisy", "postop", (16, 16))
-    found = calibrate_radius(errors, "noisy", spatial_shape=(16, 16), calibration=40, test=40)
+    result = calibrate_radius(errors, "noisy", spatial_shape=(16, 16), calibration=40, test=40)
     # a shift with standard deviation 1 mm along two axes: its length has the 90 % quantile sqrt(2 ln 10)
-    assert found.radius_mm == pytest.approx(math.sqrt(2 * math.log(10)), rel=0.3)
-    assert 0.75 <= found.measured.subjects <= 1.0
-    assert found.measured.points == pytest.approx(found.measured.subjects)  # the whole subject is off alike
+    assert result.radius_mm == pytest.approx(math.sqrt(2 * math.log(10)), rel=0.3)
+    assert 0.75 <= result.measured.subjects <= 1.0
+    assert result.measured.points == pytest.approx(result.measured.subjects)  # the whole subject is off alike
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("predictor", ["mean", "noisy"])
-@pytest.mark.parametrize("share", [None, 0.9])
-def test_coverage_within_three_points_of_nominal(predictor, share):
+@pytest.mark.parametrize("fraction", [None, 0.9])
+def test_coverage_within_three_points_of_nominal(predictor, fraction):
     """1000 subjects to calibrate on and 1000 to measure on."""
     errors = predictor_errors(predictor, "postop", (48, 48))
-    found = calibrate_radius(errors, predictor, calibration=1000, test=1000, share=share)
-    assert abs(found.measured.subjects - 0.9) < 0.03
-    if share is None:
-        assert abs(found.measured.points - 0.9) < 0.03
+    result = calibrate_radius(errors, predictor, calibration=1000, test=1000, fraction=fraction)
+    assert abs(result.measured.subjects - 0.9) < 0.03
+    if fraction is None:
+        assert abs(result.measured.points - 0.9) < 0.03

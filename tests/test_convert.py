@@ -119,8 +119,8 @@ def test_antspy_takes_the_two_files(tmp_path, name):
     points = points_within(SHAPE, ends.target.affine, margin=4)
     table = pandas.DataFrame(points.numpy() @ LPS, columns=["x", "y", "z"])
     moved = ants.apply_transforms_to_points(3, table, [str(out / "1Warp.nii.gz"), str(out / "0GenericAffine.mat")])
-    found = moved[["x", "y", "z"]].to_numpy() @ LPS
-    assert np.abs(found - chain.origin(points).numpy()).max() < 2e-4
+    result = moved[["x", "y", "z"]].to_numpy() @ LPS
+    assert np.abs(result - chain.origin(points).numpy()).max() < 2e-4
     image = smooth(1, *ends.source.shape, seed=4)
     write_image(tmp_path / "source.nii.gz", image, ends.source.affine)
     write_image(tmp_path / "target.nii.gz", smooth(1, *SHAPE), ends.target.affine)
@@ -145,8 +145,8 @@ def test_antspy_takes_2d_traces(tmp_path, name):
     points = points_within(grid.shape, affine, margin=4)
     table = pandas.DataFrame(points.numpy()[:, :2] @ LPS[:2, :2], columns=["x", "y"])
     moved = ants.apply_transforms_to_points(2, table, [str(tmp_path / "out" / "1Warp.nii.gz")])
-    found = moved[["x", "y"]].to_numpy() @ LPS[:2, :2]
-    assert np.abs(found - chain.origin(points).numpy()[:, :2]).max() < 1e-4
+    result = moved[["x", "y"]].to_numpy() @ LPS[:2, :2]
+    assert np.abs(result - chain.origin(points).numpy()[:, :2]).max() < 1e-4
 
 
 @grids

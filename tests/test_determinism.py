@@ -1,6 +1,6 @@
 """The same inputs and seed give the same bytes, command by command.
 
-Every command runs twice under the same paths. What tells the time is left out: TensorBoard's event files (wall time,
+Every command runs twice under the same paths. What reports the time is left out: TensorBoard's event files (wall time,
 host and process in name and content), columns and fields whose name says seconds, ms or date, and what HDF5 notes of
 the time when ITK writes a transform: these are compared as they are read.
 """
@@ -79,12 +79,12 @@ def _without_time(entries):
 
 def twice(make, work):
     """The contents of a folder that was made, removed and made again."""
-    found = []
+    result = []
     for _ in range(2):
         make(work)
-        found.append(contents(work))
+        result.append(contents(work))
         shutil.rmtree(work)
-    return found
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def made(tmp_path_factory):
     ids=["prepare", "train", "evaluate", "translate", "report", "register"],
 )
 def test_same_bytes(name, expected, made):
-    first, second = ({key: value for key, value in found.items() if key.startswith(name)} for found in made)
+    first, second = ({key: value for key, value in result.items() if key.startswith(name)} for result in made)
     assert expected in first or name == "run/evaluation"
     assert len(first) > 0
     assert sorted(first) == sorted(second)

@@ -33,17 +33,17 @@ def given(tmp_path_factory):
 
 def again(given, make):
     """What two runs of a command leave in the same folder, a day apart by Python's clock."""
-    found, clock = [], time.time
+    result, clock = [], time.time
     for day in range(2):
         work = given / "work"
         work.mkdir()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda day=day: clock() + 86_400 * day)
             make(work)
-        found.append(_plain_dicom(contents(work), work))
+        result.append(_plain_dicom(contents(work), work))
         shutil.rmtree(work)
-    assert found[0], "the command wrote nothing"
-    return found
+    assert result[0], "the command wrote nothing"
+    return result
 
 
 def _plain_dicom(files, work):

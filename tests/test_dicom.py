@@ -152,8 +152,8 @@ def test_translated_series_has_the_scans_geometry_and_the_traces_values(exported
         back = read_sitk(folder / name)
         values = getattr(trace, name)
         half_step = float(values.max() - values.min()) / 65535 / 2
-        found = sitk.GetArrayFromImage(back).T
-        assert np.abs(found - values[0].double().numpy()).max() < 1.01 * half_step
+        result = sitk.GetArrayFromImage(back).T
+        assert np.abs(result - values[0].double().numpy()).max() < 1.01 * half_step
         np.testing.assert_allclose(np.diag([-1, -1, 1, 1]) @ matrix_of(back), trace.affine, atol=1e-6)
 
 
@@ -205,9 +205,9 @@ def test_registration_resamples_the_source_series_into_the_warped_one(exported, 
     resampler.SetTransform(sitk.DisplacementFieldTransform(field))
     resampler.UseNearestNeighborExtrapolatorOn()
     inside = np.s_[2:-2, 2:-2, 2:-2]
-    found, expected = (sitk.GetArrayFromImage(image)[inside] for image in (resampler.Execute(moving), fixed))
+    result, expected = (sitk.GetArrayFromImage(image)[inside] for image in (resampler.Execute(moving), fixed))
     assert np.abs(expected - sitk.GetArrayFromImage(moving)[inside]).mean() > 20  # the field does something
-    assert np.abs(found - expected).max() < 0.05
+    assert np.abs(result - expected).max() < 0.05
 
 
 def test_registration_names_both_series(exported, series):
@@ -279,8 +279,8 @@ def test_matrices_before_and_after_are_part_of_the_displacement(series, tmp_path
         start = lps @ [*index, 1]
         vector = lps[:3, :3] @ ddf[(slice(None), *index)].double().numpy()
         end = after @ (before @ start + [*vector, 0])
-        found = lps @ [*(index + back.ddf[(slice(None), *index)].double().numpy()), 1]
-        np.testing.assert_allclose(found, end, atol=1e-4)
+        result = lps @ [*(index + back.ddf[(slice(None), *index)].double().numpy()), 1]
+        np.testing.assert_allclose(result, end, atol=1e-4)
 
 
 def test_2d_trace_of_one_slice(tmp_path):
@@ -446,9 +446,9 @@ def test_translate_writes_dicom_as_well(series, tmp_path):
     done = CliRunner().invoke(app, [*arguments, str(tmp_path / "dicom"), "--no-report", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     trace, step = load_trace(tmp_path / "trace"), 2**-16
-    found = read_image(tmp_path / "dicom" / "image").as_tensor()
+    result = read_image(tmp_path / "dicom" / "image").as_tensor()
     span = float(trace.image.max() - trace.image.min())
-    torch.testing.assert_close(found, trace.image, atol=step * span + 1e-3, rtol=0)
+    torch.testing.assert_close(result, trace.image, atol=step * span + 1e-3, rtol=0)
     again = CliRunner().invoke(app, [*arguments, str(tmp_path / "dicom"), "--overwrite"])
     assert again.exit_code == 1
     assert "dicom: is in use" in again.output
@@ -462,7 +462,7 @@ def test_files_that_are_no_registration_are_refused(exported, tmp_path):
     with pytest.raises(ValueError, match="expected a Deformable Spatial Registration, received MR Image Storage"):
         read_dicom_registration(folder / "image" / "0001.dcm")
     (tmp_path / "text.dcm").write_text("no")
-    with pytest.raises(ValueError, match="is no DICOM file"):
+    with pytest.raises(ValueError, match="is not DICOM file"):
         read_dicom_registration(tmp_path / "text.dcm")
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_dicom_registration(tmp_path / "none.dcm")
@@ -485,6 +485,6 @@ def test_real_series(real_data, tmp_path):
     original, back = read_sitk(source), read_sitk(folder / "image")
     assert np.allclose(matrix_of(back), matrix_of(original), atol=1e-5)
     step = 0.37 * 179 / 65535
-    found = sitk.GetArrayFromImage(back)
-    assert np.abs(found - 0.37 * sitk.GetArrayFromImage(original)).max() < 0.51 * step
+    result = sitk.GetArrayFromImage(back)
+    assert np.abs(result - 0.37 * sitk.GetArrayFromImage(original)).max() < 0.51 * step
     torch.testing.assert_close(read_dicom_registration(folder / "ddf.dcm").ddf, ddf, atol=1e-5, rtol=0)

@@ -108,15 +108,15 @@ def test_register_reads_what_is_chosen_and_says_what_it_resampled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "result"),
     [
         ("1", "soft"), (2, "bone"), ("list:1", "soft"), ("4", "soft"), ("7", "bone"), ("bone kernel", "bone"),
     ],
 )  # fmt: skip
-def test_a_volume_is_chosen_by_any_of_its_names(tmp_path, given, found):
+def test_a_volume_is_chosen_by_any_of_its_names(tmp_path, given, result):
     write(MADE["series_of_two_kernels"], tmp_path / "case")
     level = float(read_image(tmp_path / "case" / "series", given).mean())
-    assert level == pytest.approx(RAMP["offset"] * {"soft": 1, "bone": 0.5}[found], rel=0.15)
+    assert level == pytest.approx(RAMP["offset"] * {"soft": 1, "bone": 0.5}[result], rel=0.15)
 
 
 def test_a_number_that_may_mean_two_volumes_is_refused(tmp_path):

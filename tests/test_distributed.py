@@ -24,7 +24,7 @@ from tests.distributed_steps import VARIANTS, settings_of, stepping, steps
 from tests.trainings import apart, checkpoint, configs, run_bundle, same, weights
 
 TOLERANCE = 1e-4
-"""Largest difference of a weight after two steps, as a share of the largest change of any weight."""
+"""Largest difference of a weight after two steps, as a fraction of the largest change of any weight."""
 REPOSITORY = Path(__file__).resolve().parents[1]
 ALWAYS = ("tracetrans", "plasticine, no alignment")
 
@@ -66,7 +66,7 @@ def test_two_processes_step_as_one_for_every_method(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Local rank information")
 def test_without_torchrun_a_group_is_one_alone(tmp_path, monkeypatch):
-    """So that what two processes began, one goes on with: a bundle's overlay, and `train` as the only rank."""
+    """So that what two processes began, one continues with: a bundle's overlay, and `train` as the only rank."""
     name = "tracetrans"
     plain = numbers(steps(tmp_path / "plain", name))
     moved = apart(plain, numbers(steps(tmp_path / "start", name, 1, rate=0.0)))
@@ -120,9 +120,9 @@ def test_distributed_networks_look_like_those_inside():
 
 
 def test_a_method_names_the_networks_that_its_phases_step():
-    found = small_method().distributed_networks()
-    assert set(found) == set(NETWORKS)
-    assert found["networks.generator"] == {"find_unused_parameters": False}
+    result = small_method().distributed_networks()
+    assert set(result) == set(NETWORKS)
+    assert result["networks.generator"] == {"find_unused_parameters": False}
     alone = TraceTransMethod(small_method().networks, alpha=1.0).distributed_networks()
     assert alone["networks.generator"] == {"find_unused_parameters": True}
 
@@ -164,7 +164,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @pytest.mark.slow
 def test_torchrun_with_uneven_shares_and_on_with_other_numbers(tmp_path):
-    """Three cases and one to validate on two processes; then one process goes on, then two again."""
+    """Three cases and one to validate on two processes; then one process continues, then two again."""
     run = tmp_path / "run"
     command = ["-m", "medtrace", "train", "tracetrans", "--out", str(run), "--device", "cpu"]
     first = ["--smoke", "--set", "data.train_cases=3", "--set", "data.validation_cases=1"]

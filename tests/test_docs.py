@@ -110,7 +110,7 @@ def test_terms_of_reggan_are_those_of_the_objective():
         told |= {name: number and float(number[0]) for name in re.findall(r"`(\w+)`", terms)}
     assert told.keys() == weights.keys()
     for name, weight in told.items():
-        if weight is not None:  # the backbone's own terms have weights of their own
+        if weight is not None:  # the backbone's own terms have their own weights
             assert weight == weights[name], name
 
 

@@ -30,22 +30,22 @@ def test_command_prints_every_section_and_writes_nothing(capsys, tmp_path, monke
 
 
 def test_threads_and_versions_are_those_of_this_process():
-    found = doctor()
-    assert named(found["threads"])["torch"].value.startswith(f"{torch.get_num_threads()} ")
-    assert named(found["packages"])["torch"].value == importlib.metadata.version("torch")
-    assert named(found["medtrace"])["medtrace"].value == __version__
+    result = doctor()
+    assert named(result["threads"])["torch"].value.startswith(f"{torch.get_num_threads()} ")
+    assert named(result["packages"])["torch"].value == importlib.metadata.version("torch")
+    assert named(result["medtrace"])["medtrace"].value == __version__
 
 
 def test_operations_follow_the_choice():
     with use("auto"):
-        found = named(doctor()["hot operations"])
+        result = named(doctor()["hot operations"])
         expected = paths()
-    assert {name: finding.value for name, finding in found.items() if name != "choice"} == expected
+    assert {name: finding.value for name, finding in result.items() if name != "choice"} == expected
     assert len(expected) >= 3
     with use("torch"):
-        found = named(doctor()["hot operations"])
-    assert found.pop("choice").value.startswith("torch")
-    assert {finding.value for finding in found.values()} == {"torch"}
+        result = named(doctor()["hot operations"])
+    assert result.pop("choice").value.startswith("torch")
+    assert {finding.value for finding in result.values()} == {"torch"}
 
 
 def test_choice_names_its_variable(monkeypatch):
@@ -67,9 +67,9 @@ def test_absent_package_and_extra_are_marked(monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(module, "requires", lambda _: lines)
     monkeypatch.setattr(module, "PACKAGES", ("numpy", "nothing-of-the-kind"))
-    found = doctor()
-    assert named(found["packages"])["nothing-of-the-kind"] == Finding("nothing-of-the-kind", "not installed", True)
-    extras = named(found["optional extras"])
+    result = doctor()
+    assert named(result["packages"])["nothing-of-the-kind"] == Finding("nothing-of-the-kind", "not installed", True)
+    extras = named(result["optional extras"])
     assert set(extras) == {"wishes", "present"}
     assert extras["wishes"].missing
     assert "pip install 'medtrace[wishes]'" in extras["wishes"].value
@@ -100,8 +100,8 @@ def test_gpus_are_listed_by_name_and_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
-    found = named(doctor()["devices"])
-    assert found["cuda:1"].value.startswith("Example GPU, 24 GiB")
+    result = named(doctor()["devices"])
+    assert result["cuda:1"].value.startswith("Example GPU, 24 GiB")
 
 
 def test_report_aligns_values_and_marks_what_is_missing():

@@ -220,7 +220,7 @@ def test_shapes_of_the_decay_by_hand(shape, half):
 def test_schedules_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"shape: expected one of .*'polynomial', received 'step'"):
         WarmupDecay("step")
-    with pytest.raises(ValueError, match=r"final: expected a share in \[0, 1\], received 2"):
+    with pytest.raises(ValueError, match=r"final: expected a fraction in \[0, 1\], received 2"):
         WarmupDecay(final=2)
 
 

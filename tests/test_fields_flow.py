@@ -102,7 +102,7 @@ def test_zero_steps_returns_the_velocity():
 
 @each_shape
 def test_composition_is_warping_twice(shape):
-    # A linear image is interpolated exactly, so that only the border could tell the two apart.
+    # A linear image is interpolated exactly, so that only the border could distinguish the two.
     coefficients = torch.tensor([0.3, -0.7, 0.2][: len(shape)], dtype=torch.float64)
     image = torch.einsum("j,j...->...", coefficients, identity_grid(shape, dtype=torch.float64))[None, None]
     outer, inner = smooth(1, shape, 1.5), smooth(1, shape, 1.5)

@@ -90,5 +90,5 @@ def test_a_resumed_run_keeps_what_it_began_with(earlier, tmp_path):
     os.rename(moved, tmp_path / "elsewhere")
     train("unet", out=tuned, resume=True, settings={"training.max_epochs": 2})  # its checkpoint is enough
     shutil.rmtree(tuned / "checkpoints")
-    with pytest.raises(ValueError, match=r"from: .*weights.safetensors is missing, and no checkpoint goes on"):
+    with pytest.raises(ValueError, match=r"from: .*weights.safetensors is missing, and no checkpoint continues"):
         train("unet", out=tuned, resume=True)

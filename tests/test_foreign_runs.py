@@ -50,7 +50,7 @@ def write_case(tmp_path, smoke_run, small_bundle):
 
 
 def in_a_child(folder, *command):
-    """A command in a process of its own, whose working directory is the folder."""
+    """A command in its own process, whose working directory is the folder."""
     call = [sys.executable, "-c", "from medtrace.cli import app; app()", *command]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # as the command that pip installs: not the folder itself
     return subprocess.run(
@@ -226,7 +226,7 @@ class TestKeys:
         for value in data:
             assert foreign_code(config_with((f"train#dataset#{key}", value))) == []
         for value in code:
-            assert [found.place for found in foreign_code(config_with((f"train#dataset#{key}", value)))] != []
+            assert [result.place for result in foreign_code(config_with((f"train#dataset#{key}", value)))] != []
 
     def test_metadata_are_data_at_the_top_only(self):
         assert foreign_code(config_with(_meta_={"version": "1"})) == []
@@ -286,8 +286,8 @@ class TestValues:
             ([value], "settings#alpha#0"),
             ({"a": value}, "settings#alpha#a"),
         ):
-            found = foreign_code(config_with(("settings#alpha", holder)))
-            assert [(code.place, code.text) for code in found] == [(place, text)]
+            result = foreign_code(config_with(("settings#alpha", holder)))
+            assert [(code.place, code.text) for code in result] == [(place, text)]
 
     @pytest.mark.parametrize(
         "value", ["a$1", " $1", "a@b", " @a", "50 %", "＄1", "＠a", "", "None", 0, -1.5, None, [], {}]
@@ -317,8 +317,8 @@ class TestValues:
         "target", ["@run_dir", "os.system", ["os.system"], {"a": 1}, {"_target_": "os.system"}, None, 1]
     )
     def test_targets_are_the_shipped_ones(self, target):
-        found = foreign_code(config_with(("train#dataset#_target_", target)))
-        assert found[0].place == "train#dataset#_target_"
+        result = foreign_code(config_with(("train#dataset#_target_", target)))
+        assert result[0].place == "train#dataset#_target_"
 
     def test_a_shipped_target_at_another_place_is_foreign(self):
         handler = {"_target_": "medtrace.engines.ProgressBar"}
@@ -390,7 +390,7 @@ class TestFiles:
             self.read(tmp_path, "\n".join(lines))
 
     def test_it_has_a_mebibyte_and_50_levels_at_most(self, tmp_path):
-        """The mapping is no level; `a` is the first, and its list of lists the others."""
+        """The mapping is not a level; `a` is the first, and its list of lists the others."""
         assert self.read(tmp_path, f"a: {'[' * 49}0{']' * 49}") is not None
         with pytest.raises(ValueError, match="at most 20000 entries, 50 deep"):
             self.read(tmp_path, f"a: {'[' * 50}0{']' * 50}")

@@ -78,12 +78,12 @@ def test_a_registration_of_ants_is_read_as_ants_reads_it(tmp_path, dims):
     fixed, moving = (ants.image_read(str(tmp_path / f"{name}.nii.gz")) for name in ("target", "source"))
     settings = {"reg_iterations": (10, 5), "aff_iterations": (50, 20), "aff_shrink_factors": (2, 1)}
     settings |= {"aff_smoothing_sigmas": (1, 0), "syn_metric": "meansquares", "random_seed": 1}
-    found = ants.registration(fixed, moving, "SyN", outprefix=str(tmp_path / "out_"), **settings)
+    result = ants.registration(fixed, moving, "SyN", outprefix=str(tmp_path / "out_"), **settings)
     images = images_of(tmp_path)
     backward = Images(images.target, images.source)
     ways = (
-        (images, found["fwdtransforms"], [False, False], "out_1Warp.nii.gz"),
-        (backward, found["invtransforms"], [True, False], ""),
+        (images, result["fwdtransforms"], [False, False], "out_1Warp.nii.gz"),
+        (backward, result["invtransforms"], [True, False], ""),
     )
     for pair, files, inverted, lone in ways:
         points = points_within(pair.target.shape, pair.target.affine, margin=4.0)
@@ -185,7 +185,7 @@ def test_a_kind_is_told_whatever_the_name(tmp_path):
         path, _, _ = made(tmp_path, module, name)
         assert kind_of(path.rename(tmp_path / "file")) is kind
     (tmp_path / "file").write_text("nothing of this")
-    with pytest.raises(ValueError, match="file: is no transform that can be read"):
+    with pytest.raises(ValueError, match="file: is not a transform that can be read"):
         kind_of(tmp_path / "file")
     path, images, _ = made(tmp_path, transforms, "flirt_matrix")
     with pytest.raises(ValueError, match=r"flirt.mat: is a matrix of 4 x 4 numbers as text, not a file of ants"):

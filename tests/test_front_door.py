@@ -209,6 +209,6 @@ def test_the_script_for_mypy_calls_every_public_network_and_loss():
 
 def test_public_names_are_those_listed():
     """A name or option that goes is deprecated first (CONTRIBUTING.md); `python -m tests.public_names` lists anew."""
-    listed, found = set(LISTED.read_text(encoding="utf-8").splitlines()), set(public_names())
-    assert sorted(listed - found) == [], "gone"
-    assert sorted(found - listed) == [], "new: list them by python -m tests.public_names"
+    listed, result = set(LISTED.read_text(encoding="utf-8").splitlines()), set(public_names())
+    assert sorted(listed - result) == [], "gone"
+    assert sorted(result - listed) == [], "new: list them by python -m tests.public_names"

@@ -47,17 +47,17 @@ def test_every_public_name_is_fuzzed_or_exempt(room):
 
 def fuzz(case, examples, needed):
     """Assess calls of a case; some of them have to be answered, so that the case shows something."""
-    found = Counter()
+    result = Counter()
 
     @examples
     @given(calls(case))
     def one(drawn):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found[assess(case, *drawn)] += 1
+            result[assess(case, *drawn)] += 1
 
     one()
-    assert found[True] >= needed, found
+    assert result[True] >= needed, result
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -183,7 +183,7 @@ class TestLyingHeaders:
         with pytest.raises(ValueError, match=r"disp\.npz"):
             io.read_learn2reg(tmp_path / "disp.npz", AFFINE)
 
-    def test_pictures(self, tmp_path):
+    def test_natural_images(self, tmp_path):
         Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a.bmp")
         content = bytearray((tmp_path / "a.bmp").read_bytes())
         struct.pack_into("<2i", content, 18, 12000, 12000)
@@ -241,7 +241,7 @@ class TestConfinedData:
     def test_a_format_is_what_its_ending_says(self, tmp_path):
         """A PostScript program called .png would go to an interpreter, if its content decided."""
         (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
-        with pytest.raises(ValueError, match="picture"):
+        with pytest.raises(ValueError, match="natural image"):
             read_image(tmp_path / "a.png")
         Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "b.png")
         (tmp_path / "b.png").rename(tmp_path / "b.mha")

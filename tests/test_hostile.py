@@ -1,4 +1,4 @@
-"""Files from elsewhere: nothing in them runs, escapes or tells more than it should."""
+"""Files from elsewhere: nothing in them runs, escapes or reports more than it should."""
 
 import json
 import pickle
@@ -160,7 +160,7 @@ class TestConfigurations:
         else:
             parser.get()[place] = code
         config = {key: value for key, value in parser.get().items() if key != "_meta_"}
-        assert [(found.place, found.text) for found in foreign_code(config)] == [(place, code)]
+        assert [(result.place, result.text) for result in foreign_code(config)] == [(place, code)]
         mine = bundle_of(tmp_path / "mine", config)
         with pytest.raises(ForeignCodeError) as refusal:
             train(str(mine), out=tmp_path / "run", device="cpu")

@@ -126,7 +126,7 @@ def test_a_certificate_file_from_elsewhere_is_checked(tmp_path, change):
 
 
 def planted(folder):
-    """A scan whose header tells a patient's name wherever NIfTI can hold one."""
+    """A scan whose header reports a patient's name wherever NIfTI can hold one."""
     data = np.zeros((12, 10, 6), np.float32)
     data[2:10, 2:8] = np.random.default_rng(0).uniform(100, 200, (8, 6, 6))
     image = nibabel.Nifti1Image(data, np.diag([1.0, 1.0, 2.0, 1.0]))
@@ -204,7 +204,7 @@ def test_traces_reports_and_exports_hold_nothing_of_the_header(tmp_path):
 
 
 def planted_series(folder):
-    """A DICOM series that tells a patient in text, person names, identifiers, dates, private tags and file names."""
+    """A DICOM series that reports a patient in text, person names, identifiers, dates, private tags and file names."""
     from tests.test_dicom import write_series
 
     write_series(folder / SECRET, shape=(12, 10, 6))
@@ -336,13 +336,13 @@ def test_prepared_data_hold_nothing_of_the_headers(tmp_path):
     assert leaks(tmp_path / "data") == []
 
 
-def test_text_of_pictures_stays_behind(tmp_path):
+def test_text_of_natural_images_stays_behind(tmp_path):
     information = PngImagePlugin.PngInfo()
     information.add_text("Patient", SECRET)
     rng = np.random.default_rng(0)
     for name in "ab":
-        picture = Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8))
-        picture.save(tmp_path / f"{name}.png", pnginfo=information)
+        natural_image = Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8))
+        natural_image.save(tmp_path / f"{name}.png", pnginfo=information)
     (tmp_path / "pairs.csv").write_text("subject,source,target\ns0,a.png,b.png\n")
     prepare(tmp_path / "pairs.csv", tmp_path / "data", fractions=(1, 0, 0), resize=16)
     assert leaks(tmp_path / "data") == []

@@ -241,7 +241,7 @@ def test_int16_keeps_a_65535th_of_the_range(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])
 def test_a_soft_mask_is_stored_as_it_is(tmp_path, dtype):
-    """In 65535 steps between its extremes, .3 would become .299992 or .300008; and it is no whole number."""
+    """In 65535 steps between its extremes, .3 would become .299992 or .300008; and it is not a whole number."""
     image = torch.randint(255, (1, 6, 5, 4)).float()
     mask = torch.full((1, 6, 5, 4), 0.3)
     mask[:, :2], mask[:, 4:] = 0.0, 1.0

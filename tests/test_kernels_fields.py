@@ -112,7 +112,7 @@ def test_jacobian_agrees_with_torch(shape):
 @each_shape
 @pytest.mark.parametrize("at_points", [False, True])
 def test_inversion_agrees_with_torch(shape, at_points):
-    """Also where the plain iteration diverges and Newton's goes on, and where a field folds."""
+    """Also where the plain iteration diverges and Newton's continues, and where a field folds."""
     field = exponentiate(tensors(shape, scale=0.5)[1].detach())
     field[1] *= 1.5
     points = torch.rand(2, len(shape), 5, 3, dtype=torch.float64) * 6 if at_points else None

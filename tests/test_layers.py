@@ -57,7 +57,7 @@ def named(tree: ast.AST, package: str) -> dict[str, int]:
     other's types are one idea too. So do calls of `import_module`: where the name is put together, every text of the
     file that completes it to a module, and without such a text every module right below.
     """
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     for node in ast.walk(tree):
         names: Iterable[str] = ()
         if isinstance(node, ast.Import):
@@ -71,8 +71,8 @@ def named(tree: ast.AST, package: str) -> dict[str, int]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             names = dynamic(node.args[0], tree, package)
         for name in names:
-            found.setdefault(name, getattr(node, "lineno", 0))
-    return found
+            result.setdefault(name, getattr(node, "lineno", 0))
+    return result
 
 
 def dynamic(argument: ast.expr, tree: ast.AST, package: str) -> list[str]:
@@ -110,7 +110,7 @@ def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
     number: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[list[str]] = []
+    result: list[list[str]] = []
 
     def visit(module: str) -> None:
         number[module] = low[module] = len(number)
@@ -125,7 +125,7 @@ def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
             group = stack[stack.index(module) :]
             del stack[stack.index(module) :]
             if len(group) > 1:
-                found.append(sorted(group))
+                result.append(sorted(group))
 
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(10 * len(edges) + 1000)
@@ -135,7 +135,7 @@ def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
                 visit(module)
     finally:
         sys.setrecursionlimit(limit)
-    return found
+    return result
 
 
 EDGES = graph(
@@ -164,8 +164,8 @@ def late():
     import_module("medtrace.guard.probe")
     import_module(f"medtrace.methods.{name}")
 """
-    found = set(named(ast.parse(code), "medtrace.fields"))
-    assert found >= {
+    result = set(named(ast.parse(code), "medtrace.fields"))
+    assert result >= {
         "medtrace.cli", "medtrace.io", "medtrace.trace.Trace", "medtrace.fields.warp", "medtrace.guard.probe",
         "medtrace.engines.trainer.Trainer", "medtrace.report.save_figure", "medtrace.methods.tracetrans",
     }  # fmt: skip
@@ -199,7 +199,7 @@ def test_imports_go_only_to_subpackages_before(module):
 def test_the_library_does_not_enter_by_its_own_front_door():
     """What the lazy front door re-exports would hide a cycle."""
     plain = {"__version__", "__file__", *SUBPACKAGES}
-    found = []
+    result = []
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []
@@ -207,8 +207,8 @@ def test_the_library_does_not_enter_by_its_own_front_door():
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "medtrace":
                 names = [node.attr]
-            found += [(module, name) for name in names if module not in EXEMPT and name not in plain]
-    assert found == []
+            result += [(module, name) for name in names if module not in EXEMPT and name not in plain]
+    assert result == []
 
 
 def classes_of(folder: Path) -> set[str]:
@@ -222,15 +222,15 @@ def classes_of(folder: Path) -> set[str]:
 
 def referred(tree: ast.AST) -> set[str]:
     """Names that code refers to: read, reached as attributes, or imported."""
-    found = set()
+    result = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            found.add(node.id)
+            result.add(node.id)
         elif isinstance(node, ast.Attribute):
-            found.add(node.attr)
+            result.add(node.attr)
         elif isinstance(node, ast.alias):
-            found |= {node.name.rpartition(".")[2], node.asname}
-    return found
+            result |= {node.name.rpartition(".")[2], node.asname}
+    return result
 
 
 def asked_for(tree: ast.AST) -> set[str]:
@@ -252,15 +252,15 @@ def test_nobody_refers_to_the_classes_of_a_method_outside_its_folder(name):
     assert classes, name
     front = METHODS / "__init__.py"  # hands each of them on, and uses none
     others = [path for path in FILES if METHODS / name not in path.parents and path != front]
-    found = {str(path.relative_to(PACKAGE)): classes & referred(ast.parse(path.read_text())) for path in others}
-    assert {path: names for path, names in found.items() if names} == {}
+    result = {str(path.relative_to(PACKAGE)): classes & referred(ast.parse(path.read_text())) for path in others}
+    assert {path: names for path, names in result.items() if names} == {}
 
 
 def test_nobody_asks_outside_of_methods_whether_a_method_is_of_a_shared_class():
     classes = classes_of(METHODS / "common")
     others = [path for path in FILES if METHODS not in path.parents]
-    found = {str(path.relative_to(PACKAGE)): classes & asked_for(ast.parse(path.read_text())) for path in others}
-    assert {path: names for path, names in found.items() if names} == {}
+    result = {str(path.relative_to(PACKAGE)): classes & asked_for(ast.parse(path.read_text())) for path in others}
+    assert {path: names for path, names in result.items() if names} == {}
     planted = ast.parse("if isinstance(method, (Method, common.TwoDomainMethod)): pass")
     assert classes & asked_for(planted) == {"TwoDomainMethod"}
 

@@ -86,7 +86,7 @@ def test_faulty_lists_are_refused_by_file_row_and_remedy(images, text, message):
 
 
 def test_faulty_json_is_refused(images):
-    with pytest.raises(ValueError, match="is no valid JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         read_pair_list(write_list(images, "[{", "p.json"))
     with pytest.raises(ValueError, match="list of objects"):
         read_pair_list(write_list(images, '{"subject": "A"}', "p.json"))
@@ -180,7 +180,7 @@ def test_a_list_may_bring_its_split(images):
     pairs = read_pair_list(write_list(images, f"subject,case,source,target,split\n{rows}"))
     assert [pair.split for pair in pairs] == ["test", "training", "test"]
     split = split_of_list(pairs)
-    assert {name: [pair.name for pair in found] for name, found in split.items()} == {
+    assert {name: [pair.name for pair in result] for name, result in split.items()} == {
         "training": ["B_x"],
         "validation": [],
         "test": ["A_x", "A_y"],

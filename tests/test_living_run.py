@@ -1,4 +1,4 @@
-"""What a training tells while it runs and leaves behind: progress, log, history, page, best weights, early stopping."""
+"""Reports and files of a training: progress, log, history, page, best weights, early stopping."""
 
 import csv
 import logging
@@ -48,7 +48,7 @@ class Pull(Method):
 
 
 class Told(Engine):
-    """A validator whose metric is told beforehand, by epoch."""
+    """A validator whose metric is reported beforehand, by epoch."""
 
     def __init__(self, values):
         super().__init__(lambda *_: None)
@@ -281,7 +281,7 @@ def test_tensorboard_has_the_same_values_and_the_images(run):
 def test_the_page_of_a_training_that_failed_says_why_and_how_to_go_on(tmp_path):
     write_run_page(tmp_path, Progress("A <b>", "failed", 3, 10, reason="no <room>", resume="medtrace train x --resume"))
     text, _ = check_page(tmp_path / PAGE)
-    for part in ("A &lt;b&gt;", "no &lt;room&gt;", "go on with: medtrace train x --resume"):
+    for part in ("A &lt;b&gt;", "no &lt;room&gt;", "continue with: medtrace train x --resume"):
         assert part in text
     write_run_page(tmp_path, Progress("A", "running", 3, 10, left="2 min left"))
     text, _ = check_page(tmp_path / PAGE)

@@ -139,8 +139,8 @@ def test_the_range_ends_meet_the_documented_bins():
     table = joint_histogram(ends, ends, window)
     sixths = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6
     expected = torch.zeros(2, 10, dtype=torch.float64)
-    expected[0, 0:3] = sixths  # low lies on bin 1
-    expected[1, 7:10] = sixths  # high lies on bin num_bins - 2
+    expected[0, 0:3] = sixths  # low is on bin 1
+    expected[1, 7:10] = sixths  # high is on bin num_bins - 2
     torch.testing.assert_close(table.sum(2), expected)
     torch.testing.assert_close(table[1], expected[1][:, None] * expected[1][None])
 

@@ -101,7 +101,7 @@ def test_progress_names_bidirectional(capfd):
 def test_wrong_values_are_named():
     with pytest.raises(ValueError, match="steps: expected a number above 0"):
         make_method(steps=0)
-    with pytest.raises(ValueError, match="start: expected a share"):
+    with pytest.raises(ValueError, match="start: expected a fraction"):
         make_method(start=1.5)
     with pytest.raises(ValueError, match="target_estimator: expected the 1 channel"):
         DDIBMethod(estimator(), estimator(channels=2))

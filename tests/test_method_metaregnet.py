@@ -289,7 +289,7 @@ def test_a_pair_is_registered_without_a_network(spatial_dims, size):
         weighted = sum(energy.weights[name] * value for name, value in report.terms.items())
         assert report.total == pytest.approx(weighted, rel=1e-4)
     inside = batch["target"][0, 0] > 0
-    assert float((trace.ddf[0] + 3)[inside].abs().mean()) < 1.2  # along the ball's edge nothing tells
+    assert float((trace.ddf[0] + 3)[inside].abs().mean()) < 1.2  # along the ball's edge nothing reports
     assert float(trace.ddf[1:, inside].abs().mean()) < 0.6
     assert float(trace.appearance[0][batch["mask"][0, 0]].mean()) == pytest.approx(0.4, abs=0.15)
     assert torch.count_nonzero(trace.appearance * ~batch["mask"][0]) == 0

@@ -226,7 +226,7 @@ def test_average_follows_the_formula():
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
 def test_a_decay_that_never_moves_is_refused(decay):
-    with pytest.raises(ValueError, match="decay: expected a share in"):
+    with pytest.raises(ValueError, match="decay: expected a fraction in"):
         WeightAverage(torch.nn.Linear(1, 1), decay)
 
 
@@ -393,7 +393,7 @@ def test_wrong_choices_are_named(values, message):
     [
         ({"steps": 0}, "steps: expected a number above 0"),
         ({"samples": 0}, "samples: expected a number above 0"),
-        ({"start": 0.0}, "start: expected a share"),
+        ({"start": 0.0}, "start: expected a fraction"),
         ({"sampler": "euler"}, "sampler: expected one of"),
     ],
 )
@@ -437,7 +437,7 @@ def test_weighting_by_velocity_is_the_l1_of_the_velocity():
     loss = estimate_noise(estimator, schedule, image, weighting="velocity").loss
     noisy, level = seen["noisy"], seen["gamma"]
     noise = (noisy - level.sqrt() * image) / (1 - level).sqrt()
-    true, found = ((eps - (1 - level).sqrt() * noisy) / level.sqrt() for eps in (noise, 0.9 * noisy))
-    torch.testing.assert_close(loss, (true - found).abs().mean(), rtol=1e-3, atol=1e-5)
+    true, result = ((eps - (1 - level).sqrt() * noisy) / level.sqrt() for eps in (noise, 0.9 * noisy))
+    torch.testing.assert_close(loss, (true - result).abs().mean(), rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="noise_weighting: expected one of"):
         make_method(noise_weighting="snr")

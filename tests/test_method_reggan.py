@@ -78,10 +78,10 @@ def l1(first, second):
     return (first - second).abs().mean()
 
 
-def check_terms(found, expected):
-    assert found.keys() == expected.keys()
+def check_terms(result, expected):
+    assert result.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, msg=name)
+        torch.testing.assert_close(result[name], value, msg=name)
 
 
 # The equations
@@ -279,9 +279,9 @@ def test_mean_displacement_is_the_squared_running_mean_over_tissue(spatial_dims)
         torch.testing.assert_close(terms["mean_displacement"], running.square().sum())
         # The gradient is that of 2 · running · mean, whatever the momentum.
         weight = correction.network.head.bias
-        (found,) = torch.autograd.grad(terms["mean_displacement"], weight)
+        (result,) = torch.autograd.grad(terms["mean_displacement"], weight)
         (expected,) = torch.autograd.grad((2 * running * mean).sum(), weight)
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(result, expected)
 
 
 def test_mean_displacement_takes_a_constant_displacement_away():

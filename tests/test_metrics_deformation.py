@@ -44,18 +44,18 @@ def bump(shape, height):
 class TestEndPointError:
     def test_voxels_and_millimeters_by_hand(self):
         true = constant_field([0, 0], (6, 5))
-        found = constant_field([3, 4], (6, 5))
-        assert end_point_error(found, true).item() == pytest.approx(5)
+        result = constant_field([3, 4], (6, 5))
+        assert end_point_error(result, true).item() == pytest.approx(5)
         expected = math.hypot(3 * 2, 4 * 0.5)
-        assert end_point_error(found, true, affine=ANISOTROPIC).item() == pytest.approx(expected)
+        assert end_point_error(result, true, affine=ANISOTROPIC).item() == pytest.approx(expected)
 
     def test_3d_oblique(self):
         rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
         affine = torch.eye(4, dtype=torch.float64)
         affine[:3, :3] = rotation @ torch.diag(torch.tensor([2.0, 0.5, 4.0], dtype=torch.float64))
         affine[:3, 3] = 100
-        found = constant_field([1, 2, -1], (4, 5, 6), batch=2)
-        value = end_point_error(found, torch.zeros_like(found), affine=torch.stack([affine, 2 * affine]))
+        result = constant_field([1, 2, -1], (4, 5, 6), batch=2)
+        value = end_point_error(result, torch.zeros_like(result), affine=torch.stack([affine, 2 * affine]))
         length = math.sqrt(2**2 + 1**2 + 4**2)
         assert value.tolist() == pytest.approx([length, 2 * length])
 
@@ -63,20 +63,20 @@ class TestEndPointError:
         true = torch.zeros(2, 2, 4, 4)
         true[0, 0, :2] = 1.0
         true[1, 1, 3, 3] = 0.2
-        found = true.clone()
-        found[0, 0, 0] += 3  # inside the deformed half
-        found[0, 0, 3] += 100  # outside it
+        result = true.clone()
+        result[0, 0, 0] += 3  # inside the deformed half
+        result[0, 0, 3] += 100  # outside it
         region = deformed_region(true, 0.3)
         assert region.sum((1, 2, 3)).tolist() == [8, 0]
-        value = end_point_error(found, true, deformed_above=0.3)
+        value = end_point_error(result, true, deformed_above=0.3)
         assert value[0].item() == pytest.approx(3 * 4 / 8)
         assert math.isnan(value[1].item())  # nothing moves that far: no such mean
         mask = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
         mask[:, :, :, 0] = True
         mask[:, :, 0, :2] = True
-        inside = end_point_error(found, true, mask, deformed_above=0.3)
+        inside = end_point_error(result, true, mask, deformed_above=0.3)
         assert inside[0].item() == pytest.approx(3 * 2 / 3)
-        assert end_point_error(found, true, mask)[0].item() == pytest.approx((2 * 3 + 100) / 5)
+        assert end_point_error(result, true, mask)[0].item() == pytest.approx((2 * 3 + 100) / 5)
 
     def test_metric_counts_undefined_cases(self):
         true = torch.zeros(2, 2, 4, 4)
@@ -116,21 +116,21 @@ class TestLandmarks:
     true = torch.tensor([[[0.0, 0, 0], [10, 0, 0]], [[0.0, 0, 0], [0, 0, 0]]])
 
     def test_by_hand(self):
-        found = self.true.clone()
-        found[0, 0] += torch.tensor([3.0, 4, 0])
-        found[1] += torch.tensor([1.0, 2, 2])
-        assert landmark_error(found, self.true).tolist() == pytest.approx([2.5, 3])
+        result = self.true.clone()
+        result[0, 0] += torch.tensor([3.0, 4, 0])
+        result[1] += torch.tensor([1.0, 2, 2])
+        assert landmark_error(result, self.true).tolist() == pytest.approx([2.5, 3])
         metric = LandmarkErrorMetric()
-        assert metric(found, self.true)[:, 0].tolist() == pytest.approx([2.5, 3])
+        assert metric(result, self.true)[:, 0].tolist() == pytest.approx([2.5, 3])
         assert metric.aggregate().item() == pytest.approx(2.75)
 
     def test_missing_landmarks(self):
-        found = self.true + 1
-        found[0, 1] = float("nan")
+        result = self.true + 1
+        result[0, 1] = float("nan")
         with pytest.raises(ValueError, match="mark missing landmarks in `valid`"):
-            landmark_error(found, self.true)
+            landmark_error(result, self.true)
         valid = torch.tensor([[True, False], [False, False]])
-        value = landmark_error(found, self.true, valid)
+        value = landmark_error(result, self.true, valid)
         assert value[0].item() == pytest.approx(math.sqrt(3))
         assert math.isnan(value[1].item())
 

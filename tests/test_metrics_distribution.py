@@ -42,9 +42,9 @@ def test_bhattacharyya_of_known_histograms():
 def test_bhattacharyya_of_gaussians_approaches_the_closed_form(shape):
     first = 0.2 * normal(200, 1, *shape) - 0.2
     second = 0.1 * normal(300, 1, *shape, seed=1) + 0.1  # another number of images
-    found = metrics.bhattacharyya_distance(first, second, data_range=(-1.5, 1.5), num_bins=128)
+    result = metrics.bhattacharyya_distance(first, second, data_range=(-1.5, 1.5), num_bins=128)
     closed = 0.25 * 0.3**2 / (0.2**2 + 0.1**2) + 0.5 * math.log((0.2**2 + 0.1**2) / (2 * 0.2 * 0.1))
-    assert float(found) == pytest.approx(closed, rel=0.02)
+    assert float(result) == pytest.approx(closed, rel=0.02)
     assert float(metrics.bhattacharyya_distance(first, first, data_range=RANGE)) == pytest.approx(0, abs=1e-12)
 
 
@@ -75,9 +75,9 @@ def test_fid_is_monais(images, others, features):
     mixing = normal(features, features, seed=2).double()
     first = normal(images, features).double() @ mixing
     second = normal(others, features, seed=1).double() + 0.3
-    found = float(metrics.frechet_distance(first, second))
+    result = float(metrics.frechet_distance(first, second))
     # The root of a singular product, of fewer images than features, is good to a few digits only.
-    assert found == pytest.approx(float(FIDMetric()(first, second)), rel=1e-8 if features == 8 else 1e-3)
+    assert result == pytest.approx(float(FIDMetric()(first, second)), rel=1e-8 if features == 8 else 1e-3)
 
 
 def test_frechet_distances_of_known_gaussians():
@@ -86,7 +86,7 @@ def test_frechet_distances_of_known_gaussians():
     shift = torch.tensor([3.0, 4.0]).double()
     assert float(metrics.frechet_distance(axis, 2 * axis + shift)) == pytest.approx(25 + 2 * 2 / 3)
     assert float(metrics.simplified_frechet_distance(axis, 2 * axis + shift)) == pytest.approx(25 + 2 * 2 / 3)
-    # C₁ = 2/3·I, C₂ = 2/3·[[1, 1], [1, 1]]: equal variances, so only the correlation tells them apart.
+    # C₁ = 2/3·I, C₂ = 2/3·[[1, 1], [1, 1]]: equal variances, so only the correlation distinguishes them.
     assert float(metrics.simplified_frechet_distance(axis, correlated)) == pytest.approx(0)
     assert float(metrics.frechet_distance(axis, correlated)) == pytest.approx(2 / 3 * (4 - 2 * math.sqrt(2)))
 
@@ -134,7 +134,7 @@ def test_a_damaged_network_is_refused_by_its_checksum(network_file, monkeypatch)
     ):
         metrics.load_feature_network(network_file)
     network_file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="is no TorchScript file"):
+    with pytest.raises(ValueError, match="is not a TorchScript file"):
         metrics.load_feature_network(network_file)
 
 
@@ -143,7 +143,7 @@ def test_a_wrong_network_is_told(tmp_path):
         metrics.load_feature_network(tmp_path / "none.ts")
     weights = tmp_path / "weights.pt"
     torch.save(torch.nn.Linear(2, 2).state_dict(), weights)
-    with pytest.raises(ValueError, match="is no TorchScript file"):
+    with pytest.raises(ValueError, match="is not a TorchScript file"):
         metrics.load_feature_network(weights)
     with pytest.raises(ValueError, match=r"expected \(2, features, ...\)"):
         metrics.image_features(lambda images: images.mean(), torch.zeros(2, 1, 4, 4))
@@ -157,27 +157,27 @@ def test_a_wrong_network_is_told(tmp_path):
 def test_overlap_is_monais(shape):
     generator = torch.Generator().manual_seed(0)
     pred, target = (torch.randint(4, (3, 1, *shape), generator=generator) for _ in range(2))
-    found = metrics.label_overlap(pred, target, 4)
+    result = metrics.label_overlap(pred, target, 4)
     one_hot = [torch.nn.functional.one_hot(x[:, 0], 4).movedim(-1, 1) for x in (pred, target)]
-    assert torch.allclose(found.dice.float(), compute_dice(*one_hot))
-    assert torch.allclose(found.iou.float(), compute_iou(*one_hot))
-    assert torch.allclose(found.accuracy, (pred == target).flatten(1).double().mean(1))
-    assert torch.allclose(metrics.LabelDiceMetric(4)(pred, target)[:, 0], found.dice[:, 1:].mean(1))
-    assert torch.allclose(metrics.LabelIoUMetric(4, include_background=True)(pred, target)[:, 0], found.iou.mean(1))
-    assert torch.allclose(metrics.LabelAccuracyMetric(4)(pred, target)[:, 0], found.accuracy)
+    assert torch.allclose(result.dice.float(), compute_dice(*one_hot))
+    assert torch.allclose(result.iou.float(), compute_iou(*one_hot))
+    assert torch.allclose(result.accuracy, (pred == target).flatten(1).double().mean(1))
+    assert torch.allclose(metrics.LabelDiceMetric(4)(pred, target)[:, 0], result.dice[:, 1:].mean(1))
+    assert torch.allclose(metrics.LabelIoUMetric(4, include_background=True)(pred, target)[:, 0], result.iou.mean(1))
+    assert torch.allclose(metrics.LabelAccuracyMetric(4)(pred, target)[:, 0], result.accuracy)
 
 
 def test_absent_classes_are_left_out_and_invented_ones_count_zero():
     target = torch.tensor([[[0, 1], [1, 0]]])
     pred = torch.tensor([[[0, 1], [2, 0]]])
-    found = metrics.segmentation_scores(pred, target, {"csf": 1, "gm": 2, "wm": 3})
-    assert found["accuracy"] == 0.75
-    assert found["dice_csf"] == pytest.approx(2 / 3)
-    assert found["dice_gm"] == 0
-    assert math.isnan(found["dice_wm"])
-    assert found["dice"] == pytest.approx(1 / 3)
-    assert found["miou"] == pytest.approx(1 / 4)
-    assert found["dice_with_background"] == pytest.approx((1 + 2 / 3) / 3)
+    result = metrics.segmentation_scores(pred, target, {"csf": 1, "gm": 2, "wm": 3})
+    assert result["accuracy"] == 0.75
+    assert result["dice_csf"] == pytest.approx(2 / 3)
+    assert result["dice_gm"] == 0
+    assert math.isnan(result["dice_wm"])
+    assert result["dice"] == pytest.approx(1 / 3)
+    assert result["miou"] == pytest.approx(1 / 4)
+    assert result["dice_with_background"] == pytest.approx((1 + 2 / 3) / 3)
     with pytest.raises(ValueError, match="expected names of the labels 1 to 2"):
         metrics.segmentation_scores(pred, target, {"a": 1, "b": 5})
     with pytest.raises(TypeError, match="expected integer labels"):
@@ -200,7 +200,7 @@ def test_labels_come_back_where_they_came_from(interpolation):
 
 def test_labels_come_back_to_another_grid():
     affine, source_affine = torch.eye(4).double(), torch.eye(4).double()
-    source_affine[0, 0], source_affine[0, 3] = 2.0, 1.0  # source row i lies on target row 2i + 1
+    source_affine[0, 0], source_affine[0, 3] = 2.0, 1.0  # source row i is on target row 2i + 1
     labels = torch.arange(8)[None, :, None].expand(1, 8, 3).contiguous()
     trace = Trace.build(
         torch.zeros(1, 4, 3), torch.zeros(1, 8, 3), torch.zeros(2, 8, 3), affine=affine, source_affine=source_affine

@@ -234,7 +234,7 @@ class TestDice:
 
 
 def test_the_region_mask_changes_where_not_what():
-    """Edges come from the whole image: a mask's own outline is no edge."""
+    """Edges come from the whole image: a mask's own outline is not an edge."""
     image = square()
     other = image.clone()
     other[..., :3] = noise(1, 1, 24, 3)

@@ -20,23 +20,23 @@ def test_wilcoxon_is_rs():
 
 
 def test_mean_effect_and_probability_are_those_of_arithmetic():
-    found = compare_paired(BEFORE, AFTER, larger_is_better=False)
+    result = compare_paired(BEFORE, AFTER, larger_is_better=False)
     apart = np.subtract(BEFORE, AFTER)
-    assert found.difference == pytest.approx(apart.mean(), abs=1e-12)
-    assert found.effect == pytest.approx(-stats.ttest_rel(BEFORE, AFTER).statistic / 3, abs=1e-6)  # d = t / sqrt(n)
-    assert found.probability == pytest.approx(2 / 9)
-    assert compare_paired(BEFORE, AFTER, larger_is_better=True).effect == pytest.approx(-found.effect)
+    assert result.difference == pytest.approx(apart.mean(), abs=1e-12)
+    assert result.effect == pytest.approx(-stats.ttest_rel(BEFORE, AFTER).statistic / 3, abs=1e-6)  # d = t / sqrt(n)
+    assert result.probability == pytest.approx(2 / 9)
+    assert compare_paired(BEFORE, AFTER, larger_is_better=True).effect == pytest.approx(-result.effect)
 
 
 def test_the_interval_is_scipys_bootstrap_to_its_noise_and_covers_as_often_as_it_says():
     apart = np.random.default_rng(1).normal(0.3, 1, 60)
-    found = compare_paired(apart, np.zeros(60), larger_is_better=True)
+    result = compare_paired(apart, np.zeros(60), larger_is_better=True)
     other = stats.bootstrap((apart,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(5))
-    np.testing.assert_allclose((found.low, found.high), other.confidence_interval, atol=0.015)
+    np.testing.assert_allclose((result.low, result.high), other.confidence_interval, atol=0.015)
     covered = [
-        found.low <= 0.5 <= found.high
+        result.low <= 0.5 <= result.high
         for seed in range(100)
-        for found in [
+        for result in [
             compare_paired(np.random.default_rng(seed).normal(0.5, 1, 40), np.zeros(40), larger_is_better=True)
         ]
     ]
@@ -59,7 +59,7 @@ def test_a_subject_counts_once_however_many_slices_it_has():
     for case, (one, other) in {"a1": (1, 3), "a2": (3, 3), "b1": (5, 4)}.items():
         tables["method"].add(case, {"mae": one, "edge_ssim": 1})
         tables["identity"].add(case, {"mae": other, "edge_ssim": 1})
-    found = compare_rows(tables, {"a1": "a", "a2": "a", "b1": "b"})
-    assert list(found) == [("mae", "method", "identity")]
-    (values,) = found.values()
+    result = compare_rows(tables, {"a1": "a", "a2": "a", "b1": "b"})
+    assert list(result) == [("mae", "method", "identity")]
+    (values,) = result.values()
     assert (values.n, values.difference, values.probability) == (2, 0.0, 0.5)  # a: 2 - 3, b: 5 - 4

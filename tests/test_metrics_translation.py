@@ -44,11 +44,11 @@ class TestScores:
         image[..., 6:] += 0.2  # half of the voxels are foreground, each wrong by 0.2
         expected = {"unit-whole": 0.05, "unit-foreground": 0.1, "symmetric-whole": 0.1, "symmetric-foreground": 0.2}
         for name, nmae in expected.items():
-            found = translation_scores(image, target, name)
-            assert list(found) == ["nmae", "psnr", "ssim"]
-            assert found["nmae"].item() == pytest.approx(nmae, abs=1e-6)
+            result = translation_scores(image, target, name)
+            assert list(result) == ["nmae", "psnr", "ssim"]
+            assert result["nmae"].item() == pytest.approx(nmae, abs=1e-6)
             squared = 0.04 if name.endswith("foreground") else 0.02
-            assert found["psnr"].item() == pytest.approx(10 * np.log10(4 / squared), abs=1e-4)
+            assert result["psnr"].item() == pytest.approx(10 * np.log10(4 / squared), abs=1e-4)
             assert normalized_mean_absolute_error(image, target, name).item() == pytest.approx(nmae, abs=1e-6)
 
     @each_shape
@@ -102,8 +102,8 @@ class TestScores:
     @pytest.mark.parametrize("convention", CONVENTIONS)
     def test_the_bound_of_psnr_by_nmae_holds_and_is_reached(self, shape, convention):
         image, target = pair(shape)
-        found = translation_scores(image, target, convention)
-        for nmae, psnr in zip(found["nmae"], found["psnr"]):
+        result = translation_scores(image, target, convention)
+        for nmae, psnr in zip(result["nmae"], result["psnr"]):
             assert psnr < highest_psnr(nmae.item(), convention)
         flat = translation_scores(target + 0.1, target, convention)  # one error everywhere: equality
         assert flat["psnr"][0].item() == pytest.approx(highest_psnr(flat["nmae"][0].item(), convention), abs=1e-4)
@@ -149,7 +149,7 @@ SHIFTS = [(0.0, 0.0, 0.0), (0.37, -1.22, 0.6), (2.5, 0.9, -1.1), (-4.0, 3.0, 1.0
 class TestDrift:
     def brain(self, shape):
         case = TraceBench("misaligned", shape, cases=1, seed=1)[0]
-        # room for the content to move without leaving the grid
+        # memory for the content to move without leaving the grid
         return pad(case["clean_target"].as_tensor()[None], [6] * 2 * len(shape), value=-1.0)
 
     def shifted(self, image, shift):
@@ -162,10 +162,10 @@ class TestDrift:
     def test_known_shifts_to_a_twentieth_of_a_voxel(self, shape, shift):
         shift = shift[: len(shape)]
         target = self.brain(shape)
-        found = translation_drift(self.shifted(target, shift), target, torch.eye(4, dtype=torch.float64))
-        assert found.shape == (1, 3)
-        np.testing.assert_allclose(found[0, : len(shape)], shift, atol=0.05)
-        assert found[0, len(shape) :].tolist() == [0.0] * (3 - len(shape))
+        result = translation_drift(self.shifted(target, shift), target, torch.eye(4, dtype=torch.float64))
+        assert result.shape == (1, 3)
+        np.testing.assert_allclose(result[0, : len(shape)], shift, atol=0.05)
+        assert result[0, len(shape) :].tolist() == [0.0] * (3 - len(shape))
 
     def test_blur_noise_contrast_and_shading_hardly_move_it(self):
         target, shift = self.brain((96, 96)), (1.3, -0.6)
@@ -178,31 +178,31 @@ class TestDrift:
             "shading": (moved + 0.3 * (moved > -0.9) * ramp, 0.25),
         }
         for name, (image, tolerance) in changed.items():
-            found = translation_drift(torch.from_numpy(image)[None, None], target.double(), torch.eye(4).double())
-            np.testing.assert_allclose(found[0, :2], shift, atol=tolerance, err_msg=name)
+            result = translation_drift(torch.from_numpy(image)[None, None], target.double(), torch.eye(4).double())
+            np.testing.assert_allclose(result[0, :2], shift, atol=tolerance, err_msg=name)
 
     def test_millimeters_follow_an_oblique_anisotropic_affine(self):
         target = self.brain((64, 64))
         image = self.shifted(target, (2.0, -1.0))
         affine = torch.tensor([[0.0, -3, 0, 9], [2, 0, 0, 9], [0.5, 0, 1, 9], [0, 0, 0, 1]], dtype=torch.float64)
-        found = translation_drift(image, target, affine)[0]
-        np.testing.assert_allclose(found, [3.0, 4.0, 1.0], atol=0.15)
+        result = translation_drift(image, target, affine)[0]
+        np.testing.assert_allclose(result, [3.0, 4.0, 1.0], atol=0.15)
         batch = translation_drift(
             torch.cat([target, image]), torch.cat([target, target]), torch.stack([torch.eye(4).double(), affine])
         )
         assert batch[0].tolist() == [0, 0, 0]
-        assert torch.equal(batch[1], found)
+        assert torch.equal(batch[1], result)
 
     def test_undefined_for_a_constant_image(self):
         target = self.brain((64, 64))
-        found = translation_drift(torch.full_like(target, 0.3), target, torch.eye(4).double())
-        assert bool(found[0, :2].isnan().all())
+        result = translation_drift(torch.full_like(target, 0.3), target, torch.eye(4).double())
+        assert bool(result[0, :2].isnan().all())
 
     def test_a_single_slice_as_a_volume(self):
         target = self.brain((64, 64))[..., None]
         moved = self.shifted(target[..., 0], (1.5, 0.5))[..., None]
-        found = translation_drift(moved, target, torch.eye(4).double())
-        np.testing.assert_allclose(found[0], [1.5, 0.5, 0], atol=0.05)
+        result = translation_drift(moved, target, torch.eye(4).double())
+        np.testing.assert_allclose(result[0], [1.5, 0.5, 0], atol=0.05)
 
     def test_errors(self):
         image = torch.rand(1, 1, 16, 16)

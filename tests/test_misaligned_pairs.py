@@ -86,10 +86,10 @@ def configured(dataset, **values):
     return sources(resolve(method_class("reggan").settings_type, (), MISALIGNED | chosen), dataset)
 
 
-def moved(found, prepared):
+def moved(result, prepared):
     """Per key whether some item differs from the prepared one."""
     return {
-        key: any(not torch.equal(a[key].as_tensor(), b[key].as_tensor()) for a, b in zip(found, prepared, strict=True))
+        key: any(not torch.equal(a[key].as_tensor(), b[key].as_tensor()) for a, b in zip(result, prepared, strict=True))
         for key in ("source", "target")
     }
 
@@ -101,10 +101,10 @@ def test_misalignment_moves_training_pairs_only(dataset, which, expected):
     data = configured(dataset, moved=which)
     for split in ("training", "validation", "test"):
         prepared = load_dataset(dataset, split)
-        found = list(getattr(data, split)())
+        result = list(getattr(data, split)())
         wanted = expected if split == "training" else (False, False)
-        assert tuple(moved(found, prepared).values()) == wanted
-        for item, original in zip(found, prepared):
+        assert tuple(moved(result, prepared).values()) == wanted
+        for item, original in zip(result, prepared):
             torch.testing.assert_close(item["target"].affine, original["target"].affine)
             assert item["case"] == original["case"]
 
@@ -119,7 +119,7 @@ def test_every_reading_is_another_misalignment_with_air_outside(dataset):
             assert float(item[key][0, 0, 0]) == -1
             assert float(item[key].min()) >= -1
     source, target = (readings[0][key].as_tensor() > -0.9 for key in ("source", "target"))
-    assert not torch.equal(source, target)  # each by a draw of its own
+    assert not torch.equal(source, target)  # each by its own draw
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -174,7 +174,7 @@ def test_a_little_training_finds_noise_that_the_condition_reveals():
         ({"channels": (8, 12)}, r"channels: expected multiples of norm_groups=8, received \(8, 12\)"),
         ({"attention_levels": (True,)}, "attention_levels: expected 2 entries"),
         ({"head_channels": 5}, "head_channels: expected a divisor .* received 5 for 16 features"),
-        ({"dropout": 1.0}, r"dropout: expected a share in \[0, 1\)"),
+        ({"dropout": 1.0}, r"dropout: expected a fraction in \[0, 1\)"),
     ],
 )
 def test_sizes_out_of_range_are_refused(options, message):

@@ -48,9 +48,9 @@ def test_draws_fill_every_gap_between_neighbors_evenly():
     index = torch.bucketize(drawn.double(), rising)
     counts = torch.bincount(index, minlength=11)[1:]
     assert (counts - 2000).abs().max() < 5 * math.sqrt(2000)
-    share = (drawn.double() - rising[index - 1]) / (rising[index] - rising[index - 1])
+    fraction = (drawn.double() - rising[index - 1]) / (rising[index] - rising[index - 1])
     torch.testing.assert_close(
-        torch.histc(share, 4, 0, 1) / 20000, torch.full((4,), 0.25, dtype=torch.float64), atol=0.02, rtol=0
+        torch.histc(fraction, 4, 0, 1) / 20000, torch.full((4,), 0.25, dtype=torch.float64), atol=0.02, rtol=0
     )
 
 
@@ -123,7 +123,7 @@ def test_noise_is_added_in_float32_inside_autocast():
     [
         (lambda: NoiseSchedule(0), ValueError, "steps: expected a number above 0, received 0"),
         (lambda: NoiseSchedule(9, 0.2, 0.1), ValueError, "0 < first_beta <= last_beta < 1, received 0.2 and 0.1"),
-        (lambda: NoiseSchedule().levels(5, 0.0), ValueError, r"start: expected a share of the schedule in \(0, 1\]"),
+        (lambda: NoiseSchedule().levels(5, 0.0), ValueError, r"start: expected a fraction of the schedule in \(0, 1\]"),
         (lambda: NoiseSchedule().levels(5, 0.001), ValueError, "steps: expected 1 to 2, .* received 5"),
         (lambda: NoiseSchedule().levels(5, spacing=0.5), ValueError, "spacing: expected an exponent of at least 1"),
         (lambda: NoiseSchedule().levels(0), ValueError, "steps: expected 1 to 2000"),

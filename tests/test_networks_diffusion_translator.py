@@ -137,7 +137,7 @@ def test_networks_that_do_not_fit_are_refused():
         ({"sampler": "euler"}, "sampler: expected one of"),
         ({"structure": torch.zeros(2, 2, 16, 16)}, r"structure: expected 1 channel\(s\)"),
         ({"structure": torch.zeros(2, 1, 16, 8)}, "structure: expected the batch and grid of source"),
-        ({"start": 0}, "start: expected a share"),
+        ({"start": 0}, "start: expected a fraction"),
         ({"steps": 2001}, "steps: expected 1 to 2000"),
         ({"generators": seeds(0)}, "generators: expected 2"),
     ],

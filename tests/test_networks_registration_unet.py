@@ -115,8 +115,8 @@ def test_it_learns_a_shift():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = ddf[0, :, fixed[0, 0] > 0].mean(1)
-    torch.testing.assert_close(found, torch.tensor([2.0, -1.0]), atol=0.5, rtol=0)
+    result = ddf[0, :, fixed[0, 0] > 0].mean(1)
+    torch.testing.assert_close(result, torch.tensor([2.0, -1.0]), atol=0.5, rtol=0)
 
 
 def test_norm_none_leaves_the_images_levels_in():

@@ -35,10 +35,10 @@ def test_every_type_gives_the_general_readers_numbers(tmp_path, name, dtype, slo
     values = numbers(dtype=dtype)
     header = nibabel.Nifti1Header(endianness=">" if dtype.startswith(">") else "<")
     path = save(tmp_path / name, values, slope, lambda data, affine: nibabel.Nifti1Image(data, affine, header))
-    found = nifti_voxels("image", path)
-    assert found.dtype == torch.float32
+    result = nifti_voxels("image", path)
+    assert result.dtype == torch.float32
     general = torch.as_tensor(load_image("image", path)).flatten()
-    assert torch.equal(found.flatten().sort().values, general.sort().values)
+    assert torch.equal(result.flatten().sort().values, general.sort().values)
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (5, 6, 1), (4, 5, 6), (4, 5, 6, 2)])

@@ -45,7 +45,7 @@ main(["import", "f", "--format", "itk", "--source", "s", "--target", "t", "--out
 
 @pytest.fixture
 def slow_command(tmp_path):
-    """A command in the midst of its work, in a process of its own."""
+    """A command in the midst of its work, in its own process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, str(tmp_path / "out")],
@@ -233,7 +233,7 @@ def test_where_nothing_can_be_beside_a_trace_its_certificate_is_in_it(tmp_path, 
     atomic_write(folder / "report.html", "a page that came later")
     assert certificate.certificate_of(folder)["stale"] is False
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trace"]
-    save_trace(small_trace(16), folder, overwrite=True)  # what was told of the earlier one goes with it
+    save_trace(small_trace(16), folder, overwrite=True)  # what was reported of the earlier one goes with it
     assert not (folder / "certificate.json").exists()
     assert not (folder / "report.html").exists()
 

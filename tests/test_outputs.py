@@ -53,8 +53,8 @@ def holds(folder, statement):
         r"(.+) holds '(.+)'": lambda path, text: text in path.read_text(encoding="utf-8"),
     }
     for pattern, check in patterns.items():
-        if found := re.fullmatch(pattern, statement):
-            return check(folder / found[1], *found.groups()[1:])
+        if result := re.fullmatch(pattern, statement):
+            return check(folder / result[1], *result.groups()[1:])
     raise AssertionError(f"a statement of no known form: {statement}")
 
 
@@ -88,7 +88,7 @@ def test_the_output_arrives_or_is_refused_at_once(place, capfd, monkeypatch):
         monkeypatch.setattr(module, "intensity_maps", lambda *_: pytest.fail("refused after the work has begun"))
     with as_nobody(folder) if expected.get("as_user") else os_as_it_is():
         code, out, lines = run(capfd, expected["command"])
-    assert code in ((1,) if refused else (0, 3)), lines  # 3: one step on noise is no registration to believe
+    assert code in ((1,) if refused else (0, 3)), lines  # 3: one step on noise is not a registration to believe
     assert [statement for statement in expected["after"] if not holds(folder, statement)] == (
         ["missing/trace.json exists"] if expected["case"] == "dangling_link" else []
     )

@@ -35,11 +35,11 @@ OWN = ("tracetrans", "pix2pix", "reggan", "unet", "cyclegan")
 def inverted(count, split="training"):
     """Cases of simulated surgery whose target has the negative contrast within the head."""
     bench = TraceBench("postop", (48, 48), cases=count, seed=3, split=split)
-    found = []
+    result = []
     for case in (bench[k] for k in range(count)):
         target = case["target"].as_tensor()
-        found.append({"source": case["source"], "target": torch.where(target > -0.999, -0.8 * target, -1.0)})
-    return found
+        result.append({"source": case["source"], "target": torch.where(target > -0.999, -0.8 * target, -1.0)})
+    return result
 
 
 def foreground_error(tracer, cases):

@@ -315,7 +315,7 @@ def test_prepare_does_again_what_changed_and_only_that(tmp_path, counted):
     for subject, expected in ((test, [test]), (training, everything)):
         other = next(name for name in everything if name not in (test, training))
         changed = bytearray((tmp_path / "raw" / f"{other.lower()}b.nii").read_bytes())
-        changed[-1000] ^= 1 + everything.index(subject)  # a scan of its own: no two subjects share one
+        changed[-1000] ^= 1 + everything.index(subject)  # its own scan: no two subjects share one
         (tmp_path / "raw" / f"{subject.lower()}b.nii").write_bytes(changed)
         assert attempt() == {"learn": [subject], "write": expected}
     assert attempt(slices=2) == {"learn": everything, "write": everything}
@@ -332,13 +332,13 @@ def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
     (folder / "broken.nii").write_bytes(b"broken")
     run = shift_run(tmp_path / "run", [1.0, 0.0])
     out = tmp_path / "out"
-    found = translate_cases(run, [folder], out, progress=False, report=False)
-    assert sorted(found.translated) == ["more_s0a", "raw_s0a", "s0b", "s1a", "s1b"]
-    assert len(found.failures) == 1
-    assert "broken.nii: cannot be read as NIfTI" in found.failures[0]
-    assert sorted(p.name for p in out.iterdir()) == ["cases.csv", *sorted(found.translated)]
+    result = translate_cases(run, [folder], out, progress=False, report=False)
+    assert sorted(result.translated) == ["more_s0a", "raw_s0a", "s0b", "s1a", "s1b"]
+    assert len(result.failures) == 1
+    assert "broken.nii: cannot be read as NIfTI" in result.failures[0]
+    assert sorted(p.name for p in out.iterdir()) == ["cases.csv", *sorted(result.translated)]
     assert (out / "cases.csv").read_text().count("translated") == 5
-    before = {name: (out / name / "trace" / "trace.json").stat().st_mtime_ns for name in found.translated}
+    before = {name: (out / name / "trace" / "trace.json").stat().st_mtime_ns for name in result.translated}
 
     again = translate_cases(run, [folder], out, progress=False, report=False)
     assert (again.translated, sorted(again.kept)) == ([], sorted(before))
@@ -414,7 +414,7 @@ def test_several_workers_give_the_bytes_of_one(tmp_path):
         ([], True),
     ],
 )
-def test_a_folder_is_one_series_unless_pictures_outnumber_its_slices(tmp_path, names, one):
+def test_a_folder_is_one_series_unless_natural_images_outnumber_its_slices(tmp_path, names, one):
     from medtrace.data.lists.image_list import is_one_image
 
     for name in names:

@@ -101,8 +101,8 @@ def test_a_warp_that_ants_wrote_is_read(tmp_path, ants):
     write_image(tmp_path / "fixed.nii.gz", trace.warped, trace.affine)
     write_image(tmp_path / "moving.nii.gz", trace.source, trace.source_affine)
     fixed, moving = (ants.image_read(str(tmp_path / f"{k}.nii.gz")) for k in ("fixed", "moving"))
-    found = ants.registration(fixed, moving, "SyNOnly", reg_iterations=(10, 0, 0), outprefix=str(tmp_path / "syn"))
-    warp = next(path for path in found["fwdtransforms"] if path.endswith(".nii.gz"))
+    result = ants.registration(fixed, moving, "SyNOnly", reg_iterations=(10, 0, 0), outprefix=str(tmp_path / "syn"))
+    warp = next(path for path in result["fwdtransforms"] if path.endswith(".nii.gz"))
     read = read_transform(warp)
     torch.testing.assert_close(read.affine, trace.affine, atol=1e-4, rtol=0)
     ours = Trace.build(trace.source, trace.source, read.ddf, affine=read.affine, source_affine=trace.source_affine)
@@ -127,7 +127,7 @@ for folder in sys.argv[1:]:
 
 
 def test_ants_takes_a_2d_trace_as_2d(tmp_path, ants):  # noqa: ARG001
-    """In a process of its own, which ANTs ends with an abort where image and field differ in dimension."""
+    """In its own process, which ANTs ends with an abort where image and field differ in dimension."""
     traces = {"level": make_trace("2d", "plain"), "off": make_trace("2d", "anisotropic", True)}
     for name, trace in traces.items():
         folder = tmp_path / name

@@ -35,7 +35,7 @@ def test_what_is_exported_comes_back(tmp_path, format, case):
 
 
 def test_composites_and_other_grids(tmp_path):
-    """A composite with a rigid part, and a field that lies on a grid of its own, are read at the target's voxels."""
+    """A composite with a rigid part, and a field that is on its own grid, are read at the target's voxels."""
     trace = make_trace("3d", "oblique", True)
     save_trace(trace, tmp_path / "trace")
     scans = [tmp_path / "trace" / f"{name}.nii.gz" for name in ("source", "image")]

@@ -258,23 +258,23 @@ def test_mask_limits_the_foreground(tmp_path):
     assert float((item["target"].as_tensor()[0][~outside] > -1).float().mean()) > 0.95
 
 
-def test_pictures_are_resized_and_keep_their_colors(tmp_path):
+def test_natural_images_are_resized_and_keep_their_colors(tmp_path):
     folder = tmp_path / "faces"
     folder.mkdir()
     rows = []
     for number in range(4):
         for time, shade in (("before", 60), ("after", 180)):
-            picture = np.full((40, 30, 3), shade, np.uint8)
-            picture[:20, :, 0] = 250  # red above
-            picture[:, :15, 2] = 10  # no blue on the left
-            picture[39, 29] = number  # no two subjects share an image
-            Image.fromarray(picture).save(folder / f"{number}_{time}.png")
+            natural_image = np.full((40, 30, 3), shade, np.uint8)
+            natural_image[:20, :, 0] = 250  # red above
+            natural_image[:, :15, 2] = 10  # no blue on the left
+            natural_image[39, 29] = number  # no two subjects share an image
+            Image.fromarray(natural_image).save(folder / f"{number}_{time}.png")
         rows.append({"subject": f"F{number}", "source": f"{number}_before.png", "target": f"{number}_after.png"})
     (folder / "pairs.json").write_text(json.dumps(rows))
     prepare(folder / "pairs.json", tmp_path / "data", **settings(resize=32))
     preparation = Preparation.load(tmp_path / "data" / "preparation.json")
     assert (preparation.intensity, preparation.value_range) == (Intensity.RANGE, (0.0, 255.0))
-    assert (preparation.channels, preparation.spatial_shape, preparation.picture) == (3, (32, 32), True)
+    assert (preparation.channels, preparation.spatial_shape, preparation.natural_image) == (3, (32, 32), True)
     item = load_dataset(tmp_path / "data")[0]
     assert item["source"].shape == (3, 32, 32)
     # axis 0 runs to the right and axis 1 down
@@ -396,7 +396,7 @@ def tissue(points):
 
 
 def test_alignment_carries_images_and_landmarks(tmp_path):
-    """The follow-up is moved by a known motion; after preparation it lies on the source, its landmarks too."""
+    """The follow-up is moved by a known motion; after preparation it is on the source, its landmarks too."""
     shape, affine = (36, 42, 30), np.diag([2.0, 2.0, 2.2, 1.0])
     affine[:3, 3] = -36, -42, -33
     motion = rotation((3.0, -2.0, 4.0), (3.0, -2.0, 1.5))
@@ -522,11 +522,11 @@ def test_labels_keep_their_numbers_at_another_voxel_size(tmp_path):
     item = load_dataset(tmp_path / "data", "training")[0]
     assert item["source_labels"].shape == item["source"].shape
     assert set(item["source_labels"].unique().tolist()) == {0, 1, 3}
-    # The share of every label is that of the file.
+    # The fraction of every label is that of the file.
     own = nibabel.load(tmp_path / "raw" / "s0l.nii.gz").get_fdata()
     for label in (0, 1, 3):
-        share = float((item["source_labels"] == label).float().mean())
-        assert share == pytest.approx((own == label).mean(), abs=0.02)
+        fraction = float((item["source_labels"] == label).float().mean())
+        assert fraction == pytest.approx((own == label).mean(), abs=0.02)
 
 
 def test_bad_labels_are_refused(tmp_path):

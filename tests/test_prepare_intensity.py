@@ -169,7 +169,7 @@ def test_saved_and_loaded(tmp_path):
     content = json.loads((tmp_path / "p.json").read_text())
     content["unheard_of"] = 1
     (tmp_path / "p.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"p.json: is no valid preparation \(.*unheard_of"):
+    with pytest.raises(ValueError, match=r"p.json: is not a valid preparation \(.*unheard_of"):
         Preparation.load(tmp_path / "p.json")
     with pytest.raises(FileNotFoundError, match=r"q.json: no such file"):
         Preparation.load(tmp_path / "q.json")

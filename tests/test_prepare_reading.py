@@ -1,4 +1,4 @@
-"""Readers of every kind agree with other libraries, and grids go there and back."""
+"""Readers of every kind agree with other libraries, and grids go round trip."""
 
 import nibabel
 import numpy as np
@@ -40,7 +40,7 @@ def test_every_format_gives_the_same_voxels_at_the_same_place(tmp_path, ending):
         np.testing.assert_allclose(point[:3] * [-1, -1, 1], image.TransformIndexToPhysicalPoint(voxel), atol=1e-5)
 
 
-def test_picture_axes_follow_itk(tmp_path):
+def test_natural_image_axes_follow_itk(tmp_path):
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
     Image.fromarray(rgb).save(tmp_path / "rgb.png")
@@ -53,7 +53,7 @@ def test_picture_axes_follow_itk(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "gray.png").as_tensor()[0].numpy(), rgb[..., 0].T)
 
 
-def test_picture_kinds(tmp_path):
+def test_natural_image_kinds(tmp_path):
     gray = np.arange(64, dtype=np.uint8).reshape(8, 8)
     turned = Image.fromarray(gray)
     exif = turned.getexif()

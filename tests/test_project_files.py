@@ -26,9 +26,9 @@ def run(*command):
 
 
 def tool(name):
-    found = shutil.which(name, path=str(BIN)) or shutil.which(name)
-    assert found, f"{name}: not installed; pip install -e '.[test]'"
-    return found
+    result = shutil.which(name, path=str(BIN)) or shutil.which(name)
+    assert result, f"{name}: not installed; pip install -e '.[test]'"
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,9 @@ def test_make_has_the_targets_that_others_name(workflow):
 
 def test_every_requirement_has_a_lowest_version():
     required = [line.strip() for line in SETUP["options"]["install_requires"].splitlines() if line.strip()]
-    found = lowest((ROOT / "setup.cfg").read_text(encoding="utf-8"))
-    assert len(found) == len(required)
-    for line, constraint in zip(required, found):
+    result = lowest((ROOT / "setup.cfg").read_text(encoding="utf-8"))
+    assert len(result) == len(required)
+    for line, constraint in zip(required, result):
         name, version = constraint.split("==")
         assert line.startswith(f"{name}>={version}")
 

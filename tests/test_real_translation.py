@@ -1,4 +1,4 @@
-"""Translation of real heads: who is on which side, what is told of a row, and what each method learns in a minute."""
+"""Translation of real heads: who is on which side, the record of a row, and what each method learns in a minute."""
 
 import json
 
@@ -83,8 +83,8 @@ def test_the_published_layout_is_read(folder):
 def test_no_person_is_on_two_sides(folder):
     heads, _ = find_heads(folder)
     for test in TEST:
-        found = sides(heads, "T2", test)
-        persons = {side: {head.person for head in members} for side, members in found.items()}
+        result = sides(heads, "T2", test)
+        persons = {side: {head.person for head in members} for side, members in result.items()}
         assert persons["test"] == {test}
         assert persons["validation"] == {VALIDATION}
         assert not persons["training"] & (persons["test"] | persons["validation"])
@@ -127,7 +127,7 @@ def test_best_methods_are_trained_again_and_finished_rows_are_not(folder, tmp_pa
     monkeypatch.setattr(study, "_train", fake)
     monkeypatch.setattr(study, "_dataset", lambda *_: None)
     monkeypatch.setattr(study, "_cheap", lambda *_: None)
-    monkeypatch.setattr(study, "write_pictures", lambda *_: None)
+    monkeypatch.setattr(study, "write_natural_images", lambda *_: None)
     wanted = {"targets": ("T2",), "methods": ("a", "b", "c"), "seeds": 2, "progress": False}
     page = study.real_translation(folder, tmp_path / "out", **wanted)
     assert trained[:6] == [f"t2-{person}-{name}-0" for name in "abc" for person in TEST]

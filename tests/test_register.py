@@ -140,7 +140,7 @@ def test_volumes_on_two_grids_are_registered_by_their_headers(tmp_path):
     np.testing.assert_allclose(trace.source_affine, stored, atol=1e-4)
     np.testing.assert_allclose(trace.affine, AFFINE, atol=1e-4)
     assert trace.source.shape == (1, *source.shape)
-    # The anatomy is one and the same: read by the headers it already lies on the target.
+    # The anatomy is one and the same: read by the headers it already is on the target.
     healthy = ~torch.from_numpy(mask)
     moved = trace.warped[0] - torch.from_numpy(target.astype(np.int16))
     assert float(moved[healthy].abs().mean()) < 15
@@ -165,7 +165,7 @@ def test_field_on_a_coarse_grid_is_in_the_targets_voxels(tmp_path):
     np.testing.assert_allclose(nibabel.load(out / "warped.nii.gz").affine, OBLIQUE, atol=1e-4)
 
 
-def test_pictures_are_registered(tmp_path):
+def test_natural_images_are_registered(tmp_path):
     for name, shift in (("a", 0), ("b", 2.0)):
         Image.fromarray((brain((40, 32), shift)[0] / 4).astype(np.uint8)).save(tmp_path / f"{name}.png")
     found = register(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "out", device="cpu", progress=False)
@@ -219,13 +219,13 @@ def test_a_run_of_slices_refuses_volumes_and_a_translator_every_pair(tmp_path, r
 
 def test_errors_are_one_line(tmp_path, slices):
     volume = save(tmp_path / "v.nii.gz", brain((20, 20, 20))[0], AFFINE)
-    picture = tmp_path / "p.png"
-    Image.fromarray((brain((32, 36))[0] / 4).astype(np.uint8)).save(picture)
+    natural_image = tmp_path / "p.png"
+    Image.fromarray((brain((32, 36))[0] / 4).astype(np.uint8)).save(natural_image)
     everywhere = save(tmp_path / "all.nii.gz", np.ones((32, 36, 1)), AFFINE, np.uint8)
     for arguments, expected in (
         ([slices.source, tmp_path / "none.nii.gz"], "none.nii.gz: no such file"),
         ([slices.source, volume], "is a volume, but"),
-        ([slices.source, picture], "expected a scan, as"),
+        ([slices.source, natural_image], "expected a scan, as"),
         ([slices.source, slices.target, "--refine", 0], "expected 1 or more gradient steps without a run"),
         ([slices.source, slices.target, "--mask", volume], "expected the grid"),
         ([slices.source, slices.target, "--mask", everywhere], "a mask that covers all of it"),

@@ -208,7 +208,7 @@ def test_wrong_images(change, message):
     [
         ({"similarity": "ncc"}, "similarity"),
         ({"radius": 0}, "radius: expected at least 1"),
-        ({"symmetry": 1.0}, "symmetry: expected a share in"),
+        ({"symmetry": 1.0}, "symmetry: expected a fraction in"),
         ({"iterations": ()}, "iterations: expected one number per level"),
         ({"update_smoothing_mm": -1.0}, "update_smoothing_mm: expected a finite number of at least 0"),
         ({"step": 0.0}, "step: expected a number above 0"),

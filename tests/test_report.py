@@ -1,4 +1,4 @@
-"""Figures lie on the page as radiologists expect, show the right numbers; tables say mean ± SD with n."""
+"""Figures are on the page as radiologists expect, show the right numbers; tables say mean ± SD with n."""
 
 import csv
 import importlib

@@ -94,5 +94,5 @@ def test_killed_again_and_again_at_any_time(method, whole, tmp_path):
 def test_the_number_of_loader_workers_changes_nothing(method, whole, tmp_path):
     """Workers that live as long as the loader draw what the process itself draws, also after a resume."""
     workers = {"training.num_workers": 2}
-    found = killed_and_resumed(method, tmp_path, ("epoch", 3), **workers)
-    assert differences(whole(method), found) == ["record"]  # which says how many there were
+    result = killed_and_resumed(method, tmp_path, ("epoch", 3), **workers)
+    assert differences(whole(method), result) == ["record"]  # which says how many there were

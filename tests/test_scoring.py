@@ -157,11 +157,11 @@ def test_independent_registration_finds_a_known_deformation(shape, backend):
     source = smooth(1, 10, 1.0)
     truth = exponentiate(smooth(len(shape), 6 - len(shape), 1.2))
     image = torch.tanh(warp(source, truth))  # another contrast
-    found = independent_registration(source, image, backend=backend, control_spacing=7)
+    result = independent_registration(source, image, backend=backend, control_spacing=7)
     inner = (0, slice(None), *[slice(5, -5)] * len(shape))
-    assert (found - truth)[inner].norm(dim=0).mean() < 0.35 * truth[inner].norm(dim=0).mean()
+    assert (result - truth)[inner].norm(dim=0).mean() < 0.35 * truth[inner].norm(dim=0).mean()
     if backend == "simpleitk":
-        assert torch.equal(found, independent_registration(source, image, control_spacing=7))
+        assert torch.equal(result, independent_registration(source, image, control_spacing=7))
 
 
 def test_independent_registration_of_a_constant_image_is_the_identity():

@@ -1,4 +1,4 @@
-"""Settings: names, presets, values, and what is told where they are wrong."""
+"""Settings: names, presets, values, and what is reported where they are wrong."""
 
 import json
 

@@ -74,8 +74,8 @@ def test_stopped_at_any_point(method, moment, number, whole, tmp_path):
 def test_stopped_with_loader_workers(method, whole, tmp_path):
     """The signal reaches the whole group of processes, as from a terminal or a scheduler."""
     workers = {"training.num_workers": 2}
-    found = stopped_and_resumed(method, tmp_path, (*MOMENTS["in a forward pass"], signal.SIGINT), **workers)
-    assert differences(whole(method), found) == ["record"]
+    result = stopped_and_resumed(method, tmp_path, (*MOMENTS["in a forward pass"], signal.SIGINT), **workers)
+    assert differences(whole(method), result) == ["record"]
 
 
 @pytest.mark.slow

@@ -63,8 +63,8 @@ def test_shuffled_every_case_comes_once_in_batches_as_full_as_can_be():
 
 
 def test_processes_have_as_many_batches_each():
-    share = SequentialSampler(range(4))
-    loader = CaseLoader(Cases(SIZES), batch_size=2, sampler=share)
+    fraction = SequentialSampler(range(4))
+    loader = CaseLoader(Cases(SIZES), batch_size=2, sampler=fraction)
     assert [batch["case"] for batch in loader] == [["c0"], ["c1"], ["c2"], ["c3"]]
 
 

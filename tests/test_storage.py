@@ -43,11 +43,11 @@ OWNERS = {
     "shutil": {"move", "copy"},
 }
 PILLOW = {"Image", "fromarray", "open"}
-"""What a picture that is saved comes from."""
+"""What a natural image that is saved comes from."""
 GUARDS = {"atomic_file", "atomic_directory", "atomic_write", "atomic_case"}
 ENCODERS = {
-    ("data/pictures/files.py", "save"): "a PNG into memory, which storage writes",
-    ("data/pictures/files.py", "imwrite"): "a TIFF into memory, which storage writes",
+    ("data/natural_images/files.py", "save"): "a PNG into memory, which storage writes",
+    ("data/natural_images/files.py", "imwrite"): "a TIFF into memory, which storage writes",
     ("data/dicom/pixels.py", "open"): "codecs' chatter to the null device",
     ("guard/probe.py", "write"): "a worker's answer, into a pipe",
     ("io/dicom.py", "save_as"): "pydicom, into a path of `atomic_file`",
@@ -60,7 +60,7 @@ ENCODERS = {
 }
 """Every call outside of storage/ that writes at all: file and function, with the reason."""
 UNGUARDED = {
-    "data/pictures/files.py",
+    "data/natural_images/files.py",
     "data/dicom/pixels.py",
     "guard/probe.py",
     "report/display.py",
@@ -71,7 +71,7 @@ UNGUARDED = {
 
 def writing_calls(tree):
     """What writes: line, function, and whether it stands in a `with atomic_...` or is an argument of `atomic_write`."""
-    found = []
+    result = []
 
     def name_of(function):
         return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
@@ -90,17 +90,17 @@ def writing_calls(tree):
             given = [*node.args[after:], *(word.value for word in node.keywords if word.arg == "mode")]
             mode = next((str(one.value) for one in given if isinstance(one, ast.Constant)), "")
             opened = name == "open" and owner != "os" and set(mode) & set("wax+")
-            picture = name == "save" and isinstance(value, ast.Call) and name_of(value.func) in PILLOW
+            natural_image = name == "save" and isinstance(value, ast.Call) and name_of(value.func) in PILLOW
             dumped = owner == "yaml" and "dump" in name and len(node.args) > 1
-            library = picture or dumped or name in LIBRARIES or name in OWNERS.get(owner, ())
+            library = natural_image or dumped or name in LIBRARIES or name in OWNERS.get(owner, ())
             if name in WRITERS or opened or library:
-                found.append((node.lineno, name, guarded and bool(library)))
+                result.append((node.lineno, name, guarded and bool(library)))
             guarded = guarded or name in GUARDS
         for child in ast.iter_child_nodes(node):
             visit(child, guarded)
 
     visit(tree, False)
-    return found
+    return result
 
 
 def writes(tree):

@@ -210,7 +210,10 @@ def test_patches_are_refused_where_they_make_no_sense(tmp_path):
     solid = shift_run(tmp_path / "solid", [1.0, 0.0, 0.0])
     with pytest.raises(ValueError, match="since ShiftMethod takes volumes as a whole"):
         translate(solid, scan, tmp_path / "out", patch_size=8, progress=False)
-    for arguments, message in (((0,), "size: expected 1 voxel"), ((8, 1.0), r"overlap: expected a share in \[0, 1\)")):
+    for arguments, message in (
+        ((0,), "size: expected 1 voxel"),
+        ((8, 1.0), r"overlap: expected a fraction in \[0, 1\)"),
+    ):
         with pytest.raises(ValueError, match=message):
             PatchInferer(*arguments)
     with pytest.raises(ValueError, match="size: expected 1 or 2 numbers"):

@@ -48,9 +48,9 @@ def test_a_chain_moves_points_as_itk_does(name):
         field(2, AFFINES["oblique"], size=2.5),
     )
     points = Grid(SHAPE, affine).to_mm(torch.rand(400, 3, generator=torch.Generator().manual_seed(0)) * 17)
-    found = TransformChain(parts).origin(points)
-    assert float((found - points).norm(dim=1).max()) > 1
-    assert float((found - by_itk(parts, points)).abs().max()) < 1e-5
+    result = TransformChain(parts).origin(points)
+    assert float((result - points).norm(dim=1).max()) > 1
+    assert float((result - by_itk(parts, points)).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["plain", "oblique", "flipped", "permuted"])
@@ -87,7 +87,7 @@ def test_an_image_is_interpolated_once(name):
         field(5, own.affine),
     )
     image = smooth(1, *own.shape, seed=6).double()
-    found = TransformChain(parts).resample(image, own, grid, fill=-7.0)
+    result = TransformChain(parts).resample(image, own, grid, fill=-7.0)
     moving = sitk.GetImageFromArray(image[0].numpy().T.copy())
     origin, spacing, direction = itk_geometry(own)
     moving.SetOrigin(origin)
@@ -98,10 +98,10 @@ def test_an_image_is_interpolated_once(name):
         moving, list(grid.shape), composite, sitk.sitkLinear, *itk_geometry(grid), -7.0, sitk.sitkFloat64
     )
     expected = torch.from_numpy(sitk.GetArrayFromImage(reference).T.copy())
-    inside = (found[0] != -7) & (expected != -7)
+    inside = (result[0] != -7) & (expected != -7)
     assert float(inside.double().mean()) > 0.3
-    assert int(((found[0] == -7) != (expected == -7)).sum()) <= 3  # on the very edge
-    assert float((found[0] - expected).abs()[inside].max()) < 1e-6
+    assert int(((result[0] == -7) != (expected == -7)).sum()) <= 3  # on the very edge
+    assert float((result[0] - expected).abs()[inside].max()) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["2d", "3d"])
@@ -140,11 +140,11 @@ def test_partial_volume_keeps_thin_labels_where_nearest_loses_them():
     coarse = affine_of((4.0, 4.0, 4.0), origin=(1.5, 1.5, 1.5))
     grid = Grid((6, 6, 6), coarse)
     still = TransformChain()
-    found = still.resample(labels, own, grid, "partial-volume")
+    result = still.resample(labels, own, grid, "partial-volume")
     blocks = labels[0].reshape(6, 4, 6, 4, 6, 4).permute(0, 2, 4, 1, 3, 5).reshape(6, 6, 6, 64)
-    assert torch.equal(found[0].long(), torch.mode(blocks.long(), dim=-1).values)
-    assert found.dtype == torch.int16
-    assert set(found.unique().tolist()) == {0, 3, 5}
+    assert torch.equal(result[0].long(), torch.mode(blocks.long(), dim=-1).values)
+    assert result.dtype == torch.int16
+    assert set(result.unique().tolist()) == {0, 3, 5}
     same = still.resample(labels, own, own, "partial-volume")
     assert torch.equal(same, labels)
     assert torch.equal(still.resample(labels, own, own, "nearest"), labels)

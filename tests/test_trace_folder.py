@@ -197,7 +197,7 @@ def test_members_are_all_there_and_no_others(folder):
 
 @pytest.mark.parametrize("name", ["source", "image", "warped", "appearance", "mask", "ddf", "inverse_ddf"])
 def test_a_member_replaced_by_another_of_the_same_grid_is_refused(tmp_path, name):
-    """Nothing but its content tells that it is another one."""
+    """Nothing but its content reports that it is another one."""
     traces = [make_trace((8, 9, 7), OBLIQUE, mask=smooth(1, 8, 9, 7, amplitude=1.0, seed=s) > 0) for s in (0, 1)]
     other = Trace.build(
         traces[1].source + 1, traces[1].image + 1, 0.9 * traces[1].ddf, mask=traces[1].mask, affine=OBLIQUE
@@ -244,7 +244,7 @@ SPREAD = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     [
         torch.full((1, 3, 4, 5), 0.3),
         SPREAD + 1e6,
-        torch.arange(1.0, 17.0).reshape(1, 2, 4, 2) / 16 + 1e6,  # whose middle, 1000000.53125, is no float32
+        torch.arange(1.0, 17.0).reshape(1, 2, 4, 2) / 16 + 1e6,  # whose middle, 1000000.53125, is not a float32
         SPREAD * 1e-37,
         SPREAD * 1e37,
         torch.tensor([0.0, 1.0, 0.1, 1e6]).reshape(1, 1, 1, 4),

@@ -113,6 +113,6 @@ def test_landmarks_tell_the_error_in_mm(tmp_path, kind):
 
 
 def test_a_radius_of_such_traces_can_be_calibrated():
-    found, none = (predictor_errors(name, "metamorphic", (48, 48)) for name in ("registration", "zero"))
+    result, none = (predictor_errors(name, "metamorphic", (48, 48)) for name in ("registration", "zero"))
     case = TraceBench("metamorphic", (48, 48), 1, seed=4)[0]
-    assert float(found(case).mean()) < 0.5 * float(none(case).mean())
+    assert float(result(case).mean()) < 0.5 * float(none(case).mean())

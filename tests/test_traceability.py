@@ -77,9 +77,9 @@ def test_it_learns_the_target_domain(segmenter):
     assert dice.keys() == {"dark", "bright", "mean"}
     assert dice["mean"] > 0.9
     image, labels = square(6, 10, 12)
-    found = segmenter.segment(image)
-    assert found.shape == (1, 32, 32)
-    assert set(found.unique().tolist()) == {0, 1, 2}
+    result = segmenter.segment(image)
+    assert result.shape == (1, 32, 32)
+    assert set(result.unique().tolist()) == {0, 1, 2}
     assert set(segmenter.truth(labels).unique().tolist()) == {0, 1, 2}
 
 

@@ -121,8 +121,8 @@ def test_anatomy_differs_between_the_domains(slices):
     }
     for scan in ("target", "translation"):
         assert 0.65 < mean[f"{scan} head"] / mean["source head"] < 0.9
-        share = [mean[f"{name} ventricles"] / mean[f"{name} head"] for name in (scan, "source")]
-        assert share[0] > 1.25 * share[1]
+        fraction = [mean[f"{name} ventricles"] / mean[f"{name} head"] for name in (scan, "source")]
+        assert fraction[0] > 1.25 * fraction[1]
     for case in slices:
         assert case["head"].sum() < case["source_head"].sum()
         assert case["translation_ventricles"].sum() > case["source_ventricles"].sum()
@@ -194,10 +194,10 @@ def test_widening_alone_moves_the_ventricles_and_not_the_skull():
 
 
 def test_widening_velocity_at_the_border_of_a_half_space():
-    share = torch.zeros(101, 60, dtype=torch.float64)
-    share[51:] = 1
-    share[50] = 0.5
-    across, along = widening_velocity(share, 5.0)
+    fraction = torch.zeros(101, 60, dtype=torch.float64)
+    fraction[51:] = 1
+    fraction[50] = 0.5
+    across, along = widening_velocity(fraction, 5.0)
     assert across[50, 30] == pytest.approx(1, abs=0.01)  # towards the region: it pulls from nearer to it
     assert across[55, 30] == pytest.approx(np.exp(-0.5), abs=0.01)
     assert torch.allclose(across[45:50], across[51:56].flip(0), atol=1e-6)

@@ -207,7 +207,7 @@ def test_settings_from_yaml_and_defaults():
     [
         ({"direction": "sick"}, ValueError, "settings.direction: expected one of 'healthy_to_pathological'"),
         ({"direction": 3}, ValueError, "settings.direction: expected one of"),
-        ({"mask_oedema_above": 1.5}, ValueError, r"mask_oedema_above: expected a share in \[0, 1\]"),
+        ({"mask_oedema_above": 1.5}, ValueError, r"mask_oedema_above: expected a fraction in \[0, 1\]"),
         ({"subject_scaling": -0.1}, ValueError, "settings.subject_scaling: expected nothing below 0"),
         ({"subject_shift_mm": "far"}, TypeError, "settings.subject_shift_mm: expected numbers"),
         ({"lesion_radius_mm": (0, 3)}, ValueError, "settings.lesion_radius_mm: expected more than 0"),

@@ -91,7 +91,7 @@ def test_true_field_carries_labels(quiet):
 def test_inverse_undoes_the_truth_and_nothing_folds(level, quiet):
     for case in quiet[level]:
         for one, another, region in (("ddf", "inverse_ddf", "head"), ("inverse_ddf", "ddf", "source_head")):
-            # Where the pulled point lies on the grid; beyond it `compose` knows no field.
+            # Where the pulled point is on the grid; beyond it `compose` knows no field.
             inside = inside_grid((identity_grid(SHAPE) + case[one])[None], SHAPE)[0] & plain(case[region])
             there_and_back = compose(case[another][None], case[one][None])[0]
             assert torch.linalg.vector_norm(there_and_back, dim=0)[inside[0]].max() < 0.05

@@ -22,12 +22,12 @@ def epochs(run):
 def told_to_mlflow(database, experiment):
     """The metrics of the one run of an experiment, name → {step: value}, and its parameters."""
     client = mlflow.MlflowClient(f"sqlite:///{database}")
-    (found,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    (result,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     metrics = {
-        name: {one.step: one.value for one in client.get_metric_history(found.info.run_id, name)}
-        for name in found.data.metrics
+        name: {one.step: one.value for one in client.get_metric_history(result.info.run_id, name)}
+        for name in result.data.metrics
     }
-    return metrics, found.data.params, found.info.status
+    return metrics, result.data.params, result.info.status
 
 
 def check_history(metrics, run):

@@ -55,11 +55,11 @@ def trained(tmp_path_factory):
 def test_trains_and_registers(method, trained):
     run = trained(method)
     assert [row["epoch"] for row in epochs(run)] == ["1", "2"]
-    found = load_method(run, "cpu")
-    assert type(found) is method_class(METHODS[method][0])
-    assert getattr(found, "masking", None) == {"voxelmorph_cfm": True, "voxelmorph": False}.get(method)
+    result = load_method(run, "cpu")
+    assert type(result) is method_class(METHODS[method][0])
+    assert getattr(result, "masking", None) == {"voxelmorph_cfm": True, "voxelmorph": False}.get(method)
     images = torch.rand(2, 1, 33, 40) * 2 - 1
-    trace = found.trace_pair(images[:1], images[1:], torch.ones(1, 1, 33, 40))[0]
+    trace = result.trace_pair(images[:1], images[1:], torch.ones(1, 1, 33, 40))[0]
     assert trace.ddf.abs().max() > 0
     assert (trace.appearance.abs().max() > 0) == (method == "metaregnet")
 

@@ -279,4 +279,4 @@ def test_the_readme_of_a_bundle_names_every_configuration_and_choice(name):
     assert all(f"`{choice}`" in text for choice in choices.get(name, ()))
     known = names_of(method_class(name).settings_type)
     table = re.findall(r"^\| `([a-z_.]+)` \|", text, flags=re.MULTILINE)
-    assert set(table) <= set(known), "settings that the table tells of exist"
+    assert set(table) <= set(known), "settings that the table reports of exist"

@@ -259,11 +259,11 @@ def test_minutes_between_checkpoints(tmp_path):
         def _look(self, engine):
             there = tmp_path / WITHIN_EPOCH
             if there.exists():
-                found.append(torch.load(there, weights_only=True)["within_epoch"]["steps"])
+                result.append(torch.load(there, weights_only=True)["within_epoch"]["steps"])
 
-    found = []
+    result = []
     trainer([1.0] * 4, epochs=2, handlers=[Checkpoint(tmp_path, minutes=1e-9), Watch()]).run()
-    assert found == [1, 2, 3, 3, 1, 2, 3, 3]  # an epoch's last step is its checkpoint's
+    assert result == [1, 2, 3, 3, 1, 2, 3, 3]  # an epoch's last step is its checkpoint's
     assert not (tmp_path / WITHIN_EPOCH).exists()
     with pytest.raises(ValueError, match="minutes: expected 0 or more, received -1"):
         Checkpoint(tmp_path, minutes=-1)
@@ -451,8 +451,8 @@ def test_lasting_workers_hear_of_a_new_epoch():
     loader = DataLoader(items, num_workers=1, persistent_workers=True)
     for epoch in (1, 2):
         items.set_epoch(epoch)
-        found = torch.cat([batch["x"] for batch in loader])
-        assert torch.equal(found, drawn(epoch)[:4])
+        result = torch.cat([batch["x"] for batch in loader])
+        assert torch.equal(result, drawn(epoch)[:4])
 
 
 class Shuffled(Sampler):

@@ -59,7 +59,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(name):
 def test_parts_share_the_items_and_keep_the_rest():
     batch = {"source": torch.arange(5.0)[:, None], "case": list("abcde"), "names": ("x",), "rate": torch.tensor(2.0)}
     parts = list(parts_of(batch, 2))
-    assert [share for share, _ in parts] == [0.4, 0.6]
+    assert [fraction for fraction, _ in parts] == [0.4, 0.6]
     assert [part["case"] for _, part in parts] == [["a", "b"], ["c", "d", "e"]]
     assert torch.cat([part["source"] for _, part in parts]).equal(batch["source"])
     assert all(part["names"] == ("x",) and part["rate"] == 2 for _, part in parts)
@@ -151,7 +151,7 @@ def test_a_run_is_used_with_its_average(averaged):
 def test_averages_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"training.ema_decay: input should be less than 1"):
         resolve(method_class("unet").settings_type, (), {"training.ema_decay": 1})
-    with pytest.raises(ValueError, match=r"decay: expected a share in \[0, 1\), received 2"):
+    with pytest.raises(ValueError, match=r"decay: expected a fraction in \[0, 1\), received 2"):
         WeightAveraging(2)
 
 

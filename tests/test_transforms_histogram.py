@@ -116,8 +116,8 @@ def test_mask_and_masking_agree():
     mask = image > image.mean()
     assert torch.equal(above_mean(image), mask)
     drawn = HistogramStandardization.train([image], [mask])
-    found = HistogramStandardization.train([image], above_mean)
-    assert drawn == found
+    result = HistogramStandardization.train([image], above_mean)
+    assert drawn == result
     assert drawn != HistogramStandardization.train([image])
     by_mask = HistogramStandardization(drawn)(image, mask)
     assert torch.equal(by_mask, HistogramStandardization(drawn, masking=above_mean)(image))
@@ -126,16 +126,16 @@ def test_mask_and_masking_agree():
 
 
 @pytest.mark.parametrize("frequent", [5.0, -5.0, 0.0, -0.0, 1e-40])
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.98, 1.0])
-def test_percentiles_with_a_frequent_value_among_its_neighbors(frequent, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.98, 1.0])
+def test_percentiles_with_a_frequent_value_among_its_neighbors(frequent, fraction):
     random = np.random.default_rng(0)
     values = frequent * (1 + 1e-3 * random.normal(size=30_001)) + (random.random(30_001) < 0.3) * random.normal(
         size=30_001
     )
-    values = np.where(random.random(30_001) < share, frequent, values).astype(np.float32)
+    values = np.where(random.random(30_001) < fraction, frequent, values).astype(np.float32)
     percents = (0, 1, 10, 33.3, 50, 66.6, 90, 99, 100)
-    found = percentiles_of(torch.from_numpy(values), percents)
-    np.testing.assert_allclose(found, np.percentile(values.astype(np.float64), percents), rtol=1e-12)
+    result = percentiles_of(torch.from_numpy(values), percents)
+    np.testing.assert_allclose(result, np.percentile(values.astype(np.float64), percents), rtol=1e-12)
 
 
 # torchio
@@ -166,9 +166,9 @@ def test_threads_do_not_change_a_byte(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     values = torch.from_numpy(np.where(np.arange(150_000) % 3 == 0, 0, np.random.default_rng(7).gamma(2, 9, 150_000)))
     values = values.float()
-    found, mapped = percentiles_of(values, (1, 50, 99)), piecewise_linear(values, [0, 5, 9], [0, 1, 7])
+    result, mapped = percentiles_of(values, (1, 50, 99)), piecewise_linear(values, [0, 5, 9], [0, 1, 7])
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert percentiles_of(values, (1, 50, 99)) == found
+    assert percentiles_of(values, (1, 50, 99)) == result
     assert torch.equal(piecewise_linear(values, [0, 5, 9], [0, 1, 7]), mapped)
 
 
@@ -351,8 +351,8 @@ def test_real_contrasts(real_data):
     image = LoadImage(image_only=True, ensure_channel_first=True)(items[0]["t2"])
     transform = HistogramStandardization(trained, "t2", above_mean)
     out = transform(image)
-    found = percentiles_of(out.as_tensor()[above_mean(image).as_tensor()], trained.percentiles)
-    np.testing.assert_allclose(found, trained.of("t2"), atol=1e-2)
+    result = percentiles_of(out.as_tensor()[above_mean(image).as_tensor()], trained.percentiles)
+    np.testing.assert_allclose(result, trained.of("t2"), atol=1e-2)
     torch.testing.assert_close(
         transform.inverse(out).as_tensor(), image.as_tensor(), atol=1e-3 * float(image.max()), rtol=0
     )

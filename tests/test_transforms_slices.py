@@ -60,8 +60,8 @@ def test_affine_tells_where_each_pixel_is(axis, canonical):
 def test_storage_does_not_matter(axis):
     expected = SliceExtraction(axis, count=2)(volume())
     for order, flips in STORAGES:
-        found = SliceExtraction(axis, count=2)(stored(order, flips))
-        for one, other in zip(expected, found, strict=True):
+        result = SliceExtraction(axis, count=2)(stored(order, flips))
+        for one, other in zip(expected, result, strict=True):
             torch.testing.assert_close(one.as_tensor(), other.as_tensor(), atol=1e-9, rtol=0)
             torch.testing.assert_close(one.affine, other.affine, atol=1e-9, rtol=0)
             assert one.meta["slice_index"] == other.meta["slice_index"]

@@ -56,12 +56,12 @@ def test_lines_of_one_level_have_no_jump():
 def energy_by_candidates(values: np.ndarray, jump_cost: float) -> float:
     """The minimum over all partitions, by going through every place of the last jump."""
     sums, squares = np.cumsum([0, *values]), np.cumsum([0, *np.square(values)])
-    least = [-jump_cost]
+    minimum = [-jump_cost]
     for r in range(1, len(values) + 1):
         s = np.arange(r)
         costs = squares[r] - squares[s] - (sums[r] - sums[s]) ** 2 / (r - s)
-        least.append((np.asarray(least) + costs).min() + jump_cost)
-    return least[-1]
+        minimum.append((np.asarray(minimum) + costs).min() + jump_cost)
+    return minimum[-1]
 
 
 @pytest.mark.parametrize("kind", ["noise", "pieces", "waves", "levels", "two levels in turn"])
@@ -115,8 +115,8 @@ def test_lines_visit_every_voxel_once_and_step_by_step(shape, beyond_rows):
 def test_regions_are_cut_where_a_piece_jumps_along_its_own_step():
     across = np.array([[0, 0, 1], [0, 0, 1]])
     down = np.array([[5, 5, 5], [6, 5, 5]])
-    found = connected_regions([across, down], [(0, 1), (1, 0)])
-    assert found.tolist() == [[0, 0, 1], [0, 0, 1]]  # the left column is cut, but holds together by the middle one
+    result = connected_regions([across, down], [(0, 1), (1, 0)])
+    assert result.tolist() == [[0, 0, 1], [0, 0, 1]]  # the left column is cut, but holds together by the middle one
     assert connected_regions([across, 7 * across], [(0, 1), (1, 0)]).max() == 1
 
 
@@ -220,11 +220,11 @@ def test_potts_recovers_pieces_in_noise(shape):
     truth[tuple(slice(size // 4, 3 * size // 4) for size in shape)] = 2.0
     truth[tuple(slice(0, size // 4) for size in shape)] = -1.0
     image = truth + random.normal(scale=0.3, size=shape)
-    found = minimize_potts(image, gamma=0.5)
-    assert found.regions.max() + 1 == 3
-    assert (np.abs(found.values - truth) > 0.1).mean() < 0.002
+    result = minimize_potts(image, gamma=0.5)
+    assert result.regions.max() + 1 == 3
+    assert (np.abs(result.values - truth) > 0.1).mean() < 0.002
     steps = direction_steps(len(shape), "diagonals" if len(shape) == 2 else "axes")
-    assert found.energy <= potts_energy(truth, image, 0.5, steps, direction_weights(steps))
+    assert result.energy <= potts_energy(truth, image, 0.5, steps, direction_weights(steps))
 
 
 def test_two_means_is_the_best_of_all_thresholds():
@@ -252,9 +252,9 @@ def disc(size: int = 48, noise: float = 0.1, spatial_dims: int = 2) -> tuple[tor
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_map_is_the_brighter_class(method, spatial_dims):
     truth, image = disc(32 if spatial_dims == 2 else 16, spatial_dims=spatial_dims)
-    found = StructureMap(method)(image)
-    assert found.dtype == torch.float32
-    assert torch.equal(found.as_tensor(), truth)
+    result = StructureMap(method)(image)
+    assert result.dtype == torch.float32
+    assert torch.equal(result.as_tensor(), truth)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -287,9 +287,9 @@ def test_metadata_and_input_stay():
     truth, values = disc(24)
     image = MetaTensor(values, affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])), meta={"case": "one"})
     before = image.clone()
-    found = StructureMap()(image)
-    assert torch.equal(found.affine, image.affine)
-    assert found.meta["case"] == "one"
+    result = StructureMap()(image)
+    assert torch.equal(result.affine, image.affine)
+    assert result.meta["case"] == "one"
     assert torch.equal(image.as_tensor(), before.as_tensor())
     assert isinstance(structure_map(image), MetaTensor)
     assert type(structure_map(values)) is torch.Tensor
@@ -355,7 +355,7 @@ def test_settings_of_the_minimization_are_checked():
 def test_ventricles_of_a_real_slice_are_dark(real_data):
     volume = LoadImage(image_only=True, ensure_channel_first=True)(real_data / "open_ms/mni/patient19/T1.nii.gz")
     image = volume[..., volume.shape[-1] // 2]
-    found = structure_map(image.as_tensor())
-    head = binary_fill_holes(found[0].numpy())
-    inside = head & (found[0] == 0).numpy()
+    result = structure_map(image.as_tensor())
+    head = binary_fill_holes(result[0].numpy())
+    inside = head & (result[0] == 0).numpy()
     assert 0.02 < inside.sum() / head.sum() < 0.2

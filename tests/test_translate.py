@@ -114,7 +114,7 @@ def test_pixels_of_the_training_images_are_used_and_left_again(tmp_path):
     trace = translate(run, scan, tmp_path / "out", progress=False)
     assert trace.image.shape == (1, 48, 40, 5)
     torch.testing.assert_close(trace.ddf[:, 24, 20, 2], torch.tensor([4.0, 0.0, 0.0]))
-    # the picture itself went through 2 mm pixels: smooth tissue survives it
+    # the natural image itself went through 2 mm pixels: smooth tissue survives it
     inside = nibabel.load(scan).get_fdata()[20:28, 16:24, 2]
     np.testing.assert_allclose(trace.image[0, 20:28, 16:24, 2].numpy(), inside, rtol=0.05)
 
@@ -194,14 +194,14 @@ def test_volume_network_sees_the_whole_volume_in_ras(tmp_path, monkeypatch):
     torch.testing.assert_close(trace.ddf[:, 10, 8, 4], torch.tensor([-1.0, 0.0, 1.0]))
 
 
-def test_picture_makes_a_2d_trace_in_its_own_range(tmp_path):
+def test_natural_image_makes_a_2d_trace_in_its_own_range(tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (30, 20, 3), dtype=np.uint8)).save(tmp_path / "face.png")
     preparation = Preparation(
         spatial_dims=2,
         intensity=Intensity.RANGE,
         value_range=(0, 255),
-        picture=True,
+        natural_image=True,
         spatial_shape=(20, 30),
         channels=3,
     )
@@ -250,7 +250,7 @@ def test_refusals_name_the_file_and_write_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"two.nii.gz: image: expected 1 channel\(s\), as in training, received 2"):
         translate(run, two, out, progress=False)
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "p.png")
-    with pytest.raises(ValueError, match=r"p.png: is a picture, but .* was trained on scans"):
+    with pytest.raises(ValueError, match=r"p.png: is a natural image, but .* was trained on scans"):
         translate(run, tmp_path / "p.png", out, progress=False)
     sheared = OBLIQUE.copy()
     sheared[0, 2] += 0.5

@@ -4,8 +4,8 @@ from tests.test_tutorials import executed, outputs_of
 
 
 def test_metaregnet_tutorial_runs(tmp_path, monkeypatch):
-    notebook, pictures = executed("03_metaregnet", tmp_path, monkeypatch)
-    assert len(pictures) == 5
+    notebook, natural_images = executed("03_metaregnet", tmp_path, monkeypatch)
+    assert len(natural_images) == 5
     scores, ledger, errors = outputs_of(notebook, "text/markdown")
     for row in ("identity", "MetaRegNet", "VM-CFM"):
         assert f"| {row} |" in scores

@@ -4,8 +4,8 @@ from tests.test_tutorials import executed, outputs_of
 
 
 def test_plasticine_tutorial_runs(tmp_path, monkeypatch):
-    notebook, pictures = executed("04_plasticine", tmp_path, monkeypatch)
-    assert len(pictures) == 8
+    notebook, natural_images = executed("04_plasticine", tmp_path, monkeypatch)
+    assert len(natural_images) == 8
     scores, steps = outputs_of(notebook, "text/markdown")
     for row in ("source as it is", "Plasticine", "DDIB"):
         assert f"| {row} |" in scores

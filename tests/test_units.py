@@ -142,8 +142,8 @@ def test_a_standardized_target_is_on_the_scale_of_the_mean_training_scan(tmp_pat
     maps = [preparation.normalize(torch.from_numpy(magnetic(T2_OF, gain))[None], "T2")[1] for gain in gains[:2]]
     values = torch.linspace(-0.9, 0.9, 19)[None]
     mean = (maps[0].inverse(values) + maps[1].inverse(values)) / 2
-    found = preparation.target("T1").intensity_map().inverse(values)
-    torch.testing.assert_close(found, mean, rtol=0.01, atol=2)
+    result = preparation.target("T1").intensity_map().inverse(values)
+    torch.testing.assert_close(result, mean, rtol=0.01, atol=2)
 
 
 def test_a_file_in_hu_is_asked_about(tmp_path):

@@ -179,7 +179,7 @@ def test_methods_that_need_pairs_are_refused(domains, tmp_path):
         train("unet", folder / "set", tmp_path / "run")
 
 
-def test_pictures_need_no_names(tmp_path):
+def test_natural_images_need_no_names(tmp_path):
     for side in ("horses", "zebras"):
         (tmp_path / side).mkdir()
         for k in range(2):

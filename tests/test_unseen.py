@@ -206,11 +206,11 @@ def test_a_mask_that_is_missing_now_and_a_run_that_does_not_tell_are_said(work, 
 
 
 def records(*seeds, change=lambda data: data, affine=AFFINE):
-    found = []
+    result = []
     for seed in seeds:
         image = torch.from_numpy(change(head(seed)))[None]
-        found.append(ImageRecord.of(image, torch.from_numpy(affine), "image"))
-    return found
+        result.append(ImageRecord.of(image, torch.from_numpy(affine), "image"))
+    return result
 
 
 @pytest.mark.parametrize(

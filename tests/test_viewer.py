@@ -76,7 +76,7 @@ def growing_trace(scale: float) -> Trace:
 
 
 def oblique_trace() -> Trace:
-    """A volume on a turned, flipped, anisotropic grid that lies on another such grid."""
+    """A volume on a turned, flipped, anisotropic grid that is on another such grid."""
     affines = []
     for angle, spacing, shift in ((0.3, (1.0, -1.2, 2.5), (5, 40, -10)), (-0.2, (-1.5, 1.1, 2.0), (38, 6, -8))):
         turn = torch.eye(4, dtype=torch.float64)
@@ -304,11 +304,11 @@ def test_path_and_frames_follow_the_velocity(open_page):
     page = open_page(ReportCase("turning", trace))
     assert "exp(t·v)" in page.text_content("[data-reading='path'] td")
     path = np.array(page.evaluate("medtrace.model.correspondence.path([20, 30, 0])"))[:, :2]
-    for share, steps in ((0.5, 16), (1.0, 32)):
-        moved = exponentiate(share * velocity[None])[0]
+    for fraction, steps in ((0.5, 16), (1.0, 32)):
+        moved = exponentiate(fraction * velocity[None])[0]
         assert np.abs(path[steps] - np.array([20, 30]) - moved[:, 20, 30].numpy()).max() < 0.1
     straight = path[0] + 0.5 * (path[32] - path[0])
-    assert np.linalg.norm(path[16] - straight) > 0.2  # a turn is no straight line
+    assert np.linalg.norm(path[16] - straight) > 0.2  # a turn is not a straight line
 
 
 def test_names_are_text_and_keys_work(open_page):
@@ -394,7 +394,7 @@ def test_modules_import_only_what_is_there():
     ("call", "message"),
     [
         (lambda path: write_report([], path / "a.html"), "cases: expected at least one"),
-        (lambda path: write_report([ReportCase("a", growing_trace(1.1))] * 2, path / "a.html"), "a name of its own"),
+        (lambda path: write_report([ReportCase("a", growing_trace(1.1))] * 2, path / "a.html"), "its own name"),
         (lambda path: write_report(ReportCase("a", growing_trace(1.1)), path / "a.pdf"), "ending in .html"),
         (lambda _: ReportCase("a", growing_trace(1.1), labels=torch.zeros(1, 5, 5)), "the source's grid"),
         (lambda path: report([], path / "a.html"), "folders: expected at least one"),

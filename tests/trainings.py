@@ -20,7 +20,7 @@ from medtrace.workflows.evaluate import evaluate
 
 SMOKE = ("tracebench", "smoke")
 AFFINE = torch.tensor([[0.0, -2, 0, 5], [3, 0, 0, -7], [0, 0, 4, 1], [0, 0, 0, 1]], dtype=torch.float64)
-"""A grid of its own, turned and with three voxel sizes."""
+"""Its own grid, turned and with three voxel sizes."""
 ROUNDED = FIELD_ERROR + 1e-4
 """How far a saved field may lie from the one that was saved, in voxels."""
 
@@ -73,7 +73,7 @@ def run_bundle(folder, *names, **values):
 
 
 def command(folder, *names, launcher=("-m", "monai.bundle"), **values):
-    """`python -m monai.bundle run` in a process of its own."""
+    """`python -m monai.bundle run` in its own process."""
     values = {"bundle_root": folder, **values}
     options = [text for key, value in values.items() for text in (f"--{key}", str(value))]
     line = [sys.executable, *launcher, "run", "--config_file", str(configs(folder, *names)), *options]

@@ -68,7 +68,7 @@ def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        failures = getattr(error, "failures", ())  # of many cases; the error itself tells the first
+        failures = getattr(error, "failures", ())  # of many cases; the error itself reports the first
         for line in failures if len(failures) > 1 else ():
             typer.echo(f"medtrace: failed {reword(line)}", err=True)
         typer.echo(f"medtrace: error: {reword(describe(error))}", err=True)
@@ -77,7 +77,7 @@ def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
 
 
 def _echo(notes: list[str], reword: Callable[[str], str]) -> None:
-    """Tell what was decided, once the work is done: a refusal is a line of its own."""
+    """Report what was decided, once the work is done: a refusal is its own line."""
     for note in dict.fromkeys(notes):
         typer.echo(f"medtrace: {reword(note)}", err=True)
 
@@ -139,7 +139,7 @@ def _quiet(active: bool, notes: list[str]) -> Iterator[None]:
             notes.append(f"{kind}: {' '.join(str(message).split())}")
 
     loggers = [logging.getLogger(name) for name in ("nibabel.global", "monai.bundle.workflows")]
-    engines = logging.getLogger("ignite")  # its engines repeat an error that is about to be told
+    engines = logging.getLogger("ignite")  # its engines repeat an error that is about to be reported
     level = engines.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -73,7 +73,7 @@ def import_(
         typer.Option(
             "--format",
             help="itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd, nitransforms, learn2reg or"
-            " voxelmorph; by default what the content tells.",
+            " voxelmorph; by default what the content says.",
         ),
     ] = None,
     overwrite: options.Overwrite = False,

@@ -44,21 +44,21 @@ def words_of(command: str, function: Callable[..., None]) -> dict[str, Word]:
         command: its name.
         function: that typer runs.
     """
-    found = {}
+    result = {}
     hints = typing.get_type_hints(function, include_extras=True)
     for name in inspect.signature(function).parameters:
         kind, *about = typing.get_args(hints[name]) if hasattr(hints[name], "__metadata__") else (hints[name],)
         info = next((one for one in about if isinstance(one, (ArgumentInfo, OptionInfo))), None)
         if isinstance(info, ArgumentInfo):
-            found[name] = Word((info.metavar or name).removesuffix("..."))
+            result[name] = Word((info.metavar or name).removesuffix("..."))
             continue
         declared = (info.default, *(info.param_decls or ())) if info else ()  # typer takes the first one for a default
         given = [text for text in declared if isinstance(text, str) and text.startswith("--")]
         long, _, negative = (given[0] if given else f"--{name.replace('_', '-')}").partition("/")
         if kind is bool and not given:
             negative = f"--no-{long[2:]}"
-        found[name] = Word(long, kind is bool or bool(negative), negative)
-    return {**found, **{own: found[other] for own, other in ALIASES.get(command, {}).items() if other in found}}
+        result[name] = Word(long, kind is bool or bool(negative), negative)
+    return {**result, **{own: result[other] for own, other in ALIASES.get(command, {}).items() if other in result}}
 
 
 def in_options(text: str, words: Mapping[str, Word]) -> str:

@@ -87,7 +87,7 @@ def prepare(
     split: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
-            help="Shares of subjects: training, validation, test. Not with a list that has a column split."
+            help="Fractions of subjects: training, validation, test. Not with a list that has a column split."
             "  [default: about 0.7 0.1 0.2, at least one subject each; 0.7 0.0 0.3 of fewer than five]"
         ),
     ] = None,
@@ -96,8 +96,8 @@ def prepare(
         tuple[float, float] | None,
         typer.Option(
             metavar="LOW HIGH",
-            help="Values of pictures that become black and white.  [default: 0 255 for 8 bits, else measured over the"
-            " training pictures]",
+            help="Values of natural images that become black and white.  [default: 0 255 for 8 bits, else measured over"
+            " the training images]",
         ),
     ] = None,
     page: options.Page = None,
@@ -374,6 +374,6 @@ def bench(
     from medtrace.workflows.bench import bench as call
 
     setting = "full" if full else setting
-    found = call(task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data)
-    if "page" in found:
-        typer.echo(f"page written to {found['page']}")
+    result = call(task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data)
+    if "page" in result:
+        typer.echo(f"page written to {result['page']}")

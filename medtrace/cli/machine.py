@@ -29,24 +29,24 @@ def runs(
     if compare and delete:
         raise ValueError("--delete: expected without --compare, received both; compare first")
     asked = places or [Path("runs")]
-    found = find_runs(asked)
-    if not found:
+    result = find_runs(asked)
+    if not result:
         raise ValueError(f"{', '.join(map(str, asked))}: holds no run; name the folder of a training")
     if compare:
-        typer.echo(compare_table(found))
+        typer.echo(compare_table(result))
         return
-    states = [run_state(run) for run in found]
+    states = [run_state(run) for run in result]
     typer.echo(run_table(states))
     for state in states:
         if state.problem:
             typer.echo(f"medtrace: note: {state.problem}", err=True)
     if not delete:
         return
-    what = f"{len(found)} run{'s' if len(found) > 1 else ''} ({amount(sum(state.size for state in states))})"
+    what = f"{len(result)} run{'s' if len(result) > 1 else ''} ({amount(sum(state.size for state in states))})"
     if not yes and not typer.confirm(f"Remove {what}?"):
         typer.echo("nothing removed")
         return
-    delete_runs(found)
+    delete_runs(result)
     typer.echo(f"{what} removed")
 
 

@@ -33,7 +33,7 @@ Preset = Annotated[
 Split = Annotated[str, typer.Option(help="Of the dataset: training, validation or test.")]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn at random.")]
 Dims = Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")]
-Page = Annotated[int | None, typer.Option(min=1, help="Page of pictures that have several, from 1.")]
+Page = Annotated[int | None, typer.Option(min=1, help="Page of natural images that have several, from 1.")]
 Contrast = Annotated[
     str | None, typer.Option(help="Contrast of the image or images, where the run was trained on several.")
 ]

@@ -65,7 +65,7 @@ def register(
     ] = None,
     contrast: options.Contrast = None,
     labels: Annotated[Path | None, typer.Option(help="Labels of the source, for the contours of --figure.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Picture of the registration: .png, .pdf or .svg.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Figure of the registration: .png, .pdf or .svg.")] = None,
     checkpoint: options.Checkpoint = None,
     device: options.Device = None,
     overwrite: options.Overwrite = False,
@@ -123,28 +123,28 @@ def register(
     from medtrace.workflows.register import register as call
 
     with using_checkpoint(checkpoint):
-        found = call(source, target, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared)
-    _tell(found, out, report)
-    if found.verdict.grade == "FAIL":
+        result = call(source, target, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared)
+    _tell(result, out, report)
+    if result.verdict.grade == "FAIL":
         raise typer.Exit(FAILED_VERDICT)
 
 
-def _tell(found: Any, out: Path, report: bool) -> None:
+def _tell(result: Any, out: Path, report: bool) -> None:
     """The verdict in plain words, and what was written."""
     from medtrace.workflows.report import page_of
 
-    typer.echo(f"{found.verdict.grade}: {out}")
-    for line in found.lines:
+    typer.echo(f"{result.verdict.grade}: {out}")
+    for line in result.lines:
         typer.echo(f"  {line.grade:<5}{line.topic}: {line.text}")
-    if found.similarity is not None:
-        typer.echo(f"similarity {found.similarity}")
-    if found.ssd_before is not None:
+    if result.similarity is not None:
+        typer.echo(f"similarity {result.similarity}")
+    if result.ssd_before is not None:
         typer.echo(
-            f"SSD {found.ssd_before:.5f} before, {found.ssd_after:.5f} after (mean square, intensities in [0, 1])"
+            f"SSD {result.ssd_before:.5f} before, {result.ssd_after:.5f} after (mean square, intensities in [0, 1])"
         )
-    typer.echo(f"folds: {found.folds} voxels, folded fraction {found.folded_fraction:.6f}")
-    typer.echo(f"time {found.seconds:.1f} s, peak memory {found.peak_gib:.2f} GiB")
-    marked = ", marked as FAIL" if found.verdict.grade == "FAIL" else ""
+    typer.echo(f"folds: {result.folds} voxels, folded fraction {result.folded_fraction:.6f}")
+    typer.echo(f"time {result.seconds:.1f} s, peak memory {result.peak_gib:.2f} GiB")
+    marked = ", marked as FAIL" if result.verdict.grade == "FAIL" else ""
     typer.echo(f"trace written to {out}{marked}")
     if report:
         typer.echo(f"page written to {page_of(out)}")
@@ -163,11 +163,11 @@ def _refuse_alone(options: dict[str, Any]) -> None:
 def _register_cases(source: Path, target: Path | None, out: Path, **settings: Any) -> None:
     from medtrace.workflows.register_cases import register_cases
 
-    found = register_cases(source, target, out, progress=sys.stderr.isatty(), **settings)
-    for case in found.cases:
+    result = register_cases(source, target, out, progress=sys.stderr.isatty(), **settings)
+    for case in result.cases:
         typer.echo(f"{case.status:<7}{case.name}: {case.reason}")
-    typer.echo(f"overview written to {found.overview}")
-    if any(case.status == "error" for case in found.cases):
+    typer.echo(f"overview written to {result.overview}")
+    if any(case.status == "error" for case in result.cases):
         raise typer.Exit(USER_ERROR)
-    if any(case.status == "FAIL" for case in found.cases):
+    if any(case.status == "FAIL" for case in result.cases):
         raise typer.Exit(FAILED_VERDICT)

@@ -23,7 +23,7 @@ def translate(
         typer.Argument(
             metavar="[IMAGE...]",
             help="NIfTI, MGZ, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder. Several, a folder of them or a list"
-            " (.csv, .txt) are each translated into a folder of their own in --out.",
+            " (.csv, .txt) are each translated into their own folder in --out.",
         ),
     ] = None,
     source: Annotated[
@@ -161,13 +161,14 @@ def _translate_cases(
     from medtrace.workflows.translate_cases import translate_cases
 
     with using_checkpoint(checkpoint):
-        found = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
-    for failure in found.failures:
+        result = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
+    for failure in result.failures:
         typer.echo(f"medtrace: failed {failure}", err=True)
     typer.echo(
-        f"{out}: {len(found.translated)} translated, {len(found.kept)} kept from before, {len(found.failures)} failed"
+        f"{out}: {len(result.translated)} translated, {len(result.kept)} kept from before, {len(result.failures)}"
+        f" failed"
     )
-    if found.failures:
+    if result.failures:
         raise typer.Exit(USER_ERROR)
 
 
@@ -239,7 +240,7 @@ def certify(
     from medtrace.workflows.runs import using_checkpoint
 
     with using_checkpoint(checkpoint):
-        found = certify_several(
+        result = certify_several(
             traces,
             out=out,
             run=run,
@@ -256,11 +257,11 @@ def certify(
             resample_tilt=resample_tilt,
             allow_training_subjects=allow_training_subjects,
         )
-    for certificate in found:
+    for certificate in result:
         typer.echo(f"{certificate.case}: {certificate.verdict}")
         for check in certificate.checks:
             typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
-    if any(certificate.verdict == "FAIL" for certificate in found):
+    if any(certificate.verdict == "FAIL" for certificate in result):
         raise typer.Exit(FAILED_VERDICT)
 
 
@@ -286,8 +287,9 @@ def calibrate(
         int, typer.Option(min=2, help="Subjects to calibrate on, and as many to test (radius).")
     ] = 1000,
     coverage: Annotated[float, typer.Option(help="Probability to promise (radius).")] = 0.9,
-    share: Annotated[
-        float | None, typer.Option(help="Promise for this share of a subject's points, not for a random one (radius).")
+    fraction: Annotated[
+        float | None,
+        typer.Option(help="Promise for this fraction of a subject's points, not for a random one (radius)."),
     ] = None,
     seed: options.Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the table or of the radius.")] = None,
@@ -309,7 +311,7 @@ def calibrate(
                 landmarks=landmarks,
                 subjects=subjects,
                 coverage=coverage,
-                share=share,
+                fraction=fraction,
                 seed=seed,
                 out=out,
             )

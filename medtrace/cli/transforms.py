@@ -16,7 +16,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         help="Of other programs' files: itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd,"
-        " nitransforms, learn2reg or voxelmorph; by default what the content tells.",
+        " nitransforms, learn2reg or voxelmorph; by default what the content says.",
     ),
 ]
 SourceGrid = Annotated[
@@ -223,9 +223,9 @@ def landmarks(
     space: Annotated[
         str | None, typer.Option("--space", help="Axes of points whose files do not say them: RAS, LPS or voxel.")
     ] = None,
-    figure: Annotated[str, typer.Option(help="Ending of the picture: .png, .pdf or .svg.")] = ".png",
+    figure: Annotated[str, typer.Option(help="Ending of the natural image: .png, .pdf or .svg.")] = ".png",
 ) -> None:
-    """Measure the target registration error of landmarks in mm, with a table and a picture."""
+    """Measure the target registration error of landmarks in mm, with a table and a natural image."""
     from medtrace.workflows.landmarks import landmarks as call
 
     errors = call(

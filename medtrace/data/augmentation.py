@@ -65,10 +65,10 @@ class MoveOnGridd(Randomizable, MapTransform):
             ValueError: if it has landmarks, which would stay where they are.
         """
         items = dict(data)
-        found = [key for key in POINTS if key in items]
-        if found:
+        result = [key for key in POINTS if key in items]
+        if result:
             raise ValueError(
-                f"{found[0]}: expected none in a case that is augmented, as points do not move along; read the cases"
+                f"{result[0]}: expected none in a case that is augmented, as points do not move along; read the cases"
                 " without landmarks, or set augmentation.on=false"
             )
         moved: dict[Hashable, Any] = self.around(items)
@@ -123,7 +123,7 @@ def patches(size: Sequence[int]) -> list[Transform]:
 
 def left_right_axis(preparation: Preparation | None, spatial_dims: int) -> int | None:
     """The axis of a prepared image that runs from left to right; None where it has none, as a sagittal slice."""
-    if spatial_dims == 3 or preparation is None or preparation.picture:
+    if spatial_dims == 3 or preparation is None or preparation.natural_image:
         return 0
     return None if preparation.axis is Axis.SAGITTAL else 0
 
@@ -134,7 +134,7 @@ def curves_allowed(preparation: Preparation | None) -> bool:
     Where source and target have one contrast, the target would have to be bent alike; where a unit is fixed, as HU are,
     a number means a tissue.
     """
-    if preparation is None or preparation.picture or not preparation.targets:
+    if preparation is None or preparation.natural_image or not preparation.targets:
         return False
     known = preparation.contrasts
     return all(
@@ -187,6 +187,6 @@ def describe(settings: AugmentationSettings, preparation: Preparation | None, sp
         f"elastic to {settings.elastic_voxels:g} voxel(s)" if spatial_dims == 2 else "no elastic motion in 3D",
         "bent source intensities"
         if curves_allowed(preparation)
-        else "source intensities as they are (a fixed unit, a picture, or the target's own contrast)",
+        else "source intensities as they are (a fixed unit, a natural image, or the target's own contrast)",
     ]
     return ", ".join(parts)

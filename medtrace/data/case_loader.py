@@ -17,8 +17,9 @@ class CaseLoader(DataLoader):
 
     Cases keep their sizes: nothing is padded or cropped. In order, a batch ends where the size changes; shuffled,
     cases wait until a batch of their size is full, and what is left makes smaller batches at the end of the epoch.
-    With a sampler of the caller's (a share of the cases for each of several processes) batches hold one case, so that
-    all processes have as many. A data set of one size, or that tells none (see `sizes_of`), is loaded as by MONAI.
+    With a sampler of the caller's (a fraction of the cases for each of several processes) batches hold one case, so
+    that
+    all processes have as many. A data set of one size, or that reports none (see `sizes_of`), is loaded as by MONAI.
 
     Args:
         dataset: such as `load_dataset` gives, also within `DeterministicDataset` or `RandomPartner`.
@@ -93,7 +94,7 @@ class SameSizeBatches(Sampler[list[int]]):
 
 
 def sizes_of(dataset: Any) -> list[Size] | None:
-    """The spatial size of each item of a data set that tells them, through the data sets around it; None without."""
+    """The spatial size of each item of a data set that reports them, through the data sets around it; None without."""
     outer = dataset
     while dataset is not None and len(dataset) == len(outer):
         sizes = getattr(dataset, "sizes", None)

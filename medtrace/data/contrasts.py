@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medtrace.data.dicom import find_stack
 from medtrace.data.lists.pair_list import Pair, PairImage
-from medtrace.data.pictures.files import is_picture
+from medtrace.data.natural_images.files import is_natural_image
 from medtrace.guard.dicom_headers import is_dicom
 from medtrace.guard.volume_files import VOLUMES
 from medtrace.trace.contrast import AIR, ARBITRARY, HU, Contrast, Intensity, unit_of
@@ -150,17 +150,17 @@ def rule_notes(contrasts: Mapping[str, Contrast], targets: Mapping[str, str]) ->
 
 
 def _declared(texts: Sequence[str]) -> dict[str, Contrast]:
-    found: dict[str, Contrast] = {}
+    result: dict[str, Contrast] = {}
     for text in texts:
         contrast = Contrast.of(text)
         if "=" not in text:
             contrast = replace(contrast, origin=BY_DEFAULT if contrast.relative else f"the name {contrast.name}")
-        earlier = found.get(contrast.name)
+        earlier = result.get(contrast.name)
         if earlier is not None and earlier != contrast and "=" in text and earlier.origin == "as declared":
             raise ValueError(f"contrast: {contrast.name!r} is declared twice, as {earlier} and {contrast}; choose one")
         if earlier is None or "=" in text:
-            found[contrast.name] = contrast
-    return found
+            result[contrast.name] = contrast
+    return result
 
 
 def _only(texts: Sequence[str]) -> str | None:
@@ -189,10 +189,14 @@ def _by_modality(pair: Pair, source: str | None, target: str | None) -> Pair:
 
 
 def _modality(image: PairImage) -> str | None:
-    """The DICOM modality of a scan; None where it is no DICOM, or what the reader will refuse."""
+    """The DICOM modality of a scan; None where it is not DICOM, or what the reader will refuse."""
     path = image.path
     name = path.name.lower()
-    if is_picture(path) or name.endswith(VOLUMES) or not (path.is_dir() or name.endswith(".dcm") or is_dicom(path)):
+    if (
+        is_natural_image(path)
+        or name.endswith(VOLUMES)
+        or not (path.is_dir() or name.endswith(".dcm") or is_dicom(path))
+    ):
         return None
     try:
         return find_stack(path, image.series).modality

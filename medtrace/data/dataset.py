@@ -66,7 +66,7 @@ def load_dataset(
         folder: made by `medtrace prepare`.
         split: "training", "validation" or "test".
         transform: applied to every item after reading, such as an augmentation; random ones run anew each time.
-        cache_rate: share of the items kept in memory.
+        cache_rate: fraction of the items kept in memory.
         num_workers: threads that fill the cache; 0 is none.
         progress: show a bar while the cache fills.
         landmarks: read the landmarks that a case has at both dates. Their number differs between cases, so such
@@ -85,7 +85,7 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
-        ValueError: if the split is unknown or empty, or a case's images lie on different grids.
+        ValueError: if the split is unknown or empty, or a case's images are on different grids.
     """
     folder = Path(folder)
     index = read_index(folder)
@@ -94,7 +94,7 @@ def load_dataset(
     if not index[split] and not allow_empty:
         filled = ", ".join(f"{name} ({len(index[name])})" for name in SPLITS if index[name])
         raise ValueError(
-            f"{folder / INDEX}: no case in split {split!r}; use {filled}, or prepare with a share for {split}"
+            f"{folder / INDEX}: no case in split {split!r}; use {filled}, or prepare with a fraction for {split}"
         )
     if index.get("unpaired"):
         raise ValueError(
@@ -138,7 +138,7 @@ def load_domain(
         raise ValueError(f"{folder}: expected unpaired domains, received a dataset of pairs; read it by `load_dataset`")
     items = [_item(folder, entry, (side,)) for entry in index[split] if side in entry]
     if not items:
-        raise ValueError(f"{folder / INDEX}: no {side} in split {split!r}; prepare with a share for it")
+        raise ValueError(f"{folder / INDEX}: no {side} in split {split!r}; prepare with a fraction for it")
     volumes = (side, *(name for name in _maps_of(folder, items)))
     dims = index["spatial_dims"]
     dataset = CacheDataset(items, Compose(_reading(volumes, dims, (side,), transform)), progress=False)
@@ -172,7 +172,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no index of this version.
+        ValueError: if it is not an index of this version.
     """
     path = folder / INDEX
     if not path.is_file():
@@ -180,7 +180,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is no valid JSON ({error}); run `medtrace prepare` again") from error
+        raise ValueError(f"{path}: is not valid JSON ({error}); run `medtrace prepare` again") from error
     version = index.get("version") if isinstance(index, dict) else None
     if version != VERSION or index.get("spatial_dims") not in (2, 3):
         raise ValueError(f"{path}: expected a dataset of version {VERSION}, received {version!r}; prepare it again")
@@ -214,7 +214,7 @@ def _item(folder: Path, entry: Mapping[str, Any], images: Sequence[str] = IMAGES
 
 def _maps_of(folder: Path, items: Sequence[Mapping[str, Any]]) -> list[str]:
     """The masks and labels that the items of a split have: all of them or none."""
-    found = []
+    result = []
     for name in (*MASKS, *LABELS):
         without = [item["case"] for item in items if name not in item]
         if without and len(without) < len(items):
@@ -223,8 +223,8 @@ def _maps_of(folder: Path, items: Sequence[Mapping[str, Any]]) -> list[str]:
                 " `medtrace prepare` again"
             )
         if items and not without:
-            found.append(name)
-    return found
+            result.append(name)
+    return result
 
 
 def _landmarks(item: Mapping[str, Any], spatial_dims: int) -> dict[str, Tensor]:

@@ -85,13 +85,13 @@ def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> 
 def _doubled(contents: Mapping[Any, Sequence[_Image]]) -> dict[str, str]:
     """Name of a pair → what it repeats."""
     content_of = {(image.pair.name, image.image.key): key for key, group in contents.items() for image in group}
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for group in contents.values():
         for number, image in enumerate(group):
             for other in group[:number]:
                 if message := _complaint(image, other, content_of):
-                    found.setdefault(image.pair.name, message)
-    return found
+                    result.setdefault(image.pair.name, message)
+    return result
 
 
 def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str], object]) -> str | None:
@@ -114,7 +114,7 @@ def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str]
 
 
 def _is_readable(image: _Image) -> bool:
-    """Broken files that are alike are no leak; their reader says what is wrong with them."""
+    """Broken files that are alike are not leak; their reader says what is wrong with them."""
     try:
         read_image(image.path, image.series)
     except (OSError, ValueError):

@@ -64,12 +64,12 @@ def _profiles(values: np.ndarray) -> list[bytes]:
     Whole numbers are summed, so that the order of summing changes nothing.
     """
     words = _scrambled(values.ravel()).reshape(values.shape)
-    found = []
+    result = []
     for axis in range(values.ndim):
         others = tuple(other for other in range(values.ndim) if other != axis)
         sums = words.sum(axis=others, dtype=np.uint64)
-        found.append(min(sums.tobytes(), sums[::-1].tobytes()))
-    return sorted(found)
+        result.append(min(sums.tobytes(), sums[::-1].tobytes()))
+    return sorted(result)
 
 
 def _scrambled(values: np.ndarray) -> Words:

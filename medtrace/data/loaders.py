@@ -15,7 +15,7 @@ from medtrace.methods.settings import MethodSettings
 
 
 def training_loader(dataset: Any, settings: MethodSettings, device: torch.device | str) -> CaseLoader:
-    """Shuffled batches; in a process group each process has its share."""
+    """Shuffled batches; in a process group each process has its fraction."""
     training = settings.training
     sampler = None
     if processes() > 1:

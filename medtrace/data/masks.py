@@ -17,7 +17,7 @@ LARGEST_LABEL = 65535
 
 
 def read_mask(path: str | Path, image: Tensor, image_path: str | Path, *, allow_empty: bool = False) -> Tensor:
-    """Read a mask on the grid of an image, by the rules of `inside_of`, which are told where they matter.
+    """Read a mask on the grid of an image, by the rules of `inside_of`, which are reported where they matter.
 
     Args:
         path: the mask's file.
@@ -30,7 +30,7 @@ def read_mask(path: str | Path, image: Tensor, image_path: str | Path, *, allow_
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
-        ValueError: if it cannot be read, lies on another grid, has several channels, holds infinity or, unless it may,
+        ValueError: if it cannot be read, is on another grid, has several channels, holds infinity or, unless it may,
             is empty; the message names the file.
 
     Warns:
@@ -66,7 +66,7 @@ def read_labels(path: str | Path, image: Tensor, image_path: str | Path) -> Tens
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
-        ValueError: if it cannot be read, lies on another grid, has several channels, or holds anything but whole
+        ValueError: if it cannot be read, is on another grid, has several channels, or holds anything but whole
             numbers from 0 to 65535; the message names the file and the value.
     """
     labels = read_values(path)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medtrace.data.fingerprint import fingerprint
 from medtrace.data.preparation.intensity import without_metadata
-from medtrace.data.scan_statistics import ScanStatistics, picture_statistics, scan_statistics
+from medtrace.data.scan_statistics import ScanStatistics, natural_image_statistics, scan_statistics
 from medtrace.trace.contrast import HU, Contrast
 
 SCANS = "scans"
@@ -40,14 +40,14 @@ class ImageRecord:
         fingerprint: see `medtrace.data.fingerprint`.
         statistics: what it looks like.
         unit: of its contrast.
-        picture: whether it is a picture without anatomy.
+        natural_image: whether it is a natural image without anatomy.
     """
 
     contrast: str
     fingerprint: str
     statistics: ScanStatistics
     unit: str = ""
-    picture: bool = False
+    natural_image: bool = False
 
     @classmethod
     def of(
@@ -56,7 +56,7 @@ class ImageRecord:
         affine: Tensor,
         name: str,
         contrast: Contrast | None = None,
-        picture: bool = False,
+        natural_image: bool = False,
         digest: str | None = None,
     ) -> ImageRecord:
         """Of an image as it was read.
@@ -66,12 +66,12 @@ class ImageRecord:
             affine: (4, 4), voxel to RAS mm.
             name: of the contrast.
             contrast: what its numbers mean, where that is known.
-            picture: whether it is a picture.
+            natural_image: whether it is a natural image.
             digest: its fingerprint, where that is known already.
         """
         values = without_metadata(image)
-        looks = picture_statistics(values) if picture else scan_statistics(values, affine, contrast)
-        return cls(name, digest or fingerprint(values), looks, "" if contrast is None else contrast.unit, picture)
+        looks = natural_image_statistics(values) if natural_image else scan_statistics(values, affine, contrast)
+        return cls(name, digest or fingerprint(values), looks, "" if contrast is None else contrast.unit, natural_image)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -79,7 +79,7 @@ class ImageRecord:
             "contrast": self.contrast,
             "fingerprint": self.fingerprint,
             "unit": self.unit,
-            "picture": self.picture,
+            "natural image": self.natural_image,
             "statistics": self.statistics.as_dict(),
         }
 
@@ -114,12 +114,12 @@ def unlike(record: ImageRecord, training: Sequence[ImageRecord], others: Sequenc
     if not training:
         return []
     looks, known = record.statistics, [one.statistics for one in training]
-    found = [_range_line(record, training), _contrast_line(looks, known, [one.statistics for one in others])]
-    if not record.picture and all(one.extent_mm for one in known) and looks.extent_mm:
-        found += [_extent_line(looks, known), _spacing_line(looks, known)]
+    result = [_range_line(record, training), _contrast_line(looks, known, [one.statistics for one in others])]
+    if not record.natural_image and all(one.extent_mm for one in known) and looks.extent_mm:
+        result += [_extent_line(looks, known), _spacing_line(looks, known)]
         if record.unit != HU:
-            found.append(_skull_line(looks, known))
-    return [line for line in found if line]
+            result.append(_skull_line(looks, known))
+    return [line for line in result if line]
 
 
 def distance(first: ScanStatistics, second: ScanStatistics) -> float:
@@ -143,7 +143,7 @@ def _floor(floor: float, count: int) -> float:
 
 def _range_line(record: ImageRecord, training: Sequence[ImageRecord]) -> str | None:
     """Of units that mean something; arbitrary ones are brought to one scale."""
-    if not (record.picture or record.unit == HU):
+    if not (record.natural_image or record.unit == HU):
         return None
     known = [one.statistics.limits for one in training]
     span = max(float(np.median([high - low for low, high in known])), 1e-6)

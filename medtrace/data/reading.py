@@ -6,7 +6,8 @@
 to RAS mm (see `medtrace.geometry.header_affine`) |
 | `.nrrd`, `.nhdr`, `.mha`, `.mhd` | ITK | (i, j, k), the first axis fastest | LPS turned into RAS |
 | a DICOM file or folder | ITK, each slice by itself (`data.dicom`) | (column, row, slice) | of the slices' positions |
-| `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | see `pictures` | (x, y): *columns first* | diag(-1, -1, 1, 1) |
+| `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | see `natural_images` | (x, y): *columns first* | diag(-1, -1, 1,
+1) |
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from monai.data import ITKReader, MetaTensor
 from torch import Tensor
 
 from medtrace.data.dicom import read_dicom_image
+from medtrace.data.natural_images.files import NATURAL_IMAGES, read_natural_image
+from medtrace.data.natural_images.files import is_natural_image as is_natural_image
 from medtrace.data.nifti import read_nifti
-from medtrace.data.pictures.files import PICTURES, read_picture
-from medtrace.data.pictures.files import is_picture as is_picture
 from medtrace.geometry.grid import is_singular
 from medtrace.guard.declared_size import check_metaimage, check_nrrd
 from medtrace.guard.dicom_headers import is_dicom
@@ -37,23 +38,23 @@ _ITK_KINDS = {
     ".mha": ("MetaImageIO", check_metaimage),
     ".mhd": ("MetaImageIO", check_metaimage),
 }
-_NAMED = (*VOLUMES, *ITK_FORMATS, *PICTURES)
+_NAMED = (*VOLUMES, *ITK_FORMATS, *NATURAL_IMAGES)
 
 
 def read_image(
     path: str | Path, series: str | int | None = None, *, page: int | None = None, resample_tilt: bool = False
 ) -> MetaTensor:
-    """Read a scan or a picture and check that it can be worked with.
+    """Read a scan or a natural image and check that it can be worked with.
 
     Args:
         path: a file of the kinds in the module's table, or a folder of DICOM files.
         series: which volume of a DICOM folder that holds several: its number in `data.dicom.list_volumes`, its
             SeriesInstanceUID, SeriesNumber or SeriesDescription.
-        page: of a picture that has several, from 1.
+        page: of a natural image that has several, from 1.
         resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
 
     Returns:
-        float32 (C, X, Y, Z) for a scan (a 2D one has Z = 1) or (C, X, Y) for a picture (C is 1 or 3), in the
+        float32 (C, X, Y, Z) for a scan (a 2D one has Z = 1) or (C, X, Y) for a natural image (C is 1 or 3), in the
         file's own units, with its 4x4 affine in float64.
 
     Raises:
@@ -84,10 +85,11 @@ def read_values(
         check(path)
         # The reader that the ending names: by its content, ITK would hand the file to any of thirty.
         return _scan(path, ITKReader(imageio=getattr(itk, reader).New()), f"{path.suffix[1:].upper()} file")
-    if name.endswith(PICTURES):
-        return read_picture(path, page)
+    if name.endswith(NATURAL_IMAGES):
+        return read_natural_image(path, page)
     raise ValueError(
-        f"{path}: unknown kind of file; expected {', '.join((*VOLUMES, *ITK_FORMATS, *PICTURES))} or a DICOM folder"
+        f"{path}: unknown kind of file; expected {', '.join((*VOLUMES, *ITK_FORMATS, *NATURAL_IMAGES))} or a DICOM"
+        f" folder"
     )
 
 

@@ -40,11 +40,11 @@ class ScanStatistics:
     Attributes:
         limits: percentiles 2 and 98 of the body, in the image's units.
         levels: percentiles 10, 25, 50, 75 and 90 of the body, where `limits` are 0 and 1.
-        profile: mean of the body at growing depths below its surface, likewise; empty of pictures.
-        extent_mm: of the body right-left, front-back and up-down in mm; empty of pictures.
+        profile: mean of the body at growing depths below its surface, likewise; empty of natural images.
+        extent_mm: of the body right-left, front-back and up-down in mm; empty of natural images.
         spacing_mm: voxel size, likewise.
         rim: fraction of what is as dark as the background 3 to 15 mm below the body's surface (of a CT, as bright as
-            bone): the skull. None of pictures, single slices, and where nothing lies so deep.
+            bone): the skull. None of natural images, single slices, and where nothing lies so deep.
         zero_background: whether the background is exactly 0, as in masked scans.
         channels: of the image.
     """
@@ -75,7 +75,7 @@ class ScanStatistics:
         return cls(**settings)
 
 
-def picture_statistics(image: Tensor) -> ScanStatistics:
+def natural_image_statistics(image: Tensor) -> ScanStatistics:
     """What a photograph or a section looks like.
 
     Args:
@@ -141,12 +141,12 @@ def _body(values: np.ndarray, ct: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _extent(body: np.ndarray, steps: tuple[float, ...]) -> tuple[float, ...]:
-    found = []
+    result = []
     for axis, step in enumerate(steps):
         along = body.sum(tuple(other for other in range(3) if other != axis)).cumsum() / body.sum()
         inside = np.flatnonzero((along >= TRIMMED) & (along - np.diff(along, prepend=0) <= 1 - TRIMMED))
-        found.append(round(float(step * len(inside)), 1))
-    return tuple(found)
+        result.append(round(float(step * len(inside)), 1))
+    return tuple(result)
 
 
 def _profile(values: np.ndarray, depth: np.ndarray, limits: tuple[float, float]) -> tuple[float, ...]:

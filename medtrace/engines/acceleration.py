@@ -17,7 +17,7 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 class Acceleration:
     """Compile networks and lay out their weights channels-last; names and values of the weights stay.
 
-    Results agree with those of a plain training up to rounding, and a checkpoint of either goes on with the other:
+    Results agree with those of a plain training up to rounding, and a checkpoint of either continues with the other:
     when the training starts, the optimizers' averages are laid out as the weights are, which fused optimizers expect.
 
     Args:

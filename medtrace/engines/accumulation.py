@@ -19,7 +19,7 @@ def parts_of(batch: Batch, count: int) -> Iterator[tuple[float, Batch]]:
         count: of the parts, 1 or more; a batch of fewer items has as many parts as items.
 
     Returns:
-        Share of the batch's items, in (0, 1], and the part; of sizes that differ by at most one.
+        Fraction of the batch's items, in (0, 1], and the part; of sizes that differ by at most one.
     """
     items = len(batch["source"])
     count = min(count, items)

@@ -21,12 +21,12 @@ AVERAGE = "average"
 class WeightAveraging:
     """Keep the exponential moving average of all weights that the phases of a method step (EMA).
 
-    Validation and the files of weights that a run is used by have the average; the training itself goes on with the
+    Validation and the files of weights that a run is used by have the average; the training itself continues with the
     weights as they are, and a checkpoint holds both. What a method averages by its own is left to it. Update
     n = 0, 1, ... moves the average by 1 − min(decay, (1 + n) / (10 + n)) of the way. List it before `Checkpoint`.
 
     Args:
-        decay: share of the average that a step keeps, in [0, 1); 0.999 remembers about a thousand steps.
+        decay: fraction of the average that a step keeps, in [0, 1); 0.999 remembers about a thousand steps.
         validator: an evaluator that is to see the average.
 
     Raises:
@@ -35,7 +35,7 @@ class WeightAveraging:
 
     def __init__(self, decay: float = 0.999, validator: Engine | None = None) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay: expected a share in [0, 1), received {decay!r}")
+            raise ValueError(f"decay: expected a fraction in [0, 1), received {decay!r}")
         self.decay = decay
         self.validator = validator
         self.updates = 0

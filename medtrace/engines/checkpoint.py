@@ -36,7 +36,7 @@ class Checkpoint:
     """Save the method, optimizers and progress of a `Trainer` after epochs and within them, and resume from the newest.
 
     A file appears when it is complete and on the disk, so that a crash, a full disk or a read-only folder leaves the
-    ones before as they were. What is random is no part of an epoch's: the `Trainer` derives it from seed and epoch.
+    ones before as they were. What is random is not a part of an epoch's: the `Trainer` derives it from seed and epoch.
     Within an epoch the generators' states are part of it. In a process group rank 0 writes, and every rank reads; while
     rank 0 trains, no other training can use the folder.
 
@@ -47,7 +47,7 @@ class Checkpoint:
         folder: where `checkpoint_epoch=N.pt` (the newest two), `within_epoch.pt` (until a later one is there) and, at
             the end, `final.pt` are written.
         interval: epochs between checkpoints.
-        resume: go on from the newest checkpoint in `folder` that can be read, if there is one.
+        resume: continue from the newest checkpoint in `folder` that can be read, if there is one.
         kept: how many of `checkpoint_epoch=N.pt` to keep, 1 or more.
         minutes: between checkpoints, at the end of a step; 0 is never.
     """

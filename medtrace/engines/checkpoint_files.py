@@ -53,5 +53,5 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         return load_weights(path)
     except (ValueError, OSError) as error:
-        LOGGER.warning("%s; going on from an earlier checkpoint", error)
+        LOGGER.warning("%s; continuing from an earlier checkpoint", error)
         return None

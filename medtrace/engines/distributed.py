@@ -73,7 +73,7 @@ def distribute(method: Method, networks: Mapping[str, Mapping[str, Any]] | Seque
         method: on its device.
         networks: paths of sub-modules, such as "networks.generator"; as a mapping, each with arguments of
             `DistributedDataParallel`. Buffers are not broadcast before a forward unless asked for: ranks with
-            unequal shares of a validation would wait for each other.
+            unequal fractions of a validation would wait for each other.
 
     Returns:
         The same method.

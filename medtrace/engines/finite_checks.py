@@ -33,7 +33,7 @@ class SkipLimit:
 
     Args:
         in_a_row: so many skipped steps without one that was taken.
-        in_all: so many in the whole training; infinite is no limit, as it is for the other.
+        in_all: so many in the whole training; infinite is not a limit, as it is for the other.
     """
 
     def __init__(self, in_a_row: float = 5, in_all: float = 50) -> None:
@@ -71,7 +71,7 @@ class ModuleMemory:
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Copy the buffers, all in one operation where they lie on one device, and take the snapshots."""
+        """Copy the buffers, all in one operation where they are on one device, and take the snapshots."""
         buffers = list(self._module.buffers())
         if [_kind(buffer) for buffer in buffers] != [_kind(kept) for kept in self._buffers]:
             self._buffers = [buffer.clone() for buffer in buffers]

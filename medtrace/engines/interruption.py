@@ -88,7 +88,7 @@ class LoaderWorker:
     def __init__(self, begin: Callable[[int], object]) -> None:
         self._begin = begin
         self._ending = multiprocessing.Event()
-        # Before the interpreter ends its children by SIGTERM, it tells them that this one is meant.
+        # Before the interpreter ends its children by SIGTERM, it states them that this one is meant.
         multiprocessing.util.Finalize(None, self._ending.set, exitpriority=100)
 
     def __call__(self, number: int) -> None:

@@ -34,7 +34,7 @@ class Pace:
         return (time.monotonic() - begun) / (iteration - first)
 
     def seconds_left(self, iteration: int, planned: int) -> float | None:
-        """Until `planned` steps are done, if it goes on so; None before the first step."""
+        """Until `planned` steps are done, if it continues so; None before the first step."""
         pace = self.seconds_per_step(iteration)
         return None if pace is None else pace * max(0, planned - iteration)
 

@@ -91,9 +91,9 @@ def read_run(run: str | os.PathLike) -> RunRecord:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); take an intact copy") from error
-    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"{path}: expected a run of version {VERSION}, received {found}; train again")
+    result = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
+    if result != (FORMAT, VERSION):
+        raise ValueError(f"{path}: expected a run of version {VERSION}, received {result}; train again")
     name, settings = content.get("method"), content.get("settings")
     if not isinstance(name, str) or not isinstance(settings, dict):
         raise ValueError(f"{path}: expected the entries method and settings; take an intact copy")

@@ -23,21 +23,21 @@ SHAPES: Mapping[str, Callable[[float], float]] = {
 class WarmupDecay:
     """Raise every optimizer's rate linearly to its own value, then lower it over all of the training.
 
-    With t the share of the training that is done, the rate falls as (1 + cos πt)/2 (`cosine`), 1 − t (`linear`) or
+    With t the fraction of the training that is done, the rate falls as (1 + cos πt)/2 (`cosine`), 1 − t (`linear`) or
     (1 − t)^0.9 (`polynomial`, as in nnU-Net).
 
     Args:
         shape: of the fall.
-        warmup: share of the training that the rise takes, in [0, 1).
-        final: share of the rate that is left at the end, in [0, 1].
+        warmup: fraction of the training that the rise takes, in [0, 1).
+        final: fraction of the rate that is left at the end, in [0, 1].
     """
 
     def __init__(self, shape: Shape = "cosine", warmup: float = 0.05, final: float = 0.0) -> None:
         check_choice("shape", shape, SHAPES)
         if not 0 <= warmup < 1:
-            raise ValueError(f"warmup: expected a share in [0, 1), received {warmup!r}")
+            raise ValueError(f"warmup: expected a fraction in [0, 1), received {warmup!r}")
         if not 0 <= final <= 1:
-            raise ValueError(f"final: expected a share in [0, 1], received {final!r}")
+            raise ValueError(f"final: expected a fraction in [0, 1], received {final!r}")
         self.shape = shape
         self.warmup = warmup
         self.final = final
@@ -47,7 +47,7 @@ class WarmupDecay:
         engine.add_event_handler(Events.ITERATION_STARTED, self._set)
 
     def factor(self, done: float) -> float:
-        """The rate's factor when the share `done` of the training is done."""
+        """The rate's factor when the fraction `done` of the training is done."""
         rise = min(1.0, done / self.warmup) if self.warmup else 1.0
         return rise * (self.final + (1 - self.final) * SHAPES[self.shape](done))
 
@@ -61,7 +61,7 @@ class WarmupCosine(WarmupDecay):
     """`WarmupDecay` along half a cosine to 0.
 
     Args:
-        warmup: share of the training that the rise takes, in [0, 1).
+        warmup: fraction of the training that the rise takes, in [0, 1).
     """
 
     def __init__(self, warmup: float = 0.05) -> None:

@@ -51,7 +51,8 @@ class Trainer(MonaiTrainer):
     and left on the device: a list, as MONAI's handlers expect of a trainer.
 
     A step of which a loss or a gradient norm is not finite, on any process, is taken by no phase: weights, optimizers,
-    buffers and what `after_step` moves stay as they were. It is counted in `engine.state.skipped_steps` and told by the
+    buffers and what `after_step` moves stay as they were. It is counted in `engine.state.skipped_steps` and reported
+    by the
     logger "medtrace.training"; too many (`skip_limit`), or an epoch without any other, end the training. For this, and
     for the checks of intensities, the device is looked at once per step, when all phases have gone back. Under loss
     scaling an overflow of a finite loss's gradient is part of finding the scale: while that is 1 or more it counts in
@@ -59,7 +60,7 @@ class Trainer(MonaiTrainer):
 
     Before each epoch the global generators are seeded from (seed, epoch, process), `set_epoch` is called on the
     loader's dataset where it has one (`medtrace.data.DeterministicDataset`), and a new pass over the loader begins: a
-    training that is resumed at an epoch goes on as if it had not stopped. Within an epoch (`resume_within_epoch`) it
+    training that is resumed at an epoch continues as if it had not stopped. Within an epoch (`resume_within_epoch`) it
     passes over the batches that it has seen, and takes up the generators' states.
 
     Args:
@@ -168,7 +169,7 @@ class Trainer(MonaiTrainer):
         self.add_event_handler(Events.COMPLETED, Trainer._between, False)
 
     def run(self) -> None:
-        """Train to `max_epochs`; a second call goes on from there.
+        """Train to `max_epochs`; a second call continues from there.
 
         The global generators are left as (seed, `max_epochs`, process) has it, also where nothing was left to train.
         """
@@ -285,16 +286,16 @@ class Trainer(MonaiTrainer):
         deferred = DeferredChecks()
         for phase in self.method.phases:
             self.optimizers[phase.name].zero_grad(set_to_none=True)
-        for share, part in parts_of(batch, self.accumulate):
+        for fraction, part in parts_of(batch, self.accumulate):
             context: dict[str, Any] = {}
             for phase in self.method.phases:
                 parameters = list(self.method.parameters_of(phase.name))
                 shared = [p for path in phase.shared for p in self.method.get_submodule(path).parameters()]
                 with _only_these_learn(self.method, [*parameters, *shared]), deferred:
-                    terms = self._backward(phase, parameters, part, context, share)
+                    terms = self._backward(phase, parameters, part, context, fraction)
                 if terms:
-                    _add(losses, {phase.name: terms.pop(Keys.LOSS)}, share)
-                    _add(output, terms, share)
+                    _add(losses, {phase.name: terms.pop(Keys.LOSS)}, fraction)
+                    _add(output, terms, fraction)
         norms = {name: self._clipped(name) for name in losses}
         deferred.look()
         return list(losses.values()), norms, output
@@ -305,9 +306,9 @@ class Trainer(MonaiTrainer):
         parameters: Sequence[nn.Parameter],
         batch: Mapping[str, Any],
         context: dict[str, Any],
-        share: float,
+        fraction: float,
     ) -> dict[str, Tensor]:
-        """A phase's terms and, as "loss", their sum, a share of whose gradient is added to the parameters'."""
+        """A phase's terms and, as "loss", their sum, a fraction of whose gradient is added to the parameters'."""
         with self._autocast():
             terms = self.method.terms(phase.name, batch, context)
             if not terms:
@@ -315,9 +316,9 @@ class Trainer(MonaiTrainer):
             loss = phase.total(terms)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         # A graph that phases share leads on to the networks of others: no phase goes further back than to its own.
-        shares = any(other.shared for other in self.method.phases)
-        learning = [parameter for parameter in parameters if parameter.requires_grad] if shares else None
-        self.loss_scaler.scale(loss * share if share < 1 else loss).backward(
+        fractions = any(other.shared for other in self.method.phases)
+        learning = [parameter for parameter in parameters if parameter.requires_grad] if fractions else None
+        self.loss_scaler.scale(loss * fraction if fraction < 1 else loss).backward(
             inputs=learning, retain_graph=bool(phase.shared)
         )
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
@@ -387,9 +388,9 @@ class Trainer(MonaiTrainer):
         self.skip_limit.check(self.state.skipped_in_a_row, self.state.skipped_steps, self._last_skip)
 
 
-def _add(totals: dict[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
+def _add(totals: dict[str, Tensor], values: Mapping[str, Tensor], fraction: float) -> None:
     for name, value in values.items():
-        part = value * share if share < 1 else value
+        part = value * fraction if fraction < 1 else value
         totals[name] = totals[name] + part if name in totals else part
 
 

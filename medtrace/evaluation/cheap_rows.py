@@ -30,7 +30,7 @@ RADIUS = {2: 3, 3: 1}
 VOXELS_PER_CASE = 1 << 14
 """Of a case that ridge regression learns from."""
 PENALTY = 1e-4
-"""Ridge of the weights, as a share of the features' mean square."""
+"""Ridge of the weights, as a fraction of the features' mean square."""
 
 
 def cheap_rows(training: Iterable[Mapping[str, Any]]) -> dict[str, Tracer]:
@@ -118,11 +118,11 @@ class IntensityCurve:
         """The image (B, C', *spatial) in [-1, 1] of sources (B, C, *spatial)."""
         place = (source.clamp(-1, 1) + 1) / 2 * (BINS - 1)
         low = place.floor().long().clamp(max=BINS - 2)
-        found = [
+        result = [
             torch.lerp(curve[low[:, channel]], curve[low[:, channel] + 1], (place - low)[:, channel])
             for channel, curve in zip(self.channels, self.curves.to(source.device))
         ]
-        return with_background(torch.stack(found, 1), source, self.background)
+        return with_background(torch.stack(result, 1), source, self.background)
 
     def trace(self, batch: Mapping[str, Any]) -> list[Trace]:
         """Trace the sources of a batch; nothing moves."""
@@ -240,8 +240,8 @@ def _radius(radius: int | None, dims: int) -> int:
 
 def _steps(values: Tensor, count: int) -> np.ndarray:
     """Nearest of `count` equally spaced values from -1 to 1."""
-    found: np.ndarray = ((values.clamp(-1, 1) + 1) / 2 * (count - 1)).round().long().numpy()
-    return found
+    result: np.ndarray = ((values.clamp(-1, 1) + 1) / 2 * (count - 1)).round().long().numpy()
+    return result
 
 
 def _value(step: float) -> float:

@@ -63,7 +63,7 @@ def simpleitk_registration(
         (spatial_dims, *spatial) float32, voxels, pull: `target(p)` is like `source(p + ddf(p))`.
 
     Raises:
-        TypeError: if an image is no floating tensor.
+        TypeError: if an image is not a floating tensor.
         ValueError: if shapes differ, there is more than one channel, a number is not finite or a setting not positive.
     """
     check_positive("rounds", rounds)
@@ -86,8 +86,8 @@ def simpleitk_registration(
             for _ in range(rounds):
                 demons = _demons(iterations, field_smoothing, update_smoothing)
                 field = demons.Execute(_filled(level, field), level.moving, field)
-        found = np.ascontiguousarray(sitk.GetArrayFromImage(field).T)
-    return torch.from_numpy(found).to(images["target"].device, torch.float32)
+        result = np.ascontiguousarray(sitk.GetArrayFromImage(field).T)
+    return torch.from_numpy(result).to(images["target"].device, torch.float32)
 
 
 def simpleitk_tracer(batch: Mapping[str, Any]) -> list[Trace]:

@@ -15,9 +15,9 @@ class Coverage(NamedTuple):
     """How often a radius holds on subjects that had no part in it."""
 
     subjects: float
-    """Share of subjects whose score is at most the radius."""
+    """Fraction of subjects whose score is at most the radius."""
     points: float
-    """Share of points within the radius, averaged over subjects."""
+    """Fraction of points within the radius, averaged over subjects."""
     standard_error: float
     """Of `subjects`, binomial."""
     n: int
@@ -36,7 +36,7 @@ def conformal_radius(scores: Tensor, coverage: float = 0.9) -> float:
         that.
 
     Raises:
-        TypeError: if the scores are no floating tensor.
+        TypeError: if the scores are not floating tensor.
         ValueError: if they are not (n,), are not finite, or coverage is out of range.
 
     Guarantee (Vovk et al., "Algorithmic Learning in a Random World", 2005): if the calibration subjects and the new
@@ -54,13 +54,13 @@ def conformal_radius(scores: Tensor, coverage: float = 0.9) -> float:
     return float(scores.sort().values[rank - 1]) if rank <= len(scores) else math.inf
 
 
-def subject_score(errors: Tensor, share: float | None = None, generator: torch.Generator | None = None) -> float:
+def subject_score(errors: Tensor, fraction: float | None = None, generator: torch.Generator | None = None) -> float:
     """One score for a subject from the errors of its points.
 
     Args:
         errors: (points,), distances of the located from the true points.
-        share: in (0, 1]: the smallest error that this share of the points does not exceed, so that the guarantee
-            is of "this share of a subject's points lies within r"; None takes one point at random, so that it is of
+        fraction: in (0, 1]: the smallest error that this fraction of the points does not exceed, so that the guarantee
+            is of "this fraction of a subject's points lies within r"; None takes one point at random, so that it is of
             "a random point of a new subject lies within r".
         generator: for the random point.
 
@@ -69,11 +69,11 @@ def subject_score(errors: Tensor, share: float | None = None, generator: torch.G
     """
     if errors.ndim != 1 or errors.numel() == 0:
         raise ValueError(f"errors: expected (points,), received {tuple(errors.shape)}; leave empty subjects out")
-    if share is None:
+    if fraction is None:
         return float(errors[int(torch.randint(len(errors), (), generator=generator))])
-    if not 0 < share <= 1:
-        raise ValueError(f"share: expected a share in (0, 1], received {share!r}")
-    return float(errors.sort().values[math.ceil(share * len(errors) - 1e-9) - 1])
+    if not 0 < fraction <= 1:
+        raise ValueError(f"share: expected a fraction in (0, 1], received {fraction!r}")
+    return float(errors.sort().values[math.ceil(fraction * len(errors) - 1e-9) - 1])
 
 
 def measure_coverage(held: Tensor, within: Tensor) -> Coverage:
@@ -81,8 +81,8 @@ def measure_coverage(held: Tensor, within: Tensor) -> Coverage:
 
     Args:
         held: (n,) bool, whether each unseen subject's score, made as the calibration's were, is at most the radius.
-        within: (n,), share of each subject's points within the radius.
+        within: (n,), fraction of each subject's points within the radius.
     """
-    share = float(held.double().mean())
-    error = math.sqrt(share * (1 - share) / len(held))
-    return Coverage(share, float(within.double().mean()), error, len(held))
+    fraction = float(held.double().mean())
+    error = math.sqrt(fraction * (1 - fraction) / len(held))
+    return Coverage(fraction, float(within.double().mean()), error, len(held))

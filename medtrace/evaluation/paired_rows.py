@@ -41,25 +41,25 @@ def compare_rows(
     Returns:
         (column, first row, second row) → the comparison of the first with the second.
     """
-    found = {}
+    result = {}
     for column, larger in LARGER_IS_BETTER.items():
         known = {row: _by_subject(table, column, subjects) for row, table in tables.items() if column in table.columns}
         for first, second in combinations(known, 2):
             shared = [subject for subject in known[first] if subject in known[second]]
-            found[column, first, second] = compare_paired(
+            result[column, first, second] = compare_paired(
                 [known[first][subject] for subject in shared],
                 [known[second][subject] for subject in shared],
                 larger_is_better=larger,
             )
-    return found
+    return result
 
 
-def write_comparison(folder: Path, found: Mapping[tuple[str, str, str], PairedComparison]) -> None:
+def write_comparison(folder: Path, result: Mapping[tuple[str, str, str], PairedComparison]) -> None:
     """Write comparisons as `comparison.csv`: n counts subjects."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["column", "first", "second", *PairedComparison._fields])
-    for names, values in found.items():
+    for names, values in result.items():
         writer.writerow([*names, *("" if value != value else f"{value:.10g}" for value in values)])
     atomic_write(folder / COMPARISON, text.getvalue(), make_parents=True)
 

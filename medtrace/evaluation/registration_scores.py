@@ -1,4 +1,4 @@
-"""Every number that is told of a registration whose truth is known: MetaRegNet's Table 1, and what it lacks."""
+"""Every number that is reported of a registration whose truth is known: MetaRegNet's Table 1, and what it lacks."""
 
 from __future__ import annotations
 

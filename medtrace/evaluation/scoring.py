@@ -1,4 +1,4 @@
-"""Every number that is told of one case: image quality, correspondence, regularity, and the truth where it is known."""
+"""Every number reported of one case: image quality, correspondence, regularity, and the truth where it is known."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def score_cases(
         tracer: gives one trace per item of a batch, such as `method.trace`.
         dataset: cases with "source", "target" in [-1, 1] and optionally "case", "mask", "ddf", "source_landmarks" and
             "target_landmarks", (N, 3) in mm.
-        scores: what is told of a case; by default the columns above.
+        scores: what is reported of a case; by default the columns above.
         batch_size: cases per call of `tracer`.
         progress: what stands before the progress bar; None shows none.
 

@@ -112,8 +112,8 @@ def recounted(labels: Tensor, classes: Mapping[str, int]) -> Tensor:
 
 def classes_of(cases: Cases, labels: str = "target_labels") -> dict[str, int]:
     """Every label other than the background's that the cases show, called "label 1" and so on."""
-    found = sorted({int(value) for index in range(len(cases)) for value in as_tensor(cases[index][labels]).unique()})
-    return {f"label {value}": value for value in found if value != BACKGROUND}
+    result = sorted({int(value) for index in range(len(cases)) for value in as_tensor(cases[index][labels]).unique()})
+    return {f"label {value}": value for value in result if value != BACKGROUND}
 
 
 class _Pairs(Dataset):

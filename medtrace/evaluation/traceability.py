@@ -57,7 +57,7 @@ class TraceabilityTable(CaseTable):
 
     Attributes:
         distances: `bhattacharyya`, `bhattacharyya_head`, `fid`, `sfd` between translations and target domain, as far
-            as they can be told, and `seconds_per_case`.
+            as they can be reported, and `seconds_per_case`.
     """
 
     def __init__(self) -> None:
@@ -99,12 +99,12 @@ class _Account:
 
     def distances(self) -> dict[str, float]:
         """The numbers of all cases together."""
-        found = {name: metrics.bhattacharyya_from_histograms(*counts) for name, counts in self.histograms.items()}
+        result = {name: metrics.bhattacharyya_from_histograms(*counts) for name, counts in self.histograms.items()}
         if len(self.features["image"]) > 1:
             image, target = (torch.cat(features) for features in self.features.values())
-            found["fid"] = metrics.frechet_distance(image, target)
-            found["sfd"] = metrics.simplified_frechet_distance(image, target)
-        return {name: float(value) for name, value in found.items()}
+            result["fid"] = metrics.frechet_distance(image, target)
+            result["sfd"] = metrics.simplified_frechet_distance(image, target)
+        return {name: float(value) for name, value in result.items()}
 
 
 def segmentation_of(trace: Trace, case: Mapping[str, Any], segmenter: Segmenter) -> dict[str, float]:
@@ -119,10 +119,10 @@ def segmentation_of(trace: Trace, case: Mapping[str, Any], segmenter: Segmenter)
         `accuracy`, `dice`, `miou` and the others of `metrics.segmentation_scores`; `zero_accuracy`, `zero_dice` and
         `zero_miou` of the same segmentation taken as it lies, without the field.
     """
-    found = segmenter.segment(trace.image)
+    result = segmenter.segment(trace.image)
     truth = segmenter.truth(case["source_labels"])
     count = 1 + len(segmenter.classes)
-    back, stayed = (metrics.warp_to_source(trace, found, count, follow=follow) for follow in (True, False))
+    back, stayed = (metrics.warp_to_source(trace, result, count, follow=follow) for follow in (True, False))
     values = metrics.segmentation_scores(back, truth, segmenter.classes)
     zero = metrics.segmentation_scores(stayed, truth, segmenter.classes)
     return {**values, **{f"zero_{name}": zero[name] for name in TABLE_I}}

@@ -79,11 +79,11 @@ def affine_displacement(
 
     Returns:
         (spatial_dims, *shape), pull, in voxels, array-axis order; exactly zero for the identity. Beyond the
-        grid the map goes on, while `fields.compose` and `fields.invert` read displacements there as at the
+        grid the map continues, while `fields.compose` and `fields.invert` read displacements there as at the
         border: multiply or invert matrices, rather than fields, to stay exact.
 
     Raises:
-        TypeError: if the matrix is no floating tensor, or dtype or shape of another kind.
+        TypeError: if the matrix is not a floating tensor, or dtype or shape of another kind.
         ValueError: if its shape, its last row or a number is wrong.
 
     Example:

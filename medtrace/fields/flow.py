@@ -24,7 +24,7 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         Displacement of the same shape, in voxels, float32 (float64 for float64), also inside autocast.
 
     Raises:
-        TypeError: if the velocity is no floating tensor or steps no integer.
+        TypeError: if the velocity is not a floating tensor or steps no integer.
         ValueError: if the shape is wrong or steps is negative.
 
     Equation: u_0 = v / 2^n, u_{k+1}(p) = u_k(p) + u_k(p + u_k(p)); Arsigny et al., MICCAI 2006. Outside the
@@ -75,7 +75,7 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
         inner(p) + outer(p + inner(p)), of the same shape.
 
     Raises:
-        TypeError: if a field is no floating tensor.
+        TypeError: if a field is not a floating tensor.
         ValueError: if the shapes are wrong or differ.
 
     Example:
@@ -103,10 +103,10 @@ def inverse_consistency(ddf: Tensor, inverse_ddf: Tensor) -> Tensor:
 
     Returns:
         (B, 1, ...): |inverse_ddf(p) + ddf(p + inverse_ddf(p))| in voxels; 0 where one undoes the other.
-        Points that leave the grid read the border's displacement; `inside_grid` tells which.
+        Points that leave the grid read the border's displacement; `inside_grid` reports which.
 
     Raises:
-        TypeError: if a field is no floating tensor.
+        TypeError: if a field is not a floating tensor.
         ValueError: if the shapes are wrong or differ.
 
     Example:

@@ -48,12 +48,12 @@ def invert(
         no truth exists.
 
     Raises:
-        TypeError: if the field is no floating tensor.
+        TypeError: if the field is not a floating tensor.
         ValueError: if its shape is wrong, or iterations or tolerance is not positive.
 
     Equation: v <- v - (v + ddf(p + v)) (Chen et al., Med Phys 2008) converges only where the displacement's
-    slope is below 1, so that after 8 iterations the points left over go on with v <- v - J⁻¹ (v + ddf(p + v)), J being
-    the derivative of the interpolated map. A step that makes the residual larger is halved. The gradient is
+    slope is below 1, so that after 8 iterations the points left over continue with v <- v - J⁻¹ (v + ddf(p + v)), J
+    being the derivative of the interpolated map. A step that makes the residual larger is halved. The gradient is
     that of the implicit function, exact to first order where the residual is small; memory does not grow with
     iterations.
 

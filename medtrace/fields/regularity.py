@@ -28,7 +28,7 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
         count folds with `non_diffeomorphic_fraction`. An axis of length 1 counts as unchanged.
 
     Raises:
-        TypeError: if the field is no floating tensor.
+        TypeError: if the field is not a floating tensor.
         ValueError: if its shape is wrong.
 
     Example:
@@ -62,7 +62,7 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
         (B,): from 0 (none) to 1.
 
     Raises:
-        TypeError: if the field is no floating tensor.
+        TypeError: if the field is not a floating tensor.
         ValueError: if its shape is wrong.
 
     A voxel counts if any of its one-sided determinants is 0 or less: 4 in 2D (forward or backward on each
@@ -93,7 +93,7 @@ def folded_voxels(ddf: Tensor) -> Tensor:
         Boolean (B, 1, ...), with the definition of `non_diffeomorphic_fraction`, whose voxels these are.
 
     Raises:
-        TypeError: if the field is no floating tensor.
+        TypeError: if the field is not a floating tensor.
         ValueError: if its shape is wrong.
 
     Example:
@@ -121,7 +121,7 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
         (B,): in voxels; differentiable. The paper's tables give it as a percentage of the grid's voxels.
 
     Raises:
-        TypeError: if the field is no floating tensor.
+        TypeError: if the field is not a floating tensor.
         ValueError: if its shape is wrong.
 
     Equation (Liu et al., IJCV 2024): every cell between voxel centers is cut into simplices in its two ways

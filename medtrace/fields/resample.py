@@ -67,7 +67,7 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
         inside autocast.
 
     Raises:
-        TypeError: if an argument is no tensor of the right kind.
+        TypeError: if an argument is not a tensor of the right kind.
         ValueError: if shapes differ or a mode is unknown.
 
     Bilinear reads with border padding run compiled on the CPU, in voxel units and with the same bytes whatever the
@@ -106,7 +106,7 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
         (B, C, *out), of the type that `warp` returns.
 
     Raises:
-        TypeError: if an argument is no tensor of the right kind.
+        TypeError: if an argument is not a tensor of the right kind.
         ValueError: if shapes do not fit or a mode is unknown.
 
     Example:
@@ -138,7 +138,7 @@ def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
         Boolean (B, 1, *out). On an axis of length 1, only 0 lies inside (to 1e-4 voxel, like every border).
 
     Raises:
-        TypeError, ValueError: if the coordinates are no floating tensor, or have other axes than the shape.
+        TypeError, ValueError: if the coordinates are not floating tensor, or have other axes than the shape.
 
     Example:
         >>> inside_grid(torch.tensor([[[0.0, 3.5]], [[1.0, 1.0]]])[None], (3, 3))

@@ -21,7 +21,7 @@ def voxel_to_mm(ddf: Tensor, affine: Tensor) -> Tensor:
         columns.
 
     Raises:
-        TypeError: if an argument is no floating tensor.
+        TypeError: if an argument is not a floating tensor.
         ValueError: if a shape is wrong or the affine is singular.
 
     Example:
@@ -46,7 +46,7 @@ def mm_to_voxel(ddf_mm: Tensor, affine: Tensor) -> Tensor:
         what points out of the plane is dropped.
 
     Raises:
-        TypeError: if an argument is no floating tensor.
+        TypeError: if an argument is not a floating tensor.
         ValueError: if a shape is wrong or the affine is singular.
 
     Example:

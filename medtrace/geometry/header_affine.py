@@ -12,9 +12,9 @@ from medtrace.geometry.grid import is_singular
 UNITS = {1: ("meters", 1e3), 2: ("mm", 1.0), 3: ("micrometers", 1e-3)}
 """Code of xyzt_units → name, and millimeters."""
 _SIZE_TOLERANCE = 1e-3
-"""Relative difference of two voxel sizes that is told."""
+"""Relative difference of two voxel sizes that is reported."""
 _FORM_TOLERANCE = 0.1
-"""Distance of two forms, in the smallest voxel edge, that is told."""
+"""Distance of two forms, in the smallest voxel edge, that is reported."""
 
 
 class HeaderAffine(NamedTuple):
@@ -114,7 +114,7 @@ def _qform(header: Any, sizes: np.ndarray) -> np.ndarray:
     try:
         affine: np.ndarray = turned.get_qform()
     except ValueError as error:
-        raise ValueError(f"its qform is no rotation ({error}); correct the header") from error
+        raise ValueError(f"its qform is not a rotation ({error}); correct the header") from error
     if not np.isfinite(affine).all():
         raise ValueError("its qform holds numbers that are not finite; correct the header, or set qform_code to 0")
     return affine

@@ -139,7 +139,7 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
         (C, *shape) float32, a plain tensor; the image itself where it has this shape.
 
     Raises:
-        ValueError: if there is not enough memory; it tells how much is needed.
+        ValueError: if there is not enough memory; it states how much is needed.
 
     Example:
         >>> resize(torch.ones(1, 32, 4), (4, 4)).shape

@@ -38,7 +38,7 @@ def read_volume(path: Path) -> Volume:
         path: the file; of a pair either.
 
     Returns:
-        Numbers, affine and header. What the header leaves open is told by `guard.notices`.
+        Numbers, affine and header. What the header leaves open is reported by `guard.notices`.
 
     Raises:
         FileNotFoundError: if there is no such file.

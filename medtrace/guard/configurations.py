@@ -55,8 +55,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no mapping in YAML, has an entry twice or a merge (`<<`), or is too large, deep or long to
-            be a configuration.
+        ValueError: if it is not a mapping in YAML, has an entry twice or a merge (`<<`), or is too large, deep or
+            long to be a configuration.
     """
     path = Path(path)
     if not path.is_file():
@@ -111,7 +111,8 @@ def check_code(
         foreign = foreign_code(config, training)
     except TooLarge:
         raise ValueError(
-            f"{path}: expected at most {MAX_ENTRIES} entries, {MAX_DEPTH} deep, received more; it is no configuration"
+            f"{path}: expected at most {MAX_ENTRIES} entries, {MAX_DEPTH} deep, received more; it is not a"
+            f" configuration"
         ) from None
     if not foreign:
         return foreign
@@ -139,7 +140,7 @@ def as_plain(path: str | os.PathLike) -> str:
     text = _unlike_code(os.fspath(path))
     if not _SPECIAL.search(text):
         return text
-    return "$" + _SPECIAL.sub(lambda found: "".join(f"\\x{ord(sign):02x}" for sign in found[0]), ascii(text))
+    return "$" + _SPECIAL.sub(lambda result: "".join(f"\\x{ord(sign):02x}" for sign in result[0]), ascii(text))
 
 
 def _unlike_code(path: str) -> str:
@@ -153,7 +154,7 @@ def _anywhere(place: str) -> str:
 
 
 def _differing(config: Mapping[str, Any], shipped: Mapping[str, frozenset[str]]) -> list[CodeEntry]:
-    found = []
+    result = []
     plain_targets: PlainTargets | None = None
     for node in nodes(config):
         known, text = shipped.get(_anywhere(node.place), frozenset()), str(node.value)
@@ -165,8 +166,8 @@ def _differing(config: Mapping[str, Any], shipped: Mapping[str, frozenset[str]])
                 plain_targets = plain_targets or PlainTargets(config)
                 foreign = node.key == TARGET or text not in plain_targets
         if foreign:
-            found.append(CodeEntry(node.place, text))
-    return found
+            result.append(CodeEntry(node.place, text))
+    return result
 
 
 @cache

@@ -69,7 +69,7 @@ def check_nrrd(path: Path) -> None:
     """Check the header of a `.nrrd` or `.nhdr` file.
 
     Raises:
-        ValueError: if it is no NRRD header, claims what cannot be, or names data outside of its folder.
+        ValueError: if it is not an NRRD header, claims what cannot be, or names data outside of its folder.
     """
     text, length = _text_header(path, re.compile(rb"\r?\n\r?\n"))
     if not text.startswith("NRRD000"):
@@ -101,7 +101,7 @@ def check_metaimage(path: Path) -> None:
     """Check the header of a `.mha` or `.mhd` file.
 
     Raises:
-        ValueError: if it is no MetaImage header, claims what cannot be, or names data outside of its folder.
+        ValueError: if it is not a MetaImage header, claims what cannot be, or names data outside of its folder.
     """
     text, length = _text_header(path, re.compile(rb"ElementDataFile[ \t]*[=:][^\n]*(\n|$)"))
     fields = {name.strip(): value.strip() for name, value in re.findall(r"(?m)^(\w+)[ \t]*[=:](.*)$", text)}
@@ -171,10 +171,10 @@ def _text_header(path: Path, end: re.Pattern[bytes]) -> tuple[str, int]:
     """The text before the data, and its length in bytes."""
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
-    found = end.search(head)
-    if found is None and len(head) == _HEADER_BYTES:
+    result = end.search(head)
+    if result is None and len(head) == _HEADER_BYTES:
         raise ValueError(f"{path}: its header does not end within {_HEADER_BYTES} bytes; copy or export it again")
-    length = len(head) if found is None else found.end()
+    length = len(head) if result is None else result.end()
     return head[:length].decode("latin-1").replace("\r\n", "\n"), length
 
 
@@ -200,22 +200,22 @@ def _check_packed(path: Path, data: Path, start: int, length: str | None, claime
     """Unpack a MetaImage's data without keeping them; ITK's own reader writes past its memory if they are damaged."""
     lengths = _integers(length) if length else None
     rest = data.stat().st_size - start if lengths is None else lengths[0]
-    unpacker, found = zlib.decompressobj(), 0
+    unpacker, result = zlib.decompressobj(), 0
     try:
         with data.open("rb") as file:
             file.seek(start)
             while rest > 0 and not unpacker.eof and (piece := file.read(min(rest, _SLACK))):
                 rest -= len(piece)
-                found += len(unpacker.decompress(piece, claimed + 1))
-                while unpacker.unconsumed_tail and found <= claimed:
-                    found += len(unpacker.decompress(unpacker.unconsumed_tail, claimed + 1))
-                if found > claimed:
+                result += len(unpacker.decompress(piece, claimed + 1))
+                while unpacker.unconsumed_tail and result <= claimed:
+                    result += len(unpacker.decompress(unpacker.unconsumed_tail, claimed + 1))
+                if result > claimed:
                     break
     except zlib.error as error:
         raise ValueError(f"{path}: its compressed voxels are damaged ({error}); copy or export it again") from error
-    if found != claimed or not unpacker.eof:
+    if result != claimed or not unpacker.eof:
         raise ValueError(
-            f"{path}: its header claims {claimed} bytes of voxels, but {found}{' or more' if found > claimed else ''}"
+            f"{path}: its header claims {claimed} bytes of voxels, but {result}{' or more' if result > claimed else ''}"
             " are compressed in it; copy or export it again"
         )
 

@@ -17,7 +17,7 @@ _PIXELS = ("Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel", "Photome
 def read_dicom(path: Path, stop_before_pixels: bool = False) -> Dataset | None:
     """Read a DICOM file, or None if it is none.
 
-    The file is mapped into memory, so that an element that claims four gigabytes gets what is there and no room for
+    The file is mapped into memory, so that an element that claims four gigabytes gets what is there and no memory for
     more. All values are converted, so that what cannot be is found here.
 
     Args:
@@ -50,12 +50,12 @@ def is_dicom(path: Path) -> bool:
 
 
 def image_header(path: Path) -> Dataset | None:
-    """The header of a DICOM image; None for other DICOM objects and for files that are no DICOM.
+    """The header of a DICOM image; None for other DICOM objects and for files that are not DICOM.
 
     A slice that cannot be read must not be left out of its series in silence.
 
     Raises:
-        ValueError: if the file is an image without what makes one, or ends in .dcm and is no DICOM.
+        ValueError: if the file is an image without what makes one, or ends in .dcm and is not DICOM.
     """
     header = read_dicom(path, stop_before_pixels=True)
     if header is None:
@@ -68,7 +68,7 @@ def image_header(path: Path) -> Dataset | None:
     if kind in UID_dictionary and "Image Storage" not in kind.name:
         return None
     if kind and not kind.startswith(_STANDARD) and not any(name in header for name in _PIXELS):
-        return None  # a manufacturer's object that is no image
+        return None  # a manufacturer's object that is not an image
     raise ValueError(f"{path}: is damaged or cut short (no Rows in its header); export it again, or remove it")
 
 

@@ -34,7 +34,7 @@ def available_memory(device: torch.device | str = "cpu") -> float:
 
     The least of what the machine has free (page cache included), what the process's control group (of a container or a
     batch job) and its address space (`ulimit -v`) leave, and MEDTRACE_MAX_GIB where that is set; on a CUDA device, what
-    is free there. Where a system tells none of these, infinity.
+    is free there. Where a system reports none of these, infinity.
 
     Args:
         device: on which it would be taken.
@@ -70,7 +70,7 @@ def check_memory(what: str, needed: float, remedy: str, device: torch.device | s
         device: on which it is made.
 
     Raises:
-        ValueError: if more is needed than is available; it tells both.
+        ValueError: if more is needed than is available; it states both.
 
     Example:
         >>> check_memory("a grid of (2, 2)", 16, "ask for a coarser one")

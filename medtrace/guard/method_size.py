@@ -21,7 +21,7 @@ from medtrace.guard.declared_size import memory_limit
 MAX_MODULES = 20_000
 """Modules that a method may have; the largest that medtrace ships has 898."""
 EXTRA = "_extra_state"
-"""Ending of the entries of a state dict that are no tensors, such as kept images of a pool; weights lack them."""
+"""Ending of the entries of a state dict that are not tensors, such as kept images of a pool; weights lack them."""
 
 
 def check_size(build: Callable[[], nn.Module], path: Path) -> nn.Module:

@@ -57,7 +57,7 @@ def collecting(silent: bool = False) -> Iterator[list[Notice]]:
     """The notices of the block, each once.
 
     Args:
-        silent: give no warnings; whoever gets the list tells them.
+        silent: give no warnings; whoever gets the list reports them.
 
     Example:
         >>> with collecting(silent=True) as notices:
@@ -65,10 +65,10 @@ def collecting(silent: bool = False) -> Iterator[list[Notice]]:
         >>> str(notices[0])
         'head.nii: voxel size taken as 1 mm'
     """
-    found: list[Notice] = []
-    tokens = _collections.set((*_collections.get(), found)), _silent.set(silent or _silent.get())
+    result: list[Notice] = []
+    tokens = _collections.set((*_collections.get(), result)), _silent.set(silent or _silent.get())
     try:
-        yield found
+        yield result
     finally:
         _collections.reset(tokens[0])
         _silent.reset(tokens[1])

@@ -13,7 +13,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 def read_yaml(text: str, most: int, deepest: int) -> Any:
     """Read YAML, or JSON, without what hides entries from a reader of the text.
 
-    An alias (`*name`) gives an entry of its own, equal to the one that it names. Tags that make objects of Python are
+    An alias (`*name`) gives its own entry, equal to the one that it names. Tags that make objects of Python are
     refused, as by `yaml.safe_load`.
 
     Args:
@@ -25,7 +25,7 @@ def read_yaml(text: str, most: int, deepest: int) -> Any:
         Mappings, lists and plain values.
 
     Raises:
-        ValueError: if it is no YAML, has a key twice in a mapping, merges mappings by `<<`, or is larger than allowed.
+        ValueError: if it is not YAML, has a key twice in a mapping, merges mappings by `<<`, or is larger than allowed.
     """
     try:
         loader = yaml.SafeLoader(text)

@@ -57,8 +57,8 @@ def free_cached() -> None:
 
 def halves(size: int) -> list[int]:
     """What is left of a size when it is halved again and again, down to 1."""
-    found = []
+    result = []
     while size > 1:
         size //= 2
-        found.append(size)
-    return found
+        result.append(size)
+    return result

@@ -52,14 +52,15 @@ class VolumeFile(NamedTuple):
 def check_volume(path: Path) -> VolumeFile:
     """Check a NIfTI or FreeSurfer file by its ending and its header.
 
-    Whether bytes are compressed is told by the bytes: a gzip stream may be called `.nii`, and a plain one `.nii.gz`.
+    Whether bytes are compressed is reported by the bytes: a gzip stream may be called `.nii`, and a plain one
+    `.nii.gz`.
 
     Args:
         path: with an ending of `VOLUMES`; of a pair either file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file, its other half is missing, or its header claims what cannot be.
+        ValueError: if it is not such file, its other half is missing, or its header claims what cannot be.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")

@@ -59,7 +59,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, Any]:
 def _load(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         return torch.load(path, map_location="cpu", weights_only=True)
-    # Mapped, a length that a pickle claims brings what is there, and no room for more.
+    # Mapped, a length that a pickle claims brings what is there, and no more.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         return torch.load(mapped, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
 

@@ -89,17 +89,17 @@ def translate_fitting(
         except _EnoughError:
             return
 
-    found = first_that_fits(options, attempt)
-    if found is None:
+    result = first_that_fits(options, attempt)
+    if result is None:
         remedy = "take the CPU (--device cpu), a device with more memory, or a run of a smaller network"
         raise MemoryShortageError(
             f"{image}: does not fit into the device's memory, however it is divided; {remedy}"
         ) from (reason)
-    told = f"batch size {found.batch_size}" if slices else f"patch size {found.patch_size}"
-    option = f"--batch-size {found.batch_size}" if slices else f"--patch-size {found.patch_size}"
+    told = f"batch size {result.batch_size}" if slices else f"patch size {result.patch_size}"
+    option = f"--batch-size {result.batch_size}" if slices else f"--patch-size {result.patch_size}"
     if not fit:
         raise MemoryShortageError(
             f"{image}: does not fit into the device's memory as asked; {told} does: {option}, or --fit takes it"
         ) from reason
     notify(image, f"did not fit into the device's memory as asked; taken with {told}")
-    return translate(found, bar)
+    return translate(result, bar)

@@ -33,7 +33,7 @@ def patches_for(
         method: the method; some take no patches.
         preparation: of the run.
         shape: the network's grid.
-        patch_size: edge in voxels, or one number per axis; 0 is no division, None decides.
+        patch_size: edge in voxels, or one number per axis; 0 is not a division, None decides.
 
     Raises:
         ValueError: if patches are asked for and the run translates slices, or its method takes none.

@@ -13,7 +13,7 @@ from torch import Tensor
 from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.rules import Preparation
-from medtrace.data.reading import is_picture, read_image
+from medtrace.data.reading import is_natural_image, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
 from medtrace.methods.common.registration import RegistrationPair
@@ -31,7 +31,7 @@ _IN_PLANE = 1e-3
 class ScanPair:
     """Two scans as they were read: (C, *spatial) float32 in their own units, masks (1, *spatial) boolean or None.
 
-    A single slice of a scan is a 2D image here, as a picture is.
+    A single slice of a scan is a 2D image here, as a natural image is.
     """
 
     source: Tensor
@@ -40,7 +40,7 @@ class ScanPair:
     affine: Tensor
     source_mask: Tensor | None
     mask: Tensor | None
-    picture: bool
+    natural_image: bool
     source_labels: Tensor | None = None
     """(1, *spatial) int32, a segmentation of the source."""
 
@@ -94,7 +94,7 @@ def read_pair(
     target_series: str | int | None = None,
     resample_tilt: bool = False,
 ) -> ScanPair:
-    """Read two scans, or two pictures, with their masks.
+    """Read two scans, or two natural images, with their masks.
 
     Args:
         source: a file or DICOM folder (see `medtrace.data.reading`).
@@ -110,7 +110,7 @@ def read_pair(
         FileNotFoundError: if there is nothing at a path.
         ValueError: if a file cannot be used or the two do not belong together; the message names the file.
     """
-    if is_picture(source) != is_picture(target):
+    if is_natural_image(source) != is_natural_image(target):
         raise ValueError(f"{target}: expected a {_kind(source)}, as {source} is, received a {_kind(target)}")
     moving = read_image(source, source_series, resample_tilt=resample_tilt)
     fixed = read_image(target, target_series, resample_tilt=resample_tilt)
@@ -143,11 +143,13 @@ def read_pair(
         return as_tensor(values)[..., 0] if flat[0] and values.ndim == 4 else as_tensor(values)
 
     source_region, region, labels = (None if values is None else cut(values) for values in regions)
-    return ScanPair(cut(moving), cut(fixed), affines[0], affines[1], source_region, region, is_picture(source), labels)
+    return ScanPair(
+        cut(moving), cut(fixed), affines[0], affines[1], source_region, region, is_natural_image(source), labels
+    )
 
 
 def _kind(path: Path) -> str:
-    return "picture" if is_picture(path) else "scan"
+    return "natural image" if is_natural_image(path) else "scan"
 
 
 def _check_planes(source: Path, target: Path, affines: list[Tensor]) -> None:
@@ -191,11 +193,11 @@ def _healthy(image: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _own_map(image: Tensor, mask: Tensor | None, preparation: Preparation, contrast: str | None) -> IntensityMap:
-    _, found = preparation.normalize(image, contrast, _healthy(image, mask))
-    if found.foreground is None and mask is None:
-        return found
+    _, result = preparation.normalize(image, contrast, _healthy(image, mask))
+    if result.foreground is None and mask is None:
+        return result
     foreground = find_foreground(image)
-    return replace(found, foreground=None if bool(foreground.all()) else foreground)
+    return replace(result, foreground=None if bool(foreground.all()) else foreground)
 
 
 def _percentiles(image: Tensor, mask: Tensor | None) -> Tensor:
@@ -217,18 +219,18 @@ def _rising(x: list[float], y: list[float]) -> tuple[tuple[float, ...], tuple[fl
 
 
 class WorkingGrid:
-    """The grid that a pair is registered on: the target's, its axes turned to RAS, at a voxel size of its own.
+    """The grid that a pair is registered on: the target's, its axes turned to RAS, at its own voxel size.
 
     Args:
         pair: the scans.
-        preparation: tells the voxel size, or of pictures the shape; None of either keeps the target's.
+        preparation: reports the voxel size, or of natural images the shape; None of either keeps the target's.
         spacing: voxel size in mm instead, along every axis; of a slice both.
     """
 
     def __init__(self, pair: ScanPair, preparation: Preparation, spacing: float | None = None) -> None:
         self.pair = pair
         shape = (*pair.target.shape[1:], 1)[:3]
-        if pair.picture:
+        if pair.natural_image:
             self.plan = Reorientation.none(shape)
         else:
             normal = int(nibabel.io_orientation(pair.affine.numpy())[2, 0]) if pair.spatial_dims == 2 else None
@@ -237,15 +239,15 @@ class WorkingGrid:
         own = spacing_of(self.plan.affine(pair.affine))
         if spacing is not None:
             self.shape = shape_at_spacing(self.own_shape, own, (spacing,) * 3)
-        elif pair.picture and preparation.spatial_shape:
+        elif pair.natural_image and preparation.spatial_shape:
             self.shape = preparation.spatial_shape
-        elif not pair.picture and preparation.spacing is not None:
+        elif not pair.natural_image and preparation.spacing is not None:
             self.shape = shape_at_spacing(self.own_shape, own, preparation.spacing)
         else:
             self.shape = self.own_shape
 
     def bring(self, source: Tensor, target: Tensor) -> RegistrationPair:
-        """The pair on this grid, batched, with its masks as shares of a voxel.
+        """The pair on this grid, batched, with its masks as fractions of a voxel.
 
         Args:
             source: (C, *spatial) in [-1, 1], on the source's own grid; it is read at the target's voxels by both

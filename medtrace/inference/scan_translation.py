@@ -54,7 +54,7 @@ def translate_array(
     flat = image.ndim == 3
     volume = image[..., None] if flat else image
     slice_wise = preparation.spatial_dims == 2
-    if preparation.picture:
+    if preparation.natural_image:
         plan = Reorientation.none(volume.shape[1:])
     else:
         plan = Reorientation.to_ras(affine, volume.shape[1:], preparation.axis.index if slice_wise else None)
@@ -94,8 +94,8 @@ def _show_patches(bar: Progress, task: TaskID, done: int, count: int) -> None:
 
 
 def _working_shape(preparation: Preparation, shape: tuple[int, ...], affine: Tensor) -> tuple[int, ...]:
-    """The grid the network works on: the training images' voxel size, or for pictures their size."""
-    if preparation.picture:
+    """The grid the network works on: the training images' voxel size, or for natural images their size."""
+    if preparation.natural_image:
         return (*preparation.spatial_shape, 1) if preparation.spatial_shape else shape
     if preparation.spacing is None:
         return shape
@@ -135,8 +135,8 @@ def _translate_slices(
     def stacked(name: str, empty: Callable[[int], Tensor]) -> Tensor | None:
         if getattr(like, name) is None:
             return None
-        found = [getattr(traces[k], name).cpu() if k in traces else empty(k) for k in range(len(slices))]
-        return torch.stack(found, dim=-1)
+        result = [getattr(traces[k], name).cpu() if k in traces else empty(k) for k in range(len(slices))]
+        return torch.stack(result, dim=-1)
 
     still = torch.zeros_like(like.ddf.cpu())
     fields = {name: stacked(name, lambda _: still) for name in ("ddf", "inverse_ddf", "velocity")}

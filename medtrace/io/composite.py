@@ -49,8 +49,8 @@ def write_composite(
         target_transform: likewise, of the target.
 
     Raises:
-        TypeError: if a motion is no tensor.
-        ValueError: if the ending is unknown, a motion is no affine or singular, or the grid is sheared.
+        TypeError: if a motion is not a tensor.
+        ValueError: if the ending is unknown, a motion is not an affine or singular, or the grid is sheared.
         FileNotFoundError: if the folder does not exist.
     """
     path = Path(path)

@@ -66,15 +66,15 @@ def read_source_series(folder: Path | str, series: str | int | None = None) -> S
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected the folder of a DICOM series")
-    found = find_stack(folder, series)
-    if found.tilted:
+    result = find_stack(folder, series)
+    if result.tilted:
         raise ValueError(
-            f"{folder}: its slices are tilted by {found.tilt:.3g} degrees, and the objects of a trace lie on a grid at"
+            f"{folder}: its slices are tilted by {result.tilt:.3g} degrees, and the objects of a trace are on a grid at"
             " right angles; resample the series with another program, and use the result from the start"
         )
-    headers = tuple(frame.header for frame in found.frames)
+    headers = tuple(frame.header for frame in result.frames)
     _check_supported(folder, headers)
-    return SourceSeries(folder, headers, torch.from_numpy(found.affine), series)
+    return SourceSeries(folder, headers, torch.from_numpy(result.affine), series)
 
 
 def derived(source: SourceSeries, sop_class: UID, modality: str, now: datetime) -> Dataset:

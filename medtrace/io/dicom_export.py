@@ -23,7 +23,7 @@ from medtrace.trace import Contrast, Trace
 
 GRID_TOLERANCE_MM = 0.01
 VALUE_TOLERANCE = 1e-4
-"""Largest difference between a trace's source and the series that it is said to be of, as a share of the range."""
+"""Largest difference between a trace's source and the series that it is said to be of, as a fraction of the range."""
 
 
 def save_dicom(
@@ -59,10 +59,10 @@ def save_dicom(
         The folder.
 
     Raises:
-        TypeError: if it is no Trace.
+        TypeError: if it is not a Trace.
         FileExistsError: if the folder is in use.
         FileNotFoundError: if its parent or a series does not exist.
-        ValueError: if the series is not the trace's source, or image and source lie on two grids and no target
+        ValueError: if the series is not the trace's source, or image and source are on two grids and no target
             series is given.
     """
     if not isinstance(trace, Trace):
@@ -87,7 +87,7 @@ def _save_dicom(
     elif not trace.same_grid:
         raise ValueError(
             "target_series: expected the DICOM series of the image's grid, received None; image and source of this"
-            " trace lie on two grids"
+            " trace are on two grids"
         )
     voxels, images = trace.ddf[0].numel(), 2 if warped else 1
     check_room(folder, voxels * (2 * images + 12) + 12 * trace.inverse_ddf[0].numel(), "DICOM of a trace of this size")

@@ -2,7 +2,7 @@
 
 The object leads from the *Registered* reference coordinate system (RCS), whose frame of reference it names as its own,
 to the *Source* RCS of its item: source = M_post · (M_pre · x + D(x)), D read at the centers of a grid in the
-Registered RCS, everything in LPS mm. That is medtrace's pull convention: `ddf` lies on the image's grid, so the image
+Registered RCS, everything in LPS mm. That is medtrace's pull convention: `ddf` is on the image's grid, so the image
 is Registered and the scan is Source; of `inverse_ddf` it is the other way round.
 """
 
@@ -52,15 +52,15 @@ def write_dicom_registration(
         affine: (4, 4) voxel to RAS mm of that grid, at right angles. A left-handed grid is written with its last axis
             turned round, since the standard takes the third axis as the cross product of the first two.
         study: the series whose patient and study the object belongs to.
-        registered: headers of the images that lie on the field's grid (UIDs and frame of reference).
+        registered: headers of the images that are on the field's grid (UIDs and frame of reference).
         source: headers of the images that it pulls from.
         label: Content Label, at most 16 characters of A-Z, 0-9, _ and space.
         description: Content Description, at most 64 characters.
-        series_number: of the series of its own that the object makes up.
+        series_number: of its own series that the object makes up.
         now: date and time of the object; None is the clock's.
 
     Raises:
-        TypeError: if ddf or affine is no tensor.
+        TypeError: if ddf or affine is not a tensor.
         ValueError: if a shape is wrong, a number is not finite or the affine is sheared.
     """
     vectors, matrix = displacement_lps(ddf, affine)
@@ -94,7 +94,7 @@ def read_dicom_registration(path: Path | str, spatial_dims: int = 3) -> Displace
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no such object, has none or several grids, or vectors that are undefined.
+        ValueError: if it is not such object, has none or several grids, or vectors that are undefined.
     """
     path = Path(path)
     if spatial_dims not in (2, 3):
@@ -176,7 +176,7 @@ def _dataset(path: Path) -> Dataset:
         raise FileNotFoundError(f"{path}: no such file; check the path")
     dataset = read_dicom(path)
     if dataset is None:
-        raise ValueError(f"{path}: is no DICOM file; give a Deformable Spatial Registration")
+        raise ValueError(f"{path}: is not DICOM file; give a Deformable Spatial Registration")
     if dataset.get("SOPClassUID") != DeformableSpatialRegistrationStorage:
         name = pydicom.uid.UID(dataset.get("SOPClassUID", "")).name
         raise ValueError(f"{path}: expected a Deformable Spatial Registration, received {name or 'no SOP class'}")

@@ -104,7 +104,7 @@ def write_dicom_series(
         The headers of what was written, in the order of the slices.
 
     Raises:
-        TypeError: if image or affine is no tensor.
+        TypeError: if image or affine is not a tensor.
         ValueError: if the image has several channels, a number is not finite or the affine is sheared.
     """
     folder, frame = Path(folder), frame or source

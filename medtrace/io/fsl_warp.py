@@ -99,7 +99,7 @@ def read_fsl_warp(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no field (H, W, D, 3), or holds spline coefficients.
+        ValueError: if it is not a field (H, W, D, 3), or holds spline coefficients.
     """
     path = Path(path)
     check_choice("spatial_dims", spatial_dims, (2, 3))

@@ -132,7 +132,7 @@ def _read_npz(path: Path) -> np.ndarray:
 
 
 def _check_member(path: Path, name: str) -> None:
-    """Check that an array in an archive is as large as its header claims, before NumPy makes room for it."""
+    """Check that an array in an archive is as large as its header claims, before NumPy allocates it."""
     with zipfile.ZipFile(path) as archive, archive.open(name) as member:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

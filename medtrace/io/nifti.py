@@ -61,7 +61,7 @@ def write_image(path: Path | str, image: Tensor, affine: Tensor, dtype: StorageT
             tensor of integers or booleans, the smallest integer type that holds it.
 
     Raises:
-        TypeError: if image or affine is no tensor.
+        TypeError: if image or affine is not a tensor.
         ValueError: if a shape is wrong, the affine is sheared, a number is not finite, or a label does not fit.
     """
     check_choice("dtype", dtype, (None, *get_args(StorageType)))

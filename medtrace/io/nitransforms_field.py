@@ -27,7 +27,7 @@ def write_x5(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
     Args:
         path: ends in .x5.
         ddf: (2, H, W), written as one slice, or (3, H, W, D), in voxels.
-        affine: (4, 4) voxel to RAS mm of the grid that `ddf` lies on.
+        affine: (4, 4) voxel to RAS mm of the grid that `ddf` is on.
 
     Raises:
         ImportError: if nitransforms is not installed.

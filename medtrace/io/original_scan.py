@@ -42,7 +42,8 @@ def to_original(
     """The same correspondence between the scans as they were given, points in their own mm.
 
     For a trace of images that were cropped, padded, resampled, reoriented or cut into slices (their affines tell how)
-    or rigidly aligned (a motion tells). With x a point of the original target, its origin in the original source is
+    or rigidly aligned (a rigid transform says so). With x a point of the original target, its origin in the original
+    source is
     source_transform · origin(target_transform⁻¹ · x): no field is resampled twice, each new voxel asks the trace.
 
     Off the trace's grid, points move as the nearest border voxel of it does, as in `Trace.locate`; off the plane of a
@@ -68,7 +69,7 @@ def to_original(
 
     Raises:
         TypeError: if a tensor is none.
-        ValueError: if shapes do not fit, or a motion is no affine.
+        ValueError: if shapes do not fit, or a motion is not an affine.
     """
     trace = trace.to("cpu")
     motions = [

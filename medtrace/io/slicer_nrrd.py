@@ -44,11 +44,11 @@ def write_slicer_nrrd(path: Path | str, ddf: Tensor, affine: Tensor, field_type:
     Args:
         path: ends in .nrrd.
         ddf: (2, H, W), written as one slice, or (3, H, W, D), in voxels.
-        affine: (4, 4) voxel to RAS mm of the grid that `ddf` lies on.
+        affine: (4, 4) voxel to RAS mm of the grid that `ddf` is on.
         field_type: the direction to write into the header.
 
     Raises:
-        TypeError: if ddf or affine is no tensor.
+        TypeError: if ddf or affine is not a tensor.
         ValueError: if a shape is wrong, a number is not finite, the ending is unknown or the affine is sheared.
         FileNotFoundError: if the folder does not exist.
     """

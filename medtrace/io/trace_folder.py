@@ -40,7 +40,7 @@ READ_VERSIONS = (1, 2, 3)
 """Version 1 has no digests, 2 no contrasts: its units are unknown, and source and image count as of one."""
 INDEX = "trace.json"
 BESIDE = ("report.html", "certificate.json")
-"""What is told of a trace and is in its folder, where nothing can be put beside that (see `stands_alone`)."""
+"""What is reported of a trace and is in its folder, where nothing can be put beside that (see `stands_alone`)."""
 _NOTHING = 1e-12
 """Displacement in voxels that counts as none: an exact 0 comes back so from mm on oblique axes."""
 _NOTES = {
@@ -71,14 +71,14 @@ def save_trace(
     """Write a trace.
 
     `source`, `image`, `warped`, `appearance` and `mask` become NIfTI images; `ddf`, `inverse_ddf` and `velocity` become
-    ITK displacement fields (`.nii.gz`, LPS mm); `trace.json` tells shapes, exact affines, units, digests, method and
+    ITK displacement fields (`.nii.gz`, LPS mm); `trace.json` reports shapes, exact affines, units, digests, method and
     version. Each member is written once.
 
     Unless `precise`, numbers are rounded so that files stay small: components of fields to 1/1024 voxel or finer (they
     are off by 1/2048 voxel at most) and, above four million voxels, each image to 16 bits over its range (off by
     1/65534 of it at most; whole numbers are kept) and masks to 2^-14. Smaller images keep every bit. Of the trace that
     is read back, image = warped + appearance + residual holds as ever, with a residual that differs by no more than
-    the roundings of the three together; `trace.json` tells all of them.
+    the roundings of the three together; `trace.json` reports all of them.
 
     Args:
         trace: what to write.
@@ -97,7 +97,7 @@ def save_trace(
         The folder.
 
     Raises:
-        TypeError: if it is no Trace, or metadata is not for JSON.
+        TypeError: if it is not a Trace, or metadata is not for JSON.
         FileExistsError: if the folder holds a trace and overwrite is False, or holds other files.
         FileNotFoundError: if its parent does not exist.
         ValueError: if an affine is sheared, which ITK files cannot hold, or a format is unknown.
@@ -123,8 +123,8 @@ def load_trace(folder: Path | str) -> Trace:
 
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
-        ValueError: if a file is corrupt or of another format or version, or is not the one that `trace.json` tells of:
-            another shape, affine, unit or content, or one that it does not name.
+        ValueError: if a file is corrupt or of another format or version, or is not the one that `trace.json` reports
+            of: another shape, affine, unit or content, or one that it does not name.
     """
     folder = Path(folder)
     index = _read_index(folder / INDEX)
@@ -168,16 +168,16 @@ def _contrasts(path: Path, index: Mapping[str, Any]) -> dict[str, tuple[Contrast
         raise ValueError(
             f"{path}: contrasts: expected those of source and image, received others; save the trace again"
         )
-    found: dict[str, tuple[Contrast, ...] | None] = {}
+    result: dict[str, tuple[Contrast, ...] | None] = {}
     for member, name in CONTRASTS.items():
         values = entries[name]
         if values is not None and not isinstance(values, list):
             raise ValueError(f"{path}: contrasts: {name}: expected a list or null; save the trace again")
         try:
-            found[member] = None if values is None else tuple(Contrast.from_dict(value) for value in values)
+            result[member] = None if values is None else tuple(Contrast.from_dict(value) for value in values)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: contrasts: {name}: {error}; save the trace again") from error
-    return found
+    return result
 
 
 def _contrast_entries(trace: Trace) -> dict[str, Any]:
@@ -216,9 +216,9 @@ def _read_index(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); save the trace again") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") not in READ_VERSIONS:
-        found = index.get("version") if isinstance(index, dict) else type(index).__name__
+        result = index.get("version") if isinstance(index, dict) else type(index).__name__
         raise ValueError(
-            f"{path}: expected a trace of version {' or '.join(map(str, READ_VERSIONS))}, received {found}; save the"
+            f"{path}: expected a trace of version {' or '.join(map(str, READ_VERSIONS))}, received {result}; save the"
             " trace again"
         )
     index.setdefault("sha256", {})
@@ -261,7 +261,7 @@ def reserve_trace(
 
 
 def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Sequence[int]) -> None:
-    """Check that there is room for a trace before it is made: for its files without compression, which is the most.
+    """Check that the disk has room for a trace before it is made: for its files without compression, which is the most.
 
     Args:
         folder: of the trace.
@@ -269,7 +269,7 @@ def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Se
         image: likewise of the image.
 
     Raises:
-        OSError: if there is less; the message tells both numbers.
+        OSError: if there is less; the message states both numbers.
     """
     channels, voxels, source_voxels = image[0], math.prod(image[1:]), math.prod(source[1:])
     per_voxel = 4 * (3 * channels + 1) + 36 + 12  # images and mask, the field (float32 and float64), the velocity
@@ -277,7 +277,7 @@ def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Se
 
 
 def trace_contents(overwrite: bool) -> Contents:
-    """What a trace may replace: nothing, or with `overwrite` another trace and what is told of it."""
+    """What a trace may replace: nothing, or with `overwrite` another trace and what is reported of it."""
 
     def check(folder: str | os.PathLike, names: Sequence[str]) -> None:
         known = {INDEX, *TRANSFORM_FILES, *(f"{name}.nii.gz" for name in (*IMAGES, *FIELDS)), *BESIDE}

@@ -1,4 +1,4 @@
-"""The members of a trace on disk: how each is written, and whether a file is the one that the index tells of."""
+"""The members of a trace on disk: how each is written, and whether a file is the one that the index lists."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def expected_shapes(spatial_dims: int, shape: Sequence[int], source_shape: Seque
 
 
 def check_member(path: Path, name: str, shape: Sequence[int], affine: Tensor, digest: str | None) -> None:
-    """Check that a file's header, and its bytes where they are on record, are those that the index tells of.
+    """Check that a file's header, and its bytes where they are on record, are those that the index lists.
 
     Args:
         path: the member's file.
@@ -134,8 +134,8 @@ def check_member(path: Path, name: str, shape: Sequence[int], affine: Tensor, di
     if units != "mm":
         _refuse(path, "the unit mm", units)
     _check_affine(path, header, tuple(wanted[0][:3]), affine)
-    if digest is not None and (found := sha256(path)) != digest:
-        _refuse(path, f"the file of SHA-256 {digest[:16]}...", f"another one, {found[:16]}...")
+    if digest is not None and (result := sha256(path)) != digest:
+        _refuse(path, f"the file of SHA-256 {digest[:16]}...", f"another one, {result[:16]}...")
 
 
 def check_shapes(path: Path, index: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -171,15 +171,15 @@ def _check_affine(path: Path, header: nibabel.Nifti1Header, shape: tuple[int, ..
         "qform": 10 * rounding + SHEAR_TOLERANCE * extent + 1e-3 * min(grid.spacing),
     }
     for form, allowed in slack.items():
-        found, code = getattr(header, f"get_{form}")(coded=True)
-        if not code or found is None:
+        result, code = getattr(header, f"get_{form}")(coded=True)
+        if not code or result is None:
             _refuse(path, f"{form}_code 1 and the affine {_rows(affine)}", f"{form}_code 0")
         try:
-            apart = grid.distance(Grid(shape, torch.from_numpy(np.asarray(found, dtype=np.float64))))
+            apart = grid.distance(Grid(shape, torch.from_numpy(np.asarray(result, dtype=np.float64))))
         except ValueError:
             apart = float("inf")
         if not apart <= allowed:
-            _refuse(path, f"the affine {_rows(affine)} ({form})", f"{_rows(found)}, up to {apart:.3g} mm off")
+            _refuse(path, f"the affine {_rows(affine)} ({form})", f"{_rows(result)}, up to {apart:.3g} mm off")
 
 
 def _rows(affine: Any) -> str:

@@ -46,10 +46,10 @@ def write_transform(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
         path: ends in .h5 (float64; `SimpleITK.ReadTransform` reads it) or .nii.gz (float32; the vector image
             that ITK and ANTs use). Written under another name first, so no half-written file is ever left.
         ddf: (2, H, W), written as one slice, or (3, H, W, D), in voxels.
-        affine: (4, 4) voxel to RAS mm of the grid that `ddf` lies on.
+        affine: (4, 4) voxel to RAS mm of the grid that `ddf` is on.
 
     Raises:
-        TypeError: if ddf or affine is no tensor.
+        TypeError: if ddf or affine is not a tensor.
         ValueError: if a shape is wrong, a number is not finite, the ending is unknown, or the affine is
             sheared (ITK cannot hold that).
         FileNotFoundError: if the folder does not exist.
@@ -132,7 +132,7 @@ def write_planar(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
         affine: (4, 4) voxel to RAS mm, whose first two axes lie in an axial plane.
 
     Raises:
-        TypeError: if ddf or affine is no tensor.
+        TypeError: if ddf or affine is not a tensor.
         ValueError: if a shape is wrong, a number is not finite, the ending is unknown, or the plane is not axial.
         FileNotFoundError: if the folder does not exist.
     """
@@ -172,7 +172,7 @@ def read_transform(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no displacement field, or spatial_dims is 2 and it has several slices.
+        ValueError: if it is not a displacement field, or spatial_dims is 2 and it has several slices.
     """
     path = Path(path)
     _check_suffix(path)

@@ -22,7 +22,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     """A loop over C-contiguous arrays, compiled at its first call for the types it meets.
 
     What was compiled is kept beside the source or in the user's cache folder; where neither can be written, every
-    process compiles for itself. A damaged file there is told and compiled anew.
+    process compiles for itself. A damaged file there is reported and compiled anew.
     """
     dispatcher = njit(**OPTIONS)(function)
     with suppress(RuntimeError):  # numba found no folder to write

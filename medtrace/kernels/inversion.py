@@ -47,7 +47,7 @@ def solve(
     arrays = field.numpy(), where, result.numpy(), missed.numpy()
     threads.run(
         lambda begin, end: loops.solve(*arrays, iterations, plain_iterations, tolerance, begin, end),
-        threads.pieces(count, batch * count, least=1 << 12),
+        threads.pieces(count, batch * count, minimum=1 << 12),
     )
     return (result[:, 1:].contiguous() if flat else result), missed
 

@@ -58,7 +58,7 @@ def determinant(a: float, b: float, c: float, d: float, e: float, f: float, g: f
 
 @inlined
 def inside(position: float, size: int) -> bool:
-    """Whether a position lies on an axis's voxels."""
+    """Whether a position is on an axis's voxels."""
     return position >= -SLACK and position <= size - 1 + SLACK
 
 
@@ -111,7 +111,7 @@ def solve(
         field: (B, 3, X, Y, Z).
         points: (B, 3, N) in voxels, or (0, 0, 0) for every voxel.
         out: (B, 3, N).
-        missed: (B, N), what remains in voxels: 0 where the pulled point is outside, infinite if it is no number.
+        missed: (B, N), what remains in voxels: 0 where the pulled point is outside, infinite if it is not a number.
         iterations: the most to run.
         plain: so many of them are fixed-point iterations, the others Newton's.
         tolerance: in voxels.

@@ -49,10 +49,10 @@ def _lncc(
     x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float, wants_x: bool, wants_y: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums, and the derivatives by x and y; one that is not wanted has shape (0,)."""
-    first, second, share = (plain(tensor).reshape(-1, *inner_shape(x.shape[1:])) for tensor in (x, y, weight))
+    first, second, fraction = (plain(tensor).reshape(-1, *inner_shape(x.shape[1:])) for tensor in (x, y, weight))
     by_loops = x.dtype == torch.float32 and choice.takes_compiled(x, y, weight)
     run = _by_loops if by_loops else _by_torch
-    values, by_x, by_y = run(first, second, share, radius, floor, wants_x, wants_y)
+    values, by_x, by_y = run(first, second, fraction, radius, floor, wants_x, wants_y)
     none = x.new_empty(0)
     return values, by_x.reshape(x.shape) if wants_x else none, by_y.reshape(x.shape) if wants_y else none.clone()
 

@@ -12,7 +12,7 @@ from medtrace.kernels import choice, parzen_torch, threads
 from medtrace.kernels.parzen_window import ParzenKernel, ParzenWindow
 
 PIECE = 1 << 16
-"""Voxels of a row that are worth a histogram of their own."""
+"""Voxels of a row that are worth their own histogram."""
 
 PIECES = 32
 """Histograms at most, if there are fewer rows; what is added where follows from the shape, not from the threads."""

@@ -60,7 +60,7 @@ def lncc_planes(
     """
     length = count.shape[2]
     real = count.dtype.type
-    one, zero, least = real(1), real(0), real(LEAST_WEIGHT)
+    one, zero, minimum = real(1), real(0), real(LEAST_WEIGHT)
     line = np.empty(length, count.dtype)
     for i in range(begin, end):
         line[:] = 0
@@ -70,14 +70,14 @@ def lncc_planes(
             a, b, c = coefficients[0, i, k], coefficients[1, i, k], coefficients[2, i, k]
             d, e = coefficients[3, i, k], coefficients[4, i, k]
             for j in range(length):
-                per = one / max(n[j], least)
+                per = one / max(n[j], minimum)
                 slack = floor * max(n[j], one)
                 cross = sxy[j] - sx[j] * sy[j] * per
                 of_x = max(sxx[j] - sx[j] * sx[j] * per, zero) + slack
                 of_y = max(syy[j] - sy[j] * sy[j] * per, zero) + slack
-                share = v[j] * cross / (of_x * of_y)
-                line[j] += share * cross
-                slope = share + share
+                fraction = v[j] * cross / (of_x * of_y)
+                line[j] += fraction * cross
+                slope = fraction + fraction
                 by_x = slope * cross / of_x
                 a[j] = slope
                 b[j] = by_x
@@ -115,8 +115,8 @@ def difference_planes(x: Any, y: Any, weight: Any, out: Any, totals: Any, begin:
 
 
 @inlined
-def bin_row(values: Any, bins: int, cells: Any, shares: Any) -> None:
-    """Lower bin of every intensity in [0, 1] and the share of the upper one; what lies outside counts as the end."""
+def bin_row(values: Any, bins: int, cells: Any, fractions: Any) -> None:
+    """Lower bin of every intensity in [0, 1] and the fraction of the upper one; what lies outside counts as the end."""
     real = values.dtype.type
     zero, one = real(0), real(1)
     scale = real(bins - 1)
@@ -126,7 +126,7 @@ def bin_row(values: Any, bins: int, cells: Any, shares: Any) -> None:
         value = (value if value < one else one) * scale
         cell = min(np.int32(value), np.int32(bins - 2))
         cells[j] = cell
-        shares[j] = value - real(cell)
+        fractions[j] = value - real(cell)
 
 
 @compiled
@@ -145,21 +145,21 @@ def histogram_planes(x: Any, y: Any, weight: Any, tables: Any, begin: int, end: 
     planes, height, length = x.shape
     parts, bins, _ = tables.shape
     cells = np.empty((2, length), np.int32)
-    shares = np.empty((2, length), x.dtype)
+    fractions = np.empty((2, length), x.dtype)
     one = x.dtype.type(1)
     for part in range(begin, end):
         table = tables[part]
         table[:] = 0
         for i in range(part * planes // parts, (part + 1) * planes // parts):
             for k in range(height):
-                bin_row(y[i, k], bins, cells[0], shares[0])
-                bin_row(x[i, k], bins, cells[1], shares[1])
+                bin_row(y[i, k], bins, cells[0], fractions[0])
+                bin_row(x[i, k], bins, cells[1], fractions[1])
                 w = weight[i, k]
                 for j in range(length):
                     row, column = cells[0, j], cells[1, j]
-                    upper = w[j] * shares[0, j]
-                    lower = w[j] * (one - shares[0, j])
-                    right = shares[1, j]
+                    upper = w[j] * fractions[0, j]
+                    lower = w[j] * (one - fractions[0, j])
+                    right = fractions[1, j]
                     table[row, column] += lower * (one - right)
                     table[row, column + 1] += lower * right
                     table[row + 1, column] += upper * (one - right)
@@ -182,17 +182,17 @@ def table_slope_planes(x: Any, y: Any, weight: Any, entries: Any, out: Any, begi
     _, height, length = x.shape
     bins = entries.shape[0]
     cells = np.empty((2, length), np.int32)
-    shares = np.empty((2, length), x.dtype)
+    fractions = np.empty((2, length), x.dtype)
     real = x.dtype.type
     zero, one = real(0), real(1)
     scale = real(bins - 1)
     for i in range(begin, end):
         for k in range(height):
-            bin_row(y[i, k], bins, cells[0], shares[0])
-            bin_row(x[i, k], bins, cells[1], shares[1])
+            bin_row(y[i, k], bins, cells[0], fractions[0])
+            bin_row(x[i, k], bins, cells[1], fractions[1])
             w, own, line = weight[i, k], x[i, k], out[i, k]
             for j in range(length):
-                row, column, up = cells[0, j], cells[1, j], shares[0, j]
+                row, column, up = cells[0, j], cells[1, j], fractions[0, j]
                 lower = entries[row, column + 1] - entries[row, column]
                 upper = entries[row + 1, column + 1] - entries[row + 1, column]
                 within = scale if own[j] > zero and own[j] < one else zero

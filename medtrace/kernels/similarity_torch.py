@@ -41,11 +41,11 @@ def local_correlation(
     cross = sum_xy - sum_x * sum_y * per
     of_x = (sum_xx - sum_x * sum_x * per).clamp_min(0) + slack
     of_y = (sum_yy - sum_y * sum_y * per).clamp_min(0) + slack
-    share = centers * cross / (of_x * of_y)
-    slope = 2 * share
+    fraction = centers * cross / (of_x * of_y)
+    slope = 2 * fraction
     by_x, by_y = slope * cross / of_x, slope * cross / of_y
     constants = (slope * sum_y - by_x * sum_x) * per, (slope * sum_x - by_y * sum_y) * per
-    return share * cross, (slope, by_x, constants[0], by_y, constants[1])
+    return fraction * cross, (slope, by_x, constants[0], by_y, constants[1])
 
 
 def local_slope(x: Tensor, y: Tensor, weight: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ _before: tuple[int, int | None] = (1, None)
 
 
 def limit(count: int | None) -> None:
-    """Say how many threads share a compiled loop, whatever torch is told; None follows torch again.
+    """Say how many threads share a compiled loop, whatever torch is set to; None follows torch again.
 
     torch's threads wait for each other in a loop that takes a busy machine's time; medtrace's sleep. With torch at one
     thread and these at several, both are served.
 
     Raises:
-        TypeError, ValueError: if it is no whole number from 1.
+        TypeError, ValueError: if it is not a whole number from 1.
     """
     global _limit
     if count is not None:
@@ -51,7 +51,7 @@ def own_pool(count: int | None = None) -> Iterator[None]:
         count: threads of the pool; None for as many as torch, or `limit`, allows.
 
     Raises:
-        TypeError, ValueError: if it is no whole number from 1.
+        TypeError, ValueError: if it is not a whole number from 1.
 
     Example:
         >>> with own_pool(2):
@@ -77,15 +77,15 @@ def own_pool(count: int | None = None) -> Iterator[None]:
                 torch.set_num_threads(threads)
 
 
-def pieces(count: int, work: int, least: int = 1 << 15) -> list[tuple[int, int]]:
+def pieces(count: int, work: int, minimum: int = 1 << 15) -> list[tuple[int, int]]:
     """Ranges [begin, end) that cover `count` items, one per thread.
 
     Args:
         count: of items to share.
-        work: of them all, in voxels: a thread is not worth its start below `least` of them.
-        least: voxels per thread.
+        work: of them all, in voxels: a thread is not worth its start below `minimum` of them.
+        minimum: voxels per thread.
     """
-    parts = max(1, min(current(), count, work // least))
+    parts = max(1, min(current(), count, work // minimum))
     return [(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
 
 

@@ -12,7 +12,7 @@ from medtrace.kernels import choice, threads
 from medtrace.kernels.layout import plain
 
 ROW = 256
-"""Positions per row where they are no grid."""
+"""Positions per row where they are not grid."""
 
 choice.OPERATIONS["warp, sample, compose"] = "CPU, linear, border"
 
@@ -128,7 +128,7 @@ def write_gradients(
     planes = threads.pieces(count, grad.numel())
 
     def task(low: int, high: int) -> None:
-        # rows of the planes that this thread owns, or as even a share of rows as can be
+        # rows of the planes that this thread owns, or as even a number of rows as can be
         begin, end = (end_ * total // count for end_ in (low, high))
         loops.read_rows_backward(
             *arrays, grad_image is grad_field, lay.length, lay.per_plane, move, add, begin, end, low, high

@@ -212,9 +212,9 @@ def read_rows_backward(
             bx = move * field.dtype.type(r // per_plane)
             own = (field[b, 0, start : start + count], field[b, 1, start : start + count])
             locate_row(own, bx, move, shape, cells, weights)
-            least, most = extent(cells[1, :count], steps)
-            hit = grad_image.size > 0 and least < high_b and most >= low_b
-            whole = least >= low_b and most < high_b and shape[1] > 1
+            minimum, most = extent(cells[1, :count], steps)
+            hit = grad_image.size > 0 and minimum < high_b and most >= low_b
+            whole = minimum >= low_b and most < high_b and shape[1] > 1
             if mine:
                 free_row(own, bx, move, shape, free)
                 slope[:] = 0

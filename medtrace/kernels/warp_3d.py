@@ -201,11 +201,11 @@ def scatter_row(flat: Any, grad: Any, steps: Any, cells: Any, weights: Any, low:
 @inlined
 def extent(planes: Any, steps: Any) -> Any:
     """First and last plane that the cells of a row touch, which begin on `planes` and end on the next."""
-    least, most = planes[0], planes[0]
+    minimum, most = planes[0], planes[0]
     for j in range(planes.size):
-        least = min(least, planes[j])
+        minimum = min(minimum, planes[j])
         most = max(most, planes[j])
-    return least, most + (1 if steps[0] > 0 else 0)
+    return minimum, most + (1 if steps[0] > 0 else 0)
 
 
 @inlined
@@ -294,8 +294,8 @@ def read_rows_backward(
                 for d in range(3):
                     given = grad[b, d if add else 0, start : start + count]
                     write_slope(slope[d], free[d], given, add, grad_field[b, d, start : start + count], together)
-            least, most = extent(cells[1, :count], steps)
-            if grad_image.size > 0 and least < high_b and most >= low_b:
+            minimum, most = extent(cells[1, :count], steps)
+            if grad_image.size > 0 and minimum < high_b and most >= low_b:
                 for c in range(image.shape[1]):
                     flat = grad_image[b, c].reshape(-1)
                     scatter_row(flat, grad[b, c, start : start + count], steps, cells, weights, low_b, high_b)

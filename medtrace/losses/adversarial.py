@@ -122,7 +122,7 @@ def adversarial(logits: Sequence[Tensor], loss: str = "least_squares") -> Tensor
         A scalar >= 0.
 
     Raises:
-        TypeError: if `logits` is no list.
+        TypeError: if `logits` is not a list.
         ValueError: if it is empty, or `loss` is unknown.
 
     Example:
@@ -147,7 +147,7 @@ def adversarial_discriminator(
         A scalar >= 0.
 
     Raises:
-        TypeError: if either is no list.
+        TypeError: if either is not a list.
         ValueError: if they are empty or of unequal length, or `loss` is unknown.
 
     Example:

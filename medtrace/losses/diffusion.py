@@ -24,7 +24,7 @@ def intensity_diffusion(intensity: Tensor, reduction: Literal["mean", "sum"] | s
         A scalar >= 0; 0 if every axis has length 1. float32 also under autocast; float64 stays.
 
     Raises:
-        TypeError: if `intensity` is no floating tensor.
+        TypeError: if `intensity` is not a floating tensor.
         ValueError: if its shape is wrong or `reduction` is unknown.
 
     The differences across the mask's edge count, as in the equation: q is drawn to 0 towards it. MONAI's

@@ -33,7 +33,7 @@ def jacobian_folding(
         A scalar >= 0, or with "none" the map (B, 1, ...); float32 (float64 for float64), also under autocast.
 
     Raises:
-        TypeError: if `ddf` is no floating tensor.
+        TypeError: if `ddf` is not a floating tensor.
         ValueError: if its shape is wrong, a choice is unknown, or "simplices" is asked for a map.
 
     Deviation: the paper says that the term penalizes "the total number of locations" of negative J, while Eq. 4 as

@@ -15,7 +15,7 @@ from medtrace.losses.masking import mask_weights
 
 Offset = tuple[int, ...]
 VARIANCE_RANGE = (1e-3, 1e3)
-"""Share of an image's mean variance within which the local one is kept (as in the authors' later code)."""
+"""Fraction of an image's mean variance within which the local one is kept (as in the authors' later code)."""
 
 
 def mind_ssc(image: Tensor, radius: int = 1, dilation: int = 1) -> Tensor:
@@ -35,7 +35,7 @@ def mind_ssc(image: Tensor, radius: int = 1, dilation: int = 1) -> Tensor:
         Beyond the border the border's voxels are repeated.
 
     Raises:
-        TypeError: if the image is no floating tensor.
+        TypeError: if the image is not a floating tensor.
         ValueError: if its shape or a number is wrong.
 
     Equation: S(x, i, j) = exp(−(D_ij − min D) / V), D_ij the mean squared difference of the patches at x + i and x + j,
@@ -64,7 +64,7 @@ def mind_ssc(image: Tensor, radius: int = 1, dilation: int = 1) -> Tensor:
         stacked = stacked - stacked.amin(1, keepdim=True)
         variance = stacked.mean(1, keepdim=True)
         mean = variance.flatten(1).mean(1).reshape(-1, *[1] * (dims + 1)).detach()
-        low, high = (share * mean for share in VARIANCE_RANGE)
+        low, high = (fraction * mean for fraction in VARIANCE_RANGE)
         variance = torch.minimum(torch.maximum(variance, low), high).clamp_min(torch.finfo(values.dtype).tiny)
         return torch.exp(-stacked / variance)
 

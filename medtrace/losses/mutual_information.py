@@ -54,14 +54,16 @@ def _within_range(name: str, value: Tensor, value_range: tuple[float, float], ou
     return value.clamp(*value_range) if clamp else value
 
 
-def _assess_extremes(name: str, value_range: tuple[float, float], clamp: bool, least: float, most: float) -> None:
-    if not (abs(least) < float("inf") and abs(most) < float("inf")):
-        raise ValueError(f"{name}: expected finite numbers, received values in [{least}, {most}]; look for NaN or inf")
+def _assess_extremes(name: str, value_range: tuple[float, float], clamp: bool, minimum: float, most: float) -> None:
+    if not (abs(minimum) < float("inf") and abs(most) < float("inf")):
+        raise ValueError(
+            f"{name}: expected finite numbers, received values in [{minimum}, {most}]; look for NaN or inf"
+        )
     low, high = value_range
     slack = RANGE_TOLERANCE * (high - low)
-    if not clamp and not (low - slack <= least and most <= high + slack):
+    if not clamp and not (low - slack <= minimum and most <= high + slack):
         raise ValueError(
-            f"{name}: expected values in [{low:g}, {high:g}], received [{least:.6g}, {most:.6g}]; rescale the image,"
+            f"{name}: expected values in [{low:g}, {high:g}], received [{minimum:.6g}, {most:.6g}]; rescale the image,"
             " pass value_range=(least, most), or allow saturation with out_of_range='clamp'"
         )
 
@@ -81,8 +83,8 @@ def normalized_mutual_information(joint: Tensor) -> Tensor:
         (...) in [1, 2]; 1 where the joint entropy is zero (all mass in one bin), the value of a constant pair.
 
     Raises:
-        TypeError: if `joint` is no floating tensor.
-        ValueError: if it is no table.
+        TypeError: if `joint` is not a floating tensor.
+        ValueError: if it is not a table.
 
     Example:
         >>> joint = torch.stack([torch.eye(4) / 4, torch.full((4, 4), 1 / 16)])  # the same, independent
@@ -178,7 +180,7 @@ class ParzenDNMILoss(_Loss):
         >>> image = torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16)
         >>> shuffled = image.flatten()[torch.randperm(256)].reshape(image.shape)
         >>> loss = ParzenDNMILoss(num_bins=16)
-        >>> bool(loss(-image, image) < loss(shuffled, image))  # an inverted contrast tells as much as the same
+        >>> bool(loss(-image, image) < loss(shuffled, image))  # an inverted contrast says as much as the same
         True
     """
 

@@ -26,8 +26,9 @@ def joint_histogram(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | N
         device is never waited for. `medtrace.kernels.use` chooses between compiled loops and plain torch.
 
     Raises:
-        TypeError: if an image is no tensor of float32 or float64, the window no `ParzenWindow` or the mask no tensor.
-        ValueError: if a shape is wrong, or the window has no room for its kernel.
+        TypeError: if an image is not a tensor of float32 or float64, the window no `ParzenWindow` or the mask no
+            tensor.
+        ValueError: if a shape is wrong, or the window has no memory for its kernel.
         RuntimeError: from torch, when a second derivative is asked for (there is none).
 
     Example:

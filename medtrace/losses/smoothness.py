@@ -25,7 +25,7 @@ def velocity_smoothness(velocity: Tensor, reduction: Literal["mean", "sum"] | st
         A scalar >= 0; 0 if every axis has length 1. float32 also under autocast; float64 stays.
 
     Raises:
-        TypeError, ValueError: if `velocity` is no field, or `reduction` is unknown.
+        TypeError, ValueError: if `velocity` is not a field, or `reduction` is unknown.
 
     Deviation: the paper writes the sum, whose weight then depends on the image size; the default is the mean.
 

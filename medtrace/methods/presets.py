@@ -1,7 +1,7 @@
 """Parts of presets that methods share: a user's own data, cases of TraceBench, and what makes a training tiny.
 
 A method's preset `default` is what `medtrace train` lays first where it trains on a prepared folder, unless `paper` is
-asked for; `small` and `gpu` go on top of it. How many steps each takes is told by `MethodSettings.budgets`.
+asked for; `small` and `gpu` continue top of it. How many steps each takes is reported by `MethodSettings.budgets`.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def method_class(name: str) -> type[Method]:
         ValueError: if there is none of that name; the message has the nearest.
     """
     if name in _shipped():
-        found: type[Method] = import_module(f"medtrace.methods.{name}").METHOD
-        return found
+        result: type[Method] = import_module(f"medtrace.methods.{name}").METHOD
+        return result
     if name in _IN_PROCESS:
         return _IN_PROCESS[name]
     registered = _registered()

@@ -59,13 +59,13 @@ class TrainingSettings(Settings):
     batch_size: Count = 8
     accumulate: Count = 1
     """Parts that a batch is taken through the networks in, one after the other: less memory, the same gradient
-    where losses are means over cases (not where a mean counts the voxels of masks, or noise is drawn)."""
+    where losses are means over cases (not where a mean counts the voxels of masks, or noise is sampled)."""
     schedule: Literal["constant", "cosine", "linear", "polynomial"] = "constant"
     """`constant` keeps the rate (after `warmup_steps`); the others rise over `warmup` and fall until the end."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the training over which the rate rises linearly; counts where the schedule is not constant."""
+    """Fraction of the training over which the rate rises linearly; counts where the schedule is not constant."""
     final_rate: Fraction = 0.0
-    """Share of the rate that is left at the end; likewise."""
+    """Fraction of the rate that is left at the end; likewise."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share that the running average of the weights keeps at a step, such as 0.999; None averages none."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -267,14 +267,14 @@ def resolve(
 
 def names_of(kind: type[BaseModel], prefix: str = "") -> list[str]:
     """Dotted names of all settings."""
-    found = []
+    result = []
     for name, field in kind.model_fields.items():
         groups = _groups(field.annotation)
         if not groups:
-            found.append(prefix + name)
+            result.append(prefix + name)
         for group in groups:
-            found += [inner for inner in names_of(group, f"{prefix}{name}.") if inner not in found]
-    return found
+            result += [inner for inner in names_of(group, f"{prefix}{name}.") if inner not in result]
+    return result
 
 
 def _set(kind: type[BaseModel], values: dict[str, Any], name: str, value: Any) -> None:
@@ -331,10 +331,10 @@ def _unknown(kind: type[BaseModel], name: str, group: str, place: Mapping[str, A
 def _groups(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    found: list[type[BaseModel]] = []
+    result: list[type[BaseModel]] = []
     for part in getattr(annotation, "__args__", ()):
-        found += _groups(part)
-    return found
+        result += _groups(part)
+    return result
 
 
 def _choices(name: str, known: Any, last: str | None = None) -> str:

@@ -42,7 +42,7 @@ class CaseMetric(ComparingMetric):
     """A MONAI metric that keeps one value per case.
 
     `metric(y_pred, y, mask=mask)` takes batches (or lists of channel-first items, then also lists of masks) and
-    returns (B, 1); `get_buffer()` holds all cases (N, 1); `aggregate()` is their mean, `summary()` tells more.
+    returns (B, 1); `get_buffer()` holds all cases (N, 1); `aggregate()` is their mean, `summary()` reports more.
     An infinite value (PSNR of a perfect case) or an undefined one (NaN: a ratio without a denominator) stays in the
     buffer, is left out of the mean, and is counted in the summary; `aggregate()` then warns with the number.
 
@@ -115,7 +115,7 @@ class CaseMetric(ComparingMetric):
 
 
 def _item(name: str, value: Any, item: int, count: int) -> Any:
-    """One item's share of a keyword argument that comes as a list or a batch; anything else is for all."""
+    """One item's fraction of a keyword argument that comes as a list or a batch; anything else is for all."""
     if isinstance(value, (list, tuple)):
         if len(value) != count:
             raise ValueError(f"{name}: expected {count} items as y_pred has, received {len(value)}")

@@ -79,7 +79,7 @@ def bhattacharyya_from_histograms(
         (...) float64, 0 for equal distributions; DISTANCE is infinite if no bin is shared.
 
     Raises:
-        TypeError: if a histogram is no floating tensor.
+        TypeError: if a histogram is not a floating tensor.
         ValueError: if the shapes differ, or a histogram counts nothing or less.
 
     Example:
@@ -95,13 +95,13 @@ def bhattacharyya_from_histograms(
         check_finite(name, counts)
     if first.shape != second.shape:
         raise ValueError(f"second: expected the shape of first {tuple(first.shape)}, received {tuple(second.shape)}")
-    shares = []
+    fractions = []
     for name, counts in (("first", first.double()), ("second", second.double())):
         total = counts.sum(-1, keepdim=True)
         if not bool((total > 0).all()):
             raise ValueError(f"{name}: expected a histogram that counts something, received an empty one")
-        shares.append(counts / total)
-    coefficient = (shares[0] * shares[1]).sqrt().sum(-1).clamp(max=1.0)
+        fractions.append(counts / total)
+    coefficient = (fractions[0] * fractions[1]).sqrt().sum(-1).clamp(max=1.0)
     return (1 - coefficient).sqrt() if form == BhattacharyyaForm.HELLINGER else (1 / coefficient).log()
 
 

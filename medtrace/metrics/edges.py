@@ -193,11 +193,13 @@ def otsu_threshold(values: Tensor) -> float:
         raise ValueError(f"values: expected at least one, received shape {tuple(values.shape)}")
     check_finite("values", values)
     values = values.detach().flatten().double()
-    least, most = torch.aminmax(values)
-    if least == most:
-        return float(least)
-    shares = (values - least) / (most - least)  # NumPy's histogram refuses a range of a few units in the last place
-    return float(least + threshold_otsu(shares.cpu().numpy(), OTSU_BINS) * (most - least))
+    minimum, most = torch.aminmax(values)
+    if minimum == most:
+        return float(minimum)
+    fractions = (values - minimum) / (
+        most - minimum
+    )  # NumPy's histogram refuses a range of a few units in the last place
+    return float(minimum + threshold_otsu(fractions.cpu().numpy(), OTSU_BINS) * (most - minimum))
 
 
 def edge_dice(

@@ -35,7 +35,7 @@ def load_feature_network(path: str | os.PathLike[str], device: str | torch.devic
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no TorchScript file, or damaged.
+        ValueError: if it is not a TorchScript file, or damaged.
 
     Example:
         >>> import tempfile
@@ -50,7 +50,7 @@ def load_feature_network(path: str | os.PathLike[str], device: str | torch.devic
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"feature network: {path} is no file; name a TorchScript file (torch.jit.save), none is downloaded"
+            f"feature network: {path} is not a file; name a TorchScript file (torch.jit.save), none is downloaded"
         )
     _check_archive(path)
     try:
@@ -60,7 +60,8 @@ def load_feature_network(path: str | os.PathLike[str], device: str | torch.devic
     except Exception as error:  # torch raises what it likes on a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"feature network: {path} is no TorchScript file ({reason}); save the network by torch.jit.script(...).save"
+            f"feature network: {path} is not a TorchScript file ({reason}); save the network by"
+            f" torch.jit.script(...).save"
         ) from error
     result: FeatureNetwork = network.eval()
     return result
@@ -73,7 +74,8 @@ def _check_archive(path: Path) -> None:
             damaged = archive.testzip()
     except Exception as error:  # Python raises what it likes on a broken archive
         raise ValueError(
-            f"feature network: {path} is no TorchScript file ({error}); save the network by torch.jit.script(...).save"
+            f"feature network: {path} is not a TorchScript file ({error}); save the network by"
+            f" torch.jit.script(...).save"
         ) from error
     if damaged is not None:
         raise ValueError(

@@ -175,11 +175,11 @@ def _bin_index(
     name: str, values: Tensor, data_range: tuple[float, float], width: float, num_bins: int, out_of_range: str
 ) -> Tensor:
     position = (values - float(data_range[0])) / width
-    least, most = (float(bound) for bound in torch.aminmax(position))
-    if out_of_range == "error" and not (least >= -1e-4 and most <= 1 + 1e-4):
+    minimum, most = (float(bound) for bound in torch.aminmax(position))
+    if out_of_range == "error" and not (minimum >= -1e-4 and most <= 1 + 1e-4):
         low = float(data_range[0])
         raise ValueError(
-            f"{name}: expected values in [{low:g}, {low + width:g}], received [{low + least * width:.6g},"
+            f"{name}: expected values in [{low:g}, {low + width:g}], received [{low + minimum * width:.6g},"
             f" {low + most * width:.6g}]; give the right data_range, or allow out_of_range='clamp'"
         )
     return (position * num_bins).long().clamp(0, num_bins - 1)

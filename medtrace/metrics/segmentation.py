@@ -21,7 +21,7 @@ class Overlap(NamedTuple):
     """Agreement of label maps, per case.
 
     Attributes:
-        accuracy: (B,) share of the voxels with the right label.
+        accuracy: (B,) fraction of the voxels with the right label.
         dice: (B, classes) 2·|P∩T| / (|P| + |T|), the background first.
         iou: (B, classes) |P∩T| / |P∪T|.
     """
@@ -43,7 +43,7 @@ def label_overlap(pred: Tensor, target: Tensor, num_classes: int) -> Overlap:
         The overlap, float64. A class that neither map shows is NaN; one that only one of them shows is 0.
 
     Raises:
-        TypeError: if a map is no integer tensor.
+        TypeError: if a map is not an integer tensor.
         ValueError: if the shapes differ or a label is out of range.
 
     Example:
@@ -82,10 +82,10 @@ def segmentation_scores(pred: Tensor, target: Tensor, classes: Mapping[str, int]
     """
     count = _checked_classes(classes)
     maps = [value[None] if isinstance(value, Tensor) else value for value in (pred, target)]
-    found = label_overlap(maps[0], maps[1], count)
-    dice, iou = found.dice[0], found.iou[0]
+    result = label_overlap(maps[0], maps[1], count)
+    dice, iou = result.dice[0], result.iou[0]
     return {
-        "accuracy": float(found.accuracy[0]),
+        "accuracy": float(result.accuracy[0]),
         "dice": float(dice[1:].nanmean()),
         "miou": float(iou[1:].nanmean()),
         "dice_with_background": float(dice.nanmean()),
@@ -110,8 +110,8 @@ def warp_to_source(
         trace: of the translation.
         labels: (1, *spatial) integer labels on the image's grid, from 0 to num_classes − 1.
         num_classes: with the background.
-        interpolation: "linear" reads the share of every class linearly and takes the largest (of equal ones the lowest
-            label), which is smoother at borders; "nearest" takes the nearest voxel's label.
+        interpolation: "linear" reads the fraction of every class linearly and takes the largest (of equal ones the
+            lowest label), which is smoother at borders; "nearest" takes the nearest voxel's label.
         follow: False leaves the field out: the control that takes every voxel to have stayed where it was.
 
     Returns:
@@ -139,8 +139,8 @@ def warp_to_source(
     points = _points_in_target(trace, follow)
     if interpolation == "nearest":
         return sample(labels.to(points.device), points, mode="nearest")[0]
-    shares = sample(_shares(labels, num_classes).to(points), points)
-    return shares.argmax(1).to(labels.dtype)
+    fractions = sample(_shares(labels, num_classes).to(points), points)
+    return fractions.argmax(1).to(labels.dtype)
 
 
 def _points_in_target(trace: Trace, follow: bool) -> Tensor:
@@ -165,9 +165,9 @@ def _labels(name: str, labels: Any, num_classes: int) -> Tensor:
             f"{name}: expected one channel of labels on a grid of at least one voxel, received shape"
             f" {tuple(labels.shape)}"
         )
-    least, greatest = int(labels.min()), int(labels.max())
-    if least < 0 or greatest >= num_classes:
-        raise ValueError(f"{name}: expected labels from 0 to {num_classes - 1}, received {least} to {greatest}")
+    minimum, maximum = int(labels.min()), int(labels.max())
+    if minimum < 0 or maximum >= num_classes:
+        raise ValueError(f"{name}: expected labels from 0 to {num_classes - 1}, received {minimum} to {maximum}")
     return labels.detach().as_subclass(Tensor)
 
 
@@ -210,7 +210,7 @@ class _LabelMetric(CaseMetric):
 
 
 class LabelAccuracyMetric(_LabelMetric):
-    """Share of the voxels with the right label, background included.
+    """Fraction of the voxels with the right label, background included.
 
     Example:
         >>> pred, target = torch.tensor([[[[0, 1, 1, 1]]]]), torch.tensor([[[[0, 0, 1, 1]]]])

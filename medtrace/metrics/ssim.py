@@ -28,7 +28,7 @@ def structural_similarity(
     """SSIM per case with a Gaussian window (Wang et al. 2004), k1 = .01, k2 = .03.
 
     Intensities are shifted so that `low` is 0, as the definition on [0, L] has it: the value is then the same on
-    [-1, 1] as on [0, 255]. The mean is over the voxels whose window lies on the grid (and, with a mask, over those of
+    [-1, 1] as on [0, 255]. The mean is over the voxels whose window is on the grid (and, with a mask, over those of
     them in the mask), and over channels. Population variances, as in scikit-image with
     `gaussian_weights=True, use_sample_covariance=False`.
 
@@ -88,7 +88,7 @@ def _gaussian_taps(window: int, sigma: float) -> list[float]:
 
 
 def _window_mean(values: Tensor, taps: list[float]) -> Tensor:
-    """Weighted mean around every voxel whose window lies on the grid, along one axis after the other."""
+    """Weighted mean around every voxel whose window is on the grid, along one axis after the other."""
     for axis in range(2, values.ndim):
         size = values.shape[axis] - len(taps) + 1
         total = values.narrow(axis, 0, size) * taps[0]

@@ -48,7 +48,7 @@ def summarize(values: Iterable[float]) -> Summary:
         The summary; its mean is NaN without a defined value, and infinite if all defined values are.
 
     Raises:
-        TypeError: if a value is no number.
+        TypeError: if a value is not a number.
 
     Example:
         >>> summary = summarize([1.0, 2.0, 6.0, float("inf")])
@@ -133,7 +133,7 @@ class CaseTable:
     def values(self, column: str) -> list[float]:
         """One column over the cases that have it."""
         if column not in self.columns:
-            raise KeyError(f"{column!r} is no column; there are {', '.join(self.columns) or 'none yet'}")
+            raise KeyError(f"{column!r} is not a column; there are {', '.join(self.columns) or 'none yet'}")
         return [row[column] for row in self.rows.values() if column in row]
 
     def summary(self) -> dict[str, Summary]:

@@ -79,7 +79,7 @@ def foreground_of(target: Tensor, tolerance: float = 1e-3) -> Tensor:
         the paper's code.
 
     Raises:
-        TypeError, ValueError: if it is no such image, or an item has no foreground.
+        TypeError, ValueError: if it is not such image, or an item has no foreground.
 
     Example:
         >>> foreground_of(torch.tensor([[[[-1.0, -0.5, 1.0]]]]))
@@ -205,8 +205,8 @@ def translation_drift(image: Tensor, target: Tensor, affine: Tensor, *, upsampli
 
     Returns:
         (B, 3) float64 in mm, towards right, anterior and superior: from where the target shows a point to where the
-        image shows it. Its length is `.norm(dim=1)`. NaN where an image is constant. Shifts are told apart up to half
-        of the grid.
+        image shows it. Its length is `.norm(dim=1)`. NaN where an image is constant. Shifts are distinguished up to
+        half of the grid.
 
     Raises:
         TypeError, ValueError: on wrong kinds or shapes, numbers that are not finite, or a singular affine.

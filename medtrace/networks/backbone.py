@@ -23,7 +23,7 @@ class Code(NamedTuple):
     style: Tensor | None = None
     """(B, S) what is the domain's own; None where a backbone does not part the two."""
     shape: tuple[int, ...] | None = None
-    """Grid of the image, for a backbone that pads it; None where the content alone tells."""
+    """Grid of the image, for a backbone that pads it; None where the content alone decides."""
 
     def cropped(self, decoded: Tensor) -> Tensor:
         """Crop the center of an image (B, C, *padded) to the grid `shape`, as `pad_to_multiple` padded it."""
@@ -41,7 +41,7 @@ class TranslationBackbone(nn.Module):
 
     Attributes:
         bidirectional: whether "target" can be translated to "source" too, which cycle consistency needs. Without, there
-            is no decoder and no discriminator of the domain "source".
+            is neither a decoder nor a discriminator of the domain "source".
         encoders, decoders: by domain; one optimizer's turn steps them together.
         discriminators: by domain; the other turn steps them. `discriminators[domain](seen)` returns a list of raw
             logits, one entry per scale.

@@ -11,7 +11,7 @@ from medtrace.networks.blocks import MultiscaleDiscriminator, pad_to_multiple
 
 
 class CodedBackbone(TranslationBackbone):
-    """A 2D backbone whose codes lie on a coarser grid, with multi-scale discriminators.
+    """A 2D backbone whose codes are on a coarser grid, with multi-scale discriminators.
 
     A subclass adds an encoder per domain, which gives (content, style or None) of a padded image, and a decoder per
     decoded domain, and implements `decoded`.
@@ -70,7 +70,7 @@ class CodedBackbone(TranslationBackbone):
             domain: whose encoder codes it.
 
         Raises:
-            TypeError: if `image` is no floating tensor.
+            TypeError: if `image` is not a floating tensor.
             ValueError: if its rank or channels, or the domain, do not fit the backbone.
         """
         _check_domain(domain, self.encoders, "both domains are coded")

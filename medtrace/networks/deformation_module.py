@@ -59,7 +59,7 @@ class DeformationModule(nn.Module):
 
     - "negated": exp(−v), the inverse of φ up to interpolation. There is no second head: `inverse_velocity` is −v, and
       a loss on the way back trains v.
-    - "predicted": exp(v⁻¹) of a head of its own, which is an inverse only as far as training makes it one.
+    - "predicted": exp(v⁻¹) of its own head, which is an inverse only as far as training makes it one.
 
     The paper has both (Section III-B and Appendix E).
 
@@ -165,7 +165,7 @@ class DeformationModule(nn.Module):
             Velocities, displacements and features, float32 also inside autocast.
 
         Raises:
-            TypeError: if an image is no floating tensor.
+            TypeError: if an image is not a floating tensor.
             ValueError: if a shape does not fit the module or the source, or target and noise are not given together.
         """
         guide = self._guide(source, target, noise)
@@ -199,7 +199,7 @@ class DeformationModule(nn.Module):
         return self._output([crop(velocity) for velocity in inferer(padded, alone, self.stride)], None, None)
 
     def _velocities(self, joined: Tensor) -> tuple[Tensor, ...]:
-        """v and, where it has a head of its own, v⁻¹ of the joined features of a grid that the strides divide."""
+        """v and, where it has its own head, v⁻¹ of the joined features of a grid that the strides divide."""
         decoded = self.decoder(self.encoder(self.activation(joined)))
         heads = (self.head,) if self.inverse_head is None else (self.head, self.inverse_head)
         return tuple(head(decoded).float() for head in heads)

@@ -64,7 +64,7 @@ def denoise(
       one to γ' = 1, where λ is infinite, take D = ŷ.
 
     The samplers of MONAI and diffusers look levels up in a table of integer steps; these take any γ, as the networks
-    here do. Coefficients are float64. Noise is drawn case by case on the CPU, so a case's result does not depend on
+    here do. Coefficients are float64. Noise is sampled case by case on the CPU, so a case's result does not depend on
     its batch, as far as `predict` does not.
 
     Args:

@@ -14,8 +14,8 @@ class NoiseSchedule(nn.Module):
     At level γ an image is √γ·image + √(1−γ)·noise: γ_0 = 1 is the image itself and, by default, √γ_2000 = 0.0066, so
     hardly anything of the image is left.
 
-    The levels are float64 and stay on the CPU: they are no buffer, so neither `.half()` nor `.to(bfloat16)` of a module
-    around them rounds them off, and a checkpoint holds none. They are a function of the three arguments.
+    The levels are float64 and stay on the CPU: they are not buffer, so neither `.half()` nor `.to(bfloat16)` of a
+    module around them rounds them off, and a checkpoint holds none. They are a function of the three arguments.
 
     Args:
         steps: K, the number of steps.
@@ -63,9 +63,9 @@ class NoiseSchedule(nn.Module):
             (count,) float32 in [γ_K, 1].
         """
         index = torch.randint(1, self.steps + 1, (count,), generator=generator)
-        share = torch.rand(count, generator=generator, dtype=torch.float64)
+        fraction = torch.rand(count, generator=generator, dtype=torch.float64)
         low, high = self.gammas[index], self.gammas[index - 1]
-        return (low + share * (high - low)).to(device=device, dtype=torch.float32)
+        return (low + fraction * (high - low)).to(device=device, dtype=torch.float32)
 
     def levels(self, steps: int, start: float = 1.0, spacing: float = 1.0) -> Tensor:
         """Levels of a sampler that takes `steps` steps, from the noisiest to γ_0 = 1.
@@ -76,7 +76,7 @@ class NoiseSchedule(nn.Module):
 
         Args:
             steps: how many steps, at most round(start·K).
-            start: share of the schedule to start from, in (0, 1]; 1 starts at γ_K.
+            start: fraction of the schedule to start from, in (0, 1]; 1 starts at γ_K.
             spacing: exponent, at least 1. Above 1 levels are denser where there is little noise, and so smaller is the
                 last step, which leaves its noise in the image.
 
@@ -87,7 +87,7 @@ class NoiseSchedule(nn.Module):
             ValueError: if an argument is outside its range.
         """
         if not 0 < start <= 1:
-            raise ValueError(f"start: expected a share of the schedule in (0, 1], received {start!r}")
+            raise ValueError(f"start: expected a fraction of the schedule in (0, 1], received {start!r}")
         first = round(start * self.steps)
         if not 1 <= steps <= first:
             raise ValueError(

@@ -116,7 +116,7 @@ class DiffusionTranslator(nn.Module):
             structure: (B, 1, *spatial) of 0 and 1, the source's structure map.
             generators: one CPU generator per case.
             steps: of the sampler; see `NoiseSchedule.levels`. 50 is one reading of the paper's "sample size".
-            start: share of the schedule at which the source enters, in (0, 1]; 1 is the paper's. A source of other
+            start: fraction of the schedule at which the source enters, in (0, 1]; 1 is the paper's. A source of other
                 channels than the target enters by their mean.
             spacing: of the levels, see `NoiseSchedule.levels`.
             sampler: "ancestral", "ddim" or "dpm_solver"; see `denoise`.

@@ -240,7 +240,7 @@ def joint_mask(ddf: Tensor, mask: Tensor | None, source_mask: Tensor | None) -> 
         intensity may change.
 
     Raises:
-        TypeError: if a mask is no tensor of numbers.
+        TypeError: if a mask is not a tensor of numbers.
         ValueError: if its shape does not fit or it leaves [0, 1].
     """
     joint = ddf.new_zeros(ddf.shape[0], 1, *ddf.shape[2:])

@@ -63,7 +63,7 @@ class AdaptiveLayerInstanceNorm(nn.Module):
 
 
 class LayerInstanceNorm(nn.Module):
-    """The same blend with a scale and a shift of its own, starting near layer normalization.
+    """The same blend with its own scale and shift, starting near layer normalization.
 
     Args:
         channels: of the features.
@@ -228,7 +228,7 @@ class NICEGAN(TranslationBackbone):
             entry per scale. (1, 2) are the 70- and the 286-pixel patches.
 
     Raises:
-        TypeError: if `discriminator_layers` is no sequence.
+        TypeError: if `discriminator_layers` is not a sequence.
         ValueError: if an argument is outside its range.
 
     Example:

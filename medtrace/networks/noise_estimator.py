@@ -53,7 +53,8 @@ class NoiseEstimator(nn.Module):
         prediction: what the U-Net gives: the "noise" itself, as in the paper; or the "velocity" v = √γ·ε − √(1−γ)·y
             (Salimans & Ho 2022), of which the noise is √γ·v + √(1−γ)·noisy. An error of v changes the clean image that
             a sampler aims at by as much; an error of ε by 1/√γ times as much, 150 times at the schedule's end.
-        dropout: share of the features left out while training, before each residual block's second convolution. MONAI's
+        dropout: fraction of the features left out while training, before each residual block's second convolution.
+            MONAI's
             network has none there: it is added to it.
 
     Raises:
@@ -92,7 +93,7 @@ class NoiseEstimator(nn.Module):
         ):
             check_positive(name, value)
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a share in [0, 1), received {dropout!r}")
+            raise ValueError(f"dropout: expected a fraction in [0, 1), received {dropout!r}")
         attends = _attending(channels, attention_levels, head_channels, norm_groups)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
@@ -132,12 +133,12 @@ class NoiseEstimator(nn.Module):
         check_noise_levels(gamma, noisy.shape[0])
         padded, crop = pad_to_multiple(self._with_condition(noisy, condition), self.stride)
         level = LEVEL_SCALE * gamma.to(device=noisy.device, dtype=torch.float32).sqrt()
-        found = crop(self.unet(padded, timesteps=level))
-        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        result = crop(self.unet(padded, timesteps=level))
+        result = result.to(torch.promote_types(result.dtype, torch.float32))
         if self.prediction == "noise":
-            return found
-        share = gamma.to(found).reshape(-1, *[1] * (found.ndim - 1))
-        return share.sqrt() * found + (1 - share).sqrt() * noisy.to(found)
+            return result
+        fraction = gamma.to(result).reshape(-1, *[1] * (result.ndim - 1))
+        return fraction.sqrt() * result + (1 - fraction).sqrt() * noisy.to(result)
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -182,7 +183,7 @@ def _attending(
     return attends
 
 
-def _add_dropout(unet: nn.Module, share: float) -> None:
+def _add_dropout(unet: nn.Module, fraction: float) -> None:
     for block in list(unet.modules()):
         if isinstance(block, DiffusionUNetResnetBlock):
-            block.conv2 = nn.Sequential(nn.Dropout(share), block.conv2)
+            block.conv2 = nn.Sequential(nn.Dropout(fraction), block.conv2)

@@ -15,9 +15,9 @@ from medtrace.checks import check_batched
 from medtrace.networks.blocks import pad_to_multiple
 
 SIGMA_SHARE = 0.125
-"""Width of the Gaussian weights as a share of the patch, as MONAI's sliding window has it."""
+"""Width of the Gaussian weights as a fraction of the patch, as MONAI's sliding window has it."""
 MARGIN_SHARE = 0.25
-"""Share of the overlap, from a patch's inner face on, that gets no weight."""
+"""Fraction of the overlap, from a patch's inner face on, that gets no weight."""
 
 
 class Window(NamedTuple):
@@ -46,7 +46,7 @@ class PatchInferer(Inferer):
     Args:
         size: edge of a patch in voxels, or one number per axis; taken up to a multiple of the network's stride and down
             to the volume.
-        overlap: share of the edge that neighbors have in common, in [0, 1).
+        overlap: fraction of the edge that neighbors have in common, in [0, 1).
         progress: called with (patches done, patches in all).
 
     Raises:
@@ -70,7 +70,7 @@ class PatchInferer(Inferer):
         if not sizes or min(sizes) < 1:
             raise ValueError(f"size: expected 1 voxel or more, received {size!r}")
         if not 0 <= overlap < 1:
-            raise ValueError(f"overlap: expected a share in [0, 1), received {overlap!r}")
+            raise ValueError(f"overlap: expected a fraction in [0, 1), received {overlap!r}")
         self.size = sizes
         self.overlap = overlap
         self.progress = progress
@@ -116,7 +116,7 @@ class PatchInferer(Inferer):
 def in_patches(estimator: Callable[..., Tensor], inferer: PatchInferer | None, stride: int) -> Callable[..., Tensor]:
     """A noise estimator that sees a volume in patches; the estimator itself without an inferer.
 
-    The noise that patches agree on steers one sampler of the whole volume, whose noise is drawn once.
+    The noise that patches agree on steers one sampler of the whole volume, whose noise is sampled once.
 
     Args:
         estimator: (noisy, gamma, condition or None) -> noise, such as a `NoiseEstimator`.
@@ -144,7 +144,7 @@ def axis_windows(extent: int, size: int, overlap: float, multiple: int = 1) -> l
     Args:
         extent: voxels of the axis, a multiple of `multiple`.
         size: voxels of a window; taken up to a multiple of `multiple` (two of them at least) and down to `extent`.
-        overlap: share of the window that neighbors have in common at least.
+        overlap: fraction of the window that neighbors have in common at least.
         multiple: windows start at multiples of it.
     """
     size = min(max(-(-size // multiple), 2 if multiple > 1 else 1) * multiple, extent)

@@ -77,7 +77,7 @@ class RegistrationUNet(nn.Module):
             fixed: (B, in_channels, *spatial), in [-1, 1], of the same contrast.
 
         Returns:
-            (B, spatial_dims, *spatial) float32 displacement in voxels, pull: warp(moving, ddf) lies on `fixed`.
+            (B, spatial_dims, *spatial) float32 displacement in voxels, pull: warp(moving, ddf) is on `fixed`.
 
         Raises:
             TypeError, ValueError: if the images do not fit each other or the network.

@@ -15,7 +15,7 @@ from medtrace.networks.blocks.padding import pad_to_multiple
 
 
 class RegressionUNet(nn.Module):
-    """MONAI's residual `UNet`, whose output is bounded to [-1, 1] and lies on the grid of its input, whatever its size.
+    """MONAI's residual `UNet`, whose output is bounded to [-1, 1] and is on the grid of its input, whatever its size.
 
     Args:
         spatial_dims: 2 or 3.
@@ -81,10 +81,10 @@ class RegressionUNet(nn.Module):
         """
         check_batched("image", image, channels=self.in_channels)
         padded, crop = pad_to_multiple(image, self.stride)
-        found = self.unet(padded)
+        result = self.unet(padded)
         if self.refinement is not None:
-            found = self.refinement(torch.cat([found, padded], 1))
-        return crop(found.tanh())
+            result = self.refinement(torch.cat([result, padded], 1))
+        return crop(result.tanh())
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -33,7 +33,7 @@ class StackedPair(nn.Module):
         """Register (B, 2·C, *spatial), the source's channels first.
 
         Raises:
-            TypeError: if it is no floating tensor.
+            TypeError: if it is not a floating tensor.
             ValueError: if the number of channels is odd, or the network's output has no such field.
         """
         check_batched("pair", pair)

@@ -100,7 +100,7 @@ class TraceTrans(nn.Module):
             The translated image, the warped source, its displacement and velocity.
 
         Raises:
-            TypeError: if `source` is no floating tensor.
+            TypeError: if `source` is not a floating tensor.
             ValueError: if its rank or channels do not fit the network.
         """
         check_network_input("source", source, self.spatial_dims, self.in_channels)

@@ -85,7 +85,7 @@ class DiffeomorphicVoxelMorph(nn.Module):
             The warped source, its displacement and velocity.
 
         Raises:
-            TypeError: if an image is no floating tensor.
+            TypeError: if an image is not a floating tensor.
             ValueError: if a shape does not fit the network or the pair.
         """
         check_network_input("source", source, self.spatial_dims, self.in_channels)

@@ -71,8 +71,8 @@ def refine(level: AlignmentLevel, start: Candidate, search: Search) -> Candidate
         return -_SCALE * value, -_SCALE * gradient
 
     options = {"maxiter": search.iterations, "maxfun": 2 * search.iterations, "ftol": 1e-7, "gtol": 1e-5}
-    found = minimize(objective, np.zeros(count + dims), jac=True, method="L-BFGS-B", options=options)
-    return Candidate(start.name, matrix_of(found.x), -float(found.fun) / _SCALE)
+    result = minimize(objective, np.zeros(count + dims), jac=True, method="L-BFGS-B", options=options)
+    return Candidate(start.name, matrix_of(result.x), -float(result.fun) / _SCALE)
 
 
 def _rotation(vector: Array, dims: int) -> Array:

@@ -24,7 +24,7 @@ FOLLOWED = (12, 4, 2)
 """Starts that are followed at the coarsest resolution, at the next, and at all others."""
 
 AFFINE_MARGIN = 0.01
-"""Share of the information above that of independent images by which an affine map must beat the rigid one."""
+"""Fraction of the information above that of independent images by which an affine map must beat the rigid one."""
 
 ALIGNED_MARGIN = 0.01
 """Likewise, by which another start must beat the one that trusts the headers."""
@@ -101,7 +101,8 @@ def align(
 
     At the coarsest of several resolutions, orientations from all of space about the contents' centers, and the
     headers' own alignment, are scored by normalized mutual information (Studholme et al., 1999), of any two contrasts;
-    the best are followed by L-BFGS, fewer and fewer of them as voxels shrink. "auto" goes on to an affine map and takes
+    the best are followed by L-BFGS, fewer and fewer of them as voxels shrink. "auto" continues to an affine map and
+    takes
     it where it raises the information by more than 1 %, as it does between two people; of one person's scans it does
     not. Where neither map raises what the headers' own alignment shares by more than 1 %, that stays as it is. Where
     the headers' start ends as well as another (to 1 %), it is taken. The same images give the same bytes.
@@ -158,19 +159,19 @@ def align(
         return _answer(rigid.matrix, "rigid", "as asked for", rigid.score, before, rigid.matrix, ends, frame, levels)
     affine = _affine(levels, rigid, early, {name for name, _ in seeds})
     gain = (affine.score - rigid.score) / max(rigid.score - 1, 1e-9)
-    found = f"the affine map raises the information that the images share by {100 * gain:.1f} %"
+    result = f"the affine map raises the information that the images share by {100 * gain:.1f} %"
     if kind == "affine":
         return _answer(
-            affine.matrix, "affine", f"as asked for; {found}", affine.score, before, rigid.matrix, ends, frame, levels
+            affine.matrix, "affine", f"as asked for; {result}", affine.score, before, rigid.matrix, ends, frame, levels
         )
     if gain > AFFINE_MARGIN:
-        text = f"{found}, more than {100 * AFFINE_MARGIN:g} %"
+        text = f"{result}, more than {100 * AFFINE_MARGIN:g} %"
         return _answer(affine.matrix, "affine", text, affine.score, before, rigid.matrix, ends, frame, levels)
     moved = (rigid.score - before) / max(before - 1, 1e-9)
     if moved <= ALIGNED_MARGIN:
         text = f"as the headers say: the best rigid motion raises the shared information by only {100 * moved:.1f} %"
         return _answer(still, "none", text, before, before, rigid.matrix, ends, frame, levels)
-    text = f"{found}, not more than {100 * AFFINE_MARGIN:g} %"
+    text = f"{result}, not more than {100 * AFFINE_MARGIN:g} %"
     return _answer(rigid.matrix, "rigid", text, rigid.score, before, rigid.matrix, ends, frame, levels)
 
 

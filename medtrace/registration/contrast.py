@@ -19,7 +19,7 @@ ONE_SIGN = 0.6
 """Agreement of the local correlations' signs from which two images count as of one contrast, or its inverse."""
 
 ONE_CONTRAST = 0.35
-"""Global correlation below which squared differences are no measure of likeness."""
+"""Global correlation below which squared differences are not measure of likeness."""
 
 
 COARSE = 96
@@ -59,20 +59,22 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> ContrastRelati
     texture = _likeness(scaled(moving), scaled(fixed), weight.float())
     factor = [_halvings(max(weight.shape[1:])) if size > 1 else 1 for size in weight.shape[1:]]
     moving, fixed, weight = (shrink(image, factor) for image in (scaled(moving), scaled(fixed), weight.float()))
-    share = weight.reshape(inner_shape(weight.shape[1:]))
+    fraction = weight.reshape(inner_shape(weight.shape[1:]))
     signed = whole = 0.0
     correlations = []
     for x, y in zip(moving, fixed):
-        a, b = (image.reshape(share.shape) for image in (x, y))
-        moments = torch.stack([share, a * share, b * share, a * a * share, b * b * share, a * b * share])
+        a, b = (image.reshape(fraction.shape) for image in (x, y))
+        moments = torch.stack(
+            [fraction, a * fraction, b * fraction, a * a * fraction, b * b * fraction, a * b * fraction]
+        )
         n, sa, sb, saa, sbb, sab = box_sum(moments, RADIUS)
         per = 1 / n.clamp_min(LEAST_WEIGHT)
         spread = [
             (square - one * one * per).clamp_min(0) + FLOOR * n.clamp_min(1) for one, square in ((sa, saa), (sb, sbb))
         ]
-        local = share * (sab - sa * sb * per) / (spread[0] * spread[1]).sqrt()
+        local = fraction * (sab - sa * sb * per) / (spread[0] * spread[1]).sqrt()
         signed, whole = signed + float(local.sum()), whole + float(local.abs().sum())
-        correlations.append(_correlation(a, b, share))
+        correlations.append(_correlation(a, b, fraction))
     likeness = _likeness(moving, fixed, weight)
     return ContrastRelation(abs(signed) / max(whole, 1e-9), sum(correlations) / len(correlations), likeness, texture)
 

@@ -41,11 +41,11 @@ class Deformable:
         update_smoothing_mm: standard deviation of the Gaussian on every update, in mm of the full resolution; a level
             whose voxels are k times larger smooths k times as far. None takes 1.5 voxels.
         field_smoothing_mm: likewise on the field after every update. None takes 0.6 voxels.
-        symmetry: share α of the force that pulls at the fixed image's edges, in [0, 1): 0 is the usual force.
+        symmetry: fraction α of the force that pulls at the fixed image's edges, in [0, 1): 0 is the usual force.
         step: longest update of an iteration, in voxels of a level.
         iterations: at most, on the levels from coarse to fine; the last is the full resolution, and coarser ones that
             would leave an axis too short are left out.
-        tolerance: a level ends when its similarity has risen by less than this share in 8 iterations; 0 never.
+        tolerance: a level ends when its similarity has risen by less than this fraction in 8 iterations; 0 never.
         floor: of a window's variance, in squared intensities of the image from 0 to 1: what lies below is noise.
         unfolding: rounds, at most, that smooth where the field folds; 0 leaves folds.
     """
@@ -70,7 +70,7 @@ class Deformable:
                 _check_least(name, value)
         check_number("symmetry", self.symmetry)
         if not 0 <= self.symmetry < 1:
-            raise ValueError(f"symmetry: expected a share in [0, 1), received {self.symmetry!r}; 1 diverges")
+            raise ValueError(f"symmetry: expected a fraction in [0, 1), received {self.symmetry!r}; 1 diverges")
         check_positive("step", self.step)
         if not self.iterations:
             raise ValueError("iterations: expected one number per level, coarse to fine, received none")
@@ -303,7 +303,7 @@ class _Level:
     def _factor(self, longest: float) -> float:
         """What an update is multiplied by: it is at most a step long.
 
-        Local correlation has a scale of its own, by which updates grow shorter as it is reached; of the others the
+        Local correlation has its own scale, by which updates grow shorter as it is reached; of the others the
         first update of a level is a step long, and sets it.
         """
         if not longest > 0:

@@ -57,8 +57,8 @@ def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
 
 
 def _coverage(figures: Figures, _: Alignment) -> str:
-    share, asked = 100 * figures["covered_share"], 100 * COVERED[0]
-    return f"{share:.0f} % of the fixed content has a counterpart (asked: {asked:.0f} %)"
+    fraction, asked = 100 * figures["covered_share"], 100 * COVERED[0]
+    return f"{fraction:.0f} % of the fixed content has a counterpart (asked: {asked:.0f} %)"
 
 
 def _similarity(figures: Figures, _: Alignment) -> str:

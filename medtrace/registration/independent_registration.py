@@ -85,7 +85,7 @@ def _by_ants(moving: np.ndarray, fixed: np.ndarray, num_bins: int) -> np.ndarray
         raise ImportError("backend: expected ANTsPy for 'ants', which is not installed; pip install antspyx") from error
 
     target = ants.from_numpy(fixed - fixed.min())
-    found = ants.registration(
+    result = ants.registration(
         target,
         ants.from_numpy(moving - moving.min()),
         type_of_transform="SyNOnly",
@@ -96,11 +96,13 @@ def _by_ants(moving: np.ndarray, fixed: np.ndarray, num_bins: int) -> np.ndarray
     # The field is read off by pulling the coordinates themselves.
     index = np.indices(fixed.shape, dtype=np.float64)
     pulled = [
-        ants.apply_transforms(target, ants.from_numpy(axis), found["fwdtransforms"], interpolator="linear").numpy()
+        ants.apply_transforms(target, ants.from_numpy(axis), result["fwdtransforms"], interpolator="linear").numpy()
         for axis in index
     ]
-    inside = ants.apply_transforms(target, ants.from_numpy(np.ones_like(fixed)), found["fwdtransforms"]).numpy() > 0.999
-    for path in (*found["fwdtransforms"], *found["invtransforms"]):
+    inside = (
+        ants.apply_transforms(target, ants.from_numpy(np.ones_like(fixed)), result["fwdtransforms"]).numpy() > 0.999
+    )
+    for path in (*result["fwdtransforms"], *result["invtransforms"]):
         remove(path)
     return np.where(inside, np.stack(pulled) - index, 0.0)
 

@@ -46,9 +46,9 @@ class AlignmentLevel:
         self.dims = frame.dims
         coarse_fixed, self.to_fixed = shrink(fixed, factors[1]), _coarse(frame.fixed, factors[1])
         coarse_moving, to_moving = shrink(moving, factors[0]), _coarse(frame.moving, factors[0])
-        share = shrink(weight, factors[1])
+        fraction = shrink(weight, factors[1])
         self.edge = float(np.linalg.norm(self.to_fixed[:-1, :-1], axis=0).max())
-        self.fixed_center, spread = _moments(coarse_fixed[0] * share[0], self.to_fixed)
+        self.fixed_center, spread = _moments(coarse_fixed[0] * fraction[0], self.to_fixed)
         moving_share = None if moving_weight is None else shrink(moving_weight, factors[0])
         content = coarse_moving[0] if moving_share is None else coarse_moving[0] * moving_share[0]
         self.moving_center, _ = _moments(content, to_moving)
@@ -62,7 +62,7 @@ class AlignmentLevel:
         self.ops = operations(tuple(coarse_fixed.shape[1:]), fixed.device)
         self.fixed = self.ops.volume(coarse_fixed[0].contiguous())
         self.moving = self.ops.volume(padded.contiguous())
-        self.weight = self.ops.volume(share[0].contiguous())
+        self.weight = self.ops.volume(fraction[0].contiguous())
         self.moving_weight = None
         if moving_share is not None:
             self.moving_weight = self.ops.volume(F.pad(moving_share, (1, 1) * self.dims, value=1.0)[0].contiguous())
@@ -168,9 +168,9 @@ def _moments(content: Tensor, affine: Array) -> tuple[Array, Array]:
     if not total > 0:
         weights, total = np.ones_like(weights), float(weights.size)
     grid = np.stack(np.meshgrid(*(np.arange(size) for size in weights.shape), indexing="ij")).reshape(weights.ndim, -1)
-    share = weights.ravel() / total
-    mean = grid @ share
-    spread = (grid - mean[:, None]) * share @ (grid - mean[:, None]).T
+    fraction = weights.ravel() / total
+    mean = grid @ fraction
+    spread = (grid - mean[:, None]) * fraction @ (grid - mean[:, None]).T
     linear = affine[:-1, :-1]
     return linear @ mean + affine[:-1, -1], linear @ spread @ linear.T
 

@@ -27,7 +27,7 @@ def pyramid(shape: Sequence[int], spacing: Sequence[float], iterations: Sequence
     Args:
         shape: spatial shape of the full resolution.
         spacing: mm per axis; axes of large voxels are halved later than those of small ones, and short ones less.
-        iterations: per resolution, coarse to fine; coarse ones that the shape has no room for are left out.
+        iterations: per resolution, coarse to fine; coarse ones that the shape is too small for are left out.
 
     Example:
         >>> [step.factor for step in pyramid((64, 64), (1.0, 1.0), (100, 50, 25))]

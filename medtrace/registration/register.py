@@ -203,9 +203,9 @@ def _other_start(
     """An alignment found another way: from the fixed to the moving image, or, where none was sought, at all."""
     moving, fixed = images
     if aligned.kind == "none":
-        found = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2)
-        gain = (found.similarity - found.similarity_before) / max(found.similarity_before - 1, 1e-9)
-        return OtherStart(aligned.distance(found.matrix), gain)
+        result = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2)
+        gain = (result.similarity - result.similarity_before) / max(result.similarity_before - 1, 1e-9)
+        return OtherStart(aligned.distance(result.matrix), gain)
     back = align(
         fixed, moving, affines[1], affines[0], kind=aligned.kind, mask=masks[0], moving_mask=masks[1], finest=2
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 GAP = 0.25
-"""Share of the tissue's range that a background outside of it lies beyond it at most."""
+"""Fraction of the tissue's range that a background outside of it lies beyond it at most."""
 
 
 def scaled(image: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -42,8 +42,8 @@ def _turn(angle: float) -> Array:
 
 def _spiral(number: int, count: int) -> Array:
     place = number + 0.5
-    share = place / count
-    inner, outer = math.sqrt(share), math.sqrt(1 - share)
+    fraction = place / count
+    inner, outer = math.sqrt(fraction), math.sqrt(1 - fraction)
     alpha, beta = 2 * math.pi * place / math.sqrt(2), 2 * math.pi * place / _PSI
     x, y, z, w = inner * math.sin(alpha), inner * math.cos(alpha), outer * math.sin(beta), outer * math.cos(beta)
     return np.array(

@@ -30,9 +30,9 @@ def unfold(ddf: Tensor, rounds: int = 10) -> tuple[Tensor, int, int]:
             break
         width = SMOOTHING_VOXELS * 1.5 ** (number // 3)
         dims = ddf.ndim - 1
-        share, highest = ops.smooth(marks, (1.0 + width,) * dims)
-        share = (share * (4.0 / highest)).clip(0, 1)
+        fraction, highest = ops.smooth(marks, (1.0 + width,) * dims)
+        fraction = (fraction * (4.0 / highest)).clip(0, 1)
         smooth, _ = ops.smooth(ops.field(ops.tensor(field)), (width,) * dims)
-        field = field + share * (smooth - field)
+        field = field + fraction * (smooth - field)
         marks, left = ops.folded(field)
     return ops.tensor(field), first, left

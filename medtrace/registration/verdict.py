@@ -19,7 +19,7 @@ from medtrace.registration.working import Working
 
 GRADES = ("PASS", "WARN", "FAIL")
 COVERED = (0.85, 0.5)
-"""Share of the fixed content with a counterpart below which to warn, and below which to fail."""
+"""Fraction of the fixed content with a counterpart below which to warn, and below which to fail."""
 
 JACOBIAN = (0.05, 0.0)
 """Smallest Jacobian determinant of the field or its inverse, likewise."""
@@ -38,10 +38,10 @@ CORRELATION = (0.2, 0.1)
 
 
 OTHER_GAIN = 0.15
-"""Share of the information by which another alignment must beat the headers' own to be believed instead."""
+"""Fraction of the information by which another alignment must beat the headers' own to be believed instead."""
 
 LOST = 0.1
-"""Share of likeness that a deformation may cost: one between images that were aligned already has nothing to gain."""
+"""Fraction of likeness that a deformation may cost: between images that were aligned already it has nothing to gain."""
 
 GAINED, UNLIKE = 1.25, 0.5
 """Factor by which a deformation raises the information above that of independent images, at least, where the squared
@@ -134,10 +134,10 @@ def assess(
     if contrast is not None:
         figures["contrast_one_sign"], figures["contrast_correlation"] = contrast.one_sign, contrast.correlation
         by_topic["contrast"] = _contrast(similarity, contrast)
-    found = [Finding(topic, *one) for topic, ones in by_topic.items() for one in ones]
-    found.sort(key=lambda one: -GRADES.index(one.grade))
-    grade = found[0].grade if found else "PASS"
-    return Verdict(grade, tuple(one.reason for one in found), figures, tuple(found))
+    result = [Finding(topic, *one) for topic, ones in by_topic.items() for one in ones]
+    result.sort(key=lambda one: -GRADES.index(one.grade))
+    grade = result[0].grade if result else "PASS"
+    return Verdict(grade, tuple(one.reason for one in result), figures, tuple(result))
 
 
 def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> dict[str, float]:
@@ -184,16 +184,16 @@ def mean_correlation(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
 def _information(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
     """Normalized mutual information, in [1, 2], of images (C, *spatial) from 0 to 1; mean over channels."""
     ops = operations(fixed.shape[1:], fixed.device)
-    share = ops.volume(weight[0].contiguous())
+    fraction = ops.volume(weight[0].contiguous())
     values = [
-        ops.information(ops.volume(a.contiguous()), ops.volume(b.contiguous()), share, True, False).value
+        ops.information(ops.volume(a.contiguous()), ops.volume(b.contiguous()), fraction, True, False).value
         for a, b in zip(moving.clamp(0, 1), fixed.clamp(0, 1))
     ]
     return sum(values) / (len(values) * max(float(weight.sum()), 1e-9))
 
 
 def sharpness(moving: Tensor, fixed: Tensor, weight: Tensor, shift_mm: float, spacing: Sequence[float]) -> float:
-    """Information that two images share, over that when one is shifted along an axis: 1 is no peak, 10 the most.
+    """Information that two images share, over that when one is shifted along an axis: 1 is not a peak, 10 the most.
 
     What independent images of as many voxels share by chance is taken off both.
 
@@ -233,43 +233,43 @@ def _extent(figures: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def _regularity(figures: dict[str, float]) -> list[tuple[str, str]]:
-    found = []
+    result = []
     for name, what in (("smallest_jacobian", "field"), ("smallest_jacobian_of_inverse", "inverse")):
         value = figures[name]
         text = f"the {what} folds (smallest Jacobian {value:.2g})" if value <= 0 else ""
-        found += _below(
+        result += _below(
             value, JACOBIAN, text or f"the {what} all but folds (smallest Jacobian {value:.2g})", equal=True
         )
     if figures["folds"] > 0 and figures["smallest_jacobian"] > 0:
-        found.append(("FAIL", f"the field folds in {figures['folds']:.0f} voxels"))
+        result.append(("FAIL", f"the field folds in {figures['folds']:.0f} voxels"))
     error = figures["inverse_error_voxels"]
-    return found + _below(
+    return result + _below(
         -error, tuple(-one for one in INVERSE_VOXELS), f"the inverse misses by up to {error:.1f} voxels"
     )
 
 
 def _alignment(alignment: Alignment) -> list[tuple[str, str]]:
-    found = []
+    result = []
     assessed = alignment.plausibility
     if assessed.grade != "PASS":
-        found.append((assessed.grade, assessed.reason))
+        result.append((assessed.grade, assessed.reason))
     if alignment.kind != "none" and alignment.similarity < alignment.similarity_before:
-        found.append(("WARN", "the alignment shares less information than the headers' own"))
-    return found
+        result.append(("WARN", "the alignment shares less information than the headers' own"))
+    return result
 
 
 def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
-    share = -other.distance_mm / max(radius, 1e-9)
+    fraction = -other.distance_mm / max(radius, 1e-9)
     bounds = tuple(-one for one in AGREEMENT)
     if other.gain is None:
         text = f"aligned from the other side, the images lie {other.distance_mm:.0f} mm elsewhere"
-        return _below(share, bounds, text)
+        return _below(fraction, bounds, text)
     if other.gain < OTHER_GAIN:
         return []
     text = (
         f"moved by {other.distance_mm:.0f} mm, the images share {100 * other.gain:.0f} % more information; align them"
     )
-    return _below(share, bounds, text)
+    return _below(fraction, bounds, text)
 
 
 def _contrast(similarity: str, contrast: ContrastRelation) -> list[tuple[str, str]]:
@@ -283,23 +283,23 @@ def _contrast(similarity: str, contrast: ContrastRelation) -> list[tuple[str, st
 
 def _gain(figures: dict[str, float]) -> list[tuple[str, str]]:
     before, after = figures["correlation_aligned"], figures["correlation_after"]
-    found = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
+    result = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
     names = ("working_information_aligned", "working_information_after")
     shared = [figures[name] for name in names]
     if (1 - LOST) * (shared[0] - 1) <= shared[1] - 1 < GAINED * (shared[0] - 1) and after < UNLIKE:
         text = f"the deformation hardly raises the shared information ({shared[0]:.3f}, then {shared[1]:.3f})"
-        found.append(("WARN", text))
+        result.append(("WARN", text))
     if after < UNLIKE and figures["sharpness"] < SHARP and figures["sharpness_of_fixed"] >= REVEALING:
         text = f"the images share hardly more information ({figures['sharpness']:.1f}-fold) than a little shifted"
-        found.append(("FAIL", text))
+        result.append(("FAIL", text))
     if shared[1] - 1 < (1 - LOST) * (shared[0] - 1):
         text = f"the deformation lowers the information that the images share ({shared[0]:.3f}, then {shared[1]:.3f})"
-        found.append(("FAIL", text))
+        result.append(("FAIL", text))
     if after < (1 - LOST) * before:
-        found.append(
+        result.append(
             ("FAIL", f"the images are less alike than before (local correlation {before:.2f}, then {after:.2f})")
         )
-    return found
+    return result
 
 
 def _below(value: float, bounds: tuple[float, ...], text: str, equal: bool = False) -> list[tuple[str, str]]:

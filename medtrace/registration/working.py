@@ -34,7 +34,7 @@ class Working(NamedTuple):
     content: Tensor
     """(1, *shape) boolean: where the fixed image differs from its rim."""
     covered: float
-    """Share of the fixed content whose counterpart lies on the moving grid."""
+    """Fraction of the fixed content whose counterpart is on the moving grid."""
 
 
 def working_pair(

@@ -66,7 +66,7 @@ def read_certificate(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no certificate.
+        ValueError: if it is not a certificate.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,10 +92,10 @@ def _complete(certificate: Mapping[str, Any]) -> bool:
 def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
     """A fragment of HTML: the verdict, and a row for every check with its reason, figures and limits.
 
-    Provenance is shown where the certificate has it; "stale" (see `certificate_of`) is told beside the verdict.
+    Provenance is shown where the certificate has it; "stale" (see `certificate_of`) is reported beside the verdict.
 
-    The statuses are told by words and marks as well as by color. The colors of text and ground are the page's, light
-    or dark.
+    The statuses are reported by words and marks as well as by color. The colors of text and ground are the page's,
+    light or dark.
 
     Args:
         certificate: as `read_certificate` or `Certificate.as_dict` gives it.
@@ -115,10 +115,10 @@ def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
     )
 
 
-def _provenance(found: Mapping[str, Any] | None) -> str:
-    if not found:
+def _provenance(result: Mapping[str, Any] | None) -> str:
+    if not result:
         return ""
-    return f"<details><summary>Provenance</summary><pre>{escape(json.dumps(found, indent=2))}</pre></details>"
+    return f"<details><summary>Provenance</summary><pre>{escape(json.dumps(result, indent=2))}</pre></details>"
 
 
 def _row(check: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ def sensitivity_figure(
         rows: one mapping per value of the parameter, as `read_rows` gives them; a measure is a number or a `Summary`.
         parameter: key of the parameter.
         measures: keys of the measures, or key → label.
-        series: key of a name, such as the method's: rows of one name are joined by a line of their own.
+        series: key of a name, such as the method's: rows of one name are joined by their own line.
         label: of the parameter's axis; by default its key.
         better: key → "min" or "max": the best value of a line gets a ring, and the label an arrow.
         spread: what the bars are: "ci" (mean ± 1.96·SD/√n), "sd", or "none".

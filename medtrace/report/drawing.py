@@ -1,4 +1,4 @@
-"""What the figures of traces are drawn with: pictures of a slice, and how they lie on axes of matplotlib."""
+"""What the figures of traces are drawn with: pictures of a slice, and how they are placed on axes of matplotlib."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def row_figure(traces: Mapping[str, Trace], *, plane: PlaneName = "axial", index
     """Draw traces as papers print them, one a row: source, translation, warped source, grid, displacement in mm.
 
     Args:
-        traces: name → trace; a source on a grid of its own is drawn in its own middle slice or `index`.
+        traces: name → trace; a source on its own grid is drawn in its own middle slice or `index`.
         plane: of volumes.
         index: slice; by default the one with the most displacement.
 

@@ -1,7 +1,7 @@
 """Figures of traces and results, drawn without matplotlib's global state.
 
-Anatomy is gray and lies on the page as `View` says. Amounts are drawn in cividis, signed changes in a diverging map
-that is white at 0 and symmetric about it, categories in colors that color-blind readers tell apart (Okabe and
+Anatomy is gray and is on the page as `View` says. Amounts are drawn in cividis, signed changes in a diverging map
+that is white at 0 and symmetric about it, categories in colors that color-blind readers distinguish (Okabe and
 Ito).
 """
 
@@ -96,13 +96,13 @@ def trace_figure(
         grid_step: distance of the grid's lines in mm; by default a twentieth of the longer side.
         columns: panels per row.
         edges: whether to draw the edges.
-        image_name: what the translated image is called, where it is no prediction.
+        image_name: what the translated image is called, where it is not a prediction.
 
     Returns:
         A figure for `save_figure`.
 
     Raises:
-        TypeError: if it is no Trace.
+        TypeError: if it is not a Trace.
         ValueError: if the target's shape is not the image's, or a choice is out of range.
     """
     if not isinstance(trace, Trace):

@@ -14,7 +14,7 @@ _NAMED = 40
 
 
 def error_figure(names: Sequence[str], before: np.ndarray, after: np.ndarray | None) -> Figure:
-    """Draw each landmark's error before and after, largest first, beside the cumulative share of landmarks.
+    """Draw each landmark's error before and after, largest first, beside the cumulative fraction of landmarks.
 
     Args:
         names: of N landmarks.
@@ -33,14 +33,14 @@ def error_figure(names: Sequence[str], before: np.ndarray, after: np.ndarray | N
     for name, values, color in series:
         left.plot(values[order], rows, "o", color=color, markersize=4, label=name)
         steps = np.concatenate([[0.0], np.sort(values)])
-        share = np.arange(len(values) + 1) / len(values)
-        right.step(steps, share, where="post", color=color, label=f"{name}, median {np.median(values):.2f} mm")
+        fraction = np.arange(len(values) + 1) / len(values)
+        right.step(steps, fraction, where="post", color=color, label=f"{name}, median {np.median(values):.2f} mm")
     if after is not None:
         left.hlines(rows, before[order], after[order], color="0.85", zorder=0)
     left.set_yticks(rows if len(names) <= _NAMED else [], [names[k] for k in order] if len(names) <= _NAMED else [])
     left.set_ylim(-0.6, len(names) - 0.4)
     left.set_ylabel(None if len(names) <= _NAMED else f"{len(names)} landmarks, sorted")
-    right.set_ylabel("share of landmarks")
+    right.set_ylabel("fraction of landmarks")
     right.set_ylim(0, 1.02)
     for axis in (left, right):
         axis.set_xlabel("target registration error (mm)")

@@ -37,7 +37,7 @@ class Progress:
         left: time left in words, while it runs.
         best: the best validation in words, if there is one.
         reason: why it ended before its time.
-        resume: the command that goes on with it.
+        resume: the command that continues with it.
     """
 
     title: str
@@ -73,7 +73,7 @@ def write_run_page(run: Path, progress: Progress) -> Path:
 
 
 def _header(progress: Progress) -> str:
-    share = 100 * progress.epoch / max(1, progress.max_epochs)
+    fraction = 100 * progress.epoch / max(1, progress.max_epochs)
     facts = [f"epoch {progress.epoch} of {progress.max_epochs}"]
     if progress.left:
         facts.append(progress.left)
@@ -83,11 +83,11 @@ def _header(progress: Progress) -> str:
     facts.append(f'written <time data-seconds="{now:.0f}">{time.strftime("%Y-%m-%d %H:%M:%S")}</time>')
     notes = [progress.reason] if progress.reason else []
     if progress.resume and progress.state in ("interrupted", "failed"):
-        notes.append(f"go on with: {progress.resume}")
+        notes.append(f"continue with: {progress.resume}")
     kind = progress.state.replace(" ", "-")
     return (
         f'<h1>{escape(progress.title)} <span class="state {kind}">{progress.state}</span></h1>'
-        f'<div class="bar"><div class="{kind}" style="width:{share:.1f}%"></div></div>'
+        f'<div class="bar"><div class="{kind}" style="width:{fraction:.1f}%"></div></div>'
         f"<p>{' · '.join(part if part.startswith('written') else escape(part) for part in facts)}</p>"
         + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
         + '<p class="note" id="stale" hidden></p>'
@@ -126,13 +126,13 @@ def _charts(lines: Mapping[str, list[tuple[float, float]]]) -> list[str]:
 
 
 def _samples(run: Path) -> str:
-    found = [(int(match[1]), path) for path in (run / SAMPLES).glob("*.png") if (match := SAMPLE.fullmatch(path.name))]
-    if not found:
+    result = [(int(match[1]), path) for path in (run / SAMPLES).glob("*.png") if (match := SAMPLE.fullmatch(path.name))]
+    if not result:
         return ""
     pictures = [
         f'<figure><img alt="validation cases after epoch {epoch}" src="data:image/png;base64,'
         f'{base64.b64encode(path.read_bytes()).decode("ascii")}"><figcaption>epoch {epoch}</figcaption></figure>'
-        for epoch, path in sorted(found, reverse=True)
+        for epoch, path in sorted(result, reverse=True)
     ]
     return (
         "<h2>Validation cases</h2><p>Source, target, prediction; one case a row.</p>"

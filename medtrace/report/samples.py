@@ -19,7 +19,7 @@ _GAP = 6
 
 
 def sample_strip(cases: Sequence[tuple[Trace, Tensor | None]]) -> np.ndarray:
-    """Source, target and prediction of each case beside each other, one case a row, as they lie on a page.
+    """Source, target and prediction of each case beside each other, one case a row, as they are on a page.
 
     Args:
         cases: trace and target (C, *spatial), all in [-1, 1]; a volume is shown by its middle axial plane.

@@ -217,8 +217,8 @@ def _summary_or_self(value: Any) -> Any:
 
 def _as_summary(value: Mapping[str, Any]) -> Summary:
     def number(name: str) -> float:
-        found = value.get(name)
-        return math.nan if found is None else float(found)
+        result = value.get(name)
+        return math.nan if result is None else float(result)
 
     counts = {name: int(value.get(name) or 0) for name in ("infinite", "undefined")}
     return Summary(int(value["n"]), number("mean"), number("sd"), number("median"), **counts)

@@ -122,7 +122,7 @@ def check_room(folder: str | os.PathLike, size: int, what: str) -> None:
         what: what is written, for the message.
 
     Raises:
-        OSError: if fewer bytes are free; the message tells both numbers.
+        OSError: if fewer bytes are free; the message states both numbers.
     """
     asked = Path(os.path.realpath(folder))
     while not asked.is_dir() and asked != asked.parent:

@@ -117,7 +117,7 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
         folder: made where it is missing, and then removed again if nothing is in it at the end.
 
     Raises:
-        OSError: if another process uses the folder, whose host and number the message tells, or the folder cannot be
+        OSError: if another process uses the folder, whose host and number the message states, or the folder cannot be
             written to.
     """
     place = folder_place(folder)

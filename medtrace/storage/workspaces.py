@@ -56,7 +56,7 @@ def workspace(parent: Path, key: str | None, given: str | os.PathLike) -> Iterat
         given: the output as it was named, for messages.
 
     Raises:
-        OSError: if another process has it, whose number and host the message tells, or `parent` cannot be written.
+        OSError: if another process has it, whose number and host the message states, or `parent` cannot be written.
     """
     opened = _open(parent, key, given)
     try:

@@ -116,7 +116,7 @@ def check_identity(kind: type[Method], settings: MethodSettings, shape: tuple[in
 
 
 def check_masks(kind: type[Method], settings: MethodSettings, shape: tuple[int, ...]) -> None:
-    """Intensity changes within a mask only, an empty mask is no mask, and a mask nobody takes is refused."""
+    """Intensity changes within a mask only, an empty mask is not a mask, and a mask nobody takes is refused."""
     method, batch = perturbed(kind, settings), batch_of(settings, shape)
     if "register" not in method.abilities.tasks:
         promise(not method.abilities.masks, "abilities.masks", "False of a method that registers no pairs", True)

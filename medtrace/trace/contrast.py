@@ -19,7 +19,7 @@ HU_WINDOW = (-1024.0, 3071.0)
 AIR = -1000.0
 """HU of air, the background of a CT."""
 FIXED_WINDOWS = {HU: HU_WINDOW, SUV: (0.0, 20.0), BYTES: (0.0, 255.0)}
-"""Units with a window of their own where none is chosen."""
+"""Units with their own window where none is chosen."""
 UNITS_BY_NAME = {"ct": HU, "cbct": HU}
 """Names of contrasts that say their unit."""
 _LONGEST = 64
@@ -30,13 +30,13 @@ class Intensity(StrEnum):
     """How the units of an image become [-1, 1]."""
 
     WINDOW = "window"
-    """Fixed limits, the same for every image: units with a meaning of their own, such as HU."""
+    """Fixed limits, the same for every image: units with their own meaning, such as HU."""
     STANDARDIZED = "standardized"
     """Nyul's histogram standardization, the foreground's z-score and a window of z, for each scan anew."""
     PERCENTILE = "percentile"
     """Two percentiles of each scan's foreground."""
     RANGE = "range"
-    """Fixed limits of pictures: what their depth holds, or what was measured."""
+    """Fixed limits of natural images: what their depth holds, or what was measured."""
 
 
 @dataclass(frozen=True)

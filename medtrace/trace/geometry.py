@@ -87,7 +87,7 @@ def inverse_on_source(ddf: Tensor, source_shape: Sequence[int], to_source: Tenso
 
 
 def same_grid(source: Tensor, image: Tensor, affine: Tensor, source_affine: Tensor) -> bool:
-    """Whether two images lie on one grid, every voxel to 1e-5 of its edge."""
+    """Whether two images are on one grid, every voxel to 1e-5 of its edge."""
     if source.shape[1:] != image.shape[1:] or torch.equal(affine, source_affine):
         return source.shape[1:] == image.shape[1:]
     return Grid.of(image, affine).coincides(Grid.of(source, source_affine), _ONE_GRID)

@@ -52,7 +52,7 @@ class TraceLedger(NamedTuple):
     `image = appearance + residual`. Each column is (C, *spatial) or None."""
 
     deformation: Tensor | None
-    """warped - source, where both lie on one grid."""
+    """warped - source, where both are on one grid."""
     appearance: Tensor | None
     residual: Tensor | None
     """What neither explains; None where source and image have different channel counts, or units and no appearance."""

@@ -54,7 +54,7 @@ class Trace:
             unit.
 
     Raises:
-        TypeError: if a member is no tensor of the right kind.
+        TypeError: if a member is not a tensor of the right kind.
         ValueError: if shapes, devices or planes do not fit, an affine is singular or a number is not finite.
 
     Example:
@@ -163,9 +163,9 @@ class Trace:
             The trace: detached, float32 (affines float64), on the source's device.
 
         Raises:
-            TypeError: if an argument is no tensor of the right kind.
+            TypeError: if an argument is not a tensor of the right kind.
             ValueError: as the class says, or if the source and target grids differ in shape and no affine
-                tells how they lie to each other.
+                says how they are placed to each other.
 
         Warns:
             UserWarning: if the inverse misses by more than 0.1 voxel somewhere (a field that folds has none).
@@ -257,10 +257,10 @@ class Trace:
         Returns:
             (N, 3) float64, RAS mm: x + source_affine · inverse_ddf read linearly at x. In 2D the coordinate
             through the plane is kept. Points off the source grid move as the nearest border point does;
-            `in_source` tells which.
+            `in_source` reports which.
 
         Raises:
-            TypeError: if the points are no numbers.
+            TypeError: if the points are not numbers.
             ValueError: if their shape is not (N, 3) or a number is not finite.
         """
         return self._move(points_mm, self.inverse_ddf, self.source_affine)
@@ -270,11 +270,11 @@ class Trace:
         return self._move(points_mm, self.ddf, self.affine)
 
     def in_source(self, points_mm: Any) -> Tensor:
-        """Boolean (N,): which points (N, 3), RAS mm, lie on the source grid (a single slice is one voxel thick)."""
+        """Boolean (N,): which points (N, 3), RAS mm, are on the source grid (a single slice is one voxel thick)."""
         return self._inside(points_mm, self.source.shape[1:], self.source_affine)
 
     def in_target(self, points_mm: Any) -> Tensor:
-        """Boolean (N,): which points (N, 3), RAS mm, lie on the target grid (a single slice is one voxel thick)."""
+        """Boolean (N,): which points (N, 3), RAS mm, are on the target grid (a single slice is one voxel thick)."""
         return self._inside(points_mm, self.image.shape[1:], self.affine)
 
     def transfer(self, labels: Tensor) -> Tensor:
@@ -289,7 +289,7 @@ class Trace:
             border.
 
         Raises:
-            TypeError: if it is no tensor.
+            TypeError: if it is not a tensor.
             ValueError: if its grid is not the source's, by its shape or, of a `MetaTensor`, its affine.
         """
         if not isinstance(labels, Tensor):
@@ -315,7 +315,7 @@ class Trace:
             image = appearance + residual.
 
         Raises:
-            TypeError: if target or region is no tensor.
+            TypeError: if target or region is not a tensor.
             ValueError: if a shape is wrong or the region is empty.
         """
         for name, value in (("target", target), ("region", region)):

@@ -1,4 +1,4 @@
-"""Tissue and background of an image, where no mask tells."""
+"""Tissue and background of an image, where there is no mask."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def find_tissue(warped: Tensor, image: Tensor) -> Tensor:
 
     Tissue is where a channel of either departs from its background (see `find_background`), and what that encloses: a
     liquid that is dark in one contrast is bright in the other. Of its parts, those do not count of which less than a
-    tenth departs in the warped source: what a translation put into air is no tissue of the source.
+    tenth departs in the warped source: what a translation put into air is not tissue of the source.
 
     Args:
         warped: (C, *spatial), any unit.

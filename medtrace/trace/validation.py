@@ -40,12 +40,12 @@ def affine_or_identity(name: str, affine: Tensor | None, device: torch.device) -
 
 
 def check_own_grid(name: str, value: Any, affine: Tensor) -> None:
-    """Check that an image (C, *spatial) that carries an affine lies on the grid that its shape fits.
+    """Check that an image (C, *spatial) that carries an affine is on the grid that its shape fits.
 
     The identity, which MONAI gives an image whose place nobody told, says nothing.
 
     Raises:
-        ValueError: if not; it tells the distance.
+        ValueError: if not; it states the distance.
     """
     own = getattr(value, "affine", None)
     if own is None or value.ndim not in (3, 4) or own.shape != (4, 4):

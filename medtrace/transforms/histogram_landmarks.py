@@ -71,7 +71,7 @@ class HistogramLandmarks:
         """The landmarks of one contrast; without a name, of the only one.
 
         Raises:
-            TypeError: if the contrast is no name.
+            TypeError: if the contrast is not a name.
             ValueError: if the contrast is unknown, or none is named and there are several.
         """
         if contrast is not None and not isinstance(contrast, str):
@@ -117,7 +117,7 @@ class HistogramLandmarks:
         """Read landmarks written by `save`.
 
         Raises:
-            ValueError: if the file is missing, is no such file or holds impossible landmarks.
+            ValueError: if the file is missing, is not such file or holds impossible landmarks.
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))

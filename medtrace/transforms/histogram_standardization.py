@@ -28,7 +28,7 @@ from .percentiles import percentiles_of, piecewise_linear
 
 DECILES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
 
-# Percentiles closer than this share of the range between the cutoffs are one landmark.
+# Percentiles closer than this fraction of the range between the cutoffs are one landmark.
 _TIE = 1e-6
 
 Masking = Callable[[Tensor], Any]
@@ -44,7 +44,7 @@ def above_mean(image: Tensor) -> Tensor:
         A boolean mask of the same shape.
 
     Raises:
-        TypeError: if the image is no tensor of floating numbers.
+        TypeError: if the image is not a tensor of floating numbers.
 
     Example:
         >>> import torch
@@ -59,7 +59,7 @@ class HistogramStandardization(InvertibleTransform):
     """Map an image's histogram landmarks onto trained standard landmarks, linearly in between.
 
     The image's percentiles (inside the mask) go to the standard landmarks; between two landmarks the map is
-    linear, and beyond the cutoffs the first and the last piece go on (linear extrapolation, no clipping), so the map
+    linear, and beyond the cutoffs the first and the last piece continue (linear extrapolation, no clipping), so the map
     never falls. Nyul, Udupa & Zhang 2000, "New variants of a method of MRI scale standardization", variant with
     percentile landmarks. All channels of an image share one histogram.
 
@@ -78,7 +78,7 @@ class HistogramStandardization(InvertibleTransform):
 
     Raises:
         TypeError: if landmarks or masking are of another kind.
-        ValueError: if the file is no landmarks file or the contrast is unknown.
+        ValueError: if the file is not a landmarks file or the contrast is unknown.
 
     Example:
         >>> import torch
@@ -188,8 +188,8 @@ class HistogramStandardization(InvertibleTransform):
                 raise TypeError(f"{name}: expected one per image, received {type(several).__name__}")
         scaled = []
         for label, values in _training_values(images, masks):
-            found = np.asarray(_spread_percentiles(label, values, percents))
-            scaled.append(low + (high - low) * (found - found[0]) / (found[-1] - found[0]))
+            result = np.asarray(_spread_percentiles(label, values, percents))
+            scaled.append(low + (high - low) * (result - result[0]) / (result[-1] - result[0]))
         if not scaled:
             raise ValueError("images: expected at least one image, received none; pass images or paths")
         return HistogramLandmarks(percents, {contrast: tuple(np.mean(scaled, axis=0))}, (low, high))
@@ -315,10 +315,10 @@ def _pair_of_numbers(name: str, values: Any) -> tuple[float, float]:
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected numbers, received {values!r}")
-    found = tuple(values)
-    for value in found:
+    result = tuple(values)
+    for value in result:
         check_number(name, value)
-    return tuple(float(value) for value in found)
+    return tuple(float(value) for value in result)
 
 
 def _training_values(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Tensor]]:
@@ -393,23 +393,23 @@ def _histogram_values(label: str, image: Tensor, mask: Any) -> Tensor:
 
 def _spread_percentiles(label: str, values: Tensor, percents: Sequence[float]) -> list[float]:
     """Percentiles whose cutoffs differ."""
-    found = percentiles_of(values, percents)
-    if not found[-1] > found[0]:
+    result = percentiles_of(values, percents)
+    if not result[-1] > result[0]:
         raise ValueError(
             f"{label}: expected intensities that differ between the {percents[0]:g} % and {percents[-1]:g} % cutoffs,"
-            f" received a constant {found[0]:g}; leave the image out, or mask its background"
+            f" received a constant {result[0]:g}; leave the image out, or mask its background"
         )
-    return found
+    return result
 
 
 def _map_points(
     label: str, percents: Sequence[float], values: Tensor, standard: Sequence[float]
 ) -> tuple[list[float], list[float]]:
     """The points of the piecewise-linear map, coinciding percentiles merged into the highest of them."""
-    found = _spread_percentiles(label, values, percents)
-    tie = _TIE * (found[-1] - found[0])
-    last = [b - a > tie for a, b in pairwise(found)] + [True]
-    knots = [x for x, keep in zip(found, last) if keep]
+    result = _spread_percentiles(label, values, percents)
+    tie = _TIE * (result[-1] - result[0])
+    last = [b - a > tie for a, b in pairwise(result)] + [True]
+    knots = [x for x, keep in zip(result, last) if keep]
     images = [float(y) for y, keep in zip(standard, last) if keep]
     return knots, images
 

@@ -25,7 +25,7 @@ class RandIdenticalPaird(MapTransform, RandomizableTransform):
         prob: how often.
 
     Raises:
-        TypeError: if `prob` is no number.
+        TypeError: if `prob` is not a number.
         ValueError: if `keys` are not two, or `prob` is not in [0, 1].
 
     Example:

@@ -61,37 +61,37 @@ def inside_of(values: Tensor) -> Inside:
         raise ValueError("the mask holds infinity, which is neither inside nor outside; make it 0 and 1")
     positive = numbers > 0
     apart = " (NaN and negative values are outside)" if bool((~(numbers >= 0)).any()) else ""
-    found = torch.unique(numbers[positive])
-    if not len(found):
+    result = torch.unique(numbers[positive])
+    if not len(result):
         return Inside(positive, f"a mask{apart}" if apart else None)
-    largest = float(found[-1])
+    largest = float(result[-1])
     if largest < DUST:
         raise ValueError(
             f"the mask's largest value is {largest:g}, as rounding leaves it in an empty one; mark the foreground with"
             " 1, or leave it out"
         )
-    if len(found) == 1:
+    if len(result) == 1:
         return Inside(positive, f"a mask of {largest:g}{apart}" if apart else None)
-    if bool((found == found.round()).all()) and _is_label_map(numbers, positive, found):
+    if bool((result == result.round()).all()) and _is_label_map(numbers, positive, result):
         text = (
-            f"a label map of {len(found)} labels ({float(found[0]):g} to {largest:g}) as a mask: every positive label"
+            f"a label map of {len(result)} labels ({float(result[0]):g} to {largest:g}) as a mask: every positive label"
         )
         return Inside(positive, f"{text} is inside{apart}")
-    text = f"a mask of {len(found)} positive values: what is below half of the largest, {largest / 2:g}, is outside"
+    text = f"a mask of {len(result)} positive values: what is below half of the largest, {largest / 2:g}, is outside"
     return Inside(numbers >= largest / 2, f"{text}{apart}")
 
 
-def _is_label_map(numbers: Tensor, positive: Tensor, found: Tensor) -> bool:
+def _is_label_map(numbers: Tensor, positive: Tensor, result: Tensor) -> bool:
     """Whether several whole numbers are labels: a few, or such as do not rise towards the largest as a rim does."""
-    largest = float(found[-1])
-    if len(found) <= FEW and largest not in FULL_SCALES:
+    largest = float(result[-1])
+    if len(result) <= FEW and largest not in FULL_SCALES:
         return True
     volume = numbers.float().reshape((*numbers.shape, 1, 1)[:4])
     lower = (positive & (numbers < largest)).reshape(volume.shape)
     highest_around = F.max_pool3d(volume[None], 3, stride=1, padding=1)[0]
     if int(((highest_around == volume) & lower).sum()) >= _RESTING * int(lower.sum()):
         return True
-    return len(found) > FEW and _equal_neighbors(volume, lower) >= _EQUAL
+    return len(result) > FEW and _equal_neighbors(volume, lower) >= _EQUAL
 
 
 def _equal_neighbors(volume: Tensor, region: Tensor) -> float:

@@ -24,7 +24,7 @@ def as_mask(label: str, mask: Any, image: Tensor, *, one_channel: bool = False) 
         Boolean mask, (1, *spatial) or the image's shape, with at least one voxel inside.
 
     Raises:
-        TypeError: if it is no array.
+        TypeError: if it is not an array.
         ValueError: if it is on another grid, not finite or empty.
     """
     if not isinstance(mask, Tensor) and not hasattr(mask, "__array__"):

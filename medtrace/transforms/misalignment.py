@@ -89,8 +89,8 @@ class RandMisalign(RandomizableTransform):
             A tensor of the image's shape; a MetaTensor with unchanged affine for a MetaTensor.
 
         Raises:
-            TypeError: if it is no array, or labels are read in bilinear mode.
-            ValueError: if the shape is wrong, the fill is no value of the labels' type, or nothing was drawn yet.
+            TypeError: if it is not an array, or labels are read in bilinear mode.
+            ValueError: if the shape is wrong, the fill is not a value of the labels' type, or nothing was drawn yet.
         """
         _image("img", img)
         if randomize:

@@ -39,7 +39,7 @@ class Misalignment:
     is a contraction and the map is one-to-one for certain.
 
     Raises:
-        TypeError: if a bound is no number.
+        TypeError: if a bound is not a number.
         ValueError: if it is negative, not finite or too large.
 
     Example:
@@ -183,7 +183,7 @@ class MisalignmentDraw(NamedTuple):
         """Where points of the result are read in the image.
 
         Args:
-            points: (spatial_dims, *any) in voxels; beyond the grid n goes on as at its border.
+            points: (spatial_dims, *any) in voxels; beyond the grid n continues as at its border.
             shape: spatial shape of the grid.
             spacing: as for `matrix`.
 
@@ -205,13 +205,13 @@ class MisalignmentDraw(NamedTuple):
             The result's points, of the same shape, float64.
         """
         start = _affine(torch.linalg.inv(self.matrix(shape, spacing)), points.detach().double().flatten(1))
-        found = start
+        result = start
         if self.control is not None:
             change = torch.inf
             while change > _TOLERANCE:  # ends: n is a contraction
-                following = start - self._smooth(found, shape)
-                change, found = float((following - found).abs().max()), following
-        return found.reshape(points.shape)
+                following = start - self._smooth(result, shape)
+                change, result = float((following - result).abs().max()), following
+        return result.reshape(points.shape)
 
     def _smooth(self, points: Tensor, shape: Sequence[int]) -> Tensor:
         """n at points (spatial_dims, N), in voxels."""

@@ -43,7 +43,7 @@ def as_image(name: str, image: Any) -> Tensor:
         The image as a tensor (a MetaTensor while MONAI tracks metadata); whole numbers become float32.
 
     Raises:
-        TypeError: if it is no array.
+        TypeError: if it is not an array.
         ValueError: if its rank is wrong, it is empty or holds numbers that are not finite.
     """
     label = named(name, image)
@@ -67,7 +67,7 @@ def as_item(data: Any) -> dict[Hashable, Any]:
     """A copy of an item of a dictionary transform.
 
     Raises:
-        TypeError: if it is no mapping.
+        TypeError: if it is not a mapping.
     """
     if not isinstance(data, Mapping):
         raise TypeError(f"data: expected a mapping of keys to images, received {type(data).__name__}")

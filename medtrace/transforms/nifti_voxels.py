@@ -22,7 +22,7 @@ def nifti_voxels(name: str, image: Any) -> Tensor | None:
 
     Args:
         name: the argument's name, for messages.
-        image: anything; what is no path of a `.nii` file of real numbers on 2 to 4 axes is not read.
+        image: anything; what is not a path of a `.nii` file of real numbers on 2 to 4 axes is not read.
 
     Returns:
         (N,) float32, or None where the image is left to the general reader.

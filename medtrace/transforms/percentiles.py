@@ -31,15 +31,15 @@ def percentiles_of(values: Tensor, percents: Sequence[float]) -> list[float]:
     positions = [percent / 100 * (flat.numel() - 1) for percent in percents]
     floors = [int(position) for position in positions]
     ranks = sorted({rank for low in floors for rank in (low, min(low + 1, flat.numel() - 1))})
-    found = dict(zip(ranks, _order_statistics(flat, ranks)))
+    result = dict(zip(ranks, _order_statistics(flat, ranks)))
     return [
-        found[low] + (position - low) * (found[min(low + 1, flat.numel() - 1)] - found[low])
+        result[low] + (position - low) * (result[min(low + 1, flat.numel() - 1)] - result[low])
         for position, low in zip(positions, floors)
     ]
 
 
 def piecewise_linear(values: Tensor, knots: Sequence[float], images: Sequence[float]) -> Tensor:
-    """Map `values` by the line through the points (knots, images), the end pieces going on beyond the ends.
+    """Map `values` by the line through the points (knots, images), the end pieces continuing beyond the ends.
 
     Args:
         values: any shape, float32 or float64.
@@ -85,7 +85,7 @@ def _bucketed_order_statistics(array: np.ndarray, ranks: np.ndarray) -> list[flo
     counts, ties = _count(bits, common)
     order, sizes = _ascending(counts.sum(axis=0))
     ends = np.cumsum(sizes)
-    own = order == common >> 16  # the frequent value's bucket, whose others may lie on either side of it
+    own = order == common >> 16  # the frequent value's bucket, whose others may be on either side of it
     below = int(sizes[_places(order) < _places(common >> 16)].sum())
     unmoved, moved = ranks[ranks < below + sizes[own].sum()], ranks[ranks - ties >= below] - ties
     kept = own.copy()
@@ -95,11 +95,11 @@ def _bucketed_order_statistics(array: np.ndarray, ranks: np.ndarray) -> list[flo
     if own.any():
         first = int(starts[own][0])
         below += int(np.count_nonzero(inside[first : first + int(sizes[own][0])] < frequent))
-    found = np.full(ranks.size, frequent)
+    result = np.full(ranks.size, frequent)
     for chosen, others in ((ranks < below, ranks), (ranks >= below + ties, ranks - ties)):
         buckets = np.searchsorted(ends, others[chosen], side="right")
-        found[chosen] = inside[others[chosen] - (ends - sizes)[buckets] + starts[buckets]]
-    return [float(value) for value in found]
+        result[chosen] = inside[others[chosen] - (ends - sizes)[buckets] + starts[buckets]]
+    return [float(value) for value in result]
 
 
 def _frequent(array: np.ndarray) -> np.float32:

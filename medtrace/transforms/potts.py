@@ -64,7 +64,7 @@ def minimize_potts(
             instead of 3 take four times the time and memory.
         coupling: first μ, against the 1 of ‖u − f‖².
         growth: factor of μ in each iteration, above 1; slower growth finds somewhat lower energies.
-        tolerance: copies have met where they differ from their mean by no more than this share of the image's range.
+        tolerance: copies have met where they differ from their mean by no more than this fraction of the image's range.
 
     Returns:
         The piecewise-constant image, its regions and its energy.
@@ -145,9 +145,9 @@ def _split(
     total = copies.sum(axis=0)
     mu = coupling
     while True:
-        share = 1 / count + mu * (count - 1) / 2
+        fraction = 1 / count + mu * (count - 1) / 2
         for copy, multiplier, along, weight in zip(copies, multipliers, lines, weights, strict=True):
-            settings = (data_share, total, copy, multiplier, mu, share, gamma * weight / share, *along)
+            settings = (data_share, total, copy, multiplier, mu, fraction, gamma * weight / fraction, *along)
             threads.run(partial(solve_copy, *settings), threads.pieces(along.firsts.size, voxels, _LEAST))
         apart: list[float] = []
 

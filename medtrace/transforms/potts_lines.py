@@ -30,7 +30,7 @@ class Lines(NamedTuple):
 
 
 def lines_along(shape: tuple[int, ...], step: tuple[int, ...], row: int | None = None) -> Lines:
-    """The lines along `step`, which is 0, 1 or -1 on each axis; every voxel lies on one of them.
+    """The lines along `step`, which is 0, 1 or -1 on each axis; every voxel is on one of them.
 
     Args:
         shape: of the image.
@@ -63,7 +63,7 @@ def solve_copy(
     copy: Any,
     multiplier: Any,
     coupling: float,
-    share: float,
+    fraction: float,
     jump_cost: float,
     firsts: Any,
     lengths: Any,
@@ -94,7 +94,7 @@ def solve_copy(
         count, voxel = lengths[line], firsts[line]
         for place in range(count):
             others = total[voxel] - copy[voxel]
-            target[place] = (data[voxel] + (coupling * others - multiplier[voxel]) / 2) / share
+            target[place] = (data[voxel] + (coupling * others - multiplier[voxel]) / 2) / fraction
             voxel += stride
         _cut(target, count, jump_cost, reciprocals, sums, begins, pieces, starts)
         last = count

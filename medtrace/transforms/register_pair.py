@@ -31,7 +31,7 @@ class RegisterPaird(MapTransform, InvertibleTransform):
 
     Values are interpolated once, from the moving grid onto the fixed one. `inverse` reads them back on the moving grid
     through the inverse field, so that what was interpolated or left outside is not recovered. The same images give the
-    same bytes. Slices (C, H, W) and volumes (C, H, W, D), on grids of their own, with the affine of a MetaTensor, else
+    same bytes. Slices (C, H, W) and volumes (C, H, W, D), on their own grids, with the affine of a MetaTensor, else
     the identity.
 
     Args:

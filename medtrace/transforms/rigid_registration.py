@@ -50,7 +50,7 @@ def match_rigidly(
 ) -> Match:
     """Find the rigid motion that maximizes mutual information.
 
-    Every start is followed at the coarsest level, and the best goes on through the finer ones. One thread and seeded
+    Every start is followed at the coarsest level, and the best continues through the finer ones. One thread and seeded
     samples make two runs give the same bytes. Mattes et al. 2003; optimizer: regular-step gradient descent, whose
     steps are millimeters of shift.
 

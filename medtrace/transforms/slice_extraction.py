@@ -103,7 +103,7 @@ class SliceExtraction(Transform):
             `slice_axis` (code), `slice_index` (along the code) and `slice_array_axis` and `slice_array_index`.
 
         Raises:
-            ValueError: if the image is no volume, has fewer slices than asked for, or the foreground is empty.
+            ValueError: if the image is not a volume, has fewer slices than asked for, or the foreground is empty.
         """
         volume = _volume(name, img)
         affine = affine_of(name, img)

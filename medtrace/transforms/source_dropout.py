@@ -54,7 +54,8 @@ class RandDropChannelsd(MapTransform, Randomizable):
 
         Raises:
             KeyError: if an image is absent.
-            TypeError, ValueError: if an entry is no image of real numbers, or what it has is not told of each channel.
+            TypeError, ValueError: if an entry is not an image of real numbers, or what it has is not told of each
+                channel.
         """
         item = as_item(data)
         for key in self.keys:

@@ -87,7 +87,7 @@ class StructureMap(Transform):
             while MONAI tracks metadata.
 
         Raises:
-            TypeError: if it is no array of real numbers.
+            TypeError: if it is not an array of real numbers.
             ValueError: if it has several channels, is empty or holds NaN or infinity.
         """
         image = as_image(name, img)

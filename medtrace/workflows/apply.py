@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medtrace.checks import check_choice
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks, write_points
-from medtrace.data.reading import is_picture, read_values
+from medtrace.data.reading import is_natural_image, read_values
 from medtrace.geometry import Grid
 from medtrace.io import write_image
 from medtrace.storage.reservations import reserve_file, reserving
@@ -38,7 +38,7 @@ class Applied:
     count: int
     """Voxels, or points."""
     inside: float
-    """Fraction of the voxels that come from within the image, or of the points that lie on the trace's grid."""
+    """Fraction of the voxels that come from within the image, or of the points that are on the trace's grid."""
     fill: float | None
     notes: tuple[str, ...]
     names: tuple[str, ...]
@@ -69,7 +69,7 @@ def apply(
             through the last of them first. `[X,1]` inverts one.
         moved: an image or label map on any grid, or points (see `medtrace.data.landmarks.points`).
         out: .nii or .nii.gz; of points .csv, .fcsv or .mrk.json.
-        kind: of `KINDS`; None tells it, and refuses an image that may be either.
+        kind: of `KINDS`; None reports it, and refuses an image that may be either.
         inverse: from the target back to the source.
         grid: an image on whose grid the result is wanted; by default that of the trace which it ends in.
         source: the moving image, on which formats that know no grid of their own count; by default `moved`.
@@ -101,10 +101,11 @@ def apply(
     own = Grid.of(image)
     ends = (own, wanted)[:: -1 if inverse else 1]
     ends = (ends[0] if source is None else grid_of(source), ends[1] if target is None else grid_of(target))
-    pictures = [
-        path if path is not None and is_picture(Path(path)) else None for path in (source or moved, target or grid)
+    natural_images = [
+        path if path is not None and is_natural_image(Path(path)) else None
+        for path in (source or moved, target or grid)
     ]
-    pixels = [(1.0, 1.0) if path is None else pixel_of(Path(path)) for path in pictures[:: -1 if inverse else 1]]
+    pixels = [(1.0, 1.0) if path is None else pixel_of(Path(path)) for path in natural_images[:: -1 if inverse else 1]]
     found = read_transforms(transforms, *ends, format, (pixels[0], pixels[1]))
     wanted = _wanted(wanted, found, inverse, own)
     kind = _told(moved, kind, image)

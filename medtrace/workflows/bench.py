@@ -37,7 +37,7 @@ def bench(
     progress: bool = True,
     data: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-    """Train the rows of a study on TraceBench, score them on unseen subjects and write a table and pictures.
+    """Train the rows of a study on TraceBench, score them on unseen subjects and write a table and figures.
 
     Args:
         task: of TraceBench, one of `STUDIES`, or "real": T1 to T2 and FLAIR on real heads (`real_translation`).
@@ -45,7 +45,7 @@ def bench(
         study: one of `STUDIES[task]`; by default the first.
         out: receives `runs/` and, in `<study>/` (of other tasks than `postop` in `<task>/<study>/`), `results.json`,
             `table.md`, per-case CSVs, `figures/` and `traces/`. Runs of the same setting and seed found there are used
-            again, also after a change of the code; each row of `results.json` tells the commit that trained it.
+            again, also after a change of the code; each row of `results.json` reports the commit that trained it.
         seed: of data and training.
         device: by default CUDA where there is one.
         progress: show bars and the table.

@@ -285,7 +285,7 @@ def _inference(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
     keys: list[str] = ["source", "target", "mask", "source_mask"] if pairs else ["source"]
     images = keys[:2] if pairs else keys
     missing = {"allow_missing_keys": True} if pairs else {}
-    found = (
+    result = (
         "$[{'case': os.path.basename(stem), **{name: path for name in @keys if os.path.isfile(path := stem + '_' + name"
         " + '.nii.gz')}} for stem in @stems]"
     )
@@ -320,7 +320,7 @@ def _inference(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
                 },
             ],
         },
-        "dataset": {"_target_": "monai.data.Dataset", "data": found, "transform": "@preprocessing"},
+        "dataset": {"_target_": "monai.data.Dataset", "data": result, "transform": "@preprocessing"},
         # One by one: images of different sizes, and pairs with and without masks, make no batch.
         "dataloader": {"_target_": "monai.data.DataLoader", "dataset": "@dataset", "batch_size": 1},
         "inferer": {"_target_": "monai.inferers.SimpleInferer"},
@@ -398,12 +398,12 @@ def _metadata(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
 
 def _declared() -> dict[str, str]:
     """Package → the lowest version that medtrace declares to work with."""
-    found = {}
+    result = {}
     for requirement in metadata.requires("medtrace") or ():
         match = re.match(r"([\w.-]+)[^;]*?>=([\d.]+)", requirement)
         if match and "extra" not in requirement:
-            found[match[1]] = match[2]
-    return found
+            result[match[1]] = match[2]
+    return result
 
 
 def _network_format(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
@@ -464,7 +464,7 @@ python -m monai.bundle run --config_file configs/inference.yaml --dataset_dir DA
 ```
 
 `dataset_dir` is a folder made by `medtrace prepare`. Every setting can be changed on the command line, such as
-`--settings#training#max_epochs 3`; evaluation and inference must be told the same values as the training. The run
+`--settings#training#max_epochs 3`; evaluation and inference must be given the same values as the training. The run
 folder is that of `medtrace train`: `medtrace evaluate RUN DATASET` and `medtrace translate RUN SCAN` take it. A bundle
 with the values of another preset is made by `medtrace bundle {name} --preset NAME --out FOLDER`.
 

@@ -86,8 +86,8 @@ class BundleTraining(ConfigWorkflow):
         values: entries to set, by MONAI's ids.
 
     Raises:
-        ValueError: if a file is no configuration, or all together would run code that medtrace does not ship and that
-            is not allowed.
+        ValueError: if a file is not a configuration, or all together would run code that medtrace does not ship and
+            that is not allowed.
     """
 
     def __init__(self, files: Sequence[Path], bundle: Path, values: Mapping[str, Any]) -> None:

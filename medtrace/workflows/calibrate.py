@@ -58,7 +58,7 @@ def radius_table(
     landmarks: str | os.PathLike | None,
     subjects: int,
     coverage: float,
-    share: float | None,
+    fraction: float | None,
     seed: int,
     out: str | os.PathLike | None,
 ) -> str:
@@ -66,7 +66,7 @@ def radius_table(
     if landmarks is not None:
         population = f"the population of {Path(landmarks).name}"
         radius = calibrate_radius_on_landmarks(
-            read_subjects(landmarks), population, coverage=coverage, share=share, seed=seed
+            read_subjects(landmarks), population, coverage=coverage, fraction=fraction, seed=seed
         )
     else:
         errors = predictor_errors(predictor, task, spatial_shape, seed) if run is None else run_errors(run)
@@ -78,7 +78,7 @@ def radius_table(
             calibration=subjects,
             test=subjects,
             coverage=coverage,
-            share=share,
+            fraction=fraction,
             seed=seed,
             progress=sys.stderr.isatty(),
         )

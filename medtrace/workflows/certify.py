@@ -1,4 +1,4 @@
-"""Certify traces that lie on disk."""
+"""Certify traces that are on disk."""
 
 from __future__ import annotations
 
@@ -151,8 +151,8 @@ def _source_digests(trace: Trace, metadata: Mapping[str, Any]) -> list[str]:
     """Of a trace's source as it was read, and as the trace has it; of several, each on its own."""
     read = metadata.get(FINGERPRINT)
     images = [trace.source[k : k + 1] for k in range(len(trace.source))] if isinstance(read, Mapping) else []
-    found = read.values() if isinstance(read, Mapping) else [read]
-    return [*map(fingerprint, (trace.source, *images)), *map(str, found)]
+    result = read.values() if isinstance(read, Mapping) else [read]
+    return [*map(fingerprint, (trace.source, *images)), *map(str, result)]
 
 
 def _read_target(
@@ -185,20 +185,20 @@ def run_checks(
     method = load_method(run, "cpu")
     flat = trace.spatial_dims == 2
     if trace.source.shape[0] != 1:
-        return [skipped(name, "color pictures cannot be handed to the run again") for name in RUN_CHECKS]
-    if flat and run_preparation(run, method).picture:
-        return [skipped(name, "pictures cannot be handed to the run again without loss") for name in RUN_CHECKS]
+        return [skipped(name, "color natural images cannot be handed to the run again") for name in RUN_CHECKS]
+    if flat and run_preparation(run, method).natural_image:
+        return [skipped(name, "natural images cannot be handed to the run again without loss") for name in RUN_CHECKS]
     with scratch_directory() as folder:
         file = folder / "source.nii.gz"
         if not method.translates:
             write_image(file, trace.source, trace.source_affine)
-            found = register(
+            result = register(
                 file, file, folder / "pair", run=run, contrast=contrast, device=device, progress=False, report=False
             ).trace
             reason = "the run registers pairs; the target is not part of a trace"
-            return [*(skipped(name, reason) for name in RUN_CHECKS[:2]), identical_pair_check(found, thresholds)]
+            return [*(skipped(name, reason) for name in RUN_CHECKS[:2]), identical_pair_check(result, thresholds)]
         if not trace.same_grid:
-            return [skipped(name, "source and image lie on two grids") for name in RUN_CHECKS]
+            return [skipped(name, "source and image are on two grids") for name in RUN_CHECKS]
 
         def translator(source: Tensor) -> Trace:
             write_image(file, source, trace.source_affine)
@@ -272,9 +272,9 @@ def certify_several(
     for option, given in (("--input", source), ("--target", target)):
         if given is not None and len(traces) > 1:
             raise ValueError(f"{option}: expected with one trace, received {len(traces)}; certify them one by one")
-    found = []
+    result = []
     for trace, file in zip(traces, _files(traces, out)):
-        found.append(
+        result.append(
             certify(
                 trace,
                 run=run,
@@ -293,9 +293,9 @@ def certify_several(
             )
         )
     if html is not None:
-        pieces = [certificate_html(certificate.as_dict(), style=not index) for index, certificate in enumerate(found)]
+        pieces = [certificate_html(certificate.as_dict(), style=not index) for index, certificate in enumerate(result)]
         atomic_write(html, _PAGE.format("\n".join(pieces)))
-    return found
+    return result
 
 
 def _files(traces: Sequence[str | os.PathLike], out: str | os.PathLike | None) -> list[Path]:

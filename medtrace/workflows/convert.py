@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from medtrace.checks import check_choice
-from medtrace.data.reading import is_picture
+from medtrace.data.reading import is_natural_image
 from medtrace.geometry import Grid
 from medtrace.io.chain_export import CONVERT_FORMATS, Ends, write_chain
 from medtrace.storage.reservations import reserve_folder, reserving
@@ -35,7 +35,7 @@ def convert(
 
     Args:
         transforms: as for `medtrace.workflows.apply.apply`; several are written as one.
-        to: of `medtrace.io.chain_export.CONVERT_FORMATS`; the table there tells the files.
+        to: of `medtrace.io.chain_export.CONVERT_FORMATS`; the table there reports the files.
         out: a new or empty folder; it appears complete or not at all.
         source: the moving image, by default the trace's.
         target: the fixed image, likewise.
@@ -53,11 +53,12 @@ def convert(
     check_choice("to", to, CONVERT_FORMATS)
     given = [None if path is None else grid_of(path) for path in (source, target)]
     pixels = [
-        (1.0, 1.0) if path is None or not is_picture(Path(path)) else pixel_of(Path(path)) for path in (source, target)
+        (1.0, 1.0) if path is None or not is_natural_image(Path(path)) else pixel_of(Path(path))
+        for path in (source, target)
     ]
-    found = read_transforms(transforms, given[0], given[1], format, (pixels[0], pixels[1]))
-    ends = [given[0] or found.source, given[1] or found.target]
-    if None in ends and found.chain.matrix is not None and to in GRIDLESS:
+    result = read_transforms(transforms, given[0], given[1], format, (pixels[0], pixels[1]))
+    ends = [given[0] or result.source, given[1] or result.target]
+    if None in ends and result.chain.matrix is not None and to in GRIDLESS:
         somewhere = Grid((1, 1, 1), torch.eye(4))
         ends = [end or somewhere for end in ends]
     grids = [end for end in ends if end is not None]
@@ -67,6 +68,6 @@ def convert(
             f"{name}: expected the {which} image, for the grid of the files, received none; name it by --{name}"
         )
     if say is not None:
-        for note in found.notes:
+        for note in result.notes:
             say(note)
-    return write_chain(found.chain, Ends(*grids), Path(out), to)
+    return write_chain(result.chain, Ends(*grids), Path(out), to)

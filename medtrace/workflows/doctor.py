@@ -64,29 +64,29 @@ def report(sections: dict[str, list[Finding]]) -> str:
 
 
 def _devices() -> list[Finding]:
-    found = [Finding("cpu", f"{_processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")]
+    result = [Finding("cpu", f"{_processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")]
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             device: Any = torch.cuda.get_device_properties(number)
             memory = device.total_memory / 2**30
-            found.append(Finding(f"cuda:{number}", f"{device.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}"))
+            result.append(Finding(f"cuda:{number}", f"{device.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}"))
     else:
         why = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
-        found.append(Finding("cuda", f"none: {why}", missing=True))
+        result.append(Finding("cuda", f"none: {why}", missing=True))
     if torch.backends.mps.is_available():
-        found.append(Finding("mps", "Apple GPU; medtrace is not tested on it"))
-    return found
+        result.append(Finding("mps", "Apple GPU; medtrace is not tested on it"))
+    return result
 
 
 def _threads() -> list[Finding]:
     """What bounds the threads, and which variables say so."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = [
+    result = [
         Finding("torch", f"{torch.get_num_threads()} within an operation; this process may use {allowed} cores"),
     ]
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_WAIT_POLICY")
-    found += [Finding(name, os.environ[name]) for name in names if name in os.environ]
-    return found
+    result += [Finding(name, os.environ[name]) for name in names if name in os.environ]
+    return result
 
 
 def _operations() -> list[Finding]:
@@ -144,5 +144,5 @@ def _processor() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    result = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return result.group(1).strip() if result else platform.processor() or platform.machine()

@@ -111,7 +111,7 @@ def patches_of_cases(
 
 
 def evaluation_of(run: str | os.PathLike, split: str) -> Path:
-    """Where the tables of a run go by default; a chosen checkpoint has a folder of its own."""
+    """Where the tables of a run go by default; a chosen checkpoint has its own folder."""
     choice = chosen_checkpoint()
     return Path(run) / "evaluation" / (split if choice is None else f"{split}-{choice}")
 

@@ -26,7 +26,7 @@ def start_of(run: str | os.PathLike, method: str) -> dict[str, Any]:
         method: the name of the method that is to be trained.
 
     Raises:
-        FileNotFoundError: if it is no run, or has no weights yet.
+        FileNotFoundError: if it is not a run, or has no weights yet.
         ValueError: if it is of another method.
     """
     record = read_run(run)

@@ -62,7 +62,7 @@ class CaseScores:
 
 
 class TraceSaver:
-    """Save the trace of every case into a folder of its own (see `medtrace.io.save_trace`).
+    """Save the trace of every case into its own folder (see `medtrace.io.save_trace`).
 
     Args:
         folder: the folders' parent, made where it is missing; a case is called by its entry "case" or counted.
@@ -160,7 +160,7 @@ def record_run(
         settings: of the training, resolved.
         dataset: a folder made by `medtrace prepare`, or None.
         training: the training's `DeterministicDataset`.
-        remembered: what a resumed run remembers of its data; None is what `training_data` tells of `dataset`.
+        remembered: what a resumed run remembers of its data; None is what `training_data` reports of `dataset`.
         renewed: whether the data set is another than the run's, so that its preparation is now the run's.
     """
     if renewed or not (run / PREPARATION).exists():

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medtrace.data.reading import is_picture, read_image
+from medtrace.data.reading import is_natural_image, read_image
 from medtrace.geometry import Grid
 from medtrace.io import save_trace
 from medtrace.io.foreign import Images, Note, read_point_map
@@ -64,12 +64,12 @@ def import_field(
     | learn2reg, voxelmorph | `disp_*.nii.gz` or `.npz`, in voxels |
 
     A field on another grid than the target's is read linearly at the target's voxels; ITK, and so this, takes it as 0
-    outside of its grid. Warps of Learn2Reg, VoxelMorph and FSL lie on the target's grid.
+    outside of its grid. Warps of Learn2Reg, VoxelMorph and FSL are on the target's grid.
 
     Args:
         field: the file, or several of ITK and ANTs, of which the first moves a point of the target first; `[FILE,1]`
             inverts a linear one. A lone warp of ANTs is completed by the affine beside it.
-        format: of the table; None tells it by the content.
+        format: of the table; None finds it from the content.
         source: the scan that the transform resamples (moving).
         target: the scan on whose grid it does so (fixed); the trace's image.
         out: folder of the trace.
@@ -119,8 +119,8 @@ def import_field(
 
 
 def pixel_of(path: Path) -> tuple[float, float]:
-    """Edges in mm that ITK gives the pixels of a picture, by its resolution; 1 mm where it has none."""
-    if not is_picture(path):
+    """Edges in mm that ITK gives the pixels of a natural image, by its resolution; 1 mm where it has none."""
+    if not is_natural_image(path):
         return (1.0, 1.0)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))

@@ -24,7 +24,7 @@ class PairRegistration(NamedTuple):
     alignment: Alignment
     method: str
     record: dict[str, Any]
-    """What is told of it in `trace.json`."""
+    """What is reported of it in `trace.json`."""
     device: torch.device = torch.device("cpu")
     target: Tensor | None = None
     """The target in the source's units, where the maps do not lead there."""

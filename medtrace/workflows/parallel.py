@@ -132,7 +132,7 @@ def _drain(
     running: dict[Future, Task],
     size: int,
 ) -> Generator[Outcome, None, None]:
-    """Keep `size` cases running; `running` tells which when the pool breaks."""
+    """Keep `size` cases running; `running` says which when the pool breaks."""
     while queue or running:
         while queue and len(running) < size:
             running[pool.submit(attempt, function, queue[0])] = queue[0]

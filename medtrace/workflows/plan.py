@@ -77,11 +77,11 @@ def plan(
         The proposal.
 
     Raises:
-        FileNotFoundError, ValueError: if it is no prepared data set, has no training items, or a name is unknown.
+        FileNotFoundError, ValueError: if it is not a prepared data set, has no training items, or a name is unknown.
     """
     facts = DatasetFacts.of(dataset)
     if not facts.counts["training"]:
-        raise ValueError(f"{dataset}: expected training items, received none; prepare it with a share for training")
+        raise ValueError(f"{dataset}: expected training items, received none; prepare it with a fraction for training")
     where = torch.device(default_device(device))
     name, why = (method, "as asked") if method is not None else propose_method(facts)
     kind = method_class(name)
@@ -132,7 +132,10 @@ def propose_method(facts: DatasetFacts) -> tuple[str, str]:
     if facts.unpaired:
         return "cyclegan", "unpaired domains: it learns without pairs, in 2D and in 3D"
     if facts.lesions and not facts.crossed:
-        return "metaregnet", "one contrast and masks of lesions: what moves and what is new are told apart by the mask"
+        return (
+            "metaregnet",
+            "one contrast and masks of lesions: what moves and what is new are distinguished by the mask",
+        )
     if facts.crossed:
         return "tracetrans", "pairs of two contrasts: the best of the translators from T1 to T2 on unseen persons"
     return "tracetrans", "pairs of one contrast: it says what moved and what changed"
@@ -156,16 +159,16 @@ def propose_preset(device: torch.device, known: set[str]) -> tuple[tuple[str, ..
 def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int, ...] | None, str]:
     """A patch for the training's cases, or None for whole ones, and why."""
     dims = facts.preparation.spatial_dims
-    least = tuple(min(size[axis] for size in facts.sizes) for axis in range(dims))
+    minimum = tuple(min(size[axis] for size in facts.sizes) for axis in range(dims))
     edge = {"cuda": 128}.get(device.type, 64)
     if dims == 3 and math.prod(facts.largest) > edge**3:
-        patch = tuple(min(edge, max(_STRIDE, length // _STRIDE * _STRIDE)) for length in least)
+        patch = tuple(min(edge, max(_STRIDE, length // _STRIDE * _STRIDE)) for length in minimum)
         return (
             patch,
             f"volumes up to {' x '.join(map(str, facts.largest))} voxels do not go through at once on {device}",
         )
     if len(facts.sizes) > 1:
-        patch = tuple(max(_STRIDE, length // _STRIDE * _STRIDE) for length in least)
+        patch = tuple(max(_STRIDE, length // _STRIDE * _STRIDE) for length in minimum)
         return patch, f"items have {len(facts.sizes)} sizes, and a batch holds one"
     return None, "whole items go through the network"
 

@@ -26,7 +26,12 @@ from medtrace.data.population import SCANS, scan_records
 from medtrace.data.preparation.case import checked_settings
 from medtrace.data.preparation.learning import LEARNED, channel_notes
 from medtrace.data.preparation.maps import columns_in
-from medtrace.data.preparation.pictures import all_pictures, check_picture_settings, common_depth, range_notes
+from medtrace.data.preparation.natural_images import (
+    all_natural_images,
+    check_natural_image_settings,
+    common_depth,
+    range_notes,
+)
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.storage.cases import RECORD
 from medtrace.storage.directories import atomic_directory
@@ -58,7 +63,7 @@ class PreparationSummary(NamedTuple):
     split: str = "random"
     """Where the split came from: "random", or "list" for the pair list's own."""
     notes: tuple[str, ...] = ()
-    """What a user has to know, in lines: the range of pictures, pixels outside of it, several sizes."""
+    """What a user has to know, in lines: the range of natural images, pixels outside of it, several sizes."""
 
 
 def prepare(
@@ -91,12 +96,12 @@ def prepare(
     progress: bool = True,
     resample_tilt: bool = False,
 ) -> PreparationSummary:
-    """Prepare pairs of scans or pictures, split by subject: as the list says, else at random.
+    """Prepare pairs of scans or natural images, split by subject: as the list says, else at random.
 
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
     brought to [0, 1] each by the rule of its contrast (a CT by a fixed window of HU; others by Nyul's landmarks and the
     window of z, which come from training subjects only), cropped about the center and, with `spatial_dims=2`, cut into
-    central slices. Pictures (PNG, JPEG, BMP, TIFF; the paper's faces) are resized and their value range mapped to
+    central slices. Natural images (PNG, JPEG, BMP, TIFF; the paper's faces) are resized and their value range mapped to
     [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels go along, each voxel from the nearest.
 
     No image may be in two subjects, nor be source and target of one pair: the bytes of all files are compared before
@@ -131,15 +136,16 @@ def prepare(
         crop: voxels right-left, front-back and up-down to which larger volumes are cut; None keeps all.
         pad: whether smaller volumes are padded to `crop`.
         spacing: voxel size in mm to which sources are resampled first, in the same order.
-        resize: edge of square slices; None is 256 for pictures and no resizing for scans, 0 is no resizing.
-        align: whether targets are aligned; without it they must lie on the source's grid. Pictures never are.
+        resize: edge of square slices; None is 256 for natural images and no resizing for scans, 0 is not a resizing.
+        align: whether targets are aligned; without it they must be on the source's grid. Natural images never are.
         standardize: whether Nyul's standardization comes before the z-score.
-        fractions: shares of subjects, see `split_by_subject`; None is `default_fractions`. A list that has a split of
-            its own takes none.
+        fractions: fractions of subjects, see `split_by_subject`; None is `default_fractions`. A list that has a split
+            of its own takes none.
         seed: of the random split.
-        value_range: which values of pictures become 0 and 1. None takes 0 to 255 for pictures of 8 bits, and for others
-            the smallest and the largest value of the training pictures; `preparation.json` says which.
-        page: which page of the pictures to take, from 1, where they have several.
+        value_range: which values of natural images become 0 and 1. None takes 0 to 255 for natural images of 8 bits,
+            and for others
+            the smallest and the largest value of the training natural images; `preparation.json` says which.
+        page: which page of the natural images to take, from 1, where they have several.
         skip_failed: make the dataset without the cases that fail. Otherwise all cases are tried, and if any failed
             there is no dataset.
         overwrite: replace an earlier dataset.
@@ -160,19 +166,21 @@ def prepare(
     """
     place = Path.absolute if scheduler is not None else Path
     if source is not None and sources is None and targets is None:
-        pairs, found = read_layout(place(Path(source)), select, layout)
+        pairs, result = read_layout(place(Path(source)), select, layout)
     elif source is None and sources is not None and targets is not None:
-        pairs, found = _domains(place(Path(sources)), place(Path(targets)), select), "two lists"
+        pairs, result = _domains(place(Path(sources)), place(Path(targets)), select), "two lists"
     else:
         raise ValueError("source: expected pairs, or else sources and targets; give one or the other")
-    pictures = all_pictures(pairs)
-    check_picture_settings(pictures, value_range, page)
+    natural_images = all_natural_images(pairs)
+    check_natural_image_settings(natural_images, value_range, page)
     declared = [[texts] if isinstance(texts, str) else list(texts) for texts in (source_contrast, target_contrast)]
-    if pictures and any(declared):
-        raise ValueError("contrast: expected none with pictures, whose unit is their range of values; see value_range")
-    pairs, contrasts = (pairs, {}) if pictures else contrasts_of(pairs, *declared)
+    if natural_images and any(declared):
+        raise ValueError(
+            "contrast: expected none with natural images, whose unit is their range of values; see value_range"
+        )
+    pairs, contrasts = (pairs, {}) if natural_images else contrasts_of(pairs, *declared)
     paired = all(pair.paired for pair in pairs)
-    if not paired and not pictures:
+    if not paired and not natural_images:
         check_contrasts_apart(pairs)
     settings = checked_settings(
         spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize, resample_tilt, page, contrasts
@@ -183,9 +191,9 @@ def prepare(
         Progress(console=Console(stderr=True), disable=not progress) as bar,
     ):
         check_files(pairs)
-        depth = common_depth(pairs, page) if pictures else None
+        depth = common_depth(pairs, page) if natural_images else None
         threads = None if workers == 1 and scheduler is None else 1
-        passes = Passes(split, settings, pictures, columns_in(pairs), partial, threads, value_range, depth)
+        passes = Passes(split, settings, natural_images, columns_in(pairs), partial, threads, value_range, depth)
         run = Runner(workers, scheduler, bar)
         learned, failures = passes.learn(run)
         _stop_unless(skip_failed, failures, pairs, partial)
@@ -207,7 +215,7 @@ def prepare(
         notes.append(
             f"{len(unchanged)} pair(s) hold one image before and after, moved or turned (first: {unchanged[0]})"
         )
-    if pictures and preparation.value_range is not None:
+    if natural_images and preparation.value_range is not None:
         clipped = {item.entry["case"]: item.clipped for item in written}
         values, about = preparation.value_range, (preparation.range_origin, preparation.depth)
         notes = range_notes(values, *about, learned, clipped) + notes
@@ -215,8 +223,8 @@ def prepare(
         notes.append(_domain_note(pairs, items))
     notes = channel_notes(preparation, pairs) + notes
     notes = rule_notes(preparation.contrasts, preparation.targets) + notes if preparation.contrasts else notes
-    if found != LAYOUTS["list"].title:
-        notes.insert(0, f"read as {found}: {len(pairs)} case(s)")
+    if result != LAYOUTS["list"].title:
+        notes.insert(0, f"read as {result}: {len(pairs)} case(s)")
     return PreparationSummary(Path(out), counts, failures, origin["from"], tuple(notes))
 
 
@@ -324,7 +332,7 @@ def _split(
         return dealt, {"from": "random", "fractions": named, "seed": seed}
     if fractions is not None:
         raise ValueError(
-            f"fractions: expected none, because the list has a split of its own, received {fractions!r}; leave them"
+            f"fractions: expected none, because the list has its own split, received {fractions!r}; leave them"
             " out, or the list's column split"
         )
     if not all(pair.paired for pair in pairs):
@@ -333,7 +341,7 @@ def _split(
 
 
 def default_fractions(subjects: int) -> tuple[float, float, float]:
-    """Shares of subjects where nobody says them: about a tenth for validation and a fifth for the test, at least one
+    """Fractions of subjects where nobody says them: about a tenth for validation and a fifth for the test, at least one
     subject each; fewer than five subjects are split 7:3 without validation.
 
     Example:

@@ -11,10 +11,10 @@ from rich.progress import Progress
 
 from medtrace.data.duplicates import same_voxels
 from medtrace.data.lists.layouts import SPLITS, Pair
-from medtrace.data.pictures.tiff import Depth
+from medtrace.data.natural_images.tiff import Depth
 from medtrace.data.preparation.case import PreparationSettings
 from medtrace.data.preparation.learning import Learned, channels_of, learn_case, preparation_of
-from medtrace.data.preparation.pictures import value_range_of
+from medtrace.data.preparation.natural_images import value_range_of
 from medtrace.data.preparation.rules import Preparation
 from medtrace.trace.contrast import Intensity
 from medtrace.workflows.attempts import Outcome, Task
@@ -57,22 +57,30 @@ class Passes:
 
     split: Mapping[str, Sequence[Pair]]
     settings: PreparationSettings
-    pictures: bool
+    natural_images: bool
     columns: Sequence[str]
     """Of lesions and labels that at least one pair has."""
     partial: Path
     threads: int | None
     value_range: Sequence[float] | None = None
-    """Of pictures, as asked for."""
+    """Of natural images, as asked for."""
     depth: Depth | None = None
-    """Of pictures."""
+    """Of natural images."""
 
     def learn(self, run: Runner) -> tuple[dict[str, Learned], list[str]]:
         """What was found out about each pair, and the lines of those that failed."""
         tasks = [
             Task(
                 pair.name,
-                (pair, self.settings, self.pictures, name == "training", self.columns, self.partial, self.threads),
+                (
+                    pair,
+                    self.settings,
+                    self.natural_images,
+                    name == "training",
+                    self.columns,
+                    self.partial,
+                    self.threads,
+                ),
             )
             for name in SPLITS
             for pair in self.split[name]
@@ -89,14 +97,18 @@ class Passes:
     def preparation(self, learned: Mapping[str, Learned], failures: Sequence[str]) -> Preparation:
         """What the training pairs teach."""
         training = self.split["training"]
-        if not self.pictures and not any(pair.name in learned for pair in training):
+        if not self.natural_images and not any(pair.name in learned for pair in training):
             raise ValueError(f"no training case could be read: {[*failures, 'the training split is empty'][0]}")
-        return self._of_pictures(learned) if self.pictures else preparation_of(training, learned, self.settings)
+        return (
+            self._of_natural_images(learned)
+            if self.natural_images
+            else preparation_of(training, learned, self.settings)
+        )
 
-    def _of_pictures(self, learned: Mapping[str, Learned]) -> Preparation:
+    def _of_natural_images(self, learned: Mapping[str, Learned]) -> Preparation:
         training = self.split["training"]
-        found = [learned[pair.name] for pair in training if pair.name in learned]
-        low, high, origin = value_range_of(self.depth, self.value_range, found, [pair.first.path for pair in training])
+        result = [learned[pair.name] for pair in training if pair.name in learned]
+        low, high, origin = value_range_of(self.depth, self.value_range, result, [pair.first.path for pair in training])
         return Preparation(
             spatial_dims=self.settings.spatial_dims,
             intensity=Intensity.RANGE,
@@ -104,9 +116,9 @@ class Passes:
             range_origin=origin,
             depth=None if self.depth is None else self.depth.code,
             page=self.settings.page,
-            picture=True,
+            natural_image=True,
             axis=self.settings.axis,
-            channels=found[0].channels if found else None,
+            channels=result[0].channels if result else None,
             **channels_of(training),
         )
 
@@ -143,11 +155,11 @@ def _lines(outcomes: Iterable[Outcome]) -> list[str]:
 
 def _odd_channels(pairs: Sequence[Pair], learned: Mapping[str, Learned]) -> dict[str, str]:
     """The training pairs whose images have other channels than the first one's, with a line for each."""
-    found = [pair for pair in pairs if pair.name in learned]
-    expected = learned[found[0].name].channels if found else 0
+    result = [pair for pair in pairs if pair.name in learned]
+    expected = learned[result[0].name].channels if result else 0
     return {
         pair.name: f"case {pair.name}: {pair.first.path}: expected {expected} channel(s) as the cases before, received"
         f" {learned[pair.name].channels}; prepare images of one kind"
-        for pair in found
+        for pair in result
         if learned[pair.name].channels != expected
     }

@@ -24,7 +24,7 @@ from medtrace.storage.cases import atomic_case, case_key, compute_threads, is_fi
 from medtrace.storage.files import atomic_write, make_directory
 
 WRITTEN = "written"
-PICTURE_SIZE = 256
+NATURAL_IMAGE_SIZE = 256
 _FILE = "items.json"
 
 
@@ -37,7 +37,7 @@ class Item(NamedTuple):
     spacing: tuple[float, ...]
     """Voxel size in mm."""
     clipped: int = 0
-    """Pixels of a pair of pictures outside of the value range."""
+    """Pixels of a pair of natural images outside of the value range."""
 
 
 def write_case(
@@ -58,10 +58,10 @@ def write_case(
     place = folder / WRITTEN / pair.name
     if not is_finished(place, key):
         with compute_threads(threads), atomic_case(place, key) as temporary:
-            case = read_case(pair, settings, preparation.picture, known_motions(pair, folder), columns)
+            case = read_case(pair, settings, preparation.natural_image, known_motions(pair, folder), columns)
             volumes = {side: _stacked(preparation, case, side) for side in SIDES if case.of(side)}
             extras = _write_extras(case, temporary)
-            items = list(_write_images(case, volumes, settings, preparation.picture, extras, temporary))
+            items = list(_write_images(case, volumes, settings, preparation.natural_image, extras, temporary))
             items[0] = items[0]._replace(clipped=sum(_clipped(preparation, member) for member in case.members))
             atomic_write(temporary / _FILE, json.dumps([item._asdict() for item in items]))
     return [
@@ -93,20 +93,20 @@ def _write_images(
     case: Case,
     volumes: Mapping[str, Tensor],
     settings: PreparationSettings,
-    picture: bool,
+    natural_image: bool,
     extras: Mapping[str, str],
     folder: Path,
 ) -> Iterator[Item]:
     affine, written = case.affine, {**volumes, **case.maps}
     shape = case.shape
-    if settings.crop is not None and not picture:
+    if settings.crop is not None and not natural_image:
         slice_axis = settings.axis.index if settings.spatial_dims == 2 else None
         size = in_plane_first(settings.crop, slice_axis)
         windows = {kind: center_window(volume, size, settings.pad) for kind, volume in written.items()}
         written = {kind: window for kind, (window, _) in windows.items()}
         first = next(iter(written))
         shape, affine = tuple(written[first].shape[1:]), shifted_affine(affine, windows[first][1])
-    edge = settings.resize if settings.resize is not None else PICTURE_SIZE if picture else 0
+    edge = settings.resize if settings.resize is not None else NATURAL_IMAGE_SIZE if natural_image else 0
     if edge:
         new = (edge, edge, shape[2])
         affine, shape = resized_affine(affine, shape, new), new
@@ -122,7 +122,7 @@ def _write_images(
     }
     if case.pair.sources:
         common["source_present"] = [image is not None for image in case.pair.sources]
-    for name, start, stop in _parts(case.pair, shape[2], settings, picture):
+    for name, start, stop in _parts(case.pair, shape[2], settings, natural_image):
         entry: dict[str, Any] = {**common, "case": name, **extras}
         here = shifted_affine(affine, (0, 0, start))
         for kind, volume in written.items():
@@ -134,10 +134,12 @@ def _write_images(
         yield Item(entry, tuple(part.shape), tuple(map(float, spacing_of(here))))
 
 
-def _parts(pair: Pair, depth: int, settings: PreparationSettings, picture: bool) -> Iterable[tuple[str, int, int]]:
+def _parts(
+    pair: Pair, depth: int, settings: PreparationSettings, natural_image: bool
+) -> Iterable[tuple[str, int, int]]:
     if settings.spatial_dims == 3:
         return [(pair.name, 0, depth)]
-    if picture:
+    if natural_image:
         return [(pair.name, 0, 1)]
     first = (depth - settings.slices) // 2
     return [(f"{pair.name}_{k:03d}", k, k + 1) for k in range(first, first + settings.slices)]

@@ -24,7 +24,7 @@ from medtrace.trace.validation import as_tensor
 PAGE = "real_translation.md"
 CHEAP = ("identity", "intensity curve", "patch ridge")
 SHOWN = (5, 14, 22)
-"""Slices of the pictures, from below."""
+"""Slices of the natural images, from below."""
 DPI = 100
 HEADINGS = (
     "row",
@@ -44,7 +44,7 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
 
 
 def write_page(out: Path, heads: Sequence[Head], left: Sequence[str], targets: Sequence[str]) -> Path:
-    """Write tables of all finished rows, without pictures (see `write_pictures`)."""
+    """Write tables of all finished rows, without natural images (see `write_natural_images`)."""
     rows = read_rows(out)
     parts = []
     for target in targets:
@@ -98,8 +98,8 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _slices(rows: Sequence[Mapping[str, Any]], column: str) -> np.ndarray:
     """A value per slice, the mean over trainings."""
-    found: np.ndarray = np.mean([row["cases"][column] for row in rows], axis=0)
-    return found
+    result: np.ndarray = np.mean([row["cases"][column] for row in rows], axis=0)
+    return result
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str, column: str) -> float:
@@ -112,39 +112,41 @@ def _cell(values: np.ndarray, digits: int, signed: bool = False) -> str:
     return f"{values.mean():{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
-def write_pictures(out: Path, targets: Sequence[str], device: str | None = None) -> list[Path]:
+def write_natural_images(out: Path, targets: Sequence[str], device: str | None = None) -> list[Path]:
     """For every translation the same slices by all rows, and the worst slice of each trained row."""
-    rows, found = read_rows(out), []
+    rows, result = read_rows(out), []
     for target in targets:
         for person in TEST:
             names = [r for r in rows if (r["target"], r["person"], r["seed"]) == (target, person, 0)]
             trained = [row for row in names if row["row"] not in CHEAP]
             if trained:
-                found += _pictures(out, target, person, trained, device)
-    return found
+                result += _natural_images(out, target, person, trained, device)
+    return result
 
 
-def _pictures(out: Path, target: str, person: str, rows: Sequence[Mapping[str, Any]], device: str | None) -> list[Path]:
+def _natural_images(
+    out: Path, target: str, person: str, rows: Sequence[Mapping[str, Any]], device: str | None
+) -> list[Path]:
     dataset = out / "data" / f"{target}-{person}".lower()
     cases = load_dataset(dataset, "test")
     tracers = {RIDGE: cheap_rows(load_dataset(dataset, "training"))[RIDGE]}
     for row in rows:
         run = out / "runs" / "-".join([target, person, row["row"], "0"]).lower()
         tracers[row["row"]] = tracer_of(load_method(run, device))
-    folder, found = make_directory(out / "figures"), []
+    folder, result = make_directory(out / "figures"), []
     worst = {row["row"]: int(np.argmax(row["cases"][MAE])) for row in rows}
     for kind, shown in (
         ("slices", {f"slice {k}": k for k in SHOWN if k < len(cases)}),
         ("worst", {f"worst of {name}: {k}": k for name, k in worst.items()}),
     ):
-        pictures: dict[str, dict[str, Tensor]] = {}
+        natural_images: dict[str, dict[str, Tensor]] = {}
         for label, k in shown.items():
             case = cases[k]
-            pictures[label] = {name: as_tensor(case[key]) for name, key in (("T1", "source"), (target, "target"))}
+            natural_images[label] = {name: as_tensor(case[key]) for name, key in (("T1", "source"), (target, "target"))}
             batch = list_data_collate([{"source": case["source"]}])
             for name, tracer in tracers.items():
-                pictures[label][name] = as_tensor(tracer(batch)[0].image)
+                natural_images[label][name] = as_tensor(tracer(batch)[0].image)
         affine = as_tensor(cases[0]["source"].affine)
-        figure = comparison_figure(pictures, reference=target, affine=affine, window=(-1.0, 1.0))
-        found.append(save_figure(figure, folder / f"{target}-{person}-{kind}.png".lower(), dpi=DPI))
-    return found
+        figure = comparison_figure(natural_images, reference=target, affine=affine, window=(-1.0, 1.0))
+        result.append(save_figure(figure, folder / f"{target}-{person}-{kind}.png".lower(), dpi=DPI))
+    return result

@@ -26,7 +26,7 @@ from medtrace.methods.presets import LITTLE
 from medtrace.storage.files import atomic_write, make_directory, remove_content, write_json
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.prepare import prepare
-from medtrace.workflows.real_page import write_page, write_pictures
+from medtrace.workflows.real_page import write_natural_images, write_page
 from medtrace.workflows.train import train
 
 TARGETS = ("T2", "FLAIR")
@@ -110,7 +110,7 @@ def real_translation(
         console.print(f"training {wanted.name}")
         _train(wanted, datasets[wanted.target, wanted.person], out, presets, device)
         write_page(out, heads, left, targets)
-    write_pictures(out, targets, device)
+    write_natural_images(out, targets, device)
     return write_page(out, heads, left, targets)
 
 

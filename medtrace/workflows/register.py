@@ -100,14 +100,15 @@ def register(
 ) -> Registered:
     """Register a source to a target and save the trace, with a page to look at it beside its folder (OUT.html).
 
-    Both may be volumes, single slices or pictures, on grids of their own and of any contrasts. They are aligned first
+    Both may be volumes, single slices or natural images, on their own grids and of any contrasts. They are aligned
+    first
     (`medtrace.registration.align`), then deformed by the engine of `medtrace.registration` or by a trained network; the
     trace holds both in one field, so that its warped image is interpolated once, and keeps the source as it was, with
     its own affine. A verdict says how far to believe it: in the result, in `trace.json` and on the page.
 
     The trace's images are in the source's units. Within a mask the image is the target, brought there by matched
     percentiles or, where contrasts differ, as the mean intensity of the warped source at such voxels of the target; a
-    network tells the change itself. Without masks the image is the warped source.
+    network reports the change itself. Without masks the image is the warped source.
 
     Args:
         source: a file or DICOM folder (see `medtrace.data.reading`).
@@ -191,19 +192,19 @@ def register(
     else:
         with Progress(console=Console(stderr=True), disable=not progress) as bar:
             made = register_trained(pair, descent, alignment=kind, spacing=spacing, match=match, bar=bar)
-    found = _registered(made, time.perf_counter() - started)
+    result = _registered(made, time.perf_counter() - started)
     names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
     notes = {"notices": [notice.text for notice in notices]} if notices else {}
     stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
-    save_trace(made.trace, out, method=made.method, metadata={**names, **notes, **_record(made, found)}, **stored)
+    save_trace(made.trace, out, method=made.method, metadata={**names, **notes, **_record(made, result)}, **stored)
     if figure is not None:
         transferred = None if pair.source_labels is None else made.trace.transfer(pair.source_labels)
         title = " to ".join(names.values()) or None
         save_figure(overlay_figure(made.trace, pair.target, transferred, title=title), figure)
     if report:
         shown = _in_source_units(pair.target, made)
-        report_beside(made.trace, out, made.method, shown, notes=(TARGET_NOTE,), certificate=verdict_table(found))
-    return found
+        report_beside(made.trace, out, made.method, shown, notes=(TARGET_NOTE,), certificate=verdict_table(result))
+    return result
 
 
 def _registered(made: PairRegistration, seconds: float) -> Registered:
@@ -224,29 +225,29 @@ def _registered(made: PairRegistration, seconds: float) -> Registered:
     )
 
 
-def _record(made: PairRegistration, found: Registered) -> dict[str, Any]:
+def _record(made: PairRegistration, result: Registered) -> dict[str, Any]:
     """What `trace.json` keeps of a registration."""
     alignment = made.alignment
     numbers = ("seconds", "peak_gib", "folds", "folded_fraction", "ssd_before", "ssd_after")
     return {
         **made.record,
-        **{name: getattr(found, name) for name in numbers},
+        **{name: getattr(result, name) for name in numbers},
         "alignment": {
             "kind": alignment.kind,
             "reason": alignment.reason,
             "matrix_fixed_to_moving_ras_mm": alignment.matrix.tolist(),
             "plausibility": alignment.plausibility._asdict(),
         },
-        "verdict": verdict_table(found),
+        "verdict": verdict_table(result),
     }
 
 
-def verdict_table(found: Registered) -> dict[str, Any]:
+def verdict_table(result: Registered) -> dict[str, Any]:
     """The verdict as a page shows it: a row for each topic."""
     return {
         "title": "PairRegistration",
         "case": "this pair",
-        "verdict": found.verdict.grade,
+        "verdict": result.verdict.grade,
         "checks": [
             {
                 "name": line.topic,
@@ -255,7 +256,7 @@ def verdict_table(found: Registered) -> dict[str, Any]:
                 "figures": {name: value if math.isfinite(value) else None for name, value in line.figures.items()},
                 "limits": {},
             }
-            for line in found.lines
+            for line in result.lines
         ],
     }
 

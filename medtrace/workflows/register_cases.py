@@ -168,7 +168,7 @@ def overview(cases: Sequence[RegisteredCase], pages: bool = True) -> str:
 
     Args:
         cases: in the order in which to list them.
-        pages: whether each has a page of its own, to which to lead.
+        pages: whether each has its own page, to which to lead.
     """
     rows = []
     for case in cases:

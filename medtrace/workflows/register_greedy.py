@@ -71,7 +71,9 @@ def register_greedy(
     pair: ScanPair, how: Greedy, *, alignment: str, spacing: float | None, match: bool | None
 ) -> PairRegistration:
     """Register a pair of scans without a trained network."""
-    maps = intensity_maps(pair, Preparation(spatial_dims=pair.spatial_dims, picture=pair.picture), match is not False)
+    maps = intensity_maps(
+        pair, Preparation(spatial_dims=pair.spatial_dims, natural_image=pair.natural_image), match is not False
+    )
     check_room(pair, spacing, how.similarity)
     excluded = how.mask_role != "appearance"
     answer = register_images(
@@ -155,15 +157,15 @@ def check_room(pair: ScanPair, spacing: float | None, similarity: str = "auto") 
     """Check that there is memory for a registration.
 
     Raises:
-        ValueError: if not; it tells how much is needed.
+        ValueError: if not; it states how much is needed.
     """
     per_voxel = _BYTES_FOR_MIND if similarity == "mind" else _BYTES_PER_WORKING_VOXEL
     voxels = math.prod(pair.target.shape[1:])
     edges = np.linalg.norm(pair.affine.numpy()[:3, : pair.spatial_dims], axis=0)
-    share = 1.0 if spacing is None else float(np.prod(edges / spacing))
+    fraction = 1.0 if spacing is None else float(np.prod(edges / spacing))
     both = voxels + math.prod(pair.source.shape[1:])
     check_memory(
-        f"a registration of {round(voxels * share):,} voxels, for images of {both:,}",
-        round(voxels * share) * per_voxel + both * _BYTES_PER_VOXEL,
+        f"a registration of {round(voxels * fraction):,} voxels, for images of {both:,}",
+        round(voxels * fraction) * per_voxel + both * _BYTES_PER_VOXEL,
         "register on a coarser grid (a larger --spacing), or crop the scans",
     )

@@ -78,9 +78,9 @@ def register_trained(
     frame = Frame(pair.affine, pair.source_affine, pair.spatial_dims)
     check_apart(frame, pair.source.shape[1:], pair.target.shape[1:], alignment)
     images = pair.source, pair.target, pair.source_affine, pair.affine
-    found = align(*images, kind=alignment, mask=pair.mask, moving_mask=pair.source_mask)
-    still = found.kind == "none"
-    aligned = pair if still else replace(pair, source_affine=torch.linalg.inv(found.matrix) @ pair.source_affine)
+    result = align(*images, kind=alignment, mask=pair.mask, moving_mask=pair.source_mask)
+    still = result.kind == "none"
+    aligned = pair if still else replace(pair, source_affine=torch.linalg.inv(result.matrix) @ pair.source_affine)
     grid = WorkingGrid(aligned, method.preparation, spacing)
     _check_room(pair, grid, method)
     working = grid.bring(maps[0].forward(pair.source), maps[1].forward(pair.target))
@@ -88,8 +88,8 @@ def register_trained(
     ddf, intensity = grid.back(output)
     ssd = mean_square(working.source, working.target), mean_square(output.image.cpu(), working.target)
     del working, output
-    matrix = frame.from_ras(found.matrix)
-    verdict = _verdict(pair, ddf, frame, matrix, found)
+    matrix = frame.from_ras(result.matrix)
+    verdict = _verdict(pair, ddf, frame, matrix, result)
     total, inverse = ddf, None
     if not still:
         total = total_field(ddf, frame.fixed, matrix, frame.fixed, pair.target.shape[1:])
@@ -98,11 +98,11 @@ def register_trained(
     record = {"run": None if how.run is None else os.path.basename(how.run), "refine": method.steps}
     name = type(method.method).__name__
     return PairRegistration(
-        trace, maps, ssd, verdict, found, name, {**record, "working_shape": list(grid.shape)}, method.device
+        trace, maps, ssd, verdict, result, name, {**record, "working_shape": list(grid.shape)}, method.device
     )
 
 
-def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, found: Alignment) -> Verdict:
+def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, result: Alignment) -> Verdict:
     """Assess a field of the target's grid that follows an alignment."""
     images, masks = (pair.source, pair.target), (pair.source_mask, pair.mask)
     working = working_pair(images, masks, frame, matrix, None)
@@ -114,7 +114,7 @@ def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, found: A
     deformation = Deformation(part, inverse.ddf[0], float(inverse.residual[0]), (), folds, folds)
     weight = working.content.float() * (1 - working.mask)
     contrast = contrast_of(working.moving, working.fixed, weight) if bool((weight > 0).any()) else None
-    return assess(working, deformation, found, None, "", contrast)
+    return assess(working, deformation, result, None, "", contrast)
 
 
 def _check_room(pair: ScanPair, grid: WorkingGrid, method: _Method) -> None:
@@ -144,7 +144,7 @@ def _method(
 ) -> _Method:
     place = default_device(device)
     start: Method | None = None
-    preparation = Preparation(spatial_dims=pair.spatial_dims, picture=pair.picture)
+    preparation = Preparation(spatial_dims=pair.spatial_dims, natural_image=pair.natural_image)
     if run is not None:
         method = load_method(run, device)
         if not method.registers:
@@ -153,7 +153,7 @@ def _method(
                 " train one that does (`medtrace methods`), or leave the run out"
             )
         start = method
-        preparation = run_preparation(run, start, picture=pair.picture)
+        preparation = run_preparation(run, start, natural_image=pair.natural_image)
         _check_run(run, preparation, pair)
     steps = (STEPS if run is None else 0) if refine is None else refine
     if start is not None and steps == 0:
@@ -169,10 +169,11 @@ def _check_run(run: str | os.PathLike, preparation: Preparation, pair: ScanPair)
             f"run: {run} registers {kinds[preparation.spatial_dims]}, but the images are {kinds[pair.spatial_dims]};"
             f" train with spatial_dims={pair.spatial_dims}, or leave the run out"
         )
-    if preparation.picture != pair.picture:
-        kind = ("scans", "pictures")
+    if preparation.natural_image != pair.natural_image:
+        kind = ("scans", "natural images")
         raise ValueError(
-            f"run: {run} was trained on {kind[preparation.picture]}, but the images are {kind[pair.picture]}; give"
+            f"run: {run} was trained on {kind[preparation.natural_image]}, but the images are"
+            f" {kind[pair.natural_image]}; give"
             " images of the same kind, or leave the run out"
         )
 

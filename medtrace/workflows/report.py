@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.data.masks import check_same_grid, read_labels
-from medtrace.data.reading import is_picture, read_image
+from medtrace.data.reading import is_natural_image, read_image
 from medtrace.io import load_trace
 from medtrace.io.trace_folder import INDEX, reserve_trace
 from medtrace.report.certificate import certificate_of
@@ -160,7 +160,7 @@ def reserve_outputs(
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """The last parts of the paths, as many as it takes to distinguish them."""
     parts = [folder.absolute().parts for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]
@@ -185,5 +185,5 @@ def _labels(path: Path, trace: Trace, folder: Path) -> Tensor:
 
 def _as_read(path: Path, image: Tensor, affine: Tensor) -> MetaTensor:
     """A trace's image as its file would have been read: a slice of a scan has three axes."""
-    flat = image.ndim == 3 and not is_picture(path)
+    flat = image.ndim == 3 and not is_natural_image(path)
     return MetaTensor(image[..., None] if flat else image, affine=affine)

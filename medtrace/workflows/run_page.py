@@ -32,8 +32,8 @@ class RunPage:
     """Write `run.html` while a training runs and when it ends, however it ends, and sample images of validations.
 
     The first validation cases are kept as `samples/epoch=N.png` (of the newest validation and of the first, second,
-    fourth, eighth, ...) and told to TensorBoard. The page is written at most every few seconds, at the end always. A
-    page that cannot be written stops no training. Attach it last.
+    fourth, eighth, ...) and reported to TensorBoard. The page is written at most every few seconds, at the end
+    always. A page that cannot be written stops no training. Attach it last.
 
     Args:
         run: the run folder.
@@ -101,8 +101,8 @@ class RunPage:
         self._board.flush()
 
     def _samples(self, after: int = -1) -> list[Path]:
-        found = [(SAMPLE.fullmatch(path.name), path) for path in (self.run / SAMPLES).glob("*.png")]
-        return [path for match, path in found if match and int(match[1]) > after]
+        result = [(SAMPLE.fullmatch(path.name), path) for path in (self.run / SAMPLES).glob("*.png")]
+        return [path for match, path in result if match and int(match[1]) > after]
 
     def _write(self, engine: Trainer, state: State, reason: str = "") -> None:
         begun, now = time.monotonic(), engine.state

@@ -52,12 +52,12 @@ def find_runs(places: Sequence[str | os.PathLike]) -> list[Path]:
     Raises:
         FileNotFoundError: if a place does not exist.
     """
-    found: dict[Path, None] = {}
+    result: dict[Path, None] = {}
     for place in map(Path, places):
         if not place.is_dir():
             raise FileNotFoundError(f"{place}: no such folder; name run folders, or a folder of them")
-        found |= dict.fromkeys(sorted(_below(place, DEPTH)))
-    return list(found)
+        result |= dict.fromkeys(sorted(_below(place, DEPTH)))
+    return list(result)
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
@@ -181,10 +181,10 @@ def _column_names(runs: Sequence[Path]) -> list[str]:
 
 
 def _scores(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for file in sorted((run / "evaluation").glob("*/method_summary.csv")):
-        found |= {f"{file.parent.name}: {name}": summary for name, summary in read_summary(file).items()}
-    return found
+        result |= {f"{file.parent.name}: {name}": summary for name, summary in read_summary(file).items()}
+    return result
 
 
 def delete_runs(runs: Sequence[Path]) -> None:
@@ -201,5 +201,5 @@ def delete_runs(runs: Sequence[Path]) -> None:
             pass
     for run in runs:
         with locked(run):
-            remove(run / RECORD)  # what is left when this is interrupted is no run
+            remove(run / RECORD)  # what is left when this is interrupted is not a run
         remove(run)

@@ -91,7 +91,7 @@ def trace_translation(
         source_contrast: what the source's numbers mean, `NAME[=UNIT[:LOW:HIGH]]`, such as CT=HU; by default what DICOM
             says, or whether they are of one contrast with the image's is measured.
         image_contrast: likewise of the image.
-        align: "none", "rigid", "affine" or "auto" before the deformation; by default none where both lie on one grid,
+        align: "none", "rigid", "affine" or "auto" before the deformation; by default none where both are on one grid,
             else auto.
         similarity: see `medtrace.registration.register_images`.
         spacing: voxel size in mm to register at; by default the image's.
@@ -127,7 +127,7 @@ def trace_translation(
     check_room(pair, spacing, similarity)
     kind = align or ("none" if pair.to_source is None else "auto")
     with pool.own_pool(threads):
-        found = register_images(
+        result = register_images(
             pair.source,
             pair.target,
             pair.source_affine,
@@ -137,25 +137,25 @@ def trace_translation(
             mask=pair.mask,
             spacing=spacing,
         )
-    contrasts, note = _contrasts(declared, found.verdict)
-    notes = [note, f"similarity {found.settings.similarity}: {found.settings_reason}"]
+    contrasts, note = _contrasts(declared, result.verdict)
+    notes = [note, f"similarity {result.settings.similarity}: {result.settings_reason}"]
     if align is None:
         notes.append(
-            "source and image lie on one grid, so no alignment was sought (--align)"
+            "source and image are on one grid, so no alignment was sought (--align)"
             if kind == "none"
-            else f"alignment {found.alignment.kind}: {found.alignment.reason}"
+            else f"alignment {result.alignment.kind}: {result.alignment.reason}"
         )
     if radius is None:
         notes.append(NO_RADIUS)
-    trace = _trace(pair, found, contrasts)
+    trace = _trace(pair, result, contrasts)
     names = {"source": Path(source).name, "image": Path(image).name} if keep_metadata else {}
-    lines = explain(found.verdict, found.alignment)
-    record = {**names, **_record(found, lines, found.alignment), "assumed": notes}
+    lines = explain(result.verdict, result.alignment)
+    record = {**names, **_record(result, lines, result.alignment), "assumed": notes}
     save_trace(trace, out, method=METHOD, metadata=record, precise=precise, overwrite=overwrite)
     certificate = certify(
         out, thresholds=thresholds, radius=radius, out=certificate_beside(out), keep_metadata=keep_metadata
     )
-    made = Traced(trace, found.verdict, lines, certificate, trace.ledger().summary, tuple(notes))
+    made = Traced(trace, result.verdict, lines, certificate, trace.ledger().summary, tuple(notes))
     if report:
         report_beside(trace, out, METHOD, notes=tuple(notes), certificate=_table(made))
     return made
@@ -191,18 +191,18 @@ def _contrasts(declared: tuple[Contrast, Contrast], verdict: Verdict) -> tuple[t
             " if not, say what they are by --source-contrast and --image-contrast"
         )
     return declared, (
-        f"taken as two contrasts, of which no difference is told: intensities correlate by {correlation:.2f};"
+        f"taken as two contrasts, of which no difference is reported: intensities correlate by {correlation:.2f};"
         " say what they are by --source-contrast and --image-contrast"
     )
 
 
-def _trace(pair: ScanPair, found: Registration, contrasts: tuple[Contrast, Contrast] | None) -> Trace:
+def _trace(pair: ScanPair, result: Registration, contrasts: tuple[Contrast, Contrast] | None) -> Trace:
     channels = pair.source.shape[0]
     return Trace.build(
         source=pair.source,
         image=pair.target,
-        ddf=found.ddf,
-        inverse_ddf=found.inverse_ddf,
+        ddf=result.ddf,
+        inverse_ddf=result.inverse_ddf,
         mask=None if pair.mask is None else (pair.mask > 0.5).to(torch.float32),
         affine=pair.affine,
         source_affine=pair.source_affine,
@@ -211,13 +211,13 @@ def _trace(pair: ScanPair, found: Registration, contrasts: tuple[Contrast, Contr
     )
 
 
-def _record(found: Registration, lines: Sequence[Line], alignment: Alignment) -> dict[str, Any]:
+def _record(result: Registration, lines: Sequence[Line], alignment: Alignment) -> dict[str, Any]:
     return {
-        "similarity": found.settings.similarity,
-        "settings": asdict(found.settings),
+        "similarity": result.settings.similarity,
+        "settings": asdict(result.settings),
         "alignment": {"kind": alignment.kind, "matrix_fixed_to_moving_ras_mm": alignment.matrix.tolist()},
         "verdict": {
-            "grade": found.verdict.grade,
+            "grade": result.verdict.grade,
             "lines": [f"{line.grade} {line.topic}: {line.text}" for line in lines],
         },
     }

@@ -59,7 +59,7 @@ def traceability(
     segments every translation; the labels come back by the trace's inverse field and are compared with the source's.
 
     Args:
-        runs: folders left by `medtrace train`; a row is called by its folder's name. Controls have rows of their own.
+        runs: folders left by `medtrace train`; a row is called by its folder's name. Controls have their own rows.
         out: receives `table.md`, `results.json`, for every row `<row>.csv` and `<row>_summary.csv`; the segmenter.
         dataset: a folder made by `medtrace prepare` from a list with `source_labels` and `target_labels`; by default
             the TraceBench cases that the runs were configured with, and TraceBench's task `domain` without runs.
@@ -82,7 +82,7 @@ def traceability(
     names = _names(runs)
     out = Path(out)
     if feature_network not in (None, SEGMENTER):
-        metrics.load_feature_network(feature_network)  # a wrong name is told before minutes of training
+        metrics.load_feature_network(feature_network)  # a wrong name is reported before minutes of training
     if dataset is None:
         cases = _tracebench(runs, progress)
         training: Any = lambda: training_cases(cases)  # noqa: E731

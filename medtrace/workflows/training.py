@@ -118,7 +118,7 @@ class TrainingWorkflow(BundleWorkflow):
     def _check_resumed(self, trainer: Trainer) -> None:
         if not trainer.state.iteration:
             missing = Path(self.start["run"]) / self.start["weights"]
-            raise ValueError(f"from: {missing} is missing, and no checkpoint goes on without it; bring it back")
+            raise ValueError(f"from: {missing} is missing, and no checkpoint continues without it; bring it back")
 
     def _page(self) -> list[RunPage]:
         return [RunPage(self.run_dir, self.kind.title, self.evaluator)] if leads() else []

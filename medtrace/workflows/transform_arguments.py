@@ -52,8 +52,9 @@ def read_transforms(
             trace or a linear file.
         source: grid of the image that is moved, for formats that count from it.
         target: grid that it is brought to, likewise.
-        format: of the files of other programs, see `medtrace.io.foreign.read_point_map`; None tells it by the content.
-        pixels: edges in mm that ITK gives the pixels of source and target, where they are pictures.
+        format: of the files of other programs, see `medtrace.io.foreign.read_point_map`; None finds it from the
+            content.
+        pixels: edges in mm that ITK gives the pixels of source and target, where they are natural images.
 
     Raises:
         FileNotFoundError: if one is missing.

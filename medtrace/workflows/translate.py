@@ -17,9 +17,9 @@ from torch import Tensor
 from medtrace.checks import check_positive
 from medtrace.data.contrasts import body_of
 from medtrace.data.masks import read_mask
-from medtrace.data.pictures.files import is_picture
-from medtrace.data.pictures.output import check_picture_beside, matching_depth, picture_beside
-from medtrace.data.pictures.tiff import Depth
+from medtrace.data.natural_images.files import is_natural_image
+from medtrace.data.natural_images.output import check_natural_image_beside, matching_depth, natural_image_beside
+from medtrace.data.natural_images.tiff import Depth
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.data.reading import read_image
 from medtrace.engines.runs import load_method, read_run
@@ -82,8 +82,9 @@ def translate(
 ) -> Trace:
     """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
 
-    A picture comes back as one too, beside the folder (OUT.png, or OUT.tif where PNG does not hold its depth), in its
-    own depth: whole numbers in 16 bits for a picture of 12 bits, 32-bit float for a float TIFF.
+    A natural image comes back as one too, beside the folder (OUT.png, or OUT.tif where PNG does not hold its depth),
+    in its
+    own depth: whole numbers in 16 bits for a natural image of 12 bits, 32-bit float for a float TIFF.
 
     The scan is reoriented to RAS and normalized as the training images were (`preparation.json` of the run; without
     one, the 0.5 and 99.5 percentiles of its foreground go to -1 and 1). A 2D network translates it slice by slice
@@ -120,13 +121,13 @@ def translate(
             (see `medtrace.io.save_dicom`).
         series: which volume of a DICOM folder that holds several, see `medtrace.data.reading.read_image`.
         resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
-        page: which page of a picture that has several, from 1.
+        page: which page of a natural image that has several, from 1.
         precise: keep every bit in the trace (see `medtrace.io.save_trace`).
         transforms: formats in which to write the fields once more: "h5", "nrrd".
         allow_training_subjects: translate also an image that the run was trained on; the trace says so.
 
     Returns:
-        The trace: 3D for a scan, 2D for a picture, on the CPU.
+        The trace: 3D for a scan, 2D for a natural image, on the CPU.
 
     Raises:
         FileNotFoundError: if the run, one of its files or the image is missing.
@@ -140,11 +141,11 @@ def translate(
     main = next(iter(files.values()), Path()) if isinstance(files, dict) else files
     check_positive("batch_size", batch_size)
     check_transform_formats(transforms)
-    check_picture_beside(out, main, overwrite)
+    check_natural_image_beside(out, main, overwrite)
     if dicom is not None:
         read_source_series(main, series)  # what `save_dicom` would refuse, before minutes of work
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        found = translation(
+        result = translation(
             run,
             files,
             lambda: load_method(run, device),
@@ -160,15 +161,15 @@ def translate(
             out=out,
             allow_training_subjects=allow_training_subjects,
         )
-    metadata = {**found.metadata, "file": _names(files)} if keep_metadata else found.metadata
+    metadata = {**result.metadata, "file": _names(files)} if keep_metadata else result.metadata
     stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}
-    save_trace(found.trace, out, method=found.method, metadata=metadata, **stored)
-    picture_beside(found.trace, out, found.depth)
+    save_trace(result.trace, out, method=result.method, metadata=metadata, **stored)
+    natural_image_beside(result.trace, out, result.depth)
     if report:
-        report_beside(found.trace, out, found.method)
+        report_beside(result.trace, out, result.method)
     if dicom is not None:
-        save_dicom(found.trace, Path(dicom), main, volume=series, method=found.method)
-    return found.trace
+        save_dicom(result.trace, Path(dicom), main, volume=series, method=result.method)
+    return result.trace
 
 
 def _names(files: Path | Mapping[str, Path]) -> str | dict[str, str]:
@@ -182,7 +183,7 @@ class Translation(NamedTuple):
     method: str
     metadata: dict[str, Any]
     depth: Depth | None = None
-    """Of the file, if it is a picture."""
+    """Of the file, if it is a natural image."""
 
 
 def translation(
@@ -211,7 +212,7 @@ def translation(
     with collecting() as notices:
         scans = {name: read_image(path, series, page=page, resample_tilt=resample_tilt) for name, path in files.items()}
     method = load()
-    preparation = run_preparation(run, method, picture=is_picture(next(iter(files.values()))))
+    preparation = run_preparation(run, method, natural_image=is_natural_image(next(iter(files.values()))))
     if preparation.sources and "" in files:
         if contrast is None:
             raise ValueError(
@@ -227,10 +228,11 @@ def translation(
         foreground = None if mask is None else read_mask(Path(mask), scan, path)
     notices += more
     for file in files.values():
-        if preparation.picture != is_picture(file):
-            kinds = ("scan", "picture")
+        if preparation.natural_image != is_natural_image(file):
+            kinds = ("scan", "natural image")
             raise ValueError(
-                f"{file}: is a {kinds[is_picture(file)]}, but {run} was trained on {kinds[preparation.picture]}s; give"
+                f"{file}: is a {kinds[is_natural_image(file)]}, but {run} was trained on"
+                f" {kinds[preparation.natural_image]}s; give"
                 " an image of the same kind"
             )
     memory = TrainingMemory.of(run)
@@ -378,13 +380,13 @@ def _named(path: Path, function: Callable[..., SourceImages], *arguments: Any) -
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
 
 
-def run_preparation(run: str | os.PathLike, method: Method, picture: bool = False) -> Preparation:
+def run_preparation(run: str | os.PathLike, method: Method, natural_image: bool = False) -> Preparation:
     """The preparation of a run, or the percentile rule where it has none.
 
     Args:
         run: the run folder.
         method: of the run; its network tells 2D from 3D where no preparation does.
-        picture: whether the image at hand is a picture; matters without a preparation only.
+        natural_image: whether the image at hand is a natural image; matters without a preparation only.
     """
     path = Path(run) / FILE
     if path.is_file():
@@ -392,7 +394,7 @@ def run_preparation(run: str | os.PathLike, method: Method, picture: bool = Fals
     known: list[Any] = [module.spatial_dims for module in method.modules() if hasattr(module, "spatial_dims")]
     if not known:
         raise FileNotFoundError(f"{path}: no such file, and the network does not tell 2D from 3D; add the file")
-    return Preparation(spatial_dims=int(known[0]), picture=picture)
+    return Preparation(spatial_dims=int(known[0]), natural_image=natural_image)
 
 
 def _moved_foreground(foreground: Tensor | None, ddf: Tensor) -> Tensor | None:

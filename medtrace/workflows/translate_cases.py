@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from medtrace.checks import check_positive
 from medtrace.data.lists.image_list import ListedImage, list_images
-from medtrace.data.pictures.output import picture_beside
+from medtrace.data.natural_images.output import natural_image_beside
 from medtrace.data.preparation.rules import FILE
 from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint
 from medtrace.engines.runs import RECORD, WEIGHTS, load_method
@@ -97,9 +97,9 @@ def translate_cases(
     allow_training_subjects: bool = False,
     fit: bool = False,
 ) -> TranslatedCases:
-    """Translate images, each into a folder of its own in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
+    """Translate images, each into its own folder in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
 
-    A picture comes back as one too, `NAME/trace.png` or `NAME/trace.tif` (see `translate.translate`).
+    A natural image comes back as one too, `NAME/trace.png` or `NAME/trace.tif` (see `translate.translate`).
 
     A case's folder appears complete or not at all. A case is not done again if the bytes of its image, its mask and the
     run, and the settings, are those of the finished result, and that is as it was written (`NAME/case.json` says so).
@@ -120,7 +120,7 @@ def translate_cases(
         overwrite: replace results of other images or settings that have the same name.
         report: write pages.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
-        page: which page of pictures that have several, from 1.
+        page: which page of natural images that have several, from 1.
         precise: keep every bit in the traces (see `medtrace.io.save_trace`).
         transforms: formats in which to write the fields once more: "h5", "nrrd".
         allow_training_subjects: translate also images that the run was trained on; their traces say so.
@@ -132,7 +132,7 @@ def translate_cases(
     Raises:
         FileNotFoundError: if the run or an image is missing.
         OSError: if another command is at work in `out`.
-        ValueError: if images cannot be told apart by name, or a setting is outside its range.
+        ValueError: if images cannot be distinguished by name, or a setting is outside its range.
     """
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         check_positive(name, value)
@@ -222,7 +222,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         )
     with compute_threads(how.threads), using_checkpoint(how.checkpoint), atomic_case(folder, key) as temporary:
         with Progress(disable=True) as bar:
-            found = translation(
+            result = translation(
                 how.run,
                 image.path,
                 lambda: _objective(how.run, how.digest, how.device),
@@ -239,10 +239,10 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
                 allow_training_subjects=how.allow_training_subjects,
             )
         stored: dict[str, Any] = {"precise": how.precise, "transforms": how.transforms}
-        save_trace(found.trace, temporary / TRACE, method=found.method, metadata=found.metadata, **stored)
-        picture_beside(found.trace, temporary / TRACE, found.depth)
+        save_trace(result.trace, temporary / TRACE, method=result.method, metadata=result.metadata, **stored)
+        natural_image_beside(result.trace, temporary / TRACE, result.depth)
         if how.report:
-            report_beside(found.trace, temporary / TRACE, found.method)
+            report_beside(result.trace, temporary / TRACE, result.method)
     return "translated"
 
 

@@ -57,8 +57,8 @@ class TrainingMemory:
     @cached_property
     def scans(self) -> list[dict[str, Any]]:
         """The pairs of training and validation."""
-        found = self.data.get(SCANS)
-        return found if isinstance(found, list) else []
+        result = self.data.get(SCANS)
+        return result if isinstance(result, list) else []
 
     @cached_property
     def fingerprints(self) -> dict[str, tuple[str, str, str]]:
@@ -80,9 +80,9 @@ class TrainingMemory:
     def images(self, role: str, contrast: str | None = None) -> list[ImageRecord]:
         """The training images of a role; of a contrast, where one is named and known."""
         training = [scan for scan in self.scans if scan["split"] == "training"]
-        found = [record for scan in training for record in role_records(scan, role)]
-        named = [record for record in found if record.contrast == contrast]
-        return named or found
+        result = [record for scan in training for record in role_records(scan, role)]
+        named = [record for record in result if record.contrast == contrast]
+        return named or result
 
     @property
     def masked(self) -> bool:
@@ -138,8 +138,8 @@ def image_cautions(
         return [NOT_KNOWN]
     other = memory.images("target") if role == "source" else []
     names = {one.contrast for one in memory.images(role, contrast)}
-    found = unlike(record, memory.images(role, contrast), [one for one in other if one.contrast not in names])
-    return [*found, *([MASK_MISSING] if memory.masked and not mask and role == "source" else [])]
+    result = unlike(record, memory.images(role, contrast), [one for one in other if one.contrast not in names])
+    return [*result, *([MASK_MISSING] if memory.masked and not mask and role == "source" else [])]
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,12 @@ def _preparation_lines(of_run: Path, of_data: Path) -> list[str]:
     if not (of_run.is_file() and of_data.is_file()):
         return []
     before, now = Preparation.load(of_run), Preparation.load(of_data)
-    if before.picture != now.picture:
-        kinds = ("scans", "pictures")
-        return [f"preparation: the run is for {kinds[before.picture]}, the data set holds {kinds[now.picture]}"]
-    found = [
+    if before.natural_image != now.natural_image:
+        kinds = ("scans", "natural images")
+        return [
+            f"preparation: the run is for {kinds[before.natural_image]}, the data set holds {kinds[now.natural_image]}"
+        ]
+    result = [
         f"preparation: {name} is {_shown(other)}, in training it was {_shown(own)}"
         for name in COMPARED
         for own, other in [(getattr(before, name), getattr(now, name))]
@@ -249,21 +251,21 @@ def _preparation_lines(of_run: Path, of_data: Path) -> list[str]:
         and now.spacing
         and any(abs(a / b - 1) > SAME_SPACING for a, b in zip(now.spacing, before.spacing))
     ):
-        found.append(
+        result.append(
             f"preparation: spacing is {_shown(now.spacing)} mm, in training it was {_shown(before.spacing)} mm"
         )
     if {**before.targets} != {**now.targets}:
-        found.append(f"preparation: it is for {_pairs(now.targets)}, the run was trained on {_pairs(before.targets)}")
+        result.append(f"preparation: it is for {_pairs(now.targets)}, the run was trained on {_pairs(before.targets)}")
     for name in sorted(set(before.contrasts) & set(now.contrasts)):
         own, other = before.contrasts[name], now.contrasts[name]
         if (own.unit, own.rule, own.limits) != (other.unit, other.rule, other.limits):
-            found.append(f"preparation: {name} is {other}, in training it was {own}")
+            result.append(f"preparation: {name} is {other}, in training it was {own}")
     if set(before.standards) & set(now.standards) and before.standards != now.standards:
-        found.append(
+        result.append(
             "preparation: intensities were standardized anew, on other training scans; scores depend on it: prepare the"
             " test subjects together with the training's, or translate their scans"
         )
-    return found
+    return result
 
 
 SAME_SPACING = 0.05
@@ -283,7 +285,7 @@ COMPARED = (
 
 def _scan_lines(memory: TrainingMemory, scans: Sequence[Mapping[str, Any]]) -> list[str]:
     """In what the scans of a split are unlike the training's: each kind of line once, with how many scans it is of."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    result: dict[str, list[tuple[str, str]]] = {}
     for scan in scans if not memory.silent else ():
         for role in ROLES:
             told = [
@@ -293,12 +295,12 @@ def _scan_lines(memory: TrainingMemory, scans: Sequence[Mapping[str, Any]]) -> l
             ]
             for record, line in told:
                 named = f"{role} {record.contrast}" if len(scan[role]) > 1 and line != MASK_MISSING else role
-                kind = found.setdefault(f"{named}: {line.split(':')[0]}", [])
+                kind = result.setdefault(f"{named}: {line.split(':')[0]}", [])
                 if (scan["volume"], line) not in kind:
                     kind.append((scan["volume"], line))
     return [
         f"{lines[0][1]} ({kind.split(':')[0]} of {lines[0][0]!r}; {len(lines)} of {len(scans)} like this)"
-        for kind, lines in found.items()
+        for kind, lines in result.items()
     ]
 
 
@@ -406,7 +408,7 @@ def review_image(
         several = bool(preparation.sources)
         meaning = preparation.contrasts.get(contrast or "") if several else preparation.contrast(contrast)
         name = contrast or preparation.source_contrast or ""
-        record = ImageRecord.of(scan, scan.affine, name, meaning, preparation.picture, digest)
+        record = ImageRecord.of(scan, scan.affine, name, meaning, preparation.natural_image, digest)
         for line in image_cautions(memory, record, mask, "source", name):
             caution(path, line)
     return digest
@@ -425,14 +427,14 @@ def source_cautions(memory: TrainingMemory, trace: Trace, mask: bool, contrast: 
     if not path.is_file():
         return []
     preparation = Preparation.load(path)
-    source = trace.source if preparation.picture or trace.spatial_dims == 3 else trace.source[..., None]
+    source = trace.source if preparation.natural_image or trace.spatial_dims == 3 else trace.source[..., None]
     images = {contrast or preparation.source_contrast or "": source}
     if preparation.sources and trace.source_contrasts is not None:
         images = {one.name: source[k : k + 1] for k, one in enumerate(trace.source_contrasts)}
-    found = []
+    result = []
     for name, image in images.items():
         meaning = preparation.contrasts.get(name) if preparation.sources else preparation.contrast(contrast)
-        record = ImageRecord.of(image, trace.source_affine, name, meaning, preparation.picture)
+        record = ImageRecord.of(image, trace.source_affine, name, meaning, preparation.natural_image)
         lines = image_cautions(memory, record, mask, "source", name)
-        found += [f"{name}: {line}" if len(images) > 1 and line not in COMMON else line for line in lines]
-    return list(dict.fromkeys(found))
+        result += [f"{name}: {line}" if len(images) > 1 and line not in COMMON else line for line in lines]
+    return list(dict.fromkeys(result))

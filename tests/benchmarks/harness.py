@@ -23,7 +23,7 @@ One group is one operation at one size. Its peers run in turn, round after round
 meets them all alike; a round gives one ratio of times, and the median over rounds is the figure. The first measurement
 with `ours=False` is the reference of the ratios: "times as quick" is the reference's time over one's own, and `target`
 is the least that is asked of it. Inputs are made before, in `measurements`, and die with the group when the generator
-goes on.
+continues.
 
 Memory is the rise of the process's resident set above what was resident before a run (on Linux: `VmHWM` of
 /proc/self/status, which writing 5 to /proc/self/clear_refs resets, after malloc has given its free pages back; on a
@@ -288,10 +288,10 @@ def _forget_peak() -> bool:
 
 def _status(entry: str) -> int:
     """Bytes of an entry of /proc/self/status."""
-    found = re.search(rf"^{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
+    result = re.search(rf"^{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if result is None:
         raise RuntimeError(f"/proc/self/status: expected the entry {entry}, which is absent")
-    return 1024 * int(found.group(1))
+    return 1024 * int(result.group(1))
 
 
 def conditions(settings: Settings) -> dict[str, Any]:
@@ -322,10 +322,10 @@ def conditions(settings: Settings) -> dict[str, Any]:
 def processor() -> str:
     """The processor's name as the system gives it."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        result = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+        result = None
+    return result.group(1).strip() if result else platform.processor() or platform.machine()
 
 
 def commit(checkout: Path = ROOT) -> str:
@@ -342,7 +342,7 @@ def commit(checkout: Path = ROOT) -> str:
 
 
 def run_part(module: Any, settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """All groups of a part; each is told as it is measured.
+    """All groups of a part; each is reported as it is measured.
 
     Returns:
         The part's entry of the JSON file: its title, text, conditions and records.
@@ -351,10 +351,10 @@ def run_part(module: Any, settings: Settings, say: Callable[[str], None] = print
     records: list[dict[str, Any]] = []
     groups: Iterator[list[Measurement]] = iter(module.measurements(settings))
     while (group := next(groups, None)) is not None:
-        found = measure(group, settings)
+        result = measure(group, settings)
         del group
-        records += found
-        for record in found:
+        records += result
+        for record in result:
             say(line(record))
     return {
         "title": module.TITLE,

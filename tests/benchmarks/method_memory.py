@@ -1,6 +1,6 @@
 """Memory of a training step and of a translation, by method and size: `python -m tests.benchmarks.method_memory`.
 
-Each figure is the largest resident memory of a process of its own less what it had when the method was built, on the
+Each figure is the largest resident memory of its own process less what it had when the method was built, on the
 CPU at batch 1 with the method's default settings; a CUDA device needs about as much and its libraries' working memory.
 """
 
@@ -67,8 +67,8 @@ def _cell(name: str, shape: tuple[int, ...], timeout: float) -> str:
         return "not measured"
     if done.returncode:
         return "not measured"
-    found = json.loads(done.stdout.splitlines()[-1])
-    return f"{found['step']:.2f} / {found['trace']:.2f}"
+    result = json.loads(done.stdout.splitlines()[-1])
+    return f"{result['step']:.2f} / {result['trace']:.2f}"
 
 
 if __name__ == "__main__":

@@ -77,15 +77,15 @@ def ours(
 
 def peers(shape: tuple[int, ...]) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """Losses of other libraries by name, MONAI's first."""
-    found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
+    result: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
     if monai := optional("monai.losses"):
-        found["MONAI"] = monai.GlobalMutualInformationLoss(kernel_type="gaussian", num_bins=32)
+        result["MONAI"] = monai.GlobalMutualInformationLoss(kernel_type="gaussian", num_bins=32)
     if (kornia := optional("kornia.losses")) and hasattr(kornia, "normalized_mutual_information_loss"):
         call = getattr(kornia, f"normalized_mutual_information_loss_{len(shape) - 2}d")
-        found["kornia"] = lambda x, y: call(x, y, num_bins=32).mean()
+        result["kornia"] = lambda x, y: call(x, y, num_bins=32).mean()
     if deepali := optional("deepali.losses.functional"):
-        found["deepali"] = lambda x, y: deepali.nmi_loss(x, y, vmin=0.0, vmax=1.0, num_bins=32)
-    return found
+        result["deepali"] = lambda x, y: deepali.nmi_loss(x, y, vmin=0.0, vmax=1.0, num_bins=32)
+    return result
 
 
 def related(shape: tuple[int, ...], device: torch.device, low: float) -> tuple[Tensor, Tensor]:

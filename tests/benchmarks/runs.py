@@ -17,7 +17,7 @@ from .harness import ROOT, commit, processor
 
 
 def time_bench(task: str, setting: str, checkout: Path = ROOT, threads: int | None = None) -> dict[str, Any]:
-    """Time `medtrace bench TASK --setting SETTING` of a checkout in a process of its own.
+    """Time `medtrace bench TASK --setting SETTING` of a checkout in its own process.
 
     Args:
         task: of TraceBench.

@@ -25,7 +25,7 @@ CHANNELS = (16, 32, 64, 64)
 def measurements(settings: Settings) -> Iterator[list[Measurement]]:
     """One volume, its slices together or one by one."""
     edge, slices = (16, 2) if settings.quick else (64, 16)
-    share = 5 if settings.quick else 1
+    fraction = 5 if settings.quick else 1
     translator = preset().to(settings.device).eval()
     generator = torch.Generator().manual_seed(0)
     volume = (2 * torch.rand((slices, 1, edge, edge), generator=generator) - 1).to(settings.device)
@@ -43,7 +43,7 @@ def measurements(settings: Settings) -> Iterator[list[Measurement]]:
             "Translation of a volume",
             size,
             words,
-            partial(translate, translator, volume, structure, sampler, steps // share, together),
+            partial(translate, translator, volume, structure, sampler, steps // fraction, together),
             ours=ours,
             once=not ours,
         )

@@ -55,7 +55,7 @@ def measurements(settings: Settings) -> Iterator[list[Measurement]]:
                 group.append(Measurement(peer=f"medtrace at {EARLIER}", run=run, ours=False, **common))
             yield group
             if method == "TraceTrans":
-                operation = "TraceTrans, share of a training step"
+                operation = "TraceTrans, fraction of a training step"
                 yield [
                     Measurement(operation, size, "losses and fields", losses_and_fields(images), target=10),
                     Measurement(operation, size, "the whole step", here, ours=False),
@@ -125,7 +125,7 @@ def step(
     """
     torch.manual_seed(0)
     if method == "TraceTrans":
-        method = tracetrans(medtrace, settings.quick, share=defaults and not compile)
+        method = tracetrans(medtrace, settings.quick, fraction=defaults and not compile)
     else:
         method = reggan(medtrace, settings.quick)
     method.to(settings.device)
@@ -140,12 +140,12 @@ def step(
     return lambda: engine._iteration(engine, images)
 
 
-def tracetrans(medtrace: Any, quick: bool, share: bool) -> Any:
+def tracetrans(medtrace: Any, quick: bool, fraction: bool) -> Any:
     """The TraceTrans method with its paper's networks."""
     options = {"channels": (4, 8), "discriminator_channels": 4, "discriminator_layers": 1} if quick else {}
     networks = medtrace.networks.DualDecoderGAN(2, 1, 1, **options)
     kind = getattr(medtrace.methods, "TraceTransMethod", None) or medtrace.methods.TraceTransObjective
-    return kind(networks, **({"share_forwards": True} if share else {}))
+    return kind(networks, **({"share_forwards": True} if fraction else {}))
 
 
 def reggan(medtrace: Any, quick: bool) -> Any:
@@ -204,12 +204,12 @@ def library_of(commit: str) -> Iterator[Any]:
     Its modules live on in what is built from them. `sys.modules` holds this library again once they are imported.
     """
     library()
-    found = subprocess.run(["git", "archive", commit, "medtrace"], cwd=ROOT, capture_output=True, check=False)
-    if found.returncode:
+    result = subprocess.run(["git", "archive", commit, "medtrace"], cwd=ROOT, capture_output=True, check=False)
+    if result.returncode:
         yield None
         return
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
+        with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
             archive.extractall(folder, filter="data")
         kept = _forget_library()
         sys.path.insert(0, folder)

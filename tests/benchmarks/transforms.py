@@ -137,8 +137,8 @@ def alignment(edge: int) -> list[Measurement]:
     inputs = torch.from_numpy(moving)[None], torch.from_numpy(fixed)[None]
 
     def residual(matrix: Any) -> float:
-        found = matrix[:3, :3] @ corners + matrix[:3, 3:]
-        return float(np.linalg.norm(found - truth[:3, :3] @ corners - truth[:3, 3:], axis=0).mean())
+        result = matrix[:3, :3] @ corners + matrix[:3, 3:]
+        return float(np.linalg.norm(result - truth[:3, :3] @ corners - truth[:3, 3:], axis=0).mean())
 
     ours = residual(aligner.estimate(*inputs).matrix.numpy())
     theirs = residual(as_matrix(plain_registration(fixed, moving)))
@@ -220,6 +220,6 @@ def pottslab(operation: str, size: str, values: Any) -> Measurement:
     def run() -> Any:
         return solver(values, gamma)
 
-    found = potts_energy(np.asarray(run()).reshape(values.shape), values, gamma, steps, direction_weights(steps))
-    note = f"functional {found / minimize_potts(values, gamma).energy:.3f} times ours"
+    result = potts_energy(np.asarray(run()).reshape(values.shape), values, gamma, steps, direction_weights(steps))
+    note = f"functional {result / minimize_potts(values, gamma).energy:.3f} times ours"
     return Measurement(operation, size, "pottslab, 8 neighbors", run, ours=False, note=note)

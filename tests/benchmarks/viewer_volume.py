@@ -58,9 +58,9 @@ def noisy_trace(seed: int = 0) -> Trace:
 def awaited(page, name: str) -> float:
     """Seconds from the start of the navigation to a mark of the page; the page forbids evaluation within it."""
     for _ in range(600):
-        found = page.evaluate(f"performance.getEntriesByName({name!r})[0]?.startTime ?? null")
-        if found is not None:
-            return found / 1000
+        result = page.evaluate(f"performance.getEntriesByName({name!r})[0]?.startTime ?? null")
+        if result is not None:
+            return result / 1000
         time.sleep(0.1)
     raise TimeoutError(f"{name}: not reached within a minute")
 
@@ -93,7 +93,7 @@ def measured(path: Path) -> dict[str, float]:
         heap = page.evaluate("performance.memory.usedJSHeapSize") / 1e6
         browser.close()
     return {
-        "first_picture_s": round(shown, 2),
+        "first_natural_image_s": round(shown, 2),
         "complete_s": round(complete, 2),
         "processor_s": round(opening, 2),
         "redraw_median_ms": round(frames[len(frames) // 2], 1),
@@ -111,8 +111,8 @@ def main() -> None:
         write_report(ReportCase("volume", trace), path.absolute())
         written = time.perf_counter() - started
         size = path.stat().st_size / 1e6
-        found = {"size_mb": round(size, 1), "write_s": round(written, 1), **measured(path.absolute())}
-        print(json.dumps(found, indent=2))
+        result = {"size_mb": round(size, 1), "write_s": round(written, 1), **measured(path.absolute())}
+        print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Every case is OUT/CASE/series (a folder of one volume, unless its docstring says otherwise). `ramp` in
 `expected.json` is the intensity at any RAS mm position (see `common.departure`); `probes` are [x, y, z, value] in RAS mm
-at centers of voxels. `accept` tells whether reading rightly, refusing, or both are right.
+at centers of voxels. `accept` reports whether reading rightly, refusing, or both are right.
 """
 
 import copy
@@ -88,14 +88,14 @@ def write_series(
 
 def right(accept, **more):
     """What is right of a volume that holds the ramp."""
-    found = {"entry": "read_image", "input": "series", "accept": accept}
+    result = {"entry": "read_image", "input": "series", "accept": accept}
     if "read" in accept:
-        found |= {
+        result |= {
             "shape": RIGHT_SHAPE,
             "spacing": [COLUMN_SPACING, ROW_SPACING, GAP],
             "ramp": {**RAMP, "tolerance": 0.51},
         }
-    return found | more
+    return result | more
 
 
 def first_five(keyword, one, other):
@@ -226,7 +226,7 @@ def gantry_tilt(folder):
 def sideways_slices(folder):
     """Every other slice is shifted by 20 mm along x; the distances between neighbors are all equal.
     Reports: cornerstonejs/cornerstone3D#227
-    Before: accepted with 4.143 mm spacing where it is 3 mm (ITK prints a warning of its own)
+    Before: accepted with 4.143 mm spacing where it is 3 mm (ITK prints its own warning)
     Right: refused: these positions make no grid
     """
     write_series(folder, positions=[ORIGIN + [20.0 * (k % 2), 0, GAP * k] for k in range(SLICES)])

@@ -174,7 +174,7 @@ def one_slice_turned(folder):
     return refused("ImageOrientationPatient")
 
 
-# A scale of its own for each slice.
+# Its own scale for each slice.
 
 
 @case
@@ -688,7 +688,7 @@ def palette(folder):
 
 
 def add_series(folder, name, number, description, values=ramp_at, count=SLICES, **more):
-    """One more series, written in a folder of its own and moved into `series`."""
+    """One more series, written in its own folder and moved into `series`."""
     other = folder / name
     other.mkdir()
     change = setting(SeriesNumber=number, SeriesDescription=description)
@@ -777,7 +777,7 @@ def localizer_in_series(folder):
 
 @case
 def time_series(folder):
-    """Two time points at the same positions under one SeriesInstanceUID, told apart by AcquisitionTime alone.
+    """Two time points at the same positions under one SeriesInstanceUID, distinguished by AcquisitionTime alone.
     Right: refused with AcquisitionTime
     """
     write_times(folder)
@@ -821,7 +821,7 @@ def diffusion(folder):
 
 @case
 def mosaic(folder):
-    """Siemens' MOSAIC: the slices of a volume as one picture.
+    """Siemens' MOSAIC: the slices of a volume as one natural image.
     Right: refused, naming it
     """
     write_series(
@@ -842,7 +842,7 @@ def other_files_in_folder(folder):
     series = folder / "series"
     for k in range(SLICES):
         (series / f"{k:04d}.dcm").rename(series / f"IM{k * 5 % SLICES:06d}")
-    (series / "README.txt").write_text("This is no DICOM.")
+    (series / "README.txt").write_text("This is not DICOM.")
     (series / "._IM000001").write_bytes(b"\x00\x05\x16\x07")
     report = dataset(BasicTextSRStorage, "SR", folder.name, 99)
     private = dataset("1.3.12.2.1107.5.9.1", "MR", folder.name, 98)

@@ -652,7 +652,7 @@ def overlay_merging_a_mode(folder, options):
 
 @case
 def whole_bundle_elsewhere(folder, options):
-    """A copy of a shipped bundle in a folder of its own, with another weight, a control.
+    """A copy of a shipped bundle in its own folder, with another weight, a control.
     Reports: none
     Before: trained
     Right: that

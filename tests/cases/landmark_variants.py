@@ -288,7 +288,7 @@ def markups_not_set(folder):
 
 @case
 def markups_of_a_box(folder):
-    """A region of interest, which is no list of points.
+    """A region of interest, which is not a list of points.
     Reports: none
     Before: refused
     Right: refused, with its kind
@@ -299,7 +299,7 @@ def markups_of_a_box(folder):
 
 @case
 def markups_of_nobody(folder):
-    """JSON that is no markup.
+    """JSON that is not a markup.
     Reports: none
     Before: refused, or no landmarks at all
     Right: refused
@@ -320,15 +320,15 @@ def markups_of_no_point(folder):
 
 
 @case
-def table_of_a_picture(folder):
-    """BIRL's table: an index without a header, X and Y in pixels of a picture, which are LPS mm there.
+def table_of_a_natural_image(folder):
+    """BIRL's table: an index without a header, X and Y in pixels of a natural image, which are LPS mm there.
     Reports: none
     Before: refused
-    Right: the points at the height of the picture, 0
+    Right: the points at the height of the natural image, 0
     """
     rows = [[k, x + 60, y + 60] for k, (x, y, _) in enumerate(LPS)]
-    found = right(table(folder, ["", "X", "Y"], rows), "LPS", ["0", "1", "2"])
-    return found | {"points_ras": [[-(x + 60), -(y + 60), 0.0] for x, y, _ in LPS]}
+    result = right(table(folder, ["", "X", "Y"], rows), "LPS", ["0", "1", "2"])
+    return result | {"points_ras": [[-(x + 60), -(y + 60), 0.0] for x, y, _ in LPS]}
 
 
 @case

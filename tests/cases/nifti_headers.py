@@ -415,7 +415,7 @@ def forms_disagree(folder):
     """sform (a template, code 4) and qform (the scanner, code 1) put the voxels 40 mm apart.
     Reports: none; registered images
     Before: the sform in silence, where ITK takes the qform
-    Right: the sform, as nibabel and FSL, and a line that tells the distance
+    Right: the sform, as nibabel and FSL, and a line that reports the distance
     """
     image = image_of()
     moved = AFFINE.copy()
@@ -754,7 +754,7 @@ def mask_rim(folder):
     """A mask of 255 with one layer of 64 and one of 16 around, as reducing it leaves them.
     Reports: none
     Before: all of it is inside
-    Right: 60 voxels: a rim is no label
+    Right: 60 voxels: a rim is not a label
     """
     volume = np.zeros(SHAPE, np.uint8)
     volume[1:8, 2:10, 0:9] = 16

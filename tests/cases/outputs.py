@@ -51,7 +51,7 @@ def plain(folder, options):
 def symbolic_link(folder, options):
     """out is a symbolic link to an empty folder on another disk.
     Reports: none
-    Before: the link is *replaced* by a folder; the data lie on the wrong disk, the linked folder stays empty, the old link is left as a hidden .out-...-old; exit code 0
+    Before: the link is *replaced* by a folder; the data are on the wrong disk, the linked folder stays empty, the old link is left as a hidden .out-...-old; exit code 0
     Right: out is still a link, and behind/trace.json exists
     """
     write_volumes(folder)

@@ -2,7 +2,7 @@
 
     python -m tests.cases.pair_lists OUT [--only CASE]
 
-Every case is a list, `input`, and its pictures, for `medtrace prepare OUT/CASE/INPUT --resize 0 --out DATASET`.
+Every case is a list, `input`, and its natural images, for `medtrace prepare OUT/CASE/INPUT --resize 0 --out DATASET`.
 `accept` is what is right; `message` holds words of which the refusal must contain at least one (any case).
 """
 
@@ -17,8 +17,8 @@ from tests.cases.common import case, main
 SIZE = 32
 
 
-def picture(seed, width=SIZE, height=SIZE):
-    """A picture that is as no other: two blobs on a slope, 8 bit."""
+def natural_image(seed, width=SIZE, height=SIZE):
+    """A natural image that is as no other: two blobs on a slope, 8 bit."""
     rng = np.random.default_rng(seed)
     row, column = np.mgrid[:height, :width]
     total = row / height * 40 + column / width * 20
@@ -28,16 +28,16 @@ def picture(seed, width=SIZE, height=SIZE):
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
-def write_pictures(folder, count=6, sizes=None):
-    """Pairs 0_source.png, 0_target.png, 1_source.png, ... of different pictures."""
+def write_natural_images(folder, count=6, sizes=None):
+    """Pairs 0_source.png, 0_target.png, 1_source.png, ... of different natural images."""
     for k in range(count):
         size = sizes[k] if sizes else (SIZE, SIZE)
         for side, name in enumerate(("source", "target")):
-            Image.fromarray(picture(2 * k + side, *size)).save(folder / f"{k}_{name}.png")
+            Image.fromarray(natural_image(2 * k + side, *size)).save(folder / f"{k}_{name}.png")
 
 
 def rows(subjects, pairs=None):
-    """Lines `subject,source,target`; pairs[i] tells which pictures row i takes (its own by default)."""
+    """Lines `subject,source,target`; pairs[i] reports which natural images row i takes (its own by default)."""
     pairs = range(len(subjects)) if pairs is None else pairs
     return [f"{subject},{k}_source.png,{k}_target.png" for subject, k in zip(subjects, pairs)]
 
@@ -61,7 +61,7 @@ def plain(folder):
     Before: 4 training, 0 validation, 2 test
     Right: read: 6 subjects, 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = [f"s{k}" for k in range(6)]
     write_list(folder, rows(subjects))
     return read(subjects)
@@ -69,12 +69,12 @@ def plain(folder):
 
 @case
 def same_file_under_two_subjects(folder):
-    """The pictures of pair 0 stand under s0 and under s5: a training subject in the test.
+    """The natural images of pair 0 stand under s0 and under s5: a training subject in the test.
     Reports: agrimgupta92/sgan#62
     Before: taken in silence
     Right: refused, naming both subjects (s0 and s5)
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, rows([f"s{k}" for k in range(6)], [0, 1, 2, 3, 4, 0]))
     return refused("s5", names_in_message=["s0", "s5"])
 
@@ -86,7 +86,7 @@ def same_content_under_two_subjects(folder):
     Before: taken in silence
     Right: refused, naming both subjects: compare content, not names
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     for name in ("source", "target"):
         (folder / f"5_{name}.png").write_bytes((folder / f"0_{name}.png").read_bytes())
     write_list(folder, rows([f"s{k}" for k in range(6)]))
@@ -100,7 +100,7 @@ def source_equals_target(folder):
     Before: taken in silence
     Right: refused, naming the row or the subject s2
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = rows([f"s{k}" for k in range(6)])
     lines[2] = "s2,2_source.png,2_source.png"
     write_list(folder, lines)
@@ -114,7 +114,7 @@ def same_subject_twice(folder):
     Before: refused: "case 's0' occurs more than once ... give every pair of a subject its own name in the column case"
     Right: that, or both kept as pairs of one subject in one split (6 cases of 5 subjects)
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, rows(["s0", "s0", "s2", "s3", "s4", "s5"]))
     return refused("s0") | {"accept": ["refuse", "read"], "subjects": ["s0", "s2", "s3", "s4", "s5"], "cases": 6}
 
@@ -126,7 +126,7 @@ def names_that_differ_in_case(folder):
     Before: two subjects whose files differ in case alone: one overwrites the other where the file system does not tell case apart
     Right: refused, naming both; or read with file names that differ after str.casefold()
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, rows(["Anna", "anna", "s2", "s3", "s4", "s5"]))
     return refused("anna") | {
         "accept": ["refuse", "read"],
@@ -143,7 +143,7 @@ def unicode_forms(folder):
     Before: refused: letters, digits and . _ + - expected (ASCII alone)
     Right: letters of any language are allowed, but these two are one name: refused, saying that both are the same
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
     write_list(folder, rows([*forms, "s2", "s3", "s4", "s5"]))
     return refused("same", "twice", "more than once", "unicode")
@@ -156,7 +156,7 @@ def letters_of_any_language(folder):
     Before: refused
     Right: read: 6 subjects, 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = ["Müller", "Łukasz", "患者1", "Ωmega", "s4", "s5"]
     write_list(folder, rows(subjects))
     return read(subjects)
@@ -169,7 +169,7 @@ def windows_reserved(folder):
     Before: taken; it writes images/nul.txt_source.nii.gz (a subject CON is harmless here, CON_source.nii.gz, but not as a name in a list for `translate`, where it is a folder)
     Right: refused, or other file names; con, prn, aux, nul, com1 to com9, lpt1 to lpt9 in any case, with any ending
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = ["nul.txt", "s1", "s2", "s3", "s4", "s5"]
     write_list(folder, rows(subjects))
     return refused("nul") | {
@@ -187,7 +187,7 @@ def semicolons(folder):
     Before: refused: "missing column(s) subject, source, target"; the word semicolon does not occur
     Right: read: 6 cases; or refused with the word "semicolon" or the sign ";" as the reason
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = [f"s{k}" for k in range(6)]
     lines = [line.replace(",", ";") for line in rows(subjects)]
     write_list(folder, lines, "subject;source;target")
@@ -201,7 +201,7 @@ def byte_order_mark_json(folder):
     Before: refused: "no valid JSON (Unexpected UTF-8 BOM ...)"
     Right: read: 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = [f"s{k}" for k in range(6)]
     items = [dict(zip(("subject", "source", "target"), line.split(","))) for line in rows(subjects)]
     (folder / "pairs.json").write_text(json.dumps(items), encoding="utf-8-sig")
@@ -215,7 +215,7 @@ def byte_order_mark_csv(folder):
     Before: read rightly
     Right: read: 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = [f"s{k}" for k in range(6)]
     write_list(folder, rows(subjects), encoding="utf-8-sig")
     return read(subjects)
@@ -228,7 +228,7 @@ def blank_first_line(folder):
     Before: refused: "the header has nothing"
     Right: read: 6 cases; blank lines mean nothing
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = [f"s{k}" for k in range(6)]
     write_list(folder, rows(subjects), before="\n")
     return read(subjects)
@@ -241,7 +241,7 @@ def capital_headers(folder):
     Before: refused: missing column(s)
     Right: read: 6 cases; or refused with "Subject" as what was received and `subject` as the remedy
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = [f"s{k}" for k in range(6)]
     write_list(folder, rows(subjects), "Subject,Source,Target")
     return read(subjects, message=["Subject"]) | {"accept": ["read", "refuse"]}
@@ -254,7 +254,7 @@ def two_sizes(folder):
     Before: `prepare --resize 0` says nothing; `train` at its defaults ends with "stack expects each tensor to be equal size"; trained with batch_size=1, `evaluate` ends so
     Right: read, and the output of `prepare` says that the data set has 2 sizes; `train` and `evaluate` run at their defaults
     """
-    write_pictures(folder, sizes=[(SIZE, SIZE), (40, 28)] * 3)
+    write_natural_images(folder, sizes=[(SIZE, SIZE), (40, 28)] * 3)
     subjects = [f"s{k}" for k in range(6)]
     write_list(folder, rows(subjects))
     return read(subjects, sizes=2)
@@ -275,7 +275,7 @@ def symbolic_link_under_two_subjects(folder):
     Before: taken in silence
     Right: refused, naming both subjects
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     (folder / "5_target.png").unlink()
     (folder / "5_target.png").symlink_to("0_target.png")
     write_list(folder, rows(SUBJECTS))
@@ -289,7 +289,7 @@ def target_that_is_the_source_of_another(folder):
     Before: taken in silence
     Right: refused, naming both subjects
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     (folder / "4_target.png").unlink()
     (folder / "4_target.png").hardlink_to(folder / "1_source.png")
     write_list(folder, rows(SUBJECTS))
@@ -303,7 +303,7 @@ def same_pixels_in_another_format(folder):
     Before: taken in silence
     Right: refused, naming both subjects: compare pixels, not bytes
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     Image.open(folder / "0_source.png").save(folder / "5_source.bmp")
     lines = rows(SUBJECTS)
     lines[5] = "s5,5_source.bmp,5_target.png"
@@ -318,7 +318,7 @@ def source_is_a_copy_of_the_target(folder):
     Before: taken in silence
     Right: refused, naming the row or the subject s3
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     (folder / "3_target.png").write_bytes((folder / "3_source.png").read_bytes())
     write_list(folder, rows(SUBJECTS))
     return refused("s3", "row 5", "3_target.png")
@@ -331,7 +331,7 @@ def same_pair_in_two_rows(folder):
     Before: taken in silence, and counted twice
     Right: refused, naming both rows
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = [f"{line},{case}" for line, case in zip(rows(named("s0"), [0, 1, 2, 3, 4, 0]), "abcdef")]
     write_list(folder, lines, "subject,source,target,case")
     return refused("row 7", names_in_message=["row 2", "row 7"])
@@ -344,7 +344,7 @@ def subject_in_two_splits(folder):
     Before: refused
     Right: refused, naming the subject and both rows
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     splits = ["training"] * 5 + ["test"]
     lines = [f"{line},c{k},{split}" for k, (line, split) in enumerate(zip(rows(named("s0")), splits))]
     write_list(folder, lines, "subject,source,target,case,split")
@@ -358,7 +358,7 @@ def subject_in_two_splits_by_case(folder):
     Before: two subjects
     Right: refused, naming both
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     splits = ["training"] * 5 + ["test"]
     subjects = ["Anna", *SUBJECTS[1:5], "anna"]
     write_list(
@@ -374,7 +374,7 @@ def cases_that_differ_in_case(folder):
     Before: two cases whose files differ in case alone
     Right: refused, naming both rows
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = [f"{line},{case}" for line, case in zip(rows(named("s0")), ["Week6", *"abcd", "week6"])]
     write_list(folder, lines, "subject,source,target,case")
     return refused("week6", names_in_message=["row 2", "row 7"])
@@ -384,10 +384,10 @@ def cases_that_differ_in_case(folder):
 def contrasts_that_differ_in_case(folder):
     """Contrasts T1 and t1 in one list.
     Reports: none
-    Before: two contrasts, each with a standard of its own
+    Before: two contrasts, each with its own standard
     Right: refused, naming both
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     contrasts = ["T1"] * 5 + ["t1"]
     write_list(
         folder, [f"{line},{one}" for line, one in zip(rows(SUBJECTS), contrasts)], "subject,source,target,contrast"
@@ -402,7 +402,7 @@ def wide_letters(folder):
     Before: refused: ASCII alone
     Right: refused as one name
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, rows(named("AB", "ＡＢ")))
     return refused("unicode", "same", names_in_message=["row 7"])
 
@@ -414,7 +414,7 @@ def decomposed_names(folder):
     Before: refused: ASCII alone
     Right: read; files may be named in composed form
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = named(unicodedata.normalize("NFD", "Ångström"), unicodedata.normalize("NFD", "한글"))
     write_list(folder, rows(subjects))
     return read([unicodedata.normalize("NFC", subject) for subject in subjects])
@@ -427,14 +427,14 @@ def letters_with_marks(folder):
     Before: refused: ASCII alone
     Right: read
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     subjects = named("हिन्दी१", "مريض٢", "מטופל_3")
     write_list(folder, rows(subjects))
     return read(subjects)
 
 
 def _refused_name(folder, name, *message):
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, rows(named(f'"{name}"' if '"' not in name else name)))
     return refused(*message, names_in_message=["row 7"])
 
@@ -516,7 +516,7 @@ def files_that_would_meet(folder):
     Before: with lesions, one overwrites the other in silence
     Right: refused, naming both
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, rows(named("a", "a_source")))
     return refused("a_source", names_in_message=["row 6", "row 7"])
 
@@ -528,7 +528,7 @@ def tabs(folder):
     Before: refused as no UTF-8
     Right: read: 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(
         folder, [line.replace(",", "\t") for line in rows(SUBJECTS)], "subject\tsource\ttarget", encoding="utf-16"
     )
@@ -542,7 +542,7 @@ def declared_separator(folder):
     Before: refused: missing columns
     Right: read: 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, [line.replace(",", ";") for line in rows(SUBJECTS)], "subject;source;target", before="sep=;\n")
     return read(SUBJECTS)
 
@@ -554,7 +554,7 @@ def byte_order_mark_utf16_json(folder):
     Before: refused
     Right: read: 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     items = [dict(zip(("Subject", "SOURCE", "target"), line.split(","))) for line in rows(SUBJECTS)]
     (folder / "pairs.json").write_text(json.dumps({"pairs": items}), encoding="utf-16")
     return read(SUBJECTS, "pairs.json")
@@ -567,7 +567,7 @@ def other_encoding(folder):
     Before: refused
     Right: refused with UTF-8 as the remedy: the bytes do not tell their encoding
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, rows(named("Müller")), encoding="latin-1")
     return refused("UTF-8")
 
@@ -579,7 +579,7 @@ def empty_rows_of_a_spreadsheet(folder):
     Before: refused: no value for subject
     Right: read: 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = [f"{line}," for line in rows(SUBJECTS)]
     write_list(folder, ["# checked, by me", *lines[:3], ",,,", *lines[3:], ",,,", ""], "subject,source,target,")
     return read(SUBJECTS)
@@ -592,7 +592,7 @@ def headers_with_spaces(folder):
     Before: refused
     Right: read: 6 cases, and a line says that `note` is not used
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = [f"{line},ras,hello" for line in rows(SUBJECTS)]
     write_list(folder, lines, " Subject ,Source,Target,Landmark space,note")
     return read(SUBJECTS)
@@ -605,7 +605,7 @@ def misspelled_column(folder):
     Before: not read, in silence
     Right: refused with source_lesion as what may be meant
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, [f"{line}," for line in rows(SUBJECTS)], "subject,source,target,source_leison")
     return refused("source_lesion", names_in_message=["source_leison"])
 
@@ -617,7 +617,7 @@ def misspelled_required_column(folder):
     Before: refused: missing column(s) target
     Right: that
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     write_list(folder, rows(SUBJECTS), "subject,source,traget")
     return refused("target", names_in_message=["traget"])
 
@@ -629,7 +629,7 @@ def column_twice(folder):
     Before: the second is taken in silence
     Right: refused, naming the column
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = [f"{line},{k}_target.png" for k, line in enumerate(rows(SUBJECTS))]
     write_list(folder, lines, "subject,source,target,Source")
     return refused("more than once", "twice", names_in_message=["source"])
@@ -642,7 +642,7 @@ def too_many_cells(folder):
     Before: the rest of the row is dropped in silence
     Right: refused, naming row 4
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = rows(SUBJECTS)
     lines[2] += ", second visit"
     write_list(folder, lines)
@@ -656,7 +656,7 @@ def too_few_cells(folder):
     Before: taken as empty
     Right: refused, naming row 4
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = [f"{line},,RAS" for line in rows(SUBJECTS)]
     lines[2] = "s2,2_source.png,2_target.png"
     write_list(folder, lines, "subject,source,target,source_landmarks,landmark_space")
@@ -670,7 +670,7 @@ def quoted_cells(folder):
     Before: read rightly
     Right: read: 6 cases
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     (folder / "1_source.png").rename(folder / "one, before.png")
     (folder / "1_target.png").rename(folder / 'one "after".png')
     lines = rows(SUBJECTS)
@@ -686,7 +686,7 @@ def quote_that_does_not_end(folder):
     Before: the rows behind it are lost; refused for another reason
     Right: refused, naming the row
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     lines = rows(SUBJECTS)
     lines[1] = '"s1,1_source.png,1_target.png'
     write_list(folder, lines)
@@ -700,7 +700,7 @@ def nested_json(folder):
     Before: "no such file ['2_source.png']"
     Right: refused, naming entry 3
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     items = [dict(zip(("subject", "source", "target"), line.split(","))) for line in rows(SUBJECTS)]
     items[2]["source"] = [items[2]["source"]]
     (folder / "pairs.json").write_text(json.dumps(items), encoding="utf-8")
@@ -714,7 +714,7 @@ def windows_paths(folder):
     Before: "no such file"
     Right: read, or refused with / as the remedy
     """
-    write_pictures(folder)
+    write_natural_images(folder)
     (folder / "in").mkdir()
     (folder / "0_source.png").rename(folder / "in" / "0_source.png")
     lines = rows(SUBJECTS)
@@ -730,7 +730,7 @@ def three_sizes_in_one_batch(folder):
     Before: `train` at its defaults ends with "stack expects each tensor to be equal size"
     Right: read, and the output says that there are 3 sizes; a score that is not defined for the smallest is missing
     """
-    write_pictures(folder, sizes=[(SIZE, SIZE), (40, 28), (36, 10)] * 2)
+    write_natural_images(folder, sizes=[(SIZE, SIZE), (40, 28), (36, 10)] * 2)
     write_list(folder, rows(SUBJECTS))
     return read(SUBJECTS, sizes=3)
 

@@ -25,7 +25,7 @@ from tests.cases.transforms import (
     move,
     right,
     smooth_displacement,
-    write_pictures,
+    write_natural_images,
     write_volumes,
 )
 
@@ -117,12 +117,12 @@ def elastix_without_its_first(folder):
 
 @case
 def elastix_2d_similarity(folder):
-    """A similarity transform of two pictures, in TOML as elastix 5.2 writes it on request.
+    """A similarity transform of two natural images, in TOML as elastix 5.2 writes it on request.
     Reports: SuperElastix/SimpleElastix#364
     Before: refused
     Right: `points`: scale 1.1 and 0.2 rad about (20, 22)
     """
-    points = write_pictures(folder)
+    points = write_natural_images(folder)
     lines = [
         'Transform = "SimilarityTransform"',
         "NumberOfParameters = 4",

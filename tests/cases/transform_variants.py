@@ -2,7 +2,7 @@
 
     python -m tests.cases.transform_variants OUT [--only CASE]
 
-As there; `fields` may hold ANTs' `[FILE,1]`. `by_content` says whether the content alone tells the format.
+As there; `fields` may hold ANTs' `[FILE,1]`. `by_content` says whether the content alone reports the format.
 """
 
 import nibabel as nib
@@ -23,7 +23,7 @@ from tests.cases.transforms import (
     right,
     smooth_displacement,
     write_itk_affine,
-    write_pictures,
+    write_natural_images,
     write_vector_nifti,
     write_volumes,
 )
@@ -137,7 +137,7 @@ def ants_images_exchanged(folder):
     """Both files in ANTs' order, but with the fixed image as the source.
     Reports: none
     Before: the lone warp was accepted in silence
-    Right: refused: the warp lies on the grid of the other image
+    Right: refused: the warp is on the grid of the other image
     """
     points = write_volumes(folder)
     write_itk_affine(affine_map(), folder / "out_0GenericAffine.mat")
@@ -173,7 +173,7 @@ def displacements_read_as_coordinates(folder):
 
 @case
 def itk_composite_of_four(folder):
-    """A composite .tfm: rigid, a field on a coarse grid of its own, an affine, and a translation, in ITK's order.
+    """A composite .tfm: rigid, a field on its own coarse grid, an affine, and a translation, in ITK's order.
     Reports: none
     Before: read rightly
     Right: `points`, by SimpleITK
@@ -287,13 +287,13 @@ def ants_2d_two_files(folder):
 
 
 @case
-def itk_2d_picture_with_resolution(folder):
-    """TIFF pictures of 254 dpi, whose pixels are 0.1 mm for ITK, and a 2D transform in those mm.
+def itk_2d_natural_image_with_resolution(folder):
+    """TIFF natural images of 254 dpi, whose pixels are 0.1 mm for ITK, and a 2D transform in those mm.
     Reports: none
     Before: refused: "expected a 3-D transform, received one in 2-D"
     Right: `points` in medtrace's pixels: 10 T(p / 10)
     """
-    points = write_pictures(folder)
+    points = write_natural_images(folder)
     for name in ("source", "target"):
         Image.open(folder / f"{name}.png").save(folder / f"{name}.tif", dpi=(254, 254))
     transform = sitk.Euler2DTransform((2.4, 2.2), 0.1, (0.3, -0.2))
@@ -306,7 +306,7 @@ def itk_2d_given_volumes(folder):
     """A 2D transform for two volumes.
     Reports: ANTsX/ANTs#1023
     Before: refused
-    Right: refused: a 2D transform wants pictures or single slices
+    Right: refused: a 2D transform wants natural images or single slices
     """
     points = write_volumes(folder)
     sitk.WriteTransform(sitk.Euler2DTransform((2.4, 2.2), 0.1, (0.3, -0.2)), str(folder / "euler.tfm"))
@@ -359,14 +359,14 @@ def spm_with_holes(folder):
 
 
 @case
-def a_picture_as_a_transform(folder):
-    """A picture where a transform is expected.
+def a_natural_image_as_a_transform(folder):
+    """A natural image where a transform is expected.
     Reports: none
     Before: refused by ITK's reader
     Right: refused in one line
     """
-    points = write_pictures(folder)
-    return right(["source.png"], "itk", points, points, "png", accept=REFUSED, message=["picture"])
+    points = write_natural_images(folder)
+    return right(["source.png"], "itk", points, points, "png", accept=REFUSED, message=["natural image"])
 
 
 if __name__ == "__main__":

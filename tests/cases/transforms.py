@@ -18,7 +18,7 @@ LPS = np.diag([-1.0, -1.0, 1.0])
 SHAPE = (30, 28, 12)
 TARGET = oblique_affine((2.0, 2.2, 4.0), (-20.0, -35.0, -10.0), (8, -6, 12))
 SOURCE = oblique_affine((2.1, 2.0, 3.8), (-24.0, -33.0, -14.0), (3, 4, -5))
-SIZE = 48  # of a picture, whose affine is diag(-1, -1, 1, 1)
+SIZE = 48  # of a natural image, whose affine is diag(-1, -1, 1, 1)
 
 
 def blob(points, middle, width=14.0):
@@ -35,7 +35,7 @@ def write_volumes(folder):
     return index @ TARGET[:3, :3].T + TARGET[:3, 3]
 
 
-def write_pictures(folder):
+def write_natural_images(folder):
     """source.png and target.png; returns RAS points well inside."""
     row, column = np.mgrid[:SIZE, :SIZE]
     for name, shift in (("source", 0), ("target", 3)):
@@ -123,10 +123,10 @@ def ants_lone_warp(folder):
     Before: accepted in silence: the affine part is missing, points are several mm off (the distance is in `without_affine_mm`)
     Right: out_0GenericAffine.mat lies beside it: refused or composed; at the very least one line that says so
     """
-    found = ants_two_files(folder)
-    target, source = (np.array([pair[side] for pair in found["points"]]) for side in (0, 1))
+    result = ants_two_files(folder)
+    target, source = (np.array([pair[side] for pair in result["points"]]) for side in (0, 1))
     off = np.linalg.norm(target + smooth_displacement(target) - source, axis=1)
-    return found | {
+    return result | {
         "fields": ["out_1Warp.nii.gz"],
         "accept": ["read", "refuse"],
         "message": ["GenericAffine"],
@@ -148,12 +148,12 @@ def ants_affine_alone(folder):
 
 @case
 def itk_2d_euler(folder):
-    """A 2D Euler transform that SimpleITK found for two pictures.
+    """A 2D Euler transform that SimpleITK found for two natural images.
     Reports: ANTsX/ANTs#1023
     Before: refused: "expected a 3-D transform, received one in 2-D"
-    Right: `points` (a picture's affine is diag(-1, -1, 1, 1), so LPS and pixels agree)
+    Right: `points` (a natural image's affine is diag(-1, -1, 1, 1), so LPS and pixels agree)
     """
-    points = write_pictures(folder)
+    points = write_natural_images(folder)
     transform = sitk.Euler2DTransform((24.0, 22.0), 0.1, (3.0, -2.0))
     sitk.WriteTransform(transform, str(folder / "euler.tfm"))
     moved = np.array([transform.TransformPoint((-x, -y)) for x, y, _ in points])
@@ -167,7 +167,7 @@ def itk_2d_displacement(folder):
     Before: refused: "expected a displacement field (H, W, D, 1, 3)"
     Right: `points`
     """
-    points = write_pictures(folder)
+    points = write_natural_images(folder)
     x, y = np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing="ij")
     weight = np.exp(-((x - 22.0) ** 2 + (y - 22.0) ** 2) / 200)
     field = np.stack([3 * weight, -2 * weight], -1)

@@ -205,10 +205,10 @@ def tensor(draw: Draw, shape: tuple[int, ...], fills: tuple[str, ...] = FILLS, d
     return values.requires_grad_() if how == "gradient" else values
 
 
-def sizes(draw: Draw, dims: int | None = None, least: int = 1, most: int = 9) -> tuple[int, ...]:
+def sizes(draw: Draw, dims: int | None = None, minimum: int = 1, most: int = 9) -> tuple[int, ...]:
     """A spatial shape, 2D or 3D; axes may be of length 1."""
     axes = dims or draw(st.sampled_from([2, 3]))
-    return tuple(draw(st.integers(least, most if axes == 2 else max(least, most - 2))) for _ in range(axes))
+    return tuple(draw(st.integers(minimum, most if axes == 2 else max(minimum, most - 2))) for _ in range(axes))
 
 
 def batch(draw: Draw, channels: int | None = None, **limits: Any) -> tuple[int, ...]:

@@ -107,7 +107,7 @@ def watched():
 
 def strange(config):
     """What MONAI would run of a configuration that a shipped one has not at that place."""
-    found = []
+    result = []
     names = [*config, ""]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -119,8 +119,8 @@ def strange(config):
                     parser.get_parsed_content(name)
                 except Exception:  # whatever cannot be resolved runs no further
                     pass
-            found += [entry for entry in told if not is_known(*entry)]
-    return found
+            result += [entry for entry in told if not is_known(*entry)]
+    return result
 
 
 def is_known(place, what):

@@ -95,7 +95,7 @@ def _itk(name: str, compress: bool = False) -> Callable[[Path], None]:
     return make
 
 
-def _picture(name: str) -> Callable[[Path], None]:
+def _natural_image(name: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         Image.fromarray((np.arange(16 * 12 * 3) % 251).astype(np.uint8).reshape(12, 16, 3)).save(folder / name)
 
@@ -288,10 +288,10 @@ KINDS: dict[str, Kind] = {
     "dicom folder": Kind("series/first.dcm", _dicom, _at(reading.read_image, "series")),
     "dicom headers": Kind("series/first.dcm", _dicom, _at(io.read_source_series, "series")),
     "dicom registration": Kind("field.dcm", _dicom_registration, _at(io.read_dicom_registration, "field.dcm")),
-    "png": Kind("image.png", _picture("image.png"), _at(reading.read_image, "image.png")),
-    "jpeg": Kind("image.jpg", _picture("image.jpg"), _at(reading.read_image, "image.jpg")),
-    "tiff": Kind("image.tif", _picture("image.tif"), _at(reading.read_image, "image.tif")),
-    "bmp": Kind("image.bmp", _picture("image.bmp"), _at(reading.read_image, "image.bmp")),
+    "png": Kind("image.png", _natural_image("image.png"), _at(reading.read_image, "image.png")),
+    "jpeg": Kind("image.jpg", _natural_image("image.jpg"), _at(reading.read_image, "image.jpg")),
+    "tiff": Kind("image.tif", _natural_image("image.tif"), _at(reading.read_image, "image.tif")),
+    "bmp": Kind("image.bmp", _natural_image("image.bmp"), _at(reading.read_image, "image.bmp")),
     "trace.json": Kind("trace/trace.json", _saved, _at(io.load_trace, "trace")),
     "trace field": Kind("trace/ddf.nii.gz", _saved, _at(io.load_trace, "trace")),
     "itk h5": Kind("ddf.h5", _transform("ddf.h5"), _at(io.read_transform, "ddf.h5")),

@@ -89,11 +89,11 @@ def _scales_law(answer: Any, _: Given) -> None:
 def _nmi(first: str, second: str) -> Any:
     def arguments(draw: Draw) -> Given:
         shape = batch(draw)
-        kernel, least = draw(st.sampled_from([("cubic", 4), ("gaussian", 4)]))
+        kernel, minimum = draw(st.sampled_from([("cubic", 4), ("gaussian", 4)]))
         return {
             first: tensor(draw, shape, BOUNDED),
             second: tensor(draw, shape, BOUNDED),
-            "num_bins": draw(st.integers(least, 40)),
+            "num_bins": draw(st.integers(minimum, 40)),
             "value_range": draw(st.sampled_from([(-1.0, 1.0), [-2, 3]])),
             "kernel": kernel,
             "sigma": draw(st.sampled_from([0.3, 0.5, 0.6])),

@@ -14,7 +14,7 @@ from tests.fuzz.loss_cases import BOUNDED
 
 EXEMPT = {
     "BhattacharyyaForm": "an enumeration",
-    "CaseMetric": "the base of the metrics, without a measure of its own",
+    "CaseMetric": "the base of the metrics, without its own measure",
     "Convention": "a NamedTuple, the values of CONVENTIONS",
     "FeatureNetwork": "the type of a function",
     "NMIConvention": "an enumeration",
@@ -115,7 +115,7 @@ def _landmarks(first: str, second: str) -> Any:
 
 def _windowed(first: str, second: str, **settings: Any) -> Any:
     def arguments(draw: Draw) -> Given:
-        shape = batch(draw, least=3, most=9)
+        shape = batch(draw, minimum=3, most=9)
         window = draw(st.sampled_from([1, 3]))
         pair = {name: tensor(draw, shape, BOUNDED) for name in (first, second)}
         region = draw(st.sampled_from([None, torch.ones(shape[0], 1, *shape[2:])]))
@@ -287,7 +287,7 @@ def _translated_law(answer: Any, given: Given) -> None:
 
 def _translated(first: str, second: str) -> Any:
     def arguments(draw: Draw) -> Given:
-        shape = batch(draw, least=11, most=13, dims=2)
+        shape = batch(draw, minimum=11, most=13, dims=2)
         return {
             first: tensor(draw, shape, VARIED),
             second: tensor(draw, shape, ("unit", "constant")),

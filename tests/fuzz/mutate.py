@@ -119,7 +119,7 @@ def _swap(data, random):
 
 def _word(data, random):
     """Put something else in the place of a number or word of a text."""
-    found = list(re.finditer(rb"[\w.+-]+", bytes(data[:20000])))
-    if found:
-        word = found[int(random.integers(len(found)))]
+    result = list(re.finditer(rb"[\w.+-]+", bytes(data[:20000])))
+    if result:
+        word = result[int(random.integers(len(result)))]
         data[word.start() : word.end()] = WORDS[int(random.integers(len(WORDS)))]

@@ -54,7 +54,7 @@ def spread(count: int, kinds: Sequence[str], start: int = 0) -> list[tuple[str, 
 
 
 def _batch(inputs: Sequence[tuple[str, int]]) -> Iterator[Outcome]:
-    """What a process of its own says to the inputs."""
+    """What its own process says to the inputs."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_THREADER": "Platform"}
     environment.pop("MEDTRACE_ALLOW_FOREIGN_CODE", None)
     with tempfile.TemporaryDirectory() as folder:

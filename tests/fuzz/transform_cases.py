@@ -57,7 +57,7 @@ def as_tensor(value: Any) -> torch.Tensor:
 
 
 def _standardized(draw: Draw) -> Given:
-    shape = shape_of(draw, least=3)
+    shape = shape_of(draw, minimum=3)
     masking = draw(st.sampled_from([None, transforms.above_mean]))
     contrast = draw(st.sampled_from(["source", "target"]))
     given = {"img": image(draw, shape), "mask": None if masking else region(draw, shape)}
@@ -72,7 +72,7 @@ def _standardized_law(answer: Any, given: Given) -> None:
 
 
 def _trained(draw: Draw) -> Given:
-    shapes = [shape_of(draw, least=3) for _ in range(draw(st.integers(1, 3)))]
+    shapes = [shape_of(draw, minimum=3) for _ in range(draw(st.integers(1, 3)))]
     return {
         "images": [image(draw, shape) for shape in shapes],
         "masks": draw(st.sampled_from([None, transforms.above_mean, [torch.ones(1, *shape[1:]) for shape in shapes]])),
@@ -123,7 +123,7 @@ def _items_law(*keys: str) -> Any:
 
 
 def _standardized_items(draw: Draw) -> Given:
-    return {"data": item(draw, "source", "target", least=3), "landmarks": LANDMARKS, "contrasts": None}
+    return {"data": item(draw, "source", "target", minimum=3), "landmarks": LANDMARKS, "contrasts": None}
 
 
 def _identical(draw: Draw) -> Given:
@@ -243,7 +243,7 @@ def _between_law(answer: Any, given: Given) -> None:
 
 
 def _move_of(seed: int, shape: Any, spacing: Any, dtype: Any) -> Any:
-    """The displacement of a draw, and its points there and back."""
+    """The displacement of a draw, and its points round trip."""
     source = transforms.MISALIGNMENT_LEVELS["nonrigid"].draw(np.random.RandomState(seed), 2 + seed % 2)
     field = source.displacement(shape, spacing, dtype)
     points = torch.rand(len(shape), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 5
@@ -261,7 +261,7 @@ SEARCH = {"levels": (2, 1), "iterations": 3, "samples": 500}
 
 
 def _aligned(draw: Draw) -> Given:
-    shape = shape_of(draw, least=5)
+    shape = shape_of(draw, minimum=5)
     moving = image(draw, shape)
     own = moving.affine if isinstance(moving, MetaTensor) else torch.eye(4)
     fixed = MetaTensor(filled(shape, torch.float32, "unit", 1), affine=own)
@@ -287,7 +287,7 @@ def _aligned_law(answer: Any, given: Given) -> None:
 
 
 def _aligned_items(draw: Draw) -> Given:
-    shape = shape_of(draw, least=5)
+    shape = shape_of(draw, minimum=5)
     moving = MetaTensor(filled(shape, torch.float32, "unit", 2), affine=affine(draw))
     fixed = MetaTensor(filled(shape, torch.float32, "unit", 1), affine=moving.affine)
     seg = MetaTensor((filled((1, *shape[1:]), torch.float32, "unit", 2) > 0.5).byte(), affine=moving.affine)
@@ -324,7 +324,7 @@ def _registered_items_law(answer: Any, given: Given) -> None:
 
 
 def _sliced(draw: Draw) -> Given:
-    shape = shape_of(draw, dims=3, least=2)
+    shape = shape_of(draw, dims=3, minimum=2)
     how = draw(st.sampled_from([{"count": 1, "indices": None}, {"count": None, "indices": [0, -1]}]))
     return {
         "img": image(draw, shape),
@@ -348,7 +348,7 @@ def _sliced_law(answer: Any, given: Given) -> None:
 
 
 def _sliced_items(draw: Draw) -> Given:
-    shape = shape_of(draw, dims=3, least=2)
+    shape = shape_of(draw, dims=3, minimum=2)
     place = affine(draw)
     pair = {key: MetaTensor(tensor(draw, shape).detach(), affine=place) for key in ("source", "target")}
     return {"data": {**pair, "name": "someone"}, "axis": draw(st.sampled_from(["axial", "R"])), "count": 1}

@@ -75,7 +75,7 @@ class Frame:
 def find_frames(path: Path) -> list[Frame]:
     """All slices of a DICOM file, or of the DICOM images in a folder (not in its sub-folders).
 
-    Other files and DICOM objects that are no images (DICOMDIR, reports, presentation states) are skipped.
+    Other files and DICOM objects that are not images (DICOMDIR, reports, presentation states) are skipped.
 
     Raises:
         ValueError: if a file is a damaged image, or claims more than it can hold; the message names it.
@@ -84,15 +84,15 @@ def find_frames(path: Path) -> list[Frame]:
     if path.is_dir():
         # "._" files hold what macOS remembers of a file, not the file.
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("._"))
-    found = []
+    result = []
     for file in files:
         header = image_header(file)
         if header is not None:
             check_dicom(file, header)
-            found += _frames(file, header)
-    if not found and not path.is_dir():
+            result += _frames(file, header)
+    if not result and not path.is_dir():
         raise ValueError(f"{path}: is not a DICOM image; give a DICOM image, or the folder of a series")
-    return found
+    return result
 
 
 def frame_count(header: Dataset) -> int:
@@ -115,11 +115,11 @@ def _frames(file: Path, header: Dataset) -> list[Frame]:
 
 def _leaves(dataset: Dataset) -> dict[str, Any]:
     """Keyword → value of all attributes, those of sequences (of their first items) too."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for element in dataset:
         if element.VR == "SQ":
             if element.keyword and element.value:
-                found = _leaves(element.value[0]) | found
+                result = _leaves(element.value[0]) | result
         elif element.keyword:
-            found[element.keyword] = element.value
-    return found
+            result[element.keyword] = element.value
+    return result

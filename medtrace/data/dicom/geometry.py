@@ -15,9 +15,9 @@ from medtrace.geometry.grid import check_invertible
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 EVEN = 0.02
-"""Largest departure of a slice from even spacing and from a straight line, as a share of the spacing."""
+"""Largest departure of a slice from even spacing and from a straight line, as a fraction of the spacing."""
 ROUNDED_MM, ROUNDED = 0.06, 0.1
-"""Departure that a position rounded to a tenth of a mm may have: in mm, and at most this share of the spacing."""
+"""Departure that a position rounded to a tenth of a mm may have: in mm, and at most this fraction of the spacing."""
 UPRIGHT = 5e-4
 """Largest slope of the line of slices against their normal that rounding of its direction explains."""
 RIGHT_ANGLES = 1e-3
@@ -95,11 +95,11 @@ def stack(path: Path, volume: DicomVolume) -> Stack:
 
 
 def _check_known(path: Path, frames: Sequence[Frame]) -> None:
-    """Check that every slice tells its place, and no frame is a mosaic of slices."""
+    """Check that every slice states its position, and no frame is a mosaic of slices."""
     for frame in frames:
         if "MOSAIC" in [str(word).upper() for word in np.atleast_1d(frame.header.get("ImageType") or [])]:
             raise ValueError(
-                f"{frame.path}: is a MOSAIC, a volume of slices laid out as one picture; convert the series to NIfTI"
+                f"{frame.path}: is a MOSAIC, a volume of slices laid out as one image; convert the series to NIfTI"
                 " (dcm2niix), or export it as single slices"
             )
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):

@@ -39,7 +39,7 @@ def read_pixels(frames: Sequence[Frame]) -> np.ndarray:
         (columns, rows, slices) float32, the first axis fastest.
 
     Raises:
-        ValueError: if they are no gray values, their scales contradict each other, or a file cannot be decoded; the
+        ValueError: if they are not gray values, their scales contradict each other, or a file cannot be decoded; the
             message names file and encoding.
     """
     _check_scales(frames)

@@ -73,18 +73,18 @@ def _headers_of(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path, series: str | int | None, resample_tilt: bool) -> MetaTensor:
-    found = find_stack(path, series)
-    if found.tilted and not resample_tilt:
+    result = find_stack(path, series)
+    if result.tilted and not resample_tilt:
         raise ValueError(
-            f"{path}: its slices are tilted by {found.tilt:.3g} degrees (each lies {np.hypot(*found.slide):.3g} mm"
+            f"{path}: its slices are tilted by {result.tilt:.3g} degrees (each lies {np.hypot(*result.slide):.3g} mm"
             " beside the one before, as with a tilted CT gantry); add --resample-tilt (resample_tilt=True) to resample"
             " them onto a grid at right angles"
         )
-    values, affine = read_pixels(found.frames), found.affine
-    if found.tilted:
-        values, affine = _upright(path, values, found)
+    values, affine = read_pixels(result.frames), result.affine
+    if result.tilted:
+        values, affine = _upright(path, values, result)
     image = MetaTensor(torch.from_numpy(values)[None].contiguous(), affine=torch.from_numpy(affine))
-    image.meta[MODALITY] = found.modality
+    image.meta[MODALITY] = result.modality
     return image
 
 

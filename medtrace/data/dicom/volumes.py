@@ -27,7 +27,7 @@ SEPARATE = {
     "EchoTime": 1e-2,
     "EffectiveEchoTime": 1e-2,
 }
-"""Attributes whose slices never share a volume if they differ, by more than this share of their largest value."""
+"""Attributes whose slices never share a volume if they differ, by more than this fraction of their largest value."""
 
 REPEATED = (
     "InversionTime",
@@ -127,13 +127,13 @@ def group(frames: Sequence[Frame]) -> list[DicomVolume]:
     series: dict[str, list[Frame]] = {}
     for frame in frames:
         series.setdefault(_text(frame.header.get("SeriesInstanceUID")), []).append(frame)
-    found = []
+    result = []
     for members in sorted(series.values(), key=_series_order):
         parts: list[DicomVolume] = [DicomVolume(tuple(members))]
         for keyword, tolerance in SEPARATE.items():
             parts = [piece for part in parts for piece in _split(part, keyword, tolerance)]
-        found += [volume for part in parts for volume in _split_repeated(part, REPEATED)]
-    return found
+        result += [volume for part in parts for volume in _split_repeated(part, REPEATED)]
+    return result
 
 
 def choose(path: Path, volumes: Sequence[DicomVolume], series: str | int | None = None) -> DicomVolume:
@@ -220,7 +220,7 @@ def _split_repeated(volume: DicomVolume, keywords: Sequence[str]) -> list[DicomV
 
 
 def _in_turn(volume: DicomVolume, places: Sequence[int]) -> list[DicomVolume]:
-    """Time points of slices that repeat alike at every position, in the order of a time; none where no time tells."""
+    """Time points of slices that repeat alike at every position, in the order of a time; none where no time decides."""
     counts = set(Counter(places).values())
     if len(counts) > 1:
         return []

@@ -57,8 +57,8 @@ def read_landmarks(
     """Read landmarks from a file of any kind in the module's table.
 
     Delimiters are commas, semicolons or tabs; columns are found by name in any case (also label, name, point). Where a
-    file has no names, the points are named by their row: "1", "2", ... A file of a picture or of one axial slice may
-    do without the third coordinate.
+    file has no names, the points are named by their row: "1", "2", ... A file of a natural image or of one axial
+    slice may do without the third coordinate.
 
     Args:
         path: the file.
@@ -136,7 +136,7 @@ def write_points(path: str | os.PathLike, names: Sequence[str], points: Tensor) 
 def check_on_image(
     path: str | os.PathLike, names: Sequence[str], points: Tensor, image: ImageGrid, space: str = "RAS"
 ) -> None:
-    """Check that landmarks lie on an image, or next to it.
+    """Check that landmarks are on an image, or next to it.
 
     Args:
         path: of the landmarks, for the message.
@@ -184,7 +184,8 @@ def _height(path: Path, image: ImageGrid) -> float:
     axes = image.grid.affine[2, :2] / image.grid.affine[:3, :2].norm(dim=0)
     if (*image.grid.shape, 1)[2] != 1 or float(axes.abs().max()) > _AXIAL:
         raise ValueError(
-            f"{path}: expected columns Landmark, X, Y, Z for {image.path}, which is no axial slice or picture, received"
+            f"{path}: expected columns Landmark, X, Y, Z for {image.path}, which is not an axial slice or natural"
+            f" image, received"
             " no third coordinate; add it"
         )
     return float(image.grid.affine[2, 3])
@@ -197,6 +198,6 @@ def _check_names(path: Path, names: Sequence[str], rows: Sequence[int]) -> None:
             raise ValueError(f"{path}: row {row}: expected a name, received none; name every landmark")
         if name in first:
             raise ValueError(
-                f"{path}: {name!r} names two landmarks (rows {first[name]} and {row}); give each a name of its own"
+                f"{path}: {name!r} names two landmarks (rows {first[name]} and {row}); give each its own name"
             )
         first[name] = row

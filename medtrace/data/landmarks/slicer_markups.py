@@ -70,7 +70,7 @@ def read_markups_json(path: Path, text: str, space: str | None) -> Landmarks:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is no valid JSON ({error}); write it again") from error
+        raise ValueError(f"{path}: is not valid JSON ({error}); write it again") from error
     markups = content.get("markups") if isinstance(content, dict) else None
     if not isinstance(markups, list) or not markups or not all(isinstance(markup, dict) for markup in markups):
         raise ValueError(f'{path}: expected "markups" of 3D Slicer, received other JSON; export the landmarks again')
@@ -121,7 +121,8 @@ def _checked_axes(path: Path, markup: Mapping[str, Any], space: str | None) -> s
     kind = markup.get("type", "Fiducial")
     if kind not in _POINTS:
         raise ValueError(
-            f"{path}: holds a markup of type {kind}, which is no list of points; save the points alone from 3D Slicer"
+            f"{path}: holds a markup of type {kind}, which is not a list of points; save the points alone from 3D"
+            f" Slicer"
         )
     units = markup.get("coordinateUnits", "mm")
     if units not in ("mm", ["mm", "mm", "mm"]):

@@ -33,7 +33,7 @@ def read_table(path: Path, text: str, space: str | None) -> Landmarks:
     """Read a table.
 
     Raises:
-        ValueError: if its columns or a number cannot be told, or nobody says the axes.
+        ValueError: if its columns or a number cannot be reported, or nobody says the axes.
     """
     rows = table_rows(path, text)
     if not rows:
@@ -96,7 +96,7 @@ def _with_header(path: Path, header: list[str], rows: list[tuple[int, list[str]]
         if len(row) > len(header) and any(row[len(header) :]):
             raise ValueError(
                 f"{path}: row {line}: expected {len(header)} cells as in the header, received {len(row)}; correct the"
-                " file (decimal commas are no points)"
+                " file (decimal commas are not points)"
             )
         if len(row) <= used:
             row = row + [""] * (used + 1 - len(row))
@@ -149,7 +149,7 @@ def _without_header(path: Path, rows: list[tuple[int, list[str]]], space: str | 
     if width - named == 6:
         raise ValueError(
             f"{path}: holds six numbers a row, pairs of points of two images; write the first three and the last three"
-            " into a file of their own each"
+            " into their own file each"
         )
     if width - named not in (2, 3):
         raise ValueError(

@@ -23,16 +23,16 @@ def read_domains(sources: str | os.PathLike, targets: str | os.PathLike) -> list
     Args:
         sources: images of the domain to translate from: a list (.csv or .json: `subject`, `image` and, as wanted,
             `case`, `contrast`, `mask`, `labels`, `lesion`, `series`, `split`), or a folder or text file of images, each
-            of which then counts as a subject of its own, called as its file.
+            of which then counts as its own subject, called as its file.
         targets: likewise of the domain to translate to. A subject of one name in both is one subject.
 
     Raises:
         FileNotFoundError: if a list or an image does not exist.
         ValueError: as of `read_pair_list`.
     """
-    found = [pair for side, place in zip(SIDES, (sources, targets)) for pair in read_domain(side, Path(place))]
-    check_list(Path(sources), found)
-    return found
+    result = [pair for side, place in zip(SIDES, (sources, targets)) for pair in read_domain(side, Path(place))]
+    check_list(Path(sources), result)
+    return result
 
 
 def read_domain(side: str, place: Path) -> list[Pair]:

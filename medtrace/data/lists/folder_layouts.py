@@ -42,13 +42,13 @@ def read_json(path: Path) -> Any:
 
 def _folders(place: Path, pattern: re.Pattern[str], depth: int) -> list[Path]:
     """Folders of a name, up to some levels below, in order."""
-    found: list[Path] = []
+    result: list[Path] = []
     for entry in sorted(entry for entry in place.iterdir() if entry.is_dir()):
         if pattern.fullmatch(entry.name):
-            found.append(entry)
+            result.append(entry)
         elif depth > 1:
-            found += _folders(entry, pattern, depth - 1)
-    return found
+            result += _folders(entry, pattern, depth - 1)
+    return result
 
 
 def _image(folder: Path, name: str, endings: Sequence[str] = _NIFTI) -> Path | None:
@@ -98,9 +98,9 @@ def read_brats(place: Path) -> list[Study]:
     flair, and the segmentation `seg` as labels."""
     studies = []
     for folder in _folders(place, _BRATS, 2):
-        found = {name: _image(folder, f"{folder.name}_{name}") for name in (*_BRATS_CONTRASTS, "seg")}
-        images = {name: path for name, path in found.items() if path is not None and name != "seg"}
-        studies.append(Study(folder.name, images, labels=found["seg"], origin=str(folder)))
+        result = {name: _image(folder, f"{folder.name}_{name}") for name in (*_BRATS_CONTRASTS, "seg")}
+        images = {name: path for name, path in result.items() if path is not None and name != "seg"}
+        studies.append(Study(folder.name, images, labels=result["seg"], origin=str(folder)))
     return studies
 
 
@@ -113,8 +113,8 @@ def read_synthrad(place: Path) -> list[Study]:
     """`[Task1/brain/]1BA001/{mr,cbct,ct,mask}.nii.gz`; contrasts MR, CBCT, CT, and the outline of the body as mask."""
     studies = []
     for folder in _folders(place, _SYNTHRAD, 3):
-        found = {contrast: _image(folder, name) for name, contrast in _SYNTHRAD_CONTRASTS.items()}
-        images = {contrast: path for contrast, path in found.items() if path is not None}
+        result = {contrast: _image(folder, name) for name, contrast in _SYNTHRAD_CONTRASTS.items()}
+        images = {contrast: path for contrast, path in result.items() if path is not None}
         studies.append(Study(folder.name, images, mask=_image(folder, "mask"), origin=str(folder)))
     return studies
 
@@ -201,11 +201,11 @@ def read_nnunet(place: Path) -> list[Study]:
 
 
 def channel_names(content: Any, path: Path) -> dict[int, str]:
-    """Names of the channels that a dataset.json tells, by their numbers."""
-    found = content.get("channel_names") or content.get("modality") or {} if isinstance(content, dict) else {}
-    if not isinstance(found, dict) or not all(str(key).isdigit() for key in found):
-        raise ValueError(f"{path}: channel_names: expected numbers with names, received {found!r:.80}; correct it")
-    return {int(key): check_name(f"{path}: channel", re.sub(r"\W+", "_", str(name))) for key, name in found.items()}
+    """Names of the channels that a dataset.json reports, by their numbers."""
+    result = content.get("channel_names") or content.get("modality") or {} if isinstance(content, dict) else {}
+    if not isinstance(result, dict) or not all(str(key).isdigit() for key in result):
+        raise ValueError(f"{path}: channel_names: expected numbers with names, received {result!r:.80}; correct it")
+    return {int(key): check_name(f"{path}: channel", re.sub(r"\W+", "_", str(name))) for key, name in result.items()}
 
 
 def _entries(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Which images a command is to work on, each with a name of its own."""
+"""Which images a command is to work on, each with its own name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from medtrace.data.lists.names import check_file_name, check_name, name_key, normalized
 from medtrace.data.lists.tables import read_table, read_text
-from medtrace.data.pictures.files import PICTURES
+from medtrace.data.natural_images.files import NATURAL_IMAGES
 from medtrace.data.reading import ITK_FORMATS
 from medtrace.guard.volume_files import VOLUMES
 
 LISTS = (".csv", ".txt")
 COLUMNS = ("image", "name", "mask", "contrast", "series")
 _SCANS = tuple(ending for ending in (*VOLUMES, *ITK_FORMATS) if ending != ".dcm")
-_IMAGES = (*_SCANS, *PICTURES)
+_IMAGES = (*_SCANS, *NATURAL_IMAGES)
 _DICOM = ("", ".dcm", ".ima")
 """Endings of DICOM files, beside the numbers in which a UID ends."""
 
@@ -42,10 +42,10 @@ class ListedImage:
 
 
 def is_one_image(path: str | os.PathLike) -> bool:
-    """Whether a path is one image: a file that is no list, or a folder of one DICOM series.
+    """Whether a path is one image: a file that is not a list, or a folder of one DICOM series.
 
-    A folder that holds nothing but folders, or more scans (NIfTI, NRRD, MetaImage) and pictures than files that may be
-    DICOM, holds several images.
+    A folder that holds nothing but folders, or more scans (NIfTI, NRRD, MetaImage) and natural images than files that
+    may be DICOM, holds several images.
     """
     path = Path(path)
     if not path.is_dir():
@@ -63,7 +63,7 @@ def list_images(paths: Sequence[str | os.PathLike]) -> list[ListedImage]:
     """The images that paths stand for.
 
     An image is named after its file without ending; images that would share a name take as many of their folders' names
-    before it as tell them apart.
+    before it as it takes to distinguish them.
 
     Args:
         paths: images; folders of images, searched with their sub-folders; lists: a CSV file with the column `image`
@@ -167,7 +167,9 @@ def _distinct(paths: Sequence[Path], taken: Sequence[str]) -> list[str]:
         doubled = [group for name, group in groups.items() if len(group) > 1 or name in given]
         # The shortest first: "a/b" and "a_b" must not grow in step.
         shortest = [min(lengths[number] for number in group) for group in doubled]
-        longer = [n for group, least in zip(doubled, shortest) for n in group if least == lengths[n] < len(parts[n])]
+        longer = [
+            n for group, minimum in zip(doubled, shortest) for n in group if minimum == lengths[n] < len(parts[n])
+        ]
         if not longer:
             return names
         for number in longer:

@@ -1,4 +1,4 @@
-"""Layouts of published data sets that a JSON file tells: MONAI's data lists (Decathlon) and Learn2Reg's."""
+"""Layouts of published data sets that a JSON file reports: MONAI's data lists (Decathlon) and Learn2Reg's."""
 
 from __future__ import annotations
 

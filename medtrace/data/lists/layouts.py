@@ -1,4 +1,4 @@
-"""Where real images lie on disk: a list, or the layout of a published data set.
+"""Where real images are on disk: a list, or the layout of a published data set.
 
 A layout reader returns `Pair` or `Study` records and touches no voxel.
 """
@@ -195,7 +195,7 @@ def read_brats_reg(folder: str | Path, contrasts: Sequence[str] = ("t1",)) -> li
 
     Args:
         folder: the folder that holds the `BraTSReg_xxx` folders.
-        contrasts: which contrasts to pair; each gives a pair of its own, so every case of a subject has one
+        contrasts: which contrasts to pair; each gives its own pair, so every case of a subject has one
             contrast before and after.
 
     Returns:
@@ -238,18 +238,18 @@ def read_brats_reg(folder: str | Path, contrasts: Sequence[str] = ("t1",)) -> li
 
 
 def _scan(subject: Path, time: str, contrast: str) -> Path:
-    found = _optional_scan(subject, time, f"{contrast}.nii.gz") or _optional_scan(subject, time, f"{contrast}.nii")
-    if found is None:
+    result = _optional_scan(subject, time, f"{contrast}.nii.gz") or _optional_scan(subject, time, f"{contrast}.nii")
+    if result is None:
         kind = {"00": "pre-operative", "01": "follow-up"}[time]
         raise FileNotFoundError(
             f"{subject}: no {kind} scan {subject.name}_{time}_*_{contrast}.nii.gz; complete or remove the folder, or"
             " ask for another contrast"
         )
-    return found
+    return result
 
 
 def _optional_scan(subject: Path, time: str, ending: str) -> Path | None:
-    found = sorted(subject.glob(f"{glob.escape(subject.name)}_{time}_*_{ending}"))
-    if len(found) > 1:
-        raise ValueError(f"{subject}: expected one {time} {ending}, received {[p.name for p in found]}; keep one")
-    return found[0] if found else None
+    result = sorted(subject.glob(f"{glob.escape(subject.name)}_{time}_*_{ending}"))
+    if len(result) > 1:
+        raise ValueError(f"{subject}: expected one {time} {ending}, received {[p.name for p in result]}; keep one")
+    return result[0] if result else None

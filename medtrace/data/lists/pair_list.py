@@ -129,7 +129,7 @@ class Pair:
 
     @property
     def images(self) -> list[PairImage]:
-        """Every image that the pair has, sources first; the others lie on the grid of the first."""
+        """Every image that the pair has, sources first; the others are on the grid of the first."""
         sources = [image for image in self.sources if image is not None]
         targets = list(self.targets)
         if self.source is not None and not sources:
@@ -191,7 +191,7 @@ def check_list(path: Path, pairs: Sequence[Pair]) -> None:
     """Check what the pairs of a list are together: names, splits, labels.
 
     Raises:
-        ValueError: if two cannot be told apart, a subject is in two splits, or only some have a split or labels.
+        ValueError: if two cannot be distinguished, a subject is in two splits, or only some have a split or labels.
     """
     _check_names(path, pairs)
     _check_splits(path, pairs)
@@ -204,24 +204,24 @@ def divided_sides(path: Path, parts: Sequence[str], rows: Sequence[Mapping[str, 
     Raises:
         ValueError: if a side stands in one column and in several, or a name is none.
     """
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for part in parts:
         side, _, name = part.partition("_")
         stem = name.removesuffix("_series")
         if stem != name and f"{side}_{stem}" in parts:
             continue
-        found.setdefault(side, []).append(check_name(f"{path}: column {part}", name, "rename the column"))
-    for side in found:
+        result.setdefault(side, []).append(check_name(f"{path}: column {part}", name, "rename the column"))
+    for side in result:
         for column in (
             side,
             *({"source": ("contrast", "source_series"), "target": ("target_contrast", "target_series")}[side]),
         ):
             if any(column in row for row in rows):
                 raise ValueError(
-                    f"{path}: column {column}: expected none beside {side}_{found[side][0]}, whose name is its"
+                    f"{path}: column {column}: expected none beside {side}_{result[side][0]}, whose name is its"
                     f" contrast; remove it, or name every {side} in a column {side}_NAME"
                 )
-    return {side: tuple(names) for side, names in found.items()}
+    return {side: tuple(names) for side, names in result.items()}
 
 
 def _pair(path: Path, where: str, row: Mapping[str, str], parts: Mapping[str, Sequence[str]]) -> Pair:
@@ -305,7 +305,7 @@ def _similar(path: Path, name: str) -> str:
 
 
 def _check_names(path: Path, pairs: Sequence[Pair]) -> None:
-    """Check that subjects, contrasts and files are told apart by more than case and Unicode form."""
+    """Check that subjects, contrasts and files are distinguished by more than case and Unicode form."""
     for what, names in (
         ("subjects", [(pair.subject, pair) for pair in pairs]),
         ("contrasts", [(image.contrast, pair) for pair in pairs for image in pair.images]),
@@ -321,17 +321,17 @@ def _check_names(path: Path, pairs: Sequence[Pair]) -> None:
     same: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         same[name_key(pair.name)].append(pair)
-    for key, found in same.items():
-        places = ", ".join(_place(path, pair) for pair in found)
-        if len(found) > 1:
-            alone = "" if len({pair.name for pair in found}) == 1 else ", but for case or Unicode form"
+    for key, result in same.items():
+        places = ", ".join(_place(path, pair) for pair in result)
+        if len(result) > 1:
+            alone = "" if len({pair.name for pair in result}) == 1 else ", but for case or Unicode form"
             raise ValueError(
-                f"{path}: case {found[0].name!r} occurs more than once ({places}){alone}; give every pair of a subject"
+                f"{path}: case {result[0].name!r} occurs more than once ({places}){alone}; give every pair of a subject"
                 " its own name in the column case"
             )
         for longer in same.get(f"{key}_source", ()):
             raise ValueError(
-                f"{longer.origin}: case {longer.name!r} would share files with {found[0].name!r} ({places}), which"
+                f"{longer.origin}: case {longer.name!r} would share files with {result[0].name!r} ({places}), which"
                 " end so with a lesion; rename it"
             )
 

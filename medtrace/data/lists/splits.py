@@ -19,11 +19,11 @@ def split_by_subject(
 
     Args:
         pairs: the pairs; their order within a split is kept.
-        fractions: shares of *subjects* for training, validation and test, or by name; they sum to 1.
+        fractions: fractions of *subjects* for training, validation and test, or by name; they sum to 1.
         seed: of the shuffle. The result does not depend on the order of `pairs`.
 
     Returns:
-        The pairs of each split; a share of 0 gives an empty list.
+        The pairs of each split; a fraction of 0 gives an empty list.
 
     Raises:
         ValueError: if shares are negative, do not sum to 1, or leave a wanted split without a subject.
@@ -76,9 +76,9 @@ def split_domains(
         for name in SPLITS:
             split_of |= dict.fromkeys(order[: counts[name]], name)
             order = order[counts[name] :]
-    found = {name: [pair for pair in pairs if split_of[pair.subject] == name] for name in SPLITS}
-    check_both_sides(found)
-    return found
+    result = {name: [pair for pair in pairs if split_of[pair.subject] == name] for name in SPLITS}
+    check_both_sides(result)
+    return result
 
 
 def check_both_sides(split: Mapping[str, Sequence[Pair]]) -> None:
@@ -91,7 +91,8 @@ def check_both_sides(split: Mapping[str, Sequence[Pair]]) -> None:
     for side in ("source", "target"):
         if side not in sides:
             raise ValueError(
-                f"split: expected {side}s in training, received none; add subjects, or set the shares of validation and"
+                f"split: expected {side}s in training, received none; add subjects, or set the fractions of"
+                f" validation and"
                 " test to 0"
             )
 
@@ -118,12 +119,12 @@ def _shares(fractions: Sequence[float] | Mapping[str, float]) -> dict[str, float
             raise ValueError(f"fractions: expected three shares ({', '.join(SPLITS)}), received {tuple(fractions)}")
         shares = dict(zip(SPLITS, map(float, fractions)))
     if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
-        raise ValueError(f"fractions: expected shares of at least 0 that sum to 1, received {shares}")
+        raise ValueError(f"fractions: expected fractions of at least 0 that sum to 1, received {shares}")
     return shares
 
 
 def _deal(count: int, shares: Mapping[str, float]) -> dict[str, int]:
-    exact = {name: round(share * count, 9) for name, share in shares.items()}
+    exact = {name: round(fraction * count, 9) for name, fraction in shares.items()}
     counts = {name: int(value) for name, value in exact.items()}
     by_remainder = sorted(SPLITS, key=lambda name: (counts[name] - exact[name], SPLITS.index(name)))
     for name in by_remainder[: count - sum(counts.values())]:

@@ -126,11 +126,11 @@ def _from_csv(path: Path, columns: _Columns) -> Table:
 def _separator(header: str, columns: _Columns) -> str:
     """The one that finds most columns in the header."""
 
-    def found(separator: str) -> int:
+    def result(separator: str) -> int:
         cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
         return sum(_plain(cell) in columns.known or columns.part(cell) is not None for cell in set(cells))
 
-    return max(SEPARATORS, key=found)
+    return max(SEPARATORS, key=result)
 
 
 def _plain(column: str) -> str:
@@ -192,7 +192,7 @@ def _from_json(path: Path, columns: _Columns) -> Table:
     except (ValueError, RecursionError) as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: is no valid JSON ({error}); write a list of objects") from error
+        raise ValueError(f"{path}: is not valid JSON ({error}); write a list of objects") from error
     items = content.get("pairs") if isinstance(content, dict) else content
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise ValueError(f'{path}: expected a list of objects or {{"pairs": [...]}}; write one object per pair')
@@ -218,13 +218,13 @@ def _from_json(path: Path, columns: _Columns) -> Table:
 
 def _divided(item: Mapping[str, Any], columns: _Columns) -> list[tuple[str, Any]]:
     """The entries of an object, a mapping in place of one that may be divided as its parts."""
-    found: list[tuple[str, Any]] = []
+    result: list[tuple[str, Any]] = []
     for name, value in item.items():
         if isinstance(value, dict) and _plain(name) in columns.divided:
-            found += [(f"{_plain(name)}_{part}", inner) for part, inner in value.items()]
+            result += [(f"{_plain(name)}_{part}", inner) for part, inner in value.items()]
         else:
-            found.append((name, value))
-    return found
+            result.append((name, value))
+    return result
 
 
 class _DoubledKeyError(Exception):

@@ -113,7 +113,7 @@ class Member(NamedTuple):
 
 @dataclass
 class Case:
-    """A pair on one grid: scans with the slice axis last and oriented alike, pictures as one slice."""
+    """A pair on one grid: scans with the slice axis last and oriented alike, natural images as one slice."""
 
     pair: Pair
     members: list[Member]
@@ -148,7 +148,7 @@ class Case:
 def read_case(
     pair: Pair,
     settings: PreparationSettings,
-    pictures: bool,
+    natural_images: bool,
     motions: Mapping[str, RigidTransform] | None,
     columns: Sequence[str] = (),
     describe: bool = False,
@@ -158,7 +158,7 @@ def read_case(
     Args:
         pair: where it lies.
         settings: how it is brought there.
-        pictures: whether these are pictures, which are neither aligned nor reoriented.
+        natural_images: whether these are natural images, which are neither aligned nor reoriented.
         motions: from the first image to the others, where they are known already (see `Case.motions`).
         columns: of lesions and labels, which are read too.
         describe: whether `records` are wanted.
@@ -176,17 +176,17 @@ def read_case(
     _check_channels(pair, scans)
     reference, path = scans[0], images[0].path
     mask = None if pair.mask is None else read_mask(pair.mask, reference, path)
-    if pictures or not settings.align:
+    if natural_images or not settings.align:
         for image, scan in zip(images[1:], scans[1:]):
             check_same_grid(scan, image.path, reference, path)
-    records = _records(pair, settings, pictures, scans, digests) if describe else ()
+    records = _records(pair, settings, natural_images, scans, digests) if describe else ()
     sides = {side: next(((s, i.path) for i, s in zip(images, scans) if i.side == side), None) for side in SIDES}
     maps: dict[str, Any] = dict(read_maps(pair, columns, sides))
     landmarks = _landmarks(pair, sides)
-    if pictures:
-        case = _picture_case(pair, settings, scans, mask, maps, digests)
+    if natural_images:
+        case = _natural_image_case(pair, settings, scans, mask, maps, digests)
         return replace(case, landmarks=landmarks, records=records)
-    members, found = [], {}
+    members, result = [], {}
     for image, scan in zip(images, scans):
         contrast = settings.contrasts.get(image.contrast)
         check_declared(image.path, as_tensor(scan), contrast)
@@ -194,20 +194,22 @@ def read_case(
         if settings.align and scan is not reference:
             known = None if motions is None else motions.get(image.key)
             moved, tissue, motion = onto_reference((image.path, path), scan, reference, tissue, mask, known)
-            found[image.key] = motion
+            result[image.key] = motion
         members.append(Member(image, moved, tissue if mask is None else mask))
-    if "target" in found:
+    if "target" in result:
         onto = {name: labels for name, labels in maps.items() if name.startswith("target")}
-        maps |= {name: _moved_labels(labels, reference, found["target"]) for name, labels in onto.items()}
-    case = Case(pair, members, reference.affine, found, entries_of(maps), digests)
+        maps |= {name: _moved_labels(labels, reference, result["target"]) for name, labels in onto.items()}
+    case = Case(pair, members, reference.affine, result, entries_of(maps), digests)
     return replace(_oriented(case, settings), landmarks=landmarks, records=records)
 
 
 def _records(
-    pair: Pair, settings: PreparationSettings, pictures: bool, scans: Sequence[MetaTensor], digests: Sequence[str]
+    pair: Pair, settings: PreparationSettings, natural_images: bool, scans: Sequence[MetaTensor], digests: Sequence[str]
 ) -> tuple[ImageRecord, ...]:
     return tuple(
-        ImageRecord.of(scan, scan.affine, image.contrast, settings.contrasts.get(image.contrast), pictures, digest)
+        ImageRecord.of(
+            scan, scan.affine, image.contrast, settings.contrasts.get(image.contrast), natural_images, digest
+        )
         for image, scan, digest in zip(pair.images, scans, digests)
     )
 
@@ -241,32 +243,32 @@ def _check_channels(pair: Pair, scans: Sequence[MetaTensor]) -> None:
 
 
 def _landmarks(pair: Pair, sides: Mapping[str, tuple[MetaTensor, Path] | None]) -> dict[str, tuple[list[str], Tensor]]:
-    """Landmarks of either side, each checked to lie on its first image."""
-    found = {}
+    """Landmarks of either side, each checked to be on its first image."""
+    result = {}
     for side, first in sides.items():
         path = getattr(pair, f"{side}_landmarks")
         if path is not None and first is not None:
             image, image_path = first
             grid = Grid((*image.shape[1:], 1)[:3], image.affine)
-            found[f"{side}_landmarks"] = read_landmarks(path, pair.landmark_space, ImageGrid(grid, image_path))
-    return found
+            result[f"{side}_landmarks"] = read_landmarks(path, pair.landmark_space, ImageGrid(grid, image_path))
+    return result
 
 
-def _picture_case(
+def _natural_image_case(
     pair: Pair,
     settings: PreparationSettings,
-    pictures: Sequence[MetaTensor],
+    natural_images: Sequence[MetaTensor],
     mask: Tensor | None,
     maps: Mapping[str, Tensor],
     digests: tuple[str, ...],
 ) -> Case:
     if settings.spatial_dims == 3:
-        raise ValueError(f"{pair.first.path}: is a picture; prepare pictures with spatial_dims=2")
-    flat = [as_tensor(picture)[..., None] for picture in pictures]
+        raise ValueError(f"{pair.first.path}: is a natural image; prepare natural images with spatial_dims=2")
+    flat = [as_tensor(natural_image)[..., None] for natural_image in natural_images]
     inside = torch.ones_like(flat[0][:1], dtype=torch.bool) if mask is None else mask[..., None]
     flat_maps = entries_of({name: as_tensor(values)[..., None] for name, values in maps.items()})
     members = [Member(image, values, inside) for image, values in zip(pair.images, flat)]
-    return Case(pair, members, pictures[0].affine, {}, flat_maps, digests)
+    return Case(pair, members, natural_images[0].affine, {}, flat_maps, digests)
 
 
 def _oriented(case: Case, settings: PreparationSettings) -> Case:
@@ -302,7 +304,7 @@ def onto_reference(
 ) -> tuple[Tensor, Tensor, RigidTransform]:
     """An image and its tissue on the grid of another, and the motion to it (sought if not known).
 
-    The tissue moves on its own: interpolation gives the image a rim of half intensities that are no tissue.
+    The tissue moves on its own: interpolation gives the image a rim of half intensities that are not tissue.
 
     Args:
         names: files of the two, for messages.
@@ -345,9 +347,9 @@ def _moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidTransform
     return moved[..., None] if flat else moved
 
 
-def check_depth(case: Case, settings: PreparationSettings, picture: bool) -> None:
+def check_depth(case: Case, settings: PreparationSettings, natural_image: bool) -> None:
     """Check that a scan has the slices that are wanted of it."""
-    if picture or settings.spatial_dims == 3:
+    if natural_image or settings.spatial_dims == 3:
         return
     depth = case.shape[-1]
     if settings.crop is not None:

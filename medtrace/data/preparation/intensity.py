@@ -8,7 +8,7 @@ image of the scan's own contrast comes back through the scan's own map, one of a
 - "standardized" (TraceTrans, Datasets): Nyul's histogram standardization, z-score of the foreground, and a linear
   rescaling of a window of z to [0, 1], stored as such and read as [-1, 1];
 - "percentile": two percentiles of the foreground go to -1 and 1; for scans that no preparation describes;
-- "range": a fixed range, such as 0 to 255 of pictures.
+- "range": a fixed range, such as 0 to 255 of natural images.
 
 The paper says "Z-normalization, rescale the intensity to the [0, 1] range". Rescaling every image by its own extremes
 would undo the z-score and tear the scales of before and after apart, so the window of z is one for all images of a
@@ -32,7 +32,7 @@ from medtrace.transforms.histogram_landmarks import HistogramLandmarks
 from medtrace.transforms.histogram_standardization import HistogramStandardization
 
 BORDER_SHARE = 0.1
-"""Share of exact zeros on an image's border from which on zero is taken for background."""
+"""Fraction of exact zeros on an image's border from which on zero is taken for background."""
 WINDOW_PERCENTILES = (0.1, 99.9)
 QUANTILES = 2001
 CURVE_KNOTS = 129

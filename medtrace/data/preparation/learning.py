@@ -34,7 +34,7 @@ class Learned(NamedTuple):
     channels: int
     """Of each image."""
     lowest: float
-    """Smallest value of a pair of pictures where they are not masked out; 0 of scans."""
+    """Smallest value of a pair of natural images where they are not masked out; 0 of scans."""
     highest: float
     """Likewise the largest."""
     digests: tuple[str, ...]
@@ -54,7 +54,7 @@ class Learned(NamedTuple):
 def learn_case(
     pair: Pair,
     settings: PreparationSettings,
-    pictures: bool,
+    natural_images: bool,
     training: bool,
     columns: Sequence[str],
     folder: Path,
@@ -73,12 +73,12 @@ def learn_case(
         return _load(place, key)
     with compute_threads(threads), atomic_case(place, key) as temporary:
         with collecting() as notices:
-            case = read_case(pair, settings, pictures, None, columns, describe=True)
-        check_depth(case, settings, pictures)
+            case = read_case(pair, settings, natural_images, None, columns, describe=True)
+        check_depth(case, settings, natural_images)
         quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
         backgrounds: list[str] = []
-        lowest, highest = _extremes(case) if pictures else (0.0, 0.0)
-        if training and not pictures:
+        lowest, highest = _extremes(case) if natural_images else (0.0, 0.0)
+        if training and not natural_images:
             for image, values, foreground in case.members:
                 with naming(image.path):
                     quantiles[image.contrast] += foreground_quantiles(values, foreground)
@@ -95,10 +95,10 @@ def learn_case(
 def known_motions(pair: Pair, folder: Path) -> dict[str, RigidTransform]:
     """The rigid motions that the first pass found, see `Case.motions`."""
     with np.load(folder / LEARNED / pair.name / _FILE, allow_pickle=False) as saved:
-        found = json.loads(str(saved["found"]))
+        result = json.loads(str(saved["found"]))
         return {
             key: RigidTransform(torch.from_numpy(saved[f"{_MOTION}{key}"]), **values)
-            for key, values in found["motions"].items()
+            for key, values in result["motions"].items()
         }
 
 
@@ -110,14 +110,14 @@ def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settin
         learned: of those among them that could be read.
         settings: of the preparation.
     """
-    found = [learned[pair.name] for pair in pairs if pair.name in learned]
+    result = [learned[pair.name] for pair in pairs if pair.name in learned]
     quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
-    for one in found:
+    for one in result:
         for contrast, values in one.quantiles.items():
             quantiles[contrast] += values
     sources = {image.contrast for pair in pairs for image in pair.images if image.side == "source"}
     known = {name: settings.contrasts.get(name) or Contrast.with_unit(name, ARBITRARY) for name in quantiles}
-    backgrounds = {name for one in found for name in one.backgrounds}
+    backgrounds = {name for one in result for name in one.backgrounds}
     standards: dict[str, ContrastStandard] = {}
     contrasts: dict[str, Contrast] = {}
     for name, images in quantiles.items():
@@ -134,7 +134,7 @@ def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settin
         source_contrast=next(iter(sources)) if len(sources) == 1 else None,
         spatial_dims=settings.spatial_dims,
         axis=settings.axis,
-        channels=found[0].channels if found else None,
+        channels=result[0].channels if result else None,
     )
 
 
@@ -186,7 +186,7 @@ def _targets(pairs: Sequence[Pair]) -> dict[str, str]:
     Raises:
         ValueError: if one leads to several.
     """
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     if not all(pair.paired for pair in pairs):
         sides = [{i.contrast for pair in pairs for i in pair.images if i.side == side} for side in SIDES]
         if len(sides[1]) > 1:
@@ -198,13 +198,13 @@ def _targets(pairs: Sequence[Pair]) -> dict[str, str]:
     for pair in pairs:
         if pair.several:
             continue
-        earlier = found.setdefault(pair.contrast, pair.target_contrast)
+        earlier = result.setdefault(pair.contrast, pair.target_contrast)
         if earlier != pair.target_contrast:
             raise ValueError(
                 f"target_contrast: expected one for the sources of contrast {pair.contrast!r}, received {earlier!r} and"
                 f" {pair.target_contrast!r}; a network could not tell which is wanted: prepare a dataset for each"
             )
-    return found
+    return result
 
 
 def _extremes(case: Case) -> tuple[float, float]:
@@ -222,7 +222,7 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
     motions = {
         key: {k: v for k, v in motion._asdict().items() if k != "matrix"} for key, motion in case.motions.items()
     }
-    found = {
+    result = {
         "channels": learned.channels,
         "lowest": learned.lowest,
         "highest": learned.highest,
@@ -239,16 +239,16 @@ def _save(learned: Learned, case: Case, folder: Path) -> None:
         for number, values in enumerate(several)
     }
     arrays |= {f"{_MOTION}{key}": motion.matrix.numpy() for key, motion in case.motions.items()}
-    write_arrays(folder / _FILE, {"found": np.array(json.dumps(found)), **arrays})
+    write_arrays(folder / _FILE, {"found": np.array(json.dumps(result)), **arrays})
 
 
 def _load(folder: Path, key: str) -> Learned:
     with np.load(folder / _FILE, allow_pickle=False) as saved:
-        found = json.loads(str(saved["found"]))
+        result = json.loads(str(saved["found"]))
         quantiles = {
             contrast: [saved[f"{contrast}/{number}"] for number in range(count)]
-            for contrast, count in found["quantiles"].items()
+            for contrast, count in result["quantiles"].items()
         }
-    digests, told = tuple(found["digests"]), tuple(found["notices"])
-    extremes = (found["channels"], found["lowest"], found["highest"])
-    return Learned(*extremes, digests, quantiles, found["backgrounds"], key, told, tuple(found["records"]))
+    digests, told = tuple(result["digests"]), tuple(result["notices"])
+    extremes = (result["channels"], result["lowest"], result["highest"])
+    return Learned(*extremes, digests, quantiles, result["backgrounds"], key, told, tuple(result["records"]))

@@ -56,14 +56,15 @@ class Preparation:
         percentiles: which percentiles become -1 and 1 ("percentile").
         value_range: which intensities become -1 and 1 ("range").
         axis: slicing axis (2D scans).
-        picture: whether images are pictures without anatomy, which are never reoriented.
+        natural_image: whether images are natural images without anatomy, which are never reoriented.
         spacing: voxel size of the training images in mm: rows and columns of a slice and the distance of
             slices, or the three axes of a volume in RAS order; None where it is unknown or differed.
         spatial_shape: grid of the training images, None where it differed.
         channels: channels of each training image, None if unknown.
-        depth: code of the pictures' depth, such as "uint16" (see `pictures.Depth`); None if unknown, or of scans.
+        depth: code of the natural images' depth, such as "uint16" (see `natural_images.Depth`); None if unknown, or
+            of scans.
         range_origin: how `value_range` was found, for people.
-        page: which page of the pictures was taken, None if they have one.
+        page: which page of the natural images was taken, None if they have one.
         sources: contrasts of a network's source channels in their order, where it reads or makes several images at
             once; otherwise empty.
         outputs: likewise of the channels that it makes.
@@ -78,7 +79,7 @@ class Preparation:
     percentiles: tuple[float, float] = (0.5, 99.5)
     value_range: tuple[float, float] | None = None
     axis: Axis = Axis.AXIAL
-    picture: bool = False
+    natural_image: bool = False
     spacing: tuple[float, ...] | None = None
     spatial_shape: tuple[int, ...] | None = None
     channels: int | None = None
@@ -232,7 +233,7 @@ class Preparation:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no preparation of this version.
+            ValueError: if it is not a preparation of this version.
         """
         path = Path(path)
         if not path.is_file():
@@ -253,12 +254,12 @@ class Preparation:
             }
             return cls(standards=standards, contrasts=contrasts, targets=targets, **settings)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise ValueError(f"{path}: is no valid preparation ({error}); run `medtrace prepare` again") from error
+            raise ValueError(f"{path}: is not a valid preparation ({error}); run `medtrace prepare` again") from error
 
 
 def target_units(preparation: Preparation, channels: int) -> Callable[[Tensor], Tensor] | None:
     """From [-1, 1] to the units of the target, by the rule of its contrast alone; None where there are several targets
-    or no such way: of a percentile rule only a scan of its own has one.
+    or no such way: of a percentile rule only its own scan has one.
 
     Example:
         >>> import torch

@@ -68,12 +68,12 @@ def render_tissues(contrast: TissueContrast, tissues: Tensor, detail: Tensor) ->
 
 
 def blend(magnitude: Tensor, other: Tensor | float, weight: Tensor) -> Tensor:
-    """Replace a share `weight` in [0, 1] of one magnitude by another."""
+    """Replace a fraction `weight` in [0, 1] of one magnitude by another."""
     return magnitude + weight * (other - magnitude)
 
 
 def edge_weight(depth_mm: Tensor, spacing: float) -> Tensor:
-    """Share of a voxel that lies inside, from the depth of its center: a logistic a voxel wide."""
+    """Fraction of a voxel that lies inside, from the depth of its center: a logistic a voxel wide."""
     return torch.sigmoid(depth_mm * (4.0 / spacing))
 
 
@@ -86,7 +86,7 @@ def acquire(
         random: source of randomness.
         grid: the case's grid.
         magnitude: (1, *shape), 0 to 1.
-        brain: (1, *shape) share of brain in a voxel, 0 to 1.
+        brain: (1, *shape) fraction of brain in a voxel, 0 to 1.
         bias: standard deviation of the bias field's logarithm (80 mm between knots).
         noise: standard deviation of either channel.
 

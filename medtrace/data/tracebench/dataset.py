@@ -142,7 +142,7 @@ class TraceBench(Dataset):
         """Make every case now (needs `cache=True`), so that loaders with workers share them; returns itself.
 
         Args:
-            progress: show a bar; by default what the constructor was told.
+            progress: show a bar; by default as the constructor.
         """
         if self._cache is None:
             raise ValueError("generate: expected cache=True, received a TraceBench without cache")

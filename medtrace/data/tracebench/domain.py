@@ -33,7 +33,7 @@ PAIRINGS = ("random", "subject")
 
 @dataclass(frozen=True)
 class DomainSettings(BrainSettings):
-    """How far apart the domains are. Ranges are drawn from uniformly, once per subject.
+    """How far apart the domains are. Ranges are sampled uniformly, once per subject.
 
     Attributes:
         slice_mm: as in `BrainSettings`; heights at which the template shows its lateral ventricles.
@@ -79,7 +79,7 @@ class Subject(NamedTuple):
         position = self.grid.millimeters()
         own = self.anatomy_mm
         if ddf is not None:
-            # Beyond the grid the anatomy's displacement goes on as at the border; positions go on straight.
+            # Beyond the grid the anatomy's displacement continues as at the border; positions continue straight.
             own = warp(own[None], ddf[None])[0]
             position[: len(ddf)] += self.grid.spacing * ddf
         return turned(self.grid, position + own, self.pose)
@@ -161,8 +161,8 @@ def _draw_subject(
 
 def _draw_shift(random: np.random.Generator, subject: Subject, settings: DomainSettings) -> Shift:
     grid = subject.grid
-    share = load_ventricles(_blur_mm(grid)).at(subject.positions())[0].double()
-    unit = widening_velocity(share, settings.ventricle_reach_mm / grid.spacing) / grid.spacing
+    fraction = load_ventricles(_blur_mm(grid)).at(subject.positions())[0].double()
+    unit = widening_velocity(fraction, settings.ventricle_reach_mm / grid.spacing) / grid.spacing
     scale = float(random.uniform(*settings.head_scale))
     peak_mm = float(random.uniform(*settings.ventricle_mm))
     mean_scale, mean_peak_mm = (sum(bounds) / 2 for bounds in (settings.head_scale, settings.ventricle_mm))
@@ -176,20 +176,20 @@ def _draw_shift(random: np.random.Generator, subject: Subject, settings: DomainS
     )
 
 
-def widening_velocity(share: Tensor, reach: float) -> Tensor:
+def widening_velocity(fraction: Tensor, reach: float) -> Tensor:
     """Pull velocity v that widens a region: tissue around it is pushed outwards by exp(−v).
 
     v = √(2π)·σ·∇(G_σ * share): towards the region everywhere, 1 at the straight border of a half-space, falling with
     the distance from it like the Gaussian G_σ.
 
     Args:
-        share: (*shape) share of a voxel that belongs to the region, 0 to 1.
+        fraction: (*shape) fraction of a voxel that belongs to the region, 0 to 1.
         reach: σ in voxels.
 
     Returns:
         (D, *shape) float64, of unit peak.
     """
-    values = share.numpy()
+    values = fraction.numpy()
     gradient = [
         ndimage.gaussian_filter(values, reach, order=[int(axis == other) for other in range(values.ndim)])
         for axis in range(values.ndim)

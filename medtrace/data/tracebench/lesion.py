@@ -22,7 +22,7 @@ from medtrace.data.tracebench.settings import BrainSettings
 
 
 class Lesion(NamedTuple):
-    """A lesion on the grid of the scan that shows it, and what its look tells."""
+    """A lesion on the grid of the scan that shows it, and what its look reports."""
 
     depth_mm: Tensor  # (1, *shape), positive inside
     center: tuple[int, ...]
@@ -89,8 +89,8 @@ def render_scan(
     brain = maps[:3].sum(0, keepdim=True)
     magnitude = render_tissues(contrast, maps[:3], maps[3:4])
     if lesion is not None:
-        share = 0.8 * oedema_share(lesion.depth_mm, lesion.oedema_mm)
-        magnitude = blend(magnitude, contrast.oedema, share * maps[2:3])
+        fraction = 0.8 * oedema_share(lesion.depth_mm, lesion.oedema_mm)
+        magnitude = blend(magnitude, contrast.oedema, fraction * maps[2:3])
         texture = 0.05 * smooth_noise(random, grid, 6.0)
         enhancing = torch.exp(-((lesion.depth_mm - 2.0) / 2.0).square())
         inside = blend(contrast.core + texture, contrast.rim + texture, enhancing)
@@ -99,7 +99,7 @@ def render_scan(
 
 
 def oedema_share(depth_mm: Tensor, width_mm: float) -> Tensor:
-    """Share of oedema in white matter: 1 in the lesion, falling like a Gaussian of `width_mm` outside it."""
+    """Fraction of oedema in white matter: 1 in the lesion, falling like a Gaussian of `width_mm` outside it."""
     return torch.exp(-((-depth_mm).clamp_min(0) / max(width_mm, 1e-6)).square())
 
 

@@ -6,8 +6,8 @@ Truth by construction, pull convention, maps from the right grid to the left. Ei
 
 with the last arrow for a scan with a lesion only. ψ, from a scan's grid to the plane, is all of it but the first arrow,
 so the correspondence on the target's grid is ψ_source⁻¹ ∘ ψ_target, and its inverse ψ_target⁻¹ ∘ ψ_source. The plane
-is both subjects': in 2D a slice of the template, tilted and bent, whose points are told by two numbers; in 3D the whole
-head, tilted and scaled. So a 2D correspondence leaves no point outside the plane.
+is both subjects': in 2D a slice of the template, tilted and bent, whose points are given by two numbers; in 3D the
+whole head, tilted and scaled. So a 2D correspondence leaves no point outside the plane.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ Plane = Callable[[Tensor], Tensor]  # displacements (D, *shape) on the grid to t
 
 @dataclass(frozen=True)
 class MetamorphicSettings(BrainSettings):
-    """How hard the cases are. Ranges are drawn from uniformly.
+    """How hard the cases are. Ranges are sampled uniformly.
 
     Attributes:
         direction: which scan has a lesion: "healthy_to_pathological" (the target), "pathological_to_healthy" (the
             source) or "pathological_to_pathological" (each has its own).
         subject_rotation_degrees, subject_scaling, subject_shift_mm: bounds (±) of what remains of a subject's affine
             misalignment. Small, as registration networks have no affine stage and expect scans aligned beforehand.
-        mask_oedema_above: white matter with a greater share of oedema is also in the masks. At 1 the masks are core and
-            rim, which have no counterpart in healthy tissue; oedema is tissue, and has one.
+        mask_oedema_above: white matter with a greater fraction of oedema is also in the masks. At 1 the masks are
+            core and rim, which have no counterpart in healthy tissue; oedema is tissue, and has one.
 
     The others are those of `BrainSettings`, where `rotation_degrees`, `scaling` and `out_of_plane_mm` are of the plane
     that both subjects share.
@@ -74,7 +74,7 @@ class MetamorphicSettings(BrainSettings):
         check_choice("settings.direction", self.direction, DIRECTIONS)
         if self.mask_oedema_above > 1:
             raise ValueError(
-                f"settings.mask_oedema_above: expected a share in [0, 1], received {self.mask_oedema_above}"
+                f"settings.mask_oedema_above: expected a fraction in [0, 1], received {self.mask_oedema_above}"
             )
 
 
@@ -193,8 +193,8 @@ def _draw_subject(random: np.random.Generator, grid: BrainGrid, settings: Metamo
 
 
 def _visible_oedema(maps: Tensor, lesion: Lesion, settings: MetamorphicSettings) -> Tensor:
-    share = oedema_share(lesion.depth_mm, lesion.oedema_mm) * maps[2:3]
-    return share > settings.mask_oedema_above
+    fraction = oedema_share(lesion.depth_mm, lesion.oedema_mm) * maps[2:3]
+    return fraction > settings.mask_oedema_above
 
 
 def _correspondence(source: Tensor, target: Tensor) -> Tensor:

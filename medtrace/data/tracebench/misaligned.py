@@ -1,4 +1,4 @@
-"""TraceBench's task `misaligned`: learn T2 from T1 when the pairs do not lie on each other.
+"""TraceBench's task `misaligned`: learn T2 from T1 when the pairs are misaligned.
 
 Truth by construction, pull convention: source = T1∘S, target = T2∘T for two contrasts of one anatomy and random maps S
 and T. What aligns the pair is R = S⁻¹∘T: source(R(p)) shows the point that target(p) shows.
@@ -94,8 +94,8 @@ def make_misaligned(
 
     def scan(maps: Tensor, contrast: TissueContrast, noise: float) -> Tensor:
         magnitude = render_tissues(contrast, maps[:3], maps[3:4])
-        share = maps[:3].sum(0, keepdim=True)
-        return to_network_range(acquire(random, grid, magnitude, share, settings.bias, noise))
+        fraction = maps[:3].sum(0, keepdim=True)
+        return to_network_range(acquire(random, grid, magnitude, fraction, settings.bias, noise))
 
     case = {
         "source": scan(source_maps, t1, settings.source_noise),
@@ -117,7 +117,8 @@ def make_misaligned(
 def _moved(grid: BrainGrid, anatomy_mm: Tensor, move: MisalignmentDraw) -> Tensor:
     """Template positions (3, *shape) of what each voxel shows after a misalignment."""
     ddf = move.displacement(grid.shape, dtype=torch.float64)
-    # The anatomy's own displacement is smooth and goes on beyond the grid as at its border; positions go on straight.
+    # The anatomy's own displacement is smooth and continues beyond the grid as at its border; positions continue
+    # straight.
     position = grid.millimeters()
     own = anatomy_mm - position
     position[: len(grid.shape)] += grid.spacing * ddf

@@ -4,7 +4,7 @@ Truth by construction, pull convention, maps from the right grid to the left:
 
     template <- affine∘exp(v_anatomy) - healthy <- exp(v_mass) - pre-op <- exp(-ρ·v_mass) - post-op
 
-The last arrow is the true field, exp(+ρ·v_mass) its inverse. ρ is the share of the mass effect that relaxes.
+The last arrow is the true field, exp(+ρ·v_mass) its inverse. ρ is the fraction of the mass effect that relaxes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from medtrace.fields import exponentiate, warp
 
 @dataclass(frozen=True)
 class PostopSettings(BrainSettings):
-    """How hard the cases are. Ranges are drawn from uniformly.
+    """How hard the cases are. Ranges are sampled uniformly.
 
     Attributes:
-        relaxation: share of the mass effect that goes away.
+        relaxation: fraction of the mass effect that goes away.
         margin_mm: healthy tissue taken with the lesion. margin_roughness_mm: its standard deviation.
 
     The others are those of `BrainSettings`.
@@ -135,8 +135,8 @@ def _render_target(
     depth_mm = warp(lesion.depth_mm[None], ddf[None])[0]
     oedema = 0.5 * oedema_share(depth_mm, 0.7 * lesion.oedema_mm) * maps[2:3]
     magnitude = blend(magnitude, contrast.oedema, oedema)
-    least = float(random.uniform(*settings.margin_mm))
-    margin = least + settings.margin_roughness_mm * smooth_noise(random, grid, 10.0)
+    minimum = float(random.uniform(*settings.margin_mm))
+    margin = minimum + settings.margin_roughness_mm * smooth_noise(random, grid, 10.0)
     depth_mm = depth_mm + margin.clamp_min(0)  # the whole lesion is always taken
     fluid = (contrast.fluid + 0.02 * smooth_noise(random, grid, 12.0)) * brain
     magnitude = blend(magnitude, fluid, edge_weight(depth_mm, grid.spacing))

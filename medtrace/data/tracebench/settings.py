@@ -13,7 +13,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class BrainSettings:
-    """Subjects of the template, their lesions and their scanners. Ranges are drawn from uniformly.
+    """Subjects of the template, their lesions and their scanners. Ranges are sampled uniformly.
 
     Attributes:
         slice_mm: height of a 2D slice's plane (RAS z).
@@ -22,7 +22,7 @@ class BrainSettings:
         rotation_degrees, scaling: bounds (±) of the head's affine variation.
         lesion_radius_mm: mean semi-axis. `lesion_elongation`: bound (±) of the logarithm of a semi-axis' ratio.
         lesion_depth_mm: least distance of the lesion's center from the brain's surface.
-        border_roughness: standard deviation of the lesion's border, as a share of its radius.
+        border_roughness: standard deviation of the lesion's border, as a fraction of its radius.
         mass_effect: peak velocity of the mass effect over the radius. It shows: the oedema's width rises with it.
         oedema_mm: width of the oedema at the least and the greatest mass effect.
         reach_mm: where the mass effect ends. skull_mm: how near the skull tissue is held.
@@ -71,7 +71,7 @@ def check_numbers(settings: Any, *, signed: Sequence[str] = (), free_length: Seq
     Args:
         settings: an instance of a frozen dataclass whose fields have defaults; lists, which YAML brings, become tuples.
         signed: fields that may be below 0.
-        free_length: fields of several numbers that are no range.
+        free_length: fields of several numbers that are not range.
 
     Raises:
         TypeError, ValueError: naming the field.

@@ -33,7 +33,7 @@ class BestWeights:
     """Write the weights of the best validation so far to `checkpoints/best.safetensors`; stop when none gets better.
 
     What is best is decided by the validator's key metric and its `metric_cmp_fn`. The file says metric, value and epoch
-    of its weights; a training that is resumed goes on from what it says. Attach it behind `ValidationHandler`
+    of its weights; a training that is resumed continues from what it says. Attach it behind `ValidationHandler`
     and before `Checkpoint`. In a process group rank 0 writes, and all ranks stop together.
 
     Args:

@@ -20,7 +20,7 @@ from medtrace.storage.logs import LineLog
 
 LOG = "train.log"
 QUIET = 60.0
-"""Seconds after which a long epoch tells how far it is, where no bar does."""
+"""Seconds after which a long epoch reports how far it is, where no bar does."""
 
 
 class ProgressBar:

@@ -22,7 +22,8 @@ TOOLS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 class Tracking:
     """Send every epoch's row of the history, and the settings once, to a tracking tool.
 
-    What MLflow is told goes into `mlflow.db` in the run folder, or where the environment variable MLFLOW_TRACKING_URI
+    What MLflow is reported goes into `mlflow.db` in the run folder, or where the environment variable
+    MLFLOW_TRACKING_URI
     leads. W&B works offline, into `wandb/` in the run folder (`wandb sync` uploads it), unless WANDB_MODE says
     otherwise: nothing leaves the machine that was not asked to. Attach it behind `LossHistory`.
 

@@ -87,8 +87,8 @@ def scores(row: Row) -> CaseTable:
     table = score_traceability(row.tracer, cases, segmenter, feature_network=network, progress=row.progress)
     if row.method is not None and row.method.registers:
         description = row.progress and f"{row.progress} (pairs)"
-        found = score_cases(registrar_of(row.method), cases, scores=registration, progress=description)
-        for case, values in found.rows.items():
+        result = score_cases(registrar_of(row.method), cases, scores=registration, progress=description)
+        for case, values in result.rows.items():
             table.add(case, values)
     return table
 
@@ -109,12 +109,12 @@ def registration(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
 
 def distances(tables: Mapping[str, CaseTable]) -> Table:
     """Numbers of all cases together: name → row → number."""
-    found: Table = {}
+    result: Table = {}
     for row, table in tables.items():
         if isinstance(table, TraceabilityTable):
             for name, value in table.distances.items():
-                found.setdefault(name, {})[row] = value
-    return found
+                result.setdefault(name, {})[row] = value
+    return result
 
 
 def diffusion(
@@ -231,12 +231,12 @@ SAMPLING: dict[str, tuple[str, dict[str, Any]]] = {
 
 def compared_with_reference(tables: Mapping[str, CaseTable]) -> Table:
     """`distances`, and every row against 250 steps of the ancestral sampler."""
-    found = distances(tables)
+    result = distances(tables)
     dice = {row: table.summary()["dice"].mean for row, table in tables.items()}
-    apart = found["bhattacharyya"]
-    found["dice_minus_reference"] = {row: value - dice[REFERENCE] for row, value in dice.items()}
-    found["bhattacharyya_of_reference"] = {row: value / apart[REFERENCE] for row, value in apart.items()}
-    return found
+    apart = result["bhattacharyya"]
+    result["dice_minus_reference"] = {row: value - dice[REFERENCE] for row, value in dice.items()}
+    result["bhattacharyya_of_reference"] = {row: value / apart[REFERENCE] for row, value in apart.items()}
+    return result
 
 
 MEASURES = {"dice": "Dice", "bhattacharyya": "Bhattacharyya", "seconds_per_case": "seconds a case"}

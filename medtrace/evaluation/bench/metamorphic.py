@@ -138,18 +138,18 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def shares(tables: Mapping[str, CaseTable]) -> Table:
-    """End-point errors as shares of the zero field's, sums over the cases; below 1 a method finds something."""
+def fractions(tables: Mapping[str, CaseTable]) -> Table:
+    """End-point errors as fractions of the zero field's, sums over the cases; below 1 a method finds something."""
 
-    def share(table: CaseTable, region: str) -> float:
+    def fraction(table: CaseTable, region: str) -> float:
         # A case without a lesion has nothing near it.
         pairs = zip(table.values(f"epe_{region}_mm"), table.values(f"zero_{region}_mm"))
-        found, zero = (sum(column) for column in zip(*(pair for pair in pairs if pair[1] == pair[1])))
-        return found / zero
+        result, zero = (sum(column) for column in zip(*(pair for pair in pairs if pair[1] == pair[1])))
+        return result / zero
 
     names = {"near": "near_lesion", "healthy": "healthy", "head": "head"}
     return {
-        f"share_of_zero_field_{short}": {row: share(table, region) for row, table in tables.items()}
+        f"share_of_zero_field_{short}": {row: fraction(table, region) for row, table in tables.items()}
         for short, region in names.items()
     }
 
@@ -171,7 +171,7 @@ def study(name: str, rows: Mapping[str, Training], controls: Mapping[str, Tracer
         rows=rows,
         controls=controls,
         scores=scores,
-        totals=shares,
+        totals=fractions,
         columns=COLUMNS | COSTS,
         printed=PRINTED,
         better=BETTER,

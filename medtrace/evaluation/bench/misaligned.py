@@ -1,4 +1,4 @@
-"""Studies of the task `misaligned`: T2 from T1, learned from pairs that do not lie on each other (RegGAN)."""
+"""Studies of the task `misaligned`: T2 from T1, learned from misaligned pairs (RegGAN)."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def scores(row: Row) -> CaseTable:
     if row.method is not None and row.method.registers:
         pairs = row.cases(row.run, "pairs")
         description = row.progress and f"{row.progress} (pairs)"
-        found = score_cases(registrar_of(row.method), pairs, scores=registration, progress=description)
-        for case, values in found.rows.items():
+        result = score_cases(registrar_of(row.method), pairs, scores=registration, progress=description)
+        for case, values in result.rows.items():
             table.add(case, values)
     return table
 
@@ -84,8 +84,8 @@ def translation(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     head = _plain(case["head"])
     values: dict[str, Any] = dict(fidelity(image, target))
     for convention in metrics.CONVENTIONS:
-        found = metrics.translation_scores(image, target, convention, head)
-        values |= {column(measure, convention): found[measure] for measure in MEASURES}
+        result = metrics.translation_scores(image, target, convention, head)
+        values |= {column(measure, convention): result[measure] for measure in MEASURES}
     drift = metrics.translation_drift(image, target, torch.as_tensor(trace.affine, dtype=torch.float64))[0]
     values["drift_mm"] = drift.norm()
     values |= {f"drift_{axis}_mm": component for axis, component in zip(AXES, drift)}
@@ -96,10 +96,10 @@ def registration(trace: Trace, pair: Mapping[str, Any]) -> dict[str, float]:
     """The values of one field against a pair's true misalignment, inside the head."""
     ddf, truth, head = trace.ddf[None], _plain(pair["ddf"]), _plain(pair["head"])
     affine = torch.as_tensor(trace.affine, dtype=torch.float64)
-    found = metrics.end_point_error(ddf, truth, head, affine=affine)
+    result = metrics.end_point_error(ddf, truth, head, affine=affine)
     zero = metrics.end_point_error(torch.zeros_like(truth), truth, head, affine=affine)
     return {
-        "epe_head_mm": float(found),
+        "epe_head_mm": float(result),
         "zero_head_mm": float(zero),
         "folded_fraction": float(non_diffeomorphic_fraction(ddf)),
     }
@@ -110,15 +110,15 @@ def totals(tables: Mapping[str, CaseTable]) -> Table:
 
     `common_drift_mm` is the length of the mean drift over all cases: a shift that the generator makes everywhere.
     """
-    found: Table = {"mean_drift_mm": {}, "common_drift_mm": {}, "share_of_zero_field_epe": {}}
+    result: Table = {"mean_drift_mm": {}, "common_drift_mm": {}, "share_of_zero_field_epe": {}}
     for row, table in tables.items():
         axes = [name for axis in AXES if (name := f"drift_{axis}_mm") in table.columns]
         mean = [table.summary()[name].mean for name in axes]
-        found["mean_drift_mm"][row] = mean
-        found["common_drift_mm"][row] = math.hypot(*mean)
+        result["mean_drift_mm"][row] = mean
+        result["common_drift_mm"][row] = math.hypot(*mean)
         if "zero_head_mm" in table.columns and (zero := sum(table.values("zero_head_mm"))) > 0:
-            found["share_of_zero_field_epe"][row] = sum(table.values("epe_head_mm")) / zero
-    return found
+            result["share_of_zero_field_epe"][row] = sum(table.values("epe_head_mm")) / zero
+    return result
 
 
 def show_pair(row: Row, folder: Path) -> None:

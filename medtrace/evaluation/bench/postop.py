@@ -102,8 +102,8 @@ def scores_with_independent_registration(row: Row) -> CaseTable:
     return table
 
 
-def shares(tables: Mapping[str, CaseTable]) -> Table:
-    """Error of the field and of the image, as shares of the identity's."""
+def fractions(tables: Mapping[str, CaseTable]) -> Table:
+    """Error of the field and of the image, as fractions of the identity's."""
     control = next(iter(tables.values()))
     zero, still = sum(control.values("zero_field_mm")), sum(control.values("mae"))
     return {
@@ -120,7 +120,7 @@ def study(name: str, rows: Mapping[str, Training], *, independent: bool = False)
         rows=rows,
         controls=CONTROLS,
         scores=scores_with_independent_registration if independent else scores,
-        totals=shares,
+        totals=fractions,
         columns=COLUMNS | (INDEPENDENT_COLUMNS if independent else {}) | SHARES | COSTS,
         printed=PRINTED,
         better=BETTER,

@@ -1,4 +1,4 @@
-"""What a study is: rows that are trained, how a row is scored, and what is told of it."""
+"""What a study is: rows that are trained, how a row is scored, and what is reported of it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Study:
         rows: the trainings to compare, in the table's order.
         controls: what needs no training and stands above them.
         scores: the values of every case of a row.
-        totals: numbers over all cases that are no mean of a column: from the tables of all rows to
+        totals: numbers over all cases that are not mean of a column: from the tables of all rows to
             name → row → number.
         columns: of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
             costs `parameters_million` (those a prediction runs through), `all_parameters_million`,

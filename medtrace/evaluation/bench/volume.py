@@ -132,7 +132,7 @@ def _instance(
 
     def trace(batch: Mapping[str, Any]) -> list[Trace]:
         names = ("source", "target", "mask", "source_mask")
-        return [found.to("cpu") for found in method.trace({n: batch[n].to(device) for n in names if n in batch})]
+        return [result.to("cpu") for result in method.trace({n: batch[n].to(device) for n in names if n in batch})]
 
     return trace
 

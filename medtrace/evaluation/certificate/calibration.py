@@ -30,7 +30,7 @@ FIELD_VOXELS = 1.0
 """A field is wrong whose error exceeds this at 1 % of the foreground."""
 IMAGE_SHARE = 0.25
 IMAGE_VOXELS = 0.02
-"""An image is wrong that is off by more than `IMAGE_SHARE` of the range at more than this share of the foreground."""
+"""An image is wrong that is off by more than `IMAGE_SHARE` of the range at more than this part of the foreground."""
 ACCOUNT_SHARE = 0.01
 TASKS = ("postop", "metamorphic")
 
@@ -63,14 +63,14 @@ def wrongness(trace: Trace, truth: Trace) -> tuple[str, ...]:
     region = measure.foreground(truth.source, truth.image)[0]
     span = float(truth.image.max() - truth.image.min())
     apart = (trace.image - truth.image).abs().amax(0)[region]
-    found = {
+    result = {
         "field": _far(trace.ddf, truth.ddf, region),
         "folds": float(non_diffeomorphic_volume(trace.ddf[None].double())[0]) > 0,
         "inverse": _far(trace.inverse_ddf, truth.inverse_ddf, region),
         "warped": measure.account_error(trace) > ACCOUNT_SHARE,
         "image": float((apart > IMAGE_SHARE * span).double().mean()) > IMAGE_VOXELS,
     }
-    return tuple(name for name, bad in found.items() if bad)
+    return tuple(name for name, bad in result.items() if bad)
 
 
 def assess_corrupted(

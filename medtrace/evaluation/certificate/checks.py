@@ -18,7 +18,7 @@ from medtrace.trace import Contrast, Trace
 
 FIELD_CHECKS = ("zero-field control", "field against image")
 OWN_WARPED = 1e-3
-"""Share of the range within which an image is no more than the warped source."""
+"""Fraction of the range within which an image is no more than the warped source."""
 NO_CHANNELS = "source and image have different channel counts"
 
 
@@ -72,14 +72,14 @@ def smoothness(trace: Trace, thresholds: Thresholds) -> Check:
 
 
 def inverse_consistency(trace: Trace, thresholds: Thresholds) -> Check:
-    """There and back, from the source and from the image; interior and border apart."""
+    """Round trip, from the source and from the image; interior and border apart."""
     figures: dict[str, float] = {}
     for forward in (True, False):
         parts = measure.round_trip(trace, thresholds.border_voxels, to_target_first=forward)
-        for place, found in zip(("interior", "border"), parts):
-            if found is None:
+        for place, result in zip(("interior", "border"), parts):
+            if result is None:
                 continue
-            for name, value in found._asdict().items():
+            for name, value in result._asdict().items():
                 key = f"{place}_{name}"
                 figures[key] = figures.get(key, 0) + value if name == "points" else max(figures.get(key, 0.0), value)
     if not figures:
@@ -124,12 +124,12 @@ def field_against_image(
     )
     pair = _at_reference_size(trace, still, image, region, thresholds)
     field = _registered(pair, thresholds) if reference is None else reference
-    found = measure.similarity(warp(pair.source[None], field[None])[0], pair.image, pair.region)
+    result = measure.similarity(warp(pair.source[None], field[None])[0], pair.image, pair.region)
     own = measure.similarity(warp(pair.source[None], pair.ddf[None])[0], pair.image, pair.region)
     beside = measure.agreement(pair.ddf, field, pair.affine, pair.region)
     spacing = float(pair.affine[:3, : trace.spatial_dims].norm(dim=0).log().mean().exp())
     figures = {
-        "similarity_shortfall": found - own,
+        "similarity_shortfall": result - own,
         "disagreement_voxels": beside.mean_mm / spacing,
         "disagreement_mm": beside.mean_mm,
         "disagreement_p95_mm": beside.p95_mm,
@@ -208,10 +208,10 @@ def _own_warped(trace: Trace) -> bool:
 
 def _registered(pair: _Pair, thresholds: Thresholds) -> Tensor:
     if not (pair.image.ndim == 4 and 1 in pair.image.shape[1:]):
-        found = independent_registration(
+        result = independent_registration(
             pair.source[None], pair.image[None], control_spacing=thresholds.reference_spacing
         )
-        return found[0]
+        return result[0]
     axis = list(pair.image.shape[1:]).index(1)  # a single slice is registered in its plane
     plane = [value.squeeze(axis + 1)[None] for value in (pair.source, pair.image)]
     parts = list(independent_registration(*plane, control_spacing=thresholds.reference_spacing)[0].unsqueeze(axis + 1))

@@ -25,13 +25,13 @@ class FoldFigures(NamedTuple):
     volume_voxels: float
     """Folded volume (area in 2D); see `fields.non_diffeomorphic_volume`."""
     fraction: float
-    """Fraction of voxels that are no digital diffeomorphism."""
+    """Fraction of voxels that are not a digital diffeomorphism."""
     least_jacobian: float
     """By central differences, which miss folds of one voxel."""
 
 
 class ConsistencyFigures(NamedTuple):
-    """How far going there and back misses the start, in voxels of the start's grid and mm."""
+    """How far a round trip misses the start, in voxels of the start's grid and mm."""
 
     mean_mm: float
     p95_voxels: float
@@ -142,7 +142,7 @@ def round_trip(
 
 
 def account_error(trace: Trace) -> float:
-    """Largest difference of `warped` from the source resampled by `ddf`, as a share of the source's range."""
+    """Largest difference of `warped` from the source resampled by `ddf`, as a fraction of the source's range."""
     again = pull(trace.source, trace.ddf, _to_source(trace))
     return float((again - trace.warped).abs().max()) / _span(trace.source)
 
@@ -206,10 +206,10 @@ def agreement(ddf: Tensor, independent: Tensor, affine: Tensor, region: Tensor) 
 
 
 def residual_share(trace: Trace, region: Tensor) -> float:
-    """Energy of the residual outside the mask, as a share of the image's variance in the region.
+    """Energy of the residual outside the mask, as a fraction of the image's variance in the region.
 
     The residual is `image − warped − appearance`, across units `image − appearance`; where a mask permits a change of
-    appearance it is left out, so that the share is of change that neither deformation nor a permitted change of
+    appearance it is left out, so that the fraction is of change that neither deformation nor a permitted change of
     appearance explains. 0 is none, 1 as much as the image itself varies.
 
     Args:
@@ -229,14 +229,14 @@ def residual_share(trace: Trace, region: Tensor) -> float:
 
 
 def outside_range(image: Tensor, source: Tensor, slack: float = 0.05) -> float:
-    """Share of the image's values more than `slack` of the source's range beyond it."""
+    """Fraction of the image's values more than `slack` of the source's range beyond it."""
     low, high = float(source.min()), float(source.max())
     margin = slack * (high - low)
     return float(((image < low - margin) | (image > high + margin)).double().mean())
 
 
 def outside_contrast(image: Tensor, contrast: Contrast, slack: float = 0.05) -> float:
-    """Share of the image's values more than `slack` of the span of a contrast's rule beyond it.
+    """Fraction of the image's values more than `slack` of the span of a contrast's rule beyond it.
 
     Args:
         image: in the contrast's units.

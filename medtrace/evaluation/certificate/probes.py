@@ -63,20 +63,22 @@ def equivariance(translator: Translator, trace: Trace, probe: Tensor) -> Equivar
 def translator_checks(translator: Translator, trace: Trace, thresholds: Thresholds) -> list[Check]:
     """Reproduction and equivariance of a method that translates one image."""
     again = translator(trace.source)
-    share = float((again.image - trace.image).abs().mean()) / max(float(trace.image.max() - trace.image.min()), 1e-12)
+    fraction = float((again.image - trace.image).abs().mean()) / max(
+        float(trace.image.max() - trace.image.min()), 1e-12
+    )
     apart = float(torch.linalg.vector_norm(again.ddf - trace.ddf, dim=0).mean())
     reproduction = assessed(
         "reproduction",
-        {"reproduction_share": share, "reproduction_field_voxels": apart},
+        {"reproduction_share": fraction, "reproduction_field_voxels": apart},
         thresholds,
         "the run makes this image of this source again",
     )
     shape = tuple(trace.image.shape[1:])
-    found = [
+    result = [
         equivariance(translator, trace, measure.smooth_displacement(shape, thresholds.probe_voxels, seed))
         for seed in range(thresholds.probes)
     ]
-    worst = max(found, key=lambda one: one.ratio)
+    worst = max(result, key=lambda one: one.ratio)
     figures = {f"equivariance_{name}": value for name, value in worst._asdict().items()}
     return [reproduction, assessed("equivariance", figures, thresholds, "a deformed source gives a deformed answer")]
 

@@ -38,7 +38,7 @@ def provenance(
     """
     folder = Path(folder)
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "medtrace": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -51,19 +51,19 @@ def provenance(
         for path in (run, run / RECORD, weights):
             if not path.exists():
                 raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
-        found["run"] = {
+        result["run"] = {
             "weights_sha256": sha256(weights),
             "run_sha256": sha256(run / RECORD),
             "name": run.resolve().name,
         }
     if source is not None:
-        found["input"] = {"name": Path(source).name, "sha256": sha256(source)}
-    return found
+        result["input"] = {"name": Path(source).name, "sha256": sha256(source)}
+    return result
 
 
-def without_names(found: dict[str, Any]) -> dict[str, Any]:
-    """Provenance that tells hashes and versions, but no file names and no metadata, which may name a patient."""
-    kept = dict(found)
+def without_names(result: dict[str, Any]) -> dict[str, Any]:
+    """Provenance that reports hashes and versions, but no file names and no metadata, which may name a patient."""
+    kept = dict(result)
     if "input" in kept:
         kept["input"] = {"sha256": kept["input"]["sha256"]}
     if "trace" in kept:
@@ -73,14 +73,14 @@ def without_names(found: dict[str, Any]) -> dict[str, Any]:
 
 def provenance_check(
     trace: Trace,
-    found: dict[str, Any],
+    result: dict[str, Any],
     source: str | os.PathLike | None,
     series: str | int | None = None,
     resample_tilt: bool = False,
 ) -> Check:
-    """Whether the origin is complete, and the input (read as `read_image` is told) is the trace's source."""
-    missing = [f"{name} (pass --{name})" for name in ("run", "input") if name not in found]
-    missing += [] if found["trace"]["method"] else ["the method's name in trace.json"]
+    """Whether the origin is complete, and the input (read with the same options) is the trace's source."""
+    missing = [f"{name} (pass --{name})" for name in ("run", "input") if name not in result]
+    missing += [] if result["trace"]["method"] else ["the method's name in trace.json"]
     if source is not None and (reason := _differs(trace, source, series, resample_tilt)):
         return Check("provenance", Status.FAIL, reason)
     if missing:

@@ -43,7 +43,7 @@ class Radius:
 
     radius_mm: float
     coverage: float
-    share: float | None
+    fraction: float | None
     predictor: str
     population: str
     calibration_subjects: int
@@ -55,8 +55,8 @@ class Radius:
         """The guarantee in words."""
         what = (
             "a random point of its foreground lies"
-            if self.share is None
-            else f"at least {100 * self.share:g} % of its points lie"
+            if self.fraction is None
+            else f"at least {100 * self.fraction:g} % of its points lie"
         )
         return (
             f"for a new subject of {self.population}, {what} within {self.radius_mm:.3g} mm of where the trace says,"
@@ -108,8 +108,8 @@ def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: i
         if name == "registration":
             moving, fixed = (case[key].as_tensor() for key in ("source", "target"))
             affine = case["source"].affine
-            found = register_images(moving, fixed, affine, affine, alignment="none", check_starts=False)
-            return point_errors(case, found.inverse_ddf)
+            result = register_images(moving, fixed, affine, affine, alignment="none", check_starts=False)
+            return point_errors(case, result.inverse_ddf)
         dims = case["inverse_ddf"].shape[0]
         spacing = case["source"].affine[:3, :dims].norm(dim=0)
         shift = torch.randn(dims, generator=generator) * NOISE_MM / spacing
@@ -148,7 +148,7 @@ def calibrate_radius(
     calibration: int = 1000,
     test: int = 1000,
     coverage: float = 0.9,
-    share: float | None = None,
+    fraction: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Radius:
@@ -160,7 +160,7 @@ def calibrate_radius(
         task, spatial_shape, seed: of TraceBench.
         calibration, test: subjects.
         coverage: probability promised.
-        share: None promises for a random point of a subject's foreground; a number for this share of its points.
+        fraction: None promises for a random point of a subject's foreground; a number for this fraction of its points.
         progress: show a bar.
 
     Returns:
@@ -174,15 +174,15 @@ def calibrate_radius(
         for index in tqdm(range(count), desc=split, disable=not progress, unit="subject"):
             yield errors(data[index])
 
-    scores = torch.tensor([subject_score(e, share, generator) for e in subjects("validation", calibration)])
+    scores = torch.tensor([subject_score(e, fraction, generator) for e in subjects("validation", calibration)])
     radius = conformal_radius(scores, coverage)
     held, within = [], []
-    for found in subjects("test", test):
-        held.append(subject_score(found, share, generator))
-        within.append(float((found <= radius).double().mean()))
+    for result in subjects("test", test):
+        held.append(subject_score(result, fraction, generator))
+        within.append(float((result <= radius).double().mean()))
     measured = measure_coverage(torch.tensor(held) <= radius, torch.tensor(within))
     population = f"TraceBench {task} at {'x'.join(map(str, spatial_shape))}"
-    return Radius(radius, coverage, share, predictor, population, calibration, measured)
+    return Radius(radius, coverage, fraction, predictor, population, calibration, measured)
 
 
 def calibrate_radius_on_landmarks(
@@ -190,7 +190,7 @@ def calibrate_radius_on_landmarks(
     population: str,
     *,
     coverage: float = 0.9,
-    share: float | None = None,
+    fraction: float | None = None,
     seed: int = 0,
 ) -> Radius:
     """Calibrate a radius on subjects with landmarks; its coverage is measured by leaving out one at a time.
@@ -206,15 +206,15 @@ def calibrate_radius_on_landmarks(
         torch.linalg.vector_norm(trace.locate(source) - torch.as_tensor(target, dtype=torch.float64), dim=1)
         for trace, source, target in subjects
     ]
-    scores = torch.tensor([subject_score(found, share, generator) for found in errors])
+    scores = torch.tensor([subject_score(result, fraction, generator) for result in errors])
     radius = conformal_radius(scores, coverage)
     left_out = [conformal_radius(torch.cat([scores[:k], scores[k + 1 :]]), coverage) for k in range(len(scores))]
     measured = None
     if len(scores) > 1 and all(math.isfinite(value) for value in left_out):
         held = scores <= torch.tensor(left_out)
-        within = torch.tensor([float((found <= own).double().mean()) for found, own in zip(errors, left_out)])
+        within = torch.tensor([float((result <= own).double().mean()) for result, own in zip(errors, left_out)])
         measured = measure_coverage(held, within)
-    return Radius(radius, coverage, share, "traces", population, len(scores), measured)
+    return Radius(radius, coverage, fraction, "traces", population, len(scores), measured)
 
 
 def read_subjects(path: str | os.PathLike, space: str | None = None) -> list[tuple[Trace, Tensor, Tensor]]:
@@ -237,7 +237,7 @@ def read_subjects(path: str | os.PathLike, space: str | None = None) -> list[tup
     columns = ("trace", "source_landmarks", "target_landmarks")
     if not rows or any(not row.get(column) for row in rows for column in columns):
         raise ValueError(f"{path}: expected rows with the columns {', '.join(columns)}; correct the file")
-    found = []
+    result = []
     for row in rows:
         trace = load_trace(path.parent / row["trace"])
         source_names, source = _landmarks(path.parent, row, "source", trace.source, trace.source_affine, space)
@@ -246,21 +246,21 @@ def read_subjects(path: str | os.PathLike, space: str | None = None) -> list[tup
             raise ValueError(
                 f"{path}: {row['source_landmarks']} and {row['target_landmarks']} name different landmarks, or none"
             )
-        found.append((trace, source, target))
-    return found
+        result.append((trace, source, target))
+    return result
 
 
 def _landmarks(
     folder: Path, row: Mapping[str, str], name: str, image: Tensor, affine: Tensor, space: str | None
 ) -> tuple[list[str], Tensor]:
-    """Landmarks of one image of a trace, checked to lie on it."""
+    """Landmarks of one image of a trace, checked to be on it."""
     grid = Grid((*image.shape[1:], 1)[:3], affine)
     member = f"{row['trace']}/{'source' if name == 'source' else 'image'}"
     return read_landmarks(folder / row[f"{name}_landmarks"], space, ImageGrid(grid, member))
 
 
 def radius_check(path: str | os.PathLike) -> Check:
-    """Tell a conformal radius; it is no test of this trace, so it always passes."""
+    """Report a conformal radius; it is not a test of this trace, so it always passes."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected one of `medtrace calibrate radius`")
@@ -278,13 +278,13 @@ def radius_check(path: str | os.PathLike) -> Check:
 def radius_text(radius: Radius) -> str:
     """A radius and its measured coverage as lines of text."""
     lines = [f"predictor {radius.predictor}: {radius.statement}"]
-    found = radius.measured
-    if found is None:
+    result = radius.measured
+    if result is None:
         lines.append("coverage not measured: too few subjects")
     else:
         lines.append(
-            f"measured on {found.n} unseen subjects: {100 * found.subjects:.1f} % of subjects"
-            f" (± {100 * found.standard_error:.1f}), {100 * found.points:.1f} % of their points;"
+            f"measured on {result.n} unseen subjects: {100 * result.subjects:.1f} % of subjects"
+            f" (± {100 * result.standard_error:.1f}), {100 * result.points:.1f} % of their points;"
             f" promised {100 * radius.coverage:g} %"
         )
     return "\n".join(lines)

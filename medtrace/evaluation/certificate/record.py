@@ -48,8 +48,8 @@ class Certificate:
     @property
     def verdict(self) -> Status:
         """FAIL if any check fails, else WARN if any warns, else PASS."""
-        found = {check.status for check in self.checks}
-        return next((status for status in (Status.FAIL, Status.WARN) if status in found), Status.PASS)
+        result = {check.status for check in self.checks}
+        return next((status for status in (Status.FAIL, Status.WARN) if status in result), Status.PASS)
 
     def check(self, name: str) -> Check:
         """The check called `name`."""
@@ -91,7 +91,8 @@ def assessed(name: str, figures: Mapping[str, float], thresholds: Thresholds, we
 
     Args:
         name: of the check.
-        figures: all of them are upper-bounded where `thresholds` has a limit of that name; the others are told only.
+        figures: all of them are upper-bounded where `thresholds` has a limit of that name; the others are only
+            reported.
         thresholds: the limits.
         well: the reason if nothing is exceeded.
     """

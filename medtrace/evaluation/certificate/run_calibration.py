@@ -82,17 +82,17 @@ def question_run(
     limits = thresholds or Thresholds()
     method = load_method(run, "cpu")
     data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
-    found: list[Answer] = []
+    result: list[Answer] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fields of broken runs have no good inverse
         others = {} if not method.translates else _other_runs(method, seed)
         for index in tqdm(range(cases), disable=not progress, unit="case"):
             case, other = data[index], data[(index + 1) % cases]
             if not method.translates:
-                found += _registration(method, case, limits, seed + index)
+                result += _registration(method, case, limits, seed + index)
             else:
-                found += _translation(method.trace, case, other, others, limits)
-    return found
+                result += _translation(method.trace, case, other, others, limits)
+    return result
 
 
 def answer_table(answers: Iterable[Answer]) -> str:
@@ -126,8 +126,8 @@ def _translation(
     for name, another in others.items():
         made = run_translator(another, affine)(source)
         yield _answer(translator_checks(translator, made, replace(limits, probes=1))[0], name)
-    for name, share in (("half of it remembered", 0.5), ("all of it remembered", 1.0)):
-        blended = _remembering(translator, memory, share)
+    for name, fraction in (("half of it remembered", 0.5), ("all of it remembered", 1.0)):
+        blended = _remembering(translator, memory, fraction)
         yield _answer(translator_checks(blended, blended(source), limits)[1], name)
 
 
@@ -150,22 +150,22 @@ def _in_gray_levels(trace: Trace) -> Trace:
     return replace(trace, image=torch.round(trace.image / step) * step)
 
 
-def _remembering(translator: Translator, memory: Tensor, share: float) -> Translator:
+def _remembering(translator: Translator, memory: Tensor, fraction: float) -> Translator:
     def answer(source: Tensor) -> Trace:
         trace = translator(source)
-        return replace(trace, image=torch.lerp(trace.image, memory, share))
+        return replace(trace, image=torch.lerp(trace.image, memory, fraction))
 
     return answer
 
 
 def _other_runs(method: Method, seed: int) -> dict[str, Tracer]:
     """Runs of nearly the same weights: every one times 1 + noise."""
-    found: dict[str, Callable] = {}
+    result: dict[str, Callable] = {}
     for noise in WEIGHTS_OFF:
         generator = torch.Generator().manual_seed(seed)
         other = copy.deepcopy(method)
         with torch.no_grad():
             for weights in other.parameters():
                 weights.mul_(1 + noise * torch.randn(weights.shape, generator=generator))
-        found[f"weights off by {100 * noise:g} %"] = other.trace
-    return found
+        result[f"weights off by {100 * noise:g} %"] = other.trace
+    return result

@@ -30,17 +30,17 @@ class Thresholds:
         largest_jump_voxels: largest distance of one voxel's displacement from its neighbors' median.
         interior_p95_voxels, interior_max_voxels: round trip through the field and its inverse, away from borders.
         border_p95_voxels: the same at the border.
-        account_share: `warped` against the source resampled by `ddf`, as a share of the source's range.
+        account_share: `warped` against the source resampled by `ddf`, as a fraction of the source's range.
         similarity_shortfall: similarity (NMI) of the image to the independently warped source, less that to the
             claimed one: what the claimed field leaves unregistered.
         zero_field_advantage: similarity of the image to the source as it is, less that to the claimed one.
         disagreement_voxels: mean distance of the claimed from the independent displacement, in voxels of the
             reference registration's grid.
-        residual_share: energy that neither deformation nor permitted appearance explains, as a share of variance.
+        residual_share: energy that neither deformation nor permitted appearance explains, as a fraction of variance.
         outside_range_share: voxels beyond the source's range by more than 5 %.
         contrast_loss: 1 less the ratio of standard deviations of image and source.
         identical_pair_voxels: greatest displacement of a pair of two equal images (registration runs).
-        reproduction_share: mean difference of the image from what the run makes of the source, share of the range.
+        reproduction_share: mean difference of the image from what the run makes of the source, fraction of the range.
         equivariance_ratio: how far the run is from carrying a small deformation of its input over to its output; 1
             is as far as a method that ignores it.
         border_voxels: width of the border for the round trip.
@@ -83,7 +83,7 @@ class Thresholds:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no YAML mapping, a name is unknown or a limit is none; the message names it.
+            ValueError: if it is not YAML mapping, a name is unknown or a limit is none; the message names it.
         """
         path = Path(path)
         if not path.is_file():
@@ -102,7 +102,7 @@ class Thresholds:
         new: dict[str, Any] = {}
         for name, value in given.items():
             if name not in known:
-                raise ValueError(f"{where}: {name!r} is no limit; expected some of {', '.join(known)}")
+                raise ValueError(f"{where}: {name!r} is not a limit; expected some of {', '.join(known)}")
             if isinstance(known[name], Limit):
                 new[name] = _limit(where, name, value)
             elif isinstance(known[name], int):

@@ -71,7 +71,7 @@ def find_heads(folder: str | os.PathLike) -> tuple[list[Head], list[str]]:
             continue
         liters = _liters(mask)
         if liters > MOST_BRAIN_LITERS:
-            left.append(f"longitudinal {person.name}: its mask holds {liters:.1f} liters, which is no brain")
+            left.append(f"longitudinal {person.name}: its mask holds {liters:.1f} liters, which is not a brain")
             continue
         heads += [_dated(person, study, mask) for study in ("study1", "study2")]
     heads = [head for head in heads if "T1" in head.images and len(head.images) > 1]
@@ -90,18 +90,18 @@ def on_one_grid(head: Head, folder: Path) -> dict[str, Path]:
     mask = sitk.ReadImage(str(head.mask))
     inside = np.transpose(sitk.GetArrayFromImage(mask)) > 0
     affine = read_nifti(head.mask).affine
-    found = {}
+    result = {}
     for contrast, file in head.images.items():
-        found[contrast] = folder / f"{head.name}_{contrast}.nii.gz"
-        if found[contrast].is_file():
+        result[contrast] = folder / f"{head.name}_{contrast}.nii.gz"
+        if result[contrast].is_file():
             continue
         motion = sitk.CompositeTransform(3)
         for transform in head.transforms[contrast]:
             motion.AddTransform(sitk.ReadTransform(str(transform)))
         image = sitk.Resample(sitk.ReadImage(str(file), sitk.sitkFloat32), mask, motion, sitk.sitkLinear, 0.0)
         values = np.where(inside, np.transpose(sitk.GetArrayFromImage(image)), 0.0)
-        write_image(found[contrast], torch.from_numpy(values.astype(np.float32))[None], affine)
-    return found
+        write_image(result[contrast], torch.from_numpy(values.astype(np.float32))[None], affine)
+    return result
 
 
 def sides(heads: Sequence[Head], target: str, test: str) -> dict[str, list[Head]]:
@@ -111,15 +111,15 @@ def sides(heads: Sequence[Head], target: str, test: str) -> dict[str, list[Head]
         ValueError: if one is empty.
     """
     able = [head for head in heads if target in head.images]
-    found = {
+    result = {
         "training": [head for head in able if head.person not in (test, VALIDATION)],
         "validation": [head for head in able if head.person == VALIDATION],
         "test": [head for head in able if head.person == test and head.mask is None],
     }
-    empty = [name for name, members in found.items() if not members]
+    empty = [name for name, members in result.items() if not members]
     if empty:
         raise ValueError(f"heads: no {' and no '.join(empty)} head has T1 and {target}; give the whole data sets")
-    return found
+    return result
 
 
 def _dated(person: Path, study: str, mask: Path) -> Head:

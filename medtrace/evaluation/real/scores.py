@@ -1,4 +1,4 @@
-"""What is told of a row on the slices of a test person."""
+"""What is reported of a row on the slices of a test person."""
 
 from __future__ import annotations
 

@@ -36,10 +36,10 @@ class _Part(NamedTuple):
 
 def parse_member(text: str | Path) -> Member:
     """A file, or ANTs' `[FILE,1]`, which inverts it."""
-    found = re.fullmatch(r"\[(.+),\s*([01])\s*\]", str(text))
-    if found is None or Path(text).exists():
+    result = re.fullmatch(r"\[(.+),\s*([01])\s*\]", str(text))
+    if result is None or Path(text).exists():
         return Member(Path(text))
-    return Member(Path(found[1].strip()), found[2] == "1")
+    return Member(Path(result[1].strip()), result[2] == "1")
 
 
 def completed(members: Sequence[Member]) -> tuple[list[Member], list[Note]]:
@@ -119,20 +119,20 @@ def _stages(path: Path, part: _Part) -> dict[int, Path]:
     """The linear files of the same registration before a warp, by stage."""
     stages: dict[int, Path] = {}
     for other in _neighbors(path, part.prefix):
-        found = _part(other)
-        if found is None or found.kind != "linear" or found.prefix != part.prefix:
+        result = _part(other)
+        if result is None or result.kind != "linear" or result.prefix != part.prefix:
             continue
-        if part.stage >= 0 and not 0 <= found.stage < part.stage:
+        if part.stage >= 0 and not 0 <= result.stage < part.stage:
             continue
-        if part.stage < 0 and found.stage >= 0:
+        if part.stage < 0 and result.stage >= 0:
             continue
-        if found.stage in stages:
+        if result.stage in stages:
             raise ValueError(
-                f"{path}: two files beside it may be the linear part, {stages[found.stage].name} and {other.name}"
+                f"{path}: two files beside it may be the linear part, {stages[result.stage].name} and {other.name}"
                 " (GenericAffine is what antsRegistration writes); name all files in ANTs' order in a folder of their"
                 " own"
             )
-        stages[found.stage] = other
+        stages[result.stage] = other
     early = path.with_name(f"{part.prefix}{part.stage}Affine.txt")  # of a prefix that ends in a digit
     if not stages and part.stage >= 0 and early.is_file():
         return {-1: early}
@@ -152,7 +152,7 @@ def _is_warp(path: Path) -> bool:
 def _part(path: Path) -> _Part | None:
     """What a name says; the stage is -1 where it has no number, as in early versions of ANTs."""
     for pattern in (_WARP, _LINEAR):
-        if found := pattern.fullmatch(path.name):
-            kind = found["kind"] if pattern is _WARP else "linear"
-            return _Part(found["prefix"], int(found["stage"]) if found["stage"] else -1, kind)
+        if result := pattern.fullmatch(path.name):
+            kind = result["kind"] if pattern is _WARP else "linear"
+            return _Part(result["prefix"], int(result["stage"]) if result["stage"] else -1, kind)
     return None

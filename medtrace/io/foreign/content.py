@@ -14,7 +14,7 @@ _HEAD = 1 << 16
 
 
 class Kind(StrEnum):
-    """Kinds of file that can be told apart by their content."""
+    """Kinds of file that can be distinguished by their content."""
 
     ITK = "an ITK transform"
     X5 = "an X5 file of nitransforms"
@@ -30,7 +30,7 @@ class Kind(StrEnum):
 _REFUSED = {
     b"MNI Transform File": "a MINC .xfm file; convert it by `lta_convert --inmni FILE --outlta OUT.lta`",
     b"# Markups fiducial": "a list of landmarks of 3D Slicer, not a transform",
-    b"\x89PNG": "a picture, not a transform",
+    b"\x89PNG": "a natural image, not a transform",
     b"# IO: ": "a transform of DIPY or another program that cannot be read; convert it to ITK's format",
 }
 
@@ -74,13 +74,14 @@ def kind_of(path: Path) -> Kind:
         return Kind.NIFTI
     if _is_matlab(head) or head.lstrip().startswith(b"#Insight Transform File"):
         return Kind.ITK
-    found = None if b"\0" in head else _kind_of_text(path)
-    if found is None:
+    result = None if b"\0" in head else _kind_of_text(path)
+    if result is None:
         raise ValueError(
-            f"{path}: is no transform that can be read; expected a file of ITK, ANTs, elastix, FreeSurfer (LTA), FSL,"
+            f"{path}: is not a transform that can be read; expected a file of ITK, ANTs, elastix, FreeSurfer (LTA),"
+            f" FSL,"
             " SPM, AFNI, NiftyReg, Learn2Reg, nitransforms or 3D Slicer"
         )
-    return found
+    return result
 
 
 def _kind_of_text(path: Path) -> Kind | None:

@@ -136,7 +136,7 @@ def _transform(path: Path, parameters: Parameters, dims: int) -> sitk.Transform:
 
 
 def _field(path: Path, parameters: Parameters, dims: int) -> sitk.Transform:
-    """A displacement field in a file of its own, which is sought beside the parameters."""
+    """A displacement field in its own file, which is sought beside the parameters."""
     named = _text(parameters, "DeformationFieldFileName")
     file = path.parent / PureWindowsPath(PurePosixPath(named).name).name
     if not named or not file.is_file():
@@ -195,7 +195,7 @@ def _check_images(path: Path, parameters: Parameters, images: Images) -> list[No
             linear = LPS @ grid.affine.numpy()[:3, :3]
             if np.abs(linear / np.linalg.norm(linear, axis=0) - np.eye(3)).max() > _TURNED:
                 raise ValueError(
-                    f"{path}: elastix was told UseDirectionCosines false (or nothing), so it took the axes of the"
+                    f"{path}: elastix was given UseDirectionCosines false (or nothing), so it took the axes of the"
                     f" {name} for those of the body, which they are not; register again with it true"
                 )
     names = ("Size", "Spacing", "Origin", "Direction")

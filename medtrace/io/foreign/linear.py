@@ -50,7 +50,7 @@ def read_afni(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]]:
     if values.size != 12:
         raise ValueError(
             f"{path}: holds {values.size // 12} matrices, one for each time point; write the one that is wanted into"
-            " a file of its own"
+            " its own file"
         )
     try:
         check_upright("source", images.source)
@@ -113,8 +113,8 @@ def _lta_matrix(path: Path, text: str) -> tuple[int, np.ndarray]:
             f"{path}: expected an LTA of type 0 (voxels) or 1 (RAS) with one transform, received type"
             f" {kind[1] if kind else '?'} with {count[1] if count else '?'}; run lta_convert --inlta FILE --outlta OUT"
         )
-    found = re.search(r"(?m)^[ \t]*1[ \t]+4[ \t]+4[ \t]*\n", text)
-    words = [] if found is None else text[found.end() :].split()[:16]
+    result = re.search(r"(?m)^[ \t]*1[ \t]+4[ \t]+4[ \t]*\n", text)
+    words = [] if result is None else text[result.end() :].split()[:16]
     try:
         matrix = np.array([float(word) for word in words]).reshape(4, 4)
     except ValueError as error:
@@ -125,8 +125,8 @@ def _lta_matrix(path: Path, text: str) -> tuple[int, np.ndarray]:
 
 def _lta_volume(path: Path, text: str, name: str) -> Grid | None:
     """The grid that an LTA describes, None where it says that it knows none."""
-    found = re.search(rf"(?m)^[ \t]*{name} volume info[ \t]*\n((?:[ \t]*\w+[ \t]*=.*(?:\n|$))+)", text)
-    entries = {} if found is None else dict(re.findall(r"(?m)^[ \t]*(\w+)[ \t]*=[ \t]*(.*)$", found[1]))
+    result = re.search(rf"(?m)^[ \t]*{name} volume info[ \t]*\n((?:[ \t]*\w+[ \t]*=.*(?:\n|$))+)", text)
+    entries = {} if result is None else dict(re.findall(r"(?m)^[ \t]*(\w+)[ \t]*=[ \t]*(.*)$", result[1]))
     if not entries or entries.get("valid", "0").split()[:1] != ["1"]:
         return None
     try:

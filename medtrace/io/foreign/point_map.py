@@ -31,12 +31,12 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """The grids between which a transform leads, as volumes (a picture is one slice).
+    """The grids between which a transform leads, as volumes (a natural image is one slice).
 
     Args:
         source: of the moving image.
         target: of the fixed image, on which the source is resampled.
-        source_pixel: edges of a pixel in mm as ITK reads them from a picture's resolution; medtrace takes 1 mm.
+        source_pixel: edges of a pixel in mm as ITK reads them from a natural image's resolution; medtrace takes 1 mm.
         target_pixel: likewise.
     """
 
@@ -62,7 +62,7 @@ class PointMap:
         notes: what was assumed, a line each.
 
     Raises:
-        ValueError: if the transform is in 2D and an image is not one axial slice or picture.
+        ValueError: if the transform is in 2D and an image is not one axial slice or natural image.
     """
 
     transform: sitk.Transform
@@ -76,7 +76,7 @@ class PointMap:
         for name, grid in (("source", self.images.source), ("target", self.images.target)):
             if grid.shape[2] != 1 or not is_axial(grid.affine):
                 raise ValueError(
-                    f"{name}: expected a picture or one axial slice for a 2D transform, received a grid of"
+                    f"{name}: expected a natural image or one axial slice for a 2D transform, received a grid of"
                     f" {grid.shape}{'' if grid.shape[2] != 1 else ' in another plane'}; give the images that it was"
                     " made for"
                 )

@@ -48,7 +48,7 @@ def read_point_map(
         files: one file, or several of ITK and ANTs in the order of antsApplyTransforms (a point of the target goes
             through the first of them first); `[FILE,1]` inverts a linear one.
         images: between which it leads.
-        format: a name of `IMPORT_FORMATS`; None tells it by the content of the first file.
+        format: a name of `IMPORT_FORMATS`; None finds it from the content of the first file.
 
     Returns:
         The map, with a note for each thing that was assumed.
@@ -85,7 +85,7 @@ def read_point_map(
         )
     whole = transforms[0] if len(transforms) == 1 else sitk.CompositeTransform(transforms[::-1])
     if whole.GetDimension() == 2 and (images.source_pixel, images.target_pixel) != ((1.0, 1.0), (1.0, 1.0)):
-        text = "taken in mm as ITK reads them from the pictures' resolution, of {:g} and {:g} mm a pixel"
+        text = "taken in mm as ITK reads them from the natural images' resolution, of {:g} and {:g} mm a pixel"
         notes.append(Note(members[0].path.name, text.format(images.source_pixel[0], images.target_pixel[0])))
     try:
         return PointMap(whole, images, chosen, tuple(notes))
@@ -94,11 +94,11 @@ def read_point_map(
 
 
 def format_of_file(path: Path, kind: Kind | None = None) -> str:
-    """The name of `IMPORT_FORMATS` that a file's content tells.
+    """The name of `IMPORT_FORMATS` that a file's content reports.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is of none, or may be of several; the message tells how to name one.
+        ValueError: if it is of none, or may be of several; the message states how to name one.
     """
     kind = kind_of(path) if kind is None else kind
     if kind is Kind.NIFTI:
@@ -144,9 +144,9 @@ def _read(path: Path, format_: str, kind: Kind, images: Images) -> tuple[sitk.Tr
 
 
 def _place(file: vectors.VectorFile, images: Images) -> list[Note]:
-    """Whether a field lies on the target's grid, or on the source's, as one that leads the other way does."""
+    """Whether a field is on the target's grid, or on the source's, as one that leads the other way does."""
     on_target, on_source = file.grid.coincides(images.target), file.grid.coincides(images.source)
-    text = "lies on the grid of the source and not of the target, as fields do that lead the other way"
+    text = "is on the grid of the source and not of the target, as fields do that lead the other way"
     if on_target or not on_source:
         return []
     name = file.path.name.removesuffix(".gz").removesuffix(".nii")

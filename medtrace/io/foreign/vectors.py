@@ -70,7 +70,7 @@ def format_of(file: VectorFile) -> str:
     """The program whose file this is, by its shape, its intent and the size of its vectors.
 
     Raises:
-        ValueError: if it may be that of several programs; the message tells which to name.
+        ValueError: if it may be that of several programs; the message states which to name.
     """
     if file.intent_name == "NREG_TRANS":
         return "niftyreg"

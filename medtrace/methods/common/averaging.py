@@ -19,7 +19,7 @@ class WeightAverage(AveragedModel):
 
     Args:
         network: copied as it is now.
-        decay: share of the average that an update keeps, in [0, 1); 0 follows the network without delay.
+        decay: fraction of the average that an update keeps, in [0, 1); 0 follows the network without delay.
 
     Raises:
         ValueError: if `decay` is outside [0, 1).
@@ -27,7 +27,7 @@ class WeightAverage(AveragedModel):
 
     def __init__(self, network: nn.Module, decay: float = 0.9999) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay: expected a share in [0, 1), received {decay!r}")
+            raise ValueError(f"decay: expected a fraction in [0, 1), received {decay!r}")
         super().__init__(network, multi_avg_fn=partial(_move, decay))
         self.decay = decay
         self.module.requires_grad_(False)
@@ -45,6 +45,6 @@ def _move(decay: float, averages: Sequence[Tensor], values: Sequence[Tensor], co
 
 def move_averages(decay: float, averages: Sequence[Tensor], values: Sequence[Tensor], updates: int) -> None:
     """Move averages in place by 1 − min(decay, (1 + updates) / (10 + updates)) of the way to the values."""
-    share = 1 - min(decay, (1 + updates) / (10 + updates))
+    fraction = 1 - min(decay, (1 + updates) / (10 + updates))
     for average, value in zip(averages, values, strict=True):
-        average.lerp_(value, share)
+        average.lerp_(value, fraction)

@@ -1,4 +1,4 @@
-"""What the diffusion methods share: the training term of a noise estimator, and how images are drawn."""
+"""What the diffusion methods share: the training term of a noise estimator, and how images are sampled."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Sampling:
     Attributes:
         sampler: "ancestral" (Algorithm 1), "ddim" or "dpm_solver"; see `networks.denoise`.
         steps: refinement steps, whose levels are spread over the schedule.
-        start: where the drawing starts, as a share of the schedule, in (0, 1]; 1 is the paper's x_K.
+        start: where the drawing starts, as a fraction of the schedule, in (0, 1]; 1 is the paper's x_K.
         spacing: of the levels; above 1 they are denser where there is little noise, see `NoiseSchedule.levels`. A few
             steps of "ddim" or "dpm_solver" are better spent so.
         samples: draws of which the image is the mean.
@@ -101,7 +101,7 @@ class Sampling:
         check_positive("steps", self.steps)
         check_positive("samples", self.samples)
         if not 0 < self.start <= 1:
-            raise ValueError(f"start: expected a share of the schedule in (0, 1], received {self.start!r}")
+            raise ValueError(f"start: expected a fraction of the schedule in (0, 1], received {self.start!r}")
         if not self.spacing >= 1:
             raise ValueError(f"spacing: expected an exponent of at least 1, received {self.spacing!r}")
 

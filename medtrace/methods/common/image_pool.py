@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class ImagePool(nn.Module):
     """Keep up to `size` generated images; half the time assess an old one in place of the new one.
 
-    The kept images are part of the state dict, so that a resumed training goes on with them; choices are drawn from
+    The kept images are part of the state dict, so that a resumed training continues with them; choices are drawn from
     torch's global generator on the CPU.
 
     Args:
@@ -65,6 +65,6 @@ class ImagePool(nn.Module):
         return {"images": torch.stack(self.images) if self.images else None}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Put the kept images back, as many as there is room for."""
+        """Put the kept images back, as many as there is memory for."""
         images = state["images"]
         self.images = [] if images is None else list(images[: self.size])

@@ -40,7 +40,7 @@ class InstanceRegistration(RegistrationMethod):
     """Register a pair by gradient steps on its own flows (instance optimization); nothing is trained.
 
     From the answer of `start`, or from no change, Adam lowers the energy over a stationary velocity and an intensity of
-    the pair: φ = φ_start ∘ exp(Σ_h U_h δ_h), q = q_start + δ_q. δ_h lies on the grid halved h times and U_h
+    the pair: φ = φ_start ∘ exp(Σ_h U_h δ_h), q = q_start + δ_q. δ_h is on the grid halved h times and U_h
     interpolates linearly; all grids move at once, so that a step is as long for the coarse motions as for the fine. The
     exponential is taken on the finest of these grids. The learning rates fall to 0 with the cosine of the step.
 

@@ -66,7 +66,7 @@ class RegistrationMethod(Method):
         """Take the pairs and their masks from a batch.
 
         Raises:
-            TypeError: if an image is no floating tensor.
+            TypeError: if an image is not a floating tensor.
             ValueError: if an image is missing, leaves [-1, 1], or the two are not on one grid.
         """
         for name in ("source", "target"):

@@ -26,7 +26,7 @@ from medtrace.trace.validation import as_tensor
 
 @dataclass(frozen=True)
 class CycleConsistency:
-    """L1 between an image and its translation there and back (RegGAN, Eq. 3).
+    """L1 between an image and its round trip of translations (RegGAN, Eq. 3).
 
     Attributes:
         weight: of the term "cycle", which sums both directions.
@@ -59,7 +59,7 @@ class RegistrationCorrection(nn.Module):
         weight: of "correction", L1(G(x)∘R(G(x), ỹ), ỹ).
         smoothness_weight: of "smoothness", |∇R|².
         mean_displacement_weight: of "mean_displacement", in voxels²; the paper has none.
-        momentum: share of a batch in the running mean.
+        momentum: fraction of a batch in the running mean.
     """
 
     mean_displacement: Tensor
@@ -74,7 +74,7 @@ class RegistrationCorrection(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < momentum <= 1:
-            raise ValueError(f"momentum: expected a share above 0 and at most 1, received {momentum!r}")
+            raise ValueError(f"momentum: expected a fraction above 0 and at most 1, received {momentum!r}")
         self.network = network
         self.weight = weight
         self.smoothness_weight = smoothness_weight
@@ -83,7 +83,7 @@ class RegistrationCorrection(nn.Module):
         self.register_buffer("mean_displacement", torch.zeros(network.spatial_dims))
 
     def mean_displacement_penalty(self, ddf: Tensor, target: Tensor) -> Tensor:
-        """The term of one batch, of which each process may have a share; moves the running mean on."""
+        """The term of one batch, of which each process may have a fraction; moves the running mean on."""
         tissue = (target + 1).clamp_min(0).mean(1, keepdim=True)
         gathered = (ddf * tissue).transpose(0, 1).flatten(1).sum(1)
         mass = _over_processes(tissue.sum()).clamp_min(1e-6)
@@ -341,7 +341,7 @@ class TwoDomainMethod(Method):
         return torch.cat([images[other(domain)], assessed], dim=1) if self.networks.conditional else assessed
 
     def predict(self, batch: Batch) -> Prediction:
-        """Translate each source. The translation lies on the source's grid, so the field is zero by design."""
+        """Translate each source. The translation is on the source's grid, so the field is zero by design."""
         source = as_tensor(batch["source"])
         check_range("source", source, -1, 1)
         image = self._translated(source)

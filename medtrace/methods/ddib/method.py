@@ -48,7 +48,7 @@ class DDIBMethod(Method):
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: of the averaged weights, see `WeightAverage`.
         steps: of either path; may be replaced after the training.
-        start: share of the schedule that the noise lies at, in (0, 1].
+        start: fraction of the schedule that the noise lies at, in (0, 1].
         refinements: of each step up, see `networks.ddim_invert`; 0 is the published method, 1 makes few steps go.
         progress: whether each batch shows a bar over the steps.
 
@@ -106,7 +106,7 @@ class DDIBMethod(Method):
         self.noise_weighting = noise_weighting
         check_positive("steps", steps)
         if not 0 < start <= 1:
-            raise ValueError(f"start: expected a share of the schedule in (0, 1], received {start!r}")
+            raise ValueError(f"start: expected a fraction of the schedule in (0, 1], received {start!r}")
         if source_estimator.in_channels != target_estimator.in_channels:
             raise ValueError(
                 f"target_estimator: expected the {source_estimator.in_channels} channel(s) of source_estimator,"

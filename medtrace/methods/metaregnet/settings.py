@@ -13,7 +13,7 @@ from medtrace.methods.settings import Channels, Count, NonNegative, Preset
 
 
 class MetaRegNetSettings(RegistrationSettings):
-    """Seven blocks with weights of their own, MSE, weights 1, 1 and 1e-3; see `MetaRegNetMethod`."""
+    """Seven blocks with their own weights, MSE, weights 1, 1 and 1e-3; see `MetaRegNetMethod`."""
 
     channels: Channels = (16, 32, 64, 128)
     num_blocks: Count = 7

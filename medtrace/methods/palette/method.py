@@ -37,7 +37,7 @@ class PaletteMethod(Method):
     loss is L2; L1 here, as its rivals). The source is concatenated to the noisy target. The drawing starts from pure
     noise.
 
-    It learns p(target | source), so it needs pairs that lie on each other. From random partners it learns targets that
+    It learns p(target | source), so it needs aligned pairs. From random partners it learns targets that
     have little to do with the source. Nothing is registered: the trace's field is zero.
 
     Args:
@@ -45,7 +45,7 @@ class PaletteMethod(Method):
         schedule: the noise levels.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: of the averaged weights, see `WeightAverage`.
-        sampling: how images are drawn; may be replaced after the training.
+        sampling: how images are sampled; may be replaced after the training.
 
     Raises:
         ValueError: if `sampling.start` is not 1.

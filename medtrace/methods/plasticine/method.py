@@ -81,7 +81,7 @@ class PlasticineMethod(Method):
             compares channel by channel where source and target have as many, and otherwise takes all.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: of the averaged weights, see `WeightAverage`; 0.9999 is SR3's and Palette's.
-        sampling: how images are drawn; may be replaced after the training.
+        sampling: how images are sampled; may be replaced after the training.
 
     Raises:
         ValueError: if a weight is negative, a choice unknown, or a registered channel is none of the source's.

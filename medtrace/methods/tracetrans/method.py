@@ -44,7 +44,7 @@ class TraceTransMethod(Method):
 
     Args:
         networks: the generator and its two discriminators.
-        alpha: share of the translation stream, in [0, 1].
+        alpha: fraction of the translation stream, in [0, 1].
         gamma: strength of the cross-domain constraint, at least 0.
         adversarial_weight: λ_adv.
         smoothness_weight: λ_smooth.
@@ -125,7 +125,7 @@ class TraceTransMethod(Method):
         super().__init__()
         check_choice("cross_gradient", cross_gradient, ("both", "image"))
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha: expected a share in [0, 1], received {alpha!r}")
+            raise ValueError(f"alpha: expected a fraction in [0, 1], received {alpha!r}")
         for name, value in (
             ("gamma", gamma),
             ("adversarial_weight", adversarial_weight),

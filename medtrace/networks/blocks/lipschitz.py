@@ -25,7 +25,7 @@ def convolution_bound(weight: Tensor) -> Tensor:
     convolution with the kernel's autocorrelation G, and the norm of a convolution is at most the sum over taps of the
     spectral norms of its (channel × channel) matrices: |A|² <= Σ_s |G_s|₂. That is never above the square of the same
     sum over the kernel's own taps. Zero padding puts zeros before A and drops values behind it, which only shrinks.
-    The spectral norm of the kernel reshaped to a matrix is no bound: it misses up to the root of the number of taps.
+    The spectral norm of the kernel reshaped to a matrix is not a bound: it misses up to the root of the number of taps.
     """
     return _squared_bound(weight).sqrt()
 

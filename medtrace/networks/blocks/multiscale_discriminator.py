@@ -13,7 +13,7 @@ from medtrace.networks.blocks.residual import convolution
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """Assess patches of an image and of its averaged downsampling, each by a network of its own (Wang et al. 2018).
+    """Assess patches of an image and of its averaged downsampling, each by its own network (Wang et al. 2018).
 
     A network is strided 4-wide convolutions without normalization, each with a leaky ReLU of slope 0.2 and twice
     the channels of the one before, and a 1-wide convolution to one logit per patch (Huang et al. 2018). Grids

@@ -56,7 +56,7 @@ def _check(cases: Sequence[Any], path: Path) -> None:
             raise TypeError(f"cases: expected ReportCase, received {type(case).__name__}; see ReportCase")
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
-        raise ValueError(f"cases: expected a name of its own for each, received {', '.join(names)}")
+        raise ValueError(f"cases: expected its own name for each, received {', '.join(names)}")
     check_suffix(path)
 
 

@@ -72,7 +72,7 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
         What JSON holds of it, and its arrays by name.
 
     Raises:
-        ValueError: if there is not enough memory; it tells how much is needed.
+        ValueError: if there is not enough memory; it states how much is needed.
     """
     trace = case.trace
     voxels = math.prod(trace.image.shape[1:]) + math.prod(trace.source.shape[1:])

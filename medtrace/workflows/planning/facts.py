@@ -41,7 +41,7 @@ class DatasetFacts:
         """Read headers and the index; no voxel is read.
 
         Raises:
-            FileNotFoundError, ValueError: if it is no prepared data set.
+            FileNotFoundError, ValueError: if it is not a prepared data set.
         """
         folder = Path(dataset)
         index, preparation = read_index(folder), Preparation.load(folder / FILE)
@@ -76,14 +76,14 @@ class DatasetFacts:
     @property
     def contrasts(self) -> str:
         """Such as "T1 (a.u.) to CT (HU)"."""
-        known, found = self.preparation.contrasts, []
+        known, result = self.preparation.contrasts, []
         if self.preparation.sources:
             sides = (self.preparation.sources, self.preparation.outputs)
             return " to ".join(", ".join(str(known.get(name, name)) for name in names) for names in sides)
         for before, after in self.preparation.targets.items():
             names = [str(known.get(name, name)) for name in (before, after)]
-            found.append(" to ".join(names))
-        return ", ".join(found) or ("pictures" if self.preparation.picture else "one contrast, not named")
+            result.append(" to ".join(names))
+        return ", ".join(result) or ("natural images" if self.preparation.natural_image else "one contrast, not named")
 
     def lines(self) -> list[str]:
         """What it is, for people."""

@@ -81,8 +81,8 @@ def plan_training(
 
 
 def _budget(kind: type[MethodSettings], presets: Sequence[str]) -> int | None:
-    found = [kind.budgets[preset] for preset in presets if preset in kind.budgets]
-    return found[-1] if found else None
+    result = [kind.budgets[preset] for preset in presets if preset in kind.budgets]
+    return result[-1] if result else None
 
 
 def _says_epochs(kind: type[MethodSettings], presets: Sequence[str], given: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures are read in their full depth or refused, and come back in it; their range is measured and said."""
+"""Natural images are read in their full depth or refused, and come back in it; their range is measured and said."""
 
 import json
 import logging
@@ -14,30 +14,35 @@ from typer.testing import CliRunner
 
 from medtrace.cli import app
 from medtrace.data import Intensity, Preparation, load_dataset
-from medtrace.data.pictures.files import picture_depth, picture_ending, read_picture, write_picture
-from medtrace.data.pictures.tiff import Depth
+from medtrace.data.natural_images.files import (
+    natural_image_depth,
+    natural_image_ending,
+    read_natural_image,
+    write_natural_image,
+)
+from medtrace.data.natural_images.tiff import Depth
 from medtrace.data.reading import read_image
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.translate import translate
-from tests.cases import pictures
+from tests.cases import natural_images
 from tests.cases.common import CASES, write
-from tests.cases.pictures import blob, pair_list, write_png16
+from tests.cases.natural_images import blob, pair_list, write_png16
 from tests.test_translate import shift_run
 
 pytestmark = pytest.mark.usefixtures("standin_methods")
-KINDS = CASES[pictures.__name__]
+KINDS = CASES[natural_images.__name__]
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_picture_is_read_in_its_depth_or_refused(tmp_path, name):
+def test_every_natural_image_is_read_in_its_depth_or_refused(tmp_path, name):
     expected = write(KINDS[name], tmp_path / "case")
     if expected["entry"] == "read_image":
-        check_picture(tmp_path / "case" / expected["input"], expected)
+        check_natural_image(tmp_path / "case" / expected["input"], expected)
     if expected["entry"] == "prepare" or "list" in expected:
         check_list(tmp_path, expected)
 
 
-def check_picture(path, expected):
+def check_natural_image(path, expected):
     if "read" in expected["accept"]:
         image = read_image(path)
         assert list(image.shape[1:]) == expected["shape"]
@@ -82,7 +87,7 @@ def test_a_page_is_chosen_by_its_number(tmp_path):
     torch.testing.assert_close(dark, bright / 4, atol=0.5, rtol=0)
     for page in (0, 4):
         with pytest.raises(ValueError, match=rf"pages.tif: page: expected 1 to 3, .* received {page}"):
-            read_picture(path, page)
+            read_natural_image(path, page)
     write(KINDS["two_pages_in_a_list"], tmp_path / "list")
     prepare(tmp_path / "list" / "pairs.csv", tmp_path / "data", resize=0, page=2, progress=False)
     assert load_dataset(tmp_path / "data")[0]["source"].shape == (1, 20, 20)
@@ -119,7 +124,7 @@ def test_impossible_ranges_and_pages_are_refused(tmp_path, options, message):
     assert [path.name for path in tmp_path.iterdir()] == ["case"]
 
 
-def test_pictures_of_another_scale_in_the_same_depth_are_pointed_out(tmp_path):
+def test_natural_images_of_another_scale_in_the_same_depth_are_pointed_out(tmp_path):
     pair_list(
         tmp_path, lambda v, path, k: write_png16(path, np.round(v * (4095 if k == 3 else 65535)).astype("uint16"))
     )
@@ -127,9 +132,9 @@ def test_pictures_of_another_scale_in_the_same_depth_are_pointed_out(tmp_path):
     assert any("1 pair(s) use less than an eighth of the value range (first: s003)" in note for note in summary.notes)
 
 
-def test_ranges_without_training_pictures_are_asked_for(tmp_path):
+def test_ranges_without_training_natural_images_are_asked_for(tmp_path):
     write(KINDS["twelve_bit_in_uint16"], tmp_path / "case")
-    with pytest.raises(ValueError, match="no training picture to measure the range of 16-bit values; give it"):
+    with pytest.raises(ValueError, match="no training natural image to measure the range of 16-bit values; give it"):
         prepare(tmp_path / "case" / "pairs.csv", tmp_path / "data", fractions=(0, 0, 1), progress=False)
 
 
@@ -148,11 +153,11 @@ def test_what_is_written_is_read_again(tmp_path, code, channels):
     high, *endings = DEPTHS[code]
     depth = Depth.of(code)
     image = torch.from_numpy(np.stack([blob(k, 20, 14).T * high for k in range(channels)])).float()
-    path = write_picture(tmp_path / "picture", image, depth)
-    assert path.suffix == endings[channels == 3] == picture_ending(channels, depth)
-    found = read_picture(path)
+    path = write_natural_image(tmp_path / "natural image", image, depth)
+    assert path.suffix == endings[channels == 3] == natural_image_ending(channels, depth)
+    found = read_natural_image(path)
     torch.testing.assert_close(found.as_tensor(), image, atol=1e-6 if code == "float32" else 0.501, rtol=0)
-    stored = picture_depth(path)
+    stored = natural_image_depth(path)
     assert (stored.kind, stored.bits) == (depth.kind, 16 if code == "uint12" else depth.bits)
 
 
@@ -163,17 +168,22 @@ def test_whole_numbers_are_clipped_to_their_depth():
     assert Depth("int", 8).stored(values).tolist() == [-5, 0, 127, 127]
 
 
-def picture_run(folder, value_range, depth, channels=1):
+def natural_image_run(folder, value_range, depth, channels=1):
     preparation = Preparation(
-        spatial_dims=2, intensity=Intensity.RANGE, value_range=value_range, picture=True, channels=channels, depth=depth
+        spatial_dims=2,
+        intensity=Intensity.RANGE,
+        value_range=value_range,
+        natural_image=True,
+        channels=channels,
+        depth=depth,
     )
     return shift_run(folder, [0.0, 0.0], preparation, channels=channels)
 
 
-def test_a_twelve_bit_picture_comes_back_in_twelve_bits(tmp_path):
+def test_a_twelve_bit_natural_image_comes_back_in_twelve_bits(tmp_path):
     values = np.round(blob(0) * 4095).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "scan.png")
-    run = picture_run(tmp_path / "run", (0, 4095), "uint16")
+    run = natural_image_run(tmp_path / "run", (0, 4095), "uint16")
     trace = translate(run, tmp_path / "scan.png", tmp_path / "out", progress=False, report=False)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), values)
     np.testing.assert_allclose(trace.image[0].numpy().T, values, atol=0.01)
@@ -182,10 +192,10 @@ def test_a_twelve_bit_picture_comes_back_in_twelve_bits(tmp_path):
         translate(run, tmp_path / "scan.png", tmp_path / "other", progress=False, report=False)
 
 
-def test_a_float_picture_comes_back_as_float_and_what_is_clipped_is_said(tmp_path, caplog):
+def test_a_float_natural_image_comes_back_as_float_and_what_is_clipped_is_said(tmp_path, caplog):
     values = (blob(0) * 3000 - 900).astype(np.float32)
     tifffile.imwrite(tmp_path / "scan.tif", values)
-    run = picture_run(tmp_path / "run", (-900, 1500), "float32")
+    run = natural_image_run(tmp_path / "run", (-900, 1500), "float32")
     with caplog.at_level(logging.WARNING, "medtrace"):
         translate(run, tmp_path / "scan.tif", tmp_path / "out", progress=False, report=False)
     found = tifffile.imread(tmp_path / "out.tif")
@@ -197,10 +207,10 @@ def test_a_float_picture_comes_back_as_float_and_what_is_clipped_is_said(tmp_pat
     assert metadata["clipped_pixels"] == above
 
 
-def test_a_picture_of_another_depth_is_refused(tmp_path):
+def test_a_natural_image_of_another_depth_is_refused(tmp_path):
     Image.fromarray(np.round(blob(0) * 255).astype(np.uint8)).save(tmp_path / "scan.png")
-    run = picture_run(tmp_path / "run", (0, 4095), "uint16")
-    with pytest.raises(ValueError, match=r"scan.png: is a 8-bit picture, but .* was trained on 16-bit ones"):
+    run = natural_image_run(tmp_path / "run", (0, 4095), "uint16")
+    with pytest.raises(ValueError, match=r"scan.png: is a 8-bit natural image, but .* was trained on 16-bit ones"):
         translate(run, tmp_path / "scan.png", tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -247,12 +257,14 @@ def test_real_slices_of_tissue_are_prepared_in_color(tmp_path, real_data):
     rows = ["subject,source,target"]
     for name, sides in (("kidney", ("HE", "PanCytokeratin")), ("lesion", ("HE", "proSPC"))):
         for side in sides:
-            with Image.open(folder / name / f"{side}.png") as picture:
-                picture.resize((96, 64)).save(tmp_path / f"{name}_{side}.png")
+            with Image.open(folder / name / f"{side}.png") as natural_image:
+                natural_image.resize((96, 64)).save(tmp_path / f"{name}_{side}.png")
         rows.append(f"{name},{name}_{sides[0]}.png,{name}_{sides[1]}.png")
     (tmp_path / "pairs.csv").write_text("\n".join(rows))
     summary = prepare(tmp_path / "pairs.csv", tmp_path / "data", resize=0, fractions=(0.5, 0, 0.5), progress=False)
-    assert summary.notes == ("value range 0 to 255 of 8-bit pictures, what 8 bits hold; --value-range sets another",)
+    assert summary.notes == (
+        "value range 0 to 255 of 8-bit natural images, what 8 bits hold; --value-range sets another",
+    )
     assert load_dataset(tmp_path / "data")[0]["source"].shape == (3, 96, 64)
     (tmp_path / "whole.csv").write_text(
         f"subject,source,target\ns,{folder}/kidney/HE.png,{folder}/kidney/PanCytokeratin.png"

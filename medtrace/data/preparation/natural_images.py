@@ -1,4 +1,4 @@
-"""The depth that all pictures of a data set share, and the range of their values."""
+"""The depth that all natural images of a data set share, and the range of their values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medtrace.data.lists.pair_list import Pair
-from medtrace.data.pictures.files import is_picture, picture_depth
-from medtrace.data.pictures.tiff import Depth
+from medtrace.data.natural_images.files import is_natural_image, natural_image_depth
+from medtrace.data.natural_images.tiff import Depth
 from medtrace.data.preparation.learning import Learned
 
 NEARLY_BLACK = 1 / 8
-"""Share of the value range below which a picture seems to be of another depth."""
+"""Fraction of the value range below which a natural image seems to be of another depth."""
 
 
 class ValueRange(NamedTuple):
@@ -25,29 +25,29 @@ class ValueRange(NamedTuple):
     origin: str
 
 
-def all_pictures(pairs: Sequence[Pair]) -> bool:
-    """Whether the pairs are pictures, not scans.
+def all_natural_images(pairs: Sequence[Pair]) -> bool:
+    """Whether the pairs are natural images, not scans.
 
     Raises:
         ValueError: if some are and some are not.
     """
-    kinds = {is_picture(image.path) for pair in pairs for image in pair.images}
+    kinds = {is_natural_image(image.path) for pair in pairs for image in pair.images}
     if len(kinds) > 1:
-        first = is_picture(pairs[0].first.path)
-        odd = next(pair for pair in pairs if any(is_picture(image.path) != first for image in pair.images))
-        raise ValueError(f"{odd.origin}: mixes scans and pictures (PNG, JPEG); prepare them as two datasets")
+        first = is_natural_image(pairs[0].first.path)
+        odd = next(pair for pair in pairs if any(is_natural_image(image.path) != first for image in pair.images))
+        raise ValueError(f"{odd.origin}: mixes scans and natural images (PNG, JPEG); prepare them as two datasets")
     return kinds == {True}
 
 
-def check_picture_settings(pictures: bool, value_range: Sequence[float] | None, page: int | None) -> None:
-    """Check what only pictures take.
+def check_natural_image_settings(natural_images: bool, value_range: Sequence[float] | None, page: int | None) -> None:
+    """Check what only natural images take.
 
     Raises:
         ValueError: if it is given for scans, or outside its range.
     """
     for name, value in (("value_range", value_range), ("page", page)):
-        if value is not None and not pictures:
-            raise ValueError(f"{name}: expected none with scans, received {value}; it is for pictures")
+        if value is not None and not natural_images:
+            raise ValueError(f"{name}: expected none with scans, received {value}; it is for natural images")
     if page is not None and page < 1:
         raise ValueError(f"page: expected 1 or more, received {page}")
     if value_range is not None:
@@ -57,29 +57,30 @@ def check_picture_settings(pictures: bool, value_range: Sequence[float] | None, 
 
 
 def common_depth(pairs: Sequence[Pair], page: int | None = None) -> Depth | None:
-    """The depth that the headers of all pictures declare; None if none can be read.
+    """The depth that the headers of all natural images declare; None if none can be read.
 
-    Pictures that cannot be read are left to their reader.
+    Natural images that cannot be read are left to their reader.
 
     Raises:
         ValueError: if there are several depths, which have no common value range; it names the row, the file that
             differs from most, and both depths.
     """
-    found: list[tuple[Pair, Path, Depth]] = []
+    result: list[tuple[Pair, Path, Depth]] = []
     for pair in pairs:
         for path in (image.path for image in pair.images):
             try:
-                found.append((pair, path, picture_depth(path, page)))
+                result.append((pair, path, natural_image_depth(path, page)))
             except (OSError, ValueError):
                 continue
-    if not found:
+    if not result:
         return None
-    usual, count = Counter(depth for _, _, depth in found).most_common(1)[0]
-    for pair, path, depth in found:
+    usual, count = Counter(depth for _, _, depth in result).most_common(1)[0]
+    for pair, path, depth in result:
         if depth != usual:
-            like = next(other for _, other, its in found if its == usual)
+            like = next(other for _, other, its in result if its == usual)
             raise ValueError(
-                f"{pair.origin}: {path}: expected {usual}, as {like} and {count - 1} more pictures, received {depth}; a"
+                f"{pair.origin}: {path}: expected {usual}, as {like} and {count - 1} more natural images, received"
+                f" {depth}; a"
                 " data set has one range of values: convert it, or prepare two data sets"
             )
     return usual
@@ -88,13 +89,14 @@ def common_depth(pairs: Sequence[Pair], page: int | None = None) -> Depth | None
 def value_range_of(
     depth: Depth | None, asked: Sequence[float] | None, learned: Sequence[Learned], sources: Iterable[Path] = ()
 ) -> ValueRange:
-    """The range of a data set's values: as asked for, or what 8 bits hold, or measured over the training pictures.
+    """The range of a data set's values: as asked for, or what 8 bits hold, or measured over the training natural
+    images.
 
-    Pictures of 8 bits whose largest value is below an eighth of 255 hold something else, such as numbers of classes:
-    they are measured too.
+    Natural images of 8 bits whose largest value is below an eighth of 255 hold something else, such as numbers of
+    classes: they are measured too.
 
     Args:
-        depth: of all pictures.
+        depth: of all natural images.
         asked: low and high, or None.
         learned: of the training pairs.
         sources: files, for the message.
@@ -110,10 +112,11 @@ def value_range_of(
     lowest = min((one.lowest for one in learned), default=0.0)
     if not lowest < highest:
         raise ValueError(
-            f"{next(iter(sources), 'pairs')}: no training picture to measure the range of {depth} values; give it by"
+            f"{next(iter(sources), 'pairs')}: no training natural image to measure the range of {depth} values;"
+            f" give it by"
             " --value-range"
         )
-    return ValueRange(lowest, highest, f"measured over {2 * len(learned)} training pictures")
+    return ValueRange(lowest, highest, f"measured over {2 * len(learned)} training natural images")
 
 
 def range_notes(
@@ -128,13 +131,13 @@ def range_notes(
     Args:
         values: low and high.
         origin: how they were found.
-        depth: code of the pictures' depth.
+        depth: code of the natural images' depth.
         learned: of each pair, by name.
         clipped: pixels outside of the range of each pair.
     """
     low, high = values
     kind = f"{Depth.of(depth)} " if depth else ""
-    notes = [f"value range {low:g} to {high:g} of {kind}pictures, {origin}; --value-range sets another"]
+    notes = [f"value range {low:g} to {high:g} of {kind}natural images, {origin}; --value-range sets another"]
     outside = {name: count for name, count in clipped.items() if count}
     if outside:
         notes.append(

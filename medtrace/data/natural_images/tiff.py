@@ -1,4 +1,4 @@
-"""TIFF pages of more than 8 bits, signed or real numbers, and the depth of pictures."""
+"""TIFF pages of more than 8 bits, signed or real numbers, and the depth of natural images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is raised here, once
 
 
-class PictureError(ValueError):
-    """Why a picture is not read, and the remedy; the file is named by the caller."""
+class NaturalImageError(ValueError):
+    """Why a natural image is not read, and the remedy; the file is named by the caller."""
 
 
 class UndecodableError(Exception):
@@ -31,7 +31,7 @@ class UndecodableError(Exception):
 
 
 class Depth(NamedTuple):
-    """How a picture stores its values.
+    """How a natural image stores its values.
 
     Attributes:
         kind: "uint", "int" or "float".
@@ -72,15 +72,15 @@ def chosen_page(count: int, page: int | None) -> int:
     """The index of the page that is asked for; the only one needs no asking.
 
     Raises:
-        PictureError: if there are several and none is asked for, or not that one.
+        NaturalImageError: if there are several and none is asked for, or not that one.
     """
     if page is None and count > 1:
-        raise PictureError(
+        raise NaturalImageError(
             f"has {count} pages, and one makes an image; choose it by --page with prepare and translate, or save it"
             " alone"
         )
     if page is not None and not 1 <= page <= count:
-        raise PictureError(f"page: expected 1 to {count}, which the file has, received {page}")
+        raise NaturalImageError(f"page: expected 1 to {count}, which the file has, received {page}")
     return (page or 1) - 1
 
 
@@ -88,7 +88,7 @@ def tiff_depth(content: bytes, page: int | None) -> Depth:
     """The depth of a TIFF's page.
 
     Raises:
-        PictureError: if it stores what has no one meaning as gray or RGB.
+        NaturalImageError: if it stores what has no one meaning as gray or RGB.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
         return _checked(_page(tiff, page))
@@ -98,7 +98,7 @@ def tiff_pixels(path: Path, content: bytes, page: int | None) -> np.ndarray:
     """(rows, columns) or (rows, columns, 3) of a TIFF's page, in the file's values.
 
     Raises:
-        PictureError: if it cannot be read in its depth.
+        NaturalImageError: if it cannot be read in its depth.
         UndecodableError: if another reader has to be tried.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
@@ -116,7 +116,7 @@ def tiff_pixels(path: Path, content: bytes, page: int | None) -> np.ndarray:
     pixels = np.moveaxis(pixels, axes.index("S"), -1) if "S" in axes else pixels
     pixels = pixels if "S" in axes else pixels[..., None]
     if pixels.ndim != 3:
-        raise PictureError(f"expected rows and columns, received the axes {axes}; save one plane alone")
+        raise NaturalImageError(f"expected rows and columns, received the axes {axes}; save one plane alone")
     if pixels.shape[-1] > channels:
         pixels = without_alpha(pixels, 2**depth.bits - 1 if depth.kind == "uint" else 1)
     if depth.kind != "float" and depth.bits > 24:
@@ -127,7 +127,7 @@ def tiff_pixels(path: Path, content: bytes, page: int | None) -> np.ndarray:
 def without_alpha(pixels: np.ndarray, opaque: float) -> np.ndarray:
     """(rows, columns, C) without its last channel, which must be opaque everywhere."""
     if bool((pixels[..., -1] != opaque).any()):
-        raise PictureError("has transparent pixels; flatten the picture onto a background first")
+        raise NaturalImageError("has transparent pixels; flatten the natural image onto a background first")
     return pixels[..., :-1]
 
 
@@ -143,7 +143,9 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _page(tiff: Any, page: int | None) -> Any:
     index = chosen_page(_count(tiff), page)
     if index >= len(tiff.pages):
-        raise PictureError("holds its pages as one block, which cannot be divided; save the page that is wanted alone")
+        raise NaturalImageError(
+            "holds its pages as one block, which cannot be divided; save the page that is wanted alone"
+        )
     return tiff.pages[index]
 
 
@@ -161,21 +163,21 @@ def _checked(page: Any) -> Depth:
     kind, bits = _KINDS.get(int(page.sampleformat)), int(page.bitspersample)
     photometric = int(page.photometric)
     if photometric == _CMYK:
-        raise PictureError("stores CMYK colors, which mean nothing without a profile; convert it to RGB")
+        raise NaturalImageError("stores CMYK colors, which mean nothing without a profile; convert it to RGB")
     if kind is None or photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR):
         name = getattr(page.photometric, "name", photometric)
-        raise PictureError(f"stores {name} of format {int(page.sampleformat)}; save it as gray or RGB")
+        raise NaturalImageError(f"stores {name} of format {int(page.sampleformat)}; save it as gray or RGB")
     if _channels(page) not in (1, 3) or any(int(extra) == 0 for extra in page.extrasamples):
-        raise PictureError(f"has {page.samplesperpixel} channels; expected gray or RGB, save one channel alone")
+        raise NaturalImageError(f"has {page.samplesperpixel} channels; expected gray or RGB, save one channel alone")
     if page.imagedepth != 1:
-        raise PictureError(f"has {page.imagedepth} planes in one page; save one alone, or the volume as NIfTI")
+        raise NaturalImageError(f"has {page.imagedepth} planes in one page; save one alone, or the volume as NIfTI")
     if photometric == _PALETTE and bits <= 8 and kind == "uint":
         _check_palette(page)
     if bits <= 8 and kind == "uint":
         return Depth("uint", 8)
     if photometric in (_WHITE_IS_ZERO, _PALETTE, _YCBCR):
         name = getattr(page.photometric, "name", photometric)
-        raise PictureError(f"stores {bits}-bit values as {name}; save it as gray with black as zero, or RGB")
+        raise NaturalImageError(f"stores {bits}-bit values as {name}; save it as gray with black as zero, or RGB")
     return Depth(kind, bits)
 
 
@@ -183,19 +185,19 @@ def _check_palette(page: Any) -> None:
     """Refuse a palette of more than 8 bits; what 8 bits hold is written times 257, or times 256."""
     colors = page.colormap
     if colors is not None and bool((colors % 257).any()) and bool((colors % 256).any()):
-        raise PictureError("has a palette of 16-bit colors; save it as RGB or gray")
+        raise NaturalImageError("has a palette of 16-bit colors; save it as RGB or gray")
 
 
 def _check_segments(page: Any, stored: int) -> None:
     """Refuse parts that the file does not have; they would be read as zeros."""
     for offset, count in zip(page.dataoffsets, page.databytecounts):
         if offset <= 0 or count <= 0 or offset + count > stored:
-            raise PictureError("lacks a part of its pixels; it is damaged or cut short, take an intact copy")
+            raise NaturalImageError("lacks a part of its pixels; it is damaged or cut short, take an intact copy")
 
 
 def _check_exact(pixels: np.ndarray) -> None:
     if bool((pixels.astype(np.float32).astype(np.float64) != pixels).any()):
         extreme = max(abs(int(pixels.min())), abs(int(pixels.max())))
-        raise PictureError(
+        raise NaturalImageError(
             f"holds whole numbers up to {extreme}, more than the {_EXACT} that float32 holds exactly; rescale them"
         )

@@ -1,6 +1,6 @@
-"""Pictures whose depth or pages are lost without a word.
+"""Natural images whose depth or pages are lost without a word.
 
-    python -m tests.cases.pictures OUT [--only CASE]
+    python -m tests.cases.natural images OUT [--only CASE]
 
 `probes` are [column, row, value] of one file, `input`; `value_range` is what the preparation of `pairs.csv` must write down
 (see `tolerance`). Pair lists are for `medtrace prepare OUT/CASE/pairs.csv --resize 0`.
@@ -19,7 +19,7 @@ SIZE = 40
 
 
 def blob(seed, width=SIZE, height=SIZE):
-    """A smooth picture in [0, 1], (height, width), that reaches both ends."""
+    """A smooth natural image in [0, 1], (height, width), that reaches both ends."""
     rng = np.random.default_rng(seed)
     row, column = np.mgrid[:height, :width]
     total = np.zeros((height, width))
@@ -48,7 +48,7 @@ def probes_of(values):
     return [[c, r, float(values[r, c])] for c, r in ((3, 5), (20, 17), (33, 30))]
 
 
-def picture_right(name, values, accept=("read",), tolerance=1e-3, **more):
+def natural_image_right(name, values, accept=("read",), tolerance=1e-3, **more):
     return {
         "entry": "read_image",
         "input": name,
@@ -65,10 +65,10 @@ def twelve_bit_in_uint16(folder):
     """12-bit values (0 to 4095) in 16-bit PNG files.
     Reports: junyanz/pytorch-CycleGAN-and-pix2pix#321, junyanz/pytorch-CycleGAN-and-pix2pix#1209
     Before: read rightly, but `prepare` writes value_range [0, 65535]: a network sees 6 % of [-1, 1]
-    Right: value_range [0, 4095] (measured over the training pictures, or asked for), within 1 %
+    Right: value_range [0, 4095] (measured over the training natural images, or asked for), within 1 %
     """
     pair_list(folder, lambda v, path, k: Image.fromarray(np.round(v * 4095).astype(np.uint16)).save(path))
-    return picture_right(
+    return natural_image_right(
         "000_source.png", np.round(blob(0) * 4095), value_range=[0, 4095], range_tolerance=41, list="pairs.csv"
     )
 
@@ -77,11 +77,11 @@ def twelve_bit_in_uint16(folder):
 def float_hounsfield_tiff(folder):
     """CT slices as 32-bit float TIFF, -900 to 2100 HU.
     Reports: junyanz/pytorch-CycleGAN-and-pix2pix#565, junyanz/pytorch-CycleGAN-and-pix2pix#903
-    Before: read rightly, but `prepare` takes [0, 65535]: negative values (a large share of the pixels) are clipped to 0, the rest lies in 0 to 0.03
+    Before: read rightly, but `prepare` takes [0, 65535]: negative values (a large fraction of the pixels) are clipped to 0, the rest lies in 0 to 0.03
     Right: value_range [-900, 2100] within 1 %, and no pixel clipped (share at the ends at most 1 %); or a refusal that asks for the range
     """
     pair_list(folder, lambda v, path, k: Image.fromarray((v * 3000 - 900).astype(np.float32)).save(path), ending="tif")
-    return picture_right(
+    return natural_image_right(
         "000_source.tif",
         (blob(0) * 3000 - 900).astype(np.float32),
         tolerance=0.01,
@@ -99,7 +99,7 @@ def three_pages(folder):
     Before: the first page, in silence
     Right: refused with the number of pages, unless a page (or all, as a volume of three slices) is asked for
     """
-    pages = [Image.fromarray(np.round(blob(0) * 255 * share).astype(np.uint8)) for share in (1, 0.5, 0.25)]
+    pages = [Image.fromarray(np.round(blob(0) * 255 * fraction).astype(np.uint8)) for fraction in (1, 0.5, 0.25)]
     pages[0].save(folder / "pages.tif", save_all=True, append_images=pages[1:])
     return {"entry": "read_image", "input": "pages.tif", "accept": ["refuse"], "pages": 3}
 
@@ -137,7 +137,7 @@ def rgb16_tiff(folder):
     """
     red = np.round(blob(0) * 60000)
     write_tiff_rgb16(folder / "rgb16.tif", np.stack([red, np.round(red * 0.8), np.round(red * 0.5)], -1))
-    return picture_right("rgb16.tif", red, ("read", "refuse"))
+    return natural_image_right("rgb16.tif", red, ("read", "refuse"))
 
 
 @case
@@ -158,7 +158,7 @@ def eight_among_sixteen(folder):
 
 @case
 def mixed_sizes(folder):
-    """Pictures of six sizes in one list, 64 x 64 to 100 x 33, prepared with `--resize 0`.
+    """Natural images of six sizes in one list, 64 x 64 to 100 x 33, prepared with `--resize 0`.
     Reports: Project-MONAI/MONAI#2560, Project-MONAI/tutorials#343
     Before: `prepare` says nothing; `train` at its defaults ends with "stack expects each tensor to be equal size"
     Right: `prepare` says that six sizes are in the data set; `train` and `evaluate` run at their defaults (exit code 0), sizes kept
@@ -208,7 +208,7 @@ def fourteen_bit_tiff(folder):
         tifffile.imwrite(path, np.round(values * 16383).astype(np.uint16), byteorder=">", photometric="minisblack")
 
     pair_list(folder, save, ending="tif")
-    return picture_right(
+    return natural_image_right(
         "000_source.tif", np.round(blob(0) * 16383), value_range=[0, 16383], range_tolerance=164, list="pairs.csv"
     )
 
@@ -225,7 +225,7 @@ def ten_bit_with_brighter_tests(folder):
     )
     split(folder, ["training"] * 4 + ["test"] * 2)
     clipped = sum(int((np.round(side * 1023) > 511).sum()) for k in (4, 5) for side in (blob(k), 1 - blob(k)))
-    return picture_right(
+    return natural_image_right(
         "000_source.png",
         np.round(blob(0) * 511),
         value_range=[0, 511],
@@ -244,13 +244,13 @@ def split(folder, splits):
 
 @case
 def eight_bit(folder):
-    """8-bit pictures of which none is brighter than 200: a control.
+    """8-bit natural images of which none is brighter than 200: a control.
     Reports: none
     Before: value_range [0, 255]
     Right: value_range [0, 255], what the file declares
     """
     pair_list(folder, lambda v, path, k: Image.fromarray(np.round(v * 200).astype(np.uint8)).save(path))
-    return picture_right(
+    return natural_image_right(
         "000_source.png", np.round(blob(0) * 200), value_range=[0, 255], range_tolerance=0, list="pairs.csv"
     )
 
@@ -263,7 +263,7 @@ def eight_bit_of_small_numbers(folder):
     Right: value_range [0, 4], measured and said
     """
     pair_list(folder, lambda v, path, k: Image.fromarray(np.round(v * 4).astype(np.uint8)).save(path))
-    return picture_right(
+    return natural_image_right(
         "000_source.png", np.round(blob(0) * 4), value_range=[0, 4], range_tolerance=0, list="pairs.csv"
     )
 
@@ -278,7 +278,7 @@ def signed_hounsfield_tiff(folder):
     pair_list(
         folder, lambda v, path, k: tifffile.imwrite(path, np.round(v * 4095 - 1024).astype(np.int16)), ending="tif"
     )
-    return picture_right(
+    return natural_image_right(
         "000_source.tif",
         np.round(blob(0) * 4095 - 1024),
         value_range=[-1024, 3071],
@@ -295,7 +295,7 @@ def double_precision_tiff(folder):
     Right: read, value_range [-0.5, 2.5] within 1 %
     """
     pair_list(folder, lambda v, path, k: tifffile.imwrite(path, v * 3 - 0.5), ending="tif")
-    return picture_right(
+    return natural_image_right(
         "000_source.tif", blob(0) * 3 - 0.5, value_range=[-0.5, 2.5], range_tolerance=0.03, list="pairs.csv"
     )
 
@@ -309,7 +309,7 @@ def half_precision_tiff(folder):
     """
     values = (blob(0) * 100).astype(np.float16)
     tifffile.imwrite(folder / "half.tif", values)
-    return picture_right("half.tif", values)
+    return natural_image_right("half.tif", values)
 
 
 @case
@@ -321,7 +321,7 @@ def signed_eight_bit_tiff(folder):
     """
     values = np.round(blob(0) * 200 - 100).astype(np.int8)
     tifffile.imwrite(folder / "signed.tif", values)
-    return picture_right("signed.tif", values)
+    return natural_image_right("signed.tif", values)
 
 
 @case
@@ -333,7 +333,7 @@ def long_integers_tiff(folder):
     """
     values = np.round(blob(0) * 4e6).astype(np.uint32)
     tifffile.imwrite(folder / "counts.tif", values, byteorder=">")
-    return picture_right("counts.tif", values)
+    return natural_image_right("counts.tif", values)
 
 
 @case
@@ -361,7 +361,7 @@ def white_is_zero_tiff(folder):
 
 @case
 def two_pages_in_a_list(folder):
-    """A list of TIFF with two pages each, a picture and its smaller copy.
+    """A list of TIFF with two pages each, a natural image and its smaller copy.
     Reports: junyanz/pytorch-CycleGAN-and-pix2pix#565
     Before: the first page, in silence
     Right: refused with the number of pages; `--page 1` reads it
@@ -395,7 +395,7 @@ def animated_png(folder):
 
 @case
 def imagej_stack(folder):
-    """A stack of five planes as ImageJ stores large ones: one entry, whose description tells how many follow.
+    """A stack of five planes as ImageJ stores large ones: one entry, whose description reports how many follow.
     Reports: none
     Before: the first plane, in silence
     Right: refused with the number of planes
@@ -414,7 +414,7 @@ def rgb16_png(folder):
     """
     red = np.round(blob(0) * 60000)
     write_png16(folder / "rgb16.png", color(red))
-    return picture_right("rgb16.png", red)
+    return natural_image_right("rgb16.png", red)
 
 
 @case
@@ -426,7 +426,7 @@ def rgba16_png(folder):
     """
     red = np.round(blob(0) * 60000)
     write_png16(folder / "rgba16.png", np.concatenate([color(red), np.full((SIZE, SIZE, 1), 65535)], -1))
-    return picture_right("rgba16.png", red, ("read", "refuse"))
+    return natural_image_right("rgba16.png", red, ("read", "refuse"))
 
 
 @case
@@ -441,7 +441,7 @@ def rgb16_planes_tiff(folder):
     tifffile.imwrite(
         folder / "planes.tif", planes, photometric="rgb", planarconfig="separate", byteorder=">", compression="zlib"
     )
-    return picture_right("planes.tif", red)
+    return natural_image_right("planes.tif", red)
 
 
 @case
@@ -458,7 +458,7 @@ def transparent16_png(folder):
 
 @case
 def turned_tiff(folder):
-    """A 16-bit RGB TIFF whose Orientation says that it lies on its side.
+    """A 16-bit RGB TIFF whose Orientation says that it is on its side.
     Reports: none
     Before: 8 bit, upright
     Right: 16-bit values, upright
@@ -466,7 +466,7 @@ def turned_tiff(folder):
     red = np.round(blob(0, 36, 44) * 60000)
     lying = np.rot90(color(red), 1)
     tifffile.imwrite(folder / "lying.tif", lying, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
-    return picture_right("lying.tif", red)
+    return natural_image_right("lying.tif", red)
 
 
 @case
@@ -503,10 +503,10 @@ def palette_png(folder):
     Right: the colors of the palette, not its indices
     """
     values = np.round(blob(0) * 255).astype(np.uint8)
-    picture = Image.fromarray(255 - values).convert("P")
-    picture.putpalette([255 - k // 3 for k in range(768)])
-    picture.save(folder / "palette.png")
-    return picture_right("palette.png", values)
+    natural_image = Image.fromarray(255 - values).convert("P")
+    natural_image.putpalette([255 - k // 3 for k in range(768)])
+    natural_image.save(folder / "palette.png")
+    return natural_image_right("palette.png", values)
 
 
 @case
@@ -518,7 +518,7 @@ def one_bit_png(folder):
     """
     values = blob(0) > 0.5
     Image.fromarray(values).save(folder / "one.png")
-    return picture_right("one.png", values * 255.0)
+    return natural_image_right("one.png", values * 255.0)
 
 
 @case
@@ -567,7 +567,7 @@ def sixteen_bit_first_among_eight(folder):
 
 @case
 def portrait_and_landscape(folder):
-    """Pictures of 48 x 32 and 32 x 48, of one depth, in color.
+    """Natural images of 48 x 32 and 32 x 48, of one depth, in color.
     Reports: Project-MONAI/MONAI#2560
     Before: `train` at its defaults ends with "stack expects each tensor to be equal size"
     Right: two sizes; `train` and `evaluate` run at their defaults

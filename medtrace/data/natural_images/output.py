@@ -1,4 +1,4 @@
-"""A translated picture as a picture, beside the folder of its trace."""
+"""A translated natural image, written beside the folder of its trace."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from monai.data import MetaTensor
 
-from medtrace.data.pictures.files import DEPTH, is_picture, write_picture
-from medtrace.data.pictures.tiff import Depth
+from medtrace.data.natural_images.files import DEPTH, is_natural_image, write_natural_image
+from medtrace.data.natural_images.tiff import Depth
 from medtrace.data.preparation.rules import Preparation
 from medtrace.trace import Trace
 
@@ -15,7 +15,7 @@ ENDINGS = (".png", ".tif")
 
 
 def matching_depth(path: Path, image: MetaTensor, preparation: Preparation, run: Path) -> Depth | None:
-    """The depth of a picture, which must be that of the training pictures; None of a scan.
+    """The depth of a natural image, which must be that of the training natural images; None of a scan.
 
     Raises:
         ValueError: if it is another: the run's range of values means something else there.
@@ -26,23 +26,24 @@ def matching_depth(path: Path, image: MetaTensor, preparation: Preparation, run:
     depth = Depth.of(str(code))
     if preparation.depth is not None and preparation.depth != depth.code:
         raise ValueError(
-            f"{path}: is a {depth} picture, but {run} was trained on {Depth.of(preparation.depth)} ones; convert it to"
+            f"{path}: is a {depth} natural image, but {run} was trained on {Depth.of(preparation.depth)} ones;"
+            f" convert it to"
             " their depth and range of values"
         )
     return depth
 
 
-def check_picture_beside(folder: Path, image: Path, overwrite: bool) -> None:
-    """Refuse, before any work, to write a picture over another file.
+def check_natural_image_beside(folder: Path, image: Path, overwrite: bool) -> None:
+    """Refuse, before any work, to write a natural image over another file.
 
     Raises:
-        FileExistsError: if `image` is a picture, and a file is where its translation goes.
+        FileExistsError: if `image` is a natural image, and a file is where its translation goes.
     """
     there = [stem for stem in (folder.with_name(folder.name + ending) for ending in ENDINGS) if stem.exists()]
-    if is_picture(image) and there and not overwrite:
+    if is_natural_image(image) and there and not overwrite:
         raise FileExistsError(f"{there[0]}: is in use; choose another folder, or overwrite it")
 
 
-def picture_beside(trace: Trace, folder: Path, depth: Depth | None) -> Path | None:
+def natural_image_beside(trace: Trace, folder: Path, depth: Depth | None) -> Path | None:
     """Write a trace's image as FOLDER.png, or FOLDER.tif where PNG does not hold the depth; nothing without a depth."""
-    return None if depth is None else write_picture(folder, trace.image, depth)
+    return None if depth is None else write_natural_image(folder, trace.image, depth)

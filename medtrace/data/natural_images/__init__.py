@@ -1,0 +1,1 @@
+"""Natural images in their full depth: read, and written beside a trace."""

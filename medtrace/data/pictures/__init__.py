@@ -1,1 +1,0 @@
-"""Pictures in their full depth: read, and written beside a trace."""
