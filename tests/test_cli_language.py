@@ -109,7 +109,7 @@ def test_warnings_of_the_library_are_told_in_a_line_each_and_others_are_not(caps
     ("arguments", "words", "unwanted"),
     [
         (["prepare", "PAIRS", "--out", "d", "--dims", "3", "--resize", "32"], "--resize: expected --dims 2", "spatial"),
-        (["prepare", "PAIRS", "--out", "d", "--split", "0.5", "0.2", "0.2"], "--split: expected fractions", "fractions"),
+        (["prepare", "PAIRS", "--out", "d", "--split", "0.5", "0.2", "0.2"], "--split: expected", "fractions:"),
         (["prepare", "PAIRS", "--out", "d", "--axis", "axail"], "--axis: expected", "\naxis"),
         (["train", "tracetrans", "--smoke", "--preset", "papre"], "did you mean", "presets="),
         (["train", "tracetran", "--smoke"], "tracetrans", "name="),
