@@ -101,7 +101,7 @@ def test_a_registration_of_ants_is_read_as_ants_reads_it(tmp_path, dims):
 
 def test_displacement_and_points_are_one_map(tmp_path):
     """On another grid too, and for a 2D transform with the height of the slice."""
-    for name in ("itk_composite_of_four", "itk_2d_on_slices", "itk_2d_picture_with_resolution"):
+    for name in ("itk_composite_of_four", "itk_2d_on_slices", "itk_2d_natural_image_with_resolution"):
         path, images, _ = made(tmp_path, transform_variants, name)
         if name.endswith("resolution"):
             images = Images(images.source, images.target, (0.1, 0.1), (0.1, 0.1))

@@ -144,7 +144,7 @@ def test_the_lists_split_is_kept_and_said(tmp_path):
         wanted = {f"S{number}" for number, split in enumerate(chosen) if split == name}
         assert {entry["subject"] for entry in index[name]} == wanted
     with pytest.raises(
-        ValueError, match=r"fractions: expected none, because the list has a split.*\(0.5, 0.25, 0.25\)"
+        ValueError, match=r"fractions: expected none, because the list has its own split.*\(0.5, 0.25, 0.25\)"
     ):
         prepare(pairs, tmp_path / "other", **settings(slices=2))
     assert not (tmp_path / "other").exists()

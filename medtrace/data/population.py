@@ -79,7 +79,7 @@ class ImageRecord:
             "contrast": self.contrast,
             "fingerprint": self.fingerprint,
             "unit": self.unit,
-            "natural image": self.natural_image,
+            "natural_image": self.natural_image,
             "statistics": self.statistics.as_dict(),
         }
 
