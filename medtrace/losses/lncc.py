@@ -24,7 +24,8 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
         y: the same shape; channel c of x is compared with channel c of y.
         radius: of the windows, which end at the image's border.
         floor: added to each variance, in squared intensities: where both images vary less than this, they are taken
-            for constant, and correlate by 0.
+            for constant, and correlate by 0. Below the rounding of the images' squares (1e-7 of them in float32) it
+            cannot tell what is constant.
         mask: (B, 1, H, W[, D]) bool or weights >= 0: of voxels in the windows and of windows in the mean, so that what
             is masked out has no influence at all.
 
@@ -37,8 +38,7 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
         RuntimeError: from torch, when a second derivative is asked for (there is none).
 
     Equation: with window sums S of weight n, A = Sxy − Sx·Sy/n, B = Sxx − Sx²/n + floor·max(n, 1), C likewise of y:
-    LNCC² = A²/(B·C). The images' means are taken off first, which changes nothing but rounding. `medtrace.kernels.use`
-    chooses between compiled loops (float32 on the CPU) and plain torch.
+    LNCC² = A²/(B·C). `medtrace.kernels.use` chooses between compiled loops (float32 on the CPU) and plain torch.
 
     Example:
         >>> x = torch.rand(1, 1, 16, 16)
@@ -57,10 +57,9 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
     batch, channels, *spatial = x.shape
     weight = torch.ones_like(x[:, :1]) if mask is None else mask_weights(mask, x)
     rows = weight.expand(-1, channels, *spatial).reshape(-1, *spatial)
-    x, y = (image - image.detach().flatten(2).mean(2).view(batch, channels, *[1] * len(spatial)) for image in (x, y))
     sums = local_correlations(x.reshape(-1, *spatial), y.reshape(-1, *spatial), rows, radius, float(floor))
     means = sums.view(batch, channels) / weight.flatten(1).sum(1, dtype=torch.float64, keepdim=True)
-    return means.to(dtype)
+    return means.clamp(0, 1).to(dtype)  # rounding may lead beyond
 
 
 class LNCCLoss(_Loss):
