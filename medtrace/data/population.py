@@ -184,21 +184,23 @@ SWAPPED = 0.8
 
 
 def _extent_line(looks: ScanStatistics, known: Sequence[ScanStatistics]) -> str | None:
-    odd = []
-    for axis, name in enumerate(AXES):
-        values = [one.extent_mm[axis] for one in known]
-        if _outside(_log(looks.extent_mm[axis]), [_log(value) for value in values], EXTENT_FLOOR) > 1:
-            odd.append(f"{looks.extent_mm[axis]:.0f} mm {name} (training {min(values):.0f} to {max(values):.0f})")
-    return f"field of view: it shows {', '.join(odd)}" if odd else None
+    odd = _odd_axes(looks.extent_mm, [one.extent_mm for one in known], EXTENT_FLOOR, ".0f")
+    return f"field of view: it shows {odd}" if odd else None
 
 
 def _spacing_line(looks: ScanStatistics, known: Sequence[ScanStatistics]) -> str | None:
+    odd = _odd_axes(looks.spacing_mm, [one.spacing_mm for one in known], SPACING_FLOOR, ".3g")
+    return f"voxel size: {odd}" if odd else None
+
+
+def _odd_axes(own: Sequence[float], known: Sequence[Sequence[float]], floor: float, form: str) -> str:
+    """Lengths in mm outside those of the training, axis by axis, as `form` writes them."""
     odd = []
     for axis, name in enumerate(AXES):
-        values = [one.spacing_mm[axis] for one in known]
-        if _outside(_log(looks.spacing_mm[axis]), [_log(value) for value in values], SPACING_FLOOR) > 1:
-            odd.append(f"{looks.spacing_mm[axis]:.3g} mm {name} (training {min(values):.3g} to {max(values):.3g})")
-    return f"voxel size: {', '.join(odd)}" if odd else None
+        values = [lengths[axis] for lengths in known]
+        if _outside(_log(own[axis]), [_log(value) for value in values], floor) > 1:
+            odd.append(f"{own[axis]:{form}} mm {name} (training {min(values):{form}} to {max(values):{form}})")
+    return ", ".join(odd)
 
 
 def _skull_line(looks: ScanStatistics, known: Sequence[ScanStatistics]) -> str | None:
