@@ -69,6 +69,24 @@ def smoke_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The ending of a training that nothing interrupts, by method."""
+    from tests.interrupted_training import ending, finish
+
+    endings = {}
+
+    def of(method, **settings):
+        key = (method, *settings.items())
+        if key not in endings:
+            folder = tmp_path_factory.mktemp(method)
+            assert finish(method, folder, **settings) == 0
+            endings[key] = ending(folder)
+        return endings[key]
+
+    return of
+
+
+@pytest.fixture(scope="module")
 def browser():
     """A headless Chromium that playwright drives."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright; pip install playwright")

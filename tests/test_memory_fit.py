@@ -13,8 +13,10 @@ from medtrace.guard.notices import Notice
 from medtrace.guard.shortage import MemoryShortageError, first_that_fits, halves, is_shortage
 from medtrace.methods.base import Method
 from medtrace.networks.patches import PatchInferer
+from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
+from tests.test_own_data import heads
 from tests.trainings import SMOKE
 
 EIGHT = {"training.batch_size": 8, "data.train_cases": 8, "training.max_epochs": 1, "training.val_interval": 0}
@@ -95,6 +97,30 @@ def test_train_says_where_nothing_fits(cap, tmp_path):
     cap(0)
     with pytest.raises(MemoryShortageError, match=r"a batch of 8 does not fit .* nor a part of it; prepare"):
         train("unet", out=tmp_path / "run", presets=SMOKE, settings=EIGHT, device="cpu", fit=True)
+
+
+def test_train_takes_the_patch_that_fits_where_no_batch_does(monkeypatch, tmp_path):
+    pairs = heads(tmp_path / "raw", subjects=3, shape=(64, 48, 4))
+    contrasts = {"source_contrast": "T1", "target_contrast": "T2"}
+    prepared = tmp_path / "data"
+    prepare(pairs, prepared, **contrasts, slices=2, crop=None, align=False, progress=False)
+    original = Trainer._go_back
+
+    def short(self, batch):
+        if batch["source"][0, 0].numel() > 33 * 40:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, batch)
+
+    monkeypatch.setattr(Trainer, "_go_back", short)
+    small = {"channels": [4, 8], "training.batch_size": 2, "training.max_epochs": 1}
+    options = {"settings": small, "device": "cpu"}
+    with pytest.raises(MemoryShortageError, match=r"a batch of 2 .*; 1 of patches of 32 x 32 does") as caught:
+        train("unet", prepared, tmp_path / "said", **options)
+    assert "--set training.batch_size=1 --set data.patch=[32,32]" in str(caught.value)
+    with pytest.warns(Notice, match="continues with 1 of patches of 32 x 32"):
+        run = train("unet", prepared, tmp_path / "run", **options, fit=True)
+    assert read_run(run).settings.data.patch == (32, 32)
+    assert (run / "checkpoints" / "weights.safetensors").is_file()
 
 
 def scan(path, shape):

@@ -26,22 +26,6 @@ MOMENTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The ending of a training that nothing interrupts, by method."""
-    endings = {}
-
-    def of(method, **settings):
-        key = (method, *settings.items())
-        if key not in endings:
-            folder = tmp_path_factory.mktemp(method)
-            assert finish(method, folder, **settings) == 0
-            endings[key] = ending(folder)
-        return endings[key]
-
-    return of
-
-
 def killed_and_resumed(method, folder, moment, **settings):
     assert finish(method, folder, moment, **settings) == -signal.SIGKILL
     assert finish(method, folder, resume=True, **settings) == 0
@@ -51,8 +35,8 @@ def killed_and_resumed(method, folder, moment, **settings):
 @pytest.mark.parametrize(
     "moment", ["in a forward pass", "while writing a checkpoint", "before the weights of the run have their name"]
 )
-def test_killed_and_resumed_is_uninterrupted(moment, whole, tmp_path):
-    expected = whole("reggan")
+def test_killed_and_resumed_is_uninterrupted(moment, uninterrupted, tmp_path):
+    expected = uninterrupted("reggan")
     assert expected["epochs"] == ["1", "2", "3"]
     assert any("pools" in name for name in expected)
     assert differences(expected, killed_and_resumed("reggan", tmp_path, MOMENTS[moment])) == []
@@ -61,15 +45,15 @@ def test_killed_and_resumed_is_uninterrupted(moment, whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_any_point(method, moment, whole, tmp_path):
-    assert differences(whole(method), killed_and_resumed(method, tmp_path, MOMENTS[moment])) == []
+def test_killed_at_any_point(method, moment, uninterrupted, tmp_path):
+    assert differences(uninterrupted(method), killed_and_resumed(method, tmp_path, MOMENTS[moment])) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_again_and_again_at_any_time(method, whole, tmp_path):
+def test_killed_again_and_again_at_any_time(method, uninterrupted, tmp_path):
     """Real kills after random times, until a resumed training is quick enough to end; five trainings."""
-    expected, patience, kills = whole(method), random.Random(7), 0
+    expected, patience, kills = uninterrupted(method), random.Random(7), 0
     begun = time.perf_counter()
     assert finish(method, tmp_path / "timed") == 0
     seconds = time.perf_counter() - begun
@@ -91,8 +75,8 @@ def test_killed_again_and_again_at_any_time(method, whole, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_the_number_of_loader_workers_changes_nothing(method, whole, tmp_path):
+def test_the_number_of_loader_workers_changes_nothing(method, uninterrupted, tmp_path):
     """Workers that live as long as the loader draw what the process itself draws, also after a resume."""
     workers = {"training.num_workers": 2}
     result = killed_and_resumed(method, tmp_path, ("epoch", 3), **workers)
-    assert differences(whole(method), result) == ["record"]  # which says how many there were
+    assert differences(uninterrupted(method), result) == ["record"]  # which says how many there were

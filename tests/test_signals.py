@@ -26,22 +26,6 @@ MOMENTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The ending of a training that nothing interrupts, by method."""
-    endings = {}
-
-    def of(method, **settings):
-        key = (method, *settings.items())
-        if key not in endings:
-            folder = tmp_path_factory.mktemp(method)
-            assert finish(method, folder, **settings) == 0
-            endings[key] = ending(folder)
-        return endings[key]
-
-    return of
-
-
 def stopped_and_resumed(method, folder, moment, **settings):
     number = moment[2]
     assert finish(method, folder, moment, **settings) == 128 + number
@@ -57,29 +41,31 @@ def stopped_and_resumed(method, folder, moment, **settings):
     ("moment", "number"),
     [("in a forward pass", signal.SIGTERM), ("in a validation", signal.SIGINT), ("in the first step", signal.SIGHUP)],
 )
-def test_stopped_and_resumed_is_uninterrupted(moment, number, whole, tmp_path):
-    assert differences(whole("reggan"), stopped_and_resumed("reggan", tmp_path, (*MOMENTS[moment], number))) == []
+def test_stopped_and_resumed_is_uninterrupted(moment, number, uninterrupted, tmp_path):
+    assert (
+        differences(uninterrupted("reggan"), stopped_and_resumed("reggan", tmp_path, (*MOMENTS[moment], number))) == []
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_stopped_at_any_point(method, moment, number, whole, tmp_path):
-    assert differences(whole(method), stopped_and_resumed(method, tmp_path, (*MOMENTS[moment], number))) == []
+def test_stopped_at_any_point(method, moment, number, uninterrupted, tmp_path):
+    assert differences(uninterrupted(method), stopped_and_resumed(method, tmp_path, (*MOMENTS[moment], number))) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_stopped_with_loader_workers(method, whole, tmp_path):
+def test_stopped_with_loader_workers(method, uninterrupted, tmp_path):
     """The signal reaches the whole group of processes, as from a terminal or a scheduler."""
     workers = {"training.num_workers": 2}
     result = stopped_and_resumed(method, tmp_path, (*MOMENTS["in a forward pass"], signal.SIGINT), **workers)
-    assert differences(whole(method), result) == ["record"]
+    assert differences(uninterrupted(method), result) == ["record"]
 
 
 @pytest.mark.slow
-def test_stopped_again_and_again(whole, tmp_path):
+def test_stopped_again_and_again(uninterrupted, tmp_path):
     """A stop after every step: each process takes at least one."""
     stops = 0
     while (code := finish("reggan", tmp_path, ("forward", 1, signal.SIGTERM), resume=True)) != 0:
@@ -87,7 +73,7 @@ def test_stopped_again_and_again(whole, tmp_path):
         stops += 1
         assert stops < 40
     assert stops >= 8
-    assert differences(whole("reggan"), ending(tmp_path)) == []
+    assert differences(uninterrupted("reggan"), ending(tmp_path)) == []
 
 
 def command(*arguments, **options):

@@ -22,7 +22,7 @@ from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.evaluate import patches_of_cases
-from medtrace.workflows.unseen import SplitReview, marked, reviewed, subjects_of, write_record
+from medtrace.workflows.unseen_split import SplitReview, marked, reviewed, subjects_of, write_record
 
 IDENTITY = "identity"
 TABLE = "table.md"

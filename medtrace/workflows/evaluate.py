@@ -28,7 +28,7 @@ from medtrace.report.viewer.page import REPORT
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.translate import run_preparation
-from medtrace.workflows.unseen import SplitReview, marked, reviewed, subjects_of, write_record
+from medtrace.workflows.unseen_split import SplitReview, marked, reviewed, subjects_of, write_record
 
 TABLE = "table.md"
 SHOWN = 4

@@ -17,6 +17,8 @@ from medtrace.methods import Method, MethodSettings, resolve
 from medtrace.workflows.handlers import training_data
 
 SPLITS = ("training", "validation")
+CUTS = ("data.patch",)
+"""Settings of the data that say how the same cases are cut."""
 EARLIER = "earlier"
 """Entry of a remembered case that a data set before the present one brought."""
 
@@ -129,7 +131,7 @@ def _check_changes(
     """Refuse what a checkpoint would undo: another network, other tables, other data."""
     old, new = flat_settings(before), flat_settings(after)
     changed = [name for name in new if new[name] != old.get(name)]
-    data = [name for name in changed if name.startswith("data.")]
+    data = [name for name in changed if name.startswith("data.") and name not in CUTS]
     if data and not other_data:
         raise ValueError(
             f"{data[0]}: expected {old.get(data[0])!r}, with which {run} was trained, received {new[data[0]]!r}; leave"

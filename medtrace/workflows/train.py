@@ -24,7 +24,7 @@ from medtrace.workflows.handlers import record_run
 from medtrace.workflows.planning.facts import DatasetFacts
 from medtrace.workflows.planning.training import plan_training, settings_of_dataset
 from medtrace.workflows.resuming import resumption
-from medtrace.workflows.training import TrainingWorkflow, check_fitting
+from medtrace.workflows.training import TrainingWorkflow, check_fitting, fitting_words
 
 
 def train(
@@ -120,20 +120,21 @@ def train(
             raise FileExistsError(f"out: {out} holds a run already, which has just begun; choose another folder")
         workflow.initialize()
         record_run(out, name, resolved, dataset, workflow.train_dataset, start, remembered, renewed)
-        fitting = None
+        fitting: dict[str, Any] = {}
         try:
             workflow.run()
         except Exception as error:
             if not is_shortage(error):
                 raise
-            fitting = workflow.fitting_batch()
+            fitting = workflow.fitting()
             check_fitting(fitting, resolved, workflow.device, fit, error)
         workflow.finalize()
-    if fitting is None:
+    if not fitting:
         return out
     del workflow  # and with it the memory that it has
-    notify(out, f"a batch of {resolved.training.batch_size} did not fit into the memory; continues with {fitting}")
-    changed = {**(settings or {}), "training.batch_size": fitting}
+    size = resolved.training.batch_size
+    notify(out, f"a batch of {size} did not fit into the memory; continues with {fitting_words(fitting)}")
+    changed = {**(settings or {}), **fitting}
     return train(name, dataset, out, settings=changed, resume=True, device=device, other_data=other_data, fit=fit)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from ignite.engine import Events
 from monai.bundle import BundleWorkflow
 from monai.data import list_data_collate
 from monai.inferers import SimpleInferer
+from monai.transforms import Compose
 from monai.utils import set_determinism
 
+from medtrace.data.augmentation import patches
 from medtrace.data.case_loader import sizes_of
 from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import evaluation_loader, training_loader
@@ -31,10 +33,13 @@ from medtrace.engines.assembly import (
 )
 from medtrace.guard.shortage import MemoryShortageError, first_that_fits, halves
 from medtrace.methods import Method, MethodSettings
-from medtrace.methods.settings import TraceBenchData
+from medtrace.methods.settings import PreparedData, TraceBenchData
 from medtrace.workflows.fine_tuning import load_start
 from medtrace.workflows.handlers import WeightsSaver
 from medtrace.workflows.run_page import RunPage
+
+LEAST_PATCH = 32
+"""Voxels of an edge below which no patch is tried."""
 
 
 class TrainingWorkflow(BundleWorkflow):
@@ -139,28 +144,43 @@ class TrainingWorkflow(BundleWorkflow):
         """Train to `max_epochs`."""
         self.trainer.run()
 
-    def fitting_batch(self) -> int | None:
-        """The largest half, quarter, ... of the batch whose step fits into the memory; None if none does.
+    def fitting(self) -> dict[str, Any]:
+        """The settings with which a step fits into the memory; none if no change of these makes it fit.
 
-        Nothing learns; in a process group it is not looked for.
+        That is the largest half, quarter, ... of the batch, or else a batch of one with such a part of an image's edge,
+        where the method works on patches of prepared cases. Nothing learns; in a process group it is not looked for.
         """
         if self._grouped:
-            return None
+            return {}
         data = self.train_dataset
         sizes = sizes_of(data)
         largest = 0 if sizes is None else max(range(len(sizes)), key=lambda index: math.prod(sizes[index]))
+        case = data[largest]
 
-        def attempt(count: int) -> None:
-            case = data[largest]
+        def attempt(count: int, cut: Callable[[Any], Any]) -> None:
             try:
-                self.trainer.try_step(list_data_collate([case] * count))
+                self.trainer.try_step(list_data_collate([cut(case) for _ in range(count)]))
             finally:
                 for optimizer in self.optimizers.values():
                     optimizer.zero_grad(set_to_none=True)
 
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        return first_that_fits(halves(self.settings.training.batch_size), attempt)
+        whole = Compose([])
+        batch = first_that_fits(halves(self.settings.training.batch_size), lambda count: attempt(count, whole))
+        if batch is not None:
+            return {"training.batch_size": batch}
+        shape = tuple(case["source"].shape[1:])
+        patch = first_that_fits(self._smaller_patches(shape), lambda size: attempt(1, Compose(patches(size))))
+        return {} if patch is None else {"training.batch_size": 1, "data.patch": list(patch)}
+
+    def _smaller_patches(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
+        if not self.kind.abilities.patches or not isinstance(self.settings.data, PreparedData):
+            return []
+        result = [tuple(shape)]
+        while (smaller := tuple(max(edge // 2, min(edge, LEAST_PATCH)) for edge in result[-1])) != result[-1]:
+            result.append(smaller)
+        return result[1:]
 
     def _begin(self) -> None:
         self._begun = True
@@ -191,24 +211,38 @@ class TrainingWorkflow(BundleWorkflow):
 
 
 def check_fitting(
-    fitting: int | None, settings: MethodSettings, device: torch.device, fit: bool, reason: Exception
+    fitting: Mapping[str, Any], settings: MethodSettings, device: torch.device, fit: bool, reason: Exception
 ) -> None:
-    """Say which batch fits into a device's memory, unless it is taken.
+    """Say which batch or patch fits into a device's memory, unless it is taken.
+
+    Args:
+        fitting: settings with which a step fits.
+        settings: those with which none did.
+        device: whose memory ran out.
+        fit: whether `fitting` is taken.
+        reason: the error of the step.
 
     Raises:
-        MemoryShortageError: if none does, or `fit` is off.
+        MemoryShortageError: if nothing fits, or `fit` is off.
     """
-    size = settings.training.batch_size
-    if fitting is None:
+    short = f"training.batch_size: a batch of {settings.training.batch_size} does not fit into the memory of {device}"
+    if not fitting:
         raise MemoryShortageError(
-            f"training.batch_size: a batch of {size} does not fit into the memory of {device}, nor a part of it;"
+            f"{short}, nor a part of it;"
             " prepare smaller images (--crop, --spacing), take a smaller network (channels) or set training.amp=true"
         ) from reason
     if not fit:
+        options = " ".join(f"--set {name}={str(value).replace(' ', '')}" for name, value in fitting.items())
         raise MemoryShortageError(
-            f"training.batch_size: a batch of {size} does not fit into the memory of {device}; {fitting} does: resume"
-            f" with --set training.batch_size={fitting}, or --fit takes it"
+            f"{short}; {fitting_words(fitting)} does: resume with {options}, or --fit takes it"
         ) from reason
+
+
+def fitting_words(fitting: Mapping[str, Any]) -> str:
+    """A batch, or one of patches, in words."""
+    patch = fitting.get("data.patch")
+    cut = "" if patch is None else f" of patches of {' x '.join(map(str, patch))}"
+    return f"{fitting['training.batch_size']}{cut}"
 
 
 def _device(device: str | torch.device | None, grouped: bool) -> torch.device:
