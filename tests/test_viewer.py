@@ -203,8 +203,7 @@ def test_channels_and_windows_are_chosen(open_page):
     assert 800 < float(width.input_value()) <= 900
     level.fill("-500")
     level.press("Enter")
-    page.wait_for_timeout(80)
-    assert page.evaluate("medtrace.state.windows.source")[1] < 0
+    page.wait_for_function("medtrace.state.windows.source[1] < 0")
     assert page.evaluate(gray) == 255  # everything is brighter than the window
     assert page.evaluate("medtrace.state.windows.image") == page.evaluate("medtrace.state.windows.source")  # together
     width.fill("-3")
@@ -212,8 +211,7 @@ def test_channels_and_windows_are_chosen(open_page):
     assert float(width.input_value()) > 0  # no window has a negative width
     assert reading(page, "before")[0] == pytest.approx(10.0, abs=0.02)
     page.select_option("#case", "1")
-    page.wait_for_timeout(300)
-    assert page.is_hidden("#channels")
+    page.wait_for_selector("#channels", state="hidden")
 
 
 def test_the_certificate_is_seen_at_once(open_page):
