@@ -45,6 +45,15 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+TRAINED = ("metaregnet",)
+"""Those trained in the default run; the others in the slow one."""
+every_method = pytest.mark.parametrize(
+    "name",
+    [name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow) for name in COMMITTED],
+    indirect=True,
+)
+
+
 @pytest.fixture(scope="module", params=COMMITTED)
 def name(request):
     return request.param
@@ -199,6 +208,7 @@ def test_metadata_follows_monais_schema(name, tmp_path):
 # One training, two ways in
 
 
+@every_method
 def test_monai_bundle_run_gives_the_weights_of_the_python_call(small, trained, tmp_path):
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/train.yaml", "--run_dir", tmp_path]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=small)
@@ -211,6 +221,7 @@ def test_monai_bundle_run_gives_the_weights_of_the_python_call(small, trained, t
     assert (tmp_path / "preparation.json").read_bytes() == (trained / "preparation.json").read_bytes()
 
 
+@every_method
 def test_resumed_bundle_ends_with_the_same_weights(small, trained, tmp_path):
     run_bundle(small, "train", run_dir=str(tmp_path), **{"settings#training#max_epochs": 1})
     assert not same(weights(trained), weights(tmp_path))
@@ -219,6 +230,7 @@ def test_resumed_bundle_ends_with_the_same_weights(small, trained, tmp_path):
     assert [row["epoch"] for row in csv.DictReader((tmp_path / "history.csv").open())] == ["1", "2"]
 
 
+@every_method
 def test_another_seed_gives_other_weights(small, trained, tmp_path):
     run_bundle(small, "train", run_dir=str(tmp_path), **{"settings#training#seed": 1})
     assert not same(weights(trained), weights(tmp_path))
@@ -227,6 +239,7 @@ def test_another_seed_gives_other_weights(small, trained, tmp_path):
 # Evaluation and inference
 
 
+@every_method
 def test_evaluation_tells_what_medtrace_evaluate_tells(small, trained, tmp_path):
     run_bundle(small, "train", "evaluate", run_dir=str(trained), output_dir=str(tmp_path / "bundle"))
     cases = list(csv.DictReader((tmp_path / "bundle" / "cases.csv").open()))
@@ -239,6 +252,7 @@ def test_evaluation_tells_what_medtrace_evaluate_tells(small, trained, tmp_path)
         assert float(row["mae"]) == pytest.approx(table.rows[row["case"]]["mae"], rel=1e-5)
 
 
+@every_method
 def test_inference_writes_the_trace_of_every_case(name, small, trained, tmp_path):
     from medtrace.data import sources
     from medtrace.io.nifti import write_image
@@ -270,6 +284,7 @@ def _pair(batch):
     return {"moving": batch["source"], "fixed": batch["target"]}
 
 
+@every_method
 def test_a_run_of_tracebench_is_prepared_at_its_voxel_size(trained):
     from medtrace.data import DeterministicDataset, sources
 

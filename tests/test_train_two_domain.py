@@ -32,8 +32,18 @@ from tests.trainings import (
     weights,
 )
 
-COMBINATIONS = [(backbone, mode) for backbone in BACKBONES for mode in ("C", "C+R", "NC", "NC+R")] + [
-    ("cyclegan", "pix2pix")
+QUICK = {
+    ("cyclegan", "NC+R"),
+    ("cyclegan", "C"),
+    ("munit", "C+R"),
+    ("unit", "NC"),
+    ("nice_gan", "C+R"),
+    ("cyclegan", "pix2pix"),
+}
+"""Combinations of the default run: each host, each mode."""
+COMBINATIONS = [
+    pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.slow)
+    for pair in [*((host, mode) for host in BACKBONES for mode in ("C", "C+R", "NC", "NC+R")), ("cyclegan", "pix2pix")]
 ]
 # With a pool of 3 images a training of 8 swaps some.
 SMALL_POOL = {"pool_size": 3}

@@ -274,7 +274,7 @@ def test_refusals_name_the_file_and_write_nothing(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "open_ms/longitudinal/patient01/study1_T1W.nii.gz",
+        pytest.param("open_ms/longitudinal/patient01/study1_T1W.nii.gz", marks=pytest.mark.slow),
         "dicom_t1",
         pytest.param("open_ms/mni/patient07/T1.nii.gz", marks=pytest.mark.slow),
     ],

@@ -1,11 +1,14 @@
 """The tutorial of MetaRegNet runs from the first cell to the last on a small setting."""
 
+import pytest
+
 from tests.test_tutorials import executed, outputs_of
 
 
+@pytest.mark.slow
 def test_metaregnet_tutorial_runs(tmp_path, monkeypatch):
-    notebook, natural_images = executed("03_metaregnet", tmp_path, monkeypatch)
-    assert len(natural_images) == 5
+    notebook, pictures = executed("03_metaregnet", tmp_path, monkeypatch)
+    assert len(pictures) == 5
     scores, ledger, errors = outputs_of(notebook, "text/markdown")
     for row in ("identity", "MetaRegNet", "VM-CFM"):
         assert f"| {row} |" in scores

@@ -1,11 +1,14 @@
 """The tutorial of Plasticine runs from the first cell to the last on a small setting."""
 
+import pytest
+
 from tests.test_tutorials import executed, outputs_of
 
 
+@pytest.mark.slow
 def test_plasticine_tutorial_runs(tmp_path, monkeypatch):
-    notebook, natural_images = executed("04_plasticine", tmp_path, monkeypatch)
-    assert len(natural_images) == 8
+    notebook, pictures = executed("04_plasticine", tmp_path, monkeypatch)
+    assert len(pictures) == 8
     scores, steps = outputs_of(notebook, "text/markdown")
     for row in ("source as it is", "Plasticine", "DDIB"):
         assert f"| {row} |" in scores

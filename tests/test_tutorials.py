@@ -36,7 +36,7 @@ def test_is_stored_without_outputs(path):
 
 
 def executed(name, tmp_path, monkeypatch):
-    """A tutorial after it ran in its small setting, and its natural images."""
+    """A tutorial after it ran in its small setting, and its pictures."""
     monkeypatch.setenv("MEDTRACE_TUTORIAL", "small")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "tutorials" / f"{name}.ipynb", as_version=4)
@@ -48,14 +48,14 @@ def executed(name, tmp_path, monkeypatch):
         resources={"metadata": {"path": str(tmp_path)}},
     )
     client.execute()
-    natural_images = [base64.b64decode(data) for data in outputs_of(notebook, "image/png")]
-    assert all(natural_image.startswith(b"\x89PNG") for natural_image in natural_images)
-    return notebook, natural_images
+    pictures = [base64.b64decode(data) for data in outputs_of(notebook, "image/png")]
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    return notebook, pictures
 
 
 def test_tracetrans_tutorial_runs(tmp_path, monkeypatch):
-    notebook, natural_images = executed("01_tracetrans", tmp_path, monkeypatch)
-    assert len(natural_images) == 5
+    notebook, pictures = executed("01_tracetrans", tmp_path, monkeypatch)
+    assert len(pictures) == 5
     ledger, scores = outputs_of(notebook, "text/markdown")
     assert "everywhere" in ledger
     assert "in the cavity" in ledger
@@ -65,9 +65,10 @@ def test_tracetrans_tutorial_runs(tmp_path, monkeypatch):
     assert (tmp_path / "tutorial_out" / "trace" / "ddf.h5").is_file()
 
 
+@pytest.mark.slow
 def test_reggan_tutorial_runs(tmp_path, monkeypatch):
-    notebook, natural_images = executed("02_reggan", tmp_path, monkeypatch)
-    assert len(natural_images) == 6
+    notebook, pictures = executed("02_reggan", tmp_path, monkeypatch)
+    assert len(pictures) == 6
     scores, ledger, fields = outputs_of(notebook, "text/markdown")
     for row in ("T1 as it is", "Pix2Pix", "RegGAN"):
         assert f"| {row} |" in scores

@@ -223,9 +223,9 @@ def landmarks(
     space: Annotated[
         str | None, typer.Option("--space", help="Axes of points whose files do not say them: RAS, LPS or voxel.")
     ] = None,
-    figure: Annotated[str, typer.Option(help="Ending of the natural image: .png, .pdf or .svg.")] = ".png",
+    figure: Annotated[str, typer.Option(help="Ending of the figure: .png, .pdf or .svg.")] = ".png",
 ) -> None:
-    """Measure the target registration error of landmarks in mm, with a table and a natural image."""
+    """Measure the target registration error of landmarks in mm, with a table and a figure."""
     from medtrace.workflows.landmarks import landmarks as call
 
     errors = call(

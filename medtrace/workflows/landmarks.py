@@ -67,7 +67,7 @@ def landmarks(
     figure: str = ".png",
     say: Callable[[str], object] | None = None,
 ) -> Errors:
-    """Measure the target registration error of landmarks, with a table and a natural image.
+    """Measure the target registration error of landmarks, with a table and a figure.
 
     The landmarks of the target are brought to the source, as the image is resampled, so that no inverse comes in:
     error = |origin(target point) - source point| in mm.
@@ -82,7 +82,7 @@ def landmarks(
         target: the target's image, likewise.
         format: of the transforms, where their content does not tell.
         space: axes of files of points that do not say them: RAS, LPS, voxel.
-        figure: ending of the natural image.
+        figure: ending of the figure.
         say: takes a line for everything that was assumed.
 
     Returns:
