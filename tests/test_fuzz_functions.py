@@ -60,7 +60,13 @@ def fuzz(case, examples, needed):
     assert result[True] >= needed, result
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = {"transforms.RegisterPaird"}
+"""A dozen of calls take too long for the default run."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES]
+)
 def test_calls(name):
     fuzz(CASES[name], FEW, 1)
 

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,11 @@ def referred(tree: ast.AST) -> set[str]:
     return result
 
 
+@cache
+def referred_in(path: Path) -> set[str]:
+    return referred(ast.parse(path.read_text(encoding="utf-8")))
+
+
 def asked_for(tree: ast.AST) -> set[str]:
     """Names in the second argument of `isinstance` and `issubclass`."""
     calls = [
@@ -252,7 +258,7 @@ def test_nobody_refers_to_the_classes_of_a_method_outside_its_folder(name):
     assert classes, name
     front = METHODS / "__init__.py"  # hands each of them on, and uses none
     others = [path for path in FILES if METHODS / name not in path.parents and path != front]
-    result = {str(path.relative_to(PACKAGE)): classes & referred(ast.parse(path.read_text())) for path in others}
+    result = {str(path.relative_to(PACKAGE)): classes & referred_in(path) for path in others}
     assert {path: names for path, names in result.items() if names} == {}
 
 
