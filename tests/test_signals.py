@@ -112,3 +112,37 @@ def test_the_command_says_how_to_resume_and_leaves_the_run(number, code, name, t
     assert read_run(run).method == "unet"
     states = torch.load(run / "checkpoints" / WITHIN_EPOCH, weights_only=True)
     assert states["within_epoch"]["steps"] >= 1
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_stop_at_one_step_and_go_on(tmp_path):
+    """SIGTERM to torchrun, as a scheduler sends it: every process ends behind one step, and a resume loses none."""
+    size = ("--set", "data.train_cases=64", "--set", "training.batch_size=1", "--set", "training.val_interval=0")
+
+    def start(run, *options):
+        line = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            "-m",
+            "medtrace",
+        ]
+        line += ["train", "unet", "--out", str(run), "--device", "cpu", *options, "--set", "training.max_epochs=3"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert start(whole, "--smoke", *size).wait(300) == 0
+    process = start(run, "--smoke", *size)
+    wait_for(run / "history.csv", process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "medtrace: SIGTERM ended the training after step " in err, err
+    assert torch.load(run / "checkpoints" / WITHIN_EPOCH, weights_only=True)["within_epoch"]["steps"] >= 1
+    assert start(run, "--resume").wait(300) == 0
+    first, second = (folder / "checkpoints" / "weights.safetensors" for folder in (whole, run))
+    assert first.read_bytes() == second.read_bytes()
