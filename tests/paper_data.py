@@ -147,7 +147,6 @@ def write_learn2reg(folder, pairs=4):
         listed.append({"fixed": names["0000"], "moving": names["0001"]})
     content = {"modality": {"0": "MR", "1": "CT"}, "training": about, "training_paired_images": listed}
 
-
     (folder / "AbdomenMRCT_dataset.json").write_text(json.dumps(content))
     return folder
 

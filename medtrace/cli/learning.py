@@ -407,17 +407,19 @@ def reproduce(
             typer.echo(line)
         return
     if data is None:
-        raise ValueError(f"data: expected the folder of the data of {paper}, received none; `medtrace reproduce` says it")
+        raise ValueError(
+            f"data: expected the folder of the data of {paper}, received none; `medtrace reproduce` says it"
+        )
     page = call(
         paper,
         data,
         out or Path("reproduction") / paper,
         table=table,
         smoke=smoke,
-        plan_only=plan,
+        plan=plan,
         device=device,
         progress=sys.stderr.isatty(),
-        tell=typer.echo,
+        say=typer.echo,
     )
     if page is not None:
         typer.echo(f"page written to {page}")

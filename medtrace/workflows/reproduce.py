@@ -50,10 +50,10 @@ def reproduce(
     *,
     table: str | None = None,
     smoke: bool = False,
-    plan_only: bool = False,
+    plan: bool = False,
     device: str | None = None,
     progress: bool = True,
-    tell: Callable[[str], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path | None:
     """Prepare a paper's data, train the rows of its tables by the preset `paper`, and measure them as the paper does.
 
@@ -66,13 +66,13 @@ def reproduce(
         out: receives `data/`, `runs/`, `rows/`, `tables/` (CSV) and the page `reproduction.md`.
         table: number of the only table to make.
         smoke: try the path in minutes: few small images, tiny networks, a few steps; all into `out/smoke`.
-        plan_only: tell the plan and train nothing.
+        plan: tell the plan and train nothing.
         device: by default CUDA where there is one.
         progress: show bars.
-        tell: takes each line of the plan; by default it goes to stderr.
+        say: takes each line of the plan; by default it goes to stderr.
 
     Returns:
-        The page; None with `plan_only`.
+        The page; None with `plan`.
 
     Raises:
         FileNotFoundError: if `data` does not hold the paper's data; the message says what it would look like.
@@ -87,7 +87,7 @@ def reproduce(
         needed = "; or ".join(f"{one.title}: {one.layout}" for one in lacking)
         raise FileNotFoundError(f"data: table {table} needs {needed}; found only {', '.join(places)} in {data}")
     folder = Path(out) / "smoke" if smoke else Path(out)
-    say = tell or Console(stderr=True, quiet=not progress).print
+    speak = say or Console(stderr=True, quiet=not progress).print
     there = [one for one in recipe.data if one.name in needs and one.name in places]
     datasets = {
         one.name: prepared_data(one, places[one.name], folder / "data", smoke=smoke, progress=progress) for one in there
@@ -95,11 +95,11 @@ def reproduce(
     told = [described(one, places[one.name], datasets[one.name]) for one in there]
     rows = rows_of(wanted, datasets, folder, smoke)
     for line in (*told, *plan_lines(rows, device, measure=not smoke)):
-        say(line)
+        speak(line)
     absent = [f"{one.title}: not in the folder ({one.access})." for one in lacking]
     for line in (*recipe.left_out, *absent):
-        say(f"not reproduced: {line}")
-    if plan_only:
+        speak(f"not reproduced: {line}")
+    if plan:
         return None
     page = write_page(recipe, rows, folder, told=told, lacking=absent, smoke=smoke)
     for row in rows:

@@ -113,8 +113,14 @@ def _b_scans(domain: Domain, place: Path) -> list[dict[str, Any]]:
 def _acdc(domain: Domain, place: Path) -> list[dict[str, Any]]:
     rows = []
     for study in read_acdc(place):
-        info = dict(line.split(":", 1) for line in read_text(Path(study.origin) / "Info.cfg").splitlines() if ":" in line)
-        if study.visit == "ED" and study.labels and (not domain.groups or info.get("Group", "").strip() in domain.groups):
+        info = dict(
+            line.split(":", 1) for line in read_text(Path(study.origin) / "Info.cfg").splitlines() if ":" in line
+        )
+        if (
+            study.visit == "ED"
+            and study.labels
+            and (not domain.groups or info.get("Group", "").strip() in domain.groups)
+        ):
             rows.append(_scan(domain, study.subject, study.images["cine"], study.labels))
     return rows
 

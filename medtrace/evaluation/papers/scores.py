@@ -85,9 +85,7 @@ def _registration(tracer: Tracer, method: Method | None, cases: Any, progress: s
     return table
 
 
-def _traceability(
-    tracer: Tracer, method: Method | None, dataset: Path, smoke: bool, progress: str | None
-) -> CaseTable:
+def _traceability(tracer: Tracer, method: Method | None, dataset: Path, smoke: bool, progress: str | None) -> CaseTable:
     """Translations of the test's sources, segmented; the columns of `score_traceability`."""
     cases, training = _labeled_cases(dataset)
     settings = SegmenterSettings(classes_of(training), **({"iterations": SMOKE_ITERATIONS} if smoke else {}))
@@ -102,7 +100,7 @@ def _traceability(
 
 
 def _labeled_cases(dataset: Path) -> tuple[Sequence[Mapping[str, Any]], Any]:
-    """The test's sources, each beside an image of the target domain, and what a segmenter of that domain learns from."""
+    """The test's sources, each beside an image of the target domain, and what its segmenter learns from."""
     if not read_index(dataset).get("unpaired"):
         return load_dataset(dataset, "test"), load_dataset(dataset, "training")
     sources, targets = (load_domain(dataset, side, "test") for side in ("source", "target"))
@@ -111,4 +109,3 @@ def _labeled_cases(dataset: Path) -> tuple[Sequence[Mapping[str, Any]], Any]:
         other = targets[number % len(targets)]
         cases.append({**sources[number], **{name: other[name] for name in ("target", "target_labels")}})
     return cases, load_domain(dataset, "target", "training")
-

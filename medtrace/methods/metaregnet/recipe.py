@@ -55,7 +55,9 @@ NOTES = (
 )
 
 
-def _table(data: str, title: str, masked: dict[str, float], own: dict[str, float], columns: tuple[str, ...]) -> PaperTable:
+def _table(
+    data: str, title: str, masked: dict[str, float], own: dict[str, float], columns: tuple[str, ...]
+) -> PaperTable:
     rows = (PaperRow("VM-CFM", masked, "voxelmorph", {"masking": True}), PaperRow("MetaRegNet", own, "metaregnet"))
     return PaperTable("1", title, data, "registration", {name: COLUMNS[name] for name in columns}, rows, NOTES)
 

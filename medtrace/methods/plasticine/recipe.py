@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medtrace.methods.recipes import Column, Domain, Domains, PaperData, PaperRow, PaperTable, Pairs, Recipe
+from medtrace.methods.recipes import Column, Domain, Domains, Pairs, PaperData, PaperRow, PaperTable, Recipe
 
 SPLIT = (0.7, 0.0, 0.3)
 OPEN_SPLIT = "the split: 7 to 3 by subject, drawn by seed 0; the paper names none"
@@ -32,9 +32,8 @@ OCT = PaperData(
 CHEST = PaperData(
     name="chest",
     title="chest MR to CT (Learn2Reg)",
-    access="by registration at learn2reg.grand-challenge.org (task AbdomenMRCT, of CHAOS, TCIA and BCV), each with terms"
-    " of its own",
-    layout="a Learn2Reg folder with its dataset JSON as dataset.json: imagesTr, labelsTr, training_paired_images",
+    access="by registration at learn2reg.grand-challenge.org (AbdomenMRCT; CHAOS, TCIA and BCV, each with its terms)",
+    layout="a Learn2Reg folder: imagesTr, labelsTr, and AbdomenMRCT_dataset.json with training_paired_images",
     preparation=Pairs(
         layout="learn2reg",
         fractions=SPLIT,
@@ -97,8 +96,12 @@ OWN_FEATURES = (
     "FID and SFD are of the features of the segmenter of the target domain; the printed ones are of Inception. They are"
     " not comparable."
 )
-SEGMENTER = "The segmenter is MONAI's BasicUNet, trained on the target domain's training slices; the paper names a U-Net."
-LENGTH = "The paper does not say how long it trained; each row is trained by its preset `paper` (Plasticine: 500 epochs)."
+SEGMENTER = (
+    "The segmenter is MONAI's BasicUNet, trained on the target domain's training slices; the paper names a U-Net."
+)
+LENGTH = (
+    "The paper does not say how long it trained; each row is trained by its preset `paper` (Plasticine: 500 epochs)."
+)
 METHODS = {
     "Without Translation": {"control": "identity"},
     "Arar et al.": {},

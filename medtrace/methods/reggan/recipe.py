@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medtrace.methods.recipes import Column, PaperData, PaperRow, PaperTable, Pairs, Recipe
+from medtrace.methods.recipes import Column, Pairs, PaperData, PaperRow, PaperTable, Recipe
 
 BRATS_2018 = PaperData(
     name="brats2018",
@@ -40,8 +40,8 @@ SCALE = (
     " [-1, 1] it is possible."
 )
 OBJECTIVE = (
-    "Adversarial terms are least squares, with a weight of 1 beside 20 (correction), 10 (smoothness) and 10 (cycle); the"
-    " paper's Eq. 1 prints the logarithm."
+    "Adversarial terms are least squares, with a weight of 1 beside 20 (correction), 10 (smoothness) and 10 (cycle);"
+    " the paper's Eq. 1 prints the logarithm."
 )
 
 
@@ -73,18 +73,30 @@ TABLE_1 = {
 TABLE_2 = {
     "CycleGAN(C)": (
         "C",
-        ((0.084, 23.9, 0.83), (0.095, 22.5, 0.83), (0.087, 23.7, 0.82))
-        + ((0.094, 23.3, 0.81), (0.087, 23.9, 0.82), (0.110, 23.7, 0.79)),
+        (0.084, 23.9, 0.83),
+        (0.095, 22.5, 0.83),
+        (0.087, 23.7, 0.82),
+        (0.094, 23.3, 0.81),
+        (0.087, 23.9, 0.82),
+        (0.110, 23.7, 0.79),
     ),
     "Pix2Pix": (
         "pix2pix",
-        ((0.075, 25.6, 0.85), (0.103, 22.3, 0.82), (0.139, 18.9, 0.78))
-        + ((0.161, 16.2, 0.76), (0.175, 15.3, 0.74), (0.181, 15.0, 0.74)),
+        (0.075, 25.6, 0.85),
+        (0.103, 22.3, 0.82),
+        (0.139, 18.9, 0.78),
+        (0.161, 16.2, 0.76),
+        (0.175, 15.3, 0.74),
+        (0.181, 15.0, 0.74),
     ),
     "RegGAN": (
         "NC+R",
-        ((0.071, 26.0, 0.86), (0.073, 25.6, 0.86), (0.071, 25.9, 0.86))
-        + ((0.072, 25.7, 0.86), (0.072, 25.4, 0.86), (0.072, 25.2, 0.85)),
+        (0.071, 26.0, 0.86),
+        (0.073, 25.6, 0.86),
+        (0.071, 25.9, 0.86),
+        (0.072, 25.7, 0.86),
+        (0.072, 25.4, 0.86),
+        (0.072, 25.2, 0.85),
     ),
 }
 """Row → mode, and the noise levels 0 to 5."""
@@ -123,7 +135,7 @@ RECIPE = Recipe(
             COLUMNS,
             tuple(
                 _row(f"{label}, Noise.{level}", "cyclegan", mode, numbers, misalignment=str(level), moved="target")
-                for label, (mode, levels) in TABLE_2.items()
+                for label, (mode, *levels) in TABLE_2.items()
                 for level, numbers in enumerate(levels)
             ),
             (SCALE, OBJECTIVE, "The misalignment moves T2; the paper does not say which of the two it moved here."),
@@ -143,7 +155,7 @@ RECIPE = Recipe(
     ),
     left_out=(
         "Figure 4 (metrics by epoch): every run folder has its losses in history.csv, but test scores are of its end.",
-        "The authors' own slices, which they offer beside their code (github.com/Kid-Liet/Reg-GAN); these are cut anew from"
-        " the challenge's volumes.",
+        "The authors' own slices, which they offer beside their code (github.com/Kid-Liet/Reg-GAN); these are cut anew"
+        " from the challenge's volumes.",
     ),
 )

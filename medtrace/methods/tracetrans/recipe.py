@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medtrace.methods.recipes import Column, PaperData, PaperRow, PaperTable, Pairs, Recipe
+from medtrace.methods.recipes import Column, Pairs, PaperData, PaperRow, PaperTable, Recipe
 
 BRATS_REG = PaperData(
     name="brats-reg",
@@ -46,8 +46,8 @@ FIDELITY = {
 ABSENT = "not in medtrace"
 RIVALS = "The paper does not say how its rivals were trained; each is trained by its preset `paper`."
 BOUND = (
-    "MAE is at most RMSE on the same pixels, so that the printed MAE caps the PSNR: 14.37 of 255 at 25.0 dB, while 29.86"
-    " is printed. Both are of the whole image here."
+    "MAE is at most RMSE on the same pixels, so that the printed MAE caps the PSNR: 14.37 of 255 at 25.0 dB, while"
+    " 29.86 is printed. Both are of the whole image here."
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from medtrace.data.dataset import INDEX, count_cases
 from medtrace.evaluation.papers.crossing import add_rotations, crossed_pairs
 from medtrace.evaluation.papers.lists import domain_lists, pair_list
-from medtrace.methods.recipes import CrossedSlices, Domains, PaperData, Pairs
+from medtrace.methods.recipes import CrossedSlices, Domains, Pairs, PaperData
 from medtrace.workflows.prepare import prepare
 
 SMOKE_FRACTIONS = (0.5, 0.0, 0.5)
