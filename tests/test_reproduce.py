@@ -3,6 +3,7 @@
 import csv
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from medtrace.metrics import CaseTable
 from medtrace.storage.files import write_json
 from medtrace.trace import Trace
 from medtrace.workflows.reproduce import papers, reproduce
+from medtrace.workflows.reproducing.costs import plan_lines
 from medtrace.workflows.reproducing.datasets import prepared_data
 from medtrace.workflows.reproducing.rows import rows_of
 from tests.paper_data import PAPERS, head, write_brats, write_hearts, write_ircadb, write_learn2reg
@@ -186,6 +188,32 @@ def test_hearts_at_end_diastole_of_three_groups(tmp_path):
     assert [row["subject"] for row in sources] == [f"ACDC-patient00{number}" for number in (2, 3, 4)]
     assert all(row["image"].endswith("_frame01.nii.gz") for row in sources)
     assert sorted(row["split"] for row in targets) == ["test", "training", "training", "training"]
+
+
+def test_hearts_whose_labels_are_numbered_in_another_way(tmp_path):
+    write_hearts(tmp_path / "cardiac")
+    for file in (tmp_path / "cardiac" / "ukbiobank").glob("*/label_sa_ED.nii.gz"):
+        labels = nibabel.load(file)
+        values = np.asarray(labels.dataobj)
+        nibabel.save(nibabel.Nifti1Image(np.array([0, 3, 2, 1], np.uint8)[values], labels.affine), file)
+    with pytest.raises(ValueError, match=r"expected label 3 within label 2, which is \d+ of \d+ of what surrounds it"):
+        domain_lists(data_of("plasticine", "cardiac").preparation, tmp_path / "cardiac", tmp_path / "lists")
+
+
+def test_hours_are_of_the_trainings_that_are_not_done(tmp_path, monkeypatch):
+    write_ircadb(tmp_path / "data")
+    dataset = prepared_data(data_of("metaregnet", "ircadb"), tmp_path / "data", tmp_path, smoke=True, progress=False)
+    tables = recipe_of("metaregnet").tables
+    rows = rows_of(tables, {"ircadb": dataset}, tmp_path, smoke=False)
+    monkeypatch.setattr("medtrace.workflows.reproducing.costs.seconds_per_step", lambda *_: 3.6)
+    lines = plan_lines(rows, "cpu")
+    assert "  VM-CFM: voxelmorph, 500 steps of 3.6 s, about 0.5 hours" in lines
+    assert lines[-1] == "2 training(s), about 1.0 hours on cpu, without the measuring"
+    rows[0].run.mkdir(parents=True)
+    write_json(rows[0].run / "training.json", {})
+    assert plan_lines(rows, "cpu")[-1].startswith("1 training(s), about 0.5 hours")
+    with pytest.raises(ValueError, match=r"was made of .*data, not of .*elsewhere"):
+        prepared_data(data_of("metaregnet", "ircadb"), tmp_path / "elsewhere", tmp_path)
 
 
 def test_a_registration_of_real_slices_by_hand():

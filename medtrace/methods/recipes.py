@@ -94,6 +94,8 @@ class Domains:
         source: what is translated from.
         target: what is translated to.
         fractions: of the subjects of each.
+        enclosed: (inner, outer) labels: the inner one is in both domains surrounded by the outer one, by which labels
+            that are numbered in another way are found out; None where nothing of the kind is known.
         arguments: of `medtrace.workflows.prepare.prepare`.
         smoke: likewise, where only the path is tried.
     """
@@ -102,6 +104,7 @@ class Domains:
     source: Domain
     target: Domain
     fractions: Fractions
+    enclosed: tuple[int, int] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
 

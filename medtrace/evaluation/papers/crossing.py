@@ -47,8 +47,8 @@ def crossed_pairs(preparation: CrossedSlices, place: Path, path: Path, smoke: bo
 def _drawn(slices: Sequence[TumorSlice], split: str, count: int | None) -> list[tuple[TumorSlice, TumorSlice]]:
     """All pairs of a split, or some at random by seed 0."""
     members = [one for one in slices if one.split == split]
-    sides = [[one for one in members if bool(one.tumor.any()) == ill] for ill in (False, True)]
-    pairs = list(itertools.product(*sides))
+    healthy, pathological = ([one for one in members if bool(one.tumor.any()) == ill] for ill in (False, True))
+    pairs = list(itertools.product(healthy, pathological))
     if count is None or count >= len(pairs):
         return pairs
     chosen = np.random.default_rng(0).choice(len(pairs), count, replace=False)

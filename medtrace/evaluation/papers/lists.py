@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -14,6 +15,7 @@ from medtrace.data.lists.folder_layouts import read_acdc
 from medtrace.data.lists.layouts import read_layout
 from medtrace.data.lists.pair_list import LABELS, Pair
 from medtrace.data.lists.tables import read_text
+from medtrace.data.reading import read_values
 from medtrace.methods.recipes import Domain, Domains, Pairs
 from medtrace.storage.files import atomic_write, make_directory
 
@@ -80,6 +82,8 @@ def domain_lists(preparation: Domains, place: Path, folder: Path, smoke: bool = 
         subjects = list(dict.fromkeys(row["subject"] for row in rows))
         chosen = subjects[: SMOKE_SUBJECTS if smoke else side.subjects]
         split = _dealt(chosen, preparation.fractions)
+        if preparation.enclosed is not None:
+            _check_enclosed(preparation.enclosed, [row["labels"] for row in rows if row["subject"] in split])
         kept = [{**row, "split": split[row["subject"]]} for row in rows if row["subject"] in split]
         if len(set(split.values())) < 2:
             raise ValueError(
@@ -87,6 +91,31 @@ def domain_lists(preparation: Domains, place: Path, folder: Path, smoke: bool = 
             )
         lists.append(write_rows(folder / f"{side.folder}.json", kept))
     return lists[0], lists[1]
+
+
+def _check_enclosed(labels: tuple[int, int], files: Sequence[Path]) -> None:
+    """Check that one label is surrounded by another, in the planes of the first file that shows both.
+
+    Raises:
+        ValueError: if something else surrounds it.
+    """
+    inner, outer = labels
+    for file in files:
+        values = read_values(file).numpy()[0]
+        if not ((values == inner).any() and (values == outer).any()):
+            continue
+        around = [0, 0]
+        for axis, step in itertools.product((0, 1), (-1, 1)):
+            beside = np.roll(values, step, axis)
+            border = (values == inner) & (beside != inner)
+            around[0] += int((border & (beside == outer)).sum())
+            around[1] += int(border.sum())
+        if 2 * around[0] < around[1]:
+            raise ValueError(
+                f"{file}: expected label {inner} within label {outer}, which is {around[0]} of {around[1]} of what"
+                f" surrounds it; number the labels of both domains alike, as `medtrace reproduce` tells"
+            )
+        return
 
 
 def _dealt(subjects: Sequence[str], fractions: Sequence[float]) -> dict[str, str]:

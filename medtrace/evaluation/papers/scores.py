@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def _registration(tracer: Tracer, method: Method | None, cases: Any, progress: s
 def _traceability(tracer: Tracer, method: Method | None, dataset: Path, smoke: bool, progress: str | None) -> CaseTable:
     """Translations of the test's sources, segmented; the columns of `score_traceability`."""
     cases, training = _labeled_cases(dataset)
-    settings = SegmenterSettings(classes_of(training), **({"iterations": SMOKE_ITERATIONS} if smoke else {}))
+    settings = SegmenterSettings(classes_of(training))
+    settings = replace(settings, iterations=SMOKE_ITERATIONS) if smoke else settings
     device = None if method is None else next(method.parameters()).device
     folder = make_directory(dataset.parent / SEGMENTER) / dataset.name
     origin = {"dataset": dataset.name, "cases": len(training)}

@@ -70,6 +70,7 @@ CARDIAC = PaperData(
         source=Domain("acdc", "acdc", "ACDC", subjects=40, groups=("MINF", "DCM", "HCM")),
         target=Domain("ukbiobank", "ukbiobank", "UKBiobank", subjects=100),
         fractions=SPLIT,
+        enclosed=(3, 2),
         arguments={"slices": 3, "crop": (256, 256, 3), "pad": True, "standardize": False},
         smoke={"slices": 1, "crop": (32, 32, 1)},
     ),

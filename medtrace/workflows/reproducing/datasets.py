@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from medtrace.data.dataset import INDEX, count_cases
 from medtrace.evaluation.papers.crossing import add_rotations, crossed_pairs
 from medtrace.evaluation.papers.lists import domain_lists, pair_list
 from medtrace.methods.recipes import CrossedSlices, Domains, Pairs, PaperData
+from medtrace.storage.files import make_directory, write_json
 from medtrace.workflows.prepare import prepare
 
+ORIGIN = "_origin.json"
+"""Ending of the file beside a prepared folder that tells what it was made of."""
 SMOKE_FRACTIONS = (0.5, 0.0, 0.5)
 
 
@@ -27,9 +31,19 @@ def prepared_data(data: PaperData, place: Path, folder: Path, *, smoke: bool = F
 
     Returns:
         The prepared folder.
+
+    Raises:
+        ValueError: if it was made of another place.
     """
-    dataset = folder / data.name
-    if not (dataset / INDEX).is_file():
+    dataset, origin = folder / data.name, folder / f"{data.name}{ORIGIN}"
+    source = str(place.resolve())
+    if (dataset / INDEX).is_file() and origin.is_file():
+        known = json.loads(origin.read_text(encoding="utf-8"))["place"]
+        if known != source:
+            raise ValueError(f"out: {dataset} was made of {known}, not of {source}; choose another folder")
+    else:
+        make_directory(folder)
+        write_json(origin, {"place": source})
         _MAKERS[data.preparation.kind](data.preparation, place, dataset, smoke, progress)
     if isinstance(data.preparation, CrossedSlices) and data.preparation.rotations:
         add_rotations(dataset)

@@ -36,7 +36,8 @@ def write_page(
     parts = [f"# {recipe.citation}", ""]
     parts += [SMOKED, ""] if smoke else []
     parts += [f"By `medtrace reproduce {recipe.method}`, commit {commit()}; printed numbers are the paper's.", ""]
-    parts += ["Data:", "", *[f"- {line}" for line in told], *_decided(recipe, rows), ""]
+    parts += ["Data:", "", *[f"- {line}" for line in told], "", "Where the paper is silent:", ""]
+    parts += [*_decided(recipe, rows), ""]
     for table in dict.fromkeys(row.table.name for row in rows):
         members = [row for row in rows if row.table.name == table]
         parts += _section(members[0].table, members)
@@ -60,7 +61,7 @@ def _section(table: PaperTable, rows: Sequence[TableRow]) -> list[str]:
         columns["note"] = "note"
     best = {name: column.better for name, column in table.columns.items() if column.better is not None}
     heading = f"## Table {table.number}: {table.title}" if table.number[0] != "f" else f"## {table.title}"
-    return [heading, "", markdown_table(lines, columns, best=best), *table.notes, ""]
+    return [heading, "", markdown_table(lines, columns, best=best), *[f"- {note}" for note in table.notes], ""]
 
 
 def _line(row: TableRow) -> dict[str, Any]:
