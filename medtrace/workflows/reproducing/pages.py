@@ -16,6 +16,7 @@ from medtrace.storage.files import atomic_write, make_directory
 from medtrace.workflows.reproducing.rows import TableRow
 
 PAGE = "reproduction.md"
+SPREAD = "Measured ones are of one training a row, mean ± SD over the n test slices; the printed SD is left out."
 SMOKED = "Tried with `--smoke`: tiny networks of a few steps on a few small images. The measured numbers mean nothing."
 
 
@@ -35,7 +36,7 @@ def write_page(
     make_directory(out / "tables")
     parts = [f"# {recipe.citation}", ""]
     parts += [SMOKED, ""] if smoke else []
-    parts += [f"By `medtrace reproduce {recipe.method}`, commit {commit()}; printed numbers are the paper's.", ""]
+    parts += [f"By `medtrace reproduce {recipe.method}`, commit {commit()}; printed numbers are the paper's. {SPREAD}", ""]
     parts += ["Data:", "", *[f"- {line}" for line in told], "", "Where the paper is silent:", ""]
     parts += [*_decided(recipe, rows), ""]
     for table in dict.fromkeys(row.table.name for row in rows):
