@@ -172,6 +172,10 @@ class PaperRow:
             raise ValueError(f"{self.label}: expected one of method, control and missing, received others; give one")
 
 
+IDENTITY = PaperRow("the source itself (not in the paper)", control="identity")
+"""What a row has to beat."""
+
+
 @dataclass(frozen=True)
 class PaperTable:
     """A table of a paper, or the part of it that is of one data set.

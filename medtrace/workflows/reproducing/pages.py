@@ -36,7 +36,10 @@ def write_page(
     make_directory(out / "tables")
     parts = [f"# {recipe.citation}", ""]
     parts += [SMOKED, ""] if smoke else []
-    parts += [f"By `medtrace reproduce {recipe.method}`, commit {commit()}; printed numbers are the paper's. {SPREAD}", ""]
+    parts += [
+        f"By `medtrace reproduce {recipe.method}`, commit {commit()}; printed numbers are the paper's. {SPREAD}",
+        "",
+    ]
     parts += ["Data:", "", *[f"- {line}" for line in told], "", "Where the paper is silent:", ""]
     parts += [*_decided(recipe, rows), ""]
     for table in dict.fromkeys(row.table.name for row in rows):
