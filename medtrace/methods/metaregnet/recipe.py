@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medtrace.methods.recipes import Column, CrossedSlices, PaperData, PaperRow, PaperTable, Recipe
+from medtrace.methods.recipes import IDENTITY, Column, CrossedSlices, PaperData, PaperRow, PaperTable, Recipe
 
 BRAIN = PaperData(
     name="brats2021",
@@ -58,7 +58,11 @@ NOTES = (
 def _table(
     data: str, title: str, masked: dict[str, float], own: dict[str, float], columns: tuple[str, ...]
 ) -> PaperTable:
-    rows = (PaperRow("VM-CFM", masked, "voxelmorph", {"masking": True}), PaperRow("MetaRegNet", own, "metaregnet"))
+    rows = (
+        IDENTITY,
+        PaperRow("VM-CFM", masked, "voxelmorph", {"masking": True}),
+        PaperRow("MetaRegNet", own, "metaregnet"),
+    )
     return PaperTable("1", title, data, "registration", {name: COLUMNS[name] for name in columns}, rows, NOTES)
 
 
