@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medtrace.methods.recipes import Column, Pairs, PaperData, PaperRow, PaperTable, Recipe
+from medtrace.methods.recipes import IDENTITY, Column, Pairs, PaperData, PaperRow, PaperTable, Recipe
 
 BRATS_2018 = PaperData(
     name="brats2018",
@@ -120,10 +120,13 @@ RECIPE = Recipe(
             BRATS_2018.name,
             "translation",
             COLUMNS,
-            tuple(
-                _row(f"{NAMES[backbone]}, {mode}", backbone, mode, numbers, misalignment="table1", moved="both")
-                for backbone, modes in TABLE_1.items()
-                for mode, numbers in zip(("C", "C+R", "NC", "NC+R"), modes)
+            (
+                IDENTITY,
+                *(
+                    _row(f"{NAMES[backbone]}, {mode}", backbone, mode, numbers, misalignment="table1", moved="both")
+                    for backbone, modes in TABLE_1.items()
+                    for mode, numbers in zip(("C", "C+R", "NC", "NC+R"), modes)
+                ),
             ),
             (SCALE, OBJECTIVE),
         ),
@@ -133,10 +136,13 @@ RECIPE = Recipe(
             BRATS_2018.name,
             "translation",
             COLUMNS,
-            tuple(
-                _row(f"{label}, Noise.{level}", "cyclegan", mode, numbers, misalignment=str(level), moved="target")
-                for label, (mode, *levels) in TABLE_2.items()
-                for level, numbers in enumerate(levels)
+            (
+                IDENTITY,
+                *(
+                    _row(f"{label}, Noise.{level}", "cyclegan", mode, numbers, misalignment=str(level), moved="target")
+                    for label, (mode, *levels) in TABLE_2.items()
+                    for level, numbers in enumerate(levels)
+                ),
             ),
             (SCALE, OBJECTIVE, "The misalignment moves T2; the paper does not say which of the two it moved here."),
         ),
@@ -146,9 +152,12 @@ RECIPE = Recipe(
             BRATS_2018.name,
             "translation",
             COLUMNS,
-            tuple(
-                _row(label, "cyclegan", mode, numbers, partners="resampled")
-                for label, (mode, numbers) in FIGURE_6.items()
+            (
+                IDENTITY,
+                *(
+                    _row(label, "cyclegan", mode, numbers, partners="resampled")
+                    for label, (mode, numbers) in FIGURE_6.items()
+                ),
             ),
             (SCALE, OBJECTIVE),
         ),
