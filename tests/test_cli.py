@@ -19,6 +19,7 @@ COMMANDS = (
     "evaluate",
     "traceability",
     "bench",
+    "reproduce",
     "translate",
     "report",
     "certify",

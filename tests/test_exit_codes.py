@@ -31,6 +31,7 @@ ABSENT = {
     "bundle": ["no_such_method", "--out", "out"],
     "evaluate": ["none", "none"],
     "traceability": ["none", "--out", "out"],
+    "reproduce": ["reggan", "--data", "none", "--out", "out"],
     "bench": ["no_such_task", "--out", "out"],
     "translate": ["none", "none.nii", "--out", "out"],
     "register": ["none.nii", "none.nii", "--out", "out"],

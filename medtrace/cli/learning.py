@@ -377,3 +377,49 @@ def bench(
     result = call(task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data)
     if "page" in result:
         typer.echo(f"page written to {result['page']}")
+
+
+@command("reproduce")
+def reproduce(
+    paper: Annotated[
+        str | None, typer.Argument(help="tracetrans, plasticine, metaregnet or reggan; without one they are listed.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the paper's data, or of several data sets by their names.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where data, runs, tables and page go.  [default: reproduction/PAPER]"),
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="Only the table of this number.")] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Try the path in minutes: few small images, tiny networks, a few steps.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Tell rows and hours, and train nothing.")] = False,
+    device: options.Device = None,
+) -> None:
+    """Run a paper again on your copy of its data: preparation, trainings, tables beside the printed numbers."""
+    from medtrace.workflows.reproduce import papers
+    from medtrace.workflows.reproduce import reproduce as call
+
+    if paper is None:
+        for line in papers():
+            typer.echo(line)
+        return
+    if data is None:
+        raise ValueError(
+            f"data: expected the folder of the data of {paper}, received none; `medtrace reproduce` says it"
+        )
+    page = call(
+        paper,
+        data,
+        out or Path("reproduction") / paper,
+        table=table,
+        smoke=smoke,
+        plan=plan,
+        device=device,
+        progress=sys.stderr.isatty(),
+        say=typer.echo,
+    )
+    if page is not None:
+        typer.echo(f"page written to {page}")

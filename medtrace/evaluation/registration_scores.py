@@ -73,6 +73,33 @@ def score_registration(trace: Trace, case: Mapping[str, Any]) -> dict[str, float
     return {**scores, "inverse_consistency_mm": float(consistency)}
 
 
+def score_pair(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
+    """Score one registration of real slices, whose true field nobody knows; it can be the `scores` of `score_cases`.
+
+    Args:
+        trace: of the case's source and target, on their grid, in [-1, 1].
+        case: with "target" and optionally "mask" (the pathology), "source_labels" and "target_labels".
+
+    Returns:
+        `ssd_total`, `ssd_healthy` (outside of the mask) and `folds` as of `score_registration`; with labels `dice`, the
+        mean over the labels that the target shows.
+    """
+    trace = trace.to("cpu")
+    target, mask = detached(case["target"]).cpu(), case.get("mask")
+    healthy = None if mask is None else ~(detached(mask).cpu() > 0)
+    scores = {
+        "ssd_total": _ssd(trace.image, target),
+        "ssd_healthy": _ssd(trace.image, target, healthy),
+        "folds": int((jacobian_determinant(trace.ddf[None]) < 0).sum()),
+    }
+    if "source_labels" in case and "target_labels" in case:
+        truth = detached(case["target_labels"]).cpu()
+        numbers = truth.unique()[truth.unique() != 0].reshape(-1, *[1] * (truth.ndim - 1))
+        carried = trace.transfer(detached(case["source_labels"]).cpu())
+        scores["dice"] = float(compute_dice((carried == numbers)[None], (truth == numbers)[None])[0].nanmean())
+    return scores
+
+
 def _tensor(case: Mapping[str, Any], name: str) -> Tensor:
     if name not in case:
         raise ValueError(

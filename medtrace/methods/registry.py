@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.methods.base import Method
+from medtrace.methods.recipes import Recipe
 from medtrace.methods.settings import MethodSettings, resolve
 
 GROUP = "medtrace.methods"
@@ -32,6 +33,23 @@ def _shipped() -> tuple[str, ...]:
 
 def _registered() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Methods whose papers can be run again: those whose folder has a recipe."""
+    return tuple(name for name in _shipped() if (_FOLDER / name / "recipe.py").is_file())
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a method's paper.
+
+    Raises:
+        ValueError: if there is none; the message has those that there are.
+    """
+    if name not in recipe_names():
+        raise ValueError(f"paper: expected one of {', '.join(recipe_names())}, received {name!r}")
+    result: Recipe = import_module(f"medtrace.methods.{name}.recipe").RECIPE
+    return result
 
 
 def folder_of(kind: type[Method]) -> Path:

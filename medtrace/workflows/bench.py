@@ -9,16 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
-import medtrace
 from medtrace.checks import check_choice
 from medtrace.evaluation.bench import SETTINGS, STUDIES, Study, Training
-from medtrace.evaluation.bench.machine import commit
 from medtrace.evaluation.bench.registry import MEASUREMENTS
-from medtrace.evaluation.bench.running import DONE, compare_rows
-from medtrace.storage.files import remove_content, write_json
+from medtrace.evaluation.bench.running import compare_rows
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.real_translation import TARGETS, real_translation
-from medtrace.workflows.train import train
+from medtrace.workflows.trained_rows import trained_row
 
 REAL = "real"
 DATA = "MEDTRACE_DATA"
@@ -117,22 +114,13 @@ def _trained(
     row: str, training: Training, setting: str, seed: int, folder: Path, device: str | None, console: Console
 ) -> Path:
     """The run folder of a row, trained unless it was before."""
-    run = folder / f"{setting}-{seed}" / training.run
-    if (run / DONE).is_file():
-        console.print(f"{row}: trained before, in {run}")
-        return run
-    with locked(run):  # which a training at work has
-        remove_content(run)  # of a training that did not finish
-    console.print(f"{row}: training")
-    started = time.perf_counter()
     own = training.by_setting.get(setting)
-    train(
+    return trained_row(
+        row,
         training.method,
-        out=run,
+        folder / f"{setting}-{seed}" / training.run,
         presets=("tracebench", *training.presets, *(SETTINGS[setting] if own is None else ())),
         settings={"training.seed": seed, "data.seed": seed, **(own or {}), **training.settings},
         device=device,
+        console=console,
     )
-    seconds = round(time.perf_counter() - started, 1)
-    write_json(run / DONE, {"seconds": seconds, "commit": commit(), "medtrace": medtrace.__version__})
-    return run

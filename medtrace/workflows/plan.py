@@ -89,7 +89,7 @@ def plan(
     patch, patch_reason = propose_patch(facts, where)
     given = {**settings_of_dataset(Path(dataset)), **({} if patch is None else {"data.patch": patch})}
     planned = plan_training(kind.settings_type, facts, chosen, given)
-    seconds = _seconds_per_step(name, planned, dataset, where) if measure else None
+    seconds = seconds_per_step(name, planned, dataset, where) if measure else None
     lines = [
         *facts.lines(),
         f"method: {name} ({why})",
@@ -173,7 +173,7 @@ def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int,
     return None, "whole items go through the network"
 
 
-def _seconds_per_step(name: str, planned: TrainingPlan, dataset: str | os.PathLike, device: torch.device) -> float:
+def seconds_per_step(name: str, planned: TrainingPlan, dataset: str | os.PathLike, device: torch.device) -> float:
     """Time of a step with its data, after one that warms up."""
     settings, kind = planned.resolved, method_class(name)
     with torch.random.fork_rng(devices=[]):

@@ -75,13 +75,13 @@ def scores(row: Row) -> CaseTable:
 
 
 def translation(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
-    """The values of one translation against the aligned target.
+    """The values of one translation against the aligned target; without "head" the foreground is found in the target.
 
     `mae`, `psnr`, `ssim`, `nmi` as in `scoring.fidelity`; `nmae`, `psnr` and `ssim` under every convention of
     `metrics.translation_scores`; `drift_mm`, how far the image lies from where the target does, and its components.
     """
     image, target = trace.image[None], _plain(case["target"])
-    head = _plain(case["head"])
+    head = _plain(case["head"]) if "head" in case else None
     values: dict[str, Any] = dict(fidelity(image, target))
     for convention in metrics.CONVENTIONS:
         result = metrics.translation_scores(image, target, convention, head)

@@ -1,0 +1,61 @@
+"""The trainings behind the rows of a table: each in its run folder, done once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import medtrace
+from medtrace.evaluation.bench.machine import commit
+from medtrace.evaluation.bench.running import DONE
+from medtrace.storage.files import remove_content, write_json
+from medtrace.storage.reservations import locked
+from medtrace.workflows.train import train
+
+
+def trained_row(
+    row: str,
+    method: str,
+    run: Path,
+    *,
+    dataset: str | os.PathLike | None = None,
+    presets: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    console: Console,
+) -> Path:
+    """The run folder of a row, trained unless it was before.
+
+    Args:
+        row: what the row is called.
+        method: its method.
+        run: the folder.
+        dataset: a prepared folder, where the settings ask for one.
+        presets: of the method.
+        settings: on top.
+        device: by default CUDA where there is one.
+        resume: continue a training that did not finish, instead of beginning anew.
+        console: to print to.
+
+    Returns:
+        The run folder.
+    """
+    if (run / DONE).is_file():
+        console.print(f"{row}: trained before, in {run}")
+        return run
+    begun = resume and (run / "run.json").is_file()
+    if not begun:
+        with locked(run):  # which a training at work has
+            remove_content(run)  # of a training that did not finish
+    console.print(f"{row}: {'continuing its training' if begun else 'training'}")
+    started = time.perf_counter()
+    train(method, dataset, run, presets=presets, settings=settings, resume=begun, device=device)
+    seconds = round(time.perf_counter() - started, 1)
+    write_json(run / DONE, {"seconds": seconds, "commit": commit(), "medtrace": medtrace.__version__})
+    return run
