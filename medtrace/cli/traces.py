@@ -168,6 +168,7 @@ def _translate_cases(
         f"{out}: {len(result.translated)} translated, {len(result.kept)} kept from before, {len(result.failures)}"
         f" failed"
     )
+    typer.echo(f"overview written to {result.overview}")
     if result.failures:
         raise typer.Exit(USER_ERROR)
 

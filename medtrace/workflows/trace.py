@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 
-from medtrace.checks import check_choice
+from medtrace.checks import check_choice, check_positive
 from medtrace.data.contrasts import BY_DEFAULT, check_declared, contrasts_of
 from medtrace.data.lists.pair_list import Pair
 from medtrace.evaluation.certificate.record import Certificate
@@ -19,7 +22,7 @@ from medtrace.inference.scan_pair import ScanPair, read_pair
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.kernels import threads as pool
-from medtrace.registration import Alignment, Line, Verdict, explain, register_images
+from medtrace.registration import Line, Verdict, explain, register_images
 from medtrace.registration.alignment import KINDS
 from medtrace.registration.contrast import ONE_CONTRAST
 from medtrace.registration.register import Registration
@@ -32,6 +35,8 @@ from medtrace.workflows.report import report_beside, reserve_outputs
 
 GRADES = ("PASS", "WARN", "FAIL")
 NO_RADIUS = "no conformal radius: none was calibrated for traces found by registration; give one by --radius"
+HELD_OUT = "held-out blocks"
+STEPS = 6
 METHOD = "registration of source and translated image"
 
 
@@ -49,8 +54,9 @@ class Traced(NamedTuple):
 
     @property
     def grade(self) -> str:
-        """The worse of the registration's verdict and the certificate's."""
-        return max(self.verdict.grade, str(self.certificate.verdict), key=GRADES.index)
+        """The worst of the registration's verdict, its lines and the certificate's verdict."""
+        grades = (self.verdict.grade, *(line.grade for line in self.lines), str(self.certificate.verdict))
+        return max(grades, key=GRADES.index)
 
 
 @reserving(lambda out, report, overwrite: reserve_outputs(out, report, overwrite, certificate_beside(out)))
@@ -75,12 +81,15 @@ def trace_translation(
     target_series: str | int | None = None,
     resample_tilt: bool = False,
     precise: bool = False,
+    progress: bool = False,
 ) -> Traced:
     """Find out where a translated image came from, and certify it.
 
     The source is registered to the image by what both show of one anatomy, whatever their contrasts. The trace keeps
     both as they are; the ledger splits the change into deformation, appearance and a residual, and the certificate and
-    the registration's verdict say how far to believe it.
+    the registration's verdict say how far to believe it. Of the deformation only that is kept which either half of the
+    image bears out without the other (`medtrace.registration.held_out`): where nothing moves measurably, the trace
+    says so, and holds no deformation.
 
     Args:
         source: the image that was translated: a file or DICOM folder.
@@ -94,7 +103,7 @@ def trace_translation(
         align: "none", "rigid", "affine" or "auto" before the deformation; by default none where both are on one grid,
             else auto.
         similarity: see `medtrace.registration.register_images`.
-        spacing: voxel size in mm to register at; by default the image's.
+        spacing: voxel size in mm to register at, also independently for the certificate; by default the image's.
         radius: a file of `medtrace calibrate radius` that was made for such traces.
         thresholds: limits of the certificate, or a YAML file of some.
         threads: of the registration.
@@ -104,6 +113,7 @@ def trace_translation(
         source_series, target_series: which volumes of DICOM folders.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
         precise: keep every bit in the trace.
+        progress: tell on stderr what is being done.
 
     Returns:
         The trace, both verdicts, the ledger and what was assumed.
@@ -117,48 +127,103 @@ def trace_translation(
     if align is not None:
         check_choice("align", align, KINDS)
     series: dict[str, Any] = {"source_series": source_series, "target_series": target_series}
-    pair = read_pair(
-        Path(source), Path(image), None if mask is None else Path(mask), resample_tilt=resample_tilt, **series
-    )
-    declared = _declared(Path(source), Path(image), source_contrast, image_contrast, **series)
-    for path, values, contrast in zip((Path(source), Path(image)), (pair.source, pair.target), declared):
-        check_declared(path, values, contrast)
-    check_trace_room(out, pair.source.shape, pair.target.shape)
-    check_room(pair, spacing, similarity)
-    kind = align or ("none" if pair.to_source is None else "auto")
-    with pool.own_pool(threads):
-        result = register_images(
-            pair.source,
-            pair.target,
-            pair.source_affine,
-            pair.affine,
-            alignment=kind,
-            similarity=similarity,
-            mask=pair.mask,
-            spacing=spacing,
+    limits = thresholds if isinstance(thresholds, Thresholds) else Thresholds()
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        limits = Thresholds.load(thresholds)
+    if spacing is not None:
+        check_positive("spacing", spacing)
+        limits = replace(limits, reference_mm=max(limits.reference_mm, spacing))
+    with _steps(progress) as step:
+        step("reading")
+        pair = read_pair(
+            Path(source), Path(image), None if mask is None else Path(mask), resample_tilt=resample_tilt, **series
         )
+        declared = _declared(Path(source), Path(image), source_contrast, image_contrast, **series)
+        for path, values, contrast in zip((Path(source), Path(image)), (pair.source, pair.target), declared):
+            check_declared(path, values, contrast)
+        check_trace_room(out, pair.source.shape, pair.target.shape)
+        check_room(pair, spacing, similarity)
+        kind = align or ("none" if pair.to_source is None else "auto")
+        step("registering")
+        with pool.own_pool(threads):
+            result = register_images(
+                pair.source,
+                pair.target,
+                pair.source_affine,
+                pair.affine,
+                alignment=kind,
+                similarity=similarity,
+                mask=pair.mask,
+                spacing=spacing,
+                held_out=True,
+            )
+        contrasts, notes = _notes(declared, result, align, radius)
+        step("accounting for intensities")
+        trace = _trace(pair, result, contrasts)
+        names = {"source": Path(source).name, "image": Path(image).name} if keep_metadata else {}
+        lines = (*explain(result.verdict, result.alignment), *_held_out(result))
+        record = {**names, **_record(result, lines), "assumed": notes}
+        step("writing the trace")
+        save_trace(trace, out, method=METHOD, metadata=record, precise=precise, overwrite=overwrite)
+        step("certifying")
+        certificate = certify(
+            out, thresholds=limits, radius=radius, out=certificate_beside(out), keep_metadata=keep_metadata
+        )
+        made = Traced(trace, result.verdict, lines, certificate, trace.ledger().summary, tuple(notes))
+        if report:
+            step("writing the page")
+            report_beside(trace, out, METHOD, notes=tuple(notes), certificate=_table(made))
+    return made
+
+
+@contextmanager
+def _steps(progress: bool) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that tells what is being done, of six steps."""
+    with Progress(
+        *Progress.get_default_columns()[:2], TimeElapsedColumn(), console=Console(stderr=True), disable=not progress
+    ) as bar:
+        row = bar.add_task("", total=STEPS)
+
+        def step(what: str) -> None:
+            begun = bar.tasks[0].fields.get("begun", -1) + 1
+            bar.update(row, description=what, completed=begun, begun=begun)
+
+        yield step
+
+
+def _notes(
+    declared: tuple[Contrast, Contrast], result: Registration, align: str | None, radius: str | os.PathLike | None
+) -> tuple[tuple[Contrast, Contrast] | None, list[str]]:
+    """The contrasts of the trace, and what was assumed or measured."""
     contrasts, note = _contrasts(declared, result.verdict)
     notes = [note, f"similarity {result.settings.similarity}: {result.settings_reason}"]
     if align is None:
         notes.append(
             "source and image are on one grid, so no alignment was sought (--align)"
-            if kind == "none"
+            if result.alignment.kind == "none"
             else f"alignment {result.alignment.kind}: {result.alignment.reason}"
         )
     if radius is None:
         notes.append(NO_RADIUS)
-    trace = _trace(pair, result, contrasts)
-    names = {"source": Path(source).name, "image": Path(image).name} if keep_metadata else {}
-    lines = explain(result.verdict, result.alignment)
-    record = {**names, **_record(result, lines, result.alignment), "assumed": notes}
-    save_trace(trace, out, method=METHOD, metadata=record, precise=precise, overwrite=overwrite)
-    certificate = certify(
-        out, thresholds=thresholds, radius=radius, out=certificate_beside(out), keep_metadata=keep_metadata
+    return contrasts, notes
+
+
+def _held_out(result: Registration) -> tuple[Line, ...]:
+    """What the blocks that were left out say."""
+    evidence = result.evidence
+    if evidence is None or not evidence.blocks:
+        return ()
+    told = (
+        f"squared local correlation in {evidence.blocks} held-out blocks: {evidence.gain:+.4f} ± {evidence.error:.4f}"
     )
-    made = Traced(trace, result.verdict, lines, certificate, trace.ledger().summary, tuple(notes))
-    if report:
-        report_beside(trace, out, METHOD, notes=tuple(notes), certificate=_table(made))
-    return made
+    figures = {"held_out_gain": evidence.gain, "held_out_error": evidence.error, "kept": evidence.kept}
+    if evidence.grade == "NONE":
+        text = f"nothing moves measurably, so no deformation is kept; by the one that was found, {told}"
+        return (Line(HELD_OUT, "PASS", text, figures),)
+    text = f"{told}; {100 * evidence.kept:.0f} % of the deformation's energy is borne out by either half of the image"
+    if evidence.grade == "WARN":
+        text = f"the deformation is within the noise of what it explains: {text}"
+    return (Line(HELD_OUT, evidence.grade, text, figures),)
 
 
 def _declared(
@@ -211,7 +276,8 @@ def _trace(pair: ScanPair, result: Registration, contrasts: tuple[Contrast, Cont
     )
 
 
-def _record(result: Registration, lines: Sequence[Line], alignment: Alignment) -> dict[str, Any]:
+def _record(result: Registration, lines: Sequence[Line]) -> dict[str, Any]:
+    alignment = result.alignment
     return {
         "similarity": result.settings.similarity,
         "settings": asdict(result.settings),
