@@ -9,22 +9,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from medtrace.checks import check_choice, check_positive
-from medtrace.data.contrasts import BY_DEFAULT, check_declared, contrasts_of
+from medtrace.data.contrasts import check_declared, contrasts_of
 from medtrace.data.lists.pair_list import Pair
 from medtrace.evaluation.certificate.record import Certificate
 from medtrace.evaluation.certificate.thresholds import Thresholds
-from medtrace.inference.scan_pair import ScanPair, read_pair
+from medtrace.evaluation.tracing import contrasts_by_likeness, lines_of, trace_by_registration, worst_grade
+from medtrace.inference.scan_pair import read_pair
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.kernels import threads as pool
-from medtrace.registration import Line, Verdict, explain, register_images
+from medtrace.registration import Line, Verdict, register_images
 from medtrace.registration.alignment import KINDS
-from medtrace.registration.contrast import ONE_CONTRAST
 from medtrace.registration.register import Registration
 from medtrace.report.certificate import certificate_beside
 from medtrace.storage.reservations import reserving
@@ -33,9 +32,7 @@ from medtrace.workflows.certify import certify
 from medtrace.workflows.register_greedy import check_room
 from medtrace.workflows.report import report_beside, reserve_outputs
 
-GRADES = ("PASS", "WARN", "FAIL")
 NO_RADIUS = "no conformal radius: none was calibrated for traces found by registration; give one by --radius"
-HELD_OUT = "held-out blocks"
 STEPS = 6
 METHOD = "registration of source and translated image"
 
@@ -55,8 +52,7 @@ class Traced(NamedTuple):
     @property
     def grade(self) -> str:
         """The worst of the registration's verdict, its lines and the certificate's verdict."""
-        grades = (self.verdict.grade, *(line.grade for line in self.lines), str(self.certificate.verdict))
-        return max(grades, key=GRADES.index)
+        return worst_grade(self.verdict, self.lines, self.certificate)
 
 
 @reserving(lambda out, report, overwrite: reserve_outputs(out, report, overwrite, certificate_beside(out)))
@@ -157,11 +153,13 @@ def trace_translation(
                 spacing=spacing,
                 held_out=True,
             )
-        contrasts, notes = _notes(declared, result, align, radius)
+        contrasts, notes = _notes(declared, result, None if align else kind, radius)
         step("accounting for intensities")
-        trace = _trace(pair, result, contrasts)
+        trace = trace_by_registration(
+            pair.source, pair.target, pair.source_affine, pair.affine, result, pair.mask, contrasts
+        )
         names = {"source": Path(source).name, "image": Path(image).name} if keep_metadata else {}
-        lines = (*explain(result.verdict, result.alignment), *_held_out(result))
+        lines = lines_of(result)
         record = {**names, **_record(result, lines), "assumed": notes}
         step("writing the trace")
         save_trace(trace, out, method=METHOD, metadata=record, precise=precise, overwrite=overwrite)
@@ -192,38 +190,20 @@ def _steps(progress: bool) -> Iterator[Callable[[str], None]]:
 
 
 def _notes(
-    declared: tuple[Contrast, Contrast], result: Registration, align: str | None, radius: str | os.PathLike | None
+    declared: tuple[Contrast, Contrast], result: Registration, chosen: str | None, radius: str | os.PathLike | None
 ) -> tuple[tuple[Contrast, Contrast] | None, list[str]]:
-    """The contrasts of the trace, and what was assumed or measured."""
-    contrasts, note = _contrasts(declared, result.verdict)
+    """The contrasts of the trace, and what was assumed or measured; `chosen` is the alignment that nobody asked for."""
+    contrasts, note = contrasts_by_likeness(declared, result.verdict)
     notes = [note, f"similarity {result.settings.similarity}: {result.settings_reason}"]
-    if align is None:
+    if chosen is not None:
         notes.append(
             "source and image are on one grid, so no alignment was sought (--align)"
-            if result.alignment.kind == "none"
+            if chosen == "none"
             else f"alignment {result.alignment.kind}: {result.alignment.reason}"
         )
     if radius is None:
         notes.append(NO_RADIUS)
     return contrasts, notes
-
-
-def _held_out(result: Registration) -> tuple[Line, ...]:
-    """What the blocks that were left out say."""
-    evidence = result.evidence
-    if evidence is None or not evidence.blocks:
-        return ()
-    told = (
-        f"squared local correlation in {evidence.blocks} held-out blocks: {evidence.gain:+.4f} ± {evidence.error:.4f}"
-    )
-    figures = {"held_out_gain": evidence.gain, "held_out_error": evidence.error, "kept": evidence.kept}
-    if evidence.grade == "NONE":
-        text = f"nothing moves measurably, so no deformation is kept; by the one that was found, {told}"
-        return (Line(HELD_OUT, "PASS", text, figures),)
-    text = f"{told}; {100 * evidence.kept:.0f} % of the deformation's energy is borne out by either half of the image"
-    if evidence.grade == "WARN":
-        text = f"the deformation is within the noise of what it explains: {text}"
-    return (Line(HELD_OUT, evidence.grade, text, figures),)
 
 
 def _declared(
@@ -241,38 +221,6 @@ def _named(pair: Pair, before: str | None, after: str | None) -> Pair:
         pair,
         contrast=Contrast.of(before).name if before else "image",
         target_contrast=Contrast.of(after).name if after else "translated image",
-    )
-
-
-def _contrasts(declared: tuple[Contrast, Contrast], verdict: Verdict) -> tuple[tuple[Contrast, Contrast] | None, str]:
-    """The contrasts of a trace, and how they are known."""
-    before, after = declared
-    if BY_DEFAULT not in (before.origin, after.origin):
-        return declared, f"contrasts {before} and {after}, as declared or as DICOM says"
-    correlation = verdict.figures["contrast_correlation"]
-    if correlation >= ONE_CONTRAST and before.unit == after.unit:
-        return None, (
-            f"taken as one contrast and unit: intensities correlate by {correlation:.2f};"
-            " if not, say what they are by --source-contrast and --image-contrast"
-        )
-    return declared, (
-        f"taken as two contrasts, of which no difference is reported: intensities correlate by {correlation:.2f};"
-        " say what they are by --source-contrast and --image-contrast"
-    )
-
-
-def _trace(pair: ScanPair, result: Registration, contrasts: tuple[Contrast, Contrast] | None) -> Trace:
-    channels = pair.source.shape[0]
-    return Trace.build(
-        source=pair.source,
-        image=pair.target,
-        ddf=result.ddf,
-        inverse_ddf=result.inverse_ddf,
-        mask=None if pair.mask is None else (pair.mask > 0.5).to(torch.float32),
-        affine=pair.affine,
-        source_affine=pair.source_affine,
-        source_contrasts=None if contrasts is None else (contrasts[0],) * channels,
-        contrasts=None if contrasts is None else (contrasts[1],) * channels,
     )
 
 

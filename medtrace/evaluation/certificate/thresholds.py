@@ -76,7 +76,7 @@ class Thresholds:
     reference_size_3d: int = 64
     reference_spacing: float = 10.0
     reference_mm: float = 0.0
-    reference_samples_3d: int = 20000
+    reference_samples_3d: int = 10000
     reference_evaluations_3d: int = 60
 
     def limit(self, figure: str) -> Limit | None:
