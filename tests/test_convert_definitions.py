@@ -1,7 +1,5 @@
 """What `medtrace convert` writes, read by the published definition of each format, or by another library."""
 
-import math
-
 import nibabel
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from medtrace.io.nifti import LPS
 from medtrace.trace import AffinePart, FieldPart, TransformChain
 from medtrace.workflows.convert import convert
 from medtrace.workflows.transform_arguments import read_transforms
-from tests.passport_cases import AFFINES, affine_of, flow, points_within, smooth
+from tests.passport_cases import AFFINES, affine_of, flow, other_grid, points_within, smooth
 
 SHAPE = (16, 18, 14)
 AXIAL = {
@@ -38,10 +36,8 @@ def apply(matrix, points):
 def ends_of(case):
     """A target's grid, and a source in its plane, turned and of other voxels."""
     shape, affine = IN_SPACE[case]
-    about = torch.eye(4, dtype=torch.float64)
-    about[:2, :2] = torch.tensor([[math.cos(0.2), -math.sin(0.2)], [math.sin(0.2), math.cos(0.2)]]) * 0.9
-    about[:2, 3] = torch.tensor([1.0, -2.0])
-    return Ends(Grid((19, 17, 15)[: len(shape)], affine @ about), Grid(shape, affine))
+    source_affine, source_shape = other_grid(affine, shape)
+    return Ends(Grid(source_shape, source_affine), Grid(shape, affine))
 
 
 def deforming(ends):

@@ -268,9 +268,7 @@ def certify(
 
 @command("calibrate")
 def calibrate(
-    what: Annotated[
-        str, typer.Argument(help="certificate, radius, or trace (of wrong translators).")
-    ],
+    what: Annotated[str, typer.Argument(help="certificate, radius, or trace (of wrong translators).")],
     run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are assessed.")] = None,
     checkpoint: options.Checkpoint = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,

@@ -99,7 +99,7 @@ def _held_out(result: Registration) -> tuple[Line, ...]:
     if evidence.grade == "NONE":
         text = f"nothing moves measurably, so no deformation is kept; by the one that was found, {told}"
         return (Line(HELD_OUT, "PASS", text, figures),)
-    text = f"{told}; {100 * evidence.kept:.0f} % of the deformation's energy is borne out by either half of the image"
+    text = f"{told}; {100 * evidence.kept:.0f} % of the deformation's energy is borne out by them"
     if evidence.grade == "WARN":
         text = f"the deformation is within the noise of what it explains: {text}"
     return (Line(HELD_OUT, evidence.grade, text, figures),)

@@ -83,8 +83,8 @@ def register_images(
             and texture is not.
         check_starts: whether an alignment is also found another way, to see whether both agree: the other way around,
             or, where none was sought, at all.
-        held_out: whether to keep of the deformation only what either half of the image bears out without the other
-            (see `held_out.supported`); it is sought three times then.
+        held_out: whether to keep of the deformation only what blocks bear out that it was not sought in (see
+            `held_out.supported`); it is sought three times then.
 
     Returns:
         See `Registration`; look at its verdict. torch is kept at one thread meanwhile (see `threads.own_pool`).

@@ -83,9 +83,9 @@ def trace_translation(
 
     The source is registered to the image by what both show of one anatomy, whatever their contrasts. The trace keeps
     both as they are; the ledger splits the change into deformation, appearance and a residual, and the certificate and
-    the registration's verdict say how far to believe it. Of the deformation only that is kept which either half of the
-    image bears out without the other (`medtrace.registration.held_out`): where nothing moves measurably, the trace
-    says so, and holds no deformation.
+    the registration's verdict say how far to believe it. Of the deformation only that is kept which parts of
+    the image bear out that it was not sought in (`medtrace.registration.held_out`): where nothing moves measurably, the
+    trace says so, and holds no deformation.
 
     Args:
         source: the image that was translated: a file or DICOM folder.
