@@ -98,7 +98,8 @@ def trace_case(pair: PairCase, out: str, settings: dict[str, Any], overwrite: bo
         source, image, mask = (files.get(name) for name in ("source", "target", "mask"))
         if source is None or image is None:
             raise ValueError(f"{pair.name}: expected a source and an image, received one; complete the list")
-        made = trace_translation(source, image, folder / TRACE, mask=mask, progress=False, **pair.series, **settings)
+        how: dict[str, Any] = {**pair.series, **settings, "progress": False}
+        made = trace_translation(source, image, folder / TRACE, mask=mask, **how)
         write_summary(folder, made.trace, made.grade, _reason(made), _numbers(made))
 
     return keep_or_make(Path(out) / pair.name, key, overwrite, make)

@@ -169,12 +169,12 @@ def translate_cases(
         finally:
             sweep(how.out)  # of workers that died
         _write_table(how.out / TABLE, listed, outcomes)
-        page = write_overview(how.out, cases_of(how.out, outcomes), "Translations")
+        listing = write_overview(how.out, cases_of(how.out, outcomes), "Translations")
     return TranslatedCases(
         [outcome.name for outcome in outcomes if outcome.value == "translated"],
         [outcome.name for outcome in outcomes if outcome.value == "kept"],
         [f"case {outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None],
-        page,
+        listing,
     )
 
 

@@ -159,7 +159,7 @@ def _assessed(task: str, name: str, truth: Trace, answer: Answer, thresholds: Th
     trace = trace_by_registration(truth.source, answer.image, truth.affine, truth.affine, found, contrasts=contrasts)
     certificate = certify_trace(trace, thresholds=thresholds)
     grade = worst_grade(found.verdict, lines_of(found), certificate)
-    errors = [None, None]
+    errors: list[float | None] = [None, None]
     if answer.ddf is not None:
         inside = truth.image[0] > AIR
         edge = float(truth.affine[:3, : truth.spatial_dims].norm(dim=0).mean())
