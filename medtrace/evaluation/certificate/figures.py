@@ -93,12 +93,14 @@ def largest_jump(ddf: Tensor) -> float:
     """
     check_field("ddf", ddf[None])
     values = ddf.detach()
+    if not bool(values.any()):
+        return 0.0
     planes, count = values.shape[1], max(1, PLANES // max(values[0, 0].numel(), 1))
     largest = 0.0
     for first in range(0, planes, count):
         last = min(first + count, planes)
         own = slice(max(0, first - 2), min(planes, last + 2))  # two, of which a border is extrapolated
-        jumps = _jumps(values[:, own].double())
+        jumps = _jumps(values[:, own])
         if jumps is not None:
             largest = max(largest, float(jumps[first - own.start : last - own.start].max()))
     return largest
