@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from medtrace.report.samples import png_of
 from medtrace.report.view import View, view_of
 from medtrace.trace import Trace
 
@@ -33,9 +32,7 @@ def thumbnail(trace: Trace, target: Tensor | None = None) -> bytes:
     parts = [_tile(trace.source, before), _tile(moved, own), _tile(last, own)]
     gap = np.zeros((HEIGHT, 4, 3), np.uint8)
     joined = np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
-    stream = io.BytesIO()
-    Image.fromarray(joined).save(stream, format="png", optimize=True)
-    return stream.getvalue()
+    return png_of(joined)
 
 
 def _weight(image: Tensor) -> Tensor:
