@@ -336,7 +336,10 @@ def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
     assert sorted(result.translated) == ["more_s0a", "raw_s0a", "s0b", "s1a", "s1b"]
     assert len(result.failures) == 1
     assert "broken.nii: cannot be read as NIfTI" in result.failures[0]
-    assert sorted(p.name for p in out.iterdir()) == ["cases.csv", *sorted(result.translated)]
+    assert sorted(p.name for p in out.iterdir()) == ["cases.csv", "index.html", *sorted(result.translated)]
+    page = (out / "index.html").read_text()
+    assert page.index("broken") < page.index("more_s0a")  # the worst first
+    assert page.count("not certified</span>") == 6  # counted, and five
     assert (out / "cases.csv").read_text().count("translated") == 5
     before = {name: (out / name / "trace" / "trace.json").stat().st_mtime_ns for name in result.translated}
 

@@ -123,6 +123,9 @@ def test_many_pairs_worst_first_and_kept(slices, tmp_path, workers):  # noqa: AR
     assert statuses == sorted(statuses, key="FAIL WARN PASS".index)
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.index("c/trace.html") < page.index("a/trace.html")
+    assert 'src="c/thumbnail.png"' in page
+    assert (tmp_path / "out" / "c" / "thumbnail.png").read_bytes().startswith(b"\x89PNG")
+    assert 0 <= float(listed[0]["covered, %"]) <= 100
     before = (tmp_path / "out" / "a" / "trace" / "trace.json").stat().st_mtime_ns
     assert command(pairs, "--out", tmp_path / "out").exit_code == 3
     assert (tmp_path / "out" / "a" / "trace" / "trace.json").stat().st_mtime_ns == before

@@ -10,7 +10,8 @@ import typer
 
 from medtrace.cli import options
 from medtrace.cli.app import command
-from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR
+from medtrace.cli.cases import refuse_with_several, tell_cases
+from medtrace.cli.errors import FAILED_VERDICT
 
 
 @command("register")
@@ -116,7 +117,7 @@ def register(
     from medtrace.workflows.runs import using_checkpoint
 
     if target is None or (source.exists() and not is_one_image(source)):
-        _refuse_alone({**alone, "keep_metadata": keep_metadata or None})
+        refuse_with_several({**alone, "keep_metadata": keep_metadata or None})
         with using_checkpoint(checkpoint):
             _register_cases(source, target, out, workers=workers, scheduler=scheduler, **shared)
         return
@@ -150,24 +151,8 @@ def _tell(result: Any, out: Path, report: bool) -> None:
         typer.echo(f"page written to {page_of(out)}")
 
 
-def _refuse_alone(options: dict[str, Any]) -> None:
-    for name, value in options.items():
-        if value is not None:
-            option = name.replace("_", "-").replace("source-mask", "moving-mask")
-            raise ValueError(
-                f"--{option}: expected with one pair, received several; name files in a pair list, in the columns"
-                " target_lesion, source_lesion, source_series and target_series"
-            )
-
-
 def _register_cases(source: Path, target: Path | None, out: Path, **settings: Any) -> None:
     from medtrace.workflows.register_cases import register_cases
 
     result = register_cases(source, target, out, progress=sys.stderr.isatty(), **settings)
-    for case in result.cases:
-        typer.echo(f"{case.status:<7}{case.name}: {case.reason}")
-    typer.echo(f"overview written to {result.overview}")
-    if any(case.status == "error" for case in result.cases):
-        raise typer.Exit(USER_ERROR)
-    if any(case.status == "FAIL" for case in result.cases):
-        raise typer.Exit(FAILED_VERDICT)
+    tell_cases(result)

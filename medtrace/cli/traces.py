@@ -168,6 +168,7 @@ def _translate_cases(
         f"{out}: {len(result.translated)} translated, {len(result.kept)} kept from before, {len(result.failures)}"
         f" failed"
     )
+    typer.echo(f"overview written to {result.overview}")
     if result.failures:
         raise typer.Exit(USER_ERROR)
 
@@ -267,7 +268,7 @@ def certify(
 
 @command("calibrate")
 def calibrate(
-    what: Annotated[str, typer.Argument(help="certificate or radius.")],
+    what: Annotated[str, typer.Argument(help="certificate, radius, or trace (of wrong translators).")],
     run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are assessed.")] = None,
     checkpoint: options.Checkpoint = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
@@ -275,10 +276,14 @@ def calibrate(
         int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")
     ] = None,
     dims: options.Dims = 2,
-    cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate).")] = 20,
+    cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate, trace).")] = 20,
     thresholds: options.Thresholds = None,
     predictor: Annotated[
-        str, typer.Option(help="Without a run: mean, zero, noisy or registration, as `medtrace trace` (radius).")
+        str,
+        typer.Option(
+            help="Without a run: mean, zero, noisy; registration, as `medtrace trace` of the true image; translators,"
+            " as of images that are wrong (radius)."
+        ),
     ] = "mean",
     landmarks: Annotated[
         Path | None, typer.Option(help="CSV of trace, source_landmarks, target_landmarks (radius).")
@@ -298,10 +303,12 @@ def calibrate(
     from medtrace.workflows import calibrate as workflow
     from medtrace.workflows.runs import using_checkpoint
 
-    shape = (size or (32 if dims == 3 else 96 if what == "certificate" else 48),) * dims
+    shape = (size or (32 if dims == 3 else 48 if what == "radius" else 96),) * dims
     with using_checkpoint(checkpoint):
         if what == "certificate":
             text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
+        elif what == "trace":
+            text = workflow.translators_table(task, cases, shape, thresholds=thresholds, seed=seed, out=out)
         elif what == "radius":
             text = workflow.radius_table(
                 run=run,
@@ -316,5 +323,5 @@ def calibrate(
                 out=out,
             )
         else:
-            raise CommandLineError(f"what: expected certificate or radius, received {what!r}")
+            raise CommandLineError(f"what: expected certificate, radius or trace, received {what!r}")
     typer.echo(text)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from medtrace.cli import options
 from medtrace.cli.app import command
+from medtrace.cli.cases import refuse_with_several, tell_cases
 from medtrace.cli.errors import FAILED_VERDICT
 
 Format = Annotated[
@@ -126,10 +128,20 @@ def convert(
 @command("trace")
 def trace(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="The image that was translated: file, DICOM folder.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="The image that was translated: file, DICOM folder. Or a folder or list of images; or, without IMAGE,"
+            " a pair list (CSV with subject, source, target).",
+        ),
     ],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="What it became, made by any program.")],
-    out: options.TraceFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace, or of all cases.")],
+    image: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[IMAGE]", help="What it became, made by any program; of several a folder with the same names."
+        ),
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="Where the image's intensity may change, on its grid.")] = None,
     source_contrast: Annotated[
         str | None,
@@ -156,34 +168,50 @@ def trace(
     source_series: options.SourceSeries = None,
     target_series: options.TargetSeries = None,
     resample_tilt: options.ResampleTilt = False,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the registration.")] = None,
     precise: options.Precise = False,
 ) -> None:
-    """Make the trace of an image that any program translated, with its certificate. Exits with 3 on a FAIL."""
-    from medtrace.workflows.report import page_of
+    """Make the trace of an image that any program translated, with its certificate; or many. Exits with 3 on a FAIL."""
+    from medtrace.data.lists.image_list import is_one_image
+
+    shared: dict[str, Any] = {
+        "source_contrast": source_contrast,
+        "image_contrast": image_contrast,
+        "align": align,
+        "similarity": similarity,
+        "spacing": spacing,
+        "radius": radius,
+        "thresholds": thresholds,
+        "overwrite": overwrite,
+        "report": report,
+        "resample_tilt": resample_tilt,
+        "threads": threads,
+        "precise": precise,
+    }
+    alone: dict[str, Any] = {"mask": mask, "source_series": source_series, "target_series": target_series}
+    if image is None or (source.exists() and not is_one_image(source)):
+        refuse_with_several({**alone, "keep_metadata": keep_metadata or None})
+        from medtrace.workflows.trace_cases import trace_cases
+
+        several: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": sys.stderr.isatty()}
+        tell_cases(trace_cases(source, image, out, **several, **shared))
+        return
     from medtrace.workflows.trace import trace_translation
 
     made = trace_translation(
-        source,
-        image,
-        out,
-        mask=mask,
-        source_contrast=source_contrast,
-        image_contrast=image_contrast,
-        align=align,
-        similarity=similarity,
-        spacing=spacing,
-        radius=radius,
-        thresholds=thresholds,
-        overwrite=overwrite,
-        report=report,
-        keep_metadata=keep_metadata,
-        source_series=source_series,
-        target_series=target_series,
-        resample_tilt=resample_tilt,
-        threads=threads,
-        precise=precise,
+        source, image, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared
     )
+    _tell_trace(made, out, report)
+    if made.grade == "FAIL":
+        raise typer.Exit(FAILED_VERDICT)
+
+
+def _tell_trace(made: Any, out: Path, report: bool) -> None:
+    """Both verdicts in plain words, the ledger, and what was written."""
+    from medtrace.workflows.report import page_of
+
     typer.echo(f"{made.grade}: {out}")
     for note in made.notes:
         typer.echo(f"  {note}")
@@ -198,8 +226,6 @@ def trace(
     typer.echo(f"trace written to {out}")
     if report:
         typer.echo(f"page written to {page_of(out)}")
-    if made.grade == "FAIL":
-        raise typer.Exit(FAILED_VERDICT)
 
 
 @command("landmarks")

@@ -12,6 +12,7 @@ from medtrace.checks import check_field
 from medtrace.fields.resample import identity_grid
 from medtrace.kernels import jacobian
 from medtrace.kernels.choice import takes_compiled
+from medtrace.kernels.greedy import operations
 
 PART = 1 << 20
 """Voxels that are looked at together for folds."""
@@ -148,6 +149,11 @@ def _folded(ddf: Tensor) -> Tensor:
     with torch.no_grad():
         field = _assessed_field(ddf)
         shape = field.shape[2:]
+        if field.dtype == torch.float32 and takes_compiled(field):
+            ops = operations(shape)
+            return torch.stack(
+                [torch.from_numpy(ops.folded(ops.field(one.contiguous()))[0] > 0).reshape(shape) for one in field]
+            )
         folded = torch.zeros(field.shape[0], *shape, dtype=torch.bool, device=field.device)
         layers = max(1, PART // max(field[0, 0, 0].numel(), 1))
         for first in range(0, shape[0] - 1, layers):  # of cells, which share their voxels with the next ones

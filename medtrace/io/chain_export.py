@@ -17,8 +17,9 @@ from medtrace.fields import identity_grid
 from medtrace.geometry import Grid
 from medtrace.io.foreign.chains import ItkPart
 from medtrace.io.foreign.elastix_writing import write_elastix
-from medtrace.io.foreign.linear import affine_transform
+from medtrace.io.foreign.linear import affine_transform, planar_affine
 from medtrace.io.foreign.linear_writing import afni_text, flirt_text, lta_text, matrix_text
+from medtrace.io.foreign.vectors import planar_transform
 from medtrace.io.fsl_warp import write_fsl_warp
 from medtrace.io.nifti import check_orthogonal
 from medtrace.io.nitransforms_field import write_x5
@@ -48,7 +49,7 @@ def write_chain(chain: TransformChain, ends: Ends, folder: Path | str, format: s
 
     | format | files |
     |---|---|
-    | itk, tfm | `transform.h5` or `.tfm`: every part as it is; `inverse_transform` |
+    | itk, tfm | `transform.h5` or `.tfm`: every part as it is, in 2D between 2D images; `inverse_transform` |
     | ants | `1Warp.nii.gz`, `0GenericAffine.mat`, `1InverseWarp.nii.gz`, as antsRegistration names them |
     | elastix | `TransformParameters.0.txt`, ...: the last names those before it; fields as `.mha` beside them |
     | nrrd | `ddf.nrrd`, `inverse_ddf.nrrd` (3D Slicer) |
@@ -93,15 +94,39 @@ def write_chain(chain: TransformChain, ends: Ends, folder: Path | str, format: s
     return sorted(Path(folder).iterdir())
 
 
-def as_itk(chain: TransformChain) -> sitk.Transform:
-    """A chain as ITK's composite transform, part by part; fields beyond whose grid ITK moves nothing."""
-    parts = [_as_itk(part) for part in chain.parts] or [affine_transform(np.eye(4))]
+def as_itk(chain: TransformChain, planar: bool = False) -> sitk.Transform:
+    """A chain as ITK's composite transform, part by part; fields beyond whose grid ITK moves nothing.
+
+    Args:
+        chain: of affines, fields and transforms of ITK.
+        planar: in 2D, for a chain that `in_plane` allows it for.
+    """
+    parts = [_as_itk(part, planar) for part in chain.parts] or [_as_itk(AffinePart(torch.eye(4)), planar)]
     return parts[0] if len(parts) == 1 else sitk.CompositeTransform(parts[::-1])  # the last is applied first
 
 
-def _as_itk(part: Part) -> sitk.Transform:
+def in_plane(chain: TransformChain, ends: Ends) -> bool:
+    """Whether a chain between two 2D images stays in their axial plane, so that programs can hold it in 2D."""
+    return all(grid.spatial_dims == 2 and is_axial(grid.affine) for grid in ends) and all(
+        map(_keeps_plane, chain.parts)
+    )
+
+
+def _keeps_plane(part: Part) -> bool:
+    if isinstance(part, FieldPart):
+        return part.grid.spatial_dims == 2 and is_axial(part.affine)
+    if not isinstance(part, AffinePart):
+        return False
+    through = torch.cat([part.matrix[2, :2], part.matrix[:2, 2]])
+    return float(through.abs().max()) <= _MINIMUM_MM
+
+
+def _as_itk(part: Part, planar: bool = False) -> sitk.Transform:
     if isinstance(part, AffinePart):
-        return affine_transform(part.matrix.numpy())
+        return planar_affine(part.matrix.numpy()) if planar else affine_transform(part.matrix.numpy())
+    if isinstance(part, FieldPart) and planar:
+        vectors, _ = displacement_lps(part.ddf, part.affine)
+        return planar_transform(vectors[:2, :, :, 0], part.grid, "ddf")
     if isinstance(part, FieldPart):
         return itk_transform(*displacement_lps(part.ddf, part.affine))
     if isinstance(part, ItkPart):
@@ -123,9 +148,15 @@ def _both(chain: TransformChain, ends: Ends) -> tuple[tuple[str, TransformChain,
 def _composite(suffix: str) -> Callable[[TransformChain, Ends, Path], None]:
     def write(chain: TransformChain, ends: Ends, folder: Path) -> None:
         for prefix, one, between in _both(chain, ends):
-            write_itk(folder / f"{prefix}transform{suffix}", as_itk(_on_grids(one, between.target)))
+            own = _on_grids(one, between.target)
+            write_itk(folder / f"{prefix}transform{suffix}", as_itk(own, in_plane(own, between)))
 
     return write
+
+
+def _elastix(chain: TransformChain, ends: Ends, folder: Path) -> None:
+    own = _on_grids(chain, ends.target)
+    write_elastix(folder, own, ends.source, ends.target, in_plane(own, ends))
 
 
 def _ants(chain: TransformChain, ends: Ends, folder: Path) -> None:
@@ -133,7 +164,7 @@ def _ants(chain: TransformChain, ends: Ends, folder: Path) -> None:
     warp, linear = chain.parts[:-1], chain.parts[-1:]
     if not (linear and isinstance(linear[0], AffinePart)):
         warp, linear = chain.parts, (AffinePart(torch.eye(4)),)
-    write_itk(folder / "0GenericAffine.mat", _as_itk(linear[0]))
+    write_itk(folder / "0GenericAffine.mat", _as_itk(linear[0], in_plane(chain, ends)))
     if not warp:
         return
     deformation = TransformChain(warp)
@@ -232,9 +263,7 @@ _WRITERS: dict[str, Callable[[TransformChain, Ends, Path], None]] = {
     "itk": _composite(".h5"),
     "tfm": _composite(".tfm"),
     "ants": _ants,
-    "elastix": lambda chain, ends, folder: write_elastix(
-        folder, _on_grids(chain, ends.target), ends.source, ends.target
-    ),
+    "elastix": _elastix,
     "nrrd": _nrrd,
     "nitransforms": _dense(("ddf.x5", "inverse_ddf.x5"), _x5),
     "fsl": _dense(("warp.nii.gz", "inverse_warp.nii.gz"), _fsl),

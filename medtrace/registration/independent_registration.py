@@ -36,6 +36,9 @@ def independent_registration(
     control_spacing: float = 10.0,
     num_bins: int = 32,
     iterations: int = 30,
+    region: Tensor | None = None,
+    samples: int | None = None,
+    evaluations: int = 2000,
 ) -> Tensor:
     """Register `source` onto `image` by a classical method.
 
@@ -51,6 +54,9 @@ def independent_registration(
         control_spacing: voxels between control points ("simpleitk").
         num_bins: bins of the mutual information.
         iterations: steps of L-BFGS-B at each resolution ("simpleitk").
+        region: boolean (B, 1, *spatial), the voxels of `image` that count ("simpleitk"); None for all.
+        samples: the most voxels that are used, at regular distances ("simpleitk"); None for all.
+        evaluations: of the mutual information at each resolution, at most ("simpleitk").
 
     Returns:
         Displacement (B, spatial_dims, *spatial) in voxels on the grid of `image`, pull convention, float32.
@@ -67,14 +73,19 @@ def independent_registration(
     check_finite("source", source)
     check_finite("image", image)
     fields = []
-    for moving, fixed in zip(source.detach().cpu().double().numpy(), image.detach().cpu().double().numpy()):
+    regions = [None] * len(source) if region is None else list(region.detach().cpu().numpy())
+    for moving, fixed, inside in zip(
+        source.detach().cpu().double().numpy(), image.detach().cpu().double().numpy(), regions
+    ):
         if np.ptp(moving) == 0 or np.ptp(fixed) == 0:
             fields.append(np.zeros(fixed.shape[1:])[None].repeat(fixed.ndim - 1, 0))  # nothing to register
         elif backend == "ants":
             fields.append(_by_ants(moving[0], fixed[0], num_bins))
         else:
             with one_thread():
-                fields.append(_by_simpleitk(moving[0], fixed[0], control_spacing, num_bins, iterations))
+                used = None if inside is None else inside[0]
+                method = _method(num_bins, iterations, evaluations, _fraction(fixed, used, samples))
+                fields.append(_by_simpleitk(method, moving[0], fixed[0], control_spacing, used))
     return torch.from_numpy(np.stack(fields)).to(image.device, torch.float32)
 
 
@@ -107,20 +118,44 @@ def _by_ants(moving: np.ndarray, fixed: np.ndarray, num_bins: int) -> np.ndarray
     return np.where(inside, np.stack(pulled) - index, 0.0)
 
 
+def _fraction(fixed: np.ndarray, inside: np.ndarray | None, samples: int | None) -> float:
+    """Of the voxels that count, the part that makes `samples` of them."""
+    count = fixed.size if inside is None else max(int(inside.sum()), 1)
+    return 1.0 if samples is None else min(1.0, samples / count)
+
+
+def _method(num_bins: int, iterations: int, evaluations: int, fraction: float) -> sitk.ImageRegistrationMethod:
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(num_bins)
+    if fraction < 1:
+        method.SetMetricSamplingStrategy(method.REGULAR)
+        method.SetMetricSamplingPercentage(fraction, seed=1)
+    else:
+        method.SetMetricSamplingStrategy(method.NONE)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsLBFGSB(
+        gradientConvergenceTolerance=1e-6,
+        numberOfIterations=iterations,
+        maximumNumberOfFunctionEvaluations=evaluations,
+    )
+    method.SetShrinkFactorsPerLevel([2, 1])
+    method.SetSmoothingSigmasPerLevel([1.0, 0.0])
+    return method
+
+
 def _by_simpleitk(
-    moving: np.ndarray, fixed: np.ndarray, control_spacing: float, num_bins: int, iterations: int
+    method: sitk.ImageRegistrationMethod,
+    moving: np.ndarray,
+    fixed: np.ndarray,
+    control_spacing: float,
+    inside: np.ndarray | None,
 ) -> np.ndarray:
     # SimpleITK reads arrays last axis first: transposed, its axes are the tensor's.
     moving_image, fixed_image = (sitk.GetImageFromArray(np.ascontiguousarray(array.T)) for array in (moving, fixed))
     mesh = [max(2, round((size - 1) / control_spacing)) for size in fixed.shape]
     transform = sitk.BSplineTransformInitializer(fixed_image, mesh, order=3)
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(num_bins)
-    method.SetMetricSamplingStrategy(method.NONE)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-6, numberOfIterations=iterations)
-    method.SetShrinkFactorsPerLevel([2, 1])
-    method.SetSmoothingSigmasPerLevel([1.0, 0.0])
+    if inside is not None:
+        method.SetMetricFixedMask(sitk.GetImageFromArray(np.ascontiguousarray(inside.T.astype(np.uint8))))
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(fixed_image, moving_image)
     field = sitk.TransformToDisplacementField(

@@ -17,6 +17,7 @@ from medtrace.registration.alignment import KINDS, Alignment, align
 from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
+from medtrace.registration.held_out import Evidence, supported
 from medtrace.registration.presets import weak_likeness
 from medtrace.registration.scaling import scaled
 from medtrace.registration.verdict import OtherStart, Verdict, assess, mean_correlation
@@ -45,6 +46,8 @@ class Registration(NamedTuple):
     settings_reason: str
     """Why these, in a sentence."""
     verdict: Verdict
+    evidence: Evidence | None = None
+    """What held-out blocks say of the deformation, where they were asked."""
 
 
 @threads.own_pool()
@@ -61,6 +64,7 @@ def register_images(
     spacing: float | None = None,
     settings: Deformable | Callable[[Sequence[float]], Deformable] | None = None,
     check_starts: bool = True,
+    held_out: bool = False,
 ) -> Registration:
     """Register two images of any grids and contrasts.
 
@@ -79,6 +83,8 @@ def register_images(
             and texture is not.
         check_starts: whether an alignment is also found another way, to see whether both agree: the other way around,
             or, where none was sought, at all.
+        held_out: whether to keep of the deformation only what blocks bear out that it was not sought in (see
+            `held_out.supported`); it is sought three times then.
 
     Returns:
         See `Registration`; look at its verdict. torch is kept at one thread meanwhile (see `threads.own_pool`).
@@ -126,6 +132,9 @@ def register_images(
         still = torch.zeros_like(deformation.ddf)
         deformation = Deformation(still, still, 0.0, deformation.levels, 0, 0)
         reason = f"{reason}; but the deformation was left out, since the aligned images are more alike without it"
+    evidence = None
+    if held_out:
+        deformation, evidence = supported(pair, deformation, chosen)
     ddf = total_field(deformation.ddf, pair.affine, matrix, frame.fixed, fixed.shape[1:])
     inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:])
     other = None
@@ -134,7 +143,7 @@ def register_images(
         other = _other_start((moving, fixed), (moving_affine, fixed_affine), masks, aligned)
     verdict = assess(pair, deformation, aligned, other, chosen.similarity, contrast)
     warped = _warped(moving, ddf, frame)
-    return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict)
+    return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict, evidence)
 
 
 def _needless(pair: Working, deformation: Deformation) -> bool:

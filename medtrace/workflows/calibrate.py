@@ -19,6 +19,8 @@ from medtrace.evaluation.certificate.radius import (
 )
 from medtrace.evaluation.certificate.run_calibration import answer_table, question_run
 from medtrace.evaluation.certificate.thresholds import Thresholds
+from medtrace.evaluation.certificate.translators import TASKS as WRONG_TASKS
+from medtrace.evaluation.certificate.translators import trace_translators, translator_table
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import reserve_files, reserving
 
@@ -43,6 +45,25 @@ def certificate_table(
     else:
         text = assessment_table(assess_run(run, chosen[0], cases, spatial_shape, **settings))
         text += "\n\n" + answer_table(question_run(run, chosen[0], cases, spatial_shape, **settings))
+    if out is not None:
+        atomic_write(out, text + "\n")
+    return text
+
+
+@reserving(lambda out: reserve_files(out))
+def translators_table(
+    tasks: Sequence[str] | None,
+    cases: int,
+    spatial_shape: Sequence[int],
+    *,
+    thresholds: str | os.PathLike | None = None,
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+) -> str:
+    """How often `medtrace trace` believes translators that are wrong on purpose."""
+    limits = None if thresholds is None else Thresholds.load(thresholds)
+    settings: dict[str, Any] = {"seed": seed, "thresholds": limits, "progress": sys.stderr.isatty()}
+    text = translator_table(trace_translators(tuple(tasks or WRONG_TASKS), cases, spatial_shape, **settings))
     if out is not None:
         atomic_write(out, text + "\n")
     return text

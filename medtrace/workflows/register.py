@@ -60,6 +60,8 @@ class Registered(NamedTuple):
     """The verdict in plain words, topic by topic."""
     similarity: str | None
     """What the deformation followed, and why; None of a trained network."""
+    target: Tensor | None = None
+    """What was to be reached, on the trace's grid, in its own units."""
 
 
 @reserving(lambda out, report, overwrite, figure: reserve_outputs(out, report, overwrite, figure))
@@ -192,7 +194,7 @@ def register(
     else:
         with Progress(console=Console(stderr=True), disable=not progress) as bar:
             made = register_trained(pair, descent, alignment=kind, spacing=spacing, match=match, bar=bar)
-    result = _registered(made, time.perf_counter() - started)
+    result = _registered(made, time.perf_counter() - started)._replace(target=pair.target)
     names = {"source": Path(source).name, "target": Path(target).name} if keep_metadata else {}
     notes = {"notices": [notice.text for notice in notices]} if notices else {}
     stored: dict[str, Any] = {"precise": precise, "transforms": transforms, "overwrite": overwrite}

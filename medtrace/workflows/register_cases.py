@@ -2,63 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from rich.console import Console
-from rich.progress import Progress
+from typing import Any
 
 from medtrace.data.lists.image_list import list_images
-from medtrace.data.lists.pair_list import read_pair_list
 from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint, weights_file
 from medtrace.engines.runs import RECORD
-from medtrace.io.trace_folder import INDEX
-from medtrace.report.certificate import STYLE
-from medtrace.storage.cases import atomic_case, case_key, is_finished, key_of
-from medtrace.storage.files import atomic_write
-from medtrace.storage.reservations import locked
-from medtrace.storage.workspaces import sweep
-from medtrace.workflows.attempts import Outcome, Task
-from medtrace.workflows.parallel import run_cases
-from medtrace.workflows.register import register
+from medtrace.storage.cases import case_key
+from medtrace.workflows.attempts import Task
+from medtrace.workflows.case_overview import TRACE, registration_numbers, write_summary
+from medtrace.workflows.pair_cases import FinishedPairs, PairCase, keep_or_make, listed_pairs, run_pairs, shared_threads
+from medtrace.workflows.register import Registered, register
 
-TRACE = "trace"
-TABLE, OVERVIEW = "cases.csv", "index.html"
-ORDER = ("error", "FAIL", "WARN", "PASS")
-_FILES = ("source", "target", "mask", "source_mask")
 _PRELOAD = (__name__,)
-
-
-class RegisteredCase(NamedTuple):
-    """What became of a pair."""
-
-    name: str
-    status: str
-    """"PASS", "WARN" or "FAIL", or "error" of one that could not be registered."""
-    reason: str
-    """What speaks against it, or the error."""
-    kept: bool = False
-    """Whether it was finished before."""
-
-
-class RegisteredCases(NamedTuple):
-    """Many pairs, the worst first."""
-
-    cases: list[RegisteredCase]
-    overview: Path
-    """The page that lists them."""
-
-
-class _Pair(NamedTuple):
-    name: str
-    files: dict[str, str | None]
-    series: dict[str, str | None]
 
 
 def register_cases(
@@ -72,7 +29,7 @@ def register_cases(
     progress: bool = True,
     overwrite: bool = False,
     **settings: Any,
-) -> RegisteredCases:
+) -> FinishedPairs:
     """Register many pairs, each into `OUT/NAME`: `trace`, its page, and what it was made from.
 
     What is finished is kept; a pair that fails does not stop the others. `OUT/index.html` and `OUT/cases.csv` list all
@@ -100,35 +57,23 @@ def register_cases(
         ValueError: if the list cannot be read.
     """
     out = Path(out).absolute()
-    listed = _to_template(Path(pairs), Path(template)) if template is not None else _listed(Path(pairs))
-    several = workers > 1 or scheduler is not None
-    shared = {**settings, "threads": 1 if threads is None and several else threads}
+    remedy = "FIXED: expected the image to register to, received none; or give a pair list"
+    listed = listed_pairs(pairs, remedy) if template is None else _to_template(Path(pairs), Path(template))
+    shared = shared_threads(settings, threads, workers, scheduler)
     if shared.get("run") is not None:
         shared["run"] = str(Path(shared["run"]).absolute())
     tasks = [Task(pair.name, (pair, str(out), shared, overwrite, chosen_checkpoint())) for pair in listed]
-    with locked(out), Progress(console=Console(stderr=True), disable=not progress) as bar:
-        row = bar.add_task("registering", total=len(tasks))
-        try:
-            outcomes = run_cases(
-                register_case,
-                tasks,
-                workers=workers,
-                scheduler=scheduler,
-                finished=lambda _: bar.update(row, advance=1),
-                preload=_PRELOAD,
-            )
-        finally:
-            sweep(out)  # of workers that died
-        cases = sorted(map(_case, outcomes), key=lambda case: (ORDER.index(case.status), case.name))
-        _write_table(out / TABLE, cases)
-        atomic_write(out / OVERVIEW, overview(cases, bool(settings.get("report", True))))
-    return RegisteredCases(cases, out / OVERVIEW)
+    how: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    return run_pairs(register_case, tasks, out, title="Registrations", doing="registering", preload=_PRELOAD, **how)
 
 
 def register_case(
-    pair: _Pair, out: str, settings: dict[str, Any], overwrite: bool, checkpoint: str | None = None
-) -> RegisteredCase:
+    pair: PairCase, out: str, settings: dict[str, Any], overwrite: bool, checkpoint: str | None = None
+) -> bool:
     """Register one pair into its folder, unless that holds its result; `checkpoint` is the run's, where there is one.
+
+    Returns:
+        Whether it was kept.
 
     Raises:
         FileExistsError: if the folder holds something else and may not be overwritten.
@@ -140,89 +85,32 @@ def register_case(
     if run is not None:
         with using_checkpoint(checkpoint):
             trained = {"run": Path(run) / RECORD, "weights": weights_file(Path(run))}
-    key = case_key({**pair.files, **trained}, series=pair.series, **known)
-    folder = Path(out) / pair.name
-    kept = is_finished(folder, key)
-    if not kept:
-        there = key_of(folder)
-        if folder.exists() and there != key and not (there is not None and overwrite):
-            raise FileExistsError(
-                f"{folder}: holds something else, or the result of other images or settings; overwrite it, or choose"
-                " another folder"
-            )
-        with using_checkpoint(checkpoint), atomic_case(folder, key) as temporary:
-            files: dict[str, Any] = {name: value for name, value in pair.files.items() if value is not None}
-            files |= pair.series
-            register(
-                files.pop("source"), files.pop("target"), temporary / TRACE, progress=False, **files,
-                **settings,
-            )  # fmt: skip
-    verdict = json.loads((folder / TRACE / INDEX).read_text())["metadata"]["verdict"]
-    against = [check["reason"] for check in verdict["checks"] if check["status"] != "PASS"]
-    reason = "; ".join(against) or "nothing speaks against it"
-    return RegisteredCase(pair.name, verdict["verdict"], reason, kept)
+    key = case_key({**pair.files, **trained}, series=pair.series, summary=1, **known)
+
+    def make(folder: Path) -> None:
+        files: dict[str, Any] = {name: value for name, value in pair.files.items() if value is not None}
+        files |= pair.series
+        source, target = files.pop("source"), files.pop("target")
+        with using_checkpoint(checkpoint):
+            result = register(source, target, folder / TRACE, progress=False, **files, **settings)
+        write_summary(folder, result.trace, result.verdict.grade, _reason(result), _numbers(result), result.target)
+
+    return keep_or_make(Path(out) / pair.name, key, overwrite, make)
 
 
-def overview(cases: Sequence[RegisteredCase], pages: bool = True) -> str:
-    """An HTML page that lists pairs.
-
-    Args:
-        cases: in the order in which to list them.
-        pages: whether each has its own page, to which to lead.
-    """
-    rows = []
-    for case in cases:
-        name, status = escape(case.name), "FAIL" if case.status == "error" else case.status
-        linked = f'<a href="{name}/{TRACE}.html">{name}</a>' if pages and case.status != "error" else name
-        rows.append(
-            f'<tr><td>{linked}</td><td><span class="status {status}">{escape(case.status)}</span></td>'
-            f"<td>{escape(case.reason)}</td></tr>"
-        )
-    counts = ", ".join(f"{sum(case.status == one for case in cases)} {one}" for one in ORDER)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>medtrace registrations</title>'
-        f"<style>:root {{ color-scheme: light dark; }} body {{ margin: 24px; }}{STYLE}</style></head><body>"
-        f'<section class="certificate"><h1>Registrations</h1><p>{len(cases)} pairs: {counts}. Not for clinical use.</p>'
-        "<table><thead><tr><th>Pair</th><th>Verdict</th><th>Reason</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></section></body></html>\n"
-    )
+def _reason(result: Registered) -> str:
+    return "; ".join(line.text for line in result.lines if line.grade != "PASS") or "nothing speaks against it"
 
 
-def _to_template(images: Path, template: Path) -> list[_Pair]:
+def _numbers(result: Registered) -> dict[str, float | None]:
+    return {**registration_numbers(result.verdict.figures), "seconds": result.seconds}
+
+
+def _to_template(images: Path, template: Path) -> list[PairCase]:
     if not template.exists():
         raise FileNotFoundError(f"{template}: no such file or folder; check the path")
     fixed = str(template.absolute())
     return [
-        _Pair(one.name, {"source": str(one.path.absolute()), "target": fixed}, {"source_series": one.series})
+        PairCase(one.name, {"source": str(one.path.absolute()), "target": fixed}, {"source_series": one.series})
         for one in list_images([images])
     ]
-
-
-def _listed(path: Path) -> list[_Pair]:
-    if path.suffix.lower() not in (".csv", ".json"):
-        raise ValueError(f"FIXED: expected the image to register to, received none; or give a pair list, not {path}")
-    return [
-        _Pair(
-            pair.name,
-            {
-                name: None if file is None else str(file.absolute())
-                for name, file in zip(_FILES, (pair.source, pair.target, pair.target_lesion, pair.source_lesion))
-            },
-            {"source_series": pair.source_series, "target_series": pair.target_series},
-        )
-        for pair in read_pair_list(path)
-    ]
-
-
-def _case(outcome: Outcome) -> RegisteredCase:
-    if outcome.failure is not None:
-        return RegisteredCase(outcome.name, "error", outcome.failure)
-    return RegisteredCase(*outcome.value)
-
-
-def _write_table(path: Path, cases: Sequence[RegisteredCase]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["case", "status", "reason"])
-    writer.writerows(case[:3] for case in cases)
-    atomic_write(path, text.getvalue())

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 
-from medtrace.checks import check_choice
-from medtrace.data.contrasts import BY_DEFAULT, check_declared, contrasts_of
+from medtrace.checks import check_choice, check_positive
+from medtrace.data.contrasts import check_declared, contrasts_of
 from medtrace.data.lists.pair_list import Pair
 from medtrace.evaluation.certificate.record import Certificate
 from medtrace.evaluation.certificate.thresholds import Thresholds
-from medtrace.inference.scan_pair import ScanPair, read_pair
+from medtrace.evaluation.tracing import contrasts_by_likeness, lines_of, trace_by_registration, worst_grade
+from medtrace.inference.scan_pair import read_pair
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
 from medtrace.kernels import threads as pool
-from medtrace.registration import Alignment, Line, Verdict, explain, register_images
+from medtrace.registration import Line, Verdict, register_images
 from medtrace.registration.alignment import KINDS
-from medtrace.registration.contrast import ONE_CONTRAST
 from medtrace.registration.register import Registration
 from medtrace.report.certificate import certificate_beside
 from medtrace.storage.reservations import reserving
@@ -30,8 +32,8 @@ from medtrace.workflows.certify import certify
 from medtrace.workflows.register_greedy import check_room
 from medtrace.workflows.report import report_beside, reserve_outputs
 
-GRADES = ("PASS", "WARN", "FAIL")
 NO_RADIUS = "no conformal radius: none was calibrated for traces found by registration; give one by --radius"
+STEPS = 6
 METHOD = "registration of source and translated image"
 
 
@@ -49,8 +51,8 @@ class Traced(NamedTuple):
 
     @property
     def grade(self) -> str:
-        """The worse of the registration's verdict and the certificate's."""
-        return max(self.verdict.grade, str(self.certificate.verdict), key=GRADES.index)
+        """The worst of the registration's verdict, its lines and the certificate's verdict."""
+        return worst_grade(self.verdict, self.lines, self.certificate)
 
 
 @reserving(lambda out, report, overwrite: reserve_outputs(out, report, overwrite, certificate_beside(out)))
@@ -75,12 +77,15 @@ def trace_translation(
     target_series: str | int | None = None,
     resample_tilt: bool = False,
     precise: bool = False,
+    progress: bool = False,
 ) -> Traced:
     """Find out where a translated image came from, and certify it.
 
     The source is registered to the image by what both show of one anatomy, whatever their contrasts. The trace keeps
     both as they are; the ledger splits the change into deformation, appearance and a residual, and the certificate and
-    the registration's verdict say how far to believe it.
+    the registration's verdict say how far to believe it. Of the deformation only that is kept which parts of
+    the image bear out that it was not sought in (`medtrace.registration.held_out`): where nothing moves measurably, the
+    trace says so, and holds no deformation.
 
     Args:
         source: the image that was translated: a file or DICOM folder.
@@ -94,7 +99,7 @@ def trace_translation(
         align: "none", "rigid", "affine" or "auto" before the deformation; by default none where both are on one grid,
             else auto.
         similarity: see `medtrace.registration.register_images`.
-        spacing: voxel size in mm to register at; by default the image's.
+        spacing: voxel size in mm to register at, also independently for the certificate; by default the image's.
         radius: a file of `medtrace calibrate radius` that was made for such traces.
         thresholds: limits of the certificate, or a YAML file of some.
         threads: of the registration.
@@ -104,6 +109,7 @@ def trace_translation(
         source_series, target_series: which volumes of DICOM folders.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
         precise: keep every bit in the trace.
+        progress: tell on stderr what is being done.
 
     Returns:
         The trace, both verdicts, the ledger and what was assumed.
@@ -117,48 +123,87 @@ def trace_translation(
     if align is not None:
         check_choice("align", align, KINDS)
     series: dict[str, Any] = {"source_series": source_series, "target_series": target_series}
-    pair = read_pair(
-        Path(source), Path(image), None if mask is None else Path(mask), resample_tilt=resample_tilt, **series
-    )
-    declared = _declared(Path(source), Path(image), source_contrast, image_contrast, **series)
-    for path, values, contrast in zip((Path(source), Path(image)), (pair.source, pair.target), declared):
-        check_declared(path, values, contrast)
-    check_trace_room(out, pair.source.shape, pair.target.shape)
-    check_room(pair, spacing, similarity)
-    kind = align or ("none" if pair.to_source is None else "auto")
-    with pool.own_pool(threads):
-        result = register_images(
-            pair.source,
-            pair.target,
-            pair.source_affine,
-            pair.affine,
-            alignment=kind,
-            similarity=similarity,
-            mask=pair.mask,
-            spacing=spacing,
+    limits = thresholds if isinstance(thresholds, Thresholds) else Thresholds()
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        limits = Thresholds.load(thresholds)
+    if spacing is not None:
+        check_positive("spacing", spacing)
+        limits = replace(limits, reference_mm=max(limits.reference_mm, spacing))
+    with _steps(progress) as step:
+        step("reading")
+        pair = read_pair(
+            Path(source), Path(image), None if mask is None else Path(mask), resample_tilt=resample_tilt, **series
         )
-    contrasts, note = _contrasts(declared, result.verdict)
+        declared = _declared(Path(source), Path(image), source_contrast, image_contrast, **series)
+        for path, values, contrast in zip((Path(source), Path(image)), (pair.source, pair.target), declared):
+            check_declared(path, values, contrast)
+        check_trace_room(out, pair.source.shape, pair.target.shape)
+        check_room(pair, spacing, similarity)
+        kind = align or ("none" if pair.to_source is None else "auto")
+        step("registering")
+        with pool.own_pool(threads):
+            result = register_images(
+                pair.source,
+                pair.target,
+                pair.source_affine,
+                pair.affine,
+                alignment=kind,
+                similarity=similarity,
+                mask=pair.mask,
+                spacing=spacing,
+                held_out=True,
+            )
+        contrasts, notes = _notes(declared, result, None if align else kind, radius)
+        step("accounting for intensities")
+        trace = trace_by_registration(
+            pair.source, pair.target, pair.source_affine, pair.affine, result, pair.mask, contrasts
+        )
+        names = {"source": Path(source).name, "image": Path(image).name} if keep_metadata else {}
+        lines = lines_of(result)
+        record = {**names, **_record(result, lines), "assumed": notes}
+        step("writing the trace")
+        save_trace(trace, out, method=METHOD, metadata=record, precise=precise, overwrite=overwrite)
+        step("certifying")
+        certificate = certify(
+            out, thresholds=limits, radius=radius, out=certificate_beside(out), keep_metadata=keep_metadata
+        )
+        made = Traced(trace, result.verdict, lines, certificate, trace.ledger().summary, tuple(notes))
+        if report:
+            step("writing the page")
+            report_beside(trace, out, METHOD, notes=tuple(notes), certificate=_table(made))
+    return made
+
+
+@contextmanager
+def _steps(progress: bool) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that tells what is being done, of six steps."""
+    with Progress(
+        *Progress.get_default_columns()[:2], TimeElapsedColumn(), console=Console(stderr=True), disable=not progress
+    ) as bar:
+        row = bar.add_task("", total=STEPS)
+
+        def step(what: str) -> None:
+            begun = bar.tasks[0].fields.get("begun", -1) + 1
+            bar.update(row, description=what, completed=begun, begun=begun)
+
+        yield step
+
+
+def _notes(
+    declared: tuple[Contrast, Contrast], result: Registration, chosen: str | None, radius: str | os.PathLike | None
+) -> tuple[tuple[Contrast, Contrast] | None, list[str]]:
+    """The contrasts of the trace, and what was assumed or measured; `chosen` is the alignment that nobody asked for."""
+    contrasts, note = contrasts_by_likeness(declared, result.verdict)
     notes = [note, f"similarity {result.settings.similarity}: {result.settings_reason}"]
-    if align is None:
+    if chosen is not None:
         notes.append(
             "source and image are on one grid, so no alignment was sought (--align)"
-            if kind == "none"
+            if chosen == "none"
             else f"alignment {result.alignment.kind}: {result.alignment.reason}"
         )
     if radius is None:
         notes.append(NO_RADIUS)
-    trace = _trace(pair, result, contrasts)
-    names = {"source": Path(source).name, "image": Path(image).name} if keep_metadata else {}
-    lines = explain(result.verdict, result.alignment)
-    record = {**names, **_record(result, lines, result.alignment), "assumed": notes}
-    save_trace(trace, out, method=METHOD, metadata=record, precise=precise, overwrite=overwrite)
-    certificate = certify(
-        out, thresholds=thresholds, radius=radius, out=certificate_beside(out), keep_metadata=keep_metadata
-    )
-    made = Traced(trace, result.verdict, lines, certificate, trace.ledger().summary, tuple(notes))
-    if report:
-        report_beside(trace, out, METHOD, notes=tuple(notes), certificate=_table(made))
-    return made
+    return contrasts, notes
 
 
 def _declared(
@@ -179,39 +224,8 @@ def _named(pair: Pair, before: str | None, after: str | None) -> Pair:
     )
 
 
-def _contrasts(declared: tuple[Contrast, Contrast], verdict: Verdict) -> tuple[tuple[Contrast, Contrast] | None, str]:
-    """The contrasts of a trace, and how they are known."""
-    before, after = declared
-    if BY_DEFAULT not in (before.origin, after.origin):
-        return declared, f"contrasts {before} and {after}, as declared or as DICOM says"
-    correlation = verdict.figures["contrast_correlation"]
-    if correlation >= ONE_CONTRAST and before.unit == after.unit:
-        return None, (
-            f"taken as one contrast and unit: intensities correlate by {correlation:.2f};"
-            " if not, say what they are by --source-contrast and --image-contrast"
-        )
-    return declared, (
-        f"taken as two contrasts, of which no difference is reported: intensities correlate by {correlation:.2f};"
-        " say what they are by --source-contrast and --image-contrast"
-    )
-
-
-def _trace(pair: ScanPair, result: Registration, contrasts: tuple[Contrast, Contrast] | None) -> Trace:
-    channels = pair.source.shape[0]
-    return Trace.build(
-        source=pair.source,
-        image=pair.target,
-        ddf=result.ddf,
-        inverse_ddf=result.inverse_ddf,
-        mask=None if pair.mask is None else (pair.mask > 0.5).to(torch.float32),
-        affine=pair.affine,
-        source_affine=pair.source_affine,
-        source_contrasts=None if contrasts is None else (contrasts[0],) * channels,
-        contrasts=None if contrasts is None else (contrasts[1],) * channels,
-    )
-
-
-def _record(result: Registration, lines: Sequence[Line], alignment: Alignment) -> dict[str, Any]:
+def _record(result: Registration, lines: Sequence[Line]) -> dict[str, Any]:
+    alignment = result.alignment
     return {
         "similarity": result.settings.similarity,
         "settings": asdict(result.settings),

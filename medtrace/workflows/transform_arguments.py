@@ -13,7 +13,7 @@ from medtrace.geometry import Grid
 from medtrace.io import load_trace
 from medtrace.io.foreign import Images, read_point_map
 from medtrace.io.foreign.ants import Member, parse_member
-from medtrace.io.foreign.chains import chain_of_point_map
+from medtrace.io.foreign.chains import chain_of_point_map, with_known_inverse
 from medtrace.io.foreign.reading import format_of_file
 from medtrace.io.trace_folder import INDEX
 from medtrace.trace import Trace, TransformChain
@@ -138,7 +138,8 @@ def _foreign(
     images = Images(_volume(source or somewhere), _volume(target or somewhere), *pixels)
     try:
         point_map = read_point_map([str_of(member) for member in members], images, format)
-        return chain_of_point_map(point_map), [str(note) for note in point_map.notes]
+        chain, notes = with_known_inverse(chain_of_point_map(point_map), [member.path for member in members])
+        return chain, [*(str(note) for note in point_map.notes), *(str(note) for note in notes)]
     except ValueError as error:
         own = str(error).startswith(str(members[0].path.parent))
         raise error if own else ValueError(f"{members[0].path}: {error}") from error

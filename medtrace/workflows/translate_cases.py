@@ -19,6 +19,7 @@ from medtrace.data.natural_images.output import natural_image_beside
 from medtrace.data.preparation.rules import FILE
 from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint
 from medtrace.engines.runs import RECORD, WEIGHTS, load_method
+from medtrace.fields import non_diffeomorphic_fraction, voxel_to_mm
 from medtrace.io import save_trace
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods.base import Method
@@ -32,12 +33,14 @@ from medtrace.storage.cases import (
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
+from medtrace.trace import Trace
 from medtrace.workflows.attempts import Outcome, Task
+from medtrace.workflows.case_overview import TRACE, UNASSESSED, write_overview, write_summary
+from medtrace.workflows.pair_cases import cases_of
 from medtrace.workflows.parallel import run_cases
 from medtrace.workflows.report import report_beside
 from medtrace.workflows.translate import translation
 
-TRACE = "trace"
 TABLE = "cases.csv"
 _PRELOAD = (__name__,)
 
@@ -51,6 +54,8 @@ class TranslatedCases(NamedTuple):
     """Those that were finished already."""
     failures: list[str]
     """A line for each that failed."""
+    overview: Path
+    """The page that lists them, the worst first."""
 
 
 class _How(NamedTuple):
@@ -103,7 +108,8 @@ def translate_cases(
 
     A case's folder appears complete or not at all. A case is not done again if the bytes of its image, its mask and the
     run, and the settings, are those of the finished result, and that is as it was written (`NAME/case.json` says so).
-    A failing case stops no other. `cases.csv` lists what became of each.
+    A failing case stops no other. `cases.csv` lists what became of each, and so does the page `index.html`, with what
+    certificates that lie beside the traces say (`medtrace certify`), the worst first.
 
     Args:
         run: folder left by `medtrace train`.
@@ -163,10 +169,12 @@ def translate_cases(
         finally:
             sweep(how.out)  # of workers that died
         _write_table(how.out / TABLE, listed, outcomes)
+        listing = write_overview(how.out, cases_of(how.out, outcomes), "Translations")
     return TranslatedCases(
         [outcome.name for outcome in outcomes if outcome.value == "translated"],
         [outcome.name for outcome in outcomes if outcome.value == "kept"],
         [f"case {outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None],
+        listing,
     )
 
 
@@ -208,6 +216,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         page=how.page,
         precise=how.precise,
         transforms=how.transforms,
+        summary=1,
         **({} if how.checkpoint is None else {"checkpoint": how.checkpoint}),
     )
     folder = how.out / image.name
@@ -243,7 +252,20 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         natural_image_beside(result.trace, temporary / TRACE, result.depth)
         if how.report:
             report_beside(result.trace, temporary / TRACE, result.method)
+        notices = result.metadata.get("notices", ())
+        verdict, reason = ("WARN", "; ".join(notices)) if notices else (UNASSESSED, "medtrace certify assesses it")
+        write_summary(temporary, result.trace, verdict, reason, _numbers(result.trace))
     return "translated"
+
+
+def _numbers(trace: Trace) -> dict[str, float | None]:
+    summary = trace.ledger().summary
+    explained = summary.explained_fraction
+    return {
+        "moved, mm": float(voxel_to_mm(trace.ddf[None], trace.affine)[0].norm(dim=0).mean()),
+        "explained, %": None if explained is None else 100 * explained,
+        "folded, %": 100 * float(non_diffeomorphic_fraction(trace.ddf[None])[0]),
+    }
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,8 @@ from medtrace.trace import Contrast, Trace
 FIELD_CHECKS = ("zero-field control", "field against image")
 OWN_WARPED = 1e-3
 """Fraction of the range within which an image is no more than the warped source."""
+BESIDE = 2
+"""Voxels beside what the images show that the independent registration of volumes still looks at."""
 NO_CHANNELS = "source and image have different channel counts"
 
 
@@ -207,14 +209,22 @@ def _own_warped(trace: Trace) -> bool:
 
 
 def _registered(pair: _Pair, thresholds: Thresholds) -> Tensor:
-    if not (pair.image.ndim == 4 and 1 in pair.image.shape[1:]):
-        result = independent_registration(
-            pair.source[None], pair.image[None], control_spacing=thresholds.reference_spacing
-        )
-        return result[0]
+    spacing = thresholds.reference_spacing
+    if pair.image.ndim == 3:
+        return independent_registration(pair.source[None], pair.image[None], control_spacing=spacing)[0]
+    if 1 not in pair.image.shape[1:]:
+        width = 2 * BESIDE + 1
+        return independent_registration(
+            pair.source[None],
+            pair.image[None],
+            control_spacing=spacing,
+            region=F.max_pool3d(pair.region[None].float(), width, 1, BESIDE) > 0,
+            samples=thresholds.reference_samples_3d,
+            evaluations=thresholds.reference_evaluations_3d,
+        )[0]
     axis = list(pair.image.shape[1:]).index(1)  # a single slice is registered in its plane
     plane = [value.squeeze(axis + 1)[None] for value in (pair.source, pair.image)]
-    parts = list(independent_registration(*plane, control_spacing=thresholds.reference_spacing)[0].unsqueeze(axis + 1))
+    parts = list(independent_registration(*plane, control_spacing=spacing)[0].unsqueeze(axis + 1))
     parts.insert(axis, torch.zeros_like(parts[0]))
     return torch.stack(parts)
 
@@ -222,7 +232,11 @@ def _registered(pair: _Pair, thresholds: Thresholds) -> Tensor:
 def _at_reference_size(trace: Trace, still: Tensor, image: Tensor, region: Tensor, thresholds: Thresholds) -> _Pair:
     shape = tuple(image.shape[1:])
     longest = thresholds.reference_size_2d if len(shape) == 2 or 1 in shape else thresholds.reference_size_3d
-    factors = [max(1, -(-size // longest)) for size in shape]
+    edges = trace.affine[:3, : len(shape)].norm(dim=0).tolist()
+    factors = [
+        min(size, max(1, -(-size // longest), round(thresholds.reference_mm / edge)))
+        for size, edge in zip(shape, edges)
+    ]
     pool: Callable[..., Tensor] = F.avg_pool2d if len(shape) == 2 else F.avg_pool3d
 
     def shrink(value: Tensor) -> Tensor:

@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtrace.checks import check_field, check_finite, check_positive
-from medtrace.fields import identity_grid, jacobian_determinant, non_diffeomorphic_fraction, non_diffeomorphic_volume
+from medtrace.fields import (
+    folded_voxels,
+    identity_grid,
+    jacobian_determinant,
+    non_diffeomorphic_fraction,
+    non_diffeomorphic_volume,
+)
 from medtrace.metrics.edges import otsu_threshold
 from medtrace.metrics.image import normalized_mutual_information_score
 from medtrace.trace import Contrast, Trace
@@ -17,6 +23,8 @@ from medtrace.trace.geometry import pull
 
 CHUNK = 1 << 18
 """Points that are moved at once, for memory."""
+PLANES = 1 << 18
+"""Voxels, at least one plane, whose neighbors are compared at once, for memory."""
 
 
 class FoldFigures(NamedTuple):
@@ -57,12 +65,20 @@ def fold_figures(ddf: Tensor) -> FoldFigures:
         ddf: (spatial_dims, *spatial), in voxels.
     """
     check_field("ddf", ddf[None])
-    exact = ddf.detach()[None].double()
-    return FoldFigures(
-        float(non_diffeomorphic_volume(exact)[0]),
-        float(non_diffeomorphic_fraction(exact)[0]),
-        float(jacobian_determinant(exact).min()),
-    )
+    values = ddf.detach()[None]
+    least = float(jacobian_determinant(values).min())
+    folded = folded_voxels(values)[0, 0]
+    if not bool(folded.any()):
+        return FoldFigures(0.0, 0.0, least)
+    beside = (slice(None), slice(None), *_around(folded))
+    volume = float(non_diffeomorphic_volume(values[beside].double())[0])
+    return FoldFigures(volume, float(non_diffeomorphic_fraction(values)[0]), least)
+
+
+def _around(region: Tensor) -> list[slice]:
+    """The box that holds a region, not empty, and a voxel around it."""
+    ends = torch.stack([region.nonzero().amin(0) - 1, region.nonzero().amax(0) + 2], dim=1)
+    return [slice(max(0, int(low)), int(high)) for low, high in ends]
 
 
 def largest_jump(ddf: Tensor) -> float:
@@ -76,7 +92,22 @@ def largest_jump(ddf: Tensor) -> float:
             the missing one is extrapolated linearly.
     """
     check_field("ddf", ddf[None])
-    values = ddf.detach().double()
+    values = ddf.detach()
+    if not bool(values.any()):
+        return 0.0
+    planes, count = values.shape[1], max(1, PLANES // max(values[0, 0].numel(), 1))
+    largest = 0.0
+    for first in range(0, planes, count):
+        last = min(first + count, planes)
+        own = slice(max(0, first - 2), min(planes, last + 2))  # two, of which a border is extrapolated
+        jumps = _jumps(values[:, own])
+        if jumps is not None:
+            largest = max(largest, float(jumps[first - own.start : last - own.start].max()))
+    return largest
+
+
+def _jumps(values: Tensor) -> Tensor | None:
+    """Distances (*spatial) of displacements from the median of their neighbors'; None where none has two."""
     neighbors = []
     for axis in range(1, values.ndim):
         if values.shape[axis] < 3:
@@ -85,11 +116,10 @@ def largest_jump(ddf: Tensor) -> float:
         padded = torch.cat([ends[0], values, ends[1]], axis)
         neighbors += [padded.narrow(axis, start, values.shape[axis]) for start in (0, 2)]
     if not neighbors:
-        return 0.0
+        return None
     ordered = torch.stack(neighbors).sort(0).values
     middle = len(neighbors) // 2
-    median = (ordered[middle - 1] + ordered[middle]) / 2
-    return float(torch.linalg.vector_norm(values - median, dim=0).max())
+    return torch.linalg.vector_norm(values - (ordered[middle - 1] + ordered[middle]) / 2, dim=0)
 
 
 def round_trip(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import list_data_collate
 from torch import Tensor
@@ -19,8 +20,9 @@ from tqdm import tqdm
 from medtrace.data import TraceBench
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks
 from medtrace.engines.runs import load_method
-from medtrace.evaluation.certificate.corruption import Case
+from medtrace.evaluation.certificate.corruption import Case, true_trace
 from medtrace.evaluation.certificate.record import Check, Status
+from medtrace.evaluation.certificate.translators import TRANSLATORS, WITH_TRUTH, translators_of
 from medtrace.evaluation.conformal import Coverage, conformal_radius, measure_coverage, subject_score
 from medtrace.geometry import Grid
 from medtrace.io import load_trace
@@ -31,7 +33,7 @@ from medtrace.trace import Trace
 Errors = Callable[[Case], Tensor]
 """Distances in mm of the points that a predictor names from the true ones, for one case."""
 RADIUS_FORMAT = "medtrace conformal radius"
-PREDICTORS = ("mean", "zero", "noisy", "registration")
+PREDICTORS = ("mean", "zero", "noisy", "registration", "translators")
 TRAINING_CASES = 100
 NOISE_MM = 1.0
 AIR = -0.999
@@ -90,7 +92,8 @@ def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: i
     Args:
         name: "mean" predicts the mean true displacement of 100 training cases, "zero" none, and "noisy" the truth with
             a random shift of 1 mm standard deviation along every axis, one for each subject; "registration" finds what
-            `medtrace trace` finds of the true image, as of a translator that is never wrong.
+            `medtrace trace` finds of the true image, as of a translator that is never wrong; "translators" of what a
+            translator makes that is right, blurs, removes or adds a lesion or moves anatomy, drawn for each subject.
         task, spatial_shape, seed: of TraceBench.
     """
     if name not in PREDICTORS:
@@ -105,17 +108,27 @@ def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: i
             return point_errors(case, mean)
         if name == "zero":
             return point_errors(case, torch.zeros_like(case["inverse_ddf"]))
-        if name == "registration":
-            moving, fixed = (case[key].as_tensor() for key in ("source", "target"))
-            affine = case["source"].affine
-            result = register_images(moving, fixed, affine, affine, alignment="none", check_starts=False)
-            return point_errors(case, result.inverse_ddf)
+        if name in ("registration", "translators"):
+            return _traced_errors(case, task, "right" if name == "registration" else None, generator)
         dims = case["inverse_ddf"].shape[0]
         spacing = case["source"].affine[:3, :dims].norm(dim=0)
         shift = torch.randn(dims, generator=generator) * NOISE_MM / spacing
         return point_errors(case, case["inverse_ddf"] + shift.float().reshape(-1, *[1] * dims))
 
     return errors
+
+
+def _traced_errors(case: Case, task: str, translator: str | None, generator: torch.Generator) -> Tensor:
+    """Errors of `medtrace trace` on what a translator makes of a case; None draws one."""
+    able = [name for name in translators_of(task) if name in WITH_TRUTH]
+    seed = int(torch.randint(1 << 30, (1,), generator=generator))
+    random = np.random.default_rng(seed)
+    answer = TRANSLATORS[translator or able[int(random.integers(len(able)))]](true_trace(case), case, case, random)
+    affine = case["source"].affine
+    found = register_images(
+        case["source"].as_tensor(), answer.image, affine, affine, alignment="none", check_starts=False, held_out=True
+    )
+    return point_errors({**case, "inverse_ddf": answer.inverse_ddf}, found.inverse_ddf)
 
 
 def run_errors(run: str | os.PathLike) -> Errors:

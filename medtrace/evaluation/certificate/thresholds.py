@@ -48,6 +48,10 @@ class Thresholds:
         probes: how many of them.
         reference_size_2d, reference_size_3d: voxels of the longest axis at which the independent registration works.
         reference_spacing: voxels between its control points.
+        reference_mm: edge in mm that its voxels have at least.
+        reference_samples_3d: voxels of a volume, at most, on which it reads the similarity, all of them in or beside
+            what either image shows.
+        reference_evaluations_3d: how often it reads it, at most, at each of its two resolutions.
     """
 
     folded_volume_voxels: Limit = Limit(0.0, 0.05)
@@ -71,6 +75,9 @@ class Thresholds:
     reference_size_2d: int = 128
     reference_size_3d: int = 64
     reference_spacing: float = 10.0
+    reference_mm: float = 0.0
+    reference_samples_3d: int = 10000
+    reference_evaluations_3d: int = 60
 
     def limit(self, figure: str) -> Limit | None:
         """The limit of a figure, None where there is none."""

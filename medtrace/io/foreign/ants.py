@@ -67,6 +67,17 @@ def completed(members: Sequence[Member]) -> tuple[list[Member], list[Note]]:
     return list(members), notes
 
 
+def inverse_beside(path: Path) -> Path | None:
+    """The warp of the other direction that antsRegistration writes beside a warp, where it is there."""
+    part = _part(path)
+    if part is None or part.kind == "linear":
+        return None
+    stage = "" if part.stage < 0 else str(part.stage)
+    kind = "InverseWarp" if part.kind == "Warp" else "Warp"
+    files = (path.with_name(f"{part.prefix}{stage}{kind}{ending}") for ending in (".nii.gz", ".nii"))
+    return next((file for file in files if file.is_file()), None)
+
+
 def _lone(member: Member, part: _Part) -> tuple[list[Member], list[Note]]:
     name = member.path.name
     if part.kind == "linear":

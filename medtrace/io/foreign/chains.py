@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -10,11 +12,17 @@ import torch
 from torch import Tensor
 
 from medtrace.fields import mm_to_voxel
-from medtrace.io.foreign.point_map import PointMap
+from medtrace.io.foreign.ants import inverse_beside
+from medtrace.io.foreign.point_map import Note, PointMap
+from medtrace.io.foreign.vectors import read_itk_vectors, read_vector_file
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import image_affine
 from medtrace.trace.chain import AffinePart, FieldPart, Part, TransformChain
 
+UNDONE_VOXELS = 0.5
+"""Median distance by which a warp and the one beside it may miss each other's inverse."""
+SAMPLED = 9
+"""Points of an axis at which that is looked at."""
 _FLIP = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
 
@@ -55,6 +63,46 @@ def chain_of_point_map(point_map: PointMap) -> TransformChain:
         out[2, 3] = float(images.source.affine[2, 3] - images.target.affine[2, 3])
         parts = [AffinePart(into), *parts, AffinePart(out)]
     return TransformChain(tuple(parts)).simplified()
+
+
+def with_known_inverse(chain: TransformChain, files: Sequence[Path]) -> tuple[TransformChain, list[Note]]:
+    """A chain of ANTs' files whose warp takes the warp of the other direction, beside it, for its inverse.
+
+    Args:
+        chain: of the files.
+        files: that it was read from.
+
+    Returns:
+        The chain, as it was where there is not one warp with one beside it or the two do not undo each other, and what
+        there is to say.
+    """
+    fields = [k for k, part in enumerate(chain.parts) if isinstance(part, FieldPart)]
+    warps = [(file, beside) for file in files if (beside := inverse_beside(file)) is not None and beside not in files]
+    if len(fields) != 1 or len(warps) != 1:
+        return chain, []
+    file, beside = warps[0]
+    own = chain.parts[fields[0]]
+    vectors = read_vector_file(beside)
+    transform, _ = read_itk_vectors(vectors)
+    back = _field(sitk.DisplacementFieldTransform(transform).GetDisplacementField())
+    assert isinstance(own, FieldPart)
+    apart = _undone(own, back)
+    name = beside.name
+    if back.ddf.shape[0] != own.ddf.shape[0] or apart > UNDONE_VOXELS:
+        text = f"{name} beside it does not undo it ({apart:.2g} voxels off in the middle), so its inverse is computed"
+        return chain, [Note(file.name, text)]
+    parts = list(chain.parts)
+    parts[fields[0]] = replace(own, known_inverse=back)
+    return TransformChain(tuple(parts)), [Note(file.name, f"{name} beside it is taken for its inverse")]
+
+
+def _undone(there: FieldPart, back: FieldPart) -> float:
+    """Median distance in voxels by which two fields miss each other's inverse, over points of the first's grid."""
+    grid = there.grid
+    steps = [torch.linspace(0.1 * (n - 1), 0.9 * (n - 1), min(n, SAMPLED)) for n in grid.shape]
+    points = grid.to_mm(torch.cartesian_prod(*steps).double().reshape(-1, grid.spatial_dims))
+    missed = (back.move(there.move(points)) - points).norm(dim=1)
+    return float(missed.median()) / min(grid.spacing)
 
 
 def _flat(transform: sitk.Transform) -> list[sitk.Transform]:

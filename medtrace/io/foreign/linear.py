@@ -27,6 +27,14 @@ def affine_transform(matrix_ras: np.ndarray) -> sitk.AffineTransform:
     return transform
 
 
+def planar_affine(matrix_ras: np.ndarray) -> sitk.AffineTransform:
+    """ITK's 2D transform of what a matrix (4, 4) on points in RAS mm does in the axial plane."""
+    transform = sitk.AffineTransform(2)
+    transform.SetMatrix(matrix_ras[:2, :2].ravel().tolist())  # both axes are reversed, which changes no plane
+    transform.SetTranslation((-matrix_ras[:2, 3]).tolist())
+    return transform
+
+
 def read_flirt(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]]:
     """A matrix of FLIRT: from the input (source) to the reference (target), both in FSL's millimeters."""
     matrix = _numbers(path)
