@@ -16,6 +16,8 @@ from medtrace.metrics.paired import PairedComparison, compare_paired
 from medtrace.storage.files import atomic_write
 
 COMPARISON = "comparison.csv"
+Comparisons = Mapping[tuple[str, str, str], PairedComparison]
+"""(column, first row, second row) → the comparison of the first with the second."""
 LARGER_IS_BETTER: Mapping[str, bool] = {
     "mae": False,
     "psnr": True,
@@ -24,6 +26,9 @@ LARGER_IS_BETTER: Mapping[str, bool] = {
     "landmark_mm": False,
     "epe_mm": False,
     "epe_deformed_mm": False,
+    "delivered_mae": False,
+    "delivered_psnr": True,
+    "delivered_ssim": True,
 }
 """Columns that are compared. Edge columns are not: of the identity, whose image is its warped source, they are void."""
 
@@ -54,7 +59,7 @@ def compare_rows(
     return result
 
 
-def write_comparison(folder: Path, result: Mapping[tuple[str, str, str], PairedComparison]) -> None:
+def write_comparison(folder: Path, result: Comparisons) -> None:
     """Write comparisons as `comparison.csv`: n counts subjects."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
