@@ -59,7 +59,7 @@ def truths(true: TrueScans, preparation: Preparation, contrasts: Sequence[Contra
         ValueError: if a contrast is not among the targets, or has no way to units without a scan.
     """
     names = preparation.outputs or [next(iter(true.targets))]
-    result = []
+    result: list[Truth] = []
     for name in names:
         if name not in true.targets:
             known = ", ".join(true.targets)
@@ -142,7 +142,9 @@ def _mean_similarity(parts: Sequence[Sequence[Tensor]], limits: tuple[float, flo
         shape = image.shape[2:]
         if min(shape) < WINDOW:
             continue
-        inner = region[(..., *(slice(margin, size - margin) for size in shape))]
+        inner = region
+        for axis, size in enumerate(shape, start=2):
+            inner = inner.narrow(axis, margin, size - 2 * margin)
         voxels = float(inner.sum())
         if voxels:
             value = metrics.structural_similarity(image, target, region, data_range=limits)

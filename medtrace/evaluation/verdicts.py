@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medtrace.evaluation.paired_rows import LARGER_IS_BETTER, Comparisons
+from medtrace.evaluation.paired_rows import Comparisons, larger_is_better
 from medtrace.metrics.paired import LEVEL, PairedComparison
 from medtrace.report.tables import markdown_table
 
@@ -18,7 +18,7 @@ JUDGED = ("mae", "ssim", "delivered_mae", "delivered_ssim")
 
 def ahead(column: str, compared: PairedComparison) -> bool:
     """Whether the first row's mean is the better one."""
-    gain = compared.difference if LARGER_IS_BETTER[column] else -compared.difference
+    gain = compared.difference if larger_is_better(column) else -compared.difference
     return gain > 0
 
 
@@ -65,6 +65,14 @@ def _line(row: str, rival: str, found: Mapping[str, PairedComparison]) -> str:
     parts += [f"ahead in {', '.join(unsure)}, but {doubt}"] if unsure else []
     parts += [f"better in {', '.join(better)}"] if better else []
     return f"{row} {word} {rival}: {'; '.join(parts)}"
+
+
+ABOUT = (
+    f"By subject (slices of one subject are not independent): mean difference with the {LEVEL:.0%} interval of a paired"
+    " bootstrap over subjects, how often the row is better than the one beside it, Cohen's d of paired differences"
+    " (above 0: better), Wilcoxon's p."
+)
+"""What stands before a `comparison_table`."""
 
 
 def comparison_table(comparisons: Comparisons, columns: Sequence[str] | None = None) -> str:

@@ -15,12 +15,12 @@ from medtrace.evaluation.cheap_rows import CURVE, IDENTITY, RIDGE, cheap_rows
 from medtrace.evaluation.paired_rows import Comparisons, compare_rows, write_comparison
 from medtrace.evaluation.scoring import Scores, Tracer, as_channels, correspondence, score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
-from medtrace.evaluation.verdicts import JUDGED, comparison_table, verdicts
+from medtrace.evaluation.verdicts import ABOUT, JUDGED, comparison_table, verdicts
 from medtrace.guard.notices import notify
 from medtrace.inference.patched import taking_patches
 from medtrace.methods.base import Method
 from medtrace.metrics import CaseTable
-from medtrace.metrics.paired import LEVEL, PairedComparison
+from medtrace.metrics.paired import PairedComparison
 from medtrace.networks.patches import PatchInferer
 from medtrace.storage.cases import content_digest
 from medtrace.trace import Trace
@@ -220,12 +220,7 @@ def compared_text(comparisons: Comparisons, runs: Mapping[str, str]) -> tuple[st
     table = comparison_table(named, JUDGED)
     if not table:
         return "", lines
-    about = (
-        f"By subject (slices of one subject are not independent): mean difference with the {LEVEL:.0%} interval of a"
-        " paired bootstrap over subjects, how often the row is better than the one beside it, Cohen's d of paired"
-        " differences (above 0: better), Wilcoxon's p."
-    )
-    return "\n".join([about, "", table, *(f"- {line}" for line in lines)]).rstrip() + "\n", lines
+    return "\n".join([ABOUT, "", table, *(f"- {line}" for line in lines)]).rstrip() + "\n", lines
 
 
 def write_tables(
