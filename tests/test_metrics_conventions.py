@@ -90,8 +90,8 @@ def test_ms_ssim_is_scipys(shape, window):
 
 
 def test_ms_ssim_is_that_of_the_package_pytorch_msssim():
-    """Values of pytorch-msssim 1.0.0 in float64: `pip install --no-deps --target DIR pytorch-msssim`, then of this test's
-    images `ms_ssim(image, target, data_range=1)` and, in 3D, with `win_size=5`."""
+    """Values of pytorch-msssim 1.0.0 (whose window is float32): `pip install --no-deps --target DIR pytorch-msssim`,
+    then of this test's images `ms_ssim(image, target, data_range=1)` and, in 3D, with `win_size=5`."""
     for shape, window, expected in MS_SSIM:
         image, target = pair(*shape)
         value = multi_scale_structural_similarity(image, target, data_range=(0, 1), window=window)
@@ -155,8 +155,8 @@ def test_a_class_that_is_not_there_is_undefined_and_one_that_is_missed_infinite(
 
 def test_ndv_with_its_rim_is_that_of_the_authors_package():
     """Values of digital-diffeomorphism 1.1.1 (which computes in float32): `pip install --no-deps --target DIR
-    digital-diffeomorphism`, then `nda(field, is_disp=True)[:2]` in 2D and `ndv(...)[:2]` in 3D of this test's fields, their
-    components moved to the last axis as float32."""
+    digital-diffeomorphism`, then `nda(field, is_disp=True)[:2]` in 2D and `ndv(...)[:2]` in 3D of this test's fields,
+    their components moved to the last axis as float32."""
     for shape, volume, percent in (((6, 7), 13.543832, 32.24722), ((5, 6, 4), 75.01187, 62.509895)):
         generator = torch.Generator().manual_seed(0)
         ddf = torch.rand(len(shape), *shape, generator=generator, dtype=torch.float64)[None] * 3 - 1.5

@@ -56,9 +56,9 @@ def synthrad_scores(
     similarity = torch.full((len(image),), torch.nan, dtype=torch.float64)
     if scales:
         kept = [weight / sum(weights[:scales]) for weight in weights[:scales]]
-        clipped = (value.clamp(low, high) for value in (image, target))
+        first, second = image.clamp(low, high), target.clamp(low, high)
         similarity = multi_scale_structural_similarity(
-            *clipped, mask, data_range=data_range, weights=kept, window=window
+            first, second, mask, data_range=data_range, weights=kept, window=window
         )
     return {
         "mae_hu": mean_absolute_error(image, target, mask, data_range=data_range),

@@ -124,7 +124,8 @@ def compare(
     comparisons = comparisons_of(tables, subjects_of(folder), result)
     grouped = {name for group in groups for name in group.members}
     compared = [*(group.row for group in groups), *(name for name in names if name not in grouped)]
-    text, lines = compared_text(comparisons, dict(zip(compared, compared)))
+    members = {group.row: group.members for group in groups}
+    text, lines = compared_text(comparisons, dict(zip(compared, compared)), members)
     spreads = {
         group.row: {name: one for tabled in (tables, result.tables) for name, one in _spread(tabled, group).items()}
         for group in groups

@@ -204,17 +204,20 @@ def comparisons_of(
     return {**compare_rows(tables, subjects), **compare_rows(delivered.tables, delivered.subjects)}
 
 
-def compared_text(comparisons: Comparisons, runs: Mapping[str, str]) -> tuple[str, list[str]]:
+def compared_text(
+    comparisons: Comparisons, runs: Mapping[str, str], members: Mapping[str, Collection[str]] | None = None
+) -> tuple[str, list[str]]:
     """What a table says of the comparison, as Markdown, and the verdicts in it.
 
     Args:
         comparisons: of `comparisons_of`.
         runs: row → what it is called in the text.
+        members: mean over trainings → its own trainings, which it is not compared with.
     """
     named = {
         (column, runs.get(first, first), runs.get(second, second)): one
         for (column, first, second), one in comparisons.items()
-        if first in runs
+        if first in runs and second not in (members or {}).get(first, ())
     }
     lines = verdicts(named, runs.values(), CHEAP)
     table = comparison_table(named, JUDGED)
