@@ -43,7 +43,7 @@ def hausdorff_distance(
 
     Example:
         >>> pred, target = torch.zeros(2, 1, 1, 8, 8, dtype=torch.long)
-        >>> pred[0, 2, 2], target[0, 2, 5] = 1, 1
+        >>> pred[0, 0, 2, 2], target[0, 0, 2, 5] = 1, 1
         >>> hausdorff_distance(pred, target, 2, spacing=(1.0, 2.0))
         tensor([[6.]], dtype=torch.float64)
     """
@@ -55,7 +55,7 @@ def hausdorff_distance(
     if spacing is not None and (len(spacing) != pred.ndim - 2 or min(spacing) <= 0):
         raise ValueError(f"spacing: expected {pred.ndim - 2} numbers above 0, in mm, received {spacing!r}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes that are not there, which are NaN or infinite here
+        warnings.simplefilter("ignore")  # of classes that are not there, which are NaN or infinite here, and of its own
         result: Tensor = compute_hausdorff_distance(
             first, second, percentile=percentile, spacing=None if spacing is None else list(spacing)
         ).double()
@@ -74,7 +74,7 @@ class LabelHausdorffMetric(CaseMetric):
 
     Example:
         >>> pred, target = torch.zeros(2, 1, 1, 8, 8, dtype=torch.long)
-        >>> pred[0, 2, 2], target[0, 2, 5] = 1, 1
+        >>> pred[0, 0, 2, 2], target[0, 0, 2, 5] = 1, 1
         >>> LabelHausdorffMetric(2)(pred, target)
         tensor([[3.]], dtype=torch.float64)
     """

@@ -46,7 +46,7 @@ def synthrad_scores(
         >>> ct = torch.full((1, 1, 16, 16), 40.0)
         >>> scores = synthrad_scores(ct + 10, ct, torch.ones(1, 1, 16, 16, dtype=torch.bool))
         >>> float(scores["mae_hu"]), round(float(scores["psnr"]), 2), float(scores["ms_ssim_scales"])
-        (10.0, 52.24, 2.0)
+        (10.0, 52.25, 2.0)
     """
     image, target = check_pair(image, target)
     low, high = data_range
