@@ -41,6 +41,9 @@ def test_bench_trains_scores_and_draws(study, out):
     assert saved["share_of_identity_mae"]["identity (zero field)"] == 1
     table = (folder / "table.md").read_text()
     assert all(heading in table for heading in COLUMNS.values())
+    first = next(iter(rows))
+    assert f"| mae | {first} | oracle field |" in table.split("By subject", 1)[1]
+    assert (folder / "comparison.csv").is_file()
     assert (INDEPENDENT_COLUMNS["independent_edge_dice"] in table) == (study == "alpha")
     assert (folder / "figures" / "comparison.png").stat().st_size > 10_000
     assert (folder / "figures" / "training.png").stat().st_size > 5_000
@@ -58,7 +61,7 @@ def rivals(out):
 @pytest.mark.usefixtures("rivals")
 def test_the_four_studies_of_tracetrans_keep_what_they_write(out):
     assert {path.name for path in (out / "rivals").iterdir()} == {
-        "cases", "figures", "report.html", "results.json", "table.md", "traces",
+        "cases", "comparison.csv", "figures", "report.html", "results.json", "table.md", "traces",
     }  # fmt: skip
     saved = json.loads((out / "rivals" / "results.json").read_text())
     assert list(saved) == [

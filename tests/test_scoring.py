@@ -77,9 +77,9 @@ def test_a_case_without_deformation_is_undefined_there_not_an_error(cases):
     assert row["epe_mm"] == 0
 
 
-def test_evaluation_writes_the_run_and_the_identity(run, cases, tmp_path):
+def test_evaluation_writes_the_run_its_image_without_field_and_the_identity(run, cases, tmp_path):
     tables = evaluate(run, cases, tmp_path, device="cpu", progress=False)
-    assert set(tables) == {"identity", "method"}
+    assert set(tables) == {"identity", "method", "no field"}
     rows = list(csv.DictReader((tmp_path / "method.csv").open()))
     assert [row["case"] for row in rows] == [case["case"] for case in cases]
     method = load_method(run, "cpu")

@@ -261,6 +261,17 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Cases traced at once.")] = 8,
     patch_size: options.PatchSize = None,
     device: options.Device = None,
+    cheap_rows: Annotated[
+        bool,
+        typer.Option(
+            help="Beside the identity also an intensity curve and ridge regression on patches, learned from the run's"
+            " training cases."
+        ),
+    ] = True,
+    delivered: Annotated[
+        bool,
+        typer.Option(help="Also translate the scans, and score them on their own grid in the target's units."),
+    ] = True,
     allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Measure a run on unseen subjects, or several runs side by side."""
@@ -272,6 +283,8 @@ def evaluate(
         "patch_size": patch_size,
         "progress": sys.stderr.isatty(),
         "allow_training_subjects": allow_training_subjects,
+        "cheap_rows": cheap_rows,
+        "delivered": delivered,
     }
     if beside:
         if out is None:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from medtrace.metrics import CaseTable
+from medtrace.metrics import CONVENTIONS, CaseTable
 from medtrace.metrics.paired import PairedComparison, compare_paired
 from medtrace.storage.files import atomic_write
 
 COMPARISON = "comparison.csv"
+Comparisons = Mapping[tuple[str, str, str], PairedComparison]
+"""(column, first row, second row) → the comparison of the first with the second."""
 LARGER_IS_BETTER: Mapping[str, bool] = {
     "mae": False,
     "psnr": True,
@@ -24,8 +26,26 @@ LARGER_IS_BETTER: Mapping[str, bool] = {
     "landmark_mm": False,
     "epe_mm": False,
     "epe_deformed_mm": False,
+    "delivered_mae": False,
+    "delivered_psnr": True,
+    "delivered_ssim": True,
 }
-"""Columns that are compared. Edge columns are not: of the identity, whose image is its warped source, they are void."""
+"""Columns that are compared; of measures under a convention see `larger_is_better`. Edge columns are not: of a row that
+moves nothing they are void."""
+
+
+def larger_is_better(column: str) -> bool | None:
+    """Whether a column's better end is the upper one; None where it has no better end.
+
+    Example:
+        >>> larger_is_better("mae"), larger_is_better("psnr_unit_foreground"), larger_is_better("edge_dice")
+        (False, True, None)
+    """
+    if column in LARGER_IS_BETTER:
+        return LARGER_IS_BETTER[column]
+    measure, _, convention = column.partition("_")
+    known = {"nmae": False, "psnr": True, "ssim": True}
+    return known[measure] if measure in known and convention.replace("_", "-") in CONVENTIONS else None
 
 
 def compare_rows(
@@ -42,7 +62,10 @@ def compare_rows(
         (column, first row, second row) → the comparison of the first with the second.
     """
     result = {}
-    for column, larger in LARGER_IS_BETTER.items():
+    for column in dict.fromkeys(name for table in tables.values() for name in table.columns):
+        larger = larger_is_better(column)
+        if larger is None:
+            continue
         known = {row: _by_subject(table, column, subjects) for row, table in tables.items() if column in table.columns}
         for first, second in combinations(known, 2):
             shared = [subject for subject in known[first] if subject in known[second]]
@@ -54,7 +77,7 @@ def compare_rows(
     return result
 
 
-def write_comparison(folder: Path, result: Mapping[tuple[str, str, str], PairedComparison]) -> None:
+def write_comparison(folder: Path, result: Comparisons) -> None:
     """Write comparisons as `comparison.csv`: n counts subjects."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)

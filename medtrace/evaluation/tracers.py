@@ -10,7 +10,7 @@ import torch
 from medtrace.engines.evaluator import to_device
 from medtrace.evaluation.scoring import Tracer, as_channels
 from medtrace.fields import invert, warp
-from medtrace.methods.base import Method
+from medtrace.methods.base import Batch, Method
 from medtrace.trace import Trace
 from medtrace.trace.prediction import Prediction, traces_of
 from medtrace.trace.validation import as_tensor
@@ -55,3 +55,24 @@ def field_control(batch: Mapping[str, Any], field: Any) -> list[Trace]:
     wanted = batch["target"].shape[1] if "target" in batch else source.shape[1]
     ddf = as_tensor(field(source.new_zeros(len(source), source.ndim - 2, *source.shape[2:]))).to(source)
     return traces_of(batch["source"], Prediction(as_channels(warp(source, ddf), wanted), ddf, invert(ddf).ddf))
+
+
+class TracerMethod(Method):
+    """A tracer as a method without weights, so that a scan can be taken through it as through a network.
+
+    Args:
+        tracer: gives one trace per item of a batch.
+        channels: of the images that it makes.
+    """
+
+    title = "Control"
+
+    def __init__(self, tracer: Tracer, channels: int) -> None:
+        super().__init__()
+        self.phases = ()
+        self.tracer, self.channels = tracer, channels
+
+    def trace(self, batch: Batch) -> list[Trace]:
+        """Trace a batch, which needs no target: where the tracer asks for its channels, they are `channels`."""
+        source = as_tensor(batch["source"])
+        return list(self.tracer({"target": source.new_empty(0, self.channels), **batch}))

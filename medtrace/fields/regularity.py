@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from medtrace.checks import check_field
+from medtrace.checks import check_choice, check_field
 from medtrace.fields.resample import identity_grid
 from medtrace.kernels import jacobian
 from medtrace.kernels.choice import takes_compiled
@@ -112,11 +114,14 @@ def folded_voxels(ddf: Tensor) -> Tensor:
     return folded.unsqueeze(1)
 
 
-def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
+def non_diffeomorphic_volume(ddf: Tensor, rim: Literal["inside", "padded"] | str = "inside") -> Tensor:
     """Volume (area in 2D) that the displaced grid turns inside out.
 
     Args:
         ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
+        rim: "inside" counts the cells between voxel centers and nothing beyond the outer ones. "padded" is what the
+            authors' package (digital-diffeomorphism) counts: every voxel has all its simplices, those at the border
+            with neighbors beyond the grid that are displaced as the outermost voxels are.
 
     Returns:
         (B,): in voxels; differentiable. The paper's tables give it as a percentage of the grid's voxels.
@@ -135,17 +140,24 @@ def non_diffeomorphic_volume(ddf: Tensor) -> Tensor:
         >>> non_diffeomorphic_volume(ddf), non_diffeomorphic_volume(0 * ddf)
         (tensor([9.]), tensor([0.]))
     """
-    points = _displaced_points(ddf)
+    check_choice("rim", rim, ["inside", "padded"])
+    field = _assessed_field(ddf)
+    if rim == "padded":
+        field = F.pad(field, [1, 1] * (field.ndim - 2), mode="replicate")
+    points = field + _grid_of_part(slice(0, field.shape[2]), field)
     with torch.autocast(points.device.type, enabled=False):
         simplex = 1.0 / 2.0 if points.shape[1] == 2 else 1.0 / 6.0
         total = points.new_zeros(points.shape[0])
-        for _, value in _cell_determinants(points):
+        for _, corner, value in _cell_determinants(points):
+            if rim == "padded":  # of the simplices, those whose corner is a voxel of the grid
+                own = (slice(1 - bit, size - bit) for bit, size in zip(corner, value.shape[1:]))
+                value = value[(slice(None), *own)]
             total = total + (-value).clamp_min(0.0).flatten(1).sum(1)
         return total * (0.5 * simplex)
 
 
 def _folded(ddf: Tensor) -> Tensor:
-    """Boolean (B, ...) on the grid of `_displaced_points`: which voxels have a determinant of 0 or less."""
+    """Boolean (B, ...) on the grid of `_assessed_field`: which voxels have a determinant of 0 or less."""
     with torch.no_grad():
         field = _assessed_field(ddf)
         shape = field.shape[2:]
@@ -159,7 +171,7 @@ def _folded(ddf: Tensor) -> Tensor:
         for first in range(0, shape[0] - 1, layers):  # of cells, which share their voxels with the next ones
             part = slice(first, min(first + layers + 1, shape[0]))
             points = field[:, :, part] + _grid_of_part(part, field)
-            for corner, value in _cell_determinants(points):
+            for corner, _, value in _cell_determinants(points):
                 folded[:, part][_corner_slices(corner, points.shape[2:])] |= ~(value > 0)  # NaN counts as folded
         return folded
 
@@ -183,18 +195,12 @@ def determinant(columns: list[list[Tensor]]) -> Tensor:
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
-def _displaced_points(ddf: Tensor) -> Tensor:
-    """Displaced voxel centers; a single slice becomes 2D, and an axis of length 1 left then is doubled.
+def _assessed_field(ddf: Tensor) -> Tensor:
+    """The displacement; a single slice becomes 2D, and an axis of length 1 left then is doubled.
 
     Doubling gives the axis a cell to measure. It would not do for a slice: the inner tetrahedra of doubled
     cells charge folds to voxels whose own triangles are in order.
     """
-    field = _assessed_field(ddf)
-    return field + _grid_of_part(slice(0, field.shape[2]), field)
-
-
-def _assessed_field(ddf: Tensor) -> Tensor:
-    """The displacement on the grid of `_displaced_points`."""
     check_field("ddf", ddf)
     field = ddf if ddf.dtype == torch.float64 else ddf.float()
     if field.ndim == 5 and 1 in field.shape[2:]:
@@ -218,11 +224,11 @@ def _corner_slices(corner: tuple[int, ...], shape: torch.Size) -> tuple[slice, .
     return (slice(None), *(slice(bit, size - 1 + bit) for bit, size in zip(corner, shape)))
 
 
-def _cell_determinants(points: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Yield (corner, determinant (B, *cells)) of every simplex of both ways to cut the cells.
+def _cell_determinants(points: Tensor) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Tensor]]:
+    """Yield (voxel, corner, determinant (B, *cells)) of every simplex of both ways to cut the cells.
 
-    Identity gives 1 for the simplex at a corner and 2 for the inner tetrahedra, which are yielded at the
-    cell's first corner.
+    Identity gives 1 for the simplex at a corner and 2 for the inner tetrahedra. The voxel, by its corner of the cell,
+    is the one that a fold is charged to: of both inner ones the first; the corner is one of the simplex's own.
     """
     shape = points.shape[2:]
     spatial_dims = len(shape)
@@ -240,9 +246,9 @@ def _cell_determinants(points: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor
             low = (*corner[:axis], 0, *corner[axis + 1 :])
             high = (*corner[:axis], 1, *corner[axis + 1 :])
             columns.append(edge(low, high))
-        yield corner, determinant(columns)
+        yield corner, corner, determinant(columns)
     if spatial_dims == 3:
         first = (0, 0, 0)
-        yield first, determinant([edge(first, (1, 1, 0)), edge(first, (0, 1, 1)), edge(first, (1, 0, 1))])
+        yield first, first, determinant([edge(first, (1, 1, 0)), edge(first, (0, 1, 1)), edge(first, (1, 0, 1))])
         last = (1, 1, 1)
-        yield first, determinant([edge((1, 0, 0), last), edge((0, 1, 0), last), edge((0, 0, 1), last)])
+        yield first, last, determinant([edge((1, 0, 0), last), edge((0, 1, 0), last), edge((0, 0, 1), last)])

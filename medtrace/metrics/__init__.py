@@ -56,6 +56,11 @@ from medtrace.metrics.image import (
     normalized_mutual_information_score,
     peak_signal_to_noise_ratio,
 )
+from medtrace.metrics.multi_scale_ssim import (
+    SCALE_WEIGHTS,
+    MultiScaleSSIMMetric,
+    multi_scale_structural_similarity,
+)
 from medtrace.metrics.segmentation import (
     LabelAccuracyMetric,
     LabelDiceMetric,
@@ -65,7 +70,15 @@ from medtrace.metrics.segmentation import (
     segmentation_scores,
     warp_to_source,
 )
+from medtrace.metrics.sharpness import (
+    GMSDMetric,
+    SharpnessRatioMetric,
+    gradient_magnitude_similarity_deviation,
+    sharpness_ratio,
+)
 from medtrace.metrics.ssim import SSIMMetric, structural_similarity
+from medtrace.metrics.surface import LabelHausdorffMetric, hausdorff_distance
+from medtrace.metrics.synthrad import HU_RANGE, synthrad_scores
 from medtrace.metrics.table import CaseTable, Summary, summarize
 from medtrace.metrics.translation import (
     CONVENTIONS,
@@ -80,6 +93,8 @@ from medtrace.metrics.translation import (
 
 __all__ = [
     "CONVENTIONS",
+    "HU_RANGE",
+    "SCALE_WEIGHTS",
     "BhattacharyyaDistanceMetric",
     "BhattacharyyaForm",
     "CaseMetric",
@@ -92,12 +107,15 @@ __all__ = [
     "EndPointErrorMetric",
     "FIDMetric",
     "FeatureNetwork",
+    "GMSDMetric",
     "InverseConsistencyMetric",
     "LabelAccuracyMetric",
     "LabelDiceMetric",
+    "LabelHausdorffMetric",
     "LabelIoUMetric",
     "LandmarkErrorMetric",
     "MAEMetric",
+    "MultiScaleSSIMMetric",
     "NMAEMetric",
     "NMIConvention",
     "NMIMetric",
@@ -108,6 +126,7 @@ __all__ = [
     "SDLogJacobianMetric",
     "SFDMetric",
     "SSIMMetric",
+    "SharpnessRatioMetric",
     "Summary",
     "bhattacharyya_distance",
     "bhattacharyya_from_histograms",
@@ -121,6 +140,8 @@ __all__ = [
     "folded_volume",
     "foreground_of",
     "frechet_distance",
+    "gradient_magnitude_similarity_deviation",
+    "hausdorff_distance",
     "highest_psnr",
     "image_features",
     "intensity_histogram",
@@ -129,16 +150,19 @@ __all__ = [
     "load_feature_network",
     "mean_absolute_error",
     "mean_inverse_consistency",
+    "multi_scale_structural_similarity",
     "normalized_mean_absolute_error",
     "normalized_mutual_information_score",
     "otsu_threshold",
     "peak_signal_to_noise_ratio",
     "sd_log_jacobian",
     "segmentation_scores",
+    "sharpness_ratio",
     "simplified_frechet_distance",
     "sobel_magnitude",
     "structural_similarity",
     "summarize",
+    "synthrad_scores",
     "translation_drift",
     "translation_scores",
     "warp_to_source",

@@ -13,6 +13,7 @@ from medtrace.metrics.case_metric import CaseMetric
 from medtrace.metrics.image import region_mean
 
 FoldUnit = Literal["voxel", "percent"]
+Rim = Literal["inside", "padded"]
 
 
 def _field(name: str, value: Tensor) -> Tensor:
@@ -158,12 +159,13 @@ def sd_log_jacobian(ddf: Tensor, mask: Tensor | None = None, *, floor: float = 1
     return region_mean((logarithm - mean).square(), mask).sqrt()
 
 
-def folded_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> Tensor:
+def folded_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel", rim: Rim | str = "inside") -> Tensor:
     """Folded volume per case (Liu et al., IJCV 2024); see `fields.non_diffeomorphic_volume`.
 
     Args:
         ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
         unit: "voxel", or "percent" of the grid's voxels, as in the paper's tables.
+        rim: "inside", or "padded" as the authors' package counts.
 
     Returns:
         (B,) >= 0, float64.
@@ -175,7 +177,7 @@ def folded_volume(ddf: Tensor, *, unit: FoldUnit | str = "voxel") -> Tensor:
         (tensor([9.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
     check_choice("unit", unit, ["voxel", "percent"])
-    volume = fields.non_diffeomorphic_volume(_field("ddf", ddf))
+    volume = fields.non_diffeomorphic_volume(_field("ddf", ddf), rim)
     return volume if unit == "voxel" else volume * (100 / ddf[0, 0].numel())
 
 
@@ -272,7 +274,7 @@ class NonDiffeomorphicFractionMetric(CaseMetric):
 
 
 class NonDiffeomorphicVolumeMetric(CaseMetric):
-    """`folded_volume` of every case: `metric(ddf)`; unit "voxel" or "percent".
+    """`folded_volume` of every case: `metric(ddf)`; unit "voxel" or "percent", rim "inside" or "padded".
 
     Example:
         >>> ddf = torch.zeros(1, 2, 4, 4)
@@ -284,9 +286,10 @@ class NonDiffeomorphicVolumeMetric(CaseMetric):
     compares = False
     function = staticmethod(folded_volume)
 
-    def __init__(self, unit: FoldUnit | str = "voxel") -> None:
+    def __init__(self, unit: FoldUnit | str = "voxel", rim: Rim | str = "inside") -> None:
         check_choice("unit", unit, ["voxel", "percent"])
-        super().__init__(unit=unit)
+        check_choice("rim", rim, ["inside", "padded"])
+        super().__init__(unit=unit, rim=rim)
 
 
 class SDLogJacobianMetric(CaseMetric):

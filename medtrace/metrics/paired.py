@@ -38,6 +38,29 @@ class PairedComparison(NamedTuple):
         )
 
 
+def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of a mean: percentiles of the bootstrap over values that are independent of each other.
+
+    Args:
+        values: finite numbers, one per subject or case.
+        seed: of the draws.
+
+    Returns:
+        Its ends; NaN of fewer than two values.
+
+    Example:
+        >>> low, high = bootstrap_interval([1.0, 2.0, 3.0])
+        >>> 1 <= low < 2 < high <= 3
+        True
+    """
+    given = np.asarray(values, dtype=np.float64).ravel()
+    if len(given) < 2:
+        return float("nan"), float("nan")
+    draws = np.random.default_rng(seed).integers(0, len(given), (RESAMPLES, len(given)))
+    low, high = np.quantile(given[draws].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def compare_paired(
     first: Sequence[float], second: Sequence[float], *, larger_is_better: bool, seed: int = 0
 ) -> PairedComparison:
@@ -74,10 +97,9 @@ def compare_paired(
     gain = apart if larger_is_better else -apart
     low = high = effect = p = float("nan")
     if n > 1:
-        draws = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
-        low, high = np.quantile(apart[draws].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = bootstrap_interval(apart.tolist(), seed=seed)
         spread = float(gain.std(ddof=1))
         effect = float(gain.mean()) / spread if spread else float("nan")
         p = float(stats.wilcoxon(apart).pvalue) if apart.any() else 1.0
     better = float(np.mean((gain > 0) + 0.5 * (gain == 0)))
-    return PairedComparison(n, float(apart.mean()), float(low), float(high), better, effect, p)
+    return PairedComparison(n, float(apart.mean()), low, high, better, effect, p)

@@ -171,6 +171,11 @@ def _labels(name: str, labels: Any, num_classes: int) -> Tensor:
     return labels.detach().as_subclass(Tensor)
 
 
+def class_shares(name: str, labels: Tensor, num_classes: int) -> Tensor:
+    """Label maps (B, 1, *spatial) as boolean (B, num_classes, *spatial), checked; `name` is for messages."""
+    return _shares(_labels(name, labels, num_classes), num_classes)
+
+
 def _shares(labels: Tensor, num_classes: int) -> Tensor:
     """Boolean (B, num_classes, ...), one channel per class."""
     numbers = torch.arange(num_classes, device=labels.device).reshape(1, -1, *[1] * (labels.ndim - 2))

@@ -57,32 +57,44 @@ def structural_similarity(
     """
     pred, target = check_pair(pred, target)
     width = range_width(data_range)
-    check_positive("sigma", sigma)
-    check_whole("window", window, 1)
-    if window % 2 == 0:
-        raise ValueError(f"window: expected an odd number, received {window!r}")
+    check_window(window, sigma)
     if min(pred.shape[2:]) < window:
         raise ValueError(
             f"pred: expected axes of at least {window} voxels for this window, received {tuple(pred.shape[2:])};"
             " pass a smaller window, or a single slice as a 2D image"
         )
     low = float(data_range[0])
-    similarity = _similarity_map(pred - low, target - low, width, _gaussian_taps(window, sigma))
-    if mask is None:
-        return region_mean(similarity, None)
-    weights = mask_weights(mask, pred)
+    luminance, structure = similarity_maps(pred - low, target - low, width, gaussian_taps(window, sigma))
+    inner = None if mask is None else inner_weights(mask_weights(mask, pred), window)
+    return region_mean(luminance * structure, inner)
+
+
+def check_window(window: int, sigma: float) -> None:
+    """Check the side and the standard deviation of a window."""
+    check_positive("sigma", sigma)
+    check_whole("window", window, 1)
+    if window % 2 == 0:
+        raise ValueError(f"window: expected an odd number, received {window!r}")
+
+
+def inner_weights(weights: Tensor, window: int) -> Tensor:
+    """Weights (B, 1, *spatial) of the voxels whose window is on the grid.
+
+    Raises:
+        ValueError: if an item has none of them.
+    """
     margin = window // 2
-    inner = weights
-    for axis, size in enumerate(pred.shape[2:], start=2):
-        inner = inner.narrow(axis, margin, size - 2 * margin)
-    if bool((inner.flatten(1).sum(1) == 0).any()):
+    for axis, size in enumerate(weights.shape[2:], start=2):
+        weights = weights.narrow(axis, margin, size - 2 * margin)
+    if bool((weights.flatten(1).sum(1) == 0).any()):
         raise ValueError(
             f"mask: expected voxels at least {margin} from the border in every item; pass a smaller window"
         )
-    return region_mean(similarity, inner)
+    return weights
 
 
-def _gaussian_taps(window: int, sigma: float) -> list[float]:
+def gaussian_taps(window: int, sigma: float) -> list[float]:
+    """Heights of a Gaussian of `window` voxels, which sum to 1."""
     heights = [math.exp(-0.5 * ((tap - window // 2) / sigma) ** 2) for tap in range(window)]
     return [height / sum(heights) for height in heights]
 
@@ -98,13 +110,21 @@ def _window_mean(values: Tensor, taps: list[float]) -> Tensor:
     return values
 
 
-def _similarity_map(x: Tensor, y: Tensor, width: float, taps: list[float]) -> Tensor:
+def similarity_maps(x: Tensor, y: Tensor, width: float, taps: list[float]) -> tuple[Tensor, Tensor]:
+    """Luminance, and contrast with structure, at every voxel whose window is on the grid; their product is SSIM.
+
+    Args:
+        x: (B, C, *spatial), the range beginning at 0.
+        y: the same shape.
+        width: of the range.
+        taps: of the window.
+    """
     c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2
     mean_x, mean_y = _window_mean(x, taps), _window_mean(y, taps)
     both, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
     covariance = _window_mean(x * y, taps) - both
     variances = _window_mean(x.square() + y.square(), taps) - squares
-    return (2 * both + c1) / (squares + c1) * (2 * covariance + c2) / (variances + c2)
+    return (2 * both + c1) / (squares + c1), (2 * covariance + c2) / (variances + c2)
 
 
 class SSIMMetric(CaseMetric):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,21 +11,31 @@ from typing import Any
 from medtrace.checks import check_choice
 from medtrace.data import load_dataset
 from medtrace.data.lists.layouts import SPLITS
-from medtrace.engines.runs import load_method
+from medtrace.engines.runs import load_method, read_run
 from medtrace.evaluation.bench.misaligned import BETTER, CONVENTION, column, totals, translation
-from medtrace.evaluation.paired_rows import compare_rows, write_comparison
-from medtrace.evaluation.scoring import score_case, score_cases
-from medtrace.evaluation.tracers import identity, tracer_of
+from medtrace.evaluation.scoring import score_case
+from medtrace.evaluation.trainings import Repeated, between_trainings, mean_over, seed_line
 from medtrace.metrics import CaseTable, foreground_of
 from medtrace.report import markdown_table
 from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
+from medtrace.workflows.delivered import doubt_scales, score_delivered
 from medtrace.workflows.evaluate import patches_of_cases
+from medtrace.workflows.evaluated_rows import (
+    CHEAP,
+    NO_FIELD,
+    EvaluatedRun,
+    compared_text,
+    comparisons_of,
+    rows_beside,
+    scan_rows,
+    score_rows,
+    write_tables,
+)
 from medtrace.workflows.unseen_split import SplitReview, marked, reviewed, subjects_of, write_record
 
-IDENTITY = "identity"
 TABLE = "table.md"
 AIR_TOLERANCE = 1e-3
 """How far above -1 a target still is air."""
@@ -58,23 +69,31 @@ def compare(
     patch_size: int | Sequence[int] | None = None,
     progress: bool = True,
     allow_training_subjects: bool = False,
+    cheap_rows: bool = True,
+    delivered: bool = True,
 ) -> dict[str, CaseTable]:
-    """Score runs and the identity on one split, and write one table of them.
+    """Score runs on one split beside the rows that cost nothing, and write one table of them.
+
+    Runs of one method, trained on the same cases with settings that differ in `training.seed` alone, also get a row of
+    their means over the trainings, case by case; it is that row which is compared with others.
 
     Args:
         runs: folders left by `medtrace train`; a row is called by its folder's name.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
         out: receives `table.md`, `comparison.csv` (see `paired_rows`), `evaluation.json` and for every row `<row>.csv`
-            and `<row>_summary.csv`.
+            and `<row>_summary.csv`, of delivered scans `<row>_delivered.csv` and `<row>_delivered_summary.csv`.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
         patch_size: see `medtrace.workflows.evaluate.evaluate`; for all runs.
         progress: show bars.
         allow_training_subjects: measure also on subjects that a run was trained on; the table says so.
+        cheap_rows: see `medtrace.workflows.evaluate.evaluate`; learned from the first run's training cases.
+        delivered: likewise.
 
     Returns:
-        The rows "identity" and every run, per case, with the columns of `translation_case`.
+        Means over trainings, every run and the rows beside (as of `medtrace.workflows.evaluate.evaluate`), per case,
+        with the columns of `translation_case`.
 
     Raises:
         ValueError: if there is no run, two rows would have one name, or a case is of a subject that a run was trained
@@ -90,41 +109,87 @@ def compare(
     }
     methods = {name: load_method(run, device) for name, run in zip(names, runs)}
     cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True)
-    tracers = {IDENTITY: identity, **{name: tracer_of(method) for name, method in methods.items()}}
-    for name, run in zip(names, runs):
-        methods[name].inferer = patches_of_cases(methods[name], run, cases, patch_size)
-    tables = {
-        row: score_cases(
-            tracer, cases, scores=translation_case, batch_size=batch_size, progress=row if progress else None
-        )
-        for row, tracer in tracers.items()
+    measured = {
+        name: EvaluatedRun(Path(run), methods[name], patches_of_cases(methods[name], run, cases, patch_size))
+        for name, run in zip(names, runs)
     }
-    out = Path(out)
+    beside = rows_beside(measured[names[0]], folder, learned=cheap_rows)
+    tables = score_rows(measured, beside, cases, translation_case, batch_size, progress)
+    scans = scan_rows(measured, beside, folder) if delivered else {}
+    result = score_delivered(scans, folder, split, batch_size=batch_size, patch_size=patch_size, progress=progress)
+    groups = _repeated(names, runs)
+    tables, result.tables = (_with_means(one, groups) for one in (tables, result.tables))
+    out, doubts = Path(out), doubt_scales({name: row for name, row in scans.items() if name in names})
     marked(tables, {case: seen for review in reviews.values() for case, seen in review.training.items()})
-    write_record(out, reviews, dataset=folder, split=split, cases=len(cases))
-    for row, table in tables.items():
-        table.write_csv(out / f"{row}.csv")
-        table.write_summary(out / f"{row}_summary.csv")
-    write_comparison(out, compare_rows(_runs_first(tables), subjects_of(folder)))
-    rows, shown = _rows(tables)
-    best = {name: better for name, better in BEST.items() if name in shown}
-    atomic_write(out / TABLE, f"{markdown_table(rows, shown, best=best)}\n{_doubts(reviews)}{NOTE}\n")
+    comparisons = comparisons_of(tables, subjects_of(folder), result)
+    grouped = {name for group in groups for name in group.members}
+    compared = [*(group.row for group in groups), *(name for name in names if name not in grouped)]
+    members = {group.row: group.members for group in groups}
+    text, lines = compared_text(comparisons, dict(zip(compared, compared)), members)
+    spreads = {
+        group.row: {name: one for tabled in (tables, result.tables) for name, one in _spread(tabled, group).items()}
+        for group in groups
+    }
+    more = {"delivered": result.record(), "verdicts": lines, "trainings": spreads}
+    write_record(out, reviews, dataset=folder, split=split, cases=len(cases), **more)
+    write_tables(out, tables, result, comparisons, names)
+    notes = [*_doubts(reviews), *(f"{line}." for line in doubts)]
+    notes += [seed_line(group, spreads[group.row]) for group in groups]
+    atomic_write(out / TABLE, "\n".join(filter(None, [_table(tables, notes), result.text(), text])))
     return tables
 
 
-def _runs_first(tables: Mapping[str, CaseTable]) -> dict[str, CaseTable]:
-    return {row: tables[row] for row in sorted(tables, key=lambda row: row == IDENTITY)}
+def _table(tables: Mapping[str, CaseTable], notes: Sequence[str]) -> str:
+    """The table of the cases, with notes below."""
+    rows, shown = _rows(tables)
+    best = {name: better for name, better in BEST.items() if name in shown}
+    return f"{markdown_table(rows, shown, best=best)}\n" + "".join(f"{line}\n\n" for line in notes) + f"{NOTE}\n"
 
 
-def _doubts(reviews: Mapping[str, SplitReview]) -> str:
-    """Lines below the table: training subjects among the cases, and in what the data are unlike the training's."""
+def _spread(tables: Mapping[str, CaseTable], group: Repeated) -> dict[str, dict[str, float]]:
+    return between_trainings(tables, group) if all(row in tables for row in group.members) else {}
+
+
+def _repeated(names: Sequence[str], runs: Sequence[str | os.PathLike]) -> list[Repeated]:
+    """Runs whose records differ in the training's seed alone."""
+    kinds: dict[str, list[tuple[str, int]]] = {}
+    methods = {}
+    for name, run in zip(names, runs):
+        record = read_run(run)
+        settings = record.settings.model_dump(mode="json")
+        seed = settings["training"].pop("seed")
+        cases = record.training_data.get("training", [])
+        kind = json.dumps([record.method, settings, cases], sort_keys=True)
+        kinds.setdefault(kind, []).append((name, seed))
+        methods[kind] = record.method
+    result: list[Repeated] = []
+    for kind, members in kinds.items():
+        known, seeds = zip(*members)
+        if len(set(seeds)) == len(members) > 1:
+            row = f"{methods[kind]}, {len(members)} trainings"
+            taken = row in [group.row for group in result]
+            result.append(Repeated(f"{row} from {known[0]}" if taken else row, known, seeds))
+    return result
+
+
+def _with_means(tables: Mapping[str, CaseTable], groups: Sequence[Repeated]) -> dict[str, CaseTable]:
+    """The tables, with the means over repeated trainings first."""
+    means = {
+        group.row: mean_over([tables[row] for row in group.members])
+        for group in groups
+        if all(row in tables for row in group.members)
+    }
+    return {**means, **tables}
+
+
+def _doubts(reviews: Mapping[str, SplitReview]) -> list[str]:
+    """Notes below the table: training subjects among the cases, and in what the data are unlike the training's."""
     lines = [
         f"{name}: {len(review.training)} of the cases are of subjects that it was trained on."
         for name, review in reviews.items()
         if review.training
     ]
-    lines += [f"{name}: {line}." for name, review in reviews.items() for line in review.cautions]
-    return "".join(f"{line}\n\n" for line in lines)
+    return lines + [f"{name}: {line}." for name, review in reviews.items() for line in review.cautions]
 
 
 def translation_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
@@ -145,11 +210,12 @@ def _names(runs: Sequence[str | os.PathLike]) -> list[str]:
     if not runs:
         raise ValueError("runs: expected at least one run folder, received none")
     names = [Path(run).resolve().name for run in runs]
-    doubled = sorted({name for name in names if names.count(name) > 1 or name == IDENTITY})
+    taken = (*CHEAP, NO_FIELD)
+    doubled = sorted({name for name in names if names.count(name) > 1 or name in taken})
     if doubled:
         raise ValueError(
-            f"runs: expected folders of different names other than {IDENTITY!r}, which name the rows, received"
-            f" {doubled[0]!r} {'twice' if names.count(doubled[0]) > 1 else 'for one'}; rename a folder"
+            f"runs: expected folders of different names other than {', '.join(map(repr, taken))}, which name the rows,"
+            f" received {doubled[0]!r} {'twice' if names.count(doubled[0]) > 1 else 'for one'}; rename a folder"
         )
     return names
 

@@ -15,9 +15,8 @@ from medtrace.checks import check_positive
 from medtrace.data.case_loader import sizes_of
 from medtrace.engines.checkpoint_choice import chosen_checkpoint
 from medtrace.engines.runs import load_method
-from medtrace.evaluation.paired_rows import compare_rows, write_comparison
-from medtrace.evaluation.scoring import score_cases
-from medtrace.evaluation.tracers import identity, tracer_of
+from medtrace.evaluation.scoring import score_case
+from medtrace.evaluation.tracers import tracer_of
 from medtrace.inference.patched import patches_for, taking_patches
 from medtrace.methods.base import Method
 from medtrace.metrics import CaseTable
@@ -27,10 +26,22 @@ from medtrace.report.viewer import ReportCase, write_report
 from medtrace.report.viewer.page import REPORT
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
+from medtrace.workflows.delivered import score_delivered
+from medtrace.workflows.evaluated_rows import (
+    EvaluatedRun,
+    compared_text,
+    comparisons_of,
+    rows_beside,
+    scan_rows,
+    score_rows,
+    write_tables,
+)
 from medtrace.workflows.translate import run_preparation
 from medtrace.workflows.unseen_split import SplitReview, marked, reviewed, subjects_of, write_record
 
 TABLE = "table.md"
+ROW, RUN = "method", "run"
+"""What the run is called in files and Python, and in the table."""
 SHOWN = 4
 """Cases on the page of an evaluation."""
 
@@ -47,14 +58,17 @@ def evaluate(
     patch_size: int | Sequence[int] | None = None,
     progress: bool = True,
     allow_training_subjects: bool = False,
+    cheap_rows: bool = True,
+    delivered: bool = True,
 ) -> dict[str, CaseTable]:
-    """Score a run and the identity on one split.
+    """Score a run on one split, beside the rows that cost nothing, and what it delivers of the split's scans.
 
     Args:
         run: a folder left by `medtrace train`.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
-        out: where `<row>.csv`, `<row>_summary.csv`, `table.md`, `comparison.csv` (see `paired_rows`), `evaluation.json`
-            and the first cases' `report.html` are written; by default `RUN/evaluation/<split>`.
+        out: where `<row>.csv`, `<row>_summary.csv`, those of `<row>_delivered`, `table.md`, `comparison.csv` (see
+            `paired_rows`), `evaluation.json` and the first cases' `report.html` are written; by default
+            `RUN/evaluation/<split>`.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
@@ -63,9 +77,14 @@ def evaluate(
         progress: show a bar.
         allow_training_subjects: measure also on subjects that the run was trained on; `training_subject` is then 1 in
             their rows.
+        cheap_rows: beside the identity also the intensity curve and the patch ridge, learned from the run's training
+            cases (see `evaluated_rows.rows_beside`).
+        delivered: also translate the scans themselves, as `translate` does, and score them on their own grid in the
+            target's units (see `medtrace.evaluation.delivered`).
 
     Returns:
-        The rows "method" and "identity", per case, with the columns of `score_cases`.
+        The rows "method", "identity", "intensity curve", "patch ridge" and, of a method that moves, "no field" (see
+        `evaluated_rows`), per case, with the columns of `score_cases`. Rows without a field have no edge columns.
 
     Raises:
         ValueError: if a case is of a subject that the run was trained on, known by its images (see
@@ -80,20 +99,27 @@ def evaluate(
     out = evaluation_of(run, split) if out is None else Path(out)
     check_positive("batch_size", batch_size)
     inferer = patches_of_cases(method, run, cases, patch_size)
-    with taking_patches(method, inferer):
-        tables = {
-            row: score_cases(tracer, cases, batch_size=batch_size, progress=row if progress else None)
-            for row, tracer in {"identity": identity, "method": tracer_of(method)}.items()
-        }
+    runs = {ROW: EvaluatedRun(Path(run), method, inferer)}
+    beside = rows_beside(runs[ROW], folder, learned=cheap_rows)
+    tables = score_rows(runs, beside, cases, score_case, batch_size, progress)
+    scans = scan_rows(runs, beside, folder) if delivered else {}
+    result = score_delivered(scans, folder, split, batch_size=batch_size, patch_size=patch_size, progress=progress)
     marked(tables, review.training)
-    write_record(out, {Path(run).resolve().name: review}, dataset=folder, split=split, cases=len(cases))
-    write_comparison(
-        out, compare_rows({"method": tables["method"], "identity": tables["identity"]}, subjects_of(folder))
+    subjects = subjects_of(folder)
+    comparisons = comparisons_of(tables, subjects, result)
+    text, lines = compared_text(comparisons, {ROW: RUN})
+    write_record(
+        out,
+        {Path(run).resolve().name: review},
+        dataset=folder,
+        split=split,
+        cases=len(cases),
+        delivered=result.record(),
+        verdicts=lines,
     )
-    for row, table in tables.items():
-        table.write_csv(out / f"{row}.csv")
-        table.write_summary(out / f"{row}_summary.csv")
-    atomic_write(out / TABLE, score_lines({"run": tables["method"], "identity": tables["identity"]}))
+    write_tables(out, tables, result, comparisons, [ROW])
+    shown = {RUN: tables[ROW], **{row: table for row, table in tables.items() if row != ROW}}
+    atomic_write(out / TABLE, "\n".join(filter(None, [score_lines(shown), result.text({ROW: RUN}), text])))
     if len(cases):
         with taking_patches(method, inferer):
             write_report(_shown(method, cases), out / REPORT)

@@ -9,13 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
 from medtrace.checks import check_positive
-from medtrace.data.contrasts import body_of
 from medtrace.data.masks import read_mask
 from medtrace.data.natural_images.files import is_natural_image
 from medtrace.data.natural_images.output import check_natural_image_beside, matching_depth, natural_image_beside
@@ -23,10 +20,9 @@ from medtrace.data.natural_images.tiff import Depth
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.data.reading import read_image
 from medtrace.engines.runs import load_method, read_run
-from medtrace.fields import warp
 from medtrace.guard.notices import collecting
-from medtrace.inference.fitting import Division, translate_fitting
-from medtrace.inference.scan_translation import translate_array
+from medtrace.inference.delivery import deliver
+from medtrace.inference.fitting import Division
 from medtrace.inference.sources import SourceImages, check_names, one_source, several_sources
 from medtrace.io import read_source_series, save_dicom, save_trace
 from medtrace.io.nifti import check_orthogonal
@@ -36,8 +32,7 @@ from medtrace.methods.base import Method
 from medtrace.methods.settings import PreparedData
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
-from medtrace.trace.contrast import HU, Contrast
-from medtrace.trace.intensity_map import IntensityMap
+from medtrace.trace.contrast import Contrast
 from medtrace.transforms.source_dropout import MISSING
 from medtrace.workflows.report import report_beside, reserve_outputs
 from medtrace.workflows.unseen import TrainingMemory, review_image
@@ -257,27 +252,21 @@ def translation(
         sources = _named(path, one_source, preparation, path, scan, contrast, foreground)
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
-        after = after_of(preparation, contrast, sources)
-        backs = _ways_back(preparation, sources, after)
-        parts, patches = translate_fitting(
-            lambda how, shown: translate_array(method, preparation, sources.normalized, scan.affine, *how, shown),
-            *(method, preparation, Division(batch_size, patch_size), fit, bar, path),
-        )
-        moved = _moved_foreground(backs[0].foreground, parts.ddf)
-        translated = _in_units(parts.image, backs, moved)
+        division = Division(batch_size, patch_size)
+        delivered = deliver(method, preparation, sources, contrast, division, fit=fit, bar=bar, name=path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    before = sources.contrasts
+    before, after, parts, patches = sources.contrasts, delivered.contrasts, delivered.parts, delivered.patches
     trace = Trace.build(
         source=sources.scan,
-        image=translated,
+        image=delivered.image,
         ddf=parts.ddf,
         inverse_ddf=parts.inverse_ddf,
         mask=parts.mask,
         velocity=parts.velocity,
         affine=scan.affine,
         source_affine=scan.affine,
-        tissue=moved,
+        tissue=delivered.foreground,
         source_contrasts=before,
         contrasts=after,
     )
@@ -302,60 +291,6 @@ def translation(
             *(path, clipped, scan[0].numel(), low, high),
         )
     return Translation(trace, type(method).__name__, metadata, depth)
-
-
-def way_back(scan: Tensor, own: IntensityMap, before: Contrast | None, after: Contrast | None) -> IntensityMap:
-    """The map from a network's image to units: the scan's own, or of another contrast that contrast's.
-
-    Args:
-        scan: (C, *spatial), in its units.
-        own: its map to [-1, 1].
-        before: contrast of the scan, None if unknown.
-        after: contrast of the image.
-
-    Returns:
-        The map; its foreground is the scan's, outside of which the image has its contrast's background.
-    """
-    if before is None or after is None or before.name == after.name:
-        return own
-    foreground = own.foreground
-    if foreground is None and before.unit == HU and after.background is not None:
-        foreground = body_of(scan)
-    return after.intensity_map(scan.shape[0], None if after.background is None else foreground)
-
-
-def after_of(preparation: Preparation, contrast: str | None, sources: SourceImages) -> tuple[Contrast, ...] | None:
-    """What the numbers of each channel of a translated image mean, None if unknown."""
-    if preparation.sources:
-        known = [preparation.contrasts.get(name) for name in preparation.outputs]
-        return tuple(one for one in known if one is not None) if None not in known else None
-    after = preparation.target(contrast)
-    return None if after is None else (after,) * sources.scan.shape[0]
-
-
-def _ways_back(
-    preparation: Preparation, sources: SourceImages, after: tuple[Contrast, ...] | None
-) -> list[IntensityMap]:
-    """The map of the image to units, or where a network reads or makes several, that of each channel."""
-    own = next(iter(sources.maps.values()))
-    before = None if sources.contrasts is None else sources.contrasts[0]
-    if not preparation.sources:
-        return [way_back(sources.scan, own, before, None if after is None else after[0])]
-    named = dict(zip(sources.maps, sources.contrasts or ()))
-    return [
-        way_back(
-            sources.scan[:1], sources.maps.get(name, own), named.get(name, before), None if after is None else after[k]
-        )
-        for k, name in enumerate(preparation.outputs)
-    ]
-
-
-def _in_units(image: Tensor, backs: Sequence[IntensityMap], foreground: Tensor | None) -> Tensor:
-    if len(backs) == 1:
-        return backs[0].inverse(image, foreground)
-    if len(backs) != len(image):
-        raise ValueError(f"image: expected {len(backs)} channel(s) of the network, received {len(image)}; train again")
-    return torch.cat([back.inverse(image[k : k + 1], foreground) for k, back in enumerate(backs)])
 
 
 def units_note(before: Sequence[Contrast] | None, after: Sequence[Contrast]) -> str:
@@ -395,9 +330,3 @@ def run_preparation(run: str | os.PathLike, method: Method, natural_image: bool 
     if not known:
         raise FileNotFoundError(f"{path}: no such file, and the network does not tell 2D from 3D; add the file")
     return Preparation(spatial_dims=int(known[0]), natural_image=natural_image)
-
-
-def _moved_foreground(foreground: Tensor | None, ddf: Tensor) -> Tensor | None:
-    if foreground is None:
-        return None
-    return warp(foreground.float()[None], ddf[None])[0] > 0.5

@@ -225,6 +225,7 @@ def write_record(
     dataset: str | os.PathLike | None,
     split: str,
     cases: int,
+    **more: Any,
 ) -> None:
     """Write what an evaluation measured and what to doubt of it beside its tables, as `evaluation.json`.
 
@@ -234,6 +235,7 @@ def write_record(
         dataset: the prepared folder, None for cases from elsewhere.
         split: of it.
         cases: how many.
+        more: entries of the record, such as what was found.
     """
     content = {
         "format": "medtrace evaluation",
@@ -246,5 +248,6 @@ def write_record(
             name: {"training_subjects": dict(review.training), "cautions": list(review.cautions)}
             for name, review in reviews.items()
         },
+        **more,
     }
     atomic_write(folder / EVALUATION, json.dumps(content, indent=1) + "\n", make_parents=True)

@@ -17,7 +17,10 @@ from medtrace.evaluation.bench.drawing import file_name
 from medtrace.evaluation.bench.machine import measured_with
 from medtrace.evaluation.bench.parameters import parameters_run_through
 from medtrace.evaluation.bench.study import Outcome, Row, Study, Table
+from medtrace.evaluation.paired_rows import Comparisons, write_comparison
+from medtrace.evaluation.paired_rows import compare_rows as compare_by_subject
 from medtrace.evaluation.tracers import tracer_of
+from medtrace.evaluation.verdicts import ABOUT, comparison_table
 from medtrace.metrics import Summary
 from medtrace.report import markdown_table, print_table
 from medtrace.storage.files import atomic_write, write_json
@@ -77,7 +80,9 @@ def compare_rows(
     for name, values in totals.items():
         for key, value in values.items():
             rows[key][name] = value
-    _write_tables(study, folder, rows, console)
+    comparisons = compare_by_subject({**{name: tables[name] for name in runs}, **tables}, {})
+    write_comparison(folder, comparisons)
+    _write_tables(study, folder, rows, _compared(study, comparisons, runs), console)
     outcome = Outcome(study, folder, rows, tables, runs, shown, traces, console)
     for show in study.show:
         show(outcome)
@@ -117,9 +122,18 @@ def _plain(value: Any) -> Any:
     return value._asdict() if isinstance(value, Summary) else value
 
 
-def _write_tables(study: Study, folder: Path, rows: Table, console: Console) -> None:
+def _compared(study: Study, comparisons: Comparisons, runs: Mapping[str, Path]) -> str:
+    """The trained rows beside each other and beside the controls, in the table's columns; every case of TraceBench is
+    a subject of its own."""
+    own = {names: one for names, one in comparisons.items() if names[0] in study.columns and names[1] in runs}
+    table = comparison_table(own)
+    return f"\n{ABOUT}\n\n{table}\n" if table else ""
+
+
+def _write_tables(study: Study, folder: Path, rows: Table, compared: str, console: Console) -> None:
     lines = [{"method": row, **cells} for row, cells in rows.items()]
-    atomic_write(folder / "table.md", markdown_table(lines, {"method": "", **study.columns}) + "\n")
+    table = markdown_table(lines, {"method": "", **study.columns})
+    atomic_write(folder / "table.md", f"{table}\n{compared}")
     means = [{name: getattr(value, "mean", value) for name, value in line.items()} for line in lines]
     print_table(
         means,

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from medtrace import metrics
 from medtrace.data.preparation.rules import Preparation, target_units
 from medtrace.evaluation.scoring import RANGE, Scores
+from medtrace.metrics.paired import bootstrap_interval
 from medtrace.trace import Trace
 from medtrace.trace.validation import as_tensor
 
 MAE, SSIM, UNITS = "foreground_mae", "foreground_ssim", "foreground_mae_units"
-DRAWS = 2000
 
 
 def slice_scores(preparation: Preparation) -> Scores:
@@ -40,8 +38,8 @@ def slice_scores(preparation: Preparation) -> Scores:
     return scores
 
 
-def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over slices.
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Interval of a mean over slices, by `medtrace.metrics.paired.bootstrap_interval`.
 
     The slices are of one person: it says how far the mean would move with other slices of that person, and nothing of
     other persons.
@@ -51,8 +49,4 @@ def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> tup
         >>> 1 <= low < 2 < high <= 3
         True
     """
-    given = np.asarray(values, dtype=np.float64)
-    random = np.random.default_rng(seed)
-    means = given[random.integers(len(given), size=(DRAWS, len(given)))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return bootstrap_interval(values, seed=seed)

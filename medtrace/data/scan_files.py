@@ -1,0 +1,138 @@
+"""Where the scans of a prepared data set lie, so that what a method delivers can be compared with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medtrace.data.lists.pair_list import Pair, PairImage
+from medtrace.storage.files import atomic_write
+
+SCAN_FILES = "scans.json"
+FORMAT = "medtrace scans"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """The scans of a pair.
+
+    Attributes:
+        images: sources and targets in the order of `Pair.images`, the first of which gives the grid.
+        mask: foreground of the first image, or None.
+        align: whether the others were aligned to the first.
+        resample_tilt: see `medtrace.data.reading.read_image`.
+        page: likewise.
+    """
+
+    images: Sequence[PairImage]
+    mask: Path | None = None
+    align: bool = True
+    resample_tilt: bool = False
+    page: int | None = None
+
+    def of(self, side: str) -> list[PairImage]:
+        """The images of a side."""
+        return [image for image in self.images if image.side == side]
+
+
+def write_scan_files(
+    dataset: Path, pairs: Iterable[Pair], *, align: bool, resample_tilt: bool, page: int | None, place: Path
+) -> None:
+    """Write where the scans of pairs lie into a data set's folder, as `scans.json`.
+
+    Names of files often are names of patients: what leaves the data set for a run holds none of them.
+
+    Args:
+        dataset: the folder to write to.
+        pairs: that it was prepared from.
+        align: as in `ScanFiles`.
+        resample_tilt: likewise.
+        page: likewise.
+        place: where the folder will stand, from which paths are also written relative.
+    """
+
+    def entry(path: Path) -> dict[str, str]:
+        path = path.absolute()
+        return {"path": str(path), "relative": _relative(path, place.absolute())}
+
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "align": align,
+        "resample_tilt": resample_tilt,
+        "page": page,
+        "pairs": {
+            pair.name: {
+                "images": [
+                    {
+                        "side": image.side,
+                        "channel": image.channel,
+                        "contrast": image.contrast,
+                        "series": image.series,
+                        **entry(image.path),
+                    }
+                    for image in pair.images
+                ],
+                "mask": None if pair.mask is None else entry(pair.mask),
+            }
+            for pair in pairs
+        },
+    }
+    atomic_write(dataset / SCAN_FILES, json.dumps(content, indent=1) + "\n")
+
+
+def read_scan_files(dataset: str | os.PathLike) -> dict[str, ScanFiles]:
+    """Name of a pair → its scans, as `write_scan_files` wrote them; empty for a data set of an earlier version.
+
+    A scan is sought at its absolute path, then at the same place beside the data set, which may have moved with it.
+
+    Raises:
+        ValueError: if the file is not one of this version.
+    """
+    folder = Path(dataset)
+    path = folder / SCAN_FILES
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if (content["format"], content["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"expected {FORMAT} of version {VERSION}")
+        return {
+            name: ScanFiles(
+                tuple(
+                    PairImage(
+                        str(image["side"]),
+                        int(image["channel"]),
+                        str(image["contrast"]),
+                        _found(folder, image),
+                        image["series"],
+                    )
+                    for image in pair["images"]
+                ),
+                None if pair["mask"] is None else _found(folder, pair["mask"]),
+                bool(content["align"]),
+                bool(content["resample_tilt"]),
+                content["page"],
+            )
+            for name, pair in content["pairs"].items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: does not say where scans lie ({error}); run `medtrace prepare` again") from error
+
+
+def _relative(path: Path, place: Path) -> str:
+    try:
+        return os.path.relpath(path, place)
+    except ValueError:  # another drive
+        return ""
+
+
+def _found(folder: Path, entry: Mapping[str, Any]) -> Path:
+    absolute, relative = Path(entry["path"]), str(entry["relative"])
+    beside = folder / relative
+    return beside if relative and not absolute.exists() and beside.exists() else absolute

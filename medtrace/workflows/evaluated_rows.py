@@ -1,0 +1,251 @@
+"""The rows beside a run in every table of an evaluation: those that cost nothing, and its image without its field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch.utils.data import Subset
+
+from medtrace.data.dataset import load_dataset, read_index
+from medtrace.data.preparation.rules import FILE, Preparation
+from medtrace.evaluation.cheap_rows import CURVE, IDENTITY, RIDGE, cheap_rows
+from medtrace.evaluation.paired_rows import Comparisons, compare_rows, write_comparison
+from medtrace.evaluation.scoring import Scores, Tracer, as_channels, correspondence, score_cases
+from medtrace.evaluation.tracers import identity, tracer_of
+from medtrace.evaluation.verdicts import ABOUT, JUDGED, comparison_table, verdicts
+from medtrace.guard.notices import notify
+from medtrace.inference.patched import taking_patches
+from medtrace.methods.base import Method
+from medtrace.metrics import CaseTable
+from medtrace.metrics.paired import PairedComparison
+from medtrace.networks.patches import PatchInferer
+from medtrace.storage.cases import content_digest
+from medtrace.trace import Trace
+from medtrace.workflows.delivered import DeliveredScores, ScanRow
+from medtrace.workflows.unseen import TrainingMemory
+
+CHEAP = (IDENTITY, CURVE, RIDGE)
+"""Rows that cost nothing."""
+
+NO_FIELD = "no field"
+"""The control of edge columns: a run's image beside its source, as if nothing had moved."""
+_HIDDEN = "no_field_"
+MOST_CASES = 500
+"""Training cases that rows without a network learn from; of more, so many at regular steps."""
+
+
+class EvaluatedRun(NamedTuple):
+    """A run that is measured.
+
+    Attributes:
+        folder: of the run.
+        method: loaded from it.
+        inferer: how cases are taken to its networks; None takes them as a whole.
+    """
+
+    folder: Path
+    method: Method
+    inferer: PatchInferer | None = None
+
+
+def rows_beside(run: EvaluatedRun, dataset: Path | None, *, learned: bool = True) -> dict[str, Tracer]:
+    """The rows that cost nothing: the identity, and what learns in seconds from the run's own training cases.
+
+    Args:
+        run: that is measured; of a method that registers pairs the identity is enough.
+        dataset: that is measured on; it may be the run's own, at another place.
+        learned: whether more than the identity is wanted.
+
+    Returns:
+        Row → tracer: "identity", "intensity curve" and "patch ridge". Where the training cases are gone, changed or
+        unpaired, a notice says so and the identity is alone.
+    """
+    if not learned or not run.method.translates:
+        return {IDENTITY: identity}
+    try:
+        folder = _training_folder(TrainingMemory.of(run.folder), dataset)
+        cases: Any = load_dataset(folder, "training", cache_rate=0.0)
+        if len(cases) > MOST_CASES:
+            cases = Subset(cases, [k * len(cases) // MOST_CASES for k in range(MOST_CASES)])
+        return {IDENTITY: identity, **cheap_rows(cases)}
+    except (OSError, ValueError) as error:
+        notify(run.folder, f"no intensity curve and no patch ridge beside it: {error}")
+        return {IDENTITY: identity}
+
+
+def _training_folder(memory: TrainingMemory, dataset: Path | None) -> Path:
+    """Where a run's training cases lie, unchanged."""
+    known = memory.data.get("dataset")
+    if not known:
+        raise ValueError("it was not trained on a prepared data set")
+    for folder in dict.fromkeys([Path(known), *([] if dataset is None else [dataset])]):
+        if _holds(folder, memory.data.get("training", ())):
+            return folder
+    raise FileNotFoundError(f"its training cases are not in {known} as they were; evaluate where they are")
+
+
+def _holds(folder: Path, entries: Any) -> bool:
+    """Whether a data set's training cases are those that a run remembers."""
+    try:
+        index = read_index(folder)["training"]
+    except (OSError, ValueError):
+        return False
+    if [entry["case"] for entry in index] != [entry["case"] for entry in entries]:
+        return False
+    roles = ("source", "target")
+    return all(
+        (folder / now[role]).is_file() and content_digest(folder / now[role]) == before[role]
+        for now, before in zip(index, entries)
+        for role in roles
+        if role in before and role in now
+    )
+
+
+def with_no_field(scores: Scores) -> Scores:
+    """Scores of a run's cases, and hidden among them those of its image beside the source as it lay (`no_field_of`)."""
+
+    def both(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
+        image = trace.image[None]
+        edges = correspondence(as_channels(trace.source[None].to(image), image.shape[1]), image)
+        return {**scores(trace, case), **{f"{_HIDDEN}{name}": float(value) for name, value in edges.items()}}
+
+    return both
+
+
+def no_field_of(table: CaseTable) -> CaseTable:
+    """Take the row "no field" out of a run's table."""
+    result = CaseTable(table.case_column)
+    for case, values in table.rows.items():
+        hidden = {name: values.pop(name) for name in list(values) if name.startswith(_HIDDEN)}
+        result.add(case, {name.removeprefix(_HIDDEN): value for name, value in hidden.items()})
+    return result
+
+
+def without_edges(scores: Scores) -> Scores:
+    """Scores of a row that has no field, without the columns that judge one: an empty control is no control."""
+
+    def kept(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
+        return {name: value for name, value in scores(trace, case).items() if not name.startswith("edge_")}
+
+    return kept
+
+
+def score_rows(
+    runs: Mapping[str, EvaluatedRun],
+    beside: Mapping[str, Tracer],
+    cases: Any,
+    scores: Scores,
+    batch_size: int,
+    progress: bool,
+) -> dict[str, CaseTable]:
+    """Score runs and the rows beside them on the cases that networks see.
+
+    Args:
+        runs: row → run.
+        beside: row → tracer.
+        cases: a data set.
+        scores: what is reported of a case.
+        batch_size: cases traced at once.
+        progress: show bars.
+
+    Returns:
+        Row → table: the runs, for each that moves its "no field", and the rows beside, without edge columns.
+    """
+    result: dict[str, CaseTable] = {}
+
+    def scored(row: str, tracer: Tracer, of_row: Scores) -> CaseTable:
+        return score_cases(tracer, cases, scores=of_row, batch_size=batch_size, progress=row if progress else None)
+
+    for row, run in runs.items():
+        moves = run.method.abilities.moves
+        with taking_patches(run.method, run.inferer):
+            result[row] = scored(row, tracer_of(run.method), with_no_field(scores) if moves else scores)
+        if moves:
+            result[no_field_name(row, runs)] = no_field_of(result[row])
+    for row, tracer in beside.items():
+        result[row] = scored(row, tracer, without_edges(scores))
+    return result
+
+
+def no_field_name(row: str, runs: Mapping[str, Any]) -> str:
+    """What a run's image without its field is called."""
+    return NO_FIELD if len(runs) == 1 else f"{NO_FIELD} ({row})"
+
+
+def scan_rows(
+    runs: Mapping[str, EvaluatedRun], beside: Mapping[str, Tracer], dataset: Path | None
+) -> dict[str, ScanRow]:
+    """The rows that translate scans; those beside stand on what the first run reads and makes.
+
+    Args:
+        runs: row → run; those that register pairs translate none.
+        beside: row → tracer.
+        dataset: the prepared folder.
+    """
+    natural = dataset is not None and (dataset / FILE).is_file() and Preparation.load(dataset / FILE).natural_image
+    result = {row: ScanRow.of(run.folder, run.method, natural) for row, run in runs.items() if run.method.translates}
+    first = next(iter(result.values()), None)
+    return result if first is None else {**result, **{row: first.beside(tracer) for row, tracer in beside.items()}}
+
+
+def comparisons_of(
+    tables: Mapping[str, CaseTable], subjects: Mapping[str, str], delivered: DeliveredScores
+) -> dict[tuple[str, str, str], PairedComparison]:
+    """Every two rows compared by subject, on the cases and on the delivered scans.
+
+    Args:
+        tables: row → cases, those first that have to show themselves.
+        subjects: case → subject.
+        delivered: scores of the scans.
+    """
+    return {**compare_rows(tables, subjects), **compare_rows(delivered.tables, delivered.subjects)}
+
+
+def compared_text(
+    comparisons: Comparisons, runs: Mapping[str, str], members: Mapping[str, Collection[str]] | None = None
+) -> tuple[str, list[str]]:
+    """What a table says of the comparison, as Markdown, and the verdicts in it.
+
+    Args:
+        comparisons: of `comparisons_of`.
+        runs: row → what it is called in the text.
+        members: mean over trainings → its own trainings, which it is not compared with.
+    """
+    named = {
+        (column, runs.get(first, first), runs.get(second, second)): one
+        for (column, first, second), one in comparisons.items()
+        if first in runs and second not in (members or {}).get(first, ())
+    }
+    lines = verdicts(named, runs.values(), CHEAP)
+    table = comparison_table(named, JUDGED)
+    if not table:
+        return "", lines
+    return "\n".join([ABOUT, "", table, *(f"- {line}" for line in lines)]).rstrip() + "\n", lines
+
+
+def write_tables(
+    out: Path,
+    tables: Mapping[str, CaseTable],
+    delivered: DeliveredScores,
+    comparisons: Comparisons,
+    runs: Collection[str],
+) -> None:
+    """Write the rows by case and their summaries, of delivered scans likewise, and the comparison.
+
+    Args:
+        out: the folder.
+        tables: row → cases.
+        delivered: scores of the scans.
+        comparisons: of `comparisons_of`.
+        runs: rows that are called as their folders are; of others, what a file's name had better not hold becomes "_".
+    """
+    for kind, of_kind in (("", tables), ("_delivered", delivered.tables)):
+        for row, table in of_kind.items():
+            if table.rows or not kind:
+                name = row if row in runs else re.sub(r"[^\w.-]+", "_", row).strip("_")
+                table.write_csv(out / f"{name}{kind}.csv")
+                table.write_summary(out / f"{name}{kind}_summary.csv")
+    write_comparison(out, comparisons)
