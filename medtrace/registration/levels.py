@@ -204,11 +204,11 @@ def _extent(image: Tensor) -> list[int]:
 
 def _box(image: Tensor, margin: Sequence[float]) -> tuple[list[int], list[int]]:
     """First voxel of the box about what differs from the rim, widened by a margin per axis, and behind its last."""
-    on = (image - _rim(image)).abs() > 0.1
+    on = ((image - _rim(image)).abs() > 0.1).cpu().numpy()
     lows, highs = [], []
     for axis, (size, more) in enumerate(zip(image.shape, margin)):
-        others = [other for other in range(image.ndim) if other != axis]
-        places: Any = on.amax(others).nonzero()[:, 0] if others else on.nonzero()[:, 0]
+        others = tuple(other for other in range(image.ndim) if other != axis)
+        places: Any = np.flatnonzero(on.any(others) if others else on)
         low, high = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, size)
         lows.append(max(low - round(more), 0))
         highs.append(min(high + round(more), size))

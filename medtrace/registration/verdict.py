@@ -10,9 +10,8 @@ from torch import Tensor
 
 from medtrace.fields import compose, identity_grid, inside_grid, jacobian_determinant, warp
 from medtrace.kernels.greedy import operations
-from medtrace.losses.lncc import lncc
 from medtrace.registration.alignment import Alignment
-from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, ContrastRelation
+from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, ContrastRelation, mean_correlation
 from medtrace.registration.deformable import Deformation
 from medtrace.registration.scaling import scaled
 from medtrace.registration.working import Working
@@ -119,7 +118,8 @@ def assess(
         similarity: that drove the deformation.
         contrast: how the aligned images relate, or None.
     """
-    figures = measure(pair, deformation, alignment)
+    known = None if contrast is None else contrast.texture
+    figures = measure(pair, deformation, alignment, known)
     by_topic = {
         "coverage": _extent(figures),
         "similarity": _gain(figures),
@@ -140,8 +140,10 @@ def assess(
     return Verdict(grade, tuple(one.reason for one in result), figures, tuple(result))
 
 
-def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> dict[str, float]:
-    """The figures of a verdict."""
+def measure(
+    pair: Working, deformation: Deformation, alignment: Alignment, aligned: float | None = None
+) -> dict[str, float]:
+    """The figures of a verdict; `aligned` is the local correlation before the deformation where it is known."""
     ddf, inverse = deformation.ddf[None], deformation.inverse[None]
     length = torch.tensor(pair.spacing).reshape(1, -1, *[1] * (ddf.ndim - 2)).to(ddf)
     missed = compose(ddf, inverse)
@@ -149,19 +151,24 @@ def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> di
     inside &= pair.content[None].to(inside.device)
     error = missed.norm(dim=1, keepdim=True)[inside] if bool(inside.any()) else missed.new_zeros(1)
     error_mm = (missed * length).norm(dim=1, keepdim=True)[inside] if bool(inside.any()) else missed.new_zeros(1)
-    fixed, moving = scaled(pair.fixed)[None], scaled(pair.moving)[None]
-    warped = warp(moving, ddf)
-    weight = pair.content[None].to(fixed) * (1 - pair.mask[None].to(fixed))
+    fixed, moving = scaled(pair.fixed), scaled(pair.moving)
+    warped = warp(moving[None], ddf)[0]
+    weight = pair.content.to(fixed) * (1 - pair.mask.to(fixed))
+    likeness = {
+        "correlation_aligned": mean_correlation(moving, fixed, weight) if aligned is None else aligned,
+        "correlation_after": mean_correlation(warped, fixed, weight),
+        "working_information_aligned": _information(moving, fixed, weight),
+        "working_information_after": _information(warped, fixed, weight),
+    }
+    if likeness["correlation_after"] < UNLIKE:
+        shift = NUDGE * alignment.content.radius
+        likeness["sharpness"] = sharpness(warped, fixed, weight, shift, pair.spacing)
+        likeness["sharpness_of_fixed"] = sharpness(fixed, fixed, weight, shift, pair.spacing)
     return {
         "covered_share": pair.covered,
         "information_before": alignment.similarity_before,
         "information_aligned": alignment.similarity,
-        "correlation_aligned": mean_correlation(moving[0], fixed[0], weight[0]),
-        "correlation_after": mean_correlation(warped[0], fixed[0], weight[0]),
-        "working_information_aligned": _information(moving[0], fixed[0], weight[0]),
-        "working_information_after": _information(warped[0], fixed[0], weight[0]),
-        "sharpness": sharpness(warped[0], fixed[0], weight[0], NUDGE * alignment.content.radius, pair.spacing),
-        "sharpness_of_fixed": sharpness(fixed[0], fixed[0], weight[0], NUDGE * alignment.content.radius, pair.spacing),
+        **likeness,
         "smallest_jacobian": float(jacobian_determinant(ddf).min()),
         "smallest_jacobian_of_inverse": float(jacobian_determinant(inverse).min()),
         "folds": float(deformation.folds),
@@ -173,12 +180,6 @@ def measure(pair: Working, deformation: Deformation, alignment: Alignment) -> di
         "rotation_degrees": alignment.plausibility.rotation_degrees,
         "content_radius_mm": alignment.content.radius,
     }
-
-
-def mean_correlation(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
-    """Mean squared local correlation, in [0, 1], of images (C, *spatial) from 0 to 1 where a weight is above 0."""
-    counted = weight[None] if bool((weight > 0).any()) else None
-    return float(lncc(scaled(moving)[None], scaled(fixed)[None], mask=counted, floor=1e-4).mean())
 
 
 def _information(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
