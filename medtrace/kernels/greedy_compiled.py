@@ -145,13 +145,6 @@ class CompiledOperations:
         self._share(greedy_loops.affine_planes, inner, out)
         return out
 
-    def moments(self, slope: Any, by_space: Any) -> Any:
-        """See `greedy_interface.Operations`."""
-        sums = np.empty((self.shape[0], 3, 4))
-        self._share(greedy_loops.moment_planes, slope, by_space, sums)
-        rows = [0, 2] if len(self.spatial) == 2 else [0, 1, 2]
-        return sums.sum(0)[np.ix_(rows, [*rows, 3])]
-
     def folded(self, field: Any) -> tuple[Any, int]:
         """See `greedy_interface.Operations`."""
         marks = np.zeros(self.shape, np.uint8)

@@ -214,7 +214,10 @@ def smooth_in_planes(field: Any, along_y: Any, along_z: Any, out: Any, begin: in
                     first = 2
                 for k in range(first, reach + 1, 2):
                     p, q = padded[reach - k : reach - k + length], padded[reach + k : reach + k + length]
-                    r, s = padded[reach - k - 1 : reach - k - 1 + length], padded[reach + k + 1 : reach + k + 1 + length]
+                    r, s = (
+                        padded[reach - k - 1 : reach - k - 1 + length],
+                        padded[reach + k + 1 : reach + k + 1 + length],
+                    )
                     weight, next_weight = along_z[k], along_z[k + 1]
                     for j in range(length):
                         line[j] += (p[j] + q[j]) * weight + (r[j] + s[j]) * next_weight
@@ -269,33 +272,3 @@ def affine_planes(matrix: Any, out: Any, begin: int, end: int) -> None:
                 step = real(matrix[c, 2] - (1.0 if c == 2 else 0.0))
                 for j in range(line.size):
                     line[j] = start + step * real(np.int32(j))
-
-
-@compiled
-def moment_planes(weights: Any, slopes: Any, out: Any, begin: int, end: int) -> None:
-    """Sums of weights · slopes ⊗ (x, y, z, 1) per plane: the gradient by the matrix of an affine map.
-
-    Args:
-        weights: (X, Y, Z).
-        slopes: (3, X, Y, Z).
-        out: (X, 3, 4) float64.
-        begin: first plane.
-        end: behind the last one.
-    """
-    _, height, length = weights.shape
-    total = np.empty(length, np.float64)
-    for x in range(begin, end):
-        for c in range(3):
-            along_y = along_z = whole = 0.0
-            for y in range(height):
-                weight, slope = weights[x, y], slopes[c, x, y]
-                for j in range(length):
-                    total[j] = weight[j] * slope[j]
-                row = moment = 0.0
-                for j in range(length):
-                    row += total[j]
-                    moment += total[j] * j
-                whole += row
-                along_y += row * y
-                along_z += moment
-            out[x, c, 0], out[x, c, 1], out[x, c, 2], out[x, c, 3] = whole * x, along_y, along_z, whole

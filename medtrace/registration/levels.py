@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -177,10 +178,15 @@ def _moments(content: Tensor, affine: Array) -> tuple[Array, Array]:
     total = weights.sum()
     if not total > 0:
         weights, total = np.ones_like(weights), float(weights.size)
-    grid = np.stack(np.meshgrid(*(np.arange(size) for size in weights.shape), indexing="ij")).reshape(weights.ndim, -1)
-    fraction = weights.ravel() / total
-    mean = grid @ fraction
-    spread = (grid - mean[:, None]) * fraction @ (grid - mean[:, None]).T
+    dims = range(weights.ndim)
+    places = [np.arange(size, dtype=np.float64) for size in weights.shape]
+    along = [weights.sum(tuple(k for k in dims if k != axis)) / total for axis in dims]
+    mean = np.array([place @ fraction for place, fraction in zip(places, along)])
+    away = [place - middle for place, middle in zip(places, mean)]
+    spread = np.diag([own**2 @ fraction for own, fraction in zip(away, along)])
+    for a, b in itertools.combinations(dims, 2):
+        both = weights.sum(tuple(k for k in dims if k not in (a, b))) / total
+        spread[a, b] = spread[b, a] = away[a] @ both @ away[b]
     linear = affine[:-1, :-1]
     return linear @ mean + affine[:-1, -1], linear @ spread @ linear.T
 

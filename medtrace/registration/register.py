@@ -201,13 +201,19 @@ def _other_start(
     aligned: Alignment,
 ) -> OtherStart:
     """An alignment found another way: from the fixed to the moving image, or, where none was sought, at all."""
-    moving, fixed = images
     if aligned.kind == "none":
-        result = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2)
+        result = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2, mirrored=False)
         gain = (result.similarity - result.similarity_before) / max(result.similarity_before - 1, 1e-9)
         return OtherStart(aligned.distance(result.matrix), gain)
     back = align(
-        fixed, moving, affines[1], affines[0], kind=aligned.kind, mask=masks[0], moving_mask=masks[1], finest=2
+        *images[::-1],
+        *affines[::-1],
+        kind=aligned.kind,
+        mask=masks[0],
+        moving_mask=masks[1],
+        turns=not aligned.convincing,
+        finest=2,
+        mirrored=False,
     )
     return OtherStart(aligned.distance(torch.linalg.inv(back.matrix)), None)
 

@@ -39,6 +39,9 @@ CORRELATION = (0.2, 0.1)
 OTHER_GAIN = 0.15
 """Fraction of the information by which another alignment must beat the headers' own to be believed instead."""
 
+MIRRORED = (0.02, 0.1)
+"""Fraction of the information that a mirrored map may add: above which to warn, to fail."""
+
 LOST = 0.1
 """Fraction of likeness that a deformation may cost: between images that were aligned already it has nothing to gain."""
 
@@ -179,6 +182,7 @@ def measure(
         "stretch": alignment.plausibility.stretch,
         "rotation_degrees": alignment.plausibility.rotation_degrees,
         "content_radius_mm": alignment.content.radius,
+        "mirror_gain": alignment.mirror_gain,
     }
 
 
@@ -256,7 +260,8 @@ def _alignment(alignment: Alignment) -> list[tuple[str, str]]:
         result.append((assessed.grade, assessed.reason))
     if alignment.kind != "none" and alignment.similarity < alignment.similarity_before:
         result.append(("WARN", "the alignment shares less information than the headers' own"))
-    return result
+    text = f"mirrored, the images share {100 * alignment.mirror_gain:.0f} % more information; one seems to be flipped"
+    return result + _below(-alignment.mirror_gain, tuple(-one for one in MIRRORED), text)
 
 
 def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
