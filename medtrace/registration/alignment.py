@@ -198,7 +198,7 @@ def align(
 def _follow(
     levels: Sequence[AlignmentLevel], seeds: Sequence[tuple[str, Any]], turns: bool
 ) -> tuple[list[Candidate], list[Candidate], bool]:
-    """The rigid ends of the best starts, best first, at the finest resolution and the coarsest; whether one convinced."""
+    """Rigid ends of the best starts, best first, at the finest resolution and the coarsest; whether one convinced."""
     coarse = levels[0]
     search = Search("rigid", 40, COARSE_TOLERANCE)
     straight = [start_score(coarse, name, matrix) for name, matrix in [*seeds, *_shifted(coarse)]]
@@ -214,7 +214,7 @@ def _follow(
 
 
 def _turned_too(level: AlignmentLevel, straight: list[Candidate], search: Search) -> tuple[bool, list[Candidate]]:
-    """Whether the headers' start convinces, and ends from every orientation, best first, or else from the headers' alone."""
+    """Whether the headers' start convinces, and the ends that are followed: its own, or of all turns, best first."""
     turned = [Candidate(name, matrix, level.score(matrix, few=True)) for name, matrix in _turned(level)]
     turned.sort(key=lambda one: -one.score)
     probes = [refine(level, one, Search("rigid", PROBING)) for one in turned[:PROBES]]
