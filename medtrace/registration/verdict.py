@@ -36,8 +36,9 @@ CORRELATION = (0.2, 0.1)
 """Mean squared local correlation in the content after the registration: below which to warn, and to fail."""
 
 
-OTHER_GAIN = 0.15
-"""Fraction of the information by which another alignment must beat the headers' own to be believed instead."""
+OTHER_GAIN, FAR_GAIN = 0.15, 0.05
+"""Fraction of the information by which another alignment must beat the headers' own to be believed instead; the second
+where it lies so far away that one of the two must be wrong (a slice turned by 180° without a word had 13 %)."""
 
 MIRRORED = (0.03, 0.05)
 """Fraction of the information that a mirrored map may add: above which to warn, to fail. Of one person's images that
@@ -272,7 +273,7 @@ def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
     if other.gain is None:
         text = f"aligned from the other side, the images lie {other.distance_mm:.0f} mm elsewhere"
         return _below(fraction, bounds, text)
-    if other.gain < OTHER_GAIN:
+    if other.gain < (FAR_GAIN if fraction < bounds[1] else OTHER_GAIN):
         return []
     text = (
         f"moved by {other.distance_mm:.0f} mm, the images share {100 * other.gain:.0f} % more information; align them"
