@@ -8,9 +8,11 @@ from medtrace import kernels
 from medtrace.fields import compose, folded_voxels, warp
 from medtrace.kernels import threads
 from medtrace.kernels.greedy import operations
-from medtrace.kernels.greedy_interface import gaussian
+from medtrace.kernels.greedy_interface import BINS, gaussian
 from medtrace.kernels.greedy_torch import TorchOperations
-from medtrace.kernels.information import information
+from medtrace.kernels.information import FLOOR, information, smoothing_matrix
+from medtrace.kernels.point_information import PointInformation
+from medtrace.kernels.point_loops import normalized_information
 
 SHAPES = {"2d": (19, 23), "3d": (9, 11, 13), "single slice": (8, 9, 1), "row": (1, 9), "slab": (1, 7, 8)}
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -133,15 +135,59 @@ def test_gaussian_is_scipys():
 
 
 @each_shape
-def test_affine_displacement_and_its_moments_agree_with_torch(shape):
+def test_affine_displacement_agrees_with_torch(shape):
     both = Both(shape)
-    random = np.random.default_rng(0)
-    matrix = np.eye(both.dims + 1)
-    matrix[:-1] += 0.1 * random.normal(size=matrix[:-1].shape)
+    matrix = tilted(both.dims)
     close(both.ours.tensor(both.ours.affine(matrix)), both.theirs.tensor(both.theirs.affine(matrix)))
-    (slope,), (twin,) = both.volumes(1)
-    field, twin_field, _ = both.field(1.0)
-    close(both.ours.moments(slope, field), both.theirs.moments(twin, twin_field))
+
+
+def tilted(dims):
+    matrix = np.eye(dims + 1)
+    matrix[:-1] += 0.1 * np.random.default_rng(0).normal(size=matrix[:-1].shape)
+    return matrix
+
+
+@each_shape
+@pytest.mark.parametrize("parted", [False, True])
+def test_information_at_points_agrees_with_torch(shape, parted):
+    random, dims = np.random.default_rng(1), len(shape)
+    image, share = torch.rand(shape), torch.rand(shape) if parted else None
+    points = random.uniform(-1, max(shape), (dims, 700))
+    known, weights = torch.rand(700), torch.rand(700)
+    results = []
+    for version in ("auto", "torch"):
+        with kernels.use(version):
+            results.append(PointInformation(image, share, points, known, weights).compare(tilted(dims)))
+    close(results[0][0], results[1][0], 1e-5)
+    close(results[0][1], results[1][1], 1e-5)
+
+
+def test_compiled_information_is_that_of_the_table():
+    table = np.random.default_rng(0).uniform(0, 3, (BINS, BINS))
+    table[:4] = 0
+    by_entry = np.empty_like(table)
+    value = normalized_information(table, smoothing_matrix(BINS), FLOOR, by_entry)
+    expected = information(table, True)
+    assert value == pytest.approx(expected.value, rel=1e-9)
+    np.testing.assert_allclose(by_entry, expected.by_entry, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(13, 15), (9, 11, 10)], ids=["2d", "3d"])
+def test_displacements_between_grids_agree_with_torch(shape):
+    from medtrace.registration.working import total_field, total_inverse
+
+    dims = len(shape)
+    ddf = torch.nn.functional.interpolate(
+        torch.randn(1, dims, *[4] * dims), shape, mode="bilinear" if dims == 2 else "trilinear"
+    )[0]
+    ddf = 0.3 * ddf
+    working, matrix, other = (tilted(dims) @ np.diag([size] * dims + [1.0]) for size in (1.0, 1.1, 0.8))
+    for call in (total_field, total_inverse):
+        found = []
+        for version in ("auto", "torch"):
+            with kernels.use(version):
+                found.append(call(ddf, working, matrix, other, [size + 2 for size in shape]))
+        assert float((found[0] - found[1]).norm(dim=0).max()) < 5e-3
 
 
 @each_shape

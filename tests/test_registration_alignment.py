@@ -13,7 +13,7 @@ from medtrace.registration.frames import Frame
 from medtrace.registration.levels import make_levels
 from medtrace.registration.plausibility import plausibility
 from medtrace.registration.starts import orientations
-from medtrace.registration.verdict import SHARP, OtherStart, assess, sharpness
+from medtrace.registration.verdict import MIRRORED, SHARP, OtherStart, assess, sharpness
 from medtrace.registration.working import working_pair
 
 SHAPES = {"2d": (48, 52), "3d": (30, 34, 28)}
@@ -265,6 +265,19 @@ def test_a_turn_that_nobody_sought_fails():
         assert "more information; align them" in verdict.text()
         straight, _ = phantom((48, 52), matrix=turn(2, 2, 3), contrast=contrast)
         assert register_images(straight, fixed, affine, affine, alignment="none").verdict.grade == "PASS"
+
+
+@each_shape
+@pytest.mark.parametrize("kind", ["none", "rigid"])
+def test_a_flipped_image_does_not_pass(shape, kind):
+    """The head is lopsided: no turn brings its mirror image onto it, and the deformation must not hide that."""
+    fixed, affine = phantom(shape)
+    moving, _ = phantom(shape, matrix=turn(len(shape), 2, 3), contrast=(0.6, 1.5, 0.3, 1.0))
+    straight = align(moving, fixed, affine, affine, kind=kind)
+    flipped = register_images(moving.flip(1), fixed, affine, affine, alignment=kind, check_starts=False)
+    assert straight.mirror_gain < 0 < MIRRORED[1] < flipped.alignment.mirror_gain
+    assert flipped.verdict.grade == "FAIL"
+    assert "seems to be flipped" in flipped.verdict.text()
 
 
 def test_squared_differences_of_two_contrasts_do_not_pass():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtrace.kernels import folding_loops, greedy_loops, similarity_loops, threads
+from medtrace.kernels import folding_loops, greedy_loops, lncc_loops, similarity_loops, threads
 from medtrace.kernels.greedy_interface import BINS, Slopes, Windows, gaussian, inner_shape
 from medtrace.kernels.information import information
 from medtrace.kernels.layout import plain
@@ -79,20 +79,13 @@ class CompiledOperations:
     ) -> Slopes:
         """See `greedy_interface.Operations`."""
         sums, coefficients = self._buffer("sums", 3), self._buffer("coefficients", 5)
-        totals = np.empty(self.shape[0])
-        self._share(similarity_loops.weighted_products, x, y, weight, *sums)
-        for part in sums:
-            self._box(part, radius, part)
-        first, square, cross = sums
-        arrays = windows.count, first, square, windows.first, windows.square, cross, centers
-        self._share(similarity_loops.lncc_planes, *arrays, REAL(floor), coefficients, both, totals)
-        for part in coefficients[: 5 if both else 3]:
-            self._box(part, radius, part)
-        a, b, c, d, e = coefficients
+        totals, used = np.empty(self.shape[0]), 5 if both else 3
+        self._share(lncc_loops.product_planes, x, y, weight, radius, sums)
+        arrays = sums, windows.count, windows.first, windows.square, centers
+        self._share(lncc_loops.coefficient_planes, *arrays, REAL(floor), radius, used, coefficients, totals)
         by_x, by_y = self._buffer("by x"), self._buffer("by y") if both else None
-        self._share(similarity_loops.lncc_slope_planes, x, y, weight, a, b, c, by_x)
-        if both:
-            self._share(similarity_loops.lncc_slope_planes, y, x, weight, a, d, e, by_y)
+        written = by_x, by_x if by_y is None else by_y
+        self._share(lncc_loops.slope_planes, x, y, weight, coefficients, radius, used, *written)
         return Slopes(float(totals.sum()), by_x, by_y)
 
     def information(self, x: Any, y: Any, weight: Any, normalized: bool, both: bool) -> Slopes:
@@ -151,13 +144,6 @@ class CompiledOperations:
         out = self._buffer("affine", 3)
         self._share(greedy_loops.affine_planes, inner, out)
         return out
-
-    def moments(self, slope: Any, by_space: Any) -> Any:
-        """See `greedy_interface.Operations`."""
-        sums = np.empty((self.shape[0], 3, 4))
-        self._share(greedy_loops.moment_planes, slope, by_space, sums)
-        rows = [0, 2] if len(self.spatial) == 2 else [0, 1, 2]
-        return sums.sum(0)[np.ix_(rows, [*rows, 3])]
 
     def folded(self, field: Any) -> tuple[Any, int]:
         """See `greedy_interface.Operations`."""

@@ -80,9 +80,6 @@ class Operations(Protocol):
     def affine(self, matrix: Any) -> Any:
         """Displacement of an affine map, (D + 1, D + 1) float64 from voxels to voxels."""
 
-    def moments(self, slope: Any, by_space: Any) -> Any:
-        """Derivative by such a matrix, (D, D + 1) float64, of a similarity whose derivative by the image is `slope`."""
-
     def folded(self, field: Any) -> tuple[Any, int]:
         """Weights 1 at voxels where the displaced grid folds, else 0, and their number."""
 

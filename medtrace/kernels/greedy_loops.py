@@ -172,12 +172,20 @@ def filter_rows(rows: Any, middle: int, y: int, kernel: Any, out: Any) -> None:
     """Write the weighted sum of the rows [middle ± k, y]; the border row stands for those beyond it."""
     last = rows.shape[0] - 1
     weight, row = kernel[0], rows[middle, y]
-    for j in range(out.size):
-        out[j] = row[j] * weight
-    for k in range(1, kernel.size):
-        before, after, weight = rows[max(middle - k, 0), y], rows[min(middle + k, last), y], kernel[k]
+    begin = kernel.size % 2
+    if begin:
         for j in range(out.size):
-            out[j] += (before[j] + after[j]) * weight
+            out[j] = row[j] * weight
+    else:
+        before, after, next_weight = rows[max(middle - 1, 0), y], rows[min(middle + 1, last), y], kernel[1]
+        for j in range(out.size):
+            out[j] = row[j] * weight + (before[j] + after[j]) * next_weight
+        begin = 2
+    for k in range(begin, kernel.size, 2):  # two at once: the sums are written half as often
+        a, b, weight = rows[max(middle - k, 0), y], rows[min(middle + k, last), y], kernel[k]
+        c, d, next_weight = rows[max(middle - k - 1, 0), y], rows[min(middle + k + 1, last), y], kernel[k + 1]
+        for j in range(out.size):
+            out[j] += (a[j] + b[j]) * weight + (c[j] + d[j]) * next_weight
 
 
 @compiled
@@ -194,14 +202,25 @@ def smooth_in_planes(field: Any, along_y: Any, along_z: Any, out: Any, begin: in
                 padded[:reach] = own[0]
                 padded[reach : reach + length] = own
                 padded[reach + length :] = own[length - 1]
-                weight = along_z[0]
-                for j in range(length):
-                    line[j] = own[j] * weight
-                for k in range(1, reach + 1):
-                    before, after = padded[reach - k : reach - k + length], padded[reach + k : reach + k + length]
-                    weight = along_z[k]
+                weight, first = along_z[0], along_z.size % 2
+                if first:
                     for j in range(length):
-                        line[j] += (before[j] + after[j]) * weight
+                        line[j] = own[j] * weight
+                else:
+                    before, after = padded[reach - 1 : reach - 1 + length], padded[reach + 1 : reach + 1 + length]
+                    next_weight = along_z[1]
+                    for j in range(length):
+                        line[j] = own[j] * weight + (before[j] + after[j]) * next_weight
+                    first = 2
+                for k in range(first, reach + 1, 2):
+                    p, q = padded[reach - k : reach - k + length], padded[reach + k : reach + k + length]
+                    r, s = (
+                        padded[reach - k - 1 : reach - k - 1 + length],
+                        padded[reach + k + 1 : reach + k + 1 + length],
+                    )
+                    weight, next_weight = along_z[k], along_z[k + 1]
+                    for j in range(length):
+                        line[j] += (p[j] + q[j]) * weight + (r[j] + s[j]) * next_weight
             for y in range(height):
                 filter_rows(plane, y, 0, along_y, out[c, x, y])
 
@@ -253,33 +272,3 @@ def affine_planes(matrix: Any, out: Any, begin: int, end: int) -> None:
                 step = real(matrix[c, 2] - (1.0 if c == 2 else 0.0))
                 for j in range(line.size):
                     line[j] = start + step * real(np.int32(j))
-
-
-@compiled
-def moment_planes(weights: Any, slopes: Any, out: Any, begin: int, end: int) -> None:
-    """Sums of weights · slopes ⊗ (x, y, z, 1) per plane: the gradient by the matrix of an affine map.
-
-    Args:
-        weights: (X, Y, Z).
-        slopes: (3, X, Y, Z).
-        out: (X, 3, 4) float64.
-        begin: first plane.
-        end: behind the last one.
-    """
-    _, height, length = weights.shape
-    total = np.empty(length, np.float64)
-    for x in range(begin, end):
-        for c in range(3):
-            along_y = along_z = whole = 0.0
-            for y in range(height):
-                weight, slope = weights[x, y], slopes[c, x, y]
-                for j in range(length):
-                    total[j] = weight[j] * slope[j]
-                row = moment = 0.0
-                for j in range(length):
-                    row += total[j]
-                    moment += total[j] * j
-                whole += row
-                along_y += row * y
-                along_z += moment
-            out[x, c, 0], out[x, c, 1], out[x, c, 2], out[x, c, 3] = whole * x, along_y, along_z, whole

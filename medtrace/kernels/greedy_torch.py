@@ -133,14 +133,6 @@ class TorchOperations:
         moved = torch.tensordot(given[:dims, :dims], grid, 1) + given[:dims, dims].reshape(dims, *[1] * dims)
         return self.field(moved - grid)
 
-    def moments(self, slope: Any, by_space: Any) -> Any:
-        """See `greedy_interface.Operations`."""
-        axes = [torch.arange(size, device=self.device, dtype=torch.float64) for size in self.shape]
-        points = torch.stack([*torch.meshgrid(*axes, indexing="ij"), torch.ones_like(slope, dtype=torch.float64)])
-        result = (slope * by_space).double().flatten(1) @ points.flatten(1).T
-        rows = [0, 2] if len(self.spatial) == 2 else [0, 1, 2]
-        return result[rows][:, [*rows, 3]].cpu().numpy()
-
     def folded(self, field: Any) -> tuple[Any, int]:
         """See `greedy_interface.Operations`."""
         axes = [axis for axis, size in enumerate(self.shape) if size > 1]

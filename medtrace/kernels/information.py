@@ -35,7 +35,7 @@ def information(table: Any, normalized: bool) -> Information:
         Value and derivative; a constant added to all entries of the derivative changes nothing, since the
         probabilities sum to 1.
     """
-    spread = _spread(table.shape[0])
+    spread = smoothing_matrix(table.shape[0])
     smooth = spread @ table @ spread.T
     mass = smooth.sum()
     joint = smooth / mass + FLOOR
@@ -53,7 +53,7 @@ def information(table: Any, normalized: bool) -> Information:
     return Information(value, spread.T @ slope @ spread * (table.sum() / mass))
 
 
-def _spread(bins: int) -> Any:
+def smoothing_matrix(bins: int) -> Any:
     """Matrix that smooths along one axis and keeps the sum of what it smooths."""
     places = np.arange(bins)
     weights = np.exp(-0.5 * ((places[:, None] - places[None]) / SMOOTHING_BINS) ** 2)

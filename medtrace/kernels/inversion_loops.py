@@ -101,6 +101,27 @@ def newton_step(field: Any, position: Any, v: Any, m: Any) -> Any:
     )
 
 
+@inlined
+def solved(field: Any, position: Any, v: Any, iterations: int, plain: int, tolerance: float) -> Any:
+    """The inverse at a position from a first guess v, and what remains; arguments as in `solve`."""
+    m, size = mismatch_at(field, position, v)
+    rate = 1.0
+    for iteration in range(iterations):
+        if not size > tolerance:
+            break
+        step = m if iteration < plain else newton_step(field, position, v, m)
+        trial = (v[0] - rate * step[0], v[1] - rate * step[1], v[2] - rate * step[2])
+        trial_m, trial_size = mismatch_at(field, position, trial)
+        if trial_size < size:
+            v, m, size = trial, trial_m, trial_size
+            rate = min(rate * 2.0, 1.0)
+        else:
+            rate *= 0.5
+        if iteration == plain - 1:
+            rate = 1.0
+    return v, size
+
+
 @compiled
 def solve(
     field: Any, points: Any, out: Any, missed: Any, iterations: int, plain: int, tolerance: float, begin: int, end: int
@@ -128,25 +149,58 @@ def solve(
                 line = n // shape[2]
                 position = (float(line // shape[1]), float(line % shape[1]), float(n % shape[2]))
             start, _ = mismatch_at(own, position, (0.0, 0.0, 0.0))
-            v = (-start[0], -start[1], -start[2])
-            m, size = mismatch_at(own, position, v)
-            rate = 1.0
-            for iteration in range(iterations):
-                if not size > tolerance:
-                    break
-                step = m if iteration < plain else newton_step(own, position, v, m)
-                trial = (v[0] - rate * step[0], v[1] - rate * step[1], v[2] - rate * step[2])
-                trial_m, trial_size = mismatch_at(own, position, trial)
-                if trial_size < size:
-                    v, m, size = trial, trial_m, trial_size
-                    rate = min(rate * 2.0, 1.0)
-                else:
-                    rate *= 0.5
-                if iteration == plain - 1:
-                    rate = 1.0
+            v, size = solved(own, position, (-start[0], -start[1], -start[2]), iterations, plain, tolerance)
             out[b, 0, n], out[b, 1, n], out[b, 2, n] = v
             within = inside(position[0] + v[0], shape[0]) and inside(position[1] + v[1], shape[1])
             within = within and inside(position[2] + v[2], shape[2])
             missed[b, n] = size if within else 0.0
             if not math.isfinite(size):
                 missed[b, n] = math.inf
+
+
+@inlined
+def moved(matrix: Any, x: float, y: float, z: float) -> Any:
+    """A matrix (3, 4) on a point."""
+    return (
+        matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3],
+        matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3],
+        matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3],
+    )
+
+
+@compiled
+def between_grids(
+    field: Any, guess: Any, first: Any, last: Any, iterations: int, plain: int, tolerance: float, out: Any, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Write last · (q + v) − p for every voxel p of a grid, q being first · p and v the field there or its inverse.
+
+    Args:
+        field: (3, X, Y, Z), in its voxels.
+        guess: of its size, about its inverse, to write that; or (3, 0, 0, 0) to write the field.
+        first: (3, 4) float64, from voxels p to the field's.
+        last: (3, 4) float64, from the field's voxels to those of p's grid.
+        iterations: as in `solve`.
+        plain: likewise.
+        tolerance: likewise.
+        out: (3, X', Y', Z'), voxels p.
+        begin: first plane.
+        end: behind the last one.
+    """
+    shape = field.shape[1:]
+    for i in range(begin, end):
+        for k in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                position = moved(first, float(i), float(k), float(j))
+                x = cell_of(position[0], shape[0])
+                y = cell_of(position[1], shape[1])
+                z = cell_of(position[2], shape[2])
+                if guess.size > 0:
+                    v = (value_at(guess[0], x, y, z), value_at(guess[1], x, y, z), value_at(guess[2], x, y, z))
+                    v, _ = solved(field, position, v, iterations, plain, tolerance)
+                else:
+                    v = (value_at(field[0], x, y, z), value_at(field[1], x, y, z), value_at(field[2], x, y, z))
+                there = moved(last, position[0] + v[0], position[1] + v[1], position[2] + v[2])
+                out[0, i, k, j] = there[0] - i
+                out[1, i, k, j] = there[1] - k
+                out[2, i, k, j] = there[2] - j

@@ -120,35 +120,27 @@ class _Row:
     def __init__(self, shape: tuple[int, ...], radius: int, floor: float) -> None:
         self.radius, self.floor = radius, np.float32(floor)
         self.planes = threads.pieces(shape[0], int(np.prod(shape)))
-        self.sums = np.empty((6, *shape), np.float32)
-        self.coefficients: Any = None
+        self.sums, self.windows = np.empty((3, *shape), np.float32), np.empty((3, *shape), np.float32)
+        self.coefficients = np.empty((5, *shape), np.float32)
         self.between = np.empty(shape, np.float32)
         self.totals = np.empty(shape[0])
 
     def measure(self, x: Any, y: Any, weight: Any, by_x: Any = None, by_y: Any = None) -> float:
         """The weighted sum; writes the derivatives to what is not None."""
-        from medtrace.kernels import similarity_loops as loops  # compiles: only where it is used
+        from medtrace.kernels import lncc_loops as loops  # compiles: only where it is used
 
-        count, sum_x, sum_xx, sum_y, sum_yy, sum_xy = self.sums
-        # what one product writes to the cross moment, the other writes again: both are w·x·y
-        self._share(loops.weighted_products, y, x, weight, sum_y, sum_yy, sum_xy)
-        self._share(loops.weighted_products, x, y, weight, sum_x, sum_xx, sum_xy)
-        self._box(weight, count)
-        for part in self.sums[1:]:
-            self._box(part, part)
-        if self.coefficients is None:
-            self.coefficients = np.empty((5, *x.shape), np.float32)
-        arrays = count, sum_x, sum_xx, sum_y, sum_yy, sum_xy, weight
-        self._share(loops.lncc_planes, *arrays, self.floor, self.coefficients, by_y is not None, self.totals)
-        a, b, c, d, e = self.coefficients
-        wanted = [part for part, wish in ((a, True), (b, by_x), (c, by_x), (d, by_y), (e, by_y)) if wish is not None]
-        if by_x is not None or by_y is not None:
-            for part in wanted:
-                self._box(part, part)
-        if by_x is not None:
-            self._share(loops.lncc_slope_planes, x, y, weight, a, b, c, by_x)
-        if by_y is not None:
-            self._share(loops.lncc_slope_planes, y, x, weight, a, d, e, by_y)
+        if by_x is None and by_y is not None:
+            x, y, by_x, by_y = y, x, by_y, None
+        used = 5 if by_y is not None else (0 if by_x is None else 3)
+        self._share(loops.product_planes, x, y, weight, self.radius, self.sums)
+        first = weight * y
+        for part, out in zip((weight, first, first * y), self.windows):
+            self._box(part, out)
+        arrays = self.sums, *self.windows, weight
+        self._share(loops.coefficient_planes, *arrays, self.floor, self.radius, used, self.coefficients, self.totals)
+        if used:
+            written = by_x, by_x if by_y is None else by_y
+            self._share(loops.slope_planes, x, y, weight, self.coefficients, self.radius, used, *written)
         return float(self.totals.sum())
 
     def _box(self, values: Any, out: Any) -> None:

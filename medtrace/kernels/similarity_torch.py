@@ -28,7 +28,7 @@ def box_sum(values: Tensor, radius: int) -> Tensor:
 def local_correlation(
     sums: Sequence[Tensor], centers: Tensor, floor: float
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """See `similarity_loops.lncc_planes`: the values v·A²/(B·C), and the coefficients of the derivative.
+    """See `lncc_loops.coefficient_planes`: the values v·A²/(B·C), and the coefficients of the derivative.
 
     Args:
         sums: n, Sy, Syy, Sx, Sxx, Sxy.

@@ -10,7 +10,6 @@ from scipy.optimize import minimize
 from medtrace.registration.frames import Array
 from medtrace.registration.levels import AlignmentLevel
 
-_SMALL = 1e-6  # radians, of the rotation's central differences
 _SCALE = 100.0  # of the information, so that a gradient per voxel is about 1
 
 
@@ -28,6 +27,8 @@ class Search(NamedTuple):
     kind: str
     """"rigid" or "affine"."""
     iterations: int
+    tolerance: float = 1e-6
+    """Fraction of the information that an iteration must gain."""
 
 
 def start_score(level: AlignmentLevel, name: str, matrix: Array) -> Candidate:
@@ -70,7 +71,7 @@ def refine(level: AlignmentLevel, start: Candidate, search: Search) -> Candidate
         gradient = np.array([*by_first, *(by_matrix[:, -1] * level.edge)])
         return -_SCALE * value, -_SCALE * gradient
 
-    options = {"maxiter": search.iterations, "maxfun": 2 * search.iterations, "ftol": 1e-7, "gtol": 1e-5}
+    options = {"maxiter": search.iterations, "maxfun": 2 * search.iterations, "ftol": search.tolerance, "gtol": 1e-5}
     result = minimize(objective, np.zeros(count + dims), jac=True, method="L-BFGS-B", options=options)
     return Candidate(start.name, matrix_of(result.x), -float(result.fun) / _SCALE)
 
@@ -81,14 +82,28 @@ def _rotation(vector: Array, dims: int) -> Array:
         cosine, sine = np.cos(vector[0]), np.sin(vector[0])
         return np.array([[cosine, -sine], [sine, cosine]])
     angle = float(np.linalg.norm(vector))
-    x, y, z = vector
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    cross = _cross(vector)
     first = 1 - angle**2 / 6 if angle < 1e-4 else np.sin(angle) / angle
     second = 0.5 - angle**2 / 24 if angle < 1e-4 else (1 - np.cos(angle)) / angle**2
     return np.eye(3) + first * cross + second * cross @ cross
 
 
 def _slopes(vector: Array, dims: int) -> list[Array]:
-    """Derivatives of the rotation by the entries of its vector."""
-    steps = np.eye(len(vector)) * _SMALL
-    return [(_rotation(vector + step, dims) - _rotation(vector - step, dims)) / (2 * _SMALL) for step in steps]
+    """Derivatives of the rotation by the entries of its vector (Gallego and Yezzi, 2015)."""
+    turn = _rotation(vector, dims)
+    if dims == 2:
+        return [np.array([[-turn[1, 0], -turn[0, 0]], [turn[0, 0], -turn[1, 0]]])]
+    squared = float(vector @ vector)
+    if squared < 1e-12:
+        return [_cross(axis) for axis in np.eye(3)]
+    result = []
+    for number, axis in enumerate(np.eye(3)):
+        moved = _cross(vector) @ (axis - turn[:, number])
+        result.append((vector[number] * _cross(vector) + _cross(moved)) @ turn / squared)
+    return result
+
+
+def _cross(vector: Array) -> Array:
+    """Matrix of the cross product with a vector from the left."""
+    x, y, z = vector
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])

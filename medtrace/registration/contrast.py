@@ -56,9 +56,10 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> ContrastRelati
         fixed: likewise.
         weight: (1, *spatial) of the voxels that count.
     """
-    texture = _likeness(scaled(moving), scaled(fixed), weight.float())
+    moving, fixed = scaled(moving), scaled(fixed)
+    texture = mean_correlation(moving, fixed, weight.float())
     factor = [_halvings(max(weight.shape[1:])) if size > 1 else 1 for size in weight.shape[1:]]
-    moving, fixed, weight = (shrink(image, factor) for image in (scaled(moving), scaled(fixed), weight.float()))
+    moving, fixed, weight = (shrink(image, factor) for image in (moving, fixed, weight.float()))
     fraction = weight.reshape(inner_shape(weight.shape[1:]))
     signed = whole = 0.0
     correlations = []
@@ -75,11 +76,12 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> ContrastRelati
         local = fraction * (sab - sa * sb * per) / (spread[0] * spread[1]).sqrt()
         signed, whole = signed + float(local.sum()), whole + float(local.abs().sum())
         correlations.append(_correlation(a, b, fraction))
-    likeness = _likeness(moving, fixed, weight)
+    likeness = mean_correlation(moving, fixed, weight)
     return ContrastRelation(abs(signed) / max(whole, 1e-9), sum(correlations) / len(correlations), likeness, texture)
 
 
-def _likeness(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
+def mean_correlation(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
+    """Mean squared local correlation, in [0, 1], of images (C, *spatial) from 0 to 1 where a weight is above 0."""
     counted = weight[None] if bool((weight > 0).any()) else None
     return float(lncc(moving[None], fixed[None], mask=counted, floor=1e-4).mean())
 

@@ -56,7 +56,7 @@ class Deformable:
     field_smoothing_mm: float | None = None
     symmetry: float = 0.5
     step: float = 1.0
-    iterations: tuple[int, ...] = (100, 100, 50, 25)
+    iterations: tuple[int, ...] = (100, 50, 20, 10)
     tolerance: float = 1e-3
     floor: float = 1e-4
     unfolding: int = 10

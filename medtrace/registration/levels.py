@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medtrace.kernels.greedy import operations
+from medtrace.kernels.point_information import PointInformation
 from medtrace.registration.frames import Array, Frame
 from medtrace.registration.pyramid import shrink
 from medtrace.registration.scaling import scaled
@@ -20,6 +21,10 @@ COARSEST = 20
 
 MOST_VOXELS = 300_000
 """Voxels of the fixed image at the finest resolution at most."""
+
+MOST_POINTS, FIRST_POINTS, FEW_POINTS = 30_000, 8_000, 2_500
+"""Voxels of the fixed image that are compared at a resolution at most, at the coarsest, and where many maps are looked
+at."""
 
 
 class AlignmentLevel:
@@ -32,6 +37,7 @@ class AlignmentLevel:
         moving_weight: likewise of the moving ones, or None.
         frame: where the images lie.
         factors: voxels of the images in one of the level, per axis, of moving and fixed.
+        most: fixed voxels that are compared.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class AlignmentLevel:
         moving_weight: Tensor | None,
         frame: Frame,
         factors: tuple[Sequence[int], Sequence[int]],
+        most: int = MOST_POINTS,
     ) -> None:
         self.dims = frame.dims
         coarse_fixed, self.to_fixed = shrink(fixed, factors[1]), _coarse(frame.fixed, factors[1])
@@ -56,44 +63,40 @@ class AlignmentLevel:
         self.radius = max(float(np.sqrt(np.trace(spread))), self.edge)
         self.spread = spread
         # A rim of the border's typical value is what lies outside the moving grid.
-        ring = _rim(coarse_moving[0])
-        padded = F.pad(coarse_moving, (1, 1) * self.dims, value=ring)[0]
+        padded = F.pad(coarse_moving, (1, 1) * self.dims, value=_rim(coarse_moving[0]))[0]
+        parted = None if moving_share is None else F.pad(moving_share, (1, 1) * self.dims, value=1.0)[0]
         self.from_moving = np.linalg.inv(to_moving @ _shift(self.dims, -1.0))
-        self.ops = operations(tuple(coarse_fixed.shape[1:]), fixed.device)
-        self.fixed = self.ops.volume(coarse_fixed[0].contiguous())
-        self.moving = self.ops.volume(padded.contiguous())
-        self.weight = self.ops.volume(fraction[0].contiguous())
-        self.moving_weight = None
-        if moving_share is not None:
-            self.moving_weight = self.ops.volume(F.pad(moving_share, (1, 1) * self.dims, value=1.0)[0].contiguous())
+        values, weights = coarse_fixed[0].flatten(), fraction[0].flatten()
+        counted = np.flatnonzero(weights.cpu().numpy() > 0)
+        grid = np.stack(np.unravel_index(counted, coarse_fixed.shape[1:])).astype(np.float64)
+        chosen = _chosen(len(counted), most)
+        known = [one[torch.from_numpy(counted).to(one.device)] for one in (values, weights)]
+        self._points = grid, *known
+        self._images = padded, parted
+        self.information = self._information(chosen)
+        self._few: PointInformation | None = None
+
+    def _information(self, chosen: Array) -> PointInformation:
+        grid, values, weights = self._points
+        picked = torch.from_numpy(chosen).to(values.device)
+        return PointInformation(*self._images, grid[:, chosen], values[picked], weights[picked])
 
     def compare(self, matrix: Array) -> tuple[float, Array]:
         """Normalized mutual information through a map of the frame's points, and its derivative by the map's matrix.
 
         Returns:
-            The value in [1, 2] and (D, D + 1).
+            The value in [1, 2], 0 where nothing counts, and (D, D + 1).
         """
-        field = self.ops.affine(self.from_moving @ matrix @ self.to_fixed)
-        weight = self.weight
-        if self.moving_weight is not None:
-            weight = weight * self.ops.warp(self.moving_weight, field)[0]
-        warped, by_space = self.ops.warp(self.moving, field)
-        slopes = self.ops.information(warped, self.fixed, weight, True, False)
-        mass = max(float(weight.sum()), 1e-9)
-        by_voxels = self.ops.moments(slopes.by_x, by_space) / mass
+        value, by_voxels = self.information.compare(self.from_moving @ matrix @ self.to_fixed)
         # position = N·M·A·p with N to moving voxels and A from fixed ones
-        by_matrix = self.from_moving[:-1, :-1].T @ by_voxels @ self.to_fixed.T
-        return slopes.value / mass, by_matrix
+        return value, self.from_moving[:-1, :-1].T @ by_voxels @ self.to_fixed.T
 
-    def score(self, matrix: Array) -> float:
-        """Normalized mutual information through a map of the frame's points."""
-        field = self.ops.affine(self.from_moving @ matrix @ self.to_fixed)
-        weight = self.weight
-        if self.moving_weight is not None:
-            weight = weight * self.ops.warp(self.moving_weight, field)[0]
-        warped, _ = self.ops.warp(self.moving, field)
-        mass = max(float(weight.sum()), 1e-9)
-        return float(self.ops.information(warped, self.fixed, weight, True, False).value) / mass
+    def score(self, matrix: Array, *, few: bool = False) -> float:
+        """Normalized mutual information through a map of the frame's points; of few of the points for a first look."""
+        if few and self._few is None:
+            self._few = self._information(_chosen(len(self._points[1]), FEW_POINTS))
+        information = self._few if few and self._few is not None else self.information
+        return information.compare(self.from_moving @ matrix @ self.to_fixed, derivative=False)[0]
 
     def distance(self, first: Array, second: Array) -> float:
         """Root mean square distance, in mm, at which two maps put the fixed content."""
@@ -136,7 +139,8 @@ def make_levels(
         voxels = np.prod([size / factor for size, factor in zip(still.shape[1:], factors[1])])
         if levels and (voxels > MOST_VOXELS or factors == before):
             break
-        levels.append(AlignmentLevel(moved, still, weight, weights[1], frame, (factors[0], factors[1])))
+        most = MOST_POINTS if levels else FIRST_POINTS
+        levels.append(AlignmentLevel(moved, still, weight, weights[1], frame, (factors[0], factors[1]), most))
         before = factors
         edge /= 2
     return levels
@@ -145,6 +149,13 @@ def make_levels(
 def content_box(image: Tensor, margin: int) -> tuple[list[int], list[int]]:
     """First voxel of the box about an image's content (C, *spatial), widened by a margin, and behind its last."""
     return _box(scaled(image).mean(0), [float(margin)] * (image.ndim - 1))
+
+
+def _chosen(count: int, most: int) -> Array:
+    """Indices of so many at most, spread at random but always the same, in their order."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
 def _coarse(affine: Array, factor: Sequence[int]) -> Array:
@@ -167,10 +178,15 @@ def _moments(content: Tensor, affine: Array) -> tuple[Array, Array]:
     total = weights.sum()
     if not total > 0:
         weights, total = np.ones_like(weights), float(weights.size)
-    grid = np.stack(np.meshgrid(*(np.arange(size) for size in weights.shape), indexing="ij")).reshape(weights.ndim, -1)
-    fraction = weights.ravel() / total
-    mean = grid @ fraction
-    spread = (grid - mean[:, None]) * fraction @ (grid - mean[:, None]).T
+    dims = range(weights.ndim)
+    places = [np.arange(size, dtype=np.float64) for size in weights.shape]
+    along = [weights.sum(tuple(k for k in dims if k != axis)) / total for axis in dims]
+    mean = np.array([place @ fraction for place, fraction in zip(places, along)])
+    away = [place - middle for place, middle in zip(places, mean)]
+    spread = np.diag([own**2 @ fraction for own, fraction in zip(away, along)])
+    for a, b in itertools.combinations(dims, 2):
+        both = weights.sum(tuple(k for k in dims if k not in (a, b))) / total
+        spread[a, b] = spread[b, a] = away[a] @ both @ away[b]
     linear = affine[:-1, :-1]
     return linear @ mean + affine[:-1, -1], linear @ spread @ linear.T
 
@@ -194,11 +210,11 @@ def _extent(image: Tensor) -> list[int]:
 
 def _box(image: Tensor, margin: Sequence[float]) -> tuple[list[int], list[int]]:
     """First voxel of the box about what differs from the rim, widened by a margin per axis, and behind its last."""
-    on = (image - _rim(image)).abs() > 0.1
+    on = ((image - _rim(image)).abs() > 0.1).cpu().numpy()
     lows, highs = [], []
     for axis, (size, more) in enumerate(zip(image.shape, margin)):
-        others = [other for other in range(image.ndim) if other != axis]
-        places: Any = on.amax(others).nonzero()[:, 0] if others else on.nonzero()[:, 0]
+        others = tuple(other for other in range(image.ndim) if other != axis)
+        places: Any = np.flatnonzero(on.any(others) if others else on)
         low, high = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, size)
         lows.append(max(low - round(more), 0))
         highs.append(min(high + round(more), size))

@@ -14,13 +14,13 @@ from medtrace.checks import check_choice, check_positive
 from medtrace.fields import identity_grid, sample, warp
 from medtrace.kernels import threads
 from medtrace.registration.alignment import KINDS, Alignment, align
-from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of
+from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of, mean_correlation
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.held_out import Evidence, supported
 from medtrace.registration.presets import weak_likeness
 from medtrace.registration.scaling import scaled
-from medtrace.registration.verdict import OtherStart, Verdict, assess, mean_correlation
+from medtrace.registration.verdict import OtherStart, Verdict, assess
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
 
 ALIKE = 0.8
@@ -128,7 +128,7 @@ def register_images(
         moving_mask=pair.moving_mask,
         settings=chosen,
     )
-    if _needless(pair, deformation):
+    if _needless(pair, deformation, contrast.texture):
         still = torch.zeros_like(deformation.ddf)
         deformation = Deformation(still, still, 0.0, deformation.levels, 0, 0)
         reason = f"{reason}; but the deformation was left out, since the aligned images are more alike without it"
@@ -136,7 +136,7 @@ def register_images(
     if held_out:
         deformation, evidence = supported(pair, deformation, chosen)
     ddf = total_field(deformation.ddf, pair.affine, matrix, frame.fixed, fixed.shape[1:])
-    inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:])
+    inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:], deformation.inverse)
     other = None
     if check_starts:
         masks = moving_mask, mask
@@ -146,13 +146,13 @@ def register_images(
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict, evidence)
 
 
-def _needless(pair: Working, deformation: Deformation) -> bool:
+def _needless(pair: Working, deformation: Deformation, before: float) -> bool:
     """Whether images that are as alike as two can be, once aligned, are less so when deformed."""
     weight = pair.content.float() * (1 - pair.mask)
-    fixed, moving = scaled(pair.fixed), scaled(pair.moving)
-    before = mean_correlation(moving, fixed, weight)
+    fixed = scaled(pair.fixed)
     if before <= ALIKE * mean_correlation(fixed, fixed, weight):  # 1 but for windows without structure
         return False
+    moving = scaled(pair.moving)
     return mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
 
 
@@ -210,13 +210,19 @@ def _other_start(
     aligned: Alignment,
 ) -> OtherStart:
     """An alignment found another way: from the fixed to the moving image, or, where none was sought, at all."""
-    moving, fixed = images
     if aligned.kind == "none":
-        result = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2)
+        result = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2, mirrored=False)
         gain = (result.similarity - result.similarity_before) / max(result.similarity_before - 1, 1e-9)
         return OtherStart(aligned.distance(result.matrix), gain)
     back = align(
-        fixed, moving, affines[1], affines[0], kind=aligned.kind, mask=masks[0], moving_mask=masks[1], finest=2
+        *images[::-1],
+        *affines[::-1],
+        kind=aligned.kind,
+        mask=masks[0],
+        moving_mask=masks[1],
+        turns=not aligned.convincing,
+        finest=2,
+        mirrored=False,
     )
     return OtherStart(aligned.distance(torch.linalg.inv(back.matrix)), None)
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from medtrace.fields import identity_grid, invert, sample
+from medtrace.kernels.between_grids import between_grids
+from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.greedy import operations
 from medtrace.registration.frames import Array, Frame
 from medtrace.registration.levels import content_box
 
-MARGIN = 8
+MARGIN = 4
 """Voxels about the content of either image that are worked on too."""
 
 
@@ -125,18 +127,29 @@ def total_field(ddf: Tensor, working: Array, matrix: Array, fixed: Array, shape:
         fixed: affine of the fixed grid.
         shape: of the fixed grid.
     """
+    first, last = np.linalg.inv(working) @ fixed, np.linalg.inv(fixed) @ matrix @ working
+    if takes_compiled(ddf):
+        return between_grids(ddf, None, (first, last), shape)
     grid = identity_grid(shape, device=ddf.device, dtype=torch.float64)
-    place = _moved(np.linalg.inv(working) @ fixed, grid)
+    place = _moved(first, grid)
     there = place + sample(ddf[None].double(), place[None])[0]
-    return (_moved(np.linalg.inv(fixed) @ matrix @ working, there) - grid).float()
+    return (_moved(last, there) - grid).float()
 
 
-def total_inverse(ddf: Tensor, working: Array, matrix: Array, moving: Array, shape: Sequence[int]) -> Tensor:
-    """Displacement on the moving grid, in its voxels, that leads back; arguments as in `total_field`."""
+def total_inverse(
+    ddf: Tensor, working: Array, matrix: Array, moving: Array, shape: Sequence[int], guess: Tensor | None = None
+) -> Tensor:
+    """Displacement on the moving grid, in its voxels, that leads back; arguments as in `total_field`.
+
+    `guess` (D, *working shape) is about the inverse of `ddf`: where it is one, it is taken as it is.
+    """
+    first, last = np.linalg.inv(matrix @ working) @ moving, np.linalg.inv(moving) @ working
+    if takes_compiled(ddf):
+        return between_grids(ddf, -ddf if guess is None else guess, (first, last), shape)
     grid = identity_grid(shape, device=ddf.device, dtype=torch.float64)
-    place = _moved(np.linalg.inv(matrix @ working) @ moving, grid)
+    place = _moved(first, grid)
     there = place + invert(ddf[None].double(), points=place[None]).ddf[0]
-    return (_moved(np.linalg.inv(moving) @ working, there) - grid).float()
+    return (_moved(last, there) - grid).float()
 
 
 def _moved(matrix: Array, points: Tensor) -> Tensor:

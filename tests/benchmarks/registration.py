@@ -30,6 +30,7 @@ from torch import Tensor
 
 from medtrace.fields import identity_grid, jacobian_determinant, non_diffeomorphic_fraction, sample, warp
 from medtrace.geometry.resampling import resize, resized_affine
+from medtrace.kernels.between_grids import between_grids
 from medtrace.registration import register_images, thorough
 from tests.benchmarks.harness import optional
 from tests.real_heads import DATA, Head, head, mean_dice, segmented
@@ -61,14 +62,13 @@ def ours(moving: Head, fixed: Head, labels: Tensor, onto: Head, **settings: Any)
 
 def carry(ddf: Tensor, moving: Head, fixed: Head, labels: Tensor, onto: Head) -> Tensor:
     """Labels of the moving image's 1 mm grid, on the fixed image's, through a field of a coarser fixed grid."""
-    grid = identity_grid(onto.image.shape[1:], dtype=torch.float64)
-    coarse = moved(torch.linalg.inv(fixed.affine) @ onto.affine, grid)
-    there = coarse + sample(ddf[None].double(), coarse[None])[0]
     fine = head(moving.name, moving.contrast).affine
     # The moving header may have been changed: its anatomy is where the coarse voxels are.
     own = resized_affine(fine, labels.shape[1:], moving.image.shape[1:])
     to_fine = torch.linalg.inv(fine) @ own @ torch.linalg.inv(moving.affine) @ fixed.affine
-    return sample(labels[None], moved(to_fine, there)[None], mode="nearest")[0]
+    matrices = (torch.linalg.inv(fixed.affine) @ onto.affine).numpy(), to_fine.numpy()
+    there = between_grids(ddf, None, matrices, onto.image.shape[1:])
+    return warp(labels[None], there[None], mode="nearest")[0]
 
 
 def moved(matrix: Tensor, points: Tensor) -> Tensor:

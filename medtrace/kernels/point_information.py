@@ -1,0 +1,112 @@
+"""Normalized mutual information of an image and of values at points, through affine maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medtrace.kernels import choice, threads
+from medtrace.kernels.greedy_interface import BINS, inner_shape
+from medtrace.kernels.information import FLOOR, smoothing_matrix
+from medtrace.kernels.layout import plain
+
+choice.OPERATIONS["alignment (mutual information at points)"] = "CPU"
+PARTS = 8
+"""Histograms that are summed in the end, whatever the number of threads."""
+
+REAL = np.float32
+
+
+class PointInformation:
+    """What a map from points to an image is worth, and its derivative by the map.
+
+    Compiled on the CPU, else plain torch.
+
+    Args:
+        image: (*spatial), in [0, 1].
+        share: likewise, how far a voxel of the image counts; None for all.
+        points: (D, N) float64 array, in voxels of another grid.
+        known: (N), in [0, 1]: what the other image shows there.
+        weights: (N), how far the points count.
+    """
+
+    def __init__(self, image: Tensor, share: Tensor | None, points: Any, known: Tensor, weights: Tensor) -> None:
+        self.dims = image.ndim
+        axes = _axes(self.dims)
+        self.compiled = choice.takes_compiled(image.float())
+        inner = np.zeros((3, points.shape[1]))
+        inner[axes] = points
+        shape = inner_shape(image.shape)
+        device = image.device
+        images = [image] if share is None else [image, share]
+        if self.compiled:
+            arrays = [plain(one).to(torch.float32).numpy().reshape(shape) for one in images]
+            self.image, self.share = arrays[0], arrays[1] if share is not None else np.empty((0, 0, 0), REAL)
+            self.points = inner.astype(REAL)
+            self.known, self.weights = (np.ascontiguousarray(one.cpu().numpy(), REAL) for one in (known, weights))
+            self.parts = threads.pieces(PARTS, points.shape[1], minimum=1 << 13)
+            self.values, self.counted = np.empty_like(self.known), np.empty_like(self.known)
+            self.slopes = np.empty_like(self.points)
+            self.spread = smoothing_matrix(BINS)
+        else:
+            from medtrace.kernels.greedy_torch import TorchOperations
+
+            self.ops: Any = TorchOperations((points.shape[1], 1, 1), device, torch.float64)
+            self.image, self.share = self.ops.volume(image), None if share is None else self.ops.volume(share)
+            self.points = torch.from_numpy(inner).to(device)
+            self.known, self.weights = self.ops.volume(known[:, None, None]), self.ops.volume(weights[:, None, None])
+
+    def compare(self, matrix: Any, derivative: bool = True) -> tuple[float, Any]:
+        """The information, in [1, 2], through a map, and its derivative by the map.
+
+        Args:
+            matrix: (D + 1, D + 1) float64, from the points' voxels to the image's.
+            derivative: whether it is wanted; else zeros come instead.
+
+        Returns:
+            The value, 0 where nothing counts, and (D, D + 1) float64.
+        """
+        axes = _axes(self.dims)
+        inner = np.zeros((3, 4))
+        inner[np.ix_(axes, [*axes, 3])] = np.asarray(matrix)[:-1]
+        value, by_matrix = self._by_loops(inner, derivative) if self.compiled else self._by_torch(inner)
+        return value, by_matrix[np.ix_(axes, [*axes, 3])]
+
+    def _by_loops(self, matrix: Any, derivative: bool) -> tuple[float, Any]:
+        from medtrace.kernels import point_loops as loops  # numba takes half a second to import
+
+        tables, sums = np.empty((PARTS, BINS, BINS)), np.zeros((PARTS, 3, 4))
+        found = self.values, self.slopes, self.counted
+        read = self.image, self.share, self.points, self.known, self.weights, matrix.astype(REAL), *found, tables
+        threads.run(lambda begin, end: loops.point_tables(*read, begin, end), self.parts)
+        table, by_entry = tables.sum(0), np.empty((BINS, BINS))
+        mass = float(table.sum())
+        if not mass > 0:
+            return 0.0, sums[0]
+        value = float(loops.normalized_information(table, self.spread, FLOOR, by_entry))
+        if derivative:
+            moved = self.points, self.known, *found, by_entry.astype(REAL), sums
+            threads.run(lambda begin, end: loops.point_moments(*moved, begin, end), self.parts)
+        return value, sums.sum(0) / mass
+
+    def _by_torch(self, matrix: Any) -> tuple[float, Any]:
+        given = torch.from_numpy(matrix).to(self.points.device)
+        places = given[:, :3] @ self.points + given[:, 3:]
+        places[0] -= torch.arange(places.shape[1], device=places.device)  # displacements of a row of voxels
+        field = places.reshape(3, -1, 1, 1)
+        counted = self.weights if self.share is None else self.weights * self.ops.warp(self.share, field)[0]
+        values, by_space = self.ops.warp(self.image, field)
+        slopes = self.ops.information(values, self.known, counted, True, False)
+        mass = max(float(counted.sum()), 1e-9)
+        change = (slopes.by_x * by_space).reshape(3, -1) / mass
+        by_matrix = torch.cat([change @ self.points.T, change.sum(1, keepdim=True)], 1)
+        return slopes.value / mass, by_matrix.cpu().numpy()
+
+
+def _axes(dims: int) -> Sequence[int]:
+    """The inner axes of an image of so many axes (see `greedy_interface.inner_shape`)."""
+    return [0, 2] if dims == 2 else [0, 1, 2]
