@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from medtrace.checks import check_positive, check_whole
 from medtrace.losses import mask_weights
+from medtrace.losses.structure import gaussian_taps, similarity_map
 from medtrace.metrics.case_metric import CaseMetric, range_width
 from medtrace.metrics.image import check_pair, region_mean
 
-K1, K2 = 0.01, 0.03
 WINDOW = 11
 """Voxels of an image's shortest axis from which on its structural similarity is defined by default."""
 
@@ -67,7 +65,7 @@ def structural_similarity(
             " pass a smaller window, or a single slice as a 2D image"
         )
     low = float(data_range[0])
-    similarity = _similarity_map(pred - low, target - low, width, _gaussian_taps(window, sigma))
+    similarity = similarity_map(pred - low, target - low, width, gaussian_taps(window, sigma))
     if mask is None:
         return region_mean(similarity, None)
     weights = mask_weights(mask, pred)
@@ -80,31 +78,6 @@ def structural_similarity(
             f"mask: expected voxels at least {margin} from the border in every item; pass a smaller window"
         )
     return region_mean(similarity, inner)
-
-
-def _gaussian_taps(window: int, sigma: float) -> list[float]:
-    heights = [math.exp(-0.5 * ((tap - window // 2) / sigma) ** 2) for tap in range(window)]
-    return [height / sum(heights) for height in heights]
-
-
-def _window_mean(values: Tensor, taps: list[float]) -> Tensor:
-    """Weighted mean around every voxel whose window is on the grid, along one axis after the other."""
-    for axis in range(2, values.ndim):
-        size = values.shape[axis] - len(taps) + 1
-        total = values.narrow(axis, 0, size) * taps[0]
-        for start, weight in enumerate(taps[1:], start=1):
-            total.add_(values.narrow(axis, start, size), alpha=weight)
-        values = total
-    return values
-
-
-def _similarity_map(x: Tensor, y: Tensor, width: float, taps: list[float]) -> Tensor:
-    c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2
-    mean_x, mean_y = _window_mean(x, taps), _window_mean(y, taps)
-    both, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
-    covariance = _window_mean(x * y, taps) - both
-    variances = _window_mean(x.square() + y.square(), taps) - squares
-    return (2 * both + c1) / (squares + c1) * (2 * covariance + c2) / (variances + c2)
 
 
 class SSIMMetric(CaseMetric):
