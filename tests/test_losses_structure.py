@@ -54,6 +54,6 @@ def test_a_method_has_the_term_where_it_is_asked_for(name):
     (term,) = [term for term in terms if "structure" in term]
     of_l1 = {"unet": "l1", "tracetrans": "translation_l1", "pix2pix": "paired_l1", "reggan": "correction"}[name]
     assert phase.weights[term] == 0.5 * phase.weights[of_l1]
-    assert 0 < float(terms[term]) < 2
+    assert 0 < terms[term].item() < 2
     with pytest.raises(ValueError, match="structure_weight: expected a weight of at least 0"):
         structure_term(-1)

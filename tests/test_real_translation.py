@@ -174,7 +174,8 @@ def test_a_source_can_be_missing():
     assert len(list(cases)) == 1
 
 
-def test_two_sources_are_prepared_and_scored_with_one_missing(folder, tmp_path):
+def test_two_sources_are_prepared_and_scored_with_one_missing(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(real_rows, "SLICES", 6)  # which all hold something of these small heads
     task = TASKS["t1+flair-t2"]
     own = {"T1": "T1.nii.gz", "T2": "T2.nii.gz", "FLAIR": "FLAIR.nii.gz"}
     dated = {"T1": "study1_T1W.nii.gz", "T2": "study1_T2W.nii.gz", "FLAIR": "study1_FLAIR.nii.gz"}

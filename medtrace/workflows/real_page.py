@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from medtrace.evaluation.cheap_rows import RIDGE
-from medtrace.evaluation.real.heads import TEST, Head
+from medtrace.evaluation.real.heads import TEST, VALIDATION, Head
 from medtrace.evaluation.real.scores import MAE, SSIM, UNITS, interval
-from medtrace.evaluation.real.tasks import LABELS, TASKS, RealTask
+from medtrace.evaluation.real.tasks import DROPPED, LABELS, TASKS, RealTask
 from medtrace.storage.files import atomic_write
+from medtrace.workflows.real_figures import FIGURES, figure_name
 from medtrace.workflows.real_labels import COARSE, SCORES, mean_dice
-from medtrace.workflows.real_rows import CHEAP, label_of, read_rows
+from medtrace.workflows.real_rows import CHEAP, SLICES, label_of, read_rows
 
 PAGE = "real_translation.md"
 HEADINGS = (
@@ -28,6 +29,46 @@ HEADINGS = (
     "SSIM minus patch ridge [95 %]",
     "CPU s",
 )
+INTRO = f"""# Translation of real heads
+
+Translations between T1, T2 and FLAIR of persons that were not trained on, by
+
+```sh
+medtrace bench real --data FOLDER --out demo_out     # or MEDTRACE_DATA=FOLDER
+medtrace bench real --study t1+flair-t2              # also images, labels, t1-t2, ...; --setting full
+```
+
+where FOLDER holds the open MS data of Lesjak et al. (CC-BY, [open_ms_data](https://github.com/muschellij2/open_ms_data);
+cross-sectional: Neuroinformatics 2017, [doi 10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7);
+longitudinal: Neuroinformatics 2016); the tables are of a part of it. A finished row is kept, a second call does what is
+missing. Every method is trained once, then the best two of a translation with two more seeds.
+
+- *Heads.* Two cross-sectional heads ({" and ".join(TEST)}, the test persons in turn) and longitudinal heads, brought to
+  one grid with the data's own transforms and without skull. A head without a contrast of the translation is left out;
+  so is one whose mask holds the full head. {VALIDATION} is the validation throughout: settings were chosen on that
+  head, never on the test heads. One name in both data sets counts as one person, who is never on two sides.
+- *Slices.* {SLICES} axial slices of a head, 96 × 112 pixels of 2 mm, 3 mm apart; Nyul's landmarks and the window of z
+  from training heads only.
+- *Numbers.* Over the target's foreground. *MAE 0-255* on the network's scale; *in units* on that of the mean training
+  scan, to which both images are brought by one curve (MR intensities have no unit of their own, and a scan's own scale
+  cannot be known from another contrast).
+- *Intervals* are 95 % bootstrap intervals over the {SLICES} slices of one person: n is {SLICES} slices and **1 person**
+  a table. They say nothing of other persons. Trainings are averaged slice by slice.
+- *CPU s* is processor time of one thread on a machine with other work beside it, training and start included. The
+  budget is the preset `small`, 800 steps of 2 slices; `--setting full` has 4000 steps.
+- *A source is missing*: translations from two contrasts are trained with `data.drop_sources={DROPPED}` and scored
+  twice, the second time with the FLAIR's channel empty. Cheap rows without it are learned without it.
+
+Rows that need no network: the *identity*; the *intensity curve*, the median target of every source intensity; *patch
+ridge*, ridge regression on 7 × 7 patches of the sources and of their curve.
+"""
+LABELS_INTRO = """A whole scan is translated by `medtrace translate`, labeled by a network that was trained on other
+T1s and by others (MeshNet of [brainchop](https://github.com/neuroneural/brainchop), Masoud, Hu and Plis, JOSS 2023;
+folder `meshnet` of the data), the labels are brought back to the source by the trace's inverse field, and compared
+with those of the true T1 of the same head: mean Dice over 17 structures, and over the seven that the network finds
+reliably (cerebral white matter and cortex, thalamus, caudate, putamen, brain stem, amygdala). n = 1 head a column,
+one training a row. *True T1 at the network's pixels* has been through 2 mm and back: no translation on that grid can
+be expected to be better."""
 TRUSTED = ("Cerebral-White-Matter", "Cerebral-Cortex", "Thalamus", "Caudate", "Putamen", "Brain-Stem", "Amygdala")
 """Structures that the network finds reliably."""
 
@@ -35,14 +76,16 @@ TRUSTED = ("Cerebral-White-Matter", "Cerebral-Cortex", "Thalamus", "Caudate", "P
 def write_page(out: Path, heads: Sequence[Head], left: Sequence[str]) -> Path:
     """Write tables of all finished rows, of all translations in the folder; figures are `write_figures`'s."""
     rows = read_rows(out)
-    parts = []
+    parts = [INTRO]
     for task in TASKS.values():
         for person in TEST:
             chosen = [row for row in rows if (row["task"], row["person"]) == (task.name, person)]
             if any(row["row"] not in CHEAP for row in chosen):
                 parts += [f"## {task.title}, {person}", "", *_table(chosen), "", *_verdicts(chosen), ""]
-    for task in LABELS:
-        parts += _labels(out, task)
+                parts += _figures(out, task, person)
+    labels = [line for task in LABELS for line in _labels(out, task)]
+    if labels:
+        parts += ["## Structures in translations to T1", "", LABELS_INTRO, "", *labels]
     listed = ", ".join(f"{head.name} ({', '.join(head.images)})" for head in heads)
     notes = [f"Heads: {listed}.", *[f"Left out: {line}." for line in left]]
     atomic_write(out / PAGE, "\n".join([*parts, *notes]) + "\n")
@@ -103,6 +146,16 @@ def _verdict(rows: Sequence[Mapping[str, Any]], missing: str) -> list[str]:
     return [f"Best learned method: {best}; beside {ridge} {'; '.join(parts)}. n = {cases} slices of 1 person."]
 
 
+def _figures(out: Path, task: RealTask, person: str) -> list[str]:
+    names = {"slices": "Three slices", "worst": "The worst slice of each network"}
+    files = {kind: figure_name(task.name, person, kind) for kind in names}
+    return [
+        f"![{names[kind]} of {person}, {task.title}](figures/{file})\n"
+        for kind, file in files.items()
+        if (out / FIGURES / file).is_file()
+    ]
+
+
 def _labels(out: Path, task: RealTask) -> list[str]:
     """Dice of structures, both persons beside each other."""
     files = sorted((out / SCORES).glob(f"{task.name}-*.json")) if (out / SCORES).is_dir() else []
@@ -112,7 +165,7 @@ def _labels(out: Path, task: RealTask) -> list[str]:
     columns = [(person, kind) for person in TEST for kind in ("all", "trusted")]
     heads = [f"{person}, {'all' if kind == 'all' else len(TRUSTED)} structures" for person, kind in columns]
     lines = [
-        f"## {task.title}, by structures",
+        f"### {task.title}",
         "",
         "| row | " + " | ".join(heads) + " |",
         "|---|" + "---:|" * len(heads),
