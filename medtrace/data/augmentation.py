@@ -36,7 +36,7 @@ BACKGROUND_TOLERANCE = 1e-3
 POINTS = ("source_landmarks", "target_landmarks")
 
 
-class SharpBackgroundd(MapTransform):
+class SharpBackgroundd(Randomizable, MapTransform):
     """Move images without mixing foreground and background: a skull-stripped brain keeps its edge.
 
     Linear interpolation makes a rim of half-dark voxels where tissue meets a background of exactly -1, which no
@@ -51,6 +51,15 @@ class SharpBackgroundd(MapTransform):
     def __init__(self, keys: Sequence[str], around: Compose) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys=True)
         self.around = around
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SharpBackgroundd:
+        """Seed the motion."""
+        super().set_random_state(seed, state)
+        self.around.set_random_state(seed, state)
+        return self
+
+    def randomize(self, data: Any) -> None:
+        """Everything is drawn by the motion."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Apply to a case."""
