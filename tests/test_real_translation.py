@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from rich.console import Console
 
 from medtrace.data import Preparation, load_dataset
 from medtrace.data.preparation.rules import FILE
@@ -14,7 +15,7 @@ from medtrace.engines.runs import load_method, read_run
 from medtrace.evaluation.real.heads import TEST, VALIDATION, find_heads, on_one_grid, sides
 from medtrace.evaluation.real.scores import UNITS, interval, slice_scores
 from medtrace.evaluation.real.structures import StructureNetwork, structure_dice
-from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS
+from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS, RealTask
 from medtrace.evaluation.scoring import score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.methods import method_class
@@ -174,9 +175,8 @@ def test_a_source_can_be_missing():
     assert len(list(cases)) == 1
 
 
-def test_two_sources_are_prepared_and_scored_with_one_missing(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(real_rows, "SLICES", 6)  # which all hold something of these small heads
-    task = TASKS["t1+flair-t2"]
+def give_contrasts(folder):
+    """Three contrasts to every head, no two of them alike."""
     own = {"T1": "T1.nii.gz", "T2": "T2.nii.gz", "FLAIR": "FLAIR.nii.gz"}
     dated = {"T1": "study1_T1W.nii.gz", "T2": "study1_T2W.nii.gz", "FLAIR": "study1_FLAIR.nii.gz"}
     for number, place in enumerate(sorted((folder / "open_ms").glob("*/patient*"))):
@@ -188,6 +188,12 @@ def test_two_sources_are_prepared_and_scored_with_one_missing(folder, tmp_path, 
         values["T2"] = 900 - values["FLAIR"] * (values["FLAIR"] > 0) - 900 * (values["FLAIR"] == 0)
         for contrast, image in values.items():
             nibabel.save(nibabel.Nifti1Image(image, affine), place / names[contrast])
+
+
+def test_two_sources_are_prepared_and_scored_with_one_missing(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(real_rows, "SLICES", 6)  # which all hold something of these small heads
+    task = TASKS["t1+flair-t2"]
+    give_contrasts(folder)
     heads, _ = find_heads(folder)
     dataset = real_rows.real_dataset(heads, task, "patient07", tmp_path, False)
     assert real_rows.cases_of(dataset, "test", task)[0]["source"].shape[0] == 2
@@ -256,6 +262,35 @@ def test_labels_come_back_by_the_field(structures):
     assert scores["dice"] == {"gray": 1.0, "white": 1.0}
     assert scores["dice_still"]["white"] == pytest.approx(0.5)
     assert real_labels.mean_dice(scores, ["white"]) == 1.0
+
+
+@pytest.mark.slow
+def test_translations_to_t1_are_scored_by_their_labels(folder, structures, tmp_path, monkeypatch):
+    """The rows as `translate` delivers them, beside a T1 that has been at the network's pixels."""
+
+    def quick(*given, settings, **more):
+        return train(*given, settings={**settings, "training.max_epochs": 1, "channels": (4, 8)}, **more)
+
+    monkeypatch.setattr(real_rows, "SLICES", 6)
+    monkeypatch.setattr(real_rows, "train", quick)
+    monkeypatch.setattr(real_labels, "TEST", ("patient07",))
+    give_contrasts(folder)
+    task, heads = RealTask(("T2",), "T1", ("unet",)), find_heads(folder)[0]
+    dataset = real_rows.real_dataset(heads, task, "patient07", tmp_path, False)
+    real_rows.train_row(real_rows.RealRow(task.name, "patient07", "unet"), dataset, tmp_path, (), "cpu")
+    assert structures.names
+    real_labels.score_labels(tmp_path, heads, task, tmp_path, Console(quiet=True), "cpu")
+    rows = {}
+    for file in (tmp_path / "labels").glob("t2-t1-*.json"):
+        record = json.loads(file.read_text())
+        rows[record["row"]] = record["dice"]
+    assert set(rows) == {"identity", "intensity curve", "patch ridge", "unet", real_labels.COARSE}
+    assert all(set(dice) == {"gray", "white"} for dice in rows.values())
+    assert rows[real_labels.COARSE]["white"] > 0.7
+    assert rows[real_labels.COARSE]["white"] > max(rows[name]["white"] for name in ("identity", "patch ridge"))
+    text = write_page(tmp_path, heads, []).read_text()
+    assert "### T2 to T1" in text
+    assert f"| {real_labels.COARSE} |" in text
 
 
 @pytest.fixture(scope="module")

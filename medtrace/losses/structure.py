@@ -6,6 +6,7 @@ L1 alone leads to the median of all targets that a patch may have, which has no 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -52,6 +53,9 @@ class StructuralDissimilarityLoss(nn.Module):
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
         """See `structural_dissimilarity`."""
         return structural_dissimilarity(image, target)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 def gaussian_taps(window: int, sigma: float) -> list[float]:
