@@ -48,7 +48,14 @@ def structural_dissimilarity(image: Tensor, target: Tensor) -> Tensor:
 
 
 class StructuralDissimilarityLoss(nn.Module):
-    """`structural_dissimilarity` as a module."""
+    """`structural_dissimilarity` as a module.
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> abs(StructuralDissimilarityLoss()(image, image).item()) < 1e-6
+        True
+    """
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
         """See `structural_dissimilarity`."""
