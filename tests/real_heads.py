@@ -13,7 +13,8 @@ import nibabel
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from medtrace.evaluation.real.structures import StructureNetwork
 
 DATA = Path(os.environ.get("MEDTRACE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 STRUCTURES = 18
@@ -40,35 +41,12 @@ def head(name: str, contrast: str = "T1") -> Head:
 
 
 def segmented(one: Head) -> Tensor:
-    """17 structures of a T1 at 1 mm, (1, X, Y, Z) uint8, by the network of `meshnet`; kept in the temporary folder.
-
-    The array axes must lead left, anterior and superior, as those of the shared heads do.
-    """
+    """17 structures of a T1 at 1 mm, (1, X, Y, Z) uint8, by the network of `meshnet`; kept in the temporary folder."""
     digest = hashlib.sha256(one.image.numpy().tobytes()).hexdigest()[:16]
     kept = Path(tempfile.gettempdir()) / f"medtrace-structures-{digest}.npy"
     if not kept.exists():
-        np.save(kept, _segment(one.image).numpy())
+        np.save(kept, StructureNetwork.load(DATA / "meshnet").segment(one.image, one.affine).numpy())
     return torch.from_numpy(np.load(kept))
-
-
-def _segment(image: Tensor) -> Tensor:
-    volume = image[0].clamp_min(0).permute(0, 2, 1).flip(1)  # left, inferior, anterior
-    inside = (volume > 0).nonzero()
-    low, high = (inside.min(0).values - 18).clamp_min(0), inside.max(0).values + 19
-    cut = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
-    x = volume[cut]
-    x = (x / torch.quantile(x[x > 0][::7], 0.98) * 0.85)[None, None]
-    weights = {name: torch.from_numpy(value) for name, value in np.load(DATA / "meshnet" / "subcortical18.npz").items()}
-    with torch.inference_mode():
-        for layer, dilation in enumerate((1, 2, 4, 8, 16, 8, 4, 2, 1)):
-            x = F.conv3d(x, weights[f"weight{layer}"], weights[f"bias{layer}"], padding=dilation, dilation=dilation)
-            x = F.elu(x, inplace=True)
-        last, bias = weights["weight9"].reshape(STRUCTURES, -1), weights["bias9"][:, None, None]
-        planes = [torch.einsum("oc,cyz->oyz", last, x[0, :, k]) + bias for k in range(x.shape[2])]
-        result = torch.stack([plane.argmax(0) for plane in planes])
-    labels = torch.zeros_like(volume, dtype=torch.uint8)
-    labels[cut] = result.byte()
-    return labels.flip(1).permute(0, 2, 1).contiguous()[None]
 
 
 def mean_dice(first: Tensor, second: Tensor) -> float:

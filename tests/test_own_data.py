@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader
+from monai.transforms import Compose
 
 from medtrace import metrics
 from medtrace.data import Preparation, TraceBench, load_dataset
@@ -236,3 +237,23 @@ def test_patches_of_several_sizes_share_a_batch(tmp_path):
 def test_a_patch_has_the_axes_of_its_data():
     with pytest.raises(ValueError, match=r"data.patch: expected 2 axes, as the data set has, received \(16, 16, 16\)"):
         resolve(method_class("unet").settings_type, (), {"data.patch": [16, 16, 16]})
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_brain_keeps_its_edge(dims):
+    """Of tissue of one value on background, a moved image holds these two values alone."""
+    settings = AugmentationSettings(on=True, motion=1.0, flip=0.0, intensity=0.0)
+    step = Compose(augmentation(settings, None, dims))
+    step.set_random_state(seed=3)
+    brain = torch.full((1, *[24] * dims), -1.0)
+    brain[(slice(None), *[slice(6, 17)] * dims)] = 0.4
+    full = torch.linspace(-0.9, 0.9, 24**dims).reshape(1, *[24] * dims)
+    moved = step({"source": brain, "target": full})
+    assert set(moved) == {"source", "target"}
+    values = moved["source"].unique()
+    assert torch.allclose(values[values < 0], torch.tensor(-1.0))
+    assert torch.allclose(values[values > 0], torch.tensor(0.4), atol=1e-5)
+    assert not torch.equal(moved["source"], brain)
+    size = (moved["source"] > 0).float().sum() / (brain > 0).float().sum()
+    assert 0.7 < float(size) < 1.4
+    assert moved["target"].min() >= -0.9 - 1e-5, "an image without background has none afterwards"

@@ -62,6 +62,7 @@ def terms(image: Tensor, target: Tensor, ddf: Tensor) -> None:
     assert_type(losses.LeastSquaresAdversarialLoss()(image, True), Tensor)
     assert_type(losses.IntensityDiffusionLoss()(image), Tensor)
     assert_type(losses.VelocitySmoothnessLoss()(ddf), Tensor)
+    assert_type(losses.StructuralDissimilarityLoss()(image, image), Tensor)
     losses.ParzenDNMILoss()(image)  # type: ignore[call-arg]
 
 

@@ -361,7 +361,7 @@ def bench(
     task: Annotated[
         str,
         typer.Argument(
-            help="TraceBench task: postop, misaligned, metamorphic or domain; or real: T1 to T2 and FLAIR on heads."
+            help="TraceBench task: postop, misaligned, metamorphic or domain; or real: T1, T2 and FLAIR of heads."
         ),
     ] = "postop",
     setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
@@ -372,7 +372,7 @@ def bench(
             help="Of postop: rivals, alpha, gamma, ablation, translators or diffusion."
             " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
-            " Of real: all, t1-t2 or t1-flair."
+            " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1 or flair-t1."
             "  [default: the task's first]"
         ),
     ] = None,

@@ -16,6 +16,7 @@ from medtrace.losses.mind import MINDLoss, mind_ssc
 from medtrace.losses.mutual_information import ParzenDNMILoss, normalized_mutual_information, parzen_nmi
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 from medtrace.losses.smoothness import VelocitySmoothnessLoss, velocity_smoothness
+from medtrace.losses.structure import StructuralDissimilarityLoss, structural_dissimilarity
 
 __all__ = [
     "IntensityDiffusionLoss",
@@ -26,6 +27,7 @@ __all__ = [
     "ParzenDNMILoss",
     "ParzenKernel",
     "ParzenWindow",
+    "StructuralDissimilarityLoss",
     "VelocitySmoothnessLoss",
     "adversarial",
     "adversarial_discriminator",
@@ -40,5 +42,6 @@ __all__ = [
     "mind_ssc",
     "normalized_mutual_information",
     "parzen_nmi",
+    "structural_dissimilarity",
     "velocity_smoothness",
 ]

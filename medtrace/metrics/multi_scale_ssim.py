@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medtrace.losses import mask_weights
+from medtrace.losses.structure import gaussian_taps, similarity_maps
 from medtrace.metrics.case_metric import CaseMetric, range_width
 from medtrace.metrics.image import check_pair, region_mean
-from medtrace.metrics.ssim import WINDOW, check_window, gaussian_taps, inner_weights, similarity_maps
+from medtrace.metrics.ssim import WINDOW, check_window, inner_weights
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the scales, the finest first (Wang et al. 2003)."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from medtrace.checks import check_positive, check_whole
 from medtrace.losses import mask_weights
+from medtrace.losses.structure import gaussian_taps, similarity_maps
 from medtrace.metrics.case_metric import CaseMetric, range_width
 from medtrace.metrics.image import check_pair, region_mean
 
-K1, K2 = 0.01, 0.03
 WINDOW = 11
 """Voxels of an image's shortest axis from which on its structural similarity is defined by default."""
 
@@ -91,40 +89,6 @@ def inner_weights(weights: Tensor, window: int) -> Tensor:
             f"mask: expected voxels at least {margin} from the border in every item; pass a smaller window"
         )
     return weights
-
-
-def gaussian_taps(window: int, sigma: float) -> list[float]:
-    """Heights of a Gaussian of `window` voxels, which sum to 1."""
-    heights = [math.exp(-0.5 * ((tap - window // 2) / sigma) ** 2) for tap in range(window)]
-    return [height / sum(heights) for height in heights]
-
-
-def _window_mean(values: Tensor, taps: list[float]) -> Tensor:
-    """Weighted mean around every voxel whose window is on the grid, along one axis after the other."""
-    for axis in range(2, values.ndim):
-        size = values.shape[axis] - len(taps) + 1
-        total = values.narrow(axis, 0, size) * taps[0]
-        for start, weight in enumerate(taps[1:], start=1):
-            total.add_(values.narrow(axis, start, size), alpha=weight)
-        values = total
-    return values
-
-
-def similarity_maps(x: Tensor, y: Tensor, width: float, taps: list[float]) -> tuple[Tensor, Tensor]:
-    """Luminance, and contrast with structure, at every voxel whose window is on the grid; their product is SSIM.
-
-    Args:
-        x: (B, C, *spatial), the range beginning at 0.
-        y: the same shape.
-        width: of the range.
-        taps: of the window.
-    """
-    c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2
-    mean_x, mean_y = _window_mean(x, taps), _window_mean(y, taps)
-    both, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
-    covariance = _window_mean(x * y, taps) - both
-    variances = _window_mean(x.square() + y.square(), taps) - squares
-    return (2 * both + c1) / (squares + c1), (2 * covariance + c2) / (variances + c2)
 
 
 class SSIMMetric(CaseMetric):

@@ -13,8 +13,9 @@ from medtrace.checks import check_choice
 from medtrace.evaluation.bench import SETTINGS, STUDIES, Study, Training
 from medtrace.evaluation.bench.registry import MEASUREMENTS
 from medtrace.evaluation.bench.running import compare_rows
+from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS
 from medtrace.storage.reservations import locked, reserving
-from medtrace.workflows.real_translation import TARGETS, real_translation
+from medtrace.workflows.real_translation import real_translation
 from medtrace.workflows.trained_rows import trained_row
 
 REAL = "real"
@@ -37,7 +38,7 @@ def bench(
     """Train the rows of a study on TraceBench, score them on unseen subjects and write a table and figures.
 
     Args:
-        task: of TraceBench, one of `STUDIES`, or "real": T1 to T2 and FLAIR on real heads (`real_translation`).
+        task: of TraceBench, one of `STUDIES`, or "real": T1, T2 and FLAIR of heads (`real_translation`).
         setting: "demo" (about five minutes on two cores for the rivals of `postop`), "full" or "smoke" (seconds).
         study: one of `STUDIES[task]`; by default the first.
         out: receives `runs/` and, in `<study>/` (of other tasks than `postop` in `<task>/<study>/`), `results.json`,
@@ -79,7 +80,9 @@ def _real(
     data: str | os.PathLike | None,
 ) -> dict[str, Any]:
     """The study on real heads."""
-    known = {"all": TARGETS, **{f"t1-{target}".lower(): (target,) for target in TARGETS}}
+    groups = {"all": (*IMAGES, *LABELS), "images": IMAGES, "labels": LABELS}
+    known = {name: tuple(task.name for task in tasks) for name, tasks in groups.items()}
+    known.update({name: (name,) for name in TASKS})
     chosen = study or next(iter(known))
     check_choice(f"study of {REAL}", chosen, known)
     folder = data or os.environ.get(DATA)
@@ -91,7 +94,7 @@ def _real(
     if seed:
         raise ValueError(f"seed: expected 0, as the best rows of {REAL} are trained with several, received {seed}")
     page = real_translation(
-        folder, out / REAL, targets=known[chosen], presets=PRESETS[setting], device=device, progress=progress
+        folder, out / REAL, tasks=known[chosen], presets=PRESETS[setting], device=device, progress=progress
     )
     return {"page": str(page)}
 

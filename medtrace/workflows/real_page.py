@@ -8,24 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import list_data_collate
-from torch import Tensor
 
-from medtrace.data.dataset import load_dataset
-from medtrace.engines.runs import load_method
-from medtrace.evaluation.cheap_rows import RIDGE, cheap_rows
-from medtrace.evaluation.real.heads import TEST, Head
+from medtrace.evaluation.cheap_rows import RIDGE
+from medtrace.evaluation.real.heads import TEST, VALIDATION, Head
 from medtrace.evaluation.real.scores import MAE, SSIM, UNITS, interval
-from medtrace.evaluation.tracers import tracer_of
-from medtrace.report import comparison_figure, save_figure
-from medtrace.storage.files import atomic_write, make_directory
-from medtrace.trace.validation import as_tensor
+from medtrace.evaluation.real.tasks import DROPPED, LABELS, TASKS, RealTask
+from medtrace.storage.files import atomic_write
+from medtrace.workflows.real_figures import FIGURES, figure_name
+from medtrace.workflows.real_labels import COARSE, SCORES, mean_dice
+from medtrace.workflows.real_rows import CHEAP, SLICES, label_of, read_rows
 
 PAGE = "real_translation.md"
-CHEAP = ("identity", "intensity curve", "patch ridge")
-SHOWN = (5, 14, 22)
-"""Slices of the natural images, from below."""
-DPI = 100
 HEADINGS = (
     "row",
     "trainings",
@@ -36,43 +29,92 @@ HEADINGS = (
     "SSIM minus patch ridge [95 %]",
     "CPU s",
 )
+INTRO = f"""# Translation of real heads
+
+Translations between T1, T2 and FLAIR of persons that were not trained on, by
+
+```sh
+medtrace bench real --data FOLDER --out demo_out     # or MEDTRACE_DATA=FOLDER
+medtrace bench real --study t1+flair-t2              # also images, labels, t1-t2, ...; --setting full
+```
+
+where FOLDER holds the open MS data of Lesjak et al. (CC-BY, [open_ms_data](https://github.com/muschellij2/open_ms_data);
+cross-sectional: Neuroinformatics 2017, [doi 10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7);
+longitudinal: Neuroinformatics 2016); the tables are of a part of it. A finished row is kept, a second call does what is
+missing. Every method is trained once, then the best two of a translation with two more seeds.
+
+- *Heads.* Two cross-sectional heads ({" and ".join(TEST)}, the test persons in turn) and longitudinal heads, brought to
+  one grid with the data's own transforms and without skull. A head without a contrast of the translation is left out;
+  so is one whose mask holds the full head. {VALIDATION} is the validation throughout: settings were chosen on that
+  head, never on the test heads. One name in both data sets counts as one person, who is never on two sides.
+- *Slices.* {SLICES} axial slices of a head, 96 × 112 pixels of 2 mm, 3 mm apart; Nyul's landmarks and the window of z
+  from training heads only.
+- *Numbers.* Over the target's foreground. *MAE 0-255* on the network's scale; *in units* on that of the mean training
+  scan, to which both images are brought by one curve (MR intensities have no unit of their own, and a scan's own scale
+  cannot be known from another contrast).
+- *Intervals* are 95 % bootstrap intervals over the {SLICES} slices of one person: n is {SLICES} slices and **1 person**
+  a table. They say nothing of other persons. Trainings are averaged slice by slice.
+- *CPU s* is processor time of one thread on a machine with other work beside it, training and start included. The
+  budget is the preset `small`, 800 steps of 2 slices; `--setting full` has 4000 steps.
+- *A source is missing*: translations from two contrasts are trained with `data.drop_sources={DROPPED}` and scored
+  twice, the second time with the FLAIR's channel empty. Cheap rows without it are learned without it.
+
+Rows that need no network: the *identity*; the *intensity curve*, the median target of every source intensity; *patch
+ridge*, ridge regression on 7 × 7 patches of the sources and of their curve.
+"""
+LABELS_INTRO = """A whole scan is translated by `medtrace translate`, labeled by a network that was trained on other
+T1s and by others (MeshNet of [brainchop](https://github.com/neuroneural/brainchop), Masoud, Hu and Plis, JOSS 2023;
+folder `meshnet` of the data), the labels are brought back to the source by the trace's inverse field, and compared
+with those of the true T1 of the same head: mean Dice over 17 structures, and over the seven that the network finds
+reliably (cerebral white matter and cortex, thalamus, caudate, putamen, brain stem, amygdala). n = 1 head a column,
+one training a row. *True T1 at the network's pixels* has been through 2 mm and back: no translation on that grid can
+be expected to be better."""
+TRUSTED = ("Cerebral-White-Matter", "Cerebral-Cortex", "Thalamus", "Caudate", "Putamen", "Brain-Stem", "Amygdala")
+"""Structures that the network finds reliably."""
 
 
-def read_rows(out: Path) -> list[dict[str, Any]]:
-    """The finished rows."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / "rows").glob("*.json"))]
-
-
-def write_page(out: Path, heads: Sequence[Head], left: Sequence[str], targets: Sequence[str]) -> Path:
-    """Write tables of all finished rows, without natural images (see `write_natural_images`)."""
+def write_page(out: Path, heads: Sequence[Head], left: Sequence[str]) -> Path:
+    """Write tables of all finished rows, of all translations in the folder; figures are `write_figures`'s."""
     rows = read_rows(out)
-    parts = []
-    for target in targets:
+    parts = [INTRO]
+    for task in TASKS.values():
         for person in TEST:
-            chosen = [row for row in rows if (row["target"], row["person"]) == (target, person)]
-            if chosen:
-                parts += [f"## T1 to {target}, {person}", "", *_table(chosen), "", *_verdict(chosen), ""]
+            chosen = [row for row in rows if (row["task"], row["person"]) == (task.name, person)]
+            if any(row["row"] not in CHEAP for row in chosen):
+                parts += [f"## {task.title}, {person}", "", *_table(chosen), "", *_verdicts(chosen), ""]
+                parts += _figures(out, task, person)
+    labels = [line for task in LABELS for line in _labels(out, task)]
+    if labels:
+        parts += ["## Structures in translations to T1", "", LABELS_INTRO, "", *labels]
     listed = ", ".join(f"{head.name} ({', '.join(head.images)})" for head in heads)
     notes = [f"Heads: {listed}.", *[f"Left out: {line}." for line in left]]
     atomic_write(out / PAGE, "\n".join([*parts, *notes]) + "\n")
     return out / PAGE
 
 
+def _label(row: Mapping[str, Any]) -> str:
+    return label_of(row["row"], row["missing"])
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    ridge = next((row for row in rows if row["row"] == RIDGE), None)
-    names = sorted({row["row"] for row in rows}, key=lambda name: (name not in CHEAP, _mean(rows, name, MAE)))
+    names = {_label(row): row for row in rows}
+    order = sorted(
+        names, key=lambda name: (bool(names[name]["missing"]), names[name]["row"] not in CHEAP, _mean(rows, name, MAE))
+    )
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---|" + "---:|" * (len(HEADINGS) - 1)]
-    for name in names:
-        trained = [row for row in rows if row["row"] == name]
+    for name in order:
+        trained = [row for row in rows if _label(row) == name]
+        first = trained[0]
+        ridge = next((row for row in rows if (row["row"], row["missing"]) == (RIDGE, first["missing"])), None)
         cells = [
             name,
-            "-" if name in CHEAP else str(len(trained)),
+            "-" if first["row"] in CHEAP else str(len(trained)),
             _cell(_slices(trained, MAE), 2),
             _cell(_slices(trained, SSIM), 3),
-            f"{np.mean(_slices(trained, UNITS)):.1f}" if UNITS in trained[0]["cases"] else "-",
+            f"{np.mean(_slices(trained, UNITS)):.1f}" if UNITS in first["cases"] else "-",
         ]
         for column, digits in ((MAE, 2), (SSIM, 3)):
-            if ridge is None or name == RIDGE:
+            if ridge is None or first["row"] == RIDGE:
                 cells.append("")
             else:
                 cells.append(_cell(_slices(trained, column) - np.array(ridge["cases"][column]), digits, signed=True))
@@ -81,19 +123,67 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whether the best learned method beats patch ridge."""
-    learned = {row["row"] for row in rows} - set(CHEAP)
-    if not learned or not any(row["row"] == RIDGE for row in rows):
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether the best learned method beats patch ridge, with all sources and without one."""
+    result = []
+    for missing in dict.fromkeys(row["missing"] for row in rows):
+        result += _verdict([row for row in rows if row["missing"] == missing], missing)
+    return result
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]], missing: str) -> list[str]:
+    learned = {_label(row) for row in rows if row["row"] not in CHEAP}
+    ridge = label_of(RIDGE, missing)
+    if not learned or not any(_label(row) == ridge for row in rows):
         return []
     best = min(learned, key=lambda name: _mean(rows, name, MAE))
     parts = []
     for column, name, lower in ((MAE, "MAE", True), (SSIM, "SSIM", False)):
-        own, other = _mean(rows, best, column), _mean(rows, RIDGE, column)
+        own, other = _mean(rows, best, column), _mean(rows, ridge, column)
         won = own < other if lower else own > other
         parts.append(f"{name} {own:.3g} against {other:.3g}: {'better' if won else 'worse'}")
     cases = len(rows[0]["names"])
-    return [f"Best learned method: {best}; beside patch ridge {'; '.join(parts)}. n = {cases} slices of 1 person."]
+    return [f"Best learned method: {best}; beside {ridge} {'; '.join(parts)}. n = {cases} slices of 1 person."]
+
+
+def _figures(out: Path, task: RealTask, person: str) -> list[str]:
+    names = {"slices": "Three slices", "worst": "The worst slice of each network"}
+    files = {kind: figure_name(task.name, person, kind) for kind in names}
+    return [
+        f"![{names[kind]} of {person}, {task.title}](figures/{file})\n"
+        for kind, file in files.items()
+        if (out / FIGURES / file).is_file()
+    ]
+
+
+def _labels(out: Path, task: RealTask) -> list[str]:
+    """Dice of structures, both persons beside each other."""
+    files = sorted((out / SCORES).glob(f"{task.name}-*.json")) if (out / SCORES).is_dir() else []
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if not records:
+        return []
+    columns = [(person, kind) for person in TEST for kind in ("all", "trusted")]
+    heads = [f"{person}, {'all' if kind == 'all' else len(TRUSTED)} structures" for person, kind in columns]
+    lines = [
+        f"### {task.title}",
+        "",
+        "| row | " + " | ".join(heads) + " |",
+        "|---|" + "---:|" * len(heads),
+    ]
+    for row in (*CHEAP, *task.methods, COARSE):
+        known = {record["person"]: record for record in records if record["row"] == row}
+        cells = [_dice(known.get(person), None if kind == "all" else TRUSTED) for person, kind in columns]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _dice(record: Mapping[str, Any] | None, names: Sequence[str] | None) -> str:
+    if record is None:
+        return "-"
+    text = f"{mean_dice(record, names):.3f}"
+    if "dice_still" in record:
+        text += f" ({mean_dice({'dice': record['dice_still']}, names):.3f} without its field)"
+    return text
 
 
 def _slices(rows: Sequence[Mapping[str, Any]], column: str) -> np.ndarray:
@@ -103,50 +193,10 @@ def _slices(rows: Sequence[Mapping[str, Any]], column: str) -> np.ndarray:
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str, column: str) -> float:
-    return float(_slices([row for row in rows if row["row"] == name], column).mean())
+    return float(_slices([row for row in rows if _label(row) == name], column).mean())
 
 
 def _cell(values: np.ndarray, digits: int, signed: bool = False) -> str:
     low, high = interval(values.tolist())
     sign = "+" if signed else ""
     return f"{values.mean():{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
-
-
-def write_natural_images(out: Path, targets: Sequence[str], device: str | None = None) -> list[Path]:
-    """For every translation the same slices by all rows, and the worst slice of each trained row."""
-    rows, result = read_rows(out), []
-    for target in targets:
-        for person in TEST:
-            names = [r for r in rows if (r["target"], r["person"], r["seed"]) == (target, person, 0)]
-            trained = [row for row in names if row["row"] not in CHEAP]
-            if trained:
-                result += _natural_images(out, target, person, trained, device)
-    return result
-
-
-def _natural_images(
-    out: Path, target: str, person: str, rows: Sequence[Mapping[str, Any]], device: str | None
-) -> list[Path]:
-    dataset = out / "data" / f"{target}-{person}".lower()
-    cases = load_dataset(dataset, "test")
-    tracers = {RIDGE: cheap_rows(load_dataset(dataset, "training"))[RIDGE]}
-    for row in rows:
-        run = out / "runs" / "-".join([target, person, row["row"], "0"]).lower()
-        tracers[row["row"]] = tracer_of(load_method(run, device))
-    folder, result = make_directory(out / "figures"), []
-    worst = {row["row"]: int(np.argmax(row["cases"][MAE])) for row in rows}
-    for kind, shown in (
-        ("slices", {f"slice {k}": k for k in SHOWN if k < len(cases)}),
-        ("worst", {f"worst of {name}: {k}": k for name, k in worst.items()}),
-    ):
-        natural_images: dict[str, dict[str, Tensor]] = {}
-        for label, k in shown.items():
-            case = cases[k]
-            natural_images[label] = {name: as_tensor(case[key]) for name, key in (("T1", "source"), (target, "target"))}
-            batch = list_data_collate([{"source": case["source"]}])
-            for name, tracer in tracers.items():
-                natural_images[label][name] = as_tensor(tracer(batch)[0].image)
-        affine = as_tensor(cases[0]["source"].affine)
-        figure = comparison_figure(natural_images, reference=target, affine=affine, window=(-1.0, 1.0))
-        result.append(save_figure(figure, folder / f"{target}-{person}-{kind}.png".lower(), dpi=DPI))
-    return result

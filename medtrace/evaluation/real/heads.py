@@ -104,13 +104,13 @@ def on_one_grid(head: Head, folder: Path) -> dict[str, Path]:
     return result
 
 
-def sides(heads: Sequence[Head], target: str, test: str) -> dict[str, list[Head]]:
-    """Training, validation and test heads of a translation from T1; no person is in two of them.
+def sides(heads: Sequence[Head], contrasts: Sequence[str], test: str) -> dict[str, list[Head]]:
+    """Training, validation and test heads of a translation between contrasts; no person is in two of them.
 
     Raises:
         ValueError: if one is empty.
     """
-    able = [head for head in heads if target in head.images]
+    able = [head for head in heads if set(contrasts) <= set(head.images)]
     result = {
         "training": [head for head in able if head.person not in (test, VALIDATION)],
         "validation": [head for head in able if head.person == VALIDATION],
@@ -118,7 +118,9 @@ def sides(heads: Sequence[Head], target: str, test: str) -> dict[str, list[Head]
     }
     empty = [name for name, members in result.items() if not members]
     if empty:
-        raise ValueError(f"heads: no {' and no '.join(empty)} head has T1 and {target}; give the whole data sets")
+        raise ValueError(
+            f"heads: no {' and no '.join(empty)} head has {' and '.join(contrasts)}; give the whole data sets"
+        )
     return result
 
 

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from medtrace.checks import check_choice, check_range, check_same_grid
 from medtrace.fields import warp
-from medtrace.losses import adversarial, adversarial_discriminator, velocity_smoothness
+from medtrace.losses import adversarial, adversarial_discriminator, structural_dissimilarity, velocity_smoothness
 from medtrace.losses.adversarial import ADVERSARIAL_LOSSES
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.image_pool import ImagePool
+from medtrace.methods.common.structure import structure_term
 from medtrace.methods.common.two_domain_settings import TwoDomainSettings
 from medtrace.networks.backbone import Code, Domain, TranslationBackbone, other
 from medtrace.networks.backbones import translation_backbone
@@ -41,9 +42,11 @@ class PairedL1:
 
     Attributes:
         weight: of the term "paired_l1"; 100 is Pix2Pix's.
+        structure_weight: of the term "paired_structure", 1 − SSIM, as a multiple of `weight`; Pix2Pix has none.
     """
 
     weight: float = 100.0
+    structure_weight: float = 0.0
 
 
 class RegistrationCorrection(nn.Module):
@@ -60,6 +63,7 @@ class RegistrationCorrection(nn.Module):
         smoothness_weight: of "smoothness", |∇R|².
         mean_displacement_weight: of "mean_displacement", in voxels²; the paper has none.
         momentum: fraction of a batch in the running mean.
+        structure_weight: of "correction_structure", 1 − SSIM, as a multiple of `weight`; RegGAN has none.
     """
 
     mean_displacement: Tensor
@@ -71,6 +75,7 @@ class RegistrationCorrection(nn.Module):
         smoothness_weight: float = 10.0,
         mean_displacement_weight: float = 0.0,
         momentum: float = 0.01,
+        structure_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 < momentum <= 1:
@@ -79,6 +84,7 @@ class RegistrationCorrection(nn.Module):
         self.weight = weight
         self.smoothness_weight = smoothness_weight
         self.mean_displacement_weight = mean_displacement_weight
+        self.structure_weight = structure_weight
         self.momentum = momentum
         self.register_buffer("mean_displacement", torch.zeros(network.spatial_dims))
 
@@ -123,6 +129,7 @@ class TwoDomainMethod(Method):
     | `mean_displacement` | 0 | see `RegistrationCorrection` |
     | `cycle` | 10 | Eq. 3, both directions |
     | `paired_l1` | 100 | Eq. 2 |
+    | `paired_structure`, `correction_structure` | none | 1 − SSIM of the images of the two L1s, not in the papers |
     | `reconstruction`, `prior`, `latent_cycle` | the backbone's | the backbone's own terms, see `TranslationBackbone` |
 
     and "discriminator" one term per discriminator, on generated images from a pool. Without a cycle the backbone's
@@ -175,12 +182,13 @@ class TwoDomainMethod(Method):
                 weight=settings.correction_weight,
                 smoothness_weight=settings.smoothness_weight,
                 mean_displacement_weight=settings.mean_displacement_weight,
+                structure_weight=settings.structure_weight,
             )
         return cls(
             networks,
             cycle=CycleConsistency(settings.cycle_weight) if settings.cycle else None,
             correction=correction,
-            pairing=PairedL1(settings.paired_weight) if settings.paired else None,
+            pairing=PairedL1(settings.paired_weight, settings.structure_weight) if settings.paired else None,
             adversarial_loss=settings.adversarial_loss,
             adversarial_weight=settings.adversarial_weight,
             internal_weights=settings.internal_weights,
@@ -225,6 +233,7 @@ class TwoDomainMethod(Method):
             "mean_displacement": correction.mean_displacement_weight if correction else 0.0,
             "cycle": cycle.weight if cycle else 0.0,
             "paired_l1": pairing.weight if pairing else 0.0,
+            **self._structure(pairing, correction),
             **self._internal(internal_weights, cycled=cycle is not None),
         }
         for name, weight in weights.items():
@@ -239,6 +248,14 @@ class TwoDomainMethod(Method):
                 {f"{domain}_discriminator": adversarial_weight for domain in self.domains},
             ),
         )
+
+    @staticmethod
+    def _structure(pairing: PairedL1 | None, correction: RegistrationCorrection | None) -> dict[str, float]:
+        weights: dict[str, float] = {}
+        for name, part in (("paired_structure", pairing), ("correction_structure", correction)):
+            if part is not None:
+                weights |= structure_term(part.structure_weight, part.weight, name)
+        return weights
 
     def _internal(self, given: Mapping[str, float] | None, cycled: bool) -> dict[str, float]:
         known = ("reconstruction", "prior", "latent_cycle")
@@ -280,10 +297,14 @@ class TwoDomainMethod(Method):
         terms = {}
         if phase.active("paired_l1"):
             terms["paired_l1"] = F.l1_loss(fake, target)
+        if "paired_structure" in phase.weights:
+            terms["paired_structure"] = structural_dissimilarity(fake, target)
         if self.correction is not None and any(map(phase.active, ("correction", "smoothness", "mean_displacement"))):
             ddf = self.correction.network(fake, target)
             if phase.active("correction"):
                 terms["correction"] = F.l1_loss(warp(fake, ddf), target)
+            if "correction_structure" in phase.weights:
+                terms["correction_structure"] = structural_dissimilarity(warp(fake, ddf), target)
             if phase.active("smoothness"):
                 terms["smoothness"] = velocity_smoothness(ddf)
             if phase.active("mean_displacement"):

@@ -103,6 +103,8 @@ class TwoDomainSettings(MethodSettings):
     mean_displacement_weight: NonNegative = 0.0
     """Above the paper's 0, the correction's displacements are held to zero on average."""
     paired_weight: NonNegative = 100.0
+    structure_weight: NonNegative = 0.0
+    """Of 1 − SSIM beside the L1 to the target (`paired`, `correction`), as a multiple of the L1's weight."""
     adversarial_loss: Literal["least_squares", "log"] = "least_squares"
     adversarial_weight: NonNegative = 1.0
     internal_weights: dict[str, NonNegative] | None = None

@@ -14,10 +14,12 @@ from medtrace.losses import (
     ParzenDNMILoss,
     least_squares_adversarial,
     least_squares_discriminator,
+    structural_dissimilarity,
     velocity_smoothness,
 )
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.channels import check_registered, compared
+from medtrace.methods.common.structure import STRUCTURE, structure_term
 from medtrace.methods.tracetrans.settings import TraceTransSettings
 from medtrace.networks import DualDecoderGAN, TraceTransOutput
 from medtrace.trace.prediction import Prediction
@@ -37,6 +39,7 @@ class TraceTransMethod(Method):
     | `translation_adversarial` | λ_adv·α | Eq. 10 on D_trans |
     | `warp_adversarial` | λ_adv·(1 − α) | Eq. 10 on D_warp |
     | `smoothness` | (1 − α)·λ_smooth | |∇v|² |
+    | `structure` | α·`structure_weight` | 1 − SSIM(y_trans, y), not in the paper |
 
     and "discriminator" the two halves of Eq. 13 (`translation_discriminator`, `warp_discriminator`). At α = 1 only
     `translation_l1`, `translation_adversarial` and `translation_discriminator` are left: Pix2Pix in its
@@ -58,6 +61,7 @@ class TraceTransMethod(Method):
         registered_channels: of a source of several contrasts, those that, warped, are compared with the target; None
             compares channel by channel where source and target have as many, and otherwise takes all. One field warps
             all channels.
+        structure_weight: of `structure`; the paper has none.
         share_forwards: let the discriminators learn from the forward that taught the generator, instead of assessing
             the same images again. The same gradients, one forward less for each discriminator; in exchange the
             generator's features stay in memory until the step ends. Not for networks under `torch.compile`, which
@@ -99,6 +103,7 @@ class TraceTransMethod(Method):
             cross_bins=settings.cross_bins,
             cross_gradient=settings.cross_gradient,
             registered_channels=settings.registered_channels,
+            structure_weight=settings.structure_weight,
             share_forwards=settings.training.compile is False,
         )
 
@@ -121,6 +126,7 @@ class TraceTransMethod(Method):
         cross_gradient: str = "both",
         share_forwards: bool = False,
         registered_channels: Sequence[int] | None = None,
+        structure_weight: float = 0.0,
     ) -> None:
         super().__init__()
         check_choice("cross_gradient", cross_gradient, ("both", "image"))
@@ -155,6 +161,7 @@ class TraceTransMethod(Method):
                     "translation_adversarial": adversarial_weight * alpha,
                     "warp_adversarial": adversarial_weight * (1 - alpha),
                     "smoothness": (1 - alpha) * smoothness_weight,
+                    **structure_term(structure_weight, alpha),
                 },
                 shared=discriminators if share_forwards else (),
             ),
@@ -181,6 +188,8 @@ class TraceTransMethod(Method):
         terms = {}
         if phase.active("translation_l1"):
             terms["translation_l1"] = F.l1_loss(output.image, target)
+        if STRUCTURE in phase.weights:
+            terms[STRUCTURE] = structural_dissimilarity(output.image, target)
         if phase.active("warp_dnmi"):
             terms["warp_dnmi"] = self.warp_dnmi(warped, fixed)
         if phase.active("cross_dnmi"):

@@ -67,6 +67,8 @@ class TraceTransSettings(MethodSettings):
     cross_gradient: Literal["both", "image"] = "both"
     registered_channels: Indices | None = None
     """Of a source of several contrasts, those that are compared with the target; None is channel by channel, or all."""
+    structure_weight: NonNegative = 0.0
+    """Of 1 − SSIM beside the L1 of translation and target, as a multiple of the L1's weight."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {

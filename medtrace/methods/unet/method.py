@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medtrace.checks import check_range, check_same_shape
+from medtrace.losses import structural_dissimilarity
 from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.common.structure import STRUCTURE, structure_term
 from medtrace.methods.unet.settings import UNetSettings
 from medtrace.networks.regression_unet import RegressionUNet
 from medtrace.trace.prediction import Prediction, zero_field
@@ -18,11 +20,15 @@ from medtrace.trace.validation import as_tensor
 class UNetMethod(Method):
     """Train a `RegressionUNet` by the mean absolute error to the target.
 
-    The one phase, "regression", has the term `l1`, mean |G(x) − y|, of weight 1. Nothing moves: the trace's field is
-    zero.
+    The one phase, "regression", has the term `l1`, mean |G(x) − y|, of weight 1 and, where asked for, `structure`,
+    1 − SSIM. Nothing moves: the trace's field is zero.
 
     Args:
         networks: the network.
+        structure_weight: of `structure`.
+
+    Raises:
+        ValueError: if the weight is below 0.
     """
 
     name = "unet"
@@ -44,22 +50,26 @@ class UNetMethod(Method):
                 settings.num_res_units,
                 settings.dropout,
                 settings.refine,
-            )
+            ),
+            settings.structure_weight,
         )
 
-    def __init__(self, networks: RegressionUNet) -> None:
+    def __init__(self, networks: RegressionUNet, structure_weight: float = 0.0) -> None:
         super().__init__()
         self.networks = networks
-        self.phases = (Phase("regression", ("networks",), {"l1": 1.0}),)
+        self.phases = (Phase("regression", ("networks",), {"l1": 1.0, **structure_term(structure_weight)}),)
 
     def regression_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
-        """The mean absolute error."""
+        """The mean absolute error, and the structural dissimilarity."""
         source, target = as_tensor(batch["source"]), as_tensor(batch["target"])
         check_range("source", source, -1, 1)
         check_range("target", target, -1, 1)
         image = self.networks(source)
         check_same_shape("prediction", image, "target", target)
-        return {"l1": F.l1_loss(image, target)}
+        terms = {"l1": F.l1_loss(image, target)}
+        if STRUCTURE in phase.weights:
+            terms[STRUCTURE] = structural_dissimilarity(image, target)
+        return terms
 
     def io_network(self) -> nn.Module:
         """The network itself."""

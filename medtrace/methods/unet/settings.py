@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from medtrace.methods.presets import BUDGETS, DOMAIN, OWN, OWN_ON_GPU, POSTOP, TINY
-from medtrace.methods.settings import Channels, Count, Fraction, MethodSettings, OptimizerSettings, Preset
+from medtrace.methods.settings import Channels, Count, Fraction, MethodSettings, NonNegative, OptimizerSettings, Preset
 
 _BUDGET: Preset = {
     "channels": (16, 32, 64, 128),
@@ -25,6 +25,8 @@ class UNetSettings(MethodSettings):
     dropout: Fraction = 0.0
     refine: bool = False
     """Make the image of features and the source at full resolution (`networks.RegressionUNet`)."""
+    structure_weight: NonNegative = 0.0
+    """Of 1 − SSIM beside the L1 of translation and target, as a multiple of the L1's weight."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
