@@ -45,8 +45,9 @@ class PointInformation:
         images = [image] if share is None else [image, share]
         if self.compiled:
             arrays = [plain(one).to(torch.float32).numpy().reshape(shape) for one in images]
-            self.image, self.share = arrays[0], arrays[1] if share is not None else np.empty((0, 0, 0), REAL)
-            self.points = inner.astype(REAL)
+            self.image: Any = arrays[0]
+            self.share: Any = arrays[1] if share is not None else np.empty((0, 0, 0), REAL)
+            self.points: Any = inner.astype(REAL)
             self.known, self.weights = (np.ascontiguousarray(one.cpu().numpy(), REAL) for one in (known, weights))
             self.parts = threads.pieces(PARTS, points.shape[1], minimum=1 << 13)
             self.values, self.counted = np.empty_like(self.known), np.empty_like(self.known)

@@ -71,7 +71,7 @@ class AlignmentLevel:
         grid = np.stack(np.unravel_index(counted, coarse_fixed.shape[1:])).astype(np.float64)
         chosen = _chosen(len(counted), most)
         known = [one[torch.from_numpy(counted).to(one.device)] for one in (values, weights)]
-        self._points = grid, *known
+        self._points = grid, known[0], known[1]
         self._images = padded, parted
         self.information = self._information(chosen)
         self._few: PointInformation | None = None

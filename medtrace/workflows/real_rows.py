@@ -117,7 +117,7 @@ def real_dataset(heads: Sequence[Head], task: RealTask, person: str, out: Path, 
             lines.append(",".join([head.person, head.name, *paths, split]))
     pairs = dataset.with_suffix(".csv")
     atomic_write(pairs, "\n".join(lines) + "\n")
-    names = {} if several else {"source_contrast": task.sources[0], "target_contrast": task.target}
+    names: dict[str, Any] = {} if several else {"source_contrast": task.sources[0], "target_contrast": task.target}
     prepare(pairs, dataset, slices=SLICES, progress=progress, **names, **GRID)
     return dataset
 
