@@ -58,7 +58,7 @@ def stepping(rate: float = 0.1) -> ExitStack:
         return {phase.name: torch.optim.SGD(list(method.parameters_of(phase.name)), rate) for phase in method.phases}
 
     stack = ExitStack()
-    stack.enter_context(mock.patch("medtrace.workflows.training.build_optimizers", descent))
+    stack.enter_context(mock.patch("medtrace.workflows.training.workflow.build_optimizers", descent))
     stack.enter_context(mock.patch("medtrace.engines.build_optimizers", descent))  # which bundles name
     stack.enter_context(mock.patch.object(plasticine, "estimate_noise", drawn_by_content))
     return stack

@@ -21,8 +21,8 @@ from medtrace.io import load_trace
 from medtrace.methods import method_class, method_names, resolve
 from medtrace.workflows.bundle import BUNDLES, bundle, bundle_files
 from medtrace.workflows.evaluate import evaluate
-from medtrace.workflows.handlers import preparation_of
 from medtrace.workflows.train import train
+from medtrace.workflows.training.handlers import preparation_of
 
 COMMITTED = ("tracetrans", "reggan", "plasticine", "metaregnet")
 OTHERS = tuple(name for name in method_names() if name not in COMMITTED)

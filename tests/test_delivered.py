@@ -20,8 +20,8 @@ from medtrace.evaluation.true_scans import TrueScans
 from medtrace.methods import method_class
 from medtrace.workflows.compare import compare
 from medtrace.workflows.evaluate import evaluate
-from medtrace.workflows.handlers import training_data
 from medtrace.workflows.prepare import prepare
+from medtrace.workflows.training.handlers import training_data
 from medtrace.workflows.translate import translate
 from tests.standins import shift_run
 

@@ -19,9 +19,9 @@ from medtrace.guard import configuration_language, configurations
 from medtrace.guard.configuration_language import code_in
 from medtrace.guard.configurations import BUNDLES, ForeignCodeError, check_code, foreign_code, read_config
 from medtrace.workflows.bundle import bundle
-from medtrace.workflows.bundle_files import BundleTraining, train_bundle
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.train import train
+from medtrace.workflows.training.foreign_bundle import BundleTraining, train_bundle
 from tests.cases import common, foreign_runs
 from tests.fuzz.configurations import SMALL, changed, strange
 

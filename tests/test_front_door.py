@@ -22,7 +22,7 @@ from torch import nn
 import medtrace
 from medtrace import engines, losses, metrics, transforms
 from medtrace.workflows.train import train
-from medtrace.workflows.training import TrainingWorkflow
+from medtrace.workflows.training.workflow import TrainingWorkflow
 from tests.public_names import LISTED, public_modules, public_names
 
 ROOT = Path(__file__).resolve().parents[1]

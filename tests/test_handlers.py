@@ -9,7 +9,7 @@ from ignite.engine import Engine
 
 from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import DualDecoderGAN
-from medtrace.workflows.handlers import CaseScores, TraceSaver
+from medtrace.workflows.training.handlers import CaseScores, TraceSaver
 
 
 class Loader(list):

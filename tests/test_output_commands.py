@@ -285,7 +285,7 @@ def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch
 
 def test_a_dataset_in_a_mount_point_keeps_what_is_finished_in_it(tmp_path, monkeypatch):
     from medtrace.workflows import prepare as module
-    from medtrace.workflows.parallel import CasesFailedError
+    from medtrace.workflows.many.parallel import CasesFailedError
     from tests.test_parallel_cases import prepared, write_pairs
 
     pairs, out = write_pairs(tmp_path / "raw"), tmp_path / "volume"

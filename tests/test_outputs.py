@@ -83,7 +83,7 @@ def test_the_output_arrives_or_is_refused_at_once(place, capfd, monkeypatch):
     before = [path for path in hidden(folder) if ".medtrace-" not in path or "precious" in str(expected["after"])]
     refused = expected["accept"] == ["refuse"] or expected["case"] == "dangling_link"
     if refused and "broken" not in expected["situation"] and "cannot be read" not in expected["situation"]:
-        import medtrace.workflows.register_trained as module
+        import medtrace.workflows.registration.trained as module
 
         monkeypatch.setattr(module, "intensity_maps", lambda *_: pytest.fail("refused after the work has begun"))
     with as_nobody(folder) if expected.get("as_user") else os_as_it_is():

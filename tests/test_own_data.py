@@ -28,7 +28,7 @@ from medtrace.workflows.planning.facts import DatasetFacts
 from medtrace.workflows.planning.training import plan_training, settings_of_dataset
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
-from medtrace.workflows.training import TrainingWorkflow
+from medtrace.workflows.training.workflow import TrainingWorkflow
 
 OWN = ("tracetrans", "pix2pix", "reggan", "unet", "cyclegan")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from medtrace.storage.cases import atomic_case, case_key, content_digest, is_finished, key_of
-from medtrace.workflows.attempts import Task
-from medtrace.workflows.parallel import LOST, run_cases
+from medtrace.workflows.many.attempts import Task
+from medtrace.workflows.many.parallel import LOST, run_cases
 
 pytestmark = pytest.mark.usefixtures("standin_methods")
 
@@ -168,7 +168,7 @@ def cluster():
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("medtrace.workflows.dask_cluster.PATIENCE", 0.5)
+    monkeypatch.setattr("medtrace.workflows.many.dask_cluster.PATIENCE", 0.5)
     with pytest.raises(ConnectionError, match=r"no answer from 'tcp://127.0.0.1:9'"):
         run_cases(square_of, [Task("a", (1,))], scheduler="tcp://127.0.0.1:9")
 
@@ -240,7 +240,7 @@ def contents(folder, ignore=()):
 def counted(monkeypatch):
     """Names of the pairs that are read, pass by pass."""
     from medtrace.data.preparation import learning
-    from medtrace.workflows import prepare_write
+    from medtrace.workflows.preparation import writing as prepare_write
 
     read = {"learn": [], "write": []}
 
@@ -259,7 +259,7 @@ def counted(monkeypatch):
 
 
 def test_prepare_lists_all_failures_and_goes_on_where_it_stopped(tmp_path, counted):
-    from medtrace.workflows.parallel import CasesFailedError
+    from medtrace.workflows.many.parallel import CasesFailedError
 
     pairs = write_pairs(tmp_path / "raw")
     good = (tmp_path / "raw" / "s1b.nii").read_bytes()
@@ -322,7 +322,7 @@ def test_prepare_does_again_what_changed_and_only_that(tmp_path, counted):
 
 
 def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
-    from medtrace.workflows.translate_cases import translate_cases
+    from medtrace.workflows.many.translate_cases import translate_cases
     from tests.standins import shift_run
 
     pairs = write_pairs(tmp_path / "raw", 2)
@@ -364,8 +364,8 @@ def test_translate_writes_each_image_once_under_its_own_name(tmp_path):
 
 def test_a_second_command_in_a_folder_is_refused(tmp_path):
     from medtrace.storage.reservations import locked
+    from medtrace.workflows.many.translate_cases import translate_cases
     from medtrace.workflows.prepare import ENDING
-    from medtrace.workflows.translate_cases import translate_cases
     from tests.test_translate import tiny_tracetrans
 
     pairs = write_pairs(tmp_path / "raw")
@@ -389,7 +389,7 @@ def test_workers_have_the_settings_of_the_caller(monkeypatch):
 @pytest.mark.slow
 def test_several_workers_give_the_bytes_of_one(tmp_path):
     """Two processes that share the import of torch: preparing and translating with one worker and with two."""
-    from medtrace.workflows.translate_cases import translate_cases
+    from medtrace.workflows.many.translate_cases import translate_cases
     from tests.test_translate import tiny_tracetrans
 
     pairs = write_pairs(tmp_path / "raw")

@@ -21,8 +21,8 @@ from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.methods import method_class
 from medtrace.trace import Trace
 from medtrace.workflows import real_labels, real_rows
-from medtrace.workflows import real_translation as study
-from medtrace.workflows.real_page import write_page
+from medtrace.workflows.real_heads import study
+from medtrace.workflows.real_heads.page import write_page
 from medtrace.workflows.train import train
 
 SHIFT = 4.0

@@ -20,7 +20,7 @@ from medtrace.workflows.certify import training_check
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
-from medtrace.workflows.unseen_split import review_split
+from medtrace.workflows.unseen.splits import review_split
 from tests.several_images import save_head, write_cohort
 
 TINY = {"training.max_epochs": 1, "training.batch_size": 2, "channels": [8, 16]}

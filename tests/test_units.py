@@ -20,7 +20,7 @@ from medtrace.evaluation.certificate import Status, certify_trace
 from medtrace.io import load_trace, save_trace
 from medtrace.report.viewer.scene import ReportCase, scene_of
 from medtrace.trace import Contrast, Intensity, Trace, expected_image
-from medtrace.workflows.parallel import CasesFailedError
+from medtrace.workflows.many.parallel import CasesFailedError
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.translate import translate
 from tests.standins import shift_run

@@ -13,7 +13,7 @@ def tell_cases(result: Any) -> None:
     """A line for each case, the worst first, and where the overview is; exits with the worst case's code.
 
     Args:
-        result: with `cases` and `overview`, as `medtrace.workflows.pair_cases.FinishedPairs`.
+        result: with `cases` and `overview`, as `medtrace.workflows.many.pairs.FinishedPairs`.
     """
     for case in result.cases:
         typer.echo(f"{case.verdict:<7}{case.name}: {case.reason}")

@@ -152,7 +152,7 @@ def _tell(result: Any, out: Path, report: bool) -> None:
 
 
 def _register_cases(source: Path, target: Path | None, out: Path, **settings: Any) -> None:
-    from medtrace.workflows.register_cases import register_cases
+    from medtrace.workflows.registration.cases import register_cases
 
     result = register_cases(source, target, out, progress=sys.stderr.isatty(), **settings)
     tell_cases(result)

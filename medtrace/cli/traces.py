@@ -157,8 +157,8 @@ def _translate_cases(
 ) -> None:
     if mask is not None:
         raise ValueError("--mask: expected none with several images; name masks in a list, in the column mask of a CSV")
+    from medtrace.workflows.many.translate_cases import translate_cases
     from medtrace.workflows.runs import using_checkpoint
-    from medtrace.workflows.translate_cases import translate_cases
 
     with using_checkpoint(checkpoint):
         result = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)

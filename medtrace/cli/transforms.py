@@ -193,7 +193,7 @@ def trace(
     alone: dict[str, Any] = {"mask": mask, "source_series": source_series, "target_series": target_series}
     if image is None or (source.exists() and not is_one_image(source)):
         refuse_with_several({**alone, "keep_metadata": keep_metadata or None})
-        from medtrace.workflows.trace_cases import trace_cases
+        from medtrace.workflows.many.trace_cases import trace_cases
 
         several: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": sys.stderr.isatty()}
         tell_cases(trace_cases(source, image, out, **several, **shared))

@@ -15,8 +15,8 @@ from medtrace.evaluation.bench.registry import MEASUREMENTS
 from medtrace.evaluation.bench.running import compare_rows
 from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS
 from medtrace.storage.reservations import locked, reserving
-from medtrace.workflows.real_translation import real_translation
-from medtrace.workflows.trained_rows import trained_row
+from medtrace.workflows.real_heads.study import real_translation
+from medtrace.workflows.scoring.trained import trained_row
 
 REAL = "real"
 DATA = "MEDTRACE_DATA"

@@ -17,7 +17,7 @@ from medtrace.methods import Method, MethodSettings, method_class, resolve
 from medtrace.methods.registry import folder_of
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write
-from medtrace.workflows.bundle_configs import bundle_configs
+from medtrace.workflows.training.bundle_configs import bundle_configs
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 CONFIGS = ("train", "evaluate", "inference", "multi_gpu_train")

@@ -31,7 +31,7 @@ from medtrace.trace import Trace
 from medtrace.transforms.mask_rule import ON_GRID
 from medtrace.workflows.register import register
 from medtrace.workflows.translate import FINGERPRINT, run_preparation, translate
-from medtrace.workflows.unseen import MASK_MISSING, TrainingMemory, refusal, seen_image, source_cautions
+from medtrace.workflows.unseen.images import MASK_MISSING, TrainingMemory, refusal, seen_image, source_cautions
 
 _PAGE = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

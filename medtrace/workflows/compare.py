@@ -21,9 +21,9 @@ from medtrace.report.tables import Better
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
-from medtrace.workflows.delivered import doubt_scales, score_delivered
 from medtrace.workflows.evaluate import patches_of_cases
-from medtrace.workflows.evaluated_rows import (
+from medtrace.workflows.scoring.delivered import doubt_scales, score_delivered
+from medtrace.workflows.scoring.rows import (
     CHEAP,
     NO_FIELD,
     EvaluatedRun,
@@ -34,7 +34,7 @@ from medtrace.workflows.evaluated_rows import (
     score_rows,
     write_tables,
 )
-from medtrace.workflows.unseen_split import SplitReview, marked, reviewed, subjects_of, write_record
+from medtrace.workflows.unseen.splits import SplitReview, marked, reviewed, subjects_of, write_record
 
 TABLE = "table.md"
 AIR_TOLERANCE = 1e-3

@@ -26,8 +26,8 @@ from medtrace.report.viewer import ReportCase, write_report
 from medtrace.report.viewer.page import REPORT
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
-from medtrace.workflows.delivered import score_delivered
-from medtrace.workflows.evaluated_rows import (
+from medtrace.workflows.scoring.delivered import score_delivered
+from medtrace.workflows.scoring.rows import (
     EvaluatedRun,
     compared_text,
     comparisons_of,
@@ -37,7 +37,7 @@ from medtrace.workflows.evaluated_rows import (
     write_tables,
 )
 from medtrace.workflows.translate import run_preparation
-from medtrace.workflows.unseen_split import SplitReview, marked, reviewed, subjects_of, write_record
+from medtrace.workflows.unseen.splits import SplitReview, marked, reviewed, subjects_of, write_record
 
 TABLE = "table.md"
 ROW, RUN = "method", "run"

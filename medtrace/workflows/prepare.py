@@ -40,9 +40,9 @@ from medtrace.storage.files import atomic_write, link_or_copy, remove
 from medtrace.storage.places import stands_alone
 from medtrace.storage.reservations import Contents, locked, reserve_folder
 from medtrace.storage.workspaces import PARTIAL, sweep
-from medtrace.workflows.parallel import CasesFailedError
-from medtrace.workflows.prepare_passes import Passes, Runner
-from medtrace.workflows.prepare_write import WRITTEN, Item
+from medtrace.workflows.many.parallel import CasesFailedError
+from medtrace.workflows.preparation.passes import Passes, Runner
+from medtrace.workflows.preparation.writing import WRITTEN, Item
 
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)

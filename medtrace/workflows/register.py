@@ -30,9 +30,9 @@ from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
-from medtrace.workflows.pair_registration import PairRegistration
-from medtrace.workflows.register_greedy import MASK_ROLES, PRESETS, Greedy, register_greedy
-from medtrace.workflows.register_trained import Descent, register_trained
+from medtrace.workflows.registration.greedy import MASK_ROLES, PRESETS, Greedy, register_greedy
+from medtrace.workflows.registration.pair import PairRegistration
+from medtrace.workflows.registration.trained import Descent, register_trained
 from medtrace.workflows.report import report_beside, reserve_outputs
 
 ENGINES = ("greedy", "instance")

@@ -18,7 +18,7 @@ from medtrace.storage.files import remove
 from medtrace.storage.locks import acquire
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import LOCK
-from medtrace.workflows.resuming import flat_settings
+from medtrace.workflows.training.resuming import flat_settings
 
 __all__ = ["RunState", "compare_table", "delete_runs", "find_runs", "run_state", "run_table", "using_checkpoint"]
 

@@ -29,7 +29,7 @@ from medtrace.report.certificate import certificate_beside
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Contrast, LedgerSummary, Trace
 from medtrace.workflows.certify import certify
-from medtrace.workflows.register_greedy import check_room
+from medtrace.workflows.registration.greedy import check_room
 from medtrace.workflows.report import report_beside, reserve_outputs
 
 NO_RADIUS = "no conformal radius: none was calibrated for traces found by registration; give one by --radius"

@@ -18,13 +18,13 @@ from medtrace.methods.settings import TraceBenchData
 from medtrace.storage.files import atomic_write, remove
 from medtrace.storage.places import folder_place
 from medtrace.storage.reservations import locked
-from medtrace.workflows.bundle_files import train_bundle
-from medtrace.workflows.fine_tuning import inherited_settings, start_of
-from medtrace.workflows.handlers import record_run
 from medtrace.workflows.planning.facts import DatasetFacts
 from medtrace.workflows.planning.training import plan_training, settings_of_dataset
-from medtrace.workflows.resuming import resumption
-from medtrace.workflows.training import TrainingWorkflow, check_fitting, fitting_words
+from medtrace.workflows.training.fine_tuning import inherited_settings, start_of
+from medtrace.workflows.training.foreign_bundle import train_bundle
+from medtrace.workflows.training.handlers import record_run
+from medtrace.workflows.training.resuming import resumption
+from medtrace.workflows.training.workflow import TrainingWorkflow, check_fitting, fitting_words
 
 
 def train(

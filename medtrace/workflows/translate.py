@@ -35,7 +35,7 @@ from medtrace.trace import Trace
 from medtrace.trace.contrast import Contrast
 from medtrace.transforms.source_dropout import MISSING
 from medtrace.workflows.report import report_beside, reserve_outputs
-from medtrace.workflows.unseen import TrainingMemory, review_image
+from medtrace.workflows.unseen.images import TrainingMemory, review_image
 
 FINGERPRINT = "source_fingerprint"
 """Entry of a trace's metadata (see `medtrace.data.fingerprint`): the stored source may be rounded."""

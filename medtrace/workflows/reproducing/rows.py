@@ -19,7 +19,7 @@ from medtrace.methods.presets import PAPER
 from medtrace.methods.recipes import PaperRow, PaperTable
 from medtrace.metrics import Summary
 from medtrace.storage.files import make_directory, write_json
-from medtrace.workflows.trained_rows import trained_row
+from medtrace.workflows.scoring.trained import trained_row
 
 SMOKE = "smoke"
 FEW: Mapping[str, Any] = {"training.max_epochs": 1, "training.batch_size": 2, "training.val_interval": 0}

@@ -13,10 +13,10 @@ from medtrace.evaluation.real.heads import TEST, find_heads
 from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS, RealTask
 from medtrace.methods.presets import LITTLE
 from medtrace.storage.reservations import locked, reserving
-from medtrace.workflows.real_figures import write_figures
-from medtrace.workflows.real_labels import score_labels
-from medtrace.workflows.real_page import write_page
-from medtrace.workflows.real_rows import RealRow, mean_error, real_dataset, score_cheap, train_row
+from medtrace.workflows.real_heads.figures import write_figures
+from medtrace.workflows.real_heads.labels import score_labels
+from medtrace.workflows.real_heads.page import write_page
+from medtrace.workflows.real_heads.rows import RealRow, mean_error, real_dataset, score_cheap, train_row
 
 REPEATED = 2
 """The best methods of a translation, which are trained with every seed."""

@@ -34,9 +34,9 @@ from medtrace.engines.assembly import (
 from medtrace.guard.shortage import MemoryShortageError, first_that_fits, halves
 from medtrace.methods import Method, MethodSettings
 from medtrace.methods.settings import PreparedData, TraceBenchData
-from medtrace.workflows.fine_tuning import load_start
-from medtrace.workflows.handlers import WeightsSaver
-from medtrace.workflows.run_page import RunPage
+from medtrace.workflows.training.fine_tuning import load_start
+from medtrace.workflows.training.handlers import WeightsSaver
+from medtrace.workflows.training.run_page import RunPage
 
 LEAST_PATCH = 32
 """Voxels of an edge below which no patch is tried."""
@@ -56,7 +56,7 @@ class TrainingWorkflow(BundleWorkflow):
         dataset: a folder made by `medtrace prepare`, where the settings ask for one.
         device: by default CUDA where there is one; in a process group each process takes its own.
         resume: continue from the newest checkpoint.
-        start: the run whose weights the training begins with, as `medtrace.workflows.fine_tuning.start_of` gives it.
+        start: the run whose weights the training begins with, as `fine_tuning.start_of` gives it.
     """
 
     def __init__(

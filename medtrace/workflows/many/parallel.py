@@ -16,7 +16,7 @@ from contextlib import closing
 from typing import Any
 
 from medtrace.guard.notices import tell
-from medtrace.workflows.attempts import Outcome, Task, attempt
+from medtrace.workflows.many.attempts import Outcome, Task, attempt
 
 LOST = "its process died, twice (killed, out of memory, or a crash in a library); try it alone, or with fewer workers"
 
@@ -74,7 +74,7 @@ def run_cases(
     if len(set(names)) < len(names):
         raise ValueError("tasks: expected names of their own, received some twice")
     if scheduler is not None:
-        from medtrace.workflows.dask_cluster import on_cluster
+        from medtrace.workflows.many.dask_cluster import on_cluster
 
         outcomes: Generator[Outcome, None, None] = on_cluster(function, tasks, scheduler)
     elif workers == 1:

@@ -31,7 +31,7 @@ from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.trace.prediction import Prediction
-from medtrace.workflows.pair_registration import PairRegistration, mean_square
+from medtrace.workflows.registration.pair import PairRegistration, mean_square
 from medtrace.workflows.translate import run_preparation
 
 _BYTES_PER_WORKING_VOXEL = 1740

@@ -17,11 +17,11 @@ from medtrace.data.preparation.learning import Learned, channels_of, learn_case,
 from medtrace.data.preparation.natural_images import value_range_of
 from medtrace.data.preparation.rules import Preparation
 from medtrace.trace.contrast import Intensity
-from medtrace.workflows.attempts import Outcome, Task
-from medtrace.workflows.parallel import run_cases
-from medtrace.workflows.prepare_write import Item, write_case
+from medtrace.workflows.many.attempts import Outcome, Task
+from medtrace.workflows.many.parallel import run_cases
+from medtrace.workflows.preparation.writing import Item, write_case
 
-_PRELOAD = ("medtrace.workflows.prepare_write",)
+_PRELOAD = ("medtrace.workflows.preparation.writing",)
 
 
 class Runner:

@@ -14,9 +14,9 @@ from medtrace.evaluation.real.heads import TEST, VALIDATION, Head
 from medtrace.evaluation.real.scores import MAE, SSIM, UNITS, interval
 from medtrace.evaluation.real.tasks import DROPPED, LABELS, TASKS, RealTask
 from medtrace.storage.files import atomic_write
-from medtrace.workflows.real_figures import FIGURES, figure_name
-from medtrace.workflows.real_labels import COARSE, SCORES, mean_dice
-from medtrace.workflows.real_rows import CHEAP, SLICES, label_of, read_rows
+from medtrace.workflows.real_heads.figures import FIGURES, figure_name
+from medtrace.workflows.real_heads.labels import COARSE, SCORES, mean_dice
+from medtrace.workflows.real_heads.rows import CHEAP, SLICES, label_of, read_rows
 
 PAGE = "real_translation.md"
 HEADINGS = (

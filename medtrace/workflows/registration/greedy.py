@@ -19,7 +19,7 @@ from medtrace.registration.contrast import ONE_CONTRAST
 from medtrace.registration.register import Registration as Answer
 from medtrace.trace import Trace
 from medtrace.trace.intensity_map import IntensityMap
-from medtrace.workflows.pair_registration import PairRegistration, mean_square
+from medtrace.workflows.registration.pair import PairRegistration, mean_square
 
 MASK_ROLES = ("both", "exclude", "appearance")
 PRESETS: dict[str, Callable[[Sequence[float]], Deformable]] = {

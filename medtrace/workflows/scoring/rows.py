@@ -24,8 +24,8 @@ from medtrace.metrics.paired import PairedComparison
 from medtrace.networks.patches import PatchInferer
 from medtrace.storage.cases import content_digest
 from medtrace.trace import Trace
-from medtrace.workflows.delivered import DeliveredScores, ScanRow
-from medtrace.workflows.unseen import TrainingMemory
+from medtrace.workflows.scoring.delivered import DeliveredScores, ScanRow
+from medtrace.workflows.unseen.images import TrainingMemory
 
 CHEAP = (IDENTITY, CURVE, RIDGE)
 """Rows that cost nothing."""

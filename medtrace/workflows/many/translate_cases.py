@@ -34,10 +34,10 @@ from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
 from medtrace.trace import Trace
-from medtrace.workflows.attempts import Outcome, Task
-from medtrace.workflows.case_overview import TRACE, UNASSESSED, write_overview, write_summary
-from medtrace.workflows.pair_cases import cases_of
-from medtrace.workflows.parallel import run_cases
+from medtrace.workflows.many.attempts import Outcome, Task
+from medtrace.workflows.many.overview import TRACE, UNASSESSED, write_overview, write_summary
+from medtrace.workflows.many.pairs import cases_of
+from medtrace.workflows.many.parallel import run_cases
 from medtrace.workflows.report import report_beside
 from medtrace.workflows.translate import translation
 

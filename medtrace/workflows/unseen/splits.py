@@ -18,7 +18,7 @@ from medtrace.guard.notices import caution
 from medtrace.metrics import CaseTable
 from medtrace.storage.cases import content_digest
 from medtrace.storage.files import atomic_write
-from medtrace.workflows.unseen import MASK_MISSING, NOT_KNOWN, TrainingMemory, image_cautions, refusal
+from medtrace.workflows.unseen.images import MASK_MISSING, NOT_KNOWN, TrainingMemory, image_cautions, refusal
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing
 from medtrace.methods.base import Method
 from medtrace.storage.files import make_directory, write_json
 from medtrace.trace import Trace
-from medtrace.workflows.real_rows import CHEAP, GRID, RUNS, RealRow, dataset_of
+from medtrace.workflows.real_heads.rows import CHEAP, GRID, RUNS, RealRow, dataset_of
 from medtrace.workflows.translate import translation
 
 SCORES = "labels"

@@ -14,7 +14,7 @@ from medtrace.engines.runs import RECORD, RunRecord, read_run
 from medtrace.guard.method_size import check_size
 from medtrace.guard.notices import notify
 from medtrace.methods import Method, MethodSettings, resolve
-from medtrace.workflows.handlers import training_data
+from medtrace.workflows.training.handlers import training_data
 
 SPLITS = ("training", "validation")
 CUTS = ("data.patch",)

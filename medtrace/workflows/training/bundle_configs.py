@@ -93,7 +93,7 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
     unless_validated = {"_disabled_": "$@val_interval == 0 or len(@validate#dataset) == 0"}
     return [
         {
-            "_target_": "medtrace.workflows.handlers.RunFolder",
+            "_target_": "medtrace.workflows.training.handlers.RunFolder",
             "run": "@run_dir",
             "name": "@method_name",
             "settings": "@resolved",
@@ -158,9 +158,9 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
             "compile": "@settings#training#compile",
             "channels_last": "@settings#training#channels_last",
         },
-        {"_target_": "medtrace.workflows.handlers.WeightsSaver", "run": "@run_dir"},
+        {"_target_": "medtrace.workflows.training.handlers.WeightsSaver", "run": "@run_dir"},
         {
-            "_target_": "medtrace.workflows.run_page.RunPage",
+            "_target_": "medtrace.workflows.training.run_page.RunPage",
             **follows,
             "run": "@run_dir",
             "title": kind.title,
@@ -209,7 +209,7 @@ def _evaluate() -> dict[str, Any]:
         },
         "handlers": [
             _loader(),
-            {"_target_": "medtrace.workflows.handlers.CaseScores", "folder": "@output_dir"},
+            {"_target_": "medtrace.workflows.training.handlers.CaseScores", "folder": "@output_dir"},
             {"_target_": "monai.handlers.StatsHandler", "iteration_log": False},
         ],
         "evaluator": _evaluator("@dataloader", "@handlers", "@key_metric"),
@@ -265,7 +265,7 @@ def _inference(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
         "handlers": [
             _loader(),
             {
-                "_target_": "medtrace.workflows.handlers.TraceSaver",
+                "_target_": "medtrace.workflows.training.handlers.TraceSaver",
                 "folder": "@output_dir",
                 "method": "@method_name",
                 "overwrite": "@overwrite",

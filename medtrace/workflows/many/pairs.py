@@ -16,9 +16,9 @@ from medtrace.report.overview import OverviewCase, worst_first
 from medtrace.storage.cases import atomic_case, is_finished, key_of
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
-from medtrace.workflows.attempts import Outcome, Task
-from medtrace.workflows.case_overview import finished_case, write_overview, write_table
-from medtrace.workflows.parallel import run_cases
+from medtrace.workflows.many.attempts import Outcome, Task
+from medtrace.workflows.many.overview import finished_case, write_overview, write_table
+from medtrace.workflows.many.parallel import run_cases
 
 TABLE = "cases.csv"
 _FILES = ("source", "target", "mask", "source_mask")

@@ -10,9 +10,9 @@ from medtrace.data.lists.image_list import list_images
 from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint, weights_file
 from medtrace.engines.runs import RECORD
 from medtrace.storage.cases import case_key
-from medtrace.workflows.attempts import Task
-from medtrace.workflows.case_overview import TRACE, registration_numbers, write_summary
-from medtrace.workflows.pair_cases import FinishedPairs, PairCase, keep_or_make, listed_pairs, run_pairs, shared_threads
+from medtrace.workflows.many.attempts import Task
+from medtrace.workflows.many.overview import TRACE, registration_numbers, write_summary
+from medtrace.workflows.many.pairs import FinishedPairs, PairCase, keep_or_make, listed_pairs, run_pairs, shared_threads
 from medtrace.workflows.register import Registered, register
 
 _PRELOAD = (__name__,)

@@ -20,7 +20,7 @@ from medtrace.evaluation.tracers import tracer_of
 from medtrace.report import comparison_figure, save_figure
 from medtrace.storage.files import make_directory
 from medtrace.trace.validation import as_tensor
-from medtrace.workflows.real_rows import CHEAP, RUNS, RealRow, cases_of, dataset_of, label_of, read_rows
+from medtrace.workflows.real_heads.rows import CHEAP, RUNS, RealRow, cases_of, dataset_of, label_of, read_rows
 
 FIGURES = "figures"
 SHOWN = (5, 14, 22)

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from medtrace.workflows.attempts import Outcome, Task, attempt, reason
+from medtrace.workflows.many.attempts import Outcome, Task, attempt, reason
 
 PATIENCE = 60
 """Seconds to wait for the scheduler, and for its first worker."""

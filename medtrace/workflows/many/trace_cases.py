@@ -9,9 +9,9 @@ from typing import Any
 
 from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.storage.cases import case_key
-from medtrace.workflows.attempts import Task
-from medtrace.workflows.case_overview import TRACE, registration_numbers, write_summary
-from medtrace.workflows.pair_cases import (
+from medtrace.workflows.many.attempts import Task
+from medtrace.workflows.many.overview import TRACE, registration_numbers, write_summary
+from medtrace.workflows.many.pairs import (
     FinishedPairs,
     PairCase,
     keep_or_make,

@@ -1,0 +1,1 @@
+"""What `prepare` is made of: passes over the scans, and writing."""

@@ -1,0 +1,1 @@
+"""The study of real heads and its page."""

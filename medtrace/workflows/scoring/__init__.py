@@ -1,0 +1,1 @@
+"""What `evaluate`, `bench` and `reproduce` are made of: rows, trainings, delivered scans."""
