@@ -13,7 +13,7 @@ from PIL import Image
 from medtrace.data import Preparation
 from medtrace.data.contrasts import body_of
 from medtrace.data.dataset import load_dataset
-from medtrace.data.scan_files import SCAN_FILES, read_scan_files
+from medtrace.data.scan_files import read_scan_files, scan_files_of
 from medtrace.engines.runs import RunRecord, read_run, save_weights
 from medtrace.evaluation.scoring import as_channels, correspondence
 from medtrace.evaluation.true_scans import TrueScans
@@ -156,8 +156,8 @@ def test_edges_are_judged_beside_the_same_image_without_its_field(crossed, tmp_p
 def test_a_scan_that_is_gone_or_another_one_now_is_left_out_and_told(run, crossed, tmp_path):
     shutil.copytree(crossed.parent, tmp_path / "copy", dirs_exist_ok=True)
     data = tmp_path / "copy" / "data"
-    text = (data / SCAN_FILES).read_text().replace(str(crossed.parent), str(tmp_path / "gone"))
-    (data / SCAN_FILES).write_text(text)  # found beside the data set, which has moved with its scans
+    text = scan_files_of(data).read_text().replace(str(crossed.parent), str(tmp_path / "gone"))
+    scan_files_of(data).write_text(text)  # found beside the data set, which has moved with its scans
     assert all(image.path.exists() for files in read_scan_files(data).values() for image in files.images)
     save(tmp_path / "copy" / "2b.nii.gz", ct(7))
     with pytest.warns(UserWarning, match="holds other voxels than when the data set was prepared"):
@@ -167,7 +167,7 @@ def test_a_scan_that_is_gone_or_another_one_now_is_left_out_and_told(run, crosse
     assert str(tmp_path) not in str(left)
     assert len(column(tmp_path / "out" / "method_delivered.csv", "delivered_mae")) == 1
     (tmp_path / "copy" / "3a.nii.gz").unlink()
-    (data / SCAN_FILES).write_text(text.replace('"relative": "../', '"relative": "nowhere/'))
+    scan_files_of(data).write_text(text.replace('"relative": "../', '"relative": "nowhere/'))
     with pytest.warns(UserWarning, match="no such file, though the data set was prepared from it"):
         measured(run, data, tmp_path / "again", cheap_rows=False)
     assert len(record(tmp_path / "again")["delivered"]["left_out"]) == 2

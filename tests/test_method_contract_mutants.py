@@ -107,8 +107,8 @@ class ClaimsToMove(UNet):
 class KeepsWeightsApart(UNet):
     """Has a number that no file of weights holds."""
 
-    def __init__(self, networks):
-        super().__init__(networks)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self.shift = float(torch.rand(()))
 
     def predict(self, batch):
@@ -130,8 +130,8 @@ class ManyOut(UNet):
 class ForgetsOnResuming(UNet):
     """Whose loss depends on how many steps this process has made."""
 
-    def __init__(self, networks):
-        super().__init__(networks)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self.steps = 0
 
     def regression_terms(self, phase, batch, context):

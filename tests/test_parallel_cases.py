@@ -484,8 +484,9 @@ def test_the_command_tells_failures_and_ends_with_1(tmp_path, capsys):
 
     code, out, err = call(pairs.parent / "s0a.nii", pairs.parent / "bad.nii")
     assert code == 1
-    assert out == f"{tmp_path / 'out'}: 1 translated, 0 kept from before, 1 failed\n"
+    page = f"overview written to {tmp_path / 'out' / 'index.html'}\n"
+    assert out == f"{tmp_path / 'out'}: 1 translated, 0 kept from before, 1 failed\n{page}"
     assert "medtrace: failed case bad: " in err
     code, out, _ = call(pairs.parent / "s0a.nii", pairs.parent / "s0b.nii")
-    assert (code, out) == (0, f"{tmp_path / 'out'}: 1 translated, 1 kept from before, 0 failed\n")
+    assert (code, out) == (0, f"{tmp_path / 'out'}: 1 translated, 1 kept from before, 0 failed\n{page}")
     assert "column mask" in call(pairs.parent, "--mask", pairs.parent / "s0a.nii")[2]

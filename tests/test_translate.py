@@ -12,10 +12,11 @@ from PIL import Image
 from medtrace.data.preparation.intensity import ContrastStandard
 from medtrace.data.preparation.rules import Preparation
 from medtrace.fields import exponentiate
+from medtrace.inference.delivery import _moved_foreground
 from medtrace.io import load_trace
 from medtrace.trace.contrast import Intensity
 from medtrace.trace.prediction import affines_of
-from medtrace.workflows.translate import _moved_foreground, translate
+from medtrace.workflows.translate import translate
 from tests.standins import ShiftMethod, shift_run, tiny_tracetrans
 
 pytestmark = pytest.mark.usefixtures("standin_methods")

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.data.lists.pair_list import Pair, PairImage
+from medtrace.guard.notices import notify
 from medtrace.storage.files import atomic_write
 
-SCAN_FILES = "scans.json"
+SUFFIX = ".scans.json"
+"""What the file's name adds to that of the data set's folder, beside which it stands."""
 FORMAT = "medtrace scans"
 VERSION = 1
 
@@ -40,25 +42,32 @@ class ScanFiles:
         return [image for image in self.images if image.side == side]
 
 
-def write_scan_files(
-    dataset: Path, pairs: Iterable[Pair], *, align: bool, resample_tilt: bool, page: int | None, place: Path
-) -> None:
-    """Write where the scans of pairs lie into a data set's folder, as `scans.json`.
+def scan_files_of(dataset: str | os.PathLike) -> Path:
+    """The file that says where the scans of a data set lie."""
+    folder = Path(dataset).absolute()
+    return folder.with_name(folder.name + SUFFIX)
 
-    Names of files often are names of patients: what leaves the data set for a run holds none of them.
+
+def write_scan_files(
+    dataset: str | os.PathLike, pairs: Iterable[Pair], *, align: bool, resample_tilt: bool, page: int | None
+) -> None:
+    """Write where the scans of pairs lie, beside a data set's folder as `FOLDER.scans.json`.
+
+    Names of files often are names of patients: the folder, which is handed on, and what a run keeps hold none of them.
+    Where the file cannot be written, that is a notice.
 
     Args:
-        dataset: the folder to write to.
+        dataset: the folder.
         pairs: that it was prepared from.
         align: as in `ScanFiles`.
         resample_tilt: likewise.
         page: likewise.
-        place: where the folder will stand, from which paths are also written relative.
     """
+    place = Path(dataset).absolute()
 
     def entry(path: Path) -> dict[str, str]:
         path = path.absolute()
-        return {"path": str(path), "relative": _relative(path, place.absolute())}
+        return {"path": str(path), "relative": _relative(path, place)}
 
     content = {
         "format": FORMAT,
@@ -83,7 +92,13 @@ def write_scan_files(
             for pair in pairs
         },
     }
-    atomic_write(dataset / SCAN_FILES, json.dumps(content, indent=1) + "\n")
+    path = scan_files_of(dataset)
+    try:
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("format") != FORMAT:
+            raise FileExistsError("it is another file")
+        atomic_write(path, json.dumps(content, indent=1) + "\n")
+    except (OSError, ValueError, AttributeError) as error:
+        notify(os.fspath(dataset), f"{path} cannot be written ({error}); evaluate will not score delivered scans")
 
 
 def read_scan_files(dataset: str | os.PathLike) -> dict[str, ScanFiles]:
@@ -94,8 +109,7 @@ def read_scan_files(dataset: str | os.PathLike) -> dict[str, ScanFiles]:
     Raises:
         ValueError: if the file is not one of this version.
     """
-    folder = Path(dataset)
-    path = folder / SCAN_FILES
+    folder, path = Path(dataset), scan_files_of(dataset)
     if not path.is_file():
         return {}
     try:

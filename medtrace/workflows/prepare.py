@@ -33,7 +33,7 @@ from medtrace.data.preparation.natural_images import (
     range_notes,
 )
 from medtrace.data.preparation.rules import FILE, Preparation
-from medtrace.data.scan_files import SCAN_FILES, write_scan_files
+from medtrace.data.scan_files import write_scan_files
 from medtrace.storage.cases import RECORD
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write, link_or_copy, remove
@@ -109,9 +109,9 @@ def prepare(
     anything is written, and the voxels when they are read.
 
     The folder holds `dataset.json` (one list of items per split, and where the split came from), `preparation.json`
-    (how a new source is to be treated), `scans.json` (where the scans lie), `images/` (NIfTI; a slice is a one-slice
-    volume with its own affine), `rigid/` (ITK transforms from source to target points) and `landmarks/` (CSV, RAS mm,
-    both dates in the source's frame).
+    (how a new source is to be treated), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/`
+    (ITK transforms from source to target points) and `landmarks/` (CSV, RAS mm, both dates in the source's frame).
+    Where the scans lie stands beside it, in `FOLDER.scans.json`.
 
     Pairs are gone over twice: first every one is read and aligned, and the training subjects' intensities are learned;
     then every one is written. A failing pair stops no other. What is finished is kept in `out` with the ending
@@ -209,7 +209,7 @@ def prepare(
         with atomic_directory(out, _contents(overwrite), last=(INDEX,)) as dataset:
             scans = scan_records(split, learned)
             _assemble(dataset, partial, items, preparation, origin, notices, scans, paired)
-            write_scan_files(dataset, pairs, align=align, resample_tilt=resample_tilt, page=page, place=Path(out))
+        write_scan_files(out, pairs, align=align, resample_tilt=resample_tilt, page=page)
     counts = {name: len(items[name]) for name in SPLITS}
     written = [item for name in SPLITS for item in items[name]]
     notes = _size_notes(written, spatial_dims)
@@ -373,7 +373,7 @@ def _contents(overwrite: bool) -> Contents:
     """What a dataset may replace: nothing, or with `overwrite` another dataset."""
 
     def check(out: str | os.PathLike, names: Sequence[str]) -> None:
-        foreign = sorted(set(names) - {INDEX, FILE, SCAN_FILES, "images", "rigid", "landmarks"})
+        foreign = sorted(set(names) - {INDEX, FILE, "images", "rigid", "landmarks"})
         if foreign or (names and INDEX not in names):
             raise FileExistsError(
                 f"{out}: is in use by something else, such as {[*foreign, *names][0]!r}; choose another folder"

@@ -132,6 +132,15 @@ def _lncc_law(answer: Any, given: Given) -> None:
     check(answer, given["x"].shape[:2], computed_type(given["x"], given["y"]), 0, 1 + 1e-4)
 
 
+def _alike(draw: Draw) -> Given:
+    shape = batch(draw)
+    return {name: tensor(draw, shape, BOUNDED) for name in ("image", "target")}
+
+
+def _dissimilarity_law(answer: Any, _: Given) -> None:
+    check(answer, (), torch.float32, -1e-4, 2 + 1e-4)
+
+
 def _mind(draw: Draw) -> Given:
     sizes = {"radius": draw(st.integers(1, 2)), "dilation": draw(st.integers(1, 2))}
     return {"image": tensor(draw, batch(draw, 1)), **sizes}
@@ -206,6 +215,8 @@ CASES = {
         _loss_law(-1, 0),
         also=("x", "y"),
     ),
+    "StructuralDissimilarityLoss": Case(module(losses.StructuralDissimilarityLoss), _alike, _dissimilarity_law),
+    "structural_dissimilarity": Case(losses.structural_dissimilarity, _alike, _dissimilarity_law),
     "LeastSquaresAdversarialLoss": Case(module(losses.LeastSquaresAdversarialLoss), _logits, scalar),
     "MINDLoss": Case(
         module(losses.MINDLoss, "radius", "dilation", "reduction"), _mind_loss, _loss_law(0, 1), also=("image",)

@@ -575,8 +575,90 @@ LABEL_CASES = {
     "label_overlap": Case(metrics.label_overlap, _label_maps("pred", "target"), _overlap_law, undefined=True),
     "segmentation_scores": Case(metrics.segmentation_scores, _segmentations, _scores_law, undefined=True),
 }
+
+
+def _scaled(first: str, second: str) -> Any:
+    def arguments(draw: Draw) -> Given:
+        shape = batch(draw, minimum=6, most=9)
+        pair = {name: tensor(draw, shape, BOUNDED) for name in (first, second)}
+        region = draw(st.sampled_from([None, torch.ones(shape[0], 1, *shape[2:], dtype=torch.bool)]))
+        weights = draw(st.sampled_from([(1.0,), (0.4, 0.6)]))
+        return {
+            **pair,
+            "mask": region,
+            "data_range": draw(RANGES),
+            "weights": weights,
+            "window": draw(st.sampled_from([1, 3])),
+            "sigma": draw(st.floats(0.5, 3)),
+        }
+
+    return arguments
+
+
+def _bodies(draw: Draw) -> Given:
+    shape = batch(draw, 1, minimum=7, most=15)
+    pair = {name: tensor(draw, shape, BOUNDED) for name in ("image", "target")}
+    return {**pair, "mask": torch.ones(shape, dtype=torch.bool), "data_range": draw(RANGES)}
+
+
+def _synthrad_law(answer: Any, given: Given) -> None:
+    assert set(answer) == {"mae_hu", "psnr", "ms_ssim", "ms_ssim_scales"}
+    for values in answer.values():
+        assert values.shape == (len(given["image"]),)
+        assert values.dtype == torch.float64
+
+
+def _surface_law(answer: Any, given: Given) -> None:
+    assert answer.shape == (len(given["pred"]), given["num_classes"] - 1)
+    assert not bool((answer < 0).any())
+
+
+PERCENTILES = st.sampled_from([50.0, 95.0, 100.0])
+BLUR_CASES = {
+    "SharpnessRatioMetric": Case(
+        measured(metrics.SharpnessRatioMetric, "data_range"),
+        images("y_pred", "y", data_range=RANGES),
+        gathered(),
+        PAIR_NAMES,
+        undefined=True,
+    ),
+    "sharpness_ratio": Case(
+        metrics.sharpness_ratio, images("pred", "target", data_range=RANGES), per_case("pred"), undefined=True
+    ),
+    "GMSDMetric": Case(
+        measured(metrics.GMSDMetric, "data_range", "stability"),
+        images("y_pred", "y", data_range=RANGES, stability=st.floats(1e-3, 1)),
+        gathered(),
+        PAIR_NAMES,
+    ),
+    "gradient_magnitude_similarity_deviation": Case(
+        metrics.gradient_magnitude_similarity_deviation,
+        images("pred", "target", data_range=RANGES, stability=st.floats(1e-3, 1)),
+        per_case("pred"),
+    ),
+    "MultiScaleSSIMMetric": Case(
+        measured(metrics.MultiScaleSSIMMetric, "data_range", "weights", "window", "sigma"),
+        _scaled("y_pred", "y"),
+        gathered(0, 1 + 1e-9),
+        PAIR_NAMES,
+    ),
+    "multi_scale_structural_similarity": Case(
+        metrics.multi_scale_structural_similarity, _scaled("pred", "target"), per_case("pred", 0, 1 + 1e-9)
+    ),
+    "synthrad_scores": Case(metrics.synthrad_scores, _bodies, _synthrad_law, PAIR_NAMES, undefined=True),
+    "LabelHausdorffMetric": Case(
+        measured(metrics.LabelHausdorffMetric, "num_classes", "percentile"),
+        _label_maps("y_pred", "y", percentile=PERCENTILES),
+        gathered(),
+        PAIR_NAMES,
+        undefined=True,
+    ),
+    "hausdorff_distance": Case(
+        metrics.hausdorff_distance, _label_maps("pred", "target", percentile=PERCENTILES), _surface_law, undefined=True
+    ),
+}
 TABLE_CASES = {
     "CaseTable": Case(_table, _tabled, _table_law, ("case", "a", "b")),
     "summarize": Case(metrics.summarize, _summarized, _summarized_law, undefined=True),
 }
-CASES = {**IMAGE_CASES, **EDGE_CASES, **FIELD_CASES, **SET_CASES, **LABEL_CASES, **TABLE_CASES}
+CASES = {**IMAGE_CASES, **EDGE_CASES, **FIELD_CASES, **SET_CASES, **LABEL_CASES, **BLUR_CASES, **TABLE_CASES}

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from medtrace.data.dataset import read_index
 from medtrace.data.preparation.rules import FILE, Preparation
-from medtrace.data.scan_files import SCAN_FILES, read_scan_files
+from medtrace.data.scan_files import read_scan_files, scan_files_of
 from medtrace.engines.runs import read_run
 from medtrace.evaluation.delivered import MAE, PSNR, SSIM, Truth, delivered_scores, in_common_units, truths
 from medtrace.evaluation.scoring import Tracer
@@ -146,7 +146,8 @@ def score_delivered(
         return _without(result, "cases", "they were handed over as arrays, without scans")
     files = read_scan_files(dataset)
     if not files:
-        return _without(result, dataset, f"the data set has no {SCAN_FILES} that says where they lie; prepare it again")
+        name = scan_files_of(dataset).name
+        return _without(result, dataset, f"no {name} beside the data set says where they lie; prepare it again")
     volumes = {entry["volume"]: entry["subject"] for entry in read_index(dataset)[split] if "volume" in entry}
     division = Division(batch_size, patch_size)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -154,7 +155,7 @@ def score_delivered(
         for volume, subject in volumes.items():
             try:
                 if volume not in files:
-                    raise ValueError(f"{SCAN_FILES} does not name it; prepare the data set again")
+                    raise ValueError(f"{scan_files_of(dataset).name} does not name it; prepare the data set again")
                 with collecting(silent=True):
                     true = TrueScans.read(dataset, volume, files[volume], Preparation.load(dataset / FILE))
                     scores, facts = _of_scan(rows, true, division, bar, task)
