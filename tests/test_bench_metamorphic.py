@@ -70,6 +70,7 @@ def test_shares_leave_out_cases_without_a_lesion():
     assert result["share_of_zero_field_head"] == {"row": 1}
 
 
+@pytest.mark.slow
 def test_rivals_are_trained_scored_and_drawn(tmp_path):
     results = bench("metamorphic", "smoke", out=tmp_path, device="cpu", progress=False)
     folder = tmp_path / "metamorphic" / "rivals"
@@ -103,6 +104,7 @@ def test_the_ablation_changes_one_thing_a_row_and_goes_back_to_the_paper():
     assert set(paper) == changed - budget
 
 
+@pytest.mark.slow
 def test_a_volume_is_registered_by_instance_optimization(tmp_path):
     results = bench("metamorphic", "smoke", "volume", out=tmp_path, device="cpu", progress=False)
     folder = tmp_path / "metamorphic" / "volume"

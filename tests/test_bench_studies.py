@@ -27,7 +27,9 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("bench")
 
 
-@pytest.mark.parametrize("study", [None, "alpha", pytest.param("gamma", marks=pytest.mark.slow), "ablation"])
+@pytest.mark.parametrize(
+    "study", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("alpha", "gamma")), "ablation"]
+)
 def test_bench_trains_scores_and_draws(study, out):
     shared = out / "runs" / "smoke-0" / "tracetrans" / "checkpoints" / "final.pt"
     written = shared.stat().st_mtime_ns if shared.exists() else None

@@ -55,6 +55,7 @@ def check_equal_steps(folder, names):
         assert apart(one, two) <= TOLERANCE * moved, name
 
 
+@pytest.mark.slow
 def test_two_processes_step_as_one_with_the_double_batch(tmp_path):
     check_equal_steps(tmp_path, ALWAYS)
 

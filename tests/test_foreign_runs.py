@@ -159,6 +159,7 @@ def test_plain_values_are_trained_with(write_case, tmp_path, monkeypatch):
     assert (settings.alpha, settings.gamma, settings.training.batch_size) == (0.3, 0.5, 2)
 
 
+@pytest.mark.slow
 def test_a_debugger_reads_no_file_of_the_working_directory(write_case, tmp_path):
     expected, folder = write_case("mode_debug"), tmp_path / "mode_debug"
     done = in_a_child(folder, *expected["command"])

@@ -185,6 +185,7 @@ def test_the_full_level_refuses_what_the_quick_one_does_not_try(kind, message, m
         check_method(kind, "full")
 
 
+@pytest.mark.slow
 def test_three_dimensions_that_are_only_declared_are_refused():
     with pytest.raises(ValueError, match="spatial_dims"):
         check_method(ClaimsThreeDimensions, "full")

@@ -140,6 +140,7 @@ def test_loaders_draw_what_the_seed_says_and_anew_each_epoch(dataset, workers):
     assert not torch.equal(first[0], other[0])
 
 
+@pytest.mark.slow
 def test_same_seed_same_training(runs):
     first = weights(runs("NC+R"))
     assert same(first, weights(runs("again")))

@@ -142,7 +142,8 @@ def test_tracer_of_gives_what_the_method_gives(run, cases):
 
 
 @pytest.mark.parametrize(
-    ("shape", "backend"), [((48, 56), "simpleitk"), ((24, 24, 20), "simpleitk"), ((48, 56), "ants")]
+    ("shape", "backend"),
+    [((48, 56), "simpleitk"), pytest.param((24, 24, 20), "simpleitk", marks=pytest.mark.slow), ((48, 56), "ants")],
 )
 def test_independent_registration_finds_a_known_deformation(shape, backend):
     if backend == "ants":

@@ -119,7 +119,14 @@ def test_trains_saves_resumes_and_infers(backbone, mode, trained):
 
 @pytest.mark.parametrize(
     ("backbone", "mode"),
-    [("cyclegan", "NC+R"), ("cyclegan", "C"), ("munit", "C+R"), ("unit", "NC"), ("nice_gan", "C+R")],
+    [
+        ("cyclegan", "NC+R"),
+        ("munit", "C+R"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("cyclegan", "C"), ("unit", "NC"), ("nice_gan", "C+R"))
+        ),
+    ],
 )
 def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not_cut_off(backbone, mode, trained, tmp_path):
     """Weights, pools, optimizers and random states."""

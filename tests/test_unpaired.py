@@ -150,7 +150,9 @@ def test_prepared_domains(domains):
         load_dataset(folder / "set")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["cyclegan", *(pytest.param(name, marks=pytest.mark.slow) for name in list(METHODS)[1:])]
+)
 def test_unpaired_methods_train_and_translate(domains, tmp_path, method):
     folder, _ = domains
     options = {**METHODS[method], "training.max_epochs": 1, "training.batch_size": 2}
