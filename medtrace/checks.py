@@ -91,6 +91,9 @@ def check_same_grid(first_name: str, first: Tensor, second_name: str, second: Te
 
 def check_same_shape(first_name: str, first: Tensor, second_name: str, second: Tensor) -> None:
     """Check that two tensors have one shape."""
+    for name, value in ((first_name, first), (second_name, second)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a tensor, received {type(value).__name__}")
     if first.shape != second.shape:
         raise ValueError(
             f"{second_name}: expected the shape of {first_name} {tuple(first.shape)}, received {tuple(second.shape)}"

@@ -274,7 +274,11 @@ def test_signs_in_the_folders_of_a_training_change_nothing(tmp_path, monkeypatch
     train("tracetrans", f"data {SIGNS}", out=f"#run {SIGNS}", settings=SMALL, device="cpu")
     train("tracetrans", out=f"#run {SIGNS}", settings={"training.max_epochs": 2}, resume=True, device="cpu")
     run = tmp_path / f"#run {SIGNS}"
-    assert {path.name for path in tmp_path.iterdir()} - before == {f"data {SIGNS}", run.name}
+    assert {path.name for path in tmp_path.iterdir()} - before == {
+        f"data {SIGNS}",
+        f"data {SIGNS}.scans.json",
+        run.name,
+    }
     assert (run / "history.csv").read_text().count("\n") == 3
     record = json.loads((run / "run.json").read_text())
     assert record["training_data"]["dataset"] == str(tmp_path / f"data {SIGNS}")
@@ -304,5 +308,5 @@ def test_a_dataset_in_a_mount_point_keeps_what_is_finished_in_it(tmp_path, monke
     (out / "notes.txt").write_text("precious")
     with pytest.raises(FileExistsError, match=r"in use by something else, such as .notes\.txt."):
         prepared(pairs, out, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "volume"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "volume", "volume.scans.json"]
     assert out.stat().st_ino == inode

@@ -277,7 +277,7 @@ def test_prepare_lists_all_failures_and_goes_on_where_it_stopped(tmp_path, count
     assert sorted(counted["learn"]) == ["S1", "S2"]  # the others are known
     assert [line[:8] for line in summary.failures] == ["case S2:"]
     assert sorted(counted["write"]) == ["S0", "S1", "S3"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "raw"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "data.scans.json", "raw"]
 
 
 def test_prepare_does_again_what_changed_and_only_that(tmp_path, counted):

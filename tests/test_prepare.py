@@ -316,7 +316,7 @@ def test_dataset_appears_whole_or_not_at_all(tmp_path):
         prepare(pairs, tmp_path / "deep" / "data", **settings(slices=2), skip_failed=True)
     again = prepare(pairs, tmp_path / "deep" / "data", **settings(slices=3), skip_failed=True, overwrite=True)
     assert sum(again.counts.values()) == 9
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["data"]
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["data", "data.scans.json"]
     with pytest.raises(FileExistsError, match="in use by something else"):
         prepare(pairs, tmp_path / "raw", **settings(), overwrite=True)
 

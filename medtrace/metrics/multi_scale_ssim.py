@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medtrace.checks import check_number
 from medtrace.losses import mask_weights
 from medtrace.losses.structure import gaussian_taps, similarity_maps
 from medtrace.metrics.case_metric import CaseMetric, range_width
@@ -59,8 +61,7 @@ def multi_scale_structural_similarity(
     pred, target = check_pair(pred, target)
     width = range_width(data_range)
     check_window(window, sigma)
-    if not weights or min(weights) < 0:
-        raise ValueError(f"weights: expected an exponent of at least 0 for each scale, received {tuple(weights)}")
+    check_scale_weights(weights)
     needed = window * 2 ** (len(weights) - 1)
     if min(pred.shape[2:]) < needed:
         raise ValueError(
@@ -84,6 +85,21 @@ def multi_scale_structural_similarity(
             x, y = halve(x, 2), halve(y, 2)
             region = None if region is None else halve(region, 2)
     return result.reshape(-1, channels).mean(1)
+
+
+def check_scale_weights(weights: Sequence[float]) -> None:
+    """Check the exponents of scales.
+
+    Raises:
+        TypeError: if they are no tuple or list of numbers.
+        ValueError: if there is none, or one is negative or not finite.
+    """
+    if not isinstance(weights, (tuple, list)):
+        raise TypeError(f"weights: expected a tuple or list of exponents, received {type(weights).__name__}")
+    for weight in weights:
+        check_number("weights", weight)
+    if not weights or not all(0 <= weight < math.inf for weight in weights):
+        raise ValueError(f"weights: expected a finite exponent of at least 0 for each scale, received {tuple(weights)}")
 
 
 class MultiScaleSSIMMetric(CaseMetric):

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medtrace.metrics.case_metric import range_width
 from medtrace.metrics.image import check_pair, mean_absolute_error, peak_signal_to_noise_ratio
-from medtrace.metrics.multi_scale_ssim import SCALE_WEIGHTS, multi_scale_structural_similarity
+from medtrace.metrics.multi_scale_ssim import (
+    SCALE_WEIGHTS,
+    check_scale_weights,
+    multi_scale_structural_similarity,
+)
+from medtrace.metrics.ssim import check_window
 
 HU_RANGE = (-1024.0, 3071.0)
 """What 12 bits hold: the range of PSNR and MS-SSIM. The challenge's own code has 3000 at its upper end."""
@@ -48,6 +54,9 @@ def synthrad_scores(
         >>> float(scores["mae_hu"]), round(float(scores["psnr"]), 2), float(scores["ms_ssim_scales"])
         (10.0, 52.25, 2.0)
     """
+    range_width(data_range)
+    check_scale_weights(weights)
+    check_window(window, 1.5)
     image, target = check_pair(image, target)
     low, high = data_range
     shortest, scales = min(image.shape[2:]), 0

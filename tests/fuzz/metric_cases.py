@@ -643,7 +643,7 @@ BLUR_CASES = {
         PAIR_NAMES,
     ),
     "multi_scale_structural_similarity": Case(
-        metrics.multi_scale_structural_similarity, _scaled("pred", "target"), per_case("pred", 0, 1 + 1e-9)
+        metrics.multi_scale_structural_similarity, _scaled("pred", "target"), per_case("pred", 0, 1 + 1e-9), PAIR_NAMES
     ),
     "synthrad_scores": Case(metrics.synthrad_scores, _bodies, _synthrad_law, PAIR_NAMES, undefined=True),
     "LabelHausdorffMetric": Case(
