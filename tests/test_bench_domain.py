@@ -104,6 +104,7 @@ def outcome(tmp_path_factory):
     return folder, run_study(small, "smoke", folder, device="cpu", progress=False)
 
 
+@pytest.mark.slow
 def test_a_study_fills_the_papers_tables(outcome):
     folder, results = outcome
     rows = results["rows"]
@@ -125,6 +126,7 @@ def test_a_study_fills_the_papers_tables(outcome):
     assert (folder / "domain" / "small" / "figures" / "comparison.png").is_file()
 
 
+@pytest.mark.slow
 def test_rows_of_one_training_differ_in_what_they_draw(outcome):
     folder, results = outcome
     first, second = (results["rows"][row] for row in ("Plasticine", "two steps"))
@@ -138,6 +140,7 @@ def test_rows_of_one_training_differ_in_what_they_draw(outcome):
         load_method(run, "cpu", {"stepz": 7})
 
 
+@pytest.mark.slow
 def test_runs_are_compared_by_the_command_too(outcome, tmp_path):
     folder, results = outcome
     runs = folder / "runs" / "smoke-0"

@@ -129,6 +129,7 @@ def test_pairs_without_misalignment_have_no_share():
     assert misaligned.totals({"row": table})["share_of_zero_field_epe"] == {}
 
 
+@pytest.mark.slow
 def test_a_study_of_noise_trains_scores_and_draws(tmp_path):
     noise = STUDIES["misaligned"]["noise"]
     names = ["RegGAN (NC+R), noise 0", "Pix2Pix, noise 5", "RegGAN (NC+R), noise 5"]

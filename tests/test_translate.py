@@ -276,7 +276,7 @@ def test_refusals_name_the_file_and_write_nothing(tmp_path):
     "name",
     [
         pytest.param("open_ms/longitudinal/patient01/study1_T1W.nii.gz", marks=pytest.mark.slow),
-        "dicom_t1",
+        pytest.param("dicom_t1", marks=pytest.mark.slow),
         pytest.param("open_ms/mni/patient07/T1.nii.gz", marks=pytest.mark.slow),
     ],
 )
