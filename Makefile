@@ -39,11 +39,11 @@ lint: $(VENV)/installed-test ## ruff, mypy, codespell and the linter of the page
 	$(BIN)/oxlint -c tests/viewer/oxlint.json --deny-warnings medtrace/report/viewer/assets tests/viewer
 
 test: lint ## the tests that take minutes, two files at a time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: $(VENV)/installed-test ## the same tests with branch coverage, which must not fall below pyproject's floor
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=xml
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=xml
 
 test-slow: $(VENV)/installed-test ## the long tests as well
 	$(BIN)/python -m pytest -m slow
