@@ -18,6 +18,14 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
+def _threads_end_with_their_test():
+    before = torch.get_num_threads()  # sums over more threads round otherwise
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def _options_of_the_command_end_with_their_test():
     names = ("MEDTRACE_DEBUG", "MEDTRACE_ALLOW_FOREIGN_CODE")  # what `medtrace --debug` leaves in this process
     before = {name: os.environ.get(name) for name in names}

@@ -20,7 +20,8 @@ from medtrace.evaluation.scoring import score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.methods import method_class
 from medtrace.trace import Trace
-from medtrace.workflows import real_labels, real_rows
+from medtrace.workflows.real_heads import labels as real_labels
+from medtrace.workflows.real_heads import rows as real_rows
 from medtrace.workflows.real_heads import study
 from medtrace.workflows.real_heads.page import write_page
 from medtrace.workflows.train import train
