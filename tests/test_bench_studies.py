@@ -28,7 +28,7 @@ def out(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "study", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("alpha", "gamma")), "ablation"]
+    "study", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("alpha", "gamma", "ablation"))]
 )
 def test_bench_trains_scores_and_draws(study, out):
     shared = out / "runs" / "smoke-0" / "tracetrans" / "checkpoints" / "final.pt"

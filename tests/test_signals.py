@@ -95,10 +95,8 @@ def wait_for(path, process):
 LONG = ("--smoke", "--device", "cpu", "--set", "training.max_epochs=100000", "--set", "training.val_interval=0")
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "name"),
-    [(signal.SIGTERM, 143, "SIGTERM"), pytest.param(signal.SIGINT, 130, "Ctrl-C", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
 def test_the_command_says_how_to_resume_and_leaves_the_run(number, code, name, tmp_path):
     run = tmp_path / "run"
     many = ("--set", "training.num_workers=1") if number == signal.SIGINT else ()

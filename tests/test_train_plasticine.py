@@ -67,6 +67,7 @@ def test_trains_and_translates(name, trained):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_same_bits(name, tmp_path):
     values = {"training.val_interval": 0}
     whole = train(name, out=tmp_path / "whole", presets=SMOKE, settings=values)

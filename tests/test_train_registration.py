@@ -65,6 +65,7 @@ def test_trains_and_registers(method, trained):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_same_weights(method, trained, tmp_path):
     whole, (name, values) = trained(method), METHODS[method]
     cut = train(name, out=tmp_path / "cut", presets=SMOKE, settings={**values, "training.max_epochs": 1})
