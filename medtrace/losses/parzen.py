@@ -28,7 +28,7 @@ def joint_histogram(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | N
     Raises:
         TypeError: if an image is not a tensor of float32 or float64, the window no `ParzenWindow` or the mask no
             tensor.
-        ValueError: if a shape is wrong, or the window has no memory for its kernel.
+        ValueError: if a shape is wrong, or the window has no room for its kernel.
         RuntimeError: from torch, when a second derivative is asked for (there is none).
 
     Example:

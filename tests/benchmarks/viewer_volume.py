@@ -93,7 +93,7 @@ def measured(path: Path) -> dict[str, float]:
         heap = page.evaluate("performance.memory.usedJSHeapSize") / 1e6
         browser.close()
     return {
-        "first_natural_image_s": round(shown, 2),
+        "first_image_s": round(shown, 2),
         "complete_s": round(complete, 2),
         "processor_s": round(opening, 2),
         "redraw_median_ms": round(frames[len(frames) // 2], 1),

@@ -17,7 +17,7 @@ TISSUES = ("csf", "gm", "wm")
 LABELS = {"background": 0, "csf": 1, "gm": 2, "wm": 3, "pathology": 4}
 """Values of the label maps by tissue."""
 
-_HEAD_MM = (168.0, 206.0, 174.0)  # the template's brain with memory for a subject larger than the template
+_HEAD_MM = (168.0, 206.0, 174.0)  # the template's brain with room for a subject larger than the template
 _CSF_WIDENING = 2.0  # the atlas is of young adults, whose ventricles and sulci are narrow
 _DEPTH_LIMIT_MM = 40.0  # the depth map is only asked near the surface
 

@@ -19,7 +19,7 @@ from medtrace.data import TraceBench
 from medtrace.engines.runs import load_method
 from medtrace.evaluation.certificate import figures as measure
 from medtrace.evaluation.certificate.checks import independent_field, trace_checks
-from medtrace.evaluation.certificate.corruption import SPOILERS, Case, true_trace
+from medtrace.evaluation.certificate.corruption import SPOILERS, Case, exchangeable_cases, true_trace
 from medtrace.evaluation.certificate.probes import Translator, translator_checks
 from medtrace.evaluation.certificate.record import Certificate, Status
 from medtrace.evaluation.certificate.thresholds import Thresholds
@@ -93,26 +93,18 @@ def assess_corrupted(
         thresholds: limits; None is the defaults.
         progress: show a bar.
     """
-    if cases < 2:
-        raise ValueError(f"cases: expected at least 2, so that images can be exchanged, received {cases}")
     limits = thresholds or Thresholds()
     assessments = []
-    with warnings.catch_warnings(), tqdm(total=len(tasks) * cases, disable=not progress, unit="case") as bar:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupted fields have no good inverse
-        for task in tasks:
-            data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
-            for index in range(cases):
-                truth = true_trace(data[index])
-                random = np.random.default_rng([seed, index])
-                reference = independent_field(truth, limits)
-                for kind, corruption in SPOILERS.items():
-                    corrupted = corruption.apply(truth, data[(index + 1) % cases], random)
-                    checks = trace_checks(corrupted, limits, reference if corruption.same_pair else None)
-                    certificate = Certificate(f"{task}-{index:04d}", tuple(checks))
-                    assessments.append(
-                        Assessment(kind, wrongness(corrupted, truth), certificate, _error(corrupted, truth))
-                    )
-                bar.update()
+        for one in exchangeable_cases(tasks, cases, spatial_shape, seed=seed, split=split, progress=progress):
+            truth = true_trace(one.case)
+            reference = independent_field(truth, limits)
+            for kind, corruption in SPOILERS.items():
+                corrupted = corruption.apply(truth, one.other, one.random)
+                checks = trace_checks(corrupted, limits, reference if corruption.same_pair else None)
+                certificate = Certificate(f"{one.task}-{one.number:04d}", tuple(checks))
+                assessments.append(Assessment(kind, wrongness(corrupted, truth), certificate, _error(corrupted, truth)))
     return assessments
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from medtrace.data import TraceBench
 from medtrace.evaluation.certificate.figures import smooth_displacement
 from medtrace.fields import identity_grid
 from medtrace.trace import Trace
@@ -25,6 +27,36 @@ class Corruption(NamedTuple):
     """From the true trace, another case and randomness to the corrupted trace."""
     same_pair: bool
     """Whether source and image stay what they were but for linear contrast, to which a reference is blind."""
+
+
+class ExchangeableCase(NamedTuple):
+    """A case of TraceBench and what may be put in its place."""
+
+    task: str
+    number: int
+    case: Case
+    other: Case
+    """Another subject's."""
+    random: np.random.Generator
+
+
+def exchangeable_cases(
+    tasks: Sequence[str], cases: int, spatial_shape: Sequence[int], *, seed: int, split: str, progress: bool
+) -> Iterator[ExchangeableCase]:
+    """Cases of TraceBench's tasks, each with the next subject's and its own randomness, with a bar.
+
+    Raises:
+        ValueError: if there are fewer than two cases.
+    """
+    if cases < 2:
+        raise ValueError(f"cases: expected at least 2, so that images can be exchanged, received {cases}")
+    with tqdm(total=len(tasks) * cases, disable=not progress, unit="case") as bar:
+        for task in tasks:
+            data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
+            for index in range(cases):
+                random = np.random.default_rng([seed, index])
+                yield ExchangeableCase(task, index, data[index], data[(index + 1) % cases], random)
+                bar.update()
 
 
 def true_trace(case: Case) -> Trace:

@@ -22,7 +22,7 @@ from medtrace.data.landmarks.points import ImageGrid, read_landmarks
 from medtrace.engines.runs import load_method
 from medtrace.evaluation.certificate.corruption import Case, true_trace
 from medtrace.evaluation.certificate.record import Check, Status
-from medtrace.evaluation.certificate.translators import TRANSLATORS, WITH_TRUTH, translators_of
+from medtrace.evaluation.certificate.translators import AIR, TRANSLATORS, WITH_TRUTH, translators_of
 from medtrace.evaluation.conformal import Coverage, conformal_radius, measure_coverage, subject_score
 from medtrace.geometry import Grid
 from medtrace.io import load_trace
@@ -36,7 +36,6 @@ RADIUS_FORMAT = "medtrace conformal radius"
 PREDICTORS = ("mean", "zero", "noisy", "registration", "translators")
 TRAINING_CASES = 100
 NOISE_MM = 1.0
-AIR = -0.999
 
 
 @dataclass(frozen=True)

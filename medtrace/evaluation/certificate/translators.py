@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from tqdm import tqdm
 
-from medtrace.data import TraceBench
 from medtrace.data.contrasts import BY_DEFAULT
-from medtrace.evaluation.certificate.corruption import SPOILERS, Case, true_trace
+from medtrace.evaluation.certificate.corruption import SPOILERS, Case, exchangeable_cases, true_trace
 from medtrace.evaluation.certificate.figures import smooth_displacement
 from medtrace.evaluation.certificate.in_memory import certify_trace
 from medtrace.evaluation.certificate.thresholds import Thresholds
@@ -136,19 +134,12 @@ def trace_translators(
         thresholds: of the certificate; None is the defaults.
         progress: show a bar.
     """
-    if cases < 2:
-        raise ValueError(f"cases: expected at least 2, so that subjects can be exchanged, received {cases}")
     result = []
-    with tqdm(total=len(tasks) * cases, disable=not progress, unit="case") as bar:
-        for task in tasks:
-            data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
-            for index in range(cases):
-                case, other = data[index], data[(index + 1) % cases]
-                truth, random = true_trace(case), np.random.default_rng([seed, index])
-                for name in translators_of(task):
-                    answer = TRANSLATORS[name](truth, case, other, random)
-                    result.append(_assessed(task, name, truth, answer, thresholds))
-                bar.update()
+    for one in exchangeable_cases(tasks, cases, spatial_shape, seed=seed, split=split, progress=progress):
+        truth = true_trace(one.case)
+        for name in translators_of(one.task):
+            answer = TRANSLATORS[name](truth, one.case, one.other, one.random)
+            result.append(_assessed(one.task, name, truth, answer, thresholds))
     return result
 
 

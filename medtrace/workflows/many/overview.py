@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -74,9 +74,14 @@ def finished_case(out: Path, name: str) -> OverviewCase:
             if check["status"] in ("FAIL", "WARN")
         ]
         if verdict == UNASSESSED or ORDER.index(own) < ORDER.index(verdict):
-            verdict, reason = own, "; ".join(against) or "nothing speaks against it"
+            verdict, reason = own, reason_of(against)
     page = f"{name}/{TRACE}.html" if (folder / f"{TRACE}.html").is_file() else None
     return OverviewCase(name, verdict, reason, known["numbers"], page, f"{name}/{THUMBNAIL}")
+
+
+def reason_of(against: Iterable[str]) -> str:
+    """What speaks against a case, in a line."""
+    return "; ".join(against) or "nothing speaks against it"
 
 
 def write_overview(out: Path, cases: Sequence[OverviewCase], title: str) -> Path:

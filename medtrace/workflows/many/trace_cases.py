@@ -10,7 +10,7 @@ from typing import Any
 from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.storage.cases import case_key
 from medtrace.workflows.many.attempts import Task
-from medtrace.workflows.many.overview import TRACE, registration_numbers, write_summary
+from medtrace.workflows.many.overview import TRACE, reason_of, registration_numbers, write_summary
 from medtrace.workflows.many.pairs import (
     FinishedPairs,
     PairCase,
@@ -110,7 +110,7 @@ def _reason(made: Traced) -> str:
     against += [
         f"{check.name}: {check.reason}" for check in made.certificate.checks if check.status in ("WARN", "FAIL")
     ]
-    return "; ".join(against) or "nothing speaks against it"
+    return reason_of(against)
 
 
 def _numbers(made: Traced) -> dict[str, float | None]:

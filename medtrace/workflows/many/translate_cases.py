@@ -23,20 +23,14 @@ from medtrace.fields import non_diffeomorphic_fraction, voxel_to_mm
 from medtrace.io import save_trace
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods.base import Method
-from medtrace.storage.cases import (
-    atomic_case,
-    case_key,
-    compute_threads,
-    is_finished,
-    key_of,
-)
+from medtrace.storage.cases import case_key, compute_threads
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
 from medtrace.trace import Trace
 from medtrace.workflows.many.attempts import Outcome, Task
 from medtrace.workflows.many.overview import TRACE, UNASSESSED, write_overview, write_summary
-from medtrace.workflows.many.pairs import cases_of
+from medtrace.workflows.many.pairs import cases_of, keep_or_make
 from medtrace.workflows.many.parallel import run_cases
 from medtrace.workflows.report import report_beside
 from medtrace.workflows.translate import translation
@@ -220,16 +214,8 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         **({} if how.checkpoint is None else {"checkpoint": how.checkpoint}),
     )
     folder = how.out / image.name
-    if is_finished(folder, key):
-        return "kept"
-    there = key_of(folder)
-    replaceable = there == key or (there is not None and how.overwrite)
-    if folder.exists() and not replaceable:
-        raise FileExistsError(
-            f"{folder}: holds something else, or the result of another image, run or setting; overwrite it, or choose"
-            " another folder"
-        )
-    with compute_threads(how.threads), using_checkpoint(how.checkpoint), atomic_case(folder, key) as temporary:
+
+    def make(temporary: Path) -> None:
         with Progress(disable=True) as bar:
             result = translation(
                 how.run,
@@ -255,7 +241,9 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         notices = result.metadata.get("notices", ())
         verdict, reason = ("WARN", "; ".join(notices)) if notices else (UNASSESSED, "medtrace certify assesses it")
         write_summary(temporary, result.trace, verdict, reason, _numbers(result.trace))
-    return "translated"
+
+    with compute_threads(how.threads), using_checkpoint(how.checkpoint):
+        return "kept" if keep_or_make(folder, key, how.overwrite, make) else "translated"
 
 
 def _numbers(trace: Trace) -> dict[str, float | None]:

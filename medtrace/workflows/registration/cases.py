@@ -11,7 +11,7 @@ from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoi
 from medtrace.engines.runs import RECORD
 from medtrace.storage.cases import case_key
 from medtrace.workflows.many.attempts import Task
-from medtrace.workflows.many.overview import TRACE, registration_numbers, write_summary
+from medtrace.workflows.many.overview import TRACE, reason_of, registration_numbers, write_summary
 from medtrace.workflows.many.pairs import FinishedPairs, PairCase, keep_or_make, listed_pairs, run_pairs, shared_threads
 from medtrace.workflows.register import Registered, register
 
@@ -99,7 +99,7 @@ def register_case(
 
 
 def _reason(result: Registered) -> str:
-    return "; ".join(line.text for line in result.lines if line.grade != "PASS") or "nothing speaks against it"
+    return reason_of(line.text for line in result.lines if line.grade != "PASS")
 
 
 def _numbers(result: Registered) -> dict[str, float | None]:
