@@ -23,7 +23,7 @@ def translate(
         typer.Argument(
             metavar="[IMAGE...]",
             help="NIfTI, MGZ, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder. Several, a folder of them or a list"
-            " (.csv, .txt) are each translated into their own folder in --out.",
+            " (.csv, .json, .txt; also a pair list) are each translated into their own folder in --out.",
         ),
     ] = None,
     source: Annotated[

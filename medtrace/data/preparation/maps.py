@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medtrace.data.lists.layouts import LESIONS, Pair
 from medtrace.data.masks import read_labels, read_mask
+from medtrace.data.structures import is_structures, read_liver_labels, read_tumors
 
 ENTRIES = {
     "source_lesion": "source_mask",
@@ -52,9 +53,13 @@ def read_maps(
         if path is None:
             values = torch.zeros_like(image.as_tensor()[:1], dtype=torch.bool)
         elif column in LESIONS:
-            values = read_mask(path, image, image_path, allow_empty=True)
+            values = (
+                read_tumors(path, image, image_path)
+                if is_structures(path)
+                else read_mask(path, image, image_path, allow_empty=True)
+            )
         else:
-            values = read_labels(path, image, image_path)
+            values = (read_liver_labels if is_structures(path) else read_labels)(path, image, image_path)
         maps[column] = MetaTensor(values, affine=image.affine)
     return maps
 
