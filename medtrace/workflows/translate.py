@@ -289,6 +289,8 @@ def translation(
     metadata[FINGERPRINT] = digests if preparation.sources else next(iter(digests.values()))
     if told := [notice.text for notice in (*notices, *cautions)]:
         metadata["notices"] = told
+    if method.neighbors:
+        metadata["neighbors"] = f"{method.neighbors} slice(s) on either side, the last repeated at the ends"
     if patches is not None:
         metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
     if clipped := preparation.count_outside(scan, foreground):

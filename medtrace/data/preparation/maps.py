@@ -59,9 +59,14 @@ def read_maps(
                 else read_mask(path, image, image_path, allow_empty=True)
             )
         else:
-            values = (read_liver_labels if is_structures(path) else read_labels)(path, image, image_path)
+            values = read_label_map(path, image, image_path)
         maps[column] = MetaTensor(values, affine=image.affine)
     return maps
+
+
+def read_label_map(path: Path, image: Tensor, image_path: Path) -> Tensor:
+    """Read labels from a file, or a folder of structures, on the grid of an image; see `medtrace.data.masks`."""
+    return (read_liver_labels if is_structures(path) else read_labels)(path, image, image_path)
 
 
 def entries_of(maps: dict[str, Tensor]) -> dict[str, Tensor]:
