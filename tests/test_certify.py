@@ -16,6 +16,7 @@ from medtrace.evaluation.certificate import figures as measure
 from medtrace.evaluation.certificate.calibration import assess_corrupted, assessment_table, wrongness
 from medtrace.evaluation.certificate.checks import independent_field, trace_checks
 from medtrace.evaluation.certificate.corruption import SPOILERS, moved_voxel, true_trace
+from medtrace.evaluation.certificate.crossed import crossed_case, crossed_contrasts
 from medtrace.evaluation.certificate.probes import equivariance, identical_pair_check, translator_checks
 from medtrace.evaluation.certificate.record import assessed
 from medtrace.evaluation.certificate.run_calibration import answer_table, question_run
@@ -480,6 +481,26 @@ def test_calibration_table():
     assert len(table.splitlines()) == len(SPOILERS) + 3
     moved = [j for j in assessments if j.kind == "one voxel moved 1.5 voxels"]
     assert all(j.right and j.certificate.verdict == Status.FAIL for j in moved)
+
+
+@pytest.mark.parametrize("contrast", ["T2", "CT"])
+def test_calibration_across_contrasts(contrast):
+    """The truth does not fail, and what is wrong whatever the contrast does not pass."""
+    verdicts = {
+        one.kind: one.certificate.verdict
+        for one in assess_corrupted(("postop",), 2, (32, 32), target_contrast=contrast)
+    }
+    assert verdicts["truth"] != Status.FAIL
+    for kind in ("one voxel moved 1.5 voxels", "inverse wrong", "warped not of this field", "image out of range"):
+        assert verdicts[kind] == Status.FAIL, kind
+    source, target = crossed_contrasts(contrast, "postop", (32, 32))
+    assert (source.unit, target.unit) == ("a.u.", {"T2": "a.u.", "CT": "HU"}[contrast])
+    case = crossed_case(TraceBench("postop", (32, 32), cases=1, split="test")[0], (source, target))
+    trace = true_trace(case)
+    assert not trace.same_unit
+    assert float(trace.image.min()) == {"T2": 0.0, "CT": -1000.0}[contrast]
+    with pytest.raises(ValueError, match="target_contrast: expected one of T2, CT, received 'PET'"):
+        crossed_contrasts("PET", "postop", (32, 32))
 
 
 def test_a_run_and_its_controls_are_asked(tmp_path):

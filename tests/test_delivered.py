@@ -18,6 +18,7 @@ from medtrace.engines.runs import RunRecord, read_run, save_weights
 from medtrace.evaluation.scoring import as_channels, correspondence
 from medtrace.evaluation.true_scans import TrueScans
 from medtrace.methods import method_class
+from medtrace.metrics import synthrad_scores
 from medtrace.workflows.compare import compare
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.prepare import prepare
@@ -53,14 +54,18 @@ def save(path, data, affine=AFFINE):
     return path
 
 
-def made(folder, pairs, **settings):
-    """A data set of four subjects, two of them of the test."""
+def made(folder, pairs, labels=None, **settings):
+    """A data set of four subjects, two of them of the test, with the same labels in all."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["subject,split,source,target"]
+    columns = ["source_labels", "target_labels"] if labels else []
+    for column, values in zip(columns, labels or ()):
+        save(folder / f"{column}.nii.gz", values)
+    lines = [",".join(["subject,split,source,target", *columns])]
     for number, (source, target) in enumerate(pairs):
         save(folder / f"{number}a.nii.gz", source)
         save(folder / f"{number}b.nii.gz", target)
-        lines.append(f"S{number},{'training' if number < 2 else 'test'},{number}a.nii.gz,{number}b.nii.gz")
+        files = [f"{number}a.nii.gz", f"{number}b.nii.gz", *(f"{column}.nii.gz" for column in columns)]
+        lines.append(",".join([f"S{number}", "training" if number < 2 else "test", *files]))
     (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
     settings = {"spatial_dims": 3, "align": False, "crop": None, "progress": False, **settings}
     prepare(folder / "pairs.csv", folder / "data", **settings)
@@ -119,10 +124,33 @@ def test_a_ct_is_scored_in_hu_as_translate_delivers_it(run, crossed, out, tmp_pa
     square = np.square(trace.image[0].numpy().astype(float) - ct(2))[body].mean()
     psnr = column(out / "method_delivered.csv", "delivered_psnr")
     assert psnr[case] == pytest.approx(10 * np.log10(4095**2 / square), abs=1e-4)
+    truth, image = (torch.from_numpy(values)[None, None] for values in (ct(2), trace.image[0].numpy()))
+    expected = synthrad_scores(image, truth, torch.from_numpy(body)[None, None])
+    for name, value in (("mae_hu", "mae_hu"), ("psnr", "psnr"), ("ms_ssim", "ms_ssim")):
+        result = column(out / "method_delivered.csv", f"synthrad_{name}")[case]
+        assert result == pytest.approx(float(expected[value]), rel=1e-4)
+    assert "`synthrad_`: SynthRAD's conventions" in (out / "table.md").read_text()
     facts = record(out)["delivered"]["targets"]["CT"]
     assert (facts["unit"], facts["relative"], facts["region"]) == ("HU", False, "body")
     assert record(out)["delivered"]["rows"]["method"]["delivered_mae"]["n"] == 2
     assert "CT in HU, over the body" in (out / "table.md").read_text()
+
+
+def test_labels_are_carried_by_the_field(tmp_path):
+    """A field of two voxels of 6 mm, as the target's labels moved; the file's first axis runs against the network's."""
+    before, after = (np.zeros(SHAPE, dtype=np.uint8) for _ in range(2))
+    for values, start in ((before, 8), (after, 10)):
+        values[start : start + 6, 8:16, 3:9] = 3
+    pairs = [(head(k), ct(k)) for k in range(4)]
+    dataset = made(tmp_path / "set", pairs, (before, after), source_contrast="T1", target_contrast="CT")
+    run = trained(tmp_path / "run", dataset, (2.0, 0.0, 0.0))
+    measured(run, dataset, tmp_path / "out", cheap_rows=False)
+    for kind, prefix in (("", ""), ("_delivered", "delivered_")):
+        for row, dice, apart in (("method", 1.0, 0.0), ("identity", 2 / 3, 12.0)):
+            table = tmp_path / "out" / f"{row}{kind}.csv"
+            assert list(column(table, f"{prefix}label_dice").values()) == pytest.approx([dice] * 2)
+            assert list(column(table, f"{prefix}label_hd95_mm").values()) == pytest.approx([apart] * 2, abs=1e-4)
+    assert "label_hd95_mm" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_cheap_rows_stand_beside_and_a_worse_run_is_told(out):

@@ -184,6 +184,26 @@ def test_sagittal_slices_are_not_mirrored():
     assert left_right_axis(Preparation(2, axis=Axis.CORONAL), 2) == left_right_axis(Preparation(3), 3) == 0
 
 
+def test_elastic_motion_in_3d_is_as_long_as_asked_and_one_for_all():
+    settings = AugmentationSettings(
+        on=True, motion=1.0, flip=0.0, intensity=0.0, degrees=0, scale=0, shift_voxels=0, elastic_voxels=2.0,
+        elastic_spacing=6.0,
+    )  # fmt: skip
+    step = Compose(augmentation(settings, None, 3))
+    step.set_random_state(seed=0)
+    ramp = torch.linspace(-0.9, 0.9, 40).reshape(1, 40, 1, 1).expand(1, 40, 40, 40).clone()
+    lengths = []
+    for _ in range(6):
+        moved = step({"source": ramp, "target": -ramp, "mask": ramp > 0})
+        apart = ((moved["source"] - ramp) * 39 / 1.8)[0, 10:-10, 10:-10, 10:-10]
+        lengths.append(float(apart.std()))
+        assert torch.allclose(moved["target"], -moved["source"], atol=1e-5)
+        inside = moved["source"].abs() > 0.03  # a voxel's half from where the mask changes
+        assert torch.equal(moved["mask"][inside], (moved["source"] > 0)[inside])
+    assert max(lengths) < 2.3  # uniformly drawn from 0 to 2
+    assert 0.5 < np.mean(lengths) < 1.5
+
+
 def test_points_are_not_left_behind():
     (step, *_) = augmentation(AugmentationSettings(on=True), None, 2)
     case = {"source": torch.zeros(1, 8, 8), "target": torch.zeros(1, 8, 8), "source_landmarks": torch.zeros(1, 3)}

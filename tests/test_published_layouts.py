@@ -3,14 +3,20 @@
 import json
 import logging
 
+import nibabel
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from medtrace.cli import app
+from medtrace.data.dataset import load_dataset, load_domain
 from medtrace.data.lists.layouts import LAYOUTS, read_layout, read_side
 from medtrace.data.lists.studies import Selection
+from medtrace.data.reading import read_image
 from medtrace.workflows.prepare import prepare
-from tests.several_images import save_head
+from tests.paper_data import ball, write_ircadb
+from tests.several_images import head, save_head
 
 
 def touch(folder, *names):
@@ -53,6 +59,35 @@ def test_bids_pairs_contrasts_of_a_session_and_dates_of_a_contrast(tmp_path):
     touch(tmp_path, "sub-02/anat/sub-02_run-2_T1w.nii.gz")
     with pytest.raises(ValueError, match="expected one T1w a subject and date"):
         read_layout(tmp_path, ["T1w"])
+
+
+def test_runs_of_one_contrast_are_asked_for(tmp_path, caplog):
+    put(tmp_path, {"Name": "x", "BIDSVersion": "1.8.0"}, "dataset_description.json")
+    for subject in ("01", "02"):
+        names = ("run-01_T1w", "run-02_T1w", "T2w") if subject == "01" else ("acq-fast_T1w", "T2w")
+        touch(tmp_path, *(f"sub-{subject}/anat/sub-{subject}_{name}.nii.gz" for name in names))
+
+    def files(*select):
+        pairs = read_layout(tmp_path, select).pairs
+        return [(p.case, p.contrast, *(image.path.name[7:-7] for image in p.images)) for p in pairs]
+
+    with pytest.raises(ValueError, match=r"run-01_T1w, run-02_T1w;.*--select run-01_T1w,.*--select run-\*_T1w"):
+        files("T1w:T2w")
+    with caplog.at_level(logging.WARNING):
+        assert files("run-02_T1w:T2w") == [("01", "T1w", "run-02_T1w", "T2w")]
+    assert "1 of 2 studies lack" in caplog.text
+    assert files("acq-fast_T1w:T2w") == [("02", "T1w", "acq-fast_T1w", "T2w")]
+    each = [("01_run-01_T1w-T2w", "T1w", "run-01_T1w", "T2w"), ("01_run-02_T1w-T2w", "T1w", "run-02_T1w", "T2w")]
+    assert files("run-*_T1w:T2w") == each
+    assert files("run-01_T1w:run-02_T1w") == [("01", "T1w", "run-01_T1w", "run-02_T1w")]
+    assert [p.case for p in read_side(tmp_path, "source", ["run-*_T1w"])] == [
+        "01_run-01_T1w_source",
+        "01_run-02_T1w_source",
+    ]
+    with pytest.raises(ValueError, match="expected contrasts among T1w, T2w, received 'run-03_T1w'"):
+        files("run-03_T1w:T2w")
+    with pytest.raises(ValueError, match="one side in several contrasts"):
+        files("run-01_T1w,run-02_T1w:T2w")
 
 
 @pytest.mark.parametrize("root", ["HGG/Brats18_2013_2_1", "LGG/Brats18_TCIA_1_1", "BraTS2021_00002"])
@@ -109,9 +144,36 @@ def test_ircadb_is_a_domain_of_ct(tmp_path):
     (pair,) = read_side(tmp_path, "source")
     assert (pair.subject, pair.contrast, pair.source) == ("3Dircadb1.1", "CT", tmp_path / "3Dircadb1.1/PATIENT_DICOM")
     assert pair.target is None
+    assert pair.source_labels == pair.source_lesion == tmp_path / "3Dircadb1.1/MASKS_DICOM"
     touch(tmp_path, "3Dircadb1.2/PATIENT_DICOM.zip")
     with pytest.raises(ValueError, match=r"unzip PATIENT_DICOM\.zip"):
         read_side(tmp_path, "source")
+
+
+def test_masks_of_ircadb_are_labels_and_lesions(tmp_path):
+    write_ircadb(tmp_path / "livers", 2)
+    mr = tmp_path / "mr.csv"
+    for person in range(2):
+        save_head(tmp_path / f"{person}.nii.gz", "T1", person)
+    mr.write_text("subject,image\nA,0.nii.gz\nB,1.nii.gz\n")
+    prepare(
+        None,
+        tmp_path / "set",
+        sources=tmp_path / "livers",
+        targets=mr,
+        target_contrast="T1",
+        spatial_dims=3,
+        crop=None,
+        fractions=(1, 0, 0),
+        progress=False,
+    )
+    healthy, ill = load_domain(tmp_path / "set", "source")
+    assert healthy["source_labels"].unique().tolist() == [0, 1]
+    assert not healthy["source_mask"].any()
+    assert ill["source_labels"].unique().tolist() == [0, 1, 2]
+    assert torch.equal(ill["source_mask"].as_tensor(), ill["source_labels"].as_tensor() == 2)
+    grid = np.indices((48, 40, 6))
+    assert int(ill["source_mask"].sum()) == int(ball((20, 20, 4), 2, grid).sum())
 
 
 @pytest.mark.parametrize("key", ["channel_names", "modality"])
@@ -146,8 +208,56 @@ def test_decathlon_lists(tmp_path):
         "T2=images/a_t2.nii.gz",
     )
     put(tmp_path, {"modality": {"0": "FLAIR", "1": "T1w"}, "training": [{"image": "images/a_t1.nii.gz"}]})
-    with pytest.raises(ValueError, match="expected one file for each of FLAIR, T1w, received 1"):
+    (tmp_path / "images/a_t1.nii.gz").unlink()
+    save_head(tmp_path / "images/a_t1.nii.gz", "T1")
+    with pytest.raises(ValueError, match="FLAIR, T1w, or one of four axes that holds 2 volumes, received 1 in"):
         read_layout(tmp_path, ["FLAIR:T1w"])
+
+
+@pytest.fixture
+def four_axes(tmp_path):
+    """A task of the Medical Segmentation Decathlon: several contrasts in one file, labels beside."""
+    place = put(tmp_path / "Task01", {"modality": {"0": "FLAIR", "1": "T1w", "2": "T2w"}, "training": [], "test": []})
+    entries = []
+    for person in range(3):
+        values = np.stack([head(contrast, person) for contrast in ("FLAIR", "T1", "T2")], axis=-1)
+        for folder in ("imagesTr", "labelsTr"):
+            (place / folder).mkdir(exist_ok=True)
+        affine = np.diag([4.0, 4.0, 4.0, 1.0])
+        nibabel.save(nibabel.Nifti1Image(values, affine), place / f"imagesTr/BRATS_00{person}.nii.gz")
+        labels = (values[..., 1] > 500).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(labels, affine), place / f"labelsTr/BRATS_00{person}.nii.gz")
+        entries.append({part[:-1]: f"./{part}Tr/BRATS_00{person}.nii.gz" for part in ("images", "labels")})
+    content = {"modality": {"0": "FLAIR", "1": "T1w", "2": "T2w"}, "training": entries, "test": []}
+    return put(place, content)
+
+
+def test_volumes_of_one_file_are_contrasts(four_axes, tmp_path):
+    pairs, title = read_layout(four_axes, ["T1w,FLAIR:T2w"])
+    assert title.startswith("MONAI")
+    assert [(image.contrast, image.series) for image in pairs[0].images] == [
+        ("T1w", "2"),
+        ("FLAIR", "1"),
+        ("T2w", "3"),
+    ]
+    options = ["--slices=2", "--no-crop", "--no-align", "--split", "1", "0", "0", f"-o{tmp_path}/set"]
+    result = CliRunner().invoke(app, ["prepare", str(four_axes), "--select=T1w,FLAIR:T2w", *options])
+    assert result.exit_code == 0, result.output
+    assert "read as MONAI's data list (Decathlon): 3 case(s)" in result.output
+    cases = load_dataset(tmp_path / "set")
+    case = next(case for case in cases if case["volume"] == "BRATS_001")
+    assert case["source"].shape[0] == 2
+    middle = head("T1", 1)[..., [round(float(case["source"].affine[2, 3]) / 4)]][..., 0]
+    inside = middle > 0
+    ranks = [np.argsort(np.argsort(values[inside])) for values in (middle, case["source"][0].numpy())]
+    assert np.corrcoef(*ranks)[0, 1] > 0.999
+    assert case["source_labels"].unique().tolist() == [0, 1]
+    scan = four_axes / "imagesTr/BRATS_000.nii.gz"
+    np.testing.assert_array_equal(read_image(scan, "3")[0].numpy(), head("T2"))
+    assert read_image(scan).shape[0] == 3
+    for wrong in ("0", "4", "T1w"):
+        with pytest.raises(ValueError, match="expected one of its volumes, 1 to 3, received"):
+            read_image(scan, wrong)
 
 
 def test_learn2reg(tmp_path):

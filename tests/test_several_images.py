@@ -1,6 +1,7 @@
 """Several images in and out: lists, preparation, dropping, training, translation of any subset of the sources."""
 
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -225,6 +226,32 @@ def test_a_missing_source_that_training_never_lacked_is_refused(runs, tmp_path):
         runs / "complete", {"T1": runs / "P2_T1.nii.gz"}, tmp_path / "trace", **settings
     )  # a training pair lacked FLAIR
     assert (tmp_path / "trace" / "trace.json").is_file()
+
+
+def test_a_pair_list_is_translated_with_what_each_row_has(runs, tmp_path):
+    rows = [
+        "subject,case,source_T1,source_FLAIR,target_T2,split",
+        f"P2,both,{runs}/P2_T1.nii.gz,{runs}/P2_FLAIR.nii.gz,,test",
+        f"P2,flair,,{runs}/flair.nii.gz,,test",
+    ]
+    shutil.copy(runs / "P2_FLAIR.nii.gz", runs / "flair.nii.gz")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
+    arguments = ["translate", f"{runs}/dropped", f"{tmp_path}/pairs.csv", "-o", f"{tmp_path}/out", "--no-report"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 translated" in result.output
+    for case, given in (("P2_both", ("T1", "FLAIR")), ("P2_flair", ("FLAIR",))):
+        images = {name: runs / f"P2_{name}.nii.gz" for name in given}
+        alone = translate(runs / "dropped", images, tmp_path / case, progress=False, report=False)
+        assert torch.equal(load_trace(tmp_path / "out" / case / "trace").image, load_trace(tmp_path / case).image)
+        assert [contrast.name for contrast in alone.source_contrasts] == list(given)
+    assert "1 kept from before" not in CliRunner().invoke(app, arguments).output
+    assert "2 kept from before" in CliRunner().invoke(app, arguments).output
+    table = (tmp_path / "out" / "cases.csv").read_text()
+    assert f"T1={runs}/P2_T1.nii.gz FLAIR=" in table
+    (tmp_path / "pairs.csv").write_text("name,source_T1,source_FLAIR\nnone,,\n")
+    result = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert "no value for one of source_T1, source_FLAIR" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

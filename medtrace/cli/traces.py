@@ -23,7 +23,7 @@ def translate(
         typer.Argument(
             metavar="[IMAGE...]",
             help="NIfTI, MGZ, NRRD, MetaImage, PNG or JPEG file, or a DICOM folder. Several, a folder of them or a list"
-            " (.csv, .txt) are each translated into their own folder in --out.",
+            " (.csv, .json, .txt; also a pair list) are each translated into their own folder in --out.",
         ),
     ] = None,
     source: Annotated[
@@ -278,6 +278,10 @@ def calibrate(
     dims: options.Dims = 2,
     cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate, trace).")] = 20,
     thresholds: options.Thresholds = None,
+    target_contrast: Annotated[
+        str | None,
+        typer.Option(help="What true targets show instead, in its unit: T2 or CT in HU, of a T1 (certificate)."),
+    ] = None,
     predictor: Annotated[
         str,
         typer.Option(
@@ -306,7 +310,16 @@ def calibrate(
     shape = (size or (32 if dims == 3 else 48 if what == "radius" else 96),) * dims
     with using_checkpoint(checkpoint):
         if what == "certificate":
-            text = workflow.certificate_table(task, cases, shape, run=run, thresholds=thresholds, seed=seed, out=out)
+            text = workflow.certificate_table(
+                task,
+                cases,
+                shape,
+                run=run,
+                thresholds=thresholds,
+                target_contrast=target_contrast,
+                seed=seed,
+                out=out,
+            )
         elif what == "trace":
             text = workflow.translators_table(task, cases, shape, thresholds=thresholds, seed=seed, out=out)
         elif what == "radius":

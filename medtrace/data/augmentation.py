@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from monai.transforms import (
     Compose,
     MapTransform,
     Rand2DElasticd,
+    Rand3DElasticd,
     RandAdjustContrastd,
     RandAffined,
     RandFlipd,
@@ -23,12 +25,14 @@ from monai.transforms import (
     Transform,
 )
 
+from medtrace.data.neighbors import TogetherWithNeighborsd
 from medtrace.data.preparation.rules import Axis, Preparation
+from medtrace.methods.base import NEIGHBORS
 from medtrace.methods.settings import AugmentationSettings
 from medtrace.trace.contrast import ARBITRARY
 from medtrace.trace.validation import as_tensor
 
-IMAGES = ("source", "target")
+IMAGES = ("source", "target", NEIGHBORS)
 REGIONS = ("mask", "source_mask", "source_labels", "target_labels", "source_structure", "target_structure")
 _KINDS = {"mask": torch.bool, "source_mask": torch.bool, "source_labels": torch.int32, "target_labels": torch.int32}
 BACKGROUND_TOLERANCE = 1e-3
@@ -124,13 +128,16 @@ class MoveOnGridd(Randomizable, MapTransform):
         return moved
 
 
-def augmentation(settings: AugmentationSettings, preparation: Preparation | None, spatial_dims: int) -> list[Transform]:
+def augmentation(
+    settings: AugmentationSettings, preparation: Preparation | None, spatial_dims: int, neighbors: int = 0
+) -> list[Transform]:
     """The transforms of training cases that settings ask for.
 
     Args:
         settings: which, and how often.
         preparation: of the data set, which says where left and right are and what the intensities mean.
         spatial_dims: 2 or 3.
+        neighbors: slices on either side that sources are read with.
 
     Returns:
         Transforms of a case, for `Compose`; none where augmentation is off.
@@ -146,9 +153,8 @@ def augmentation(settings: AugmentationSettings, preparation: Preparation | None
         sharp = SharpBackgroundd(IMAGES, Compose([cast, *motion, back]))
         steps.append(MoveOnGridd(keys, Compose([sharp])))
     if settings.intensity and curves_allowed(preparation):
-        steps.append(
-            RandAdjustContrastd(["source"], prob=settings.intensity, gamma=settings.gamma, allow_missing_keys=True)
-        )
+        bent = RandAdjustContrastd(["source"], prob=settings.intensity, gamma=settings.gamma, allow_missing_keys=True)
+        steps.append(TogetherWithNeighborsd(bent) if neighbors else bent)
     return steps
 
 
@@ -205,7 +211,18 @@ def _motion(settings: AugmentationSettings, axis: int | None, dims: int) -> list
         "padding_mode": "border",
         "allow_missing_keys": True,
     }
-    if settings.elastic_voxels and dims == 2:
+    if settings.elastic_voxels and settings.motion and dims == 3:
+        sigma, magnitude = elastic_3d(settings)
+        steps.append(
+            Rand3DElasticd(
+                keys,
+                sigma_range=(sigma, sigma),
+                magnitude_range=(0.0, magnitude),
+                prob=settings.motion,
+                **shared,
+            )
+        )
+    elif settings.elastic_voxels and dims == 2:
         steps.append(
             Rand2DElasticd(
                 keys,
@@ -220,6 +237,17 @@ def _motion(settings: AugmentationSettings, axis: int | None, dims: int) -> list
     return steps
 
 
+def elastic_3d(settings: AugmentationSettings) -> tuple[float, float]:
+    """Smoothing in voxels and magnitude by which MONAI's elastic motion in 3D is that of the settings.
+
+    MONAI smooths uniform noise in [-1, 1] by a Gaussian of σ voxels and multiplies it. σ is half the distance of 2D's
+    control points. Smoothing leaves noise of variance 1/3 a standard deviation of √(1/3) · (4π σ²)^(-3/4), and less
+    near the borders, beyond which there is none.
+    """
+    sigma = settings.elastic_spacing / 2
+    return sigma, settings.elastic_voxels / (math.sqrt(1 / 3) * (4 * math.pi * sigma**2) ** -0.75)
+
+
 def describe(settings: AugmentationSettings, preparation: Preparation | None, spatial_dims: int) -> str:
     """One line of what is drawn, and what is left out and why."""
     if not settings.on:
@@ -231,7 +259,7 @@ def describe(settings: AugmentationSettings, preparation: Preparation | None, sp
         f"turns to {settings.degrees:g} degrees",
         f"sizes to {settings.scale:.0%}",
         f"shifts to {settings.shift_voxels:g} voxels",
-        f"elastic to {settings.elastic_voxels:g} voxel(s)" if spatial_dims == 2 else "no elastic motion in 3D",
+        f"elastic to {settings.elastic_voxels:g} voxel(s)",
         "bent source intensities"
         if curves_allowed(preparation)
         else "source intensities as they are (a fixed unit, a natural image, or the target's own contrast)",

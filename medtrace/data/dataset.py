@@ -17,10 +17,12 @@ from torch import Tensor
 
 from medtrace.data.landmarks.points import read_landmarks
 from medtrace.data.lists.layouts import SPLITS
+from medtrace.data.neighbors import ReadNeighborsd, with_neighbors
 from medtrace.data.nifti import ReadNiftid
 from medtrace.geometry.grid import Grid
 from medtrace.geometry.volume import read_volume_grid
 from medtrace.guard.declared_size import inside
+from medtrace.methods.base import NEIGHBORS
 
 INDEX = "dataset.json"
 VERSION = 1
@@ -59,6 +61,7 @@ def load_dataset(
     progress: bool = False,
     landmarks: bool = False,
     allow_empty: bool = False,
+    neighbors: int = 0,
 ) -> CacheDataset:
     """Open one split of a prepared dataset.
 
@@ -72,20 +75,23 @@ def load_dataset(
         landmarks: read the landmarks that a case has at both dates. Their number differs between cases, so such
             items cannot be collated into batches.
         allow_empty: give an empty dataset where the split holds no case, instead of an error.
+        neighbors: slices of the same scan on either side that a slice is read with (see `medtrace.data.neighbors`).
 
     Returns:
         Dataset of dicts: "source" and "target" as float32 `MetaTensor`s in [-1, 1], (C, H, W) or (C, H, W, D), with
         the 4x4 affine of their grid; on the same grid, where the pair list has them, "mask" and "source_mask" (bool,
         the lesion of the target and of the source), "source_labels" and "target_labels" (int32); "subject" (who),
         "case" (the item's unique name), "volume" (the pair it was cut from) and "contrast"; of several sources
-        "source_present", (C,) bool: which channels of "source" the case has, the others being -1; the paths
+        "source_present", (C,) bool: which channels of "source" the case has, the others being -1; with `neighbors`
+        "source_neighbors", (2 · neighbors · C, H, W), nearest first; the paths
         "source_landmarks_file", "target_landmarks_file" and "rigid_file", empty where there is no such file. With
         `landmarks`, "source_landmarks" and "target_landmarks", (N, 3) float64 in RAS mm; of a slice only those that
         lie in it. The data set's `sizes` are those of the items' grids, by which `CaseLoader` makes batches.
 
     Raises:
         FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
-        ValueError: if the split is unknown or empty, or a case's images are on different grids.
+        ValueError: if the split is unknown or empty, a case's images are on different grids, or neighbors are asked for
+            where there are none.
     """
     folder = Path(folder)
     index = read_index(folder)
@@ -106,7 +112,8 @@ def load_dataset(
     if landmarks:
         items = [{**item, **_landmarks(item, index["spatial_dims"])} for item in items]
     volumes = (*IMAGES, *_maps_of(folder, items))
-    steps = _reading(volumes, index["spatial_dims"], IMAGES, transform)
+    items = with_neighbors(items, neighbors)
+    steps = _reading(volumes, index["spatial_dims"], IMAGES, transform, neighbors)
     dataset = CacheDataset(
         items, Compose(steps), cache_rate=cache_rate, num_workers=num_workers or None, progress=progress
     )
@@ -115,7 +122,11 @@ def load_dataset(
 
 
 def load_domain(
-    folder: str | os.PathLike, side: str, split: str = "training", transform: Callable | None = None
+    folder: str | os.PathLike,
+    side: str,
+    split: str = "training",
+    transform: Callable | None = None,
+    neighbors: int = 0,
 ) -> CacheDataset:
     """Open one side of a split of unpaired domains.
 
@@ -124,6 +135,7 @@ def load_domain(
         side: "source" or "target".
         split: "training", "validation" or "test".
         transform: applied to every item after reading, once where it is not random.
+        neighbors: of sources, see `load_dataset`.
 
     Returns:
         Dataset of dicts as of `load_dataset`, without the other side.
@@ -141,19 +153,25 @@ def load_domain(
         raise ValueError(f"{folder / INDEX}: no {side} in split {split!r}; prepare with a fraction for it")
     volumes = (side, *(name for name in _maps_of(folder, items)))
     dims = index["spatial_dims"]
-    dataset = CacheDataset(items, Compose(_reading(volumes, dims, (side,), transform)), progress=False)
+    count = neighbors if side == "source" else 0
+    read = Compose(_reading(volumes, dims, (side,), transform, count))
+    dataset = CacheDataset(with_neighbors(items, count), read, progress=False)
     dataset.sizes = [_checked_size(item, dims, side) for item in items]  # type: ignore[attr-defined]
     return dataset
 
 
-def _reading(volumes: Sequence[str], spatial_dims: int, images: Sequence[str], transform: Callable | None) -> list[Any]:
+def _reading(
+    volumes: Sequence[str], spatial_dims: int, images: Sequence[str], transform: Callable | None, neighbors: int = 0
+) -> list[Any]:
     """The steps from files to tensors."""
     # A transform of several goes in parts, so that the first ones are kept in memory though later ones are random.
     own = [] if transform is None else transform.transforms if isinstance(transform, Compose) else [transform]
+    beside = (NEIGHBORS,) if neighbors else ()
     return [
         ReadNiftid(volumes),
-        *([DropSliceAxisd(volumes)] if spatial_dims == 2 else []),
-        ScaleIntensityRanged(images, a_min=0.0, a_max=1.0, b_min=-1.0, b_max=1.0, dtype=torch.float32),
+        *([ReadNeighborsd()] if neighbors else []),
+        *([DropSliceAxisd((*volumes, *beside))] if spatial_dims == 2 else []),
+        ScaleIntensityRanged((*images, *beside), a_min=0.0, a_max=1.0, b_min=-1.0, b_max=1.0, dtype=torch.float32),
         CastToTyped(
             (*MASKS, *LABELS), dtype=[torch.bool] * len(MASKS) + [torch.int32] * len(LABELS), allow_missing_keys=True
         ),

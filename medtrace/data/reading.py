@@ -49,7 +49,8 @@ def read_image(
     Args:
         path: a file of the kinds in the module's table, or a folder of DICOM files.
         series: which volume of a DICOM folder that holds several: its number in `data.dicom.list_volumes`, its
-            SeriesInstanceUID, SeriesNumber or SeriesDescription.
+            SeriesInstanceUID, SeriesNumber or SeriesDescription. Of a NIfTI or FreeSurfer file of four axes, the number
+            of the volume, from 1.
         page: of a natural image that has several, from 1.
         resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
 
@@ -76,10 +77,10 @@ def read_values(
     name = path.name.lower()
     if path.is_dir() or name.endswith(".dcm") or (not name.endswith(_NAMED) and is_dicom(path)):
         return read_dicom_image(path, series, resample_tilt)
+    if name.endswith(VOLUMES):
+        return read_nifti(path, series)
     if series is not None:
         raise ValueError(f"{path}: series: expected none, received {series!r}; only a DICOM folder holds several")
-    if name.endswith(VOLUMES):
-        return read_nifti(path)
     if name.endswith(ITK_FORMATS):
         reader, check = _ITK_KINDS[path.suffix.lower()]
         check(path)

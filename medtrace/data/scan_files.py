@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class ScanFiles:
     Attributes:
         images: sources and targets in the order of `Pair.images`, the first of which gives the grid.
         mask: foreground of the first image, or None.
+        labels: side → labels of its first image, of pairs that have them on both.
         align: whether the others were aligned to the first.
         resample_tilt: see `medtrace.data.reading.read_image`.
         page: likewise.
@@ -36,6 +37,7 @@ class ScanFiles:
     align: bool = True
     resample_tilt: bool = False
     page: int | None = None
+    labels: Mapping[str, Path] = field(default_factory=dict)
 
     def of(self, side: str) -> list[PairImage]:
         """The images of a side."""
@@ -88,6 +90,7 @@ def write_scan_files(
                     for image in pair.images
                 ],
                 "mask": None if pair.mask is None else entry(pair.mask),
+                "labels": {side: entry(path) for side, path in _labels(pair).items()},
             }
             for pair in pairs
         },
@@ -132,11 +135,18 @@ def read_scan_files(dataset: str | os.PathLike) -> dict[str, ScanFiles]:
                 bool(content["align"]),
                 bool(content["resample_tilt"]),
                 content["page"],
+                {side: _found(folder, place) for side, place in pair.get("labels", {}).items()},
             )
             for name, pair in content["pairs"].items()
         }
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: does not say where scans lie ({error}); run `medtrace prepare` again") from error
+
+
+def _labels(pair: Pair) -> dict[str, Path]:
+    if pair.source_labels is None or pair.target_labels is None:
+        return {}
+    return {"source": pair.source_labels, "target": pair.target_labels}
 
 
 def _relative(path: Path, place: Path) -> str:

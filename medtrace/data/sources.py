@@ -13,6 +13,7 @@ from monai.transforms import Compose, RandFlipd, SelectItemsd
 from medtrace.data.augmentation import augmentation, patches
 from medtrace.data.dataset import load_dataset, load_domain, read_index
 from medtrace.data.lists.pair_list import SIDES
+from medtrace.data.neighbors import DropNeighborsd, TogetherWithNeighborsd
 from medtrace.data.partners import RandomPartner, UnpairedDomains
 from medtrace.data.preparation.rules import FILE as PREPARATION
 from medtrace.data.preparation.rules import Preparation
@@ -66,6 +67,9 @@ def _of_folder(
     if unpaired and (data.misalignment is not None or data.drop_sources):
         raise ValueError(f"data: expected no misalignment and no drop_sources, since {folder} holds unpaired domains")
 
+    if data.neighbors:
+        _check_slices(folder)
+
     def training() -> Any:
         steps: list[Any] = [] if case_transform is None else [case_transform]
         if data.misalignment is not None:
@@ -75,24 +79,26 @@ def _of_folder(
                 fill=-1.0,
                 together=False,
             )
-            steps.insert(0, misalign)
+            steps.insert(0, TogetherWithNeighborsd(misalign) if data.neighbors else misalign)
         preparation = Preparation.load(Path(folder) / PREPARATION)
-        steps += augmentation(augmented, preparation, preparation.spatial_dims)
+        steps += augmentation(augmented, preparation, preparation.spatial_dims, data.neighbors)
         if data.patch is not None:
             steps += patches(data.patch)
         if data.drop_sources:
             _check_several(folder)
             steps.append(RandDropChannelsd("source", data.drop_sources))
+            steps += [DropNeighborsd()] if data.neighbors else []
         transform = Compose(steps) if steps else None
         if unpaired:
-            return UnpairedDomains(*(_cut(load_domain(folder, side, transform=transform), data) for side in SIDES))
-        pairs = _cut(load_dataset(folder, "training", transform=transform), data)
+            sides = (load_domain(folder, side, transform=transform, neighbors=data.neighbors) for side in SIDES)
+            return UnpairedDomains(*(_cut(side, data) for side in sides))
+        pairs = _cut(load_dataset(folder, "training", transform=transform, neighbors=data.neighbors), data)
         return RandomPartner(pairs) if data.partners == "resampled" else pairs
 
     return Sources(
         training,
-        lambda: [] if unpaired else load_dataset(folder, "validation", allow_empty=True),
-        lambda: load_dataset(folder, "test"),
+        lambda: [] if unpaired else load_dataset(folder, "validation", allow_empty=True, neighbors=data.neighbors),
+        lambda: load_dataset(folder, "test", neighbors=data.neighbors),
     )
 
 
@@ -101,6 +107,14 @@ def _cut(cases: CacheDataset, data: PreparedData) -> CacheDataset:
     if data.patch is not None:
         cases.sizes = [data.patch] * len(cases)  # type: ignore[attr-defined]
     return cases
+
+
+def _check_slices(folder: str | os.PathLike) -> None:
+    if read_index(Path(folder))["spatial_dims"] != 2:
+        raise ValueError(
+            f"data.neighbors: expected 0, since {folder} holds volumes, whose slices a 3D network reads anyway; prepare"
+            " with --dims 2"
+        )
 
 
 def _check_several(folder: str | os.PathLike) -> None:

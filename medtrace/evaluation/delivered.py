@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,10 @@ from medtrace.metrics.ssim import WINDOW
 from medtrace.trace.contrast import HU, Contrast
 
 MAE, PSNR, SSIM = "delivered_mae", "delivered_psnr", "delivered_ssim"
+SYNTHRAD = {"mae_hu": "synthrad_mae_hu", "psnr": "synthrad_psnr", "ms_ssim": "synthrad_ms_ssim"}
+"""Columns of a CT by the conventions of SynthRAD."""
+MOST_VOXELS = 1 << 25
+"""Of a volume whose structural similarity in several scales is computed, which takes some 100 bytes a voxel."""
 PART_VOXELS = 1 << 23
 """Of a volume whose structural similarity is computed at once."""
 
@@ -100,15 +105,17 @@ def delivered_scores(image: Tensor, truth: Truth) -> dict[str, float]:
     """Mean absolute error (in the unit), PSNR (dB) and SSIM of a channel over the truth's region.
 
     PSNR and SSIM have the range `truth.limits`, to which SSIM's images are clipped. SSIM's window is 3D where every
-    axis has 11 voxels, else 2D in the planes across the shortest axis; NaN where these are smaller too.
+    axis has 11 voxels, else 2D in the planes across the shortest axis; NaN where these are smaller too. What is in HU
+    also has the columns `SYNTHRAD` (see `medtrace.metrics.synthrad_scores`), MS-SSIM NaN above `MOST_VOXELS`.
 
     Args:
         image: (1, *spatial), in the unit of the truth.
         truth: what it ought to be.
     """
     pair, region = (image[None].double(), truth.image[None].double()), truth.region[None]
+    hounsfield = truth.contrast.unit == HU
     if not bool(region.any()):
-        return dict.fromkeys((MAE, PSNR, SSIM), float("nan"))
+        return dict.fromkeys((MAE, PSNR, SSIM, *(SYNTHRAD.values() if hounsfield else ())), float("nan"))
     error = (pair[0] - pair[1])[region]
     low, high = truth.limits
     square = float(error.square().mean())
@@ -116,7 +123,23 @@ def delivered_scores(image: Tensor, truth: Truth) -> dict[str, float]:
         MAE: float(error.abs().mean()),
         PSNR: 10 * float(torch.log10(torch.tensor((high - low) ** 2 / square))) if square else float("inf"),
         SSIM: _similarity(pair[0].clamp(low, high), pair[1].clamp(low, high), region, (low, high)),
+        **(_synthrad(*pair, region) if hounsfield else {}),
     }
+
+
+def _synthrad(image: Tensor, target: Tensor, region: Tensor) -> dict[str, float]:
+    scores: dict[str, Tensor] = {}
+    if image.numel() <= MOST_VOXELS:
+        with suppress(ValueError):  # a region that is gone at a coarse scale
+            scores = metrics.synthrad_scores(image, target, region)
+    if not scores:
+        limits = metrics.HU_RANGE
+        scores = {
+            "mae_hu": metrics.mean_absolute_error(image, target, region, data_range=limits),
+            "psnr": metrics.peak_signal_to_noise_ratio(image, target, region, data_range=limits),
+            "ms_ssim": torch.full((1,), torch.nan),
+        }
+    return {column: float(scores[name]) for name, column in SYNTHRAD.items()}
 
 
 def _similarity(image: Tensor, target: Tensor, region: Tensor, limits: tuple[float, float]) -> float:

@@ -29,6 +29,13 @@ LARGER_IS_BETTER: Mapping[str, bool] = {
     "delivered_mae": False,
     "delivered_psnr": True,
     "delivered_ssim": True,
+    "synthrad_mae_hu": False,
+    "synthrad_psnr": True,
+    "synthrad_ms_ssim": True,
+    "label_dice": True,
+    "label_hd95_mm": False,
+    "delivered_label_dice": True,
+    "delivered_label_hd95_mm": False,
 }
 """Columns that are compared; of measures under a convention see `larger_is_better`. Edge columns are not: of a row that
 moves nothing they are void."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medtrace import metrics
+from medtrace.evaluation.labels import label_agreement
 from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.guard.notices import notify
 from medtrace.trace import Trace
@@ -33,6 +34,11 @@ def score_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     values = score(trace, case["target"], case.get("ddf"))
     if "source_landmarks" in case:
         values["landmark_mm"] = _landmark_error(trace, case["source_landmarks"], case["target_landmarks"])
+    if "source_labels" in case and "target_labels" in case:
+        dims = trace.ddf.shape[0]
+        spacing = torch.as_tensor(trace.affine)[:3, :dims].norm(dim=0).tolist()
+        moved = trace.transfer(torch.as_tensor(case["source_labels"]).as_subclass(Tensor))
+        values |= label_agreement(moved, torch.as_tensor(case["target_labels"]).as_subclass(Tensor), spacing)
     return values
 
 
@@ -52,7 +58,9 @@ def score_cases(
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
     exceeds 0.3 voxel, the true length there (`zero_field_mm`), and `edge_dice_deformed`; NaN where nothing is deformed.
-    With landmarks in the case `landmark_mm`, the mean distance of the located source points from the target's.
+    With landmarks in the case `landmark_mm`, the mean distance of the located source points from the target's. With
+    labels of source and target `label_dice` and `label_hd95_mm` (see `medtrace.evaluation.labels`), of the identity
+    those of labels that nothing moved.
 
     Args:
         tracer: gives one trace per item of a batch, such as `method.trace`.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from medtrace.data.fingerprint import fingerprint
 from medtrace.data.lists.pair_list import SIDES, PairImage
 from medtrace.data.masks import check_same_grid, read_mask
 from medtrace.data.population import SCANS, role_records
-from medtrace.data.preparation.case import onto_reference
+from medtrace.data.preparation.case import moved_labels, onto_reference
 from medtrace.data.preparation.intensity import find_foreground
+from medtrace.data.preparation.maps import read_label_map
 from medtrace.data.preparation.rules import Preparation
 from medtrace.data.reading import read_image
 from medtrace.data.scan_files import ScanFiles
@@ -36,6 +38,7 @@ class TrueScans:
         targets: likewise of each target, on the grid of the first source.
         tissue: contrast → (1, *spatial) boolean, where the target shows something.
         mask: (1, *spatial) boolean that came with the pair, or None.
+        labels: side → (1, *spatial) integers, both on the grid of the first source; empty without.
     """
 
     files: ScanFiles
@@ -43,6 +46,7 @@ class TrueScans:
     targets: dict[str, Tensor]
     tissue: dict[str, Tensor]
     mask: Tensor | None
+    labels: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def read(cls, dataset: Path, volume: str, files: ScanFiles, preparation: Preparation) -> TrueScans:
@@ -74,7 +78,8 @@ class TrueScans:
                 check_same_grid(scan, image.path, reference, first.path)
             targets[image.contrast], tissue[image.contrast] = moved.float(), seen
         sources = {image.contrast: images[image.key] for image in files.of("source")}
-        return cls(files, sources, targets, tissue, mask)
+        labels = _labels(dataset, volume, files, images, preparation.natural_image)
+        return cls(files, sources, targets, tissue, mask, labels)
 
     def sources(self, preparation: Preparation, may_lack: bool) -> SourceImages:
         """The sources as the networks of a run read them.
@@ -102,6 +107,20 @@ def _read(image: PairImage, files: ScanFiles, known: str | None) -> MetaTensor:
     if known is not None and fingerprint(scan.as_tensor()) != known:
         raise ValueError(f"{image.path}: holds other voxels than when the data set was prepared; prepare it again")
     return scan
+
+
+def _labels(
+    dataset: Path, volume: str, files: ScanFiles, images: Mapping[str, MetaTensor], natural_image: bool
+) -> dict[str, Tensor]:
+    result = {}
+    for side, path in files.labels.items():
+        image = files.of(side)[0]
+        scan = images[image.key]
+        result[side] = labels = read_label_map(path, scan, image.path)
+        if side == "target" and files.align and not natural_image:
+            marked = MetaTensor(labels, affine=scan.affine)
+            result[side] = moved_labels(marked, images[files.images[0].key], _motion(dataset, volume, image))
+    return result
 
 
 def _fingerprints(dataset: Path, volume: str, files: ScanFiles) -> dict[str, str]:

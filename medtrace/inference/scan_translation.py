@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
+from medtrace.data.neighbors import neighbors_in
 from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import default_device
 from medtrace.geometry.resampling import (
@@ -22,12 +23,15 @@ from medtrace.geometry.resampling import (
     shifted_affine,
     spacing_of,
 )
+from medtrace.guard.notices import notify
 from medtrace.inference.patched import patches_for, taking_patches
-from medtrace.methods.base import Method
+from medtrace.methods.base import NEIGHBORS, Method
 from medtrace.networks.patches import PatchInferer
 from medtrace.trace import Trace
 
 Advance = Callable[[int], Any]
+NEIGHBORS_APART = 0.1
+"""Fraction of the distance of neighbors in training by which theirs in a scan may differ."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def translate_array(
         bar.advance(task, count)
 
     if slice_wise:
-        parts = _translate_slices(method, working, working_affine, batch_size, device, advance, wanted)
+        stride = neighbor_stride(preparation, spacing_of(working_affine)[2]) if method.neighbors else 1
+        parts = _translate_slices(method, working, working_affine, batch_size, device, advance, wanted, stride)
     else:
         with taking_patches(method, inferer, partial(_show_patches, bar, task)):
             parts = _translate_volume(method, working, working_affine, device, wanted)
@@ -91,6 +96,29 @@ def translate_array(
 
 def _show_patches(bar: Progress, task: TaskID, done: int, count: int) -> None:
     bar.update(task, completed=done, total=count)
+
+
+def neighbor_stride(preparation: Preparation, apart: float) -> int:
+    """Slices from one neighbor to the next in a scan, so that they lie as far apart as in training where they can.
+
+    Args:
+        preparation: of the run.
+        apart: mm from slice to slice of the scan.
+
+    Warns:
+        Notice: if they lie elsewhere than in training.
+    """
+    if preparation.spacing is None:
+        return 1
+    learned = float(preparation.spacing[2])
+    stride = max(1, round(learned / apart))
+    if abs(stride * apart - learned) > NEIGHBORS_APART * learned:
+        notify(
+            "scan",
+            f"neighboring slices lie {stride * apart:.3g} mm apart, in training {learned:.3g} mm: the network has not"
+            " learned from such",
+        )
+    return stride
 
 
 def _working_shape(preparation: Preparation, shape: tuple[int, ...], affine: Tensor) -> tuple[int, ...]:
@@ -114,6 +142,7 @@ def _translate_slices(
     device: torch.device,
     advance: Advance,
     wanted: int | None,
+    stride: int = 1,
 ) -> TranslatedArrays:
     """Trace every slice that holds something; the others keep their intensities and do not move."""
     slices = volume.movedim(-1, 0)
@@ -124,8 +153,10 @@ def _translate_slices(
     for start in range(0, len(filled), batch_size):
         chosen = filled[start : start + batch_size]
         affines = torch.stack([shifted_affine(affine, (0, 0, k)) for k in chosen])
-        batch = MetaTensor(slices[chosen].to(device), affine=affines)
-        traces.update(zip(chosen, method.trace({"source": batch})))
+        batch: dict[str, Tensor] = {"source": MetaTensor(slices[chosen].to(device), affine=affines)}
+        if method.neighbors:
+            batch[NEIGHBORS] = neighbors_in(slices, chosen, method.neighbors, stride).to(device)
+        traces.update(zip(chosen, method.trace(batch)))
         advance(len(chosen))
     if not traces:
         raise ValueError("image: expected at least one slice with tissue, received none; check the scan")

@@ -21,6 +21,10 @@ Batch = Mapping[str, Any]
 TaskName = Literal["translate", "register"]
 
 
+NEIGHBORS = "source_neighbors"
+"""Entry of a batch: neighboring slices of the source, (B, 2 · neighbors · C, H, W), nearest first."""
+
+
 @dataclass(frozen=True)
 class Abilities:
     """What a method can do: declared, and asked for by commands, which know no method by name.
@@ -113,6 +117,8 @@ class Method(nn.Module):
 
     networks: Any
     phases: tuple[Phase, ...]
+    neighbors: int = 0
+    """Slices on either side that the networks read with a source, as channels after its own (2.5D)."""
     inferer: PatchInferer | None = None
     """How it does; None takes them as a whole. May be set after the training; a training never uses it."""
 
@@ -126,7 +132,7 @@ class Method(nn.Module):
         """`from_settings`, where the settings ask for dimensions that the method declares.
 
         Raises:
-            ValueError: if they ask for others.
+            ValueError: if they ask for others, or for neighboring slices where source and target share their channels.
         """
         if settings.spatial_dims not in cls.abilities.spatial_dims:
             able = " or ".join(map(str, cls.abilities.spatial_dims))
@@ -134,7 +140,22 @@ class Method(nn.Module):
                 f"spatial_dims: {cls.title or cls.__name__} expected {able}, received {settings.spatial_dims};"
                 " translate slices, or use a method that `medtrace methods` lists for it"
             )
-        return cls.from_settings(settings)
+        if settings.neighbors and (cls.abilities.channels == "equal" or "translate" not in cls.abilities.tasks):
+            raise ValueError(
+                f"data.neighbors: {cls.title or cls.__name__} expected 0, as source and target share their channels,"
+                f" received {settings.neighbors}; take a method that translates between other numbers of channels, such"
+                " as unet, pix2pix or tracetrans"
+            )
+        method = cls.from_settings(cls.widened(settings))
+        method.neighbors = settings.neighbors
+        return method
+
+    @classmethod
+    def widened(cls, settings: Any) -> Any:
+        """The settings with the channels that the networks read: the source's, then those of neighboring slices."""
+        if not settings.neighbors:
+            return settings
+        return settings.model_copy(update={"in_channels": (1 + 2 * settings.neighbors) * settings.in_channels})
 
     @classmethod
     def case_transform(cls, _settings: Any) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
@@ -182,8 +203,23 @@ class Method(nn.Module):
         phase = self.phase(name)
         if all(weight == 0 for weight in phase.weights.values()):
             return {}
-        result: dict[str, Tensor] = getattr(self, f"{name}_terms")(phase, batch, context)
+        result: dict[str, Tensor] = getattr(self, f"{name}_terms")(phase, self._with_neighbors(batch), context)
         return result
+
+    def _with_neighbors(self, batch: Batch) -> Batch:
+        """The batch as the networks read it: neighboring slices as further channels of the source."""
+        if not self.neighbors:
+            return batch
+        source, beside = batch["source"], batch.get(NEIGHBORS)
+        wanted = 2 * self.neighbors * source.shape[1]
+        if beside is None or beside.shape[1] < wanted:
+            received = "none" if beside is None else f"{beside.shape[1]} channels"
+            raise ValueError(
+                f"{NEIGHBORS}: expected {wanted} channels, of {self.neighbors} slice(s) on either side, which the"
+                f" networks were built for, received {received}; read slices by load_dataset(..., neighbors="
+                f"{self.neighbors})"
+            )
+        return {**batch, "source": torch.cat([source, beside[:, :wanted]], dim=1)}
 
     def after_step(self) -> None:
         """What follows a training step once every phase has stepped, such as moving averaged weights on."""
@@ -235,7 +271,7 @@ class Method(nn.Module):
     def trace(self, batch: Batch) -> list[Trace]:
         """`predict` without gradients and in evaluation mode, as one `Trace` per item."""
         with eval_mode(self):
-            prediction = self.predict(batch)
+            prediction = self.predict(self._with_neighbors(batch))
         target = None if self.translates else batch["target"]
         return traces_of(batch["source"], prediction, target)
 
@@ -243,7 +279,16 @@ class Method(nn.Module):
     def trace_pair(
         self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None
     ) -> list[Trace]:
-        """`register` without gradients and in evaluation mode, as one `Trace` per pair."""
+        """`register` without gradients and in evaluation mode, as one `Trace` per pair.
+
+        Raises:
+            ValueError: if the networks read neighboring slices, of which a pair tells nothing.
+        """
+        if self.neighbors:
+            raise ValueError(
+                f"register: expected a run that reads slices alone, received one of data.neighbors={self.neighbors};"
+                " translate, or train with data.neighbors=0"
+            )
         with eval_mode(self):
             prediction = self.register(moving, fixed, mask, source_mask)
         return traces_of(moving, prediction, fixed)

@@ -103,9 +103,9 @@ class AugmentationSettings(Settings):
     scale: Fraction = 0.1
     shift_voxels: NonNegative = 4.0
     elastic_voxels: NonNegative = 1.0
-    """Standard deviation of the control points' displacement at most (2D)."""
+    """Standard deviation of the elastic displacement at most."""
     elastic_spacing: Positive = 16.0
-    """Voxels between control points."""
+    """Voxels between control points (2D); in 3D twice the width of the Gaussian that smooths the displacement."""
     intensity: Fraction = 0.5
     """Probability that the source's intensities are bent; only where they are in arbitrary units and the target has
     another contrast."""
@@ -129,6 +129,9 @@ class PreparedData(Settings):
     patch: Shape | None = None
     """Voxels per axis of a random part of each training case, padded with background where the case is smaller; None
     takes whole cases. Cases of several sizes then share batches, and large volumes fit into memory."""
+    neighbors: Annotated[int, Field(ge=0, le=16)] = 0
+    """Slices of the same scan on either side that a 2D network reads with its own (2.5D); image and trace are of the
+    slice in the middle. At the ends of a scan the last slice is repeated."""
 
 
 class TraceBenchData(Settings):
@@ -192,6 +195,11 @@ class MethodSettings(Settings):
         patch = self.data.patch if isinstance(self.data, PreparedData) else None
         if patch is not None and len(patch) != self.spatial_dims:
             raise ValueError(f"data.patch: expected {self.spatial_dims} axes, as the data set has, received {patch}")
+        if self.neighbors and self.spatial_dims == 3:
+            raise ValueError(
+                f"data.neighbors: expected 0 of volumes, whose slices a 3D network reads anyway, received"
+                f" {self.neighbors}; prepare with --dims 2"
+            )
         return self
 
     @model_validator(mode="after")
@@ -208,6 +216,11 @@ class MethodSettings(Settings):
                 " prepare with validation subjects (--split 0.7 0.1 0.2), or leave early stopping out"
             )
         return self
+
+    @property
+    def neighbors(self) -> int:
+        """Slices on either side that a source is read with, see `PreparedData.neighbors`."""
+        return self.data.neighbors if isinstance(self.data, PreparedData) else 0
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
         """Phase → settings of its optimizer."""

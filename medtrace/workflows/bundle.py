@@ -133,7 +133,9 @@ def _network_format(kind: type[Method], settings: MethodSettings) -> dict[str, A
         }
 
     if "translate" in kind.abilities.tasks:
-        given = image(settings.in_channels, {"0": "source image"})
+        channels = kind.widened(settings).in_channels
+        beside = "slices beside it, nearest first"
+        given = image(channels, {"0": "source image", **({"1": beside} if settings.neighbors else {})})
         out = image(settings.out_channels, {"0": "predicted image"})
     else:
         given = image(2 * settings.in_channels, {"0": "source", "1": "target"})

@@ -33,6 +33,7 @@ def certificate_table(
     *,
     run: str | os.PathLike | None = None,
     thresholds: str | os.PathLike | None = None,
+    target_contrast: str | None = None,
     seed: int = 0,
     out: str | os.PathLike | None = None,
 ) -> str:
@@ -40,8 +41,14 @@ def certificate_table(
     limits = Thresholds() if thresholds is None else Thresholds.load(thresholds)
     chosen = tuple(tasks or TASKS)
     settings: dict[str, Any] = {"seed": seed, "thresholds": limits, "progress": sys.stderr.isatty()}
+    if run is not None and target_contrast is not None:
+        raise ValueError(
+            "target_contrast: expected none with a run, which makes the contrast that it was trained on, received"
+            f" {target_contrast!r}; leave one of them out"
+        )
     if run is None:
-        text = assessment_table(assess_corrupted(chosen, cases, spatial_shape, **settings))
+        found = assess_corrupted(chosen, cases, spatial_shape, target_contrast=target_contrast, **settings)
+        text = assessment_table(found)
     else:
         text = assessment_table(assess_run(run, chosen[0], cases, spatial_shape, **settings))
         text += "\n\n" + answer_table(question_run(run, chosen[0], cases, spatial_shape, **settings))

@@ -47,12 +47,16 @@ HEADINGS = {
     "drift_mm": "drift (mm)",
     "common_drift_mm": "common drift (mm)",
     "landmark_mm": "landmarks (mm)",
+    "label_dice": "Dice of labels",
+    "label_hd95_mm": "HD95 of labels (mm)",
 }
 """What the table shows of the columns."""
 NOTE = f"NMAE, PSNR and SSIM are {CONVENTION}; drift is from where the target shows a point to where the image does."
 BEST: dict[str, Better] = {
     **{name: BETTER[name] for name in (column("nmae"), column("psnr"), column("ssim"), "mae")},
     "landmark_mm": "min",
+    "label_dice": "max",
+    "label_hd95_mm": "min",
 }
 """Drift has no best: the identity's compares two contrasts and says little."""
 
@@ -108,7 +112,8 @@ def compare(
         for name, run in zip(names, runs)
     }
     methods = {name: load_method(run, device) for name, run in zip(names, runs)}
-    cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True)
+    most = max(method.neighbors for method in methods.values())
+    cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True, neighbors=most)
     measured = {
         name: EvaluatedRun(Path(run), methods[name], patches_of_cases(methods[name], run, cases, patch_size))
         for name, run in zip(names, runs)

@@ -95,7 +95,7 @@ def evaluate(
     folder = Path(dataset) if isinstance(dataset, (str, os.PathLike)) else None
     review = SplitReview() if folder is None else reviewed(run, folder, split, allow_training_subjects)
     method = load_method(run, device)
-    cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True)
+    cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True, neighbors=method.neighbors)
     out = evaluation_of(run, split) if out is None else Path(out)
     check_positive("batch_size", batch_size)
     inferer = patches_of_cases(method, run, cases, patch_size)

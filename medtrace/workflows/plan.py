@@ -30,6 +30,10 @@ GPU_GIB = 12.0
 FEW_CORES = 4
 """Cores up to which a training of minutes is proposed."""
 _STRIDE = 16
+NEIGHBORS_LINE = (
+    "neighbors: none (each slice is read alone; --set data.neighbors=1 has the slices beside it read too, which 3D"
+    " structure may need)"
+)
 TIMED_STEPS = 3
 """Steps that are timed, after one that is not."""
 
@@ -95,6 +99,7 @@ def plan(
         f"method: {name} ({why})",
         f"preset: {', '.join(planned.presets) or 'none'} ({reason})",
         *planned.reasons[1:],
+        *([NEIGHBORS_LINE] if facts.stacked and kind.abilities.channels == "any" else []),
         f"patch: {'none' if patch is None else ' x '.join(map(str, patch))} ({patch_reason})",
     ]
     if seconds is not None:

@@ -13,7 +13,7 @@ from medtrace.checks import check_choice
 from medtrace.data import TraceBench, load_dataset
 from medtrace.data.dataset import read_index
 from medtrace.data.tracebench import LABELS, TISSUES
-from medtrace.engines.runs import load_method
+from medtrace.engines.runs import load_method, read_run
 from medtrace.evaluation.bench.cases import Cases
 from medtrace.evaluation.scoring import Tracer
 from medtrace.evaluation.segmenter import SegmenterSettings, classes_of, segmenter_in
@@ -97,7 +97,8 @@ def traceability(
         training: Any = lambda: training_cases(cases)  # noqa: E731
         origin, classes = origin_of(cases), {name: LABELS[name] for name in TISSUES}
     else:
-        cases, training = load_dataset(dataset, split), load_dataset(dataset, "training")
+        most = max((read_run(run).settings.neighbors for run in names.values()), default=0)
+        cases, training = load_dataset(dataset, split, neighbors=most), load_dataset(dataset, "training")
         origin = {"dataset": str(Path(dataset).resolve()), "cases": len(read_index(Path(dataset))["training"])}
         classes = (settings or {}).get("classes") or classes_of(_labeled(training, dataset))
     case = _labeled(cases, dataset)[0]

@@ -190,7 +190,7 @@ def translation(
     contrast: str | None = None,
     batch_size: int = 8,
     patch_size: int | Sequence[int] | None = None,
-    series: str | int | None = None,
+    series: str | int | Mapping[str, str | None] | None = None,
     resample_tilt: bool = False,
     page: int | None = None,
     fit: bool = False,
@@ -198,14 +198,22 @@ def translation(
     out: Path,
     allow_training_subjects: bool = False,
 ) -> Translation:
-    """What `translate` writes to `out`, without writing it; `load` gives the run's method once the image is read."""
+    """What `translate` writes to `out`, without writing it; `load` gives the run's method once the image is read.
+
+    `series` may say it for each of several named sources.
+    """
     files: dict[str, Path] = dict(image) if isinstance(image, Mapping) else {"": Path(image)}
     if not files:
         raise ValueError("image: expected at least one source, received none; name one")
-    if series is not None and "" not in files:
-        raise ValueError("series: expected none with named sources, received one; give folders of one series")
+    if series is not None and "" not in files and not isinstance(series, Mapping):
+        raise ValueError(
+            "series: expected none with named sources, received one; give folders of one series, or a list"
+        )
+    of = series if isinstance(series, Mapping) else {"": series}
     with collecting() as notices:
-        scans = {name: read_image(path, series, page=page, resample_tilt=resample_tilt) for name, path in files.items()}
+        scans = {
+            name: read_image(path, of.get(name), page=page, resample_tilt=resample_tilt) for name, path in files.items()
+        }
     method = load()
     preparation = run_preparation(run, method, natural_image=is_natural_image(next(iter(files.values()))))
     if preparation.sources and "" in files:
@@ -281,6 +289,8 @@ def translation(
     metadata[FINGERPRINT] = digests if preparation.sources else next(iter(digests.values()))
     if told := [notice.text for notice in (*notices, *cautions)]:
         metadata["notices"] = told
+    if method.neighbors:
+        metadata["neighbors"] = f"{method.neighbors} slice(s) on either side, the last repeated at the ends"
     if patches is not None:
         metadata["patches"] = {"size": list(patches.size), "overlap": patches.overlap}
     if clipped := preparation.count_outside(scan, foreground):

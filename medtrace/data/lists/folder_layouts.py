@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from medtrace.data.lists.names import check_name
 from medtrace.data.lists.studies import Study
 from medtrace.data.lists.tables import read_text
+from medtrace.data.lists.variants import contrast_of
 from medtrace.guard.volume_files import VOLUMES
 
 _NIFTI = (".nii.gz", ".nii")
@@ -63,29 +65,30 @@ def is_bids(place: Path) -> bool:
 
 def read_bids(place: Path) -> list[Study]:
     """Anatomical images and PET: `sub-01/[ses-pre/]anat/sub-01_ses-pre_T1w.nii.gz`; a contrast is the suffix, with
-    `-ce` where a contrast agent was given (entity `ce`).
-
-    Raises:
-        ValueError: if a subject has several of a contrast at one date (runs, acquisitions).
-    """
+    `-ce` where a contrast agent was given (entity `ce`). Several of a contrast at one date (runs, acquisitions) are
+    variants, which are asked for by their other entities."""
     studies = []
     for subject in sorted(place.glob("sub-*/")):
         sessions = sorted(subject.glob("ses-*/")) or [subject]
         for session in sessions:
-            images: dict[str, Path] = {}
+            variants = dict[str, Path]()
             for path in sorted([*session.glob("anat/*.nii*"), *session.glob("pet/*.nii*")]):
-                *entities, suffix = stem(path).split("_")
-                contrast = f"{suffix}-ce" if any(entity.startswith("ce-") for entity in entities) else suffix
-                if contrast in images:
-                    raise ValueError(
-                        f"{path}: expected one {contrast} a subject and date, received {images[contrast].name} too;"
-                        " write a pair list that says which"
-                    )
-                images[contrast] = path
-            if images:
+                variants.setdefault(_bids_name(path), path)  # a .nii beside its .nii.gz
+            count = Counter(map(contrast_of, variants))
+            images = {contrast_of(name): path for name, path in variants.items() if count[contrast_of(name)] == 1}
+            if variants:
                 visit = session.name.removeprefix("ses-") if session != subject else ""
-                studies.append(Study(subject.name.removeprefix("sub-"), images, visit, origin=str(session)))
+                name = subject.name.removeprefix("sub-")
+                studies.append(Study(name, images, visit, origin=str(session), variants=variants))
     return studies
+
+
+def _bids_name(path: Path) -> str:
+    """Of an image: its entities without subject, session and agent, and its contrast."""
+    *entities, suffix = stem(path).split("_")
+    kept = [entity for entity in entities if not entity.startswith(("sub-", "ses-", "ce-"))]
+    agent = "-ce" if any(entity.startswith("ce-") for entity in entities) else ""
+    return "_".join([*kept, suffix + agent])
 
 
 def is_brats(place: Path) -> bool:
@@ -154,19 +157,25 @@ def is_ircadb(place: Path) -> bool:
 
 
 def read_ircadb(place: Path) -> list[Study]:
-    """`3Dircadb1.1/PATIENT_DICOM/`, a CT of each patient; its masks (MASKS_DICOM) are not read.
+    """`3Dircadb1.1/PATIENT_DICOM/`, a CT of each patient; MASKS_DICOM are its labels and lesion (see
+    `medtrace.data.structures`).
 
     Raises:
         ValueError: if PATIENT_DICOM is still a zip file.
     """
     studies = []
     for folder in _folders(place, re.compile(r"3Dircadb1\.\d+"), 2):
-        scan = folder / "PATIENT_DICOM"
-        scan = scan / "PATIENT_DICOM" if (scan / "PATIENT_DICOM").is_dir() else scan
-        if not scan.is_dir():
+        scan, masks = (_unzipped(folder / name) for name in ("PATIENT_DICOM", "MASKS_DICOM"))
+        if scan is None:
             raise ValueError(f"{folder}: expected the folder PATIENT_DICOM, found none; unzip PATIENT_DICOM.zip there")
-        studies.append(Study(folder.name, {"CT": scan}, origin=str(folder)))
+        studies.append(Study(folder.name, {"CT": scan}, labels=masks, lesion=masks, origin=str(folder)))
     return studies
+
+
+def _unzipped(folder: Path) -> Path | None:
+    """A folder, or that of the same name in it, as some programs unpack; None where there is none."""
+    inner = folder / folder.name
+    return next((place for place in (inner, folder) if place.is_dir()), None)
 
 
 def is_nnunet(place: Path) -> bool:

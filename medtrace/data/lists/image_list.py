@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medtrace.data.lists.names import check_file_name, check_name, name_key, normalized
+from medtrace.data.lists.pair_list import OPTIONAL as PAIR_COLUMNS
+from medtrace.data.lists.pair_list import divided_sides
 from medtrace.data.lists.tables import read_table, read_text
 from medtrace.data.natural_images.files import NATURAL_IMAGES
 from medtrace.data.reading import ITK_FORMATS
 from medtrace.guard.volume_files import VOLUMES
 
-LISTS = (".csv", ".txt")
+LISTS = (".csv", ".json", ".txt")
 COLUMNS = ("image", "name", "mask", "contrast", "series")
+PAIRED = ("subject", "case", "source", "source_series")
+"""Further columns of a pair list that a translation reads."""
 _SCANS = tuple(ending for ending in (*VOLUMES, *ITK_FORMATS) if ending != ".dcm")
 _IMAGES = (*_SCANS, *NATURAL_IMAGES)
 _DICOM = ("", ".dcm", ".ima")
@@ -32,6 +36,8 @@ class ListedImage:
         mask: foreground of the image on its grid.
         contrast: of the image, where a run was trained on several.
         series: which volume of a DICOM folder that holds several (see `medtrace.data.reading.read_image`).
+        sources: of a run that reads several contrasts, each that is there → its file and which volume of it; `path` is
+            the first. Otherwise empty.
     """
 
     path: Path
@@ -39,6 +45,12 @@ class ListedImage:
     mask: Path | None = None
     contrast: str | None = None
     series: str | None = None
+    sources: Mapping[str, tuple[Path, str | None]] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every image by its contrast, or the one by ""."""
+        return {name: path for name, (path, _) in self.sources.items()} or {"": self.path}
 
 
 def is_one_image(path: str | os.PathLike) -> bool:
@@ -59,25 +71,37 @@ def is_one_image(path: str | os.PathLike) -> bool:
     return images <= slices
 
 
-def list_images(paths: Sequence[str | os.PathLike]) -> list[ListedImage]:
+def list_images(paths: Sequence[str | os.PathLike], *, several: bool = False) -> list[ListedImage]:
     """The images that paths stand for.
 
     An image is named after its file without ending; images that would share a name take as many of their folders' names
     before it as it takes to distinguish them.
 
     Args:
-        paths: images; folders of images, searched with their sub-folders; lists: a CSV file with the column `image`
-            and, as wanted, `name`, `mask`, `contrast` and `series`, or a text file with a path a line. Paths in a list
-            are relative to its folder.
+        paths: images; folders of images, searched with their sub-folders; lists: CSV or JSON with the column `image`
+            and, as wanted, `name`, `mask`, `contrast` and `series`, or a text file with a path a line; a pair list, of
+            which `source`, or `source_NAME` of each contrast (any may be empty but one), are read. Paths in a list are
+            relative to its folder.
+        several: whether a row may hold several contrasts (`ListedImage.sources`).
 
     Raises:
         FileNotFoundError: if a path does not exist.
         ValueError: if there is no image, a list cannot be read, or an image or name occurs twice.
     """
     found = [image for path in paths for image in _images_of(Path(path))]
+    if not several and (divided := next((image for image in found if image.sources), None)) is not None:
+        raise ValueError(
+            f"images: expected one contrast an image, received {', '.join(divided.sources)} of {divided.name}; give a"
+            " list with the column image"
+        )
     if not found:
         raise ValueError(f"images: expected at least one, received none in {', '.join(map(str, paths))}")
-    for (place, series), count in Counter((image.path.resolve(), image.series) for image in found).items():
+    places = [
+        (path.resolve(), series)
+        for image in found
+        for path, series in image.sources.values() or [(image.path, image.series)]
+    ]
+    for (place, series), count in Counter(places).items():
         if count > 1:
             which = "" if series is None else f" with series {series}"
             raise ValueError(f"images: expected each once, received {place}{which} {count} times; give it once")
@@ -96,7 +120,7 @@ def _images_of(path: Path) -> list[ListedImage]:
         return [ListedImage(path)]
     if path.is_dir():
         return [ListedImage(image) for image in _search(path)]
-    return _read_csv(path) if path.suffix.lower() == ".csv" else _read_lines(path)
+    return _read_lines(path) if path.suffix.lower() == ".txt" else _read_table(path)
 
 
 def _search(folder: Path) -> Iterable[Path]:
@@ -129,30 +153,59 @@ def _read_lines(path: Path) -> list[ListedImage]:
     return [_listed(path, f"line {n}", {"image": line}) for n, line in enumerate(lines, 1) if line]
 
 
-def _read_csv(path: Path) -> list[ListedImage]:
-    table = read_table(path, (), COLUMNS)
-    if table.unused:
+def _read_table(path: Path) -> list[ListedImage]:
+    table = read_table(path, (), (*COLUMNS, *PAIRED), ("source",))
+    names = {column for _, row in table.rows for column in row}
+    unused = [name for name in table.unused if not _of_pairs(name)] if names & {*PAIRED, *table.parts} else table.unused
+    if unused:
         raise ValueError(
             f"{path}: expected the column image and, as wanted, name, mask, contrast and series, received"
-            f" {', '.join(table.unused)}; rename or remove it"
+            f" {', '.join(unused)}; rename or remove it"
         )
-    return [_listed(path, where, row) for where, row in table.rows]
+    contrasts = divided_sides(path, table.parts, [row for _, row in table.rows]).get("source", ())
+    return [_listed(path, where, row, contrasts) for where, row in table.rows]
 
 
-def _listed(path: Path, where: str, row: Mapping[str, str]) -> ListedImage:
-    if "image" not in row:
-        raise ValueError(f"{path}: {where}: no value for image; fill it in or remove the row")
-    name = row.get("name", "")
+def _of_pairs(column: str) -> bool:
+    """Whether a column is one of a pair list that says nothing of what is to be translated."""
+    name = column.strip().casefold()
+    return name.startswith("target") or name in PAIR_COLUMNS
+
+
+def _listed(path: Path, where: str, row: Mapping[str, str], contrasts: Sequence[str] = ()) -> ListedImage:
+    sources = {
+        name: (path.parent / row[f"source_{name}"], row.get(f"source_{name}_series"))
+        for name in contrasts
+        if f"source_{name}" in row
+    }
+    given = row.get("image", row.get("source"))
+    if given is None and not sources:
+        wanted = f"one of {', '.join(f'source_{name}' for name in contrasts)}" if contrasts else "image"
+        raise ValueError(f"{path}: {where}: no value for {wanted}; fill it in or remove the row")
+    if given is not None and sources:
+        raise ValueError(f"{path}: {where}: expected image, or columns source_NAME, received both; remove one")
+    name = row.get("name", "") or _case(row)
     if name:
         name = check_name(f"{path}: {where}: name", name, "it names a folder, so rename it")
     mask = path.parent / row["mask"] if "mask" in row else None
-    image = ListedImage(path.parent / row["image"], name, mask, row.get("contrast"), row.get("series"))
-    for file in (image.path, image.mask):
+    series = row.get("series", row.get("source_series"))
+    first = path.parent / given if given is not None else next(iter(sources.values()))[0]
+    contrast = row.get("contrast")
+    if len(contrasts) == 1:
+        contrast, (_, series), sources = contrasts[0], sources[contrasts[0]], {}
+    image = ListedImage(first, name, mask, contrast, series, sources)
+    for file in (*image.files.values(), image.mask):
         if file is not None and not file.exists():
             raise FileNotFoundError(
                 f"{path}: {where}: no such file {file}; correct the path, which is relative to the list's folder"
             )
     return image
+
+
+def _case(row: Mapping[str, str]) -> str:
+    """The name that a pair list gives, as `Pair.name` has it; empty where it gives none."""
+    subject, case = row.get("subject", ""), row.get("case", row.get("subject", ""))
+    return case if case.startswith(subject) else f"{subject}_{case}"
 
 
 def _distinct(paths: Sequence[Path], taken: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from medtrace.data.lists.folder_layouts import channel_names, read_json, stem
 from medtrace.data.lists.names import check_name
 from medtrace.data.lists.pair_list import SPLITS, Pair, existing
 from medtrace.data.lists.studies import Study
+from medtrace.geometry.volume import read_volume_grid
+from medtrace.guard.volume_files import VOLUMES
 
 _SUBJECTS = ("subject", "subject_id", "patient", "patient_id", "id")
 _PAIRED = {"training_paired_images": "training", "registration_val": "validation", "registration_test": "test"}
@@ -113,12 +116,13 @@ def read_decathlon(place: Path) -> list[Study]:
     """The cases of a MONAI data list: `{"training": [{"image": ..., "label": ...}, ...], "test": [...]}`.
 
     Every entry that is a path names a contrast by its key: `{"T1": ..., "T2": ...}`. `image` is called as `modality`
-    (or `channel_names`) says, and may be a list of files, one for each; `label` holds labels and `mask` a mask. A
-    case's subject is its `subject`, `subject_id`, `patient_id` or `id`, else the image's name.
+    (or `channel_names`) says, and may be a list of files, one for each, or one file of four axes that holds a volume
+    for each, as in the Medical Segmentation Decathlon; `label` holds labels and `mask` a mask. A case's subject is its
+    `subject`, `subject_id`, `patient_id` or `id`, else the image's name.
 
     Raises:
         FileNotFoundError: if an image does not exist.
-        ValueError: if an entry cannot be read, such as one file for several modalities.
+        ValueError: if an entry cannot be read, such as one file of three axes for several modalities.
     """
     path = json_of(place)
     if path is None:
@@ -134,12 +138,13 @@ def read_decathlon(place: Path) -> list[Study]:
                 raise ValueError(f"{where}: expected an object, received {item!r:.40}; name its image")
             studies.append(_study(where, path, entry, names, split))
     if len({study.split for study in studies}) < 2:
-        return [Study(s.subject, s.images, "", s.labels, s.mask, origin=s.origin) for s in studies]
+        return [replace(study, split="") for study in studies]
     return studies
 
 
 def _study(where: str, path: Path, entry: Mapping[str, Any], names: Mapping[int, str], split: str) -> Study:
     images: dict[str, Path] = {}
+    volumes: dict[str, str] = {}
     for key, value in entry.items():
         if key in ("label", "mask", "fold", *_SUBJECTS):
             continue
@@ -147,6 +152,10 @@ def _study(where: str, path: Path, entry: Mapping[str, Any], names: Mapping[int,
         if not files or not all(isinstance(file, str) for file in files):
             continue  # a number, a box: MONAI's lists may hold anything beside images
         called = list(names.values()) if key == "image" and names else [key] * len(files)
+        if key == "image" and len(files) == 1 < len(called):
+            _check_volumes(where, path.parent, str(files[0]), called)
+            files = list(files) * len(called)
+            volumes = {name: str(number) for number, name in enumerate(called, start=1)}
         if len(called) != len(files) or len(set(called)) < len(called):
             raise ValueError(
                 f"{where}: {key}: expected one file for each of {', '.join(dict.fromkeys(called))}, received"
@@ -157,4 +166,16 @@ def _study(where: str, path: Path, entry: Mapping[str, Any], names: Mapping[int,
         raise ValueError(f"{where}: expected an image, received {', '.join(entry) or 'nothing'}; name one")
     subject = next((str(entry[name]) for name in _SUBJECTS if name in entry), stem(next(iter(images.values()))))
     labels, mask = (_map(where, path, entry, name) for name in ("label", "mask"))
-    return Study(subject, images, labels=labels, mask=mask, split=split, origin=where)
+    return Study(subject, images, labels=labels, mask=mask, split=split, origin=where, volumes=volumes)
+
+
+def _check_volumes(where: str, folder: Path, file: str, called: Sequence[str]) -> None:
+    """Check that a file holds a volume for each of several modalities."""
+    image = existing(f"{where}: image", folder, file)
+    told = f"{where}: image: expected one file for each of {', '.join(dict.fromkeys(called))}, or one of four axes"
+    if not image.name.lower().endswith(VOLUMES):
+        raise ValueError(f"{told}, received {image}; split it into a file a contrast")
+    shape = read_volume_grid(image).shape
+    count = shape[3] if len(shape) > 3 else 1
+    if count != len(called) or len(set(called)) < len(called):
+        raise ValueError(f"{told} that holds {len(called)} volumes, received {count} in {image}; correct modality")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from medtrace.data.lists.names import check_name
 from medtrace.data.lists.pair_list import LABELS, Pair, PairImage
+from medtrace.data.lists.variants import contrast_of, matching, single, spelled_out
 
 LOGGER = logging.getLogger("medtrace.data")
 
@@ -25,8 +26,12 @@ class Study:
         images: contrast → file or DICOM folder.
         visit: which date, where a subject has several.
         labels: segmentation on the grid of the images.
+        lesion: likewise of pathology.
         mask: foreground of the images.
         split: "training", "validation" or "test", where the layout has one.
+        volumes: contrast → which volume of its file, where that holds several.
+        variants: name of an image by which it differs from others of its contrast (see `variants`) → file; those of
+            a contrast of which there is one are in `images` too.
     """
 
     subject: str
@@ -36,6 +41,32 @@ class Study:
     mask: Path | None = None
     split: str = ""
     origin: str = field(default="", compare=False)
+    lesion: Path | None = None
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """Contrasts, also those of which there are several images."""
+        return {*self.images, *map(contrast_of, self.variants)}
+
+    def image(self, name: str, side: str = "source", channel: int = 0) -> PairImage | None:
+        """The image of a contrast or, of several, of a variant; None where there is none.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        if name in self.images:
+            return PairImage(side, channel, name, self.images[name], self.volumes.get(name))
+        found = matching(self.variants, name)
+        if len(found) > 1:
+            longest = max(found, key=len)
+            raise ValueError(
+                f"{self.origin}: expected one {name} a subject and date, received {', '.join(found)}; ask for one by"
+                f" its entities, such as --select {longest}, or for each as a case of its own, such as --select"
+                f" {single(longest)}; or write a pair list that says which"
+            )
+        return PairImage(side, channel, contrast_of(name), self.variants[found[0]]) if found else None
 
 
 class Selection(NamedTuple):
@@ -78,18 +109,21 @@ def pairs_of(studies: Sequence[Study], select: Sequence[str], place: Path) -> li
     Raises:
         ValueError: if nothing is asked for, a contrast is unknown, or no study has what is asked for.
     """
-    known = sorted({name for study in studies for name in study.images})
+    known = sorted({name for study in studies for name in study.names})
     if not select:
         raise ValueError(
             f"{place}: has {', '.join(known)}; say what is to become what by --select SOURCE:TARGET, or by --select"
             " CONTRAST of two dates"
         )
     pairs: list[Pair] = []
+    variants = [name for study in studies for name in study.variants]
+    select = [one for text in select for one in spelled_out(text, variants)]
     for text in select:
         selection = Selection.of(text)
         for name in (*selection.sources, *selection.targets):
-            if name not in known:
+            if name not in known and not matching(variants, name):
                 raise ValueError(f"select: expected contrasts among {', '.join(known)}, received {name!r}")
+        _check_apart(selection)
         suffix = f"_{check_name('select', text.replace(':', '-').replace(',', '+'))}" if len(select) > 1 else ""
         made = _within(studies, selection, suffix) if selection.targets else _between(studies, selection, suffix)
         if not made:
@@ -110,61 +144,75 @@ def images_of(studies: Sequence[Study], select: Sequence[str], side: str, place:
     Raises:
         ValueError: if a contrast is unknown, or there are several and none is asked for.
     """
-    known = sorted({name for study in studies for name in study.images})
-    wanted = [name for name in select if name in known] or (known if len(known) == 1 else [])
+    known = sorted({name for study in studies for name in study.names})
+    variants = [name for study in studies for name in study.variants]
+    select = [one for text in select for one in spelled_out(text, variants)]
+    asked = [name for name in select if name in known or matching(variants, name)]
+    wanted = asked or (known if len(known) == 1 else [])
     if not wanted:
         raise ValueError(f"{place}: has {', '.join(known)}; choose the {side}s by --select CONTRAST")
     pairs = []
     for name in wanted:
-        for study in (study for study in studies if name in study.images):
+        for study in studies:
+            found = study.image(name, side)
+            if found is None:
+                continue
             pair = _pair(study, study, {}, f"_{name}" if len(wanted) > 1 else "")
-            image: dict[str, Any] = {side: study.images[name], "source" if side == "target" else "target": None}
-            labels: dict[str, Any] = {f"{side}_labels": study.labels}
-            case = f"{pair.case}_{side}"
-            pairs.append(replace(pair, **image, **labels, case=case, contrast=name, target_contrast=name))
+            image: dict[str, Any] = {side: found.path, "source" if side == "target" else "target": None}
+            image |= {f"{side}_series": found.series, "contrast": found.contrast, "target_contrast": found.contrast}
+            pairs.append(replace(pair, **image, case=f"{pair.case}_{side}"))
     return _same_labels(pairs, place)
 
 
 def _within(studies: Sequence[Study], selection: Selection, suffix: str) -> list[Pair]:
     pairs, lacking = [], 0
     for study in studies:
-        there = [name for name in selection.sources if name in study.images]
-        if not there or not all(name in study.images for name in selection.targets):
+        sources, targets = (
+            tuple(study.image(name, side, channel) for channel, name in enumerate(names))
+            for side, names in zip(("source", "target"), selection)
+        )
+        there = [image for image in sources if image is not None]
+        if not there or None in targets:
             lacking += 1
             continue
-        values: dict[str, Any] = {"source": study.images[there[0]], "target": study.images[selection.targets[0]]}
-        values |= {"contrast": there[0], "target_contrast": selection.targets[0]}
+        values = {**_image("source", there[0]), **_image("target", targets[0])}
         if len(selection.sources) > 1 or len(selection.targets) > 1:
-            values |= {
-                f"{side}s": _channels(study, side, getattr(selection, f"{side}s")) for side in ("source", "target")
-            }
-            values["channels"] = selection.sources
+            values |= {"sources": sources, "targets": targets, "channels": tuple(map(contrast_of, selection.sources))}
         pairs.append(_pair(study, study, values, suffix))
     if lacking:
         LOGGER.warning("%d of %d studies lack a contrast that is asked for and are left out", lacking, len(studies))
     return pairs
 
 
-def _channels(study: Study, side: str, names: Sequence[str]) -> tuple[PairImage | None, ...]:
-    return tuple(
-        PairImage(side, channel, name, study.images[name]) if name in study.images else None
-        for channel, name in enumerate(names)
-    )
+def _image(side: str, image: PairImage | None) -> dict[str, Any]:
+    if image is None:
+        return {}
+    contrast = "contrast" if side == "source" else "target_contrast"
+    return {side: image.path, f"{side}_series": image.series, contrast: image.contrast}
+
+
+def _check_apart(selection: Selection) -> None:
+    for names in selection:
+        contrasts = list(map(contrast_of, names))
+        if len(set(contrasts)) < len(contrasts):
+            raise ValueError(
+                f"select: expected images of one side in several contrasts, received {', '.join(names)}; a network"
+                " distinguishes its channels by their contrasts: select one of each"
+            )
 
 
 def _between(studies: Sequence[Study], selection: Selection, suffix: str) -> list[Pair]:
     """Each date to the next of a subject that has the contrast."""
     (name,) = selection.sources
-    dates: dict[str, list[Study]] = defaultdict(list)
+    dates: dict[str, list[tuple[Study, PairImage]]] = defaultdict(list)
     for study in studies:
-        if name in study.images:
-            dates[study.subject].append(study)
+        if (image := study.image(name)) is not None:
+            dates[study.subject].append((study, image))
     pairs = []
     for several in dates.values():
-        ordered = sorted(several, key=lambda study: study.visit)
-        for before, after in itertools.pairwise(ordered):
-            values = {"source": before.images[name], "target": after.images[name], "contrast": name}
-            pairs.append(_pair(before, after, values, suffix))
+        ordered = sorted(several, key=lambda one: one[0].visit)
+        for (before, source), (after, target) in itertools.pairwise(ordered):
+            pairs.append(_pair(before, after, {**_image("source", source), **_image("target", target)}, suffix))
     return pairs
 
 
@@ -179,6 +227,8 @@ def _pair(before: Study, after: Study, values: Mapping[str, Any], suffix: str) -
         mask=before.mask,
         source_labels=before.labels,
         target_labels=after.labels,
+        source_lesion=before.lesion,
+        target_lesion=after.lesion,
         split=before.split,
         origin=before.origin,
         **values,

@@ -198,7 +198,7 @@ def read_case(
         members.append(Member(image, moved, tissue if mask is None else mask))
     if "target" in result:
         onto = {name: labels for name, labels in maps.items() if name.startswith("target")}
-        maps |= {name: _moved_labels(labels, reference, result["target"]) for name, labels in onto.items()}
+        maps |= {name: moved_labels(labels, reference, result["target"]) for name, labels in onto.items()}
     case = Case(pair, members, reference.affine, result, entries_of(maps), digests)
     return replace(_oriented(case, settings), landmarks=landmarks, records=records)
 
@@ -336,7 +336,7 @@ def onto_reference(
     return (moved[..., None], inside[..., None], motion) if flat else (moved, inside, motion)
 
 
-def _moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidTransform) -> Tensor:
+def moved_labels(labels: MetaTensor, source: MetaTensor, motion: RigidTransform) -> Tensor:
     """Labels of the target on the source's grid, each voxel from the nearest."""
     flat = source.shape[-1] == labels.shape[-1] == 1
     fixed = source

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medtrace.data.lists.layouts import LESIONS, Pair
 from medtrace.data.masks import read_labels, read_mask
+from medtrace.data.structures import is_structures, read_liver_labels, read_tumors
 
 ENTRIES = {
     "source_lesion": "source_mask",
@@ -52,11 +53,20 @@ def read_maps(
         if path is None:
             values = torch.zeros_like(image.as_tensor()[:1], dtype=torch.bool)
         elif column in LESIONS:
-            values = read_mask(path, image, image_path, allow_empty=True)
+            values = (
+                read_tumors(path, image, image_path)
+                if is_structures(path)
+                else read_mask(path, image, image_path, allow_empty=True)
+            )
         else:
-            values = read_labels(path, image, image_path)
+            values = read_label_map(path, image, image_path)
         maps[column] = MetaTensor(values, affine=image.affine)
     return maps
+
+
+def read_label_map(path: Path, image: Tensor, image_path: Path) -> Tensor:
+    """Read labels from a file, or a folder of structures, on the grid of an image; see `medtrace.data.masks`."""
+    return (read_liver_labels if is_structures(path) else read_labels)(path, image, image_path)
 
 
 def entries_of(maps: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from medtrace.engines.runs import load_method
 from medtrace.evaluation.certificate import figures as measure
 from medtrace.evaluation.certificate.checks import independent_field, trace_checks
 from medtrace.evaluation.certificate.corruption import SPOILERS, Case, exchangeable_cases, true_trace
+from medtrace.evaluation.certificate.crossed import crossed_case, crossed_contrasts
 from medtrace.evaluation.certificate.probes import Translator, translator_checks
 from medtrace.evaluation.certificate.record import Certificate, Status
 from medtrace.evaluation.certificate.thresholds import Thresholds
@@ -81,6 +82,7 @@ def assess_corrupted(
     seed: int = 0,
     split: str = "test",
     thresholds: Thresholds | None = None,
+    target_contrast: str | None = None,
     progress: bool = False,
 ) -> list[Assessment]:
     """Certify the true traces of TraceBench cases and everything that `SPOILERS` makes of them.
@@ -91,17 +93,29 @@ def assess_corrupted(
         spatial_shape: (H, W) or (H, W, D).
         seed, split: of TraceBench; the defaults of `Thresholds` were chosen on "validation".
         thresholds: limits; None is the defaults.
+        target_contrast: what the targets show instead, in its unit: "T2" or "CT" (see `crossed`); None leaves them.
         progress: show a bar.
+
+    Raises:
+        ValueError: if there are fewer than two cases, or the contrast is unknown.
     """
     limits = thresholds or Thresholds()
     assessments = []
+    learned = (
+        {}
+        if target_contrast is None
+        else {task: crossed_contrasts(target_contrast, task, tuple(spatial_shape), seed) for task in tasks}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupted fields have no good inverse
         for one in exchangeable_cases(tasks, cases, spatial_shape, seed=seed, split=split, progress=progress):
-            truth = true_trace(one.case)
+            case, other = one.case, one.other
+            if one.task in learned:
+                case, other = (crossed_case(each, learned[one.task]) for each in (case, other))
+            truth = true_trace(case)
             reference = independent_field(truth, limits)
             for kind, corruption in SPOILERS.items():
-                corrupted = corruption.apply(truth, one.other, one.random)
+                corrupted = corruption.apply(truth, other, one.random)
                 checks = trace_checks(corrupted, limits, reference if corruption.same_pair else None)
                 certificate = Certificate(f"{one.task}-{one.number:04d}", tuple(checks))
                 assessments.append(Assessment(kind, wrongness(corrupted, truth), certificate, _error(corrupted, truth)))

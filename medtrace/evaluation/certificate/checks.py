@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.fields import warp
 from medtrace.registration.independent_registration import independent_registration
 from medtrace.trace import Contrast, Trace
+from medtrace.trace.contrast import HU
 
 FIELD_CHECKS = ("zero-field control", "field against image")
 OWN_WARPED = 1e-3
@@ -115,8 +116,8 @@ def field_against_image(
     image = trace.image if target is None else target
     if target is not None and trace.mask is not None and bool((region & (trace.mask < 0.5)).any()):
         region = region & (trace.mask < 0.5)  # what a lesion hides has no counterpart
-    still = measure.on_image_grid(trace)
-    claimed = measure.similarity(trace.warped, image, region)
+    still, warped, image = _comparable(trace, image, region)
+    claimed = measure.similarity(warped, image, region)
     zero = measure.similarity(still, image, region)
     control = assessed(
         FIELD_CHECKS[0],
@@ -144,9 +145,22 @@ def field_against_image(
 
 def independent_field(trace: Trace, thresholds: Thresholds) -> Tensor:
     """Displacement (spatial_dims, *small) that SimpleITK finds between source and image, on the reference grid."""
-    still = measure.on_image_grid(trace)
+    region = measure.foreground(measure.on_image_grid(trace), trace.image)
+    still, _, image = _comparable(trace, trace.image, region)
     everywhere = torch.ones_like(still[:1], dtype=torch.bool)
-    return _registered(_at_reference_size(trace, still, trace.image, everywhere, thresholds), thresholds)
+    return _registered(_at_reference_size(trace, still, image, everywhere, thresholds), thresholds)
+
+
+def _comparable(trace: Trace, image: Tensor, region: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Unmoved source, warped source and image; of those in HU the ranks, so that soft tissue counts beside air."""
+    still, warped = measure.on_image_grid(trace), trace.warped
+    if _hounsfield(trace.source_contrasts):
+        still, warped = (measure.equalized(value, region) for value in (still, warped))
+    return still, warped, measure.equalized(image, region) if _hounsfield(trace.contrasts) else image
+
+
+def _hounsfield(contrasts: Sequence[Contrast] | None) -> bool:
+    return contrasts is not None and all(contrast.unit == HU for contrast in contrasts)
 
 
 def residual(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:

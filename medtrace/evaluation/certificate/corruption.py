@@ -60,7 +60,9 @@ def exchangeable_cases(
 
 
 def true_trace(case: Case) -> Trace:
-    """The trace that a case's truth makes: its target as the image."""
+    """The trace that a case's truth makes: its target as the image, with the contrasts of a `crossed_case`."""
+    names = ("source_contrasts", "contrasts")
+    contrasts: dict[str, Any] = {name: (one,) for name, one in zip(names, case.get("contrasts", ()))}
     members = {name: detached(case[name]) for name in ("source", "target", "ddf", "inverse_ddf")}
     return Trace.build(
         members["source"],
@@ -69,6 +71,7 @@ def true_trace(case: Case) -> Trace:
         inverse_ddf=members["inverse_ddf"],
         mask=None if case.get("mask") is None else detached(case["mask"]).float(),
         affine=case["source"].affine,
+        **contrasts,
     )
 
 

@@ -199,6 +199,21 @@ def foreground(source: Tensor, image: Tensor) -> Tensor:
     return masks[0] | masks[1]
 
 
+def equalized(image: Tensor, region: Tensor) -> Tensor:
+    """The ranks of an image's values among those of a region, in [0, 1].
+
+    A CT spans -1000 to 1500 HU, of which soft tissue takes 100: in bins over its range it is of one value.
+
+    Args:
+        image: (C, *spatial).
+        region: boolean (1, *spatial); empty for everywhere.
+    """
+    chosen = region if bool(region.any()) else torch.ones_like(region)
+    ordered = image[chosen.expand_as(image)].sort().values
+    ranks = torch.searchsorted(ordered, image.contiguous())
+    return (ranks / len(ordered)).to(image)
+
+
 def similarity(first: Tensor, second: Tensor, region: Tensor, num_bins: int = 32) -> float:
     """Studholme's normalized mutual information, 1 (none) to 2, over a region, each image in its own range."""
     pair = [_unit(value.detach().double().mean(0, keepdim=True), region)[None] for value in (first, second)]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from medtrace.data.lists.folder_layouts import read_brats, read_ircadb
 from medtrace.data.lists.studies import Study
-from medtrace.data.masks import check_same_grid
 from medtrace.data.reading import read_image, read_values
+from medtrace.data.structures import LIVER, read_structure, read_tumors, tumors_in
 from medtrace.geometry.resampling import Reorientation, resize, resize_labels, shape_at_spacing, spacing_of
 from medtrace.methods.recipes import Counts, CrossedSlices
 from medtrace.trace.validation import as_tensor
@@ -114,7 +114,7 @@ def _head(study: Study, contrast: str, split: str, ill: bool) -> TumorSlice | No
 
 def _livers(studies: Sequence[Study], healthy: Counts, pathological: Counts) -> Iterator[TumorSlice]:
     """A healthy slice of every patient and, of the first of a split that have a tumor, one that shows it."""
-    with_tumor = {study.subject for study in studies if _tumors(study)}
+    with_tumor = {study.subject for study in studies if tumors_in(_masks(study))}
     if len(studies) < sum(healthy) or len(with_tumor) < sum(pathological):
         raise ValueError(
             f"data: expected {sum(healthy)} patients, {sum(pathological)} of them with a tumor of the liver, received"
@@ -133,34 +133,17 @@ def _livers(studies: Sequence[Study], healthy: Counts, pathological: Counts) -> 
 
 
 def _masks(study: Study) -> Path:
-    folder = Path(study.origin) / "MASKS_DICOM"
-    return folder / "MASKS_DICOM" if (folder / "MASKS_DICOM").is_dir() else folder
-
-
-def _tumors(study: Study) -> list[Path]:
-    """Masks of tumors of the liver, one or several."""
-    return sorted(folder for folder in _masks(study).glob("livertumo*") if folder.is_dir())
+    return study.lesion or Path(study.origin) / "MASKS_DICOM"
 
 
 def _liver_volume(study: Study) -> _Volume:
     scan = study.images["CT"]
     image = read_image(scan)
-    liver = _masks(study) / "liver"
-    if not liver.is_dir():
-        raise FileNotFoundError(f"{liver}: no such folder; unzip MASKS_DICOM.zip there")
-    organ = _mask(liver, image, scan)
-    tumor = torch.zeros_like(organ)
-    for folder in _tumors(study):
-        tumor |= _mask(folder, image, scan)
+    organ = read_structure(_masks(study) / LIVER, image, scan)
+    tumor = read_tumors(_masks(study), image, scan)
     upright, spacing = _upright(image)
     plan = Reorientation.to_ras(image.affine, image.shape[1:], 2)
     return _Volume(upright, plan.apply(tumor), plan.apply(organ | tumor), spacing)
-
-
-def _mask(folder: Path, image: Tensor, scan: Path) -> Tensor:
-    values = read_values(folder)
-    check_same_grid(values, folder, image, scan)
-    return as_tensor(values) > 0
 
 
 def _liver(subject: str, split: str, volume: _Volume, *, ill: bool) -> TumorSlice:

@@ -98,6 +98,15 @@ class PlasticineMethod(Method):
     networks: DiffusionTranslator
 
     @classmethod
+    def widened(cls, settings: PlasticineSettings) -> PlasticineSettings:
+        """As of every method; of neighboring slices none is compared with the target."""
+        wide: PlasticineSettings = super().widened(settings)
+        if settings.neighbors and settings.registered_channels is None:
+            own = tuple(range(settings.in_channels))
+            return wide.model_copy(update={"registered_channels": own})
+        return wide
+
+    @classmethod
     def from_settings(cls, settings: PlasticineSettings) -> Self:
         """Build it from its settings."""
         networks = DiffusionTranslator(
@@ -135,7 +144,7 @@ class PlasticineMethod(Method):
     @classmethod
     def case_transform(cls, settings: PlasticineSettings) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
         """Structure maps, made once per image; of images with several channels the method makes them itself."""
-        if max(settings.in_channels, settings.out_channels) > 1:
+        if max(cls.widened(settings).in_channels, settings.out_channels) > 1:
             return None
         how = settings.structure
         return StructureMapd(["source", "target"], method=how.method, gamma=how.gamma, allow_missing_keys=True)

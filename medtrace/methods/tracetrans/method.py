@@ -79,6 +79,15 @@ class TraceTransMethod(Method):
     networks: DualDecoderGAN
 
     @classmethod
+    def widened(cls, settings: TraceTransSettings) -> TraceTransSettings:
+        """As of every method; of neighboring slices none is compared with the target."""
+        wide: TraceTransSettings = super().widened(settings)
+        if settings.neighbors and settings.registered_channels is None:
+            own = tuple(range(settings.in_channels))
+            return wide.model_copy(update={"registered_channels": own})
+        return wide
+
+    @classmethod
     def from_settings(cls, settings: TraceTransSettings) -> Self:
         """Build it from its settings."""
         networks = DualDecoderGAN(

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -137,7 +138,7 @@ def translate_cases(
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         check_positive(name, value)
     check_transform_formats(transforms)
-    listed = list_images(images)
+    listed = list_images(images, several=True)
     how = _How(
         Path(run).absolute(),
         _run_digest(Path(run)),
@@ -196,8 +197,9 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         FileExistsError: if the folder holds something else and may not be overwritten.
         FileNotFoundError, ValueError: see `translate.translate`.
     """
+    series = {name: chosen for name, (_, chosen) in image.sources.items()}
     key = case_key(
-        {"image": image.path, "mask": image.mask},
+        {"mask": image.mask, **{f"image{name and f' {name}'}": path for name, path in image.files.items()}},
         file=image.path.name,
         run=how.digest,
         contrast=image.contrast,
@@ -205,7 +207,7 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         batch_size=how.batch_size,
         patch_size=how.patch_size,
         report=how.report,
-        series=image.series,
+        series=series or image.series,
         resample_tilt=how.resample_tilt,
         page=how.page,
         precise=how.precise,
@@ -219,13 +221,13 @@ def translate_case(image: ListedImage, how: _How) -> Literal["translated", "kept
         with Progress(disable=True) as bar:
             result = translation(
                 how.run,
-                image.path,
+                image.files if image.sources else image.path,
                 lambda: _objective(how.run, how.digest, how.device),
                 mask=image.mask,
                 contrast=image.contrast,
                 batch_size=how.batch_size,
                 patch_size=how.patch_size,
-                series=image.series,
+                series=series or image.series,
                 resample_tilt=how.resample_tilt,
                 page=how.page,
                 fit=how.fit,
@@ -275,7 +277,8 @@ def _run_digest(run: Path) -> str:
 def _absolute(image: ListedImage, contrast: str | None) -> ListedImage:
     """The image as a worker finds it, whatever its working folder is."""
     mask = None if image.mask is None else image.mask.absolute()
-    return ListedImage(image.path.absolute(), image.name, mask, image.contrast or contrast, image.series)
+    sources = {name: (path.absolute(), series) for name, (path, series) in image.sources.items()}
+    return replace(image, path=image.path.absolute(), mask=mask, contrast=image.contrast or contrast, sources=sources)
 
 
 def _write_table(path: Path, images: Sequence[ListedImage], outcomes: Sequence[Outcome]) -> None:
@@ -283,5 +286,6 @@ def _write_table(path: Path, images: Sequence[ListedImage], outcomes: Sequence[O
     writer = csv.writer(text)
     writer.writerow(["case", "image", "status", "reason"])
     for image, outcome in zip(images, outcomes):
-        writer.writerow([image.name, image.path, outcome.value or "failed", outcome.failure or ""])
+        files = " ".join(f"{name}={path}" if name else str(path) for name, path in image.files.items())
+        writer.writerow([image.name, files, outcome.value or "failed", outcome.failure or ""])
     atomic_write(path, text.getvalue())

@@ -26,6 +26,7 @@ class DatasetFacts:
         lesions: whether items have masks of lesions.
         spacing: voxel size in mm, where all have one.
         unpaired: whether it holds two domains, without pairs.
+        scans: that the training items were cut from.
     """
 
     preparation: Preparation
@@ -35,6 +36,7 @@ class DatasetFacts:
     lesions: bool
     spacing: tuple[float, ...] | None
     unpaired: bool = False
+    scans: int = 0
 
     @classmethod
     def of(cls, dataset: str | os.PathLike) -> DatasetFacts:
@@ -60,12 +62,18 @@ class DatasetFacts:
             any("mask" in entry for entry in index["training"]),
             preparation.spacing,
             bool(index.get("unpaired")),
+            len({entry.get("volume", entry["case"]) for entry in index["training"]}),
         )
 
     @property
     def largest(self) -> tuple[int, ...]:
         """Size of the largest training item."""
         return max(self.sizes, key=lambda size: (math.prod(size), size), default=())
+
+    @property
+    def stacked(self) -> bool:
+        """Whether items are slices of which several are of one scan."""
+        return self.preparation.spatial_dims == 2 and self.scans < self.counts["training"]
 
     @property
     def crossed(self) -> bool:

@@ -16,19 +16,21 @@ from medtrace.data.dataset import read_index
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.data.scan_files import read_scan_files, scan_files_of
 from medtrace.engines.runs import read_run
-from medtrace.evaluation.delivered import MAE, PSNR, SSIM, Truth, delivered_scores, in_common_units, truths
+from medtrace.evaluation.delivered import Truth, delivered_scores, in_common_units, truths
+from medtrace.evaluation.labels import label_agreement
 from medtrace.evaluation.scoring import Tracer
 from medtrace.evaluation.tracers import TracerMethod
 from medtrace.evaluation.true_scans import TrueScans
+from medtrace.fields import warp
 from medtrace.guard.notices import caution, collecting, notify
-from medtrace.inference.delivery import after_of, deliver
+from medtrace.inference.delivery import Delivered, after_of, deliver
 from medtrace.inference.fitting import Division
 from medtrace.inference.sources import SourceImages
 from medtrace.methods.base import Method
 from medtrace.methods.settings import PreparedData
 from medtrace.metrics import CaseTable
 from medtrace.report.score_lines import score_lines
-from medtrace.trace.contrast import Contrast
+from medtrace.trace.contrast import HU, Contrast
 from medtrace.workflows.translate import run_preparation
 
 
@@ -104,7 +106,7 @@ class DeliveredScores:
             units = "; ".join(
                 f"{name} in {facts['unit']}{', on the scale of the mean training scan' if facts['relative'] else ''},"
                 f" over the {facts['region']}, PSNR and SSIM with the range {facts['range'][0]:g} to"
-                f" {facts['range'][1]:g}"
+                f" {facts['range'][1]:g}{SYNTHRAD_NOTE if facts['unit'] == HU else ''}"
                 for name, facts in self.facts.items()
             )
             parts.append(
@@ -116,6 +118,7 @@ class DeliveredScores:
 
 
 ALL = "all scans"
+SYNTHRAD_NOTE = " (`synthrad_`: SynthRAD's conventions, always -1024 to 3071 HU)"
 
 
 def score_delivered(
@@ -199,11 +202,12 @@ def _of_scan(
         contrast = true.contrast(row.preparation)
         delivered = deliver(row.method, row.preparation, sources, contrast, division, fit=True, bar=bar, name="scan")
         images = in_common_units(delivered)
+        agreement = _labels_of(true, delivered)
         scores: dict[str, list[dict[str, float]]] = defaultdict(list)
         for channel, truth in zip(images, wanted):
             scores[truth.contrast.name].append(delivered_scores(channel[None], truth))
         result[name] = {
-            contrast: {column: float(np.mean([one[column] for one in channels])) for column in (MAE, PSNR, SSIM)}
+            contrast: {column: float(np.mean([one[column] for one in channels])) for column in channels[0]} | agreement
             for contrast, channels in scores.items()
         }
         bar.advance(task)
@@ -217,6 +221,18 @@ def _of_scan(
         for truth in prepared[0][3]
     }
     return result, facts
+
+
+def _labels_of(true: TrueScans, delivered: Delivered) -> dict[str, float]:
+    """How well the field carries the labels of the source onto those of the target; none without labels."""
+    if not true.labels:
+        return {}
+    ddf, source = delivered.parts.ddf, true.labels["source"]
+    moved = warp(source[None], ddf[None], mode="nearest")[0]
+    first = next(iter(true.scans.values()))
+    spacing = first.affine[:3, : ddf.shape[0]].norm(dim=0).tolist()
+    found = label_agreement(moved, true.labels["target"], spacing)
+    return {f"delivered_{name}": value for name, value in found.items()}
 
 
 def _prepared(

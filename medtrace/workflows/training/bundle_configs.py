@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medtrace.methods import Method, MethodSettings
+from medtrace.methods.base import NEIGHBORS
 
 _IMPORTS = ("torch", "monai", "medtrace", "medtrace.data", "medtrace.engines", "medtrace.methods")
 _DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
@@ -222,7 +223,9 @@ def _inference(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
     pairs = "translate" not in kind.abilities.tasks
     keys: list[str] = ["source", "target", "mask", "source_mask"] if pairs else ["source"]
     images = keys[:2] if pairs else keys
-    missing = {"allow_missing_keys": True} if pairs else {}
+    beside = [] if pairs else [NEIGHBORS]
+    read_beside = [] if pairs else [{"_target_": "medtrace.data.neighbors.ReadNeighborsd"}]
+    missing = {"allow_missing_keys": True}
     result = (
         "$[{'case': os.path.basename(stem), **{name: path for name in @keys if os.path.isfile(path := stem + '_' + name"
         " + '.nii.gz')}} for stem in @stems]"
@@ -242,15 +245,17 @@ def _inference(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
             "_target_": "monai.transforms.Compose",
             "transforms": [
                 {"_target_": "medtrace.data.nifti.ReadNiftid", "keys": keys, **missing},
+                *read_beside,
                 {
                     "_target_": "medtrace.data.dataset.DropSliceAxisd",
                     "_disabled_": "$@settings#spatial_dims == 3",
-                    "keys": keys,
+                    "keys": [*keys, *beside],
                     **missing,
                 },
                 {
                     "_target_": "monai.transforms.ScaleIntensityRanged",
-                    "keys": images,
+                    "keys": [*images, *beside],
+                    **missing,
                     "a_min": 0.0,
                     "a_max": 1.0,
                     "b_min": -1.0,
@@ -258,7 +263,12 @@ def _inference(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
                 },
             ],
         },
-        "dataset": {"_target_": "monai.data.Dataset", "data": result, "transform": "@preprocessing"},
+        "items": result,
+        "dataset": {
+            "_target_": "monai.data.Dataset",
+            "data": "@items" if pairs else "$medtrace.data.neighbors.with_neighbors(@items, @resolved.neighbors)",
+            "transform": "@preprocessing",
+        },
         # One by one: images of different sizes, and pairs with and without masks, make no batch.
         "dataloader": {"_target_": "monai.data.DataLoader", "dataset": "@dataset", "batch_size": 1},
         "inferer": {"_target_": "monai.inferers.SimpleInferer"},
