@@ -165,9 +165,12 @@ def test_information_at_points_agrees_with_torch(shape, parted):
 def test_compiled_information_is_that_of_the_table():
     table = np.random.default_rng(0).uniform(0, 3, (BINS, BINS))
     table[:4] = 0
+    parts = np.stack([0.25 * table, 0.75 * table])
     by_entry = np.empty_like(table)
-    value = normalized_information(table, smoothing_matrix(BINS), FLOOR, by_entry)
+    value, mass = normalized_information(parts, smoothing_matrix(BINS), FLOOR, True, by_entry)
     expected = information(table, True)
+    assert mass == pytest.approx(table.sum())
+    assert normalized_information(parts, smoothing_matrix(BINS), FLOOR, False, by_entry)[0] == value
     assert value == pytest.approx(expected.value, rel=1e-9)
     np.testing.assert_allclose(by_entry, expected.by_entry, atol=1e-9)
 

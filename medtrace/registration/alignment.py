@@ -25,7 +25,7 @@ FOLLOWED = (12, 4, 2)
 """Starts that are followed at the coarsest resolution, at the next, and at all others."""
 
 PROBES, PROBING = 4, 10
-"""Turned starts that are followed first, and for how many steps."""
+"""Turned starts that are followed first, and for how many steps these and the others go before they are compared."""
 
 CONVINCING, ELSEWHERE = 0.2, 3.0
 """Fraction of the information by which a start that is not turned must beat all probes that end elsewhere, more voxels
@@ -202,7 +202,8 @@ def _follow(
     coarse = levels[0]
     search = Search("rigid", 40, COARSE_TOLERANCE)
     straight = [start_score(coarse, name, matrix) for name, matrix in [*seeds, *_shifted(coarse)]]
-    followed = _distinct([refine(coarse, one, search) for one in straight], coarse)
+    begun = _distinct([refine(coarse, one, Search("rigid", PROBING)) for one in straight], coarse)
+    followed = _distinct([refine(coarse, one, search) for one in begun], coarse)
     convincing = False
     if turns:
         convincing, followed = _turned_too(coarse, followed, search)

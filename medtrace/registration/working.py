@@ -15,6 +15,7 @@ from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.greedy import operations
 from medtrace.registration.frames import Array, Frame
 from medtrace.registration.levels import content_box
+from medtrace.registration.scaling import percentiles
 
 MARGIN = 4
 """Voxels about the content of either image that are worked on too."""
@@ -109,10 +110,8 @@ def content_of(image: Tensor) -> Tensor:
         [flat.select(axis, side).flatten() for axis, size in enumerate(flat.shape) if size > 1 for side in (0, -1)]
         or [flat.flatten()]
     ).median()
-    order = flat.flatten().sort().values
-    last = order.numel() - 1
-    width = order[round(0.995 * last)] - order[round(0.005 * last)]
-    return ((flat - box_rim).abs() > 0.1 * width)[None]
+    low, high = percentiles(flat)
+    return ((flat - box_rim).abs() > 0.1 * (high - low))[None]
 
 
 def total_field(ddf: Tensor, working: Array, matrix: Array, fixed: Array, shape: Sequence[int]) -> Tensor:

@@ -1,8 +1,7 @@
-"""Registration beside greedy and ANTs: real heads, TraceBench, and heads whose headers were corrupted on purpose.
+"""Registration beside greedy and ANTs: real heads and TraceBench.
 
     python -m tests.benchmarks.registration heads --spacing 3      overlap of 17 structures, folds, roughness, seconds
     python -m tests.benchmarks.registration tracebench             error against the true field, 64 test cases
-    python -m tests.benchmarks.registration turns                  turned, shifted, scaled and inverted heads
     python -m tests.benchmarks.registration engines                the engine beside instance optimization
 
 The heads are those of the shared data folder (MEDTRACE_DATA, else ../shared/data); labels come from the network in
@@ -16,7 +15,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +28,11 @@ import torch
 from torch import Tensor
 
 from medtrace.fields import identity_grid, jacobian_determinant, non_diffeomorphic_fraction, sample, warp
-from medtrace.geometry.resampling import resize, resized_affine
+from medtrace.geometry.resampling import resized_affine
 from medtrace.kernels.between_grids import between_grids
 from medtrace.registration import register_images, thorough
 from tests.benchmarks.harness import optional
+from tests.benchmarks.registered_cases import bench_cases, coarser
 from tests.real_heads import DATA, Head, head, mean_dice, segmented
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -166,89 +166,6 @@ def heads(spacing: float, names: Sequence[str], leave: Sequence[str], contrast: 
                 f" | {found.seconds:.1f} | {found.note} |",
                 flush=True,
             )
-
-
-def coarser(one: Head, spacing: float) -> Head:
-    """The same head on larger voxels."""
-    shape = [round(size / spacing) for size in one.image.shape[1:]]
-    affine = resized_affine(one.affine, one.image.shape[1:], shape)
-    return one._replace(image=resize(one.image, shape), affine=affine)
-
-
-SPOILS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    **{
-        f"turned {degrees}° about {'xyz'[axis]}": {"axis": axis, "degrees": degrees}
-        for degrees in (20, 45, 90, 180)
-        for axis in range(3)
-    },
-    **{
-        f"shifted {count} voxels along {'xyz'[axis]}": {"axis": axis, "shift": count}
-        for count in (5, 15, 30)
-        for axis in range(3)
-    },
-    "scaled by 1.25": {"scale": 1.25},
-    "scaled by 1/1.25": {"scale": 0.8},
-    "header 60 mm off": {"axis": 0, "shift": 20},
-    "inverted": {"inverted": True},
-    "inverted, turned 90° about z": {"inverted": True, "axis": 2, "degrees": 90},
-    "header 1 m off": {"axis": 0, "shift": 1000 / 3},
-}
-"""What is done to the moving head at 3 mm."""
-
-
-def corrupted(
-    one: Head, axis: int = 0, degrees: float = 0, shift: float = 0, scale: float = 1, inverted: bool = False
-) -> Head:
-    """A head whose header lies, or whose contrast is turned over."""
-    angle, rest = np.deg2rad(degrees), [k for k in range(3) if k != axis]
-    turn = np.eye(4)
-    turn[np.ix_(rest, rest)] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    turn[:3, :3] *= scale
-    turn[axis, 3] += shift * float(one.affine[:3, 0].norm())
-    middle = np.eye(4)
-    middle[:3, 3] = (one.affine @ torch.tensor([*((size - 1) / 2 for size in one.image.shape[1:]), 1.0]).double())[:3]
-    affine = torch.from_numpy(middle @ turn @ np.linalg.inv(middle)) @ one.affine
-    image = one.image.max() - one.image if inverted else one.image
-    return one._replace(image=torch.where(one.image > 0, image, 0.0) if inverted else image, affine=affine)
-
-
-def turns(names: Sequence[str], contrast: str = "T1") -> list[tuple[str, float, str]]:
-    """Verdict and Dice of every corrupted head, with an alignment and without one."""
-    whole = {name: head(name) for name in names}
-    labels = {name: segmented(one) for name, one in whole.items()}
-    moving, fixed = coarser(head(names[0], contrast), 3), coarser(whole[names[1]], 3)
-    rows = []
-    print("| what was done to the moving head | align auto | Dice | align none | Dice |\n|---|---|---|---|---|")
-    for what, corrupt in SPOILS.items():
-        cells = []
-        for alignment in ("auto", "none"):
-            bad = corrupted(moving, **corrupt)
-            try:
-                result = register_images(bad.image, fixed.image, bad.affine, fixed.affine, alignment=alignment)
-            except ValueError as error:
-                cells += ["error", "–"]
-                rows.append((f"{what}, {alignment}", float("nan"), str(error)))
-                continue
-            dice = mean_dice(carry(result.ddf, bad, fixed, labels[names[0]], whole[names[1]]), labels[names[1]])
-            cells += [f"{result.verdict.grade}, {result.alignment.kind}", f"{dice:.3f}"]
-            rows.append((f"{what}, {alignment}", dice, result.verdict.text()))
-        print(f"| {what} | {' | '.join(cells)} |", flush=True)
-    return rows
-
-
-def bench_cases(count: int, seed: int, split: str) -> list[dict[str, Any]]:
-    from medtrace.data.tracebench import TraceBench
-
-    bench = TraceBench("metamorphic", (64, 64), count, seed, split).generate()
-    cases = [bench[number] for number in range(count)]
-    return [
-        {
-            "affine": case["source"].affine.double(),
-            **{k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in case.items()},
-        }
-        for case in cases
-    ]
 
 
 def ours_slice(case: Mapping[str, Any]) -> Tensor:
@@ -411,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.registration", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("what", choices=("heads", "tracebench", "turns", "engines"))
+    parser.add_argument("what", choices=("heads", "tracebench", "engines"))
     parser.add_argument("--spacing", type=float, nargs="+", default=[3.0], help="of heads, in mm")
     parser.add_argument("--contrast", default="T1", help="of the moving head")
     parser.add_argument("--leave", nargs="*", default=[], help="tools to leave out")
@@ -425,9 +342,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what == "heads":
         for spacing in options.spacing:
             heads(spacing, names, options.leave, options.contrast)
-    elif options.what == "turns":
-        lines: Iterable[tuple[str, float, str]] = turns(names, options.contrast)
-        print("\n".join(f"{what}: {dice:.3f}: {text}" for what, dice, text in lines))
     elif options.what == "engines":
         tools = {"medtrace, thorough": ours_slice, "medtrace, defaults": plain_slice, "instance": instance_slice}
         tracebench(tools, options.cases, 1, "validation")

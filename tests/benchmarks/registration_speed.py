@@ -29,7 +29,8 @@ from medtrace.registration.frames import Frame
 from medtrace.registration.working import total_field, working_pair
 from tests.benchmarks import registration
 from tests.benchmarks.harness import Measurement, peak_memory
-from tests.benchmarks.registration import carry, coarser, greedy, to_itk, voxels
+from tests.benchmarks.registered_cases import coarser
+from tests.benchmarks.registration import carry, greedy, to_itk, voxels
 from tests.real_heads import Head, head, mean_dice, segmented
 
 
