@@ -157,7 +157,9 @@ def test_information_at_points_agrees_with_torch(shape, parted):
     results = []
     for version in ("auto", "torch"):
         with kernels.use(version):
-            results.append(PointInformation(image, share, points, known, weights).compare(tilted(dims)))
+            information = PointInformation(image, share, points, known, weights)
+            results.append(information.compare(tilted(dims)))
+            assert information.values_of([np.eye(dims + 1), tilted(dims)])[1] == pytest.approx(results[-1][0], rel=1e-9)
     close(results[0][0], results[1][0], 1e-5)
     close(results[0][1], results[1][1], 1e-5)
 

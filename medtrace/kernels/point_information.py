@@ -78,6 +78,31 @@ class PointInformation:
         value, by_matrix = self._by_loops(inner, derivative) if self.compiled else self._by_torch(inner)
         return value, by_matrix[self.places]
 
+    def values_of(self, matrices: Sequence[Any]) -> list[float]:
+        """The information through each of many maps, as `compare` gives it."""
+        if not self.compiled:
+            return [self.compare(matrix, derivative=False)[0] for matrix in matrices]
+        from medtrace.kernels import point_loops as loops  # numba takes half a second to import
+
+        inner = np.zeros((len(matrices), 3, 4))
+        for into, matrix in zip(inner, matrices):
+            into[self.places] = np.asarray(matrix)[:-1]
+        out = np.empty(len(matrices))
+        read = (
+            self.image,
+            self.share,
+            self.points,
+            self.known,
+            self.weights,
+            inner.astype(REAL),
+            self.spread,
+            FLOOR,
+            out,
+        )
+        work = threads.pieces(len(matrices), len(matrices) * self.points.shape[1], minimum=1 << 15)
+        threads.run(lambda begin, end: loops.many_values(*read, BINS, PARTS, begin, end), work)
+        return [float(one) for one in out]
+
     def _by_loops(self, matrix: Any, derivative: bool) -> tuple[float, Any]:
         from medtrace.kernels import point_loops as loops  # numba takes half a second to import
 

@@ -253,3 +253,44 @@ def normalized_information(tables: Any, spread: Any, floor: float, derivative: b
         for j in range(bins):
             by_entry[i, j] = line[j]
     return result, given
+
+
+@compiled
+def many_values(
+    image: Any,
+    share: Any,
+    points: Any,
+    known: Any,
+    weights: Any,
+    matrices: Any,
+    spread: Any,
+    floor: float,
+    out: Any,
+    bins: int,
+    parts: int,
+    begin: int,
+    end: int,
+) -> None:
+    """Write what each of many maps is worth; arguments as in `point_tables` and `normalized_information`.
+
+    Args:
+        image: (X, Y, Z).
+        share: likewise, or of no voxels.
+        points: (3, N).
+        known: (N).
+        weights: (N).
+        matrices: (maps, 3, 4).
+        spread: (bins, bins).
+        floor: added to every probability.
+        out: (maps) receives the information.
+        bins: of the histograms.
+        parts: histograms that are summed.
+        begin: first map.
+        end: behind the last one.
+    """
+    values, counted, slopes = np.empty_like(known), np.empty_like(known), np.empty_like(points)
+    tables, nothing = np.empty((parts, bins, bins)), np.empty((0, 0), values.dtype)
+    for number in range(begin, end):
+        matrix = matrices[number]
+        point_tables(image, share, points, known, weights, matrix, values, slopes, counted, tables, 0, parts)
+        out[number], _ = normalized_information(tables, spread, floor, False, nothing)

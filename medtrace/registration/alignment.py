@@ -13,7 +13,7 @@ from medtrace.checks import check_batched, check_choice, check_finite
 from medtrace.kernels import threads
 from medtrace.registration.affine_search import Candidate, Search, refine, start_score
 from medtrace.registration.frames import Frame
-from medtrace.registration.levels import AlignmentLevel, make_levels
+from medtrace.registration.levels import FIRST_POINTS, MOST_POINTS, AlignmentLevel, make_levels
 from medtrace.registration.plausibility import Plausibility, plausibility
 from medtrace.registration.starts import orientations
 
@@ -138,7 +138,7 @@ def align(
         moving_mask: likewise on the moving grid.
         seed_matrix: a further start, as `Alignment.matrix`.
         turns: whether to try orientations other than the headers'.
-        finest: resolutions that are run at most, from the coarsest; None for all.
+        finest: resolutions that are run at most, from the coarsest, with fewer points; None for all.
         mirrored: whether to look if the images share more when one is flipped (`Alignment.mirror_gain`, else 0).
 
     Returns:
@@ -166,7 +166,8 @@ def align(
             f"moving: expected {fixed.ndim - 1} axes as fixed, received {moving.ndim - 1}; give two slices or volumes"
         )
     frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
-    levels = make_levels(moving, fixed, frame, mask, moving_mask)[:finest]
+    most = MOST_POINTS if finest is None else FIRST_POINTS
+    levels = make_levels(moving, fixed, frame, mask, moving_mask, most)[:finest]
     still = np.eye(frame.dims + 1)
     before = levels[-1].score(still)
     answer = partial(_answer, before=before, frame=frame, levels=levels, mirrored=mirrored)
@@ -216,7 +217,9 @@ def _follow(
 
 def _turned_too(level: AlignmentLevel, straight: list[Candidate], search: Search) -> tuple[bool, list[Candidate]]:
     """Whether the headers' start convinces, and the ends that are followed: its own, or of all turns, best first."""
-    turned = [Candidate(name, matrix, level.score(matrix, few=True)) for name, matrix in _turned(level)]
+    starts = _turned(level)
+    scores = level.scores([matrix for _, matrix in starts])
+    turned = [Candidate(*start, score) for start, score in zip(starts, scores)]
     turned.sort(key=lambda one: -one.score)
     probes = [refine(level, one, Search("rigid", PROBING)) for one in turned[:PROBES]]
     best = straight[0]
@@ -314,15 +317,16 @@ def _mirror_gain(levels: Sequence[AlignmentLevel], matrix: Any, kind: str) -> fl
     """What mirroring the fixed content along one of its grid's axes adds to the information, as a fraction."""
     coarse = levels[0]
     search = Search(kind, MIRRORING, COARSE_TOLERANCE)
+    probing = search._replace(iterations=PROBING)
     ends = []
     for axis in range(coarse.dims):
         normal = coarse.to_fixed[:-1, axis] / np.linalg.norm(coarse.to_fixed[:-1, axis])
         flip = np.eye(coarse.dims + 1)
         flip[:-1, :-1] -= 2 * np.outer(normal, normal)
         flip[:-1, -1] = 2 * normal * (normal @ coarse.fixed_center)
-        ends.append(refine(coarse, Candidate("mirrored", matrix @ flip, 0.0), search))
-    best = max(ends, key=lambda one: one.score)
+        ends.append(refine(coarse, Candidate("mirrored", matrix @ flip, 0.0), probing))
+    best = refine(coarse, max(ends, key=lambda one: one.score), search)
     own = refine(coarse, Candidate("as found", matrix, 0.0), search)
-    for level in levels[1:]:
+    for level in (one.thinned() for one in levels[1:]):
         best, own = refine(level, best, search), refine(level, own, search)
     return (best.score - own.score) / max(own.score - 1, 1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -68,18 +69,25 @@ class AlignmentLevel:
         self.from_moving = np.linalg.inv(to_moving @ _shift(self.dims, -1.0))
         values, weights = coarse_fixed[0].flatten(), fraction[0].flatten()
         counted = np.flatnonzero(weights.cpu().numpy() > 0)
-        grid = np.stack(np.unravel_index(counted, coarse_fixed.shape[1:])).astype(np.float64)
-        chosen = _chosen(len(counted), most)
-        known = [one[torch.from_numpy(counted).to(one.device)] for one in (values, weights)]
-        self._points = grid, known[0], known[1]
+        self._counted, self._shape = counted, tuple(coarse_fixed.shape[1:])
+        self._known = values, weights
         self._images = padded, parted
-        self.information = self._information(chosen)
-        self._few: PointInformation | None = None
+        self.information = self._information(most)
 
-    def _information(self, chosen: Array) -> PointInformation:
-        grid, values, weights = self._points
+    def _information(self, most: int) -> PointInformation:
+        chosen = self._counted[_chosen(len(self._counted), most)]
+        grid = np.stack(np.unravel_index(chosen, self._shape)).astype(np.float64)
+        values, weights = self._known
         picked = torch.from_numpy(chosen).to(values.device)
-        return PointInformation(*self._images, grid[:, chosen], values[picked], weights[picked])
+        return PointInformation(*self._images, grid, values[picked], weights[picked])
+
+    def thinned(self) -> AlignmentLevel:
+        """The same with no more points than the coarsest resolution has."""
+        if self.information.known.shape[0] <= FIRST_POINTS:
+            return self
+        result = copy(self)
+        result.information = self._information(FIRST_POINTS)
+        return result
 
     def compare(self, matrix: Array) -> tuple[float, Array]:
         """Normalized mutual information through a map of the frame's points, and its derivative by the map's matrix.
@@ -91,12 +99,14 @@ class AlignmentLevel:
         # position = N·M·A·p with N to moving voxels and A from fixed ones
         return value, self.from_moving[:-1, :-1].T @ by_voxels @ self.to_fixed.T
 
-    def score(self, matrix: Array, *, few: bool = False) -> float:
-        """Normalized mutual information through a map of the frame's points; of few of the points for a first look."""
-        if few and self._few is None:
-            self._few = self._information(_chosen(len(self._points[1]), FEW_POINTS))
-        information = self._few if few and self._few is not None else self.information
-        return information.compare(self.from_moving @ matrix @ self.to_fixed, derivative=False)[0]
+    def score(self, matrix: Array) -> float:
+        """Normalized mutual information through a map of the frame's points."""
+        return self.information.compare(self.from_moving @ matrix @ self.to_fixed, derivative=False)[0]
+
+    def scores(self, matrices: Sequence[Array]) -> list[float]:
+        """Likewise through each of many maps, of few of the points: for a first look."""
+        few = self._information(FEW_POINTS)
+        return few.values_of([self.from_moving @ matrix @ self.to_fixed for matrix in matrices])
 
     def distance(self, first: Array, second: Array) -> float:
         """Root mean square distance, in mm, at which two maps put the fixed content."""
@@ -107,7 +117,12 @@ class AlignmentLevel:
 
 
 def make_levels(
-    moving: Tensor, fixed: Tensor, frame: Frame, mask: Tensor | None, moving_mask: Tensor | None
+    moving: Tensor,
+    fixed: Tensor,
+    frame: Frame,
+    mask: Tensor | None,
+    moving_mask: Tensor | None,
+    most: int = MOST_POINTS,
 ) -> list[AlignmentLevel]:
     """Resolutions from coarse to fine.
 
@@ -117,6 +132,7 @@ def make_levels(
         frame: where they lie.
         mask: (1, *spatial) of the fixed image, what is left out.
         moving_mask: likewise of the moving image.
+        most: fixed voxels that are compared at any but the coarsest.
     """
     weights = [None if region is None else 1 - region.detach().float().clamp(0, 1) for region in (mask, moving_mask)]
     still = scaled(fixed, weights[0]).mean(0, keepdim=True).clamp(0, 1)
@@ -139,23 +155,24 @@ def make_levels(
         voxels = np.prod([size / factor for size, factor in zip(still.shape[1:], factors[1])])
         if levels and (voxels > MOST_VOXELS or factors == before):
             break
-        most = MOST_POINTS if levels else FIRST_POINTS
-        levels.append(AlignmentLevel(moved, still, weight, weights[1], frame, (factors[0], factors[1]), most))
+        count = most if levels else FIRST_POINTS
+        levels.append(AlignmentLevel(moved, still, weight, weights[1], frame, (factors[0], factors[1]), count))
         before = factors
         edge /= 2
     return levels
 
 
 def content_box(image: Tensor, margin: int) -> tuple[list[int], list[int]]:
-    """First voxel of the box about an image's content (C, *spatial), widened by a margin, and behind its last."""
-    return _box(scaled(image).mean(0), [float(margin)] * (image.ndim - 1))
+    """First voxel of the box about a scaled image's content (C, *spatial), widened by a margin, and behind its last."""
+    return _box(image.mean(0), [float(margin)] * (image.ndim - 1))
 
 
 def _chosen(count: int, most: int) -> Array:
-    """Indices of so many at most, spread at random but always the same, in their order."""
+    """Indices of so many at most, one of each of as many equal ranges, at random but always the same."""
     if count <= most:
         return np.arange(count)
-    return np.sort(np.random.default_rng(0).permutation(count)[:most])
+    places = np.arange(most) + np.random.default_rng(0).random(most)
+    return np.minimum((places * (count / most)).astype(np.int64), count - 1)
 
 
 def _coarse(affine: Array, factor: Sequence[int]) -> Array:

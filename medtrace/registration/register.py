@@ -19,7 +19,6 @@ from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformati
 from medtrace.registration.frames import Frame
 from medtrace.registration.held_out import Evidence, supported
 from medtrace.registration.presets import weak_likeness
-from medtrace.registration.scaling import scaled
 from medtrace.registration.verdict import OtherStart, Verdict, assess
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
 
@@ -149,16 +148,15 @@ def register_images(
 def _needless(pair: Working, deformation: Deformation, before: float) -> bool:
     """Whether images that are as alike as two can be, once aligned, are less so when deformed."""
     weight = pair.content.float() * (1 - pair.mask)
-    fixed = scaled(pair.fixed)
+    moving, fixed = pair.shown
     if before <= ALIKE * mean_correlation(fixed, fixed, weight):  # 1 but for windows without structure
         return False
-    moving = scaled(pair.moving)
     return mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
 
 
 def _contrast(pair: Working) -> ContrastRelation:
     weight = pair.content.float() * (1 - pair.mask)
-    return contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
+    return contrast_of(*pair.shown, weight if bool((weight > 0).any()) else torch.ones_like(weight))
 
 
 def _settings(

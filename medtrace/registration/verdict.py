@@ -13,7 +13,6 @@ from medtrace.kernels.greedy import operations
 from medtrace.registration.alignment import Alignment
 from medtrace.registration.contrast import ONE_CONTRAST, ONE_SIGN, ContrastRelation, mean_correlation
 from medtrace.registration.deformable import Deformation
-from medtrace.registration.scaling import scaled
 from medtrace.registration.working import Working
 
 GRADES = ("PASS", "WARN", "FAIL")
@@ -157,7 +156,7 @@ def measure(
     inside &= pair.content[None].to(inside.device)
     error = _length(missed)[inside] if bool(inside.any()) else missed.new_zeros(1)
     error_mm = _length(missed * length)[inside] if bool(inside.any()) else missed.new_zeros(1)
-    fixed, moving = scaled(pair.fixed), scaled(pair.moving)
+    moving, fixed = pair.shown
     warped = warp(moving[None], ddf)[0]
     weight = pair.content.to(fixed) * (1 - pair.mask.to(fixed))
     likeness = {
