@@ -28,7 +28,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction, warp
+from medtrace.fields import identity_grid, jacobian_determinant, non_diffeomorphic_fraction, sample, warp
 from medtrace.registration import align, deform, register_images
 from medtrace.registration.frames import Frame
 from medtrace.registration.working import total_field, working_pair
@@ -38,8 +38,12 @@ from tests.benchmarks.registration import ants, ants_heads, carry, greedy, to_it
 from tests.real_heads import Head, head, mean_dice, segmented
 
 NAMES = ("patient07", "patient19")
-SLICES = (70, 80, 90, 100, 75)
-"""Axial slices of the heads at 1 mm, from the thalamus to the ventricles' roof, in the order they are taken."""
+SLICES = (70, 80, 90, 75, 85)
+"""Axial slices of the fixed head at 1 mm, in the order they are taken; the moving head is brought there by the affine
+map between both heads, so that they show about the same."""
+
+FLAT = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+"""Affine of a slice whose pixels are LPS mm."""
 
 
 class Timed(NamedTuple):
@@ -74,10 +78,14 @@ class Pair:
 
     def __init__(self, moving: str, fixed: str, spacing: float, threads: int, number: int | None = None) -> None:
         self.whole = head(moving), head(fixed)
-        self.labels = segmented(self.whole[0]), segmented(self.whole[1])
+        self.labels: Sequence[Tensor] = [segmented(one) for one in self.whole]
         self.number, self.dims = number, 3 if number is None else 2
-        cut = self._slice if number is not None else lambda one: coarser(one, spacing)
-        self.moving, self.fixed = (cut(one) for one in self.whole)
+        self.moving, self.fixed = (coarser(one, spacing) for one in self.whole)
+        if number is not None:
+            found = align(self.moving.image, self.fixed.image, self.moving.affine, self.fixed.affine)
+            self.labels = slice_of(self.labels, self.whole, found.matrix, number)
+            images = slice_of([one.image for one in self.whole], self.whole, found.matrix, number)
+            self.moving, self.fixed = (one._replace(image=image, affine=FLAT) for one, image in zip(self.whole, images))
         self.affines = self.moving.affine, self.fixed.affine
         self.aligned = align(self.moving.image, self.fixed.image, *self.affines)
         self.frame = Frame(self.fixed.affine, self.moving.affine, self.dims)
@@ -145,18 +153,12 @@ class Pair:
         fine = Head(self.moving.name, self.moving.contrast, self.labels[0].float(), self.whole[0].affine)
         return mean_dice(self._carried(to_itk(self.whole[1]), to_itk(fine))[None], self.labels[1])
 
-    def _slice(self, one: Head) -> Head:
-        flat = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))  # LPS mm are the voxels
-        return one._replace(image=one.image[..., self.number].contiguous(), affine=flat)
-
     def _slice_dice(self, field: Tensor | None) -> float:
-        moved, fixed = (one[..., self.number] for one in self.labels)
+        moved, fixed = self.labels
         if field is not None:
             carried = warp(moved[None].float(), field[None], mode="nearest")[0]
         else:
-            flat = [
-                to_itk(self._slice(one)._replace(image=own.float())) for one, own in zip(self.whole, (fixed, moved))
-            ]
+            flat = [to_itk(self.fixed._replace(image=own.float())) for own in (fixed, moved)]
             carried = self._carried(*flat)[None]
         shared = [label for label in range(1, 18) if (fixed == label).sum() >= 20 and (moved == label).sum() >= 20]
         return float(np.mean([overlap(carried == label, fixed == label) for label in shared]))
@@ -167,6 +169,18 @@ class Pair:
             onto=onto, fine=sitk.Cast(labels, sitk.sitkFloat32), carried=None,
         )  # fmt: skip
         return torch.from_numpy(sitk.GetArrayFromImage(self.tool["carried"]).T.copy())
+
+
+def slice_of(images: Sequence[Tensor], heads: Sequence[Head], matrix: Tensor, number: int) -> list[Tensor]:
+    """An axial slice of the fixed image, and the moving one there by an affine map: labels by nearest reading."""
+    shape = heads[1].image.shape[1:3]
+    points = torch.cat([identity_grid((*shape, 1), dtype=torch.float64), torch.ones(1, *shape, 1).double()])
+    points[2] = number
+    to_moving = torch.linalg.inv(heads[0].affine) @ matrix @ heads[1].affine
+    places = torch.tensordot(to_moving, points, 1)[:3]
+    mode = "bilinear" if images[0].is_floating_point() else "nearest"
+    moved = sample(images[0][None].float(), places[None].float(), mode=mode)[0, ..., 0]
+    return [moved.to(images[0].dtype).contiguous(), images[1][..., number].contiguous()]
 
 
 def overlap(first: Tensor, second: Tensor) -> float:
