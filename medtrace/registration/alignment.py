@@ -13,7 +13,7 @@ from medtrace.checks import check_batched, check_choice, check_finite
 from medtrace.kernels import threads
 from medtrace.registration.affine_search import Candidate, Search, refine, start_score
 from medtrace.registration.frames import Frame
-from medtrace.registration.levels import FIRST_POINTS, MOST_POINTS, AlignmentLevel, make_levels
+from medtrace.registration.levels import FIRST_POINTS, MOST_POINTS, AlignmentLevel, Side, make_levels, side
 from medtrace.registration.plausibility import Plausibility, plausibility
 from medtrace.registration.starts import orientations
 
@@ -157,6 +157,18 @@ def align(
         True
     """
     check_choice("kind", kind, KINDS)
+    check_pair(moving, fixed)
+    frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
+    sides = side(moving, moving_mask), side(fixed, mask)
+    return align_sides(*sides, frame, kind=kind, seed_matrix=seed_matrix, turns=turns, finest=finest, mirrored=mirrored)
+
+
+def check_pair(moving: Tensor, fixed: Tensor) -> None:
+    """Check that two images (C, *spatial) can be aligned.
+
+    Raises:
+        TypeError, ValueError: if one is no finite image, or they are not of as many axes.
+    """
     images = {"moving": moving, "fixed": fixed}
     for name, image in images.items():
         check_batched(name, image[None] if isinstance(image, Tensor) else image)
@@ -165,9 +177,22 @@ def align(
         raise ValueError(
             f"moving: expected {fixed.ndim - 1} axes as fixed, received {moving.ndim - 1}; give two slices or volumes"
         )
-    frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
+
+
+def align_sides(
+    moving: Side,
+    fixed: Side,
+    frame: Frame,
+    *,
+    kind: str = "auto",
+    seed_matrix: Tensor | None = None,
+    turns: bool = True,
+    finest: int | None = None,
+    mirrored: bool = True,
+) -> Alignment:
+    """`align` of images that are checked and scaled."""
     most = MOST_POINTS if finest is None else FIRST_POINTS
-    levels = make_levels(moving, fixed, frame, mask, moving_mask, most)[:finest]
+    levels = make_levels(moving, fixed, frame, most)[:finest]
     still = np.eye(frame.dims + 1)
     before = levels[-1].score(still)
     answer = partial(_answer, before=before, frame=frame, levels=levels, mirrored=mirrored)

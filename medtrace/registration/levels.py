@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,8 +59,7 @@ class AlignmentLevel:
         self.edge = float(np.linalg.norm(self.to_fixed[:-1, :-1], axis=0).max())
         self.fixed_center, spread = _moments(coarse_fixed[0] * fraction[0], self.to_fixed)
         moving_share = None if moving_weight is None else shrink(moving_weight, factors[0])
-        content = coarse_moving[0] if moving_share is None else coarse_moving[0] * moving_share[0]
-        self.moving_center, _ = _moments(content, to_moving)
+        self._moving = coarse_moving[0], None if moving_share is None else moving_share[0], to_moving
         self.fixed_middle, self.moving_middle = _middle(coarse_fixed, self.to_fixed), _middle(coarse_moving, to_moving)
         self.radius = max(float(np.sqrt(np.trace(spread))), self.edge)
         self.spread = spread
@@ -73,6 +73,12 @@ class AlignmentLevel:
         self._known = values, weights
         self._images = padded, parted
         self.information = self._information(most)
+
+    @cached_property
+    def moving_center(self) -> Array:
+        """(D,): of the moving content, in mm."""
+        image, share, affine = self._moving
+        return _moments(image if share is None else image * share, affine)[0]
 
     def _information(self, most: int) -> PointInformation:
         chosen = self._counted[_chosen(len(self._counted), most)]
@@ -116,28 +122,37 @@ class AlignmentLevel:
         return float(np.sqrt(center @ center + spread))
 
 
-def make_levels(
-    moving: Tensor,
-    fixed: Tensor,
-    frame: Frame,
-    mask: Tensor | None,
-    moving_mask: Tensor | None,
-    most: int = MOST_POINTS,
-) -> list[AlignmentLevel]:
+class Side(NamedTuple):
+    """One image of a pair, as an alignment takes it."""
+
+    image: Tensor
+    """(1, *spatial) from 0 to 1."""
+    weight: Tensor | None
+    """(1, *spatial), how far its voxels count; None for all."""
+
+
+def side(image: Tensor, mask: Tensor | None) -> Side:
+    """Channels averaged, intensities scaled.
+
+    Args:
+        image: (C, *spatial), any range.
+        mask: (1, *spatial), what is left out.
+    """
+    weight = None if mask is None else 1 - mask.detach().float().clamp(0, 1).to(image.device)
+    return Side(scaled(image, weight).mean(0, keepdim=True).clamp(0, 1), weight)
+
+
+def make_levels(moving: Side, fixed: Side, frame: Frame, most: int = MOST_POINTS) -> list[AlignmentLevel]:
     """Resolutions from coarse to fine.
 
     Args:
-        moving: (C, *spatial), any range.
-        fixed: likewise, on its own grid.
+        moving: image on its own grid.
+        fixed: likewise.
         frame: where they lie.
-        mask: (1, *spatial) of the fixed image, what is left out.
-        moving_mask: likewise of the moving image.
         most: fixed voxels that are compared at any but the coarsest.
     """
-    weights = [None if region is None else 1 - region.detach().float().clamp(0, 1) for region in (mask, moving_mask)]
-    still = scaled(fixed, weights[0]).mean(0, keepdim=True).clamp(0, 1)
-    moved = scaled(moving, weights[1]).mean(0, keepdim=True).clamp(0, 1)
-    weight = torch.ones_like(still) if weights[0] is None else weights[0].to(still.device)
+    still, moved = fixed.image, moving.image
+    weight = torch.ones_like(still) if fixed.weight is None else fixed.weight
     edges = [np.linalg.norm(affine[:-1, :-1], axis=0) for affine in (frame.moving, frame.fixed)]
     content = max(size * edge for size, edge in zip(_extent(still[0]), edges[1]))
     edge = max(content / COARSEST, float(min(edges[1])))
@@ -156,7 +171,7 @@ def make_levels(
         if levels and (voxels > MOST_VOXELS or factors == before):
             break
         count = most if levels else FIRST_POINTS
-        levels.append(AlignmentLevel(moved, still, weight, weights[1], frame, (factors[0], factors[1]), count))
+        levels.append(AlignmentLevel(moved, still, weight, moving.weight, frame, (factors[0], factors[1]), count))
         before = factors
         edge /= 2
     return levels
