@@ -110,9 +110,9 @@ def test_gradient_of_the_information_by_the_matrix(shape):
     assert value == pytest.approx(level.score(matrix), rel=1e-6)
     for place, step in (((0, -1), 0.02), ((1, 0), 2e-3), ((1, -1), 0.02)):
         values = []
-        for side in (1, -1):
+        for sign in (1, -1):
             moved = matrix.copy()
-            moved[place] += side * step
+            moved[place] += sign * step
             values.append(level.score(moved))
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope[place], rel=0.15, abs=2e-4)
 
