@@ -17,6 +17,7 @@ from torch import Tensor
 from medtrace.evaluation.real.structures import StructureNetwork
 
 DATA = Path(os.environ.get("MEDTRACE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+TEMPLATE = "icbm152"
 STRUCTURES = 18
 """Labels of the network, background included."""
 
@@ -34,7 +35,13 @@ class Head(NamedTuple):
 
 @lru_cache(maxsize=8)
 def head(name: str, contrast: str = "T1") -> Head:
-    """A head at 1 mm."""
+    """A head at 1 mm; TEMPLATE is the T1 of ICBM152 2009a that nilearn's package holds."""
+    if name == TEMPLATE:
+        from nilearn.datasets import load_mni152_template  # takes two seconds to import
+
+        file = load_mni152_template(resolution=1)
+        image = torch.from_numpy(np.asarray(file.dataobj, dtype=np.float32))[None]
+        return Head(name, contrast, image, torch.from_numpy(file.affine))
     file = nibabel.load(DATA / "open_ms" / "mni" / name / f"{contrast}.nii.gz")
     image = torch.from_numpy(file.get_fdata(dtype=np.float32))[None]
     return Head(name, contrast, image, torch.from_numpy(file.affine))

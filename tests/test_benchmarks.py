@@ -76,7 +76,7 @@ def test_groups_are_of_one_operation_and_size():
         measure([group()[0], other], QUICK)
 
 
-@pytest.mark.skipif(not harness._forget_peak(), reason="memory is read from Linux's /proc/self")
+@pytest.mark.skipif(not harness.forget_peak(), reason="memory is read from Linux's /proc/self")
 def test_memory_is_what_a_run_holds_at_its_peak():
     def run():
         first = np.ones(3 << 20)  # 24 MiB of float64

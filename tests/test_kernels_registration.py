@@ -157,7 +157,9 @@ def test_information_at_points_agrees_with_torch(shape, parted):
     results = []
     for version in ("auto", "torch"):
         with kernels.use(version):
-            results.append(PointInformation(image, share, points, known, weights).compare(tilted(dims)))
+            information = PointInformation(image, share, points, known, weights)
+            results.append(information.compare(tilted(dims)))
+            assert information.values_of([np.eye(dims + 1), tilted(dims)])[1] == pytest.approx(results[-1][0], rel=1e-9)
     close(results[0][0], results[1][0], 1e-5)
     close(results[0][1], results[1][1], 1e-5)
 
@@ -165,9 +167,12 @@ def test_information_at_points_agrees_with_torch(shape, parted):
 def test_compiled_information_is_that_of_the_table():
     table = np.random.default_rng(0).uniform(0, 3, (BINS, BINS))
     table[:4] = 0
+    parts = np.stack([0.25 * table, 0.75 * table])
     by_entry = np.empty_like(table)
-    value = normalized_information(table, smoothing_matrix(BINS), FLOOR, by_entry)
+    value, mass = normalized_information(parts, smoothing_matrix(BINS), FLOOR, True, by_entry)
     expected = information(table, True)
+    assert mass == pytest.approx(table.sum())
+    assert normalized_information(parts, smoothing_matrix(BINS), FLOOR, False, by_entry)[0] == value
     assert value == pytest.approx(expected.value, rel=1e-9)
     np.testing.assert_allclose(by_entry, expected.by_entry, atol=1e-9)
 

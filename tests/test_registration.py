@@ -174,13 +174,14 @@ def test_a_background_stays_apart_and_leaves_the_tissue_its_range(background):
 def test_contrasts_choose_the_similarity():
     moving, fixed, _ = pair((48, 48), amplitude=0.3)
     weight = torch.ones(1, 48, 48)
-    assert choose_similarity("auto", contrast_of(moving, fixed, weight))[0] == "lncc"
-    assert choose_similarity("auto", contrast_of(-moving, fixed, weight))[0] == "lncc"
+    assert choose_similarity("auto", contrast_of(scaled(moving), scaled(fixed), weight))[0] == "lncc"
+    assert choose_similarity("auto", contrast_of(scaled(-moving), scaled(fixed), weight))[0] == "lncc"
     folded = (moving - moving.mean()).abs()
-    name, reason = choose_similarity("auto", contrast_of(folded, fixed, weight))
+    name, reason = choose_similarity("auto", contrast_of(scaled(folded), scaled(fixed), weight))
     assert name == "mi"
     assert "two contrasts" in reason
-    assert "but the images look like two contrasts" in choose_similarity("mse", contrast_of(folded, fixed, weight))[1]
+    relation = contrast_of(scaled(folded), scaled(fixed), weight)
+    assert "but the images look like two contrasts" in choose_similarity("mse", relation)[1]
 
 
 def test_presets_follow_the_voxel():

@@ -10,7 +10,7 @@ from medtrace.fields import identity_grid, sample
 from medtrace.registration import Deformable, align, deform, register_images
 from medtrace.registration.alignment import Content
 from medtrace.registration.frames import Frame
-from medtrace.registration.levels import make_levels
+from medtrace.registration.levels import make_levels, side
 from medtrace.registration.plausibility import plausibility
 from medtrace.registration.starts import orientations
 from medtrace.registration.verdict import MIRRORED, SHARP, OtherStart, assess, sharpness
@@ -103,16 +103,16 @@ def test_gradient_of_the_information_by_the_matrix(shape):
     """In float64 by central differences, and the compiled value beside it."""
     fixed, fixed_affine = phantom(shape)
     moving, moving_affine = phantom(shape, contrast=(0.6, 1.5, 0.3, 1.0))
-    level = make_levels(moving, fixed, Frame(fixed_affine, moving_affine, len(shape)), None, None)[0]
+    level = make_levels(side(moving, None), side(fixed, None), Frame(fixed_affine, moving_affine, len(shape)))[0]
     matrix = np.eye(len(shape) + 1)
     matrix[:-1] += 0.03 * np.random.default_rng(1).normal(size=matrix[:-1].shape)
     value, slope = level.compare(matrix)
     assert value == pytest.approx(level.score(matrix), rel=1e-6)
     for place, step in (((0, -1), 0.02), ((1, 0), 2e-3), ((1, -1), 0.02)):
         values = []
-        for side in (1, -1):
+        for sign in (1, -1):
             moved = matrix.copy()
-            moved[place] += side * step
+            moved[place] += sign * step
             values.append(level.score(moved))
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope[place], rel=0.15, abs=2e-4)
 

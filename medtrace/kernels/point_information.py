@@ -38,6 +38,7 @@ class PointInformation:
         self.dims = image.ndim
         axes = _axes(self.dims)
         self.compiled = choice.takes_compiled(image.float())
+        self.places = np.ix_(axes, [*axes, 3])
         inner = np.zeros((3, points.shape[1]))
         inner[axes] = points
         shape = inner_shape(image.shape)
@@ -53,6 +54,7 @@ class PointInformation:
             self.values, self.counted = np.empty_like(self.known), np.empty_like(self.known)
             self.slopes = np.empty_like(self.points)
             self.spread = smoothing_matrix(BINS)
+            self.tables, self.by_entry = np.empty((PARTS, BINS, BINS)), np.empty((BINS, BINS), REAL)
         else:
             from medtrace.kernels.greedy_torch import TorchOperations
 
@@ -71,27 +73,48 @@ class PointInformation:
         Returns:
             The value, 0 where nothing counts, and (D, D + 1) float64.
         """
-        axes = _axes(self.dims)
         inner = np.zeros((3, 4))
-        inner[np.ix_(axes, [*axes, 3])] = np.asarray(matrix)[:-1]
+        inner[self.places] = np.asarray(matrix)[:-1]
         value, by_matrix = self._by_loops(inner, derivative) if self.compiled else self._by_torch(inner)
-        return value, by_matrix[np.ix_(axes, [*axes, 3])]
+        return value, by_matrix[self.places]
+
+    def values_of(self, matrices: Sequence[Any]) -> list[float]:
+        """The information through each of many maps, as `compare` gives it."""
+        if not self.compiled:
+            return [self.compare(matrix, derivative=False)[0] for matrix in matrices]
+        from medtrace.kernels import point_loops as loops  # numba takes half a second to import
+
+        inner = np.zeros((len(matrices), 3, 4))
+        for into, matrix in zip(inner, matrices):
+            into[self.places] = np.asarray(matrix)[:-1]
+        out = np.empty(len(matrices))
+        read = (
+            self.image,
+            self.share,
+            self.points,
+            self.known,
+            self.weights,
+            inner.astype(REAL),
+            self.spread,
+            FLOOR,
+            out,
+        )
+        work = threads.pieces(len(matrices), len(matrices) * self.points.shape[1], minimum=1 << 15)
+        threads.run(lambda begin, end: loops.many_values(*read, BINS, PARTS, begin, end), work)
+        return [float(one) for one in out]
 
     def _by_loops(self, matrix: Any, derivative: bool) -> tuple[float, Any]:
         from medtrace.kernels import point_loops as loops  # numba takes half a second to import
 
-        tables, sums = np.empty((PARTS, BINS, BINS)), np.zeros((PARTS, 3, 4))
+        sums, entries = np.zeros((PARTS, 3, 4)), self.by_entry
         found = self.values, self.slopes, self.counted
-        read = self.image, self.share, self.points, self.known, self.weights, matrix.astype(REAL), *found, tables
+        read = self.image, self.share, self.points, self.known, self.weights, matrix.astype(REAL), *found, self.tables
         threads.run(lambda begin, end: loops.point_tables(*read, begin, end), self.parts)
-        table, by_entry = tables.sum(0), np.empty((BINS, BINS))
-        mass = float(table.sum())
-        if not mass > 0:
-            return 0.0, sums[0]
-        value = float(loops.normalized_information(table, self.spread, FLOOR, by_entry))
-        if derivative:
-            moved = self.points, self.known, *found, by_entry.astype(REAL), sums
-            threads.run(lambda begin, end: loops.point_moments(*moved, begin, end), self.parts)
+        value, mass = loops.normalized_information(self.tables, self.spread, FLOOR, derivative, entries)
+        if not mass > 0 or not derivative:
+            return value, sums[0]
+        moved = self.points, self.known, *found, entries, sums
+        threads.run(lambda begin, end: loops.point_moments(*moved, begin, end), self.parts)
         return value, sums.sum(0) / mass
 
     def _by_torch(self, matrix: Any) -> tuple[float, Any]:

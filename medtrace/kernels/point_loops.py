@@ -166,31 +166,43 @@ def point_moments(
 
 
 @compiled
-def normalized_information(table: Any, spread: Any, floor: float, by_entry: Any) -> float:
-    """Normalized mutual information of a histogram and its derivative, as `information.information` gives them.
+def normalized_information(tables: Any, spread: Any, floor: float, derivative: bool, by_entry: Any) -> Any:
+    """Normalized mutual information of histograms and its derivative, as `information.information` gives them.
 
     Args:
-        table: (bins, bins) float64 weights, not all 0.
+        tables: (parts, bins, bins) float64 weights, which are summed.
         spread: (bins, bins) float64 that smooths along one axis, a band about the diagonal.
         floor: added to every probability.
-        by_entry: (bins, bins) float64 receives the derivative by the entries, times their sum.
+        derivative: whether it is wanted.
+        by_entry: (bins, bins) receives the derivative by the entries, times their sum.
+
+    Returns:
+        The information, 0 where nothing counts, and the sum of the weights.
     """
-    bins = table.shape[0]
-    between, smooth = np.zeros((bins, bins)), np.zeros((bins, bins))
+    parts, bins, _ = tables.shape
+    table, between, smooth = np.zeros((bins, bins)), np.zeros((bins, bins)), np.zeros((bins, bins))
+    given = 0.0
+    for i in range(bins):
+        for part in range(parts):
+            for j in range(bins):
+                table[i, j] += tables[part, i, j]
+        for j in range(bins):
+            given += table[i, j]
+    if not given > 0:
+        return 0.0, 0.0
     for i in range(bins):
         for k in range(bins):
             weight = spread[i, k]
             if weight > 1e-12:
                 for j in range(bins):
                     between[i, j] += weight * table[k, j]
-    mass = given = 0.0
+    mass = 0.0
     for i in range(bins):
-        for j in range(bins):
-            given += table[i, j]
         for k in range(bins):
             own = between[i, k]
-            for j in range(bins):
-                smooth[i, j] += own * spread[j, k]
+            if own > 0:
+                for j in range(bins):
+                    smooth[i, j] += own * spread[j, k]
         for j in range(bins):
             mass += smooth[i, j]
     rows, columns = np.zeros(bins), np.zeros(bins)
@@ -206,12 +218,15 @@ def normalized_information(table: Any, spread: Any, floor: float, by_entry: Any)
         rows[i] = np.log(rows[i])
     for j in range(bins):
         columns[j] = np.log(columns[j])
+    empty = np.log(floor)
     for i in range(bins):
         for j in range(bins):
-            logarithm = np.log(between[i, j])
+            logarithm = empty if smooth[i, j] == 0 else np.log(between[i, j])
             joint -= between[i, j] * logarithm
             between[i, j] = logarithm
     result = apart / joint
+    if not derivative:
+        return result, given
     mean = 0.0
     for i in range(bins):
         for j in range(bins):
@@ -219,7 +234,6 @@ def normalized_information(table: Any, spread: Any, floor: float, by_entry: Any)
             mean += between[i, j] * smooth[i, j]
     mean /= mass
     smooth[:] = 0
-    by_entry[:] = 0
     for i in range(bins):
         for j in range(bins):
             between[i, j] -= mean
@@ -229,9 +243,54 @@ def normalized_information(table: Any, spread: Any, floor: float, by_entry: Any)
             if weight > 1e-12:
                 for j in range(bins):
                     smooth[i, j] += weight * between[k, j]
+    line = np.empty(bins)
     for i in range(bins):
+        line[:] = 0
         for k in range(bins):
             own = smooth[i, k] * (given / mass)
             for j in range(bins):
-                by_entry[i, j] += own * spread[k, j]
-    return result
+                line[j] += own * spread[k, j]
+        for j in range(bins):
+            by_entry[i, j] = line[j]
+    return result, given
+
+
+@compiled
+def many_values(
+    image: Any,
+    share: Any,
+    points: Any,
+    known: Any,
+    weights: Any,
+    matrices: Any,
+    spread: Any,
+    floor: float,
+    out: Any,
+    bins: int,
+    parts: int,
+    begin: int,
+    end: int,
+) -> None:
+    """Write what each of many maps is worth; arguments as in `point_tables` and `normalized_information`.
+
+    Args:
+        image: (X, Y, Z).
+        share: likewise, or of no voxels.
+        points: (3, N).
+        known: (N).
+        weights: (N).
+        matrices: (maps, 3, 4).
+        spread: (bins, bins).
+        floor: added to every probability.
+        out: (maps) receives the information.
+        bins: of the histograms.
+        parts: histograms that are summed.
+        begin: first map.
+        end: behind the last one.
+    """
+    values, counted, slopes = np.empty_like(known), np.empty_like(known), np.empty_like(points)
+    tables, nothing = np.empty((parts, bins, bins)), np.empty((0, 0), values.dtype)
+    for number in range(begin, end):
+        matrix = matrices[number]
+        point_tables(image, share, points, known, weights, matrix, values, slopes, counted, tables, 0, parts)
+        out[number], _ = normalized_information(tables, spread, floor, False, nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -48,62 +49,63 @@ def refine(level: AlignmentLevel, start: Candidate, search: Search) -> Candidate
     lever = level.edge / level.radius
     count = dims * (dims - 1) // 2 if search.kind == "rigid" else dims * dims
 
-    def linear(parameters: Array) -> Array:
-        if search.kind == "rigid":
-            return _rotation(parameters * lever, dims)
-        return np.eye(dims) + parameters.reshape(dims, dims) * lever
+    base, straight = start.matrix[:-1, :-1], np.eye(dims)
+    anchor = base @ center + start.matrix[:-1, -1]
+    rigid = search.kind == "rigid"
 
-    def matrix_of(parameters: Array) -> Array:
-        matrix = np.eye(dims + 1)
-        matrix[:-1, :-1] = start.matrix[:-1, :-1] @ linear(parameters[:count])
-        moved = start.matrix[:-1, :-1] @ center + start.matrix[:-1, -1]
-        matrix[:-1, -1] = moved + parameters[count:] * level.edge - matrix[:-1, :-1] @ center
-        return matrix
+    def matrix_of(parameters: Array) -> tuple[Array, Array]:
+        own = parameters[:count] * lever
+        linear = _rotation(own, dims) if rigid else straight + own.reshape(dims, dims)
+        matrix = np.zeros((dims + 1, dims + 1))
+        matrix[:-1, :-1] = turned = base @ linear
+        matrix[:-1, -1] = anchor + parameters[count:] * level.edge - turned @ center
+        matrix[-1, -1] = 1
+        return matrix, linear
 
     def objective(parameters: Array) -> tuple[float, Array]:
-        value, by_matrix = level.compare(matrix_of(parameters))
+        matrix, linear = matrix_of(parameters)
+        value, by_matrix = level.compare(matrix)
         # of M = [L, c' + t − L·c]: by L is by_matrix's left part minus its last column times c
-        by_linear = start.matrix[:-1, :-1].T @ (by_matrix[:, :-1] - np.outer(by_matrix[:, -1], center))
-        if search.kind == "rigid":
-            by_first = [np.sum(by_linear * slope) * lever for slope in _slopes(parameters[:count] * lever, dims)]
-        else:
-            by_first = list((by_linear * lever).ravel())
-        gradient = np.array([*by_first, *(by_matrix[:, -1] * level.edge)])
+        shift = by_matrix[:, -1]
+        by_linear = (base.T @ (by_matrix[:, :-1] - shift[:, None] * center)).ravel()
+        by_first = _slopes(parameters[:count] * lever, linear, dims) @ by_linear if rigid else by_linear
+        gradient = np.concatenate([by_first * lever, shift * level.edge])
         return -_SCALE * value, -_SCALE * gradient
 
     options = {"maxiter": search.iterations, "maxfun": 2 * search.iterations, "ftol": search.tolerance, "gtol": 1e-5}
     result = minimize(objective, np.zeros(count + dims), jac=True, method="L-BFGS-B", options=options)
-    return Candidate(start.name, matrix_of(result.x), -float(result.fun) / _SCALE)
+    return Candidate(start.name, matrix_of(result.x)[0], -float(result.fun) / _SCALE)
 
 
 def _rotation(vector: Array, dims: int) -> Array:
     """Rotation matrix of one angle, or of a rotation vector (Rodrigues)."""
     if dims == 2:
-        cosine, sine = np.cos(vector[0]), np.sin(vector[0])
+        cosine, sine = math.cos(vector[0]), math.sin(vector[0])
         return np.array([[cosine, -sine], [sine, cosine]])
-    angle = float(np.linalg.norm(vector))
-    cross = _cross(vector)
-    first = 1 - angle**2 / 6 if angle < 1e-4 else np.sin(angle) / angle
-    second = 0.5 - angle**2 / 24 if angle < 1e-4 else (1 - np.cos(angle)) / angle**2
-    return np.eye(3) + first * cross + second * cross @ cross
-
-
-def _slopes(vector: Array, dims: int) -> list[Array]:
-    """Derivatives of the rotation by the entries of its vector (Gallego and Yezzi, 2015)."""
-    turn = _rotation(vector, dims)
-    if dims == 2:
-        return [np.array([[-turn[1, 0], -turn[0, 0]], [turn[0, 0], -turn[1, 0]]])]
-    squared = float(vector @ vector)
-    if squared < 1e-12:
-        return [_cross(axis) for axis in np.eye(3)]
-    result = []
-    for number, axis in enumerate(np.eye(3)):
-        moved = _cross(vector) @ (axis - turn[:, number])
-        result.append((vector[number] * _cross(vector) + _cross(moved)) @ turn / squared)
+    angle = math.sqrt(vector @ vector)
+    cross = (_CROSS @ vector).reshape(3, 3)
+    first = 1 - angle**2 / 6 if angle < 1e-4 else math.sin(angle) / angle
+    second = 0.5 - angle**2 / 24 if angle < 1e-4 else (1 - math.cos(angle)) / angle**2
+    result = first * cross + second * cross @ cross
+    result[_DIAGONAL] += 1
     return result
 
 
-def _cross(vector: Array) -> Array:
-    """Matrix of the cross product with a vector from the left."""
-    x, y, z = vector
-    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+def _slopes(vector: Array, turn: Array, dims: int) -> Array:
+    """Derivatives of a rotation by the entries of its vector, (count, D * D) (Gallego and Yezzi, 2015)."""
+    if dims == 2:
+        return np.array([[-turn[1, 0], -turn[0, 0], turn[0, 0], -turn[1, 0]]])
+    squared = float(vector @ vector)
+    if squared < 1e-12:
+        return _CROSS.T
+    cross = (_CROSS @ vector).reshape(3, 3)
+    moved = cross - cross @ turn  # columns: the vector times what the rotation moves an axis by
+    factors = (np.outer(vector, _CROSS @ vector) + (_CROSS @ moved).T).reshape(3, 3, 3)
+    return (factors @ (turn / squared)).reshape(3, 9)
+
+
+_DIAGONAL = np.arange(3), np.arange(3)
+_CROSS = np.array(
+    [[0, 0, 0], [0, 0, -1], [0, 1, 0], [0, 0, 1], [0, 0, 0], [-1, 0, 0], [0, -1, 0], [1, 0, 0], [0, 0, 0]], float
+)
+"""(9, 3): what a vector's entries add to the matrix of the cross product with it from the left."""

@@ -13,7 +13,7 @@ from medtrace.checks import check_batched, check_choice, check_finite
 from medtrace.kernels import threads
 from medtrace.registration.affine_search import Candidate, Search, refine, start_score
 from medtrace.registration.frames import Frame
-from medtrace.registration.levels import AlignmentLevel, make_levels
+from medtrace.registration.levels import FIRST_POINTS, MOST_POINTS, AlignmentLevel, Side, make_levels, side
 from medtrace.registration.plausibility import Plausibility, plausibility
 from medtrace.registration.starts import orientations
 
@@ -25,7 +25,7 @@ FOLLOWED = (12, 4, 2)
 """Starts that are followed at the coarsest resolution, at the next, and at all others."""
 
 PROBES, PROBING = 4, 10
-"""Turned starts that are followed first, and for how many steps."""
+"""Turned starts that are followed first, and for how many steps these and the others go before they are compared."""
 
 CONVINCING, ELSEWHERE = 0.2, 3.0
 """Fraction of the information by which a start that is not turned must beat all probes that end elsewhere, more voxels
@@ -138,7 +138,7 @@ def align(
         moving_mask: likewise on the moving grid.
         seed_matrix: a further start, as `Alignment.matrix`.
         turns: whether to try orientations other than the headers'.
-        finest: resolutions that are run at most, from the coarsest; None for all.
+        finest: resolutions that are run at most, from the coarsest, with fewer points; None for all.
         mirrored: whether to look if the images share more when one is flipped (`Alignment.mirror_gain`, else 0).
 
     Returns:
@@ -157,6 +157,18 @@ def align(
         True
     """
     check_choice("kind", kind, KINDS)
+    check_pair(moving, fixed)
+    frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
+    sides = side(moving, moving_mask), side(fixed, mask)
+    return align_sides(*sides, frame, kind=kind, seed_matrix=seed_matrix, turns=turns, finest=finest, mirrored=mirrored)
+
+
+def check_pair(moving: Tensor, fixed: Tensor) -> None:
+    """Check that two images (C, *spatial) can be aligned.
+
+    Raises:
+        TypeError, ValueError: if one is no finite image, or they are not of as many axes.
+    """
     images = {"moving": moving, "fixed": fixed}
     for name, image in images.items():
         check_batched(name, image[None] if isinstance(image, Tensor) else image)
@@ -165,8 +177,22 @@ def align(
         raise ValueError(
             f"moving: expected {fixed.ndim - 1} axes as fixed, received {moving.ndim - 1}; give two slices or volumes"
         )
-    frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
-    levels = make_levels(moving, fixed, frame, mask, moving_mask)[:finest]
+
+
+def align_sides(
+    moving: Side,
+    fixed: Side,
+    frame: Frame,
+    *,
+    kind: str = "auto",
+    seed_matrix: Tensor | None = None,
+    turns: bool = True,
+    finest: int | None = None,
+    mirrored: bool = True,
+) -> Alignment:
+    """`align` of images that are checked and scaled."""
+    most = MOST_POINTS if finest is None else FIRST_POINTS
+    levels = make_levels(moving, fixed, frame, most)[:finest]
     still = np.eye(frame.dims + 1)
     before = levels[-1].score(still)
     answer = partial(_answer, before=before, frame=frame, levels=levels, mirrored=mirrored)
@@ -202,7 +228,8 @@ def _follow(
     coarse = levels[0]
     search = Search("rigid", 40, COARSE_TOLERANCE)
     straight = [start_score(coarse, name, matrix) for name, matrix in [*seeds, *_shifted(coarse)]]
-    followed = _distinct([refine(coarse, one, search) for one in straight], coarse)
+    begun = _distinct([refine(coarse, one, Search("rigid", PROBING)) for one in straight], coarse)
+    followed = _distinct([refine(coarse, one, search) for one in begun], coarse)
     convincing = False
     if turns:
         convincing, followed = _turned_too(coarse, followed, search)
@@ -215,7 +242,9 @@ def _follow(
 
 def _turned_too(level: AlignmentLevel, straight: list[Candidate], search: Search) -> tuple[bool, list[Candidate]]:
     """Whether the headers' start convinces, and the ends that are followed: its own, or of all turns, best first."""
-    turned = [Candidate(name, matrix, level.score(matrix, few=True)) for name, matrix in _turned(level)]
+    starts = _turned(level)
+    scores = level.scores([matrix for _, matrix in starts])
+    turned = [Candidate(*start, score) for start, score in zip(starts, scores)]
     turned.sort(key=lambda one: -one.score)
     probes = [refine(level, one, Search("rigid", PROBING)) for one in turned[:PROBES]]
     best = straight[0]
@@ -313,15 +342,16 @@ def _mirror_gain(levels: Sequence[AlignmentLevel], matrix: Any, kind: str) -> fl
     """What mirroring the fixed content along one of its grid's axes adds to the information, as a fraction."""
     coarse = levels[0]
     search = Search(kind, MIRRORING, COARSE_TOLERANCE)
+    probing = search._replace(iterations=PROBING)
     ends = []
     for axis in range(coarse.dims):
         normal = coarse.to_fixed[:-1, axis] / np.linalg.norm(coarse.to_fixed[:-1, axis])
         flip = np.eye(coarse.dims + 1)
         flip[:-1, :-1] -= 2 * np.outer(normal, normal)
         flip[:-1, -1] = 2 * normal * (normal @ coarse.fixed_center)
-        ends.append(refine(coarse, Candidate("mirrored", matrix @ flip, 0.0), search))
-    best = max(ends, key=lambda one: one.score)
+        ends.append(refine(coarse, Candidate("mirrored", matrix @ flip, 0.0), probing))
+    best = refine(coarse, max(ends, key=lambda one: one.score), search)
     own = refine(coarse, Candidate("as found", matrix, 0.0), search)
-    for level in levels[1:]:
+    for level in (one.thinned() for one in levels[1:]):
         best, own = refine(level, best, search), refine(level, own, search)
     return (best.score - own.score) / max(own.score - 1, 1e-9)

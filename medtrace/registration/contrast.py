@@ -11,7 +11,6 @@ from medtrace.kernels.greedy_interface import inner_shape
 from medtrace.kernels.similarity_torch import LEAST_WEIGHT, box_sum
 from medtrace.losses.lncc import lncc
 from medtrace.registration.pyramid import shrink
-from medtrace.registration.scaling import scaled
 
 RADIUS = 2
 FLOOR = 1e-3
@@ -52,11 +51,10 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> ContrastRelati
     """Measure how two images on one grid relate.
 
     Args:
-        moving: (C, *spatial), any range.
+        moving: (C, *spatial), scaled (see `scaling.scaled`).
         fixed: likewise.
         weight: (1, *spatial) of the voxels that count.
     """
-    moving, fixed = scaled(moving), scaled(fixed)
     texture = mean_correlation(moving, fixed, weight.float())
     factor = [_halvings(max(weight.shape[1:])) if size > 1 else 1 for size in weight.shape[1:]]
     moving, fixed, weight = (shrink(image, factor) for image in (moving, fixed, weight.float()))
@@ -76,7 +74,7 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> ContrastRelati
         local = fraction * (sab - sa * sb * per) / (spread[0] * spread[1]).sqrt()
         signed, whole = signed + float(local.sum()), whole + float(local.abs().sum())
         correlations.append(_correlation(a, b, fraction))
-    likeness = mean_correlation(moving, fixed, weight)
+    likeness = texture if max(factor) == 1 else mean_correlation(moving, fixed, weight)
     return ContrastRelation(abs(signed) / max(whole, 1e-9), sum(correlations) / len(correlations), likeness, texture)
 
 

@@ -25,6 +25,9 @@ UPDATE_VOXELS = 1.5
 FIELD_VOXELS = 0.6
 """Default standard deviations of the Gaussians on updates and on the field, in voxels of the geometric mean size."""
 
+DOUBT = 0.05
+"""Fraction of the likeness by which no field at all must beat that of the coarser levels to be begun with instead."""
+
 PATIENCE = 8
 """Iterations over which a level's similarity must have risen."""
 
@@ -170,6 +173,8 @@ def deform(
     for step in steps:
         field = enlarge(field, coarse, step.factor, shape)
         level = _Level(images, step, sizes, settings, field)
+        if history:
+            level.doubt()
         history.append(level.run(_after(progress, done, planned)))
         done, coarse, field = done + step.iterations, step.factor, level.field
     field, before, left = unfold(field, settings.unfolding)
@@ -265,9 +270,24 @@ class _Level:
                 break
         return LevelHistory(self.step.factor, tuple(values), stopped)
 
+    def doubt(self) -> None:
+        """Begin without the coarser levels' field where that makes the images less alike, as of two contrasts it may:
+        what is brighter than the background on both need not be alike inside."""
+        none = self.ops.field(torch.zeros_like(self.field))
+        if self._likeness(none) > (1 + DOUBT) * self._likeness(self.array):
+            self.array = none
+
+    def _likeness(self, field: Any) -> float:
+        weight = self._weight(field)
+        value = sum(
+            self._similarity(channel, self.ops.warp(self.moving[channel], field)[0], fixed, weight).value
+            for channel, fixed in enumerate(self.fixed)
+        )
+        return float(value) / (max(float(weight.sum()), 1e-6) * len(self.fixed))
+
     def _iterate(self) -> float:
         ops = self.ops
-        weight = self._weight()
+        weight = self._weight(self.array)
         total, value = None, 0.0
         for channel, (fixed, by_fixed) in enumerate(zip(self.fixed, self.fixed_slopes)):
             warped, by_space = ops.warp(self.moving[channel], self.array)
@@ -281,10 +301,10 @@ class _Level:
             self.array, _ = ops.smooth(self.array, self.elastic)
         return value / (max(float(weight.sum()), 1e-6) * len(self.fixed))
 
-    def _weight(self) -> Any:
+    def _weight(self, field: Any) -> Any:
         if self.moving_mask is None:
             return self.still
-        masked, _ = self.ops.warp(self.moving_mask, self.array)
+        masked, _ = self.ops.warp(self.moving_mask, field)
         self.windows = None
         return self.still * (1 - masked)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,8 +59,7 @@ class AlignmentLevel:
         self.edge = float(np.linalg.norm(self.to_fixed[:-1, :-1], axis=0).max())
         self.fixed_center, spread = _moments(coarse_fixed[0] * fraction[0], self.to_fixed)
         moving_share = None if moving_weight is None else shrink(moving_weight, factors[0])
-        content = coarse_moving[0] if moving_share is None else coarse_moving[0] * moving_share[0]
-        self.moving_center, _ = _moments(content, to_moving)
+        self._moving = coarse_moving[0], None if moving_share is None else moving_share[0], to_moving
         self.fixed_middle, self.moving_middle = _middle(coarse_fixed, self.to_fixed), _middle(coarse_moving, to_moving)
         self.radius = max(float(np.sqrt(np.trace(spread))), self.edge)
         self.spread = spread
@@ -68,18 +69,31 @@ class AlignmentLevel:
         self.from_moving = np.linalg.inv(to_moving @ _shift(self.dims, -1.0))
         values, weights = coarse_fixed[0].flatten(), fraction[0].flatten()
         counted = np.flatnonzero(weights.cpu().numpy() > 0)
-        grid = np.stack(np.unravel_index(counted, coarse_fixed.shape[1:])).astype(np.float64)
-        chosen = _chosen(len(counted), most)
-        known = [one[torch.from_numpy(counted).to(one.device)] for one in (values, weights)]
-        self._points = grid, known[0], known[1]
+        self._counted, self._shape = counted, tuple(coarse_fixed.shape[1:])
+        self._known = values, weights
         self._images = padded, parted
-        self.information = self._information(chosen)
-        self._few: PointInformation | None = None
+        self.information = self._information(most)
 
-    def _information(self, chosen: Array) -> PointInformation:
-        grid, values, weights = self._points
+    @cached_property
+    def moving_center(self) -> Array:
+        """(D,): of the moving content, in mm."""
+        image, share, affine = self._moving
+        return _moments(image if share is None else image * share, affine)[0]
+
+    def _information(self, most: int) -> PointInformation:
+        chosen = self._counted[_chosen(len(self._counted), most)]
+        grid = np.stack(np.unravel_index(chosen, self._shape)).astype(np.float64)
+        values, weights = self._known
         picked = torch.from_numpy(chosen).to(values.device)
-        return PointInformation(*self._images, grid[:, chosen], values[picked], weights[picked])
+        return PointInformation(*self._images, grid, values[picked], weights[picked])
+
+    def thinned(self) -> AlignmentLevel:
+        """The same with no more points than the coarsest resolution has."""
+        if self.information.known.shape[0] <= FIRST_POINTS:
+            return self
+        result = copy(self)
+        result.information = self._information(FIRST_POINTS)
+        return result
 
     def compare(self, matrix: Array) -> tuple[float, Array]:
         """Normalized mutual information through a map of the frame's points, and its derivative by the map's matrix.
@@ -91,12 +105,14 @@ class AlignmentLevel:
         # position = N·M·A·p with N to moving voxels and A from fixed ones
         return value, self.from_moving[:-1, :-1].T @ by_voxels @ self.to_fixed.T
 
-    def score(self, matrix: Array, *, few: bool = False) -> float:
-        """Normalized mutual information through a map of the frame's points; of few of the points for a first look."""
-        if few and self._few is None:
-            self._few = self._information(_chosen(len(self._points[1]), FEW_POINTS))
-        information = self._few if few and self._few is not None else self.information
-        return information.compare(self.from_moving @ matrix @ self.to_fixed, derivative=False)[0]
+    def score(self, matrix: Array) -> float:
+        """Normalized mutual information through a map of the frame's points."""
+        return self.information.compare(self.from_moving @ matrix @ self.to_fixed, derivative=False)[0]
+
+    def scores(self, matrices: Sequence[Array]) -> list[float]:
+        """Likewise through each of many maps, of few of the points: for a first look."""
+        few = self._information(FEW_POINTS)
+        return few.values_of([self.from_moving @ matrix @ self.to_fixed for matrix in matrices])
 
     def distance(self, first: Array, second: Array) -> float:
         """Root mean square distance, in mm, at which two maps put the fixed content."""
@@ -106,22 +122,37 @@ class AlignmentLevel:
         return float(np.sqrt(center @ center + spread))
 
 
-def make_levels(
-    moving: Tensor, fixed: Tensor, frame: Frame, mask: Tensor | None, moving_mask: Tensor | None
-) -> list[AlignmentLevel]:
+class Side(NamedTuple):
+    """One image of a pair, as an alignment takes it."""
+
+    image: Tensor
+    """(1, *spatial) from 0 to 1."""
+    weight: Tensor | None
+    """(1, *spatial), how far its voxels count; None for all."""
+
+
+def side(image: Tensor, mask: Tensor | None) -> Side:
+    """Channels averaged, intensities scaled.
+
+    Args:
+        image: (C, *spatial), any range.
+        mask: (1, *spatial), what is left out.
+    """
+    weight = None if mask is None else 1 - mask.detach().float().clamp(0, 1).to(image.device)
+    return Side(scaled(image, weight).mean(0, keepdim=True).clamp(0, 1), weight)
+
+
+def make_levels(moving: Side, fixed: Side, frame: Frame, most: int = MOST_POINTS) -> list[AlignmentLevel]:
     """Resolutions from coarse to fine.
 
     Args:
-        moving: (C, *spatial), any range.
-        fixed: likewise, on its own grid.
+        moving: image on its own grid.
+        fixed: likewise.
         frame: where they lie.
-        mask: (1, *spatial) of the fixed image, what is left out.
-        moving_mask: likewise of the moving image.
+        most: fixed voxels that are compared at any but the coarsest.
     """
-    weights = [None if region is None else 1 - region.detach().float().clamp(0, 1) for region in (mask, moving_mask)]
-    still = scaled(fixed, weights[0]).mean(0, keepdim=True).clamp(0, 1)
-    moved = scaled(moving, weights[1]).mean(0, keepdim=True).clamp(0, 1)
-    weight = torch.ones_like(still) if weights[0] is None else weights[0].to(still.device)
+    still, moved = fixed.image, moving.image
+    weight = torch.ones_like(still) if fixed.weight is None else fixed.weight
     edges = [np.linalg.norm(affine[:-1, :-1], axis=0) for affine in (frame.moving, frame.fixed)]
     content = max(size * edge for size, edge in zip(_extent(still[0]), edges[1]))
     edge = max(content / COARSEST, float(min(edges[1])))
@@ -139,23 +170,24 @@ def make_levels(
         voxels = np.prod([size / factor for size, factor in zip(still.shape[1:], factors[1])])
         if levels and (voxels > MOST_VOXELS or factors == before):
             break
-        most = MOST_POINTS if levels else FIRST_POINTS
-        levels.append(AlignmentLevel(moved, still, weight, weights[1], frame, (factors[0], factors[1]), most))
+        count = most if levels else FIRST_POINTS
+        levels.append(AlignmentLevel(moved, still, weight, moving.weight, frame, (factors[0], factors[1]), count))
         before = factors
         edge /= 2
     return levels
 
 
 def content_box(image: Tensor, margin: int) -> tuple[list[int], list[int]]:
-    """First voxel of the box about an image's content (C, *spatial), widened by a margin, and behind its last."""
-    return _box(scaled(image).mean(0), [float(margin)] * (image.ndim - 1))
+    """First voxel of the box about a scaled image's content (C, *spatial), widened by a margin, and behind its last."""
+    return _box(image.mean(0), [float(margin)] * (image.ndim - 1))
 
 
 def _chosen(count: int, most: int) -> Array:
-    """Indices of so many at most, spread at random but always the same, in their order."""
+    """Indices of so many at most, one of each of as many equal ranges, at random but always the same."""
     if count <= most:
         return np.arange(count)
-    return np.sort(np.random.default_rng(0).permutation(count)[:most])
+    places = np.arange(most) + np.random.default_rng(0).random(most)
+    return np.minimum((places * (count / most)).astype(np.int64), count - 1)
 
 
 def _coarse(affine: Array, factor: Sequence[int]) -> Array:

@@ -13,13 +13,13 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_positive
 from medtrace.fields import identity_grid, sample, warp
 from medtrace.kernels import threads
-from medtrace.registration.alignment import KINDS, Alignment, align
+from medtrace.registration.alignment import KINDS, Alignment, align_sides, check_pair
 from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of, mean_correlation
 from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
 from medtrace.registration.frames import Frame
 from medtrace.registration.held_out import Evidence, supported
+from medtrace.registration.levels import Side, side
 from medtrace.registration.presets import weak_likeness
-from medtrace.registration.scaling import scaled
 from medtrace.registration.verdict import OtherStart, Verdict, assess
 from medtrace.registration.working import Working, total_field, total_inverse, working_pair
 
@@ -111,11 +111,9 @@ def register_images(
     frame = Frame(fixed_affine, moving_affine, fixed.ndim - 1)
     kind = "given" if isinstance(alignment, Alignment) else alignment
     check_apart(frame, moving.shape[1:], fixed.shape[1:], kind)
-    if isinstance(alignment, Alignment):
-        aligned = alignment
-    else:
-        affines = moving_affine, fixed_affine
-        aligned = align(moving, fixed, *affines, kind=alignment, mask=mask, moving_mask=moving_mask)
+    check_pair(moving, fixed)
+    sides = side(moving, moving_mask), side(fixed, mask)
+    aligned = alignment if isinstance(alignment, Alignment) else align_sides(*sides, frame, kind=alignment)
     matrix = frame.from_ras(aligned.matrix)
     pair = working_pair((moving, fixed), (moving_mask, mask), frame, matrix, spacing)
     contrast = _contrast(pair)
@@ -139,8 +137,7 @@ def register_images(
     inverse = total_inverse(deformation.ddf, pair.affine, matrix, frame.moving, moving.shape[1:], deformation.inverse)
     other = None
     if check_starts:
-        masks = moving_mask, mask
-        other = _other_start((moving, fixed), (moving_affine, fixed_affine), masks, aligned)
+        other = _other_start(sides, (moving_affine, fixed_affine), aligned)
     verdict = assess(pair, deformation, aligned, other, chosen.similarity, contrast)
     warped = _warped(moving, ddf, frame)
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict, evidence)
@@ -149,16 +146,15 @@ def register_images(
 def _needless(pair: Working, deformation: Deformation, before: float) -> bool:
     """Whether images that are as alike as two can be, once aligned, are less so when deformed."""
     weight = pair.content.float() * (1 - pair.mask)
-    fixed = scaled(pair.fixed)
+    moving, fixed = pair.shown
     if before <= ALIKE * mean_correlation(fixed, fixed, weight):  # 1 but for windows without structure
         return False
-    moving = scaled(pair.moving)
     return mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
 
 
 def _contrast(pair: Working) -> ContrastRelation:
     weight = pair.content.float() * (1 - pair.mask)
-    return contrast_of(pair.moving, pair.fixed, weight if bool((weight > 0).any()) else torch.ones_like(weight))
+    return contrast_of(*pair.shown, weight if bool((weight > 0).any()) else torch.ones_like(weight))
 
 
 def _settings(
@@ -203,27 +199,16 @@ def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) 
         )
 
 
-def _other_start(
-    images: tuple[Tensor, Tensor],
-    affines: tuple[Tensor, Tensor],
-    masks: tuple[Tensor | None, Tensor | None],
-    aligned: Alignment,
-) -> OtherStart:
+def _other_start(sides: tuple[Side, Side], affines: tuple[Tensor, Tensor], aligned: Alignment) -> OtherStart:
     """An alignment found another way: from the fixed to the moving image, or, where none was sought, at all."""
     if aligned.kind == "none":
-        result = align(*images, *affines, kind="rigid", mask=masks[1], moving_mask=masks[0], finest=2, mirrored=False)
+        frame = Frame(affines[1], affines[0], sides[1].image.ndim - 1)
+        result = align_sides(*sides, frame, kind="rigid", finest=2, mirrored=False)
         gain = (result.similarity - result.similarity_before) / max(result.similarity_before - 1, 1e-9)
         return OtherStart(aligned.distance(result.matrix), gain)
-    back = align(
-        *images[::-1],
-        *affines[::-1],
-        kind=aligned.kind,
-        mask=masks[0],
-        moving_mask=masks[1],
-        turns=not aligned.convincing,
-        finest=2,
-        mirrored=False,
-    )
+    frame = Frame(affines[0], affines[1], sides[1].image.ndim - 1)
+    turns = not aligned.convincing
+    back = align_sides(*sides[::-1], frame, kind=aligned.kind, turns=turns, finest=2, mirrored=False)
     return OtherStart(aligned.distance(torch.linalg.inv(back.matrix)), None)
 
 

@@ -33,7 +33,7 @@ def scaled(image: Tensor, weight: Tensor | None = None) -> Tensor:
         inside = inside.flatten()
         inside = inside[:: 1 + inside.numel() // ENOUGH]
         tissue = inside[inside > own.min()] if background is None else inside[inside != background]
-        low, high = _percentiles(tissue) if tissue.numel() > 1 else (0.0, 1.0)
+        low, high = percentiles(tissue) if tissue.numel() > 1 else (0.0, 1.0)
         if background is not None:
             low, high, own = _apart(own, background, low, high)
         result[channel] = (own - low) / max(high - low, 1e-12)
@@ -64,7 +64,8 @@ def _apart(image: Tensor, background: float, low: float, high: float) -> tuple[f
     return low, high, image
 
 
-def _percentiles(values: Tensor) -> tuple[float, float]:
+def percentiles(values: Tensor) -> tuple[float, float]:
+    """The .5 and 99.5 percentiles of at least one value."""
     last = values.numel() - 1
     places = round(0.005 * last), round(0.995 * last)
     if values.device.type == "cpu":  # finds two numbers without sorting the others

@@ -15,6 +15,7 @@ from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.greedy import operations
 from medtrace.registration.frames import Array, Frame
 from medtrace.registration.levels import content_box
+from medtrace.registration.scaling import percentiles, scaled
 
 MARGIN = 4
 """Voxels about the content of either image that are worked on too."""
@@ -35,6 +36,8 @@ class Working(NamedTuple):
     spacing: tuple[float, ...]
     content: Tensor
     """(1, *shape) boolean: where the fixed image differs from its rim."""
+    shown: tuple[Tensor, Tensor]
+    """Moving and fixed image, scaled (see `scaling.scaled`)."""
     covered: float
     """Fraction of the fixed content whose counterpart is on the moving grid."""
 
@@ -66,7 +69,8 @@ def working_pair(
     to_moving = np.linalg.inv(frame.moving) @ matrix @ frame.fixed @ change
     moved = onto(moving, shape, to_moving, smooth=True)
     inside = _inside(shape, to_moving, moving.shape[1:])
-    low, high = _both(content_box(still, MARGIN), content_box(moved, MARGIN))
+    shown = [scaled(moved), scaled(still)]
+    low, high = _both(*(content_box(one, MARGIN) for one in shown))
     cut = (slice(None), *(slice(a, b) for a, b in zip(low, high)))
     outside = 1 - inside
     mask = outside if masks[1] is None else torch.maximum(outside, onto(masks[1].float(), shape, change, smooth=True))
@@ -76,7 +80,8 @@ def working_pair(
     covered = float(inside[cut][content].mean()) if bool(content.any()) else 0.0
     moved, still, mask = (part[cut].contiguous() for part in (moved, still, mask))
     own = tuple(float(size) for size in np.linalg.norm((frame.fixed @ change)[:-1, :-1], axis=0))
-    return Working(moved, still, mask, carried, frame.fixed @ change, own, content, covered)
+    first, second = (part[cut].contiguous() for part in shown)
+    return Working(moved, still, mask, carried, frame.fixed @ change, own, content, (first, second), covered)
 
 
 def onto(image: Tensor, shape: Sequence[int], matrix: Array, *, smooth: bool = False) -> Tensor:
@@ -109,10 +114,8 @@ def content_of(image: Tensor) -> Tensor:
         [flat.select(axis, side).flatten() for axis, size in enumerate(flat.shape) if size > 1 for side in (0, -1)]
         or [flat.flatten()]
     ).median()
-    order = flat.flatten().sort().values
-    last = order.numel() - 1
-    width = order[round(0.995 * last)] - order[round(0.005 * last)]
-    return ((flat - box_rim).abs() > 0.1 * width)[None]
+    low, high = percentiles(flat)
+    return ((flat - box_rim).abs() > 0.1 * (high - low))[None]
 
 
 def total_field(ddf: Tensor, working: Array, matrix: Array, fixed: Array, shape: Sequence[int]) -> Tensor:

@@ -269,14 +269,14 @@ def peak_memory(one: Measurement, device: torch.device | None = None) -> int | N
         one.run()
         _synchronise(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
-    if not _forget_peak():
+    if not forget_peak():
         return None
-    before = _status("VmRSS")
+    before = status("VmRSS")
     one.run()
-    return max(0, _status("VmHWM") - before)
+    return max(0, status("VmHWM") - before)
 
 
-def _forget_peak() -> bool:
+def forget_peak() -> bool:
     """Give free memory back and let the kernel measure the peak afresh; False where that is not possible."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -286,7 +286,7 @@ def _forget_peak() -> bool:
     return True
 
 
-def _status(entry: str) -> int:
+def status(entry: str) -> int:
     """Bytes of an entry of /proc/self/status."""
     result = re.search(rf"^{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     if result is None:

@@ -1,13 +1,15 @@
-"""Registration beside greedy and ANTs: real heads, TraceBench, and heads whose headers were corrupted on purpose.
+"""Registration beside greedy and ANTs: real heads and TraceBench.
 
     python -m tests.benchmarks.registration heads --spacing 3      overlap of 17 structures, folds, roughness, seconds
+    python -m tests.benchmarks.registration heads --contrast T2    likewise, T2 to another's T1
+    python -m tests.benchmarks.registration heads --template       likewise, ICBM152 to either head
     python -m tests.benchmarks.registration tracebench             error against the true field, 64 test cases
-    python -m tests.benchmarks.registration turns                  turned, shifted, scaled and inverted heads
     python -m tests.benchmarks.registration engines                the engine beside instance optimization
 
 The heads are those of the shared data folder (MEDTRACE_DATA, else ../shared/data); labels come from the network in
 its folder `meshnet`, run on each T1 at 1 mm. greedy is `picsl-greedy`, ANTs `antspyx`; one that is not installed has no
-row. Everything runs on one thread; the tools take turns, pair by pair. Rows are printed as a Markdown table.
+row. Between two contrasts greedy follows NMI. Everything runs on one thread; the tools take turns, pair by pair.
+Seconds are the processor's. Rows are printed as a Markdown table.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +31,12 @@ import torch
 from torch import Tensor
 
 from medtrace.fields import identity_grid, jacobian_determinant, non_diffeomorphic_fraction, sample, warp
-from medtrace.geometry.resampling import resize, resized_affine
+from medtrace.geometry.resampling import resized_affine
 from medtrace.kernels.between_grids import between_grids
 from medtrace.registration import register_images, thorough
 from tests.benchmarks.harness import optional
-from tests.real_heads import DATA, Head, head, mean_dice, segmented
+from tests.benchmarks.registered_cases import bench_cases, coarser
+from tests.real_heads import DATA, TEMPLATE, Head, head, mean_dice, segmented
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 greedy, ants = optional("picsl_greedy"), optional("ants")
@@ -52,9 +55,9 @@ class Field(NamedTuple):
 
 def ours(moving: Head, fixed: Head, labels: Tensor, onto: Head, **settings: Any) -> Field:
     """`medtrace.registration.register_images` with its defaults."""
-    started = time.perf_counter()
+    started = time.process_time()
     result = register_images(moving.image, fixed.image, moving.affine, fixed.affine, **settings)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     carried = carry(result.ddf, moving, fixed, labels, onto)
     note = f"{result.verdict.grade}, {result.alignment.kind}, {result.settings.similarity}"
     return Field(carried, result.deformation.ddf, seconds, note)
@@ -77,14 +80,14 @@ def moved(matrix: Tensor, points: Tensor) -> Tensor:
 
 
 def greedy_heads(moving: Head, fixed: Head, labels: Tensor, onto: Head, smoothing: str, rounds: str) -> Field:
-    """greedy: affine, then deformable, both by NCC of radius 2."""
+    """greedy: affine, then deformable, both by NCC of radius 2, or by NMI between two contrasts."""
     tool = greedy.Greedy3D()
     images = {"f": to_itk(fixed), "m": to_itk(moving)}
-    started = time.perf_counter()
-    run = "-d 3 -threads 1 -V 0 -m NCC 2x2x2"
+    started = time.process_time()
+    run = f"-d 3 -threads 1 -V 0 -m {'NCC 2x2x2' if moving.contrast == fixed.contrast else 'NMI'}"
     tool.execute(f"{run} -a -dof 12 -ia-image-centers -i f m -n 100x50x10 -o mat", **images, mat=None)
     tool.execute(f"{run} -i f m -it mat -n {rounds} -s {smoothing} -o field", field=None)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     fine = sitk.Cast(
         to_itk(Head(moving.name, moving.contrast, labels.float(), head(moving.name).affine)), sitk.sitkFloat32
     )
@@ -99,9 +102,9 @@ def greedy_heads(moving: Head, fixed: Head, labels: Tensor, onto: Head, smoothin
 def ants_heads(moving: Head, fixed: Head, labels: Tensor, onto: Head, kind: str, **settings: Any) -> Field:
     """ANTs: affine, then SyN."""
     images = [to_ants(one) for one in (fixed, moving)]
-    started = time.perf_counter()
+    started = time.process_time()
     found = ants.registration(*images, type_of_transform=kind, random_seed=1, **settings)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     fine = to_ants(Head(moving.name, moving.contrast, labels.float(), head(moving.name).affine))
     out = ants.apply_transforms(to_ants(onto), fine, found["fwdtransforms"], interpolator="nearestNeighbor")
     vectors = sitk.GetArrayFromImage(sitk.ReadImage(found["fwdtransforms"][0])).transpose(3, 2, 1, 0)
@@ -109,13 +112,14 @@ def ants_heads(moving: Head, fixed: Head, labels: Tensor, onto: Head, kind: str,
 
 
 def to_itk(one: Head) -> Any:
-    """A head as SimpleITK has it."""
+    """A head, or a slice of one, as SimpleITK has it."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(one.image[0].numpy().T))
+    dims = one.image.ndim - 1
     affine = LPS @ one.affine.numpy()
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = np.linalg.norm(affine[:dims, :dims], axis=0)
     image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / spacing).flatten().tolist())
+    image.SetOrigin(affine[:dims, 3].tolist())
+    image.SetDirection((affine[:dims, :dims] / spacing).flatten().tolist())
     return image
 
 
@@ -143,14 +147,16 @@ if ants:
     )
 
 
-def heads(spacing: float, names: Sequence[str], leave: Sequence[str], contrast: str = "T1") -> None:
-    """Both directions between the two heads."""
-    print(f"{contrast} to T1, {spacing:g} mm, one thread\n")
-    print("| tool | moving | Dice | folds (share) | sd log J | smallest J | s | |\n|---|---|---|---|---|---|---|---|")
-    whole = {name: head(name) for name in names}
+def heads(spacing: float, pairs: Sequence[tuple[str, str]], leave: Sequence[str], contrast: str = "T1") -> None:
+    """Pairs of a moving and a fixed head."""
+    print(f"{contrast} to T1, {spacing:g} mm, one thread, seconds of the processor\n")
+    print("| tool | moving | fixed | Dice | folds (share) | sd log J | smallest J | s | |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    whole = {name: head(name) for pair in pairs for name in pair}
     labels = {name: segmented(one) for name, one in whole.items()}
-    ours(*(coarser(whole[name], 6) for name in names), labels[names[0]], whole[names[1]])  # compiles
-    for moving, fixed in (names, names[::-1]):
+    first = pairs[0]
+    ours(*(coarser(whole[name], 6) for name in first), labels[first[0]], whole[first[1]])  # compiles
+    for moving, fixed in pairs:
         pair = coarser(head(moving, contrast), spacing), coarser(whole[fixed], spacing)
         for tool, call in HEAD_TOOLS.items():
             if tool in leave:
@@ -162,93 +168,10 @@ def heads(spacing: float, names: Sequence[str], leave: Sequence[str], contrast: 
             folds = float(non_diffeomorphic_fraction(found.deformation[None]))
             dice = mean_dice(found.labels, labels[fixed])
             print(
-                f"| {tool} | {moving} | {dice:.3f} | {folds:.5f} | {logs.std():.2f} | {jacobian.min():.2f}"
+                f"| {tool} | {moving} | {fixed} | {dice:.3f} | {folds:.5f} | {logs.std():.2f} | {jacobian.min():.2f}"
                 f" | {found.seconds:.1f} | {found.note} |",
                 flush=True,
             )
-
-
-def coarser(one: Head, spacing: float) -> Head:
-    """The same head on larger voxels."""
-    shape = [round(size / spacing) for size in one.image.shape[1:]]
-    affine = resized_affine(one.affine, one.image.shape[1:], shape)
-    return one._replace(image=resize(one.image, shape), affine=affine)
-
-
-SPOILS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    **{
-        f"turned {degrees}° about {'xyz'[axis]}": {"axis": axis, "degrees": degrees}
-        for degrees in (20, 45, 90, 180)
-        for axis in range(3)
-    },
-    **{
-        f"shifted {count} voxels along {'xyz'[axis]}": {"axis": axis, "shift": count}
-        for count in (5, 15, 30)
-        for axis in range(3)
-    },
-    "scaled by 1.25": {"scale": 1.25},
-    "scaled by 1/1.25": {"scale": 0.8},
-    "header 60 mm off": {"axis": 0, "shift": 20},
-    "inverted": {"inverted": True},
-    "inverted, turned 90° about z": {"inverted": True, "axis": 2, "degrees": 90},
-    "header 1 m off": {"axis": 0, "shift": 1000 / 3},
-}
-"""What is done to the moving head at 3 mm."""
-
-
-def corrupted(
-    one: Head, axis: int = 0, degrees: float = 0, shift: float = 0, scale: float = 1, inverted: bool = False
-) -> Head:
-    """A head whose header lies, or whose contrast is turned over."""
-    angle, rest = np.deg2rad(degrees), [k for k in range(3) if k != axis]
-    turn = np.eye(4)
-    turn[np.ix_(rest, rest)] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    turn[:3, :3] *= scale
-    turn[axis, 3] += shift * float(one.affine[:3, 0].norm())
-    middle = np.eye(4)
-    middle[:3, 3] = (one.affine @ torch.tensor([*((size - 1) / 2 for size in one.image.shape[1:]), 1.0]).double())[:3]
-    affine = torch.from_numpy(middle @ turn @ np.linalg.inv(middle)) @ one.affine
-    image = one.image.max() - one.image if inverted else one.image
-    return one._replace(image=torch.where(one.image > 0, image, 0.0) if inverted else image, affine=affine)
-
-
-def turns(names: Sequence[str], contrast: str = "T1") -> list[tuple[str, float, str]]:
-    """Verdict and Dice of every corrupted head, with an alignment and without one."""
-    whole = {name: head(name) for name in names}
-    labels = {name: segmented(one) for name, one in whole.items()}
-    moving, fixed = coarser(head(names[0], contrast), 3), coarser(whole[names[1]], 3)
-    rows = []
-    print("| what was done to the moving head | align auto | Dice | align none | Dice |\n|---|---|---|---|---|")
-    for what, corrupt in SPOILS.items():
-        cells = []
-        for alignment in ("auto", "none"):
-            bad = corrupted(moving, **corrupt)
-            try:
-                result = register_images(bad.image, fixed.image, bad.affine, fixed.affine, alignment=alignment)
-            except ValueError as error:
-                cells += ["error", "–"]
-                rows.append((f"{what}, {alignment}", float("nan"), str(error)))
-                continue
-            dice = mean_dice(carry(result.ddf, bad, fixed, labels[names[0]], whole[names[1]]), labels[names[1]])
-            cells += [f"{result.verdict.grade}, {result.alignment.kind}", f"{dice:.3f}"]
-            rows.append((f"{what}, {alignment}", dice, result.verdict.text()))
-        print(f"| {what} | {' | '.join(cells)} |", flush=True)
-    return rows
-
-
-def bench_cases(count: int, seed: int, split: str) -> list[dict[str, Any]]:
-    from medtrace.data.tracebench import TraceBench
-
-    bench = TraceBench("metamorphic", (64, 64), count, seed, split).generate()
-    cases = [bench[number] for number in range(count)]
-    return [
-        {
-            "affine": case["source"].affine.double(),
-            **{k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in case.items()},
-        }
-        for case in cases
-    ]
 
 
 def ours_slice(case: Mapping[str, Any]) -> Tensor:
@@ -347,9 +270,9 @@ def tracebench(tools: Mapping[str, Callable[..., Tensor]], count: int, seed: int
         call(cases[0])
     for case in cases:
         for name, call in tools.items():
-            started = time.perf_counter()
+            started = time.process_time()
             ddf = call(case)
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             found[name].append((*scores(case, ddf), 1e3 * seconds))
     print(f"TraceBench metamorphic, 64², {count} {split} cases, seed {seed}, one thread\n")
     print("| tool | error healthy (mm) | near the lesion (mm) | Dice | folds (share) | ms |\n|---|---|---|---|---|---|")
@@ -411,9 +334,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.registration", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("what", choices=("heads", "tracebench", "turns", "engines"))
+    parser.add_argument("what", choices=("heads", "tracebench", "engines"))
     parser.add_argument("--spacing", type=float, nargs="+", default=[3.0], help="of heads, in mm")
     parser.add_argument("--contrast", default="T1", help="of the moving head")
+    parser.add_argument("--template", action="store_true", help="ICBM152 to either head")
     parser.add_argument("--leave", nargs="*", default=[], help="tools to leave out")
     parser.add_argument("--cases", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0, help="of TraceBench")
@@ -421,19 +345,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     names = ("patient07", "patient19")
+    pairs = [(TEMPLATE, name) for name in names] if options.template else [names, names[::-1]]
     print(f"load of the machine: {os.getloadavg()[0]:.1f}, data: {DATA.name}\n")
     if options.what == "heads":
         for spacing in options.spacing:
-            heads(spacing, names, options.leave, options.contrast)
-    elif options.what == "turns":
-        lines: Iterable[tuple[str, float, str]] = turns(names, options.contrast)
-        print("\n".join(f"{what}: {dice:.3f}: {text}" for what, dice, text in lines))
+            heads(spacing, pairs, options.leave, options.contrast)
     elif options.what == "engines":
         tools = {"medtrace, thorough": ours_slice, "medtrace, defaults": plain_slice, "instance": instance_slice}
         tracebench(tools, options.cases, 1, "validation")
         HEAD_TOOLS.clear()
         HEAD_TOOLS.update({"medtrace": ours, "instance": instance_head})
-        heads(3.0, names, ())
+        heads(3.0, pairs, ())
     else:
         tools = {name: call for name, call in SLICE_TOOLS.items() if name not in options.leave}
         tracebench(tools, options.cases, options.seed, "test")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medtrace.fields import identity_grid
 from medtrace.registration import register_images
-from tests.benchmarks.registration import bench_cases, coarser, corrupted
+from tests.benchmarks.registered_cases import bench_cases, coarser, corrupted
 from tests.real_heads import head
 
 BAD, GOOD = 6.0, 3.0

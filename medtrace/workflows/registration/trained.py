@@ -113,7 +113,7 @@ def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, result: 
     folds = int(folded_voxels(part[None]).sum())
     deformation = Deformation(part, inverse.ddf[0], float(inverse.residual[0]), (), folds, folds)
     weight = working.content.float() * (1 - working.mask)
-    contrast = contrast_of(working.moving, working.fixed, weight) if bool((weight > 0).any()) else None
+    contrast = contrast_of(*working.shown, weight) if bool((weight > 0).any()) else None
     return assess(working, deformation, result, None, "", contrast)
 
 
