@@ -68,16 +68,14 @@ def real_translation(
     heads, left = find_heads(data)
     for line in left:
         console.print(f"left out: {line}")
-    datasets = {
-        (task.name, person): real_dataset(heads, task, person, out, progress) for task in chosen for person in TEST
-    }
-    for (name, person), dataset in datasets.items():
-        score_cheap(TASKS[name], person, dataset, out)
     for wanted in _order(chosen, methods, seeds, lambda task: best_methods(out, task, methods or task.methods)):
         if wanted.file(out).is_file():
             continue
         console.print(f"training {wanted.name}")
-        train_row(wanted, datasets[wanted.task, wanted.person], out, presets, device)
+        task = TASKS[wanted.task]
+        dataset = real_dataset(heads, task, wanted.person, out, progress)
+        score_cheap(task, wanted.person, dataset, out)
+        train_row(wanted, dataset, out, presets, device)
         write_page(out, heads, left)
     for task in chosen:
         if task in LABELS:
