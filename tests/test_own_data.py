@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader
-from monai.transforms import Compose
+from monai.transforms import Compose, RandAdjustContrastd
 
 from medtrace import metrics
 from medtrace.data import Preparation, TraceBench, load_dataset
-from medtrace.data.augmentation import augmentation, curves_allowed, left_right_axis
+from medtrace.data.augmentation import augmentation, curves_allowed, describe, left_right_axis
 from medtrace.data.deterministic_dataset import DeterministicDataset
 from medtrace.data.loaders import training_loader
 from medtrace.data.preparation.rules import Axis, target_units
@@ -177,6 +177,30 @@ def test_intensities_are_bent_only_where_they_mean_nothing_by_themselves():
     assert not curves_allowed(prepared(ct, t1))
     assert not curves_allowed(prepared(t1, t1))
     assert not curves_allowed(None)
+
+
+def test_intensities_of_several_sources_are_bent_and_the_plan_says_why_they_are_not():
+    contrasts = {name: Contrast(name) for name in ("T1", "FLAIR", "T2")} | {"CT": Contrast.of("CT=HU")}
+    settings = AugmentationSettings(on=True)
+
+    def several(sources, output):
+        return Preparation(2, contrasts=contrasts, sources=sources, outputs=(output,))
+
+    known = several(("T1", "FLAIR"), "T2")
+    assert curves_allowed(known)
+    assert any(isinstance(step, RandAdjustContrastd) for step in augmentation(settings, known, 2))
+    assert describe(settings, known, 2).endswith(", bent source intensities")
+    for preparation, reason in (
+        (several(("T1", "CT"), "T2"), "CT has a fixed unit, HU"),
+        (several(("T1", "T2"), "T2"), "T2 is the target's contrast, too"),
+        (several(("T1", "PD"), "T2"), "the unit of PD is not on record"),
+        (Preparation(2, natural_image=True), "a natural image"),
+        (Preparation(2), "their contrasts are not on record"),
+        (None, "nothing says what they mean"),
+    ):
+        assert not curves_allowed(preparation)
+        assert describe(settings, preparation, 2).endswith(f", source intensities as they are ({reason})")
+        assert not any(isinstance(step, RandAdjustContrastd) for step in augmentation(settings, preparation, 2))
 
 
 def test_sagittal_slices_are_not_mirrored():

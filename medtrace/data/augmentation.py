@@ -181,18 +181,32 @@ def left_right_axis(preparation: Preparation | None, spatial_dims: int) -> int |
 
 
 def curves_allowed(preparation: Preparation | None) -> bool:
-    """Whether a source's intensities may be bent: they mean nothing by themselves, and the target's are others.
+    """Whether the sources' intensities may be bent: they mean nothing by themselves, and the targets' are others.
 
     Where source and target have one contrast, the target would have to be bent alike; where a unit is fixed, as HU are,
     a number means a tissue.
     """
-    if preparation is None or preparation.natural_image or not preparation.targets:
-        return False
-    known = preparation.contrasts
-    return all(
-        before != after and before in known and known[before].unit == ARBITRARY
-        for before, after in preparation.targets.items()
-    )
+    return _unbent(preparation) is None
+
+
+def _unbent(preparation: Preparation | None) -> str | None:
+    """Why the sources' intensities stay as they are; None where they may be bent."""
+    if preparation is None:
+        return "nothing says what they mean"
+    if preparation.natural_image:
+        return "a natural image"
+    sources = preparation.sources or tuple(preparation.targets)
+    if not sources or not (preparation.outputs or preparation.targets):
+        return "their contrasts are not on record"
+    for name in sources:
+        known = preparation.contrasts.get(name)
+        if known is None:
+            return f"the unit of {name} is not on record"
+        if known.unit != ARBITRARY:
+            return f"{name} has a fixed unit, {known.unit}"
+        if name in (*preparation.outputs, preparation.targets.get(name)):
+            return f"{name} is the target's contrast, too"
+    return None
 
 
 def _motion(settings: AugmentationSettings, axis: int | None, dims: int) -> list[Transform]:
@@ -261,7 +275,7 @@ def describe(settings: AugmentationSettings, preparation: Preparation | None, sp
         f"shifts to {settings.shift_voxels:g} voxels",
         f"elastic to {settings.elastic_voxels:g} voxel(s)",
         "bent source intensities"
-        if curves_allowed(preparation)
-        else "source intensities as they are (a fixed unit, a natural image, or the target's own contrast)",
+        if (reason := _unbent(preparation)) is None
+        else f"source intensities as they are ({reason})",
     ]
     return ", ".join(parts)

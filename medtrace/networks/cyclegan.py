@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medtrace.checks import check_network_input, check_positive, check_spatial_dims
 from medtrace.networks.backbone import Code, Domain, TranslationBackbone, other
 from medtrace.networks.blocks import ImagePatchDiscriminator, pad_to_multiple
+from medtrace.networks.blocks.intensity_table import IntensityTable
 
 
 class ResnetGenerator(nn.Module):
@@ -28,6 +29,7 @@ class ResnetGenerator(nn.Module):
         channels: features of the first convolution.
         num_blocks: residual blocks; 9 is the published number for 256 x 256.
         downsamplings: strided convolutions.
+        curve: add an `IntensityTable` of the image before tanh; none is published.
 
     Example:
         >>> ResnetGenerator(2, 1, 3, channels=4, num_blocks=1)(torch.zeros(1, 1, 18, 20)).shape
@@ -42,6 +44,7 @@ class ResnetGenerator(nn.Module):
         channels: int = 64,
         num_blocks: int = 9,
         downsamplings: int = 2,
+        curve: bool = False,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -67,6 +70,7 @@ class ResnetGenerator(nn.Module):
             ]
         layers.append(_reflecting(spatial_dims, channels, out_channels, kernel_size=7))
         self.layers = nn.Sequential(*layers)
+        self.curve = IntensityTable(spatial_dims, in_channels, out_channels) if curve else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate (B, in_channels, *spatial) in [-1, 1] to (B, out_channels, *spatial) float32 in [-1, 1].
@@ -77,7 +81,10 @@ class ResnetGenerator(nn.Module):
         check_network_input("image", image, self.spatial_dims, self.in_channels)
         # A 7-wide kernel reflects 3 pixels, and normalization needs two of them at the bottom.
         padded, crop = pad_to_multiple(image, self.stride, minimum=max(4, 2 * self.stride))
-        return torch.tanh(crop(self.layers(padded)).float())
+        result = crop(self.layers(padded)).float()
+        if self.curve is not None:
+            result = result + self.curve(image.float())
+        return torch.tanh(result)
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -100,6 +107,7 @@ class CycleGAN(TranslationBackbone):
         discriminator_channels: features of a discriminator's first convolution.
         discriminator_layers: convolutions of a discriminator after the first.
         conditional: let the discriminator see the image that the assessed one was made from, as Pix2Pix does.
+        curve: add a learned intensity curve of the image to every translation; see `ResnetGenerator`.
 
     Example:
         >>> network = CycleGAN(3, 1, 2, channels=4, num_blocks=1, discriminator_channels=4)
@@ -119,13 +127,16 @@ class CycleGAN(TranslationBackbone):
         discriminator_channels: int = 64,
         discriminator_layers: int = 3,
         conditional: bool = False,
+        curve: bool = False,
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, bidirectional)
         self.conditional = conditional
         self.stride = 2**downsamplings
         for domain in self.decoded_domains:
             before, after = self.channels_of(other(domain)), self.channels_of(domain)
-            self.decoders[domain] = ResnetGenerator(spatial_dims, before, after, channels, num_blocks, downsamplings)
+            self.decoders[domain] = ResnetGenerator(
+                spatial_dims, before, after, channels, num_blocks, downsamplings, curve
+            )
             self.discriminators[domain] = ImagePatchDiscriminator(
                 spatial_dims,
                 before + after if conditional else after,

@@ -11,6 +11,7 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_positive, check_spatial_dims
+from medtrace.networks.blocks.intensity_table import IntensityTable
 from medtrace.networks.blocks.padding import pad_to_multiple
 
 
@@ -27,6 +28,8 @@ class RegressionUNet(nn.Module):
         refine: let the U-Net give `channels[0]` features, and two convolutions make the image of them and of the input
             at full resolution. Without, all passes through as many normalized channels as the output has, which
             learns slowly and blurs.
+        curve: add an `IntensityTable` of the input before the output is bounded, so that the U-Net learns what
+            the intensity curve of a voxel does not tell.
 
     Example:
         >>> import torch
@@ -43,6 +46,7 @@ class RegressionUNet(nn.Module):
         num_res_units: int = 2,
         dropout: float = 0.0,
         refine: bool = False,
+        curve: bool = False,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -72,6 +76,8 @@ class RegressionUNet(nn.Module):
                 convolution(channels[0], out_channels, kernel_size=3, padding=1),
             )
 
+        self.curve = IntensityTable(spatial_dims, in_channels, out_channels) if curve else None
+
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, in_channels, *spatial) in [-1, 1] to (B, out_channels, *spatial) in [-1, 1].
 
@@ -84,6 +90,8 @@ class RegressionUNet(nn.Module):
         result = self.unet(padded)
         if self.refinement is not None:
             result = self.refinement(torch.cat([result, padded], 1))
+        if self.curve is not None:
+            result = result + self.curve(padded)
         return crop(result.tanh())
 
     if TYPE_CHECKING:

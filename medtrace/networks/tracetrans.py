@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medtrace.checks import check_levels, check_network_input, check_positive, check_spatial_dims
 from medtrace.fields import exponentiate, warp
 from medtrace.networks.blocks import INSTANCE_NORM, ConditionalPatchDiscriminator, Decoder, Encoder, pad_to_multiple
+from medtrace.networks.blocks.intensity_table import IntensityTable
 from medtrace.networks.patches import PatchInferer
 
 
@@ -49,6 +50,8 @@ class TraceTrans(nn.Module):
             paper's ablation, Table 3).
         velocity_downsampling: how often the velocity's grid is halved against the image's; it is interpolated linearly.
             0 is the paper's; a coarser velocity is smoother and cheaper.
+        curve: y_trans = tanh(g(e(x)) + c(y_warp)) with an `IntensityTable` c, so that g learns what the intensity curve
+            of the warped source does not tell. The field learns nothing from it. The paper has none.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -69,6 +72,7 @@ class TraceTrans(nn.Module):
         norm: str | tuple[Any, ...] = INSTANCE_NORM,
         shared_encoder: bool = True,
         velocity_downsampling: int = 0,
+        curve: bool = False,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
@@ -86,6 +90,7 @@ class TraceTrans(nn.Module):
         self.velocity_decoder = Decoder(
             spatial_dims, in_channels, spatial_dims, channels, norm, downsampling=velocity_downsampling, zero_init=True
         )
+        self.curve = IntensityTable(spatial_dims, in_channels, out_channels) if curve else None
 
     def forward(self, source: Tensor, deform: bool = True, inferer: PatchInferer | None = None) -> TraceTransOutput:
         """Translate a batch.
@@ -108,21 +113,30 @@ class TraceTrans(nn.Module):
         padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
         streams = partial(self._streams, deform=deform)
         outputs = streams(padded) if inferer is None else inferer(padded, streams, self.stride)
-        image = crop(outputs[0])
+        logits = crop(outputs[0])
         if not deform:
             still = source.new_zeros(source.shape[0], self.spatial_dims, *source.shape[2:])
-            return TraceTransOutput(image, source, still, still)
+            return TraceTransOutput(self._image(logits, source), source, still, still)
         velocity = crop(outputs[1])
         ddf = exponentiate(velocity, self.integration_steps)
-        return TraceTransOutput(image, warp(source, ddf), ddf, velocity)
+        warped = warp(source, ddf)
+        return TraceTransOutput(self._image(logits, warped), warped, ddf, velocity)
 
     if TYPE_CHECKING:
         __call__ = forward
 
+    def _image(self, decoded: Tensor, warped: Tensor) -> Tensor:
+        if self.curve is None:
+            return decoded
+        return torch.tanh(decoded + self.curve(warped.detach().float()))
+
     def _streams(self, padded: Tensor, deform: bool) -> tuple[Tensor, ...]:
-        """The image and, if asked for, the velocity of a grid that the strides divide."""
+        """The image (before it is bounded where a curve is added) and, if asked for, the velocity of a grid that the
+        strides divide."""
         features = self.encoder(padded)
-        image = torch.tanh(self.image_decoder(features).float())
+        image = self.image_decoder(features).float()
+        if self.curve is None:
+            image = torch.tanh(image)
         if not deform:
             return (image,)
         if self.velocity_encoder is not None:
@@ -144,6 +158,7 @@ class DualDecoderGAN(nn.Module):
         velocity_downsampling: how often the velocity's grid is halved against the image's.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: convolutions of each discriminator after the first.
+        curve: add a learned intensity curve of the warped source; see `TraceTrans`.
 
     Example:
         >>> network = DualDecoderGAN(2, 1, 1, channels=(4, 8), discriminator_channels=4, discriminator_layers=1)
@@ -164,6 +179,7 @@ class DualDecoderGAN(nn.Module):
         velocity_downsampling: int = 0,
         discriminator_channels: int = 64,
         discriminator_layers: int = 3,
+        curve: bool = False,
     ) -> None:
         super().__init__()
         self.generator = TraceTrans(
@@ -175,6 +191,7 @@ class DualDecoderGAN(nn.Module):
             norm,
             shared_encoder,
             velocity_downsampling,
+            curve,
         )
         self.translation_discriminator = ConditionalPatchDiscriminator(
             spatial_dims, in_channels, out_channels, discriminator_channels, discriminator_layers, norm

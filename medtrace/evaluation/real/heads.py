@@ -8,6 +8,9 @@ names, in a folder or its subfolder `open_ms`:
 - `longitudinal/raw/PERSON/`, or `longitudinal/PERSON/`, with `{study1,study2}_{T1W,T2W,FLAIR}.nii.gz` and the ITK
   transforms `STUDY_CONTRAST_intrastudy_to_FLAIR.txt` and `STUDY_FLAIR_to_common_space.txt`;
 - `longitudinal/coregistered/PERSON/brainmask.nii.gz`, or beside the scans.
+
+The cross-sectional scans are published corrected for their bias field (N4), the longitudinal ones as they were scanned:
+a surface coil's brighter rim there is no property of tissue, but is learned as one. They are corrected here.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ MOST_BRAIN_LITERS = 2.2
 VALIDATION = "patient04"
 """The person on whose head the settings were chosen; never a test person."""
 TEST = ("patient07", "patient19")
+N4_SHRINK_MM, N4_ITERATIONS = 4.0, (50, 50, 50, 50)
+"""Spacing at which a bias field is fitted, and iterations at each of its levels."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,14 @@ def find_heads(folder: str | os.PathLike) -> tuple[list[Head], list[str]]:
     return heads, left
 
 
-def on_one_grid(head: Head, folder: Path) -> dict[str, Path]:
-    """Contrast → file of the head's images on one grid without skull; made where it is missing."""
+def on_one_grid(head: Head, folder: Path, bias: bool = False) -> dict[str, Path]:
+    """Contrast → file of the head's images on one grid without skull; made where it is missing.
+
+    Args:
+        head: of one that already is on one grid the files as they are.
+        folder: receives the others.
+        bias: leave the bias field in; by default it is taken out (`without_bias`).
+    """
     if head.mask is None:
         return dict(head.images)
     mask = sitk.ReadImage(str(head.mask))
@@ -99,9 +110,25 @@ def on_one_grid(head: Head, folder: Path) -> dict[str, Path]:
         for transform in head.transforms[contrast]:
             motion.AddTransform(sitk.ReadTransform(str(transform)))
         image = sitk.Resample(sitk.ReadImage(str(file), sitk.sitkFloat32), mask, motion, sitk.sitkLinear, 0.0)
+        image = image if bias else without_bias(image, mask)
         values = np.where(inside, np.transpose(sitk.GetArrayFromImage(image)), 0.0)
         write_image(result[contrast], torch.from_numpy(values.astype(np.float32))[None], affine)
     return result
+
+
+def without_bias(image: sitk.Image, mask: sitk.Image) -> sitk.Image:
+    """An image divided by the smooth bias field that N4 finds in it (Tustison et al., IEEE TMI 2010).
+
+    Args:
+        image: float32, of any unit.
+        mask: of the tissue, on the same grid.
+    """
+    shrink = [max(1, round(N4_SHRINK_MM / spacing)) for spacing in image.GetSpacing()]
+    inside = sitk.Cast((mask > 0) & (image > 0), sitk.sitkUInt8)
+    corrector = sitk.N4BiasFieldCorrectionImageFilter()
+    corrector.SetMaximumNumberOfIterations(N4_ITERATIONS)
+    corrector.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
+    return image / sitk.Exp(corrector.GetLogBiasFieldAsImage(image))
 
 
 def sides(heads: Sequence[Head], contrasts: Sequence[str], test: str) -> dict[str, list[Head]]:

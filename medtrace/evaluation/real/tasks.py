@@ -26,7 +26,7 @@ class RealTask:
 
     sources: tuple[str, ...]
     target: str
-    methods: tuple[str, ...] = ("tracetrans", "pix2pix", "unet", "reggan", "cyclegan")
+    methods: tuple[str, ...] = ("unet", "tracetrans", "pix2pix", "reggan", "cyclegan")
 
     @property
     def name(self) -> str:
@@ -57,9 +57,9 @@ class RealTask:
 IMAGES = (
     RealTask(("T1",), "T2"),
     RealTask(("T1",), "FLAIR"),
-    RealTask(("T1", "FLAIR"), "T2", ("tracetrans", "unet")),
+    RealTask(("T1", "FLAIR"), "T2"),
 )
 """Scored by their images."""
-LABELS = (RealTask(("T2",), "T1", ("tracetrans", "unet")), RealTask(("FLAIR",), "T1", ("tracetrans", "unet")))
+LABELS = (RealTask(("T2",), "T1", ("unet", "tracetrans")), RealTask(("FLAIR",), "T1", ("unet", "tracetrans")))
 """Scored by what a network that knows T1 alone sees in them, too."""
 TASKS: Mapping[str, RealTask] = {task.name: task for task in (*IMAGES, *LABELS)}

@@ -56,6 +56,7 @@ SHARP: Mapping[str, Mapping[str, Any]] = {
         "downsamplings": 1,
         "discriminator_channels": 8,
         "discriminator_layers": 2,
+        "curve": True,
     },
 }
 """As `SMALL`, but a generator that works at half resolution, as one at a quarter blurs what lies voxel on voxel."""

@@ -100,6 +100,7 @@ class TraceTransMethod(Method):
             velocity_downsampling=settings.velocity_downsampling,
             discriminator_channels=settings.discriminator_channels,
             discriminator_layers=settings.discriminator_layers,
+            curve=settings.curve,
         )
         return cls(
             networks,

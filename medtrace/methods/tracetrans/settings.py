@@ -28,6 +28,7 @@ _OWN: Preset = {
     "channels": (16, 32, 64, 128),
     "discriminator_channels": 8,
     "discriminator_layers": 2,
+    "curve": True,
 }
 
 _SMALL: Preset = {
@@ -65,6 +66,8 @@ class TraceTransSettings(MethodSettings):
     warp_bins: Count = 16
     cross_bins: Count = 32
     cross_gradient: Literal["both", "image"] = "both"
+    curve: bool = False
+    """Add a learned intensity curve of the warped source to the image (`networks.TraceTrans`)."""
     registered_channels: Indices | None = None
     """Of a source of several contrasts, those that are compared with the target; None is channel by channel, or all."""
     structure_weight: NonNegative = 0.0

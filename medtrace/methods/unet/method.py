@@ -50,6 +50,7 @@ class UNetMethod(Method):
                 settings.num_res_units,
                 settings.dropout,
                 settings.refine,
+                settings.curve,
             ),
             settings.structure_weight,
         )

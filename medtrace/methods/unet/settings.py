@@ -25,13 +25,15 @@ class UNetSettings(MethodSettings):
     dropout: Fraction = 0.0
     refine: bool = False
     """Make the image of features and the source at full resolution (`networks.RegressionUNet`)."""
+    curve: bool = False
+    """Add a learned intensity curve of the source to the network's output (`networks.RegressionUNet`)."""
     structure_weight: NonNegative = 0.0
     """Of 1 − SSIM beside the L1 of translation and target, as a multiple of the L1's weight."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": {},
-        "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True},
+        "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True, "curve": True},
         "small": {},
         "gpu": {**OWN_ON_GPU, "channels": (64, 128, 256, 512, 512)},
         "tracebench": {**POSTOP, **_BUDGET},

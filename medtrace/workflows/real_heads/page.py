@@ -25,6 +25,7 @@ HEADINGS = (
     "MAE, 0-255 [95 %]",
     "SSIM [95 %]",
     "MAE in units",
+    "validation head: MAE, SSIM",
     "MAE minus patch ridge [95 %]",
     "SSIM minus patch ridge [95 %]",
     "CPU s",
@@ -41,12 +42,15 @@ medtrace bench real --study t1+flair-t2              # also images, labels, t1-t
 where FOLDER holds the open MS data of Lesjak et al. (CC-BY, [open_ms_data](https://github.com/muschellij2/open_ms_data);
 cross-sectional: Neuroinformatics 2017, [doi 10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7);
 longitudinal: Neuroinformatics 2016); the tables are of a part of it. A finished row is kept, a second call does what is
-missing. Every method is trained once, then the best two of a translation with two more seeds.
+missing. Every method is trained once, then those two of a translation that are best on the validation head with two
+more seeds.
 
 - *Heads.* Two cross-sectional heads ({" and ".join(TEST)}, the test persons in turn) and longitudinal heads, brought to
   one grid with the data's own transforms and without skull. A head without a contrast of the translation is left out;
   so is one whose mask holds the full head. {VALIDATION} is the validation throughout: settings were chosen on that
   head, never on the test heads. One name in both data sets counts as one person, who is never on two sides.
+- *Bias field.* The cross-sectional heads are published corrected by N4, the longitudinal ones are as they were scanned;
+  these are corrected by N4 before anything else, so that both are treated alike.
 - *Slices.* {SLICES} axial slices of a head, 96 × 112 pixels of 2 mm, 3 mm apart; Nyul's landmarks and the window of z
   from training heads only.
 - *Numbers.* Over the target's foreground. *MAE 0-255* on the network's scale; *in units* on that of the mean training
@@ -76,18 +80,22 @@ TRUSTED = ("Cerebral-White-Matter", "Cerebral-Cortex", "Thalamus", "Caudate", "P
 def write_page(out: Path, heads: Sequence[Head], left: Sequence[str]) -> Path:
     """Write tables of all finished rows, of all translations in the folder; figures are `write_figures`'s."""
     rows = read_rows(out)
-    parts = [INTRO]
+    parts, empty = [INTRO], []
     for task in TASKS.values():
         for person in TEST:
             chosen = [row for row in rows if (row["task"], row["person"]) == (task.name, person)]
             if any(row["row"] not in CHEAP for row in chosen):
                 parts += [f"## {task.title}, {person}", "", *_table(chosen), "", *_verdicts(chosen), ""]
+                parts += _untrained(task, chosen)
                 parts += _figures(out, task, person)
+            elif chosen:
+                empty.append(f"{task.name} of {person}")
     labels = [line for task in LABELS for line in _labels(out, task)]
     if labels:
         parts += ["## Structures in translations to T1", "", LABELS_INTRO, "", *labels]
     listed = ", ".join(f"{head.name} ({', '.join(head.images)})" for head in heads)
-    notes = [f"Heads: {listed}.", *[f"Left out: {line}." for line in left]]
+    notes = [f"Heads: {listed}.", *[f"Left out: {line}." for line in left], *_machines(rows)]
+    notes += [f"No method trained yet: {', '.join(empty)}."] if empty else []
     atomic_write(out / PAGE, "\n".join([*parts, *notes]) + "\n")
     return out / PAGE
 
@@ -112,6 +120,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             _cell(_slices(trained, MAE), 2),
             _cell(_slices(trained, SSIM), 3),
             f"{np.mean(_slices(trained, UNITS)):.1f}" if UNITS in first["cases"] else "-",
+            ", ".join(f"{np.mean([row['validation'][name] for row in trained]):.3g}" for name in (MAE, SSIM)),
         ]
         for column, digits in ((MAE, 2), (SSIM, 3)):
             if ridge is None or first["row"] == RIDGE:
@@ -144,6 +153,21 @@ def _verdict(rows: Sequence[Mapping[str, Any]], missing: str) -> list[str]:
         parts.append(f"{name} {own:.3g} against {other:.3g}: {'better' if won else 'worse'}")
     cases = len(rows[0]["names"])
     return [f"Best learned method: {best}; beside {ridge} {'; '.join(parts)}. n = {cases} slices of 1 person."]
+
+
+def _untrained(task: RealTask, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = [name for name in task.methods if name not in {row["row"] for row in rows}]
+    return [f"Not trained yet: {', '.join(names)}.", ""] if names else []
+
+
+def _machines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the trained rows were made with."""
+    trained = [row for row in rows if "device" in row]
+    if not trained:
+        return []
+    names = ("device", "threads", "torch", "commit")
+    found = [f"{name} {', '.join(sorted({str(row[name]) for row in trained}))}" for name in names]
+    return [f"Trained rows: {'; '.join(found)}."]
 
 
 def _figures(out: Path, task: RealTask, person: str) -> list[str]:

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medtrace.data.dataset import load_dataset
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.engines.runs import load_method
-from medtrace.evaluation.bench.machine import commit
+from medtrace.evaluation.bench.machine import commit, measured_with
 from medtrace.evaluation.cheap_rows import CURVE, IDENTITY, RIDGE, cheap_rows
 from medtrace.evaluation.real.heads import Head, on_one_grid, sides
 from medtrace.evaluation.real.scores import MAE, slice_scores
@@ -31,6 +29,8 @@ SLICES = 28
 GRID: dict[str, Any] = {"spacing": (2.0, 2.0, 3.0), "crop": (96, 112, 40), "pad": True, "align": False}
 ROWS, RUNS, DATA = "rows", "runs", "data"
 CHEAP = (IDENTITY, CURVE, RIDGE)
+MACHINE = ("torch", "device", "threads")
+"""What a trained row's record has of `measured_with`."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / ROWS).glob("*.json"))]
 
 
-def mean_error(out: Path, row: RealRow) -> float | None:
-    """Foreground error of a finished row, None of another."""
+def validation_error(out: Path, row: RealRow) -> float | None:
+    """Foreground error of a finished row on the validation head, None of another."""
     file = row.file(out)
     if not file.is_file():
         return None
-    return float(np.mean(json.loads(file.read_text(encoding="utf-8"))["cases"][MAE]))
+    return float(json.loads(file.read_text(encoding="utf-8"))["validation"][MAE])
 
 
 def dataset_of(out: Path, task: str, person: str) -> Path:
@@ -180,15 +180,17 @@ def train_row(row: RealRow, dataset: Path, out: Path, presets: Sequence[str], de
         "presets": list(presets),
     }
     method = load_method(run, device)
-    cost["parameters"] = sum(parameter.numel() for parameter in method.parameters())
+    parameters = list(method.parameters())
+    cost["parameters"] = sum(parameter.numel() for parameter in parameters)
+    cost.update({key: value for key, value in measured_with(parameters[0].device).items() if key in MACHINE})
     for scored in reversed(row.with_missing()):  # the row itself last: where it is, all is
         _score(scored, tracer_of(method), dataset, out, cost)
 
 
 def _score(row: RealRow, tracer: Tracer, dataset: Path, out: Path, cost: Mapping[str, Any]) -> None:
-    task = TASKS[row.task]
-    cases = cases_of(dataset, "test", task, row.missing)
-    table = score_cases(tracer, cases, scores=slice_scores(Preparation.load(dataset / FILE)))
+    task, scores = TASKS[row.task], slice_scores(Preparation.load(dataset / FILE))
+    table = score_cases(tracer, cases_of(dataset, "test", task, row.missing), scores=scores)
+    other = score_cases(tracer, cases_of(dataset, "validation", task, row.missing), scores=scores).summary()
     make_directory(out / ROWS)
     write_json(
         row.file(out),
@@ -200,6 +202,7 @@ def _score(row: RealRow, tracer: Tracer, dataset: Path, out: Path, cost: Mapping
             "missing": row.missing,
             **cost,
             "commit": commit(),
+            "validation": {column: other[column].mean for column in table.columns},
             "names": list(table.rows),
             "cases": {column: [values[column] for values in table.rows.values()] for column in table.columns},
         },

@@ -16,7 +16,7 @@ from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.real_heads.figures import write_figures
 from medtrace.workflows.real_heads.labels import score_labels
 from medtrace.workflows.real_heads.page import write_page
-from medtrace.workflows.real_heads.rows import RealRow, mean_error, real_dataset, score_cheap, train_row
+from medtrace.workflows.real_heads.rows import RealRow, real_dataset, score_cheap, train_row, validation_error
 
 REPEATED = 2
 """The best methods of a translation, which are trained with every seed."""
@@ -38,7 +38,8 @@ def real_translation(
 
     Each of the two persons of the cross-sectional data is the test in turn; the methods learn on the other heads that
     have the contrasts, and one person is the validation throughout. A finished row is kept in `out/rows`; a second call
-    does what is missing. All methods are trained once, then the best two of each translation with the other seeds. A
+    does what is missing. All methods are trained once, then those two of each translation that are best on the
+    validation head with the other seeds. A
     translation from several contrasts is trained with random dropping of either, and also scored without the second.
     Translations to T1 are also scored by the structures that an independent network sees in them
     (`medtrace.evaluation.real.structures`), which are trained once.
@@ -67,16 +68,14 @@ def real_translation(
     heads, left = find_heads(data)
     for line in left:
         console.print(f"left out: {line}")
-    datasets = {
-        (task.name, person): real_dataset(heads, task, person, out, progress) for task in chosen for person in TEST
-    }
-    for (name, person), dataset in datasets.items():
-        score_cheap(TASKS[name], person, dataset, out)
     for wanted in _order(chosen, methods, seeds, lambda task: best_methods(out, task, methods or task.methods)):
         if wanted.file(out).is_file():
             continue
         console.print(f"training {wanted.name}")
-        train_row(wanted, datasets[wanted.task, wanted.person], out, presets, device)
+        task = TASKS[wanted.task]
+        dataset = real_dataset(heads, task, wanted.person, out, progress)
+        score_cheap(task, wanted.person, dataset, out)
+        train_row(wanted, dataset, out, presets, device)
         write_page(out, heads, left)
     for task in chosen:
         if task in LABELS:
@@ -91,22 +90,24 @@ def _order(
     seeds: int,
     best: Callable[[RealTask], Sequence[str]],
 ) -> Iterator[RealRow]:
-    for task in tasks:
-        for method in methods or task.methods:
+    """One method after the other for all tasks, so that a study that is stopped early has some row of each."""
+    for method in methods or dict.fromkeys(name for task in tasks for name in task.methods):
+        for task in tasks:
             for person in TEST:
-                yield RealRow(task.name, person, method)
-    for task in tasks:
-        for seed in range(1, 1 if task in LABELS else seeds):
-            for method in best(task):
+                if methods or method in task.methods:
+                    yield RealRow(task.name, person, method)
+    for seed in range(1, seeds):
+        for task in tasks:
+            for method in () if task in LABELS else best(task):
                 for person in TEST:
                     yield RealRow(task.name, person, method, seed)
 
 
 def best_methods(out: Path, task: RealTask, methods: Sequence[str]) -> list[str]:
-    """The methods of least foreground error over the test persons."""
+    """The methods of least foreground error on the validation head, over the trainings for both test persons."""
     errors = {}
     for method in methods:
-        known = [mean_error(out, RealRow(task.name, person, method)) for person in TEST]
+        known = [validation_error(out, RealRow(task.name, person, method)) for person in TEST]
         finished = [value for value in known if value is not None]
         if len(finished) == len(TEST):
             errors[method] = sum(finished)
