@@ -132,8 +132,8 @@ def deform(
 
     An iteration warps, takes the similarity's derivative as a force, smooths it by a Gaussian (fluid), shortens it to
     a step, composes u ← d + u∘(id + d) and smooths the field by a Gaussian (elastic), as greedy does (Yushkevich et
-    al., 2016); the force pulls at both images' edges (Avants et al., 2008). A level begins with the coarser one's field,
-    or without any where that field makes the images less alike. Intensities are scaled by their .5 and 99.5
+    al., 2016); the force pulls at both images' edges (Avants et al., 2008). A level begins with the coarser one's
+    field, or without any where that field makes the images less alike. Intensities are scaled by their .5 and 99.5
     percentiles outside the masks. In the end folds are smoothed away and the field is inverted point by point. The same
     images give the same bytes, whatever the number of threads.
 
