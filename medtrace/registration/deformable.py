@@ -170,7 +170,7 @@ def deform(
     planned, done = sum(step.iterations for step in steps), 0
     coarse = steps[0].factor
     field = fixed.new_zeros(len(shape), *shrink(images.weight, coarse).shape[1:], dtype=torch.float32)
-    history = []
+    history: list[LevelHistory] = []
     for step in steps:
         field = enlarge(field, coarse, step.factor, shape)
         level = _Level(images, step, sizes, settings, field)
