@@ -132,7 +132,8 @@ def deform(
 
     An iteration warps, takes the similarity's derivative as a force, smooths it by a Gaussian (fluid), shortens it to
     a step, composes u ← d + u∘(id + d) and smooths the field by a Gaussian (elastic), as greedy does (Yushkevich et
-    al., 2016); the force pulls at both images' edges (Avants et al., 2008). Intensities are scaled by their .5 and 99.5
+    al., 2016); the force pulls at both images' edges (Avants et al., 2008). A level begins with the coarser one's
+    field, or without any where that field makes the images less alike. Intensities are scaled by their .5 and 99.5
     percentiles outside the masks. In the end folds are smoothed away and the field is inverted point by point. The same
     images give the same bytes, whatever the number of threads.
 
@@ -169,7 +170,7 @@ def deform(
     planned, done = sum(step.iterations for step in steps), 0
     coarse = steps[0].factor
     field = fixed.new_zeros(len(shape), *shrink(images.weight, coarse).shape[1:], dtype=torch.float32)
-    history = []
+    history: list[LevelHistory] = []
     for step in steps:
         field = enlarge(field, coarse, step.factor, shape)
         level = _Level(images, step, sizes, settings, field)

@@ -230,7 +230,7 @@ def sharpness(moving: Tensor, fixed: Tensor, weight: Tensor, shift_mm: float, sp
 
 def _length(field: Tensor) -> Tensor:
     """(B, 1, *spatial) of vectors (B, D, *spatial); torch's own norm takes ten times as long along this axis."""
-    return sum(part.square() for part in field.unbind(1)).sqrt()[:, None]  # type: ignore[union-attr]
+    return field.square().sum(1, keepdim=True).sqrt()
 
 
 def _mean(field: Tensor, region: Tensor) -> float:

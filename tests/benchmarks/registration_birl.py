@@ -92,9 +92,9 @@ def measured(name: str, moving: str, fixed: str, files: bool, **settings: Any) -
     found = here + read_at(ddf, here)
     design = np.c_[here, np.ones(len(here))]
     best = design @ np.linalg.lstsq(design, there, rcond=None)[0]
-    lengths = [
-        np.linalg.norm(guess - there, axis=1) for guess in (here, best, here @ matrix[:2, :2].T + matrix[:2, 3], found)
-    ]
+    straight = here @ matrix[:2, :2].T + matrix[:2, 3]
+    guesses = here, best, foretold(here, there), straight, found
+    lengths = [np.linalg.norm(guess - there, axis=1) for guess in guesses]
     return Row(*(float(one.mean()) for one in lengths), float(lengths[-1].max()), verdict.text(), seconds)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -37,10 +38,16 @@ PARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Module and arguments, in the order in which they run."""
 
+HEADS = ("tests.benchmarks.registration", "heads", "--leave", "ANTs SyN, CC", "greedy, finer")
 LONGER: dict[str, tuple[str, ...]] = {
     "turns": ("tests.benchmarks.registration_turns",),
     "turns-none": ("tests.benchmarks.registration_turns", "--alignment", "none"),
     "birl": ("tests.benchmarks.registration_birl",),
+    "heads": HEADS,
+    "heads-template": (*HEADS, "--template"),
+    "heads-t2": (*HEADS, "--contrast", "T2"),
+    "heads-flair": (*HEADS, "--contrast", "FLAIR"),
+    "abdomen": ("tests.benchmarks.registration_abdomen",),
     "tracebench": ("tests.benchmarks.registration", "tracebench"),
     "tracebench-5": ("tests.benchmarks.registration", "tracebench", "--seed", "5"),
     "verdict": (
@@ -76,7 +83,7 @@ def run(name: str, arguments: Sequence[str], seconds: float) -> str | None:
         print(f"{name}: {error}\n{(getattr(error, 'stderr', '') or '')[-2000:]}", flush=True)
         return None
     print(f"{name}: {time.perf_counter() - started:.0f} s\n{done.stdout}", flush=True)
-    return f"`python -m {' '.join(arguments)}`\n\n{done.stdout}"
+    return f"`python -m {shlex.join(arguments)}`\n\n{done.stdout}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     last = time.perf_counter() + options.seconds
     for name in options.parts:
         left = last - time.perf_counter()
-        text = run(name, every[name], left) if left > 0 else print(f"{name}: no time left")
+        if left <= 0:
+            print(f"{name}: no time left")
+            continue
+        text = run(name, every[name], left)
         if text is not None:
             PAGE.write_text(fill(PAGE.read_text(), name, text))
 
