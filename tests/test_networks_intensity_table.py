@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from medtrace.methods import method_class, resolve
 from medtrace.networks import CycleGAN, RegressionUNet, TraceTrans
-from medtrace.networks.blocks.intensity_table import RATE, IntensityTable
+from medtrace.networks.blocks.intensity_table import RATE, IntensityTable, curve_of
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -73,3 +74,23 @@ def test_the_field_of_tracetrans_learns_nothing_from_the_curve():
     network(torch.rand(1, 1, 16, 16) * 2 - 1).image.sum().backward()
     assert all(one.grad is None for one in network.velocity_decoder.parameters())
     assert network.curve.weights.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["unet", "tracetrans"])
+def test_what_is_added_to_the_curve_costs(name):
+    """The term of the settings, by hand; a network without a curve has none."""
+    small = {"channels": (4, 8), "curve": True, "residual_weight": 0.25}
+    kind = method_class(name)
+    method = kind.build(resolve(kind.settings_type, (), small))
+    phase = method.phases[0]
+    weight = 0.25 * (0.5 if name == "tracetrans" else 1)
+    assert phase.weights["residual"] == pytest.approx(weight)
+    batch = {"source": torch.rand(1, 1, 16, 16) * 2 - 1, "target": torch.rand(1, 1, 16, 16) * 2 - 1}
+    curve = curve_of(method.networks)
+    curve.weights.weight.data.uniform_(-0.1, 0.1)
+    terms = method.terms(phase.name, batch, {})
+    image, warped = method.predict(batch).image, batch["source"]  # the untrained field moves nothing
+    torch.testing.assert_close(terms["residual"], (image - curve(warped).tanh()).abs().mean(), atol=1e-5, rtol=1e-4)
+    assert "residual" not in kind.build(resolve(kind.settings_type, (), {"channels": (4, 8), "curve": True})).phases[0].weights
+    with pytest.raises(ValueError, match="residual_weight: expected 0 without an intensity curve"):
+        kind.build(resolve(kind.settings_type, (), {"channels": (4, 8), "residual_weight": 0.25}))

@@ -19,9 +19,10 @@ from medtrace.losses import (
 )
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.channels import check_registered, compared
-from medtrace.methods.common.structure import STRUCTURE, structure_term
+from medtrace.methods.common.structure import RESIDUAL, STRUCTURE, residual_term, structure_term
 from medtrace.methods.tracetrans.settings import TraceTransSettings
 from medtrace.networks import DualDecoderGAN, TraceTransOutput
+from medtrace.networks.blocks.intensity_table import curve_of
 from medtrace.trace.prediction import Prediction
 from medtrace.trace.validation import as_tensor
 
@@ -40,6 +41,7 @@ class TraceTransMethod(Method):
     | `warp_adversarial` | λ_adv·(1 − α) | Eq. 10 on D_warp |
     | `smoothness` | (1 − α)·λ_smooth | |∇v|² |
     | `structure` | α·`structure_weight` | 1 − SSIM(y_trans, y), not in the paper |
+    | `residual` | α·`residual_weight` | mean abs. y_trans − c(y_warp), c the intensity curve, not in the paper |
 
     and "discriminator" the two halves of Eq. 13 (`translation_discriminator`, `warp_discriminator`). At α = 1 only
     `translation_l1`, `translation_adversarial` and `translation_discriminator` are left: Pix2Pix in its
@@ -62,6 +64,7 @@ class TraceTransMethod(Method):
             compares channel by channel where source and target have as many, and otherwise takes all. One field warps
             all channels.
         structure_weight: of `structure`; the paper has none.
+        residual_weight: of `residual`; the paper has none.
         share_forwards: let the discriminators learn from the forward that taught the generator, instead of assessing
             the same images again. The same gradients, one forward less for each discriminator; in exchange the
             generator's features stay in memory until the step ends. Not for networks under `torch.compile`, which
@@ -114,6 +117,7 @@ class TraceTransMethod(Method):
             cross_gradient=settings.cross_gradient,
             registered_channels=settings.registered_channels,
             structure_weight=settings.structure_weight,
+            residual_weight=settings.residual_weight,
             share_forwards=settings.training.compile is False,
         )
 
@@ -137,6 +141,7 @@ class TraceTransMethod(Method):
         share_forwards: bool = False,
         registered_channels: Sequence[int] | None = None,
         structure_weight: float = 0.0,
+        residual_weight: float = 0.0,
     ) -> None:
         super().__init__()
         check_choice("cross_gradient", cross_gradient, ("both", "image"))
@@ -172,6 +177,7 @@ class TraceTransMethod(Method):
                     "warp_adversarial": adversarial_weight * (1 - alpha),
                     "smoothness": (1 - alpha) * smoothness_weight,
                     **structure_term(structure_weight, alpha),
+                    **residual_term(residual_weight, alpha, curve=curve_of(networks) is not None),
                 },
                 shared=discriminators if share_forwards else (),
             ),
@@ -200,6 +206,9 @@ class TraceTransMethod(Method):
             terms["translation_l1"] = F.l1_loss(output.image, target)
         if STRUCTURE in phase.weights:
             terms[STRUCTURE] = structural_dissimilarity(output.image, target)
+        curve = curve_of(self.networks)
+        if curve is not None and RESIDUAL in phase.weights:
+            terms[RESIDUAL] = F.l1_loss(output.image, curve(output.warped.detach()).tanh())
         if phase.active("warp_dnmi"):
             terms["warp_dnmi"] = self.warp_dnmi(warped, fixed)
         if phase.active("cross_dnmi"):

@@ -29,6 +29,7 @@ _OWN: Preset = {
     "discriminator_channels": 8,
     "discriminator_layers": 2,
     "curve": True,
+    "residual_weight": 0.3,
 }
 
 _SMALL: Preset = {
@@ -72,6 +73,8 @@ class TraceTransSettings(MethodSettings):
     """Of a source of several contrasts, those that are compared with the target; None is channel by channel, or all."""
     structure_weight: NonNegative = 0.0
     """Of 1 − SSIM beside the L1 of translation and target, as a multiple of the L1's weight."""
+    residual_weight: NonNegative = 0.0
+    """Of the L1 between translation and intensity curve, as a multiple of the L1's weight; needs `curve`."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {

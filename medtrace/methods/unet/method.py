@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from medtrace.checks import check_range, check_same_shape
 from medtrace.losses import structural_dissimilarity
 from medtrace.methods.base import Abilities, Batch, Method, Phase
-from medtrace.methods.common.structure import STRUCTURE, structure_term
+from medtrace.methods.common.structure import RESIDUAL, STRUCTURE, residual_term, structure_term
 from medtrace.methods.unet.settings import UNetSettings
+from medtrace.networks.blocks.intensity_table import curve_of
 from medtrace.networks.regression_unet import RegressionUNet
 from medtrace.trace.prediction import Prediction, zero_field
 from medtrace.trace.validation import as_tensor
@@ -21,14 +22,16 @@ class UNetMethod(Method):
     """Train a `RegressionUNet` by the mean absolute error to the target.
 
     The one phase, "regression", has the term `l1`, mean |G(x) − y|, of weight 1 and, where asked for, `structure`,
-    1 − SSIM. Nothing moves: the trace's field is zero.
+    1 − SSIM, and `residual`, mean |G(x) − c(x)| with the network's intensity curve c: what is not sure stays on the
+    curve. Nothing moves: the trace's field is zero.
 
     Args:
         networks: the network.
         structure_weight: of `structure`.
+        residual_weight: of `residual`; needs a network with a curve.
 
     Raises:
-        ValueError: if the weight is below 0.
+        ValueError: if a weight is below 0, or of a term that the network has not.
     """
 
     name = "unet"
@@ -53,12 +56,14 @@ class UNetMethod(Method):
                 settings.curve,
             ),
             settings.structure_weight,
+            settings.residual_weight,
         )
 
-    def __init__(self, networks: RegressionUNet, structure_weight: float = 0.0) -> None:
+    def __init__(self, networks: RegressionUNet, structure_weight: float = 0.0, residual_weight: float = 0.0) -> None:
         super().__init__()
         self.networks = networks
-        self.phases = (Phase("regression", ("networks",), {"l1": 1.0, **structure_term(structure_weight)}),)
+        residual = residual_term(residual_weight, curve=curve_of(networks) is not None)
+        self.phases = (Phase("regression", ("networks",), {"l1": 1.0, **structure_term(structure_weight), **residual}),)
 
     def regression_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """The mean absolute error, and the structural dissimilarity."""
@@ -70,6 +75,9 @@ class UNetMethod(Method):
         terms = {"l1": F.l1_loss(image, target)}
         if STRUCTURE in phase.weights:
             terms[STRUCTURE] = structural_dissimilarity(image, target)
+        curve = curve_of(self.networks)
+        if curve is not None and RESIDUAL in phase.weights:
+            terms[RESIDUAL] = F.l1_loss(image, curve(source).tanh())
         return terms
 
     def io_network(self) -> nn.Module:

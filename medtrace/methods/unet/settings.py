@@ -29,11 +29,13 @@ class UNetSettings(MethodSettings):
     """Add a learned intensity curve of the source to the network's output (`networks.RegressionUNet`)."""
     structure_weight: NonNegative = 0.0
     """Of 1 − SSIM beside the L1 of translation and target, as a multiple of the L1's weight."""
+    residual_weight: NonNegative = 0.0
+    """Of the L1 between translation and intensity curve, beside the L1 of translation and target; needs `curve`."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": {},
-        "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True, "curve": True},
+        "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True, "curve": True, "residual_weight": 0.3},
         "small": {},
         "gpu": {**OWN_ON_GPU, "channels": (64, 128, 256, 512, 512)},
         "tracebench": {**POSTOP, **_BUDGET},

@@ -54,3 +54,8 @@ class IntensityTable(nn.Module):
 
     if TYPE_CHECKING:
         __call__ = forward
+
+
+def curve_of(network: nn.Module) -> IntensityTable | None:
+    """The first table within a network, also where it is wrapped; None where it has none."""
+    return next((part for part in network.modules() if isinstance(part, IntensityTable)), None)

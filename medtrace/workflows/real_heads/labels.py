@@ -55,7 +55,7 @@ def score_labels(
     Args:
         data: folder with the network of `medtrace.evaluation.real.structures` in its folder `meshnet`.
         heads: all heads.
-        task: the translation; its methods must be trained.
+        task: the translation; methods that are not trained yet have no row.
         out: of the study.
         console: tells what is done.
         device: of the translations.
@@ -68,7 +68,8 @@ def score_labels(
     for person in TEST:
         (head,) = sides(heads, task.contrasts, person)["test"]
         truth: Tensor | None = None
-        for row in (*CHEAP, *task.methods, COARSE):
+        trained = [name for name in task.methods if RealRow(task.name, person, name).file(out).is_file()]
+        for row in (*CHEAP, *trained, COARSE) if trained else ():
             file = out / SCORES / f"{RealRow(task.name, person, row).name}.json".replace("'", "")
             if file.is_file():
                 continue
@@ -78,7 +79,7 @@ def score_labels(
             scores = (
                 _coarse(network, head, truth)
                 if row == COARSE
-                else score_trace(network, _translated(head, task, person, row, out, device), truth)
+                else score_trace(network, _translated(head, task, person, row, trained[0], out, device), truth)
             )
             write_json(file, {"task": task.name, "person": person, "row": row, **scores})
 
@@ -103,10 +104,13 @@ def _coarse(network: StructureNetwork, head: Head, truth: Tensor) -> dict[str, A
     return {"dice": structure_dice(labels, truth, network.names)}
 
 
-def _translated(head: Head, task: RealTask, person: str, row: str, out: Path, device: str | None) -> Trace:
-    """The whole head, as `medtrace translate` delivers it."""
+def _translated(
+    head: Head, task: RealTask, person: str, row: str, trained: str, out: Path, device: str | None
+) -> Trace:
+    """The whole head, as `medtrace translate` delivers it; a cheap row's is prepared as a trained method's."""
     dataset = dataset_of(out, task.name, person)
-    run = out / RUNS / RealRow(task.name, person, row if row in task.methods else task.methods[0]).run
+    prepared_as = row if row in task.methods else trained
+    run = out / RUNS / RealRow(task.name, person, prepared_as).run
     load: Callable[[], Method]
     if row in task.methods:
         load = lambda: load_method(run, device)  # noqa: E731
