@@ -50,8 +50,8 @@ def shown(image: Tensor, contrast: str) -> Tensor:
 
     Example:
         >>> air_and_white_matter = torch.tensor([[-1.0, 0.4]])
-        >>> shown(air_and_white_matter, "CT")
-        tensor([[-1000.,    28.]])
+        >>> shown(air_and_white_matter, "CT").round().tolist()
+        [[-1000.0, 28.0]]
     """
     values = np.interp(_magnitude(image).numpy(), *CURVES[contrast])
     return torch.from_numpy(values.astype(np.float32))
