@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.benchmarks import harness, page, runs
+from tests.benchmarks import harness, page, registration_page, runs
 from tests.benchmarks.__main__ import main, parse
 from tests.benchmarks.harness import Measurement, Settings, measure, peak_memory, quartiles, round_ratios, summarize
 
@@ -203,3 +203,13 @@ def test_every_part_runs(part, tmp_path):
     entry = harness.read_results(tmp_path / "results.json")["cpu"][part]
     assert any(record["ours"] for record in entry["records"])
     assert all(record["median_s"] > 0 for record in entry["records"])
+
+
+def test_page_of_registration_has_a_place_for_every_part():
+    whole = registration_page.PAGE.read_text()
+    for name in (*registration_page.PARTS, *registration_page.LONGER):
+        filled = registration_page.fill(whole, name, "a table of it")
+        assert filled.count("a table of it") == whole.count("a table of it") + 1
+        assert registration_page.fill(filled, name, "a table of it") == filled
+    with pytest.raises(ValueError, match="expected the marks"):
+        registration_page.fill(whole, "nothing of the kind", "")

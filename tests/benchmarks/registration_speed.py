@@ -94,7 +94,6 @@ class Pair:
         if greedy:
             self.tool = greedy.Greedy2D() if self.dims == 2 else greedy.Greedy3D()
             self.images = {"f": to_itk(self.fixed), "m": to_itk(self.moving)}
-            self.greedy_affine()
 
     def calls(self, entire: bool, with_ants: bool) -> dict[str, Callable[[], Any]]:
         """Name and call; a call gives the deformation in voxels and, of medtrace, the field of both."""
@@ -106,6 +105,7 @@ class Pair:
         if not entire:
             result["medtrace, deformation"] = self.deform
             if greedy:
+                self.greedy_affine()
                 result["greedy, deformation"] = self.greedy_deform
         return result
 
