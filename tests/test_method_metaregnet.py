@@ -1,5 +1,6 @@
 """MetaRegNet's method, its rival's, and instance optimization, against their equations."""
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -9,7 +10,7 @@ from medtrace.engines import Trainer
 from medtrace.fields import inverse_consistency, warp
 from medtrace.losses import intensity_diffusion, jacobian_folding, velocity_smoothness
 from medtrace.methods.common.instance import InstanceRegistration, multigrid_displacement
-from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy, image_distance
+from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy, bending_energy, image_distance
 from medtrace.methods.metaregnet.method import MetaRegNetMethod
 from medtrace.methods.voxelmorph.method import VoxelMorphMethod
 from medtrace.networks import DiffeomorphicVoxelMorph, MetamorphicRegNet
@@ -83,7 +84,13 @@ def test_weights_are_the_papers():
     method = metaregnet()
     assert method.registers
     weights = method.phase("registration").weights
-    assert weights == {"similarity": 1.0, "intensity_diffusion": 1.0, "folding": 1e-3, "smoothness": 0.0}
+    assert weights == {
+        "similarity": 1.0,
+        "intensity_diffusion": 1.0,
+        "folding": 1e-3,
+        "smoothness": 0.0,
+        "bending": 0.0,
+    }
     assert set(method.terms("registration", pairs(), {})) == {"similarity", "intensity_diffusion", "folding"}
     assert set(method.parameters_of("registration")) == set(method.networks.parameters())
 
@@ -98,6 +105,40 @@ def test_similarity_and_folding_by_parameter():
     torch.testing.assert_close(others["folding"], terms["folding"] * 256)
     simplices = metaregnet(folding_measure="simplices", std=1.0).terms("registration", batch, {})["folding"]
     torch.testing.assert_close(simplices, jacobian_folding(output.ddf, measure="simplices"))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_pyramid_compares_means_of_blocks(masked):
+    generator = torch.Generator().manual_seed(3)
+    image, target = torch.rand(2, 2, 1, 8, 12, generator=generator).unbind(1)
+    weights = (torch.rand(2, 1, 8, 12, generator=generator) > 0.4).float() if masked else None
+    difference, weight = (
+        (image - target).numpy().astype(float),
+        np.ones((2, 1, 8, 12)) if weights is None else weights.numpy(),
+    )
+    expected = []
+    for _ in range(2):
+        expected.append((difference**2 * weight).sum() / weight.sum())
+        blocks = [
+            values.reshape(2, 1, values.shape[2] // 2, 2, values.shape[3] // 2, 2).mean((3, 5))
+            for values in (difference * weight, weight)
+        ]
+        difference, weight = blocks[0] / np.maximum(blocks[1], 1e-9), blocks[1]
+    found = image_distance(image, target, "mse", 1.0, weights, levels=2)
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_bending_leaves_affine_motions_free(spatial_dims):
+    axes = torch.meshgrid(*[torch.arange(8.0)] * spatial_dims, indexing="ij")
+    affine = torch.stack([0.2 * axes[0] - 0.1 * axes[1] + 3] * spatial_dims)[None]
+    assert float(bending_energy(affine)) == pytest.approx(0, abs=1e-10)
+    bent = torch.stack([0.05 * axes[0] ** 2 + 0.02 * axes[0] * axes[1]] * spatial_dims)[None]
+    assert float(bending_energy(bent)) == pytest.approx(0.1**2 + 2 * 0.02**2, rel=1e-4)
+    terms = metaregnet(spatial_dims, bending_weight=0.5, std=1.0).terms("registration", pairs(spatial_dims, 9), {})
+    assert terms["bending"] > 0
+    plain = VoxelMorphMethod(DiffeomorphicVoxelMorph(spatial_dims, 1, (4, 4, 4, 4), (4,)), bending_weight=0.5)
+    assert "bending" in plain.terms("registration", pairs(spatial_dims, 16), {})
 
 
 @pytest.mark.parametrize(("masked_gradient", "moves"), [("both", True), ("intensity", False)])

@@ -25,6 +25,8 @@ from medtrace.workflows.certify import certify, training_check
 from medtrace.workflows.compare import compare
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.prepare import prepare
+from medtrace.workflows.register import register
+from medtrace.workflows.traceability import traceability
 from medtrace.workflows.train import train
 from medtrace.workflows.translate import translate
 
@@ -177,6 +179,21 @@ def test_translate_and_certify_refuse_a_training_image(work, tmp_path):
     check = training_check(work / "run", load_trace(tmp_path / "trace"), provenance(tmp_path / "trace"), allowed=True)
     assert check.status == Status.WARN
     assert "has seen in training" in check.reason
+
+
+def test_traceability_refuses_and_registration_tells_a_training_image(work, tmp_path):
+    data = anew(work, tmp_path, [("A", "training", "2a.nii.gz", "2b.nii.gz"), ("B", "test", "0a.nii.gz", "0b.nii.gz")])
+    with pytest.raises(ValueError, match=r"3 case\(s\) of split 'test' are of subjects that .*run was trained on"):
+        traceability([work / "run"], tmp_path / "table", dataset=data, progress=False)
+    settings = {**SMALL, "channels": [4, 8, 8]}
+    train("voxelmorph", work / "data", tmp_path / "registering", settings=settings, device="cpu")
+    how = {"run": tmp_path / "registering", "align": "none", "report": False, "progress": False, "device": "cpu"}
+    prepared_files = [min((work / "data/images").glob(f"S0_*_{role}.nii.gz")) for role in ("source", "target")]
+    new = [min((data / "images").glob(f"A_*_{role}.nii.gz")) for role in ("source", "target")]
+    for number, ((source, target), told) in enumerate([(prepared_files, 2), (new, 0)]):
+        register(source, target, tmp_path / f"trace{number}", **how)
+        notices = json.loads((tmp_path / f"trace{number}/trace.json").read_text())["metadata"].get("notices", ())
+        assert sum("has seen in training" in text for text in notices) == told
 
 
 def test_a_new_image_passes_and_a_prepared_training_file_does_not(work, tmp_path):

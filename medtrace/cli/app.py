@@ -71,7 +71,7 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             with one_line_errors(lambda text: in_options(text, words_of(name, function))):
-                function(*args, **{name: at_home(value) for name, value in kwargs.items()})
+                function(*args, **{key: at_home(value) for key, value in kwargs.items()})
 
         return app.command(name)(guarded)
 

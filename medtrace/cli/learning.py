@@ -332,6 +332,7 @@ def traceability(
         ),
     ] = None,
     checkpoint: options.Checkpoint = None,
+    allow_training_subjects: options.AllowTrainingSubjects = False,
     device: options.Device = None,
 ) -> None:
     """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
@@ -351,6 +352,7 @@ def traceability(
             settings=settings,
             device=device,
             progress=sys.stderr.isatty(),
+            allow_training_subjects=allow_training_subjects,
         )
     typer.echo((out / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"tables written to {out}")

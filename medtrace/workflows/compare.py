@@ -34,7 +34,7 @@ from medtrace.workflows.scoring.rows import (
     score_rows,
     write_tables,
 )
-from medtrace.workflows.unseen.splits import SplitReview, marked, reviewed, subjects_of, write_record
+from medtrace.workflows.unseen.splits import SplitReview, doubts_of, marked, reviewed, subjects_of, write_record
 
 TABLE = "table.md"
 AIR_TOLERANCE = 1e-3
@@ -133,7 +133,7 @@ def compare(
     more = {"delivered": result.record(), "verdicts": lines, "trainings": spreads}
     write_record(out, reviews, dataset=folder, split=split, cases=len(cases), **more)
     write_tables(out, tables, result, comparisons, names)
-    notes = [*_doubts(reviews), *(f"{line}." for line in doubts)]
+    notes = [*doubts_of(reviews), *(f"{line}." for line in doubts)]
     notes += [seed_line(group, spreads[group.row]) for group in groups]
     atomic_write(out / TABLE, "\n".join(filter(None, [_table(tables, notes), result.text(), text])))
     return tables
@@ -180,16 +180,6 @@ def _with_means(tables: Mapping[str, CaseTable], groups: Sequence[Repeated]) -> 
         if all(row in tables for row in group.members)
     }
     return {**means, **tables}
-
-
-def _doubts(reviews: Mapping[str, SplitReview]) -> list[str]:
-    """Notes below the table: training subjects among the cases, and in what the data are unlike the training's."""
-    lines = [
-        f"{name}: {len(review.training)} of the cases are of subjects that it was trained on."
-        for name, review in reviews.items()
-        if review.training
-    ]
-    return lines + [f"{name}: {line}." for name, review in reviews.items() for line in review.cautions]
 
 
 def translation_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:

@@ -34,6 +34,7 @@ from medtrace.workflows.registration.greedy import MASK_ROLES, PRESETS, Greedy, 
 from medtrace.workflows.registration.pair import PairRegistration
 from medtrace.workflows.registration.trained import Descent, register_trained
 from medtrace.workflows.report import report_beside, reserve_outputs
+from medtrace.workflows.unseen.images import TrainingMemory, tell_seen
 
 ENGINES = ("greedy", "instance")
 TARGET_NOTE = "target in the source's units"
@@ -186,6 +187,8 @@ def register(
             target_series=target_series,
             resample_tilt=resample_tilt,
         )
+        if run is not None:
+            tell_seen(TrainingMemory.of(run), {Path(source): pair.source, Path(target): pair.target})
     check_trace_room(out, pair.source.shape, pair.target.shape)
     started = time.perf_counter()
     if by_greedy:

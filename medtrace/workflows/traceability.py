@@ -35,6 +35,7 @@ from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.report import markdown_table
 from medtrace.storage.files import atomic_write, write_json
 from medtrace.storage.reservations import locked, reserving
+from medtrace.workflows.unseen.splits import doubts_of, reviewed
 
 TABLE = "table.md"
 
@@ -52,6 +53,7 @@ def traceability(
     device: str | None = None,
     batch_size: int = 8,
     progress: bool = True,
+    allow_training_subjects: bool = False,
 ) -> dict[str, TraceabilityTable]:
     """Measure the traceability of runs by segmentation: the columns of Plasticine's Tables I and III.
 
@@ -71,18 +73,25 @@ def traceability(
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
         progress: show bars.
+        allow_training_subjects: score also subjects that a run was trained on; the table says so.
 
     Returns:
         The rows "No translation", "True translation" where the truth is known, and every run.
 
     Raises:
-        ValueError: if runs have the same name or different cases, or cases have no labels.
+        ValueError: if runs have the same name or different cases, cases have no labels, or are of subjects that a run
+            was trained on.
         FileNotFoundError: if a run, the data set or the feature network is missing.
     """
     names = _names(runs)
     out = Path(out)
     if feature_network not in (None, SEGMENTER):
         metrics.load_feature_network(feature_network)  # a wrong name is reported before minutes of training
+    reviews = {
+        name: reviewed(run, dataset, split, allow_training_subjects)
+        for name, run in names.items()
+        if dataset is not None
+    }
     if dataset is None:
         cases = _tracebench(runs, progress)
         training: Any = lambda: training_cases(cases)  # noqa: E731
@@ -112,7 +121,7 @@ def traceability(
             batch_size=batch_size,
             progress=row if progress else None,
         )
-    _write(out, tables, feature_network)
+    _write(out, tables, " ".join([note_on(feature_network), *doubts_of(reviews)]))
     return tables
 
 
@@ -151,7 +160,7 @@ def _names(runs: Sequence[str | os.PathLike]) -> dict[str, Path]:
     return names
 
 
-def _write(out: Path, tables: Mapping[str, TraceabilityTable], feature_network: str | os.PathLike | None) -> None:
+def _write(out: Path, tables: Mapping[str, TraceabilityTable], note: str) -> None:
     for row, table in tables.items():
         name = row.lower().replace(" ", "-") if row in (NO_TRANSLATION, TRUE_TRANSLATION) else row
         table.write_csv(out / f"{name}.csv")
@@ -160,7 +169,6 @@ def _write(out: Path, tables: Mapping[str, TraceabilityTable], feature_network: 
     known = {name for row in rows for name in row}
     columns = {"row": "", **{name: heading for name, heading in HEADINGS.items() if name in known}}
     best = {name: better for name, better in BETTER.items() if name in known}
-    note = note_on(feature_network)
     atomic_write(out / TABLE, f"{markdown_table(rows, columns, best=best)}\n{note}\n")
     plain_rows = {
         row: {name: value._asdict() for name, value in table.summary().items()} | table.distances

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from medtrace.methods.presets import METAMORPHIC, TINY
-from medtrace.methods.settings import MethodSettings, OptimizerSettings, Preset
+from medtrace.methods.settings import Count, MethodSettings, NonNegative, OptimizerSettings, Preset
 
 
 class RegistrationSettings(MethodSettings):
     """Adam 1e-4; MetaRegNet's paper names neither batch size nor epochs."""
 
     similarity: Literal["mse", "l1"] = "mse"
+    similarity_levels: Count = 1
+    """Of the similarity's pyramid."""
+    bending_weight: NonNegative = 0.0
+    """Of the field's squared second derivatives, in voxels."""
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-4, betas=(0.9, 0.999))
 
     presets: ClassVar[Mapping[str, Preset]] = {

@@ -18,8 +18,8 @@ class MetaRegNetMethod(RegistrationMethod):
     """Train a `MetamorphicRegNet` on pairs and register pairs with it.
 
     The one phase, "registration", has the terms of `MetamorphicEnergy` (MetaRegNet, Eq. 4): `similarity`,
-    `intensity_diffusion`, `folding` and `smoothness`. The batch is that of `RegistrationMethod`. The trace's image
-    is warped + q·M and its appearance q·M, so that its ledger has no residual within the mask.
+    `intensity_diffusion`, `folding`, `smoothness` and `bending`. The batch is that of `RegistrationMethod`. The trace's
+    image is warped + q·M and its appearance q·M, so that its ledger has no residual within the mask.
 
     Where the paper's text, its equations and the authors' settings disagree, the text is the default and the rest a
     parameter: MSE or L1; the number of blocks (the network's `num_blocks`); Eq. 3 or the blocks' arrays as they are
@@ -34,6 +34,8 @@ class MetaRegNetMethod(RegistrationMethod):
         folding_reduction: "sum" or "mean".
         folding_measure: "central" or "simplices".
         smoothness_weight: of the displacement; 0 is the paper's.
+        bending_weight: of its second derivatives; 0 is the paper's.
+        similarity_levels: of the similarity's pyramid; 1 is the paper's.
         masked_gradient: "both" or "intensity": what the similarity teaches within the mask, see `MetamorphicEnergy`.
         segmentation: see `RegistrationMethod`.
         segment_source: see there.
@@ -68,6 +70,8 @@ class MetaRegNetMethod(RegistrationMethod):
             folding_reduction=settings.folding_reduction,
             folding_measure=settings.folding_measure,
             smoothness_weight=settings.smoothness_weight,
+            bending_weight=settings.bending_weight,
+            similarity_levels=settings.similarity_levels,
             masked_gradient=settings.masked_gradient,
         )
 
@@ -81,6 +85,8 @@ class MetaRegNetMethod(RegistrationMethod):
         folding_reduction: Literal["sum", "mean"] | str = "sum",
         folding_measure: Literal["central", "simplices"] | str = "central",
         smoothness_weight: float = 0.0,
+        bending_weight: float = 0.0,
+        similarity_levels: int = 1,
         masked_gradient: Literal["both", "intensity"] | str = "both",
         segmentation: Segmentation | None = None,
         segment_source: bool = False,
@@ -95,6 +101,8 @@ class MetaRegNetMethod(RegistrationMethod):
             folding_reduction=folding_reduction,
             folding_measure=folding_measure,
             smoothness_weight=smoothness_weight,
+            bending_weight=bending_weight,
+            levels=similarity_levels,
             masked_gradient=masked_gradient,
         )
         self.phases = (Phase("registration", ("networks",), self.energy.weights),)

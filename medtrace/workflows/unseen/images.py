@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor
+from torch import Tensor
 
 from medtrace.data.fingerprint import fingerprint
 from medtrace.data.population import ROLES, SCANS, ImageRecord, role_records, unlike
@@ -177,6 +178,19 @@ def review_image(
         for line in image_cautions(memory, record, mask, "source", name):
             caution(path, line)
     return digest
+
+
+def tell_seen(memory: TrainingMemory, images: Mapping[Path, Tensor]) -> None:
+    """Tell which images a run was trained on, where registering them may well be what is wanted.
+
+    Args:
+        memory: of the run.
+        images: file → its image, (C, *spatial).
+    """
+    for path, image in images.items():
+        seen = seen_image(memory, [fingerprint(image), content_digest(path)])
+        if seen is not None:
+            caution(path, f"is {seen}; a result on it says nothing about unseen subjects")
 
 
 def source_cautions(memory: TrainingMemory, trace: Trace, mask: bool, contrast: str | None = None) -> list[str]:

@@ -210,6 +210,16 @@ def marked(tables: Mapping[str, CaseTable], training: Mapping[str, str]) -> None
             table.add(case, {TRAINING_SUBJECT: float(case in training)})
 
 
+def doubts_of(reviews: Mapping[str, SplitReview]) -> list[str]:
+    """Notes below the table: training subjects among the cases, and in what the data are unlike the training's."""
+    lines = [
+        f"{name}: {len(review.training)} of the cases are of subjects that it was trained on."
+        for name, review in reviews.items()
+        if review.training
+    ]
+    return lines + [f"{name}: {line}." for name, review in reviews.items() for line in review.cautions]
+
+
 def subjects_of(folder: Path | None) -> dict[str, str]:
     """Case → subject of a prepared data set; empty for cases from elsewhere, which are subjects of their own."""
     if folder is None:
