@@ -91,6 +91,7 @@ def test_what_is_added_to_the_curve_costs(name):
     terms = method.terms(phase.name, batch, {})
     image, warped = method.predict(batch).image, batch["source"]  # the untrained field moves nothing
     torch.testing.assert_close(terms["residual"], (image - curve(warped).tanh()).abs().mean(), atol=1e-5, rtol=1e-4)
-    assert "residual" not in kind.build(resolve(kind.settings_type, (), {"channels": (4, 8), "curve": True})).phases[0].weights
+    plain = kind.build(resolve(kind.settings_type, (), {"channels": (4, 8), "curve": True}))
+    assert "residual" not in plain.phases[0].weights
     with pytest.raises(ValueError, match="residual_weight: expected 0 without an intensity curve"):
         kind.build(resolve(kind.settings_type, (), {"channels": (4, 8), "residual_weight": 0.25}))

@@ -120,7 +120,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             _cell(_slices(trained, MAE), 2),
             _cell(_slices(trained, SSIM), 3),
             f"{np.mean(_slices(trained, UNITS)):.1f}" if UNITS in first["cases"] else "-",
-            ", ".join(f"{np.mean([row['validation'][name] for row in trained]):.3g}" for name in (MAE, SSIM)),
+            ", ".join(
+                f"{np.mean([row['validation'][name] for row in trained]):.{digits}f}"
+                for name, digits in ((MAE, 2), (SSIM, 3))
+            ),
         ]
         for column, digits in ((MAE, 2), (SSIM, 3)):
             if ridge is None or first["row"] == RIDGE:
