@@ -164,7 +164,11 @@ def align(
 
 
 def check_pair(moving: Tensor, fixed: Tensor) -> None:
-    """Check that two images (C, *spatial) can be aligned.
+    """Check that two images can be aligned.
+
+    Args:
+        moving: (C, *spatial).
+        fixed: likewise.
 
     Raises:
         TypeError, ValueError: if one is no finite image, or they are not of as many axes.
@@ -190,7 +194,14 @@ def align_sides(
     finest: int | None = None,
     mirrored: bool = True,
 ) -> Alignment:
-    """`align` of images that are checked and scaled."""
+    """`align` of images that are checked and scaled already.
+
+    Args:
+        moving: see `levels.side`.
+        fixed: likewise.
+        frame: where they lie.
+        kind, seed_matrix, turns, finest, mirrored: as in `align`.
+    """
     most = MOST_POINTS if finest is None else FIRST_POINTS
     levels = make_levels(moving, fixed, frame, most)[:finest]
     still = np.eye(frame.dims + 1)
