@@ -98,7 +98,7 @@ def test_the_defaults_are_the_papers_text():
     method = build_method("metaregnet", settings)
     assert method.networks.num_blocks == len(method.networks.flow_blocks) == 7
     assert method.energy.similarity == "mse"
-    weights_of = {"similarity": 1.0, "intensity_diffusion": 1.0, "folding": 1e-3, "smoothness": 0.0}
+    weights_of = {"similarity": 1.0, "intensity_diffusion": 1.0, "folding": 1e-3, "smoothness": 0.0, "bending": 0.0}
     assert dict(method.phase("registration").weights) == weights_of
     assert settings.optimizer.learning_rate == 1e-4
 

@@ -57,6 +57,10 @@ LONGER: dict[str, tuple[str, ...]] = {
 """Likewise of what needs no quiet machine; runs when it is named."""
 
 
+CHATTER = ("Initial optimizer parameters", "IFLAG=", "vnl_lbfgs")
+"""How lines begin that greedy prints about its optimizer, whatever it is told."""
+
+
 def fill(page: str, name: str, text: str) -> str:
     """A page with a part's text between its marks.
 
@@ -83,7 +87,8 @@ def run(name: str, arguments: Sequence[str], seconds: float) -> str | None:
         print(f"{name}: {error}\n{(getattr(error, 'stderr', '') or '')[-2000:]}", flush=True)
         return None
     print(f"{name}: {time.perf_counter() - started:.0f} s\n{done.stdout}", flush=True)
-    return f"`python -m {shlex.join(arguments)}`\n\n{done.stdout}"
+    told = "\n".join(line for line in done.stdout.splitlines() if not line.lstrip().startswith(CHATTER))
+    return f"`python -m {shlex.join(arguments)}`\n\n{told}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
