@@ -71,7 +71,7 @@ def carry(ddf: Tensor, moving: Head, fixed: Head, labels: Tensor, onto: Head) ->
     to_fine = torch.linalg.inv(fine) @ own @ torch.linalg.inv(moving.affine) @ fixed.affine
     matrices = (torch.linalg.inv(fixed.affine) @ onto.affine).numpy(), to_fine.numpy()
     there = between_grids(ddf, None, matrices, onto.image.shape[1:])
-    return warp(labels[None], there[None], mode="nearest")[0]
+    return sample(labels[None], (identity_grid(onto.image.shape[1:]) + there)[None], mode="nearest")[0]
 
 
 def moved(matrix: Tensor, points: Tensor) -> Tensor:
