@@ -2,6 +2,10 @@
 
 import importlib.metadata
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -27,6 +31,14 @@ def test_command_prints_every_section_and_writes_nothing(capsys, tmp_path, monke
     for title in ("devices", "threads", "hot operations", "packages", "optional extras"):
         assert f"\n{title}\n" in out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("chosen", "held"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_of_a_command_sleep_while_they_wait(chosen, held):
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-m", "medtrace", "doctor"]
+    told = subprocess.run(command, env={**kept, **chosen}, capture_output=True, text=True, check=True).stdout
+    assert re.search(rf"OMP_WAIT_POLICY +{held}$", told, re.MULTILINE)
 
 
 def test_threads_and_versions_are_those_of_this_process():

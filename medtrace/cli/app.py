@@ -60,7 +60,12 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit.
+
+    Threads of torch, which is loaded after this, sleep while they wait for each other, unless `OMP_WAIT_POLICY` says
+    otherwise: spinning takes the time of a machine that others use, too.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(args=None if arguments is None else list(arguments), prog_name="medtrace")
 
 

@@ -4,7 +4,8 @@
     python -m tests.benchmarks.busy --spinners 0     the same on a machine as it is
 
 One busy process per core runs all the while. An operation runs with one and with two threads in turns; the ratio of
-their medians is printed, in wall seconds: what a user of a shared workstation feels. At most 1.3 is asked.
+their medians is printed, in wall seconds: what a user of a shared workstation feels. At most 1.3 is asked. With
+OMP_WAIT_POLICY=PASSIVE in the environment torch's threads sleep while they wait, as in medtrace's commands.
 """
 
 from __future__ import annotations
