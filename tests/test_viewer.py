@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import re
+import warnings
 import zlib
 from pathlib import Path
 
@@ -342,6 +343,14 @@ def test_whole_numbers_are_stored_exactly():
     image = torch.randint(-500, 3000, (2, 7, 9, 5)).float()
     packed = pack_image(image)
     assert packed.header["error"] == 0
+    assert np.array_equal(unpacked(packed), image.numpy())
+
+
+def test_differences_between_parts_of_a_large_image_wrap_around_silently():
+    image = 60000.0 - torch.arange(128.0**3).remainder(60000).reshape(1, 128, 128, 128)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        packed = pack_image(image)
     assert np.array_equal(unpacked(packed), image.numpy())
 
 

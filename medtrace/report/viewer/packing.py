@@ -167,7 +167,7 @@ def _packed(numbers: np.ndarray, header: dict[str, Any]) -> Packed:
             part = unsigned[first : first + _PART].copy()
             part[1:] -= unsigned[first : first + len(part) - 1]
             if first:
-                part[0] -= unsigned[first - 1]
+                part[:1] -= unsigned[first - 1 : first]  # as an array, which wraps around without a warning
             pieces.append(packer.compress(part.view(np.uint8)[plane :: unsigned.itemsize].tobytes()))
     pieces.append(packer.flush())
     payload = base64.b64encode(b"".join(pieces)).decode("ascii")
