@@ -42,6 +42,8 @@ COARSE = "true T1 at the network's pixels"
 class _Traced(nn.Module):
     """What a run translates with, in place of its own method."""
 
+    neighbors = 0
+
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self.trace = tracer
