@@ -251,8 +251,7 @@ def test_one_voxel_moved_is_marked_as_folded(open_page):
     assert max(map(min, colors)) > 230  # white square
     assert min(map(max, colors)) < 30  # black cross
     page.select_option("#case", "1")
-    page.wait_for_timeout(300)
-    assert page.is_hidden("#folds")
+    page.wait_for_selector("#folds", state="hidden", timeout=20_000)
 
 
 MARK_COLORS = """voxel => {
