@@ -33,12 +33,13 @@ def test_command_prints_every_section_and_writes_nothing(capsys, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("chosen", "held"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_threads_of_a_command_sleep_while_they_wait(chosen, held):
-    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_of_a_command_soon_sleep_unless_told_otherwise(chosen):
+    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     command = [sys.executable, "-m", "medtrace", "doctor"]
     told = subprocess.run(command, env={**kept, **chosen}, capture_output=True, text=True, check=True).stdout
-    assert re.search(rf"OMP_WAIT_POLICY +{held}$", told, re.MULTILINE)
+    found = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) +(\w+)$", told, re.MULTILINE))
+    assert found == (chosen or {"GOMP_SPINCOUNT": "2000"})
 
 
 def test_threads_and_versions_are_those_of_this_process():

@@ -62,10 +62,11 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Threads of torch, which is loaded after this, sleep while they wait for each other, unless `OMP_WAIT_POLICY` says
-    otherwise: spinning takes the time of a machine that others use, too.
+    Threads of torch, which is loaded after this, soon sleep while they wait for each other, unless `OMP_WAIT_POLICY` or
+    `GOMP_SPINCOUNT` says otherwise: long spinning takes the time of a machine that others use, too.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     app(args=None if arguments is None else list(arguments), prog_name="medtrace")
 
 

@@ -84,7 +84,7 @@ def _threads() -> list[Finding]:
     result = [
         Finding("torch", f"{torch.get_num_threads()} within an operation; this process may use {allowed} cores"),
     ]
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_WAIT_POLICY")
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     result += [Finding(name, os.environ[name]) for name in names if name in os.environ]
     return result
 

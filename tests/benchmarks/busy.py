@@ -5,7 +5,7 @@
 
 One busy process per core runs all the while. An operation runs with one and with two threads in turns; the ratio of
 their medians is printed, in wall seconds: what a user of a shared workstation feels. At most 1.3 is asked. With
-OMP_WAIT_POLICY=PASSIVE in the environment torch's threads sleep while they wait, as in medtrace's commands.
+OMP_WAIT_POLICY=PASSIVE in the environment torch's threads sleep while they wait; commands set GOMP_SPINCOUNT=2000.
 """
 
 from __future__ import annotations
