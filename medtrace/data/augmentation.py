@@ -25,6 +25,7 @@ from monai.transforms import (
     Transform,
 )
 
+from medtrace.data.around import Around
 from medtrace.data.neighbors import TogetherWithNeighborsd
 from medtrace.data.preparation.rules import Axis, Preparation
 from medtrace.methods.base import NEIGHBORS
@@ -40,7 +41,7 @@ BACKGROUND_TOLERANCE = 1e-3
 POINTS = ("source_landmarks", "target_landmarks")
 
 
-class SharpBackgroundd(Randomizable, MapTransform):
+class SharpBackgroundd(Around):
     """Move images without mixing foreground and background: a skull-stripped brain keeps its edge.
 
     Linear interpolation makes a rim of half-dark voxels where tissue meets a background of exactly -1, which no
@@ -51,19 +52,6 @@ class SharpBackgroundd(Randomizable, MapTransform):
         keys: of the images in [-1, 1]; one without background is moved as it would be.
         around: the motion, by linear interpolation, of the images and of the keys `foreground_key` of them.
     """
-
-    def __init__(self, keys: Sequence[str], around: Compose) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys=True)
-        self.around = around
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SharpBackgroundd:
-        """Seed the motion."""
-        super().set_random_state(seed, state)
-        self.around.set_random_state(seed, state)
-        return self
-
-    def randomize(self, data: Any) -> None:
-        """Everything is drawn by the motion."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Apply to a case."""

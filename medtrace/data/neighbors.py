@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, Randomizable
+from monai.transforms import Compose, MapTransform
 from torch import Tensor
 
+from medtrace.data.around import Around
 from medtrace.data.nifti import read_nifti
 from medtrace.geometry.volume import read_volume_grid
 from medtrace.methods.base import NEIGHBORS
@@ -137,7 +138,7 @@ class ReadNeighborsd(MapTransform):
         return items
 
 
-class TogetherWithNeighborsd(Randomizable, MapTransform):
+class TogetherWithNeighborsd(Around):
     """Change a source and its neighbors by one draw of a transform of the source.
 
     Args:
@@ -145,19 +146,7 @@ class TogetherWithNeighborsd(Randomizable, MapTransform):
     """
 
     def __init__(self, around: Any) -> None:
-        MapTransform.__init__(self, ["source"], allow_missing_keys=True)
-        self.around = Compose([around])
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> TogetherWithNeighborsd:
-        """Seed the transform."""
-        super().set_random_state(seed, state)
-        self.around.set_random_state(seed, state)
-        return self
-
-    def randomize(self, data: Any) -> None:
-        """Everything is drawn by the transform."""
+        super().__init__(["source"], Compose([around]))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Apply to a case."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,18 @@ def check_registered(channels: Sequence[int] | None, in_channels: int) -> None:
             f"registered_channels: expected different numbers from 0 to {in_channels - 1}, channels of the source,"
             f" received {list(channels)}; leave it out for all"
         )
+
+
+def without_neighbors(settings: Any, wide: Any) -> Any:
+    """Settings widened by neighboring slices, none of which a registration compares with the target.
+
+    Args:
+        settings: as they were given, with `registered_channels`.
+        wide: widened (see `Method.widened`).
+    """
+    if not settings.neighbors or settings.registered_channels is not None:
+        return wide
+    return wide.model_copy(update={"registered_channels": tuple(range(settings.in_channels))})
 
 
 def compared(source: Tensor, target: Tensor, channels: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from medtrace.fields import compose, warp
 from medtrace.losses import ParzenDNMILoss, velocity_smoothness
 from medtrace.methods.base import Abilities, Batch, Method, Phase
 from medtrace.methods.common.averaging import WeightAverage
-from medtrace.methods.common.channels import check_registered, compared
+from medtrace.methods.common.channels import check_registered, compared, without_neighbors
 from medtrace.methods.common.diffusion import (
     WEIGHTINGS,
     Sampling,
@@ -100,10 +100,7 @@ class PlasticineMethod(Method):
     @classmethod
     def widened(cls, settings: PlasticineSettings) -> PlasticineSettings:
         """As of every method; of neighboring slices none is compared with the target."""
-        wide: PlasticineSettings = super().widened(settings)
-        if settings.neighbors and settings.registered_channels is None:
-            own = tuple(range(settings.in_channels))
-            return wide.model_copy(update={"registered_channels": own})
+        wide: PlasticineSettings = without_neighbors(settings, super().widened(settings))
         return wide
 
     @classmethod

@@ -18,7 +18,7 @@ from medtrace.losses import (
     velocity_smoothness,
 )
 from medtrace.methods.base import Abilities, Batch, Method, Phase
-from medtrace.methods.common.channels import check_registered, compared
+from medtrace.methods.common.channels import check_registered, compared, without_neighbors
 from medtrace.methods.common.structure import RESIDUAL, STRUCTURE, residual_term, structure_term
 from medtrace.methods.tracetrans.settings import TraceTransSettings
 from medtrace.networks import DualDecoderGAN, TraceTransOutput
@@ -84,10 +84,7 @@ class TraceTransMethod(Method):
     @classmethod
     def widened(cls, settings: TraceTransSettings) -> TraceTransSettings:
         """As of every method; of neighboring slices none is compared with the target."""
-        wide: TraceTransSettings = super().widened(settings)
-        if settings.neighbors and settings.registered_channels is None:
-            own = tuple(range(settings.in_channels))
-            return wide.model_copy(update={"registered_channels": own})
+        wide: TraceTransSettings = without_neighbors(settings, super().widened(settings))
         return wide
 
     @classmethod

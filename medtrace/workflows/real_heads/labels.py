@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
 from medtrace import metrics
 from medtrace.data.dataset import load_dataset
@@ -26,7 +26,7 @@ from medtrace.evaluation.cheap_rows import cheap_rows
 from medtrace.evaluation.real.heads import TEST, Head, sides
 from medtrace.evaluation.real.structures import FOLDER, StructureNetwork, structure_dice
 from medtrace.evaluation.real.tasks import RealTask
-from medtrace.evaluation.scoring import Tracer
+from medtrace.evaluation.tracers import TracerMethod
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.methods.base import Method
 from medtrace.storage.files import make_directory, write_json
@@ -37,16 +37,6 @@ from medtrace.workflows.translate import translation
 SCORES = "labels"
 COARSE = "true T1 at the network's pixels"
 """The control that is as good as a translation on the network's grid can be."""
-
-
-class _Traced(nn.Module):
-    """What a run translates with, in place of its own method."""
-
-    neighbors = 0
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self.trace = tracer
 
 
 def score_labels(
@@ -118,7 +108,7 @@ def _translated(
         load = lambda: load_method(run, device)  # noqa: E731
     else:
         tracer = cheap_rows(load_dataset(dataset, "training"))[row]
-        load = lambda: cast(Method, _Traced(tracer))  # noqa: E731
+        load = lambda: TracerMethod(tracer, channels=1)  # noqa: E731
     with Progress(disable=True) as bar:
         return translation(run, head.images[task.sources[0]], load, bar=bar, out=out / SCORES / "trace").trace
 
