@@ -205,7 +205,7 @@ def _labels(out: Path, task: RealTask) -> list[str]:
 
 
 def _dice(record: Mapping[str, Any] | None, names: Sequence[str] | None) -> str:
-    if record is None:
+    if record is None or not set(names or ()) <= record["dice"].keys():  # a network of other structures
         return "-"
     text = f"{mean_dice(record, names):.3f}"
     if "dice_still" in record:
