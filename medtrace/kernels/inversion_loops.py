@@ -127,10 +127,8 @@ def solved(
 
 
 @inlined
-def along_a_row(
-    field: Any, position: Any, last: Any, other: Any, iterations: int, plain: int, tolerance: float
-) -> Any:
-    """The inverse at a position from those of the two voxels before it, which mostly foretell it; as `solved` gives it."""
+def along_a_row(field: Any, position: Any, last: Any, other: Any, iterations: int, plain: int, tolerance: float) -> Any:
+    """The inverse at a position from those of the two voxels before it, which mostly foretell it; as `solved`."""
     guess = 2.0 * last[0] - other[0], 2.0 * last[1] - other[1], 2.0 * last[2] - other[2]
     m, size = mismatch_at(field, position, guess)
     if not size < FORETOLD:

@@ -117,7 +117,9 @@ class PointInformation:
         threads.run(lambda begin, end: loops.many_values(*read, BINS, PARTS, begin, end), work)
         return [float(one) for one in out]
 
-    def climb(self, starts: Sequence[Any], ends: Any, sides: tuple[Any, Any], settings: Climb) -> list[tuple[Any, float]]:
+    def climb(
+        self, starts: Sequence[Any], ends: Any, sides: tuple[Any, Any], settings: Climb
+    ) -> list[tuple[Any, float]]:
         """Climb from each of several maps to the nearest one of the most information; compiled only.
 
         Args:

@@ -244,9 +244,7 @@ def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Te
 class _Level:
     """One resolution of a registration."""
 
-    def __init__(
-        self, images: Images, step: Step, sizes: Sequence[float], settings: Deformable, field: Tensor
-    ) -> None:
+    def __init__(self, images: Images, step: Step, sizes: Sequence[float], settings: Deformable, field: Tensor) -> None:
         self.step, self.settings = step, settings
         fixed, moving = shrink(images.fixed, step.factor), shrink(images.moving, step.factor)
         if settings.similarity == "mind":

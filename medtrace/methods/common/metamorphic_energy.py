@@ -13,13 +13,10 @@ from torch import Tensor
 from medtrace.checks import check_choice, check_same_shape, check_whole
 from medtrace.losses import intensity_diffusion, jacobian_folding, velocity_smoothness
 from medtrace.losses.folding import MEASURES
-from medtrace.losses.lncc import lncc
 from medtrace.networks import MetamorphicOutput
 
-SIMILARITIES = ("mse", "l1", "lncc")
+SIMILARITIES = ("mse", "l1")
 
-WINDOW_RADIUS, WINDOW_FLOOR = 2, 1e-4
-"""Of "lncc": the windows' radius in voxels and the least variance in them that counts, of images in [0, 1]."""
 
 bending_energy = BendingEnergyLoss()
 """Mean squared second derivatives of a field, (B, D, *spatial) in voxels; an affine field has none."""
@@ -38,8 +35,7 @@ def image_distance(
     Args:
         image: (B, C, *spatial).
         target: of the same shape.
-        similarity: "mse", "l1", or "lncc": 1 less the mean squared local correlation (see `losses.lncc`), which does
-            not see how bright a window is.
+        similarity: "mse" or "l1".
         span: the range's length, 2 for [-1, 1].
         weights: (B, 1, *spatial) >= 0 of the voxels in the mean, or None for all. Where all are 0, the distance is 0.
         levels: of a pyramid, each of (weighted) means of 2 voxels an axis of the one before; the distance is their
@@ -47,8 +43,6 @@ def image_distance(
     """
     check_same_shape("image", image, "target", target)
     check_choice("similarity", similarity, SIMILARITIES)
-    if similarity == "lncc":
-        return _uncorrelated(image / span, target / span, weights, levels)
     difference = (image.float() - target.float()) / span
     distances = [_mean_distance(difference, similarity, weights)]
     halve = get_pool_layer(("avg", {"kernel_size": 2, "ceil_mode": True}), image.ndim - 2)
@@ -59,21 +53,6 @@ def image_distance(
             halved = halve(weights.float())
             difference, weights = halve(difference * weights) / halved.clamp_min(torch.finfo(torch.float32).eps), halved
         distances.append(_mean_distance(difference, similarity, weights))
-    return torch.stack(distances).mean()
-
-
-def _uncorrelated(image: Tensor, target: Tensor, weights: Tensor | None, levels: int) -> Tensor:
-    """Mean over the levels of 1 - LNCC²; a case without weight is 0."""
-    halve = get_pool_layer(("avg", {"kernel_size": 2, "ceil_mode": True}), image.ndim - 2)
-    fraction = torch.ones_like(image[:, :1]) if weights is None else weights.detach().float()
-    counted = fraction.flatten(1).sum(1) > 0
-    fraction = torch.where(counted.reshape(-1, *[1] * (image.ndim - 1)), fraction, torch.ones_like(fraction))
-    distances = []
-    for level in range(levels):
-        if level:
-            image, target, fraction = (halve(each) for each in (image, target, fraction))
-        likeness = lncc(image, target, radius=WINDOW_RADIUS, floor=WINDOW_FLOOR, mask=fraction).mean(1)
-        distances.append(((1 - likeness) * counted).mean())
     return torch.stack(distances).mean()
 
 
@@ -99,8 +78,7 @@ class MetamorphicEnergy:
     the paper's weights carry over.
 
     Args:
-        similarity: "mse" as in the text, "l1" as in the authors' settings, or "lncc": local correlation outside the mask
-            teaches the field and squared differences teach the intensity, since a window does not see how bright it is.
+        similarity: "mse" as in the text, or "l1" as in the authors' settings.
         similarity_weight: λ1.
         diffusion_weight: λ2.
         folding_weight: λ3.
@@ -165,7 +143,7 @@ class MetamorphicEnergy:
             image = torch.lerp(output.warped, output.warped.detach(), mask) + output.intensity
         terms = {}
         if self.weights["similarity"] != 0:
-            terms["similarity"] = self._similarity(output, image, target, mask)
+            terms["similarity"] = image_distance(image, target, self.similarity, self.span, levels=self.levels)
         if self.weights["intensity_diffusion"] != 0:
             terms["intensity_diffusion"] = intensity_diffusion(output.intensity) / self.span**2
         if self.weights["folding"] != 0:
@@ -175,12 +153,6 @@ class MetamorphicEnergy:
         if self.weights["bending"] != 0:
             terms["bending"] = bending_energy(output.ddf.float())
         return terms
-
-    def _similarity(self, output: MetamorphicOutput, image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        if self.similarity != "lncc":
-            return image_distance(image, target, self.similarity, self.span, levels=self.levels)
-        field = image_distance(output.warped, target, "lncc", self.span, 1 - mask, self.levels)
-        return field + image_distance(output.warped.detach() + output.intensity, target, "mse", self.span)
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of `terms`."""

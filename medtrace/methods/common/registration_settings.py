@@ -12,7 +12,7 @@ from medtrace.methods.settings import Count, MethodSettings, NonNegative, Optimi
 class RegistrationSettings(MethodSettings):
     """Adam 1e-4; MetaRegNet's paper names neither batch size nor epochs."""
 
-    similarity: Literal["mse", "l1", "lncc"] = "mse"
+    similarity: Literal["mse", "l1"] = "mse"
     similarity_levels: Count = 1
     """Of the similarity's pyramid."""
     bending_weight: NonNegative = 0.0
