@@ -60,9 +60,7 @@ def local_signs(x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float)
         return work.signs(first.numpy(), second.numpy(), fraction.numpy())
     wx, wy = fraction * first, fraction * second
     moments = torch.stack([fraction, wy, wy * second, wx, wx * first, wx * second])
-    count, sy, syy, sx, sxx, sxy = box_sum(
-        torch.stack([fraction, wy, wy * second, wx, wx * first, wx * second]), radius
-    )
+    count, sy, syy, sx, sxx, sxy = box_sum(moments, radius)
     per, slack = 1 / count.clamp_min(LEAST_WEIGHT), floor * count.clamp_min(1)
     of_x, of_y = ((square - one * one * per).clamp_min(0) + slack for one, square in ((sx, sxx), (sy, syy)))
     local = fraction * (sxy - sx * sy * per) / (of_x * of_y).sqrt()
