@@ -132,7 +132,7 @@ def assess(
     figures = measure(pair, deformation, alignment, known)
     by_topic = {
         "coverage": _extent(figures),
-        "similarity": _gain(figures, contrast is not None and contrast.weak and _told_by_shapes(alignment, other)),
+        "similarity": likeness(figures, contrast is not None and contrast.weak and told_by_shapes(alignment, other)),
         "field and inverse": _regularity(figures),
         "alignment": _alignment(alignment),
     }
@@ -163,21 +163,21 @@ def measure(
     moving, fixed = pair.shown
     warped = warp(moving[None], ddf)[0]
     weight = pair.content.to(fixed) * (1 - pair.mask.to(fixed))
-    likeness = {
+    alike = {
         "correlation_aligned": mean_correlation(moving, fixed, weight) if aligned is None else aligned,
         "correlation_after": mean_correlation(warped, fixed, weight),
         "working_information_aligned": _information(moving, fixed, weight),
         "working_information_after": _information(warped, fixed, weight),
     }
-    if likeness["correlation_after"] < UNLIKE:
+    if alike["correlation_after"] < UNLIKE:
         shift = NUDGE * alignment.content.radius
-        likeness["sharpness"] = sharpness(warped, fixed, weight, shift, pair.spacing)
-        likeness["sharpness_of_fixed"] = sharpness(fixed, fixed, weight, shift, pair.spacing)
+        alike["sharpness"] = sharpness(warped, fixed, weight, shift, pair.spacing)
+        alike["sharpness_of_fixed"] = sharpness(fixed, fixed, weight, shift, pair.spacing)
     return {
         "covered_share": pair.covered,
         "information_before": alignment.similarity_before,
         "information_aligned": alignment.similarity,
-        **likeness,
+        **alike,
         "smallest_jacobian": float(jacobian_determinant(ddf).min()),
         "smallest_jacobian_of_inverse": float(jacobian_determinant(inverse).min()),
         "folds": float(deformation.folds),
@@ -298,7 +298,7 @@ def _contrast(similarity: str, contrast: ContrastRelation) -> list[tuple[str, st
     return []
 
 
-def _told_by_shapes(alignment: Alignment, other: OtherStart | None) -> bool:
+def told_by_shapes(alignment: Alignment, other: OtherStart | None) -> bool:
     """Whether shapes say where an image belongs: no other place or turn comes near, the other side agrees, and the
     mirrored image is clearly behind."""
     agrees = other is not None and other.gain is None
@@ -306,7 +306,7 @@ def _told_by_shapes(alignment: Alignment, other: OtherStart | None) -> bool:
     return agrees and alignment.convincing and alignment.mirror_gain < -UNMIRRORED
 
 
-def _gain(figures: dict[str, float], by_shapes: bool) -> list[tuple[str, str]]:
+def likeness(figures: dict[str, float], by_shapes: bool) -> list[tuple[str, str]]:
     """Findings on likeness; `by_shapes`: texture does not correspond, and shapes have told where the images belong."""
     before, after = figures["correlation_aligned"], figures["correlation_after"]
     result = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
