@@ -117,7 +117,7 @@ def test_either_field_may_jump(name):
 
 
 def test_an_inverse_bends_as_sharply_as_the_field_compresses():
-    """The field squeezes a disk to a thirtieth: its exact inverse jumps there, which is no fault; a voxel alone is one."""
+    """The field squeezes a disk to a thirtieth: its exact inverse jumps, which is no fault; a voxel alone is one."""
     away = identity_grid((60, 60)) - 30.0
     field = -0.97 * away * torch.exp(-away.square().sum(0) / 16**2)
     inverse = invert(field[None], tolerance=1e-4).ddf[0]

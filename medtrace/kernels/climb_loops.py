@@ -16,6 +16,9 @@ SCALE = 100.0
 ARMIJO = 1e-3
 """Share of the foretold gain that a step must bring."""
 
+LONGEST = 3.0
+"""Of a step, in units of the parameters: beyond it what is known of the curvature says nothing."""
+
 SHORTEST = 1e-5
 """Of the largest entry of the gradient, below which a map is at its top."""
 
@@ -213,7 +216,8 @@ def climb(data: Any, starts: Any, ends: Any, sides: Any, where: Any, settings: A
                 break
             direction = downhill(inverse, gradient)
             slope = dot(direction, gradient)
-            rate = min(1.0, 1.0 / math.sqrt(dot(gradient, gradient))) if fresh else 1.0
+            rate = min(1.0, LONGEST / math.sqrt(dot(direction, direction)))
+            rate = min(rate, 1.0 / math.sqrt(dot(gradient, gradient))) if fresh else rate
             found = value
             while True:
                 there[:] = here + rate * direction
