@@ -50,7 +50,9 @@ def test_untrained_it_moves_and_changes_nothing():
     ramp = torch.linspace(-0.9, 0.9, 24).expand(1, 1, 20, 24).contiguous()
     output = ComposedTraceTrans(2, 1, 1, channels=(4, 8))(ramp)
     assert torch.count_nonzero(output.ddf) == torch.count_nonzero(output.change) == 0
-    torch.testing.assert_close(output.image[..., 3:-3], ramp[..., 3:-3], atol=1e-5, rtol=0)  # its mean about every voxel is the ramp
+    torch.testing.assert_close(
+        output.image[..., 3:-3], ramp[..., 3:-3], atol=1e-5, rtol=0
+    )  # its mean about every voxel is the ramp
 
 
 def test_the_image_teaches_no_field_and_the_field_no_image():

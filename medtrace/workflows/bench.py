@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from rich.console import Console
 from medtrace.checks import check_choice
 from medtrace.evaluation.bench import SETTINGS, STUDIES, Study, Training
 from medtrace.evaluation.bench.registry import MEASUREMENTS
-from medtrace.evaluation.bench.running import compare_rows
+from medtrace.evaluation.bench.running import DONE, compare_rows
 from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.real_heads.study import real_translation
+from medtrace.workflows.scoring.side_by_side import processes_for, trained_rows
 from medtrace.workflows.scoring.trained import trained_row
 
 REAL = "real"
@@ -106,11 +108,29 @@ def run_study(
     """Run a study, whether registered or not; see `bench`."""
     console = Console(stderr=True, quiet=not progress)
     started = time.perf_counter()
-    runs = {
-        row: _trained(row, method, setting, seed, out / "runs", device, console) for row, method in study.rows.items()
-    }
+    runs = _trained_rows(study, setting, seed, out / "runs", device, console)
     command = f"medtrace bench {study.task} --setting {setting} --study {study.name} --seed {seed}"
     return compare_rows(study, runs, out, command=command, started=started, device=device, progress=progress)
+
+
+def _trained_rows(
+    study: Study, setting: str, seed: int, folder: Path, device: str | None, console: Console
+) -> dict[str, Path]:
+    """The run folder of every row; rows that have one run are trained once, and those that wait may train at once."""
+    first = {training.run: row for row, training in reversed(study.rows.items())}
+    trainings = {row: training for row, training in study.rows.items() if first[training.run] == row}
+    ended = [(folder / f"{setting}-{seed}" / training.run / DONE).is_file() for training in trainings.values()]
+    processes = processes_for(len(ended) - sum(ended), device)
+    train = partial(_trained_from, setting, seed, folder, device)
+    done = trained_rows(train, trainings, console, processes=processes)
+    return {row: done[first[training.run]] for row, training in study.rows.items()}
+
+
+def _trained_from(
+    setting: str, seed: int, folder: Path, device: str | None, row: str, training: Training, console: Console
+) -> Path:
+    """`_trained` with what is the same of all rows first."""
+    return _trained(row, training, setting, seed, folder, device, console)
 
 
 def _trained(

@@ -61,6 +61,7 @@ CONTROLS = {"identity (zero field)": identity, "oracle field": oracle}
 
 TRACETRANS = Training("tracetrans")  # as its preset tracebench has it: α 0.5, γ 0.25
 PIX2PIX = Training("pix2pix", {"alpha": 1.0})
+COMPOSED = Training("composed", {}, "tracetrans_composed")
 NO_CROSS = Training("gamma-0", {"gamma": 0.0})
 
 
@@ -142,7 +143,7 @@ def study(name: str, rows: Mapping[str, Training], *, independent: bool = False)
 
 
 POSTOP = (
-    study("rivals", {"Pix2Pix": PIX2PIX, "TraceTrans": TRACETRANS}),
+    study("rivals", {"Pix2Pix": PIX2PIX, "TraceTrans": TRACETRANS, "TraceTrans composed": COMPOSED}),
     study(
         "alpha",
         {
