@@ -8,6 +8,7 @@ from medtrace.evaluation.bench.study import Training
 
 ADVERSARIAL: Mapping[str, str] = {
     "CycleGAN": "cyclegan",
+    "GcGAN": "gcgan",
     "MUNIT": "munit",
     "NICE-GAN": "nice_gan",
     "UNIT": "unit",
