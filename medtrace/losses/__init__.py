@@ -8,6 +8,7 @@ from medtrace.losses.adversarial import (
     least_squares_discriminator,
     log_adversarial,
 )
+from medtrace.losses.contrastive import patch_nce
 from medtrace.losses.diffusion import IntensityDiffusionLoss, intensity_diffusion
 from medtrace.losses.folding import JacobianFoldingLoss, jacobian_folding
 from medtrace.losses.lncc import LNCCLoss, lncc
@@ -42,6 +43,7 @@ __all__ = [
     "mind_ssc",
     "normalized_mutual_information",
     "parzen_nmi",
+    "patch_nce",
     "structural_dissimilarity",
     "velocity_smoothness",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from medtrace.evaluation.bench.study import Training
 
 ADVERSARIAL: Mapping[str, str] = {
+    "CUT": "cut",
     "CycleGAN": "cyclegan",
     "GcGAN": "gcgan",
     "MUNIT": "munit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,3 +49,10 @@ class ImageTranslator(Method):
             check_range(name, image, -1, 1)
         check_same_grid("source", images["source"], "target", images["target"])
         return images
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Check that no weight of a term is below 0."""
+    for name, weight in weights.items():
+        if weight < 0:
+            raise ValueError(f"{name}: expected a weight of at least 0, received {weight!r}")

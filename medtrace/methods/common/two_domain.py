@@ -17,7 +17,7 @@ from medtrace.losses.adversarial import ADVERSARIAL_LOSSES
 from medtrace.methods.base import Abilities, Batch, Phase
 from medtrace.methods.common.image_pool import ImagePool
 from medtrace.methods.common.structure import structure_term
-from medtrace.methods.common.translator import ImageTranslator
+from medtrace.methods.common.translator import ImageTranslator, check_weights
 from medtrace.methods.common.two_domain_settings import TwoDomainSettings
 from medtrace.networks.backbone import Code, Domain, TranslationBackbone, other
 from medtrace.networks.backbones import translation_backbone
@@ -232,9 +232,7 @@ class TwoDomainMethod(ImageTranslator):
             **self._structure(pairing, correction),
             **self._internal(internal_weights, cycled=cycle is not None),
         }
-        for name, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f"{name}: expected a weight of at least 0, received {weight!r}")
+        check_weights(weights)
         decoders = ("networks.encoders", "networks.decoders")
         self.phases = (
             Phase("generator", (*decoders, "correction.network") if correction else decoders, weights),

@@ -11,7 +11,7 @@ from medtrace.checks import check_choice
 from medtrace.losses import adversarial, adversarial_discriminator
 from medtrace.methods.base import Abilities, Batch, Phase
 from medtrace.methods.common.image_pool import ImagePool
-from medtrace.methods.common.translator import ImageTranslator
+from medtrace.methods.common.translator import ImageTranslator, check_weights
 from medtrace.methods.gcgan.motion import Motion, MotionName, flip, quarter_turn, random_deformation
 from medtrace.methods.gcgan.settings import GcGANSettings
 from medtrace.networks.gcgan import GcGAN
@@ -79,9 +79,7 @@ class GcGANMethod(ImageTranslator):
     ) -> None:
         super().__init__()
         check_choice("motion", motion, MOTIONS)
-        for name, weight in (("geometry_weight", geometry_weight), ("adversarial_weight", adversarial_weight)):
-            if weight < 0:
-                raise ValueError(f"{name}: expected a weight of at least 0, received {weight!r}")
+        check_weights({"geometry_weight": geometry_weight, "adversarial_weight": adversarial_weight})
         self.networks = networks
         self.motion = motion
         self.deformation = (deformation_voxels, deformation_spacing)
