@@ -9,6 +9,7 @@ from medtrace.evaluation.bench.study import Training
 ADVERSARIAL: Mapping[str, str] = {
     "CUT": "cut",
     "CycleGAN": "cyclegan",
+    "FastCUT": "fastcut",
     "GcGAN": "gcgan",
     "MUNIT": "munit",
     "NICE-GAN": "nice_gan",
