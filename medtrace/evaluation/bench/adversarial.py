@@ -9,6 +9,7 @@ from medtrace.evaluation.bench.study import Training
 ADVERSARIAL: Mapping[str, str] = {
     "CUT": "cut",
     "CycleGAN": "cyclegan",
+    "DualGAN": "dualgan",
     "FastCUT": "fastcut",
     "GcGAN": "gcgan",
     "MUNIT": "munit",
