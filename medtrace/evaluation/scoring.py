@@ -83,7 +83,7 @@ def score_cases(
     """
     table, small = metrics.CaseTable(), []
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_batches_and_items)
-    with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="case", leave=False) as bar:
+    with tqdm(total=len(dataset), desc=progress, disable=None if progress else True, unit="case", leave=False) as bar:
         for batches in loader:
             for batch, items in batches:
                 for item, trace in zip(items, tracer(batch)):

@@ -72,6 +72,19 @@ def bench(
     return run_study(STUDIES[task][study], setting, Path(out), seed=seed, device=device, progress=progress)
 
 
+def table_of(task: str, study: str | None, out: str | os.PathLike) -> Path:
+    """The file of the table that `bench` writes.
+
+    Args:
+        task: one of `STUDIES`.
+        study: one of `STUDIES[task]`; by default the first.
+        out: as of `bench`.
+    """
+    name = study or next(iter(STUDIES[task]))
+    folder = STUDIES[task][name].folder if name in STUDIES[task] else f"{task}/{name}"
+    return Path(out) / folder / "table.md"
+
+
 def _real(
     setting: str,
     study: str | None,

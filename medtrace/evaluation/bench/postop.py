@@ -97,7 +97,7 @@ def scores_with_independent_registration(row: Row) -> CaseTable:
     if row.method is None:
         return table
     description = f"{row.progress} (independent)"
-    for case in tqdm(row.cases(row.run), desc=description, disable=row.progress is None, leave=False):
+    for case in tqdm(row.cases(row.run), desc=description, disable=None if row.progress else True, leave=False):
         (trace,) = row.tracer(list_data_collate([case]))
         source, image = trace.source[None], trace.image[None]
         warped = warp(source, independent_registration(source, image))
