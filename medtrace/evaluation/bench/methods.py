@@ -42,6 +42,7 @@ class Entry(NamedTuple):
 ENTRIES: Mapping[str, Entry] = {
     "CycleGAN": Entry("cyclegan", 6),
     "DDIB": Entry("ddib", 8, ("postop", "domain")),
+    "Flow matching": Entry("flow_matching", 12),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
     "MUNIT": Entry("munit", 8),
     "NICE-GAN": Entry("nice_gan", 8),
