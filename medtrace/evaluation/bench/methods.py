@@ -40,6 +40,7 @@ class Entry(NamedTuple):
 
 
 ENTRIES: Mapping[str, Entry] = {
+    "BBDM": Entry("bbdm", 12),
     "CycleGAN": Entry("cyclegan", 6),
     "DDIB": Entry("ddib", 8, ("postop", "domain")),
     "Flow matching": Entry("flow_matching", 12),
