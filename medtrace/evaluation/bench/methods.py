@@ -40,10 +40,10 @@ class Entry(NamedTuple):
 
 
 ENTRIES: Mapping[str, Entry] = {
-    "BBDM": Entry("bbdm", 12),
+    "BBDM": Entry("bbdm", 8),
     "CycleGAN": Entry("cyclegan", 6),
     "DDIB": Entry("ddib", 8, ("postop", "domain")),
-    "Flow matching": Entry("flow_matching", 12),
+    "Flow matching": Entry("flow_matching", 8),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
     "MUNIT": Entry("munit", 8),
     "NICE-GAN": Entry("nice_gan", 8),
