@@ -20,6 +20,8 @@ from medtrace.trace import Trace
 RANGE = (-1.0, 1.0)
 SSIM_WINDOW = 11
 """Voxels of an image's shortest axis from which on its structural similarity is defined."""
+CW_SSIM_GRID = 28
+"""Pixels of an image's shorter axis from which on its CW-SSIM in three scales is defined."""
 DEFORMED_ABOVE = 0.3
 """Voxels of true displacement above which a point counts as deformed."""
 
@@ -52,8 +54,8 @@ def score_cases(
 ) -> metrics.CaseTable:
     """Trace every case of a data set and score it.
 
-    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi` of the image against the target; `edge_ssim`, `edge_psnr`,
-    `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several contrasts
+    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi`, `cw_ssim` of the image against the target; `edge_ssim`,
+    `edge_psnr`, `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several contrasts
     the first that the case has;
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
@@ -155,7 +157,7 @@ def as_channels(source: Tensor, channels: int) -> Tensor:
 
 
 def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`.
+    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`, `cw_ssim`.
 
     Args:
         image: (B, C, *spatial) in [-1, 1].
@@ -166,6 +168,7 @@ def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
         "psnr": metrics.peak_signal_to_noise_ratio(image, target, data_range=RANGE),
         "ssim": _if_large(metrics.structural_similarity, image, target),
         "nmi": metrics.normalized_mutual_information_score(image, target, data_range=RANGE),
+        "cw_ssim": _if_large(metrics.complex_wavelet_structural_similarity, image, target, least=CW_SSIM_GRID),
     }
 
 
@@ -185,9 +188,15 @@ def correspondence(warped: Tensor, image: Tensor, mask: Tensor | None = None) ->
     }
 
 
-def _if_large(metric: Callable[..., Tensor], first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
-    """A metric of structural similarity; NaN for images that are smaller than its window."""
-    if min(first.shape[2:]) < SSIM_WINDOW:
+def _if_large(
+    metric: Callable[..., Tensor],
+    first: Tensor,
+    second: Tensor,
+    mask: Tensor | None = None,
+    least: int = SSIM_WINDOW,
+) -> Tensor:
+    """A metric of structural similarity; NaN for images below its windows; `least` is of rows and columns."""
+    if min(first.shape[2:]) < SSIM_WINDOW or min(first.shape[2:4]) < least:
         return torch.full((len(first),), torch.nan, dtype=torch.float64)
     return metric(first, second, mask, data_range=RANGE)
 
