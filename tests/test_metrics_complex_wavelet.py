@@ -13,10 +13,11 @@ PYRTOOLS = (
     ((96, 64), 3, 16, 5, 0.0, 0.9466280741158656),
     ((96, 112), 4, 6, 7, 1e-4, 0.951549235752279),
 )
-"""Shape, scales, orientations, window, K and the value by pyrtools 1.1.1 and scipy 1.17.1, in an environment of their own
-(`pip install pyrtools scipy`), of the images of `pair` as numpy arrays:
+"""Shape, scales, orientations, window, K and the value by pyrtools 1.1.1 and scipy 1.17.1, in an environment of their
+own (`pip install pyrtools scipy`), of the images of `pair` as numpy arrays:
 
-    pyramids = [SteerablePyramidFreq(x, height=scales, order=orientations - 1, is_complex=True).pyr_coeffs for x in pair]
+    settings = {"height": scales, "order": orientations - 1, "is_complex": True}
+    pyramids = [SteerablePyramidFreq(x, **settings).pyr_coeffs for x in pair]
     for every scale and orientation, c and d of the two pyramids times c.size / image.size:
         sums = lambda v: scipy.signal.convolve2d(v, numpy.ones((window, window)), "valid")
         values.append(((2 * abs(sums(c * d.conj())) + K) / (sums(abs(c)**2 + abs(d)**2) + K)).mean())

@@ -32,7 +32,7 @@ def complex_wavelet_structural_similarity(
     window: int = WINDOW,
     stability: float = STABILITY,
 ) -> Tensor:
-    """CW-SSIM per case (Wang and Simoncelli 2005; Sampat et al. 2009): 1 where structures agree, at or near their place.
+    """CW-SSIM per case (Wang and Simoncelli 2005; Sampat et al. 2009): 1 where structures agree, near their place.
 
     The images, on a range of width 1, are decomposed by the complex steerable pyramid (Portilla and Simoncelli 2000).
     In every window of a subband the value is (2·|Σ c·d*| + K) / (Σ|c|² + Σ|d|² + K) of the coefficients c and d of the
