@@ -433,22 +433,24 @@ def bench(
     from medtrace.workflows.bench import table_of
 
     setting = "full" if full else setting
-<<<<<<< HEAD
-    watched = not is_quiet()
     result = call(
-        task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data, progress=watched
+        task=task,
+        setting=setting,
+        study=study,
+        out=out,
+        seed=seed,
+        device=device,
+        data=data,
+        row=row,
+        rows=rows,
+        progress=not is_quiet(),
     )
     give({"out": out, **result})
-=======
-    result = call(
-        task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data, row=row, rows=rows
-    )
->>>>>>> flows
     if "page" in result:
         tell(f"page written to {result['page']}")
         return
     table = table_of(task, study, out)
-    if not (watched and sys.stderr.isatty() and sys.stdout.isatty()):  # where it was not shown in color before
+    if is_quiet() or not (sys.stderr.isatty() and sys.stdout.isatty()):  # where it was not shown in color before
         tell(table.read_text(encoding="utf-8"))
     tell(f"tables, figures and traces written to {table.parent}")
 

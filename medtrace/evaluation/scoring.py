@@ -59,10 +59,10 @@ def score_cases(
 ) -> metrics.CaseTable:
     """Trace every case of a data set and score it.
 
-    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi`, `cw_ssim` of the image against the target; `edge_ssim`, `edge_psnr`,
-    `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several contrasts
-    the first that the case has, without pathology where the case says where it is; the same of the source as it lay,
-    `edge_ssim_no_field` and so on;
+    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi`, `cw_ssim` of the image against the target; `edge_ssim`,
+    `edge_psnr`, `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several
+    contrasts the first that the case has, without pathology where the case says where it is; the same of the source
+    as it lay, `edge_ssim_no_field` and so on;
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
     exceeds 0.3 voxel, the true length there (`zero_field_mm`), NaN where nothing is deformed; and edges there, without
