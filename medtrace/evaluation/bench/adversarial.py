@@ -15,6 +15,7 @@ ADVERSARIAL: Mapping[str, str] = {
     "MUNIT": "munit",
     "NICE-GAN": "nice_gan",
     "UNIT": "unit",
+    "UNSB": "unsb",
 }
 """Row → method."""
 
