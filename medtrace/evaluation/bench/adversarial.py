@@ -14,6 +14,7 @@ ADVERSARIAL: Mapping[str, str] = {
     "GcGAN": "gcgan",
     "MUNIT": "munit",
     "NICE-GAN": "nice_gan",
+    "StarGAN v2": "stargan_v2",
     "UNIT": "unit",
     "UNSB": "unsb",
 }

@@ -13,7 +13,6 @@ from medtrace.losses import adversarial, adversarial_discriminator
 from medtrace.methods.base import Abilities, Batch, Phase
 from medtrace.methods.common.contrastive import nce_of_places
 from medtrace.methods.common.diffusion import TranslatedImage, case_generators
-from medtrace.methods.common.image_pool import ImagePool
 from medtrace.methods.common.translator import ImageTranslator, check_weights
 from medtrace.methods.unsb.settings import UNSBSettings
 from medtrace.networks.unsb import UNSB
@@ -30,7 +29,7 @@ class UNSBMethod(ImageTranslator):
     | `transport` | 1 | mean (x(t_i) − x₁)² |
     | `entropy` | 2 τ | −(1 − t_i) Ĥ(x(t_i), x₁), by the energy E |
     | `nce` | 1 | PatchNCE of x₁ against the source, see `losses.patch_nce` |
-    | `target_discriminator` | 1 | of y and x₁ at t_i, generated images from a pool |
+    | `target_discriminator` | 1 | of y and x₁ at t_i |
     | `energy` | 1 | −Ĥ, whose maximum over E is the entropy |
     | `energy_level` | 1 | (log mean exp E(X, X̃))², which the bound leaves free |
 
@@ -45,7 +44,6 @@ class UNSBMethod(ImageTranslator):
         temperature: of the PatchNCE.
         patches: places that are compared.
         seed: of the noise of translations, beside each image's own bytes: one image has one translation.
-        pool_size: generated images kept for the discriminator, whose times may be others than the step's.
 
     Raises:
         ValueError: if a weight is below 0.
@@ -70,7 +68,6 @@ class UNSBMethod(ImageTranslator):
             temperature=settings.temperature,
             patches=settings.patches,
             seed=settings.seed,
-            pool_size=settings.pool_size,
         )
 
     def __init__(
@@ -83,7 +80,6 @@ class UNSBMethod(ImageTranslator):
         temperature: float = 0.07,
         patches: int = 256,
         seed: int = 0,
-        pool_size: int = 0,
     ) -> None:
         super().__init__()
         check_positive("temperature", temperature)
@@ -99,7 +95,6 @@ class UNSBMethod(ImageTranslator):
         self.temperature = temperature
         self.patches = patches
         self.seed = seed
-        self.pool = ImagePool(pool_size)
         learned = 1.0 if bridge_weight else 0.0
         self.phases = (
             Phase("generator", ("networks.generator", "networks.heads"), weights),
@@ -151,7 +146,7 @@ class UNSBMethod(ImageTranslator):
         if not phase.active("target_discriminator"):
             return {}
         network, target = self.networks.discriminator, self._images(batch)["target"]
-        time, fake = self.networks.time(context["step"], target), self.pool(context["fake"])
+        time, fake = self.networks.time(context["step"], target), context["fake"]
         return {"target_discriminator": adversarial_discriminator([network(target, time)], [network(fake, time)])}
 
     def energy_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:

@@ -30,9 +30,6 @@ class UNSBSettings(UnpairedSettings):
     seed: Seed = 0
     """Of the noise of translations, beside the image's own bytes."""
 
-    pool_size: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Images of earlier steps are of other times than the one that the discriminator is told."""
-
     presets: ClassVar[Mapping[str, Preset]] = {**_PRESETS, "smoke": {**_PRESETS["smoke"], "steps": 2}}
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
