@@ -14,7 +14,9 @@ ADVERSARIAL: Mapping[str, str] = {
     "GcGAN": "gcgan",
     "MUNIT": "munit",
     "NICE-GAN": "nice_gan",
+    "StarGAN v2": "stargan_v2",
     "UNIT": "unit",
+    "UNSB": "unsb",
 }
 """Row → method."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -105,7 +106,9 @@ class ContrastiveMethod(ImageTranslator):
     def _nce(self, translation: Tensor, source: Tensor, mirrored: bool = False) -> Tensor:
         maps = self.networks.features(translation)
         maps = [feature.flip(2) for feature in maps] if mirrored else maps
-        return nce_of_maps(self.networks, maps, source, self.patches, self.temperature)
+        with torch.no_grad():
+            keys = self.networks.features(source)
+        return nce_of_places(self.networks.heads, maps, keys, self.patches, self.temperature)
 
     def discriminator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """The discriminator's halves, on the images that the generator phase made and earlier ones."""
@@ -115,18 +118,20 @@ class ContrastiveMethod(ImageTranslator):
         return {"target_discriminator": adversarial_discriminator(network(target), network(self.pool(context["fake"])))}
 
 
-def nce_of_maps(networks: Any, maps: list[Tensor], source: Tensor, patches: int, temperature: float) -> Tensor:
+def nce_of_places(
+    heads: PatchHeads, maps: Sequence[Tensor], keys: Sequence[Tensor], patches: int, temperature: float
+) -> Tensor:
     """PatchNCE of a translation's features against its source's, at the same random places; mean over the maps.
 
     Args:
-        networks: with `features` and `heads` (`PatchHeads`).
+        heads: of the features.
         maps: features of the translation.
-        source: (B, C, *spatial).
+        keys: features of the source, which no gradient reaches.
         patches: places of each map.
         temperature: T.
     """
     places = PatchHeads.drawn_places(maps, patches)
     with torch.no_grad():
-        keys = networks.heads(networks.features(source), places)
-    found = [patch_nce(query, key, temperature) for query, key in zip(networks.heads(maps, places), keys, strict=True)]
+        wanted = heads(keys, places)
+    found = [patch_nce(query, key, temperature) for query, key in zip(heads(maps, places), wanted, strict=True)]
     return torch.stack(found).mean()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from medtrace.methods.common.unpaired_settings import MINIMAL, SMALL, UnpairedSettings, unpaired_presets
+from medtrace.methods.common.unpaired_settings import MINIMAL, SMALL, PooledSettings, unpaired_presets
 from medtrace.methods.settings import Count, NonNegative, Positive, Preset
 
 
-class ContrastiveSettings(UnpairedSettings):
-    """See `UnpairedSettings`, of which these differ: CUT's settings; 400 epochs in the paper are 200 here."""
+class ContrastiveSettings(PooledSettings):
+    """See `PooledSettings`, of which these differ: CUT's settings; 400 epochs in the paper are 200 here."""
 
     nce_weight: NonNegative = 1.0
     identity_weight: NonNegative = 1.0

@@ -27,7 +27,6 @@ class UnpairedSettings(MethodSettings):
     networks: dict[str, Any] = Field(default_factory=lambda: dict(GENERATOR))
     """Arguments of the method's networks, see their class in `medtrace.networks`."""
     adversarial_weight: NonNegative = 1.0
-    pool_size: Annotated[int, Field(ge=0, le=100_000)] = 50
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings = TrainingSettings(max_epochs=200, batch_size=1)
 
@@ -35,6 +34,12 @@ class UnpairedSettings(MethodSettings):
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
         return {"generator": self.optimizer, "discriminator": self.optimizer}
+
+
+class PooledSettings(UnpairedSettings):
+    """Those of them whose discriminators are also shown earlier images."""
+
+    pool_size: Annotated[int, Field(ge=0, le=100_000)] = 50
 
 
 def unpaired_presets(

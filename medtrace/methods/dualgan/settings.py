@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from medtrace.methods.common.unpaired_settings import UnpairedSettings, unpaired_presets
+from medtrace.methods.common.unpaired_settings import PooledSettings, unpaired_presets
 from medtrace.methods.settings import NonNegative, OptimizerSettings, Positive, Preset
 
 PUBLISHED: Mapping[str, Any] = {
@@ -22,8 +22,8 @@ MINIMAL: Preset = {"channels": [4, 8], "discriminator_channels": 4, "discriminat
 _PRESETS = unpaired_presets(PUBLISHED, SMALL, MINIMAL, paper={"optimizer.learning_rate": 5e-5})
 
 
-class DualGANSettings(UnpairedSettings):
-    """See `UnpairedSettings`, of which these differ."""
+class DualGANSettings(PooledSettings):
+    """See `PooledSettings`, of which these differ."""
 
     networks: dict[str, Any] = Field(default_factory=lambda: dict(PUBLISHED))
     source_weight: NonNegative = 500.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from medtrace.methods.common.unpaired_settings import UnpairedSettings, unpaired_presets
+from medtrace.methods.common.unpaired_settings import PooledSettings, unpaired_presets
 from medtrace.methods.gcgan.motion import MotionName
 from medtrace.methods.settings import NonNegative, Positive, Preset
 
 
-class GcGANSettings(UnpairedSettings):
-    """See `UnpairedSettings`, of which these differ."""
+class GcGANSettings(PooledSettings):
+    """See `PooledSettings`, of which these differ."""
 
     motion: MotionName = "quarter_turn"
     """f: a quarter turn or a flip as in the paper, or a small random deformation, anew for every image."""
