@@ -46,6 +46,7 @@ ENTRIES: Mapping[str, Entry] = {
     "Flow matching": Entry("flow_matching", 8),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
     "MUNIT": Entry("munit", 8),
+    "NeMAR": Entry("nemar", 8),
     "NICE-GAN": Entry("nice_gan", 8),
     "Palette": Entry("palette", 16),
     "Pix2Pix": Entry("pix2pix", 12),
