@@ -52,6 +52,7 @@ ENTRIES: Mapping[str, Entry] = {
     "Pix2Pix": Entry("pix2pix", 12),
     "Plasticine": Entry("plasticine", 10, ("postop", "domain")),
     "RegGAN": Entry("reggan", 12),
+    "Register, then Pix2Pix": Entry("registered_pix2pix", 12, ("misaligned",)),
     "TraceTrans": Entry("tracetrans", 20, ("postop", "domain")),
     "U-Net regression": Entry("unet", 20),
     "UNIT": Entry("unit", 8),
