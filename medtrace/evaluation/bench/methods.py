@@ -31,12 +31,14 @@ class Entry(NamedTuple):
             core.
         tasks: where it applies.
         settings: on top of the method's presets `tracebench` and, where it has one, of the task's name.
+        sampling: how the trained method is to sample; rows of a method that differ in it share their training.
     """
 
     method: str
     epochs: int
     tasks: tuple[str, ...] = TRANSLATION
     settings: Mapping[str, Any] = {}
+    sampling: Mapping[str, Any] = {}
 
 
 ENTRIES: Mapping[str, Entry] = {
@@ -46,12 +48,16 @@ ENTRIES: Mapping[str, Entry] = {
     "Flow matching": Entry("flow_matching", 8),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
     "MUNIT": Entry("munit", 8),
+    "NeMAR": Entry("nemar", 8),
     "NICE-GAN": Entry("nice_gan", 8),
     "Palette": Entry("palette", 16),
     "Pix2Pix": Entry("pix2pix", 12),
     "Plasticine": Entry("plasticine", 10, ("postop", "domain")),
     "RegGAN": Entry("reggan", 12),
+    "Register, then Pix2Pix": Entry("registered_pix2pix", 12, ("misaligned",)),
+    "Register, then translate": Entry("two_stage", 10, ("domain",)),
     "TraceTrans": Entry("tracetrans", 20, ("postop", "domain")),
+    "Translate, then register": Entry("two_stage", 10, ("domain",), sampling={"order": "translate_first"}),
     "U-Net regression": Entry("unet", 20),
     "UNIT": Entry("unit", 8),
     "VoxelMorph": Entry("voxelmorph", 36, ("metamorphic",)),
@@ -83,7 +89,8 @@ def training(task: str, entry: Entry) -> Training:
         fewer = {"data.train_cases": cases["data.train_cases"] // 2} if task == "metamorphic" else {}
         epochs = {"training.max_epochs": entry.epochs, "data.test_cases": 64}
         by_setting[setting] = {**cases, **fewer, **how, **epochs}
-    return Training(f"{NAME}-{task}-{entry.method}", {**data, **entry.settings}, entry.method, presets, by_setting)
+    run = f"{NAME}-{task}-{entry.method}"
+    return Training(run, {**data, **entry.settings}, entry.method, presets, by_setting, entry.sampling)
 
 
 def target_itself(batch: Mapping[str, Any]) -> list[Trace]:

@@ -29,7 +29,8 @@ def row_called(study: Study, name: str) -> str:
         ValueError: if there is none; the message has those that there are.
     """
     names = (*study.controls, *study.rows)
-    methods = {training.method: row for row, training in study.rows.items()}
+    several = [training.method for training in study.rows.values()]
+    methods = {training.method: row for row, training in study.rows.items() if several.count(training.method) == 1}
     found = {**methods, **{file_name(row): row for row in names}, **{row: row for row in names}}
     chosen = found.get(name, found.get(file_name(name), name))
     check_choice(f"row of {study.task}, {study.name}", chosen, names)
