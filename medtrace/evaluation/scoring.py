@@ -64,8 +64,8 @@ def score_cases(
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
     exceeds 0.3 voxel, the true length there (`zero_field_mm`), NaN where nothing is deformed, and `epe_still_mm` where
-    it does not; and edges of the deformed, without pathology: `edge_dice_deformed`, and of the source as it lay and moved by the true field `..._no_field`,
-    `..._true_field`.
+    it does not; and edges of the deformed, without pathology: `edge_dice_deformed`, and of the source as it lay and
+    moved by the true field `..._no_field`, `..._true_field`.
     With landmarks in the case `landmark_mm`, the mean distance of the located source points from the target's. With
     labels of source and target `label_dice` and `label_hd95_mm` (see `medtrace.evaluation.labels`), of the identity
     those of labels that nothing moved.
