@@ -115,9 +115,11 @@ def edge_dice(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tens
     return metrics.edge_dice(first, second, mask, data_range=RANGE, threshold="otsu")
 
 
-def if_large(metric: Callable[..., Tensor], first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
-    """A metric of structural similarity; NaN for images that are smaller than its window."""
-    if min(first.shape[2:]) < SSIM_WINDOW:
+def if_large(
+    metric: Callable[..., Tensor], first: Tensor, second: Tensor, mask: Tensor | None = None, least: int = SSIM_WINDOW
+) -> Tensor:
+    """A metric of structural similarity; NaN for images below its windows; `least` is of rows and columns."""
+    if min(first.shape[2:]) < SSIM_WINDOW or min(first.shape[2:4]) < least:
         return _undefined(first)
     return metric(first, second, mask, data_range=RANGE)
 

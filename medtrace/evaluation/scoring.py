@@ -25,6 +25,8 @@ from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.guard.notices import notify
 from medtrace.trace import Trace
 
+CW_SSIM_GRID = 28
+"""Pixels of an image's shorter axis from which on its CW-SSIM in three scales is defined."""
 DEFORMED_ABOVE = 0.3
 """Voxels of true displacement above which a point counts as deformed."""
 
@@ -57,10 +59,10 @@ def score_cases(
 ) -> metrics.CaseTable:
     """Trace every case of a data set and score it.
 
-    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi` of the image against the target; `edge_ssim`, `edge_psnr`,
-    `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several contrasts
-    the first that the case has, without pathology where the case says where it is; the same of the source as it lay,
-    `edge_ssim_no_field` and so on;
+    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi`, `cw_ssim` of the image against the target; `edge_ssim`,
+    `edge_psnr`, `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several
+    contrasts the first that the case has, without pathology where the case says where it is; the same of the source
+    as it lay, `edge_ssim_no_field` and so on;
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
     exceeds 0.3 voxel, the true length there (`zero_field_mm`), NaN where nothing is deformed, and `epe_still_mm` where
@@ -83,7 +85,7 @@ def score_cases(
     """
     table, small = metrics.CaseTable(), []
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_batches_and_items)
-    with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="case", leave=False) as bar:
+    with tqdm(total=len(dataset), desc=progress, disable=None if progress else True, unit="case", leave=False) as bar:
         for batches in loader:
             for batch, items in batches:
                 for item, trace in zip(items, tracer(batch)):
@@ -170,7 +172,7 @@ def as_channels(source: Tensor, channels: int) -> Tensor:
 
 
 def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`.
+    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`, `cw_ssim`.
 
     Args:
         image: (B, C, *spatial) in [-1, 1].
@@ -181,6 +183,7 @@ def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
         "psnr": metrics.peak_signal_to_noise_ratio(image, target, data_range=RANGE),
         "ssim": if_large(metrics.structural_similarity, image, target),
         "nmi": metrics.normalized_mutual_information_score(image, target, data_range=RANGE),
+        "cw_ssim": if_large(metrics.complex_wavelet_structural_similarity, image, target, least=CW_SSIM_GRID),
     }
 
 

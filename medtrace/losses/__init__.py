@@ -8,6 +8,7 @@ from medtrace.losses.adversarial import (
     least_squares_discriminator,
     log_adversarial,
 )
+from medtrace.losses.contrastive import patch_nce
 from medtrace.losses.diffusion import IntensityDiffusionLoss, intensity_diffusion
 from medtrace.losses.folding import JacobianFoldingLoss, jacobian_folding
 from medtrace.losses.jitter import sub_voxel_pair
@@ -46,6 +47,7 @@ __all__ = [
     "motion_magnitude",
     "normalized_mutual_information",
     "parzen_nmi",
+    "patch_nce",
     "structural_dissimilarity",
     "sub_voxel_pair",
     "velocity_smoothness",

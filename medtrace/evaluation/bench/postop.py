@@ -8,6 +8,7 @@ from monai.data import list_data_collate
 from tqdm import tqdm
 
 from medtrace import metrics
+from medtrace.evaluation.bench.adversarial import adversarial_rows
 from medtrace.evaluation.bench.drawing import show_comparison, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Row, Study, Table, Training, two_domain
 from medtrace.evaluation.edges import RANGE, edge_dice, healthy_region
@@ -97,7 +98,7 @@ def scores_with_independent_registration(row: Row) -> CaseTable:
     if row.method is None:
         return table
     description = f"{row.progress} (independent)"
-    for case in tqdm(row.cases(row.run), desc=description, disable=row.progress is None, leave=False):
+    for case in tqdm(row.cases(row.run), desc=description, disable=None if row.progress else True, leave=False):
         (trace,) = row.tracer(list_data_collate([case]))
         source, image = trace.source[None], trace.image[None]
         warped = warp(source, independent_registration(source, image))
@@ -187,6 +188,7 @@ POSTOP = (
             "RegGAN": translator("cyclegan", "NC+R"),
         },
     ),
+    study("adversarial", adversarial_rows(lambda method: translator(method, "C"))),
     study(
         "diffusion",
         {
