@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from medtrace.evaluation.bench.drawing import file_name
 from medtrace.evaluation.bench.registry import MEASUREMENTS
 from medtrace.evaluation.bench.row_running import row_called, score_row
 from medtrace.evaluation.bench.rows_page import rows_page
-from medtrace.evaluation.bench.running import compare_rows
+from medtrace.evaluation.bench.running import DONE, compare_rows
 from medtrace.evaluation.bench.stored import store_row, stored_rows
 from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.real_heads.study import real_translation
+from medtrace.workflows.scoring.side_by_side import processes_for, trained_rows
 from medtrace.workflows.scoring.trained import trained_row
 
 REAL = "real"
@@ -91,6 +93,19 @@ def bench(
     return run_study(STUDIES[task][study], setting, Path(out), seed=seed, device=device, progress=progress)
 
 
+def table_of(task: str, study: str | None, out: str | os.PathLike) -> Path:
+    """The file of the table that `bench` writes.
+
+    Args:
+        task: one of `STUDIES`.
+        study: one of `STUDIES[task]`; by default the first.
+        out: as of `bench`.
+    """
+    name = study or next(iter(STUDIES[task]))
+    folder = STUDIES[task][name].folder if name in STUDIES[task] else f"{task}/{name}"
+    return Path(out) / folder / "table.md"
+
+
 def _real(
     setting: str,
     study: str | None,
@@ -127,11 +142,29 @@ def run_study(
     """Run a study, whether registered or not; see `bench`."""
     console = Console(stderr=True, quiet=not progress)
     started = time.perf_counter()
-    runs = {
-        row: _trained(row, method, setting, seed, out / "runs", device, console) for row, method in study.rows.items()
-    }
+    runs = _trained_rows(study, setting, seed, out / "runs", device, console)
     command = f"medtrace bench {study.task} --setting {setting} --study {study.name} --seed {seed}"
     return compare_rows(study, runs, out, command=command, started=started, device=device, progress=progress)
+
+
+def _trained_rows(
+    study: Study, setting: str, seed: int, folder: Path, device: str | None, console: Console
+) -> dict[str, Path]:
+    """The run folder of every row; rows that have one run are trained once, and those that wait may train at once."""
+    first = {training.run: row for row, training in reversed(study.rows.items())}
+    trainings = {row: training for row, training in study.rows.items() if first[training.run] == row}
+    ended = [(folder / f"{setting}-{seed}" / training.run / DONE).is_file() for training in trainings.values()]
+    processes = processes_for(len(ended) - sum(ended), device)
+    train = partial(_trained_from, setting, seed, folder, device)
+    done = trained_rows(train, trainings, console, processes=processes)
+    return {row: done[first[training.run]] for row, training in study.rows.items()}
+
+
+def _trained_from(
+    setting: str, seed: int, folder: Path, device: str | None, row: str, training: Training, console: Console
+) -> Path:
+    """`_trained` with what is the same of all rows first."""
+    return _trained(row, training, setting, seed, folder, device, console)
 
 
 def run_row(

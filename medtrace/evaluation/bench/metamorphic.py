@@ -83,7 +83,9 @@ def scores(row: Row) -> CaseTable:
         return table
     count = min(len(cases), TIMED_CLASSICAL) if row.method is None else len(cases)
     measure(list_data_collate([cases[0]]))  # the first call is slower
-    for index in tqdm(range(count), desc=f"{row.progress} (checks)", disable=row.progress is None, leave=False):
+    for index in tqdm(
+        range(count), desc=f"{row.progress} (checks)", disable=None if row.progress else True, leave=False
+    ):
         table.add(cases[index]["case"], measure(list_data_collate([cases[index]])))
     return table
 

@@ -17,6 +17,7 @@ from medtrace.fields import warp
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.registration import register_images
 from medtrace.registration.presets import thorough
+from medtrace.storage.files import remove
 from medtrace.trace import Trace
 from medtrace.trace.prediction import Prediction, traces_of
 from medtrace.trace.validation import as_tensor
@@ -77,7 +78,7 @@ def ants_field(case: Case) -> Tensor:
     path = next(path for path in found["fwdtransforms"] if path.endswith(".nii.gz"))
     field = _voxels(sitk.GetArrayFromImage(sitk.ReadImage(path)), spacing)
     for one in paths:
-        one.unlink(missing_ok=True)
+        remove(one)
     return field
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medtrace.checks import check_number
 from medtrace.methods.bbdm.settings import BBDMSettings
-from medtrace.methods.common.bridge import BridgeMethod, Task
+from medtrace.methods.common.bridge import BridgeMethod, BridgeTask
 from medtrace.networks.brownian_bridge import bridge, bridge_state
 from medtrace.networks.diffusion_sampling import Denoised
 
@@ -41,10 +41,10 @@ class BBDMMethod(BridgeMethod):
         method.variance = settings.variance
         return method
 
-    def task(self, start: Tensor, target: Tensor, time: Tensor) -> Task:
+    def task(self, start: Tensor, target: Tensor, time: Tensor) -> BridgeTask:
         """A state of the bridge; the state less the target."""
         state = bridge_state(start, target, time, torch.randn_like(target), self.variance)
-        return Task(state, time, state - target)
+        return BridgeTask(state, time, state - target)
 
     def walk(
         self, estimate: Any, start: Tensor, generators: list[torch.Generator], keep: Collection[int], label: str | None

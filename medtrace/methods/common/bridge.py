@@ -25,7 +25,7 @@ DISTANCES = {"l2": F.mse_loss, "l1": F.l1_loss}
 SAMPLED = ("steps", "samples", "seed", "progress")
 
 
-class Task(NamedTuple):
+class BridgeTask(NamedTuple):
     """What the network is trained on in a step."""
 
     state: Tensor
@@ -92,7 +92,7 @@ class BridgeMethod(Method):
         """The image as sampled."""
         return TranslatedImage(self)
 
-    def task(self, start: Tensor, target: Tensor, time: Tensor) -> Task:
+    def task(self, start: Tensor, target: Tensor, time: Tensor) -> BridgeTask:
         """States at times, and what the network shall answer there."""
         raise NotImplementedError
 

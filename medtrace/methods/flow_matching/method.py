@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medtrace.methods.common.bridge import BridgeMethod, Task
+from medtrace.methods.common.bridge import BridgeMethod, BridgeTask
 from medtrace.networks.brownian_bridge import bridge_state, euler
 from medtrace.networks.diffusion_sampling import Denoised
 
@@ -29,9 +29,9 @@ class FlowMatchingMethod(BridgeMethod):
     paper += " Fast (2023)"
     term = "velocity"
 
-    def task(self, start: Tensor, target: Tensor, time: Tensor) -> Task:
+    def task(self, start: Tensor, target: Tensor, time: Tensor) -> BridgeTask:
         """A point of the line; the target less the source."""
-        return Task(bridge_state(start, target, time), time, target - start)
+        return BridgeTask(bridge_state(start, target, time), time, target - start)
 
     def walk(
         self, estimate: Any, start: Tensor, generators: list[torch.Generator], keep: Collection[int], label: str | None

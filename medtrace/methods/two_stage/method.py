@@ -38,7 +38,7 @@ SHARE = 0.5
 """Of the schedule where sampling starts, so that something is left of the image that is translated."""
 
 
-class Drawn(NamedTuple):
+class Refined(NamedTuple):
     """A translation and the deformation beside it."""
 
     image: Tensor
@@ -187,7 +187,7 @@ class TwoStageMethod(Method):
         return Prediction(in_range(drawn.image), field.ddf, field.inverse_ddf, field.velocity)
 
     @torch.no_grad()
-    def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Drawn:
+    def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Refined:
         """The translation as the sampler gives it, its deformation, and images on the way."""
         source, structure, how = _image(batch, "source"), self._structure(batch, "source"), self.sampling
         networks: Any = self.networks
@@ -196,7 +196,7 @@ class TwoStageMethod(Method):
         channels = networks["translation"].in_channels
         first = self.order == "register_first"
 
-        def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> Drawn:
+        def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> Refined:
             field = networks["registration"](source, inferer=self.inferer)
             begun, condition = source, structure
             if first:
@@ -215,7 +215,7 @@ class TwoStageMethod(Method):
                 progress=label,
             )
             image = denoised.image if first else warp(denoised.image, field.ddf)
-            return Drawn(image, field, denoised.intermediates)
+            return Refined(image, field, denoised.intermediates)
 
         with eval_mode(self):
             return how.mean(source, draw, keep)
