@@ -43,9 +43,13 @@ class Entry(NamedTuple):
 
 ENTRIES: Mapping[str, Entry] = {
     "BBDM": Entry("bbdm", 8),
+    "CUT": Entry("cut", 6),
     "CycleGAN": Entry("cyclegan", 6),
     "DDIB": Entry("ddib", 8, ("postop", "domain")),
+    "DualGAN": Entry("dualgan", 6),
+    "FastCUT": Entry("fastcut", 6),
     "Flow matching": Entry("flow_matching", 8),
+    "GcGAN": Entry("gcgan", 6),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
     "MUNIT": Entry("munit", 8),
     "NeMAR": Entry("nemar", 8),
@@ -56,10 +60,13 @@ ENTRIES: Mapping[str, Entry] = {
     "RegGAN": Entry("reggan", 12),
     "Register, then Pix2Pix": Entry("registered_pix2pix", 12, ("misaligned",)),
     "Register, then translate": Entry("two_stage", 10, ("domain",)),
+    "StarGAN v2": Entry("stargan_v2", 6),
     "TraceTrans": Entry("tracetrans", 20, ("postop", "domain")),
+    "TraceTrans, composed": Entry("tracetrans_composed", 20, ("postop",)),
     "Translate, then register": Entry("two_stage", 10, ("domain",), sampling={"order": "translate_first"}),
     "U-Net regression": Entry("unet", 20),
     "UNIT": Entry("unit", 8),
+    "UNSB": Entry("unsb", 6),
     "VoxelMorph": Entry("voxelmorph", 36, ("metamorphic",)),
 }
 """Row → its training, sorted by row."""
