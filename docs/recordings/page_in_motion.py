@@ -1,6 +1,6 @@
 """Record the moving picture of the README: two volumes are registered, and their page is used in a browser.
 
-python docs/figures/page_in_motion.py docs/images/page.webp
+python docs/recordings/page_in_motion.py docs/images/page.webp
 
 Needs playwright and a Chromium on the path (`pip install '.[test]'`). The volumes are a TraceBench case, the fields are
 what `medtrace register` makes of them.
@@ -79,9 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         frames = recorded(registered_page(Path(folder), arguments.size))
     (first, *others), times = zip(*frames)
-    first.save(
-        arguments.path, save_all=True, append_images=others, duration=list(times), loop=0, quality=45, method=6
-    )
+    first.save(arguments.path, save_all=True, append_images=others, duration=list(times), loop=0, quality=45, method=6)
 
 
 if __name__ == "__main__":
