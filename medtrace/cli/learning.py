@@ -407,6 +407,7 @@ def bench(
             help="Of postop: rivals, alpha, gamma, ablation, translators or diffusion."
             " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
+            " Of each of these four: methods."
             " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1 or flair-t1."
             "  [default: the task's first]"
         ),
@@ -417,22 +418,39 @@ def bench(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the open MS data, for the task real.  [default: $MEDTRACE_DATA]")
     ] = None,
+    row: Annotated[
+        str | None, typer.Option(help="With --rows: the one row of the study, control or method that is run.")
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            help="Store rows here one by one as they end, and make the study's page of those that are stored."
+        ),
+    ] = None,
 ) -> None:
     """Train and measure where the truth is known: on TraceBench, or on real heads that have the target."""
     from medtrace.workflows.bench import bench as call
     from medtrace.workflows.bench import table_of
 
     setting = "full" if full else setting
-    watched = not is_quiet()
     result = call(
-        task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data, progress=watched
+        task=task,
+        setting=setting,
+        study=study,
+        out=out,
+        seed=seed,
+        device=device,
+        data=data,
+        row=row,
+        rows=rows,
+        progress=not is_quiet(),
     )
     give({"out": out, **result})
     if "page" in result:
         tell(f"page written to {result['page']}")
         return
     table = table_of(task, study, out)
-    if not (watched and sys.stderr.isatty() and sys.stdout.isatty()):  # where it was not shown in color before
+    if is_quiet() or not (sys.stderr.isatty() and sys.stdout.isatty()):  # where it was not shown in color before
         tell(table.read_text(encoding="utf-8"))
     tell(f"tables, figures and traces written to {table.parent}")
 
