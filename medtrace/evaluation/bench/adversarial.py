@@ -13,6 +13,7 @@ ADVERSARIAL: Mapping[str, str] = {
     "FastCUT": "fastcut",
     "GcGAN": "gcgan",
     "MUNIT": "munit",
+    "NAGAN": "nagan",
     "NICE-GAN": "nice_gan",
     "StarGAN v2": "stargan_v2",
     "UNIT": "unit",
