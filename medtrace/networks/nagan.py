@@ -33,8 +33,8 @@ class LayeredDiscriminator(nn.Module):
         in_channels: channels of the image.
         channels: features of the first convolution; they double with each further one.
         num_layers: strided convolutions, at least 1.
-        normalized: whether each but the first is normalized per instance. Without, means and spreads of the features stay
-            what they are, which are the style.
+        normalized: whether each but the first is normalized per instance. Without, means and spreads of the features,
+            which are the style, stay what they are.
     """
 
     def __init__(
