@@ -110,8 +110,8 @@ class UNIT(CodedBackbone):
         kaiming_start(self.decoders)
         if same_start and in_channels == out_channels:
             for networks in (self.encoders, self.decoders):
-                for domain in networks:
-                    networks[domain].load_state_dict(networks["target"].state_dict())
+                for network in networks.values():
+                    network.load_state_dict(networks["target"].state_dict())
 
     def decoded(self, code: Code, domain: Domain) -> Tensor:
         """The decoder's linear output (B, C, *padded) of a code; in training mode with N(0, 1) added to its mean."""
