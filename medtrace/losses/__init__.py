@@ -11,9 +11,11 @@ from medtrace.losses.adversarial import (
 from medtrace.losses.contrastive import patch_nce
 from medtrace.losses.diffusion import IntensityDiffusionLoss, intensity_diffusion
 from medtrace.losses.folding import JacobianFoldingLoss, jacobian_folding
+from medtrace.losses.jitter import sub_voxel_pair
 from medtrace.losses.lncc import LNCCLoss, lncc
 from medtrace.losses.masking import mask_weights
 from medtrace.losses.mind import MINDLoss, mind_ssc
+from medtrace.losses.motion import MotionMagnitudeLoss, motion_magnitude
 from medtrace.losses.mutual_information import ParzenDNMILoss, normalized_mutual_information, parzen_nmi
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 from medtrace.losses.smoothness import VelocitySmoothnessLoss, velocity_smoothness
@@ -25,6 +27,7 @@ __all__ = [
     "LNCCLoss",
     "LeastSquaresAdversarialLoss",
     "MINDLoss",
+    "MotionMagnitudeLoss",
     "ParzenDNMILoss",
     "ParzenKernel",
     "ParzenWindow",
@@ -41,9 +44,11 @@ __all__ = [
     "log_adversarial",
     "mask_weights",
     "mind_ssc",
+    "motion_magnitude",
     "normalized_mutual_information",
     "parzen_nmi",
     "patch_nce",
     "structural_dissimilarity",
+    "sub_voxel_pair",
     "velocity_smoothness",
 ]

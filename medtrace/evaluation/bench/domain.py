@@ -14,7 +14,8 @@ from medtrace.evaluation import traceability
 from medtrace.evaluation.bench.adversarial import adversarial_rows
 from medtrace.evaluation.bench.drawing import DPI, show_comparison, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Outcome, Row, Study, Table, Training, two_domain
-from medtrace.evaluation.scoring import RANGE, Tracer, score_cases
+from medtrace.evaluation.edges import RANGE
+from medtrace.evaluation.scoring import Tracer, score_cases
 from medtrace.evaluation.segmenter import SegmenterSettings, segmenter_in
 from medtrace.evaluation.traceability import (
     NO_TRANSLATION,
