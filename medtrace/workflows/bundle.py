@@ -184,8 +184,8 @@ python -m monai.bundle run --config_file configs/inference.yaml --dataset_dir DA
 
 Weights have their place at `models/model.pt`, a copy of `RUN/checkpoints/final.pt`; inference takes them from there, or
 from the run. `network_def` is one tensor in and one out, for MONAI's checks and for TorchScript
-(`python -m monai.bundle ckpt_export network_def --use_trace True --input_shape ...`; by tracing only, as scripting knows
-no optional parts); `network` is the whole method. For image *and* field as a program: `medtrace export-model`.
+(`python -m monai.bundle ckpt_export network_def --use_trace True --input_shape ...`; by tracing only, since parts
+of networks are optional); `network` is the whole method. For image *and* field as a program: `medtrace export-model`.
 
 `dataset_dir` is a folder made by `medtrace prepare`. Every setting can be changed on the command line, such as
 `--settings#training#max_epochs 3`; evaluation and inference must be given the same values as the training. The run
