@@ -1,6 +1,7 @@
 """Maps of change between two dates: their scores, the threshold of the others, and the page."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,8 +60,11 @@ def test_threshold_is_chosen_without_the_person():
 
 
 def test_local_map_takes_out_slow_change_and_keeps_a_lesion():
-    change, truth, inside = change_and_truth(6.0)
-    slope = torch.linspace(-30, 30, 20).reshape(1, 20, 1, 1).expand(change.shape)
+    truth = torch.zeros(1, 64, 64, 12, dtype=torch.bool)
+    truth[0, 29:35, 29:35, 4:7] = True
+    inside = torch.ones_like(truth)
+    change = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)) + 6.0 * truth
+    slope = torch.linspace(-20, 20, 64).reshape(1, 64, 1, 1)
     smooth = seen_through_gaussian(change + slope, inside, SPACING)
     local = over_local_scale(smooth, torch.rand(change.shape), inside, SPACING)
     before, after = (score_map(one, truth, inside, SPACING).auc for one in (smooth, local))
@@ -128,6 +132,7 @@ def test_page_has_every_row_of_every_person(tmp_path):
 @pytest.mark.real_data
 def test_trace_of_real_follow_ups_shows_change_better_than_chance(real_data, tmp_path):
     page = bench("real", study="follow-ups", data=real_data, out=tmp_path)["page"]
-    lines = [line for line in open(page, encoding="utf-8") if line.startswith("| trace's appearance, prepared |")]
+    text = Path(page).read_text(encoding="utf-8").splitlines()
+    lines = [line for line in text if line.startswith("| trace's appearance, prepared |")]
     assert len(lines) == 4
     assert min(float(line.split("|")[2]) for line in lines) > 0.85

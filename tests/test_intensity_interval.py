@@ -1,4 +1,4 @@
-"""Intervals of intensities: the factor, coverage of unseen subjects, marks of planted lesions, and the trace's members."""
+"""Intervals of intensities: the factor, coverage of unseen subjects, marks of planted lesions, members of a trace."""
 
 import json
 import math

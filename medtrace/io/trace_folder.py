@@ -71,8 +71,8 @@ def save_trace(
     """Write a trace.
 
     `source`, `image`, `warped`, `appearance`, `mask`, `interval` and `unexplained` become NIfTI images; `ddf`,
-    `inverse_ddf` and `velocity` become ITK displacement fields (`.nii.gz`, LPS mm); `trace.json` reports shapes, exact affines, units, digests, method and
-    version. Each member is written once.
+    `inverse_ddf` and `velocity` become ITK displacement fields (`.nii.gz`, LPS mm); `trace.json` reports shapes, exact
+    affines, units, digests, method and version. Each member is written once.
 
     Unless `precise`, numbers are rounded so that files stay small: components of fields to 1/1024 voxel or finer (they
     are off by 1/2048 voxel at most) and, above four million voxels, each image to 16 bits over its range (off by

@@ -45,8 +45,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 """Local uncertainties that are tried; the one of the shortest intervals is taken."""
 SIGMA_VOXELS = 1.0
 """Of the Gaussian through which features are seen, in voxels of the calibration's grid."""
-REGIONS = (1.5, 3.0)
-"""Likewise those through which unexplained change is looked for: regions of two sizes."""
+REGIONS = (0.7, 1.2, 2.0)
+"""Likewise those through which unexplained change is looked for: regions of three sizes."""
+REGION_FLOOR = 0.03
+"""Of a region's scale, as a fraction of the span of levels: what a flat source hides is not read as nothing."""
 CLEAN = 0.97
 """Probability with which nothing is marked in a case without unexplained change."""
 VOXELS = 4000
@@ -127,8 +129,8 @@ class IntensityInterval:
         """The guarantee in words; of cases that stood in for subjects there is none."""
         if self.unit == "case":
             return (
-                f"estimated on {self.calibration} cases of {self.population}: the true intensity of a tissue voxel lies"
-                f" within its interval in {100 * self.coverage:g} %; cases of few subjects promise nothing for a new one"
+                f"estimated on {self.calibration} cases of {self.population}: the true intensity lies within its interval"
+                f" in {100 * self.coverage:g} % of tissue voxels; cases of few subjects promise nothing for a new one"
             )
         return (
             f"for a new {self.unit} of {self.population}, the true intensity of a random tissue voxel lies within its"
@@ -379,4 +381,5 @@ def _region_scale(
         places = np.random.default_rng(number).permutation(places)[:VOXELS]
         features.append({name: values.reshape(-1)[places] for name, values in own.items()})
         sizes.append(size.ravel()[places])
-    return fit_scale(features, sizes, (CONSTANT, SOURCE_EDGES, TEXTURE), levels).weights
+    weights = fit_scale(features, sizes, (CONSTANT, SOURCE_EDGES, TEXTURE), levels).weights
+    return {**weights, CONSTANT: weights.get(CONSTANT, 0.0) + REGION_FLOOR * (levels[1] - levels[0])}

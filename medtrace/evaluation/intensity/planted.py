@@ -21,8 +21,10 @@ from medtrace.trace.validation import as_tensor
 RADIUS_MM = (5.0, 10.0)
 """Of a planted lesion, uniform."""
 CONTRAST = 0.25
-"""Between a lesion and what it replaces, at least, as a fraction of the tissue's span from its 2nd to its 98th
-percentile."""
+"""Between a lesion and what it replaces, as a translation shows them, at least, as a fraction of the tissue's span from
+its 2nd to its 98th percentile."""
+LEVELS = 32
+"""Intensities that a lesion may have."""
 EDGE_VOXELS = 0.5
 """Over which a lesion's border blends."""
 CLEAN, ADDED, REMOVED, CARRIED = "clean", "lesion added", "lesion removed", "lesion translated"
@@ -63,7 +65,9 @@ class Answered(NamedTuple):
     """Within the lesion; of a clean case as `marked`."""
 
 
-def draw_lesion(image: Tensor, tissue: Tensor, affine: Tensor, random: np.random.Generator) -> Lesion:
+def draw_lesion(
+    image: Tensor, tissue: Tensor, affine: Tensor, random: np.random.Generator, shown: Tensor | None = None
+) -> Lesion:
     """A lesion within tissue, of a level that stands out from where it lies.
 
     Args:
@@ -71,32 +75,40 @@ def draw_lesion(image: Tensor, tissue: Tensor, affine: Tensor, random: np.random
         tissue: boolean (1, *spatial).
         affine: (4, 4), voxel to RAS mm.
         random: of place, radius and level.
+        shown: (C', *spatial), the image in which the lesion is to stand out as its contrast has it, of a lesion in a
+            source its translation; None is `image`.
 
     Raises:
         ValueError: if no place holds it.
     """
     dims = image.ndim - 1
     spacing = affine[:3, :dims].double().norm(dim=0)
-    inside = tissue[0].numpy()
-    depth = ndimage.distance_transform_edt(inside, sampling=spacing.tolist())
+    depth = ndimage.distance_transform_edt(tissue[0].numpy(), sampling=spacing.tolist())
     radius = float(random.uniform(*RADIUS_MM))
     places = np.argwhere(depth > min(radius, 0.9 * float(depth.max())))
     if not len(places):
         raise ValueError(f"tissue: expected room for a lesion of {radius:.1f} mm, received none; leave the case out")
-    low, high = np.percentile(image[:, tissue[0]].numpy(), (2, 98))
     center = torch.from_numpy(places[int(random.integers(len(places)))]).double()
     grid = identity_grid(image.shape[1:], dtype=torch.float64)
     away = ((grid - center.reshape(-1, *[1] * dims)) * spacing.reshape(-1, *[1] * dims)).square().sum(0).sqrt()
-    around = float(image[:, away <= radius].mean())
-    span = float(high - low)
-    free = [(low, around - CONTRAST * span), (around + CONTRAST * span, high)]
-    sizes = np.array([max(b - a, 0.0) for a, b in free])
-    level = high if around < (low + high) / 2 else low
-    if sizes.sum() > 0:
-        side = free[int(random.choice(2, p=sizes / sizes.sum()))]
-        level = random.uniform(*side)
     weight = torch.sigmoid((radius - away) / (EDGE_VOXELS * float(spacing.min())))
-    return Lesion(weight.float()[None], float(level), radius)
+    seen = image if shown is None else shown
+    values, others = image[0, tissue[0]].numpy(), seen[0, tissue[0]].numpy()
+    levels = np.linspace(*np.percentile(values, (2, 98)), LEVELS)
+    low, high = np.percentile(others, (2, 98))
+    contrast = np.abs(_seen_as(levels, values, others) - float(seen[0, away <= radius].mean())) / max(high - low, 1e-6)
+    able = np.flatnonzero(contrast >= CONTRAST)
+    chosen = int(random.choice(able)) if len(able) else int(contrast.argmax())
+    return Lesion(weight.float()[None], float(levels[chosen]), radius)
+
+
+def _seen_as(levels: np.ndarray, values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What an image shows, in the mean, where another has some levels."""
+    order = np.argsort(values)
+    parts = [part for part in np.array_split(order, LEVELS) if len(part)]
+    knots = [float(values[part].mean()) for part in parts]
+    result: np.ndarray = np.interp(levels, knots, [float(others[part].mean()) for part in parts])
+    return result
 
 
 def plant(cases: RunCases, interval: IntensityInterval, count: int, seed: int) -> Iterator[Answered]:
@@ -115,7 +127,7 @@ def plant(cases: RunCases, interval: IntensityInterval, count: int, seed: int) -
         random = np.random.default_rng([seed, number])
         tissue = find_tissue(trace.warped, trace.image)
         added = draw_lesion(trace.image, tissue, trace.affine, random)
-        carried = draw_lesion(trace.source, find_tissue(trace.source, trace.source), trace.affine, random)
+        carried = draw_lesion(trace.source, tissue, trace.affine, random, trace.image)
         source = carried.painted(trace.source)
         subject = str(item["subject"])
         yield _answer(CLEAN, subject, trace, None, interval)
