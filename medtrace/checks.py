@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar, Token
 from functools import partial
@@ -155,6 +156,8 @@ _DEFERRED: ContextVar[DeferredChecks | None] = ContextVar("deferred checks", def
 
 def check_extremes(value: Tensor, assess: Callable[[float, float], None]) -> None:
     """Hand the least and greatest number of a tensor to `assess`, which raises: now, or as `DeferredChecks` says."""
+    if sizes_are_symbols():  # and so are the numbers
+        return
     extremes = torch.stack(value.detach().aminmax())
     deferred = _DEFERRED.get()
     if deferred is not None and _costs_a_wait(extremes):
@@ -188,7 +191,9 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     except (TypeError, RuntimeError):  # what cannot be hashed, or compared as a whole
         known = False
     if not known:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, received {value!r}")
+        close = difflib.get_close_matches(value, [str(one) for one in choices], 1) if isinstance(value, str) else []
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, received {value!r}{hint}")
 
 
 def check_number(name: str, value: Any) -> None:
@@ -221,12 +226,17 @@ def check_shape(name: str, value: Any) -> int:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise TypeError(f"{name}: expected (H, W) or (H, W, D), received {value!r}")
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return len(value)  # sizes are symbols
+        return len(value)
     if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in value):
         raise TypeError(f"{name}: expected whole numbers of voxels, received {tuple(value)}")
     if len(value) not in (2, 3) or min(value) < 1:
         raise ValueError(f"{name}: expected (H, W) or (H, W, D) of at least 1 voxel, received {tuple(value)}")
     return len(value)
+
+
+def sizes_are_symbols() -> bool:
+    """Whether a program is being made of this one that is to take other sizes, too: no branch may hang on a size."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def check_floating(name: str, value: Any) -> None:

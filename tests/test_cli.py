@@ -32,6 +32,7 @@ COMMANDS = (
     "export",
     "import",
     "dicom",
+    "export-model",
     "runs",
     "doctor",
 )

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,8 +49,10 @@ def test_builds_without_warnings(tmp_path):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
-def test_python_runs(page, tmp_path, monkeypatch):
+def test_python_runs(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
+    if page.name == "export.md":
+        shutil.copytree(request.getfixturevalue("smoke_run"), "runs/tracetrans")
     if "getting_started" not in page.name:
         case = TraceBench("postop", (64, 64), cases=1)[0]
         save_trace(Trace.build(case["source"], case["target"], case["ddf"], affine=case["source"].affine), "my_trace")

@@ -41,6 +41,7 @@ ABSENT = {
     "export": ["none", "--format", "itk", "--out", "out"],
     "import": ["none.nii", "--source", "none.nii", "--target", "none.nii", "--out", "out"],
     "dicom": ["none", "none", "--out", "out"],
+    "export-model": ["none", "--out", "model.onnx"],
     "runs": ["none"],
     "apply": ["none", "none.nii", "--out", "out.nii"],
     "convert": ["none", "--to", "itk", "--out", "out"],

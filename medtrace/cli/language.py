@@ -18,6 +18,7 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
     "report": {"targets": "target"},
     "export": {"format": "format_"},
     "import": {"format": "format_"},
+    "export-model": {"format": "format_"},
     "translate": {"image": "images"},
     "plan": {"presets": "preset"},
     "apply": {"format": "format_"},

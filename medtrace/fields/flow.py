@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medtrace.checks import check_field, check_same_shape
-from medtrace.fields.resample import axis_scale, common_type, displaced_grid, warp
+from medtrace.checks import check_field, check_same_shape, sizes_are_symbols
+from medtrace.fields.resample import axis_scale, common_type, displaced_grid, full_precision, warp
 from medtrace.kernels import flow
 from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.warp import read
@@ -43,7 +43,7 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         raise TypeError(f"steps: expected an integer, received {type(steps).__name__}")
     if steps < 0:
         raise ValueError(f"steps: expected 0 or more squarings, received {steps}")
-    with torch.autocast(velocity.device.type, enabled=False):
+    with full_precision(velocity):
         field = velocity if velocity.dtype == torch.float64 else velocity.float()
         if steps == 0:
             return field
@@ -51,8 +51,7 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
             return flow.exponentiate(field, steps)
         shape = velocity.shape[2:]
         # The loop runs in grid_sample's own units and component order: one add and one read a squaring.
-        scale = field.new_tensor([axis_scale(size) for size in reversed(shape)])
-        scale = scale.reshape(1, -1, *(1,) * spatial_dims)
+        scale = _scale(field)
         base = displaced_grid(field.new_zeros(1, spatial_dims, *shape), shape)
         moved = field.flip(1) * (scale / 2**steps)
         for _ in range(steps):
@@ -60,6 +59,15 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
             moved = moved + F.grid_sample(moved, grid, mode="bilinear", padding_mode="border", align_corners=True)
         result: Tensor = (moved / scale).flip(1)
         return result
+
+
+def _scale(field: Tensor) -> Tensor:
+    """From voxels to grid_sample's units, in its order of components, for a field of size (B, spatial_dims, ...)."""
+    shape = field.shape[2:]
+    if sizes_are_symbols():  # numbers made of them would be constants of the program
+        parts = [field.new_ones(1, 1, *(1,) * len(shape)) * axis_scale(size) for size in reversed(shape)]
+        return torch.cat(parts, dim=1)
+    return field.new_tensor([axis_scale(size) for size in reversed(shape)]).reshape(1, -1, *(1,) * len(shape))
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
@@ -86,7 +94,7 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     check_field("outer", outer)
     check_field("inner", inner)
     check_same_shape("outer", outer, "inner", inner)
-    with torch.autocast(inner.device.type, enabled=False):
+    with full_precision(inner):
         far, near = common_type(outer, inner)
         if takes_compiled(far, near):
             return read(far, near, displaced=True, add=True)

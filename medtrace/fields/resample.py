@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,7 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
     check_field("ddf", ddf)
     _check_image(image, mode, padding_mode)
     check_same_grid("image", image, "ddf", ddf)
-    with torch.autocast(ddf.device.type, enabled=False):
+    with full_precision(ddf):
         values, field = common_type(image, ddf)
         if _has_loop(values, field, mode, padding_mode):
             return read(values, field, displaced=True)
@@ -117,7 +118,7 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
     spatial_dims = _check_image(image, mode, padding_mode)
     check_coordinates("coordinates", coordinates, image)
     out_shape = coordinates.shape[2:]
-    with torch.autocast(coordinates.device.type, enabled=False):
+    with full_precision(coordinates):
         values, points = common_type(image, coordinates)
         if _has_loop(values, points, mode, padding_mode):
             return read(values, points, displaced=False)
@@ -157,6 +158,11 @@ def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
         value = coordinates[:, axis : axis + 1]
         inside = inside & (value >= -slack) & (value <= size - 1 + slack)
     return inside
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """Autocast switched off on a tensor's device; nothing where a program is made, which knows no autocast."""
+    return nullcontext() if torch.compiler.is_exporting() else torch.autocast(like.device.type, enabled=False)
 
 
 def axis_scale(size: int) -> float:

@@ -37,6 +37,7 @@ class Abilities:
         channels: "any" where source and target may differ in their number of channels, else "equal".
         masks: whether a registration takes a mask of where intensity may change.
         moves: whether a translation carries a displacement; without, its field is zero by design.
+        one_pass: whether a translation is one pass through the networks, which may leave as a program of its own.
         identity_start: whether the field is zero before the training, so that learning starts at the identity.
     """
 
@@ -47,6 +48,7 @@ class Abilities:
     channels: Literal["any", "equal"] = "equal"
     masks: bool = False
     moves: bool = True
+    one_pass: bool = True
     identity_start: bool = False
 
 

@@ -60,7 +60,7 @@ class DDIBMethod(Method):
     title = "DDIB"
     paper = "Su et al., Dual Diffusion Implicit Bridges (2023)"
     settings_type = DiffusionSettings
-    abilities = Abilities(paired=False, patches=True, moves=False)
+    abilities = Abilities(paired=False, patches=True, moves=False, one_pass=False)
 
     @classmethod
     def from_settings(cls, settings: DiffusionSettings) -> Self:

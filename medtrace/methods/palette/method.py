@@ -55,7 +55,7 @@ class PaletteMethod(Method):
     title = "Palette"
     paper = "Saharia et al., Palette: Image-to-Image Diffusion Models (2022)"
     settings_type = DiffusionSettings
-    abilities = Abilities(patches=True, channels="any", moves=False)
+    abilities = Abilities(patches=True, channels="any", moves=False, one_pass=False)
     sampling: Sampling
 
     @classmethod

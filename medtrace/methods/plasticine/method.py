@@ -92,7 +92,12 @@ class PlasticineMethod(Method):
     paper = "Zhang, Cheng et al., Plasticine: A Traceable Diffusion Model for Medical Image Translation"
     settings_type = PlasticineSettings
     abilities = Abilities(
-        tasks=("translate", "register"), paired=False, patches=True, channels="any", identity_start=True
+        tasks=("translate", "register"),
+        paired=False,
+        patches=True,
+        channels="any",
+        one_pass=False,
+        identity_start=True,
     )
     sampling: Sampling
     networks: DiffusionTranslator

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from medtrace.checks import sizes_are_symbols
 
 
 def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -22,11 +25,13 @@ def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> tuple[Ten
     shape = image.shape[2:]
     pads: list[int] = []
     for extent in reversed(shape):
-        missing = max(-(-extent // multiple) * multiple, minimum) - extent
+        missing = max((extent + multiple - 1) // multiple * multiple, minimum) - extent
         pads += [missing // 2, missing - missing // 2]
+    starts = pads[0::2][::-1]
+    if sizes_are_symbols():
+        return _gathered(image, pads, starts), lambda tensor: _taken(tensor, starts, shape)
     if not any(pads):
         return image, lambda tensor: tensor
-    starts = pads[0::2][::-1]
 
     def crop(tensor: Tensor) -> Tensor:
         for axis, (start, extent) in enumerate(zip(starts, shape), start=2):
@@ -34,3 +39,20 @@ def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> tuple[Ten
         return tensor
 
     return F.pad(image, pads, mode="replicate"), crop
+
+
+def _gathered(image: Tensor, pads: Sequence[int], starts: Sequence[int]) -> Tensor:
+    """The padded image by indices: no stride of memory depends on whether there is something to pad."""
+    ends = pads[1::2][::-1]
+    for axis, (start, end) in enumerate(zip(starts, ends), start=2):
+        extent = image.shape[axis]
+        places = torch.arange(start + extent + end, device=image.device) - start
+        image = image.index_select(axis, places.clamp(min=0).minimum(torch.full_like(places, 1) * (extent - 1)))
+    return image
+
+
+def _taken(tensor: Tensor, starts: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """The part of a padded tensor that is the image's grid, likewise."""
+    for axis, (start, extent) in enumerate(zip(starts, shape), start=2):
+        tensor = tensor.index_select(axis, torch.arange(extent, device=tensor.device) + start)
+    return tensor

@@ -1,0 +1,39 @@
+"""Commands that hand trained models on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtrace.cli import options
+from medtrace.cli.app import command
+
+
+@command("export-model")
+def export_model(
+    run: options.Run,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file.")],
+    format_: Annotated[str, typer.Option("--format", help="onnx, torchscript or pt2 (torch.export).")] = "onnx",
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW[xD]", help="The one size that it takes, such as 256x256.  [default: any size]"),
+    ] = None,
+    checkpoint: options.Checkpoint = None,
+) -> None:
+    """Write a run's translation, image and field, as one file that runs without medtrace."""
+    from medtrace.workflows.export_model import export_model as call
+    from medtrace.workflows.runs import using_checkpoint
+
+    with using_checkpoint(checkpoint):
+        typer.echo(str(call(run, out, format=format_, size=_sizes(size))))
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(number) for number in text.split("x"))
+    except ValueError:
+        raise ValueError(f"size: expected HxW or HxWxD, such as 256x256, received {text!r}") from None
