@@ -301,8 +301,9 @@ def _contrast(similarity: str, contrast: ContrastRelation) -> list[tuple[str, st
 def told_by_shapes(alignment: Alignment, other: OtherStart | None) -> bool:
     """Whether shapes say where an image belongs: no other place or turn comes near, the other side agrees, and the
     mirrored image is clearly behind."""
-    agrees = other is not None and other.gain is None
-    agrees = agrees and other.distance_mm < AGREEMENT[0] * max(alignment.content.radius, 1e-9)
+    if other is None or other.gain is not None:
+        return False
+    agrees = other.distance_mm < AGREEMENT[0] * max(alignment.content.radius, 1e-9)
     return agrees and alignment.convincing and alignment.mirror_gain < -UNMIRRORED
 
 

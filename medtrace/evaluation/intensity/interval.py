@@ -130,7 +130,8 @@ class IntensityInterval:
         if self.unit == "case":
             return (
                 f"estimated on {self.calibration} cases of {self.population}: the true intensity lies within its"
-                f" interval in {100 * self.coverage:g} % of tissue voxels; cases of few subjects promise nothing for a new one"
+                f" interval in {100 * self.coverage:g} % of tissue voxels; cases of few subjects promise nothing for a"
+                " new one"
             )
         return (
             f"for a new {self.unit} of {self.population}, the true intensity of a random tissue voxel lies within its"

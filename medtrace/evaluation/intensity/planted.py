@@ -94,7 +94,8 @@ def draw_lesion(
     weight = torch.sigmoid((radius - away) / (EDGE_VOXELS * float(spacing.min())))
     seen = image if shown is None else shown
     values, others = image[0, tissue[0]].numpy(), seen[0, tissue[0]].numpy()
-    levels = np.linspace(*np.percentile(values, (2, 98)), LEVELS)
+    darkest, brightest = np.percentile(values, (2, 98))
+    levels = np.linspace(float(darkest), float(brightest), LEVELS)
     low, high = np.percentile(others, (2, 98))
     contrast = np.abs(_seen_as(levels, values, others) - float(seen[0, away <= radius].mean())) / max(high - low, 1e-6)
     able = np.flatnonzero(contrast >= CONTRAST)

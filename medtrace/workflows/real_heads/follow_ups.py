@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -136,7 +136,7 @@ def _maps(pair: DatedPair, own: Dated, region: Tensor) -> tuple[Tensor, ...]:
     aligned = pull(pair.first, torch.zeros(3, *pair.second.shape[1:]), to_first)
     subtraction = seen_through_gaussian(pair.second - aligned, region, spacing)
     trace = follow_up_trace(pair, own.brain, own.alignment)
-    appearance = seen_through_gaussian(as_tensor(trace.appearance), region, spacing)
+    appearance = seen_through_gaussian(as_tensor(cast(Tensor, trace.appearance)), region, spacing)
     beyond = torch.from_numpy(unexplained_change(trace.image, trace.warped, own.brain).residual)
     return (
         subtraction,
