@@ -141,7 +141,7 @@ def field_against_image(
     beside = measure.agreement(pair.ddf, field, pair.affine, pair.region)
     spacing = float(pair.affine[:3, : trace.spatial_dims].norm(dim=0).log().mean().exp())
     figures = {
-        "similarity_shortfall": result - own,
+        "similarity_shortfall" if trace.same_unit else "similarity_shortfall_across": result - own,
         "disagreement_voxels": beside.mean_mm / spacing,
         "disagreement_mm": beside.mean_mm,
         "disagreement_p95_mm": beside.p95_mm,
