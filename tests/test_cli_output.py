@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
