@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
