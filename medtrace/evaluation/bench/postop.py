@@ -23,6 +23,7 @@ COLUMNS = {
     "ssim": "SSIM",
     "nmi": "NMI",
     "epe_deformed_mm": "EPE deformed (mm)",
+    "epe_still_mm": "EPE still (mm)",
     "epe_mm": "EPE grid (mm)",
     "edge_ssim": "edge SSIM",
     "edge_ssim_no_field": "edge SSIM, no field",
@@ -41,7 +42,7 @@ INDEPENDENT_COLUMNS = {
 SHARES = {"share_of_zero_field_epe": "EPE / zero field", "share_of_identity_mae": "MAE / identity"}
 COSTS = {"parameters_million": "generator (M)", "training_seconds": "training (s)"}
 BETTER: dict[str, Better] = {
-    **dict.fromkeys(("mae", "epe_deformed_mm", "epe_mm", "non_diffeomorphic_fraction"), "min"),
+    **dict.fromkeys(("mae", "epe_deformed_mm", "epe_still_mm", "epe_mm", "non_diffeomorphic_fraction"), "min"),
     **dict.fromkeys(
         ("psnr", "ssim", "nmi", "edge_ssim", "edge_dice", "edge_dice_deformed", *INDEPENDENT_COLUMNS), "max"
     ),
