@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar, Token
 from functools import partial
@@ -190,7 +191,9 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     except (TypeError, RuntimeError):  # what cannot be hashed, or compared as a whole
         known = False
     if not known:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, received {value!r}")
+        close = difflib.get_close_matches(value, [str(one) for one in choices], 1) if isinstance(value, str) else []
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, received {value!r}{hint}")
 
 
 def check_number(name: str, value: Any) -> None:

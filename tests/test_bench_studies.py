@@ -77,6 +77,7 @@ def test_the_four_studies_of_tracetrans_keep_what_they_write(out):
     ]  # fmt: skip
     assert {path.name for path in (out / "rivals" / "cases").iterdir()} == {
         "identity-zero-field.csv", "oracle-field.csv", "pix2pix.csv", "tracetrans.csv",
+        "tracetrans-composed.csv",
     }  # fmt: skip
 
 
@@ -95,6 +96,36 @@ def test_an_interrupted_training_is_done_again_and_leaves_the_others(rivals, tmp
     same = torch.load(rivals / "tracetrans" / "checkpoints" / "final.pt", weights_only=True)
     for name, value in trained["method"].items():
         torch.testing.assert_close(value, same["method"][name])
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_are_those_of_one_after_the_other(rivals, tmp_path, monkeypatch):
+    monkeypatch.setattr("medtrace.workflows.bench.processes_for", lambda rows, _: min(rows, 2))
+    study = STUDIES["postop"]["rivals"]
+    twice = replace(study, rows={**study.rows, "again": study.rows["Pix2Pix"]})
+    run_study(twice, "smoke", tmp_path, device="cpu", progress=False)
+    for run in ("pix2pix", "tracetrans", "composed"):
+        weights = [
+            torch.load(folder / run / "checkpoints" / "final.pt", weights_only=True)["method"]
+            for folder in (rivals, tmp_path / "runs" / "smoke-0")
+        ]
+        for name, value in weights[0].items():
+            torch.testing.assert_close(weights[1][name], value)
+    broken = replace(study, rows={**study.rows, "broken": Training("broken", {"alpha": 7.0})})
+    with pytest.raises(ValueError, match=r"broken: .*alpha.*the rest is kept"):
+        run_study(replace(broken, rows={"other": Training("other"), **broken.rows}), "smoke", tmp_path, device="cpu")
+    assert (tmp_path / "runs" / "smoke-0" / "other" / "training.json").is_file()
+
+
+def test_trainings_of_a_study_share_the_cases_that_they_make(tmp_path, monkeypatch):
+    import medtrace.data.tracebench.dataset as module
+
+    made, make = [], module.TASKS["postop"].make
+    task = replace(module.TASKS["postop"], make=lambda *args: made.append(0) or make(*args))
+    monkeypatch.setitem(module.TASKS, "postop", task)
+    rows = {name: Training(name, {"data.test_cases": 1, "training.max_epochs": 1}, "unet") for name in ("a", "b")}
+    run_study(replace(STUDIES["postop"]["rivals"], rows=rows, show=()), "smoke", tmp_path, device="cpu", progress=False)
+    assert len(made) == 4 + 2 + 1, "training and validation cases are made once for both, and a test case"
 
 
 def test_a_row_with_other_test_cases_is_refused(rivals, tmp_path):
@@ -132,7 +163,7 @@ def test_a_study_of_another_kind_needs_its_scores_only(rivals, tmp_path):
     folder = tmp_path / "other" / "other"
     assert drawn == [
         ("identity (zero field)", True, folder), ("oracle field", True, folder), ("Pix2Pix", False, folder),
-        ("TraceTrans", False, folder), [1, 1, 1, 1],
+        ("TraceTrans", False, folder), ("TraceTrans composed", False, folder), [1, 1, 1, 1, 1],
     ]  # fmt: skip
     first, second = (case["target"].mean() for case in Cases()(rivals / "pix2pix"))
     assert results["sum"]["Pix2Pix"] == pytest.approx(float(first + second) + 1)
@@ -209,7 +240,7 @@ def test_every_study_is_sound(study):
 
 def test_every_shown_measure_says_which_way_is_better():
     for study in STUDIES["postop"].values():
-        assert set(study.better) == {*COLUMNS, *INDEPENDENT_COLUMNS}
+        assert set(study.better) == {name for name in (*COLUMNS, *INDEPENDENT_COLUMNS) if not name.endswith("_field")}
 
 
 def test_one_run_folder_is_one_training():

@@ -15,7 +15,8 @@ from medtrace.data.contrasts import body_of
 from medtrace.data.dataset import load_dataset
 from medtrace.data.scan_files import read_scan_files, scan_files_of
 from medtrace.engines.runs import RunRecord, read_run, save_weights
-from medtrace.evaluation.scoring import as_channels, correspondence
+from medtrace.evaluation.edges import correspondence
+from medtrace.evaluation.scoring import as_channels
 from medtrace.evaluation.true_scans import TrueScans
 from medtrace.methods import method_class
 from medtrace.metrics import synthrad_scores

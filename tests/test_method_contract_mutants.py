@@ -145,6 +145,12 @@ class ClaimsThreeDimensions(UNIT):
 
     abilities = replace(UNIT.abilities, spatial_dims=(2, 3))
 
+    @classmethod
+    def from_settings(cls, settings):
+        if settings.spatial_dims == 3:
+            raise ValueError("spatial_dims: expected 2, received 3")
+        return super().from_settings(settings)
+
 
 QUICK = [
     (IgnoresPatches, "several patches"),
@@ -192,7 +198,8 @@ def test_three_dimensions_that_are_only_declared_are_refused():
 
 
 def test_undeclared_dimensions_are_refused_before_anything_is_built():
-    kind = method_class("unit")
+    unit = method_class("unit")
+    kind = type("Flat", (unit,), {"abilities": replace(unit.abilities, spatial_dims=(2,))})
     settings = kind.settings_type(spatial_dims=3)
     with pytest.raises(ValueError, match="spatial_dims: UNIT expected 2, received 3"):
         kind.build(settings)

@@ -241,8 +241,7 @@ def test_published_sizes_are_the_default():
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((3, 1, 1), {}, "2D only"),
-        ((4, 1, 1), {}, "2D only"),
+        ((4, 1, 1), {}, "expected 2 or 3"),
         ((2, 0, 1), {}, "in_channels"),
         ((2, 1, 0), {}, "out_channels"),
         ((2, 1, 1), {"channels": 0}, "channels"),
@@ -265,7 +264,7 @@ def test_wrong_arguments_are_refused(arguments, options, message):
     ("seen", "error", "message"),
     [
         (torch.zeros(1, 2, 16, 16), ValueError, "expected 1 channel"),
-        (torch.zeros(1, 1, 16, 16, 16), ValueError, "2D only"),
+        (torch.zeros(1, 1, 16, 16, 16), ValueError, "expected 2 spatial axes"),
         (torch.zeros(1, 16, 16), ValueError, "received shape"),
         (torch.zeros(1, 1, 16, 16, dtype=torch.int32), TypeError, "floating"),
     ],

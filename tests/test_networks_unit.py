@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medtrace.networks import UNIT, Code
+from medtrace.networks import UNIT, Code, translation_backbone
 
 
 def small(in_channels=1, out_channels=1, bidirectional=True, **options):
@@ -184,7 +184,7 @@ def test_published_sizes_are_the_default():
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((3, 1, 1), {}, "2D only"),
+        ((4, 1, 1), {}, "expected 2 or 3"),
         ((2, 0, 1), {}, "in_channels"),
         ((2, 1, 0), {}, "out_channels"),
         ((2, 1, 1), {"channels": 0}, "channels"),
@@ -203,9 +203,24 @@ def test_wrong_arguments_are_refused(arguments, options, message):
     ("seen", "message"),
     [
         (torch.zeros(1, 2, 16, 16), "expected 1 channel"),
-        (torch.zeros(1, 1, 16, 16, 16), "2D only"),
+        (torch.zeros(1, 1, 16, 16, 16), "expected 2 spatial axes"),
     ],
 )
 def test_wrong_images_are_refused(seen, message):
     with pytest.raises(ValueError, match=message):
         small()(seen)
+
+
+@pytest.mark.parametrize("name", ["munit", "unit", "nice_gan"])
+def test_volumes_are_translated_and_assessed_as_images_are(name):
+    """What is constant along the third axis, mirrored at its ends, is translated to what is constant along it."""
+    torch.manual_seed(0)
+    options = {"channels": 4, "num_blocks": 1, "discriminator_channels": 4}
+    backbone = translation_backbone(name, 3, 1, 2, options=options).eval()
+    slices = torch.rand(2, 1, 16, 12, 1) * 2 - 1
+    translated = backbone(slices.expand(-1, -1, -1, -1, 8))
+    assert translated.shape == (2, 2, 16, 12, 8)
+    if name != "nice_gan":  # whose shuffled voxels differ by their place in a block
+        torch.testing.assert_close(translated, translated[..., :1].expand_as(translated), atol=1e-4, rtol=0)
+    assert all(logits.ndim == 5 for logits in backbone.discriminate(translated, "target"))
+    assert backbone.translate(translated, "target").shape == (2, 1, 16, 12, 8)

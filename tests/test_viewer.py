@@ -227,8 +227,7 @@ def test_the_certificate_is_seen_at_once(open_page):
     assert "SECRET" not in page.content()
     page.keyboard.press("Escape")
     page.select_option("#case", "1")
-    page.wait_for_timeout(300)
-    assert page.is_hidden("#verdict")
+    page.wait_for_selector("#verdict", state="hidden", timeout=20_000)
 
 
 def test_one_voxel_moved_is_marked_as_folded(open_page):

@@ -13,7 +13,21 @@ ROOT = Path(__file__).resolve().parents[1]
 UNITS = ROOT / "tests" / "viewer"
 ASSETS = files("medtrace.report.viewer") / "assets"
 MODULES = sorted(asset.name for asset in ASSETS.iterdir() if asset.name.endswith(".js"))
-TESTED = ("affine", "colors", "contours", "correspondence", "decode", "grid", "plane", "regions", "scores", "slices")
+TESTED = (
+    "affine",
+    "colors",
+    "contours",
+    "correspondence",
+    "decode",
+    "grid",
+    "plane",
+    "regions",
+    "scores",
+    "slices",
+    "arranging",
+    "marks",
+    "words",
+)
 
 node = shutil.which("node")
 linter = shutil.which("oxlint", path=f"{Path(sys.executable).parent}:/usr/bin:/usr/local/bin")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -14,14 +16,28 @@ from typer.core import TyperGroup
 
 from medtrace import __version__
 from medtrace.cli.errors import NOT_PARSED, one_line_errors
+from medtrace.cli.help import HelpedCommand, help_width, write_groups
 from medtrace.cli.language import in_options, words_of
+from medtrace.cli.output import COMMON, output_of
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Of the parser that typer brings along: what cannot be parsed."""
 
 
 class OneLineGroup(TyperGroup):
-    """Tells what cannot be parsed in one line, as commands tell their errors."""
+    """Commands in groups; what cannot be parsed is told in one line, as commands tell their errors."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Under headings, with whole descriptions."""
+        write_groups(self.commands, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Where to go on."""
+        formatter.write("\n`medtrace COMMAND --help` shows options and examples.\n")
+
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """As the parser's, with help as wide as the terminal."""
+        return super().make_context(info_name, args, parent, **{"max_content_width": help_width(), **extra})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As the parser's, with its errors in a line."""
@@ -51,7 +67,7 @@ app = typer.Typer(
     cls=OneLineGroup,
     help="Traceable medical image translation: what an image becomes, and where every voxel came from.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -76,12 +92,31 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            with one_line_errors(lambda text: in_options(text, words_of(name, function))):
-                function(*args, **{key: at_home(value) for key, value in kwargs.items()})
+            given = {key: at_home(value) for key, value in kwargs.items()}
+            common = {key: given.pop(key, default) for key, (_, default) in COMMON.items()}
+            with output_of(name, **common), one_line_errors(lambda text: in_options(text, words_of(name, function))):
+                function(*args, **given)
 
-        return app.command(name)(guarded)
+        guarded.__signature__ = _with_common(function)  # type: ignore[attr-defined]
+        guarded.__annotations__ = {**guarded.__annotations__, **{key: kind for key, (kind, _) in COMMON.items()}}
+        return app.command(name, cls=HelpedCommand)(guarded)
 
     return register
+
+
+def _with_common(function: Callable[..., None]) -> inspect.Signature:
+    """A command's parameters, and those that every command has."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    own = inspect.signature(function).parameters.values()
+    return inspect.Signature(
+        [
+            *(one.replace(annotation=hints[one.name]) for one in own),
+            *(
+                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+                for key, (kind, default) in COMMON.items()
+            ),
+        ]
+    )
 
 
 def at_home(value: Any) -> Any:

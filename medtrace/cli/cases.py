@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR
+from medtrace.cli.output import give, tell
 
 
 def tell_cases(result: Any) -> None:
@@ -15,9 +16,10 @@ def tell_cases(result: Any) -> None:
     Args:
         result: with `cases` and `overview`, as `medtrace.workflows.many.pairs.FinishedPairs`.
     """
+    give({"cases": [case._asdict() for case in result.cases], "overview": result.overview})
     for case in result.cases:
-        typer.echo(f"{case.verdict:<7}{case.name}: {case.reason}")
-    typer.echo(f"overview written to {result.overview}")
+        tell(f"{case.verdict:<7}{case.name}: {case.reason}")
+    tell(f"overview written to {result.overview}")
     if any(case.verdict == "error" for case in result.cases):
         raise typer.Exit(USER_ERROR)
     if any(case.verdict == "FAIL" for case in result.cases):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import typer
 
+from medtrace.cli.output import is_verbose, note
 from medtrace.guard.notices import Caution, Notice
 
 USER_ERROR = 1
@@ -30,6 +31,8 @@ PATIENCE = 10.0
 """Seconds for cleaning up, in which further signals are not heard."""
 _LIBRARY = Path(__file__).resolve().parents[1]
 _ENDING = ("SIGTERM", "SIGHUP")
+_TALKATIVE = ("nibabel.global", "monai.bundle.workflows", "monai.data.nvimgcodec_pydicom_plugin")
+"""Loggers whose warnings are about what a user neither did nor can change."""
 
 
 class CommandLineError(ValueError):
@@ -54,13 +57,13 @@ def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
     debug = os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0")
     notes: list[str] = []
     try:
-        with _ending_by_signals(), _quiet(not debug, notes):
+        with _ending_by_signals(), _quiet(not debug and not is_verbose(), notes):
             yield
     except Terminated as error:
-        typer.echo(f"medtrace: ended by {signal.Signals(error.number).name}", err=True)
+        note(f"medtrace: ended by {signal.Signals(error.number).name}", error=True)
         raise typer.Exit(128 + error.number) from None
     except KeyboardInterrupt as error:
-        typer.echo(f"medtrace: {str(error) or 'interrupted'}", err=True)
+        note(f"medtrace: {str(error) or 'interrupted'}", error=True)
         raise typer.Exit(128 + getattr(error, "signal_number", signal.SIGINT)) from None
     except (typer.Exit, typer.Abort):
         _echo(notes, reword)
@@ -70,16 +73,16 @@ def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
             traceback.print_exc()
         failures = getattr(error, "failures", ())  # of many cases; the error itself reports the first
         for line in failures if len(failures) > 1 else ():
-            typer.echo(f"medtrace: failed {reword(line)}", err=True)
-        typer.echo(f"medtrace: error: {reword(describe(error))}", err=True)
+            note(f"medtrace: failed {reword(line)}", error=True)
+        note(f"medtrace: error: {reword(describe(error))}", error=True)
         raise typer.Exit(NOT_PARSED if isinstance(error, CommandLineError) else USER_ERROR) from None
     _echo(notes, reword)
 
 
 def _echo(notes: list[str], reword: Callable[[str], str]) -> None:
     """Report what was decided, once the work is done: a refusal is its own line."""
-    for note in dict.fromkeys(notes):
-        typer.echo(f"medtrace: {reword(note)}", err=True)
+    for text in dict.fromkeys(notes):
+        note(f"medtrace: {reword(text)}")
 
 
 @contextmanager
@@ -138,7 +141,7 @@ def _quiet(active: bool, notes: list[str]) -> Iterator[None]:
             kind = "note" if isinstance(message, Notice) and not isinstance(message, Caution) else "warning"
             notes.append(f"{kind}: {' '.join(str(message).split())}")
 
-    loggers = [logging.getLogger(name) for name in ("nibabel.global", "monai.bundle.workflows")]
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
     engines = logging.getLogger("ignite")  # its engines repeat an error that is about to be reported
     level = engines.level
     with warnings.catch_warnings():

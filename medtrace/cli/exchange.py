@@ -9,6 +9,7 @@ import typer
 
 from medtrace.cli import options
 from medtrace.cli.app import command
+from medtrace.cli.output import note, tell
 
 
 @command("export")
@@ -52,7 +53,7 @@ def export(
         target_series=target_series,
         resample_tilt=resample_tilt,
     )
-    typer.echo(f"{out}: {', '.join(path.name for path in files)}")
+    tell(f"{out}: {', '.join(path.name for path in files)}")
 
 
 @command("import")
@@ -98,11 +99,11 @@ def import_(
         source_series=source_series,
         target_series=target_series,
         resample_tilt=resample_tilt,
-        say=lambda line: typer.echo(f"medtrace: {line}", err=True),
+        say=lambda line: note(f"medtrace: {line}"),
         precise=precise,
         transforms=transforms or (),
     )
-    typer.echo(f"trace written to {out}")
+    tell(f"trace written to {out}")
 
 
 @command("dicom")
@@ -134,4 +135,4 @@ def dicom(
         target_volume=target_volume,
         warped=warped,
     )
-    typer.echo(f"DICOM written to {out}")
+    tell(f"DICOM written to {out}")

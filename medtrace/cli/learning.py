@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli import options
+from medtrace.cli import choices, options
 from medtrace.cli.app import at_home, command
 from medtrace.cli.errors import USER_ERROR
+from medtrace.cli.output import bars, give, is_quiet, note, tell
 from medtrace.cli.overrides import parse_settings
 
 
@@ -63,7 +64,12 @@ def prepare(
     ] = None,
     dims: options.Dims = 2,
     slices: Annotated[int, typer.Option(min=1, help="Central slices of each volume (with --dims 2).")] = 11,
-    axis: Annotated[str, typer.Option(help="Slicing axis: axial, coronal or sagittal.")] = "axial",
+    axis: Annotated[
+        str,
+        typer.Option(
+            metavar=choices.of(*choices.AXES), autocompletion=choices.completing(*choices.AXES), help="Slicing plane."
+        ),
+    ] = "axial",
     crop: Annotated[
         tuple[int, int, int] | None,
         typer.Option(help="Voxels right-left, front-back, up-down to crop larger volumes to.  [default: 192 192 128]"),
@@ -138,21 +144,25 @@ def prepare(
         overwrite=overwrite,
         workers=workers,
         scheduler=scheduler,
-        progress=sys.stderr.isatty(),
+        progress=bars(),
         resample_tilt=resample_tilt,
     )
     for failure in summary.failures:
-        typer.echo(f"medtrace: skipped {failure}", err=True)
-    for note in summary.notes:
-        typer.echo(note)
+        note(f"medtrace: skipped {failure}")
+    for line in summary.notes:
+        tell(line)
     counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
-    typer.echo(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
+    give({"dataset": out, "counts": summary.counts, "skipped": summary.failures, "split_by": summary.split})
+    tell(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
 
 
 @command("plan")
 def plan(
     dataset: options.Dataset,
-    method: Annotated[str | None, typer.Option(help="Method to train.  [default: one is proposed]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Method to train.  [default: one is proposed]", autocompletion=choices.methods),
+    ] = None,
     preset: options.Preset = None,
     measure: Annotated[bool, typer.Option(help="Time a few steps on this machine.")] = True,
     device: options.Device = None,
@@ -162,7 +172,7 @@ def plan(
 
     proposal = call(dataset, method, presets=tuple(preset or ()), device=device, measure=measure)
     for line in proposal.lines:
-        typer.echo(line)
+        tell(line)
 
 
 @command("train")
@@ -200,10 +210,11 @@ def train(
     out = out or Path("runs") / name
     presets = [*(["tracebench"] if tracebench or smoke else []), *(preset or ()), *(["smoke"] if smoke else [])]
     if dataset is not None and not resume and start_from is None:
-        from medtrace.workflows.plan import planned_lines
+        from medtrace.workflows.plan import machine_line, planned_lines
 
         for line in planned_lines(name, dataset, presets, settings):
-            typer.echo(line)
+            tell(line)
+        tell(machine_line(out, device))
     run(
         name,
         dataset,
@@ -216,7 +227,8 @@ def train(
         fit=fit,
         start_from=start_from,
     )
-    typer.echo(f"run written to {out}")
+    give({"run": out})
+    tell(f"run written to {out}")
 
 
 @command("methods")
@@ -226,9 +238,10 @@ def methods() -> None:
 
     columns = shutil.get_terminal_size((0, 0)).columns  # 0 where the output goes to a file or program
     table = method_table(columns or None)
-    typer.echo(table.text)
+    give({"methods": table.rows})
+    tell(table.text)
     for failure in table.failures:
-        typer.echo(f"medtrace: failed {failure}", err=True)
+        note(f"medtrace: failed {failure}", error=True)
     if table.failures:
         raise typer.Exit(USER_ERROR)
 
@@ -245,7 +258,8 @@ def bundle(
     from medtrace.workflows.bundle import bundle as call
 
     call(name, out, presets=tuple(preset or ()), settings=settings)
-    typer.echo(f"bundle written to {out}")
+    give({"bundle": out})
+    tell(f"bundle written to {out}")
 
 
 @command("evaluate")
@@ -281,7 +295,7 @@ def evaluate(
         "device": device,
         "batch_size": batch_size,
         "patch_size": patch_size,
-        "progress": sys.stderr.isatty(),
+        "progress": bars(),
         "allow_training_subjects": allow_training_subjects,
         "cheap_rows": cheap_rows,
         "delivered": delivered,
@@ -292,18 +306,28 @@ def evaluate(
         from medtrace.workflows.compare import TABLE, compare
 
         with using_checkpoint(checkpoint):
-            compare([run, *beside], dataset, out, split=split, **settings)
-        typer.echo((out / TABLE).read_text(encoding="utf-8"))
-        typer.echo(f"tables written to {out}")
+            _give_scores(out, compare([run, *beside], dataset, out, split=split, **settings))
+        tell((out / TABLE).read_text(encoding="utf-8"))
+        tell(f"tables written to {out}")
         return
     from medtrace.workflows.evaluate import TABLE, evaluation_of
     from medtrace.workflows.evaluate import evaluate as call
 
     with using_checkpoint(checkpoint):
         out = out or evaluation_of(run, split)
-        call(run, dataset, out, split=split, **settings)
-    typer.echo((out / TABLE).read_text(encoding="utf-8"))
-    typer.echo(f"tables written to {out}")
+        _give_scores(out, call(run, dataset, out, split=split, **settings))
+    tell((out / TABLE).read_text(encoding="utf-8"))
+    tell(f"tables written to {out}")
+
+
+def _give_scores(folder: Path, tables: Any) -> None:
+    """Mean, spread and number of cases of every row and column, for scripts."""
+    rows = {
+        row: {name: one._asdict() for name, one in table.summary().items()}
+        for row, table in tables.items()
+        if hasattr(table, "summary")
+    }
+    give({"out": folder, "rows": rows})
 
 
 @command("traceability")
@@ -342,7 +366,7 @@ def traceability(
     from medtrace.workflows.traceability import traceability as call
 
     with using_checkpoint(checkpoint):
-        call(
+        tables = call(
             runs or (),
             out,
             dataset=dataset,
@@ -351,11 +375,12 @@ def traceability(
             feature_network=features if features in (None, "segmenter") else at_home(Path(features)),
             settings=settings,
             device=device,
-            progress=sys.stderr.isatty(),
+            progress=bars(),
             allow_training_subjects=allow_training_subjects,
         )
-    typer.echo((out / TABLE).read_text(encoding="utf-8"))
-    typer.echo(f"tables written to {out}")
+    _give_scores(out, tables)
+    tell((out / TABLE).read_text(encoding="utf-8"))
+    tell(f"tables written to {out}")
 
 
 @command("bench")
@@ -363,10 +388,18 @@ def bench(
     task: Annotated[
         str,
         typer.Argument(
-            help="TraceBench task: postop, misaligned, metamorphic or domain; or real: T1, T2 and FLAIR of heads."
+            help="TraceBench task: postop, misaligned, metamorphic or domain; or real: T1, T2 and FLAIR of heads.",
+            autocompletion=choices.completing(*choices.TASKS),
         ),
     ] = "postop",
-    setting: Annotated[str, typer.Option(help="demo, full or smoke.")] = "demo",
+    setting: Annotated[
+        str,
+        typer.Option(
+            metavar=choices.of(*choices.SETTINGS),
+            autocompletion=choices.completing(*choices.SETTINGS),
+            help="Minutes, hours or seconds.",
+        ),
+    ] = "demo",
     full: Annotated[bool, typer.Option("--full", help="Short for --setting full.")] = False,
     study: Annotated[
         str | None,
@@ -374,6 +407,7 @@ def bench(
             help="Of postop: rivals, alpha, gamma, ablation, translators or diffusion."
             " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
+            " Of each of these four: methods."
             " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1 or flair-t1."
             "  [default: the task's first]"
         ),
@@ -384,20 +418,51 @@ def bench(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the open MS data, for the task real.  [default: $MEDTRACE_DATA]")
     ] = None,
+    row: Annotated[
+        str | None, typer.Option(help="With --rows: the one row of the study, control or method that is run.")
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            help="Store rows here one by one as they end, and make the study's page of those that are stored."
+        ),
+    ] = None,
 ) -> None:
     """Train and measure where the truth is known: on TraceBench, or on real heads that have the target."""
     from medtrace.workflows.bench import bench as call
+    from medtrace.workflows.bench import table_of
 
     setting = "full" if full else setting
-    result = call(task=task, setting=setting, study=study, out=out, seed=seed, device=device, data=data)
+    result = call(
+        task=task,
+        setting=setting,
+        study=study,
+        out=out,
+        seed=seed,
+        device=device,
+        data=data,
+        row=row,
+        rows=rows,
+        progress=not is_quiet(),
+    )
+    give({"out": out, **result})
     if "page" in result:
-        typer.echo(f"page written to {result['page']}")
+        tell(f"page written to {result['page']}")
+        return
+    table = table_of(task, study, out)
+    if is_quiet() or not (sys.stderr.isatty() and sys.stdout.isatty()):  # where it was not shown in color before
+        tell(table.read_text(encoding="utf-8"))
+    tell(f"tables, figures and traces written to {table.parent}")
 
 
 @command("reproduce")
 def reproduce(
     paper: Annotated[
-        str | None, typer.Argument(help="tracetrans, plasticine, metaregnet or reggan; without one they are listed.")
+        str | None,
+        typer.Argument(
+            help="tracetrans, plasticine, metaregnet or reggan; without one they are listed.",
+            autocompletion=choices.completing(*choices.PAPERS),
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the paper's data, or of several data sets by their names.")
@@ -419,7 +484,7 @@ def reproduce(
 
     if paper is None:
         for line in papers():
-            typer.echo(line)
+            tell(line)
         return
     if data is None:
         raise ValueError(
@@ -433,8 +498,9 @@ def reproduce(
         smoke=smoke,
         plan=plan,
         device=device,
-        progress=sys.stderr.isatty(),
-        say=typer.echo,
+        progress=bars(),
+        say=tell,
     )
+    give({"page": page, "out": out or Path("reproduction") / paper})
     if page is not None:
-        typer.echo(f"page written to {page}")
+        tell(f"page written to {page}")

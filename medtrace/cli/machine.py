@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from medtrace.cli.app import command
 from medtrace.cli.errors import USER_ERROR
+from medtrace.cli.output import give, note, tell
 
 
 @command("runs")
@@ -33,21 +34,37 @@ def runs(
     if not result:
         raise ValueError(f"{', '.join(map(str, asked))}: holds no run; name the folder of a training")
     if compare:
-        typer.echo(compare_table(result))
+        tell(compare_table(result))
         return
     states = [run_state(run) for run in result]
-    typer.echo(run_table(states))
+    give({"runs": [_facts(state) for state in states]})
+    tell(run_table(states))
     for state in states:
         if state.problem:
-            typer.echo(f"medtrace: note: {state.problem}", err=True)
+            note(f"medtrace: note: {state.problem}")
     if not delete:
         return
     what = f"{len(result)} run{'s' if len(result) > 1 else ''} ({amount(sum(state.size for state in states))})"
     if not yes and not typer.confirm(f"Remove {what}?"):
-        typer.echo("nothing removed")
+        tell("nothing removed")
         return
     delete_runs(result)
-    typer.echo(f"{what} removed")
+    tell(f"{what} removed")
+
+
+def _facts(state: Any) -> dict[str, Any]:
+    """What a script wants to know of a run."""
+    record = state.record
+    return {
+        "path": state.path,
+        "method": record and record.method,
+        "finished": state.finished,
+        "in_use": state.in_use,
+        "epochs": state.epochs,
+        "loss": state.loss,
+        "bytes": state.size,
+        "problem": state.problem,
+    }
 
 
 @command("doctor")
@@ -60,6 +77,7 @@ def doctor() -> None:
     from medtrace.workflows.doctor import report
 
     sections = examine()
-    typer.echo(report(sections))
+    give({name: [vars(one) for one in section] for name, section in sections.items()})
+    tell(report(sections))
     if any(finding.missing for finding in sections["packages"]):
         raise typer.Exit(USER_ERROR)

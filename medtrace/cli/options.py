@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medtrace.cli import choices
+
 Run = Annotated[Path, typer.Argument(help="Run folder of a training.")]
 Checkpoint = Annotated[
     str | None,
@@ -15,7 +17,12 @@ Checkpoint = Annotated[
 Dataset = Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")]
 Trace = Annotated[Path, typer.Argument(help="Folder of a trace.")]
 Traces = Annotated[list[Path], typer.Argument(help="Folders of traces.")]
-Method = Annotated[str, typer.Argument(help="The method, such as tracetrans; `medtrace methods` lists them.")]
+Method = Annotated[
+    str,
+    typer.Argument(
+        help="The method, such as tracetrans; `medtrace methods` lists them.", autocompletion=choices.methods
+    ),
+]
 
 TraceFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")]
 NewFolder = Annotated[Path, typer.Option("--out", "-o", help="A new folder.")]
@@ -30,7 +37,14 @@ Set = Annotated[
 Preset = Annotated[
     list[str] | None, typer.Option(help="Named settings of the method, such as paper; repeatable, in this order.")
 ]
-Split = Annotated[str, typer.Option(help="Of the dataset: training, validation or test.")]
+Split = Annotated[
+    str,
+    typer.Option(
+        metavar=choices.of(*choices.SPLITS),
+        help="Part of the dataset.",
+        autocompletion=choices.completing(*choices.SPLITS),
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn at random.")]
 Dims = Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")]
 Page = Annotated[int | None, typer.Option(min=1, help="Page of natural images that have several, from 1.")]
@@ -46,7 +60,12 @@ AllowTrainingSubjects = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="torch device, such as cpu or cuda:0; by default a GPU where there is one.")
+    str | None,
+    typer.Option(
+        metavar="cpu|cuda|cuda:N",
+        help="torch device.  [default: a GPU where there is one]",
+        autocompletion=choices.completing(*choices.DEVICES),
+    ),
 ]
 
 PatchSize = Annotated[

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli import options
+from medtrace.cli import choices, options
 from medtrace.cli.app import command
 from medtrace.cli.cases import refuse_with_several, tell_cases
 from medtrace.cli.errors import FAILED_VERDICT
+from medtrace.cli.output import bars, give, tell
 
 
 @command("register")
@@ -31,13 +31,37 @@ def register(
         Path | None, typer.Option("--moving-mask", "--source-mask", help="Pathology of the moving image.")
     ] = None,
     mask_role: Annotated[
-        str, typer.Option(help="exclude: masks are left out of the similarity; appearance: intensity may change; both.")
+        str,
+        typer.Option(
+            metavar=choices.of(*choices.MASK_ROLES),
+            autocompletion=choices.completing(*choices.MASK_ROLES),
+            help="exclude: masks are left out of the similarity; appearance: intensity may change.",
+        ),
     ] = "both",
-    align: Annotated[str, typer.Option(help="auto, none, rigid or affine, before anything is deformed.")] = "auto",
+    align: Annotated[
+        str,
+        typer.Option(
+            metavar=choices.of(*choices.ALIGNMENTS),
+            autocompletion=choices.completing(*choices.ALIGNMENTS),
+            help="Alignment before anything is deformed.",
+        ),
+    ] = "auto",
     same_person: Annotated[bool, typer.Option("--same-person", help="Both are of one person: a rigid motion.")] = False,
-    similarity: Annotated[str, typer.Option(help="auto, mse, lncc, nmi, mi or mind.")] = "auto",
+    similarity: Annotated[
+        str,
+        typer.Option(
+            metavar=choices.of(*choices.SIMILARITIES),
+            autocompletion=choices.completing(*choices.SIMILARITIES),
+            help="What makes the images alike.",
+        ),
+    ] = "auto",
     preset: Annotated[
-        str | None, typer.Option(help="standard, thorough or weak-likeness.  [default: what suits the pair]")
+        str | None,
+        typer.Option(
+            metavar=choices.of(*choices.REGISTRATION_PRESETS),
+            autocompletion=choices.completing(*choices.REGISTRATION_PRESETS),
+            help="How thoroughly.  [default: what suits the pair]",
+        ),
     ] = None,
     update_smoothing: Annotated[
         float | None, typer.Option(min=0, help="Gaussian on each update, mm.  [default: 1.5 voxels]")
@@ -53,7 +77,14 @@ def register(
             help="Gradient steps after --run; without it, chooses --engine instance.  [default: 0, of that engine 100]",
         ),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="Without --run: greedy or instance.  [default: greedy]")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar=choices.of(*choices.ENGINES),
+            autocompletion=choices.completing(*choices.ENGINES),
+            help="What registers without --run.  [default: greedy]",
+        ),
+    ] = None,
     spacing: Annotated[
         float | None, typer.Option(help="Voxel size in mm to register at.  [default: the run's, or the target's]")
     ] = None,
@@ -124,7 +155,7 @@ def register(
     from medtrace.workflows.register import register as call
 
     with using_checkpoint(checkpoint):
-        result = call(source, target, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared)
+        result = call(source, target, out, keep_metadata=keep_metadata, progress=bars(), **alone, **shared)
     _tell(result, out, report)
     if result.verdict.grade == "FAIL":
         raise typer.Exit(FAILED_VERDICT)
@@ -134,25 +165,34 @@ def _tell(result: Any, out: Path, report: bool) -> None:
     """The verdict in plain words, and what was written."""
     from medtrace.workflows.report import page_of
 
-    typer.echo(f"{result.verdict.grade}: {out}")
+    give(
+        {
+            "verdict": result.verdict.grade,
+            "checks": [{"topic": line.topic, "grade": line.grade, "text": line.text} for line in result.lines],
+            "folds": result.folds,
+            "ssd_before": result.ssd_before,
+            "ssd_after": result.ssd_after,
+            "trace": out,
+            "page": page_of(out) if report else None,
+        }
+    )
+    tell(f"{result.verdict.grade}: {out}")
     for line in result.lines:
-        typer.echo(f"  {line.grade:<5}{line.topic}: {line.text}")
+        tell(f"  {line.grade:<5}{line.topic}: {line.text}")
     if result.similarity is not None:
-        typer.echo(f"similarity {result.similarity}")
+        tell(f"similarity {result.similarity}")
     if result.ssd_before is not None:
-        typer.echo(
-            f"SSD {result.ssd_before:.5f} before, {result.ssd_after:.5f} after (mean square, intensities in [0, 1])"
-        )
-    typer.echo(f"folds: {result.folds} voxels, folded fraction {result.folded_fraction:.6f}")
-    typer.echo(f"time {result.seconds:.1f} s, peak memory {result.peak_gib:.2f} GiB")
+        tell(f"SSD {result.ssd_before:.5f} before, {result.ssd_after:.5f} after (mean square, intensities in [0, 1])")
+    tell(f"folds: {result.folds} voxels, folded fraction {result.folded_fraction:.6f}")
+    tell(f"time {result.seconds:.1f} s, peak memory {result.peak_gib:.2f} GiB")
     marked = ", marked as FAIL" if result.verdict.grade == "FAIL" else ""
-    typer.echo(f"trace written to {out}{marked}")
+    tell(f"trace written to {out}{marked}")
     if report:
-        typer.echo(f"page written to {page_of(out)}")
+        tell(f"page written to {page_of(out)}")
 
 
 def _register_cases(source: Path, target: Path | None, out: Path, **settings: Any) -> None:
     from medtrace.workflows.registration.cases import register_cases
 
-    result = register_cases(source, target, out, progress=sys.stderr.isatty(), **settings)
+    result = register_cases(source, target, out, progress=bars(), **settings)
     tell_cases(result)

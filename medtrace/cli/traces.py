@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli import options
+from medtrace.cli import choices, options
 from medtrace.cli.app import at_home, command
 from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR, CommandLineError
+from medtrace.cli.output import bars, give, note, tell
 
 
 @command("translate")
@@ -114,7 +114,7 @@ def translate(
             batch_size=batch_size,
             patch_size=patch_size,
             fit=fit,
-            progress=sys.stderr.isatty(),
+            progress=bars(),
             overwrite=overwrite,
             report=report,
             keep_metadata=keep_metadata,
@@ -125,13 +125,14 @@ def translate(
             transforms=transforms or (),
             allow_training_subjects=allow_training_subjects,
         )
+    give({"trace": out, "page": page_of(out) if report else None, "dicom": dicom})
     if trace is not None and trace.contrasts is not None:
-        typer.echo(units_note(trace.source_contrasts, trace.contrasts))
-    typer.echo(f"trace written to {out}")
+        tell(units_note(trace.source_contrasts, trace.contrasts))
+    tell(f"trace written to {out}")
     if report:
-        typer.echo(f"page written to {page_of(out)}")
+        tell(f"page written to {page_of(out)}")
     if dicom is not None:
-        typer.echo(f"DICOM written to {dicom}")
+        tell(f"DICOM written to {dicom}")
 
 
 def _named_sources(texts: Sequence[str]) -> dict[str, Path]:
@@ -161,14 +162,15 @@ def _translate_cases(
     from medtrace.workflows.runs import using_checkpoint
 
     with using_checkpoint(checkpoint):
-        result = translate_cases(run, images, out, progress=sys.stderr.isatty(), **settings)
+        result = translate_cases(run, images, out, progress=bars(), **settings)
     for failure in result.failures:
-        typer.echo(f"medtrace: failed {failure}", err=True)
-    typer.echo(
+        note(f"medtrace: failed {failure}", error=True)
+    give({"out": out, "overview": result.overview, "failures": result.failures})
+    tell(
         f"{out}: {len(result.translated)} translated, {len(result.kept)} kept from before, {len(result.failures)}"
         f" failed"
     )
-    typer.echo(f"overview written to {result.overview}")
+    tell(f"overview written to {result.overview}")
     if result.failures:
         raise typer.Exit(USER_ERROR)
 
@@ -199,7 +201,8 @@ def report(
         target_series=target_series or (),
         resample_tilt=resample_tilt,
     )
-    typer.echo(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    give({"page": path})
+    tell(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 @command("certify")
@@ -236,7 +239,7 @@ def certify(
     resample_tilt: options.ResampleTilt = False,
     allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
-    """Say without ground truth whether to believe traces: PASS, WARN or FAIL. Exits with 3 if any fails."""
+    """Assess traces without ground truth: PASS, WARN or FAIL, check by check. Exits with 3 if any fails."""
     from medtrace.workflows.certify import certify_several
     from medtrace.workflows.runs import using_checkpoint
 
@@ -258,17 +261,24 @@ def certify(
             resample_tilt=resample_tilt,
             allow_training_subjects=allow_training_subjects,
         )
+    give({"certificates": [certificate.as_dict() for certificate in result]})
     for certificate in result:
-        typer.echo(f"{certificate.case}: {certificate.verdict}")
+        tell(f"{certificate.case}: {certificate.verdict}")
         for check in certificate.checks:
-            typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
+            tell(f"  {check.status:<8}{check.name}: {check.reason}")
     if any(certificate.verdict == "FAIL" for certificate in result):
         raise typer.Exit(FAILED_VERDICT)
 
 
 @command("calibrate")
 def calibrate(
-    what: Annotated[str, typer.Argument(help="certificate, radius, or trace (of wrong translators).")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="certificate, radius, or trace (of wrong translators).",
+            autocompletion=choices.completing(*choices.CALIBRATIONS),
+        ),
+    ],
     run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are assessed.")] = None,
     checkpoint: options.Checkpoint = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
@@ -337,4 +347,4 @@ def calibrate(
             )
         else:
             raise CommandLineError(f"what: expected certificate, radius or trace, received {what!r}")
-    typer.echo(text)
+    tell(text)

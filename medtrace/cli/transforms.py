@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medtrace.cli import options
+from medtrace.cli import choices, options
 from medtrace.cli.app import command
 from medtrace.cli.cases import refuse_with_several, tell_cases
 from medtrace.cli.errors import FAILED_VERDICT
+from medtrace.cli.output import bars, give, note, tell
 
 Format = Annotated[
     str | None,
@@ -28,7 +28,7 @@ TargetGrid = Annotated[Path | None, typer.Option("--target", help="The fixed ima
 
 
 def _say(line: str) -> None:
-    typer.echo(f"medtrace: {line}", err=True)
+    note(f"medtrace: {line}")
 
 
 @command("apply")
@@ -44,7 +44,15 @@ def apply(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File: .nii or .nii.gz; of points .csv, .fcsv or .mrk.json.")
     ],
-    kind: Annotated[str | None, typer.Option("--as", help="What INPUT is: image, labels or points.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar=choices.of(*choices.KINDS),
+            autocompletion=choices.completing(*choices.KINDS),
+            help="What INPUT is.  [default: what the file says]",
+        ),
+    ] = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="From the target back to the source.")] = False,
     grid: Annotated[
         Path | None, typer.Option(help="Image on whose grid the result is wanted.  [default: the trace's own]")
@@ -83,17 +91,16 @@ def apply(
         space=space,
         say=_say,
     )
-    typer.echo(f"{done.kind} through {', then '.join(done.names)}")
+    give({"out": out, "kind": done.kind})
+    tell(f"{done.kind} through {', then '.join(done.names)}")
     if done.grid is None:
-        typer.echo(f"{done.count} points, {done.inside:.0%} of them on the image that they lead to")
+        tell(f"{done.count} points, {done.inside:.0%} of them on the image that they lead to")
     else:
         shape, spacing = (
             "x".join(f"{value:.4g}" for value in values) for values in (done.grid.shape, done.grid.spacing)
         )
-        typer.echo(
-            f"onto {shape} voxels of {spacing} mm; {done.inside:.1%} come from within it, the rest is {done.fill:g}"
-        )
-    typer.echo(f"written to {out}")
+        tell(f"onto {shape} voxels of {spacing} mm; {done.inside:.1%} come from within it, the rest is {done.fill:g}")
+    tell(f"written to {out}")
 
 
 @command("convert")
@@ -122,7 +129,7 @@ def convert(
     from medtrace.workflows.convert import convert as call
 
     files = call(listed, to, out, source=source, target=target, format=format_, say=_say)
-    typer.echo(f"{out}: {', '.join(path.name for path in files)}")
+    tell(f"{out}: {', '.join(path.name for path in files)}")
 
 
 @command("trace")
@@ -156,7 +163,14 @@ def trace(
         str | None,
         typer.Option(help="none, rigid, affine or auto first.  [default: none on one grid, else auto]"),
     ] = None,
-    similarity: Annotated[str, typer.Option(help="auto, mse, lncc, nmi, mi or mind.")] = "auto",
+    similarity: Annotated[
+        str,
+        typer.Option(
+            metavar=choices.of(*choices.SIMILARITIES),
+            autocompletion=choices.completing(*choices.SIMILARITIES),
+            help="What makes the images alike.",
+        ),
+    ] = "auto",
     spacing: Annotated[
         float | None, typer.Option(help="Voxel size in mm to register at.  [default: the image's]")
     ] = None,
@@ -195,14 +209,12 @@ def trace(
         refuse_with_several({**alone, "keep_metadata": keep_metadata or None})
         from medtrace.workflows.many.trace_cases import trace_cases
 
-        several: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": sys.stderr.isatty()}
+        several: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": bars()}
         tell_cases(trace_cases(source, image, out, **several, **shared))
         return
     from medtrace.workflows.trace import trace_translation
 
-    made = trace_translation(
-        source, image, out, keep_metadata=keep_metadata, progress=sys.stderr.isatty(), **alone, **shared
-    )
+    made = trace_translation(source, image, out, keep_metadata=keep_metadata, progress=bars(), **alone, **shared)
     _tell_trace(made, out, report)
     if made.grade == "FAIL":
         raise typer.Exit(FAILED_VERDICT)
@@ -212,20 +224,29 @@ def _tell_trace(made: Any, out: Path, report: bool) -> None:
     """Both verdicts in plain words, the ledger, and what was written."""
     from medtrace.workflows.report import page_of
 
-    typer.echo(f"{made.grade}: {out}")
-    for note in made.notes:
-        typer.echo(f"  {note}")
-    typer.echo(f"registration {made.verdict.grade}")
+    give(
+        {
+            "verdict": made.grade,
+            "certificate": made.certificate.as_dict(),
+            "ledger": made.ledger._asdict(),
+            "trace": out,
+            "page": page_of(out) if report else None,
+        }
+    )
+    tell(f"{made.grade}: {out}")
+    for line in made.notes:
+        tell(f"  {line}")
+    tell(f"registration {made.verdict.grade}")
     for line in made.lines:
-        typer.echo(f"  {line.grade:<8}{line.topic}: {line.text}")
-    typer.echo(f"certificate {made.certificate.verdict}")
+        tell(f"  {line.grade:<8}{line.topic}: {line.text}")
+    tell(f"certificate {made.certificate.verdict}")
     for check in made.certificate.checks:
-        typer.echo(f"  {check.status:<8}{check.name}: {check.reason}")
+        tell(f"  {check.status:<8}{check.name}: {check.reason}")
     ledger = made.ledger._asdict()
-    typer.echo("ledger, mean absolute: " + ", ".join(f"{k} {v:.4g}" for k, v in ledger.items() if v is not None))
-    typer.echo(f"trace written to {out}")
+    tell("ledger, mean absolute: " + ", ".join(f"{k} {v:.4g}" for k, v in ledger.items() if v is not None))
+    tell(f"trace written to {out}")
     if report:
-        typer.echo(f"page written to {page_of(out)}")
+        tell(f"page written to {page_of(out)}")
 
 
 @command("landmarks")
@@ -267,5 +288,5 @@ def landmarks(
         say=_say,
     )
     for line in errors.lines():
-        typer.echo(line)
-    typer.echo(f"{out}: landmarks.csv, landmarks.summary.csv, landmarks{figure}")
+        tell(line)
+    tell(f"{out}: landmarks.csv, landmarks.summary.csv, landmarks{figure}")

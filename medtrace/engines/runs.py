@@ -7,6 +7,7 @@ Nothing in a run folder is evaluated: the method is built again from the library
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -164,5 +165,29 @@ def save_weights(method: Method, run: Path, name: Path = WEIGHTS, facts: Mapping
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """The device named, or CUDA where there is one, or the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device named, or CUDA where there is one, or the CPU.
+
+    Raises:
+        ValueError: if there is no such device on this machine; the message has those that there are.
+
+    Example:
+        >>> default_device("cpu")
+        device(type='cpu')
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        close = difflib.get_close_matches(str(device), [*there, "cuda"], 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(
+            f"device: expected one of {', '.join(there)}, received {device!r}; {hint}Leave it out for the best"
+        ) from None
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device: expected one of {', '.join(there)}, received {str(asked)!r}, which torch does not see; leave it"
+            " out, or see `medtrace doctor`"
+        )
+    return asked

@@ -23,6 +23,7 @@ LARGER_IS_BETTER: Mapping[str, bool] = {
     "psnr": True,
     "ssim": True,
     "nmi": True,
+    "cw_ssim": True,
     "landmark_mm": False,
     "epe_mm": False,
     "epe_deformed_mm": False,

@@ -12,14 +12,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medtrace import metrics
+from medtrace.evaluation.edges import (
+    RANGE,
+    SSIM_WINDOW,
+    controlled_correspondence,
+    deformed_correspondence,
+    healthy_region,
+    if_large,
+)
 from medtrace.evaluation.labels import label_agreement
 from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.guard.notices import notify
 from medtrace.trace import Trace
 
-RANGE = (-1.0, 1.0)
-SSIM_WINDOW = 11
-"""Voxels of an image's shortest axis from which on its structural similarity is defined."""
+CW_SSIM_GRID = 28
+"""Pixels of an image's shorter axis from which on its CW-SSIM in three scales is defined."""
 DEFORMED_ABOVE = 0.3
 """Voxels of true displacement above which a point counts as deformed."""
 
@@ -31,7 +38,7 @@ Scores = Callable[[Trace, Mapping[str, Any]], Mapping[str, float]]
 
 def score_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     """Score the trace of a case; see `score_cases` for the columns."""
-    values = score(trace, case["target"], case.get("ddf"))
+    values = score(trace, case["target"], case.get("ddf"), healthy_region(case))
     if "source_landmarks" in case:
         values["landmark_mm"] = _landmark_error(trace, case["source_landmarks"], case["target_landmarks"])
     if "source_labels" in case and "target_labels" in case:
@@ -52,20 +59,23 @@ def score_cases(
 ) -> metrics.CaseTable:
     """Trace every case of a data set and score it.
 
-    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi` of the image against the target; `edge_ssim`, `edge_psnr`,
-    `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several contrasts
-    the first that the case has;
+    Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi`, `cw_ssim` of the image against the target; `edge_ssim`,
+    `edge_psnr`, `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several
+    contrasts the first that the case has, without pathology where the case says where it is; the same of the source
+    as it lay, `edge_ssim_no_field` and so on;
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
-    exceeds 0.3 voxel, the true length there (`zero_field_mm`), and `edge_dice_deformed`; NaN where nothing is deformed.
+    exceeds 0.3 voxel, the true length there (`zero_field_mm`), NaN where nothing is deformed; and edges there, without
+    pathology: `edge_dice_deformed`, and of the source as it lay and moved by the true field `..._no_field`,
+    `..._true_field`.
     With landmarks in the case `landmark_mm`, the mean distance of the located source points from the target's. With
     labels of source and target `label_dice` and `label_hd95_mm` (see `medtrace.evaluation.labels`), of the identity
     those of labels that nothing moved.
 
     Args:
         tracer: gives one trace per item of a batch, such as `method.trace`.
-        dataset: cases with "source", "target" in [-1, 1] and optionally "case", "mask", "ddf", "source_landmarks" and
-            "target_landmarks", (N, 3) in mm.
+        dataset: cases with "source", "target" in [-1, 1] and optionally "case", "mask" and "source_mask" (or
+            TraceBench's "cavity" and "lesion"), "ddf", "source_landmarks" and "target_landmarks", (N, 3) in mm.
         scores: what is reported of a case; by default the columns above.
         batch_size: cases per call of `tracer`.
         progress: what stands before the progress bar; None shows none.
@@ -75,7 +85,7 @@ def score_cases(
     """
     table, small = metrics.CaseTable(), []
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_batches_and_items)
-    with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="case", leave=False) as bar:
+    with tqdm(total=len(dataset), desc=progress, disable=None if progress else True, unit="case", leave=False) as bar:
         for batches in loader:
             for batch, items in batches:
                 for item, trace in zip(items, tracer(batch)):
@@ -107,20 +117,25 @@ def _landmark_error(trace: Trace, source_points: Tensor, target_points: Tensor) 
     return float(metrics.landmark_error(located[None].to(truth), truth[None]))
 
 
-def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[str, float]:
+def score(
+    trace: Trace, target: Tensor, true_ddf: Tensor | None = None, healthy: Tensor | None = None
+) -> dict[str, float]:
     """Score one trace; see `score_cases` for the columns.
 
     Args:
         trace: of a network, in [-1, 1], source and target on one grid.
         target: (C, *spatial) in [-1, 1].
         true_ddf: (spatial_dims, *spatial) in voxels, where it is known.
+        healthy: (1, *spatial) boolean, where edges count; None is everywhere.
     """
     image, warped, ddf = (_batched(value) for value in (trace.image, trace.warped, trace.ddf))
     target = _batched(target).to(image)
+    source, warped = (as_channels(value, image.shape[1]) for value in (_batched(trace.source).to(image), warped))
+    counted = None if healthy is None else _batched(healthy).to(image.device)
     affine = torch.as_tensor(trace.affine, dtype=torch.float64)
     values = {
         **fidelity(image, target),
-        **correspondence(as_channels(warped, image.shape[1]), image),
+        **controlled_correspondence(source, warped, image, counted),
         "non_diffeomorphic_fraction": non_diffeomorphic_fraction(ddf),
         "sd_log_jacobian": metrics.sd_log_jacobian(ddf),
         "inverse_consistency_mm": metrics.mean_inverse_consistency(ddf, _batched(trace.inverse_ddf), affine=affine),
@@ -135,8 +150,8 @@ def score(trace: Trace, target: Tensor, true_ddf: Tensor | None = None) -> dict[
                 torch.zeros_like(truth), truth, affine=affine, deformed_above=DEFORMED_ABOVE
             ),
         }
-        if region.any():
-            values["edge_dice_deformed"] = metrics.edge_dice(warped, image, region, data_range=RANGE, threshold="otsu")
+        region = region if counted is None else region & counted
+        values |= deformed_correspondence(source, warped, image, truth, region)
     return {name: float(value) for name, value in values.items()}
 
 
@@ -155,7 +170,7 @@ def as_channels(source: Tensor, channels: int) -> Tensor:
 
 
 def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`.
+    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`, `cw_ssim`.
 
     Args:
         image: (B, C, *spatial) in [-1, 1].
@@ -164,32 +179,10 @@ def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {
         "mae": metrics.mean_absolute_error(image, target, data_range=RANGE, output_range=255),
         "psnr": metrics.peak_signal_to_noise_ratio(image, target, data_range=RANGE),
-        "ssim": _if_large(metrics.structural_similarity, image, target),
+        "ssim": if_large(metrics.structural_similarity, image, target),
         "nmi": metrics.normalized_mutual_information_score(image, target, data_range=RANGE),
+        "cw_ssim": if_large(metrics.complex_wavelet_structural_similarity, image, target, least=CW_SSIM_GRID),
     }
-
-
-def correspondence(warped: Tensor, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """How well the edges of the warped source are those of the image (TraceTrans, Tables 3, 5 and 6).
-
-    Args:
-        warped: (B, C, *spatial) in [-1, 1].
-        image: (B, C, *spatial) in [-1, 1].
-        mask: (B, 1, *spatial) region, or None for the grid.
-    """
-    return {
-        "edge_ssim": _if_large(metrics.edge_ssim, warped, image, mask),
-        "edge_psnr": metrics.edge_psnr(warped, image, mask, data_range=RANGE),
-        "edge_nmi": metrics.edge_nmi(warped, image, mask, data_range=RANGE),
-        "edge_dice": metrics.edge_dice(warped, image, mask, data_range=RANGE, threshold="otsu"),
-    }
-
-
-def _if_large(metric: Callable[..., Tensor], first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
-    """A metric of structural similarity; NaN for images that are smaller than its window."""
-    if min(first.shape[2:]) < SSIM_WINDOW:
-        return torch.full((len(first),), torch.nan, dtype=torch.float64)
-    return metric(first, second, mask, data_range=RANGE)
 
 
 def _batched(value: Tensor) -> Tensor:

@@ -175,7 +175,9 @@ def train_segmenter(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=max(settings.iterations, 2)
     )
-    bar = tqdm(total=settings.iterations, desc="segmenter", disable=not progress, unit="step", leave=False)
+    bar = tqdm(
+        total=settings.iterations, desc="segmenter", disable=None if progress else True, unit="step", leave=False
+    )
     with bar:
         for _, (images, truth) in zip(range(settings.iterations), _forever(loader)):
             optimizer.zero_grad(set_to_none=True)

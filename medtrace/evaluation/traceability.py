@@ -14,7 +14,8 @@ from torch import Tensor
 
 from medtrace import metrics
 from medtrace.data import TraceBench
-from medtrace.evaluation.scoring import RANGE, Tracer, score_cases
+from medtrace.evaluation.edges import RANGE
+from medtrace.evaluation.scoring import Tracer, score_cases
 from medtrace.evaluation.segmenter import FEATURES, Segmenter
 from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.metrics import CaseTable

@@ -8,11 +8,14 @@ from medtrace.losses.adversarial import (
     least_squares_discriminator,
     log_adversarial,
 )
+from medtrace.losses.contrastive import patch_nce
 from medtrace.losses.diffusion import IntensityDiffusionLoss, intensity_diffusion
 from medtrace.losses.folding import JacobianFoldingLoss, jacobian_folding
+from medtrace.losses.jitter import sub_voxel_pair
 from medtrace.losses.lncc import LNCCLoss, lncc
 from medtrace.losses.masking import mask_weights
 from medtrace.losses.mind import MINDLoss, mind_ssc
+from medtrace.losses.motion import MotionMagnitudeLoss, motion_magnitude
 from medtrace.losses.mutual_information import ParzenDNMILoss, normalized_mutual_information, parzen_nmi
 from medtrace.losses.parzen import ParzenKernel, ParzenWindow, joint_histogram
 from medtrace.losses.smoothness import VelocitySmoothnessLoss, velocity_smoothness
@@ -24,6 +27,7 @@ __all__ = [
     "LNCCLoss",
     "LeastSquaresAdversarialLoss",
     "MINDLoss",
+    "MotionMagnitudeLoss",
     "ParzenDNMILoss",
     "ParzenKernel",
     "ParzenWindow",
@@ -40,8 +44,11 @@ __all__ = [
     "log_adversarial",
     "mask_weights",
     "mind_ssc",
+    "motion_magnitude",
     "normalized_mutual_information",
     "parzen_nmi",
+    "patch_nce",
     "structural_dissimilarity",
+    "sub_voxel_pair",
     "velocity_smoothness",
 ]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from medtrace.methods.plasticine.method import PlasticineMethod
     from medtrace.methods.reggan.method import RegGANMethod
     from medtrace.methods.tracetrans.method import TraceTransMethod
+    from medtrace.methods.tracetrans_composed.method import ComposedTraceTransMethod
     from medtrace.methods.unet.method import UNetMethod
     from medtrace.methods.unit.method import UNITMethod
     from medtrace.methods.voxelmorph.method import VoxelMorphMethod
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Abilities",
     "Batch",
+    "ComposedTraceTransMethod",
     "CycleConsistency",
     "CycleGANMethod",
     "DDIBMethod",
@@ -105,6 +107,7 @@ _PARTS = {
     "PlasticineMethod": "plasticine.method",
     "RegGANMethod": "reggan.method",
     "TraceTransMethod": "tracetrans.method",
+    "ComposedTraceTransMethod": "tracetrans_composed.method",
     "UNITMethod": "unit.method",
     "UNetMethod": "unet.method",
     "VoxelMorphMethod": "voxelmorph.method",

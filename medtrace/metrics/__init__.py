@@ -4,6 +4,10 @@ Ranges are always given as `data_range=(low, high)`, never guessed; regions as `
 """
 
 from medtrace.metrics.case_metric import CaseMetric
+from medtrace.metrics.complex_wavelet_ssim import (
+    ComplexWaveletSSIMMetric,
+    complex_wavelet_structural_similarity,
+)
 from medtrace.metrics.deformation import (
     EndPointErrorMetric,
     InverseConsistencyMetric,
@@ -99,6 +103,7 @@ __all__ = [
     "BhattacharyyaForm",
     "CaseMetric",
     "CaseTable",
+    "ComplexWaveletSSIMMetric",
     "Convention",
     "EdgeDiceMetric",
     "EdgeNMIMetric",
@@ -130,6 +135,7 @@ __all__ = [
     "Summary",
     "bhattacharyya_distance",
     "bhattacharyya_from_histograms",
+    "complex_wavelet_structural_similarity",
     "deformed_region",
     "edge_dice",
     "edge_map",

@@ -17,6 +17,7 @@ from medtrace.networks.registration_unet import RegistrationUNet
 from medtrace.networks.regression_unet import RegressionUNet
 from medtrace.networks.stacked_pair import StackedPair
 from medtrace.networks.tracetrans import DualDecoderGAN, TraceTrans, TraceTransOutput
+from medtrace.networks.tracetrans_composed import ComposedOutput, ComposedTraceTrans
 from medtrace.networks.unit import UNIT
 from medtrace.networks.voxelmorph import DiffeomorphicVoxelMorph, VoxelMorphOutput
 
@@ -25,6 +26,8 @@ __all__ = [
     "NICEGAN",
     "UNIT",
     "Code",
+    "ComposedOutput",
+    "ComposedTraceTrans",
     "CycleGAN",
     "DeformationModule",
     "DeformationOutput",

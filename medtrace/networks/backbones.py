@@ -27,7 +27,7 @@ def translation_backbone(
 
     Args:
         name: "cyclegan", "munit", "unit" or "nice_gan".
-        spatial_dims: 2, or with CycleGAN 3.
+        spatial_dims: 2 or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
         bidirectional: whether the target is translated to the source too.

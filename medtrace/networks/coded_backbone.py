@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_positive
+from medtrace.checks import check_network_input, check_positive, check_spatial_dims
 from medtrace.networks.backbone import Code, Domain, TranslationBackbone
 from medtrace.networks.blocks import MultiscaleDiscriminator, pad_to_multiple
 
 
 class CodedBackbone(TranslationBackbone):
-    """A 2D backbone whose codes are on a coarser grid, with multi-scale discriminators.
+    """A backbone whose codes are on a coarser grid, with multi-scale discriminators.
 
     A subclass adds an encoder per domain, which gives (content, style or None) of a padded image, and a decoder per
     decoded domain, and implements `decoded`.
 
     Args:
-        spatial_dims: 2; the published networks are of images, and this one has no 3D form.
+        spatial_dims: 2, as published, or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
         bidirectional: whether the target can be translated to the source too.
@@ -43,11 +43,7 @@ class CodedBackbone(TranslationBackbone):
         discriminator_layers: int,
         discriminator_scales: int,
     ) -> None:
-        if spatial_dims != 2:
-            raise ValueError(
-                f"spatial_dims: {type(self).__name__} is 2D only, received {spatial_dims!r}; translate slices, or take"
-                " a backbone that works in 3D"
-            )
+        check_spatial_dims(spatial_dims)
         super().__init__(spatial_dims, in_channels, out_channels, bidirectional)
         check_positive("in_channels", in_channels)
         check_positive("out_channels", out_channels)
@@ -58,14 +54,18 @@ class CodedBackbone(TranslationBackbone):
         self.minimum = minimum
         for domain in self.decoded_domains:
             self.discriminators[domain] = MultiscaleDiscriminator(
-                self.channels_of(domain), discriminator_channels, discriminator_layers, discriminator_scales
+                self.channels_of(domain),
+                discriminator_channels,
+                discriminator_layers,
+                discriminator_scales,
+                spatial_dims,
             )
 
     def encode(self, image: Tensor, domain: Domain) -> Code:
         """Code an image.
 
         Args:
-            image: (B, C, H, W) of `domain`, in [-1, 1]; a grid that the strides do not divide is padded by its
+            image: (B, C, *spatial) of `domain`, in [-1, 1]; a grid that the strides do not divide is padded by its
                 border values, and the code keeps its size for `decode`.
             domain: whose encoder codes it.
 
@@ -74,10 +74,7 @@ class CodedBackbone(TranslationBackbone):
             ValueError: if its rank or channels, or the domain, do not fit the backbone.
         """
         _check_domain(domain, self.encoders, "both domains are coded")
-        if check_batched("image", image, channels=self.channels_of(domain)) != 2:
-            raise ValueError(
-                f"image: expected 2 spatial axes, received shape {tuple(image.shape)}; {type(self).__name__} is 2D only"
-            )
+        check_network_input("image", image, self.spatial_dims, self.channels_of(domain))
         padded, _ = pad_to_multiple(image, self.stride, minimum=self.minimum)
         content, style = self.encoders[domain](padded)
         return Code(content, style, tuple(image.shape[2:]))
@@ -91,7 +88,7 @@ class CodedBackbone(TranslationBackbone):
             domain: of the image to make.
 
         Returns:
-            (B, C, H, W) in [-1, 1], float32 also under autocast.
+            (B, C, *spatial) in [-1, 1], float32 also under autocast.
 
         Raises:
             ValueError: if the backbone has no decoder of `domain`.

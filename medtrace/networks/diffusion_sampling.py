@@ -108,7 +108,7 @@ def denoise(
     image = noisy.to(torch.promote_types(noisy.dtype, torch.float32))
     intermediates = [Intermediate(0, levels[0], image)] if 0 in keep else []
     previous: Tensor | None = None
-    for step in tqdm(range(1, steps + 1), desc=progress, disable=progress is None, leave=False):
+    for step in tqdm(range(1, steps + 1), desc=progress, disable=None if progress else True, leave=False):
         level, cleaner = levels[step - 1], levels[step]
         noise, clean = _estimate(predict, image, level, clip)
         if cleaner == 1:
@@ -166,7 +166,7 @@ def ddim_invert(
     if refinements < 0:
         raise ValueError(f"refinements: expected 0 or more, received {refinements!r}")
     image = image.to(torch.promote_types(image.dtype, torch.float32))
-    for step in tqdm(range(len(levels) - 1, 0, -1), desc=progress, disable=progress is None, leave=False):
+    for step in tqdm(range(len(levels) - 1, 0, -1), desc=progress, disable=None if progress else True, leave=False):
         level, noisier = levels[step], levels[step - 1]
         shrink = math.sqrt(noisier / level)
         growth = math.sqrt(1 - noisier) - shrink * math.sqrt(1 - level)

@@ -17,7 +17,7 @@ from medtrace.networks.coded_backbone import CodedBackbone, check_count
 
 
 class MUNIT(CodedBackbone):
-    """Translate by keeping an image's content and giving it a style of the other domain (Huang et al. 2018). 2D only.
+    """Translate by keeping an image's content and giving it a style of the other domain (Huang et al. 2018).
 
     The content encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalized per
     instance; the style encoder a 7-wide convolution, strided 4-wide ones without normalization, the mean over the
@@ -31,7 +31,7 @@ class MUNIT(CodedBackbone):
     Without `bidirectional` the source has no style encoder: no term would read its style.
 
     Args:
-        spatial_dims: 2.
+        spatial_dims: 2, as published, or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
         bidirectional: whether the target can be translated to the source too.
@@ -96,14 +96,20 @@ class MUNIT(CodedBackbone):
         for domain in domains:
             seen = self.channels_of(domain)
             content = nn.Sequential(
-                DownsamplingEncoder(seen, channels, downsamplings),
-                residual_blocks(channels * 2**downsamplings, num_blocks),
+                DownsamplingEncoder(seen, channels, downsamplings, spatial_dims),
+                residual_blocks(channels * 2**downsamplings, num_blocks, spatial_dims),
             )
-            style = StyleEncoder(seen, channels, style_channels, style_downsamplings)
+            style = StyleEncoder(seen, channels, style_channels, style_downsamplings, spatial_dims)
             self.encoders[domain] = ContentAndStyle(content, style if domain in self.decoded_domains else None)
         for domain in self.decoded_domains:
             self.decoders[domain] = StyledDecoder(
-                self.channels_of(domain), channels, downsamplings, num_blocks, style_channels, mlp_channels
+                self.channels_of(domain),
+                channels,
+                downsamplings,
+                num_blocks,
+                style_channels,
+                mlp_channels,
+                spatial_dims,
             )
         kaiming_start(self.encoders)
         kaiming_start(self.decoders)
@@ -156,7 +162,7 @@ class ContentAndStyle(nn.Module):
         self.style = style
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return content and style of an image (B, C, H, W)."""
+        """Return content and style of an image (B, C, *spatial)."""
         return self.content(image), None if self.style is None else self.style(image)
 
     if TYPE_CHECKING:
@@ -171,22 +177,25 @@ class StyleEncoder(nn.Module):
         channels: channels at the image's own grid; they double in the first two downsampling.
         style_channels: length of the style.
         downsamplings: downsampling.
+        spatial_dims: 2 or 3.
     """
 
-    def __init__(self, in_channels: int, channels: int, style_channels: int, downsamplings: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, style_channels: int, downsamplings: int, spatial_dims: int = 2
+    ) -> None:
         super().__init__()
-        layers = [convolution(in_channels, channels, 7, activation=nn.ReLU())]
+        layers = [convolution(in_channels, channels, 7, activation=nn.ReLU(), spatial_dims=spatial_dims)]
         wide = channels
         for level in range(downsamplings):
             wider = 2 * wide if level < 2 else wide
-            layers.append(convolution(wide, wider, 4, stride=2, activation=nn.ReLU()))
+            layers.append(convolution(wide, wider, 4, stride=2, activation=nn.ReLU(), spatial_dims=spatial_dims))
             wide = wider
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(wide, style_channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the style (B, style_channels) of an image (B, in_channels, H, W)."""
-        result: Tensor = self.head(self.features(image).mean(dim=(2, 3)))
+        """Return the style (B, style_channels) of an image (B, in_channels, *spatial)."""
+        result: Tensor = self.head(self.features(image).flatten(2).mean(2))
         return result
 
     if TYPE_CHECKING:
@@ -203,6 +212,7 @@ class StyledDecoder(nn.Module):
         num_blocks: residual blocks.
         style_channels: length of the style.
         mlp_channels: width of the two hidden layers from the style to the scales and shifts.
+        spatial_dims: 2 or 3.
     """
 
     def __init__(
@@ -213,6 +223,7 @@ class StyledDecoder(nn.Module):
         num_blocks: int,
         style_channels: int,
         mlp_channels: int,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
         wide = channels * 2**upsamplings
@@ -224,11 +235,11 @@ class StyledDecoder(nn.Module):
             nn.ReLU(),
             nn.Linear(mlp_channels, num_blocks * AdaptiveResidualBlock.SCALES_AND_SHIFTS * wide),
         )
-        self.blocks = nn.ModuleList(AdaptiveResidualBlock(wide) for _ in range(num_blocks))
-        self.up = UpsamplingDecoder(channels, out_channels, upsamplings)
+        self.blocks = nn.ModuleList(AdaptiveResidualBlock(wide, spatial_dims) for _ in range(num_blocks))
+        self.up = UpsamplingDecoder(channels, out_channels, upsamplings, spatial_dims)
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
-        """Return a linear image (B, out_channels, H, W) of a content (B, C, *coarse) and a style (B, S)."""
+        """Return a linear image (B, out_channels, *spatial) of a content (B, C, *coarse) and a style (B, S)."""
         affine = self.affine(style).unflatten(1, self.affine_shape)
         for index, block in enumerate(self.blocks):
             content = block(content, affine[:, index])

@@ -1,4 +1,4 @@
-"""NICE-GAN: no independent component for encoding, because the discriminators' first layers encode (2D)."""
+"""NICE-GAN: no independent component for encoding, because the discriminators' first layers encode."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
+from monai.networks.layers.factories import Conv
+from monai.networks.utils import pixelshuffle
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from medtrace.checks import check_batched, check_choice, check_positive
+from medtrace.checks import check_choice, check_network_input, check_positive, check_spatial_dims
 from medtrace.networks.backbone import Code, Domain, TranslationBackbone
 from medtrace.networks.blocks.class_activation import ClassActivationAttention
 from medtrace.networks.blocks.padding import pad_to_multiple
@@ -43,12 +45,12 @@ class AdaptiveLayerInstanceNorm(nn.Module):
         """Return features of the shape of `features`.
 
         Args:
-            features: (B, C, H, W).
+            features: (B, C, *spatial).
             scale: (B, C) or (C,).
             shift: (B, C) or (C,).
         """
         rho = torch.sigmoid(self.rho_logit)
-        variance, mean = torch.var_mean(features.to(rho.dtype), (2, 3), correction=0)
+        variance, mean = torch.var_mean(features.to(rho.dtype).flatten(2), 2, correction=0)
         # Variance over all = mean of the variances + variance of the means.
         image_mean = mean.mean(1, keepdim=True)
         image_variance = variance.mean(1, keepdim=True) + mean.var(1, correction=0, keepdim=True)
@@ -56,7 +58,8 @@ class AdaptiveLayerInstanceNorm(nn.Module):
         by_image = (1 - rho) * torch.rsqrt(image_variance + self.eps)
         factor = scale * (by_channel + by_image)
         offset = shift - scale * (by_channel * mean + by_image * image_mean)
-        return features * factor[:, :, None, None] + offset[:, :, None, None]
+        each = (*factor.shape, *[1] * (features.ndim - 2))
+        return features * factor.view(each) + offset.view(each)
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -77,7 +80,7 @@ class LayerInstanceNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features of the shape of `features`, (B, C, H, W)."""
+        """Return features of the shape of `features`, (B, C, *spatial)."""
         return self.blend(features, self.scale, self.shift)
 
     if TYPE_CHECKING:
@@ -99,25 +102,40 @@ class NICEGenerator(nn.Module):
         channels: features on the image's grid.
         num_blocks: residual blocks.
         doublings: how often the latent's grid is doubled.
+        spatial_dims: 2 or 3.
     """
 
-    def __init__(self, latent_channels: int, out_channels: int, channels: int, num_blocks: int, doublings: int) -> None:
+    def __init__(
+        self,
+        latent_channels: int,
+        out_channels: int,
+        channels: int,
+        num_blocks: int,
+        doublings: int,
+        spatial_dims: int = 2,
+    ) -> None:
         super().__init__()
         wide = channels * 2**doublings
-        self.entry = nn.Sequential(_reflecting(latent_channels, wide, 3, bias=True), LayerInstanceNorm(wide), nn.ReLU())
+        self.entry = nn.Sequential(
+            _reflecting(latent_channels, wide, 3, bias=True, spatial_dims=spatial_dims),
+            LayerInstanceNorm(wide),
+            nn.ReLU(),
+        )
         self.reading = nn.Sequential(
             nn.Linear(wide, wide, bias=False), nn.ReLU(), nn.Linear(wide, wide, bias=False), nn.ReLU()
         )
         self.scale = nn.Linear(wide, wide, bias=False)
         self.shift = nn.Linear(wide, wide, bias=False)
-        self.blocks = nn.ModuleList(_AdaptiveBlock(wide) for _ in range(num_blocks))
-        self.doublings = nn.Sequential(*(_doubling(channels * 2**level) for level in range(doublings, 0, -1)))
-        self.head = _reflecting(channels, out_channels, 7)
+        self.blocks = nn.ModuleList(_AdaptiveBlock(wide, spatial_dims) for _ in range(num_blocks))
+        self.doublings = nn.Sequential(
+            *(_doubling(channels * 2**level, spatial_dims) for level in range(doublings, 0, -1))
+        )
+        self.head = _reflecting(channels, out_channels, 7, spatial_dims=spatial_dims)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return images (B, out_channels, *grid) float32 in [-1, 1] of latents (B, latent_channels, *coarse)."""
         features = self.entry(latent)
-        read = self.reading(features.mean((2, 3)))
+        read = self.reading(features.flatten(2).mean(2))
         scale, shift = self.scale(read), self.shift(read)
         for block in self.blocks:
             features = block(features, scale, shift)
@@ -141,29 +159,37 @@ class NICEDiscriminator(nn.Module):
         channels: features of the first convolution.
         downsamplings: strided convolutions of the encoder.
         layers: strided convolutions of the trunk before each classifier, after the classifier before it.
+        spatial_dims: 2 or 3.
     """
 
-    def __init__(self, in_channels: int, channels: int, downsamplings: int, layers: Sequence[int]) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, downsamplings: int, layers: Sequence[int], spatial_dims: int = 2
+    ) -> None:
         super().__init__()
+        self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.stride = 2**downsamplings
         wide = channels * 2 ** (downsamplings - 1)
         widths = (in_channels, *(channels * 2**level for level in range(downsamplings)))
-        self.encoder = nn.Sequential(*(_assessing(before, after, 2) for before, after in pairwise(widths)))
-        self.attention = ClassActivationAttention(wide, SLOPE)
+        self.encoder = nn.Sequential(
+            *(_assessing(before, after, 2, spatial_dims) for before, after in pairwise(widths))
+        )
+        self.attention = ClassActivationAttention(wide, SLOPE, spatial_dims)
         self.latent_channels = wide
         self.trunk = nn.ModuleList()
         self.classifiers = nn.ModuleList()
         for downsampling in layers:
             steps = [wide * 2**level for level in range(downsampling + 1)]
-            self.trunk.append(nn.Sequential(*(_assessing(before, after, 2) for before, after in pairwise(steps))))
+            self.trunk.append(
+                nn.Sequential(*(_assessing(before, after, 2, spatial_dims) for before, after in pairwise(steps)))
+            )
             wide = steps[-1]
-            last = nn.Conv2d(2 * wide, 1, 4, padding=1, padding_mode="reflect", bias=False)
-            self.classifiers.append(nn.Sequential(_assessing(wide, 2 * wide, 1), spectral_norm(last)))
+            last = Conv[Conv.CONV, spatial_dims](2 * wide, 1, 4, padding=1, padding_mode="reflect", bias=False)
+            self.classifiers.append(nn.Sequential(_assessing(wide, 2 * wide, 1, spatial_dims), spectral_norm(last)))
         self.downsampling = tuple(layers)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Return the latent (B, latent_channels, *coarse) of an image (B, in_channels, H, W).
+        """Return the latent (B, latent_channels, *coarse) of an image (B, in_channels, *spatial).
 
         Grids that the strides do not divide, and those that leave fewer than two pixels, are padded by their
         border values.
@@ -171,7 +197,7 @@ class NICEDiscriminator(nn.Module):
         return self._attended(image)[0]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Assess an image (B, in_channels, H, W).
+        """Assess an image (B, in_channels, *spatial).
 
         Returns:
             Raw logits (B, 1, *patches) of the classifiers, the finest first, and last those of the attention's
@@ -189,10 +215,7 @@ class NICEDiscriminator(nn.Module):
         __call__ = forward
 
     def _attended(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        if check_batched("image", image, channels=self.in_channels) != 2:
-            raise ValueError(
-                f"image: expected 2 spatial axes, received shape {tuple(image.shape)}; NICE-GAN takes slices"
-            )
+        check_network_input("image", image, self.spatial_dims, self.in_channels)
         padded, _ = pad_to_multiple(image, self.stride, minimum=_least(self.stride))
         return self.attention(self.encoder(padded))
 
@@ -213,10 +236,10 @@ class NICEGAN(TranslationBackbone):
     sources; RegGAN, which uses NICE-GAN so, does not say how. Source and target then need as many channels.
     With `bidirectional`, both discriminators must be trained, also when only one direction is wanted.
 
-    2D only: published so, and the 4-wide kernels of a discriminator (47 million weights) would be four times as many.
+    Published in 2D. In 3D the 4-wide kernels of a discriminator (47 million weights in 2D) have four times as many.
 
     Args:
-        spatial_dims: 2.
+        spatial_dims: 2, as published, or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
         bidirectional: whether the target is translated to the source too.
@@ -252,10 +275,7 @@ class NICEGAN(TranslationBackbone):
         discriminator_layers: Sequence[int] = (1, 2),
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, bidirectional)
-        if spatial_dims != 2:
-            raise ValueError(
-                f"spatial_dims: NICE-GAN expected 2, received {spatial_dims!r}; train on slices, or take CycleGAN"
-            )
+        check_spatial_dims(spatial_dims)
         if not bidirectional and in_channels != out_channels:
             raise ValueError(
                 "in_channels, out_channels: expected as many of each without bidirectional, because the target's"
@@ -274,15 +294,15 @@ class NICEGAN(TranslationBackbone):
         )
         for domain in self.decoded_domains:
             assess = NICEDiscriminator(
-                self.channels_of(domain), discriminator_channels, downsamplings, discriminator_layers
+                self.channels_of(domain), discriminator_channels, downsamplings, discriminator_layers, spatial_dims
             )
             self.discriminators[domain] = assess
             self.decoders[domain] = NICEGenerator(
-                assess.latent_channels, self.channels_of(domain), channels, num_blocks, downsamplings
+                assess.latent_channels, self.channels_of(domain), channels, num_blocks, downsamplings, spatial_dims
             )
 
     def encode(self, image: Tensor, domain: Domain) -> Code:
-        """Code an image (B, C, H, W) of `domain`, in [-1, 1], by the first layers of a discriminator.
+        """Code an image (B, C, *spatial) of `domain`, in [-1, 1], by the first layers of a discriminator.
 
         Raises:
             TypeError, ValueError: if the image does not fit the network, or `domain` is unknown.
@@ -292,7 +312,7 @@ class NICEGAN(TranslationBackbone):
         return Code(cast(NICEDiscriminator, assess).encode(image), shape=tuple(image.shape[2:]))
 
     def decode(self, code: Code, domain: Domain) -> Tensor:
-        """Make an image (B, C, H, W) of `domain`, float32 in [-1, 1], on the grid of the image that was coded.
+        """Make an image (B, C, *spatial) of `domain`, float32 in [-1, 1], on the grid of the image that was coded.
 
         Raises:
             ValueError: if there is no decoder of `domain`.
@@ -308,11 +328,11 @@ class NICEGAN(TranslationBackbone):
 class _AdaptiveBlock(nn.Module):
     """A residual block whose normalizations take one scale and one shift from outside."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, spatial_dims: int) -> None:
         super().__init__()
-        self.first = _reflecting(channels, channels, 3)
+        self.first = _reflecting(channels, channels, 3, spatial_dims=spatial_dims)
         self.first_norm = AdaptiveLayerInstanceNorm(channels)
-        self.second = _reflecting(channels, channels, 3)
+        self.second = _reflecting(channels, channels, 3, spatial_dims=spatial_dims)
         self.second_norm = AdaptiveLayerInstanceNorm(channels)
 
     def forward(self, features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -320,27 +340,39 @@ class _AdaptiveBlock(nn.Module):
         return features + self.second_norm(self.second(changed), scale, shift)
 
 
-def _doubling(channels: int) -> nn.Sequential:
+class _Shuffle(nn.Module):
+    """Channels to places: 2^dims of them become a block of voxels."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return pixelshuffle(features, features.ndim - 2, 2)
+
+
+def _doubling(channels: int, spatial_dims: int) -> nn.Sequential:
     """Halve the features and double the grid, by sub-pixel convolution."""
     half = channels // 2
     return nn.Sequential(
-        _reflecting(channels, half, 3),
+        _reflecting(channels, half, 3, spatial_dims=spatial_dims),
         LayerInstanceNorm(half),
         nn.ReLU(),
-        nn.Conv2d(half, 4 * half, kernel_size=1),
-        nn.PixelShuffle(2),
+        Conv[Conv.CONV, spatial_dims](half, 2**spatial_dims * half, kernel_size=1),
+        _Shuffle(),
         LayerInstanceNorm(half),
         nn.ReLU(),
     )
 
 
-def _reflecting(before: int, after: int, kernel_size: int, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(before, after, kernel_size, padding=kernel_size // 2, padding_mode="reflect", bias=bias)
+def _reflecting(before: int, after: int, kernel_size: int, bias: bool = False, spatial_dims: int = 2) -> nn.Module:
+    result: nn.Module = Conv[Conv.CONV, spatial_dims](
+        before, after, kernel_size, padding=kernel_size // 2, padding_mode="reflect", bias=bias
+    )
+    return result
 
 
-def _assessing(before: int, after: int, stride: int) -> nn.Sequential:
+def _assessing(before: int, after: int, stride: int, spatial_dims: int) -> nn.Sequential:
     """A 4-wide convolution of a discriminator: halves an even grid, or takes one pixel away at stride 1."""
-    convolution = nn.Conv2d(before, after, kernel_size=4, stride=stride, padding=1, padding_mode="reflect")
+    convolution = Conv[Conv.CONV, spatial_dims](
+        before, after, kernel_size=4, stride=stride, padding=1, padding_mode="reflect"
+    )
     return nn.Sequential(spectral_norm(convolution), nn.LeakyReLU(SLOPE))
 
 

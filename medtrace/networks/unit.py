@@ -16,7 +16,7 @@ from medtrace.networks.coded_backbone import CodedBackbone, check_count
 
 
 class UNIT(CodedBackbone):
-    """Translate through a latent space of both domains, each with a variational autoencoder (Liu et al. 2017). 2D only.
+    """Translate through a latent space of both domains, each with a variational autoencoder (Liu et al. 2017).
 
     An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalized per instance; a
     decoder residual blocks, nearest-neighbor doublings with 5-wide convolutions and layer normalization, and a
@@ -32,7 +32,7 @@ class UNIT(CodedBackbone):
     perceptual term by a network trained on photographs; RegGAN leaves it out, and so does this.
 
     Args:
-        spatial_dims: 2.
+        spatial_dims: 2, as published, or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
         bidirectional: whether the target can be translated to the source too.
@@ -40,6 +40,8 @@ class UNIT(CodedBackbone):
         downsamplings: downsampling from the image to its code.
         num_blocks: residual blocks of each encoder and of each decoder, the shared ones included.
         shared_blocks: how many of them both domains share, 0 to `num_blocks`.
+        same_start: start both encoders with the same weights, and both decoders, where the domains have as many
+            channels: before the training a translation is then the reconstruction.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
         discriminator_scales: scales that each discriminator assesses.
@@ -66,6 +68,7 @@ class UNIT(CodedBackbone):
         downsamplings: int = 2,
         num_blocks: int = 4,
         shared_blocks: int = 1,
+        same_start: bool = False,
         discriminator_channels: int = 64,
         discriminator_layers: int = 3,
         discriminator_scales: int = 3,
@@ -89,20 +92,26 @@ class UNIT(CodedBackbone):
         )
         wide, own = channels * 2**downsamplings, num_blocks - shared_blocks
         domains: tuple[Domain, ...] = ("source", "target")
-        shared = residual_blocks(wide, shared_blocks)
+        shared = residual_blocks(wide, shared_blocks, spatial_dims)
         for domain in domains:
             self.encoders[domain] = MeanEncoder(
-                DownsamplingEncoder(self.channels_of(domain), channels, downsamplings),
-                residual_blocks(wide, own),
+                DownsamplingEncoder(self.channels_of(domain), channels, downsamplings, spatial_dims),
+                residual_blocks(wide, own, spatial_dims),
                 shared,
             )
-        shared = residual_blocks(wide, shared_blocks)
+        shared = residual_blocks(wide, shared_blocks, spatial_dims)
         for domain in self.decoded_domains:
             self.decoders[domain] = nn.Sequential(
-                shared, residual_blocks(wide, own), UpsamplingDecoder(channels, self.channels_of(domain), downsamplings)
+                shared,
+                residual_blocks(wide, own, spatial_dims),
+                UpsamplingDecoder(channels, self.channels_of(domain), downsamplings, spatial_dims),
             )
         kaiming_start(self.encoders)
         kaiming_start(self.decoders)
+        if same_start and in_channels == out_channels:
+            for networks in (self.encoders, self.decoders):
+                for domain in networks:
+                    networks[domain].load_state_dict(networks["target"].state_dict())
 
     def decoded(self, code: Code, domain: Domain) -> Tensor:
         """The decoder's linear output (B, C, *padded) of a code; in training mode with N(0, 1) added to its mean."""
@@ -128,7 +137,7 @@ class MeanEncoder(nn.Sequential):
     """Layers one after the other that give the mean of a code, and no style."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, None]:
-        """Return the mean (B, C, *coarse) of the code of an image (B, C, H, W), and None for a style."""
+        """Return the mean (B, C, *coarse) of the code of an image (B, C, *spatial), and None for a style."""
         for layer in self:
             image = layer(image)
         return image, None

@@ -115,6 +115,42 @@ def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
     )
 
 
+_MEANING = {
+    "PASS": "No check found a reason to doubt this result. That does not make it right.",
+    "WARN": "Believe it with care: at least one check found a reason for doubt.",
+    "FAIL": "Do not believe it: at least one check found that it cannot be right.",
+}
+
+
+def certificate_words(certificate: Mapping[str, Any]) -> list[str]:
+    """The certificate in sentences: what the verdict means, what spoke against the result, and what nobody looked at.
+
+    Args:
+        certificate: as of `certificate_html`.
+
+    Example:
+        >>> check = {"name": "folding", "status": "FAIL", "reason": "3 voxels fold", "figures": {}, "limits": {}}
+        >>> certificate_words({"case": "a", "verdict": "FAIL", "checks": [check]})[1]
+        'Against it: folding (3 voxels fold).'
+    """
+    by_status: dict[str, list[Mapping[str, Any]]] = {}
+    for check in certificate["checks"]:
+        by_status.setdefault(str(check["status"]), []).append(check)
+    lines = [_MEANING.get(str(certificate["verdict"]), "")]
+    against = [*by_status.get("FAIL", ()), *by_status.get("WARN", ())]
+    if against:
+        lines.append(
+            "Against it: " + "; ".join(f"{one['name']} ({one['reason'].rstrip('.')})" for one in against) + "."
+        )
+    if "PASS" in by_status:
+        lines.append("Passed: " + ", ".join(str(one["name"]) for one in by_status["PASS"]) + ".")
+    if "SKIPPED" in by_status:
+        lines.append("Not examined: " + ", ".join(str(one["name"]) for one in by_status["SKIPPED"]) + ".")
+    if certificate.get("stale"):
+        lines.append(STALE)
+    return [line for line in lines if line]
+
+
 def _provenance(result: Mapping[str, Any] | None) -> str:
     if not result:
         return ""

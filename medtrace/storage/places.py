@@ -113,6 +113,14 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
+def free_disk(folder: str | os.PathLike) -> int:
+    """Free bytes on the disk of a folder; where it does not exist, of the nearest folder above it."""
+    asked = Path(os.path.realpath(folder))
+    while not asked.is_dir() and asked != asked.parent:
+        asked = asked.parent
+    return shutil.disk_usage(asked).free
+
+
 def check_room(folder: str | os.PathLike, size: int, what: str) -> None:
     """Check that a file system has room for what is going to be written.
 
@@ -124,10 +132,7 @@ def check_room(folder: str | os.PathLike, size: int, what: str) -> None:
     Raises:
         OSError: if fewer bytes are free; the message states both numbers.
     """
-    asked = Path(os.path.realpath(folder))
-    while not asked.is_dir() and asked != asked.parent:
-        asked = asked.parent
-    free = shutil.disk_usage(asked).free
+    free = free_disk(folder)
     if free < size:
         raise OSError(
             f"{folder}: {what} needs {_amount(size)}, and {_amount(free)} are free there; make room, or choose"

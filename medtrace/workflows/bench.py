@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ from rich.console import Console
 
 from medtrace.checks import check_choice
 from medtrace.evaluation.bench import SETTINGS, STUDIES, Study, Training
+from medtrace.evaluation.bench.drawing import file_name
 from medtrace.evaluation.bench.registry import MEASUREMENTS
-from medtrace.evaluation.bench.running import compare_rows
+from medtrace.evaluation.bench.row_running import row_called, score_row
+from medtrace.evaluation.bench.rows_page import rows_page
+from medtrace.evaluation.bench.running import DONE, compare_rows
+from medtrace.evaluation.bench.stored import store_row, stored_rows
 from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS
+from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.real_heads.study import real_translation
+from medtrace.workflows.scoring.side_by_side import processes_for, trained_rows
 from medtrace.workflows.scoring.trained import trained_row
 
 REAL = "real"
@@ -34,8 +41,13 @@ def bench(
     device: str | None = None,
     progress: bool = True,
     data: str | os.PathLike | None = None,
+    row: str | None = None,
+    rows: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Train the rows of a study on TraceBench, score them on unseen subjects and write a table and figures.
+
+    With `rows` nothing but `row` is trained, and stored as it ends; the study's page is made of what is stored. So a
+    table may grow over days, a method, task and seed at a time.
 
     Args:
         task: of TraceBench, one of `STUDIES`, or "real": T1, T2 and FLAIR of heads (`real_translation`).
@@ -49,9 +61,11 @@ def bench(
         progress: show bars and the table.
         data: folder of real heads, for the task "real" (see `medtrace.evaluation.real.heads`); by default the
             environment variable MEDTRACE_DATA.
+        row: of the study, or a control, or the method of a row; with `rows` only.
+        rows: folder of stored rows and of the page `TASK_STUDY.md`; `out` then receives the runs alone.
 
     Returns:
-        What `results.json` holds; of the task "real" where its page is.
+        What `results.json` holds; of the task "real", and with `rows`, where the page is.
 
     Raises:
         ValueError: if there is no such task, study or setting.
@@ -59,15 +73,37 @@ def bench(
     check_choice("task", task, (*STUDIES, REAL))
     check_choice("setting", setting, PRESETS if task == REAL else SETTINGS)
     if task == REAL:
+        if row is not None or rows is not None:
+            raise ValueError(f"rows: expected none with the task {REAL}, whose rows are run together, received {rows}")
         return _real(setting, study, Path(out), seed, device, progress, data)
     if data is not None:
         raise ValueError(f"data: expected none with the task {task!r}, whose cases are made, received {data}")
+    if row is not None and rows is None:
+        raise ValueError(f"rows: expected the folder that the row {row!r} is stored in, received none; give it")
     study = study or next(iter(STUDIES[task]))
     measurements = MEASUREMENTS.get(task, {})
     check_choice(f"study of {task}", study, (*STUDIES[task], *measurements))
+    if rows is not None:
+        check_choice(f"study of {task} with rows", study, STUDIES[task])
+        chosen = STUDIES[task][study]
+        page = run_row(chosen, row, setting, Path(out), Path(rows), seed=seed, device=device, progress=progress)
+        return {"page": str(page)}
     if study in measurements:
         return measurements[study](setting, Path(out), seed=seed, device=device, progress=progress)
     return run_study(STUDIES[task][study], setting, Path(out), seed=seed, device=device, progress=progress)
+
+
+def table_of(task: str, study: str | None, out: str | os.PathLike) -> Path:
+    """The file of the table that `bench` writes.
+
+    Args:
+        task: one of `STUDIES`.
+        study: one of `STUDIES[task]`; by default the first.
+        out: as of `bench`.
+    """
+    name = study or next(iter(STUDIES[task]))
+    folder = STUDIES[task][name].folder if name in STUDIES[task] else f"{task}/{name}"
+    return Path(out) / folder / "table.md"
 
 
 def _real(
@@ -106,24 +142,73 @@ def run_study(
     """Run a study, whether registered or not; see `bench`."""
     console = Console(stderr=True, quiet=not progress)
     started = time.perf_counter()
-    runs = {
-        row: _trained(row, method, setting, seed, out / "runs", device, console) for row, method in study.rows.items()
-    }
+    runs = _trained_rows(study, setting, seed, out / "runs", device, console)
     command = f"medtrace bench {study.task} --setting {setting} --study {study.name} --seed {seed}"
     return compare_rows(study, runs, out, command=command, started=started, device=device, progress=progress)
+
+
+def _trained_rows(
+    study: Study, setting: str, seed: int, folder: Path, device: str | None, console: Console
+) -> dict[str, Path]:
+    """The run folder of every row; rows that have one run are trained once, and those that wait may train at once."""
+    first = {training.run: row for row, training in reversed(study.rows.items())}
+    trainings = {row: training for row, training in study.rows.items() if first[training.run] == row}
+    ended = [(folder / f"{setting}-{seed}" / training.run / DONE).is_file() for training in trainings.values()]
+    processes = processes_for(len(ended) - sum(ended), device)
+    train = partial(_trained_from, setting, seed, folder, device)
+    done = trained_rows(train, trainings, console, processes=processes)
+    return {row: done[first[training.run]] for row, training in study.rows.items()}
+
+
+def _trained_from(
+    setting: str, seed: int, folder: Path, device: str | None, row: str, training: Training, console: Console
+) -> Path:
+    """`_trained` with what is the same of all rows first."""
+    return _trained(row, training, setting, seed, folder, device, console)
+
+
+def run_row(
+    study: Study,
+    row: str | None,
+    setting: str,
+    out: Path,
+    rows: Path,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train, score and store one row of a study, if one is named, and make the page of all that are stored; see
+    `bench`.
+    """
+    console = Console(stderr=True, quiet=not progress)
+    if row is not None:
+        name = row_called(study, row)
+        if missing := study.missing(name):
+            raise ValueError(f"row: {missing}; install it, or leave the row out")
+        folder = out / "runs"
+        if name in study.rows:
+            run = _trained(name, study.rows[name], setting, seed, folder, device, console)
+        else:
+            run = folder / f"{setting}-{seed}" / file_name(name)
+        stored = score_row(study, name, run, setting, seed, device=device, progress=progress)
+        console.print(f"{name}: stored in {store_row(rows, stored)}", markup=False)
+    command = f"medtrace bench {study.task} --study {study.name} --setting {setting} --row ROW --rows {rows}"
+    text = rows_page(study, stored_rows(rows, study.task, study.name, setting), command)
+    return atomic_write(rows / f"{study.task}_{study.name}.md", text, make_parents=True)
 
 
 def _trained(
     row: str, training: Training, setting: str, seed: int, folder: Path, device: str | None, console: Console
 ) -> Path:
     """The run folder of a row, trained unless it was before."""
-    own = training.by_setting.get(setting)
+    presets, settings = training.arguments(setting, seed)
     return trained_row(
         row,
         training.method,
         folder / f"{setting}-{seed}" / training.run,
-        presets=("tracebench", *training.presets, *(SETTINGS[setting] if own is None else ())),
-        settings={"training.seed": seed, "data.seed": seed, **(own or {}), **training.settings},
+        presets=presets,
+        settings=settings,
         device=device,
         console=console,
     )

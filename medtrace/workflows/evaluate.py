@@ -150,6 +150,11 @@ def _shown(method: Method, cases: Any) -> list[ReportCase]:
         (trace,) = tracer(list_data_collate([case]))
         name = f"{number + 1}: {case['case']}" if "case" in case else f"case {number + 1}"
         shown.append(
-            ReportCase(name, trace, target=case["target"].as_subclass(torch.Tensor), method=type(method).__name__)
+            ReportCase(
+                name,
+                trace,
+                target=case["target"].as_subclass(torch.Tensor),
+                method=method.title or type(method).__name__,
+            )
         )
     return shown

@@ -18,6 +18,8 @@ class MethodTable(NamedTuple):
     text: str
     failures: list[str]
     """A line for each method of another package that cannot be imported."""
+    rows: list[dict[str, str]]
+    """A method's cells by their headings."""
 
 
 def method_table(width: int | None = None) -> MethodTable:
@@ -48,4 +50,4 @@ def method_table(width: int | None = None) -> MethodTable:
         room = None if width is None else max(width - indent, NARROWEST)
         paper = [row[-1]] if room is None else textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
         lines += [(first + paper[0]).rstrip(), *(" " * indent + part for part in paper[1:])]
-    return MethodTable("\n".join(lines), failures)
+    return MethodTable("\n".join(lines), failures, [dict(zip(HEADS, row)) for row in rows[1:]])

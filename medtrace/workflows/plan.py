@@ -22,6 +22,7 @@ from medtrace.guard.memory import GIBIBYTE, available_memory, peak_memory
 from medtrace.methods import method_class, resolve
 from medtrace.methods.presets import DEFAULT, GPU, LITTLE
 from medtrace.methods.settings import TraceBenchData
+from medtrace.storage.places import free_disk
 from medtrace.workflows.planning.facts import DatasetFacts
 from medtrace.workflows.planning.training import TrainingPlan, plan_training, settings_of_dataset
 
@@ -130,6 +131,24 @@ def planned_lines(
         return []  # which `train` refuses
     facts = DatasetFacts.of(dataset)
     return [*facts.lines(), *plan_training(kind, facts, presets, given).reasons]
+
+
+def machine_line(out: str | os.PathLike, device: str | None = None) -> str:
+    """What a long work has on this machine: device, free memory, free disk where its results go.
+
+    Args:
+        out: folder of the results; it may not exist yet.
+        device: as of `train`.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    where = default_device(device)
+    memory = available_memory(where) / GIBIBYTE
+    return (
+        f"on {where}: {memory:.1f} GiB of memory free, {free_disk(out) / GIBIBYTE:.1f} GiB of disk free for {out}; the"
+        " time left is reported as the work goes on"
+    )
 
 
 def propose_method(facts: DatasetFacts) -> tuple[str, str]:

@@ -208,7 +208,15 @@ def register(
         save_figure(overlay_figure(made.trace, pair.target, transferred, title=title), figure)
     if report:
         shown = _in_source_units(pair.target, made)
-        report_beside(made.trace, out, made.method, shown, notes=(TARGET_NOTE,), certificate=verdict_table(result))
+        report_beside(
+            made.trace,
+            out,
+            made.method,
+            shown,
+            notes=(TARGET_NOTE,),
+            certificate=verdict_table(result),
+            registration=True,
+        )
     return result
 
 

@@ -16,6 +16,7 @@ from medtrace.data.masks import check_same_grid, read_labels
 from medtrace.data.reading import is_natural_image, read_image
 from medtrace.io import load_trace
 from medtrace.io.trace_folder import INDEX, reserve_trace
+from medtrace.methods import method_class, method_names
 from medtrace.report.certificate import certificate_of
 from medtrace.report.viewer import ReportCase, write_report
 from medtrace.report.viewer.page import REPORT, check_suffix
@@ -92,9 +93,10 @@ def report(
                 if targets
                 else None,
                 labels=_labels(Path(labels[number]), trace, Path(folder)) if labels else None,
-                method=index.get("method"),
+                method=method_title(index.get("method")),
                 notes=(f"metadata: {json.dumps(metadata)}",) if metadata else (),
                 certificate=certificate_of(folder) or _own_verdict(index),
+                registration=_own_verdict(index) is not None,
             )
         )
     return write_report(cases, out)
@@ -113,10 +115,32 @@ def report_beside(
     target: Tensor | None = None,
     notes: tuple[str, ...] = (),
     certificate: Mapping[str, Any] | None = None,
+    registration: bool = False,
 ) -> Path:
     """Write the page of one trace where `page_of` says; a registration's verdict may take the certificate's place."""
-    case = ReportCase(folder.name, trace, target, method=method, notes=notes, certificate=certificate)
+    case = ReportCase(
+        folder.name,
+        trace,
+        target,
+        method=method_title(method),
+        notes=notes,
+        certificate=certificate,
+        registration=registration,
+    )
     return write_report(case, page_of(folder))
+
+
+def method_title(name: str | None) -> str | None:
+    """What readers call a method: its paper's name, for the name or the class that a trace was saved with.
+
+    Example:
+        >>> method_title("TraceTransMethod"), method_title("tracetrans"), method_title("imported (itk)")
+        ('TraceTrans', 'TraceTrans', 'imported (itk)')
+    """
+    for known in method_names() if name else ():
+        if name == known or str(name).lower() == f"{known.replace('_', '')}method":
+            return method_class(known).title or name
+    return name
 
 
 def check_page(folder: Path, wanted: bool, overwrite: bool) -> None:

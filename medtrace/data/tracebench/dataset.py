@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -67,6 +68,34 @@ _IMAGES = frozenset(
 )
 
 
+_SHARED: dict[str, tuple[str, dict[int, dict[str, Any]]]] | None = None
+"""Split → the origin and the cases of the data set that was opened last."""
+
+
+@contextmanager
+def sharing_cases() -> Iterator[None]:
+    """Let data sets that are opened within, one after the other, keep the cases that they make for each other.
+
+    Trainings that differ in their method or its settings alone make the same cases; within, only the first makes them.
+    Of every split those of the last data set are kept, until other ones take their place, or to the end.
+
+    Example:
+        >>> with sharing_cases():
+        ...     first = TraceBench(spatial_shape=(32, 32), cases=1).generate()
+        ...     second = TraceBench(spatial_shape=(32, 32), cases=2)
+        >>> second[0]["ddf"].equal(first[0]["ddf"])
+        True
+    """
+    global _SHARED
+    before = _SHARED
+    if before is None:
+        _SHARED = {}
+    try:
+        yield
+    finally:
+        _SHARED = before
+
+
 class TraceBench(Dataset):
     """Paired cases whose true correspondence is known by construction.
 
@@ -118,7 +147,7 @@ class TraceBench(Dataset):
         self.progress = progress
         self.keys = None if keys is None else ("case", "subject", *keys)
         self.transform = transform
-        self._cache: dict[int, dict[str, Any]] | None = {} if cache else None
+        self._cache = self._made_cases() if cache else None
 
     def __len__(self) -> int:
         return self.cases
@@ -154,6 +183,17 @@ class TraceBench(Dataset):
         for index in indices:
             self._case(index)
         return self
+
+    def _made_cases(self) -> dict[int, dict[str, Any]]:
+        """What is made of these cases: its own, or that of all data sets of these cases while they share."""
+        if _SHARED is None:
+            return {}
+        origin = repr((self.task, self.spatial_shape, self.seed, self.settings))
+        known, made = _SHARED.get(self.split, ("", {}))
+        if known != origin:
+            made = {}
+            _SHARED[self.split] = origin, made
+        return made
 
     def _case(self, index: int) -> dict[str, Any]:
         if self._cache is not None and index in self._cache:

@@ -8,6 +8,7 @@ from typing import Any
 from medtrace.data import TraceBench
 from medtrace.data.sources import sources
 from medtrace.engines.runs import read_run
+from medtrace.methods.settings import MethodSettings
 
 
 class Cases:
@@ -17,10 +18,12 @@ class Cases:
 
     Args:
         progress: show a bar while cases are made.
+        settings: whose cases are meant, whatever run is named; by default those of the run.
     """
 
-    def __init__(self, progress: bool = False) -> None:
+    def __init__(self, progress: bool = False, settings: MethodSettings | None = None) -> None:
         self.progress = progress
+        self.settings = settings
         self._kept: dict[str, TraceBench] = {}
 
     def __call__(self, run: Path, entry: str = "test") -> TraceBench:
@@ -30,8 +33,8 @@ class Cases:
             TypeError: if there are none of TraceBench.
             ValueError: if the run trains on a data set.
         """
-        record = read_run(run)
-        named = getattr(sources(record.settings), entry, None)
+        settings = read_run(run).settings if self.settings is None else self.settings
+        named = getattr(sources(settings), entry, None)
         made = None if named is None else named()
         if not isinstance(made, TraceBench):
             raise TypeError(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from medtrace.evaluation.bench.drawing import DPI, file_name, show_comparison, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Outcome, Row, Study, Table, Training
-from medtrace.evaluation.classical_registration import simpleitk_registration, simpleitk_tracer
+from medtrace.evaluation.classical_registration import simpleitk_tracer
 from medtrace.evaluation.registration_scores import score_registration
 from medtrace.evaluation.scoring import Tracer, score_cases
 from medtrace.evaluation.tracers import identity
@@ -83,7 +83,9 @@ def scores(row: Row) -> CaseTable:
         return table
     count = min(len(cases), TIMED_CLASSICAL) if row.method is None else len(cases)
     measure(list_data_collate([cases[0]]))  # the first call is slower
-    for index in tqdm(range(count), desc=f"{row.progress} (checks)", disable=row.progress is None, leave=False):
+    for index in tqdm(
+        range(count), desc=f"{row.progress} (checks)", disable=None if row.progress else True, leave=False
+    ):
         table.add(cases[index]["case"], measure(list_data_collate([cases[index]])))
     return table
 
@@ -92,12 +94,12 @@ def _measure_of(row: Row) -> Callable[[Mapping[str, Any]], dict[str, float]] | N
     method = row.method
     if method is not None:
         return lambda batch: checks(method, batch)
-    return _classical_time if row.name == CLASSICAL else None
+    return None if row.tracer in (identity, true_field) else lambda batch: _classical_time(row.tracer, batch)
 
 
-def _classical_time(batch: Mapping[str, Any]) -> dict[str, float]:
+def _classical_time(tracer: Tracer, batch: Mapping[str, Any]) -> dict[str, float]:
     started = time.perf_counter()
-    simpleitk_registration(*(as_tensor(batch[name])[0] for name in ("source", "target", "mask", "source_mask")))
+    tracer(batch)
     return {"time_ms": 1e3 * (time.perf_counter() - started)}
 
 
@@ -173,7 +175,12 @@ def show_metamorphoses(outcome: Outcome) -> None:
         save_figure(metamorphosis_figure(cases, title=row), path, dpi=DPI)
 
 
-def study(name: str, rows: Mapping[str, Training], controls: Mapping[str, Tracer]) -> Study:
+def study(
+    name: str,
+    rows: Mapping[str, Training],
+    controls: Mapping[str, Tracer],
+    optional: Mapping[str, str] | None = None,
+) -> Study:
     """A study of this task."""
     return Study(
         name=name,
@@ -187,6 +194,7 @@ def study(name: str, rows: Mapping[str, Training], controls: Mapping[str, Tracer
         better=BETTER,
         show=(show_traces, show_metamorphoses, show_comparison, show_training),
         shown_cases=3,
+        optional=optional or {},
     )
 
 

@@ -13,9 +13,10 @@ from monai.data import list_data_collate
 from torch import Tensor
 
 from medtrace import metrics
+from medtrace.evaluation.bench.adversarial import adversarial_rows
 from medtrace.evaluation.bench.drawing import DPI, file_name, made, show_places, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Outcome, Row, Study, Table, Training, two_domain
-from medtrace.evaluation.scoring import fidelity, score_cases
+from medtrace.evaluation.scoring import Tracer, fidelity, score_cases
 from medtrace.evaluation.tracers import identity, registrar_of
 from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.io import save_trace
@@ -202,6 +203,7 @@ def study(
     name: str,
     rows: Mapping[tuple[str, str], Training],
     *show: Callable[[Outcome], None],
+    controls: Mapping[str, Tracer] | None = None,
 ) -> Study:
     """A study of this task, of rows by their place in the paper's table."""
     names = {place: ", ".join(part for part in place if part) for place in rows}
@@ -209,7 +211,7 @@ def study(
         name=name,
         task="misaligned",
         rows={names[place]: method for place, method in rows.items()},
-        controls={"identity (T1)": identity},
+        controls=controls or {"identity (T1)": identity},
         scores=scores,
         totals=totals,
         columns=COLUMNS,
@@ -241,5 +243,9 @@ MISALIGNED = (
     study(
         "unpaired",
         {("", name): training("0", "cyclegan", mode, unpaired=True) for name, mode in RIVALS.items()},
+    ),
+    study(
+        "adversarial",
+        {("", row): one for row, one in adversarial_rows(lambda method: training("table1", method, "C")).items()},
     ),
 )

@@ -8,9 +8,11 @@ from monai.data import list_data_collate
 from tqdm import tqdm
 
 from medtrace import metrics
+from medtrace.evaluation.bench.adversarial import adversarial_rows
 from medtrace.evaluation.bench.drawing import show_comparison, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Row, Study, Table, Training, two_domain
-from medtrace.evaluation.scoring import RANGE, score_cases
+from medtrace.evaluation.edges import RANGE, edge_dice, healthy_region
+from medtrace.evaluation.scoring import score_cases
 from medtrace.evaluation.tracers import identity, oracle
 from medtrace.fields import warp
 from medtrace.metrics import CaseTable
@@ -24,7 +26,12 @@ COLUMNS = {
     "epe_deformed_mm": "EPE deformed (mm)",
     "epe_mm": "EPE grid (mm)",
     "edge_ssim": "edge SSIM",
+    "edge_ssim_no_field": "edge SSIM, no field",
     "edge_dice": "edge Dice",
+    "edge_dice_no_field": "edge Dice, no field",
+    "edge_dice_deformed": "edge Dice deformed",
+    "edge_dice_deformed_no_field": "edge Dice deformed, no field",
+    "edge_dice_deformed_true_field": "edge Dice deformed, true field",
     "non_diffeomorphic_fraction": "folded fraction",
 }
 INDEPENDENT_COLUMNS = {
@@ -36,7 +43,9 @@ SHARES = {"share_of_zero_field_epe": "EPE / zero field", "share_of_identity_mae"
 COSTS = {"parameters_million": "generator (M)", "training_seconds": "training (s)"}
 BETTER: dict[str, Better] = {
     **dict.fromkeys(("mae", "epe_deformed_mm", "epe_mm", "non_diffeomorphic_fraction"), "min"),
-    **dict.fromkeys(("psnr", "ssim", "nmi", "edge_ssim", "edge_dice", *INDEPENDENT_COLUMNS), "max"),
+    **dict.fromkeys(
+        ("psnr", "ssim", "nmi", "edge_ssim", "edge_dice", "edge_dice_deformed", *INDEPENDENT_COLUMNS), "max"
+    ),
 }
 PRINTED = {
     "mae": "MAE",
@@ -44,7 +53,8 @@ PRINTED = {
     "epe_deformed_mm": "EPE mm",
     "share_of_zero_field_epe": "EPE/zero",
     "share_of_identity_mae": "MAE/ident.",
-    "edge_dice": "edges",
+    "edge_dice_deformed": "edges",
+    "edge_dice_deformed_no_field": "no field",
     "training_seconds": "train s",
 }
 CONTROLS = {"identity (zero field)": identity, "oracle field": oracle}
@@ -52,6 +62,7 @@ CONTROLS = {"identity (zero field)": identity, "oracle field": oracle}
 
 TRACETRANS = Training("tracetrans")  # as its preset tracebench has it: α 0.5, γ 0.25
 PIX2PIX = Training("pix2pix", {"alpha": 1.0})
+COMPOSED = Training("composed", {}, "tracetrans_composed")
 NO_CROSS = Training("gamma-0", {"gamma": 0.0})
 
 
@@ -79,24 +90,28 @@ def scores(row: Row) -> CaseTable:
 def scores_with_independent_registration(row: Row) -> CaseTable:
     """Also SSIM and edges of the source warped by an independent registration against the prediction.
 
-    Measured where tissue moved, for trained rows; at α = 1 the model's own field is untrained (TraceTrans, Table 5).
+    Measured where tissue moved and no pathology is near, for trained rows; at α = 1 the model's own field is untrained
+    (TraceTrans, Table 5).
     """
     table = scores(row)
     if row.method is None:
         return table
     description = f"{row.progress} (independent)"
-    for case in tqdm(row.cases(row.run), desc=description, disable=row.progress is None, leave=False):
+    for case in tqdm(row.cases(row.run), desc=description, disable=None if row.progress else True, leave=False):
         (trace,) = row.tracer(list_data_collate([case]))
         source, image = trace.source[None], trace.image[None]
         warped = warp(source, independent_registration(source, image))
+        healthy = healthy_region(case)
         region = metrics.deformed_region(case["ddf"][None])
-        edge_dice = metrics.edge_dice(warped, image, region, data_range=RANGE, threshold="otsu")
+        region = region if healthy is None else region & healthy
+        if not region.any():
+            continue
         table.add(
             case["case"],
             {
                 "independent_ssim": float(metrics.structural_similarity(warped, image, region, data_range=RANGE)),
                 "independent_edge_ssim": float(metrics.edge_ssim(warped, image, region, data_range=RANGE)),
-                "independent_edge_dice": float(edge_dice),
+                "independent_edge_dice": float(edge_dice(warped, image, region)),
             },
         )
     return table
@@ -129,7 +144,7 @@ def study(name: str, rows: Mapping[str, Training], *, independent: bool = False)
 
 
 POSTOP = (
-    study("rivals", {"Pix2Pix": PIX2PIX, "TraceTrans": TRACETRANS}),
+    study("rivals", {"Pix2Pix": PIX2PIX, "TraceTrans": TRACETRANS, "TraceTrans composed": COMPOSED}),
     study(
         "alpha",
         {
@@ -172,6 +187,7 @@ POSTOP = (
             "RegGAN": translator("cyclegan", "NC+R"),
         },
     ),
+    study("adversarial", adversarial_rows(lambda method: translator(method, "C"))),
     study(
         "diffusion",
         {

@@ -58,7 +58,7 @@ def compare_rows(
     cases = Cases(progress)
     shown = _shown(study, runs, cases)
     tables, traces, costs = {}, {}, {}
-    for row in _rows(study, runs, cases, device, progress):
+    for row in _rows(study, runs, cases, device, console):
         with parameters_run_through(row.method) as count:
             traces[row.name] = list(row.tracer(shown))
         if row.method is not None:
@@ -108,10 +108,14 @@ def _shown(study: Study, runs: Mapping[str, Path], cases: Cases) -> Any:
     return list_data_collate([test[index] for index in range(min(study.shown_cases, len(test)))])
 
 
-def _rows(study: Study, runs: Mapping[str, Path], cases: Cases, device: str | None, progress: bool) -> Iterator[Row]:
+def _rows(study: Study, runs: Mapping[str, Path], cases: Cases, device: str | None, console: Console) -> Iterator[Row]:
     """The controls and then the trained rows, one network in memory at a time."""
+    progress = not console.quiet
     first = next(iter(runs.values()))
     for name, tracer in study.controls.items():
+        if missing := study.missing(name):
+            console.print(missing, markup=False)
+            continue
         yield Row(name, tracer, first, cases, progress=name if progress else None)
     for name, run in runs.items():
         method = load_method(run, device, study.rows[name].sampling)

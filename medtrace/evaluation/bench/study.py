@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,12 @@ class Training:
     presets: tuple[str, ...] = ()
     by_setting: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def arguments(self, setting: str, seed: int) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Presets and settings of the method in a bench setting; the seed is of data and training."""
+        own = self.by_setting.get(setting)
+        presets = ("tracebench", *self.presets, *(SETTINGS[setting] if own is None else ()))
+        return presets, {"training.seed": seed, "data.seed": seed, **(own or {}), **self.settings}
 
 
 def two_domain(backbone: str, mode: str) -> tuple[str, dict[str, Any]]:
@@ -114,6 +121,7 @@ class Study:
         task: of TraceBench; what the rows train on.
         rows: the trainings to compare, in the table's order.
         controls: what needs no training and stands above them.
+        optional: control → module of the optional package that it needs; without it the control is left out.
         scores: the values of every case of a row.
         totals: numbers over all cases that are not mean of a column: from the tables of all rows to
             name → row → number.
@@ -138,9 +146,17 @@ class Study:
     better: Mapping[str, Better]
     totals: Callable[[Mapping[str, CaseTable]], Table] = no_totals
     places: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
     show_row: tuple[Callable[[Row, Path], None], ...] = ()
     show: tuple[Callable[[Outcome], None], ...] = ()
     shown_cases: int = 4
+
+    def missing(self, name: str) -> str:
+        """Why a control cannot be run, in words; empty where it can."""
+        module = self.optional.get(name)
+        if module is None or find_spec(module) is not None:
+            return ""
+        return f"{name}: left out, as the optional package {module!r} is not installed"
 
     @property
     def folder(self) -> Path:

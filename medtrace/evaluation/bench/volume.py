@@ -75,7 +75,7 @@ def volume(
     case = TraceBench("metamorphic", (size,) * 3, cases=1, seed=seed, split="test")[0]
     rows: dict[str, dict[str, Any]] = {}
     traces: dict[str, Trace] = {}
-    with Progress(console=console, disable=not progress) as bar:
+    with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
         for name, trace, seconds in _traces(case, steps, place, bar):
             rows[name] = {**score_registration(trace, case), "seconds": seconds, "peak_gib": peak_memory(place)}
             traces[name] = trace

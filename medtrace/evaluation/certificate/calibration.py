@@ -138,7 +138,7 @@ def assess_run(
     method = load_method(run, "cpu")
     data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
     assessments = []
-    for index in tqdm(range(cases), disable=not progress, unit="case"):
+    for index in tqdm(range(cases), disable=None if progress else True, unit="case"):
         case = data[index]
         truth, trace = true_trace(case), traced(method.trace, case)
         registers = not method.translates

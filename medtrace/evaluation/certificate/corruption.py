@@ -50,7 +50,7 @@ def exchangeable_cases(
     """
     if cases < 2:
         raise ValueError(f"cases: expected at least 2, so that images can be exchanged, received {cases}")
-    with tqdm(total=len(tasks) * cases, disable=not progress, unit="case") as bar:
+    with tqdm(total=len(tasks) * cases, disable=None if progress else True, unit="case") as bar:
         for task in tasks:
             data = TraceBench(task, spatial_shape, cases=cases, seed=seed, split=split)
             for index in range(cases):

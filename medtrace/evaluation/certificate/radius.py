@@ -183,7 +183,7 @@ def calibrate_radius(
 
     def subjects(split: str, count: int) -> Iterator[Tensor]:
         data = TraceBench(task, spatial_shape, cases=count, seed=seed, split=split, cache=False)
-        for index in tqdm(range(count), desc=split, disable=not progress, unit="subject"):
+        for index in tqdm(range(count), desc=split, disable=None if progress else True, unit="subject"):
             yield errors(data[index])
 
     scores = torch.tensor([subject_score(e, fraction, generator) for e in subjects("validation", calibration)])

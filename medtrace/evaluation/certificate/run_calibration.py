@@ -86,7 +86,7 @@ def question_run(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fields of broken runs have no good inverse
         others = {} if not method.translates else _other_runs(method, seed)
-        for index in tqdm(range(cases), disable=not progress, unit="case"):
+        for index in tqdm(range(cases), disable=None if progress else True, unit="case"):
             case, other = data[index], data[(index + 1) % cases]
             if not method.translates:
                 result += _registration(method, case, limits, seed + index)

@@ -13,8 +13,9 @@ from medtrace import metrics
 from medtrace.data.dataset import load_dataset, load_domain, read_index
 from medtrace.evaluation.bench.metamorphic import register_seconds
 from medtrace.evaluation.bench.misaligned import translation
+from medtrace.evaluation.edges import RANGE
 from medtrace.evaluation.registration_scores import score_pair
-from medtrace.evaluation.scoring import RANGE, Tracer, score_cases
+from medtrace.evaluation.scoring import Tracer, score_cases
 from medtrace.evaluation.segmenter import SegmenterSettings, classes_of, segmenter_in
 from medtrace.evaluation.traceability import SEGMENTER, feature_network_of, score_traceability
 from medtrace.evaluation.tracers import identity, registrar_of, tracer_of

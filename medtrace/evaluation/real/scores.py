@@ -7,7 +7,8 @@ from typing import Any
 
 from medtrace import metrics
 from medtrace.data.preparation.rules import Preparation, target_units
-from medtrace.evaluation.scoring import RANGE, Scores
+from medtrace.evaluation.edges import RANGE
+from medtrace.evaluation.scoring import Scores
 from medtrace.metrics.paired import bootstrap_interval
 from medtrace.trace import Trace
 from medtrace.trace.validation import as_tensor

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_choice, check_positive
 from medtrace.methods.base import Method
-from medtrace.methods.common.diffusion_settings import DiffusionSettings, SamplingSettings
+from medtrace.methods.common.diffusion_settings import DiffusionSettings, SamplingSettings, TimedUNetSettings
 from medtrace.networks.diffusion_sampling import SAMPLERS
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
 from medtrace.networks.noise_estimator import NoiseEstimator
@@ -172,17 +172,26 @@ def in_range(image: Tensor) -> Tensor:
 
 def estimator_of(settings: DiffusionSettings, channels: int, condition_channels: int) -> NoiseEstimator:
     """The noise estimator that settings describe, of images of so many channels."""
+    own = settings.estimator
+    return timed_unet_of(settings.spatial_dims, own, channels, condition_channels, prediction=own.prediction)
+
+
+def timed_unet_of(
+    spatial_dims: int, settings: TimedUNetSettings, channels: int, condition_channels: int, **more: Any
+) -> NoiseEstimator:
+    """The U-Net told a level or a time that settings describe."""
     return NoiseEstimator(
-        settings.spatial_dims,
+        spatial_dims,
         channels,
         condition_channels=condition_channels,
-        channels=settings.estimator.channels,
-        residual_blocks=settings.estimator.residual_blocks,
-        attention_levels=settings.estimator.attention_levels,
-        head_channels=settings.estimator.head_channels,
-        norm_groups=settings.estimator.norm_groups,
-        dropout=settings.estimator.dropout,
-        prediction=settings.estimator.prediction,
+        channels=settings.channels,
+        residual_blocks=settings.residual_blocks,
+        attention_levels=settings.attention_levels,
+        head_channels=settings.head_channels,
+        norm_groups=settings.norm_groups,
+        dropout=settings.dropout,
+        wavelet=settings.wavelet,
+        **more,
     )
 
 

@@ -29,8 +29,8 @@ class ScheduleSettings(Settings):
     last_beta: Positive = 1e-2
 
 
-class EstimatorSettings(Settings):
-    """The noise estimator, see `networks.NoiseEstimator`."""
+class TimedUNetSettings(Settings):
+    """A U-Net that is told a level or a time, see `networks.NoiseEstimator`."""
 
     channels: Channels = (64, 128, 256, 512)
     residual_blocks: Count = 2
@@ -38,6 +38,13 @@ class EstimatorSettings(Settings):
     head_channels: Count = 32
     norm_groups: Count = 32
     dropout: Fraction = 0.2
+    wavelet: bool = False
+    """Run it on Haar bands, on half of the grid, as volumes may need."""
+
+
+class EstimatorSettings(TimedUNetSettings):
+    """The noise estimator, see `networks.NoiseEstimator`."""
+
     prediction: Literal["noise", "velocity"] = "noise"
     """What the network gives: the noise, which is the paper's, or the velocity, which keeps errors bounded at high
     noise."""

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medtrace.checks import check_choice, check_range, check_same_grid
+from medtrace.checks import check_choice
 from medtrace.fields import warp
 from medtrace.losses import adversarial, adversarial_discriminator, structural_dissimilarity, velocity_smoothness
 from medtrace.losses.adversarial import ADVERSARIAL_LOSSES
-from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.base import Abilities, Batch, Phase
 from medtrace.methods.common.image_pool import ImagePool
 from medtrace.methods.common.structure import structure_term
+from medtrace.methods.common.translator import ImageTranslator, check_weights
 from medtrace.methods.common.two_domain_settings import TwoDomainSettings
 from medtrace.networks.backbone import Code, Domain, TranslationBackbone, other
 from medtrace.networks.backbones import translation_backbone
 from medtrace.networks.registration_unet import RegistrationUNet
-from medtrace.trace.prediction import Prediction, zero_field
-from medtrace.trace.validation import as_tensor
+from medtrace.trace.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _several() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-class TwoDomainMethod(Method):
+class TwoDomainMethod(ImageTranslator):
     """Train a two-domain translator in any of RegGAN's modes, and trace images and pairs with it.
 
     The modes are what is added to the adversarial term: C is `cycle`, C+R `cycle` and `correction`, NC nothing, NC+R
@@ -195,10 +195,6 @@ class TwoDomainMethod(Method):
             pool_size=settings.pool_size,
         )
 
-    def io_network(self) -> nn.Module:
-        """The backbone itself: a source in, its translation out."""
-        return self.networks
-
     def __init__(
         self,
         networks: TranslationBackbone,
@@ -236,9 +232,7 @@ class TwoDomainMethod(Method):
             **self._structure(pairing, correction),
             **self._internal(internal_weights, cycled=cycle is not None),
         }
-        for name, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f"{name}: expected a weight of at least 0, received {weight!r}")
+        check_weights(weights)
         decoders = ("networks.encoders", "networks.decoders")
         self.phases = (
             Phase("generator", (*decoders, "correction.network") if correction else decoders, weights),
@@ -349,29 +343,9 @@ class TwoDomainMethod(Method):
                 )
         return terms
 
-    @staticmethod
-    def _images(batch: Batch) -> dict[Domain, Tensor]:
-        images: dict[Domain, Tensor] = {"source": as_tensor(batch["source"]), "target": as_tensor(batch["target"])}
-        for name, image in images.items():
-            check_range(name, image, -1, 1)
-        check_same_grid("source", images["source"], "target", images["target"])
-        return images
-
     def _seen(self, assessed: Tensor, images: Mapping[Domain, Tensor], domain: Domain) -> Tensor:
         """What the discriminator sees: the image, for a conditional backbone beside the one it was made from."""
         return torch.cat([images[other(domain)], assessed], dim=1) if self.networks.conditional else assessed
-
-    def predict(self, batch: Batch) -> Prediction:
-        """Translate each source. The translation is on the source's grid, so the field is zero by design."""
-        source = as_tensor(batch["source"])
-        check_range("source", source, -1, 1)
-        image = self._translated(source)
-        return Prediction(image, zero_field(image), zero_field(image))
-
-    def _translated(self, source: Tensor) -> Tensor:
-        if self.inferer is None:
-            return self.networks(source)
-        return self.inferer(source, lambda patch: (self.networks(patch),), self.networks.stride)[0]
 
     def register(
         self, moving: Tensor, fixed: Tensor, mask: Tensor | None = None, source_mask: Tensor | None = None

@@ -18,5 +18,5 @@ class MUNITMethod(TwoDomainMethod):
     paper = "Huang et al., Multimodal Unsupervised Image-to-Image Translation (2018)"
     settings_type = MUNITSettings
     abilities = Abilities(
-        tasks=("translate",), spatial_dims=(2,), paired=False, patches=True, channels="any", moves=False
+        tasks=("translate",), spatial_dims=(2, 3), paired=False, patches=True, channels="any", moves=False
     )

@@ -18,5 +18,5 @@ class NICEGANMethod(TwoDomainMethod):
     paper = "Chen et al., Reusing Discriminators for Encoding (2020)"
     settings_type = NICEGANSettings
     abilities = Abilities(
-        tasks=("translate",), spatial_dims=(2,), paired=False, patches=True, channels="any", moves=False
+        tasks=("translate",), spatial_dims=(2, 3), paired=False, patches=True, channels="any", moves=False
     )

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medtrace.checks import check_range, check_same_shape
 from medtrace.losses import structural_dissimilarity
-from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.base import Abilities, Batch, Phase
 from medtrace.methods.common.structure import RESIDUAL, STRUCTURE, residual_term, structure_term
+from medtrace.methods.common.translator import ImageTranslator
 from medtrace.methods.unet.settings import UNetSettings
 from medtrace.networks.blocks.intensity_table import curve_of
 from medtrace.networks.regression_unet import RegressionUNet
-from medtrace.trace.prediction import Prediction, zero_field
 from medtrace.trace.validation import as_tensor
 
 
-class UNetMethod(Method):
+class UNetMethod(ImageTranslator):
     """Train a `RegressionUNet` by the mean absolute error to the target.
 
     The one phase, "regression", has the term `l1`, mean |G(x) − y|, of weight 1 and, where asked for, `structure`,
@@ -79,17 +79,3 @@ class UNetMethod(Method):
         if curve is not None and RESIDUAL in phase.weights:
             terms[RESIDUAL] = F.l1_loss(image, curve(source).tanh())
         return terms
-
-    def io_network(self) -> nn.Module:
-        """The network itself."""
-        return self.networks
-
-    def predict(self, batch: Batch) -> Prediction:
-        """Translate each source of the batch; the field is zero by design."""
-        source = as_tensor(batch["source"])
-        check_range("source", source, -1, 1)
-        if self.inferer is None:
-            image = self.networks(source)
-        else:
-            image = self.inferer(source, lambda patch: (self.networks(patch),), self.networks.stride)[0]
-        return Prediction(image, zero_field(image), zero_field(image))

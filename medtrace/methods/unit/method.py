@@ -18,5 +18,5 @@ class UNITMethod(TwoDomainMethod):
     paper = "Liu et al., Unsupervised Image-to-Image Translation Networks (2017)"
     settings_type = UNITSettings
     abilities = Abilities(
-        tasks=("translate",), spatial_dims=(2,), paired=False, patches=True, channels="any", moves=False
+        tasks=("translate",), spatial_dims=(2, 3), paired=False, patches=True, channels="any", moves=False
     )

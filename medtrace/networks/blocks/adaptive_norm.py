@@ -1,9 +1,10 @@
-"""Adaptive instance normalization: features whose mean and spread come from elsewhere (2D)."""
+"""Adaptive instance normalization: features whose mean and spread come from elsewhere."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,22 +29,24 @@ class AdaptiveResidualBlock(nn.Module):
 
     Args:
         channels: of the features.
+        spatial_dims: 2 or 3.
     """
 
     SCALES_AND_SHIFTS = 4
     """What the block needs per channel: scale and shift of its first, then of its second normalization."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         # The normalization would remove a bias.
-        self.first = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+        kind = Conv[Conv.CONV, spatial_dims]
+        self.first = kind(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+        self.second = kind(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
 
     def forward(self, features: Tensor, affine: Tensor) -> Tensor:
         """Return features of the shape of `features`.
 
         Args:
-            features: (B, channels, H, W).
+            features: (B, channels, *spatial).
             affine: (B, 4, channels), the scale and shift of the first normalization, then of the second.
         """
         scale, shift, second_scale, second_shift = affine.unbind(1)

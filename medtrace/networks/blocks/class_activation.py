@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import torch
+from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
@@ -27,31 +28,33 @@ class ClassActivationAttention(nn.Module):
     Args:
         channels: of the features.
         negative_slope: of the leaky ReLU at the end.
+        spatial_dims: 2 or 3.
 
     Raises:
         ValueError: if there are no channels.
     """
 
-    def __init__(self, channels: int, negative_slope: float = 0.2) -> None:
+    def __init__(self, channels: int, negative_slope: float = 0.2, spatial_dims: int = 2) -> None:
         super().__init__()
         check_positive("channels", channels)
         self.negative_slope = negative_slope
         self.classifier = spectral_norm(nn.Linear(2 * channels, 1, bias=False))
-        self.mixing = nn.Conv2d(2 * channels, channels, kernel_size=1)
+        self.mixing = Conv[Conv.CONV, spatial_dims](2 * channels, channels, kernel_size=1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend to features (B, channels, H, W).
+        """Attend to features (B, channels, *spatial).
 
         Returns:
-            The attended features (B, channels, H, W), and the classifier's raw logits (B, 1, 1, 1).
+            The attended features (B, channels, *spatial), and the classifier's raw logits (B, 1, 1, ...).
         """
         weight = cast(Tensor, self.classifier.weight)
-        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+        each = (1, -1, *[1] * (features.ndim - 2))
+        pooled = torch.cat([features.flatten(2).mean(2), features.flatten(2).amax(2)], dim=1)
         logits = F.linear(pooled, weight)
-        weighted = torch.cat([features, features], dim=1) * weight[:, :, None, None]
+        weighted = torch.cat([features, features], dim=1) * weight.view(each)
         attended = F.leaky_relu(features + self.gamma * self.mixing(weighted), self.negative_slope)
-        return attended, logits[:, :, None, None]
+        return attended, logits.view(-1, 1, *each[2:])
 
     if TYPE_CHECKING:
         __call__ = forward

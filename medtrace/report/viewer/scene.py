@@ -14,12 +14,14 @@ from torch import Tensor
 from medtrace.checks import check_same_shape
 from medtrace.fields import folded_voxels, jacobian_determinant, voxel_to_mm
 from medtrace.guard.memory import check_memory
-from medtrace.report.certificate import certificate_html
+from medtrace.report.certificate import certificate_html, certificate_words
 from medtrace.report.view import PlaneName, view_of
+from medtrace.report.viewer.framing import box_of, is_photograph, start_of, tissue_of
 from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels, pack_mask
 from medtrace.trace import Trace
 from medtrace.trace.contrast import unit_label
 from medtrace.trace.geometry import layers
+from medtrace.trace.tissue import find_background
 
 CURVE_POINTS = 2048
 """Places at which the change of contrast is stored, where it depends on the warped source alone."""
@@ -42,6 +44,7 @@ class ReportCase:
         method: what made the trace.
         notes: sentences shown with the case.
         certificate: as `read_certificate` or `Certificate.as_dict` gives it; its provenance is left out of the page.
+        registration: whether the image is the source brought to `target`, and no translation.
     """
 
     name: str
@@ -51,6 +54,7 @@ class ReportCase:
     method: str | None = None
     notes: tuple[str, ...] = field(default=())
     certificate: Mapping[str, Any] | None = None
+    registration: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.trace, Trace):
@@ -85,14 +89,20 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
     arrays = dict(_arrays(case))
     if bool(folds.any()):
         arrays["folds"] = pack_mask(folds)
+    photograph = is_photograph(trace)
+    tissue = None if photograph else tissue_of(trace)
+    if tissue is not None:
+        arrays["tissue"] = pack_mask(tissue)
     description: dict[str, Any] = {
         "name": case.name,
         "method": case.method,
         "notes": list(case.notes),
         "certificate": None if case.certificate is None else _certificate(case.name, case.certificate),
         "spatialDims": trace.spatial_dims,
-        "source": _grid(trace.source_affine, trace.source.shape),
-        "target": _grid(trace.affine, trace.image.shape),
+        "registration": case.registration,
+        "photograph": photograph,
+        "source": _grid(trace.source_affine, trace.source.shape, None if photograph else _source_tissue(trace)),
+        "target": _grid(trace.affine, trace.image.shape, tissue),
         "windows": {"source": _window(trace.source), "image": _window(trace.image)},
         "channelWindows": {
             "source": [_window(channel) for channel in trace.source],
@@ -103,7 +113,7 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
         "sameUnit": trace.same_unit,
         "appearance": {"kind": "none"},
         "folds": int(np.count_nonzero(folds.cpu().numpy())),
-        "start": _start(trace),
+        "start": start_of(trace),
     }
     if trace.appearance is not None:
         description["appearance"] = _appearance(trace, trace.appearance)
@@ -137,12 +147,22 @@ def _certificate(name: str, certificate: Mapping[str, Any]) -> dict[str, Any]:
         "title": title,
         "verdict": certificate["verdict"],
         "stale": stale,
+        "words": certificate_words(shown),
         "html": certificate_html(shown, style=False),
     }
 
 
-def _grid(affine: Tensor, shape: torch.Size) -> dict[str, Any]:
-    """Size, affine (row by row) and planes of a grid; a 2D image is one slice."""
+def _source_tissue(trace: Trace) -> Tensor | None:
+    """Where the source departs from its background, on its own grid."""
+    background = find_background(trace.source[0])
+    if background is None:
+        return None
+    inside = (trace.source[:1] < background.low) | (trace.source[:1] > background.high)
+    return inside if bool(inside.any()) else None
+
+
+def _grid(affine: Tensor, shape: torch.Size, inside: Tensor | None) -> dict[str, Any]:
+    """Size, affine (row by row), planes and shown box of a grid; a 2D image is one slice."""
     spatial = tuple(shape[1:])
     names = _PLANES if len(spatial) == 3 else _PLANES[:1]
     planes = {}
@@ -160,6 +180,7 @@ def _grid(affine: Tensor, shape: torch.Size) -> dict[str, Any]:
         "channels": shape[0],
         "shape": [*spatial, 1][:3],
         "affine": affine.double().reshape(-1).tolist(),
+        "box": box_of(inside, spatial),
         "planes": planes,
     }
 
@@ -206,20 +227,6 @@ def _ranges(case: ReportCase) -> dict[str, float]:
 def _far(values: Tensor) -> float:
     """The 99.8 percentile of the absolute values."""
     return float(np.percentile(values.abs().numpy(), 99.8))
-
-
-def _start(trace: Trace) -> list[float]:
-    """The target's voxel under the crosshair when the page opens: the middle of what moves, or of the grid."""
-    best, place = 0.0, [(size - 1) / 2 for size in trace.image.shape[1:]]
-    lowest = trace.image.min()
-    for part in layers(trace.image.shape[1:]):
-        length = torch.linalg.vector_norm(trace.ddf[:, part].double(), dim=0)
-        weight = length * (trace.image[:, part] - lowest).mean(0).double()
-        if float(weight.max()) > best:
-            best = float(weight.max())
-            first, *others = torch.unravel_index(weight.argmax(), weight.shape)
-            place = [float(first) + part.start, *map(float, others)]
-    return [*place, 0.0][:3]
 
 
 def _appearance(trace: Trace, explained: Tensor) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torch.utils.data import Subset
 from medtrace.data.dataset import load_dataset, read_index
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.evaluation.cheap_rows import CURVE, IDENTITY, RIDGE, cheap_rows
+from medtrace.evaluation.edges import NO_FIELD as OF_NO_FIELD
 from medtrace.evaluation.paired_rows import Comparisons, compare_rows, write_comparison
-from medtrace.evaluation.scoring import Scores, Tracer, as_channels, correspondence, score_cases
+from medtrace.evaluation.scoring import Scores, Tracer, score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
 from medtrace.evaluation.verdicts import ABOUT, JUDGED, comparison_table, verdicts
 from medtrace.guard.notices import notify
@@ -32,7 +33,6 @@ CHEAP = (IDENTITY, CURVE, RIDGE)
 
 NO_FIELD = "no field"
 """The control of edge columns: a run's image beside its source, as if nothing had moved."""
-_HIDDEN = "no_field_"
 MOST_CASES = 500
 """Training cases that rows without a network learn from; of more, so many at regular steps."""
 
@@ -104,23 +104,12 @@ def _holds(folder: Path, entries: Any) -> bool:
     )
 
 
-def with_no_field(scores: Scores) -> Scores:
-    """Scores of a run's cases, and hidden among them those of its image beside the source as it lay (`no_field_of`)."""
-
-    def both(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
-        image = trace.image[None]
-        edges = correspondence(as_channels(trace.source[None].to(image), image.shape[1]), image)
-        return {**scores(trace, case), **{f"{_HIDDEN}{name}": float(value) for name, value in edges.items()}}
-
-    return both
-
-
 def no_field_of(table: CaseTable) -> CaseTable:
-    """Take the row "no field" out of a run's table."""
+    """Take the row "no field" out of a run's table, in which it is columns."""
     result = CaseTable(table.case_column)
     for case, values in table.rows.items():
-        hidden = {name: values.pop(name) for name in list(values) if name.startswith(_HIDDEN)}
-        result.add(case, {name.removeprefix(_HIDDEN): value for name, value in hidden.items()})
+        control = {name: values.pop(name) for name in list(values) if name.endswith(OF_NO_FIELD)}
+        result.add(case, {name.removesuffix(OF_NO_FIELD): value for name, value in control.items()})
     return result
 
 
@@ -162,9 +151,10 @@ def score_rows(
     for row, run in runs.items():
         moves = run.method.abilities.moves
         with taking_patches(run.method, run.inferer):
-            result[row] = scored(row, tracer_of(run.method), with_no_field(scores) if moves else scores)
+            result[row] = scored(row, tracer_of(run.method), scores)
+        control = no_field_of(result[row])
         if moves:
-            result[no_field_name(row, runs)] = no_field_of(result[row])
+            result[no_field_name(row, runs)] = control
     for row, tracer in beside.items():
         result[row] = scored(row, tracer, without_edges(scores))
     return result

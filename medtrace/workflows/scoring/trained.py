@@ -54,8 +54,18 @@ def trained_row(
         with locked(run):  # which a training at work has
             remove_content(run)  # of a training that did not finish
     console.print(f"{row}: {'continuing its training' if begun else 'training'}")
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), _processor_seconds()
     train(method, dataset, run, presets=presets, settings=settings, resume=begun, device=device)
     seconds = round(time.perf_counter() - started, 1)
-    write_json(run / DONE, {"seconds": seconds, "commit": commit(), "medtrace": medtrace.__version__})
+    spent = round(_processor_seconds() - spent, 1)
+    write_json(
+        run / DONE,
+        {"seconds": seconds, "processor_seconds": spent, "commit": commit(), "medtrace": medtrace.__version__},
+    )
     return run
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it started and that ended."""
+    now = os.times()
+    return now.user + now.system + now.children_user + now.children_system

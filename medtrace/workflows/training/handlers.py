@@ -14,6 +14,7 @@ from medtrace.data.dataset import read_index
 from medtrace.data.population import SCANS
 from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import PREPARATION, RunRecord, save_weights
+from medtrace.evaluation.edges import PATHOLOGY, healthy_region
 from medtrace.evaluation.scoring import score
 from medtrace.io import save_trace
 from medtrace.methods.settings import MethodSettings, TraceBenchData
@@ -52,7 +53,8 @@ class CaseScores:
             raise ValueError("batch: expected a 'target' to score against, received none; evaluate on pairs")
         for item, (name, trace) in enumerate(_named_traces(engine)):
             truth = batch["ddf"][item] if "ddf" in batch else None
-            self.table.add(name, score(trace.to("cpu"), batch["target"][item], truth))
+            healthy = healthy_region({name: batch[name][item] for name in PATHOLOGY if name in batch})
+            self.table.add(name, score(trace.to("cpu"), batch["target"][item], truth, healthy))
 
     def _finish(self, engine: Engine) -> None:
         self.table.write_csv(self.folder / "cases.csv")

@@ -31,6 +31,7 @@ from medtrace.engines.assembly import (
     build_trainer,
     leads,
 )
+from medtrace.engines.runs import default_device
 from medtrace.guard.shortage import MemoryShortageError, first_that_fits, halves
 from medtrace.methods import Method, MethodSettings
 from medtrace.methods.settings import PreparedData, TraceBenchData
@@ -248,4 +249,4 @@ def fitting_words(fitting: Mapping[str, Any]) -> str:
 def _device(device: str | torch.device | None, grouped: bool) -> torch.device:
     if grouped and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return default_device(device)

@@ -4,7 +4,7 @@ import { fromBase64 } from "./decode.js";
 
 /** Colors that color-blind readers tell apart (Okabe and Ito). */
 export const SERIES = ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00"];
-export const LINES = { cross: "#F0E442", path: "#E69F00", grid: "#F0B429", arrow: "#56B4E9", mask: "#D55E00" };
+export const LINES = { cross: "#F0E442", path: "#E69F00", grid: "#F0B429", arrow: "#56B4E9", mask: "#D55E00", ruler: "#ffffff" };
 
 export class ColorMap {
   constructor(text) {

@@ -3,14 +3,16 @@
 import { byId, element } from "./elements.js";
 import { drawWindows } from "./windows.js";
 import { exactness, readings } from "./readout.js";
+import { buildTour, drawLegend } from "./tour.js";
+import { sentence } from "./words.js";
 import { MAPS, ticksOf } from "./slices.js";
-import { COLOR } from "./viewer.js";
+import { COLOR, THREE } from "./viewer.js";
 
 const LAYERS = {
   grid: "grid", arrows: "arrows", folds: "folds", mask: "mask", labels: "labels", regions: "regions", path: "path",
-  cross: "crosshair",
+  cross: "crosshair", scale: "scale bar", tissue: "map on tissue only",
 };
-const TOOLS = { point: "point", box: "box", freehand: "freehand" };
+const TOOLS = { point: "point", ruler: "ruler", box: "box", freehand: "freehand" };
 const COMPARISONS = { off: "off", swipe: "swipe", blink: "blink" };
 const PLAY_SECONDS = 3;
 
@@ -42,6 +44,8 @@ export function buildControls(viewer) {
   byId("folds").addEventListener("click", () => nextFold(viewer));
   byId("theme").addEventListener("click", switchTheme);
   viewer.addEventListener("case", () => caseControls(viewer));
+  addEventListener("beforeprint", () => viewer.model && viewer.draw());
+  buildTour();
   showTheme();
 }
 
@@ -70,7 +74,9 @@ function caseControls(viewer) {
   byId("planes").querySelectorAll("button").forEach((button) => button.remove());
   const names = Object.keys(model.planes);
   byId("planes").hidden = names.length < 2;
-  buttons("planes", Object.fromEntries(names.map((name) => [name, name])), (planeName) => viewer.set({ planeName }));
+  const titles = { ...Object.fromEntries(names.map((name) => [name, name])), [THREE]: "all three" };
+  buttons("planes", titles, (planeName) => viewer.set({ planeName, alone: null }));
+  nameTools(model);
   document.querySelector(".depth").hidden = !model.is3d;
   const rivals = { warped: "warped source", source: "source" };
   if (model.has("truth")) rivals.truth = "target";
@@ -83,11 +89,27 @@ function caseControls(viewer) {
   folds.textContent = `⚠ ${description.folds} folded ${description.folds === 1 ? "voxel" : "voxels"}`;
   folds.title = "Go to the next fold";
   for (const [name, present] of Object.entries({
-    folds: description.folds > 0, mask: model.has("mask"), labels: model.has("labels"),
+    folds: description.folds > 0, mask: model.has("mask"), labels: model.has("labels"), tissue: model.has("tissue"),
   })) byId(`show-${name}`).parentElement.hidden = !present;
   showVerdict(description.certificate);
   byId("exactness").replaceChildren(...exactness(model).map((line) => element("li", { textContent: line })));
   drawWindows(viewer);
+}
+
+/** Pictures are called what they are: a registration's are not a translation's. */
+function nameTools({ description }) {
+  const { registration } = description;
+  const titles = {
+    source: registration ? "Moving image" : "Source", warped: registration ? "Moving, deformed" : "Warped source",
+    image: registration ? "Moving, registered" : "Translation", truth: registration ? "Target (fixed image)" : "Target",
+  };
+  for (const [name, title] of Object.entries(titles)) {
+    for (const figure of document.querySelectorAll(`[data-pane="${name}"], [data-three^="${name} "]`)) {
+      const plane = figure.dataset.three ? `, ${figure.dataset.three.split(" ")[1]}` : "";
+      figure.querySelector("b").textContent = title + plane;
+      figure.querySelector("canvas").setAttribute("aria-label", title + plane);
+    }
+  }
 }
 
 /** Which channel is seen, where there are several. */
@@ -106,10 +128,11 @@ function showVerdict(certificate) {
   const button = byId("verdict");
   button.hidden = !certificate;
   if (!certificate) return;
-  const { title, verdict, stale, html } = certificate;
+  const { title, verdict, stale, html, words } = certificate;
   button.textContent = `${MARKS[verdict]} ${title}: ${verdict}${stale ? " (of other files)" : ""}`;
   button.className = `status ${stale ? "SKIPPED" : verdict}`;
   byId("certificate").innerHTML = html; // written and escaped with the page
+  byId("certificate-words").replaceChildren(...words.map((line) => element("p", { textContent: line })));
 }
 
 export function showCertificate() {
@@ -145,8 +168,11 @@ export function sync(viewer) {
   byId("layer").value = state.layer;
   byId("channel").value = state.channel;
   for (const name of Object.keys(LAYERS)) byId(`show-${name}`).checked = state.show[name];
-  for (const pane of Object.values(viewer.panes)) syncSlider(viewer, pane);
+  for (const pane of viewer.shown) syncSlider(viewer, pane);
   syncBar(viewer, model.description.ranges[state.layer]);
+  drawLegend(viewer);
+  const told = sentence(viewer);
+  if (byId("sentence").textContent !== told) byId("sentence").textContent = told;
   showReadings(byId("readout").tBodies[0], readings(viewer));
 }
 
@@ -170,19 +196,22 @@ function press(id, value) {
 }
 
 function syncSlider(viewer, pane) {
-  const { model, state } = viewer;
-  const plane = model.planes[state.planeName][pane.side];
+  const { model } = viewer;
+  const planeName = viewer.planeNameOf(pane);
+  const plane = model.planes[planeName][pane.side];
   pane.slider.hidden = !model.is3d;
   pane.slider.max = plane.slices - 1;
-  pane.slider.value = viewer.sliceOf(pane.side);
-  pane.label.textContent = model.is3d ? `slice ${viewer.sliceOf(pane.side) + 1} of ${plane.slices}` : "";
+  pane.slider.value = viewer.sliceOf(pane.side, planeName);
+  pane.label.textContent = model.is3d ? `slice ${viewer.sliceOf(pane.side, planeName) + 1} of ${plane.slices}` : "";
 }
 
 function syncBar(viewer, range) {
   const { layer } = viewer.state;
   const bar = document.querySelector(".bar");
+  bar.hidden = layer === "none";
+  if (bar.hidden) return;
   bar.querySelector("i").style.background = viewer.maps[MAPS[layer].colors].css();
-  const { unit } = MAPS[layer];
+  const unit = MAPS[layer].unit && viewer.model.description.photograph ? "px" : MAPS[layer].unit;
   ticksOf(layer, range).forEach((tick, k) => {
     bar.querySelectorAll("span")[k].textContent = unit && k === 2 ? `${tick} ${unit}` : tick;
   });

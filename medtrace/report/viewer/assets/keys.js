@@ -6,15 +6,18 @@ import { stepSlice } from "./pointer.js";
 
 const SHOWN = { x: "cross", l: "path", g: "grid", v: "arrows", f: "folds", m: "mask", k: "labels", o: "regions" };
 const MAP_KEYS = { d: "displacement", j: "jacobian", a: "appearance", r: "residual", e: "error" };
-const PLANE_KEYS = { 1: "axial", 2: "coronal", 3: "sagittal" };
+const PLANE_KEYS = { 1: "axial", 2: "coronal", 3: "sagittal", 4: "three" };
 
 const HELP = [
   ["Point", "Hover over a pane: the others show the corresponding point, the line its path. A click holds it."],
   ["Esc", "let go of the point, or leave drawing"],
   ["← → ↑ ↓", "move the point by one voxel"],
   ["wheel, Page Up / Down", "slices of a volume (the wheel zooms a 2D trace)"],
-  ["Ctrl + wheel, + − 0", "zoom in, out, whole image; drag with Shift to move"],
-  ["1 2 3", "axial, coronal, sagittal"],
+  ["Ctrl + wheel, pinch, + − 0", "zoom in, out, back; a drag moves what is zoomed"],
+  ["finger", "a drag up or down leafs through a volume's slices; two fingers zoom"],
+  ["1 2 3 4", "axial, coronal, sagittal, all three"],
+  ["double click, Enter", "one picture alone, or all again"],
+  ["I", "ruler: drag from one point to another"],
   ["space", "play the flow"],
   ["B S W", "blink, swipe; W changes what is compared with"],
   ["D J A R E", "map: displacement, Jacobian, appearance change, residual, error"],
@@ -42,6 +45,11 @@ export function listenKeys(viewer) {
     if (!viewer.model || document.querySelector("dialog[open]")) return;
     if (event.target.matches("input") && event.key.startsWith("Arrow")) return;
     if (event.target.matches("button, input") && event.key === " ") return;
+    if (event.key === "Enter") {
+      const pane = viewer.shown.find(({ canvas }) => canvas === event.target);
+      if (pane) viewer.set({ alone: viewer.state.alone === pane.key ? null : pane.key });
+      return;
+    }
     if (press(viewer, event.key.length === 1 ? event.key.toLowerCase() : event.key)) event.preventDefault();
   });
 }
@@ -52,7 +60,7 @@ function press(viewer, key) {
   else if (MAP_KEYS[key]) {
     if (viewer.layers().includes(MAP_KEYS[key])) viewer.set({ layer: MAP_KEYS[key] });
   } else if (PLANE_KEYS[key]) {
-    if (viewer.model.planes[PLANE_KEYS[key]]) viewer.set({ planeName: PLANE_KEYS[key] });
+    if (viewer.hasPlane(PLANE_KEYS[key])) viewer.set({ planeName: PLANE_KEYS[key], alone: null });
   } else if (key.startsWith("Arrow")) movePoint(viewer, key);
   else if (ACTIONS[key]) ACTIONS[key](viewer, state);
   else return false;
@@ -60,7 +68,7 @@ function press(viewer, key) {
 }
 
 const ACTIONS = {
-  Escape: (viewer) => viewer.set({ pinned: false, tool: "point", draft: null }),
+  Escape: (viewer) => viewer.set({ pinned: false, tool: "point", draft: null, ruler: null, alone: null }),
   PageUp: (viewer) => stepSlice(viewer, primaryPane(viewer), 1),
   PageDown: (viewer) => stepSlice(viewer, primaryPane(viewer), -1),
   "+": (viewer) => viewer.zoom(1.25),
@@ -73,6 +81,7 @@ const ACTIONS = {
   w: (viewer, { rival }) => viewer.set({ rival: after([...byId("rival").options].map((option) => option.value), rival, 1) }),
   n: (viewer) => changeCase(viewer, 1),
   p: (viewer) => changeCase(viewer, -1),
+  i: (viewer) => viewer.set({ tool: "ruler" }),
   q: (viewer) => viewer.set({ tool: "box" }),
   h: (viewer) => viewer.set({ tool: "freehand" }),
   t: () => switchTheme(),
@@ -90,7 +99,11 @@ function changeCase(viewer, step) {
   if (count > 1) viewer.select((viewer.number + step + count) % count);
 }
 
+/** The pane that has the focus, or else the one whose side was pointed at. */
 function primaryPane(viewer) {
+  const focused = viewer.shown.find((pane) => pane.canvas === document.activeElement);
+  if (focused) return focused;
+  if (viewer.shown[0].planeName) return viewer.shown[0];
   return viewer.state.point.side === "source" ? viewer.panes.source : viewer.panes.image;
 }
 

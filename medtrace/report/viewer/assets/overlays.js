@@ -93,12 +93,20 @@ export function drawArrows(pane, model) {
   for (let v = spacing >> 1; v < plane.height; v += spacing) {
     for (let u = spacing >> 1; u < plane.width; u += spacing) {
       const voxel = plane.toVoxel(u, v, index);
+      if (!onTissue(model, pane.side, voxel)) continue;
       field.at(...voxel, moved);
       const other = voxel.map((value, k) => value + moved[k]);
       const [tail, head] = pane.side === "source" ? [voxel, other] : [other, voxel];
       drawArrow(context, pane.voxelToScreen(tail), pane.voxelToScreen(head));
     }
   }
+}
+
+/** Whether a voxel has tissue; everything has until the page knows. */
+function onTissue(model, side, voxel) {
+  if (!model.tissue) return true;
+  const at = side === "source" ? model.correspondence.locate(voxel) : voxel;
+  return model.tissue.nearest(...at) > 0.5;
 }
 
 function drawArrow(context, [x0, y0], [x1, y1]) {
@@ -215,22 +223,6 @@ function outlineOf(pane, model, region, planeName) {
   if (model.is3d) return null;
   const outline = pane.keep(`region ${region.id} carried`, "", () => carriedOutline(model, region));
   return outline.map((voxel) => pane.voxelToScreen(voxel));
-}
-
-/** Body directions at the left and the top. */
-export function drawLetters(pane) {
-  const { context, plane } = pane;
-  const [width, height] = pane.size;
-  context.font = "600 12px system-ui, sans-serif";
-  context.fillStyle = "white";
-  context.strokeStyle = "rgba(0,0,0,0.8)";
-  context.lineWidth = 3;
-  context.textBaseline = "middle";
-  for (const [text, x, y] of [[plane.letters[0], 10, height / 2], [plane.letters[2], width / 2, 10]]) {
-    context.textAlign = "center";
-    context.strokeText(text, x, y);
-    context.fillText(text, x, y);
-  }
 }
 
 /** A region while it is being drawn. */

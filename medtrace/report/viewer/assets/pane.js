@@ -3,15 +3,17 @@
 export class Pane {
   /**
    * element: a figure with a canvas; side: source or target; shared: {bitmaps, kept}, Maps of what the panes of one
-   * side, which show one slice, have made.
+   * side, which show one slice, have made; planeName: the plane it always shows, or null for the chosen one.
    */
-  constructor(element, name, side, shared) {
+  constructor(element, name, side, shared, planeName = null) {
+    this.planeName = planeName;
     this.element = element;
     this.canvas = element.querySelector("canvas");
     this.context = this.canvas.getContext("2d");
     this.slider = element.querySelector(".slices");
     this.label = element.querySelector(".slice-number");
     this.name = name;
+    this.key = planeName ? `${name} ${planeName}` : name;
     this.side = side;
     Object.assign(this, shared);
   }
@@ -23,7 +25,7 @@ export class Pane {
     return this.kept.get(name).value;
   }
 
-  /** Fit the plane into the canvas; `center` is a page point that stays in the middle when zoomed in. */
+  /** Fit the plane's box into the canvas; `center` is a page point for the middle, or null for the box's. */
   layout(plane, index, zoom, center) {
     const ratio = window.devicePixelRatio || 1;
     const width = this.canvas.clientWidth, height = this.canvas.clientHeight;
@@ -32,15 +34,18 @@ export class Pane {
       this.canvas.height = Math.round(height * ratio);
     }
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const wide = plane.width * plane.pixelWidth, high = plane.height * plane.pixelHeight;
-    const scale = Math.min(width / wide, height / high) * zoom;
+    const { box } = plane;
+    const wide = (box.right - box.left + 1) * plane.pixelWidth, high = (box.bottom - box.top + 1) * plane.pixelHeight;
+    const scale = Math.max(1e-6, Math.min(width / wide, height / high)) * zoom;
+    const middle = center ?? [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
     this.plane = plane;
     this.index = index;
     this.size = [width, height];
     this.step = [plane.pixelWidth * scale, plane.pixelHeight * scale];
+    this.center = middle;
     this.shift = [
-      placeShift(width, plane.width * this.step[0], (center[0] + 0.5) * this.step[0]),
-      placeShift(height, plane.height * this.step[1], (center[1] + 0.5) * this.step[1]),
+      placeShift(width, plane.width * this.step[0], (middle[0] + 0.5) * this.step[0]),
+      placeShift(height, plane.height * this.step[1], (middle[1] + 0.5) * this.step[1]),
     ];
   }
 
@@ -107,8 +112,8 @@ export class Pane {
   }
 }
 
-/** In the middle when it fits, else so that the center is in the middle and no edge is left bare. */
+/** So that the center is in the middle, and the picture whole where it fits, or no edge bare where it does not. */
 function placeShift(room, size, center) {
-  if (size <= room) return (room - size) / 2;
-  return Math.min(0, Math.max(room - size, room / 2 - center));
+  const spare = room - size;
+  return Math.min(Math.max(0, spare), Math.max(Math.min(0, spare), room / 2 - center));
 }

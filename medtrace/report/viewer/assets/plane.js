@@ -12,7 +12,17 @@ export class Plane {
     this.pixelWidth = spacing(this.horizontal);
     this.pixelHeight = spacing(this.vertical);
     this.sliceThickness = spacing(this.normal);
+    this.box = this.boxOf(grid.box ?? grid.shape.map((size) => [0, size - 1]));
     this.pixelArea = crossLength(column(grid.affine, this.horizontal), column(grid.affine, this.vertical));
+  }
+
+  /** The pixels that are shown first, from the first and the last voxel along every axis. */
+  boxOf(box) {
+    const [low, high] = [0, 1].map((end) => this.toPage(box.map((range) => range[end])));
+    return {
+      left: Math.min(low[0], high[0]), right: Math.max(low[0], high[0]),
+      top: Math.min(low[1], high[1]), bottom: Math.max(low[1], high[1]),
+    };
   }
 
   /** Pixel (across, down) of a voxel; whole numbers are pixel centers. */

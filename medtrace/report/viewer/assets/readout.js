@@ -10,6 +10,7 @@ const point = (values, digits) => values.map((value) => text(value, digits)).joi
 /** Rows of the table: [key, heading, value]. */
 export function readings(viewer) {
   const { model, state } = viewer;
+  const { photograph } = model.description;
   const { units, sameUnit } = model.description;
   const { source, target, side } = state.point;
   const c = model.correspondence;
@@ -20,11 +21,11 @@ export function readings(viewer) {
   const account = accountAt(model, target, channel);
   const dims = model.is3d ? 3 : 2;
   const rows = [
-    ["source-mm", "source (RAS mm)", point(sourceMm, 2)],
+    ...(photograph ? [] : [["source-mm", "source (RAS mm)", point(sourceMm, 2)]]),
     ["source-voxel", "source voxel", point(source.slice(0, dims), 1)],
-    ["target-mm", "translation (RAS mm)", point(targetMm, 2)],
+    ...(photograph ? [] : [["target-mm", "translation (RAS mm)", point(targetMm, 2)]]),
     ["target-voxel", "translation voxel", point(target.slice(0, dims), 1)],
-    ["moved-mm", "moved by (mm)", `${text(length(difference(targetMm, sourceMm)))} (${point(difference(targetMm, sourceMm), 1)})`],
+    ["moved-mm", photograph ? "moved by (px)" : "moved by (mm)", `${text(length(difference(targetMm, sourceMm)))} (${point(difference(targetMm, sourceMm), 1)})`],
     ["path", "path", model.pathKind()],
     ["before", `intensity before${unit(units.source)}`, intensities(model.source, source)],
     ["after", `intensity after${unit(units.image)}`, intensities(model.image, target)],
@@ -39,7 +40,7 @@ export function readings(viewer) {
   }
   if (model.truth) rows.push(["error", "error (target − image)", amount(model.truth.linear(...target, channel) - account.after, model.image)]);
   rows.push(["jacobian", `local ${model.is3d ? "volume" : "area"} source / translation`, text(c.ddf.jacobian(...target.map(Math.round)), 3)]);
-  rows.push(["round-trip", "there and back misses (mm)", text(length(back))]);
+  rows.push(["round-trip", `inverse-consistency error (${photograph ? "px" : "mm"})`, text(length(back))]);
   return rows;
 }
 

@@ -7,6 +7,7 @@ const LARGE_SLICE = 128 * 128;
 
 /** Maps that the reader may choose: their heading, unit, colors and the value of "nothing". */
 export const MAPS = {
+  none: { title: "no map", unit: "", colors: "amount" },
   displacement: { title: "displacement", unit: "mm", colors: "amount" },
   jacobian: { title: "Jacobian", unit: "", colors: "change" },
   appearance: { title: "appearance change", unit: "", colors: "change" },

@@ -3,11 +3,15 @@
 import { ColorMap, shade } from "./colors.js";
 import { Model } from "./model.js";
 import { Pane } from "./pane.js";
+import { arrange } from "./arranging.js";
+import * as marks from "./marks.js";
 import * as overlays from "./overlays.js";
 import { apply } from "./affine.js";
 import { MAPS, frameSlice, imageSlice, mapSlice, morphSlice, placeOf } from "./slices.js";
 
-const PANES = { source: "source", warped: "target", image: "target", map: "target" };
+const PANES = { source: "source", warped: "target", image: "target", truth: "target", map: "target" };
+export const THREE = "three";
+const ZOOMS = [0.4, 24];
 const BLINK_MS = 650;
 export const COLOR = "color";
 
@@ -15,9 +19,9 @@ export function startingState() {
   return {
     planeName: "axial", point: null, pinned: false, time: 1, playing: false, morph: false, zoom: 1, anchor: null,
     layer: "displacement", opacity: 0.65, compare: "off", rival: "warped", swipe: 0.5, blink: false,
-    tool: "point", depth: 3, draft: null,
+    tool: "point", depth: 3, draft: null, ruler: null, alone: null,
     windows: null, linkedWindows: true, channel: COLOR,
-    show: { cross: true, path: true, grid: false, arrows: false, folds: true, mask: true, labels: true, regions: true },
+    show: { cross: true, path: true, grid: false, arrows: false, folds: true, mask: true, labels: true, regions: true, scale: true, tissue: true },
   };
 }
 
@@ -34,6 +38,11 @@ export class Viewer extends EventTarget {
     for (const [name, side] of Object.entries(PANES)) {
       this.panes[name] = new Pane(root.querySelector(`[data-pane=${name}]`), name, side, shared[side]);
     }
+    for (const element of root.querySelectorAll("[data-three]")) {
+      const [name, planeName] = element.dataset.three.split(" ");
+      const own = { bitmaps: new Map(), kept: new Map() };
+      this.panes[element.dataset.three] = new Pane(element, name, PANES[name], own, planeName);
+    }
     new ResizeObserver(() => this.update()).observe(root.querySelector(".panes"));
     setInterval(() => this.tick(), BLINK_MS);
   }
@@ -47,8 +56,8 @@ export class Viewer extends EventTarget {
     this.model = model;
     const { description } = model;
     Object.assign(this.state, {
-      planeName: model.planes[this.state.planeName] ? this.state.planeName : "axial",
-      point: model.pair("target", description.start), pinned: false, zoom: 1, anchor: null, draft: null,
+      planeName: this.hasPlane(this.state.planeName, model) ? this.state.planeName : "axial",
+      point: model.pair("target", description.start), pinned: false, zoom: 1, anchor: null, draft: null, ruler: null, alone: null,
       channel: this.hasColor(model) || model.channels < 2 ? COLOR : 0,
     });
     this.resetWindows();
@@ -100,7 +109,7 @@ export class Viewer extends EventTarget {
 
   layers() {
     const { model } = this;
-    const known = ["displacement", "jacobian"];
+    const known = ["none", "displacement", "jacobian"];
     if (model.description.appearance.kind !== "none") known.push("appearance", "residual");
     if (model.has("truth")) known.push("error");
     return known;
@@ -126,10 +135,46 @@ export class Viewer extends EventTarget {
     this.update();
   }
 
+  hasPlane(name, model = this.model) {
+    return name === THREE ? model.is3d : Boolean(model.planes[name]);
+  }
+
+  /** Zoom about the crosshair; a factor of 0 shows what was shown first. */
   zoom(factor) {
-    const zoom = Math.min(16, Math.max(1, this.state.zoom * factor));
+    if (factor === 0) {
+      this.set({ zoom: 1, anchor: null });
+      return;
+    }
     const { source, target } = this.state.point;
-    this.set({ zoom, anchor: zoom === 1 ? null : { source: [...source], target: [...target] } });
+    this.set({ zoom: limited(this.state.zoom * factor), anchor: { source: [...source], target: [...target] } });
+  }
+
+  /** Zoom about a page point of a pane, which stays where it is on the screen. */
+  zoomAt(pane, [u, v], factor) {
+    const zoom = limited(this.state.zoom * factor);
+    const part = 1 - this.state.zoom / zoom;
+    this.centerOn(pane, pane.center.map((value, k) => value + part * ([u, v][k] - value)), zoom);
+  }
+
+  /** Put a page point of a pane into its middle, and the corresponding one into that of the others. */
+  centerOn(pane, [u, v], zoom = this.state.zoom) {
+    const { source, target } = this.model.pair(pane.side, pane.plane.toVoxel(u, v, pane.index));
+    this.set({ zoom, anchor: { source, target } });
+  }
+
+  /** The panes that are seen. */
+  get shown() {
+    const { state, model } = this;
+    const three = state.planeName === THREE;
+    const seen = Object.values(this.panes).filter((pane) => (
+      three ? pane.planeName : !pane.planeName && (pane.name !== "truth" || model.has("truth"))
+    ));
+    const alone = seen.filter((pane) => pane.key === state.alone);
+    return alone.length ? alone : seen;
+  }
+
+  planeNameOf(pane) {
+    return pane.planeName ?? this.state.planeName;
   }
 
   /** Draw at the next frame, once. */
@@ -149,42 +194,54 @@ export class Viewer extends EventTarget {
     this.update();
   }
 
-  sliceOf(side) {
-    return this.model.planes[this.state.planeName][side].slice(this.state.point[side]);
+  sliceOf(side, planeName = this.state.planeName) {
+    const name = planeName === THREE ? "axial" : planeName;
+    return this.model.planes[name][side].slice(this.state.point[side]);
   }
 
   draw() {
     const { state, model } = this;
-    for (const pane of Object.values(this.panes)) {
-      const plane = model.planes[state.planeName][pane.side];
-      const center = plane.toPage(state.anchor ? state.anchor[pane.side] : state.point[pane.side]);
+    const { shown } = this;
+    arrange(this, shown);
+    for (const pane of shown) {
+      const plane = model.planes[this.planeNameOf(pane)][pane.side];
+      const center = state.anchor ? plane.toPage(state.anchor[pane.side]) : null;
       pane.layout(plane, plane.slice(state.point[pane.side]), state.zoom, center);
       pane.clear();
     }
-    this.drawImages();
+    for (const pane of shown) this.drawImages(pane);
     const path = model.correspondence.path(state.point.target);
-    for (const pane of Object.values(this.panes)) this.drawOver(pane, path);
+    for (const pane of shown) this.drawOver(pane, path);
   }
 
   /** A slice in gray (or color), kept until its key changes. */
   gray(pane, layer, name, volume, window, make) {
     const { state } = this;
     const channels = this.channelsOf(volume);
-    const key = [this.number, state.planeName, pane.index, name, ...window, ...channels].join(" ");
+    const key = [this.number, this.planeNameOf(pane), pane.index, name, ...window, ...channels].join(" ");
     pane.image(layer, key, (rgba) => shade(make(channels), channels.length, window, rgba), state.zoom < 4);
   }
 
-  drawImages() {
-    const { source, warped, image, map } = this.panes;
+  drawImages(pane) {
     const { windows } = this.state;
-    const model = this.model;
-    const values = (channels) => imageSlice(model.source, source.plane, source.index, channels);
-    this.gray(source, "source", "source", model.source, windows.source, values);
-    this.drawFrame(warped);
-    this.drawImage(image);
-    this.drawComparison(image);
-    this.drawImage(map);
-    this.drawMap(map);
+    const { source } = this.model;
+    if (pane.name === "source") {
+      const values = (channels) => imageSlice(source, pane.plane, pane.index, channels);
+      this.gray(pane, "source", "source", source, windows.source, values);
+    } else if (pane.name === "warped") this.drawFrame(pane);
+    else if (pane.name === "truth") this.drawTruth(pane);
+    else {
+      this.drawImage(pane);
+      if (pane.name === "map") this.drawMap(pane);
+      else this.drawComparison(pane);
+    }
+  }
+
+  drawTruth(pane) {
+    const { state, model } = this;
+    if (!model.truth) return;
+    const values = (channels) => imageSlice(model.truth, pane.plane, pane.index, channels);
+    this.gray(pane, "rival", "truth", model.truth, state.windows.image, values);
   }
 
   drawFrame(pane) {
@@ -205,8 +262,7 @@ export class Viewer extends EventTarget {
   drawRival(pane) {
     const { state, model } = this;
     if (state.rival === "truth" && model.truth) {
-      const values = (channels) => imageSlice(model.truth, pane.plane, pane.index, channels);
-      this.gray(pane, "rival", "truth", model.truth, state.windows.image, values);
+      this.drawTruth(pane);
       return;
     }
     const time = state.rival === "source" ? 0 : 1;
@@ -233,14 +289,18 @@ export class Viewer extends EventTarget {
 
   drawMap(pane) {
     const { state, model } = this;
-    if (!this.mapReady()) return;
+    if (!this.mapReady() || state.layer === "none") return;
     const range = model.description.ranges[state.layer];
     const colors = this.maps[MAPS[state.layer].colors];
     const channel = this.mapChannel;
-    const key = [this.number, state.planeName, pane.index, state.layer, channel].join(" ");
+    const tissue = state.show.tissue ? model.tissue : null;
+    const key = [this.number, this.planeNameOf(pane), pane.index, state.layer, channel, Boolean(tissue)].join(" ");
     pane.context.globalAlpha = state.opacity;
     pane.image("map", key, (rgba) => {
-      mapSlice(model, state.layer, pane.plane, pane.index, channel).forEach((value, pixel) => {
+      const { plane, index } = pane;
+      const inside = tissue?.slice(plane, index, 0, new Float32Array(plane.width * plane.height));
+      mapSlice(model, state.layer, plane, index, channel).forEach((value, pixel) => {
+        if (inside && inside[pixel] <= 0.5) return;
         colors.mix(placeOf(state.layer, value, range), 1, rgba, pixel);
         rgba[4 * pixel + 3] = 255;
       });
@@ -266,12 +326,26 @@ export class Viewer extends EventTarget {
     if (time === 1 && show.mask && model.mask) overlays.drawMask(pane, model);
     if (time === 1 && show.labels && model.labels) overlays.drawLabels(pane, model);
     if (time === 1 && show.regions) {
-      for (const region of this.caseRegions) overlays.drawRegion(pane, model, region, state.planeName);
+      for (const region of this.caseRegions) overlays.drawRegion(pane, model, region, this.planeNameOf(pane));
     }
     if (show.folds && model.folds && onTarget && pane.name !== "image") overlays.drawFolds(pane, model.folds);
     if (state.draft && state.draft.pane === pane) overlays.drawDraft(pane, state.draft.polygon);
     if (show.cross) this.drawPoint(pane, path, time);
-    overlays.drawLetters(pane);
+    if (state.ruler && state.ruler.side === pane.side && state.ruler.planeName === this.planeNameOf(pane)) {
+      if (state.ruler.index === pane.index) marks.drawRuler(pane, model, state.ruler);
+    }
+    const { photograph } = model.description;
+    marks.drawLetters(pane, photograph);
+    if (show.scale) marks.drawScale(pane, photograph);
+    if (["image", "map"].includes(pane.name)) marks.drawNotice(pane, this.notice());
+  }
+
+  /** What the computed pictures are, written on them. */
+  notice() {
+    const { registration, method, units } = this.model.description;
+    const unit = units.image ? ` · ${units.image}` : "";
+    const kind = registration ? "Computed" : "Synthetic";
+    return [`${kind}${method ? ` · ${method}` : ""}${unit}`, "Not for clinical use"];
   }
 
   drawPoint(pane, path, time) {
@@ -287,6 +361,10 @@ export class Viewer extends EventTarget {
     const place = time < 1 ? model.correspondence.onFrame(path, time) : point.target;
     overlays.drawCross(pane, place, state.pinned);
   }
+}
+
+function limited(zoom) {
+  return Math.min(ZOOMS[1], Math.max(ZOOMS[0], zoom));
 }
 
 /** Whether one window suits both images. */

@@ -1,0 +1,228 @@
+"""Output of a command: result lines, notes, a log file, or one JSON object for scripts."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medtrace import __version__
+
+_LOGGER = "medtrace.cli"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_BAR = "%|"
+"""What a bar of tqdm holds."""
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only: no bars, no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show what the libraries report.")]
+LogFile = Annotated[
+    Path | None, typer.Option("--log-file", help="Also append every line, with its time, to this file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the results, for scripts.")]
+COMMON: Mapping[str, tuple[Any, Any]] = {
+    "quiet": (Quiet, False),
+    "verbose": (Verbose, False),
+    "log_file": (LogFile, None),
+    "json_": (Json, False),
+}
+"""Options that every command has: name → (type, default)."""
+
+
+@dataclass
+class Output:
+    """Where the lines of a command go.
+
+    Attributes:
+        command: its name.
+        quiet: leave out bars and notes.
+        verbose: show what libraries report.
+        log_file: gets every line as well.
+        json: print one object at the end, and no result lines.
+    """
+
+    command: str = ""
+    quiet: bool = False
+    verbose: bool = False
+    log_file: Path | None = None
+    json: bool = False
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+_current = Output()
+
+
+def tell(line: Any = "") -> None:
+    """Print a line of the result."""
+    _current.lines.append(str(line))
+    _log(logging.INFO, str(line))
+    if not _current.json:
+        typer.echo(line)
+
+
+def note(line: str, *, error: bool = False) -> None:
+    """Print a line beside the result, on stderr; `--quiet` keeps those of errors only."""
+    if error:
+        _current.error = line.removeprefix("medtrace: ").removeprefix("error: ")
+    else:
+        _current.notes.append(line.removeprefix("medtrace: "))
+    if error or not _current.quiet:
+        typer.echo(line, err=True)
+
+
+def give(values: Mapping[str, Any]) -> None:
+    """Add to the object that `--json` prints."""
+    _current.result.update(values)
+
+
+def bars() -> bool:
+    """Whether bars are shown: on a terminal, and not with `--quiet`. Files and pipes get none."""
+    return sys.stderr.isatty() and not _current.quiet
+
+
+def is_quiet() -> bool:
+    """Whether results and errors alone are shown."""
+    return _current.quiet
+
+
+def is_verbose() -> bool:
+    """Whether what libraries report is shown."""
+    return _current.verbose
+
+
+def _log(level: int, line: str) -> None:
+    if _current.log_file is not None:
+        logging.getLogger(_LOGGER).log(level, line)
+
+
+@contextmanager
+def output_of(command: str, quiet: bool, verbose: bool, log_file: Path | None, json_: bool) -> Iterator[None]:
+    """Send the lines of a command where its options say; a log file without its folder ends the command with 1."""
+    global _current
+    earlier, _current = _current, Output(command, quiet, verbose, log_file, json_)
+    started = time.monotonic()
+    try:
+        with _logging_to(log_file, verbose), _lines_of_stderr(quiet, log_file is not None):
+            _log(logging.INFO, f"medtrace {__version__}: {' '.join(sys.argv[1:]) or command}")
+            code = 0
+            try:
+                yield
+            except typer.Exit as end:
+                code = end.exit_code
+                raise
+            finally:
+                if json_:
+                    typer.echo(_as_json(code, time.monotonic() - started))
+    finally:
+        _current = earlier
+
+
+def _as_json(code: int, seconds: float) -> str:
+    told = {
+        "medtrace": __version__,
+        "command": _current.command,
+        "exit_code": code,
+        "seconds": round(seconds, 3),
+        "error": _current.error,
+        "notes": _current.notes,
+        "lines": _current.lines,
+        "result": _current.result,
+    }
+    return json.dumps(_finite(told), default=str, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that are not finite as null: JSON has none."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return value
+
+
+@contextmanager
+def _logging_to(path: Path | None, verbose: bool) -> Iterator[None]:
+    """Let a file have the lines of commands and loggers, and with `verbose` stderr those of loggers."""
+    if path is None and not verbose:
+        yield
+        return
+    root = logging.getLogger()
+    handlers: list[logging.Handler] = []
+    if path is not None:
+        from medtrace.storage.logs import LineLog
+
+        if not path.parent.is_dir():
+            typer.echo(
+                f"medtrace: error: --log-file: {path.parent}: no such folder; make it, or name another", err=True
+            )
+            raise typer.Exit(1)
+        handlers.append(LineLog(path))
+    if verbose:
+        shown = logging.StreamHandler(sys.stderr)
+        shown.addFilter(lambda record: record.name != _LOGGER)
+        shown.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        handlers.append(shown)
+    level = root.level
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+class _Lines(io.TextIOBase):
+    """Standard error whose whole lines a log file has too, without the bars; quiet, it passes errors on alone."""
+
+    def __init__(self, stream: Any, quiet: bool) -> None:
+        self.stream = stream
+        self.quiet = quiet
+        self.part = ""
+
+    def write(self, text: str) -> int:
+        """Pass text on, and log the lines that it completes."""
+        *whole, self.part = (self.part + text).split("\n")
+        for line in whole:
+            shown = _ESCAPES.sub("", line).rpartition("\r")[2].rstrip()
+            if shown and _BAR not in shown:
+                _log(logging.INFO, shown)
+            if self.quiet and shown.startswith("medtrace: "):
+                self.stream.write(shown + "\n")
+        if not self.quiet:
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Likewise of what waits."""
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether a reader watches; nobody watches what is quiet."""
+        return not self.quiet and self.stream.isatty()
+
+
+@contextmanager
+def _lines_of_stderr(quiet: bool, logged: bool) -> Iterator[None]:
+    if not quiet and not logged:
+        yield
+        return
+    with redirect_stderr(_Lines(sys.stderr, quiet)):
+        yield

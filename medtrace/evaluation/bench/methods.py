@@ -1,0 +1,117 @@
+"""Studies that have every method: one line a method, on each task where it applies, at 64 pixels.
+
+`medtrace bench TASK --study methods --row METHOD --rows FOLDER` trains, scores and stores one row. A new method adds a
+line to `ENTRIES` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from medtrace.evaluation.bench import domain, metamorphic, misaligned, postop
+from medtrace.evaluation.bench.rivals import OPTIONAL, RIVALS
+from medtrace.evaluation.bench.study import Study, Training
+from medtrace.evaluation.tracers import identity
+from medtrace.methods.registry import method_class
+from medtrace.trace import Trace
+from medtrace.trace.prediction import Prediction, traces_of, zero_field
+from medtrace.trace.validation import as_tensor
+
+TRANSLATION = ("postop", "misaligned", "domain")
+NAME = "methods"
+
+
+class Entry(NamedTuple):
+    """A method's row.
+
+    Attributes:
+        method: its name.
+        epochs: of 64 steps of 8 cases (of `metamorphic`: 32), so that a training takes less than six minutes of one
+            core.
+        tasks: where it applies.
+        settings: on top of the method's presets `tracebench` and, where it has one, of the task's name.
+        sampling: how the trained method is to sample; rows of a method that differ in it share their training.
+    """
+
+    method: str
+    epochs: int
+    tasks: tuple[str, ...] = TRANSLATION
+    settings: Mapping[str, Any] = {}
+    sampling: Mapping[str, Any] = {}
+
+
+ENTRIES: Mapping[str, Entry] = {
+    "BBDM": Entry("bbdm", 8),
+    "CycleGAN": Entry("cyclegan", 6),
+    "DDIB": Entry("ddib", 8, ("postop", "domain")),
+    "Flow matching": Entry("flow_matching", 8),
+    "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
+    "MUNIT": Entry("munit", 8),
+    "NeMAR": Entry("nemar", 8),
+    "NICE-GAN": Entry("nice_gan", 8),
+    "Palette": Entry("palette", 16),
+    "Pix2Pix": Entry("pix2pix", 12),
+    "Plasticine": Entry("plasticine", 10, ("postop", "domain")),
+    "RegGAN": Entry("reggan", 12),
+    "Register, then Pix2Pix": Entry("registered_pix2pix", 12, ("misaligned",)),
+    "Register, then translate": Entry("two_stage", 10, ("domain",)),
+    "TraceTrans": Entry("tracetrans", 20, ("postop", "domain")),
+    "Translate, then register": Entry("two_stage", 10, ("domain",), sampling={"order": "translate_first"}),
+    "U-Net regression": Entry("unet", 20),
+    "UNIT": Entry("unit", 8),
+    "VoxelMorph": Entry("voxelmorph", 36, ("metamorphic",)),
+}
+"""Row → its training, sorted by row."""
+
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "demo": {"data.spatial_shape": (64, 64), "data.train_cases": 512, "data.validation_cases": 16},
+    "full": {"data.spatial_shape": (96, 96), "data.train_cases": 2048, "data.validation_cases": 32},
+}
+TASKS: Mapping[str, Mapping[str, Any]] = {
+    "postop": {"data.flip": True},
+    "misaligned": {"data.flip": True, "data.level": "3", "data.moved": "both"},
+    "domain": {"data.flip": True},
+    "metamorphic": {"data.flip": True, "data.identical": 0.25},
+}
+
+
+def training(task: str, entry: Entry) -> Training:
+    """The training of a method on a task; of `domain` methods that need pairs get them, the others random partners."""
+    kind = method_class(entry.method)
+    data = {"data.kind": "tracebench", "data.task": task, **TASKS[task]}
+    if task == "domain":
+        data["data.pairing"] = "subject" if kind.abilities.paired else "random"
+    presets = (task,) if task in kind.settings_type.presets else ()
+    how = {"training.batch_size": 8, "training.schedule": "cosine", "training.val_interval": 0}
+    by_setting = {}
+    for setting, cases in CASES.items():
+        fewer = {"data.train_cases": cases["data.train_cases"] // 2} if task == "metamorphic" else {}
+        epochs = {"training.max_epochs": entry.epochs, "data.test_cases": 64}
+        by_setting[setting] = {**cases, **fewer, **how, **epochs}
+    run = f"{NAME}-{task}-{entry.method}"
+    return Training(run, {**data, **entry.settings}, entry.method, presets, by_setting, entry.sampling)
+
+
+def target_itself(batch: Mapping[str, Any]) -> list[Trace]:
+    """The control that no translation surpasses: the aligned target."""
+    image = as_tensor(batch["target"])
+    return traces_of(batch["source"], Prediction(image, zero_field(image), zero_field(image)))
+
+
+def _studies() -> tuple[Study, ...]:
+    rows = {
+        task: {row: training(task, entry) for row, entry in ENTRIES.items() if task in entry.tasks} for task in TASKS
+    }
+    places = {("", row): one for row, one in rows["misaligned"].items()}
+    still = {"identity (T1)": identity, "oracle (the target itself)": target_itself}
+    registered = metamorphic.study(NAME, rows["metamorphic"], {**metamorphic.CONTROLS, **RIVALS}, OPTIONAL)
+    return (
+        postop.study(NAME, rows["postop"]),
+        misaligned.study(NAME, places, controls=still),
+        registered,
+        domain.study(NAME, rows["domain"], *domain.PICTURES),
+    )
+
+
+METHODS = _studies()

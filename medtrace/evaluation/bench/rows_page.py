@@ -1,0 +1,190 @@
+"""A study's page made of stored rows alone: means over trainings with their interval, and who is surely ahead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from medtrace.evaluation.bench.stored import StoredRow
+from medtrace.evaluation.bench.study import Better, Study
+from medtrace.metrics import CaseTable, Summary
+from medtrace.report import markdown_table
+from medtrace.report.tables import cell_text, decimals_of
+
+BUDGET_SECONDS = 360
+"""Of one core, that a training of a table may take."""
+LEVEL = 0.95
+COSTS = {"all_parameters_million": "parameters (M)", "training_processor_seconds": "training (s of one core)"}
+ABOUT = (
+    f"Means over unseen cases. *n* counts trainings, each with a seed of its own for cases and weights; with several,"
+    f" a cell is the mean over trainings with its {LEVEL:.0%} interval (Student's t) in brackets, and with one there is"
+    f" no interval. A training may take {BUDGET_SECONDS / 60:g} minutes of one core; one that took more has a *."
+)
+
+
+class Cell(NamedTuple):
+    """A measure of a row over its trainings."""
+
+    mean: float
+    low: float
+    """Of the interval; NaN of one training."""
+    high: float
+    n: int
+
+    def summary(self) -> Summary:
+        """The cell as what a table's decimals are chosen by: half of the interval in the place of the SD."""
+        return Summary(self.n, self.mean, self.high - self.mean, self.mean)
+
+    def apart(self, other: Cell) -> bool:
+        """Whether both have an interval, and these do not overlap."""
+        return self.low > other.high or other.low > self.high
+
+
+def cell(values: Sequence[float]) -> Cell:
+    """Mean and interval over trainings.
+
+    Example:
+        >>> cell([1.0])
+        Cell(mean=1.0, low=nan, high=nan, n=1)
+        >>> one = cell([1.0, 2.0, 3.0])
+        >>> round(one.low, 2), round(one.high, 2)
+        (-0.48, 4.48)
+    """
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return Cell(mean, math.nan, math.nan, n)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return Cell(mean, mean - half, mean + half, n)
+
+
+def rows_page(study: Study, rows: Sequence[StoredRow], command: str) -> str:
+    """The page of a study.
+
+    Args:
+        study: that the rows are of.
+        rows: stored, of one setting.
+        command: that stores a row.
+
+    Returns:
+        Markdown: the table with its controls, who is ahead in which measure, and what measured the rows.
+    """
+    title = f"# TraceBench `{study.task}`, study `{study.name}`, row by row\n"
+    how = f"A row is stored by `{command}`; the page is made of the files beside it.\n"
+    if not rows:
+        return "\n".join([title, how, "No row is stored yet.\n"])
+    measured = _measured(study, rows)
+    names = _ordered(study, measured)
+    shown = [name for name in study.columns if name not in ("training_seconds", "parameters_million", *COSTS)]
+    lines = [_line(name, rows, measured[name]) for name in names]
+    table = markdown_table(_formatted(lines, shown), {"row": "", **{k: study.columns[k] for k in shown}, **_ENDING})
+    trained = [name for name in names if _of(rows, name)[0].trained]
+    verdicts = [_verdict(name, study, {row: measured[row] for row in trained}) for name in shown]
+    ahead = "\n".join(f"- {line}" for line in verdicts if line)
+    return "\n".join([title, how, ABOUT, "", table, ahead, "", _devices(rows), ""])
+
+
+_ENDING = {"n": "n", "cases": "cases", **COSTS}
+
+
+def _label(row: StoredRow) -> str:
+    return f"{row.name} (GPU)" if row.on_gpu else row.name
+
+
+def _of(rows: Sequence[StoredRow], label: str) -> list[StoredRow]:
+    return [row for row in rows if _label(row) == label]
+
+
+def _ordered(study: Study, measured: Mapping[str, Any]) -> list[str]:
+    """The controls and then the trained rows, as the study has them; what it no longer has comes last."""
+    order = [label for name in (*study.controls, *study.rows) for label in (name, f"{name} (GPU)")]
+    return [name for name in order if name in measured] + [name for name in measured if name not in order]
+
+
+def _measured(study: Study, rows: Sequence[StoredRow]) -> dict[str, dict[str, Cell]]:
+    """Row → measure → mean over its seeds; totals are taken within a seed, whose cases all rows share."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for seed in sorted({row.seed for row in rows}):
+        own = [row for row in rows if row.seed == seed]
+        tables = _controls_first(study, own)
+        for row in own:
+            for name, one in row.table.summary().items():
+                if not math.isnan(one.mean):
+                    values.setdefault(_label(row), {}).setdefault(name, []).append(one.mean)
+        # Fractions are of the first control's, which may not be stored yet.
+        if next(iter(study.controls)) in tables:
+            for name, totals in study.totals(tables).items():
+                for label, value in totals.items():
+                    if isinstance(value, float) and not math.isnan(value):
+                        values.setdefault(label, {}).setdefault(name, []).append(value)
+    return {label: {name: cell(several) for name, several in one.items()} for label, one in values.items()}
+
+
+def _controls_first(study: Study, rows: Sequence[StoredRow]) -> dict[str, CaseTable]:
+    tables = {_label(row): row.table for row in rows}
+    return {**{name: tables[name] for name in study.controls if name in tables}, **tables}
+
+
+def _line(label: str, rows: Sequence[StoredRow], measured: Mapping[str, Cell]) -> dict[str, Any]:
+    own = _of(rows, label)
+    line: dict[str, Any] = {"row": label, **measured, "cases": f"{sum(len(row.table.rows) for row in own)}"}
+    line["n"] = f"{len(own)}" if own[0].trained else "–"
+    for name in COSTS:
+        known = [value for row in own if not math.isnan(value := row.fact(name))]
+        line[name] = f"{np.mean(known):.3g}" if known else "–"
+        if name == "training_processor_seconds" and known:
+            line[name] = f"{np.mean(known):.0f}{'*' if max(known) > BUDGET_SECONDS else ''}"
+    return line
+
+
+def _formatted(lines: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> list[dict[str, Any]]:
+    result = [dict(line) for line in lines]
+    for name in shown:
+        places = decimals_of([line[name].summary() for line in lines if name in line])
+        for line in result:
+            line[name] = _text(line[name], places) if name in line else "–"
+    return result
+
+
+def _text(value: Cell, places: int) -> str:
+    mean = cell_text(value.mean, places, with_count=False)
+    if value.n < 2:
+        return mean
+    low, high = (cell_text(end, places, with_count=False) for end in (value.low, value.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def _verdict(name: str, study: Study, rows: Mapping[str, Mapping[str, Cell]]) -> str:
+    """Who is ahead in a measure, if anyone surely is."""
+    better: Better | None = study.better.get(name)
+    known = {row: cells[name] for row, cells in rows.items() if name in cells}
+    if better is None or len(known) < 2:
+        return ""
+    order = sorted(known, key=lambda row: known[row].mean, reverse=better == "max")
+    first, others = order[0], order[1:]
+    begin = f"{study.columns[name]}: {first} has the {'lowest' if better == 'min' else 'highest'} mean"
+    if all(known[row].mean == known[first].mean for row in others):
+        return f"{study.columns[name]}: the same in every row"
+    if known[first].n < 2:
+        return f"{begin}, of one training (n = 1), which names no winner"
+    close = [row for row in others if known[row].n > 1 and not known[first].apart(known[row])]
+    if close:
+        return f"{begin}; its interval overlaps that of {', '.join(close)}: no winner"
+    single = sum(known[row].n < 2 for row in others)
+    rest = f"; {single} row(s) have one training and no interval" if single else ""
+    if single == len(others):
+        return f"{begin}, and no other row has an interval: no winner"
+    return f"{begin}, ahead of every row with an interval{rest}"
+
+
+def _devices(rows: Sequence[StoredRow]) -> str:
+    """What measured the rows, each way of measuring once."""
+    names = ("device", "threads", "torch", "medtrace", "commit")
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        how = ", ".join(f"{name} {row.facts[name]}" for name in names if row.facts.get(name))
+        told.setdefault(how, []).append(f"{_label(row)}, seed {row.seed}")
+    return "\n".join(f"- {how}: {'; '.join(own)}" for how, own in told.items())

@@ -1,0 +1,5 @@
+"""DualGAN."""
+
+from medtrace.methods.dualgan.method import DualGANMethod as METHOD
+
+__all__ = ["METHOD"]

@@ -1,0 +1,24 @@
+"""Settings of GcGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from medtrace.methods.common.unpaired_settings import PooledSettings, unpaired_presets
+from medtrace.methods.gcgan.motion import MotionName
+from medtrace.methods.settings import NonNegative, Positive, Preset
+
+
+class GcGANSettings(PooledSettings):
+    """See `PooledSettings`, of which these differ."""
+
+    motion: MotionName = "quarter_turn"
+    """f: a quarter turn or a flip as in the paper, or a small random deformation, anew for every image."""
+    deformation_voxels: NonNegative = 2.0
+    """Standard deviation of the deformation's velocity at its control points."""
+    deformation_spacing: Positive = 16.0
+    """Voxels between its control points."""
+    geometry_weight: NonNegative = 20.0
+
+    presets: ClassVar[Mapping[str, Preset]] = unpaired_presets()

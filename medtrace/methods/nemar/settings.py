@@ -1,0 +1,74 @@
+"""Settings of NeMAR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from medtrace.methods.presets import DOMAIN, MISALIGNED, POSTOP, TINY
+from medtrace.methods.settings import (
+    Channels,
+    Count,
+    MethodSettings,
+    NonNegative,
+    OptimizerSettings,
+    Preset,
+    TrainingSettings,
+)
+
+
+class NeMARSettings(MethodSettings):
+    """See `NeMARMethod`; the networks are CycleGAN's and RegGAN's as published."""
+
+    channels: Count = 64
+    num_blocks: Count = 9
+    downsamplings: Annotated[int, Field(ge=0, le=6)] = 2
+    registration_channels: Channels = (32, 64, 64, 64, 64, 64, 64)
+    registration_downsampling: Annotated[int, Field(ge=0, le=6)] = 0
+    discriminator_channels: Count = 64
+    discriminator_layers: Count = 3
+    l1_weight: NonNegative = 100.0
+    """Of the L1 to the target in either order."""
+    smoothness_weight: NonNegative = 1.5
+    """Of the field's first differences, in voxels."""
+    edge_sensitivity: NonNegative = 1.0
+    """α by which edges of the target permit the field to change, exp(−α·|difference|); 0 is the same everywhere."""
+    adversarial_loss: Literal["least_squares", "log"] = "least_squares"
+    adversarial_weight: NonNegative = 1.0
+    optimizer: OptimizerSettings = OptimizerSettings()
+    training: TrainingSettings = TrainingSettings(max_epochs=200, batch_size=1)
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": {},
+        "tracebench": {
+            **MISALIGNED,
+            "channels": 8,
+            "num_blocks": 4,
+            "registration_channels": (8, 16, 32, 32, 32, 32),
+            "registration_downsampling": 2,
+            "discriminator_channels": 8,
+            "discriminator_layers": 2,
+            "training.max_epochs": 5,
+            "training.batch_size": 8,
+            "training.schedule": "cosine",
+            "training.val_interval": 0,
+            "optimizer.learning_rate": 1e-3,
+        },
+        "domain": {**DOMAIN, "data.pairing": "subject", "training.max_epochs": 20},
+        "postop": {**POSTOP, "training.max_epochs": 2},
+        "full": {"data.train_cases": 2048, "training.max_epochs": 20},
+        "smoke": {
+            **TINY,
+            "channels": 4,
+            "num_blocks": 1,
+            "registration_channels": (4, 8, 8),
+            "registration_downsampling": 1,
+            "discriminator_channels": 4,
+            "discriminator_layers": 1,
+        },
+    }
+
+    def optimizers(self) -> Mapping[str, OptimizerSettings]:
+        return {"generator": self.optimizer, "discriminator": self.optimizer}

@@ -1,0 +1,55 @@
+"""Settings of a registration and a translation that are trained apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from medtrace.methods.common.diffusion_settings import DiffusionSettings, extended
+from medtrace.methods.settings import Channels, Count, NonNegative, OptimizerSettings, Positive, Preset
+
+
+class TwoStageSettings(DiffusionSettings):
+    """Plasticine's networks and optimizers; see `TwoStageMethod`."""
+
+    order: Literal["register_first", "translate_first"] = "register_first"
+    """Which of the two works on the other's result; it differs at inference only."""
+    deformation_channels: Channels = (64, 128, 256, 512)
+    velocity_downsampling: Annotated[int, Field(ge=0, le=6)] = 0
+    smoothness_weight: NonNegative = 1.0
+    num_bins: Count = 32
+    """Of the NMI."""
+    structure: Literal["potts", "otsu", "kmeans"] = "potts"
+    """How the structure map is made that the translation keeps, see `transforms.StructureMap`."""
+    structure_gamma: Positive = 5e-4
+    deformation_optimizer: OptimizerSettings = OptimizerSettings(
+        learning_rate=2e-4, betas=(0.9, 0.999), warmup_steps=200
+    )
+
+    presets: ClassVar[Mapping[str, Preset]] = extended(
+        DiffusionSettings.presets,
+        {
+            "tracebench": {
+                "deformation_channels": (16, 32, 64, 64),
+                "velocity_downsampling": 2,
+                "deformation_optimizer.learning_rate": 1e-3,
+                "structure_gamma": 3e-4,
+            },
+            "full": {
+                "deformation_channels": (64, 128, 256, 512),
+                "velocity_downsampling": 0,
+                "deformation_optimizer.learning_rate": 2e-4,
+                "structure_gamma": 5e-4,
+            },
+            "smoke": {
+                "deformation_channels": (8, 16),
+                "velocity_downsampling": 1,
+                "deformation_optimizer.warmup_steps": 2,
+            },
+        },
+    )
+
+    def optimizers(self) -> Mapping[str, OptimizerSettings]:
+        return {"noise": self.noise_optimizer, "deformation": self.deformation_optimizer}

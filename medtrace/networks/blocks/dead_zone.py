@@ -1,0 +1,55 @@
+"""A dead zone of fields: what is short is taken for no motion."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from medtrace.checks import check_field
+
+
+def dead_zone(field: Tensor, lower: float, upper: float) -> Tensor:
+    """Set vectors shorter than `lower` to zero, leave those longer than `upper`, and shrink those between.
+
+    In the manner of firm shrinkage (Gao and Bruce 1997), of a vector by its length: v · clamp((|v| − lower) /
+    (upper − lower), 0, 1), whose length rises continuously from 0 at `lower` to |v| at `upper`, so that a smooth field
+    stays continuous. The gradient is handed through as if nothing had been done (straight-through), so that a vector
+    within the zone goes on learning.
+
+    Args:
+        field: (B, 2, H, W) or (B, 3, H, W, D), displacement or velocity in voxels.
+        lower: end of the zone, in voxels, at least 0.
+        upper: from which on vectors stay as they are, in voxels; with 0 the field is returned as it is.
+
+    Returns:
+        Of the same shape and type.
+
+    Raises:
+        TypeError, ValueError: if `field` is no field, or `lower` and `upper` do not satisfy 0 <= lower < upper.
+
+    Example:
+        >>> import torch
+        >>> short, between, long = torch.tensor([0.1, 0.3, 2.0])
+        >>> field = torch.stack([short, between, long]).view(1, 1, 1, 3).expand(1, 2, 1, 3) * 0.5**0.5
+        >>> dead_zone(field, 0.2, 0.4).norm(dim=1).flatten()
+        tensor([0.0000, 0.1500, 2.0000])
+    """
+    check_field("field", field)
+    check_dead_zone((lower, upper))
+    if upper == 0:
+        return field
+    length = field.detach().norm(dim=1, keepdim=True)
+    kept = ((length - lower) / (upper - lower)).clamp(0, 1)
+    return field + (field * (kept - 1)).detach()
+
+
+def check_dead_zone(zone: tuple[float, float]) -> None:
+    """Check the ends of a dead zone.
+
+    Raises:
+        ValueError: unless 0 <= lower < upper, or both are 0.
+    """
+    lower, upper = zone
+    if not (0 <= lower < upper < float("inf") or lower == upper == 0):
+        raise ValueError(
+            f"dead_zone: expected 0 <= lower < upper in voxels, or (0, 0) for none, received {tuple(zone)!r}"
+        )

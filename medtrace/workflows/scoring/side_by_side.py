@@ -1,0 +1,80 @@
+"""Trainings of a study, two at a time where there are threads for two."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from medtrace.data.tracebench import sharing_cases
+from medtrace.engines.runs import default_device
+from medtrace.workflows.many.attempts import Outcome, Task
+from medtrace.workflows.many.parallel import CasesFailedError, run_cases
+
+PROCESSES = 2
+"""Trainings at once: each holds its cases in memory. Of small networks, two with one thread each are done sooner than
+one after the other with two."""
+_SHARING = contextlib.ExitStack()
+
+
+def processes_for(rows: int, device: str | None) -> int:
+    """How many trainings run at once: one on a GPU, and where there are no threads to divide.
+
+    Args:
+        rows: trainings that are to be done, which may be none.
+        device: as it was asked for.
+
+    Example:
+        >>> processes_for(1, "cpu")
+        1
+    """
+    if default_device(device).type != "cpu":
+        return 1
+    return max(1, min(PROCESSES, rows, torch.get_num_threads()))
+
+
+def trained_rows(
+    train: Callable[..., Path], rows: Mapping[str, Any], console: Console, *, processes: int = 1
+) -> dict[str, Path]:
+    """Train the rows of a study, which share the cases that they make.
+
+    Args:
+        train: a module's function: (row, what is trained, console) to the run folder.
+        rows: row → what is trained.
+        console: to print to.
+        processes: trainings at once; they divide the threads of this process, and only their ends are printed.
+
+    Returns:
+        Row → run folder, in the order of the rows.
+
+    Raises:
+        CasesFailedError: if a training of several failed in its process; the others are done and kept.
+    """
+    if processes == 1:
+        with sharing_cases():
+            return {row: train(row, training, console) for row, training in rows.items()}
+    threads = max(1, torch.get_num_threads() // processes)
+    console.print(f"{', '.join(rows)}: training, {processes} at once with {threads} thread(s) each")
+    tasks = [Task(row, (train, row, training, threads)) for row, training in rows.items()]
+
+    def tell(outcome: Outcome) -> None:
+        console.print(f"{outcome.name}: {outcome.failure or f'trained in {outcome.value[1]:.0f} s'}")
+
+    outcomes = run_cases(_in_worker, tasks, workers=processes, finished=tell)
+    failures = [f"{outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
+    if failures:
+        raise CasesFailedError(failures, len(tasks), "correct what it says and run the command again; the rest is kept")
+    return {outcome.name: outcome.value[0] for outcome in outcomes}
+
+
+def _in_worker(train: Callable[..., Path], row: str, training: Any, threads: int) -> tuple[Path, float]:
+    """A training in a process of its own, which keeps its cases for the next one there."""
+    torch.set_num_threads(threads)
+    _SHARING.enter_context(sharing_cases())
+    started = time.perf_counter()
+    return train(row, training, Console(quiet=True)), time.perf_counter() - started
