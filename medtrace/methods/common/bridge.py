@@ -52,7 +52,7 @@ class BridgeMethod(Method):
     """
 
     settings_type = BridgeSettings
-    abilities = Abilities(patches=True, channels="any", moves=False)
+    abilities = Abilities(patches=True, channels="any", moves=False, one_pass=False)
     term: str
     networks: NoiseEstimator
 

@@ -53,7 +53,7 @@ class UNSBMethod(ImageTranslator):
     title = "UNSB"
     paper = "Kim et al., Unpaired Image-to-Image Translation via Neural Schrödinger Bridge (2024)"
     settings_type = UNSBSettings
-    abilities = Abilities(paired=False, moves=False)
+    abilities = Abilities(paired=False, moves=False, one_pass=False)
     networks: UNSB
 
     @classmethod
