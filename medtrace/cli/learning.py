@@ -417,7 +417,7 @@ def bench(
             " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
             " Of each of these four: methods."
-            " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1 or flair-t1."
+            " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1, flair-t1 or follow-ups."
             "  [default: the task's first]"
         ),
     ] = None,
