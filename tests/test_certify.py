@@ -503,6 +503,20 @@ def test_calibration_across_contrasts(contrast):
         crossed_contrasts("PET", "postop", (32, 32))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("contrast", ["T2", "CT"])
+def test_no_field_is_not_passed_across_contrasts(contrast):
+    """Where tissue moved the zero field is warned of, and the true one does not fail; not the cases of the choice."""
+    assessments = assess_corrupted(("postop",), 4, (96, 96), target_contrast=contrast)
+    zero, truth = ([one for one in assessments if one.kind == kind] for kind in ("field zero", "truth"))
+    assert all(one.wrong for one in zero)
+    assert sum(one.certificate.verdict == Status.PASS for one in zero) <= 1
+    assert all(one.certificate.verdict != Status.FAIL for one in truth)
+    figures = truth[0].certificate.check("field against image").figures
+    assert "similarity_shortfall_across" in figures
+    assert "similarity_shortfall" not in figures
+
+
 def test_a_run_and_its_controls_are_asked(tmp_path):
     torch.manual_seed(0)
     answers = question_run(tiny_tracetrans(tmp_path / "run"), "postop", 2, (32, 32))
