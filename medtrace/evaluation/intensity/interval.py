@@ -129,8 +129,9 @@ class IntensityInterval:
         """The guarantee in words; of cases that stood in for subjects there is none."""
         if self.unit == "case":
             return (
-                f"estimated on {self.calibration} cases of {self.population}: the true intensity lies within its interval"
-                f" in {100 * self.coverage:g} % of tissue voxels; cases of few subjects promise nothing for a new one"
+                f"estimated on {self.calibration} cases of {self.population}: the true intensity lies within its"
+                f" interval in {100 * self.coverage:g} % of tissue voxels; cases of few subjects promise nothing for a"
+                " new one"
             )
         return (
             f"for a new {self.unit} of {self.population}, the true intensity of a random tissue voxel lies within its"
