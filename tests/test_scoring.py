@@ -43,6 +43,7 @@ def test_identity_scores_are_the_data_own(cases):
         spacing = float(case["source"].affine[0, 0].abs())
         assert row["epe_deformed_mm"] == pytest.approx(float(length[length > 0.3].mean()) * spacing, rel=1e-4)
         assert row["epe_deformed_mm"] == row["zero_field_mm"]
+        assert row["epe_still_mm"] == pytest.approx(float(length[length <= 0.3].mean()) * spacing, rel=1e-4)
         assert row["edge_dice"] == 1
         assert row["non_diffeomorphic_fraction"] == 0
 

@@ -55,6 +55,12 @@ def test_untrained_it_moves_and_changes_nothing():
     )  # its mean about every voxel is the ramp
 
 
+def test_it_is_built_without_memory_too():
+    with torch.device("meta"):
+        sizes = [p.numel() for p in network().parameters()]
+    assert sizes == [p.numel() for p in network().parameters()]
+
+
 def test_the_image_teaches_no_field_and_the_field_no_image():
     net = network()
     output = net(images(1, 16, 16))

@@ -65,9 +65,9 @@ def score_cases(
     as it lay, `edge_ssim_no_field` and so on;
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
-    exceeds 0.3 voxel, the true length there (`zero_field_mm`), NaN where nothing is deformed; and edges there, without
-    pathology: `edge_dice_deformed`, and of the source as it lay and moved by the true field `..._no_field`,
-    `..._true_field`.
+    exceeds 0.3 voxel, the true length there (`zero_field_mm`), NaN where nothing is deformed, and `epe_still_mm` where
+    it does not; and edges of the deformed, without pathology: `edge_dice_deformed`, and of the source as it lay and
+    moved by the true field `..._no_field`, `..._true_field`.
     With landmarks in the case `landmark_mm`, the mean distance of the located source points from the target's. With
     labels of source and target `label_dice` and `label_hd95_mm` (see `medtrace.evaluation.labels`), of the identity
     those of labels that nothing moved.
@@ -150,6 +150,8 @@ def score(
                 torch.zeros_like(truth), truth, affine=affine, deformed_above=DEFORMED_ABOVE
             ),
         }
+        if not region.all():
+            values["epe_still_mm"] = metrics.end_point_error(ddf, truth, ~region, affine=affine)
         region = region if counted is None else region & counted
         values |= deformed_correspondence(source, warped, image, truth, region)
     return {name: float(value) for name, value in values.items()}

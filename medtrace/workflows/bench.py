@@ -155,7 +155,7 @@ def _trained_rows(
     study: Study, setting: str, seed: int, folder: Path, device: str | None, console: Console
 ) -> dict[str, Path]:
     """The run folder of every row; rows that have one run are trained once, and those that wait may train at once."""
-    first = {training.run: row for row, training in reversed(study.rows.items())}
+    first = {training.run: row for row, training in reversed(list(study.rows.items()))}
     trainings = {row: training for row, training in study.rows.items() if first[training.run] == row}
     ended = [(folder / f"{setting}-{seed}" / training.run / DONE).is_file() for training in trainings.values()]
     processes = processes_for(len(ended) - sum(ended), device)

@@ -8,7 +8,6 @@ from monai.data import list_data_collate
 from tqdm import tqdm
 
 from medtrace import metrics
-from medtrace.evaluation.bench.adversarial import adversarial_rows
 from medtrace.evaluation.bench.drawing import show_comparison, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Row, Study, Table, Training, two_domain
 from medtrace.evaluation.edges import RANGE, edge_dice, healthy_region
@@ -24,6 +23,7 @@ COLUMNS = {
     "ssim": "SSIM",
     "nmi": "NMI",
     "epe_deformed_mm": "EPE deformed (mm)",
+    "epe_still_mm": "EPE still (mm)",
     "epe_mm": "EPE grid (mm)",
     "edge_ssim": "edge SSIM",
     "edge_ssim_no_field": "edge SSIM, no field",
@@ -42,7 +42,7 @@ INDEPENDENT_COLUMNS = {
 SHARES = {"share_of_zero_field_epe": "EPE / zero field", "share_of_identity_mae": "MAE / identity"}
 COSTS = {"parameters_million": "generator (M)", "training_seconds": "training (s)"}
 BETTER: dict[str, Better] = {
-    **dict.fromkeys(("mae", "epe_deformed_mm", "epe_mm", "non_diffeomorphic_fraction"), "min"),
+    **dict.fromkeys(("mae", "epe_deformed_mm", "epe_still_mm", "epe_mm", "non_diffeomorphic_fraction"), "min"),
     **dict.fromkeys(
         ("psnr", "ssim", "nmi", "edge_ssim", "edge_dice", "edge_dice_deformed", *INDEPENDENT_COLUMNS), "max"
     ),
@@ -187,7 +187,6 @@ POSTOP = (
             "RegGAN": translator("cyclegan", "NC+R"),
         },
     ),
-    study("adversarial", adversarial_rows(lambda method: translator(method, "C"))),
     study(
         "diffusion",
         {

@@ -28,7 +28,7 @@ class ComposedTraceTransSettings(MethodSettings):
     """How often the grid of the velocity is halved: coarser, smoother and cheaper."""
     dead_zone: tuple[NonNegative, NonNegative] = (0.15, 0.5)
     """In voxels: velocities shorter than the first are no motion, those longer than the second stay as they are."""
-    inference_dead_zone: tuple[NonNegative, NonNegative] | None = None
+    inference_dead_zone: tuple[NonNegative, NonNegative] | None = (0.3, 0.6)
     """Likewise of a trained network; None is as in training."""
     image_weight: NonNegative = 0.5
     squared_weight: NonNegative = 2.0
@@ -53,7 +53,7 @@ class ComposedTraceTransSettings(MethodSettings):
         "tracebench": {
             **POSTOP,
             **_NARROW,
-            "training.max_epochs": 7,
+            "training.max_epochs": 5,
             "training.schedule": "cosine",
             "training.val_interval": 0,
             "optimizer.learning_rate": 2e-3,
@@ -65,6 +65,7 @@ class ComposedTraceTransSettings(MethodSettings):
             "channels": (4, 8),
             "velocity_downsampling": 1,
             "dead_zone": (0.0, 0.0),  # so that one step shows
+            "inference_dead_zone": (0.0, 0.0),
         },
     }
 

@@ -39,7 +39,8 @@ def dead_zone(field: Tensor, lower: float, upper: float) -> Tensor:
         return field
     length = field.detach().norm(dim=1, keepdim=True)
     kept = ((length - lower) / (upper - lower)).clamp(0, 1)
-    return field + (field * (kept - 1)).detach()
+    result: Tensor = field + (field * (kept - 1)).detach()
+    return result
 
 
 def check_dead_zone(zone: tuple[float, float]) -> None:

@@ -51,7 +51,8 @@ class IsotropicCurve(nn.Module):
             check_positive(name, value)
         self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
         for number, sigma in enumerate(SIGMAS):
-            kernel = gaussian_1d(torch.tensor(sigma), truncated=3.0)
+            # Also where a network is built without memory, on the device "meta", to learn its size.
+            kernel = gaussian_1d(torch.tensor(sigma, device="cpu"), truncated=3.0)
             self.register_buffer(f"kernel_{number}", kernel / kernel.sum(), persistent=False)
         convolution = Conv[Conv.CONV, spatial_dims]
         features = (2 + len(SIGMAS)) * in_channels
