@@ -14,6 +14,7 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
     "train": {"presets": "preset", "settings": "set_"},
     "bundle": {"presets": "preset", "settings": "set_"},
     "traceability": {"settings": "set_", "feature_network": "features"},
+    "calibrate": {"dataset": "data"},
     "certify": {"source": "input_"},
     "report": {"targets": "target"},
     "export": {"format": "format_"},

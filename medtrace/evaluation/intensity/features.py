@@ -58,6 +58,7 @@ def unexplained_change(image: Tensor, warped: Tensor, tissue: Tensor | None = No
         tissue: (1, *spatial); None finds it (see `medtrace.trace.tissue.find_tissue`).
 
     Example:
+        >>> import torch
         >>> source = torch.linspace(0, 1, 256).reshape(1, 16, 16)
         >>> bool(np.abs(unexplained_change(1 - source, source).residual).max() < 0.02)
         True

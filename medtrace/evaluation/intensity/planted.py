@@ -94,9 +94,9 @@ def draw_lesion(
     weight = torch.sigmoid((radius - away) / (EDGE_VOXELS * float(spacing.min())))
     seen = image if shown is None else shown
     values, others = image[0, tissue[0]].numpy(), seen[0, tissue[0]].numpy()
-    darkest, brightest = np.percentile(values, (2, 98))
-    levels = np.linspace(float(darkest), float(brightest), LEVELS)
-    low, high = np.percentile(others, (2, 98))
+    least, greatest = (float(value) for value in np.percentile(values, (2, 98)))
+    levels = np.linspace(least, greatest, LEVELS)
+    low, high = (float(value) for value in np.percentile(others, (2, 98)))
     contrast = np.abs(_seen_as(levels, values, others) - float(seen[0, away <= radius].mean())) / max(high - low, 1e-6)
     able = np.flatnonzero(contrast >= CONTRAST)
     chosen = int(random.choice(able)) if len(able) else int(contrast.argmax())

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -39,7 +39,6 @@ from medtrace.registration.deformable import Deformable
 from medtrace.storage.files import make_directory, write_json
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace.geometry import pull
-from medtrace.trace.validation import as_tensor
 from medtrace.workflows.real_heads.follow_ups_page import ROWS, change_figure, write_follow_ups_page
 
 FOLDER = "follow_ups"
@@ -136,7 +135,10 @@ def _maps(pair: DatedPair, own: Dated, region: Tensor) -> tuple[Tensor, ...]:
     aligned = pull(pair.first, torch.zeros(3, *pair.second.shape[1:]), to_first)
     subtraction = seen_through_gaussian(pair.second - aligned, region, spacing)
     trace = follow_up_trace(pair, own.brain, own.alignment)
-    appearance = seen_through_gaussian(as_tensor(cast(Tensor, trace.appearance)), region, spacing)
+    change = trace.appearance
+    if change is None:
+        raise RuntimeError("trace: expected an appearance change of two dates of one contrast, received none")
+    appearance = seen_through_gaussian(change, region, spacing)
     beyond = torch.from_numpy(unexplained_change(trace.image, trace.warped, own.brain).residual)
     return (
         subtraction,
