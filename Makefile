@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO_OUT ?= demo_out
+MATRIX_OUT ?= matrix_out
 
 RELIABILITY := $(addprefix tests/test_,resume.py training_faults.py determinism.py distributed.py parallel_cases.py \
 	streaming.py hostile.py hostile_pages.py hostile_sizes.py determinism_exchange.py) $(wildcard tests/test_fuzz*.py)
 
 SPELLED := medtrace tests docs tutorials $(wildcard *.md) Makefile setup.cfg pyproject.toml .github
 
-.PHONY: help demo demo-full test coverage test-slow test-reliability lint docs benchmarks clean
+.PHONY: help demo demo-full test coverage test-slow test-reliability lint docs benchmarks matrix clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -18,7 +19,7 @@ help: ## list the targets
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e '.[bench]'
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
@@ -57,6 +58,9 @@ docs: $(VENV)/installed-test ## the documentation, warnings as errors
 benchmarks: $(VENV)/installed ## time and memory beside other libraries, for docs/performance.md (about 12 minutes)
 	$(PIP) -e '.[benchmark]'
 	$(BIN)/python -m tests.benchmarks
+
+matrix: $(VENV)/installed-test ## wheel and sdist in fresh environments (outside of CI; an hour, 10 GB while it runs)
+	$(BIN)/python tests/matrix.py --out $(MATRIX_OUT)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) docs/_build demo_out demo_out-full

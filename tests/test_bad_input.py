@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from medtrace.cli import main
+from medtrace.methods import method_names
 from tests.standins import shift_run
 
 pytestmark = pytest.mark.usefixtures("standin_methods")
@@ -205,7 +206,7 @@ def test_broken_runs_and_datasets(capfd, tmp_path, raw):
     line = refused(capfd, tmp_path, "train", "tracetrans", tmp_path / "none", "--out", tmp_path / "r")
     assert "none is not a folder; make it with `medtrace prepare`" in line
     line = refused(capfd, tmp_path, "train", "nomethod", "--tracebench", "--out", tmp_path / "r")
-    assert "method: 'nomethod' is not one; expected one of cyclegan, ddib, " in line
+    assert f"method: 'nomethod' is not one; expected one of {', '.join(method_names())}" in line
 
 
 def test_preparation_that_is_none(capfd, tmp_path, raw):

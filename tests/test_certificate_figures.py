@@ -7,6 +7,7 @@ from medtrace.evaluation.certificate import Status, Thresholds
 from medtrace.evaluation.certificate import checks as certify_checks
 from medtrace.evaluation.certificate import figures as measure
 from medtrace.evaluation.certificate.figures import ConsistencyFigures
+from medtrace.fields import identity_grid, invert
 from medtrace.trace import Trace
 
 
@@ -113,6 +114,21 @@ def test_either_field_may_jump(name):
     check = certify_checks.smoothness(identity((7, 7), **{name: field}), Thresholds())
     assert check.figures["largest_jump_voxels"] == 0.75
     assert check.status == Status.WARN
+
+
+def test_an_inverse_bends_as_sharply_as_the_field_compresses():
+    """The field squeezes a disk to a thirtieth: its exact inverse jumps, which is no fault; a voxel alone is one."""
+    away = identity_grid((60, 60)) - 30.0
+    field = -0.97 * away * torch.exp(-away.square().sum(0) / 16**2)
+    inverse = invert(field[None], tolerance=1e-4).ddf[0]
+    limits = Thresholds()
+    assert measure.largest_jump(inverse) > limits.largest_jump_voxels.fail
+    whole = certify_checks.smoothness(identity((60, 60), ddf=field, inverse_ddf=inverse), limits)
+    assert whole.status == Status.PASS
+    assert whole.figures["inverse_ddf_jump_voxels"] < 0.1
+    inverse[1, 5, 4] += 2.0
+    spoiled = certify_checks.smoothness(identity((60, 60), ddf=field, inverse_ddf=inverse), limits)
+    assert spoiled.status == Status.FAIL
 
 
 def test_the_worse_of_bidirectional_counts(monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from medtrace.data import TraceBench
 from medtrace.evaluation.bench import STUDIES
@@ -144,3 +145,13 @@ def test_figures_are_drawn_by_their_scripts(script, tmp_path, monkeypatch):
     runpy.run_path(str(script), run_name="__main__")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert 10_000 < path.stat().st_size < 300_000
+
+
+@pytest.mark.slow
+def test_the_moving_picture_is_recorded_from_a_page(tmp_path, monkeypatch, browser):  # noqa: ARG001 - skips without one
+    path = tmp_path / "page.webp"
+    monkeypatch.setattr(sys, "argv", ["page_in_motion.py", str(path), "--size", "40"])
+    runpy.run_path(str(DOCS / "recordings" / "page_in_motion.py"), run_name="__main__")
+    with Image.open(path) as image:
+        assert image.n_frames >= 8
+    assert path.stat().st_size < 300_000

@@ -7,6 +7,7 @@ from monai.data import MetaTensor
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 
 from medtrace import kernels
+from medtrace.kernels.lncc import local_signs
 from medtrace.losses import LNCCLoss, lncc
 
 each_shape = pytest.mark.parametrize("shape", [(6, 7), (4, 5, 3)], ids=["2d", "3d"])
@@ -96,3 +97,18 @@ def test_wrong_arguments(change, kind, message):
     arguments = {"x": torch.rand(1, 1, 4, 4), "y": torch.rand(1, 1, 4, 4), **change}
     with pytest.raises(kind, match=message):
         lncc(**arguments)
+
+
+@each_shape
+def test_signs_of_the_local_correlations(shape):
+    """All of one sign where one image is the other inverted, and the same numbers compiled and by torch."""
+    x, y = (torch.rand(shape) for _ in range(2))
+    weight = torch.rand(shape)
+    signed, whole = local_signs(x, -2 * x, weight, 2, 1e-3)
+    assert signed == pytest.approx(-whole, rel=1e-5)
+    results = []
+    for choice in ("compiled", "torch"):
+        with kernels.use(choice):
+            results.append(local_signs(x, y, weight, 2, 1e-3))
+    assert results[0] == pytest.approx(results[1], rel=1e-3, abs=1e-3)
+    assert abs(results[0][0]) < results[0][1]

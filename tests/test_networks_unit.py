@@ -224,3 +224,15 @@ def test_volumes_are_translated_and_assessed_as_images_are(name):
         torch.testing.assert_close(translated, translated[..., :1].expand_as(translated), atol=1e-4, rtol=0)
     assert all(logits.ndim == 5 for logits in backbone.discriminate(translated, "target"))
     assert backbone.translate(translated, "target").shape == (2, 1, 16, 12, 8)
+
+
+def test_a_translation_starts_as_the_reconstruction():
+    for same in (True, False):
+        torch.manual_seed(0)
+        network = small(same_start=same).eval()
+        seen = torch.rand(1, 1, 16, 16) * 2 - 1
+        equal = torch.equal(network(seen), network.decode(network.encode(seen, "source"), "source"))
+        assert equal == same
+    encoders = small().encoders
+    first = [next(iter(encoders[domain].parameters())) for domain in ("source", "target")]
+    assert first[0] is not first[1], "the domains part while they learn"

@@ -69,7 +69,7 @@ def test_links_lead_somewhere():
 def test_image_is_small_and_its_command_exists():
     image = ROOT / re.search(r"!\[[^]]*\]\(([^)]+)\)", README)[1]
     assert image.stat().st_size < 300_000
-    script = re.search(r"python (docs/figures/\w+\.py)", README)[1]
+    script = re.search(r"python (docs/(?:figures|recordings)/\w+\.py)", README)[1]
     assert (ROOT / script).is_file()
 
 

@@ -9,11 +9,11 @@ import SimpleITK as sitk
 import torch
 from rich.console import Console
 
-from medtrace.data import Preparation, load_dataset
+from medtrace.data import Preparation, bias, load_dataset
+from medtrace.data.bias import without_bias
 from medtrace.data.preparation.rules import FILE
 from medtrace.engines.runs import load_method, read_run
-from medtrace.evaluation.real import heads as heads_on_disk
-from medtrace.evaluation.real.heads import TEST, VALIDATION, find_heads, on_one_grid, sides, without_bias
+from medtrace.evaluation.real.heads import TEST, VALIDATION, find_heads, on_one_grid, sides
 from medtrace.evaluation.real.scores import UNITS, interval, slice_scores
 from medtrace.evaluation.real.structures import StructureNetwork, structure_dice
 from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS, RealTask
@@ -131,11 +131,11 @@ def test_a_bias_field_is_taken_out_and_tissue_stays(folder, tmp_path, monkeypatc
     assert spread(values) < 0.3 * spread(image)
     bright, dark = (values[inside & (tissue == level)].mean() for level in (200, 100))
     assert bright / dark == pytest.approx(2, rel=0.05)
-    monkeypatch.setattr(heads_on_disk, "N4_ITERATIONS", (2,))
+    monkeypatch.setattr(bias, "ITERATIONS", (2,))
     head = next(head for head in find_heads(folder)[0] if head.person == "patient01")
-    for place, bias in (("corrected", False), ("raw", True)):
+    for place, left in (("corrected", False), ("raw", True)):
         (tmp_path / place).mkdir()
-        on_one_grid(head, tmp_path / place, bias)
+        on_one_grid(head, tmp_path / place, left)
     corrected, raw = (
         nibabel.load(next((tmp_path / place).glob("*_T1.nii.gz"))).get_fdata() for place in ("corrected", "raw")
     )
@@ -227,7 +227,7 @@ def give_contrasts(folder):
 
 def test_two_sources_are_prepared_and_scored_with_one_missing(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(real_rows, "SLICES", 6)  # which all hold something of these small heads
-    monkeypatch.setattr(heads_on_disk, "N4_ITERATIONS", (1,))
+    monkeypatch.setattr(bias, "ITERATIONS", (1,))
     task = TASKS["t1+flair-t2"]
     give_contrasts(folder)
     heads, _ = find_heads(folder)
@@ -309,7 +309,7 @@ def test_translations_to_t1_are_scored_by_their_labels(folder, structures, tmp_p
         return train(*given, settings={**settings, "training.max_epochs": 1, "channels": (4, 8)}, **more)
 
     monkeypatch.setattr(real_rows, "SLICES", 6)
-    monkeypatch.setattr(heads_on_disk, "N4_ITERATIONS", (1,))
+    monkeypatch.setattr(bias, "ITERATIONS", (1,))
     monkeypatch.setattr(real_rows, "train", quick)
     monkeypatch.setattr(real_labels, "TEST", ("patient07",))
     give_contrasts(folder)

@@ -8,12 +8,22 @@ import torch
 
 from medtrace.fields import identity_grid, sample
 from medtrace.registration import Deformable, align, deform, register_images
+from medtrace.registration.affine_search import Candidate, Search, refine, refine_all, refine_by_torch
 from medtrace.registration.alignment import Content
 from medtrace.registration.frames import Frame
 from medtrace.registration.levels import make_levels, side
 from medtrace.registration.plausibility import plausibility
 from medtrace.registration.starts import orientations
-from medtrace.registration.verdict import MIRRORED, SHARP, OtherStart, assess, sharpness
+from medtrace.registration.verdict import (
+    MIRRORED,
+    SHARP,
+    OtherStart,
+    assess,
+    likeness,
+    measure,
+    sharpness,
+    told_by_shapes,
+)
 from medtrace.registration.working import working_pair
 
 SHAPES = {"2d": (48, 52), "3d": (30, 34, 28)}
@@ -115,6 +125,30 @@ def test_gradient_of_the_information_by_the_matrix(shape):
             moved[place] += sign * step
             values.append(level.score(moved))
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope[place], rel=0.15, abs=2e-4)
+
+
+@each_shape
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_climbing_ends_where_scipy_does(shape, kind):
+    """Compiled BFGS beside L-BFGS, several starts at once as one by one, and what is said of an end is so."""
+    fixed, fixed_affine = phantom(shape)
+    moving, moving_affine = phantom(shape, contrast=(0.6, 1.5, 0.3, 1.0))
+    level = make_levels(side(moving, None), side(fixed, None), Frame(fixed_affine, moving_affine, len(shape)))[0]
+    axes = [*range(len(shape)), 3]
+    starts = [
+        Candidate("a start", turn(len(shape), 2, degrees, (2, 1, -1)).numpy()[np.ix_(axes, axes)], 0.0)
+        for degrees in (5, -5)
+    ]
+    search = Search(kind, 40)
+    ends = refine_all(level, starts, search)
+    for start, end in zip(starts, ends):
+        expected = refine_by_torch(level, start, search)
+        assert end.score > expected.score - 2e-3
+        assert end.score == pytest.approx(level.score(end.matrix), rel=1e-6)
+        np.testing.assert_array_equal(refine(level, start, search).matrix, end.matrix)
+        if kind == "rigid":
+            linear = end.matrix[:-1, :-1]
+            np.testing.assert_allclose(linear @ linear.T, np.eye(len(shape)), atol=1e-6)
 
 
 def test_orientations_are_rotations_that_leave_no_gap():
@@ -253,6 +287,25 @@ def test_verdict_names_what_failed():
     assert halved.reasons[0].startswith("only 30 % of the fixed content")
     odd = alignment._replace(plausibility=plausibility(np.diag([2.0, 2, 1]), np.zeros(2)))
     assert assess(pair, found, odd).grade == "FAIL"
+
+
+def test_shapes_that_agree_excuse_texture_that_does_not():
+    """As of tissue in two stains: a dull peak of the information is a doubt, unless the place itself is in doubt."""
+    fixed, affine = phantom((48, 52))
+    moving, _ = phantom((48, 52), matrix=turn(2, 2, 5))
+    _, pair, found, alignment = verdict_of(moving, fixed, affine)
+    told = alignment._replace(convincing=True, mirror_gain=-0.2)
+    figures = measure(pair, found, told) | {"correlation_after": 0.12, "sharpness": 1.3, "sharpness_of_fixed": 8.0}
+    agreeing, apart = OtherStart(0.1, None), OtherStart(9.0, None)
+    for given, other, grade in (
+        (told, agreeing, "WARN"),
+        (told, apart, "FAIL"),
+        (told, None, "FAIL"),
+        (told._replace(convincing=False), agreeing, "FAIL"),
+        (told._replace(mirror_gain=0.0), agreeing, "FAIL"),
+    ):
+        findings = likeness(figures, told_by_shapes(given, other))
+        assert [one for one, text in findings if "a little shifted" in text] == [grade]
 
 
 def test_a_turn_that_nobody_sought_fails():

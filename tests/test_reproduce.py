@@ -274,7 +274,7 @@ def test_rows_that_are_trained_alike_are_one_training(tmp_path):
     rows = rows_of(recipe.tables, {"oct": tmp_path / "oct"}, tmp_path, smoke=False)
     runs = {(row.table.number, row.row.label): row.run for row in rows if row.row.method}
     assert len({run for (_, label), run in runs.items() if label == "Plasticine"}) == 1
-    assert runs["IV", "Combination"] == runs["IV", "Plasticine"]
+    assert runs["IV", "Combination"] != runs["IV", "Plasticine"], "trained apart, as in the paper"
     files = [row.file for row in rows if row.table.number == "IV"]
     assert len(set(files)) == 2
 

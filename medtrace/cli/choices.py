@@ -16,7 +16,7 @@ KINDS = ("image", "labels", "points")
 SETTINGS = ("demo", "full", "smoke")
 TASKS = ("postop", "misaligned", "metamorphic", "domain", "real")
 PAPERS = ("tracetrans", "plasticine", "metaregnet", "reggan")
-CALIBRATIONS = ("certificate", "radius", "trace")
+CALIBRATIONS = ("certificate", "radius", "trace", "intensity", "hallucinations")
 DEVICES = ("cpu", "cuda", "cuda:0")
 
 

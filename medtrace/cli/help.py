@@ -16,7 +16,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Two scans, no training": ("register", "trace", "apply", "landmarks"),
     "Train and translate": ("prepare", "plan", "train", "evaluate", "translate", "runs", "methods"),
     "How far to believe it": ("certify", "calibrate", "traceability", "report"),
-    "Other programs": ("convert", "export", "import", "dicom", "bundle"),
+    "Other programs": ("convert", "export", "import", "dicom", "bundle", "export-model"),
     "Benchmarks and papers": ("bench", "reproduce"),
     "This installation": ("doctor",),
 }
@@ -79,6 +79,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "landmarks": (("error in mm", "landmarks source.csv target.csv --transform trace --out landmarks"),),
     "export": (("for 3D Slicer", "export trace --format slicer --out for_slicer"),),
     "import": (("a field of elastix", "import t.txt --source moving.nii.gz --target fixed.nii.gz --out trace"),),
+    "export-model": (("a network as one ONNX file", "export-model runs/tracetrans --out tracetrans.onnx"),),
     "dicom": (("as DICOM series and registrations", "dicom trace series --out dicom_out"),),
     "runs": (
         ("all in runs/", "runs"),

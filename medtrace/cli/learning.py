@@ -90,6 +90,14 @@ def prepare(
             help="Histogram standardization (Nyul) of contrasts in arbitrary units, trained on the training subjects."
         ),
     ] = True,
+    bias_correction: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONTRAST",
+            help="Contrasts whose images are divided by their bias field (N4), repeatable; all takes every one in"
+            " arbitrary units. translate then does the same, and delivers corrected intensities.",
+        ),
+    ] = None,
     split: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
@@ -136,6 +144,7 @@ def prepare(
         resize=resize,
         align=align,
         standardize=standardize,
+        bias_correction=tuple(bias_correction or ()),
         fractions=split,
         seed=seed,
         value_range=value_range,
@@ -408,7 +417,7 @@ def bench(
             " Of misaligned: noise, modes or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
             " Of each of these four: methods."
-            " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1 or flair-t1."
+            " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1, flair-t1 or follow-ups."
             "  [default: the task's first]"
         ),
     ] = None,

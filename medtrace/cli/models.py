@@ -9,6 +9,7 @@ import typer
 
 from medtrace.cli import options
 from medtrace.cli.app import command
+from medtrace.cli.output import give, tell
 
 
 @command("export-model")
@@ -27,7 +28,9 @@ def export_model(
     from medtrace.workflows.runs import using_checkpoint
 
     with using_checkpoint(checkpoint):
-        typer.echo(str(call(run, out, format=format_, size=_sizes(size))))
+        told = str(call(run, out, format=format_, size=_sizes(size)))
+    give({"out": out})
+    tell(told)
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

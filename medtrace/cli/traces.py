@@ -270,23 +270,35 @@ def certify(
         raise typer.Exit(FAILED_VERDICT)
 
 
+def _needed(run: Path | None) -> Path:
+    if run is None:
+        raise CommandLineError("--run: expected a trained run, received none; intervals are of its translations")
+    return run
+
+
 @command("calibrate")
 def calibrate(
     what: Annotated[
         str,
         typer.Argument(
-            help="certificate, radius, or trace (of wrong translators).",
+            help="certificate, radius, trace (of wrong translators), intensity or hallucinations.",
             autocompletion=choices.completing(*choices.CALIBRATIONS),
         ),
     ],
     run: Annotated[Path | None, typer.Option(help="A trained run, whose traces are assessed.")] = None,
     checkpoint: options.Checkpoint = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Prepared folder, for a run that was trained on one (intensity, hallucinations)."),
+    ] = None,
     task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")
     ] = None,
     dims: options.Dims = 2,
-    cases: Annotated[int, typer.Option(min=2, help="Cases of each task (certificate, trace).")] = 20,
+    cases: Annotated[
+        int, typer.Option(min=2, help="Cases of each task or kind (certificate, trace, hallucinations).")
+    ] = 20,
     thresholds: options.Thresholds = None,
     target_contrast: Annotated[
         str | None,
@@ -303,15 +315,22 @@ def calibrate(
         Path | None, typer.Option(help="CSV of trace, source_landmarks, target_landmarks (radius).")
     ] = None,
     subjects: Annotated[
-        int, typer.Option(min=2, help="Subjects to calibrate on, and as many to test (radius).")
+        int, typer.Option(min=2, help="Subjects to calibrate on, and as many to test (radius, intensity).")
     ] = 1000,
-    coverage: Annotated[float, typer.Option(help="Probability to promise (radius).")] = 0.9,
+    coverage: Annotated[float, typer.Option(help="Probability to promise (radius, intensity).")] = 0.9,
     fraction: Annotated[
         float | None,
         typer.Option(help="Promise for this fraction of a subject's points, not for a random one (radius)."),
     ] = None,
+    unit: Annotated[
+        str,
+        typer.Option(help="subject, or case: slices stand in for subjects where there are few (intensity)."),
+    ] = "subject",
     seed: options.Seed = 0,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the table or of the radius.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File of the table, radius or interval.  [default of intensity: in the run]"),
+    ] = None,
 ) -> None:
     """Find out on TraceBench how often certificates are right, or how far points may be off."""
     from medtrace.workflows import calibrate as workflow
@@ -345,6 +364,14 @@ def calibrate(
                 seed=seed,
                 out=out,
             )
+        elif what == "intensity":
+            text = workflow.intensity_table(
+                _needed(run), dataset=data, subjects=subjects, coverage=coverage, unit=unit, seed=seed, out=out
+            )
+        elif what == "hallucinations":
+            text = workflow.hallucinations_table(_needed(run), dataset=data, cases=cases, seed=seed, out=out)
         else:
-            raise CommandLineError(f"what: expected certificate, radius or trace, received {what!r}")
+            raise CommandLineError(
+                f"what: expected certificate, radius, trace, intensity or hallucinations, received {what!r}"
+            )
     tell(text)

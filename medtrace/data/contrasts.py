@@ -141,6 +141,9 @@ def rule_notes(contrasts: Mapping[str, Contrast], targets: Mapping[str, str]) ->
         rows.append((name, contrast.unit, str(contrast.rule), limits, background, contrast.origin))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]
+    corrected = [name for name, contrast in contrasts.items() if contrast.bias_corrected]
+    if corrected:
+        lines.append(f"{', '.join(corrected)}: without the bias field that N4 finds, here and in translate")
     crossed = [f"{a} to {b}" for a, b in targets.items() if a != b and contrasts[b].relative]
     if crossed:
         lines.append(

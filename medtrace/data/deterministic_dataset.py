@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, cast
 
@@ -31,16 +31,20 @@ class DeterministicDataset(Dataset):
     Args:
         data: any map-style dataset, or a list of items.
         seed: 0 or more.
+        transform: of an item of `data`.
 
     `medtrace.engines.Trainer` calls `set_epoch` on the dataset of its loader; it reaches the workers of a loader as
     well, persistent ones too.
     """
 
-    def __init__(self, data: Dataset | Sequence[Any], seed: int = 0) -> None:
+    def __init__(
+        self, data: Dataset | Sequence[Any], seed: int = 0, transform: Callable[[Any], Any] | None = None
+    ) -> None:
         if seed < 0:
             raise ValueError(f"seed: expected 0 or more, received {seed!r}")
         self.data = cast(Any, data)  # torch's Dataset declares no length
         self.seed = seed
+        self.transform = transform
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()
         self._random: list[Randomizable] | None = None
 
@@ -51,6 +55,11 @@ class DeterministicDataset(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
+    def given(self, index: int) -> Any:
+        """An item, with what is random in it as the generators happen to be."""
+        item = self.data[index]
+        return item if self.transform is None else self.transform(item)
+
     def __getitem__(self, index: int) -> Any:
         if self._random is None:
             self._random = list(_randomizables(self.data, set()))
@@ -60,7 +69,7 @@ class DeterministicDataset(Dataset):
         for place, transform in enumerate(self._random):
             transform.set_random_state(seed=(seed + place) % 2**32)
         try:
-            return self.data[index]
+            return self.given(index)
         finally:
             restore_generators(states)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -86,3 +87,37 @@ def measure_coverage(held: Tensor, within: Tensor) -> Coverage:
     fraction = float(held.double().mean())
     error = math.sqrt(fraction * (1 - fraction) / len(held))
     return Coverage(fraction, float(within.double().mean()), error, len(held))
+
+
+def conformal_factor(scores: Sequence[Tensor], coverage: float = 0.9) -> float:
+    """Smallest factor within which a random point of a new subject lies with a probability: hierarchical conformal.
+
+    Every calibration subject counts alike, however many points it has; the new one counts as a subject whose points lie
+    at infinity.
+
+    Args:
+        scores: of every calibration subject, those of its points, (points,).
+        coverage: probability, in (0, 1).
+
+    Returns:
+        The factor, in the scores' unit; infinite where n < coverage / (1 − coverage), too few subjects to promise that.
+
+    Raises:
+        ValueError: if there are no subjects, one has no points, or the coverage is out of range.
+
+    Guarantee (Lee, Barber and Willett, "Distribution-free inference with hierarchical data", 2023): if the calibration
+    subjects and the new one are exchangeable, P(score of a random point of the new subject ≤ factor) ≥ coverage.
+
+    Example:
+        >>> conformal_factor([torch.arange(1.0, 101.0)] * 99, 0.9)
+        91.0
+    """
+    if not scores or any(one.ndim != 1 or one.numel() == 0 for one in scores):
+        raise ValueError("scores: expected (points,) of every subject, received none; leave empty subjects out")
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage: expected a probability in (0, 1), received {coverage!r}")
+    values = torch.cat([one.double() for one in scores])
+    weights = torch.cat([torch.full((len(one),), 1 / len(one), dtype=torch.float64) for one in scores])
+    order = values.argsort()
+    reached = weights[order].cumsum(0) >= (len(scores) + 1) * coverage - 1e-9
+    return float(values[order][int(reached.int().argmax())]) if bool(reached.any()) else math.inf

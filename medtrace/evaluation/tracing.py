@@ -26,6 +26,7 @@ def trace_by_registration(
     result: Registration,
     mask: Tensor | None = None,
     contrasts: tuple[Contrast, Contrast] | None = None,
+    tissue: Tensor | None = None,
 ) -> Trace:
     """The trace of an image whose field a registration found.
 
@@ -37,6 +38,7 @@ def trace_by_registration(
         result: of the registration of the source to the image.
         mask: (1, *spatial) on the image's grid, where intensity may change.
         contrasts: of source and image; None for one of both.
+        tissue: (1, *spatial) on the image's grid, where the change of contrast is estimated; None finds it.
     """
     channels = source.shape[0]
     return Trace.build(
@@ -47,6 +49,7 @@ def trace_by_registration(
         mask=None if mask is None else (mask > 0.5).to(torch.float32),
         affine=affine,
         source_affine=source_affine,
+        tissue=tissue,
         source_contrasts=None if contrasts is None else (contrasts[0],) * channels,
         contrasts=None if contrasts is None else (contrasts[1],) * channels,
     )

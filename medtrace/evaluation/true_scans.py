@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from medtrace.data.bias import in_corrected_intensities
 from medtrace.data.dataset import read_index
 from medtrace.data.fingerprint import fingerprint
 from medtrace.data.lists.pair_list import SIDES, PairImage
@@ -35,7 +36,7 @@ class TrueScans:
     Attributes:
         files: where they lie.
         scans: contrast → (C, *spatial) of each source on its own grid, in its units.
-        targets: likewise of each target, on the grid of the first source.
+        targets: likewise of each target, on the grid of the first source; corrected as the data set is.
         tissue: contrast → (1, *spatial) boolean, where the target shows something.
         mask: (1, *spatial) boolean that came with the pair, or None.
         labels: side → (1, *spatial) integers, both on the grid of the first source; empty without.
@@ -69,7 +70,7 @@ class TrueScans:
         targets, tissue = {}, {}
         for image in files.of("target"):
             meaning = preparation.contrasts.get(image.contrast)
-            scan = images[image.key]
+            scan = in_corrected_intensities(images[image.key], meaning)
             seen, moved = find_foreground(scan, meaning), as_tensor(scan)
             if files.align and not preparation.natural_image:
                 names, motion = (image.path, first.path), _motion(dataset, volume, image)

@@ -31,6 +31,7 @@ class Delivered(NamedTuple):
         foreground: (1, *spatial) boolean, outside of which the image has its background; None is everywhere.
         contrasts: of the image's channels, None if unknown.
         patches: how the scan was divided, None if it was not.
+        backs: of the image's channels to their units.
     """
 
     image: Tensor
@@ -38,6 +39,15 @@ class Delivered(NamedTuple):
     foreground: Tensor | None
     contrasts: tuple[Contrast, ...] | None
     patches: PatchInferer | None
+    backs: tuple[IntensityMap, ...]
+
+    def half_width(self, half: Tensor) -> Tensor:
+        """Half of an interval about `parts.image`, (C, *spatial) in [-1, 1], in the units of the image.
+
+        The map to units is not straight, so that an interval is longer on one side: the longer one counts.
+        """
+        upper, lower = (_in_units(self.parts.image + sign * half, self.backs, self.foreground) for sign in (1, -1))
+        return torch.maximum(upper - self.image, self.image - lower).clamp_min(0)
 
 
 def deliver(
@@ -73,7 +83,7 @@ def deliver(
         *(method, preparation, division, fit, bar, name),
     )
     moved = _moved_foreground(backs[0].foreground, parts.ddf)
-    return Delivered(_in_units(parts.image, backs, moved), parts, moved, after, patches)
+    return Delivered(_in_units(parts.image, backs, moved), parts, moved, after, patches, tuple(backs))
 
 
 def way_back(scan: Tensor, own: IntensityMap, before: Contrast | None, after: Contrast | None) -> IntensityMap:

@@ -10,10 +10,11 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from medtrace.data.bias import in_corrected_intensities
 from medtrace.data.contrasts import check_modality
 from medtrace.data.dicom.reading import MODALITY
 from medtrace.data.masks import check_same_grid
-from medtrace.data.preparation.case import onto_reference
+from medtrace.data.preparation.case import naming, onto_reference
 from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.rules import Preparation
 from medtrace.trace.contrast import Contrast
@@ -27,7 +28,7 @@ class SourceImages:
     """Images on the grid of the first, as a network reads them.
 
     Attributes:
-        scan: (C, *spatial) in their units, those that are there.
+        scan: (C, *spatial) in their units, those that are there; without their bias field where the run's were.
         affine: of the grid.
         normalized: (C', *spatial) in [-1, 1], every channel that the network reads; a missing one is -1.
         maps: per image its map between units and [-1, 1], by contrast, in order; of a run with one source, by "".
@@ -60,6 +61,7 @@ def one_source(
     """
     meaning = preparation.contrast(contrast)
     check_modality(path, scan.meta.get(MODALITY), meaning)
+    scan = in_corrected_intensities(scan, meaning)
     normalized, intensity = preparation.normalize(scan, contrast, foreground)
     contrasts = None if meaning is None else (meaning,) * scan.shape[0]
     return SourceImages(scan.as_tensor(), scan.affine, normalized, {"": intensity}, contrasts)
@@ -104,6 +106,8 @@ def several_sources(
         if scan.shape[0] != 1:
             raise ValueError(f"{path}: expected one channel, as in training, received {scan.shape[0]}; convert it")
         check_modality(path, scan.meta.get(MODALITY), meaning)
+        with naming(path):
+            scan = in_corrected_intensities(scan, meaning)
         tissue, moved = find_foreground(scan, meaning), as_tensor(scan)
         if name != first and preparation.align:
             moved, tissue, _ = onto_reference((path, where), scan, reference, tissue, foreground)

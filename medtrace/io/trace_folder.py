@@ -70,9 +70,9 @@ def save_trace(
 ) -> Path:
     """Write a trace.
 
-    `source`, `image`, `warped`, `appearance` and `mask` become NIfTI images; `ddf`, `inverse_ddf` and `velocity` become
-    ITK displacement fields (`.nii.gz`, LPS mm); `trace.json` reports shapes, exact affines, units, digests, method and
-    version. Each member is written once.
+    `source`, `image`, `warped`, `appearance`, `mask`, `interval` and `unexplained` become NIfTI images; `ddf`,
+    `inverse_ddf` and `velocity` become ITK displacement fields (`.nii.gz`, LPS mm); `trace.json` reports shapes, exact
+    affines, units, digests, method and version. Each member is written once.
 
     Unless `precise`, numbers are rounded so that files stay small: components of fields to 1/1024 voxel or finer (they
     are off by 1/2048 voxel at most) and, above four million voxels, each image to 16 bits over its range (off by
@@ -272,7 +272,7 @@ def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Se
         OSError: if there is less; the message states both numbers.
     """
     channels, voxels, source_voxels = image[0], math.prod(image[1:]), math.prod(source[1:])
-    per_voxel = 4 * (3 * channels + 1) + 36 + 12  # images and mask, the field (float32 and float64), the velocity
+    per_voxel = 4 * (4 * channels + 2) + 36 + 12  # images and mask, the field (float32 and float64), the velocity
     check_room(folder, voxels * per_voxel + source_voxels * (4 * source[0] + 36), "a trace of this size")
 
 

@@ -22,7 +22,8 @@ from medtrace.io.slicer_nrrd import write_slicer_nrrd
 from medtrace.io.transforms import write_transform
 from medtrace.trace import Trace
 
-IMAGES = ("source", "image", "warped", "appearance", "mask")
+IMAGES = ("source", "image", "warped", "appearance", "mask", "interval", "unexplained")
+MASKS = ("mask", "unexplained")
 FIELDS = ("ddf", "inverse_ddf", "velocity")
 REQUIRED = ("source", "image", "warped", "ddf", "inverse_ddf")
 ON_SOURCE_GRID = ("source", "inverse_ddf")
@@ -59,11 +60,11 @@ def write_members(
         files[name] = path.name
         if name in FIELDS:
             write_compact_field(path, value, affine, None if precise else FIELD_ERROR)
-        elif dtype is not None and name != "mask":
+        elif dtype is not None and name not in MASKS:
             write_image(path, value, affine, dtype)
         else:
             rounded = not precise and value[0].numel() > LARGE
-            steps[name] = None if not rounded else MASK_STEP if name == "mask" else intensity_step(value)
+            steps[name] = None if not rounded else MASK_STEP if name in MASKS else intensity_step(value)
             write_compact_image(path, value, affine, steps[name])
     also = {name: [f"{name}.{ending}" for ending in transforms] for name in ("ddf", "inverse_ddf")}
     if "h5" in transforms:
@@ -99,6 +100,8 @@ def expected_shapes(spatial_dims: int, shape: Sequence[int], source_shape: Seque
         "warped": (source[0], *image[1:]),
         "appearance": image,
         "mask": (1, *image[1:]),
+        "interval": image,
+        "unexplained": (1, *image[1:]),
         "ddf": (spatial_dims, *image[1:]),
         "inverse_ddf": (spatial_dims, *source[1:]),
         "velocity": (spatial_dims, *image[1:]),

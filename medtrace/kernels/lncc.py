@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from medtrace.kernels import choice, threads
 from medtrace.kernels.greedy_interface import inner_shape
 from medtrace.kernels.layout import plain
-from medtrace.kernels.similarity_torch import box_sum, local_correlation, local_slope
+from medtrace.kernels.similarity_torch import LEAST_WEIGHT, box_sum, local_correlation, local_slope
 
 choice.OPERATIONS["local correlation (LNCC)"] = "CPU, float32"
 
@@ -42,6 +42,29 @@ def local_correlations(x: Tensor, y: Tensor, weight: Tensor, radius: int, floor:
     values, _, _ = _lncc(x, y, weight, radius, floor, on and x.requires_grad, on and y.requires_grad)
     result: Tensor = values
     return result
+
+
+def local_signs(x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float) -> tuple[float, float]:
+    """Sums of the local correlations of two images, with their signs and without, weighted at the windows' centers.
+
+    Args:
+        x: (*spatial), two or three axes, float32.
+        y: likewise.
+        weight: likewise, at least 0, of the voxels in the windows and of the centers.
+        radius: of the windows, clipped at the border.
+        floor: added to the variances, in squared intensities.
+    """
+    first, second, fraction = (plain(image).reshape(inner_shape(x.shape)) for image in (x, y, weight))
+    if choice.takes_compiled(x, y, weight):
+        work = _Row(tuple(first.shape), radius, floor)
+        return work.signs(first.numpy(), second.numpy(), fraction.numpy())
+    wx, wy = fraction * first, fraction * second
+    moments = torch.stack([fraction, wy, wy * second, wx, wx * first, wx * second])
+    count, sy, syy, sx, sxx, sxy = box_sum(moments, radius)
+    per, slack = 1 / count.clamp_min(LEAST_WEIGHT), floor * count.clamp_min(1)
+    of_x, of_y = ((square - one * one * per).clamp_min(0) + slack for one, square in ((sx, sxx), (sy, syy)))
+    local = fraction * (sxy - sx * sy * per) / (of_x * of_y).sqrt()
+    return float(local.sum()), float(local.abs().sum())
 
 
 @torch.library.custom_op("medtrace::lncc", mutates_args=())
@@ -132,16 +155,30 @@ class _Row:
         if by_x is None and by_y is not None:
             x, y, by_x, by_y = y, x, by_y, None
         used = 5 if by_y is not None else (0 if by_x is None else 3)
-        self._share(loops.product_planes, x, y, weight, self.radius, self.sums)
-        first = weight * y
-        for part, out in zip((weight, first, first * y), self.windows):
-            self._box(part, out)
+        self._sums(x, y, weight)
         arrays = self.sums, *self.windows, weight
         self._share(loops.coefficient_planes, *arrays, self.floor, self.radius, used, self.coefficients, self.totals)
         if used:
             written = by_x, by_x if by_y is None else by_y
             self._share(loops.slope_planes, x, y, weight, self.coefficients, self.radius, used, *written)
         return float(self.totals.sum())
+
+    def signs(self, x: Any, y: Any, weight: Any) -> tuple[float, float]:
+        """See `local_signs`."""
+        from medtrace.kernels import lncc_loops as loops
+
+        totals = np.empty((2, x.shape[0]))
+        self._sums(x, y, weight)
+        self._share(loops.sign_planes, self.sums, *self.windows, weight, self.floor, self.radius, totals)
+        return float(totals[0].sum()), float(totals[1].sum())
+
+    def _sums(self, x: Any, y: Any, weight: Any) -> None:
+        from medtrace.kernels import lncc_loops as loops
+
+        self._share(loops.product_planes, x, y, weight, self.radius, self.sums)
+        first = weight * y
+        for part, out in zip((weight, first, first * y), self.windows):
+            self._box(part, out)
 
     def _box(self, values: Any, out: Any) -> None:
         from medtrace.kernels import greedy_loops as loops

@@ -170,3 +170,47 @@ def slope_planes(
                 other = by_y[i, k]
                 for j in range(length):
                     other[j] = w[j] * (m[j] * a[j] - f[j] * d[j] - e[j])
+
+
+@compiled
+def sign_planes(
+    sums: Any,
+    count: Any,
+    sum_y: Any,
+    sum_yy: Any,
+    centers: Any,
+    floor: Any,
+    radius: int,
+    totals: Any,
+    begin: int,
+    end: int,
+) -> None:
+    """Local correlations A/√(B·C), weighted by v and summed with their signs and without; see `coefficient_planes`.
+
+    Args:
+        sums, count, sum_y, sum_yy, centers, floor, radius: as there.
+        totals: (2, X) float64 receives both sums per plane.
+        begin: first plane.
+        end: behind the last one.
+    """
+    _, height, length = count.shape
+    real = count.dtype.type
+    one, zero, minimum = real(1), real(0), real(LEAST_WEIGHT)
+    signed, whole = np.empty(length, count.dtype), np.empty(length, count.dtype)
+    own = np.empty((3, length), count.dtype)
+    sx, sxx, sxy = own[0], own[1], own[2]
+    for i in range(begin, end):
+        signed[:], whole[:] = 0, 0
+        for k in range(height):
+            n, v, sy, syy = count[i, k], centers[i, k], sum_y[i, k], sum_yy[i, k]
+            for part in range(3):
+                sum_rows(sums[part], i, k, radius, own[part])
+            for j in range(length):
+                per = one / max(n[j], minimum)
+                slack = floor * max(n[j], one)
+                of_x = max(sxx[j] - sx[j] * sx[j] * per, zero) + slack
+                of_y = max(syy[j] - sy[j] * sy[j] * per, zero) + slack
+                value = v[j] * (sxy[j] - sx[j] * sy[j] * per) / np.sqrt(of_x * of_y)
+                signed[j] += value
+                whole[j] += abs(value)
+        totals[0, i], totals[1, i] = signed.sum(), whole.sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,20 @@ PARTS = 8
 """Histograms that are summed in the end, whatever the number of threads."""
 
 REAL = np.float32
+
+
+class Climb(NamedTuple):
+    """How to climb."""
+
+    lever: float
+    """Radians, or entries of a matrix, per unit of a parameter."""
+    edge: float
+    """Length of a shift per unit of a parameter."""
+    iterations: int
+    tolerance: float
+    """Fraction of the information that an iteration must gain."""
+    rigid: bool
+    """Whether a rotation is sought, else a matrix."""
 
 
 class PointInformation:
@@ -102,6 +116,43 @@ class PointInformation:
         work = threads.pieces(len(matrices), len(matrices) * self.points.shape[1], minimum=1 << 15)
         threads.run(lambda begin, end: loops.many_values(*read, BINS, PARTS, begin, end), work)
         return [float(one) for one in out]
+
+    def climb(
+        self, starts: Sequence[Any], ends: Any, sides: tuple[Any, Any], settings: Climb
+    ) -> list[tuple[Any, float]]:
+        """Climb from each of several maps to the nearest one of the most information; compiled only.
+
+        Args:
+            starts: (D, D) linear parts of the maps, which are changed from the right.
+            ends: (maps, 2, D), a point and where a map puts it.
+            sides: (D + 1, D + 1) each, what is put before and behind a map, so that it leads from the points' voxels
+                to the image's.
+            settings: see `Climb`.
+
+        Returns:
+            Of each its end, (D + 1, D + 1) float64, and what that is worth.
+        """
+        from medtrace.kernels import climb_loops as loops  # numba takes half a second to import
+
+        axes, count = _axes(self.dims), len(starts)
+        linear, about, both = np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2, 3)), np.tile(np.eye(4), (2, 1, 1))
+        for number, start in enumerate(starts):
+            linear[number][np.ix_(axes, axes)] = start
+        about[:, :, axes] = ends
+        for into, given in zip(both, sides):
+            into[np.ix_([*axes, 3], [*axes, 3])] = given
+        if settings.rigid:
+            where = [1, 3, 5] if self.dims == 2 else [*range(6)]
+        else:
+            where = [*(3 * a + b for a in axes for b in axes), *(9 + a for a in axes)]
+        data = (self.image, self.share, self.points, self.known, self.weights, self.spread, FLOOR)
+        numbers = *settings[:4], PARTS, BINS, settings.rigid
+        out, scores = np.empty((count, 4, 4)), np.empty(count)
+        arrays = data, linear, about, both, np.array(where), np.array(numbers, float), out, scores
+        work = threads.pieces(count, count * self.points.shape[1], minimum=1 << 12)
+        threads.run(lambda begin, end: loops.climb(*arrays, begin, end), work)
+        cut = np.ix_([*axes, 3], [*axes, 3])
+        return [(matrix[cut], float(score)) for matrix, score in zip(out, scores)]
 
     def _by_loops(self, matrix: Any, derivative: bool) -> tuple[float, Any]:
         from medtrace.kernels import point_loops as loops  # numba takes half a second to import

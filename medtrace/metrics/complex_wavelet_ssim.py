@@ -171,7 +171,7 @@ def _sums(similarity: Tensor, region: Tensor | None, shape: torch.Size, cases: i
     """Sum of a subband's values and of their weights, (2, cases)."""
     weights = torch.ones_like(similarity)
     if region is not None:
-        inside = (F.adaptive_avg_pool2d(region, tuple(shape)) >= 0.5).double()
+        inside = (F.adaptive_avg_pool2d(region, (shape[-2], shape[-1])) >= 0.5).double()
         top, left = ((whole - part) // 2 for whole, part in zip(shape, similarity.shape[-2:]))
         rows, columns = similarity.shape[-2:]
         weights = weights * inside[..., top : top + rows, left : left + columns]

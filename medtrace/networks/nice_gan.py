@@ -344,7 +344,8 @@ class _Shuffle(nn.Module):
     """Channels to places: 2^dims of them become a block of voxels."""
 
     def forward(self, features: Tensor) -> Tensor:
-        return pixelshuffle(features, features.ndim - 2, 2)
+        result: Tensor = pixelshuffle(features, features.ndim - 2, 2)
+        return result
 
 
 def _doubling(channels: int, spatial_dims: int) -> nn.Sequential:

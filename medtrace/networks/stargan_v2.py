@@ -61,10 +61,8 @@ class StyledBlock(nn.Module):
     def forward(self, features: Tensor, style: Tensor | None = None) -> Tensor:
         """Return (B, out_channels, *resized) of (B, in_channels, *spatial) and a style (B, style_channels)."""
         inner = F.leaky_relu(self._normalized(features, 0, style), SLOPE)
-        if self.resize == "up":
-            inner = self.first(self._resized(inner))
-        else:
-            inner = self._resized(self.first(inner))
+        # The grid is widest where there are fewer features.
+        inner = self.first(self._resized(inner)) if self.resize == "up" else self._resized(self.first(inner))
         inner = self.second(F.leaky_relu(self._normalized(inner, 1, style), SLOPE))
         beside = self.skip(self._resized(features))
         result: Tensor = (inner + beside) / 2**0.5
@@ -75,7 +73,7 @@ class StyledBlock(nn.Module):
 
 
 class StyledGenerator(nn.Module):
-    """An image of a style from an image: blocks that halve the grid, two without and two with style, blocks that double.
+    """An image of a style from an image: blocks that halve the grid, two without, two with style, blocks that double.
 
     Args:
         spatial_dims: 2 or 3.

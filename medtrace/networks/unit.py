@@ -41,7 +41,9 @@ class UNIT(CodedBackbone):
         num_blocks: residual blocks of each encoder and of each decoder, the shared ones included.
         shared_blocks: how many of them both domains share, 0 to `num_blocks`.
         same_start: start both encoders with the same weights, and both decoders, where the domains have as many
-            channels: before the training a translation is then the reconstruction.
+            channels: before the training a translation is then the reconstruction. Neither paper nor cycle says which
+            of the two ways round a translation is to be; without this cue a short training may end with the inverted
+            image, which cycle and reconstruction then hold in place.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
         discriminator_scales: scales that each discriminator assesses.
@@ -68,7 +70,7 @@ class UNIT(CodedBackbone):
         downsamplings: int = 2,
         num_blocks: int = 4,
         shared_blocks: int = 1,
-        same_start: bool = False,
+        same_start: bool = True,
         discriminator_channels: int = 64,
         discriminator_layers: int = 3,
         discriminator_scales: int = 3,
@@ -110,8 +112,8 @@ class UNIT(CodedBackbone):
         kaiming_start(self.decoders)
         if same_start and in_channels == out_channels:
             for networks in (self.encoders, self.decoders):
-                for domain in networks:
-                    networks[domain].load_state_dict(networks["target"].state_dict())
+                for network in networks.values():
+                    network.load_state_dict(networks["target"].state_dict())
 
     def decoded(self, code: Code, domain: Domain) -> Tensor:
         """The decoder's linear output (B, C, *padded) of a code; in training mode with N(0, 1) added to its mean."""

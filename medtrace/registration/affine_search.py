@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 
+from medtrace.kernels.point_information import Climb
 from medtrace.registration.frames import Array
 from medtrace.registration.levels import AlignmentLevel
 
@@ -37,14 +39,33 @@ def start_score(level: AlignmentLevel, name: str, matrix: Array) -> Candidate:
     return Candidate(name, matrix, level.score(matrix))
 
 
-def refine(level: AlignmentLevel, start: Candidate, search: Search) -> Candidate:
-    """Climb by L-BFGS; the parameters move the content by a voxel of the level per unit.
+def refine_all(level: AlignmentLevel, starts: Sequence[Candidate], search: Search) -> list[Candidate]:
+    """Climb from each of several starts; the parameters move the content by a voxel of the level per unit.
 
     Args:
         level: where to compare.
-        start: whose matrix to change.
+        starts: whose matrices to change.
         search: what may change.
     """
+    if not level.information.compiled:
+        return [refine_by_torch(level, start, search) for start in starts]
+    if not starts:
+        return []
+    center = level.fixed_center
+    bases = [start.matrix[:-1, :-1] for start in starts]
+    places = [(center, base @ center + start.matrix[:-1, -1]) for base, start in zip(bases, starts)]
+    how = Climb(level.edge / level.radius, level.edge, search.iterations, search.tolerance, search.kind == "rigid")
+    ends = level.information.climb(bases, np.array(places), (level.from_moving, level.to_fixed), how)
+    return [Candidate(start.name, *end) for start, end in zip(starts, ends)]
+
+
+def refine(level: AlignmentLevel, start: Candidate, search: Search) -> Candidate:
+    """`refine_all` of one start."""
+    return refine_all(level, [start], search)[0]
+
+
+def refine_by_torch(level: AlignmentLevel, start: Candidate, search: Search) -> Candidate:
+    """`refine_all` of one start where loops are not compiled: by SciPy's L-BFGS."""
     dims, center = level.dims, level.fixed_center
     lever = level.edge / level.radius
     count = dims * (dims - 1) // 2 if search.kind == "rigid" else dims * dims

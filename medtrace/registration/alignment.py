@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medtrace.checks import check_batched, check_choice, check_finite
 from medtrace.kernels import threads
-from medtrace.registration.affine_search import Candidate, Search, refine, start_score
+from medtrace.registration.affine_search import Candidate, Search, refine, refine_all, start_score
 from medtrace.registration.frames import Frame
 from medtrace.registration.levels import FIRST_POINTS, MOST_POINTS, AlignmentLevel, Side, make_levels, side
 from medtrace.registration.plausibility import Plausibility, plausibility
@@ -239,15 +239,15 @@ def _follow(
     coarse = levels[0]
     search = Search("rigid", 40, COARSE_TOLERANCE)
     straight = [start_score(coarse, name, matrix) for name, matrix in [*seeds, *_shifted(coarse)]]
-    begun = _distinct([refine(coarse, one, Search("rigid", PROBING)) for one in straight], coarse)
-    followed = _distinct([refine(coarse, one, search) for one in begun], coarse)
+    begun = _distinct(refine_all(coarse, straight, Search("rigid", PROBING)), coarse)
+    followed = _distinct(refine_all(coarse, begun, search), coarse)
     convincing = False
     if turns:
         convincing, followed = _turned_too(coarse, followed, search)
     early = followed = followed[: FOLLOWED[1]]
     for number, level in enumerate(levels[1:], start=1):
         followed = followed[: FOLLOWED[min(number, len(FOLLOWED) - 1)]]
-        followed = _distinct([refine(level, one, Search("rigid", 25)) for one in followed], level)
+        followed = _distinct(refine_all(level, followed, Search("rigid", 25)), level)
     return followed, early, convincing
 
 
@@ -257,14 +257,14 @@ def _turned_too(level: AlignmentLevel, straight: list[Candidate], search: Search
     scores = level.scores([matrix for _, matrix in starts])
     turned = [Candidate(*start, score) for start, score in zip(starts, scores)]
     turned.sort(key=lambda one: -one.score)
-    probes = [refine(level, one, Search("rigid", PROBING)) for one in turned[:PROBES]]
+    probes = refine_all(level, turned[:PROBES], Search("rigid", PROBING))
     best = straight[0]
     elsewhere = [one for one in probes if level.distance(one.matrix, best.matrix) > ELSEWHERE * level.edge]
     rival = max((one.score for one in elsewhere), default=1.0)
     if elsewhere and best.score - 1 > (1 + CONVINCING) * (rival - 1):
         return True, straight
     followed = [*probes, *turned[PROBES : FOLLOWED[0]]]
-    return False, _distinct([*straight, *(refine(level, one, search) for one in followed)], level)
+    return False, _distinct([*straight, *refine_all(level, followed, search)], level)
 
 
 def _shifted(level: AlignmentLevel) -> list[tuple[str, Any]]:
@@ -317,9 +317,9 @@ def _affine(
     """The best affine map that the rigid one or another coarse end leads to: of other sizes, no rigid one is right."""
     coarse = levels[0]
     search = Search("affine", 40, COARSE_TOLERANCE)
-    ends = _distinct([refine(coarse, one, search) for one in _distinct([rigid, *early], coarse)], coarse)
+    ends = _distinct(refine_all(coarse, _distinct([rigid, *early], coarse), search), coarse)
     for level in levels[1:2]:
-        ends = _distinct([refine(level, one, Search("affine", 40)) for one in ends[: FOLLOWED[2]]], level)
+        ends = _distinct(refine_all(level, ends[: FOLLOWED[2]], Search("affine", 40)), level)
     end = _preferred(ends, trusted)
     for level in levels[2:]:
         end = refine(level, end, Search("affine", 25))
@@ -354,15 +354,16 @@ def _mirror_gain(levels: Sequence[AlignmentLevel], matrix: Any, kind: str) -> fl
     coarse = levels[0]
     search = Search(kind, MIRRORING, COARSE_TOLERANCE)
     probing = search._replace(iterations=PROBING)
-    ends = []
+    starts = []
     for axis in range(coarse.dims):
         normal = coarse.to_fixed[:-1, axis] / np.linalg.norm(coarse.to_fixed[:-1, axis])
         flip = np.eye(coarse.dims + 1)
         flip[:-1, :-1] -= 2 * np.outer(normal, normal)
         flip[:-1, -1] = 2 * normal * (normal @ coarse.fixed_center)
-        ends.append(refine(coarse, Candidate("mirrored", matrix @ flip, 0.0), probing))
-    best = refine(coarse, max(ends, key=lambda one: one.score), search)
-    own = refine(coarse, Candidate("as found", matrix, 0.0), search)
-    for level in (one.thinned() for one in levels[1:]):
-        best, own = refine(level, best, search), refine(level, own, search)
+        starts.append(Candidate("mirrored", matrix @ flip, 0.0))
+    best = max(refine_all(coarse, starts, probing), key=lambda one: one.score)
+    ends = [best, Candidate("as found", matrix, 0.0)]
+    for level in [coarse, *(one.thinned() for one in levels[1:])]:
+        ends = refine_all(level, ends, search)
+    best, own = ends
     return (best.score - own.score) / max(own.score - 1, 1e-9)

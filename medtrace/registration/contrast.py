@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from medtrace.kernels.greedy_interface import inner_shape
-from medtrace.kernels.similarity_torch import LEAST_WEIGHT, box_sum
+from medtrace.kernels.lncc import local_signs
 from medtrace.losses.lncc import lncc
 from medtrace.registration.pyramid import shrink
 
@@ -58,22 +56,12 @@ def contrast_of(moving: Tensor, fixed: Tensor, weight: Tensor) -> ContrastRelati
     texture = mean_correlation(moving, fixed, weight.float())
     factor = [_halvings(max(weight.shape[1:])) if size > 1 else 1 for size in weight.shape[1:]]
     moving, fixed, weight = (shrink(image, factor) for image in (moving, fixed, weight.float()))
-    fraction = weight.reshape(inner_shape(weight.shape[1:]))
     signed = whole = 0.0
     correlations = []
     for x, y in zip(moving, fixed):
-        a, b = (image.reshape(fraction.shape) for image in (x, y))
-        moments = torch.stack(
-            [fraction, a * fraction, b * fraction, a * a * fraction, b * b * fraction, a * b * fraction]
-        )
-        n, sa, sb, saa, sbb, sab = box_sum(moments, RADIUS)
-        per = 1 / n.clamp_min(LEAST_WEIGHT)
-        spread = [
-            (square - one * one * per).clamp_min(0) + FLOOR * n.clamp_min(1) for one, square in ((sa, saa), (sb, sbb))
-        ]
-        local = fraction * (sab - sa * sb * per) / (spread[0] * spread[1]).sqrt()
-        signed, whole = signed + float(local.sum()), whole + float(local.abs().sum())
-        correlations.append(_correlation(a, b, fraction))
+        own = local_signs(x, y, weight[0], RADIUS, FLOOR)
+        signed, whole = signed + own[0], whole + own[1]
+        correlations.append(_correlation(x, y, weight[0]))
     likeness = texture if max(factor) == 1 else mean_correlation(moving, fixed, weight)
     return ContrastRelation(abs(signed) / max(whole, 1e-9), sum(correlations) / len(correlations), likeness, texture)
 

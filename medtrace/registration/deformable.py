@@ -160,8 +160,27 @@ def deform(
         >>> result.ddf.shape, result.folds
         (torch.Size([2, 32, 32]), 0)
     """
-    settings = settings or Deformable()
-    images = _checked(moving, fixed, mask, moving_mask)
+    return deform_scaled(_checked(moving, fixed, mask, moving_mask), spacing, settings, progress)
+
+
+def deform_scaled(
+    images: Images,
+    spacing: Sequence[float] | None,
+    settings: Deformable | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Deformation:
+    """`deform` of images that are checked and scaled already.
+
+    Args:
+        images: see `Images`.
+        spacing, settings, progress: as in `deform`.
+
+    Raises:
+        ValueError: if the weight is nowhere above 0, or the spacing is wrong.
+    """
+    if not bool((images.weight > 0).any()):
+        raise ValueError("mask: expected voxels outside of it, received a mask that covers the image")
+    settings, fixed = settings or Deformable(), images.fixed
     shape = fixed.shape[1:]
     sizes = tuple(float(size) for size in (spacing or (1.0,) * len(shape)))
     if len(sizes) != len(shape) or not all(0 < size < math.inf for size in sizes):
@@ -174,9 +193,7 @@ def deform(
     for step in steps:
         field = enlarge(field, coarse, step.factor, shape)
         level = _Level(images, step, sizes, settings, field)
-        if history:
-            level.doubt()
-        history.append(level.run(_after(progress, done, planned)))
+        history.append(level.run(_after(progress, done, planned), doubt=bool(history)))
         done, coarse, field = done + step.iterations, step.factor, level.field
     field, before, left = unfold(field, settings.unfolding)
     inverse = invert(field[None], tolerance=1e-3)
@@ -188,14 +205,20 @@ def _after(progress: Callable[[int, int], None] | None, done: int, planned: int)
     return None if progress is None else lambda count: progress(done + count, planned)
 
 
-class _Images(NamedTuple):
+class Images(NamedTuple):
+    """What is registered, on one grid."""
+
     moving: Tensor
+    """(C, *spatial), scaled (see `scaling.scaled`)."""
     fixed: Tensor
+    """Likewise."""
     weight: Tensor
+    """(1, *spatial) in [0, 1], how far voxels of the fixed image count."""
     moving_mask: Tensor | None
+    """(1, *spatial) in [0, 1], what is left out of the moving one."""
 
 
-def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Tensor | None) -> _Images:
+def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Tensor | None) -> Images:
     given = {"moving": moving, "fixed": fixed}
     for name, image in given.items():
         check_batched(name, image[None] if isinstance(image, Tensor) else image)
@@ -214,18 +237,14 @@ def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Te
             region = region.detach().to(fixed.device, torch.float32).clamp(0, 1)
         masks.append(region)
     weight = torch.ones_like(fixed[:1], dtype=torch.float32) if masks[0] is None else 1 - masks[0]
-    if not bool((weight > 0).any()):
-        raise ValueError("mask: expected voxels outside of it, received a mask that covers the image")
     moved = None if masks[1] is None else 1 - masks[1]
-    return _Images(scaled(moving, moved), scaled(fixed, weight), weight, masks[1])
+    return Images(scaled(moving, moved), scaled(fixed, weight), weight, masks[1])
 
 
 class _Level:
     """One resolution of a registration."""
 
-    def __init__(
-        self, images: _Images, step: Step, sizes: Sequence[float], settings: Deformable, field: Tensor
-    ) -> None:
+    def __init__(self, images: Images, step: Step, sizes: Sequence[float], settings: Deformable, field: Tensor) -> None:
         self.step, self.settings = step, settings
         fixed, moving = shrink(images.fixed, step.factor), shrink(images.moving, step.factor)
         if settings.similarity == "mind":
@@ -258,25 +277,29 @@ class _Level:
         """A copy of the displacement, in voxels of the level."""
         return self.ops.tensor(self.array)
 
-    def run(self, progress: Callable[[int], None] | None) -> LevelHistory:
-        """Iterate until the similarity ceases to rise."""
+    def run(self, progress: Callable[[int], None] | None, doubt: bool) -> LevelHistory:
+        """Iterate until the similarity ceases to rise.
+
+        Args:
+            progress: called with the iterations done.
+            doubt: whether to begin without the coarser levels' field where that makes the images less alike, as of two
+                contrasts it may: what is brighter than the background on both need not be alike inside.
+        """
         values: list[float] = []
         stopped = False
+        none = self.ops.field(torch.zeros_like(self.field)) if doubt and self.step.iterations else None
+        alone = None if none is None else self._likeness(none)
         for count in range(self.step.iterations):
             values.append(self._iterate())
+            if none is not None and alone is not None and count == 0 and alone > (1 + DOUBT) * values[0]:
+                self.array, self.gain = none, None
+                values = [self._iterate()]
             if progress is not None:
                 progress(count + 1)
             if _settled(values, self.settings.tolerance):
                 stopped = count + 1 < self.step.iterations
                 break
         return LevelHistory(self.step.factor, tuple(values), stopped)
-
-    def doubt(self) -> None:
-        """Begin without the coarser levels' field where that makes the images less alike, as of two contrasts it may:
-        what is brighter than the background on both need not be alike inside."""
-        none = self.ops.field(torch.zeros_like(self.field))
-        if self._likeness(none) > (1 + DOUBT) * self._likeness(self.array):
-            self.array = none
 
     def _likeness(self, field: Any) -> float:
         weight = self._weight(field)

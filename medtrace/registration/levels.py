@@ -154,9 +154,12 @@ def make_levels(moving: Side, fixed: Side, frame: Frame, most: int = MOST_POINTS
     still, moved = fixed.image, moving.image
     weight = torch.ones_like(still) if fixed.weight is None else fixed.weight
     edges = [np.linalg.norm(affine[:-1, :-1], axis=0) for affine in (frame.moving, frame.fixed)]
-    content = max(size * edge for size, edge in zip(_extent(still[0]), edges[1]))
+    low, high = _box(still[0], [0.0] * frame.dims)
+    content = max((last - first) * edge for first, last, edge in zip(low, high, edges[1]))
     edge = max(content / COARSEST, float(min(edges[1])))
-    start, stop = _box(still[0], [content / 8 / own for own in edges[1]])
+    wide = [round(content / 8 / own) for own in edges[1]]
+    start = [max(first - more, 0) for first, more in zip(low, wide)]
+    stop = [min(last + more, size) for last, more, size in zip(high, wide, still.shape[1:])]
     cut = (slice(None), *(slice(low, high) for low, high in zip(start, stop)))
     still, weight = still[cut], weight[cut]
     frame = frame.starting_at(start)
@@ -233,11 +236,6 @@ def _rim(image: Tensor) -> float:
         image.select(axis, side).flatten() for axis, size in enumerate(image.shape) if size > 1 for side in (0, -1)
     ]
     return float(torch.cat(faces).median()) if faces else 0.0
-
-
-def _extent(image: Tensor) -> list[int]:
-    """Voxels per axis of the box about what differs from the rim."""
-    return [high - low for low, high in zip(*_box(image, [0.0] * image.ndim))]
 
 
 def _box(image: Tensor, margin: Sequence[float]) -> tuple[list[int], list[int]]:

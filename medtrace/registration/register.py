@@ -11,21 +11,25 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
-from medtrace.fields import identity_grid, sample, warp
+from medtrace.fields import sample, warp
 from medtrace.kernels import threads
 from medtrace.registration.alignment import KINDS, Alignment, align_sides, check_pair
 from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of, mean_correlation
-from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, deform
+from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, Images, deform_scaled
 from medtrace.registration.frames import Frame
 from medtrace.registration.held_out import Evidence, supported
 from medtrace.registration.levels import Side, side
 from medtrace.registration.presets import weak_likeness
+from medtrace.registration.scaling import scaled
 from medtrace.registration.verdict import OtherStart, Verdict, assess
-from medtrace.registration.working import Working, total_field, total_inverse, working_pair
+from medtrace.registration.working import Working, places, total_field, total_inverse, working_pair
 
 ALIKE = 0.8
 """Mean squared local correlation of aligned images, over that of the fixed image with itself, from which a
 deformation has to raise it to be kept."""
+
+STRUCTURED = 0.5
+"""Mean squared local correlation of an image with itself, at least, which is 1 but for windows without structure."""
 
 
 class Registration(NamedTuple):
@@ -118,14 +122,7 @@ def register_images(
     pair = working_pair((moving, fixed), (moving_mask, mask), frame, matrix, spacing)
     contrast = _contrast(pair)
     chosen, reason = _settings(pair, contrast, similarity, settings)
-    deformation = deform(
-        pair.moving,
-        pair.fixed,
-        spacing=pair.spacing,
-        mask=pair.mask,
-        moving_mask=pair.moving_mask,
-        settings=chosen,
-    )
+    deformation = deform_scaled(_scaled(pair), pair.spacing, chosen)
     if _needless(pair, deformation, contrast.texture):
         still = torch.zeros_like(deformation.ddf)
         deformation = Deformation(still, still, 0.0, deformation.levels, 0, 0)
@@ -143,8 +140,21 @@ def register_images(
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict, evidence)
 
 
+def _scaled(pair: Working) -> Images:
+    """What is deformed. Where something is left out, it has no part in the images' scale either."""
+    weight = 1 - pair.mask
+    moving, fixed = pair.shown
+    if pair.moving_mask is not None:
+        moving = scaled(pair.moving, 1 - pair.moving_mask)
+    if bool((weight < 1).any()):
+        fixed = scaled(pair.fixed, weight)
+    return Images(moving, fixed, weight, pair.moving_mask)
+
+
 def _needless(pair: Working, deformation: Deformation, before: float) -> bool:
     """Whether images that are as alike as two can be, once aligned, are less so when deformed."""
+    if before <= ALIKE * STRUCTURED:
+        return False
     weight = pair.content.float() * (1 - pair.mask)
     moving, fixed = pair.shown
     if before <= ALIKE * mean_correlation(fixed, fixed, weight):  # 1 but for windows without structure
@@ -213,8 +223,11 @@ def _other_start(sides: tuple[Side, Side], affines: tuple[Tensor, Tensor], align
 
 
 def _warped(moving: Tensor, ddf: Tensor, frame: Frame) -> Tensor:
-    to_moving = torch.from_numpy(np.linalg.inv(frame.moving) @ frame.fixed).to(ddf.device)
-    points = identity_grid(ddf.shape[1:], device=ddf.device, dtype=torch.float64) + ddf
-    shift = to_moving[:-1, -1].reshape(-1, *[1] * (ddf.ndim - 1))
-    places = (torch.tensordot(to_moving[:-1, :-1], points, dims=1) + shift).float()
-    return sample(moving.detach().as_subclass(Tensor).float()[None], places[None])[0]
+    to_moving = np.linalg.inv(frame.moving) @ frame.fixed
+    there = []
+    for row, own in zip(to_moving[:-1, :-1], places(to_moving, ddf.shape[1:])):
+        own = own.to(ddf.device)
+        for factor, component in zip(row, ddf):
+            own = own + component * float(factor) if abs(factor) > 1e-12 else own
+        there.append(own)
+    return sample(moving.detach().as_subclass(Tensor).float()[None], torch.stack(there)[None])[0]

@@ -164,11 +164,28 @@ def _moved(matrix: Array, points: Tensor) -> Tensor:
 
 def _inside(shape: Sequence[int], matrix: Array, sizes: Sequence[int]) -> Tensor:
     """(1, *shape): 1 where a voxel's counterpart lies in a voxel of a grid, else 0."""
-    place = _moved(matrix, identity_grid(shape, dtype=torch.float32))
     result = torch.ones(tuple(shape), dtype=torch.bool)
-    for own, size in zip(place, sizes):
+    for own, size in zip(places(matrix, shape), sizes):
         result &= (own >= -0.5 - 1e-4) & (own <= size - 0.5 + 1e-4)
     return result.float()[None]
+
+
+def places(matrix: Array, shape: Sequence[int]) -> list[Tensor]:
+    """Where a matrix (D + 1, D + 1) leads the voxels of a grid, per axis of the other grid, float32.
+
+    Args:
+        matrix: of voxels.
+        shape: of the grid.
+    """
+    lines = [torch.arange(size, dtype=torch.float64) for size in shape]
+    result = []
+    for row in np.asarray(matrix, float)[:-1]:
+        own = torch.full((1,) * len(shape), row[-1], dtype=torch.float64)
+        for axis, (line, factor) in enumerate(zip(lines, row)):
+            own = own + (line * factor).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+            own = own.float() if axis == len(shape) - 2 else own
+        result.append(own.float())
+    return result
 
 
 def _both(first: tuple[list[int], list[int]], second: tuple[list[int], list[int]]) -> tuple[list[int], list[int]]:

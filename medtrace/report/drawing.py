@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from medtrace.trace import Trace
 
 AMOUNT, CHANGE = "cividis", "PuOr_r"
 GRID_COLOR = "#F0B429"
+LONGEST = 0.3
+"""Of a panel's width, that a scale bar takes at most."""
 TEXT: dict[str, Any] = {"fontsize": 9}
 
 
@@ -89,10 +92,38 @@ def color_bar(axis: Axes, picture: ScalarMappable) -> None:
 
 
 def show_letters(axis: Axes, view: View) -> None:
-    """Body directions at the left and the top edge of the first panel."""
-    style: dict[str, Any] = {"color": "white", "fontsize": 8, "fontweight": "bold", "transform": axis.transAxes}
-    axis.text(0.03, 0.5, view.letters[0], ha="left", va="center", **style)
-    axis.text(0.5, 0.97, view.letters[2], ha="center", va="top", **style)
+    """Body directions at the four edges of a panel, and a scale bar; of photographs the bar alone, in pixels."""
+    outline = [withStroke(linewidth=1.5, foreground="black")]
+    style: dict[str, Any] = {"color": "white", "fontsize": 8, "fontweight": "bold", "path_effects": outline}
+    style["transform"] = axis.transAxes
+    if not view.photograph:
+        left, right, top, bottom = view.letters
+        axis.text(0.03, 0.5, left, ha="left", va="center", **style)
+        axis.text(0.97, 0.5, right, ha="right", va="center", **style)
+        axis.text(0.5, 0.97, top, ha="center", va="top", **style)
+        axis.text(0.5, 0.03, bottom, ha="center", va="bottom", **style)
+    first, last = sorted(axis.get_xlim())
+    pixels = last - first
+    size = round_length(LONGEST * pixels * view.pixel_width)
+    share = size / view.pixel_width / pixels
+    axis.plot(
+        [0.96 - share, 0.96], [0.04, 0.04], color="white", linewidth=2, transform=axis.transAxes, path_effects=outline
+    )
+    axis.text(
+        0.96 - share / 2, 0.055, f"{size:g} {'px' if view.photograph else 'mm'}", ha="center", va="bottom", **style
+    )
+    axis.set_xlim(first, last)
+
+
+def round_length(limit: float) -> float:
+    """The longest of 1, 2, 5, 10, 20, ... (or .5, .2, .1, ...) that is at most `limit`.
+
+    Example:
+        >>> round_length(72.0), round_length(0.3)
+        (50.0, 0.2)
+    """
+    power = 10.0 ** np.floor(np.log10(limit))
+    return float(power * max(step for step in (1, 2, 5) if step * power <= limit * (1 + 1e-9)))
 
 
 def show_row_label(axis: Axes, text: str) -> None:

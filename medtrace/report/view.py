@@ -36,6 +36,8 @@ class View:
         index: where it is cut.
         aspect: height of a pixel over its width, from the voxel size.
         letters: body directions at the left, right, top and bottom of the page.
+        pixel_width: in mm.
+        photograph: whether the grid is a natural image's, which has pixels and no body directions.
     """
 
     horizontal: int
@@ -46,6 +48,8 @@ class View:
     index: int
     aspect: float
     letters: tuple[str, str, str, str]
+    pixel_width: float = 1.0
+    photograph: bool = False
 
     def page(self, image: Tensor) -> np.ndarray:
         """Cut and turn (C, *spatial) into (rows, columns, C)."""
@@ -101,7 +105,14 @@ def view_of(
         index=position,
         aspect=float(spacing[vertical] / spacing[horizontal]),
         letters=(_TOWARDS[across], _AWAY[across], _TOWARDS[down], _AWAY[down]),
+        pixel_width=float(spacing[horizontal]),
+        photograph=len(shape) == 2 and is_natural(affine),
     )
+
+
+def is_natural(affine: Tensor) -> bool:
+    """Whether an affine is the one that natural images are read with, diag(-1, -1, 1, 1)."""
+    return affine.detach().cpu().double().tolist() == [[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
 def _slice_index(normal: int, shape: tuple[int, ...], index: int | None, weight: Tensor | None) -> int:

@@ -53,6 +53,8 @@ class Contrast:
         background: value outside of the body; None where the images have no background.
         deviation: standard deviation of the training images' intensities, in the unit.
         origin: how the rule was chosen, for people.
+        bias_corrected: whether images are divided by their bias field first (N4), and all numbers are those of
+            corrected images.
 
     Raises:
         ValueError: if a member is not as described; the message names it.
@@ -71,6 +73,7 @@ class Contrast:
     background: float | None = None
     deviation: float | None = None
     origin: str = ""
+    bias_corrected: bool = False
 
     def __post_init__(self) -> None:
         for name in ("name", "unit"):
@@ -98,6 +101,11 @@ class Contrast:
             raise ValueError(f"deviation: expected at least 0, received {self.deviation:g}")
         if not isinstance(self.origin, str):
             raise ValueError(f"origin: expected text, received {type(self.origin).__name__}")
+        if not isinstance(self.bias_corrected, bool) or (self.bias_corrected and not self.relative):
+            raise ValueError(
+                f"bias_corrected: expected False, or True in arbitrary units, received {self.bias_corrected!r} with"
+                f" {self.unit}"
+            )
 
     @classmethod
     def of(cls, text: str) -> Contrast:
@@ -148,7 +156,8 @@ class Contrast:
 
     def shares_unit(self, other: Contrast) -> bool:
         """Whether a difference of the two means something: one unit which, where arbitrary, is of one contrast."""
-        return self.unit == other.unit and (not self.relative or self.name == other.name)
+        same = self.name == other.name and self.bias_corrected == other.bias_corrected
+        return self.unit == other.unit and (not self.relative or same)
 
     def intensity_map(self, channels: int = 1, foreground: Tensor | None = None) -> IntensityMap:
         """The map between units and [-1, 1] that needs no scan: of the limits, or the mean training scan's.
@@ -174,7 +183,10 @@ class Contrast:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "rule": str(self.rule)}
+        values = {**asdict(self), "rule": str(self.rule)}
+        if not self.bias_corrected:
+            del values["bias_corrected"]  # as versions before it wrote
+        return values
 
     @classmethod
     def from_dict(cls, values: Any) -> Contrast:
@@ -191,7 +203,7 @@ class Contrast:
             raise ValueError(f"contrast: expected the members of a Contrast, received others ({error})") from error
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.unit})"
+        return f"{self.name} ({self.unit}{', bias-corrected' if self.bias_corrected else ''})"
 
 
 def unit_of(name: str) -> str:

@@ -91,7 +91,7 @@ def affines_of(image: Tensor) -> list[Tensor]:
     if affine.shape[-2:] != (4, 4):
         raise ValueError(
             f"affine: expected 4x4 (a 2D image is slice k=0 of its plane), received {tuple(affine.shape[-2:])};"
-            " extend it by the slice axis"
+            " drop the axis with medtrace.data.dataset.DropSliceAxisd: SqueezeDimd loses where the slice lies"
         )
     return list(affine)
 

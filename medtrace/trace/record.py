@@ -49,6 +49,10 @@ class Trace:
         affine: (4, 4) float64, target voxel to RAS mm; pixel (i, j) of a 2D image is voxel (i, j, 0).
         source_affine: (4, 4) float64, source voxel to RAS mm.
         velocity: (spatial_dims, *spatial), stationary velocity in target voxels, or None.
+        interval: (C', *spatial), at least 0, in the image's units: the true intensity lies within image ± interval with
+            the probability for which a run was calibrated (see `medtrace.evaluation.intensity.interval`), or None.
+        unexplained: (1, *spatial) in [0, 1], 1 where the image shows more than field and contrast explain, beyond what
+            is usual of the run, or None.
         source_contrasts: what the numbers of each channel of source and warped mean; None is unknown.
         contrasts: likewise of image and appearance. Unless both are known and differ, source and image count as of one
             unit.
@@ -75,13 +79,15 @@ class Trace:
     affine: Tensor
     source_affine: Tensor
     velocity: Tensor | None = None
+    interval: Tensor | None = None
+    unexplained: Tensor | None = None
     source_contrasts: tuple[Contrast, ...] | None = None
     contrasts: tuple[Contrast, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in TENSORS:
             value = getattr(self, name)
-            if value is not None or name not in ("appearance", "mask", "velocity"):
+            if value is not None or name not in OPTIONAL:
                 dtype = torch.float64 if name.endswith("affine") else torch.float32
                 object.__setattr__(self, name, checked_tensor(name, value, dtype))
         check_unbatched("source", self.source)
@@ -103,6 +109,8 @@ class Trace:
             "appearance": tuple(self.image.shape),
             "mask": (1, *grid),
             "velocity": (spatial_dims, *grid),
+            "interval": tuple(self.image.shape),
+            "unexplained": (1, *grid),
         }
         for name, shape in expected.items():
             value = getattr(self, name)
@@ -121,11 +129,17 @@ class Trace:
                     f"{name}: expected the source's device {self.source.device}, received {value.device};"
                     " move all of it to one device"
                 )
-        if self.mask is not None and not (float(self.mask.min()) >= 0 and float(self.mask.max()) <= 1):
+        if self.interval is not None and not float(self.interval.min()) >= 0:
             raise ValueError(
-                f"mask: expected values in [0, 1], received {float(self.mask.min()):g} to"
-                f" {float(self.mask.max()):g}; threshold the labels first"
+                f"interval: expected half widths of at least 0, received {float(self.interval.min()):g}; pass half of"
+                " upper minus lower end"
             )
+        for name, mask in (("mask", self.mask), ("unexplained", self.unexplained)):
+            if mask is not None and not (float(mask.min()) >= 0 and float(mask.max()) <= 1):
+                raise ValueError(
+                    f"{name}: expected values in [0, 1], received {float(mask.min()):g} to {float(mask.max()):g};"
+                    " threshold the labels first"
+                )
 
     @classmethod
     def build(
@@ -377,6 +391,8 @@ class Trace:
 
 TENSORS = tuple(field.name for field in fields(Trace) if not field.name.endswith("contrasts"))
 """Names of the members that are tensors or None."""
+OPTIONAL = ("appearance", "mask", "velocity", "interval", "unexplained")
+"""Those that may be None."""
 
 
 def _appearance(

@@ -21,11 +21,13 @@ from medtrace.evaluation.bench.stored import store_row, stored_rows
 from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
+from medtrace.workflows.real_heads.follow_ups import follow_ups
 from medtrace.workflows.real_heads.study import real_translation
 from medtrace.workflows.scoring.side_by_side import processes_for, trained_rows
 from medtrace.workflows.scoring.trained import trained_row
 
 REAL = "real"
+FOLLOW_UPS = "follow-ups"
 DATA = "MEDTRACE_DATA"
 PRESETS: dict[str, tuple[str, ...]] = {"demo": ("small",), "full": ()}
 """Of a row's method on top of `default`, on real heads."""
@@ -120,7 +122,7 @@ def _real(
     known = {name: tuple(task.name for task in tasks) for name, tasks in groups.items()}
     known.update({name: (name,) for name in TASKS})
     chosen = study or next(iter(known))
-    check_choice(f"study of {REAL}", chosen, known)
+    check_choice(f"study of {REAL}", chosen, (*known, FOLLOW_UPS))
     folder = data or os.environ.get(DATA)
     if not folder:
         raise ValueError(
@@ -129,6 +131,8 @@ def _real(
         )
     if seed:
         raise ValueError(f"seed: expected 0, as the best rows of {REAL} are trained with several, received {seed}")
+    if chosen == FOLLOW_UPS:
+        return {"page": str(follow_ups(folder, out / REAL, progress=progress))}
     page = real_translation(
         folder, out / REAL, tasks=known[chosen], presets=PRESETS[setting], device=device, progress=progress
     )

@@ -104,6 +104,11 @@ def _metadata(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
         " planning of treatment",
         "references": [kind.paper],
         **own,
+        "weights": {
+            "path": "models/model.pt",
+            "origin": "none on board: a copy of RUN/checkpoints/final.pt of a training with these settings",
+            "torchscript": "by tracing (ckpt_export, use_trace=True), not by scripting: networks take optional parts",
+        },
         "network_data_format": own.get("network_data_format", _network_format(kind, settings)),
     }
 
@@ -112,7 +117,7 @@ def _declared() -> dict[str, str]:
     """Package → the lowest version that medtrace declares to work with."""
     result = {}
     for requirement in metadata.requires("medtrace") or ():
-        match = re.match(r"([\w.-]+)[^;]*?>=([\d.]+)", requirement)
+        match = re.match(r"([\w.-]+)[^;]*?>=([\w.]+)", requirement)
         if match and "extra" not in requirement:
             result[match[1]] = match[2]
     return result
@@ -176,6 +181,11 @@ python -m monai.bundle run --config_file "['configs/train.yaml', 'configs/evalua
 # traces of the prepared images: RUN/traces/CASE
 python -m monai.bundle run --config_file configs/inference.yaml --dataset_dir DATASET --run_dir RUN
 ```
+
+Weights have their place at `models/model.pt`, a copy of `RUN/checkpoints/final.pt`; inference takes them from there, or
+from the run. `network_def` is one tensor in and one out, for MONAI's checks and for TorchScript
+(`python -m monai.bundle ckpt_export network_def --use_trace True --input_shape ...`; by tracing only, since parts
+of networks are optional); `network` is the whole method. For image *and* field as a program: `medtrace export-model`.
 
 `dataset_dir` is a folder made by `medtrace prepare`. Every setting can be changed on the command line, such as
 `--settings#training#max_epochs 3`; evaluation and inference must be given the same values as the training. The run

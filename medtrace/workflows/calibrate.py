@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from medtrace.evaluation.certificate.run_calibration import answer_table, questi
 from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.evaluation.certificate.translators import TASKS as WRONG_TASKS
 from medtrace.evaluation.certificate.translators import trace_translators, translator_table
+from medtrace.evaluation.intensity.cases import RunCases
+from medtrace.evaluation.intensity.interval import FILE, IntensityInterval, calibrate_interval, measure_interval
+from medtrace.evaluation.intensity.planted import plant, planted_table
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import reserve_files, reserving
+from medtrace.workflows.unseen.splits import reviewed
 
 
 @reserving(lambda out: reserve_files(out))
@@ -113,3 +118,89 @@ def radius_table(
     if out is not None:
         radius.write(out)
     return radius_text(radius)
+
+
+def intensity_table(
+    run: str | os.PathLike,
+    *,
+    dataset: str | os.PathLike | None = None,
+    subjects: int = 200,
+    coverage: float = 0.9,
+    unit: str = "subject",
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+) -> str:
+    """Calibrate a run's interval of intensities on validation subjects, measure it on test subjects, and tell.
+
+    Args:
+        run: a folder left by `medtrace train`.
+        dataset: a prepared folder, for a run that was trained on one.
+        subjects: of TraceBench, to calibrate on and as many to test.
+        coverage: promised.
+        unit: see `calibrate_interval`.
+        seed: of TraceBench's test subjects.
+        out: file of the interval; by default `FILE` in the run's folder, where `medtrace translate` reads it.
+    """
+    cases = RunCases(run, dataset, subjects=subjects)
+    if dataset is not None:
+        check_unseen(run, dataset)
+    interval = calibrate_interval(cases.known("validation"), cases.population, coverage=coverage, unit=unit)
+    unseen = RunCases(run, dataset, subjects=subjects, seed=None if dataset is not None else seed)
+    measured = measure_interval(interval, unseen.known("test"))
+    path = Path(run) / FILE if out is None else Path(out)
+    with reserve_files(path):
+        replace(interval, measured=measured).write(path)
+    return f"{interval_text(interval, measured)}\nwritten to {path}"
+
+
+def hallucinations_table(
+    run: str | os.PathLike,
+    *,
+    dataset: str | os.PathLike | None = None,
+    cases: int = 100,
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+) -> str:
+    """How often a run's interval marks planted hallucinations, and its own translations.
+
+    Args:
+        run: with an interval of `intensity_table`.
+        dataset: as there.
+        cases: of each kind.
+        seed: of TraceBench's test subjects and of the lesions.
+        out: file of the table.
+    """
+    interval = IntensityInterval.read(Path(run) / FILE)
+    made = RunCases(run, dataset, subjects=cases, seed=None if dataset is not None else seed)
+    text = planted_table(list(plant(made, interval, cases, seed)))
+    if out is not None:
+        with reserve_files(out):
+            atomic_write(out, text + "\n")
+    return text
+
+
+def check_unseen(run: str | os.PathLike, dataset: str | os.PathLike) -> None:
+    """Check that a data set's validation and test subjects are none that a run was trained on.
+
+    Raises:
+        ValueError: if one is.
+    """
+    for split in ("validation", "test"):
+        reviewed(run, Path(dataset), split, False)
+
+
+def interval_text(interval: IntensityInterval, measured: Mapping[str, Any]) -> str:
+    """An interval and how it held, as lines of text."""
+    spread = "" if measured["covered_sd"] is None else f" (SD over subjects {100 * measured['covered_sd']:.1f})"
+    return "\n".join(
+        [
+            f"{interval.statement}; local uncertainty: {interval.uncertainty}",
+            f"measured on {measured['subjects']} unseen subjects ({measured['cases']} cases):"
+            f" {100 * measured['covered']:.1f} % of tissue voxels{spread}, least {100 * measured['least']:.1f} %;"
+            f" promised {100 * interval.coverage:g} %",
+            f"half width, mean of tissue: {measured['half_width']:.4f} of the range -1 to 1; a constant one that covers"
+            f" as much: {measured['constant_half_width']:.4f}",
+            f"unexplained change is marked in {100 * measured['marked']:.1f} % of the cases, promised at most"
+            f" {100 * (1 - interval.clean):.1f} %",
+        ]
+    )

@@ -18,7 +18,7 @@ from medtrace.guard.notices import notify
 from medtrace.methods import Method, MethodSettings
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import reserve_file, reserving
-from medtrace.workflows.exporting.programs import FORMATS, INPUT, decode, encode, example_shapes
+from medtrace.workflows.exporting.programs import FORMATS, INPUT, decode, encode, example_shapes, fix_weights
 
 TOLERANCE = 1e-4
 """How far image ([-1, 1]) and displacement (voxels) may lie from the method's own, relative to the largest above 1."""
@@ -81,7 +81,9 @@ def export_model(
     shapes = example_shapes(settings.spatial_dims, size)
     batches = [_images(settings.in_channels, shape, seed) for seed, shape in enumerate(shapes)]
     facts = json.dumps(_facts(method, settings, Path(run), size), indent=1, allow_nan=False)
-    content = encode(method, format, batches[0], size is not None, facts)
+    program = load_method(run, "cpu")
+    fix_weights(program)
+    content = encode(program, format, batches[0], size is not None, facts)
     difference = _difference(method, content, format, batches)
     if difference is None:
         notify(str(out), "the program was not run: install onnxruntime to have it checked")

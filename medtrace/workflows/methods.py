@@ -29,8 +29,8 @@ def method_table(width: int | None = None) -> MethodTable:
         width: columns of the terminal, at which papers are wrapped; None keeps each method on one line.
 
     Example:
-        >>> [line.split()[0] for line in method_table().text.splitlines()][:3]
-        ['method', 'cyclegan', 'ddib']
+        >>> [line.split()[3:5] for line in method_table().text.splitlines() if line.startswith("unet ")]
+        [['paired', 'Ronneberger']]
     """
     rows, failures = [HEADS], []
     for name in method_names():

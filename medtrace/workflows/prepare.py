@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from medtrace.data.bias import corrected_contrasts
 from medtrace.data.contrasts import contrasts_of, rule_notes
 from medtrace.data.dataset import INDEX, VERSION
 from medtrace.data.duplicates import check_files
@@ -86,6 +87,7 @@ def prepare(
     resize: int | None = None,
     align: bool = True,
     standardize: bool = True,
+    bias_correction: Sequence[str] = (),
     fractions: Sequence[float] | Mapping[str, float] | None = None,
     seed: int = 0,
     value_range: Sequence[float] | None = None,
@@ -141,6 +143,8 @@ def prepare(
         resize: edge of square slices; None is 256 for natural images and no resizing for scans, 0 is not a resizing.
         align: whether targets are aligned; without it they must be on the source's grid. Natural images never are.
         standardize: whether Nyul's standardization comes before the z-score.
+        bias_correction: names of contrasts in arbitrary units, or "all" of them: every image of these is divided by the
+            bias field that N4 finds in it before anything else, here and by the run (see `medtrace.data.bias`).
         fractions: fractions of subjects, see `split_by_subject`; None is `default_fractions`. A list that has a split
             of its own takes none.
         seed: of the random split.
@@ -176,11 +180,14 @@ def prepare(
     natural_images = all_natural_images(pairs)
     check_natural_image_settings(natural_images, value_range, page)
     declared = [[texts] if isinstance(texts, str) else list(texts) for texts in (source_contrast, target_contrast)]
+    if natural_images and bias_correction:
+        raise ValueError("bias_correction: expected none with natural images, received some; leave it out")
     if natural_images and any(declared):
         raise ValueError(
             "contrast: expected none with natural images, whose unit is their range of values; see value_range"
         )
     pairs, contrasts = (pairs, {}) if natural_images else contrasts_of(pairs, *declared)
+    contrasts = corrected_contrasts(contrasts, bias_correction) if bias_correction else contrasts
     paired = all(pair.paired for pair in pairs)
     if not paired and not natural_images:
         check_contrasts_apart(pairs)

@@ -258,7 +258,7 @@ def _record(made: PairRegistration, result: Registered) -> dict[str, Any]:
 def verdict_table(result: Registered) -> dict[str, Any]:
     """The verdict as a page shows it: a row for each topic."""
     return {
-        "title": "PairRegistration",
+        "title": "Registration",
         "case": "this pair",
         "verdict": result.verdict.grade,
         "checks": [

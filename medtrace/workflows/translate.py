@@ -34,6 +34,7 @@ from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
 from medtrace.trace.contrast import Contrast
 from medtrace.transforms.source_dropout import MISSING
+from medtrace.workflows.intensity import interval_of, with_interval
 from medtrace.workflows.report import report_beside, reserve_outputs
 from medtrace.workflows.unseen.images import TrainingMemory, review_image
 
@@ -80,6 +81,9 @@ def translate(
     A natural image comes back as one too, beside the folder (OUT.png, or OUT.tif where PNG does not hold its depth),
     in its
     own depth: whole numbers in 16 bits for a natural image of 12 bits, 32-bit float for a float TIFF.
+
+    Where the run has an interval of intensities (`medtrace calibrate intensity`), the trace holds it, in the image's
+    units, and marks the change that nothing explains.
 
     The scan is reoriented to RAS and normalized as the training images were (`preparation.json` of the run; without
     one, the 0.5 and 99.5 percentiles of its foreground go to -1 and 1). A 2D network translates it slice by slice
@@ -214,6 +218,7 @@ def translation(
         scans = {
             name: read_image(path, of.get(name), page=page, resample_tilt=resample_tilt) for name, path in files.items()
         }
+    interval = interval_of(run)
     method = load()
     preparation = run_preparation(run, method, natural_image=is_natural_image(next(iter(files.values()))))
     if preparation.sources and "" in files:
@@ -279,6 +284,8 @@ def translation(
         contrasts=after,
     )
     metadata: dict[str, Any] = {"spatial_dims": preparation.spatial_dims, "intensity": str(preparation.intensity)}
+    if interval is not None:
+        trace, metadata["interval"] = with_interval(trace, delivered, sources.normalized, preparation, interval)
     if after is not None:
         metadata["units"] = units_note(before, after)
     if preparation.sources:

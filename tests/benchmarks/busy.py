@@ -4,8 +4,8 @@
     python -m tests.benchmarks.busy --spinners 0     the same on a machine as it is
 
 One busy process per core runs all the while. An operation runs with one and with two threads in turns; the ratio of
-their medians is printed, in wall seconds: what a user of a shared workstation feels. At most 1.3 is asked. With
-OMP_WAIT_POLICY=PASSIVE in the environment torch's threads sleep while they wait; commands set GOMP_SPINCOUNT=2000.
+their medians is printed, in wall seconds: what a user of a shared workstation feels. At most 1.3 is asked. Commands set
+GOMP_SPINCOUNT=2000, by which torch's threads soon sleep while they wait; set it to measure what they do.
 """
 
 from __future__ import annotations

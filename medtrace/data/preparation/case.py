@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
+from medtrace.data.bias import in_corrected_intensities
 from medtrace.data.contrasts import check_declared
 from medtrace.data.fingerprint import fingerprint
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks
@@ -190,8 +191,10 @@ def read_case(
     for image, scan in zip(images, scans):
         contrast = settings.contrasts.get(image.contrast)
         check_declared(image.path, as_tensor(scan), contrast)
+        with naming(image.path):
+            scan = in_corrected_intensities(scan, contrast)
         tissue, moved = find_foreground(scan, contrast), as_tensor(scan)
-        if settings.align and scan is not reference:
+        if settings.align and image is not images[0]:
             known = None if motions is None else motions.get(image.key)
             moved, tissue, motion = onto_reference((image.path, path), scan, reference, tissue, mask, known)
             result[image.key] = motion

@@ -72,7 +72,13 @@ def load_template(blur_mm: float = 0.0) -> Template:
 
 @lru_cache(maxsize=1)
 def _sharp_maps() -> tuple[np.ndarray, np.ndarray]:
-    from nilearn import datasets  # takes two seconds to import
+    try:
+        from nilearn import datasets  # takes two seconds to import
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "TraceBench: expected nilearn, whose package holds the brain template, received none; pip install"
+            " 'medtrace[bench]'"
+        ) from error
 
     image = datasets.load_mni152_template(resolution=1)
     t1 = np.asarray(image.dataobj, dtype=np.float32)

@@ -11,7 +11,6 @@ from medtrace import metrics
 from medtrace.data import TraceBench
 from medtrace.data.tracebench import LABELS, TISSUES
 from medtrace.evaluation import traceability
-from medtrace.evaluation.bench.adversarial import adversarial_rows
 from medtrace.evaluation.bench.drawing import DPI, show_comparison, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Outcome, Row, Study, Table, Training, two_domain
 from medtrace.evaluation.edges import RANGE
@@ -27,7 +26,6 @@ from medtrace.evaluation.traceability import (
 )
 from medtrace.evaluation.tracers import identity, registrar_of
 from medtrace.fields import warp
-from medtrace.methods import method_class
 from medtrace.methods.common.two_domain_settings import PUBLISHED
 from medtrace.metrics import CaseTable
 from medtrace.report import save_figure, sensitivity_figure
@@ -139,15 +137,12 @@ def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FULL_CASES: dict[str, Any] = {"data.spatial_shape": (256, 256), "data.train_cases": 2048}
-FULL_TRANSLATOR: dict[str, Any] = {
+FULL_REGGAN: dict[str, Any] = {
     **FULL_CASES,
     "training.max_epochs": 80,
     "training.batch_size": 1,
     "training.schedule": "constant",
     "optimizer.learning_rate": 1e-4,
-}
-FULL_REGGAN: dict[str, Any] = {
-    **FULL_TRANSLATOR,
     "networks": PUBLISHED,
     "registration_channels": (32, 64, 64, 64, 64, 64, 64),
     "registration_downsampling": 0,
@@ -166,7 +161,7 @@ FULL_TRACETRANS: dict[str, Any] = {
 
 
 def reggan(backbone: str, mode: str, **settings: Any) -> Training:
-    """A translation backbone in one of RegGAN's modes, or in mode C any unpaired translator, on the task's cases."""
+    """A translation backbone in one of RegGAN's modes on the task's cases."""
     name = "-".join(["domain", *(str(value) for value in settings.values()), backbone, mode]).lower()
     method, chosen = two_domain(backbone, mode)
     return Training(
@@ -174,13 +169,8 @@ def reggan(backbone: str, mode: str, **settings: Any) -> Training:
         {**chosen, **_named(settings)},
         method,
         presets=("domain",),
-        by_setting={"full": FULL_REGGAN if backbone in PUBLISHED else _published(method)},
+        by_setting={"full": FULL_REGGAN},
     )
-
-
-def _published(method: str) -> dict[str, Any]:
-    """The published networks of a method whose settings have them as defaults."""
-    return {**FULL_TRANSLATOR, "networks": method_class(method).settings_type().model_dump()["networks"]}
 
 
 def tracetrans(**settings: Any) -> Training:
@@ -318,6 +308,5 @@ DOMAIN = (
         totals=compared_with_reference,
         places={row: (shown, str(how["steps"])) for row, (shown, how) in SAMPLING.items()},
     ),
-    study("adversarial", adversarial_rows(lambda method: reggan(method, "C")), *PICTURES),
     study("start", {row: plasticine(sampling=how) for row, how in STARTING.items()}, *PICTURES[:2]),
 )

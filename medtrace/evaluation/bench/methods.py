@@ -43,11 +43,16 @@ class Entry(NamedTuple):
 
 ENTRIES: Mapping[str, Entry] = {
     "BBDM": Entry("bbdm", 8),
+    "CUT": Entry("cut", 6),
     "CycleGAN": Entry("cyclegan", 6),
     "DDIB": Entry("ddib", 8, ("postop", "domain")),
+    "DualGAN": Entry("dualgan", 10),
+    "FastCUT": Entry("fastcut", 12),
     "Flow matching": Entry("flow_matching", 8),
+    "GcGAN": Entry("gcgan", 12),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
     "MUNIT": Entry("munit", 8),
+    "NAGAN": Entry("nagan", 16),
     "NeMAR": Entry("nemar", 8),
     "NICE-GAN": Entry("nice_gan", 8),
     "Palette": Entry("palette", 16),
@@ -56,10 +61,13 @@ ENTRIES: Mapping[str, Entry] = {
     "RegGAN": Entry("reggan", 12),
     "Register, then Pix2Pix": Entry("registered_pix2pix", 12, ("misaligned",)),
     "Register, then translate": Entry("two_stage", 10, ("domain",)),
+    "StarGAN v2": Entry("stargan_v2", 2),
     "TraceTrans": Entry("tracetrans", 20, ("postop", "domain")),
+    "TraceTrans, composed": Entry("tracetrans_composed", 20, ("postop",)),
     "Translate, then register": Entry("two_stage", 10, ("domain",), sampling={"order": "translate_first"}),
     "U-Net regression": Entry("unet", 20),
     "UNIT": Entry("unit", 8),
+    "UNSB": Entry("unsb", 10),
     "VoxelMorph": Entry("voxelmorph", 36, ("metamorphic",)),
 }
 """Row → its training, sorted by row."""

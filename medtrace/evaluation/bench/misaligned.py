@@ -13,7 +13,6 @@ from monai.data import list_data_collate
 from torch import Tensor
 
 from medtrace import metrics
-from medtrace.evaluation.bench.adversarial import adversarial_rows
 from medtrace.evaluation.bench.drawing import DPI, file_name, made, show_places, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Outcome, Row, Study, Table, Training, two_domain
 from medtrace.evaluation.scoring import Tracer, fidelity, score_cases
@@ -243,9 +242,5 @@ MISALIGNED = (
     study(
         "unpaired",
         {("", name): training("0", "cyclegan", mode, unpaired=True) for name, mode in RIVALS.items()},
-    ),
-    study(
-        "adversarial",
-        {("", row): one for row, one in adversarial_rows(lambda method: training("table1", method, "C")).items()},
     ),
 )

@@ -8,7 +8,6 @@ from monai.data import list_data_collate
 from tqdm import tqdm
 
 from medtrace import metrics
-from medtrace.evaluation.bench.adversarial import adversarial_rows
 from medtrace.evaluation.bench.drawing import show_comparison, show_traces, show_training
 from medtrace.evaluation.bench.study import Better, Row, Study, Table, Training, two_domain
 from medtrace.evaluation.edges import RANGE, edge_dice, healthy_region
@@ -188,7 +187,6 @@ POSTOP = (
             "RegGAN": translator("cyclegan", "NC+R"),
         },
     ),
-    study("adversarial", adversarial_rows(lambda method: translator(method, "C"))),
     study(
         "diffusion",
         {

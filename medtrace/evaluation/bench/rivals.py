@@ -30,10 +30,17 @@ EXPONENT = "4vox 0.5vox"
 
 def engine_field(case: Case) -> Tensor:
     """medtrace's engine with its preset for smooth deformations; the pair lies in one space, so nothing is aligned."""
-    pair = case["source"], case["target"], case["affine"], case["affine"]
-    masks = {"mask": case["mask"], "moving_mask": case["source_mask"]}
     return register_images(
-        *pair, alignment="none", similarity="lncc", settings=thorough, check_starts=False, **masks
+        case["source"],
+        case["target"],
+        case["affine"],
+        case["affine"],
+        alignment="none",
+        similarity="lncc",
+        settings=thorough,
+        check_starts=False,
+        mask=case["mask"],
+        moving_mask=case["source_mask"],
     ).ddf
 
 

@@ -81,7 +81,7 @@ def _around(region: Tensor) -> list[slice]:
     return [slice(max(0, int(low)), int(high)) for low, high in ends]
 
 
-def largest_jump(ddf: Tensor) -> float:
+def largest_jump(ddf: Tensor, where: Tensor | None = None) -> float:
     """Largest distance of a voxel's displacement from the median of its neighbors', in voxels.
 
     A smooth field has next to none; a voxel that was moved alone stands out by as much as it was moved, also where it
@@ -90,6 +90,7 @@ def largest_jump(ddf: Tensor) -> float:
     Args:
         ddf: (spatial_dims, *spatial), in voxels. Neighbors are the two along every axis longer than 1; at a border
             the missing one is extrapolated linearly.
+        where: boolean (*spatial), the voxels that count; None for all.
     """
     check_field("ddf", ddf[None])
     values = ddf.detach()
@@ -102,7 +103,9 @@ def largest_jump(ddf: Tensor) -> float:
         own = slice(max(0, first - 2), min(planes, last + 2))  # two, of which a border is extrapolated
         jumps = _jumps(values[:, own])
         if jumps is not None:
-            largest = max(largest, float(jumps[first - own.start : last - own.start].max()))
+            jumps = jumps[first - own.start : last - own.start]
+            jumps = jumps if where is None else jumps * where[first:last].to(jumps)
+            largest = max(largest, float(jumps.max()))
     return largest
 
 
@@ -139,6 +142,29 @@ def round_trip(
     """
     if not border_voxels >= 0:
         raise ValueError(f"border_voxels: expected at least 0 voxels, received {border_voxels!r}")
+    error, inner, outer, spacing = _trips(trace, border_voxels, to_target_first)
+
+    def figures(region: Tensor) -> ConsistencyFigures | None:
+        if not bool(region.any()):
+            return None
+        inside = error[region]
+        ordered = inside.sort().values
+        p95 = ordered[int(0.95 * (len(ordered) - 1))]
+        return ConsistencyFigures(
+            float(inside.mean()), float(p95 / spacing), float(ordered[-1] / spacing), len(ordered)
+        )
+
+    return figures(inner), figures(outer)
+
+
+def missed_voxels(trace: Trace) -> Tensor:
+    """How far `locate` and then `origin` misses every source voxel, (*spatial), in its voxels."""
+    error, _, _, spacing = _trips(trace, 0.0, True)
+    return (error / spacing).reshape(trace.source.shape[1:])
+
+
+def _trips(trace: Trace, border_voxels: float, to_target_first: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per voxel: the error in mm, whether it is interior, whether border (see `round_trip`); and mm of a voxel."""
     grids = [
         (trace.source.shape[1:], trace.source_affine, trace.locate),
         (trace.image.shape[1:], trace.affine, trace.origin),
@@ -156,19 +182,7 @@ def round_trip(
         )
         inner.append(margin >= border_voxels)
         outer.append((margin >= 0) & (margin < border_voxels))
-    error = torch.cat(errors)
-
-    def figures(region: Tensor) -> ConsistencyFigures | None:
-        if not bool(region.any()):
-            return None
-        inside = error[region]
-        ordered = inside.sort().values
-        p95 = ordered[int(0.95 * (len(ordered) - 1))]
-        return ConsistencyFigures(
-            float(inside.mean()), float(p95 / spacing), float(ordered[-1] / spacing), len(ordered)
-        )
-
-    return figures(torch.cat(inner)), figures(torch.cat(outer))
+    return torch.cat(errors), torch.cat(inner), torch.cat(outer), spacing
 
 
 def account_error(trace: Trace) -> float:

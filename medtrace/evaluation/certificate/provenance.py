@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from medtrace import __version__
+from medtrace.data.bias import in_corrected_intensities
 from medtrace.data.reading import read_image
 from medtrace.engines.checkpoint_choice import weights_file
 from medtrace.engines.runs import RECORD
@@ -90,6 +91,7 @@ def provenance_check(
 
 def _differs(trace: Trace, source: str | os.PathLike, series: str | int | None, resample_tilt: bool) -> str | None:
     scan = read_image(Path(source), series, resample_tilt=resample_tilt)
+    scan = in_corrected_intensities(scan, trace.source_contrasts[0] if trace.source_contrasts else None)
     grid = Grid.of(scan)
     image = scan.as_tensor().float()
     image = image[..., 0] if trace.spatial_dims == 2 and image.ndim == 4 and image.shape[-1] == 1 else image

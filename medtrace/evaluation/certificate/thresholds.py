@@ -33,6 +33,8 @@ class Thresholds:
         account_share: `warped` against the source resampled by `ddf`, as a fraction of the source's range.
         similarity_shortfall: similarity (NMI) of the image to the independently warped source, less that to the
             claimed one: what the claimed field leaves unregistered.
+        similarity_shortfall_across: the same between contrasts that differ, where a field explains less: chosen on the
+            validation split of `postop` (T1 to T2, T1 to CT) so that no field passes where tissue moved.
         zero_field_advantage: similarity of the image to the source as it is, less that to the claimed one.
         disagreement_voxels: mean distance of the claimed from the independent displacement, in voxels of the
             reference registration's grid.
@@ -61,6 +63,7 @@ class Thresholds:
     border_p95_voxels: Limit = Limit(0.5, float("inf"))
     account_share: Limit = Limit(0.001, 0.01)
     similarity_shortfall: Limit = Limit(0.035, 0.06)
+    similarity_shortfall_across: Limit = Limit(0.025, 0.06)
     zero_field_advantage: Limit = Limit(0.0, 0.02)
     disagreement_voxels: Limit = Limit(1.0, 2.0)
     residual_share: Limit = Limit(0.5, 0.8)

@@ -24,6 +24,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from medtrace.data.bias import without_bias
 from medtrace.data.nifti import read_nifti
 from medtrace.io.nifti import write_image
 
@@ -33,8 +34,6 @@ MOST_BRAIN_LITERS = 2.2
 VALIDATION = "patient04"
 """The person on whose head the settings were chosen; never a test person."""
 TEST = ("patient07", "patient19")
-N4_SHRINK_MM, N4_ITERATIONS = 4.0, (50, 50, 50, 50)
-"""Spacing at which a bias field is fitted, and iterations at each of its levels."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def on_one_grid(head: Head, folder: Path, bias: bool = False) -> dict[str, Path]
     Args:
         head: of one that already is on one grid the files as they are.
         folder: receives the others.
-        bias: leave the bias field in; by default it is taken out (`without_bias`).
+        bias: leave the bias field in; by default it is taken out (`medtrace.data.bias`).
     """
     if head.mask is None:
         return dict(head.images)
@@ -114,21 +113,6 @@ def on_one_grid(head: Head, folder: Path, bias: bool = False) -> dict[str, Path]
         values = np.where(inside, np.transpose(sitk.GetArrayFromImage(image)), 0.0)
         write_image(result[contrast], torch.from_numpy(values.astype(np.float32))[None], affine)
     return result
-
-
-def without_bias(image: sitk.Image, mask: sitk.Image) -> sitk.Image:
-    """An image divided by the smooth bias field that N4 finds in it (Tustison et al., IEEE TMI 2010).
-
-    Args:
-        image: float32, of any unit.
-        mask: of the tissue, on the same grid.
-    """
-    shrink = [max(1, round(N4_SHRINK_MM / spacing)) for spacing in image.GetSpacing()]
-    inside = sitk.Cast((mask > 0) & (image > 0), sitk.sitkUInt8)
-    corrector = sitk.N4BiasFieldCorrectionImageFilter()
-    corrector.SetMaximumNumberOfIterations(N4_ITERATIONS)
-    corrector.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
-    return image / sitk.Exp(corrector.GetLogBiasFieldAsImage(image))
 
 
 def sides(heads: Sequence[Head], contrasts: Sequence[str], test: str) -> dict[str, list[Head]]:

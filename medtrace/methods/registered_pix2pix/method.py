@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,11 @@ class RegisteredTarget:
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         source, target = item["source"], item["target"]
         affine = source.affine if isinstance(source, MetaTensor) else None
-        pair = {name: _mean(image) for name, image in ((_MOVING, target), (_FIXED, source))}
+        pair: dict[Hashable, Any] = {_MOVING: _mean(target), _FIXED: _mean(source), "target": target}
         register = RegisterPaird(
             (_MOVING, "target"), _FIXED, on_fail="keep", alignment=self.alignment, check_starts=False
         )
-        moved = as_tensor(register({**pair, "target": target})["target"]).clamp(-1, 1)
+        moved = as_tensor(register(pair)["target"]).clamp(-1, 1)
         return {**item, "target": moved if affine is None else MetaTensor(moved, affine=affine)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,8 +40,9 @@ def haar(image: Tensor) -> Tensor:
 
 def _along(image: Tensor, axis: int) -> Tensor:
     shape = list(image.shape)
-    first, second = image.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :]).unbind(axis + 1)
-    return torch.cat([first + second, first - second], dim=1) * 0.5**0.5
+    halves = image.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
+    first, second = halves.select(axis + 1, 0), halves.select(axis + 1, 1)
+    return torch.cat([first + second, first - second], dim=1) * math.sqrt(0.5)
 
 
 def inverse_haar(bands: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medtrace.report.view import is_natural
 from medtrace.trace import Trace
 from medtrace.trace.geometry import layers
 from medtrace.trace.tissue import find_tissue
@@ -16,16 +17,11 @@ MOVES = 0.25
 """Voxels that tissue moves at least, if a trace is about motion."""
 _MARGIN = 0.04
 """Of a box's edges, left free around it."""
-_PHOTOGRAPH = (-1.0, -1.0, 1.0, 1.0)
-"""The diagonal of the affine that photographs are read with."""
 
 
 def is_photograph(trace: Trace) -> bool:
     """Whether a trace is of natural images, which have pixels and no body axes (see `medtrace.data.reading`)."""
-    natural = torch.diag(torch.tensor(_PHOTOGRAPH, dtype=torch.float64))
-    return trace.spatial_dims == 2 and all(
-        torch.equal(affine.cpu().double(), natural) for affine in (trace.affine, trace.source_affine)
-    )
+    return trace.spatial_dims == 2 and is_natural(trace.affine) and is_natural(trace.source_affine)
 
 
 def tissue_of(trace: Trace) -> Tensor | None:

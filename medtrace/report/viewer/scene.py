@@ -132,6 +132,8 @@ def _arrays(case: ReportCase) -> Iterator[tuple[str, Packed]]:
         yield "velocity", pack_field(trace.velocity)
     if trace.mask is not None:
         yield "mask", pack_mask(trace.mask)
+    if trace.unexplained is not None:
+        yield "unexplained", pack_mask(trace.unexplained)
     if case.target is not None:
         yield "truth", pack_image(case.target)
     if case.labels is not None:
@@ -220,7 +222,7 @@ def _ranges(case: ReportCase) -> dict[str, float]:
     return {
         "displacement": max(_far(displacement), 0.1),
         "jacobian": min(max(_far(logarithm), 0.1), 3.0),
-        **dict.fromkeys(("appearance", "residual", "error"), change),
+        **dict.fromkeys(("appearance", "residual", "trust", "error"), change),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from medtrace.kernels.choice import use
 from medtrace.methods.base import Method
@@ -46,12 +47,19 @@ class Translation(nn.Module):
         prediction = self.method.predict({INPUT: source})
         return prediction.image, prediction.ddf
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Its tensors: what else a method keeps for its training, such as pools of images, ONNX's exporter refuses."""
+        states: dict[str, Any] = super().state_dict(*args, **kwargs)
+        for name in [name for name, value in states.items() if not isinstance(value, Tensor)]:
+            del states[name]  # in place, as this may be a part of another module's
+        return states
+
 
 def encode(method: Method, format: str, example: Tensor, fixed: bool, facts: str) -> bytes:
     """The program as the content of a file.
 
     Args:
-        method: in evaluation mode, on the CPU.
+        method: in evaluation mode, on the CPU; see `fix_weights`.
         format: a key of `FORMATS`.
         example: (1, C, *spatial) in [-1, 1], what it is traced with.
         fixed: whether it takes that size alone.
@@ -86,6 +94,18 @@ def decode(content: bytes, format: str) -> Program | None:
         return torch.from_numpy(image), torch.from_numpy(ddf)
 
     return run
+
+
+def fix_weights(method: Method) -> None:
+    """Make numbers of weights that are computed anew at every pass, as of spectral normalization, which ONNX knows not.
+
+    Args:
+        method: changed in place; copies share its classes and lose their weights.
+    """
+    for module in list(method.modules()):
+        if is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                remove_parametrizations(module, name, leave_parametrized=True)
 
 
 def _torchscript(network: nn.Module, example: Tensor, fixed: bool, facts: str) -> bytes:  # noqa: ARG001 - takes any size

@@ -1,4 +1,4 @@
-"""PairRegistration of two scans by the engine of `medtrace.registration`, as a trace."""
+"""Registration of two scans by the engine of `medtrace.registration`, as a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PairRegistration by a trained network, by gradient steps on a pair's own flows, or by both."""
+"""Registration by a trained network, by gradient steps on a pair's own flows, or by both."""
 
 from __future__ import annotations
 

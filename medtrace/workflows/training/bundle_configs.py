@@ -8,6 +8,8 @@ from medtrace.methods import Method, MethodSettings
 from medtrace.methods.base import NEIGHBORS
 
 _IMPORTS = ("torch", "monai", "medtrace", "medtrace.data", "medtrace.engines", "medtrace.methods")
+_READ = {"_target_": "medtrace.data.pair_files.ReadPairFilesd", "spatial_dims": "@settings#spatial_dims"}
+"""Of lists of files in place of a prepared folder, as MONAI Label gives; items that are read stay."""
 _DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
 
 
@@ -52,6 +54,7 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
                 "_target_": "medtrace.data.DeterministicDataset",
                 "data": "$@sources.training()",
                 "seed": "@seed",
+                "transform": _READ,
             },
             "dataloader": "$medtrace.data.training_loader(@train#dataset, @resolved, @device)",
             "inferer": {"_target_": "monai.inferers.SimpleInferer"},
@@ -73,7 +76,7 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
             },
         },
         "validate": {
-            "dataset": {"_target_": "monai.data.Dataset", "data": "$@sources.validation()"},
+            "dataset": {"_target_": "monai.data.Dataset", "data": "$@sources.validation()", "transform": _READ},
             "dataloader": "$medtrace.data.evaluation_loader(@validate#dataset, @resolved)",
             "key_metric": {
                 "mae": {
@@ -233,7 +236,8 @@ def _inference(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
     return {
         "imports": ["$import glob", "$import os", *(f"$import {name}" for name in _IMPORTS)],
         **_head(kind, settings),
-        "ckpt_path": "$@run_dir + '/checkpoints/final.pt'",
+        "model_path": "$@bundle_root + '/models/model.pt'",
+        "ckpt_path": "$@model_path if os.path.isfile(@model_path) else @run_dir + '/checkpoints/final.pt'",
         "output_dir": "$@run_dir + '/traces'",
         "overwrite": False,
         # Images as `medtrace prepare` writes them, in [0, 1]; `medtrace translate` and `register` take scans as they

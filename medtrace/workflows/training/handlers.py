@@ -67,7 +67,8 @@ class TraceSaver:
     """Save the trace of every case into its own folder (see `medtrace.io.save_trace`).
 
     Args:
-        folder: the folders' parent, made where it is missing; a case is called by its entry "case" or counted.
+        folder: the folders' parent, made where it is missing; a case is called by its entry "case", by its source's
+            file, or counted.
         method: name of the method, kept with the trace.
         overwrite: replace traces of an earlier run.
     """
@@ -92,9 +93,20 @@ class TraceSaver:
 def _named_traces(engine: Engine) -> list[tuple[str, Trace]]:
     batch: Mapping[str, Any] = engine.state.batch
     traces: Sequence[Trace] = engine.state.output["traces"]
-    first = (engine.state.iteration - 1) * engine.state.dataloader.batch_size if "case" not in batch else 0
-    names = batch.get("case", [f"case-{first + item:04d}" for item in range(len(traces))])
-    return list(zip(map(str, names), traces))
+    if "case" in batch:
+        return list(zip(map(str, batch["case"]), traces))
+    first = (engine.state.iteration - 1) * engine.state.dataloader.batch_size
+    files = _files_of(batch["source"], len(traces))
+    return [(name or f"case-{first + item:04d}", trace) for item, (name, trace) in enumerate(zip(files, traces))]
+
+
+def _files_of(images: Any, count: int) -> list[str | None]:
+    """The names of the files that a batch was read from, without their endings; None where the images do not tell."""
+    paths = getattr(images, "meta", {}).get("filename_or_obj")
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    if not isinstance(paths, (list, tuple)) or len(paths) != count:
+        return [None] * count
+    return [os.path.basename(os.fspath(path)).removesuffix(".gz").rpartition(".")[0] or None for path in paths]
 
 
 class WeightsSaver:
@@ -141,7 +153,9 @@ class RunFolder:
     def _write(self, engine: Engine) -> None:
         if engine.state.rank == 0:
             make_directory(self.run)
-            record_run(self.run, self.name, self.settings, self.dataset, engine.data_loader.dataset)
+            training = engine.data_loader.dataset
+            listed = isinstance(training.data, (list, tuple))  # in place of the folder's
+            record_run(self.run, self.name, self.settings, None if listed else self.dataset, training)
 
 
 def record_run(
@@ -207,7 +221,7 @@ def preparation_of(training: Any, dataset: str | os.PathLike | None) -> Preparat
         return Preparation.load(Path(dataset) / PREPARATION)
     # A data set may draw when it is read, which must not move the training's own draws.
     with torch.random.fork_rng(devices=[]):
-        source = training.data[0]["source"]
+        source = training.given(0)["source"]
     shape = tuple(source.shape[1:])
     spacing = source.affine[:3, :3].norm(dim=0).tolist()
     return Preparation(spatial_dims=len(shape), spacing=tuple(spacing), spatial_shape=shape, channels=len(source))

@@ -12,6 +12,7 @@ export const MAPS = {
   jacobian: { title: "Jacobian", unit: "", colors: "change" },
   appearance: { title: "appearance change", unit: "", colors: "change" },
   residual: { title: "unexplained residual", unit: "", colors: "change" },
+  trust: { title: "change that nothing explains", unit: "", colors: "change" },
   error: { title: "error (target − image)", unit: "", colors: "change" },
 };
 
@@ -163,6 +164,10 @@ export function mapSlice(model, name, plane, index, channel) {
   const { correspondence, image } = model;
   if (name === "jacobian") return jacobianSlice(correspondence.ddf, plane, index);
   if (name === "appearance" || name === "residual") return accountSlice(model, name, plane, index, channel);
+  if (name === "trust") {
+    const marked = model.unexplained.slice(plane, index, 0, new Float32Array(plane.width * plane.height));
+    return accountSlice(model, "residual", plane, index, channel).map((value, pixel) => marked[pixel] * value);
+  }
   const out = new Float32Array(plane.width * plane.height);
   if (name === "displacement") {
     const points = pulledPoints(correspondence, plane, index);

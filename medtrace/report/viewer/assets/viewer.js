@@ -111,6 +111,7 @@ export class Viewer extends EventTarget {
     const { model } = this;
     const known = ["none", "displacement", "jacobian"];
     if (model.description.appearance.kind !== "none") known.push("appearance", "residual");
+    if (model.has("unexplained") && model.description.appearance.kind !== "none") known.push("trust");
     if (model.has("truth")) known.push("error");
     return known;
   }
@@ -312,8 +313,8 @@ export class Viewer extends EventTarget {
     const { model, state } = this;
     const { kind } = model.description.appearance;
     const account = { mask: "mask", stored: "appearance" }[kind];
-    const needs = { error: "truth", appearance: account, residual: account }[state.layer];
-    return !needs || Boolean(model[needs]);
+    const needs = { error: ["truth"], appearance: [account], residual: [account], trust: [account, "unexplained"] };
+    return (needs[state.layer] ?? []).every((name) => !name || Boolean(model[name]));
   }
 
   drawOver(pane, path) {

@@ -1,0 +1,175 @@
+"""Planted hallucinations: a lesion in a translation that is not in its source, or the reverse; are they marked?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage, stats
+from torch import Tensor
+
+from medtrace.evaluation.certificate.corruption import rebuilt
+from medtrace.evaluation.intensity.cases import RunCases
+from medtrace.evaluation.intensity.interval import IntensityInterval
+from medtrace.fields import identity_grid
+from medtrace.trace import Trace
+from medtrace.trace.tissue import find_tissue
+from medtrace.trace.validation import as_tensor
+
+RADIUS_MM = (5.0, 10.0)
+"""Of a planted lesion, uniform."""
+CONTRAST = 0.25
+"""Between a lesion and what it replaces, as a translation shows them, at least, as a fraction of the tissue's span from
+its 2nd to its 98th percentile."""
+LEVELS = 32
+"""Intensities that a lesion may have."""
+EDGE_VOXELS = 0.5
+"""Over which a lesion's border blends."""
+CLEAN, ADDED, REMOVED, CARRIED = "clean", "lesion added", "lesion removed", "lesion translated"
+KINDS: Mapping[str, str] = {
+    CLEAN: "the run's own translation",
+    ADDED: "a lesion painted into the translation, not in the source",
+    REMOVED: "a lesion painted into the source, with the translation of the source without it",
+    CARRIED: "a lesion painted into the source, with the run's translation of that",
+}
+
+
+class Lesion(NamedTuple):
+    """A round lesion.
+
+    Attributes:
+        weight: (1, *spatial) in [0, 1].
+        level: its intensity.
+        radius_mm: of it.
+    """
+
+    weight: Tensor
+    level: float
+    radius_mm: float
+
+    def painted(self, image: Tensor) -> Tensor:
+        """An image (C, *spatial) with the lesion."""
+        return torch.lerp(image, torch.full_like(image, self.level), self.weight)
+
+
+class Answered(NamedTuple):
+    """What is marked of a case."""
+
+    kind: str
+    subject: str
+    marked: bool
+    """Anywhere."""
+    found: bool
+    """Within the lesion; of a clean case as `marked`."""
+
+
+def draw_lesion(
+    image: Tensor, tissue: Tensor, affine: Tensor, random: np.random.Generator, shown: Tensor | None = None
+) -> Lesion:
+    """A lesion within tissue, of a level that stands out from where it lies.
+
+    Args:
+        image: (C, *spatial) that it is to be painted into.
+        tissue: boolean (1, *spatial).
+        affine: (4, 4), voxel to RAS mm.
+        random: of place, radius and level.
+        shown: (C', *spatial), the image in which the lesion is to stand out as its contrast has it, of a lesion in a
+            source its translation; None is `image`.
+
+    Raises:
+        ValueError: if no place holds it.
+    """
+    dims = image.ndim - 1
+    spacing = affine[:3, :dims].double().norm(dim=0)
+    depth = ndimage.distance_transform_edt(tissue[0].numpy(), sampling=spacing.tolist())
+    radius = float(random.uniform(*RADIUS_MM))
+    places = np.argwhere(depth > min(radius, 0.9 * float(depth.max())))
+    if not len(places):
+        raise ValueError(f"tissue: expected room for a lesion of {radius:.1f} mm, received none; leave the case out")
+    center = torch.from_numpy(places[int(random.integers(len(places)))]).double()
+    grid = identity_grid(image.shape[1:], dtype=torch.float64)
+    away = ((grid - center.reshape(-1, *[1] * dims)) * spacing.reshape(-1, *[1] * dims)).square().sum(0).sqrt()
+    weight = torch.sigmoid((radius - away) / (EDGE_VOXELS * float(spacing.min())))
+    seen = image if shown is None else shown
+    values, others = image[0, tissue[0]].numpy(), seen[0, tissue[0]].numpy()
+    darkest, brightest = np.percentile(values, (2, 98))
+    levels = np.linspace(float(darkest), float(brightest), LEVELS)
+    low, high = np.percentile(others, (2, 98))
+    contrast = np.abs(_seen_as(levels, values, others) - float(seen[0, away <= radius].mean())) / max(high - low, 1e-6)
+    able = np.flatnonzero(contrast >= CONTRAST)
+    chosen = int(random.choice(able)) if len(able) else int(contrast.argmax())
+    return Lesion(weight.float()[None], float(levels[chosen]), radius)
+
+
+def _seen_as(levels: np.ndarray, values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What an image shows, in the mean, where another has some levels."""
+    order = np.argsort(values)
+    parts = [part for part in np.array_split(order, LEVELS) if len(part)]
+    knots = [float(values[part].mean()) for part in parts]
+    result: np.ndarray = np.interp(levels, knots, [float(others[part].mean()) for part in parts])
+    return result
+
+
+def plant(cases: RunCases, interval: IntensityInterval, count: int, seed: int) -> Iterator[Answered]:
+    """Ask for the marks of a run's own translations and of ones with planted hallucinations.
+
+    Args:
+        cases: of the run, whose test subjects are taken.
+        interval: of the run.
+        count: cases of each kind of `KINDS`.
+        seed: of the lesions.
+    """
+    items = cases.items("test")
+    chosen = [items[number] for number in range(min(count, len(items)))]
+    drawn = []
+    for number, (item, trace) in enumerate(cases.traced(chosen)):
+        random = np.random.default_rng([seed, number])
+        tissue = find_tissue(trace.warped, trace.image)
+        added = draw_lesion(trace.image, tissue, trace.affine, random)
+        carried = draw_lesion(trace.source, tissue, trace.affine, random, trace.image)
+        source = carried.painted(trace.source)
+        subject = str(item["subject"])
+        yield _answer(CLEAN, subject, trace, None, interval)
+        image = rebuilt(trace, image=added.painted(trace.image), inverse_ddf=trace.inverse_ddf)
+        yield _answer(ADDED, subject, image, added.weight, interval)
+        without = rebuilt(trace, source=source, inverse_ddf=trace.inverse_ddf)
+        yield _answer(REMOVED, subject, without, _moved(without, carried.weight), interval)
+        drawn.append((_with_source(item, source), carried.weight))
+    for (item, trace), (_, weight) in zip(cases.traced([one for one, _ in drawn]), drawn):
+        yield _answer(CARRIED, str(item["subject"]), trace, _moved(trace, weight), interval)
+
+
+def _with_source(item: Mapping[str, Any], source: Tensor) -> dict[str, Any]:
+    replaced = item["source"].clone()
+    replaced[:] = source
+    return {**item, "source": replaced}
+
+
+def _moved(trace: Trace, weight: Tensor) -> Tensor:
+    return trace.transfer(weight)
+
+
+def _answer(kind: str, subject: str, trace: Trace, lesion: Tensor | None, interval: IntensityInterval) -> Answered:
+    marks = interval.excess(trace) > 1
+    anywhere = bool(marks.any())
+    found = anywhere if lesion is None else bool((marks & (as_tensor(lesion) > 0.5)).any())
+    return Answered(kind, subject, anywhere, found)
+
+
+def planted_table(answers: Sequence[Answered]) -> str:
+    """How many cases of each kind are marked, with 95 % intervals (Wilson), as Markdown."""
+    lines = ["| case | n | marked [95 %] | marked in the lesion [95 %] |", "|---|--:|--:|--:|"]
+    for kind, what in KINDS.items():
+        group = [one for one in answers if one.kind == kind]
+        if group:
+            anywhere = _rate([one.marked for one in group])
+            inside = "" if kind == CLEAN else _rate([one.found for one in group])
+            lines.append(f"| {kind}: {what} | {len(group)} | {anywhere} | {inside} |")
+    return "\n".join(lines)
+
+
+def _rate(values: Sequence[bool]) -> str:
+    result = stats.binomtest(sum(values), len(values)).proportion_ci(method="wilson")
+    return f"{sum(values)} [{100 * result.low:.0f}, {100 * result.high:.0f} %]"

@@ -1,0 +1,5 @@
+"""NAGAN."""
+
+from medtrace.methods.nagan.method import NAGANMethod as METHOD
+
+__all__ = ["METHOD"]

@@ -1,0 +1,130 @@
+"""Wheel and sdist in fresh environments, one after the other, with a smoke of every command; `make matrix`.
+
+    python tests/matrix.py --out matrix [--only 3.11-newest-wheel ...]
+
+Writes `table.md` and a log for each environment into the folder. An interpreter that is absent is reported as not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PLANS = [(python, "newest", artifact) for python in ("3.11", "3.12", "3.13") for artifact in ("wheel", "sdist")] + [
+    ("3.11", "lowest", "wheel")
+]
+EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
+SMOKE = (
+    ["doctor"],
+    ["methods"],
+    ["bundle", "tracetrans", "--out", "bundle"],
+    ["train", "tracetrans", "--smoke", "--out", "run", "--device", "cpu"],
+    ["runs", "run"],
+    ["export-model", "run", "--format", "torchscript", "--out", "model.ts"],
+    ["translate", "run", "scan.nii.gz", "--out", "trace"],
+    ["certify", "trace"],
+    ["report", "trace", "--out", "page.html"],
+    ["export", "trace", "--format", "itk", "--out", "itk"],
+)
+SCAN = (
+    "import nibabel, numpy, os; from nilearn import datasets;"
+    "nibabel.save(datasets.load_mni152_template(resolution=4), 'scan.nii.gz')"
+)
+
+
+def build(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Both artifacts, and what was found of them."""
+    found = []
+    digests = []
+    for turn in ("first", "second"):
+        place = folder / turn
+        call([sys.executable, "-m", "build", "--outdir", place, ROOT], folder / f"build-{turn}.log", EPOCH)
+        digests.append({path.suffix: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.iterdir()})
+    same = digests[0][".whl"] == digests[1][".whl"]
+    found.append(f"wheel: {'the same bytes' if same else 'OTHER BYTES'} in two builds")
+    made = {("wheel" if path.suffix == ".whl" else "sdist"): path for path in (folder / "first").iterdir()}
+    code = call([sys.executable, "-m", "twine", "check", "--strict", *made.values()], folder / "twine.log")
+    found.append(f"twine check --strict: {'passed' if code == 0 else 'FAILED'}")
+    return made, found
+
+
+def call(line: list, log: Path, variables: dict[str, str] | None = None, cwd: Path | None = None) -> int:
+    """Run, with everything it says in a log."""
+    with log.open("a") as said:
+        said.write(f"$ {' '.join(map(str, line))}\n")
+        said.flush()
+        environment = {**os.environ, "PYTHONPATH": "", **(variables or {})}
+        return subprocess.call(list(map(str, line)), stdout=said, stderr=said, env=environment, cwd=cwd)
+
+
+def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str:
+    """One environment: installed, imported, every command's help, and a smoke of those that need no more data."""
+    interpreter = interpreter_of(python)
+    if interpreter is None:
+        return "not run: no such interpreter"
+    folder.mkdir(parents=True)
+    log, place = folder / "log.txt", folder / "venv"
+    call([interpreter, "-m", "venv", place], log)
+    own = place / "bin"
+    constraints = folder / "constraints.txt"
+    lowest = subprocess.run([sys.executable, ROOT / "tests" / "lowest_versions.py"], capture_output=True, text=True)
+    constraints.write_text(lowest.stdout if dependencies == "lowest" else "")
+    begun = time.monotonic()
+    wanted = f"{artifact}[bench]"
+    if call([own / "python", "-m", "pip", "install", "-q", "-c", constraints, wanted], log):
+        return "FAILED to install, see the log"
+    took = time.monotonic() - begun
+    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 1e9
+    call([own / "python", "-c", SCAN], log, cwd=folder)
+    listed = subprocess.run(
+        [own / "python", "-c", "from medtrace.cli import app; print(*[c.name for c in app.registered_commands])"],
+        capture_output=True, text=True, cwd=folder,
+    ).stdout.split()  # fmt: skip
+    failed = [name for name in listed if call([own / "medtrace", name, "--help"], log, cwd=folder)]
+    failed += [line[0] for line in SMOKE if call([own / "medtrace", *line], log, cwd=folder) not in (0, 3)]
+    shutil.rmtree(place)
+    if failed or not listed:
+        return f"FAILED: {', '.join(failed) or 'no commands'}"
+    return f"passed: {len(listed)} commands' help, {len(SMOKE)} run; {size:.1f} GB, installed in {took:.0f} s"
+
+
+def interpreter_of(version: str) -> str | None:
+    """One that runs, also where a launcher of that name leads nowhere."""
+    places = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    for place in filter(None, places):
+        done = subprocess.run([place, "-c", "import sys; print(*sys.version_info[:2], sep='.')"], capture_output=True)
+        if done.stdout.decode().strip() == version:
+            return str(place)
+    return None
+
+
+def main() -> int:
+    """Try what was asked for and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("matrix"))
+    names = ["-".join(plan) for plan in PLANS]
+    parser.add_argument("--only", nargs="*", default=names, choices=names, metavar="PYTHON-DEPENDENCIES-ARTIFACT")
+    chosen = parser.parse_args()
+    out = chosen.out.absolute()
+    out.mkdir(parents=True)
+    made, found = build(out)
+    rows = ["| Python | dependencies | from | result |", "|---|---|---|---|"]
+    for plan, name in zip(PLANS, names):
+        result = "not run" if name not in chosen.only else try_out(plan[0], plan[1], made[plan[2]], out / name)
+        rows.append(f"| {' | '.join(plan)} | {result} |")
+        print(rows[-1], flush=True)
+    text = "\n".join([*rows, "", *found, ""])
+    (out / "table.md").write_text(text)
+    print(text)
+    return int("FAILED" in text or "OTHER BYTES" in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
