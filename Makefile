@@ -26,7 +26,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) -e '.[test]'
 	touch $@
 
-demo: $(VENV)/installed ## train three methods on simulated surgery and compare them (under 5 minutes on two cores)
+demo: $(VENV)/installed ## train three methods on simulated surgery and compare them (some minutes)
 	$(BIN)/medtrace bench --out $(DEMO_OUT)
 
 demo-full: $(VENV)/installed ## the longer setting (about half an hour)

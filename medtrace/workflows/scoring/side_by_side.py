@@ -1,4 +1,4 @@
-"""Trainings of a study, two at a time where there are threads for two."""
+"""Trainings of a study, which share their cases, one after the other or several at a time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from medtrace.engines.runs import default_device
 from medtrace.workflows.many.attempts import Outcome, Task
 from medtrace.workflows.many.parallel import CasesFailedError, run_cases
 
-PROCESSES = 2
-"""Trainings at once: each holds its cases in memory. Of small networks, two with one thread each are done sooner than
-one after the other with two."""
+PROCESSES = 1
+"""Trainings at once, at most; each process holds its cases in memory."""
 _SHARING = contextlib.ExitStack()
 
 
