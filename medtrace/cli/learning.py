@@ -221,9 +221,9 @@ def train(
     if dataset is not None and not resume and start_from is None:
         from medtrace.workflows.plan import machine_line, planned_lines
 
-        for line in planned_lines(name, dataset, presets, settings):
+        lines = planned_lines(name, dataset, presets, settings)
+        for line in [*lines, machine_line(out, device)] if lines else []:
             tell(line)
-        tell(machine_line(out, device))
     run(
         name,
         dataset,
