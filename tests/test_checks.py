@@ -306,7 +306,8 @@ class TestChoice:
 
     @pytest.mark.parametrize("value", ["Mean", "mea", "", 1, ["mean"], {"a": 1}, torch.zeros(2)])
     def test_another(self, value):
-        text = f"reduction: expected one of 'mean', 'sum', received {value!r}"
+        near = "; did you mean 'mean'?" if value in ("Mean", "mea") else ""
+        text = f"reduction: expected one of 'mean', 'sum', received {value!r}{near}"
         refuses(ValueError, text, checks.check_choice, "reduction", value, ("mean", "sum"))
 
 

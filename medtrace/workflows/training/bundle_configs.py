@@ -50,11 +50,12 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
         "sources": "$medtrace.data.sources(@resolved, @dataset_dir, type(@method).case_transform(@resolved))",
         "optimizers": "$medtrace.engines.build_optimizers(@network, @resolved)",
         "train": {
+            "preprocessing": _READ,
             "dataset": {
                 "_target_": "medtrace.data.DeterministicDataset",
                 "data": "$@sources.training()",
                 "seed": "@seed",
-                "transform": _READ,
+                "transform": "@train#preprocessing",
             },
             "dataloader": "$medtrace.data.training_loader(@train#dataset, @resolved, @device)",
             "inferer": {"_target_": "monai.inferers.SimpleInferer"},
@@ -76,7 +77,12 @@ def _train(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
             },
         },
         "validate": {
-            "dataset": {"_target_": "monai.data.Dataset", "data": "$@sources.validation()", "transform": _READ},
+            "preprocessing": "@train#preprocessing",
+            "dataset": {
+                "_target_": "monai.data.Dataset",
+                "data": "$@sources.validation()",
+                "transform": "@validate#preprocessing",
+            },
             "dataloader": "$medtrace.data.evaluation_loader(@validate#dataset, @resolved)",
             "key_metric": {
                 "mae": {
