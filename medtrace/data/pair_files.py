@@ -28,7 +28,8 @@ class ReadPairFilesd(MapTransform):
         spatial_dims: 2 for files of one slice (X, Y, 1), 3 for volumes.
 
     Example:
-        >>> item = {"source": "read already"}
+        >>> import torch
+        >>> item = {"source": torch.zeros(1, 8, 8)}
         >>> ReadPairFilesd(2)(item) is item
         True
     """

@@ -45,10 +45,9 @@ def solve(
     result = field.new_empty(batch, 3, count)
     missed = field.new_empty(batch, count)
     arrays = field.numpy(), where, result.numpy(), missed.numpy()
-    row = field.shape[-1] if points is None else 1
-    parts = threads.pieces(count // row, batch * count, minimum=1 << 12)
     threads.run(
-        lambda begin, end: loops.solve(*arrays, iterations, plain_iterations, tolerance, begin * row, end * row), parts
+        lambda begin, end: loops.solve(*arrays, iterations, plain_iterations, tolerance, begin, end),
+        threads.pieces(count, batch * count, minimum=1 << 12),
     )
     return (result[:, 1:].contiguous() if flat else result), missed
 

@@ -10,9 +10,6 @@ from medtrace.kernels.compiling import compiled, inlined
 SLACK = 1e-4
 """How far outside the grid, in voxels, a point still counts as inside; that of `fields.inside_grid`."""
 
-FORETOLD = 0.25
-"""Residual in voxels below which a guess from a row's voxels before is better than one from the field."""
-
 
 @inlined
 def cell_of(position: float, size: int) -> Any:
@@ -105,10 +102,9 @@ def newton_step(field: Any, position: Any, v: Any, m: Any) -> Any:
 
 
 @inlined
-def solved(
-    field: Any, position: Any, v: Any, m: Any, size: float, iterations: int, plain: int, tolerance: float
-) -> Any:
-    """The inverse at a position from a first guess v and its `mismatch_at`, and what remains; others as in `solve`."""
+def solved(field: Any, position: Any, v: Any, iterations: int, plain: int, tolerance: float) -> Any:
+    """The inverse at a position from a first guess v, and what remains; arguments as in `solve`."""
+    m, size = mismatch_at(field, position, v)
     rate = 1.0
     for iteration in range(iterations):
         if not size > tolerance:
@@ -126,18 +122,6 @@ def solved(
     return v, size
 
 
-@inlined
-def along_a_row(field: Any, position: Any, last: Any, other: Any, iterations: int, plain: int, tolerance: float) -> Any:
-    """The inverse at a position from those of the two voxels before it, which mostly foretell it; as `solved`."""
-    guess = 2.0 * last[0] - other[0], 2.0 * last[1] - other[1], 2.0 * last[2] - other[2]
-    m, size = mismatch_at(field, position, guess)
-    if not size < FORETOLD:
-        start, _ = mismatch_at(field, position, (0.0, 0.0, 0.0))
-        guess = -start[0], -start[1], -start[2]
-        m, size = mismatch_at(field, position, guess)
-    return solved(field, position, guess, m, size, iterations, plain, tolerance)
-
-
 @compiled
 def solve(
     field: Any, points: Any, out: Any, missed: Any, iterations: int, plain: int, tolerance: float, begin: int, end: int
@@ -152,27 +136,20 @@ def solve(
         iterations: the most to run.
         plain: so many of them are fixed-point iterations, the others Newton's.
         tolerance: in voxels.
-        begin: first point; of every voxel that of a row along the last axis.
+        begin: first point.
         end: behind the last one.
     """
     shape = field.shape[2:]
     for b in range(field.shape[0]):
         own = field[b]
-        last, other = (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
         for n in range(begin, end):
             if points.size > 0:
                 position = (float(points[b, 0, n]), float(points[b, 1, n]), float(points[b, 2, n]))
             else:
                 line = n // shape[2]
                 position = (float(line // shape[1]), float(line % shape[1]), float(n % shape[2]))
-            if points.size == 0 and n % shape[2] > 1:
-                v, size = along_a_row(own, position, last, other, iterations, plain, tolerance)
-            else:
-                start, _ = mismatch_at(own, position, (0.0, 0.0, 0.0))
-                v = -start[0], -start[1], -start[2]
-                m, size = mismatch_at(own, position, v)
-                v, size = solved(own, position, v, m, size, iterations, plain, tolerance)
-            other, last = last, v
+            start, _ = mismatch_at(own, position, (0.0, 0.0, 0.0))
+            v, size = solved(own, position, (-start[0], -start[1], -start[2]), iterations, plain, tolerance)
             out[b, 0, n], out[b, 1, n], out[b, 2, n] = v
             within = inside(position[0] + v[0], shape[0]) and inside(position[1] + v[1], shape[1])
             within = within and inside(position[2] + v[2], shape[2])
@@ -220,8 +197,7 @@ def between_grids(
                 z = cell_of(position[2], shape[2])
                 if guess.size > 0:
                     v = (value_at(guess[0], x, y, z), value_at(guess[1], x, y, z), value_at(guess[2], x, y, z))
-                    m, size = mismatch_at(field, position, v)
-                    v, _ = solved(field, position, v, m, size, iterations, plain, tolerance)
+                    v, _ = solved(field, position, v, iterations, plain, tolerance)
                 else:
                     v = (value_at(field[0], x, y, z), value_at(field[1], x, y, z), value_at(field[2], x, y, z))
                 there = moved(last, position[0] + v[0], position[1] + v[1], position[2] + v[2])

@@ -164,7 +164,7 @@ def deform(
 
 
 def deform_scaled(
-    images: Images,
+    images: ScaledImages,
     spacing: Sequence[float] | None,
     settings: Deformable | None,
     progress: Callable[[int, int], None] | None = None,
@@ -172,7 +172,7 @@ def deform_scaled(
     """`deform` of images that are checked and scaled already.
 
     Args:
-        images: see `Images`.
+        images: see `ScaledImages`.
         spacing, settings, progress: as in `deform`.
 
     Raises:
@@ -205,7 +205,7 @@ def _after(progress: Callable[[int, int], None] | None, done: int, planned: int)
     return None if progress is None else lambda count: progress(done + count, planned)
 
 
-class Images(NamedTuple):
+class ScaledImages(NamedTuple):
     """What is registered, on one grid."""
 
     moving: Tensor
@@ -218,7 +218,7 @@ class Images(NamedTuple):
     """(1, *spatial) in [0, 1], what is left out of the moving one."""
 
 
-def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Tensor | None) -> Images:
+def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Tensor | None) -> ScaledImages:
     given = {"moving": moving, "fixed": fixed}
     for name, image in given.items():
         check_batched(name, image[None] if isinstance(image, Tensor) else image)
@@ -238,13 +238,15 @@ def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Te
         masks.append(region)
     weight = torch.ones_like(fixed[:1], dtype=torch.float32) if masks[0] is None else 1 - masks[0]
     moved = None if masks[1] is None else 1 - masks[1]
-    return Images(scaled(moving, moved), scaled(fixed, weight), weight, masks[1])
+    return ScaledImages(scaled(moving, moved), scaled(fixed, weight), weight, masks[1])
 
 
 class _Level:
     """One resolution of a registration."""
 
-    def __init__(self, images: Images, step: Step, sizes: Sequence[float], settings: Deformable, field: Tensor) -> None:
+    def __init__(
+        self, images: ScaledImages, step: Step, sizes: Sequence[float], settings: Deformable, field: Tensor
+    ) -> None:
         self.step, self.settings = step, settings
         fixed, moving = shrink(images.fixed, step.factor), shrink(images.moving, step.factor)
         if settings.similarity == "mind":

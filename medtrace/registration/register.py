@@ -15,7 +15,7 @@ from medtrace.fields import sample, warp
 from medtrace.kernels import threads
 from medtrace.registration.alignment import KINDS, Alignment, align_sides, check_pair
 from medtrace.registration.contrast import ContrastRelation, choose_similarity, contrast_of, mean_correlation
-from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, Images, deform_scaled
+from medtrace.registration.deformable import SIMILARITIES, Deformable, Deformation, ScaledImages, deform_scaled
 from medtrace.registration.frames import Frame
 from medtrace.registration.held_out import Evidence, supported
 from medtrace.registration.levels import Side, side
@@ -140,7 +140,7 @@ def register_images(
     return Registration(ddf, inverse, warped, aligned, deformation, chosen, reason, verdict, evidence)
 
 
-def _scaled(pair: Working) -> Images:
+def _scaled(pair: Working) -> ScaledImages:
     """What is deformed. Where something is left out, it has no part in the images' scale either."""
     weight = 1 - pair.mask
     moving, fixed = pair.shown
@@ -148,7 +148,7 @@ def _scaled(pair: Working) -> Images:
         moving = scaled(pair.moving, 1 - pair.moving_mask)
     if bool((weight < 1).any()):
         fixed = scaled(pair.fixed, weight)
-    return Images(moving, fixed, weight, pair.moving_mask)
+    return ScaledImages(moving, fixed, weight, pair.moving_mask)
 
 
 def _needless(pair: Working, deformation: Deformation, before: float) -> bool:

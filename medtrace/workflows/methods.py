@@ -8,7 +8,7 @@ from typing import NamedTuple
 from medtrace.methods import method_class, method_names
 
 HEADS = ("method", "tasks", "dims", "training", "paper")
-NARROWEST = 24
+NARROWEST = 18
 """Columns that the last column gets at least."""
 
 

@@ -203,6 +203,27 @@ def _weights_law(answer: Any, given: Given) -> None:
     assert not answer.requires_grad
 
 
+def _places(draw: Draw) -> Given:
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 5)), draw(st.integers(1, 4)))
+    pair = {name: tensor(draw, shape, BOUNDED) for name in ("queries", "keys")}
+    return {**pair, "temperature": draw(st.sampled_from([0.07, 1.0]))}
+
+
+def _moved_pair(draw: Draw) -> Given:
+    shape = field_shape(draw)
+    images = {name: tensor(draw, (shape[0], draw(st.integers(1, 2)), *shape[2:])) for name in ("source", "target")}
+    return {**images, "ddf": tensor(draw, shape)}
+
+
+def _moved_pair_law(answer: Any, given: Given) -> None:
+    for value, name in zip(answer, ("source", "target"), strict=True):
+        check(value, given[name].shape, value.dtype)
+
+
+def _motion(draw: Draw) -> Given:
+    return {"field": tensor(draw, field_shape(draw)), "floor": draw(st.sampled_from([1e-3, 0.01, 1.0]))}
+
+
 MEAN_OR_SUM = {"reduction": ("mean", "sum")}
 CASES = {
     "IntensityDiffusionLoss": Case(
@@ -221,6 +242,7 @@ CASES = {
     "MINDLoss": Case(
         module(losses.MINDLoss, "radius", "dilation", "reduction"), _mind_loss, _loss_law(0, 1), also=("image",)
     ),
+    "MotionMagnitudeLoss": Case(module(losses.MotionMagnitudeLoss, "floor"), _motion, scalar),
     "ParzenDNMILoss": Case(
         module(losses.ParzenDNMILoss, "num_bins", "value_range", "kernel", "sigma", "reduction", "out_of_range"),
         _nmi_loss,
@@ -243,11 +265,16 @@ CASES = {
     "log_adversarial": Case(losses.log_adversarial, _logits, scalar),
     "mask_weights": Case(losses.mask_weights, _weights, _weights_law),
     "mind_ssc": Case(losses.mind_ssc, _mind, _mind_law),
+    "motion_magnitude": Case(losses.motion_magnitude, _motion, scalar),
     "normalized_mutual_information": Case(
         losses.normalized_mutual_information,
         _joint,
         lambda answer, given: check(answer, given["joint"].shape[:-2], given["joint"].dtype),
     ),
     "parzen_nmi": Case(losses.parzen_nmi, _nmi("x", "y"), _nmi_law),
+    "patch_nce": Case(
+        losses.patch_nce, _places, lambda answer, _: check(answer, (), torch.float32, -1e-3), also=("temperature",)
+    ),
+    "sub_voxel_pair": Case(losses.sub_voxel_pair, _moved_pair, _moved_pair_law, also=("image", "coordinates")),
     "velocity_smoothness": Case(losses.velocity_smoothness, _one("velocity", field_shape, **MEAN_OR_SUM), scalar),
 }

@@ -595,6 +595,24 @@ def _scaled(first: str, second: str) -> Any:
     return arguments
 
 
+def _wavelets(first: str, second: str) -> Any:
+    def arguments(draw: Draw) -> Given:
+        shape = batch(draw, minimum=6, most=12)
+        pair = {name: tensor(draw, shape, BOUNDED) for name in (first, second)}
+        region = draw(st.sampled_from([None, torch.ones(shape[0], 1, *shape[2:], dtype=torch.bool)]))
+        return {
+            **pair,
+            "mask": region,
+            "data_range": draw(RANGES),
+            "scales": draw(st.sampled_from([1, 2])),
+            "orientations": draw(st.integers(2, 5)),
+            "window": draw(st.sampled_from([1, 3])),
+            "stability": draw(st.floats(1e-4, 0.1)),
+        }
+
+    return arguments
+
+
 def _bodies(draw: Draw) -> Given:
     shape = batch(draw, 1, minimum=7, most=15)
     pair = {name: tensor(draw, shape, BOUNDED) for name in ("image", "target")}
@@ -635,6 +653,18 @@ BLUR_CASES = {
         metrics.gradient_magnitude_similarity_deviation,
         images("pred", "target", data_range=RANGES, stability=st.floats(1e-3, 1)),
         per_case("pred"),
+    ),
+    "ComplexWaveletSSIMMetric": Case(
+        measured(metrics.ComplexWaveletSSIMMetric, "data_range", "scales", "orientations", "window", "stability"),
+        _wavelets("y_pred", "y"),
+        gathered(0, 1 + 1e-9),
+        PAIR_NAMES,
+    ),
+    "complex_wavelet_structural_similarity": Case(
+        metrics.complex_wavelet_structural_similarity,
+        _wavelets("pred", "target"),
+        per_case("pred", 0, 1 + 1e-9),
+        PAIR_NAMES,
     ),
     "MultiScaleSSIMMetric": Case(
         measured(metrics.MultiScaleSSIMMetric, "data_range", "weights", "window", "sigma"),

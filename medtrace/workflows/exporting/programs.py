@@ -33,7 +33,7 @@ class Translation(nn.Module):
     Example:
         >>> from medtrace.methods import method_class, resolve
         >>> kind = method_class("unet")
-        >>> method = kind.build(resolve(kind.settings_type, settings={"channels": (4, 8)})).eval()
+        >>> method = kind.build(resolve(kind.settings_type, overrides={"channels": (4, 8)})).eval()
         >>> [tuple(value.shape) for value in Translation(method)(torch.zeros(1, 1, 16, 16))]
         [(1, 1, 16, 16), (1, 2, 16, 16)]
     """
