@@ -1,5 +1,7 @@
 """DDIB: two unconditional models, joined at their noise."""
 
+import sys
+
 import pytest
 import torch
 
@@ -91,7 +93,8 @@ def test_trains_volumes_and_averages_both():
     assert method.trace(data)[0].image.shape == (1, 12, 8, 9)
 
 
-def test_progress_names_bidirectional(capfd):
+def test_progress_names_bidirectional(capfd, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     make_method(progress=True).trace(batch())
     shown = capfd.readouterr().err
     assert "encoding" in shown

@@ -1,6 +1,7 @@
 """The Plasticine method against its equations, its averaged weights, and how it draws images."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -338,9 +339,12 @@ def test_combination_translates_the_deformed_source():
     assert not torch.equal(joint.trace(data)[0].image, combination.trace(data)[0].image)
 
 
-def test_progress_shows_a_bar(capfd):
-    data = batch()
-    make_method(sampling=Sampling(steps=3, progress=True)).trace(data)
+def test_progress_shows_a_bar_on_a_terminal(capfd, monkeypatch):
+    data, asked = batch(), make_method(sampling=Sampling(steps=3, progress=True))
+    asked.trace(data)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    asked.trace(data)
     assert "sampling" in capfd.readouterr().err
     make_method().trace(data)
     assert capfd.readouterr().err == ""

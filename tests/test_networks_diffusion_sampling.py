@@ -2,6 +2,7 @@
 deterministic samplers and the moments of the stochastic one are all known."""
 
 import math
+import sys
 from itertools import pairwise
 
 import pytest
@@ -237,7 +238,8 @@ def test_kept_steps_come_with_their_levels(sampler):
     assert denoise(predict, noisy, levels, sampler, generators(0, 1)).intermediates == []
 
 
-def test_progress_is_shown_on_request_alone(capsys):
+def test_progress_is_shown_on_request_alone(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     noisy, levels = normal(1, 1, 4, 4), SCHEDULE.levels(3)
     denoise(predict, noisy, levels, "ddim")
     assert capsys.readouterr().err == ""

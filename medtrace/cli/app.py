@@ -92,10 +92,11 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            given = {key: at_home(value) for key, value in kwargs.items()}
-            common = {key: given.pop(key, default) for key, (_, default) in COMMON.items()}
+            common = {key: kwargs.pop(key, default) for key, (_, default) in COMMON.items()}
+            with one_line_errors():
+                common["log_file"] = at_home(common["log_file"])
             with output_of(name, **common), one_line_errors(lambda text: in_options(text, words_of(name, function))):
-                function(*args, **given)
+                function(*args, **{key: at_home(value) for key, value in kwargs.items()})
 
         guarded.__signature__ = _with_common(function)  # type: ignore[attr-defined]
         guarded.__annotations__ = {**guarded.__annotations__, **{key: kind for key, (kind, _) in COMMON.items()}}
