@@ -119,8 +119,8 @@ def test_weights_of_another_network_are_refused(run, tmp_path):
 
 
 def test_train_refuses_what_it_cannot_do(run, tmp_path):
-    with pytest.raises(ValueError, match=r"'nothing' is not one; expected one of .*tracetrans"):
-        train("nothing", out=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"'zzz' is not one; expected one of .*tracetrans"):
+        train("zzz", out=tmp_path / "a")
     with pytest.raises(ValueError, match="medtrace prepare"):
         train("tracetrans", out=tmp_path / "a")
     with pytest.raises(FileNotFoundError, match="is not a folder"):
