@@ -113,8 +113,11 @@ def print_table(
 
     heading, cells, numeric = _layout(rows, columns, decimals, best)
     table = Table(title=title, title_justify="left")
-    for name, right in zip(heading, numeric):
-        table.add_column(escape(name), justify="right" if right else "left", no_wrap=right)
+    for column, (name, right) in enumerate(zip(heading, numeric)):
+        texts = [line[column][0] for line in cells]
+        parts = texts if right else [word for text in texts for word in text.split()]  # a number is not broken
+        least = max((len(part) for part in parts), default=0)
+        table.add_column(escape(name), justify="right" if right else "left", min_width=least)
     for line in cells:
         table.add_row(*[f"[bold]{escape(text)}[/bold]" if strong else escape(text) for text, strong in line])
     (console or Console()).print(table)

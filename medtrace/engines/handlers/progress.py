@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +23,17 @@ from medtrace.storage.logs import LineLog
 LOG = "train.log"
 QUIET = 60.0
 """Seconds after which a long epoch reports how far it is, where no bar does."""
+_ONE_OF_SEVERAL: ContextVar[str] = ContextVar("name of one of several trainings", default="")
+
+
+@contextmanager
+def one_of_several(name: str) -> Iterator[None]:
+    """Within, a training is one of several at once: its lines begin with its name, and it has no bar."""
+    earlier = _ONE_OF_SEVERAL.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _ONE_OF_SEVERAL.reset(earlier)
 
 
 class ProgressBar:
@@ -74,7 +87,7 @@ class ProgressBar:
             total=state.max_epochs * state.epoch_length,
             initial=state.iteration,
             desc=self.description,
-            disable=self.disable,
+            disable=True if _ONE_OF_SEVERAL.get() else self.disable,
             unit="step",
             mininterval=0.5,
         )
@@ -117,7 +130,7 @@ class ProgressBar:
         self._note(logging.INFO, line)
         if not self.disable:
             with suppress(OSError, ValueError):  # nobody reads any more
-                tqdm.write(line, file=sys.stderr)
+                tqdm.write(_ONE_OF_SEVERAL.get() + line, file=sys.stderr)
                 sys.stderr.flush()
 
     def _note(self, level: int, line: str) -> None:

@@ -50,9 +50,8 @@ BETTER: dict[str, Better] = {
 PRINTED = {
     "mae": "MAE",
     "ssim": "SSIM",
-    "epe_deformed_mm": "EPE mm",
-    "share_of_zero_field_epe": "EPE/zero",
-    "share_of_identity_mae": "MAE/ident.",
+    "epe_mm": "EPE mm",
+    "share_of_zero_field_epe": "moved / zero",
     "edge_dice_deformed": "edges",
     "edge_dice_deformed_no_field": "no field",
     "training_seconds": "train s",

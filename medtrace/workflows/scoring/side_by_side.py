@@ -12,11 +12,12 @@ import torch
 from rich.console import Console
 
 from medtrace.data.tracebench import sharing_cases
+from medtrace.engines.handlers.progress import one_of_several
 from medtrace.engines.runs import default_device
 from medtrace.workflows.many.attempts import Outcome, Task
 from medtrace.workflows.many.parallel import CasesFailedError, run_cases
 
-PROCESSES = 1
+PROCESSES = 2
 """Trainings at once, at most; each process holds its cases in memory."""
 _SHARING = contextlib.ExitStack()
 
@@ -46,7 +47,7 @@ def trained_rows(
         train: a module's function: (row, what is trained, console) to the run folder.
         rows: row → what is trained.
         console: to print to.
-        processes: trainings at once; they divide the threads of this process, and only their ends are printed.
+        processes: trainings at once; they divide the threads of this process, and have lines with names, no bars.
 
     Returns:
         Row → run folder, in the order of the rows.
@@ -76,4 +77,5 @@ def _in_worker(train: Callable[..., Path], row: str, training: Any, threads: int
     torch.set_num_threads(threads)
     _SHARING.enter_context(sharing_cases())
     started = time.perf_counter()
-    return train(row, training, Console(quiet=True)), time.perf_counter() - started
+    with one_of_several(row):
+        return train(row, training, Console(quiet=True)), time.perf_counter() - started
