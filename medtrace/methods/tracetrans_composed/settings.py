@@ -53,7 +53,7 @@ class ComposedTraceTransSettings(MethodSettings):
         "tracebench": {
             **POSTOP,
             **_NARROW,
-            "training.max_epochs": 5,
+            "training.max_epochs": 7,
             "training.schedule": "cosine",
             "training.val_interval": 0,
             "optimizer.learning_rate": 2e-3,
