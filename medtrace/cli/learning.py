@@ -460,7 +460,7 @@ def bench(
         return
     table = table_of(task, study, out)
     if is_quiet() or not (sys.stderr.isatty() and sys.stdout.isatty()):  # where it was not shown in color before
-        tell(table.read_text(encoding="utf-8"))
+        tell(table.read_text(encoding="utf-8").split("\n\n")[0])  # without the comparisons row by row
     tell(f"tables, figures and traces written to {table.parent}")
 
 
