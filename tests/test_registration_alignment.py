@@ -21,8 +21,8 @@ from medtrace.registration.verdict import (
     assess,
     likeness,
     measure,
-    sharpness,
     shapes_agree,
+    sharpness,
 )
 from medtrace.registration.working import working_pair
 

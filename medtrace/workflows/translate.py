@@ -218,8 +218,10 @@ def translation(
         scans = {
             name: read_image(path, of.get(name), page=page, resample_tilt=resample_tilt) for name, path in files.items()
         }
-    interval = interval_of(run)
     method = load()
+    with collecting() as doubts:
+        interval = interval_of(run)
+    notices += doubts
     preparation = run_preparation(run, method, natural_image=is_natural_image(next(iter(files.values()))))
     if preparation.sources and "" in files:
         if contrast is None:
