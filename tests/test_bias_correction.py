@@ -1,8 +1,12 @@
 """A coil's bias field taken out of scans: in a data set, in a translation, in what is scored; never of a CT."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
@@ -11,9 +15,15 @@ from medtrace.data.bias import corrected_contrasts, in_corrected_intensities
 from medtrace.data.scan_files import read_scan_files
 from medtrace.evaluation.certificate.provenance import provenance_check
 from medtrace.evaluation.true_scans import TrueScans
+from medtrace.inference import sources
+from medtrace.inference.scan_pair import ScanPair
 from medtrace.io import load_trace
-from medtrace.trace import Contrast
+from medtrace.io.nifti import write_image
+from medtrace.methods.base import Prediction
+from medtrace.trace import Contrast, Trace
+from medtrace.workflows import certify, report
 from medtrace.workflows.prepare import prepare
+from medtrace.workflows.registration import trained
 from medtrace.workflows.translate import translate
 from tests.standins import shift_run
 from tests.test_units import T1_OF, T2_OF, anatomy, computed, magnetic, save, settings, write_list
@@ -116,3 +126,70 @@ def test_corrected_and_uncorrected_intensities_are_not_of_one_unit(tmp_path):
     save(tmp_path / "empty.nii.gz", np.zeros((8, 8, 8), np.float32))
     with pytest.raises(ValueError, match="bias correction: N4 finds no field"):
         in_corrected_intensities(MetaTensor(torch.zeros(1, 8, 8, 8), affine=torch.eye(4)), corrected)
+
+
+AFFINE = torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0], dtype=torch.float64))
+
+
+@pytest.fixture
+def halved(monkeypatch):
+    """Images whose correction halves them: T1 and T2, as they were read."""
+    monkeypatch.setattr(bias, "without_bias", lambda image, _mask: sitk.Cast(image / 2, sitk.sitkFloat32))
+    return torch.rand(2, 1, 8, 7, 6, generator=torch.Generator().manual_seed(0)) + 1
+
+
+def corrected_preparation(**settings):
+    names = ("T1", "T2")
+    contrasts = {name: Contrast(name, "a.u.", "percentile", bias_corrected=True) for name in names}
+    return Preparation(3, contrasts=contrasts, targets={"T1": "T2"}, **settings)
+
+
+class Still:
+    """Registers nothing."""
+
+    abilities = SimpleNamespace(masks=False)
+
+    def register(self, source, target):
+        return Prediction(source, torch.zeros(1, 3, *source.shape[2:]))
+
+
+def test_a_registration_by_a_run_corrects_both_scans(halved, monkeypatch):
+    preparation = corrected_preparation(source_contrast="T1")
+    chosen = trained._Method(Still(), preparation, torch.device("cpu"))
+    monkeypatch.setattr(trained, "_method", lambda *_given: chosen)
+    monkeypatch.setattr(trained, "_verdict", lambda *_given: None)
+    unaligned = SimpleNamespace(kind="none", matrix=torch.eye(4, dtype=torch.float64))
+    monkeypatch.setattr(trained, "align", lambda *_given, **_settings: unaligned)
+    pair = ScanPair(*halved, AFFINE, AFFINE, None, None, False)
+    descent = trained.Descent("run", None, 1.0, None, "cpu")
+    bar = SimpleNamespace(add_task=lambda *_given, **_settings: 0)
+    made = trained.register_trained(pair, descent, alignment="none", spacing=None, match=False, bar=bar)
+    for found, image in zip(made.maps, halved):
+        assert found.scan == preparation.normalize(image / 2)[1].scan
+    torch.testing.assert_close(made.trace.source, halved[0] / 2)
+    assert str(made.trace.source_contrasts[0]) == str(made.trace.contrasts[0]) == "T1 (a.u., bias-corrected)"
+    # As the page shows it, beside the corrected image.
+    torch.testing.assert_close(made.target, made.maps[0].inverse(made.maps[1].forward(halved[1] / 2)))
+
+
+def test_a_target_given_later_is_corrected_as_the_image_is(halved, tmp_path):
+    write_image(tmp_path / "target.nii.gz", halved[1], AFFINE)
+    before, after = ((contrast,) for contrast in corrected_preparation().contrasts.values())
+    grids = {"affine": AFFINE, "source_contrasts": before, "contrasts": after}
+    trace = Trace.build(*halved, torch.zeros(3, *halved.shape[2:]), **grids)
+    for read in (certify._read_target, report._target):
+        torch.testing.assert_close(read(tmp_path / "target.nii.gz", trace, tmp_path), halved[1] / 2)
+
+
+def test_sources_are_aligned_to_the_corrected_first(halved, monkeypatch):
+    references = []
+
+    def onto_reference(_names, scan, reference, tissue, _mask):
+        references.append(reference.as_tensor())
+        return scan.as_tensor(), tissue, None
+
+    monkeypatch.setattr(sources, "onto_reference", onto_reference)
+    scans = {name: MetaTensor(image, affine=AFFINE) for name, image in zip(("T1", "T2"), halved)}
+    preparation = corrected_preparation(sources=("T1", "T2"), align=True)
+    sources.several_sources(preparation, {name: Path(name) for name in scans}, scans, None, False)
+    torch.testing.assert_close(references, [halved[0] / 2])

@@ -19,6 +19,7 @@ from medtrace.cli.help import EXAMPLES, GROUPS
 from medtrace.cli.output import bars, give, note, output_of, tell
 from medtrace.engines.runs import default_device
 from medtrace.evaluation.bench import SETTINGS, STUDIES
+from medtrace.evaluation.intensity.interval import UNITS
 from medtrace.methods import method_names
 from medtrace.methods.registry import recipe_names
 from medtrace.registration.deformable import SIMILARITIES
@@ -133,6 +134,7 @@ def test_readers_of_gpus_that_are_not_there_are_not_reported(capsys):
 def test_choices_are_those_of_the_library():
     folder = Path(choices.__file__).resolve().parents[1] / "methods"
     assert set(choices.methods("")) == {name for name in method_names() if (folder / name).is_dir()}
+    assert choices.UNITS == UNITS
     assert choices.SIMILARITIES[0] == "auto"
     assert set(choices.SIMILARITIES[1:]) == set(SIMILARITIES)
     assert set(choices.SETTINGS) == set(SETTINGS)

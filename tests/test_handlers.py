@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.data import MetaTensor
 
 from medtrace.methods.tracetrans.method import TraceTransMethod
 from medtrace.networks import DualDecoderGAN
+from medtrace.trace import Trace
 from medtrace.workflows.training.handlers import CaseScores, TraceSaver
 
 
@@ -44,3 +46,18 @@ def test_handlers_say_what_they_need(tmp_path):
     with pytest.raises(ValueError, match=r"received '\.\./a'"):
         engine_with(TraceSaver(tmp_path), {"case": ["../a"]}, [None])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_one_name_are_several_cases(tmp_path):
+    """As in BIDS-like folders; every evaluation names them alike."""
+    files = ["sub-01/T1.nii.gz", "sub-02/T1.nii.gz", "other/sub-02/T1.nii.gz"]
+    images = MetaTensor(torch.rand(3, 1, 8, 8), meta={"filename_or_obj": files})
+    traces = [Trace.build(image, image, torch.zeros(2, 8, 8)) for image in images.as_tensor()]
+    batch = {"source": images, "target": images.as_tensor()}
+    names = ["T1", "sub-02_T1", "sub-02_T1-2"]
+    scores, saver = CaseScores(tmp_path / "scores"), TraceSaver(tmp_path / "traces", overwrite=True)
+    for _ in range(2):
+        engine_with(scores, batch, traces)
+        engine_with(saver, batch, traces)
+        assert [row["case"] for row in csv.DictReader((tmp_path / "scores" / "cases.csv").open())] == names
+        assert sorted(path.name for path in (tmp_path / "traces").iterdir()) == sorted(names)

@@ -20,11 +20,15 @@ from medtrace.evaluation.intensity.interval import (
     measure_interval,
 )
 from medtrace.evaluation.intensity.planted import ADDED, CLEAN, Answered, draw_lesion, planted_table
+from medtrace.guard.notices import Caution
 from medtrace.io import load_trace, save_trace
+from medtrace.io.digest import sha256
 from medtrace.io.nifti import write_image
 from medtrace.trace import Trace
 from medtrace.trace.tissue import find_tissue
+from medtrace.workflows import calibrate
 from medtrace.workflows.calibrate import hallucinations_table, intensity_table
+from medtrace.workflows.intensity import interval_of
 from medtrace.workflows.translate import translate
 
 SIZE = 32
@@ -140,6 +144,71 @@ def test_members_of_a_trace_are_saved_and_checked(interval, tmp_path):
         replace(trace, interval=-full.interval)
     with pytest.raises(ValueError, match="unexplained: expected shape"):
         replace(trace, unexplained=torch.zeros(1, SIZE, SIZE - 1))
+
+
+def test_unit_is_one_of_two(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'subject'"):
+        calibrate_interval([], "few", unit="subjects")
+    monkeypatch.setattr(calibrate, "RunCases", None)
+    with pytest.raises(ValueError, match="unit: expected one of"):
+        intensity_table(tmp_path, unit="slice")
+
+
+def make_weights(run, text="weights"):
+    (run / "checkpoints").mkdir(exist_ok=True)
+    path = run / "checkpoints" / "weights.safetensors"
+    path.write_text(text)
+    return path
+
+
+def test_interval_of_other_weights_is_left_out(interval, tmp_path):
+    weights = make_weights(tmp_path)
+    replace(interval, weights_sha256=sha256(weights)).write(tmp_path / FILE)
+    assert interval_of(tmp_path).factor == interval.factor
+    make_weights(tmp_path, "of another training")
+    with pytest.warns(Caution, match="calibrate again"):
+        assert interval_of(tmp_path) is None
+    with pytest.raises(ValueError, match="calibrate again"):
+        hallucinations_table(tmp_path)
+    interval.write(tmp_path / FILE)  # of nobody knows which weights
+    with pytest.warns(Caution, match="left out"):
+        assert interval_of(tmp_path) is None
+
+
+class Cases:
+    """Six cases in the place of a run's."""
+
+    population = "few"
+
+    def __init__(self, *_given, **_settings):
+        pass
+
+    def known(self, split):
+        assert split == "validation"  # the test subjects are not translated for nothing
+        return [case(number) for number in range(6)]
+
+
+def test_calibration_that_cannot_be_kept_ends_early(monkeypatch, tmp_path):
+    make_weights(tmp_path)
+    monkeypatch.setattr(calibrate, "RunCases", Cases)
+    with pytest.raises(ValueError, match="promise nothing with 90 %"):
+        intensity_table(tmp_path)
+    assert not (tmp_path / FILE).exists()
+    monkeypatch.setattr(calibrate, "RunCases", None)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        intensity_table(tmp_path, out=tmp_path / "missing" / "interval.json")
+
+
+def test_hallucinations_are_planted_in_unseen_subjects_alone(interval, monkeypatch, tmp_path):
+    replace(interval, weights_sha256=sha256(make_weights(tmp_path))).write(tmp_path / FILE)
+    monkeypatch.setattr(calibrate, "RunCases", Cases)
+
+    def reviewed(_run, _dataset, split, _allowed):
+        raise ValueError(f"{split}: a training subject")
+
+    monkeypatch.setattr(calibrate, "reviewed", reviewed)
+    with pytest.raises(ValueError, match="a training subject"):
+        hallucinations_table(tmp_path, dataset=tmp_path)
 
 
 @pytest.mark.slow

@@ -77,6 +77,7 @@ def test_the_scene_names_its_files_and_moves_the_source(tmp_path, channels):
     affine = AFFINES["flipped"]
     image = smooth(channels, 12, 10, 8)
     trace = Trace.build(image, image.flip(1), flow(12, 10, 8), affine=affine, mask=image[:1] > 0)
+    trace = replace(trace, interval=image.abs(), unexplained=trace.mask)
     scene = write_slicer_scene(trace, tmp_path / "scene")
     by_id = nodes_of(scene)
     for node in by_id.values():
@@ -88,7 +89,7 @@ def test_the_scene_names_its_files_and_moves_the_source(tmp_path, channels):
     named = {node.get("name"): node for node in by_id.values()}
     single = channels == 1
     first = "source" if single else "source_0"
-    assert {first, "mask", "source moved"} <= set(named)
+    assert {first, "mask", "source moved", "interval" if single else "interval_1", "unexplained"} <= set(named)
     moved = named["source moved"]
     assert moved.tag == "Volume"
     transform = by_id[references_of(moved)["transform"]]

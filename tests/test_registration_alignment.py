@@ -21,8 +21,8 @@ from medtrace.registration.verdict import (
     assess,
     likeness,
     measure,
+    shapes_agree,
     sharpness,
-    told_by_shapes,
 )
 from medtrace.registration.working import working_pair
 
@@ -304,7 +304,7 @@ def test_shapes_that_agree_excuse_texture_that_does_not():
         (told._replace(convincing=False), agreeing, "FAIL"),
         (told._replace(mirror_gain=0.0), agreeing, "FAIL"),
     ):
-        findings = likeness(figures, told_by_shapes(given, other))
+        findings = likeness(figures, shapes_agree(given, other))
         assert [one for one, text in findings if "a little shifted" in text] == [grade]
 
 

@@ -266,6 +266,9 @@ def test_a_certificate_in_words_names_what_speaks_against_it():
     assert words[0].startswith("Believe it with care")
     assert words[1:4] == ["Against it: inverse (0.9 mm).", "Passed: folding.", "Not examined: reproduction."]
     assert "certify it again" in words[4]
+    assert certificate_words({**CERTIFICATE, "verdict": "FAIL"})[0].endswith(
+        "at least one check is beyond its FAIL limit."
+    )
 
 
 def test_methods_are_called_by_their_names():

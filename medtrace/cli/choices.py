@@ -17,6 +17,7 @@ SETTINGS = ("demo", "full", "smoke")
 TASKS = ("postop", "misaligned", "metamorphic", "domain", "real")
 PAPERS = ("tracetrans", "plasticine", "metaregnet", "reggan")
 CALIBRATIONS = ("certificate", "radius", "trace", "intensity", "hallucinations")
+UNITS = ("subject", "case")
 DEVICES = ("cpu", "cuda", "cuda:0")
 
 

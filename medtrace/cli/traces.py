@@ -324,7 +324,11 @@ def calibrate(
     ] = None,
     unit: Annotated[
         str,
-        typer.Option(help="subject, or case: slices stand in for subjects where there are few (intensity)."),
+        typer.Option(
+            help="subject, or case: slices stand in for subjects where there are few (intensity).",
+            metavar=choices.of(*choices.UNITS),
+            autocompletion=choices.completing(*choices.UNITS),
+        ),
     ] = "subject",
     seed: options.Seed = 0,
     out: Annotated[

@@ -8,8 +8,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
+from medtrace.data.bias import in_corrected_intensities
 from medtrace.data.masks import read_labels, read_mask
 from medtrace.data.preparation.intensity import find_foreground
 from medtrace.data.preparation.rules import Preparation
@@ -17,6 +19,7 @@ from medtrace.data.reading import is_natural_image, read_image
 from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing, spacing_of
 from medtrace.io.nifti import check_orthogonal
 from medtrace.methods.common.registration import RegistrationPair
+from medtrace.trace.contrast import Contrast
 from medtrace.trace.geometry import pull, same_grid
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.trace.prediction import Prediction
@@ -160,6 +163,32 @@ def _check_planes(source: Path, target: Path, affines: list[Tensor]) -> None:
             f"{target}: its plane is tilted against that of {source}, and a 2D registration stays in the plane; give"
             " slices of one orientation"
         )
+
+
+def corrected_pair(
+    pair: ScanPair, preparation: Preparation, contrast: str | None = None
+) -> tuple[ScanPair, Contrast | None]:
+    """A pair without the bias fields that a run's training images were freed of, and what the source's numbers mean.
+
+    Args:
+        pair: the scans.
+        preparation: of the run.
+        contrast: of both, where the preparation knows several; the target's is the one that it is paired with.
+
+    Raises:
+        ValueError: if N4 finds no field.
+    """
+    source = preparation.contrast(contrast)
+    paired = source is not None and source.name in preparation.targets
+    target = preparation.target(contrast) if paired else source
+    if not any(one is not None and one.bias_corrected for one in (source, target)):
+        return pair, source
+    images = (pair.source, pair.source_affine, source), (pair.target, pair.affine, target)
+    moving, fixed = (
+        as_tensor(in_corrected_intensities(MetaTensor(image, affine=affine), contrast))
+        for image, affine, contrast in images
+    )
+    return replace(pair, source=moving, target=fixed), source
 
 
 def intensity_maps(

@@ -108,6 +108,7 @@ def several_sources(
         check_modality(path, scan.meta.get(MODALITY), meaning)
         with naming(path):
             scan = in_corrected_intensities(scan, meaning)
+        reference = scan if name == first else reference
         tissue, moved = find_foreground(scan, meaning), as_tensor(scan)
         if name != first and preparation.align:
             moved, tissue, _ = onto_reference((path, where), scan, reference, tissue, foreground)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from medtrace.io.nifti import write_image
 from medtrace.io.slicer_nrrd import write_slicer_nrrd
+from medtrace.io.trace_members import IMAGES, ON_SOURCE_GRID
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 
 SCENE, SCRIPT = "trace.mrml", "load_trace.py"
-_VOLUMES = ("source", "image", "warped", "appearance", "mask")
 
 
 def write_slicer_scene(trace: Trace, folder: Path | str) -> Path:
@@ -52,11 +52,11 @@ def write_slicer_scene(trace: Trace, folder: Path | str) -> Path:
 def _write_volumes(trace: Trace, folder: Path) -> dict[str, str]:
     """Names and files of the volumes."""
     files = {}
-    for name in _VOLUMES:
+    for name in IMAGES:
         value = getattr(trace, name)
         if value is None:
             continue
-        affine = trace.source_affine if name == "source" else trace.affine
+        affine = trace.source_affine if name in ON_SOURCE_GRID else trace.affine
         for channel in range(value.shape[0]):
             label = name if value.shape[0] == 1 else f"{name}_{channel}"
             files[label] = f"{label}.nii.gz"

@@ -22,7 +22,7 @@ from medtrace.registration.levels import Side, side
 from medtrace.registration.presets import weak_likeness
 from medtrace.registration.scaling import scaled
 from medtrace.registration.verdict import OtherStart, Verdict, assess
-from medtrace.registration.working import Working, places, total_field, total_inverse, working_pair
+from medtrace.registration.working import Working, coordinates, total_field, total_inverse, working_pair
 
 ALIKE = 0.8
 """Mean squared local correlation of aligned images, over that of the fixed image with itself, from which a
@@ -225,7 +225,7 @@ def _other_start(sides: tuple[Side, Side], affines: tuple[Tensor, Tensor], align
 def _warped(moving: Tensor, ddf: Tensor, frame: Frame) -> Tensor:
     to_moving = np.linalg.inv(frame.moving) @ frame.fixed
     there = []
-    for row, own in zip(to_moving[:-1, :-1], places(to_moving, ddf.shape[1:])):
+    for row, own in zip(to_moving[:-1, :-1], coordinates(to_moving, ddf.shape[1:])):
         own = own.to(ddf.device)
         for factor, component in zip(row, ddf):
             own = own + component * float(factor) if abs(factor) > 1e-12 else own

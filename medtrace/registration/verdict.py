@@ -132,7 +132,7 @@ def assess(
     figures = measure(pair, deformation, alignment, known)
     by_topic = {
         "coverage": _extent(figures),
-        "similarity": likeness(figures, contrast is not None and contrast.weak and told_by_shapes(alignment, other)),
+        "similarity": likeness(figures, contrast is not None and contrast.weak and shapes_agree(alignment, other)),
         "field and inverse": _regularity(figures),
         "alignment": _alignment(alignment),
     }
@@ -298,7 +298,7 @@ def _contrast(similarity: str, contrast: ContrastRelation) -> list[tuple[str, st
     return []
 
 
-def told_by_shapes(alignment: Alignment, other: OtherStart | None) -> bool:
+def shapes_agree(alignment: Alignment, other: OtherStart | None) -> bool:
     """Whether shapes say where an image belongs: no other place or turn comes near, the other side agrees, and the
     mirrored image is clearly behind."""
     if other is None or other.gain is not None:

@@ -165,12 +165,12 @@ def _moved(matrix: Array, points: Tensor) -> Tensor:
 def _inside(shape: Sequence[int], matrix: Array, sizes: Sequence[int]) -> Tensor:
     """(1, *shape): 1 where a voxel's counterpart lies in a voxel of a grid, else 0."""
     result = torch.ones(tuple(shape), dtype=torch.bool)
-    for own, size in zip(places(matrix, shape), sizes):
+    for own, size in zip(coordinates(matrix, shape), sizes):
         result &= (own >= -0.5 - 1e-4) & (own <= size - 0.5 + 1e-4)
     return result.float()[None]
 
 
-def places(matrix: Array, shape: Sequence[int]) -> list[Tensor]:
+def coordinates(matrix: Array, shape: Sequence[int]) -> list[Tensor]:
     """Where a matrix (D + 1, D + 1) leads the voxels of a grid, per axis of the other grid, float32.
 
     Args:

@@ -118,7 +118,7 @@ def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
 _MEANING = {
     "PASS": "No check found a reason to doubt this result. That does not make it right.",
     "WARN": "Believe it with care: at least one check found a reason for doubt.",
-    "FAIL": "Do not believe it: at least one check found that it cannot be right.",
+    "FAIL": "Do not believe it: at least one check is beyond its FAIL limit.",
 }
 
 

@@ -105,12 +105,17 @@ def show_letters(axis: Axes, view: View) -> None:
     first, last = sorted(axis.get_xlim())
     pixels = last - first
     size = round_length(LONGEST * pixels * view.pixel_width)
-    share = size / view.pixel_width / pixels
+    fraction = size / view.pixel_width / pixels
     axis.plot(
-        [0.96 - share, 0.96], [0.04, 0.04], color="white", linewidth=2, transform=axis.transAxes, path_effects=outline
+        [0.96 - fraction, 0.96],
+        [0.04, 0.04],
+        color="white",
+        linewidth=2,
+        transform=axis.transAxes,
+        path_effects=outline,
     )
     axis.text(
-        0.96 - share / 2, 0.055, f"{size:g} {'px' if view.photograph else 'mm'}", ha="center", va="bottom", **style
+        0.96 - fraction / 2, 0.055, f"{size:g} {'px' if view.photograph else 'mm'}", ha="center", va="bottom", **style
     )
     axis.set_xlim(first, last)
 

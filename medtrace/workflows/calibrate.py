@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medtrace.checks import check_choice
+from medtrace.engines.checkpoint_choice import weights_file
 from medtrace.evaluation.certificate.calibration import TASKS, assess_corrupted, assess_run, assessment_table
 from medtrace.evaluation.certificate.radius import (
     calibrate_radius,
@@ -23,10 +25,18 @@ from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.evaluation.certificate.translators import TASKS as WRONG_TASKS
 from medtrace.evaluation.certificate.translators import trace_translators, translator_table
 from medtrace.evaluation.intensity.cases import RunCases
-from medtrace.evaluation.intensity.interval import FILE, IntensityInterval, calibrate_interval, measure_interval
+from medtrace.evaluation.intensity.interval import (
+    FILE,
+    UNITS,
+    IntensityInterval,
+    calibrate_interval,
+    measure_interval,
+)
 from medtrace.evaluation.intensity.planted import plant, planted_table
+from medtrace.io.digest import sha256
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import reserve_files, reserving
+from medtrace.workflows.intensity import AGAIN, OTHER_WEIGHTS, serves
 from medtrace.workflows.unseen.splits import reviewed
 
 
@@ -140,16 +150,23 @@ def intensity_table(
         unit: see `calibrate_interval`.
         seed: of TraceBench's test subjects.
         out: file of the interval; by default `FILE` in the run's folder, where `medtrace translate` reads it.
+
+    Raises:
+        FileExistsError, OSError: if the file cannot be written.
+        ValueError: if the unit is unknown, the data do not fit the run, or too few subjects promise nothing.
     """
-    cases = RunCases(run, dataset, subjects=subjects)
-    if dataset is not None:
-        check_unseen(run, dataset)
-    interval = calibrate_interval(cases.known("validation"), cases.population, coverage=coverage, unit=unit)
-    unseen = RunCases(run, dataset, subjects=subjects, seed=None if dataset is not None else seed)
-    measured = measure_interval(interval, unseen.known("test"))
+    check_choice("unit", unit, UNITS)
     path = Path(run) / FILE if out is None else Path(out)
     with reserve_files(path):
-        replace(interval, measured=measured).write(path)
+        cases = RunCases(run, dataset, subjects=subjects)
+        if dataset is not None:
+            check_unseen(run, dataset)
+        weights = sha256(weights_file(Path(run)))
+        interval = calibrate_interval(cases.known("validation"), cases.population, coverage=coverage, unit=unit)
+        interval.check_bounded()
+        unseen = RunCases(run, dataset, subjects=subjects, seed=None if dataset is not None else seed)
+        measured = measure_interval(interval, unseen.known("test"))
+        replace(interval, measured=measured, weights_sha256=weights).write(path)
     return f"{interval_text(interval, measured)}\nwritten to {path}"
 
 
@@ -169,12 +186,20 @@ def hallucinations_table(
         cases: of each kind.
         seed: of TraceBench's test subjects and of the lesions.
         out: file of the table.
+
+    Raises:
+        FileNotFoundError: if the run has no interval.
+        ValueError: if the interval is of other weights, or the data are the run's training data.
     """
-    interval = IntensityInterval.read(Path(run) / FILE)
-    made = RunCases(run, dataset, subjects=cases, seed=None if dataset is not None else seed)
-    text = planted_table(list(plant(made, interval, cases, seed)))
-    if out is not None:
-        with reserve_files(out):
+    with reserve_files(out):
+        interval = IntensityInterval.read(Path(run) / FILE)
+        if not serves(interval, Path(run)):
+            raise ValueError(f"{Path(run) / FILE}: {OTHER_WEIGHTS}; {AGAIN}")
+        made = RunCases(run, dataset, subjects=cases, seed=None if dataset is not None else seed)
+        if dataset is not None:
+            check_unseen(run, dataset)
+        text = planted_table(list(plant(made, interval, cases, seed)))
+        if out is not None:
             atomic_write(out, text + "\n")
     return text
 

@@ -12,6 +12,7 @@ from typing import Any
 from monai.data import MetaTensor
 from torch import Tensor
 
+from medtrace.data.bias import in_corrected_intensities
 from medtrace.data.fingerprint import fingerprint
 from medtrace.data.masks import check_same_grid
 from medtrace.data.reading import read_image
@@ -167,6 +168,7 @@ def _read_target(
     shape = trace.image.shape[1:]
     own = trace.image.reshape(-1, *shape, *(1,) * (scan.ndim - trace.image.ndim))
     check_same_grid(scan, path, MetaTensor(own, affine=trace.affine), f"{folder}'s image", ON_GRID)
+    scan = in_corrected_intensities(scan, trace.contrasts[0] if trace.contrasts else None)
     return scan.as_tensor().float().reshape(-1, *shape)
 
 

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from medtrace.data.preparation.rules import Preparation
+from medtrace.engines.checkpoint_choice import weights_file
 from medtrace.evaluation.intensity.features import unexplained_change
 from medtrace.evaluation.intensity.interval import FILE, IntensityInterval
+from medtrace.guard.notices import caution
 from medtrace.inference.delivery import Delivered
+from medtrace.io.digest import sha256
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
+
+OTHER_WEIGHTS = "the interval of intensities is not on record as one of these weights"
+AGAIN = "calibrate again (medtrace calibrate intensity, with the same --checkpoint)"
 
 
 class _Translated(NamedTuple):
@@ -27,12 +33,26 @@ class _Translated(NamedTuple):
 
 
 def interval_of(run: Path) -> IntensityInterval | None:
-    """The interval that was calibrated for a run, None where none was.
+    """The interval that was calibrated for the weights that a run is used with, None where none was.
+
+    A caution is given where the run's interval is of other weights: another checkpoint, or an earlier training.
 
     Raises:
         ValueError: if the file is damaged.
     """
-    return IntensityInterval.read(run / FILE) if (run / FILE).is_file() else None
+    if not (run / FILE).is_file():
+        return None
+    interval = IntensityInterval.read(run / FILE)
+    if serves(interval, run):
+        return interval
+    caution(run / FILE, f"{OTHER_WEIGHTS}, and left out; {AGAIN}")
+    return None
+
+
+def serves(interval: IntensityInterval, run: Path) -> bool:
+    """Whether an interval was calibrated for the weights that a run is used with (see `using_checkpoint`)."""
+    weights = weights_file(run)
+    return weights.is_file() and interval.weights_sha256 == sha256(weights)
 
 
 def with_interval(

@@ -12,6 +12,7 @@ from typing import Any
 from monai.data import MetaTensor
 from torch import Tensor
 
+from medtrace.data.bias import in_corrected_intensities
 from medtrace.data.masks import check_same_grid, read_labels
 from medtrace.data.reading import is_natural_image, read_image
 from medtrace.io import load_trace
@@ -199,6 +200,7 @@ def _target(
     like = _as_read(path, trace.image, trace.affine)
     image = read_image(path, series, resample_tilt=resample_tilt)
     check_same_grid(image, path, like, folder, ON_GRID)
+    image = in_corrected_intensities(image, trace.contrasts[0] if trace.contrasts else None)
     return image.as_tensor().reshape(-1, *trace.image.shape[1:])
 
 

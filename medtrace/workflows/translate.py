@@ -82,8 +82,9 @@ def translate(
     in its
     own depth: whole numbers in 16 bits for a natural image of 12 bits, 32-bit float for a float TIFF.
 
-    Where the run has an interval of intensities (`medtrace calibrate intensity`), the trace holds it, in the image's
-    units, and marks the change that nothing explains.
+    Where the run has an interval of intensities (`medtrace calibrate intensity`) of the weights that it is used with,
+    the trace holds it, in the image's units, and marks the change that nothing explains. An interval of other weights
+    is left out, with a caution.
 
     The scan is reoriented to RAS and normalized as the training images were (`preparation.json` of the run; without
     one, the 0.5 and 99.5 percentiles of its foreground go to -1 and 1). A 2D network translates it slice by slice
@@ -218,8 +219,10 @@ def translation(
         scans = {
             name: read_image(path, of.get(name), page=page, resample_tilt=resample_tilt) for name, path in files.items()
         }
-    interval = interval_of(run)
     method = load()
+    with collecting() as doubts:
+        interval = interval_of(run)
+    notices += doubts
     preparation = run_preparation(run, method, natural_image=is_natural_image(next(iter(files.values()))))
     if preparation.sources and "" in files:
         if contrast is None:

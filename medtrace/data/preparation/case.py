@@ -193,6 +193,7 @@ def read_case(
         check_declared(image.path, as_tensor(scan), contrast)
         with naming(image.path):
             scan = in_corrected_intensities(scan, contrast)
+        reference = scan if image is images[0] else reference
         tissue, moved = find_foreground(scan, contrast), as_tensor(scan)
         if settings.align and image is not images[0]:
             known = None if motions is None else motions.get(image.key)

@@ -1,1 +1,1 @@
-"""How far a translation's intensities may be from the true ones, and which of its changes nothing explains."""
+"""Uncertainty of a translation's intensities, and detection of changes that nothing explains."""

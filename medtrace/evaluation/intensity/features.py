@@ -1,4 +1,4 @@
-"""What a trace says, without the truth, of where its intensities are likely to be wrong."""
+"""Features of a trace that predict, without the truth, where its intensities are likely to be wrong."""
 
 from __future__ import annotations
 

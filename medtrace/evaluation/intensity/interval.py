@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medtrace.checks import check_choice
 from medtrace.evaluation.conformal import conformal_factor, conformal_radius
 from medtrace.evaluation.intensity.features import (
     CONSTANT,
@@ -49,6 +50,8 @@ REGIONS = (0.7, 1.2, 2.0)
 """Likewise those through which unexplained change is looked for: regions of three sizes."""
 REGION_FLOOR = 0.03
 """Of a region's scale, as a fraction of the span of levels: what a flat source hides is not read as nothing."""
+UNITS = ("subject", "case")
+"""What a calibration counts."""
 CLEAN = 0.97
 """Probability with which nothing is marked in a case without unexplained change."""
 VOXELS = 4000
@@ -105,7 +108,8 @@ class IntensityInterval:
         unit: "subject", or "case" where cases stood in for subjects.
         population: where they come from.
         calibration: how many subjects, or cases.
-        measured: what was found on unseen ones (see `Measured`).
+        measured: what was found on unseen ones (see `measure_interval`).
+        weights_sha256: of the file of the weights that it was calibrated for, None where nobody recorded it.
     """
 
     coverage: float
@@ -122,6 +126,7 @@ class IntensityInterval:
     population: str
     calibration: int
     measured: Mapping[str, Any] | None = None
+    weights_sha256: str | None = None
     format: str = FORMAT
 
     @property
@@ -166,8 +171,8 @@ class IntensityInterval:
         """For JSON."""
         return {**asdict(self), "statement": self.statement}
 
-    def write(self, path: str | os.PathLike) -> Path:
-        """Write it as JSON; in the folder of a run, as `FILE`, `medtrace translate` reads it.
+    def check_bounded(self) -> None:
+        """Check that it promises something.
 
         Raises:
             ValueError: if it is infinite: too few subjects.
@@ -179,6 +184,14 @@ class IntensityInterval:
                 f" least {needed} in all, of which half is for the scales, a lower coverage, or calibrate on cases"
                 " (--unit case)"
             )
+
+    def write(self, path: str | os.PathLike) -> Path:
+        """Write it as JSON; in the folder of a run, as `FILE`, `medtrace translate` reads it.
+
+        Raises:
+            ValueError: if it is infinite: too few subjects.
+        """
+        self.check_bounded()
         path = Path(path)
         atomic_write(path, json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
         return path
@@ -254,8 +267,9 @@ def calibrate_interval(
             as slices of the same persons, and an estimate without a guarantee.
 
     Raises:
-        ValueError: if there are fewer than two subjects.
+        ValueError: if there are fewer than two subjects, or the unit is another.
     """
+    check_choice("unit", unit, UNITS)
     known = [one._replace(subject=f"{number}") if unit == "case" else one for number, one in enumerate(cases)]
     subjects = list(dict.fromkeys(one.subject for one in known))
     if len(subjects) < 2:

@@ -1,4 +1,4 @@
-"""What the methods share that go from the source to the target in few steps, instead of from noise."""
+"""Components of the methods that go from the source to the target in few steps, instead of from noise."""
 
 from __future__ import annotations
 

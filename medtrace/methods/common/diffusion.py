@@ -1,4 +1,4 @@
-"""What the diffusion methods share: the training term of a noise estimator, and how images are sampled."""
+"""Components of the diffusion methods: the training term of a noise estimator, and the sampling of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods that register pairs have in common: their pairs, their masks and their trace."""
+"""Components of the methods that register pairs: their pairs, their masks and their trace."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from medtrace.data.preparation.rules import Preparation
 from medtrace.engines.runs import default_device, load_method
 from medtrace.fields import folded_voxels, invert
 from medtrace.guard.memory import check_memory
-from medtrace.inference.scan_pair import ScanPair, WorkingGrid, intensity_maps
+from medtrace.inference.scan_pair import ScanPair, WorkingGrid, corrected_pair, intensity_maps
 from medtrace.methods import Method
 from medtrace.methods.common.instance import STEPS, InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
@@ -28,6 +28,7 @@ from medtrace.registration.register import check_apart
 from medtrace.registration.verdict import assess
 from medtrace.registration.working import total_field, total_inverse, working_pair
 from medtrace.trace import Trace
+from medtrace.trace.contrast import Contrast
 from medtrace.trace.geometry import pull
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.trace.prediction import Prediction
@@ -74,6 +75,8 @@ def register_trained(
 ) -> PairRegistration:
     """Register a pair of scans, first aligned, by a trained network or gradient steps."""
     method = _method(how.run, how.refine, how.smoothness, pair, how.device, _reporter(bar))
+    scans = pair
+    pair, meaning = corrected_pair(scans, method.preparation, how.contrast)
     maps = intensity_maps(pair, method.preparation, how.run is None if match is None else match, how.contrast)
     frame = Frame(pair.affine, pair.source_affine, pair.spatial_dims)
     check_apart(frame, pair.source.shape[1:], pair.target.shape[1:], alignment)
@@ -94,12 +97,20 @@ def register_trained(
     if not still:
         total = total_field(ddf, frame.fixed, matrix, frame.fixed, pair.target.shape[1:])
         inverse = total_inverse(ddf, frame.fixed, matrix, frame.moving, pair.source.shape[1:])
-    trace = _trace(pair, maps[0], total, inverse, intensity)
-    record = {"run": None if how.run is None else os.path.basename(how.run), "refine": method.steps}
+    trace = _in_units(_trace(pair, maps[0], total, inverse, intensity), meaning)
+    record: dict[str, Any] = {"run": None if how.run is None else os.path.basename(how.run), "refine": method.steps}
     name = type(method.method).__name__
-    return PairRegistration(
-        trace, maps, ssd, verdict, result, name, {**record, "working_shape": list(grid.shape)}, method.device
-    )
+    record["working_shape"] = list(grid.shape)
+    shown = None if pair is scans else maps[0].inverse(maps[1].forward(pair.target), maps[1].foreground)
+    return PairRegistration(trace, maps, ssd, verdict, result, name, record, method.device, shown)
+
+
+def _in_units(trace: Trace, contrast: Contrast | None) -> Trace:
+    """A trace that says of what contrast its intensities are, where they are not those of the file."""
+    if contrast is None or not contrast.bias_corrected:
+        return trace
+    contrasts = (contrast,) * len(trace.source)
+    return replace(trace, source_contrasts=contrasts, contrasts=contrasts)
 
 
 def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, result: Alignment) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class CaseScores:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         self.table = CaseTable()
+        self.names = _CaseNames()
 
     def attach(self, engine: Engine) -> None:
         """Register on an evaluator."""
@@ -46,12 +48,13 @@ class CaseScores:
 
     def _start(self, engine: Engine) -> None:
         self.table = CaseTable()
+        self.names = _CaseNames()
 
     def _add(self, engine: Engine) -> None:
         batch = engine.state.batch
         if "target" not in batch:
             raise ValueError("batch: expected a 'target' to score against, received none; evaluate on pairs")
-        for item, (name, trace) in enumerate(_named_traces(engine)):
+        for item, (name, trace) in enumerate(self.names.traces(engine)):
             truth = batch["ddf"][item] if "ddf" in batch else None
             healthy = healthy_region({name: batch[name][item] for name in PATHOLOGY if name in batch})
             self.table.add(name, score(trace.to("cpu"), batch["target"][item], truth, healthy))
@@ -68,7 +71,7 @@ class TraceSaver:
 
     Args:
         folder: the folders' parent, made where it is missing; a case is called by its entry "case", by its source's
-            file, or counted.
+            file (with the file's folder or a number, where the name was given before), or counted.
         method: name of the method, kept with the trace.
         overwrite: replace traces of an earlier run.
     """
@@ -77,36 +80,62 @@ class TraceSaver:
         self.folder = Path(folder)
         self.method = method
         self.overwrite = overwrite
+        self.names = _CaseNames()
 
     def attach(self, engine: Engine) -> None:
         """Register on an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._save)
+
+    def _start(self, engine: Engine) -> None:
+        self.names = _CaseNames()
 
     def _save(self, engine: Engine) -> None:
         make_directory(self.folder)
-        for name, trace in _named_traces(engine):
+        for name, trace in self.names.traces(engine):
             if Path(name).name != name:
                 raise ValueError(f"case: expected a name that can be a folder's, received {name!r}; rename the case")
             save_trace(trace.to("cpu"), self.folder / name, method=self.method, overwrite=self.overwrite)
 
 
-def _named_traces(engine: Engine) -> list[tuple[str, Trace]]:
-    batch: Mapping[str, Any] = engine.state.batch
-    traces: Sequence[Trace] = engine.state.output["traces"]
-    if "case" in batch:
-        return list(zip(map(str, batch["case"]), traces))
-    first = (engine.state.iteration - 1) * engine.state.dataloader.batch_size
-    files = _files_of(batch["source"], len(traces))
-    return [(name or f"case-{first + item:04d}", trace) for item, (name, trace) in enumerate(zip(files, traces))]
+class _CaseNames:
+    """Names of an evaluation's cases; of those called by their files, each has its own."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+
+    def traces(self, engine: Engine) -> list[tuple[str, Trace]]:
+        """The traces of an engine's batch with their names."""
+        batch: Mapping[str, Any] = engine.state.batch
+        traces: Sequence[Trace] = engine.state.output["traces"]
+        if "case" in batch:
+            return list(zip(map(str, batch["case"]), traces))
+        first = (engine.state.iteration - 1) * engine.state.dataloader.batch_size
+        files = _files_of(batch["source"], len(traces))
+        names = [self._of(file) or f"case-{first + item:04d}" for item, file in enumerate(files)]
+        return list(zip(names, traces))
+
+    def _of(self, file: str | None) -> str | None:
+        """A new name after a file, without its ending; None without a file."""
+        folder, name = os.path.split(file or "")
+        name = name.removesuffix(".gz").rpartition(".")[0]
+        if not name:
+            return None
+        parent = os.path.basename(folder)
+        result = f"{parent}_{name}" if name in self._used and parent else name
+        numbered = (f"{result}-{number}" for number in count(2))
+        result = result if result not in self._used else next(one for one in numbered if one not in self._used)
+        self._used.add(result)
+        return result
 
 
-def _files_of(images: Any, count: int) -> list[str | None]:
-    """The names of the files that a batch was read from, without their endings; None where the images do not tell."""
+def _files_of(images: Any, number: int) -> list[str | None]:
+    """The files that a batch was read from; None where the images do not tell."""
     paths = getattr(images, "meta", {}).get("filename_or_obj")
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    if not isinstance(paths, (list, tuple)) or len(paths) != count:
-        return [None] * count
-    return [os.path.basename(os.fspath(path)).removesuffix(".gz").rpartition(".")[0] or None for path in paths]
+    if not isinstance(paths, (list, tuple)) or len(paths) != number:
+        return [None] * number
+    return [os.fspath(path) for path in paths]
 
 
 class WeightsSaver:
