@@ -1,5 +1,6 @@
 """Runs without their end, chosen checkpoints, and `medtrace runs`."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -133,8 +134,9 @@ def test_runs_are_compared_by_settings_and_scores(runs, tmp_path):
 
 
 def test_runs_are_deleted_only_after_asking(runs):
-    kept = invoke("runs", runs, "--delete", input="n\n")
-    assert "nothing removed" in kept.stdout
+    kept = invoke("runs", runs, "--delete", "--quiet", "--json", input="n\n")
+    assert json.loads(kept.stdout)["lines"][-1] == "nothing removed"
+    assert kept.stderr.startswith("Remove 2 runs (")
     assert (runs / "cut").is_dir()
     with locked(runs / "whole"):
         refused = invoke("runs", runs, "--delete", "--yes")

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from medtrace.cli import choices, options
-from medtrace.cli.app import at_home, command
+from medtrace.cli.app import command
 from medtrace.cli.errors import USER_ERROR
 from medtrace.cli.output import bars, give, is_quiet, note, tell
 from medtrace.cli.overrides import parse_settings
+from medtrace.cli.paths import at_home
 
 
 @command("prepare")

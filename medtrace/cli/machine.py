@@ -9,7 +9,7 @@ import typer
 
 from medtrace.cli.app import command
 from medtrace.cli.errors import USER_ERROR
-from medtrace.cli.output import give, note, tell
+from medtrace.cli.output import ask, give, note, tell
 
 
 @command("runs")
@@ -45,7 +45,7 @@ def runs(
     if not delete:
         return
     what = f"{len(result)} run{'s' if len(result) > 1 else ''} ({amount(sum(state.size for state in states))})"
-    if not yes and not typer.confirm(f"Remove {what}?"):
+    if not yes and not ask(f"Remove {what}?"):
         tell("nothing removed")
         return
     delete_runs(result)

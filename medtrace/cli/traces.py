@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from medtrace.cli import choices, options
-from medtrace.cli.app import at_home, command
+from medtrace.cli.app import command
 from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR, CommandLineError
 from medtrace.cli.output import bars, give, note, tell
+from medtrace.cli.paths import at_home
 
 
 @command("translate")
