@@ -130,6 +130,9 @@ def test_runs_are_compared_by_settings_and_scores(runs, tmp_path):
     assert lines == ["| channels | [4, 8] | [4, 16] |"]
     assert "test: mae" in done.stdout
     assert "seed" not in done.stdout
+    result = json.loads(invoke("runs", runs / "whole", other, "--compare", "--json").stdout)["result"]
+    assert result["settings"]["channels"] == {"whole": "[4, 8]", "wide": "[4, 16]"}
+    assert result["scores"]["test: mae"]["wide"]["n"] == len(cases)
     assert "two or more" in invoke("runs", other, "--compare").stderr
 
 

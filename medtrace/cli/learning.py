@@ -181,6 +181,17 @@ def plan(
     from medtrace.workflows.plan import plan as call
 
     proposal = call(dataset, method, presets=tuple(preset or ()), device=device, measure=measure)
+    give(
+        {
+            "method": proposal.method,
+            "presets": proposal.plan.presets,
+            "epochs": proposal.plan.resolved.training.max_epochs,
+            "steps": proposal.plan.steps,
+            "seconds_per_step": proposal.seconds_per_step,
+            "hours": proposal.hours,
+            "command": proposal.lines[-1],
+        }
+    )
     for line in proposal.lines:
         tell(line)
 
