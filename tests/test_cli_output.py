@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 
 from medtrace.checks import check_choice
 from medtrace.cli import app, choices
+from medtrace.cli.errors import one_line_errors
 from medtrace.cli.help import EXAMPLES, GROUPS
-from medtrace.cli.output import bars, give, note, output_of, tell
+from medtrace.cli.output import ask, bars, give, note, output_of, tell
 from medtrace.engines.runs import default_device
 from medtrace.evaluation.bench import SETTINGS, STUDIES
 from medtrace.evaluation.intensity.interval import UNITS
+from medtrace.guard.configurations import check_code
 from medtrace.methods import method_names
 from medtrace.methods.registry import recipe_names
 from medtrace.registration.deformable import SIMILARITIES
@@ -124,8 +126,6 @@ def test_libraries_report_with_verbose_only(capsys):
 def test_readers_of_gpus_that_are_not_there_are_not_reported(capsys):
     from monai.data import NvImgCodecPydicomReader
 
-    from medtrace.cli.errors import one_line_errors
-
     with one_line_errors(), warnings.catch_warnings():
         NvImgCodecPydicomReader()
     assert capsys.readouterr().err == ""
@@ -157,3 +157,72 @@ def test_the_nearest_choice_is_suggested():
         default_device("cdua")
     with pytest.raises(ValueError, match="which torch does not see"):
         default_device(f"cuda:{torch.cuda.device_count()}")
+
+
+def test_json_has_the_code_of_every_end(capsys):
+    for error, code in ((typer.Abort(), 1), (RuntimeError("broken"), 1), (SystemExit(4), 4), (typer.Exit(3), 3)):
+        with pytest.raises(type(error)), output_of("some", False, False, None, True):
+            raise error
+        result = json.loads(capsys.readouterr().out)
+        assert result["exit_code"] == code
+        assert (result["error"] is None) is isinstance(error, typer.Exit)
+
+
+def test_json_is_ascii(capsys):
+    with output_of("some", False, False, None, True):
+        tell("müller \udcff")
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert json.loads(text)["lines"] == ["müller \udcff"]
+
+
+@pytest.mark.parametrize("place", [".", "none/log.txt", "~no_such_user/log.txt"])
+def test_a_log_that_has_no_place_ends_in_one_line_and_json(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("methods", "--json", f"--log-file={place}")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("medtrace: error: --log-file: ")
+    assert done.stderr.count("\n") == 1
+    assert json.loads(done.stdout)["exit_code"] == 1
+
+
+def test_warnings_of_libraries_stay_on_the_terminal_beside_a_log_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+    for quiet in (False, True):
+        with output_of("some", quiet, False, tmp_path / "log.txt", False):
+            logging.getLogger("another.library").warning("look out")
+            logging.getLogger("another.library").info("details")
+        assert capsys.readouterr().err == ("" if quiet else "look out\n")
+    assert (tmp_path / "log.txt").read_text().count("look out") == 2
+
+
+def test_lines_that_are_redrawn_take_no_room_and_end_as_those_of_windows(tmp_path):
+    path = tmp_path / "log.txt"
+    with output_of("some", False, False, path, False):
+        for number in range(1000):
+            sys.stderr.write(f"\rread {number}")
+        assert len(sys.stderr.part) < 20
+        sys.stderr.write("\r\n")
+        sys.stderr.write("a line\r")
+        sys.stderr.write("\nanother\r\n")
+    lines = [line.split(maxsplit=3)[3] for line in path.read_text().splitlines()[1:]]
+    assert lines == ["read 999", "a line", "another"]
+
+
+def test_quiet_shows_a_question_and_a_traceback(capsys, monkeypatch):
+    monkeypatch.setattr("typer.confirm", lambda question, err: bool(print(question, file=sys.stderr)) or err)
+    monkeypatch.setenv("MEDTRACE_DEBUG", "1")
+    with output_of("some", True, False, None, False):
+        assert ask("Remove 1 run?")
+        with pytest.raises(typer.Exit), one_line_errors():
+            raise ValueError("broken")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Remove 1 run?\nTraceback")
+    assert captured.err.endswith("medtrace: error: broken\n")
+
+
+def test_quiet_shows_the_code_that_will_run(capsys):
+    with output_of("some", True, False, None, False):
+        check_code({"settings": {"alpha": "$0.25 + 0.25"}}, "train.yaml", allow=True)
+    assert "\nmedtrace:   settings#alpha: $0.25 + 0.25\n" in capsys.readouterr().err

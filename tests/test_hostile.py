@@ -227,7 +227,7 @@ class TestConfigurations:
         assert "\n" not in refused.stderr.strip()
         allowed = CliRunner().invoke(app, ["--allow-foreign-code", *command])
         assert allowed.exit_code == 0, allowed.stderr
-        assert "runs code that medtrace does not ship:\n  settings#alpha: $0.25 + 0.25" in allowed.stderr
+        assert "runs code that medtrace does not ship:\nmedtrace:   settings#alpha: $0.25 + 0.25" in allowed.stderr
 
     def test_a_terminal_is_shown_no_control_characters(self, tmp_path):
         with pytest.raises(ForeignCodeError) as refusal:

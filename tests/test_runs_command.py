@@ -1,5 +1,6 @@
 """Runs without their end, chosen checkpoints, and `medtrace runs`."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -129,12 +130,16 @@ def test_runs_are_compared_by_settings_and_scores(runs, tmp_path):
     assert lines == ["| channels | [4, 8] | [4, 16] |"]
     assert "test: mae" in done.stdout
     assert "seed" not in done.stdout
+    result = json.loads(invoke("runs", runs / "whole", other, "--compare", "--json").stdout)["result"]
+    assert result["settings"]["channels"] == {"whole": "[4, 8]", "wide": "[4, 16]"}
+    assert result["scores"]["test: mae"]["wide"]["n"] == len(cases)
     assert "two or more" in invoke("runs", other, "--compare").stderr
 
 
 def test_runs_are_deleted_only_after_asking(runs):
-    kept = invoke("runs", runs, "--delete", input="n\n")
-    assert "nothing removed" in kept.stdout
+    kept = invoke("runs", runs, "--delete", "--quiet", "--json", input="n\n")
+    assert json.loads(kept.stdout)["lines"][-1] == "nothing removed"
+    assert kept.stderr.startswith("Remove 2 runs (")
     assert (runs / "cut").is_dir()
     with locked(runs / "whole"):
         refused = invoke("runs", runs, "--delete", "--yes")

@@ -8,7 +8,6 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from medtrace.cli.errors import NOT_PARSED, one_line_errors
 from medtrace.cli.help import HelpedCommand, help_width, write_groups
 from medtrace.cli.language import in_options, words_of
 from medtrace.cli.output import COMMON, output_of
+from medtrace.cli.paths import at_home
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Of the parser that typer brings along: what cannot be parsed."""
@@ -93,8 +93,6 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             common = {key: kwargs.pop(key, default) for key, (_, default) in COMMON.items()}
-            with one_line_errors():
-                common["log_file"] = at_home(common["log_file"])
             with output_of(name, **common), one_line_errors(lambda text: in_options(text, words_of(name, function))):
                 function(*args, **{key: at_home(value) for key, value in kwargs.items()})
 
@@ -118,20 +116,6 @@ def _with_common(function: Callable[..., None]) -> inspect.Signature:
             ),
         ]
     )
-
-
-def at_home(value: Any) -> Any:
-    """A path, or a list of paths, with `~` as the home folder, also behind `=` where no shell expands it."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(at_home(one) for one in value)
-    if not isinstance(value, Path):
-        return value
-    try:
-        return value.expanduser()
-    except RuntimeError as error:
-        raise ValueError(
-            f"{value}: there is no such user, whose home it could be; write ./{value} for a name"
-        ) from error
 
 
 def _show_version(wanted: bool) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import typer
 
-from medtrace.cli.output import is_verbose, note
+from medtrace.cli.output import is_verbose, note, unfiltered
 from medtrace.guard.notices import Caution, Notice
 
 USER_ERROR = 1
@@ -70,7 +70,8 @@ def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
         raise
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            with unfiltered():
+                traceback.print_exc()
         failures = getattr(error, "failures", ())  # of many cases; the error itself reports the first
         for line in failures if len(failures) > 1 else ():
             note(f"medtrace: failed {reword(line)}", error=True)

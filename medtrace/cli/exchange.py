@@ -9,7 +9,7 @@ import typer
 
 from medtrace.cli import options
 from medtrace.cli.app import command
-from medtrace.cli.output import note, tell
+from medtrace.cli.output import give, note, tell
 
 
 @command("export")
@@ -53,6 +53,7 @@ def export(
         target_series=target_series,
         resample_tilt=resample_tilt,
     )
+    give({"out": out, "format": format_, "files": files})
     tell(f"{out}: {', '.join(path.name for path in files)}")
 
 
@@ -103,6 +104,7 @@ def import_(
         precise=precise,
         transforms=transforms or (),
     )
+    give({"trace": out})
     tell(f"trace written to {out}")
 
 
@@ -126,7 +128,7 @@ def dicom(
     """Write a trace as DICOM: the image as a derived series, the fields as Deformable Spatial Registrations."""
     from medtrace.io.dicom_export import export_dicom
 
-    export_dicom(
+    folder = export_dicom(
         trace,
         out,
         series,
@@ -135,4 +137,5 @@ def dicom(
         target_volume=target_volume,
         warped=warped,
     )
+    give({"dicom": out, "files": sorted(path for path in folder.rglob("*") if path.is_file())})
     tell(f"DICOM written to {out}")

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from medtrace.cli import choices, options
-from medtrace.cli.app import at_home, command
+from medtrace.cli.app import command
 from medtrace.cli.errors import USER_ERROR
 from medtrace.cli.output import bars, give, is_quiet, note, tell
 from medtrace.cli.overrides import parse_settings
+from medtrace.cli.paths import at_home
 
 
 @command("prepare")
@@ -180,6 +181,17 @@ def plan(
     from medtrace.workflows.plan import plan as call
 
     proposal = call(dataset, method, presets=tuple(preset or ()), device=device, measure=measure)
+    give(
+        {
+            "method": proposal.method,
+            "presets": proposal.plan.presets,
+            "epochs": proposal.plan.resolved.training.max_epochs,
+            "steps": proposal.plan.steps,
+            "seconds_per_step": proposal.seconds_per_step,
+            "hours": proposal.hours,
+            "command": proposal.lines[-1],
+        }
+    )
     for line in proposal.lines:
         tell(line)
 

@@ -9,7 +9,7 @@ import typer
 
 from medtrace.cli.app import command
 from medtrace.cli.errors import USER_ERROR
-from medtrace.cli.output import give, note, tell
+from medtrace.cli.output import ask, give, note, tell
 
 
 @command("runs")
@@ -25,7 +25,7 @@ def runs(
 ) -> None:
     """List trainings, compare them, or remove them."""
     from medtrace.workflows.runs import find_runs  # isort: split
-    from medtrace.workflows.runs import amount, compare_table, delete_runs, run_state, run_table
+    from medtrace.workflows.runs import amount, compare_runs, delete_runs, run_state, run_table
 
     if compare and delete:
         raise ValueError("--delete: expected without --compare, received both; compare first")
@@ -34,7 +34,9 @@ def runs(
     if not result:
         raise ValueError(f"{', '.join(map(str, asked))}: holds no run; name the folder of a training")
     if compare:
-        tell(compare_table(result))
+        comparison = compare_runs(result)
+        give(comparison.as_dict())
+        tell(comparison)
         return
     states = [run_state(run) for run in result]
     give({"runs": [_facts(state) for state in states]})
@@ -45,7 +47,7 @@ def runs(
     if not delete:
         return
     what = f"{len(result)} run{'s' if len(result) > 1 else ''} ({amount(sum(state.size for state in states))})"
-    if not yes and not typer.confirm(f"Remove {what}?"):
+    if not yes and not ask(f"Remove {what}?"):
         tell("nothing removed")
         return
     delete_runs(result)

@@ -28,9 +28,9 @@ def export_model(
     from medtrace.workflows.runs import using_checkpoint
 
     with using_checkpoint(checkpoint):
-        told = str(call(run, out, format=format_, size=_sizes(size)))
-    give({"out": out})
-    tell(told)
+        model = call(run, out, format=format_, size=_sizes(size))
+    give({"out": out, "format": format_, "size": model.size, "difference": model.difference})
+    tell(str(model))
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

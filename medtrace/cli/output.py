@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from medtrace import __version__
+from medtrace.cli.paths import at_home
 
 _LOGGER = "medtrace.cli"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -82,6 +83,30 @@ def note(line: str, *, error: bool = False) -> None:
         typer.echo(line, err=True)
 
 
+def ask(question: str) -> bool:
+    """Ask for yes or no, on stderr alone, also with `--quiet`.
+
+    Raises:
+        typer.Abort: if there is no answer.
+    """
+    with unfiltered(), redirect_stdout(sys.stderr):
+        return typer.confirm(question, err=True)
+
+
+@contextmanager
+def unfiltered() -> Iterator[None]:
+    """Let stderr have every line for now, also with `--quiet`."""
+    stream = sys.stderr
+    if not isinstance(stream, _Lines):
+        yield
+        return
+    quiet, stream.quiet = stream.quiet, False
+    try:
+        yield
+    finally:
+        stream.quiet = quiet
+
+
 def give(values: Mapping[str, Any]) -> None:
     """Add to the object that `--json` prints."""
     _current.result.update(values)
@@ -109,24 +134,43 @@ def _log(level: int, line: str) -> None:
 
 @contextmanager
 def output_of(command: str, quiet: bool, verbose: bool, log_file: Path | None, json_: bool) -> Iterator[None]:
-    """Send the lines of a command where its options say; a log file without its folder ends the command with 1."""
+    """Send the lines of a command where its options say; JSON ends it however it ends.
+
+    Raises:
+        typer.Exit: with 1, if there is no place for the log file.
+    """
     global _current
     earlier, _current = _current, Output(command, quiet, verbose, log_file, json_)
-    started = time.monotonic()
     try:
-        with _logging_to(log_file, verbose), _lines_of_stderr(quiet, log_file is not None):
+        with _json_at_the_end(json_), _logging_to(log_file, quiet, verbose), _lines_of_stderr(quiet, bool(log_file)):
             _log(logging.INFO, f"medtrace {__version__}: {' '.join(sys.argv[1:]) or command}")
-            code = 0
-            try:
-                yield
-            except typer.Exit as end:
-                code = end.exit_code
-                raise
-            finally:
-                if json_:
-                    typer.echo(_as_json(code, time.monotonic() - started))
+            yield
     finally:
         _current = earlier
+
+
+@contextmanager
+def _json_at_the_end(wanted: bool) -> Iterator[None]:
+    started, code = time.monotonic(), 0
+    try:
+        yield
+    except BaseException as error:
+        code = _code_of(error)
+        if not isinstance(error, typer.Exit) and _current.error is None:
+            _current.error = "aborted" if isinstance(error, typer.Abort) else f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if wanted:
+            typer.echo(_as_json(code, time.monotonic() - started))
+
+
+def _code_of(error: BaseException) -> int:
+    """What the program exits with after an error."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return error.code or 0
+    return 1
 
 
 def _as_json(code: int, seconds: float) -> str:
@@ -140,7 +184,7 @@ def _as_json(code: int, seconds: float) -> str:
         "lines": _current.lines,
         "result": _current.result,
     }
-    return json.dumps(_finite(told), default=str, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_finite(told), default=str, allow_nan=False)  # ASCII: any pipe takes it
 
 
 def _finite(value: Any) -> Any:
@@ -155,26 +199,27 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def _logging_to(path: Path | None, verbose: bool) -> Iterator[None]:
-    """Let a file have the lines of commands and loggers, and with `verbose` stderr those of loggers."""
+def _logging_to(path: Path | None, quiet: bool, verbose: bool) -> Iterator[None]:
+    """Let a file have the lines of commands and loggers, and with `verbose` stderr those of loggers.
+
+    Warnings of libraries stay on stderr beside a file, as Python shows them where nothing handles them.
+    """
     if path is None and not verbose:
         yield
         return
     root = logging.getLogger()
     handlers: list[logging.Handler] = []
     if path is not None:
-        from medtrace.storage.logs import LineLog
-
-        if not path.parent.is_dir():
-            typer.echo(
-                f"medtrace: error: --log-file: {path.parent}: no such folder; make it, or name another", err=True
-            )
-            raise typer.Exit(1)
-        handlers.append(LineLog(path))
+        handlers.append(_log_at(path))
     if verbose:
         shown = logging.StreamHandler(sys.stderr)
         shown.addFilter(lambda record: record.name != _LOGGER)
         shown.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        handlers.append(shown)
+    elif not quiet and not root.handlers:
+        shown = logging.StreamHandler(sys.stderr)
+        shown.setLevel(logging.WARNING)
+        shown.addFilter(_is_unhandled)
         handlers.append(shown)
     level = root.level
     root.setLevel(logging.INFO)
@@ -189,6 +234,29 @@ def _logging_to(path: Path | None, verbose: bool) -> Iterator[None]:
             handler.close()
 
 
+def _log_at(path: Path) -> logging.Handler:
+    from medtrace.storage.logs import LineLog
+
+    try:
+        path = at_home(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent}: no such folder; make it, or name another")
+        return LineLog(path)
+    except (OSError, ValueError) as error:
+        note(f"medtrace: error: --log-file: {error}", error=True)
+        raise typer.Exit(1) from None
+
+
+def _is_unhandled(record: logging.LogRecord) -> bool:
+    """Whether no logger below the root shows a record."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None and logger.parent is not None:
+        if logger.handlers:
+            return False
+        logger = logger.parent
+    return True
+
+
 class _Lines(io.TextIOBase):
     """Standard error whose whole lines a log file has too, without the bars; quiet, it passes errors on alone."""
 
@@ -199,9 +267,10 @@ class _Lines(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Pass text on, and log the lines that it completes."""
-        *whole, self.part = (self.part + text).split("\n")
+        *whole, part = (self.part + text).split("\n")
+        self.part = _redrawn(part) + "\r" * part.endswith("\r")
         for line in whole:
-            shown = _ESCAPES.sub("", line).rpartition("\r")[2].rstrip()
+            shown = _redrawn(_ESCAPES.sub("", line)).rstrip()
             if shown and _BAR not in shown:
                 _log(logging.INFO, shown)
             if self.quiet and shown.startswith("medtrace: "):
@@ -217,6 +286,11 @@ class _Lines(io.TextIOBase):
     def isatty(self) -> bool:
         """Whether a reader watches; nobody watches what is quiet."""
         return not self.quiet and self.stream.isatty()
+
+
+def _redrawn(line: str) -> str:
+    """What a terminal is left with of a line that is written again and again; a return at its end clears nothing."""
+    return line.removesuffix("\r").rpartition("\r")[2]
 
 
 @contextmanager

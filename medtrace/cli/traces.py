@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from medtrace.cli import choices, options
-from medtrace.cli.app import at_home, command
+from medtrace.cli.app import command
 from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR, CommandLineError
 from medtrace.cli.output import bars, give, note, tell
+from medtrace.cli.paths import at_home
 
 
 @command("translate")
@@ -291,15 +292,25 @@ def calibrate(
         Path | None,
         typer.Option(help="Prepared folder, for a run that was trained on one (intensity, hallucinations)."),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="TraceBench task, repeatable.")] = None,
-    size: Annotated[
-        int | None, typer.Option(min=16, help="Voxels of an axis.  [default: 96, in 3D 32; radius 48]")
+    task: Annotated[
+        list[str] | None, typer.Option(help="TraceBench task, repeatable (certificate, trace; radius: one).")
     ] = None,
-    dims: options.Dims = 2,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=16, help="Voxels of an axis (certificate, trace, radius).  [default: 96, in 3D 32; radius 48]"
+        ),
+    ] = None,
+    dims: Annotated[
+        int | None,
+        typer.Option(min=2, max=3, help="2 for slices, 3 for volumes (certificate, trace, radius).  [default: 2]"),
+    ] = None,
     cases: Annotated[
         int, typer.Option(min=2, help="Cases of each task or kind (certificate, trace, hallucinations).")
     ] = 20,
-    thresholds: options.Thresholds = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="YAML file of limits that replace the defaults (certificate, trace).")
+    ] = None,
     target_contrast: Annotated[
         str | None,
         typer.Option(help="What true targets show instead, in its unit: T2 or CT in HU, of a T1 (certificate)."),
@@ -336,11 +347,28 @@ def calibrate(
         typer.Option("--out", "-o", help="File of the table, radius or interval.  [default of intensity: in the run]"),
     ] = None,
 ) -> None:
-    """Find out on TraceBench how often certificates are right, or how far points may be off."""
+    """Measure how often certificates are right or hallucinations are marked, or how far points or intensities are off.
+
+    On TraceBench, or on the data of a run.
+    """
     from medtrace.workflows import calibrate as workflow
     from medtrace.workflows.runs import using_checkpoint
 
+    _refuse_foreign(
+        what,
+        run=run,
+        data=data,
+        task=task,
+        size=size,
+        dims=dims,
+        thresholds=thresholds,
+        target_contrast=target_contrast,
+        landmarks=landmarks,
+        fraction=fraction,
+    )
+    dims = dims or 2
     shape = (size or (32 if dims == 3 else 48 if what == "radius" else 96),) * dims
+    give({"calibration": what, "path": out})
     with using_checkpoint(checkpoint):
         if what == "certificate":
             text = workflow.certificate_table(
@@ -356,7 +384,7 @@ def calibrate(
         elif what == "trace":
             text = workflow.translators_table(task, cases, shape, thresholds=thresholds, seed=seed, out=out)
         elif what == "radius":
-            text = workflow.radius_table(
+            radius = workflow.calibrated_radius(
                 run=run,
                 predictor=predictor,
                 task=(task or ["postop"])[0],
@@ -368,14 +396,41 @@ def calibrate(
                 seed=seed,
                 out=out,
             )
+            give(radius.as_dict())
+            text = workflow.radius_text(radius)
         elif what == "intensity":
-            text = workflow.intensity_table(
+            path, interval = workflow.calibrated_intervals(
                 _needed(run), dataset=data, subjects=subjects, coverage=coverage, unit=unit, seed=seed, out=out
             )
-        elif what == "hallucinations":
-            text = workflow.hallucinations_table(_needed(run), dataset=data, cases=cases, seed=seed, out=out)
+            give({"path": path, "coverage": coverage, "measured": interval.measured})
+            text = workflow.intensity_text(path, interval)
         else:
-            raise CommandLineError(
-                f"what: expected certificate, radius, trace, intensity or hallucinations, received {what!r}"
-            )
+            text = workflow.hallucinations_table(_needed(run), dataset=data, cases=cases, seed=seed, out=out)
     tell(text)
+
+
+_TAKEN = {
+    "certificate": ("run", "task", "size", "dims", "thresholds", "target_contrast"),
+    "radius": ("run", "task", "size", "dims", "landmarks", "fraction"),
+    "trace": ("task", "size", "dims", "thresholds"),
+    "intensity": ("run", "data"),
+    "hallucinations": ("run", "data"),
+}
+"""What is calibrated → the options that only some calibrations take, of those that it takes."""
+
+
+def _refuse_foreign(what: str, **given: Any) -> None:
+    """Refuse options that a calibration would not look at.
+
+    Raises:
+        CommandLineError: if one is given, or there is no such calibration.
+    """
+    if what not in _TAKEN:
+        raise CommandLineError(
+            f"what: expected certificate, radius, trace, intensity or hallucinations, received {what!r}"
+        )
+    for name, value in given.items():
+        if value is not None and name not in _TAKEN[what]:
+            takers = ", ".join(one for one, names in _TAKEN.items() if name in names)
+            option = "--" + name.replace("_", "-")
+            raise CommandLineError(f"{option}: expected with {takers} alone, received with {what}; leave it out")

@@ -129,6 +129,7 @@ def convert(
     from medtrace.workflows.convert import convert as call
 
     files = call(listed, to, out, source=source, target=target, format=format_, say=_say)
+    give({"out": out, "format": to, "files": files})
     tell(f"{out}: {', '.join(path.name for path in files)}")
 
 
@@ -287,6 +288,7 @@ def landmarks(
         figure=figure,
         say=_say,
     )
+    give({"out": out, **errors.as_dict()})
     for line in errors.lines():
         tell(line)
     tell(f"{out}: landmarks.csv, landmarks.summary.csv, landmarks{figure}")

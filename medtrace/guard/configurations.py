@@ -119,7 +119,7 @@ def check_code(
     if code_is_allowed() if allow is None else allow:
         print(f"medtrace: {path} runs code that medtrace does not ship:", file=sys.stderr)
         for code in foreign:
-            print(f"  {_printable(str(code))}", file=sys.stderr)
+            print(f"medtrace:   {_printable(str(code))}", file=sys.stderr)
         return foreign
     raise ForeignCodeError(
         f"{path}: would run code that medtrace does not ship ({_shown(foreign)}); if you trust whoever made it as you"

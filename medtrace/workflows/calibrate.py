@@ -13,6 +13,7 @@ from medtrace.checks import check_choice
 from medtrace.engines.checkpoint_choice import weights_file
 from medtrace.evaluation.certificate.calibration import TASKS, assess_corrupted, assess_run, assessment_table
 from medtrace.evaluation.certificate.radius import (
+    Radius,
     calibrate_radius,
     calibrate_radius_on_landmarks,
     predictor_errors,
@@ -91,7 +92,6 @@ def translators_table(
     return text
 
 
-@reserving(lambda out: reserve_files(out))
 def radius_table(
     *,
     run: str | os.PathLike | None,
@@ -105,7 +105,38 @@ def radius_table(
     seed: int,
     out: str | os.PathLike | None,
 ) -> str:
-    """Calibrate a radius, on landmarks if given and else on TraceBench, write it and tell how it held."""
+    """What `calibrated_radius` finds, as text: the radius and how it held."""
+    return radius_text(
+        calibrated_radius(
+            run=run,
+            predictor=predictor,
+            task=task,
+            spatial_shape=spatial_shape,
+            landmarks=landmarks,
+            subjects=subjects,
+            coverage=coverage,
+            fraction=fraction,
+            seed=seed,
+            out=out,
+        )
+    )
+
+
+@reserving(lambda out: reserve_files(out))
+def calibrated_radius(
+    *,
+    run: str | os.PathLike | None,
+    predictor: str,
+    task: str,
+    spatial_shape: Sequence[int],
+    landmarks: str | os.PathLike | None,
+    subjects: int,
+    coverage: float,
+    fraction: float | None,
+    seed: int,
+    out: str | os.PathLike | None,
+) -> Radius:
+    """Calibrate a radius, on landmarks if given and else on TraceBench, and write it."""
     if landmarks is not None:
         population = f"the population of {Path(landmarks).name}"
         radius = calibrate_radius_on_landmarks(
@@ -127,7 +158,7 @@ def radius_table(
         )
     if out is not None:
         radius.write(out)
-    return radius_text(radius)
+    return radius
 
 
 def intensity_table(
@@ -140,7 +171,27 @@ def intensity_table(
     seed: int = 0,
     out: str | os.PathLike | None = None,
 ) -> str:
-    """Calibrate a run's interval of intensities on validation subjects, measure it on test subjects, and tell.
+    """What `calibrated_intervals` finds, as text.
+
+    Args:
+        run, dataset, subjects, coverage, unit, seed, out: as there.
+    """
+    return intensity_text(
+        *calibrated_intervals(run, dataset=dataset, subjects=subjects, coverage=coverage, unit=unit, seed=seed, out=out)
+    )
+
+
+def calibrated_intervals(
+    run: str | os.PathLike,
+    *,
+    dataset: str | os.PathLike | None = None,
+    subjects: int = 200,
+    coverage: float = 0.9,
+    unit: str = "subject",
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+) -> tuple[Path, IntensityInterval]:
+    """Calibrate a run's interval of intensities on validation subjects, measure it on test subjects, and write it.
 
     Args:
         run: a folder left by `medtrace train`.
@@ -150,6 +201,9 @@ def intensity_table(
         unit: see `calibrate_interval`.
         seed: of TraceBench's test subjects.
         out: file of the interval; by default `FILE` in the run's folder, where `medtrace translate` reads it.
+
+    Returns:
+        The file, and the interval with what was measured.
 
     Raises:
         FileExistsError, OSError: if the file cannot be written.
@@ -166,8 +220,14 @@ def intensity_table(
         interval.check_bounded()
         unseen = RunCases(run, dataset, subjects=subjects, seed=None if dataset is not None else seed)
         measured = measure_interval(interval, unseen.known("test"))
-        replace(interval, measured=measured, weights_sha256=weights).write(path)
-    return f"{interval_text(interval, measured)}\nwritten to {path}"
+        interval = replace(interval, measured=measured, weights_sha256=weights)
+        interval.write(path)
+    return path, interval
+
+
+def intensity_text(path: Path, interval: IntensityInterval) -> str:
+    """A written interval as lines of text."""
+    return f"{interval_text(interval, interval.measured or {})}\nwritten to {path}"
 
 
 def hallucinations_table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,15 @@ class Errors:
     def final(self) -> np.ndarray:
         """After the transforms, or before, where there are none."""
         return self.before if self.after is None else self.after
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: names, and distances in mm before and after."""
+        return {
+            "landmarks": list(self.names),
+            "before_mm": self.before.tolist(),
+            "after_mm": None if self.after is None else self.after.tolist(),
+            "left_out": list(self.left_out),
+        }
 
     def lines(self) -> list[str]:
         """What to tell, a line each."""

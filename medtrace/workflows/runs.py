@@ -13,14 +13,24 @@ from medtrace.engines.assembly import HISTORY
 from medtrace.engines.checkpoint_choice import using_checkpoint
 from medtrace.engines.checkpoint_files import WITHIN_EPOCH, of_epochs
 from medtrace.engines.runs import RECORD, WEIGHTS, RunRecord, read_run
-from medtrace.report.tables import markdown_table, read_summary
+from medtrace.report.tables import Summary, markdown_table, read_summary
 from medtrace.storage.files import remove
 from medtrace.storage.locks import acquire
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import LOCK
 from medtrace.workflows.training.resuming import flat_settings
 
-__all__ = ["RunState", "compare_table", "delete_runs", "find_runs", "run_state", "run_table", "using_checkpoint"]
+__all__ = [
+    "Comparison",
+    "RunState",
+    "compare_runs",
+    "compare_table",
+    "delete_runs",
+    "find_runs",
+    "run_state",
+    "run_table",
+    "using_checkpoint",
+]
 
 DEPTH = 3
 """Folders below the one named in which runs are looked for."""
@@ -143,8 +153,39 @@ def amount(size: float) -> str:
     return f"{size / 1000:.3g} GB"
 
 
-def compare_table(runs: Sequence[Path]) -> str:
-    """The settings in which runs differ, and the scores that their evaluations left, one column for each run.
+class Comparison(NamedTuple):
+    """The settings in which runs differ, and the scores that their evaluations left, one column for each run."""
+
+    names: list[str]
+    """Of the columns."""
+    settings: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        columns = {name: name for name in self.names}
+        text = markdown_table(self.settings, {SETTING: SETTING, **columns}) if self.settings else "no setting differs"
+        if self.scores:
+            text += "\n" + markdown_table(self.scores, {SETTING: METRIC, **columns})
+        return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: setting or score → run → value."""
+        settings, scores = (
+            {row[SETTING]: {name: row[name] for name in self.names} for row in rows}
+            for rows in (self.settings, self.scores)
+        )
+        plain = {
+            score: {name: one._asdict() if isinstance(one, Summary) else one for name, one in row.items()}
+            for score, row in scores.items()
+        }
+        return {"runs": self.names, "settings": settings, "scores": plain}
+
+
+def compare_runs(runs: Sequence[Path]) -> Comparison:
+    """Compare runs by their settings and scores.
+
+    Args:
+        runs: two folders or more.
 
     Raises:
         ValueError: if there are fewer than two runs, or one cannot be read.
@@ -160,15 +201,21 @@ def compare_table(runs: Sequence[Path]) -> str:
         values = [one.get(setting) for one in settings]
         if any(value != values[0] for value in values):
             rows.append(_compared(setting, values, names))
-    text = markdown_table(rows, {SETTING: SETTING, **{name: name for name in names}}) if rows else "no setting differs"
     scores = [_scores(run) for run in runs]
-    rows = [
+    scored = [
         {SETTING: score, **{name: one.get(score) for name, one in zip(names, scores)}}
         for score in dict.fromkeys(name for one in scores for name in one)
     ]
-    if rows:
-        text += "\n" + markdown_table(rows, {SETTING: METRIC, **{name: name for name in names}})
-    return text
+    return Comparison(names, rows, scored)
+
+
+def compare_table(runs: Sequence[Path]) -> str:
+    """What `compare_runs` gives, as a table of text.
+
+    Raises:
+        ValueError: as there.
+    """
+    return str(compare_runs(runs))
 
 
 def _compared(name: str, values: Sequence[Any], columns: Sequence[str]) -> dict[str, Any]:
