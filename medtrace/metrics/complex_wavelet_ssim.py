@@ -41,8 +41,8 @@ def complex_wavelet_structural_similarity(
     and shows, as does what has no counterpart. Windows lie on the subband's grid.
 
     A subband's coefficients are those of the whole grid, every second row and column of them per scale. With a mask
-    those windows count around whose middle coefficient, pixel 2^s·i of scale s, the mask has half or more. Of a volume the planes across its last axis are
-    decomposed one by one, and the mean is over the windows of all planes.
+    those windows count around whose middle coefficient, pixel 2^s·i of scale s, the mask has half or more. Of a volume
+    the planes across its last axis are decomposed one by one, and the mean is over the windows of all planes.
 
     Args:
         pred: (B, C, H, W[, D]).

@@ -125,9 +125,7 @@ def _draw_ball(tissue: Tensor, affine: Tensor, random: np.random.Generator) -> t
     return weight.float()[None], radius
 
 
-def _draw_level(
-    image: Tensor, shown: Tensor, tissue: Tensor, inside: Tensor, random: np.random.Generator
-) -> float:
+def _draw_level(image: Tensor, shown: Tensor, tissue: Tensor, inside: Tensor, random: np.random.Generator) -> float:
     """An intensity of an image that another, which shows it in its own contrast, has far from what lies inside."""
     values, others = image[0, tissue[0]].numpy(), shown[0, tissue[0]].numpy()
     least, greatest = (float(value) for value in np.percentile(values, (2, 98)))
