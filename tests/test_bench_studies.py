@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from medtrace.cli import app
@@ -18,6 +19,7 @@ from medtrace.evaluation.bench.postop import COLUMNS, INDEPENDENT_COLUMNS
 from medtrace.methods import method_class, resolve
 from medtrace.metrics import CaseTable
 from medtrace.workflows.bench import bench, run_study
+from medtrace.workflows.scoring.side_by_side import threads_for, trained_rows
 
 ALL = [study for studies in STUDIES.values() for study in studies.values()]
 
@@ -117,6 +119,19 @@ def test_trainings_side_by_side_are_those_of_one_after_the_other(rivals, tmp_pat
     assert (tmp_path / "runs" / "smoke-0" / "other" / "training.json").is_file()
 
 
+@pytest.mark.parametrize(("threads", "trainings", "expected"), [(8, 5, 4), (8, 1, 8), (2, 3, 1), (1, 3, 1)])
+def test_a_training_has_as_many_threads_however_many_are_left(threads, trainings, expected, monkeypatch):
+    monkeypatch.setattr("medtrace.workflows.scoring.side_by_side.torch.get_num_threads", lambda: threads)
+    assert threads_for(trainings, "cpu") == expected
+
+
+def test_threads_of_trainings_one_after_the_other_are_those_asked_for():
+    torch.set_num_threads(2)
+    seen = trained_rows(lambda *_: torch.get_num_threads(), {"a": None, "b": None}, Console(quiet=True), threads=1)
+    assert seen == {"a": 1, "b": 1}
+    assert torch.get_num_threads() == 2
+
+
 def test_trainings_of_a_study_share_the_cases_that_they_make(tmp_path, monkeypatch):
     import medtrace.data.tracebench.dataset as module
 
@@ -125,6 +140,8 @@ def test_trainings_of_a_study_share_the_cases_that_they_make(tmp_path, monkeypat
     monkeypatch.setitem(module.TASKS, "postop", task)
     rows = {name: Training(name, {"data.test_cases": 1, "training.max_epochs": 1}, "unet") for name in ("a", "b")}
     run_study(replace(STUDIES["postop"]["rivals"], rows=rows, show=()), "smoke", tmp_path, device="cpu", progress=False)
+    done = json.loads((tmp_path / "runs" / "smoke-0" / "a" / "training.json").read_text())
+    assert done["threads"] >= 1
     assert len(made) == 4 + 2 + 1, "training and validation cases are made once for both, and a test case"
 
 

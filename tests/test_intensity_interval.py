@@ -19,7 +19,7 @@ from medtrace.evaluation.intensity.interval import (
     calibrate_interval,
     measure_interval,
 )
-from medtrace.evaluation.intensity.planted import ADDED, CLEAN, Answered, draw_lesion, planted_table
+from medtrace.evaluation.intensity.planted import ADDED, CLEAN, Answered, draw_lesion, draw_source_lesion, planted_table
 from medtrace.guard.notices import Caution
 from medtrace.io import load_trace, save_trace
 from medtrace.io.digest import sha256
@@ -103,6 +103,24 @@ def test_planted_lesion_is_marked_where_it_is(interval):
         painted = Trace.build(trace.source, lesion.painted(trace.image), trace.ddf, affine=AFFINE)
         found.append(bool(((interval.excess(painted) > 1) & (lesion.weight > 0.5)).any()))
     assert np.mean(found) >= 0.95
+
+
+def test_a_lesion_in_a_source_of_another_grid_lies_in_its_tissue():
+    """The source's grid has half the spacing, and the field moves by five voxels of the target's."""
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, SIZE)] * 2, indexing="ij"))
+    image = torch.where((grid - 0.2).norm(dim=0) < 0.5, 0.4 * torch.sin(9 * grid[0]), -1.0)[None]
+    ddf = torch.full((2, SIZE, SIZE), -5.0)
+    fine = torch.diag(torch.tensor([1.5, 1.5, 3.0, 1.0], dtype=torch.float64))
+    moved = image.roll((-5, -5), (1, 2))
+    source = moved.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    trace = Trace.build(source, -image, ddf, affine=AFFINE, source_affine=fine)
+    for seed in range(4):
+        lesion = draw_source_lesion(trace, find_tissue(trace.warped, trace.image), np.random.default_rng(seed))
+        inside = lesion.weight > 0.5
+        assert inside.shape == source.shape
+        assert float((source[inside] > -1).float().mean()) > 0.9
+        span = np.percentile(source[source > -1].numpy(), (2, 98))
+        assert abs(lesion.level - float(source[inside].mean())) > 0.2 * (span[1] - span[0])
 
 
 def test_interval_is_read_as_it_was_written(interval, tmp_path):

@@ -131,11 +131,14 @@ def test_samples_and_steps_may_change_and_nothing_else():
     first = method.trace(batch)[0].image
     method.set_sampling({"steps": 3, "seed": 1})
     assert not torch.equal(method.trace(batch)[0].image, first)
-    method.variance = 0.0
+    method = BBDM(network(), sampling=Sampling(steps=2), variance=0.0)
     method.set_sampling({"seed": 2})
-    still = method.trace(batch)[0].image
+    undrawn = method.trace(batch)[0].image
     method.set_sampling({"seed": 3})
-    torch.testing.assert_close(method.trace(batch)[0].image, still)
+    torch.testing.assert_close(method.trace(batch)[0].image, undrawn)
+    assert (BBDM(network()).sampling.steps, Flow(network()).sampling.steps) == (10, 5)
+    with pytest.raises(ValueError, match="variance: expected"):
+        BBDM(network(), variance=-1.0)
     with pytest.raises(ValueError, match="sampling: expected one of 'steps', 'samples'"):
         method.set_sampling({"sampler": "ddim"})
 

@@ -73,5 +73,8 @@ def test_papers_settings():
     settings = method_class("dualgan").settings_type()
     assert 100 <= settings.source_weight == settings.target_weight <= 1000
     assert (settings.optimizer.betas, settings.optimizer.learning_rate) == ((0.0, 0.99), 5e-5)
+    for preset in ("full", "gpu"):
+        wide = resolve(type(settings), ("tracebench", "default", preset))
+        assert {one.learning_rate for one in wide.optimizers().values()} == {5e-5}
     with pytest.raises(ValueError, match="clip"):
         type(built())(DualGAN(2, 1, 1, channels=(4, 8), discriminator_channels=4), clip=0.0)

@@ -66,7 +66,22 @@ def test_the_entropys_bound_is_that_of_donsker_and_varadhan():
     context = {"pair": pair, "beside": beside, "step": 0}
     terms = method.energy_terms(method.phase("energy"), {}, context)
     assert float(terms["energy"]) == pytest.approx(float(apart) - 1.5)
-    assert dict(method.phase("generator").weights)["entropy"] == 2 * 0.01
+    weights = method.phase("generator").weights
+    assert (weights["transport"], weights["entropy"]) == (0.01, 0.01)
+
+
+def test_patches_are_compared_as_they_are_at_the_start(monkeypatch):
+    torch.manual_seed(0)
+    method, times = build_method("unsb", resolve(method_class("unsb").settings_type, SMOKE)), []
+    features = method.networks.generator.features
+
+    def seen(image, time, noise):
+        times.append(float(time[0]))
+        return features(image, time, noise)
+
+    monkeypatch.setattr(method.networks.generator, "features", seen)
+    method._nce(torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16))
+    assert times == [0, 0]
 
 
 def test_one_image_has_one_translation_and_another_seed_another():

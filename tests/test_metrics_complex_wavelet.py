@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from medtrace.metrics import complex_wavelet_structural_similarity, structural_similarity
-from medtrace.metrics.complex_wavelet_ssim import subbands
+from medtrace.metrics.complex_wavelet_ssim import _around_coefficients, subbands
 
 PYRTOOLS = (
     ((64, 96), 4, 8, 7, 1e-4, 0.9487054389841166),
@@ -81,6 +81,33 @@ def test_a_mask_counts_its_windows_alone_and_a_volume_its_planes():
     volumes = [torch.stack(planes, -1) for planes in ((image, image, other), (image, other, other))]
     expected = (2 + similarity(image, other)) / 3
     assert similarity(*volumes) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_a_mask_of_one_side_gives_the_mirrored_mask_of_the_mirrored_images(axis):
+    def mirrored(values):
+        """Pixel i at place n - i, where the grids of all scales mirror onto themselves."""
+        return values.flip(axis).roll(1, axis)
+
+    image, other = pair(128, 128)
+    mask = torch.zeros(1, 1, 128, 128, dtype=torch.bool)
+    mask.narrow(axis, 30, 29)[...] = True
+    other = torch.where(mask.roll(20, axis), image, other)
+    border = torch.zeros_like(mask)
+    border[..., 20:-20, 20:-20] = True
+    value = similarity(image, other, mask & border)
+    assert value < 0.999
+    assert similarity(*(mirrored(one) for one in (image, other, mask & border))) == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("size", [28, 29, 37, 40])
+def test_the_mask_is_read_around_the_coefficients(size):
+    mask = torch.zeros(1, 1, size, size, dtype=torch.float64)
+    mask[..., 8:, :] = 1
+    for scale, band in enumerate(list(subbands(mask, 3, 2))[::2]):
+        inside = _around_coefficients(mask, 2**scale)
+        assert inside.shape == band.shape
+        assert inside[0, 0, :, 0].tolist() == [float(2**scale * row >= 8) for row in range(band.shape[-2])]
 
 
 def test_what_does_not_fit_is_refused():

@@ -31,14 +31,24 @@ CHECKPOINTS = "checkpoints"
 
 
 def build_optimizer(method: Method, phase: str, settings: OptimizerSettings) -> Adam:
-    """Adam over the parameters that a phase steps."""
+    """Adam over the parameters that a phase steps, in groups by the fraction of the rate that they learn at."""
     return Adam(
-        list(method.parameters_of(phase)),
+        _groups(method, phase, settings.learning_rate),
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
         fused=settings.fused,
     )
+
+
+def _groups(method: Method, phase: str, rate: float) -> list[dict[str, Any]]:
+    """Those at the whole rate first, then one group for each entry of the phase's `rates`."""
+    rates = method.phase(phase).rates
+    slower = {id(p): path for path in rates for p in method.get_submodule(path).parameters()}
+    groups: dict[str, list[torch.nn.Parameter]] = {"": [], **{path: [] for path in rates}}
+    for parameter in method.parameters_of(phase):
+        groups[slower.get(id(parameter), "")].append(parameter)
+    return [{"params": params, "lr": rate * rates.get(path, 1.0)} for path, params in groups.items()]
 
 
 def build_optimizers(method: Method, settings: MethodSettings) -> dict[str, Optimizer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -62,12 +62,14 @@ class Phase:
         weights: weight of each loss term. A term of weight 0 is not computed.
         shared: paths of networks whose forward here a later phase of the step goes back through. They learn nothing
             in this phase; what it computed stays in memory until the step ends.
+        rates: path of a network among `networks`, or within one → fraction of the optimizer's rate that it learns at.
     """
 
     name: str
     networks: tuple[str, ...]
     weights: Mapping[str, float]
     shared: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def active(self, term: str) -> bool:
         """Whether `term` has a weight other than 0."""

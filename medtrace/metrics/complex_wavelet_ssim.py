@@ -41,8 +41,8 @@ def complex_wavelet_structural_similarity(
     and shows, as does what has no counterpart. Windows lie on the subband's grid.
 
     A subband's coefficients are those of the whole grid, every second row and column of them per scale. With a mask
-    those windows count whose middle lies in the mask by half or more. Of a volume the planes across its last axis are
-    decomposed one by one, and the mean is over the windows of all planes.
+    those windows count around whose middle coefficient, pixel 2^s·i of scale s, the mask has half or more. Of a volume
+    the planes across its last axis are decomposed one by one, and the mean is over the windows of all planes.
 
     Args:
         pred: (B, C, H, W[, D]).
@@ -87,8 +87,9 @@ def complex_wavelet_structural_similarity(
     for planes in _runs_of_planes(pred.shape):
         region = None if weights is None else _planes(weights, planes)
         pair = [subbands(_planes(value, planes), scales, orientations) for value in (x, y)]
-        for k, (first, second) in enumerate(zip(*pair)):
-            sums = _sums(_similarity(first, second, window, stability), region, first.shape[-2:], len(pred))
+        for k, (first, second) in enumerate(zip(*pair, strict=True)):
+            inside = None if region is None else _around_coefficients(region, 2 ** (k // orientations))
+            sums = _sums(_similarity(first, second, window, stability), inside, first.shape[-2:], len(pred))
             if k < len(totals):
                 totals[k] = totals[k] + sums
             else:
@@ -167,11 +168,17 @@ def _similarity(first: Tensor, second: Tensor, window: int, stability: float) ->
     return (2 * torch.hypot(real, imaginary) + stability) / (total + stability)
 
 
-def _sums(similarity: Tensor, region: Tensor | None, shape: torch.Size, cases: int) -> Tensor:
+def _around_coefficients(region: Tensor, step: int) -> Tensor:
+    """Where half or more of a region's square around pixel step·i counts, 1 or 0, for every coefficient i."""
+    side = step + 1 if step > 1 else 1
+    part = F.avg_pool2d(region, side, stride=step, padding=side // 2, count_include_pad=False)
+    return (part >= 0.5).double()
+
+
+def _sums(similarity: Tensor, inside: Tensor | None, shape: torch.Size, cases: int) -> Tensor:
     """Sum of a subband's values and of their weights, (2, cases)."""
     weights = torch.ones_like(similarity)
-    if region is not None:
-        inside = (F.adaptive_avg_pool2d(region, (shape[-2], shape[-1])) >= 0.5).double()
+    if inside is not None:
         top, left = ((whole - part) // 2 for whole, part in zip(shape, similarity.shape[-2:]))
         rows, columns = similarity.shape[-2:]
         weights = weights * inside[..., top : top + rows, left : left + columns]

@@ -146,7 +146,7 @@ def _walk(
         raise ValueError(f"keep: expected steps from 0 to {steps}, received {sorted(keep)}")
     state = source.to(torch.promote_types(source.dtype, torch.float32))
     kept = [Intermediate(0, 1.0, state)] if 0 in keep else []
-    for number in tqdm(range(1, steps + 1), desc=progress, disable=progress is None, leave=False):
+    for number in tqdm(range(1, steps + 1), desc=progress, disable=None if progress else True, leave=False):
         now, after = 1 - (number - 1) / steps, 1 - number / steps
         state = step(state, now, after if number < steps else 0.0)
         if number in keep:

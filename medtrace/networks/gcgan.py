@@ -54,7 +54,7 @@ class GcGAN(nn.Module):
                 name: ImagePatchDiscriminator(
                     spatial_dims, out_channels, discriminator_channels, discriminator_layers, norm="INSTANCE"
                 )
-                for name in ("still", "moved")
+                for name in ("unmoved", "moved")
             }
         )
 

@@ -111,31 +111,6 @@ class StyledGenerator(nn.Module):
         __call__ = forward
 
 
-class SlowLinear(nn.Linear):
-    """A linear layer that Adam moves by a fraction of its rate: weights are kept divided by it (Karras et al. 2019).
-
-    Args:
-        in_features: of the input.
-        out_features: of the output.
-        rate: fraction of the optimizer's rate.
-    """
-
-    def __init__(self, in_features: int, out_features: int, rate: float) -> None:
-        self.rate = rate
-        super().__init__(in_features, out_features)
-
-    def reset_parameters(self) -> None:
-        """He's start for rectifiers, biases of 0."""
-        nn.init.kaiming_normal_(self.weight)
-        nn.init.zeros_(self.bias)
-        with torch.no_grad():
-            self.weight.div_(self.rate)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The layer of the weights times the rate."""
-        return F.linear(input, self.weight * self.rate, self.bias * self.rate)
-
-
 class MappingNetwork(nn.Module):
     """A style of each domain from noise: linear layers that all share, and as many of each domain's own.
 
@@ -145,7 +120,6 @@ class MappingNetwork(nn.Module):
         num_domains: how many.
         hidden_channels: width of the layers.
         depth: shared layers, and layers of a domain.
-        rate: fraction of the optimizer's rate that it learns at.
 
     Example:
         >>> MappingNetwork(4, 8, num_domains=2, hidden_channels=8)(torch.zeros(3, 4), 1).shape
@@ -159,13 +133,12 @@ class MappingNetwork(nn.Module):
         num_domains: int,
         hidden_channels: int = 512,
         depth: int = 4,
-        rate: float = 0.01,
     ) -> None:
         super().__init__()
 
         def layers(first: int, last: int) -> list[nn.Module]:
             widths = [first, *[hidden_channels] * (depth - 1), last]
-            return [part for a, b in pairwise(widths) for part in (SlowLinear(a, b, rate), nn.ReLU())]
+            return [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
 
         self.shared = nn.Sequential(*layers(noise_channels, hidden_channels))
         self.own = nn.ModuleList(
@@ -284,7 +257,7 @@ class StarGANv2(nn.Module):
         drawn = torch.randn(CENTER, noise_channels, generator=torch.Generator().manual_seed(0))
         self.register_buffer("center", drawn, persistent=False)
         for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)) and not isinstance(layer, SlowLinear):
+            if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)):
                 nn.init.kaiming_normal_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)

@@ -238,9 +238,9 @@ class UNSB(nn.Module):
 
     def onward(self, image: Tensor, end: Tensor, step: int, noise: Tensor) -> Tensor:
         """x(t_{i+1}) from x(t_i), the guessed end and unit noise of their shape."""
-        share = 1 / (self.steps - step)
-        spread = math.sqrt(share * (1 - share) * self.tau * (1 - step / self.steps))
-        return share * end + (1 - share) * image + spread * noise
+        fraction = 1 / (self.steps - step)
+        spread = math.sqrt(fraction * (1 - fraction) * self.tau * (1 - step / self.steps))
+        return fraction * end + (1 - fraction) * image + spread * noise
 
     def walk(
         self, source: Tensor, steps: int, draw: Callable[[Sequence[int]], Tensor] | None = None

@@ -23,7 +23,7 @@ from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.real_heads.follow_ups import follow_ups
 from medtrace.workflows.real_heads.study import real_translation
-from medtrace.workflows.scoring.side_by_side import processes_for, trained_rows
+from medtrace.workflows.scoring.side_by_side import processes_for, threads_for, trained_rows
 from medtrace.workflows.scoring.trained import trained_row
 
 REAL = "real"
@@ -160,7 +160,8 @@ def _trained_rows(
     ended = [(folder / f"{setting}-{seed}" / training.run / DONE).is_file() for training in trainings.values()]
     processes = processes_for(len(ended) - sum(ended), device)
     train = partial(_trained_from, setting, seed, folder, device)
-    done = trained_rows(train, trainings, console, processes=processes)
+    threads = threads_for(len(trainings), device)
+    done = trained_rows(train, trainings, console, processes=processes, threads=threads)
     return {row: done[first[training.run]] for row, training in study.rows.items()}
 
 

@@ -1,4 +1,6 @@
-"""Studies that have every method: one line a method, on each task where it applies, at 64 pixels.
+"""Studies that have every method: one line a method, on each task where it applies.
+
+In the setting `demo` cases have 64 pixels a side; `full` has larger ones, and more of them.
 
 `medtrace bench TASK --study methods --row METHOD --rows FOLDER` trains, scores and stores one row. A new method adds a
 line to `ENTRIES` and nothing else.
@@ -27,8 +29,8 @@ class Entry(NamedTuple):
 
     Attributes:
         method: its name.
-        epochs: of 64 steps of 8 cases (of `metamorphic`: 32), so that a training takes less than six minutes of one
-            core.
+        epochs: in the setting `demo` of 64 steps of 8 cases (of `metamorphic`: 32), so that a training there takes less
+            than six minutes of one core; in `full` an epoch has four times the steps, of larger images.
         tasks: where it applies.
         settings: on top of the method's presets `tracebench` and, where it has one, of the task's name.
         sampling: how the trained method is to sample; rows of a method that differ in it share their training.
@@ -61,7 +63,7 @@ ENTRIES: Mapping[str, Entry] = {
     "RegGAN": Entry("reggan", 12),
     "Register, then Pix2Pix": Entry("registered_pix2pix", 12, ("misaligned",)),
     "Register, then translate": Entry("two_stage", 10, ("domain",)),
-    "StarGAN v2": Entry("stargan_v2", 2),
+    "StarGAN v2": Entry("stargan_v2", 2, settings={"diversity_steps": 128}),
     "TraceTrans": Entry("tracetrans", 20, ("postop", "domain")),
     "TraceTrans, composed": Entry("tracetrans_composed", 20, ("postop",)),
     "Translate, then register": Entry("two_stage", 10, ("domain",), sampling={"order": "translate_first"}),

@@ -80,5 +80,6 @@ def score_row(
         done = json.loads((run / DONE).read_text())
         facts |= {"method": training.method, **count, "trained_at_commit": done["commit"]}
         facts |= {"training_seconds": done["seconds"], "training_processor_seconds": done.get("processor_seconds")}
+        facts["training_threads"] = done.get("threads")
     told = {key: str(value) for key, value in facts.items() if value is not None}
     return StoredRow(study.task, study.name, setting, name, seed, table, told)

@@ -13,8 +13,9 @@ from torch import Tensor
 from medtrace.evaluation.certificate.corruption import rebuilt
 from medtrace.evaluation.intensity.cases import RunCases
 from medtrace.evaluation.intensity.interval import IntensityInterval
-from medtrace.fields import identity_grid
+from medtrace.fields import identity_grid, inside_grid, sample
 from medtrace.trace import Trace
+from medtrace.trace.geometry import pulled_points
 from medtrace.trace.tissue import find_tissue
 from medtrace.trace.validation import as_tensor
 
@@ -65,9 +66,7 @@ class Answered(NamedTuple):
     """Within the lesion; of a clean case as `marked`."""
 
 
-def draw_lesion(
-    image: Tensor, tissue: Tensor, affine: Tensor, random: np.random.Generator, shown: Tensor | None = None
-) -> Lesion:
+def draw_lesion(image: Tensor, tissue: Tensor, affine: Tensor, random: np.random.Generator) -> Lesion:
     """A lesion within tissue, of a level that stands out from where it lies.
 
     Args:
@@ -75,13 +74,44 @@ def draw_lesion(
         tissue: boolean (1, *spatial).
         affine: (4, 4), voxel to RAS mm.
         random: of place, radius and level.
-        shown: (C', *spatial), the image in which the lesion is to stand out as its contrast has it, of a lesion in a
-            source its translation; None is `image`.
 
     Raises:
         ValueError: if no place holds it.
     """
-    dims = image.ndim - 1
+    weight, radius = _draw_ball(tissue, affine, random)
+    return Lesion(weight, _draw_level(image, image, tissue, weight > 0.5, random), radius)
+
+
+def draw_source_lesion(trace: Trace, tissue: Tensor, random: np.random.Generator) -> Lesion:
+    """A lesion in a trace's source, of a level that stands out in the translation as its contrast has it.
+
+    Args:
+        trace: whose source it is to be painted into.
+        tissue: boolean (1, *spatial), on the grid of the translation.
+        random: of place, radius and level.
+
+    Returns:
+        The lesion on the source's grid.
+
+    Raises:
+        ValueError: if no place holds it.
+    """
+    weight, radius = _draw_ball(_on_source(trace, tissue), trace.source_affine, random)
+    inside = trace.transfer(weight) > 0.5
+    return Lesion(weight, _draw_level(trace.warped, trace.image, tissue, inside, random), radius)
+
+
+def _on_source(trace: Trace, mask: Tensor) -> Tensor:
+    """A mask (1, *spatial) of the translation's grid on the source's, false where that leads off the former."""
+    to_target = None if trace.same_grid else torch.linalg.solve(trace.affine, trace.source_affine)
+    places = pulled_points(trace.inverse_ddf, to_target)
+    return sample(mask[None], places, mode="nearest")[0] & inside_grid(places, mask.shape[1:])[0]
+
+
+def _draw_ball(tissue: Tensor, affine: Tensor, random: np.random.Generator) -> tuple[Tensor, float]:
+    """The weight (1, *spatial) of a ball within tissue, and its radius in mm."""
+    shape = tissue.shape[1:]
+    dims = len(shape)
     spacing = affine[:3, :dims].double().norm(dim=0)
     depth = ndimage.distance_transform_edt(tissue[0].numpy(), sampling=spacing.tolist())
     radius = float(random.uniform(*RADIUS_MM))
@@ -89,18 +119,23 @@ def draw_lesion(
     if not len(places):
         raise ValueError(f"tissue: expected room for a lesion of {radius:.1f} mm, received none; leave the case out")
     center = torch.from_numpy(places[int(random.integers(len(places)))]).double()
-    grid = identity_grid(image.shape[1:], dtype=torch.float64)
+    grid = identity_grid(shape, dtype=torch.float64)
     away = ((grid - center.reshape(-1, *[1] * dims)) * spacing.reshape(-1, *[1] * dims)).square().sum(0).sqrt()
     weight = torch.sigmoid((radius - away) / (EDGE_VOXELS * float(spacing.min())))
-    seen = image if shown is None else shown
-    values, others = image[0, tissue[0]].numpy(), seen[0, tissue[0]].numpy()
+    return weight.float()[None], radius
+
+
+def _draw_level(image: Tensor, shown: Tensor, tissue: Tensor, inside: Tensor, random: np.random.Generator) -> float:
+    """An intensity of an image that another, which shows it in its own contrast, has far from what lies inside."""
+    values, others = image[0, tissue[0]].numpy(), shown[0, tissue[0]].numpy()
     least, greatest = (float(value) for value in np.percentile(values, (2, 98)))
     levels = np.linspace(least, greatest, LEVELS)
     low, high = (float(value) for value in np.percentile(others, (2, 98)))
-    contrast = np.abs(_seen_as(levels, values, others) - float(seen[0, away <= radius].mean())) / max(high - low, 1e-6)
+    replaced = float((shown[0, inside[0]] if bool(inside.any()) else shown[0, tissue[0]]).mean())
+    contrast = np.abs(_seen_as(levels, values, others) - replaced) / max(high - low, 1e-6)
     able = np.flatnonzero(contrast >= CONTRAST)
     chosen = int(random.choice(able)) if len(able) else int(contrast.argmax())
-    return Lesion(weight.float()[None], float(levels[chosen]), radius)
+    return float(levels[chosen])
 
 
 def _seen_as(levels: np.ndarray, values: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -128,7 +163,7 @@ def plant(cases: RunCases, interval: IntensityInterval, count: int, seed: int) -
         random = np.random.default_rng([seed, number])
         tissue = find_tissue(trace.warped, trace.image)
         added = draw_lesion(trace.image, tissue, trace.affine, random)
-        carried = draw_lesion(trace.source, tissue, trace.affine, random, trace.image)
+        carried = draw_source_lesion(trace, tissue, random)
         source = carried.painted(trace.source)
         subject = str(item["subject"])
         yield _answer(CLEAN, subject, trace, None, interval)

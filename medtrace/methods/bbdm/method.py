@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,16 +11,24 @@ from torch import Tensor
 from medtrace.checks import check_number
 from medtrace.methods.bbdm.settings import BBDMSettings
 from medtrace.methods.common.bridge import BridgeMethod, BridgeTask
+from medtrace.methods.common.diffusion import Sampling
 from medtrace.networks.brownian_bridge import bridge, bridge_state
 from medtrace.networks.diffusion_sampling import Denoised
+from medtrace.networks.noise_estimator import NoiseEstimator
 
 
 class BBDMMethod(BridgeMethod):
     """Learn what lies between a state of the Brownian bridge and its target, and walk the bridge from the source.
 
     The term `residual` is mean |ε(x_m, m, x) − (x_m − y)|² = |ε − m(x − y) − √δ_m·noise|² (Li et al. 2023, Algorithm
-    1). Arguments are those of `BridgeMethod`; `variance` is s, by which the bridge's variance is 2s(m − m²), and may be
-    changed by a setting only.
+    1).
+
+    Args:
+        networks: takes a state, a time and the source.
+        distance: "l2", a mean square, or "l1".
+        average_decay: of the averaged weights.
+        sampling: as of `BridgeMethod`; None has 10 steps.
+        variance: s, by which the bridge's variance is 2s(m − m²); 0 draws nothing.
 
     Raises:
         ValueError: if the variance is below 0.
@@ -31,15 +39,25 @@ class BBDMMethod(BridgeMethod):
     paper = "Li et al., BBDM: Image-to-Image Translation with Brownian Bridge Diffusion Models (2023)"
     settings_type = BBDMSettings
     term = "residual"
-    variance: float = 1.0
 
     @classmethod
-    def from_settings(cls, settings: BBDMSettings) -> Self:  # type: ignore[override]
-        """Build it from its settings."""
-        method = super().from_settings(settings)
-        check_number("variance", settings.variance)
-        method.variance = settings.variance
-        return method
+    def arguments_of(cls, settings: BBDMSettings) -> dict[str, Any]:
+        """Arguments of the constructor that settings ask for, by name."""
+        return {**super().arguments_of(settings), "variance": settings.variance}
+
+    def __init__(
+        self,
+        networks: NoiseEstimator,
+        distance: Literal["l2", "l1"] | str = "l2",
+        average_decay: float = 0.9999,
+        sampling: Sampling | None = None,
+        variance: float = 1.0,
+    ) -> None:
+        super().__init__(networks, distance, average_decay, Sampling(steps=10) if sampling is None else sampling)
+        check_number("variance", variance)
+        if not variance >= 0:
+            raise ValueError(f"variance: expected at least 0, received {variance!r}; 0 draws no noise")
+        self.variance = variance
 
     def task(self, start: Tensor, target: Tensor, time: Tensor) -> BridgeTask:
         """A state of the bridge; the state less the target."""

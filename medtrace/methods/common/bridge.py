@@ -1,4 +1,4 @@
-"""Components of the methods that go from the source to the target in few steps, instead of from noise."""
+"""The base class of methods that go from the source to the target in few steps, instead of from noise."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BridgeMethod(Method):
         network: takes a state, a time and the source; see `timed`.
         distance: "l2", a mean square, or "l1".
         average_decay: of the averaged weights, see `WeightAverage`.
-        sampling: steps, samples, seed and progress count; may be replaced after the training.
+        sampling: steps, samples, seed and progress count; may be replaced after the training; None has 5 steps.
     """
 
     settings_type = BridgeSettings
@@ -59,13 +59,20 @@ class BridgeMethod(Method):
     @classmethod
     def from_settings(cls, settings: BridgeSettings) -> Self:
         """Build it from its settings."""
+        return cls(**cls.arguments_of(settings))
+
+    @classmethod
+    def arguments_of(cls, settings: Any) -> dict[str, Any]:
+        """Arguments of the constructor that settings ask for, by name."""
         how = settings.sampling
-        return cls(
-            timed_unet_of(settings.spatial_dims, settings.estimator, settings.out_channels, settings.in_channels),
-            distance=settings.distance,
-            average_decay=settings.average_decay,
-            sampling=Sampling(steps=how.steps, samples=how.samples, seed=how.seed, progress=how.progress),
-        )
+        return {
+            "networks": timed_unet_of(
+                settings.spatial_dims, settings.estimator, settings.out_channels, settings.in_channels
+            ),
+            "distance": settings.distance,
+            "average_decay": settings.average_decay,
+            "sampling": Sampling(steps=how.steps, samples=how.samples, seed=how.seed, progress=how.progress),
+        }
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ def unpaired_presets(
         published: arguments of the networks as published.
         small: for two CPU cores.
         minimal: for seconds.
-        paper: what the paper has beside the networks, put back by the presets that take its widths.
+        paper: what the paper has beside the networks, put back by `full` and `gpu`, which take its widths.
 
     Example:
         >>> sorted(unpaired_presets())
@@ -65,7 +65,7 @@ def unpaired_presets(
         "paper": {},
         "default": {**own, "networks": small},
         "small": {},
-        "gpu": {**OWN_ON_GPU, "networks": published, "training.batch_size": 2},
+        "gpu": {**OWN_ON_GPU, "networks": published, "training.batch_size": 2, **(paper or {})},
         "tracebench": {
             **MISALIGNED,
             "networks": small,

@@ -17,7 +17,7 @@ from medtrace.methods.gcgan.settings import GcGANSettings
 from medtrace.networks.gcgan import GcGAN
 
 MOTIONS = ("quarter_turn", "flip", "deformation")
-SEEN = ("still", "moved")
+SEEN = ("unmoved", "moved")
 
 
 class GcGANMethod(ImageTranslator):
@@ -25,9 +25,9 @@ class GcGANMethod(ImageTranslator):
 
     | term | weight | value |
     |---|---|---|
-    | `still_adversarial`, `moved_adversarial` | 1 | least squares, of G(x) and of G(f x) |
+    | `unmoved_adversarial`, `moved_adversarial` | 1 | least squares, of G(x) and of G(f x) |
     | `geometry` | 20 | |G(x) − f⁻¹ G(f x)| + |G(f x) − f G(x)|, each a mean |
-    | `still_discriminator`, `moved_discriminator` | 1 | of y and G(x), of f y and G(f x), generated images from pools |
+    | `unmoved_discriminator`, `moved_discriminator` | 1 | of y and G(x), of f y and G(f x), fakes from pools |
 
     Of a quarter turn or a flip the two halves of `geometry` are one number twice, as each only moves voxels; of a
     deformation, which interpolates, they are not.
@@ -104,20 +104,20 @@ class GcGANMethod(ImageTranslator):
         return quarter_turn() if self.motion == "quarter_turn" else flip()
 
     def generator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
-        """Leaves generated and true images, still and moved, for the discriminators."""
+        """Leaves generated and true images, unmoved and moved, for the discriminators."""
         images = self._images(batch)
         source, target = images["source"], images["target"]
         motion = self.drawn_motion(source)
-        fakes = {"still": self.networks(source), "moved": self.networks(motion.forward(source))}
+        fakes = {"unmoved": self.networks(source), "moved": self.networks(motion.forward(source))}
         context["fake"] = {name: fake.detach() for name, fake in fakes.items()}
-        context["real"] = {"still": target, "moved": motion.forward(target)}
+        context["real"] = {"unmoved": target, "moved": motion.forward(target)}
         terms = {}
         for name, fake in fakes.items():
             if phase.active(f"{name}_adversarial"):
                 terms[f"{name}_adversarial"] = adversarial(self.networks.discriminators[name](fake))
         if phase.active("geometry"):
-            back = F.l1_loss(fakes["still"], motion.inverse(fakes["moved"]))
-            terms["geometry"] = back + F.l1_loss(fakes["moved"], motion.forward(fakes["still"]))
+            back = F.l1_loss(fakes["unmoved"], motion.inverse(fakes["moved"]))
+            terms["geometry"] = back + F.l1_loss(fakes["moved"], motion.forward(fakes["unmoved"]))
         return terms
 
     def discriminator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:

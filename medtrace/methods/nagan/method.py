@@ -1,4 +1,4 @@
-"""NAGAN: the target's style, judged by one discriminator, on the source's content, judged by another."""
+"""NAGAN: the target's style, for one discriminator, on the source's content, for another."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class NAGANMethod(ImageTranslator):
     | `style_discriminator` | 1 | D_s of y and G(x) |
     | `content_discriminator` | 1 | D_c of x and G(x) |
 
-    D_c sees every image with mean 0 and spread 1, so that brightness and contrast are not what it judges by.
+    D_c sees every image with mean 0 and spread 1, so that brightness and contrast tell it nothing.
 
     Args:
         networks: generator and discriminators.
         style_weight: of `style_gram`.
         content_weight: of `content_features`.
         adversarial_weight: of the adversarial terms.
-        pool_size: generated images kept for each discriminator.
+        pool_size: generated images kept, one pool for both discriminators.
 
     Raises:
         ValueError: if a weight is below 0.
@@ -96,7 +96,8 @@ class NAGANMethod(ImageTranslator):
         if phase.active("style_gram"):
             with torch.no_grad():
                 wanted = networks.grams(networks.style(images["target"]).features)
-            apart = [(own.mean(0) - y.mean(0)).abs().mean() for own, y in zip(networks.grams(styled.features), wanted)]
+            pairs = zip(networks.grams(styled.features), wanted, strict=True)
+            apart = [(own.mean(0) - y.mean(0)).abs().mean() for own, y in pairs]
             terms["style_gram"] = torch.stack(apart).sum()
         kept = networks.content(without_style(fake))
         if phase.active("content_adversarial"):

@@ -33,7 +33,7 @@ class NeMARMethod(Method):
     | `translated_registration_l1` | λ1 | L1(T(x∘φ), y) |
     | `registered_translation_adversarial` | 1 | of T(x)∘φ, beside x |
     | `translated_registration_adversarial` | 1 | of T(x∘φ), beside x |
-    | `smoothness` | λ2 | mean of exp(−α·|∂y|)·|∂φ| over axes |
+    | `smoothness` | λ2 | mean over axes of the mean of exp(−α·|∂y|)·|∂φ|, in voxels |
 
     and "discriminator" one term, real pairs against both orders. That both orders give the same is what keeps T from
     drawing the misalignment: a T that moves what it translates cannot be both. A translation is T(x), and moves
@@ -92,7 +92,7 @@ class NeMARMethod(Method):
         networks: NeMAR,
         l1_weight: float = 100.0,
         smoothness_weight: float = 1.5,
-        edge_sensitivity: float = 1.0,
+        edge_sensitivity: float = 0.0,
         adversarial_loss: str = "least_squares",
         adversarial_weight: float = 1.0,
     ) -> None:
@@ -186,7 +186,7 @@ class NeMARMethod(Method):
         return Prediction(warp(self.networks.translator(source), ddf), ddf)
 
 
-def edge_aware_smoothness(ddf: Tensor, image: Tensor, sensitivity: float = 1.0) -> Tensor:
+def edge_aware_smoothness(ddf: Tensor, image: Tensor, sensitivity: float = 0.0) -> Tensor:
     """Mean absolute first differences of a field, less where the image has an edge: exp(−sensitivity·|∂image|)·|∂ddf|.
 
     Args:

@@ -32,8 +32,8 @@ class NeMARSettings(MethodSettings):
     l1_weight: NonNegative = 100.0
     """Of the L1 to the target in either order."""
     smoothness_weight: NonNegative = 1.5
-    """Of the field's first differences, in voxels."""
-    edge_sensitivity: NonNegative = 1.0
+    """Of the field's first differences, in voxels, a mean over axes; not checked against the paper's, see the card."""
+    edge_sensitivity: NonNegative = 0.0
     """α by which edges of the target permit the field to change, exp(−α·|difference|); 0 is the same everywhere."""
     adversarial_loss: Literal["least_squares", "log"] = "least_squares"
     adversarial_weight: NonNegative = 1.0

@@ -16,13 +16,15 @@ from medtrace.methods.stargan_v2.settings import StarGANv2Settings
 from medtrace.networks.backbone import Domain, other
 from medtrace.networks.stargan_v2 import StarGANv2
 
+MAPPING_RATE = 0.01
+"""Fraction of the rate that the mapping network learns at: the paper's 1e-6 of 1e-4."""
 NUMBERS: dict[Domain, int] = {"source": 0, "target": 1}
 
 
 class StarGANv2Method(ImageTranslator):
     """Train one generator to give an image of either domain a style of the other (Choi et al. 2020).
 
-    With a style s of the other domain, from noise by the mapping network or, in half of the steps, from another image
+    With a style s of the other domain, from noise by the mapping network or, in every second step, from another image
     of it by the style encoder, both directions are summed in
 
     | term | weight | value |
@@ -91,14 +93,15 @@ class StarGANv2Method(ImageTranslator):
         learning = tuple(f"networks.{name}" for name in ("generator", "mapping", "style_encoder"))
         assessed = {"discriminator": adversarial_weight, "penalty": penalty_weight}
         self.phases = (
-            Phase("generator", learning, weights),
+            Phase("generator", learning, weights, rates={"networks.mapping": MAPPING_RATE}),
             Phase("discriminator", ("networks.discriminator",), assessed),
         )
 
     def generator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Both directions, each term summed; leaves the generated images for the discriminator."""
         images = self._images(batch)
-        by_reference = bool(torch.rand(()) < 0.5)
+        # Not drawn: processes that train together must run through the same networks.
+        by_reference = int(self.steps_taken) % 2 == 1
         found: dict[str, list[Tensor]] = {name: [] for name in phase.weights if phase.active(name)}
         for domain in NUMBERS:
             terms = self._translated_terms(found, images[other(domain)], images[domain], domain, by_reference)
@@ -130,13 +133,17 @@ class StarGANv2Method(ImageTranslator):
         return terms
 
     def _styles(self, reference: Tensor, number: int, by_reference: bool) -> tuple[Tensor, Tensor]:
-        """Two styles of a domain, from noise, or from images of it and the next ones of the batch."""
+        """Two styles of a domain, the second without gradients.
+
+        From noise, or from images of it and the next ones of the batch; a batch of one has no next, and takes noise.
+        """
         networks, count = self.networks, len(reference)
-        if not by_reference:
-            return networks.drawn_style(count, number), networks.drawn_style(count, number)
+        style = None if by_reference else networks.drawn_style(count, number)
         with torch.no_grad():
-            style = networks.style_encoder(reference, number)
-        return style, style.roll(1, 0)
+            if style is None:
+                style = networks.style_encoder(reference, number)
+            second = style.roll(1, 0) if by_reference and count > 1 else networks.drawn_style(count, number)
+        return style, second
 
     def discriminator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Of the true and the generated images of both domains."""

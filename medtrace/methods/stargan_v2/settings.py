@@ -35,7 +35,13 @@ MINIMAL: Mapping[str, Any] = {
     "hidden_channels": 8,
 }
 _ADAM = OptimizerSettings(learning_rate=1e-4, betas=(0.0, 0.99), weight_decay=1e-4)
-_PRESETS = unpaired_presets(PUBLISHED, SMALL, MINIMAL, paper={"optimizer.learning_rate": 1e-4})
+_PAPER: Preset = {
+    "diversity_steps": 100_000,
+    "optimizer.learning_rate": 1e-4,
+    "training.batch_size": 8,
+    "training.ema_decay": 0.999,
+}
+_PRESETS = unpaired_presets(PUBLISHED, SMALL, MINIMAL, paper=_PAPER)
 _FEW_STEPS = {"diversity_steps": 640, "training.ema_decay": 0.99}
 
 

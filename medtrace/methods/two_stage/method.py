@@ -34,8 +34,8 @@ from medtrace.trace.validation import as_tensor
 from medtrace.transforms.structure_map import StructureMap, StructureMapd
 
 ORDERS = ("register_first", "translate_first")
-SHARE = 0.5
-"""Of the schedule where sampling starts, so that something is left of the image that is translated."""
+START = 0.5
+"""Fraction of the schedule where sampling starts, so that something is left of the image that is translated."""
 
 
 class Refined(NamedTuple):
@@ -103,7 +103,7 @@ class TwoStageMethod(Method):
             num_bins=settings.num_bins,
             noise_weighting=settings.noise_weighting,
             average_decay=settings.average_decay,
-            sampling=Sampling.from_settings(settings.sampling, SHARE),
+            sampling=Sampling.from_settings(settings.sampling, START),
         )
 
     @classmethod
@@ -138,7 +138,7 @@ class TwoStageMethod(Method):
         self.noise_weighting = noise_weighting
         self.similarity = ParzenDNMILoss(num_bins=num_bins)
         self.average = WeightAverage(translation, average_decay)
-        self.sampling = Sampling(start=SHARE) if sampling is None else sampling
+        self.sampling = Sampling(start=START) if sampling is None else sampling
         weights = {"forward_similarity": 1.0, "inverse_similarity": 1.0, "smoothness": smoothness_weight}
         self.phases = (
             Phase("noise", ("networks.translation",), {"noise_l1": 1.0}),

@@ -26,9 +26,9 @@ class UNSBMethod(ImageTranslator):
     | term | weight | value |
     |---|---|---|
     | `target_adversarial` | 1 | least squares, of x₁ at t_i |
-    | `transport` | 1 | mean (x(t_i) − x₁)² |
-    | `entropy` | 2 τ | −(1 − t_i) Ĥ(x(t_i), x₁), by the energy E |
-    | `nce` | 1 | PatchNCE of x₁ against the source, see `losses.patch_nce` |
+    | `transport` | τ | mean (x(t_i) − x₁)² |
+    | `entropy` | τ | −(1 − t_i) Ĥ(x(t_i), x₁), by the energy E |
+    | `nce` | 1 | PatchNCE of x₁ against the source, features of both at t = 0, see `losses.patch_nce` |
     | `target_discriminator` | 1 | of y and x₁ at t_i |
     | `energy` | 1 | −Ĥ, whose maximum over E is the entropy |
     | `energy_level` | 1 | (log mean exp E(X, X̃))², which the bound leaves free |
@@ -38,7 +38,7 @@ class UNSBMethod(ImageTranslator):
 
     Args:
         networks: generator, heads, discriminator and energy, with the bridge's steps and τ.
-        bridge_weight: λ_SB, of `transport` and, times 2 τ, of `entropy`.
+        bridge_weight: λ_SB, times τ of `transport` and `entropy`.
         nce_weight: λ_Reg.
         adversarial_weight: of the adversarial terms.
         temperature: of the PatchNCE.
@@ -86,8 +86,8 @@ class UNSBMethod(ImageTranslator):
         check_positive("patches", patches)
         weights = {
             "target_adversarial": adversarial_weight,
-            "transport": bridge_weight,
-            "entropy": 2 * networks.tau * bridge_weight,
+            "transport": networks.tau * bridge_weight,
+            "entropy": networks.tau * bridge_weight,
             "nce": nce_weight,
         }
         check_weights(weights)
@@ -123,11 +123,12 @@ class UNSBMethod(ImageTranslator):
             own, apart = self._energies(pair, beside, step)
             terms["entropy"] = -(1 - step / bridge.steps) * (own - apart)
         if phase.active("nce"):
-            terms["nce"] = self._nce(end, source, step)
+            terms["nce"] = self._nce(end, source)
         return terms
 
-    def _nce(self, end: Tensor, source: Tensor, step: int) -> Tensor:
-        generator, time = self.networks.generator, self.networks.time(step, source)
+    def _nce(self, end: Tensor, source: Tensor) -> Tensor:
+        """Of features at t = 0, where the generator knows the source."""
+        generator, time = self.networks.generator, self.networks.time(0, source)
         noise = torch.randn(len(source), generator.noise_channels, device=source.device)
         with torch.no_grad():
             keys = generator.features(source, time, noise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,26 @@ def processes_for(rows: int, device: str | None) -> int:
     return max(1, min(PROCESSES, rows, torch.get_num_threads()))
 
 
+def threads_for(trainings: int, device: str | None) -> int:
+    """Threads of each training of a study, which are the same however many of them are still to be done.
+
+    Args:
+        trainings: of the study, done or not.
+        device: as it was asked for.
+    """
+    threads = torch.get_num_threads()
+    if trainings < 2 or default_device(device).type != "cpu":
+        return threads
+    return max(1, threads // PROCESSES)
+
+
 def trained_rows(
-    train: Callable[..., Path], rows: Mapping[str, Any], console: Console, *, processes: int = 1
+    train: Callable[..., Path],
+    rows: Mapping[str, Any],
+    console: Console,
+    *,
+    processes: int = 1,
+    threads: int | None = None,
 ) -> dict[str, Path]:
     """Train the rows of a study, which share the cases that they make.
 
@@ -47,7 +65,8 @@ def trained_rows(
         train: a module's function: (row, what is trained, console) to the run folder.
         rows: row → what is trained.
         console: to print to.
-        processes: trainings at once; they divide the threads of this process, and have lines with names, no bars.
+        processes: trainings at once, which have lines with names, no bars.
+        threads: of each training; None divides those of this process.
 
     Returns:
         Row → run folder, in the order of the rows.
@@ -55,10 +74,10 @@ def trained_rows(
     Raises:
         CasesFailedError: if a training of several failed in its process; the others are done and kept.
     """
+    threads = max(1, torch.get_num_threads() // processes) if threads is None else threads
     if processes == 1:
-        with sharing_cases():
+        with sharing_cases(), _threads(threads):
             return {row: train(row, training, console) for row, training in rows.items()}
-    threads = max(1, torch.get_num_threads() // processes)
     console.print(f"{', '.join(rows)}: training, {processes} at once with {threads} thread(s) each")
     tasks = [Task(row, (train, row, training, threads)) for row, training in rows.items()]
 
@@ -70,6 +89,19 @@ def trained_rows(
     if failures:
         raise CasesFailedError(failures, len(tasks), "correct what it says and run the command again; the rest is kept")
     return {outcome.name: outcome.value[0] for outcome in outcomes}
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_worker(train: Callable[..., Path], row: str, training: Any, threads: int) -> tuple[Path, float]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 import medtrace
@@ -58,10 +59,8 @@ def trained_row(
     train(method, dataset, run, presets=presets, settings=settings, resume=begun, device=device)
     seconds = round(time.perf_counter() - started, 1)
     spent = round(_processor_seconds() - spent, 1)
-    write_json(
-        run / DONE,
-        {"seconds": seconds, "processor_seconds": spent, "commit": commit(), "medtrace": medtrace.__version__},
-    )
+    done = {"seconds": seconds, "processor_seconds": spent, "threads": torch.get_num_threads()}
+    write_json(run / DONE, {**done, "commit": commit(), "medtrace": medtrace.__version__})
     return run
 
 
