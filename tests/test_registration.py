@@ -7,7 +7,7 @@ from medtrace import kernels
 from medtrace.fields import compose, exponentiate, non_diffeomorphic_fraction, warp
 from medtrace.registration import Deformable, deform, thorough, weak_likeness
 from medtrace.registration.contrast import choose_similarity, contrast_of
-from medtrace.registration.deformable import Images, _Level
+from medtrace.registration.deformable import ScaledImages, _Level
 from medtrace.registration.pyramid import Step, enlarge, pyramid, shrink
 from medtrace.registration.scaling import GAP, scaled
 from medtrace.registration.unfolding import unfold
@@ -187,7 +187,7 @@ def test_contrasts_choose_the_similarity():
 
 def test_a_level_begins_without_a_field_that_makes_the_images_less_alike():
     moving, fixed, ddf = pair((48, 48))
-    images = Images(moving, fixed, torch.ones(1, 48, 48), None)
+    images = ScaledImages(moving, fixed, torch.ones(1, 48, 48), None)
     for given, kept in ((torch.full_like(ddf, 6.0), torch.zeros_like(ddf)), (ddf, ddf)):
         fields = []
         for start, doubt in ((given, True), (kept, False)):

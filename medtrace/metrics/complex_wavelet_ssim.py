@@ -74,7 +74,7 @@ def complex_wavelet_structural_similarity(
     check_whole("window", window, 1)
     if window % 2 == 0:
         raise ValueError(f"window: expected an odd number, received {window!r}")
-    if stability:
+    if stability != 0:
         check_positive("stability", stability)
     if min(pred.shape[2:4]) < window * 2 ** (scales - 1):
         raise ValueError(
