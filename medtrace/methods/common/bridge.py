@@ -7,18 +7,17 @@ from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from monai.networks.utils import eval_mode
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medtrace.checks import check_choice, check_range, check_same_grid
-from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.base import Abilities, Batch, Phase
 from medtrace.methods.common.averaging import WeightAverage
 from medtrace.methods.common.bridge_settings import BridgeSettings
-from medtrace.methods.common.diffusion import Sampling, TranslatedImage, in_range, timed_unet_of
+from medtrace.methods.common.diffusion import SampledTranslator, Sampling, timed_unet_of
 from medtrace.networks.diffusion_sampling import Denoised
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.trace.prediction import Prediction, zero_field
 from medtrace.trace.validation import as_tensor
 
 DISTANCES = {"l2": F.mse_loss, "l1": F.l1_loss}
@@ -36,7 +35,7 @@ class BridgeTask(NamedTuple):
     """What it shall answer."""
 
 
-class BridgeMethod(Method):
+class BridgeMethod(SampledTranslator):
     """Train a network that is told a state between source and target, the time and the source, and walk along it.
 
     The one phase, "bridge", has one term, of weight 1, called `term`: the distance of the network's answer to what
@@ -45,7 +44,7 @@ class BridgeMethod(Method):
     trace's field is zero. A source with other channels than the target starts from the mean of its channels.
 
     Args:
-        network: takes a state, a time and the source; see `timed`.
+        networks: takes a state, a time and the source; see `timed`.
         distance: "l2", a mean square, or "l1".
         average_decay: of the averaged weights, see `WeightAverage`.
         sampling: steps, samples, seed and progress count; may be replaced after the training; None has 5 steps.
@@ -95,10 +94,6 @@ class BridgeMethod(Method):
             check_choice("sampling", name, SAMPLED)
         self.sampling = self.sampling.replaced(values)
 
-    def io_network(self) -> nn.Module:
-        """The image as sampled."""
-        return TranslatedImage(self)
-
     def task(self, start: Tensor, target: Tensor, time: Tensor) -> BridgeTask:
         """States at times, and what the network shall answer there."""
         raise NotImplementedError
@@ -123,11 +118,6 @@ class BridgeMethod(Method):
     def after_step(self) -> None:
         """Move the averaged weights on."""
         self.average.update_parameters(self.networks)
-
-    def predict(self, batch: Batch) -> Prediction:
-        """Translate each source. Nothing is deformed, so the field is zero by design."""
-        image = in_range(self.refinement(batch).image)
-        return Prediction(image, zero_field(image), zero_field(image))
 
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:

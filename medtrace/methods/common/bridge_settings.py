@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from medtrace.methods.common.diffusion_settings import TimedUNetSettings
+from medtrace.methods.common.diffusion_settings import SMALL_ESTIMATOR, TINY_ESTIMATOR, TimedUNetSettings
 from medtrace.methods.presets import DOMAIN, MISALIGNED, POSTOP, TINY
 from medtrace.methods.settings import Count, MethodSettings, OptimizerSettings, Preset, Settings, TrainingSettings
 
@@ -37,10 +37,7 @@ class BridgeSettings(MethodSettings):
         "paper": {},
         "tracebench": {
             **POSTOP,
-            "estimator.channels": (16, 32, 64, 64),
-            "estimator.norm_groups": 8,
-            "estimator.residual_blocks": 1,
-            "average_decay": 0.998,
+            **SMALL_ESTIMATOR,
             "optimizer.learning_rate": 1e-3,
             "training.max_epochs": 7,
             "training.schedule": "cosine",
@@ -51,10 +48,7 @@ class BridgeSettings(MethodSettings):
         "full": {"data.train_cases": 2048, "training.max_epochs": 20},
         "smoke": {
             **TINY,
-            "estimator.channels": (8, 16),
-            "estimator.residual_blocks": 1,
-            "estimator.head_channels": 8,
-            "estimator.norm_groups": 8,
+            **TINY_ESTIMATOR,
             "sampling.steps": 2,
         },
     }

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from medtrace.checks import check_batched, check_choice, check_positive
-from medtrace.methods.base import Method
+from medtrace.methods.base import Batch, Method
 from medtrace.methods.common.diffusion_settings import DiffusionSettings, SamplingSettings, TimedUNetSettings
-from medtrace.networks.diffusion_sampling import SAMPLERS
+from medtrace.networks.diffusion_sampling import SAMPLERS, Denoised
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
 from medtrace.networks.noise_estimator import NoiseEstimator
+from medtrace.trace.prediction import Prediction, zero_field
 
 WEIGHTINGS = ("noise", "velocity")
 
@@ -211,3 +212,20 @@ class TranslatedImage(nn.Module):
     def forward(self, source: Tensor) -> Tensor:
         """Translate sources (B, C, *spatial) in [-1, 1]."""
         return self.method.predict({"source": source}).image
+
+
+class SampledTranslator(Method):
+    """A method that samples an image of each source and moves nothing. A subclass implements `refinement`."""
+
+    def io_network(self) -> nn.Module:
+        """The image as sampled."""
+        return TranslatedImage(self)
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Translate each source. Nothing is deformed, so the field is zero by design."""
+        image = in_range(self.refinement(batch).image)
+        return Prediction(image, zero_field(image), zero_field(image))
+
+    def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:
+        """The image as the sampler gives it, and images on the way; see `PlasticineMethod.refinement`."""
+        raise NotImplementedError

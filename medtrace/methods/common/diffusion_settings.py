@@ -67,6 +67,22 @@ class SamplingSettings(Settings):
     """Of DDIB's way up to the noise."""
 
 
+SMALL_ESTIMATOR: Preset = {
+    "estimator.channels": (16, 32, 64, 64),
+    "estimator.norm_groups": 8,
+    "estimator.residual_blocks": 1,
+    "average_decay": 0.998,
+}
+"""For 64 to 96 pixels and trainings of minutes."""
+TINY_ESTIMATOR: Preset = {
+    "estimator.channels": (8, 16),
+    "estimator.residual_blocks": 1,
+    "estimator.head_channels": 8,
+    "estimator.norm_groups": 8,
+}
+"""To see that it runs."""
+
+
 class DiffusionSettings(MethodSettings):
     """Plasticine's settings of the noise: batch 3, Adam 1e-4 with a linear warm-up over 10000 steps."""
 
@@ -82,14 +98,11 @@ class DiffusionSettings(MethodSettings):
         "paper": {},
         "tracebench": {
             **DOMAIN,
-            "estimator.channels": (16, 32, 64, 64),
-            "estimator.norm_groups": 8,
-            "estimator.residual_blocks": 1,
+            **SMALL_ESTIMATOR,
             "estimator.dropout": 0.0,
             # As the noise itself, which the paper has, so small a training samples nothing from full noise.
             "estimator.prediction": "velocity",
             "noise_weighting": "velocity",
-            "average_decay": 0.998,
             "noise_optimizer.learning_rate": 5e-4,
             "training.max_epochs": 36,
             "training.batch_size": 8,
@@ -123,10 +136,7 @@ class DiffusionSettings(MethodSettings):
         },
         "smoke": {
             **TINY,
-            "estimator.channels": (8, 16),
-            "estimator.residual_blocks": 1,
-            "estimator.head_channels": 8,
-            "estimator.norm_groups": 8,
+            **TINY_ESTIMATOR,
             "noise_optimizer.warmup_steps": 2,
             "sampling.steps": 3,
         },

@@ -11,14 +11,13 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_choice, check_positive, check_range
-from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.base import Abilities, Batch, Phase
 from medtrace.methods.common.averaging import WeightAverage
 from medtrace.methods.common.diffusion import (
     WEIGHTINGS,
-    TranslatedImage,
+    SampledTranslator,
     estimate_noise,
     estimator_of,
-    in_range,
     schedule_of,
 )
 from medtrace.methods.common.diffusion_settings import DiffusionSettings
@@ -26,13 +25,12 @@ from medtrace.networks.diffusion_sampling import Denoised, ddim_invert, denoise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.trace.prediction import Prediction, zero_field
 from medtrace.trace.validation import as_tensor
 
 DOMAINS = ("source", "target")
 
 
-class DDIBMethod(Method):
+class DDIBMethod(SampledTranslator):
     """Train one unconditional noise estimator per domain and translate through the noise that both share.
 
     The one phase, "noise", has the terms `source_noise_l1` and `target_noise_l1`, mean |ε − ε̂| in either domain, of
@@ -85,10 +83,6 @@ class DDIBMethod(Method):
             check_choice("sampling", name, ("steps", "start", "refinements", "progress"))
             setattr(self, name, value)
 
-    def io_network(self) -> nn.Module:
-        """The image as sampled."""
-        return TranslatedImage(self)
-
     def __init__(
         self,
         source_estimator: NoiseEstimator,
@@ -140,11 +134,6 @@ class DDIBMethod(Method):
         for domain in DOMAINS:
             average: Any = self.averages[domain]
             average.update_parameters(self.networks[domain])
-
-    def predict(self, batch: Batch) -> Prediction:
-        """Translate each source. Nothing is deformed, so the field is zero by design."""
-        image = in_range(self.refinement(batch).image)
-        return Prediction(image, zero_field(image), zero_field(image))
 
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:

@@ -10,15 +10,14 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from medtrace.checks import check_choice, check_range, check_same_grid
-from medtrace.methods.base import Abilities, Batch, Method, Phase
+from medtrace.methods.base import Abilities, Batch, Phase
 from medtrace.methods.common.averaging import WeightAverage
 from medtrace.methods.common.diffusion import (
     WEIGHTINGS,
+    SampledTranslator,
     Sampling,
-    TranslatedImage,
     estimate_noise,
     estimator_of,
-    in_range,
     schedule_of,
 )
 from medtrace.methods.common.diffusion_settings import DiffusionSettings
@@ -26,11 +25,10 @@ from medtrace.networks.diffusion_sampling import Denoised, denoise, draw_noise
 from medtrace.networks.diffusion_schedule import NoiseSchedule
 from medtrace.networks.noise_estimator import NoiseEstimator
 from medtrace.networks.patches import in_patches
-from medtrace.trace.prediction import Prediction, zero_field
 from medtrace.trace.validation import as_tensor
 
 
-class PaletteMethod(Method):
+class PaletteMethod(SampledTranslator):
     """Train a noise estimator on targets, conditioned on their sources, and draw a target for a source.
 
     The one phase, "noise", has the term `noise_l1`, mean |ε − ε̂|, of weight 1 (Saharia et al. 2022, whose sharper
@@ -73,10 +71,6 @@ class PaletteMethod(Method):
         """Replace how images are sampled."""
         self.sampling = self.sampling.replaced(values)
 
-    def io_network(self) -> nn.Module:
-        """The noise estimator alone would take three arguments: the image as sampled."""
-        return TranslatedImage(self)
-
     def __init__(
         self,
         noise_estimator: NoiseEstimator,
@@ -111,11 +105,6 @@ class PaletteMethod(Method):
     def after_step(self) -> None:
         """Move the averaged weights on."""
         self.average.update_parameters(self.networks["noise_estimator"])
-
-    def predict(self, batch: Batch) -> Prediction:
-        """Translate each source. Nothing is deformed, so the field is zero by design."""
-        image = in_range(self.refinement(batch).image)
-        return Prediction(image, zero_field(image), zero_field(image))
 
     @torch.no_grad()
     def refinement(self, batch: Batch, keep: Collection[int] = ()) -> Denoised:
