@@ -30,10 +30,11 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from medtrace.evaluation.bench.rivals import ants_field, engine_field, greedy_field, voxel_edge
 from medtrace.fields import identity_grid, jacobian_determinant, non_diffeomorphic_fraction, sample, warp
 from medtrace.geometry.resampling import resized_affine
 from medtrace.kernels.between_grids import between_grids
-from medtrace.registration import register_images, thorough
+from medtrace.registration import register_images
 from tests.benchmarks.harness import optional
 from tests.benchmarks.registered_cases import bench_cases, coarser
 from tests.real_heads import DATA, TEMPLATE, Head, head, mean_dice, segmented
@@ -175,59 +176,6 @@ def heads(spacing: float, pairs: Sequence[tuple[str, str]], leave: Sequence[str]
             )
 
 
-def ours_slice(case: Mapping[str, Any]) -> Tensor:
-    """The engine with its preset for smooth deformations; the pair lies in one space, so that nothing is aligned."""
-    pair = case["source"], case["target"], case["affine"], case["affine"]
-    masks = {"mask": case["mask"], "moving_mask": case["source_mask"]}
-    return register_images(
-        *pair, alignment="none", similarity="lncc", settings=thorough, check_starts=False, **masks
-    ).ddf
-
-
-def greedy_slice(case: Mapping[str, Any], smoothing: str) -> Tensor:
-    """greedy by weighted NCC, both lesions left out."""
-    tool, spacing = greedy.Greedy2D(), edge(case)
-
-    def itk(image: Tensor) -> Any:
-        result = sitk.GetImageFromArray(np.ascontiguousarray(image[0].float().numpy().T))
-        result.SetSpacing([spacing, spacing])
-        return result
-
-    images = {"f": itk(case["target"] + 1), "m": itk(case["source"] + 1)}
-    masks = {"gm": itk(1 - case["mask"].float()), "mm": itk(1 - case["source_mask"].float())}
-    run = "-d 2 -threads 1 -V 0 -m WNCC 2x2 -n 100x100x100"
-    tool.execute(f"{run} -s {smoothing} -gm gm -mm mm -i f m -o field", **images, **masks, field=None)
-    vectors = torch.from_numpy(sitk.GetArrayFromImage(tool["field"]).transpose(2, 1, 0).copy())
-    return vectors.float() / spacing
-
-
-def ants_slice(case: Mapping[str, Any]) -> Tensor:
-    """ANTs SyN by CC of radius 2, the fixed lesion left out."""
-    spacing = edge(case)
-    images = [
-        ants.from_numpy(image[0].float().numpy(), spacing=(spacing, spacing))
-        for image in (case["target"], case["source"], 1 - case["mask"].float(), 1 - case["source_mask"].float())
-    ]
-    found = ants.registration(
-        *images[:2],
-        type_of_transform="SyNOnly",
-        initial_transform="Identity",
-        syn_metric="CC",
-        syn_sampling=2,
-        reg_iterations=(100, 100, 100),
-        mask=images[2],
-        moving_mask=images[3],
-        random_seed=1,
-    )
-    path = next(path for path in found["fwdtransforms"] if path.endswith(".nii.gz"))
-    vectors = sitk.GetArrayFromImage(sitk.ReadImage(path)).transpose(2, 1, 0)
-    return torch.from_numpy(vectors.copy()).float() / spacing
-
-
-def edge(case: Mapping[str, Any]) -> float:
-    return float(case["affine"][:3, 0].norm())
-
-
 def demons_slice(case: Mapping[str, Any]) -> Tensor:
     """SimpleITK's diffeomorphic Demons, the lesions filled."""
     from medtrace.evaluation.classical_registration import simpleitk_registration
@@ -235,12 +183,12 @@ def demons_slice(case: Mapping[str, Any]) -> Tensor:
     return simpleitk_registration(*(case[name] for name in ("source", "target", "mask", "source_mask")))
 
 
-SLICE_TOOLS: dict[str, Callable[[Mapping[str, Any]], Tensor]] = {"medtrace, thorough": ours_slice}
+SLICE_TOOLS: dict[str, Callable[[Mapping[str, Any]], Tensor]] = {"medtrace, thorough": engine_field}
 if greedy:
-    SLICE_TOOLS["greedy, weighted NCC"] = lambda case: greedy_slice(case, "4vox 0.5vox")
-    SLICE_TOOLS["greedy, weighted NCC, its smoothing"] = lambda case: greedy_slice(case, "1.732vox 0.7071vox")
+    SLICE_TOOLS["greedy, weighted NCC"] = greedy_field
+    SLICE_TOOLS["greedy, weighted NCC, its smoothing"] = lambda case: greedy_field(case, "1.732vox 0.7071vox")
 if ants:
-    SLICE_TOOLS["ANTs SyN, CC"] = ants_slice
+    SLICE_TOOLS["ANTs SyN, CC"] = ants_field
 SLICE_TOOLS["SimpleITK Demons, masked"] = demons_slice
 
 
@@ -248,7 +196,7 @@ def scores(case: Mapping[str, Any], ddf: Tensor) -> tuple[float, float, float, f
     """Error (mm) in the healthy head and near the lesion, mean Dice of three tissues, folded share."""
     from medtrace.data.tracebench import LABELS, TISSUES
 
-    error = (ddf - case["ddf"]).norm(dim=0) * edge(case)
+    error = (ddf - case["ddf"]).norm(dim=0) * voxel_edge(case)
     outside = ~case["pathology"][0]
     near = case["near_lesion"][0]
     carried = warp(case["source_labels"][None], ddf[None], mode="nearest")[0, 0]
@@ -352,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for spacing in options.spacing:
             heads(spacing, pairs, options.leave, options.contrast)
     elif options.what == "engines":
-        tools = {"medtrace, thorough": ours_slice, "medtrace, defaults": plain_slice, "instance": instance_slice}
+        tools = {"medtrace, thorough": engine_field, "medtrace, defaults": plain_slice, "instance": instance_slice}
         tracebench(tools, options.cases, 1, "validation")
         HEAD_TOOLS.clear()
         HEAD_TOOLS.update({"medtrace": ours, "instance": instance_head})

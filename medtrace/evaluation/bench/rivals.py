@@ -24,7 +24,7 @@ from medtrace.trace.validation import as_tensor
 
 Case = Mapping[str, Tensor]
 """`source`, `target`, `mask`, `source_mask`, (1, *spatial) each, and `affine`."""
-EXPONENT = "4vox 0.5vox"
+SMOOTHING = "4vox 0.5vox"
 """greedy's smoothing of update and field that measures best on these cases (`tests/benchmarks/registration.py`)."""
 
 
@@ -44,10 +44,10 @@ def engine_field(case: Case) -> Tensor:
     ).ddf
 
 
-def greedy_field(case: Case) -> Tensor:
+def greedy_field(case: Case, smoothing: str = SMOOTHING) -> Tensor:
     """greedy (Yushkevich et al.) by weighted NCC of radius 2, both lesions left out, on one thread."""
     tools: Any = import_module("picsl_greedy")
-    dims, spacing = case["source"].ndim - 1, _edge(case)
+    dims, spacing = case["source"].ndim - 1, voxel_edge(case)
     tool = tools.Greedy2D() if dims == 2 else tools.Greedy3D()
 
     def itk(image: Tensor) -> sitk.Image:
@@ -57,7 +57,7 @@ def greedy_field(case: Case) -> Tensor:
 
     images = {"f": itk(case["target"] + 1), "m": itk(case["source"] + 1)}
     masks = {"gm": itk(1 - case["mask"].float()), "mm": itk(1 - case["source_mask"].float())}
-    how = f"-d {dims} -threads 1 -V 0 -m WNCC {'x'.join('2' * dims)} -n 100x100x100 -s {EXPONENT}"
+    how = f"-d {dims} -threads 1 -V 0 -m WNCC {'x'.join('2' * dims)} -n 100x100x100 -s {smoothing}"
     tool.execute(f"{how} -gm gm -mm mm -i f m -o field", **images, **masks, field=None)
     return _voxels(sitk.GetArrayFromImage(tool["field"]), spacing)
 
@@ -65,7 +65,7 @@ def greedy_field(case: Case) -> Tensor:
 def ants_field(case: Case) -> Tensor:
     """ANTs SyN by CC of radius 2, both lesions left out."""
     ants: Any = import_module("ants")
-    spacing, dims = _edge(case), case["source"].ndim - 1
+    spacing, dims = voxel_edge(case), case["source"].ndim - 1
     images = [
         ants.from_numpy(image[0].float().numpy(), spacing=(spacing,) * dims)
         for image in (case["target"], case["source"], 1 - case["mask"].float(), 1 - case["source_mask"].float())
@@ -89,7 +89,7 @@ def ants_field(case: Case) -> Tensor:
     return field
 
 
-def _edge(case: Case) -> float:
+def voxel_edge(case: Case) -> float:
     """Edge of a voxel in mm, which TraceBench has the same along every axis."""
     return float(case["affine"][:3, 0].norm())
 
