@@ -27,7 +27,7 @@ from medtrace.io.nifti import write_image
 from medtrace.trace import Trace
 from medtrace.trace.tissue import find_tissue
 from medtrace.workflows import calibrate
-from medtrace.workflows.calibrate import hallucinations_table, intensity_table
+from medtrace.workflows.calibrate import calibrated_intervals, hallucinations_table, intensity_text
 from medtrace.workflows.intensity import interval_of
 from medtrace.workflows.translate import translate
 
@@ -169,7 +169,7 @@ def test_unit_is_one_of_two(monkeypatch, tmp_path):
         calibrate_interval([], "few", unit="subjects")
     monkeypatch.setattr(calibrate, "RunCases", None)
     with pytest.raises(ValueError, match="unit: expected one of"):
-        intensity_table(tmp_path, unit="slice")
+        calibrated_intervals(tmp_path, unit="slice")
 
 
 def make_weights(run, text="weights"):
@@ -210,11 +210,11 @@ def test_calibration_that_cannot_be_kept_ends_early(monkeypatch, tmp_path):
     make_weights(tmp_path)
     monkeypatch.setattr(calibrate, "RunCases", Cases)
     with pytest.raises(ValueError, match="promise nothing with 90 %"):
-        intensity_table(tmp_path)
+        calibrated_intervals(tmp_path)
     assert not (tmp_path / FILE).exists()
     monkeypatch.setattr(calibrate, "RunCases", None)
     with pytest.raises(FileNotFoundError, match="missing"):
-        intensity_table(tmp_path, out=tmp_path / "missing" / "interval.json")
+        calibrated_intervals(tmp_path, out=tmp_path / "missing" / "interval.json")
 
 
 def test_hallucinations_are_planted_in_unseen_subjects_alone(interval, monkeypatch, tmp_path):
@@ -231,7 +231,7 @@ def test_hallucinations_are_planted_in_unseen_subjects_alone(interval, monkeypat
 
 @pytest.mark.slow
 def test_run_is_calibrated_and_translate_applies_it(smoke_run, tmp_path):
-    text = intensity_table(smoke_run, subjects=20, coverage=0.8, out=tmp_path / "interval.json")
+    text = intensity_text(*calibrated_intervals(smoke_run, subjects=20, coverage=0.8, out=tmp_path / "interval.json"))
     assert "measured on 20 unseen subjects" in text
     run = tmp_path / "run"
     shutil.copytree(smoke_run, run)

@@ -17,9 +17,11 @@ from medtrace.evaluation.certificate.radius import (
     calibrate_radius,
     calibrate_radius_on_landmarks,
     predictor_errors,
-    radius_text,
     read_subjects,
     run_errors,
+)
+from medtrace.evaluation.certificate.radius import (
+    radius_text as radius_text,
 )
 from medtrace.evaluation.certificate.run_calibration import answer_table, question_run
 from medtrace.evaluation.certificate.thresholds import Thresholds
@@ -92,36 +94,6 @@ def translators_table(
     return text
 
 
-def radius_table(
-    *,
-    run: str | os.PathLike | None,
-    predictor: str,
-    task: str,
-    spatial_shape: Sequence[int],
-    landmarks: str | os.PathLike | None,
-    subjects: int,
-    coverage: float,
-    fraction: float | None,
-    seed: int,
-    out: str | os.PathLike | None,
-) -> str:
-    """What `calibrated_radius` finds, as text: the radius and how it held."""
-    return radius_text(
-        calibrated_radius(
-            run=run,
-            predictor=predictor,
-            task=task,
-            spatial_shape=spatial_shape,
-            landmarks=landmarks,
-            subjects=subjects,
-            coverage=coverage,
-            fraction=fraction,
-            seed=seed,
-            out=out,
-        )
-    )
-
-
 @reserving(lambda out: reserve_files(out))
 def calibrated_radius(
     *,
@@ -159,26 +131,6 @@ def calibrated_radius(
     if out is not None:
         radius.write(out)
     return radius
-
-
-def intensity_table(
-    run: str | os.PathLike,
-    *,
-    dataset: str | os.PathLike | None = None,
-    subjects: int = 200,
-    coverage: float = 0.9,
-    unit: str = "subject",
-    seed: int = 0,
-    out: str | os.PathLike | None = None,
-) -> str:
-    """What `calibrated_intervals` finds, as text.
-
-    Args:
-        run, dataset, subjects, coverage, unit, seed, out: as there.
-    """
-    return intensity_text(
-        *calibrated_intervals(run, dataset=dataset, subjects=subjects, coverage=coverage, unit=unit, seed=seed, out=out)
-    )
 
 
 def calibrated_intervals(
@@ -241,7 +193,7 @@ def hallucinations_table(
     """How often a run's interval marks planted hallucinations, and its own translations.
 
     Args:
-        run: with an interval of `intensity_table`.
+        run: with an interval of `calibrated_intervals`.
         dataset: as there.
         cases: of each kind.
         seed: of TraceBench's test subjects and of the lesions.
