@@ -159,17 +159,10 @@ def _trained_rows(
     trainings = {row: training for row, training in study.rows.items() if first[training.run] == row}
     ended = [(folder / f"{setting}-{seed}" / training.run / DONE).is_file() for training in trainings.values()]
     processes = processes_for(len(ended) - sum(ended), device)
-    train = partial(_trained_from, setting, seed, folder, device)
+    train = partial(_trained, setting=setting, seed=seed, folder=folder, device=device)
     threads = threads_for(len(trainings), device)
     done = trained_rows(train, trainings, console, processes=processes, threads=threads)
     return {row: done[first[training.run]] for row, training in study.rows.items()}
-
-
-def _trained_from(
-    setting: str, seed: int, folder: Path, device: str | None, row: str, training: Training, console: Console
-) -> Path:
-    """`_trained` with what is the same of all rows first."""
-    return _trained(row, training, setting, seed, folder, device, console)
 
 
 def run_row(
@@ -193,7 +186,7 @@ def run_row(
             raise ValueError(f"row: {missing}; install it, or leave the row out")
         folder = out / "runs"
         if name in study.rows:
-            run = _trained(name, study.rows[name], setting, seed, folder, device, console)
+            run = _trained(name, study.rows[name], console, setting=setting, seed=seed, folder=folder, device=device)
         else:
             run = folder / f"{setting}-{seed}" / file_name(name)
         stored = score_row(study, name, run, setting, seed, device=device, progress=progress)
@@ -204,7 +197,7 @@ def run_row(
 
 
 def _trained(
-    row: str, training: Training, setting: str, seed: int, folder: Path, device: str | None, console: Console
+    row: str, training: Training, console: Console, *, setting: str, seed: int, folder: Path, device: str | None
 ) -> Path:
     """The run folder of a row, trained unless it was before."""
     presets, settings = training.arguments(setting, seed)

@@ -57,7 +57,7 @@ def trained_rows(
     console: Console,
     *,
     processes: int = 1,
-    threads: int | None = None,
+    threads: int,
 ) -> dict[str, Path]:
     """Train the rows of a study, which share the cases that they make.
 
@@ -66,7 +66,7 @@ def trained_rows(
         rows: row → what is trained.
         console: to print to.
         processes: trainings at once, which have lines with names, no bars.
-        threads: of each training; None divides those of this process.
+        threads: of each training.
 
     Returns:
         Row → run folder, in the order of the rows.
@@ -74,7 +74,6 @@ def trained_rows(
     Raises:
         CasesFailedError: if a training of several failed in its process; the others are done and kept.
     """
-    threads = max(1, torch.get_num_threads() // processes) if threads is None else threads
     if processes == 1:
         with sharing_cases(), _threads(threads):
             return {row: train(row, training, console) for row, training in rows.items()}
