@@ -83,3 +83,25 @@ def doctor() -> None:
     tell(report(sections))
     if any(finding.missing for finding in sections["packages"]):
         raise typer.Exit(USER_ERROR)
+
+
+@command("demo")
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A new folder for scans, traces and the page.")
+    ] = Path("medtrace_demo"),
+    show: Annotated[bool, typer.Option(help="Open the page, where there is a display.")] = True,
+) -> None:
+    """Translate and register two simulated scans with weights that ship, and show the page; needs no data.
+
+    The scans' true fields are known, so that the errors are told.
+    """
+    from medtrace.workflows.demo import demo as call
+    from medtrace.workflows.demo import show as open_page
+
+    result = call(out, say=lambda line: note(f"medtrace: {line}"))
+    give({"page": result.page, "numbers": result.numbers, "verdict": result.verdict})
+    for line in result.lines:
+        tell(line)
+    opened = show and open_page(result.page)
+    tell(f"page written to {result.page}" + (", and opened" if opened else "; open it in a browser"))
