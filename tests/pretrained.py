@@ -1,7 +1,8 @@
-"""Make the weights and scans that ship (`medtrace/pretrained`): `python -m tests.pretrained`, `make pretrained`.
+"""Make the weights and scans that ship (`medtrace/pretrained`): `python -m tests.pretrained`.
 
-Trains TraceTrans composed and MetaRegNet on TraceBench by their presets, measures both on 64 unseen subjects, and writes
-them with `medtrace card`; then the scans of `medtrace demo`, the first test case of either task. Needs the extra `bench`.
+Trains TraceTrans composed and MetaRegNet on TraceBench by their presets, measures both on 64 unseen subjects, and
+writes them with `medtrace card`; then the scans of `medtrace demo`, the first test case of either task. Needs the extra
+`bench`.
 """
 
 import argparse
@@ -10,11 +11,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
 
 from medtrace.data import TraceBench
 from medtrace.data.preparation.rules import FILE, Preparation
-from medtrace.engines.runs import load_method, read_run, save_weights
+from medtrace.engines.runs import read_run
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.encoders import write_arrays, write_nifti
 from medtrace.storage.files import remove

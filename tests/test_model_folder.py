@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from medtrace.cli import app
 from medtrace.data import Preparation
 from medtrace.engines.runs import RunRecord, load_method, read_run
-from medtrace.metrics import CaseTable
 from medtrace.methods import method_class, resolve
+from medtrace.metrics import CaseTable
 from medtrace.workflows.card import card
 from medtrace.workflows.handing_on import hub
 from medtrace.workflows.handing_on.facts import command_of
@@ -49,9 +49,14 @@ def front(folder):
 
 
 def test_folder_is_of_data_alone(model):
-    assert {path.name for path in model.iterdir()} == {"README.md", "config.json", "model.safetensors", "preparation.json"}
+    assert {path.name for path in model.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preparation.json",
+    }
     with safe_open(model / "model.safetensors", "pt") as file:
-        assert all(key.startswith("method.") for key in file.keys())
+        assert all(key.startswith("method.") for key in file.keys())  # noqa: SIM118
 
 
 def test_is_read_like_the_run(model, evaluated):
@@ -92,9 +97,14 @@ def test_command_in_the_card_gives_the_settings_of_the_run():
 
 
 def test_names_of_subjects_stay_out():
-    cases = [{"case": "smith-1", "subject": "smith", "source": "d1"}, {"case": "roe-1", "subject": "roe", "source": "d2"}]
+    cases = [
+        {"case": "smith-1", "subject": "smith", "source": "d1"},
+        {"case": "roe-1", "subject": "roe", "source": "d2"},
+    ]
     scans = [{"volume": "smith", "subject": "smith", "split": "training", "source": [], "target": []}]
-    told = without_names({"dataset": "/data/of/hospital/set", "scans": scans, "training": cases, "validation": cases[:1]})
+    told = without_names(
+        {"dataset": "/data/of/hospital/set", "scans": scans, "training": cases, "validation": cases[:1]}
+    )
     assert not any(name in json.dumps(told) for name in ("smith", "roe", "hospital"))
     assert told["training"][0]["subject"] == told["validation"][0]["subject"] == told["scans"][0]["subject"]
     assert [one["source"] for one in told["training"]] == ["d1", "d2"]
@@ -113,7 +123,9 @@ def test_license_is_asked_for(evaluated, tmp_path, license):
 
 
 def test_command_line(evaluated, tmp_path):
-    done = CliRunner().invoke(app, ["card", str(evaluated), "--license", "other", "-o", str(tmp_path / "out"), "--json"])
+    done = CliRunner().invoke(
+        app, ["card", str(evaluated), "--license", "other", "-o", str(tmp_path / "out"), "--json"]
+    )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["result"]["scores"] == 1
     assert (tmp_path / "out" / "config.json").is_file()

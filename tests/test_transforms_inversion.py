@@ -29,7 +29,9 @@ def inverted(transform, item, keys):
 @pytest.mark.parametrize("level", ["3", "nonrigid"])
 def test_misalignment_goes_back_where_it_stayed_on_the_grid(shape, level):
     image = MetaTensor(smooth_image(shape), affine=AFFINE)
-    chain = Compose([RandMisalignd(["a", "b"], level=level, mode=["bilinear", "nearest"], ddf_key="ddf"), Flipd(["a"], 0)])
+    chain = Compose(
+        [RandMisalignd(["a", "b"], level=level, mode=["bilinear", "nearest"], ddf_key="ddf"), Flipd(["a"], 0)]
+    )
     chain.set_random_state(3)
     labels = (image > 0.1).float()
     item = chain({"a": image.clone(), "b": labels.clone()})

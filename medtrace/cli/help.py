@@ -16,7 +16,17 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Two scans, no training": ("register", "trace", "apply", "landmarks"),
     "Train and translate": ("prepare", "plan", "train", "evaluate", "translate", "runs", "methods"),
     "How far to believe it": ("certify", "calibrate", "traceability", "report"),
-    "Other programs": ("convert", "export", "import", "dicom", "bids", "slicer-modules", "bundle", "export-model", "card"),
+    "Other programs": (
+        "convert",
+        "export",
+        "import",
+        "dicom",
+        "bids",
+        "slicer-modules",
+        "bundle",
+        "export-model",
+        "card",
+    ),
     "Benchmarks and papers": ("bench", "reproduce"),
     "This installation": ("demo", "doctor"),
 }
@@ -82,9 +92,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "export-model": (("a network as one ONNX file", "export-model runs/tracetrans --out tracetrans.onnx"),),
     "card": (("a model to hand on", "card runs/tracetrans --license cc-by-4.0 --out tracetrans_model"),),
     "dicom": (("as DICOM series and registrations", "dicom trace series --out dicom_out"),),
-    "bids": (
-        ("traces of a BIDS data set", "bids traces/sub-01_T1w traces/sub-02_T1w --out derivatives/medtrace"),
-    ),
+    "bids": (("traces of a BIDS data set", "bids traces/sub-01_T1w traces/sub-02_T1w --out derivatives/medtrace"),),
     "slicer-modules": (("for 3D Slicer's module path", "slicer-modules --out slicer_modules"),),
     "runs": (
         ("all in runs/", "runs"),

@@ -87,9 +87,9 @@ def doctor() -> None:
 
 @command("demo")
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="A new folder for scans, traces and the page.")
-    ] = Path("medtrace_demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for scans, traces and the page.")] = Path(
+        "medtrace_demo"
+    ),
     show: Annotated[bool, typer.Option(help="Open the page, where there is a display.")] = True,
 ) -> None:
     """Translate and register two simulated scans with weights that ship, and show the page; needs no data.

@@ -25,22 +25,19 @@ IMAGES = frozenset({"images", "source", "target", "image", "mask", "source_mask"
 DIRECTORIES = frozenset({"run", "out", "traces", "trace"})
 FILES = frozenset({"thresholds", "radius", "figure", "html", "target_landmarks", "source_landmarks"})
 """Parameters that are paths, by what Slicer shows for them."""
-LEFT_OUT = frozenset(
-    {
-        *(*COMMON, "help", "workers", "scheduler", "threads", "dicom", "series", "source_series", "target_series"),
-        *("resample_tilt", "transforms", "page", "keep_metadata"),
-    }
-)
+_MANY = ("workers", "scheduler", "threads", "page", "keep_metadata", "transforms")
+_DICOM = ("dicom", "series", "source_series", "target_series", "resample_tilt")
+LEFT_OUT = frozenset({*COMMON, "help", *_MANY, *_DICOM})
 """Parameters that mean nothing for the single images that Slicer hands over."""
 LEFT_OUT_OF: Mapping[str, frozenset[str]] = {"translate": frozenset({"source"})}
 """Likewise of one command."""
-OUTPUTS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
-    name: (
+OUTPUTS: Mapping[str, tuple[tuple[str, str, str], ...]] = dict.fromkeys(
+    ("translate", "register", "trace"),
+    (
         ("image", "slicer-image", "The translated or registered image."),
         ("transform", "slicer-transform", "The displacement, which moves the source onto that image."),
-    )
-    for name in ("translate", "register", "trace")
-}
+    ),
+)
 """Command → what comes back into the scene: element, long flag, description."""
 
 

@@ -99,7 +99,9 @@ def read_run(run: str | os.PathLike) -> RunRecord:
     result = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     if result != (FORMAT, VERSION):
         if path.name == CONFIG and result == (None, None):
-            raise ValueError(f"{path}: is not of a model of medtrace; name a folder that `medtrace card` wrote, or a run")
+            raise ValueError(
+                f"{path}: is not of a model of medtrace; name a folder that `medtrace card` wrote, or a run"
+            )
         raise ValueError(f"{path}: expected a run of version {VERSION}, received {result}; train again")
     name, settings = content.get("method"), content.get("settings")
     if not isinstance(name, str) or not isinstance(settings, dict):

@@ -78,7 +78,7 @@ class BidsName:
         pairs = [part.split("-", 1) for part in parts]
         if not pairs or any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"bids: expected a name such as sub-01_ses-pre_T1w, received {name!r}; give a subject")
-        return cls({key: label for key, label in pairs}, suffix)
+        return cls(dict(pairs), suffix)
 
     @property
     def folder(self) -> str:
@@ -151,8 +151,8 @@ def write_bids_derivatives(
         space: the label of the image's grid and anatomy: "predicted" of a translation, "target" of a registration.
         method: what made the trace.
         source: BIDS URI of the source, such as "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"; None leaves it out.
-        skull_stripped: whether the images show no skull; None tells by exact zeros at their border, and the sidecar says
-            so.
+        skull_stripped: whether the images show no skull; None tells by exact zeros at their border, and the sidecar
+            says so.
 
     Returns:
         The files, sorted.
@@ -180,7 +180,7 @@ def write_bids_derivatives(
         name.file("xfm", **{"from": "orig", "to": space, "mode": "image"}): (trace.ddf, trace.affine),
         name.file("xfm", **{"from": space, "to": "orig", "mode": "image"}): (trace.inverse_ddf, trace.source_affine),
     }
-    shared = _Shared(name, space, [*images][0], [*transforms][0], method, source)
+    shared = _Shared(name, space, next(iter(images)), next(iter(transforms)), method, source)
     place = make_directory(Path(folder) / name.folder)
     first = place / f"{shared.image}.nii.gz"
     if first.exists():

@@ -86,8 +86,8 @@ def card(
     """
     if not _LICENSE.fullmatch(license):
         raise ValueError(
-            f"license: expected an identifier such as apache-2.0, cc-by-4.0 or other, received {license!r}; it is that of"
-            " the weights"
+            f"license: expected an identifier such as apache-2.0, cc-by-4.0 or other, received {license!r}; it is that"
+            " of the weights"
         )
     run = Path(run)
     record = read_run(run)
@@ -150,7 +150,12 @@ def _front(method: Method, scores: list[Score], license: str, title: str) -> dic
     front: dict[str, Any] = {
         "license": license,
         "library_name": "medtrace",
-        "tags": ["medical", "monai", "image-registration" if not method.translates else "image-translation", method.name],
+        "tags": [
+            "medical",
+            "monai",
+            "image-registration" if not method.translates else "image-translation",
+            method.name,
+        ],
     }
     if method.translates:
         front["pipeline_tag"] = "image-to-image"
@@ -202,7 +207,9 @@ def _score_row(score: Score) -> Mapping[str, Any]:
 
 
 def _size(method: Method) -> str:
-    return f"{sum(one.numel() for one in method.state_dict().values() if hasattr(one, 'numel')) / 1e6:.2f} million numbers"
+    return (
+        f"{sum(one.numel() for one in method.state_dict().values() if hasattr(one, 'numel')) / 1e6:.2f} million numbers"
+    )
 
 
 _SCORES = (

@@ -77,7 +77,9 @@ def demo(out: str | os.PathLike, *, say: Callable[[str], None] = lambda _: None)
         scans = _copied(folder / "scans")
         say("translating the scan before surgery to the scan after it (TraceTrans composed)")
         given = scans / "surgery"
-        translation = translate(TRANSLATOR, given / "before.nii.gz", folder / "translation", report=False, progress=False)
+        translation = translate(
+            TRANSLATOR, given / "before.nii.gz", folder / "translation", report=False, progress=False
+        )
         say("registering a healthy head to one with a lesion (MetaRegNet)")
         pair = scans / "lesion"
         registered = register(
@@ -102,9 +104,7 @@ def demo(out: str | os.PathLike, *, say: Callable[[str], None] = lambda _: None)
             "processor_seconds": round(time.process_time() - spent, 1),
         }
         write_json(folder / NUMBERS, {"numbers": numbers, "verdict": registered.verdict.grade, **cost})
-    return Demo(
-        out / PAGE, out / "translation", out / "registration", numbers, registered.verdict.grade, tuple(lines)
-    )
+    return Demo(out / PAGE, out / "translation", out / "registration", numbers, registered.verdict.grade, tuple(lines))
 
 
 def _copied(folder: Path) -> Path:

@@ -59,9 +59,9 @@ def _operator() -> type:
     class TraceOperator(Operator):  # type: ignore[misc]
         """Translate every selected DICOM series with a trained run and write the trace as DICOM.
 
-        Input `study_selected_series_list` is what `DICOMSeriesSelectorOperator` emits; output `dicom_folder`, which need
-        not be connected, the folder that holds one folder per series, named by its SeriesInstanceUID, with the derived
-        series `image/` and the Deformable Spatial Registrations `ddf.dcm` and `inverse_ddf.dcm`.
+        Input `study_selected_series_list` is what `DICOMSeriesSelectorOperator` emits; output `dicom_folder`, which
+        need not be connected, the folder that holds one folder per series, named by its SeriesInstanceUID, with the
+        derived series `image/` and the Deformable Spatial Registrations `ddf.dcm` and `inverse_ddf.dcm`.
 
         Args:
             fragment: the application.
@@ -92,7 +92,7 @@ def _operator() -> type:
             spec.input(INPUT)
             spec.output(OUTPUT).condition(ConditionType.NONE)
 
-        def compute(self, op_input: Any, op_output: Any, context: Any) -> None:  # noqa: ARG002 - the SDK's signature
+        def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
             """Translate the selected series.
 
             Raises:

@@ -120,8 +120,9 @@ def register(
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
         mask: pathology of the target on its grid (see `data.masks`): where intensity may change.
         source_mask: pathology of the source on its grid; it moves with the source.
-        run: folder left by `medtrace train metaregnet`, its model folder, or `hf://owner/name`; None registers without a trained network. Where its training
-            scans were freed of their bias field, so are source and target first, and the trace holds them so.
+        run: folder left by `medtrace train metaregnet`, its model folder, or `hf://owner/name`; None registers
+            without a trained network. Where its training scans were freed of their bias field, so are source and target
+            first, and the trace holds them so.
         refine: gradient steps on this pair's own flows, after a run (by default none) or, without, by the engine
             "instance" (100), which a number chooses.
         engine: without a run, "greedy" (`medtrace.registration`; the default, unless `refine` is given) or "instance"

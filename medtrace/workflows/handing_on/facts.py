@@ -83,7 +83,9 @@ def _preparation_lines(preparation: Preparation) -> list[str]:
         limits = f", {contrast.limits[0]:g} to {contrast.limits[1]:g} become -1 and 1" if contrast.limits else ""
         lines.append(f"`{name}` is in {contrast.unit}, brought to [-1, 1] by the rule `{contrast.rule}`{limits}.")
     if not lines:
-        lines.append(f"Intensities are brought to [-1, 1] by the rule `{preparation.intensity}`; units are the scan's own.")
+        lines.append(
+            f"Intensities are brought to [-1, 1] by the rule `{preparation.intensity}`; units are the scan's own."
+        )
     lines += [f"It makes `{made}` of `{given}`." for given, made in preparation.targets.items()]
     if preparation.spacing is not None:
         lines.append(f"Voxel size in training: {' × '.join(f'{one:.3g}' for one in preparation.spacing)} mm.")
@@ -124,7 +126,9 @@ def limit_lines(record: RunRecord, scores: list[Score], interval: IntensityInter
     if record.settings.data.kind == "tracebench":
         lines.append("Trained on simulated images of one brain template: nothing is promised for scans of people.")
     else:
-        lines.append("Nothing is promised for other scanners, protocols or populations than those of its training data.")
+        lines.append(
+            "Nothing is promised for other scanners, protocols or populations than those of its training data."
+        )
     if not scores:
         lines.append("Not evaluated: no scores are on record (`medtrace evaluate`).")
     told = "no interval was calibrated (`medtrace calibrate intensity`)" if interval is None else interval.statement

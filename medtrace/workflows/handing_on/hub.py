@@ -57,13 +57,13 @@ def _fetched(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
-            f"run: hf://{name} could not be fetched ({reason}); check name and network, log in with `hf auth login` where"
-            " it is private, or name a folder"
+            f"run: hf://{name} could not be fetched ({reason}); check name and network, log in with `hf auth login`"
+            " where it is private, or name a folder"
         ) from error
     missing = [file for file in (CONFIG, MODEL) if not (folder / file).is_file()]
     if missing:
         raise ValueError(
-            f"run: hf://{name} has no {' and no '.join(missing)}, so that it is not of a model of medtrace; name one that"
-            " `medtrace card` made"
+            f"run: hf://{name} has no {' and no '.join(missing)}, so that it is not of a model of medtrace; name one"
+            " that `medtrace card` made"
         )
     return folder
