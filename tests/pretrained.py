@@ -28,11 +28,13 @@ UNITS = 1000.0
 """What the brightest magnitude of TraceBench is written as."""
 T1 = Contrast("TraceBench T1", ARBITRARY, Intensity.WINDOW, limits=(0.0, UNITS), background=0.0, origin="of TraceBench")
 METHODS = {"tracetrans_composed": "postop", "metaregnet": "metamorphic"}
+SHAPES = {"postop": (96, 96), "metamorphic": (64, 64)}
+"""As the presets have them."""
 TEST_CASES = 64
 LIMITS = {
     "tracetrans_composed": "It reads slices of 96 × 96 voxels of 2.15 mm, skull-stripped, 0 to 1000 from air to"
     " saturation, as `medtrace demo` has them: scans of other scales are translated wrongly.",
-    "metaregnet": "It registers slices of 96 × 96 voxels of 2.15 mm, skull-stripped, 0 to 1000 from air to saturation,"
+    "metaregnet": "It registers slices of 64 × 64 voxels of 3.22 mm, skull-stripped, 0 to 1000 from air to saturation,"
     " as `medtrace demo` has them.",
 }
 
@@ -52,7 +54,8 @@ def model(method, task, work, out, given=None):
     else:
         seeds = {"training.seed": 0, "data.seed": 0}
         trained_row(method, method, run, presets=("tracebench",), settings=seeds, device="cpu", console=Console())
-    assert read_run(run).settings.data.task == task
+    data = read_run(run).settings.data
+    assert (data.task, data.spatial_shape) == (task, SHAPES[task])
     earlier = Preparation.load(run / FILE)
     known = {"contrasts": {T1.name: T1}, "targets": {T1.name: T1.name}, "source_contrast": T1.name}
     Preparation(
@@ -63,8 +66,7 @@ def model(method, task, work, out, given=None):
         channels=earlier.channels,
         **known,
     ).save(run / FILE)
-    shape = read_run(run).settings.data.spatial_shape
-    cases = TraceBench(task, shape, cases=TEST_CASES, split="test")
+    cases = TraceBench(task, SHAPES[task], cases=TEST_CASES, split="test")
     evaluate(run, cases, cheap_rows=False, delivered=False, device="cpu", progress=False)
     remove(out)
     card(run, out, license="apache-2.0", limits=[LIMITS[method]])
@@ -74,11 +76,11 @@ def scan(folder, name, image, affine):
     write_nifti(folder / f"{name}.nii.gz", nibabel.Nifti1Image(units(image)[..., None], affine))
 
 
-def scans(out, shape=(96, 96)):
+def scans(out):
     """The first test case of either task: scans in whole numbers, and the true field in half precision."""
     remove(out)
     with atomic_directory(out, make_parents=True) as made:
-        case = TraceBench("postop", shape, cases=1, split="test")[0]
+        case = TraceBench("postop", SHAPES["postop"], cases=1, split="test")[0]
         affine = case["source"].affine.numpy()
         (made / "surgery").mkdir()
         scan(made / "surgery", "before", case["source"], affine)
@@ -86,7 +88,7 @@ def scans(out, shape=(96, 96)):
         head = (case["target_labels"] > 0).numpy()
         truth = {"ddf": case["ddf"].numpy().astype(np.float16), "head": head}
         write_arrays(made / "surgery" / TRUTH, truth, compressed=True)
-        case = TraceBench("metamorphic", shape, cases=1, split="test")[0]
+        case = TraceBench("metamorphic", SHAPES["metamorphic"], cases=1, split="test")[0]
         affine = case["source"].affine.numpy()
         (made / "lesion").mkdir()
         scan(made / "lesion", "healthy", case["source"], affine)

@@ -1,6 +1,7 @@
 """Traces as BIDS derivatives: names and sidecars by the published schema, transforms that say the same."""
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -63,16 +64,43 @@ def test_files_are_named_after_their_sources(derivatives):
 def test_names_and_description_follow_the_published_schema(derivatives):
     """All but the transforms, which BIDS does not describe yet and `.bidsignore` names."""
     schemas = pytest.importorskip("bidsschematools.schema", reason="needs bidsschematools")
-    validator = pytest.importorskip("bidsschematools.validator")
-    files = [path for path in derivatives.rglob("*") if path.is_file() and "_xfm." not in path.name]
-    names = [str(path.relative_to(derivatives)) for path in files if not path.name.startswith(".")]
-    assert len(names) == 2 + 2 * 6
-    result = validator.validate_bids([str(derivatives / name) for name in names], dummy_paths=True)
-    assert result["path_tracking"] == []
+    rules = pytest.importorskip("bidsschematools.rules")
+    schema = schemas.load_schema()
+    allowed = [one["regex"] for one in rules.regexify_filename_rules(schema.rules.files.deriv.imaging, schema, level=1)]
+    paths = [str(path.relative_to(derivatives)) for path in derivatives.rglob("*/*") if path.is_file()]
+    names = [name for name in paths if "_xfm." not in name]
+    assert len(names) == 2 * 6
+    for name in names:
+        assert any(re.fullmatch(regex, name) for regex in allowed), name
+    assert not any(re.fullmatch(regex, names[0].replace("_space", "_spaces")) for regex in allowed)
+    top = {"dataset_description.json", "README.md"}
+    assert top <= {one for rule in schema.rules.files.common.core.values() for one in _names_of(rule)}
     described = json.loads((derivatives / "dataset_description.json").read_text())
-    assert described["DatasetType"] in schemas.load_schema().objects.metadata.DatasetType["enum"]
+    assert described["DatasetType"] in schema.objects.metadata.DatasetType["enum"]
     assert [one["Name"] for one in described["GeneratedBy"]] == ["medtrace"]
     assert described["DatasetLinks"] == {"raw": "../raw"}
+
+
+def _names_of(rule):
+    """Files at the top of a data set that a rule of the schema allows."""
+    endings = rule.get("extensions", [""])
+    return [rule["path"]] if "path" in rule else [f"{rule['stem']}{ending}" for ending in endings]
+
+
+def test_sidecars_have_what_the_schema_requires(derivatives):
+    schemas = pytest.importorskip("bidsschematools.schema", reason="needs bidsschematools")
+    rules = schemas.load_schema().rules.sidecars.derivatives.common_derivatives
+    required = {
+        "ImageDerivatives": ("_T1w.json", "_T2w.json"),
+        "SpatialReferenceNonStandard": ("_T1w.json", "_T2w.json", "_mask.json"),
+    }
+    for rule, endings in required.items():
+        fields = [name for name, level in rules[rule]["fields"].items() if level == "required"]
+        assert fields
+        sidecars = [path for path in derivatives.rglob("*.json") if path.name.endswith(endings)]
+        assert len(sidecars) == 2 * len(endings)
+        for path in sidecars:
+            assert set(fields) <= set(json.loads(path.read_text()))
 
 
 def test_sidecars_tell_transform_units_method_and_version(derivatives):

@@ -12,6 +12,13 @@ from tests.test_transforms_misalignment import smooth_image
 AFFINE = torch.diag(torch.tensor([1.0, 1.5, 2.0, 1.0], dtype=torch.float64))
 
 
+def waves(shape):
+    """An image that a linear interpolation hardly changes: waves of 24 voxels and more."""
+    lines = [torch.linspace(0, size, size) for size in shape]
+    grids = torch.meshgrid(*lines, indexing="ij")
+    return sum(torch.sin(2 * torch.pi * grid / (24 + 6 * axis) + axis) for axis, grid in enumerate(grids))[None]
+
+
 def volume(shape=(24, 22, 20), seed=0):
     return MetaTensor(smooth_image(shape, seed=seed), affine=AFFINE)
 
@@ -28,22 +35,25 @@ def inverted(transform, item, keys):
 @pytest.mark.parametrize("shape", [(24, 26), (22, 20, 18)], ids=["2d", "3d"])
 @pytest.mark.parametrize("level", ["3", "nonrigid"])
 def test_misalignment_goes_back_where_it_stayed_on_the_grid(shape, level):
-    image = MetaTensor(smooth_image(shape), affine=AFFINE)
+    image = MetaTensor(waves(shape), affine=AFFINE)
     chain = Compose(
         [RandMisalignd(["a", "b"], level=level, mode=["bilinear", "nearest"], ddf_key="ddf"), Flipd(["a"], 0)]
     )
     chain.set_random_state(3)
-    labels = (image > 0.1).float()
+    stripes = torch.arange(shape[0]).reshape(1, -1, *[1] * (len(shape) - 1)) // 4 % 2
+    labels = MetaTensor(stripes.float().expand(image.shape).clone(), affine=AFFINE)
     item = chain({"a": image.clone(), "b": labels.clone()})
     back = inverted(chain, item, ("a", "b"))
     inside = (slice(None), *[slice(5, -5)] * len(shape))
     moved = float((item["b"] - labels)[inside].abs().mean())
     assert moved > 0.02
-    assert float((back["b"] - labels)[inside].abs().mean()) < 0.25 * moved
+    assert float((back["b"] - labels)[inside].abs().mean()) < 0.5 * moved  # twice the nearest voxel
     unflipped = item["a"].flip(1)
     error, change = (float((one - image)[inside].abs().mean()) for one in (back["a"], unflipped))
     assert change > 0.02
-    assert error < 0.1 * change  # two linear interpolations of a smooth image
+    curvature = sum((2 * torch.pi / (24 + 6 * axis)) ** 2 for axis in range(len(shape)))
+    assert error < curvature / 8  # of two linear interpolations, each off by an eighth at most, where the two average
+    assert error < 0.35 * change
     assert not back["a"].applied_operations
 
 

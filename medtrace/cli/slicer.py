@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import types
+import typing
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -66,6 +70,7 @@ def module_xml(name: str) -> str:
         'Certify (medtrace)'
     """
     declared = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    kinds = _types(name)
     root = ElementTree.Element("executable")
     _leaf(root, "category", "Registration.medtrace")
     _leaf(root, "title", MODULES[name])
@@ -80,7 +85,7 @@ def module_xml(name: str) -> str:
         if parameter.name in LEFT_OUT | LEFT_OUT_OF.get(name, frozenset()):
             continue
         first = parameter.param_type_name == "argument" or parameter.required or parameter.name in IMAGES
-        groups[first].append(_element(name, parameter, indices))
+        groups[first].append(_element(name, parameter, kinds[parameter.name], indices))
     for kind, flag, words in OUTPUTS.get(name, ()):
         element = ElementTree.SubElement(groups[True], kind)
         if kind == "transform":
@@ -101,9 +106,22 @@ def _group(root: ElementTree.Element, label: str, advanced: bool = False) -> Ele
     return group
 
 
-def _element(command_name: str, parameter: Any, indices: Iterator[int]) -> ElementTree.Element:
+def _types(name: str) -> dict[str, type]:
+    """Parameter of a command → its type, of lists that of their members."""
+    function = next(one.callback for one in app.registered_commands if one.name == name and one.callback is not None)
+    result = {}
+    for key, parameter in inspect.signature(function).parameters.items():
+        kind = parameter.annotation
+        kind = typing.get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+        if typing.get_origin(kind) in (types.UnionType, typing.Union):
+            kind = next(one for one in typing.get_args(kind) if one is not type(None))
+        result[key] = typing.get_args(kind)[0] if typing.get_origin(kind) is list else kind
+    return result
+
+
+def _element(command_name: str, parameter: Any, of_type: type, indices: Iterator[int]) -> ElementTree.Element:
     """One parameter of a command."""
-    kind = _kind(command_name, parameter)
+    kind = _kind(command_name, parameter, of_type)
     element = ElementTree.Element(kind)
     if kind == "image":
         element.set("fileExtensions", ".nii.gz")
@@ -130,22 +148,21 @@ def _element(command_name: str, parameter: Any, indices: Iterator[int]) -> Eleme
     return element
 
 
-def _kind(command_name: str, parameter: Any) -> str:
+def _kind(command_name: str, parameter: Any, of_type: type) -> str:
     """The element that shows a parameter. Numbers without a default are texts, which may stay empty in Slicer."""
-    of_type = parameter.type.name
-    if of_type in ("path", "file", "directory"):
+    if of_type is Path:
         for kind, names in (("image", IMAGES), ("directory", DIRECTORIES), ("file", FILES)):
             if parameter.name in names:
                 return kind
         raise ValueError(
             f"{command_name}: {parameter.name}: expected a path among IMAGES, DIRECTORIES, FILES or LEFT_OUT; add it"
         )
-    if of_type == "boolean":
+    if of_type is bool:
         return "boolean"
     if _choices(parameter):
         return "string-enumeration"
     if parameter.default is not None and not parameter.multiple:
-        return {"integer": "integer", "float": "double"}.get(of_type.split()[0], "string")
+        return {int: "integer", float: "double"}.get(of_type, "string")
     return "string"
 
 

@@ -33,8 +33,8 @@ SUFFIXES = {
 """A contrast's name, in lower case and without a "w" behind it → its BIDS suffix."""
 SPACES = ("orig", "predicted", "target")
 _LABEL = re.compile(r"[A-Za-z0-9]+")
-_BEFORE_SPACE = ("sub", "ses", "sample", "tracksys", "task", "acq", "ce", "trc", "stain", "rec", "dir", "run", "echo")
-"""Entities that BIDS puts before `space`, in its order; a source's others do not name a derivative."""
+_BEFORE_SPACE = ("sub", "ses", "task", "acq", "ce", "rec", "run", "echo", "part")
+"""Entities that an anatomical derivative may have before `space`, in BIDS's order; others do not name one."""
 
 
 @dataclass(frozen=True)

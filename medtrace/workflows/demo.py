@@ -57,7 +57,7 @@ class Demo(NamedTuple):
 def demo(out: str | os.PathLike, *, say: Callable[[str], None] = lambda _: None) -> Demo:
     """Translate one scan and register another with the weights that ship, and write both traces as a page.
 
-    The scans are simulated (TraceBench, slices of 2.1 mm made from the ICBM152 template, of subjects that the weights
+    The scans are simulated (TraceBench, slices made from the ICBM152 template, of subjects that the weights
     have not seen), so that the true fields are known and the errors stand beside those of doing nothing. Nothing is
     fetched.
 
