@@ -30,6 +30,8 @@ T1 = Contrast("TraceBench T1", ARBITRARY, Intensity.WINDOW, limits=(0.0, UNITS),
 METHODS = {"tracetrans_composed": "postop", "metaregnet": "metamorphic"}
 SHAPES = {"postop": (96, 96), "metamorphic": (64, 64)}
 """As the presets have them."""
+EPOCHS = {"metaregnet": 12}
+"""Instead of the preset's 36, a third of its time."""
 TEST_CASES = 64
 LIMITS = {
     "tracetrans_composed": "It reads slices of 96 × 96 voxels of 2.15 mm, skull-stripped, 0 to 1000 from air to"
@@ -52,8 +54,10 @@ def model(method, task, work, out, given=None):
     if given is not None:
         shutil.copytree(given, run)
     else:
-        seeds = {"training.seed": 0, "data.seed": 0}
-        trained_row(method, method, run, presets=("tracebench",), settings=seeds, device="cpu", console=Console())
+        settings = {"training.seed": 0, "data.seed": 0}
+        settings |= {"training.max_epochs": EPOCHS[method]} if method in EPOCHS else {}
+        how = {"presets": ("tracebench",), "settings": settings, "device": "cpu", "resume": True}
+        trained_row(method, method, run, **how, console=Console())
     data = read_run(run).settings.data
     assert (data.task, data.spatial_shape) == (task, SHAPES[task])
     earlier = Preparation.load(run / FILE)

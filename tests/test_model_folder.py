@@ -73,7 +73,7 @@ def test_front_matter_is_what_the_hub_reads(model):
     data = cards.ModelCard.load(model / "README.md").data
     assert (data.license, data.library_name, data.pipeline_tag) == ("cc-by-4.0", "medtrace", "image-to-image")
     (result,) = data.eval_results
-    assert (result.metric_type, result.metric_value, result.dataset_name) == ("mae", 12.0, "test")
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("mae", 12.0, "TraceBench postop, test")
 
 
 def test_card_tells_scores_with_intervals_limits_and_the_training(model):

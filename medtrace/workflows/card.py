@@ -29,6 +29,7 @@ from medtrace.workflows.handing_on.facts import (
     Score,
     command_of,
     data_lines,
+    data_name,
     limit_lines,
     scores_of,
     training_lines,
@@ -124,7 +125,9 @@ def _card(
     title: str,
     limits: list[str],
 ) -> str:
-    front = yaml.safe_dump(_front(method, scores, license, title), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(
+        _front(method, scores, license, title, data_name(record)), sort_keys=False, allow_unicode=True
+    )
     parts = [
         f"# {title}",
         *_about(method),
@@ -140,12 +143,12 @@ def _card(
         f"```sh\n{command_of(record)}\n```",
         _listed([*training_lines(run, record), f"Weights: `{weights_file(run).name}` of the run, {_size(method)}."]),
         "## License",
-        f"{license} (the weights). The method is of: {method.paper}",
+        f"{license} (the weights). Method: {method.paper}",
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(parts).rstrip() + "\n"
 
 
-def _front(method: Method, scores: list[Score], license: str, title: str) -> dict[str, Any]:
+def _front(method: Method, scores: list[Score], license: str, title: str, data: str) -> dict[str, Any]:
     """What Hugging Face reads of a card."""
     front: dict[str, Any] = {
         "license": license,
@@ -162,7 +165,7 @@ def _front(method: Method, scores: list[Score], license: str, title: str) -> dic
     results = [
         {
             "task": {"type": "image-to-image"},
-            "dataset": {"name": split, "type": split},
+            "dataset": {"name": f"{data}, {split}", "type": re.sub(r"\W+", "-", data).lower(), "split": split},
             "metrics": [
                 {"type": one.measure, "name": one.measure, "value": round(one.summary.mean, 6)}
                 for one in scores
@@ -213,8 +216,9 @@ def _size(method: Method) -> str:
 
 
 _SCORES = (
-    "Written by `medtrace evaluate`: mean, standard deviation and median over the cases. The last column is the mean"
-    " difference to the source itself, by subject, with the 95 % interval of a paired bootstrap."
+    "Written by `medtrace evaluate`: mean, standard deviation and median over the cases; `mae` of 0 to 255, `_mm` in"
+    " mm. The last column is the mean difference to the source itself, by subject, with the 95 % interval of a paired"
+    " bootstrap."
 )
 _USE_TRANSLATES = """```sh
 # FOLDER is this folder, or hf://owner/name; medtrace is installed

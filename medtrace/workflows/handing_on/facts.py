@@ -55,6 +55,14 @@ def _beside(path: Path) -> dict[str, Mapping[str, Any]]:
     return {str(row["column"]): row for row in rows if row["low"] is not None}
 
 
+def data_name(record: RunRecord) -> str:
+    """What the data are called on which scores were measured."""
+    data = record.settings.data
+    if data.kind == "tracebench":
+        return f"TraceBench {data.task}"
+    return Path(str(record.training_data.get("dataset", "unknown"))).name
+
+
 def data_lines(run: Path, record: RunRecord) -> list[str]:
     """What it was trained on, and what numbers and voxels mean, a line each."""
     data, known = record.settings.data, record.training_data
@@ -67,7 +75,7 @@ def data_lines(run: Path, record: RunRecord) -> list[str]:
     else:
         cases = known.get("training", ())
         subjects = {entry["subject"] for entry in cases}
-        lines = [f"Data set `{Path(str(known.get('dataset', 'unknown'))).name}`: {len(cases)} training cases of"
+        lines = [f"Data set `{data_name(record)}`: {len(cases)} training cases of"
                  f" {len(subjects)} subjects."]  # fmt: skip
         if SCANS in known:
             contrasts = sorted({one["contrast"] for scan in known[SCANS] for one in (*scan["source"], *scan["target"])})
@@ -86,7 +94,10 @@ def _preparation_lines(preparation: Preparation) -> list[str]:
         lines.append(
             f"Intensities are brought to [-1, 1] by the rule `{preparation.intensity}`; units are the scan's own."
         )
-    lines += [f"It makes `{made}` of `{given}`." for given, made in preparation.targets.items()]
+    lines += [
+        f"It makes `{made}` of `{given}`." if made != given else f"Source and image are both `{given}`."
+        for given, made in preparation.targets.items()
+    ]
     if preparation.spacing is not None:
         lines.append(f"Voxel size in training: {' × '.join(f'{one:.3g}' for one in preparation.spacing)} mm.")
     if preparation.spatial_dims == 2 and not preparation.natural_image:
