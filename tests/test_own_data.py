@@ -31,7 +31,6 @@ from medtrace.workflows.train import train
 from medtrace.workflows.training.workflow import TrainingWorkflow
 
 
-
 def inverted(count, split="training"):
     """Cases of simulated surgery whose target has the negative contrast within the head."""
     bench = TraceBench("postop", (48, 48), cases=count, seed=3, split=split)
