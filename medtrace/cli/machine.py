@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from medtrace.cli.app import command
-from medtrace.cli.errors import USER_ERROR
+from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR
 from medtrace.cli.output import ask, give, note, tell
 
 
@@ -94,7 +94,7 @@ def demo(
 ) -> None:
     """Translate and register two simulated scans with weights that ship, and show the page; needs no data.
 
-    The scans' true fields are known, so that the errors are told.
+    The scans' true fields are known, so that the errors are told. Exits with 3 on a FAIL.
     """
     from medtrace.workflows.demo import demo as call
     from medtrace.workflows.demo import show as open_page
@@ -105,3 +105,5 @@ def demo(
         tell(line)
     opened = show and open_page(result.page)
     tell(f"page written to {result.page}" + (", and opened" if opened else "; open it in a browser"))
+    if result.verdict == "FAIL":
+        raise typer.Exit(FAILED_VERDICT)
