@@ -109,7 +109,7 @@ def _group(root: ElementTree.Element, label: str, advanced: bool = False) -> Ele
 def _types(name: str) -> dict[str, type]:
     """Parameter of a command → its type, of lists that of their members."""
     function = next(one.callback for one in app.registered_commands if one.name == name and one.callback is not None)
-    result = {}
+    result: dict[str, type] = {}
     for key, parameter in inspect.signature(function).parameters.items():
         kind = parameter.annotation
         kind = typing.get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
