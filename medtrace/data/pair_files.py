@@ -59,7 +59,7 @@ class ReadPairFilesd(MapTransform):
             return data
         items: dict[Hashable, Any] = {str(key): value for key, value in data.items() if key not in NAMES}
         for key, given in wanted.items():
-            image = given if isinstance(given, MetaTensor) else read_nifti(os.fspath(given))
+            image = given if isinstance(given, MetaTensor) else read_nifti(str(given))
             if key not in _MASKS:
                 values, _ = self._rule.normalize(image)
                 image = MetaTensor(values, affine=image.affine, meta=image.meta)

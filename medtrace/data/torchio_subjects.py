@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ def is_subject(item: Any) -> bool:
     return isinstance(item, Mapping) and any(map(is_torchio_image, item.values()))
 
 
-def item_of_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
+def item_of_subject(subject: Mapping[Any, Any]) -> dict[Hashable, Any]:
     """A TorchIO subject as a MONAI item.
 
     Args:
@@ -62,10 +62,10 @@ class _Items(Dataset):
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[Hashable, Any]:
         item = item_of_subject(self.subjects[index])
         images = [name for name, value in item.items() if isinstance(value, MetaTensor)]
-        return DropSliceAxisd(images)(item) if self.flat else item  # type: ignore[return-value]
+        return DropSliceAxisd(images)(item) if self.flat else item
 
 
 def _image(image: Any) -> MetaTensor:

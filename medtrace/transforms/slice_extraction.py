@@ -190,7 +190,7 @@ class SliceExtraction(InvertibleTransform):
         pixels = detached(data)
         pixels = pixels.flip(info["flipped"]) if info["flipped"] else pixels
         pixels = pixels.transpose(1, 2) if info["turned"] else pixels
-        volume = pixels.new_zeros((pixels.shape[0], *info["shape"]))
+        volume: Tensor = pixels.new_zeros((pixels.shape[0], *info["shape"]))
         array_axis, position = info["place"]
         volume.select(1 + array_axis, position).copy_(pixels)
         if not isinstance(data, MetaTensor):
