@@ -198,7 +198,8 @@ class SliceExtraction(InvertibleTransform):
         affine = torch.tensor(info["affine"], dtype=torch.float64)
         own = ("slice_axis", "slice_index", "slice_array_axis", "slice_array_index")
         meta = {key: value for key, value in data.meta.items() if key not in own}
-        return MetaTensor(volume, affine, meta, applied_operations=data.applied_operations)
+        result: Tensor = MetaTensor(volume, affine, meta, applied_operations=data.applied_operations)
+        return result
 
     def _plane(self, affine: Array, array_axis: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Array axes and directions that become rows and columns."""
