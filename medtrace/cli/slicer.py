@@ -46,7 +46,7 @@ OUTPUTS: Mapping[str, tuple[tuple[str, str, str], ...]] = dict.fromkeys(
 
 
 @command("slicer-modules")
-def slicer_modules(out: options.NewFolder) -> None:
+def slicer_modules(out: options.NewFolder = Path("slicer_modules")) -> None:
     """Write translate, register, trace and certify as CLI modules of 3D Slicer."""
     from medtrace.workflows.slicer_modules import write_slicer_modules
 
