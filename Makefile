@@ -11,7 +11,7 @@ RELIABILITY := $(addprefix tests/test_,resume.py training_faults.py determinism.
 
 SPELLED := medtrace tests docs tutorials $(wildcard *.md) Makefile setup.cfg pyproject.toml .github
 
-.PHONY: help demo demo-full test coverage test-slow test-reliability lint docs benchmarks matrix clean
+.PHONY: help demo demo-full pretrained test coverage test-slow test-reliability lint docs benchmarks matrix clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,9 @@ demo: $(VENV)/installed ## train three methods on simulated surgery and compare 
 
 demo-full: $(VENV)/installed ## the longer setting (about half an hour)
 	$(BIN)/medtrace bench --setting full --out $(DEMO_OUT)-full
+
+pretrained: $(VENV)/installed-test ## train the weights that ship and make their cards and scans (some ten minutes)
+	$(BIN)/python -m tests.pretrained
 
 lint: $(VENV)/installed-test ## ruff, mypy, codespell and the linter of the page's JavaScript
 	$(BIN)/ruff check medtrace tests docs
@@ -63,4 +66,4 @@ matrix: $(VENV)/installed-test ## wheel and sdist in fresh environments (outside
 	$(BIN)/python tests/matrix.py --out $(MATRIX_OUT)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) docs/_build demo_out demo_out-full
+	rm -rf $(VENV) docs/_build demo_out demo_out-full pretrained_runs

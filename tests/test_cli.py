@@ -32,9 +32,13 @@ COMMANDS = (
     "export",
     "import",
     "dicom",
+    "bids",
+    "slicer-modules",
     "export-model",
+    "card",
     "runs",
     "doctor",
+    "demo",
 )
 
 

@@ -41,6 +41,8 @@ ABSENT = {
     "export": ["none", "--format", "itk", "--out", "out"],
     "import": ["none.nii", "--source", "none.nii", "--target", "none.nii", "--out", "out"],
     "dicom": ["none", "none", "--out", "out"],
+    "bids": ["none", "--out", "out"],
+    "card": ["none", "--license", "mit", "--out", "out"],
     "export-model": ["none", "--out", "model.onnx"],
     "runs": ["none"],
     "apply": ["none", "none.nii", "--out", "out.nii"],
@@ -49,7 +51,7 @@ ABSENT = {
     "plan": ["none"],
     "trace": ["none.nii", "none.nii", "--out", "out"],
 }
-WITHOUT_FILES = {"methods", "doctor"}
+WITHOUT_FILES = {"methods", "doctor", "demo", "slicer-modules"}
 COMMANDS = sorted(typer.main.get_command(app).commands)
 
 

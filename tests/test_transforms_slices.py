@@ -112,12 +112,14 @@ def test_center_of_foreground_and_mask():
 
 def test_pipeline_state():
     image = volume()
-    image.applied_operations = [{"class": "Spacing"}]
+    image.applied_operations = [{"class": "Spacing", "extra_info": {"shape": [9]}}]
     piece = SliceExtraction(count=1)(image)[0]
     assert piece.shape == (3, 5, 6)
     assert piece.affine.shape == (4, 4)
     assert piece.affine.dtype == torch.float64
-    assert not piece.applied_operations
+    assert [one["class"] for one in piece.applied_operations] == ["Spacing", "SliceExtraction"]
+    piece.applied_operations[0]["extra_info"]["shape"].append(1)
+    assert image.applied_operations[0]["extra_info"]["shape"] == [9]
     assert piece.meta["filename_or_obj"] == "head.nii.gz"
     piece[:] = 0
     assert image.abs().sum() > 0

@@ -5,7 +5,7 @@ Nothing heavy is imported before a command runs, so that `medtrace --help` answe
 
 # Importing a module registers its commands; `medtrace --help` lists them in this order.
 # isort: off
-from medtrace.cli import learning, traces, registration, transforms, exchange, models, machine  # noqa: F401
+from medtrace.cli import learning, traces, registration, transforms, exchange, slicer, models, machine  # noqa: F401
 # isort: on
 
 from medtrace.cli.app import app, main

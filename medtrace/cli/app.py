@@ -18,7 +18,7 @@ from medtrace.cli.errors import NOT_PARSED, one_line_errors
 from medtrace.cli.help import HelpedCommand, help_width, write_groups
 from medtrace.cli.language import in_options, words_of
 from medtrace.cli.output import COMMON, output_of
-from medtrace.cli.paths import at_home
+from medtrace.cli.paths import as_given
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Of the parser that typer brings along: what cannot be parsed."""
@@ -94,7 +94,7 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         def guarded(*args: Any, **kwargs: Any) -> None:
             common = {key: kwargs.pop(key, default) for key, (_, default) in COMMON.items()}
             with output_of(name, **common), one_line_errors(lambda text: in_options(text, words_of(name, function))):
-                function(*args, **{key: at_home(value) for key, value in kwargs.items()})
+                function(*args, **{key: as_given(key, value) for key, value in kwargs.items()})
 
         guarded.__signature__ = _with_common(function)  # type: ignore[attr-defined]
         guarded.__annotations__ = {**guarded.__annotations__, **{key: kind for key, (kind, _) in COMMON.items()}}

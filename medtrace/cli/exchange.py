@@ -139,3 +139,38 @@ def dicom(
     )
     give({"dicom": out, "files": sorted(path for path in folder.rglob("*") if path.is_file())})
     tell(f"DICOM written to {out}")
+
+
+@command("bids")
+def bids(
+    traces: options.Traces,
+    out: options.NewFolder,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="BIDS name of a trace's source, such as sub-01_ses-pre_T1w, or its path in the raw data set; one for"
+            " each trace.  [default: the names of the traces' folders]"
+        ),
+    ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="Suffix of the images, such as T2w.  [default: of their contrast]")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Label of their space.  [default: predicted; target of registrations]")
+    ] = None,
+    raw: Annotated[str | None, typer.Option(help="Path or URL of the raw data set, for links to the sources.")] = None,
+    skull_stripped: Annotated[
+        bool | None,
+        typer.Option("--skull-stripped/--with-skull", help="Whether the images show no skull.  [default: measured]"),
+    ] = None,
+) -> None:
+    """Write traces as BIDS derivatives: images, masks and ITK transforms with sidecars."""
+    from medtrace.workflows.bids import bids_derivatives
+
+    result = bids_derivatives(
+        traces, out, sources=tuple(source or ()), suffix=suffix, space=space, raw=raw, skull_stripped=skull_stripped
+    )
+    give({"out": out, "files": result.files})
+    for line in result.notes:
+        note(f"medtrace: note: {line}")
+    tell(f"{out}: {len(result.files)} files of {len(traces)} traces")

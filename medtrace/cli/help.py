@@ -16,9 +16,19 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Two scans, no training": ("register", "trace", "apply", "landmarks"),
     "Train and translate": ("prepare", "plan", "train", "evaluate", "translate", "runs", "methods"),
     "How far to believe it": ("certify", "calibrate", "traceability", "report"),
-    "Other programs": ("convert", "export", "import", "dicom", "bundle", "export-model"),
+    "Other programs": (
+        "convert",
+        "export",
+        "import",
+        "dicom",
+        "bids",
+        "slicer-modules",
+        "bundle",
+        "export-model",
+        "card",
+    ),
     "Benchmarks and papers": ("bench", "reproduce"),
-    "This installation": ("doctor",),
+    "This installation": ("demo", "doctor"),
 }
 """Heading → the commands under it; commands that no group names stand under "More"."""
 EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -80,11 +90,15 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "export": (("for 3D Slicer", "export trace --format slicer --out for_slicer"),),
     "import": (("a field of elastix", "import t.txt --source moving.nii.gz --target fixed.nii.gz --out trace"),),
     "export-model": (("a network as one ONNX file", "export-model runs/tracetrans --out tracetrans.onnx"),),
+    "card": (("a model to hand on", "card runs/tracetrans --license cc-by-4.0 --out tracetrans_model"),),
     "dicom": (("as DICOM series and registrations", "dicom trace series --out dicom_out"),),
+    "bids": (("traces of a BIDS data set", "bids traces/sub-01_T1w traces/sub-02_T1w --out derivatives/medtrace"),),
+    "slicer-modules": (("for 3D Slicer's module path", "slicer-modules --out slicer_modules"),),
     "runs": (
         ("all in runs/", "runs"),
         ("how two differ", "runs runs/a runs/b --compare"),
     ),
+    "demo": (("two scans, two traces, one page", "demo --out medtrace_demo"),),
     "doctor": (("devices, versions, speed", "doctor"),),
 }
 """Command → (what it does, the line behind `medtrace`)."""

@@ -20,6 +20,8 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
     "export": {"format": "format_"},
     "import": {"format": "format_"},
     "export-model": {"format": "format_"},
+    "bids": {"sources": "source"},
+    "card": {"license": "license_", "limits": "limit"},
     "translate": {"image": "images"},
     "plan": {"presets": "preset"},
     "apply": {"format": "format_"},

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from medtrace.cli.app import command
-from medtrace.cli.errors import USER_ERROR
+from medtrace.cli.errors import FAILED_VERDICT, USER_ERROR
 from medtrace.cli.output import ask, give, note, tell
 
 
@@ -83,3 +83,27 @@ def doctor() -> None:
     tell(report(sections))
     if any(finding.missing for finding in sections["packages"]):
         raise typer.Exit(USER_ERROR)
+
+
+@command("demo")
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for scans, traces and the page.")] = Path(
+        "medtrace_demo"
+    ),
+    show: Annotated[bool, typer.Option(help="Open the page, where there is a display.")] = True,
+) -> None:
+    """Translate and register two simulated scans with weights that ship, and show the page; needs no data.
+
+    The scans' true fields are known, so that the errors are told. Exits with 3 on a FAIL.
+    """
+    from medtrace.workflows.demo import demo as call
+    from medtrace.workflows.demo import show as open_page
+
+    result = call(out, say=lambda line: note(f"medtrace: {line}"))
+    give({"page": result.page, "numbers": result.numbers, "verdict": result.verdict})
+    for line in result.lines:
+        tell(line)
+    opened = show and open_page(result.page)
+    tell(f"page written to {result.page}" + (", and opened" if opened else "; open it in a browser"))
+    if result.verdict == "FAIL":
+        raise typer.Exit(FAILED_VERDICT)

@@ -9,7 +9,7 @@ import typer
 
 from medtrace.cli import options
 from medtrace.cli.app import command
-from medtrace.cli.output import give, tell
+from medtrace.cli.output import give, note, tell
 
 
 @command("export-model")
@@ -40,3 +40,29 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(number) for number in text.split("x"))
     except ValueError:
         raise ValueError(f"size: expected HxW or HxWxD, such as 256x256, received {text!r}") from None
+
+
+@command("card")
+def card(
+    run: options.Run,
+    out: options.NewFolder,
+    license_: Annotated[
+        str,
+        typer.Option("--license", help="Of the weights, as Hugging Face names it: apache-2.0, cc-by-4.0, other, ..."),
+    ],
+    title: Annotated[str | None, typer.Option(help="Title of the card.  [default: the method's]")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="A further sentence on how far to believe it; repeatable.")
+    ] = None,
+    checkpoint: options.Checkpoint = None,
+) -> None:
+    """Write a run as a folder to hand on: weights, record and a model card, as Hugging Face lays them out."""
+    from medtrace.workflows.card import card as call
+    from medtrace.workflows.runs import using_checkpoint
+
+    with using_checkpoint(checkpoint):
+        model = call(run, out, license=license_, title=title, limits=tuple(limit or ()))
+    give({"model": out, "license": license_, "scores": len(model.scores)})
+    tell(f"model written to {out}, with {len(model.scores)} scores in its card")
+    if not model.scores:
+        note("medtrace: note: the card has no scores; `medtrace evaluate` leaves them in the run")

@@ -9,7 +9,7 @@ import typer
 
 from medtrace.cli import choices
 
-Run = Annotated[Path, typer.Argument(help="Run folder of a training.")]
+Run = Annotated[Path, typer.Argument(help="Run folder of a training, a model folder, or hf://owner/name.")]
 Checkpoint = Annotated[
     str | None,
     typer.Option(help="Weights of the run: best (of its validations), last or epoch=N.  [default: of its end]"),

@@ -13,6 +13,7 @@ from medtrace.data.preparation.intensity import ContrastStandard
 from medtrace.data.preparation.rules import Preparation
 from medtrace.data.reading import read_image
 from medtrace.data.sources import Sources, sources
+from medtrace.data.torchio_subjects import items_of_subjects
 from medtrace.data.tracebench import DomainSettings, MetamorphicSettings, PostopSettings, TraceBench
 from medtrace.data.tracebench.misaligned import MisalignedSettings
 from medtrace.data.tracebench.settings import BrainSettings
@@ -38,6 +39,7 @@ __all__ = [
     "UnpairedDomains",
     "count_cases",
     "evaluation_loader",
+    "items_of_subjects",
     "load_dataset",
     "load_domain",
     "read_brats_reg",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import CacheDataset, MetaTensor
-from monai.transforms import CastToTyped, Compose, MapTransform, ScaleIntensityRanged
+from monai.transforms import CastToTyped, Compose, InvertibleTransform, MapTransform, ScaleIntensityRanged
 from torch import Tensor
 
 from medtrace.data.landmarks.points import read_landmarks
@@ -32,8 +32,8 @@ LABELS = ("source_labels", "target_labels")
 FILES = ("source_landmarks", "target_landmarks", "rigid")
 
 
-class DropSliceAxisd(MapTransform):
-    """Turn a one-slice volume (C, H, W, 1) into an image (C, H, W) that keeps its 4x4 affine.
+class DropSliceAxisd(MapTransform, InvertibleTransform):
+    """Turn a one-slice volume (C, H, W, 1) into an image (C, H, W) that keeps its 4x4 affine; `inverse` turns it back.
 
     MONAI's `SqueezeDimd` would cut the affine to 3x3 and lose where the slice lies.
     """
@@ -48,7 +48,19 @@ class DropSliceAxisd(MapTransform):
             volume = items[key]
             if volume.ndim != 4 or volume.shape[-1] != 1:
                 raise ValueError(f"{key}: expected one slice (C, H, W, 1), received shape {tuple(volume.shape)}")
-            items[key] = MetaTensor(volume.as_tensor()[..., 0], meta=volume.meta)
+            before = list(volume.applied_operations) if isinstance(volume, MetaTensor) else []
+            items[key] = MetaTensor(volume.as_tensor()[..., 0], meta=volume.meta, applied_operations=before)
+            self.push_transform(items[key])
+        return items
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Give images their third axis back."""
+        items = dict(data)
+        for key in self.key_iterator(items):
+            image = items[key]
+            self.pop_transform(image)
+            before = image.applied_operations
+            items[key] = MetaTensor(image.as_tensor()[..., None], meta=image.meta, applied_operations=before)
         return items
 
 

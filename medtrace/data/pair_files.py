@@ -1,4 +1,5 @@
-"""Items that name the files of a pair, as MONAI's data lists and MONAI Label do, read as the networks want them."""
+"""Items that name the files of a pair, as MONAI's data lists and MONAI Label do, or that are subjects of TorchIO, read
+as the networks want them."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from monai.transforms import MapTransform
 from medtrace.data.dataset import DropSliceAxisd
 from medtrace.data.nifti import read_nifti
 from medtrace.data.preparation.rules import Preparation
+from medtrace.data.torchio_subjects import is_subject, item_of_subject
 
 NAMES = {"image": "source", "label": "target"}
 """MONAI's keys → medtrace's."""
@@ -19,7 +21,8 @@ _MASKS = ("mask", "source_mask")
 
 
 class ReadPairFilesd(MapTransform):
-    """Read the files that an item names; an item whose images are read already stays as it is.
+    """Read the files that an item names, or the images of a TorchIO `Subject`; an item whose images are read already
+    stays as it is.
 
     Images come to [-1, 1] by the 0.5 and 99.5 percentiles of their foreground. Data with units, several contrasts or
     several scans a case are `medtrace prepare`'s.
@@ -46,14 +49,17 @@ class ReadPairFilesd(MapTransform):
         Raises:
             FileNotFoundError, ValueError: if a file cannot be read, or holds more than the network reads.
         """
-        named = {key: value for key, value in data.items() if isinstance(value, (str, os.PathLike))}
+        kinds: tuple[type, ...] = (str, os.PathLike)
+        if is_subject(data):
+            data, kinds = item_of_subject(data), (*kinds, MetaTensor)
+        named = {key: value for key, value in data.items() if isinstance(value, kinds)}
         named = {NAMES.get(str(key), str(key)): value for key, value in named.items()}
         wanted = {key: named[key] for key in (*self.keys, *_MASKS) if key in named}
         if not wanted:
             return data
         items: dict[Hashable, Any] = {str(key): value for key, value in data.items() if key not in NAMES}
-        for key, path in wanted.items():
-            image = read_nifti(os.fspath(path))
+        for key, given in wanted.items():
+            image = given if isinstance(given, MetaTensor) else read_nifti(str(given))
             if key not in _MASKS:
                 values, _ = self._rule.normalize(image)
                 image = MetaTensor(values, affine=image.affine, meta=image.meta)

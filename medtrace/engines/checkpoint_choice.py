@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medtrace.engines.checkpoint_files import WITHIN_EPOCH, newest_first, of_epochs, progress_of
+from medtrace.engines.model_folder import own_weights
 from medtrace.guard.notices import notify
 from medtrace.guard.weights import load_weights
 
@@ -52,7 +53,7 @@ def weights_file(run: Path) -> Path:
     """The file of the weights that a run is used with, which need not be there where nothing was chosen."""
     choice = _chosen.get()
     folder = run / "checkpoints"
-    return folder / WEIGHTS if choice is None else _states(run, folder, choice)[0]
+    return own_weights(run, folder / WEIGHTS) if choice is None else _states(run, folder, choice)[0]
 
 
 def run_states(run: Path, method: str, epochs: int) -> tuple[Path, Mapping[str, Any]]:
@@ -69,7 +70,7 @@ def run_states(run: Path, method: str, epochs: int) -> tuple[Path, Mapping[str, 
     """
     folder, choice = run / "checkpoints", _chosen.get()
     if choice is None:
-        path = folder / WEIGHTS
+        path = own_weights(run, folder / WEIGHTS)
         if not path.is_file():
             raise FileNotFoundError(_unfinished(run, path, method, epochs))
         if (folder / WITHIN_EPOCH).is_file():

@@ -22,12 +22,12 @@ from torch import Tensor
 from medtrace import __version__
 from medtrace.engines.averaging import usable_states
 from medtrace.engines.checkpoint_choice import run_states
+from medtrace.engines.model_folder import CONFIG, RECORD, record_file
 from medtrace.guard.method_size import EXTRA, check_shapes, check_size
 from medtrace.methods import Method, MethodSettings, method_class, resolve
 from medtrace.storage.files import atomic_write
 
 FORMAT, VERSION = "medtrace run", 1
-RECORD = "run.json"
 WEIGHTS = Path("checkpoints") / "weights.safetensors"
 BEST = Path("checkpoints") / "best.safetensors"
 """The weights of the best validation; in the form of `WEIGHTS`."""
@@ -55,8 +55,8 @@ class RunRecord:
     training_data: Mapping[str, Any] = field(default_factory=dict)
     started_from: Mapping[str, Any] = field(default_factory=dict)
 
-    def write(self, run: Path) -> None:
-        """Write `run.json` into a run folder."""
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -67,18 +67,22 @@ class RunRecord:
         }
         if self.started_from:
             content["started_from"] = dict(self.started_from)
-        atomic_write(run / RECORD, json.dumps(content, indent=1) + "\n")
+        return content
+
+    def write(self, run: Path) -> None:
+        """Write `run.json` into a run folder."""
+        atomic_write(run / RECORD, json.dumps(self.as_dict(), indent=1) + "\n")
 
 
 def read_run(run: str | os.PathLike) -> RunRecord:
-    """Read and check `run.json`.
+    """Read and check `run.json`, or the `config.json` of a folder made by `medtrace card`.
 
     Raises:
         FileNotFoundError: if the folder or the file is missing.
         ValueError: if it is not a record of this version, or its settings are refused.
     """
     run = Path(run)
-    path = run / RECORD
+    path = record_file(run)
     if not path.is_file():
         if (run / OLD_CONFIG).is_file():
             raise ValueError(
@@ -94,6 +98,10 @@ def read_run(run: str | os.PathLike) -> RunRecord:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); take an intact copy") from error
     result = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     if result != (FORMAT, VERSION):
+        if path.name == CONFIG and result == (None, None):
+            raise ValueError(
+                f"{path}: is not of a model of medtrace; name a folder that `medtrace card` wrote, or a run"
+            )
         raise ValueError(f"{path}: expected a run of version {VERSION}, received {result}; train again")
     name, settings = content.get("method"), content.get("settings")
     if not isinstance(name, str) or not isinstance(settings, dict):
@@ -116,7 +124,7 @@ def load_method(
     """Build the method of a run and load its trained weights, or those that `using_checkpoint` chooses.
 
     Args:
-        run: a folder left by `medtrace train`.
+        run: a folder left by `medtrace train`, or one that `medtrace card` made of it.
         device: where to put it; by default CUDA where there is one.
         sampling: how a method that samples is to sample this time, such as {"steps": 10}.
 

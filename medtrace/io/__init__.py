@@ -1,5 +1,6 @@
 """Writing and reading traces and transforms."""
 
+from medtrace.io.bids import BidsName, describe_derivatives, write_bids_derivatives
 from medtrace.io.composite import read_motion, write_composite
 from medtrace.io.dicom import SourceSeries, read_source_series
 from medtrace.io.dicom_export import save_dicom
@@ -18,9 +19,11 @@ from medtrace.io.transforms import DisplacementFile, read_transform, write_trans
 
 __all__ = [
     "EXPORT_FORMATS",
+    "BidsName",
     "DisplacementFile",
     "SlicerField",
     "SourceSeries",
+    "describe_derivatives",
     "export_trace",
     "load_trace",
     "read_dicom_registration",
@@ -35,6 +38,7 @@ __all__ = [
     "save_dicom",
     "save_trace",
     "to_original",
+    "write_bids_derivatives",
     "write_composite",
     "write_dicom_registration",
     "write_dicom_series",

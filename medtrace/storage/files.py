@@ -90,6 +90,12 @@ def atomic_write(
     return Path(path)
 
 
+def make_executable(path: str | os.PathLike) -> None:
+    """Let all who may read a file run it."""
+    mode = Path(path).stat().st_mode
+    Path(path).chmod(mode | (mode & 0o444) >> 2)
+
+
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> Path:
     """Write a JSON file laid out for people, and its folder where that is missing; see `atomic_write`."""
     return atomic_write(path, json.dumps(content, indent=2) + "\n", make_parents=True)

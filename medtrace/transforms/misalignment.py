@@ -10,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
+from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import MapTransform, RandomizableTransform
 from monai.utils.enums import TransformBackends
 from monai.utils.misc import ensure_tuple
@@ -17,7 +18,7 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
 from ..checks import check_choice
-from ..fields import warp
+from ..fields import identity_grid, warp
 from .geometry import affine_of
 from .misalignment_draw import MISALIGNMENT_LEVELS, Misalignment, MisalignmentDraw
 from .naming import as_item, check_probability, detached, named, one_per_key
@@ -25,7 +26,7 @@ from .naming import as_item, check_probability, detached, named, one_per_key
 MODES = ("bilinear", "nearest")
 
 
-class RandMisalign(RandomizableTransform):
+class RandMisalign(RandomizableTransform, InvertibleTransform):
     """Rotate, shift, scale and, by choice, bend an image at random, in one interpolation.
 
     Every number is drawn uniformly between minus and plus its bound (`Misalignment`). Rotation, scaling and smooth
@@ -34,7 +35,9 @@ class RandMisalign(RandomizableTransform):
     A displacement of exactly zero returns the values untouched.
 
     Replayable: `drawn` holds the numbers of the last call, `apply(image, drawn)` repeats them bit for bit, on any
-    image of the same dimension, and `displacement(image, drawn)` is the field.
+    image of the same dimension, and `displacement(image, drawn)` is the field. Invertible, where it is a MetaTensor
+    that MONAI traces: `inverse` reads the image through the exact inverse map, so that what was interpolated or left
+    the grid is not recovered.
 
     Args:
         level: a name of `MISALIGNMENT_LEVELS`: 0 to 5, "table1" or "nonrigid".
@@ -101,17 +104,24 @@ class RandMisalign(RandomizableTransform):
 
     def apply(self, img: Any, draw: MisalignmentDraw) -> Tensor:
         """Move an image by a given draw, whatever `prob`; Args, Returns and Raises as for a call."""
-        return _moved("img", img, draw, self.mode, self.fill)
+        moved = _moved("img", img, draw, self.mode, self.fill)
+        self.push_transform(moved, extra_info=_traced(draw, self.mode, self.fill))
+        return moved
+
+    def inverse(self, data: Tensor) -> Tensor:
+        """Move an image back by the draw that it was moved by."""
+        return _moved_back("data", data, self.pop_transform(data)["extra_info"])
 
     def displacement(self, img: Any, draw: MisalignmentDraw) -> Tensor:
         """The displacement of a draw on an image's grid: (spatial_dims, *spatial) float32, pull, in voxels."""
         return _displacement("img", img, draw)
 
 
-class RandMisalignd(MapTransform, RandomizableTransform):
+class RandMisalignd(MapTransform, RandomizableTransform, InvertibleTransform):
     """Dictionary form of `RandMisalign`.
 
-    `drawn` maps every key of the last item to its draw; `apply(item, drawn)` repeats them.
+    `drawn` maps every key of the last item to its draw; `apply(item, drawn)` repeats them. `inverse`, such as
+    MONAI's `Invertd` calls, moves the keys back and drops the displacements.
 
     Args:
         keys: the images.
@@ -198,8 +208,18 @@ class RandMisalignd(MapTransform, RandomizableTransform):
             _check_one_field(fields)
         for key, mode, fill in present:
             item[key] = _moved(str(key), data[key], drawn[key], mode, fill)
+            self.push_transform(item[key], extra_info=_traced(drawn[key], mode, fill))
         for key, name in self._field_names(fields).items():
             item[name] = fields[key]
+        return item
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Move the images of an item back by the draws that they were moved by; see `RandMisalign.inverse`."""
+        item = as_item(data)
+        for key in self.key_iterator(item):
+            item[key] = _moved_back(str(key), item[key], self.pop_transform(item[key])["extra_info"])
+        for name in self.ddf_keys:
+            item.pop(name, None)
         return item
 
     def _field_names(self, present: Mapping[Hashable, Tensor]) -> dict[Hashable, str]:
@@ -231,24 +251,58 @@ def _drawn(transform: RandomizableTransform, bounds: Misalignment, spatial_dims:
 
 
 def _displacement(name: str, img: Any, draw: MisalignmentDraw) -> Tensor:
-    image = _image(name, img)
+    return draw.displacement(*_grid(name, _image(name, img)))
+
+
+def _grid(name: str, image: Tensor) -> tuple[tuple[int, ...], list[float] | None]:
+    """Shape and, of a MetaTensor, voxel size."""
     shape = tuple(image.shape[1:])
-    spacing = None
-    if isinstance(image, MetaTensor):
-        axes = torch.from_numpy(affine_of(name, image))[:3, : len(shape)]
-        spacing = torch.linalg.vector_norm(axes, dim=0).tolist()
-    return draw.displacement(shape, spacing)
+    if not isinstance(image, MetaTensor):
+        return shape, None
+    axes = torch.from_numpy(affine_of(name, image))[:3, : len(shape)]
+    return shape, torch.linalg.vector_norm(axes, dim=0).tolist()
+
+
+def _traced(draw: MisalignmentDraw, mode: str, fill: float | str) -> dict[str, Any]:
+    """What MONAI keeps of a draw, as plain values."""
+    control = None if draw.control is None else [*map(_listed, draw.control)]
+    return {**draw._asdict(), "control": control, "mode": mode, "fill": fill}
+
+
+def _listed(values: Any) -> list[Any]:
+    result: list[Any] = torch.as_tensor(values).tolist()
+    return result
+
+
+def _moved_back(name: str, img: Any, traced: Mapping[str, Any]) -> Tensor:
+    """An image read through the inverse of the draw that moved it."""
+    image = _image(name, img)
+    shape, spacing = _grid(name, image)
+    control = traced["control"]
+    draw = MisalignmentDraw(
+        tuple(traced["angles_degrees"]),
+        tuple(traced["translation_percent"]),
+        traced["scale"],
+        None if control is None else torch.tensor(control, dtype=torch.float64).numpy(),
+    )
+    places = identity_grid(shape, dtype=torch.float64)
+    ddf = (draw.push(places, shape, spacing) - places).float()
+    return _pulled(name, image, ddf, traced["mode"], traced["fill"])
 
 
 def _moved(name: str, img: Any, draw: MisalignmentDraw, mode: str, fill: float | str) -> Tensor:
     image = _image(name, img)
+    return _pulled(name, image, _displacement(name, image, draw), mode, fill)
+
+
+def _pulled(name: str, image: Tensor, ddf: Tensor, mode: str, fill: float | str) -> Tensor:
     values = detached(image)
     if mode == "bilinear" and not values.is_floating_point():
         raise TypeError(
             f'{named(name, image)}: expected floating-point values for mode="bilinear", received {values.dtype}; use'
             ' mode="nearest" for labels or call .float()'
         )
-    ddf = _displacement(name, image, draw).to(values.device)
+    ddf = ddf.to(values.device)
     moved = _read(named(name, image), values, ddf, mode, fill) if bool(ddf.any()) else values.clone()
     return MetaTensor(moved).copy_meta_from(image) if isinstance(image, MetaTensor) else moved
 

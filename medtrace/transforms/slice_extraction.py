@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms.transform import MapTransform, Transform
+from monai.transforms.inverse import InvertibleTransform
+from monai.transforms.transform import MapTransform
 from monai.utils.enums import TransformBackends
 from monai.utils.type_conversion import convert_to_tensor
 from nibabel.orientations import io_orientation
@@ -27,7 +28,7 @@ _AXES = ("LR", "PA", "IS")
 _CENTERS = ("volume", "foreground")
 
 
-class SliceExtraction(Transform):
+class SliceExtraction(InvertibleTransform):
     """Take 2D slices of a 3D volume along an anatomical axis, each with its own right affine.
 
     The axis is found from the affine (the array axis closest to the anatomical one), so storage order, flips
@@ -40,8 +41,8 @@ class SliceExtraction(Transform):
     interpolated in either case.
 
     Slices are MetaTensors (C, H, W) whose 4x4 affine takes the pixel (i, j), that is voxel (i, j, 0), to RAS mm;
-    its third column is the step to the next slice along the axis code. The list of applied operations of the
-    volume is not carried over (a volume's operation cannot be undone on one of its slices), and there is no inverse.
+    its third column is the step to the next slice along the axis code. `inverse` of a slice is the volume's grid with
+    the slice in its place and 0 elsewhere, so that operations of the volume, which slices carry, can be undone too.
 
     Args:
         axis: "axial", "coronal", "sagittal" (counted towards S, A, R) or one of the letters R, L, A, P, S, I.
@@ -166,8 +167,39 @@ class SliceExtraction(Transform):
                 slice_array_index=position,
             )
             own = _slice_affine(affine, volume.shape[1:], (*order, array_axis), (*signs, sign), position)
-            slices.append(MetaTensor(pixels.contiguous(), affine=torch.from_numpy(own), meta=own_meta))
+            before = deepcopy(volume.applied_operations) if isinstance(volume, MetaTensor) else []
+            one = MetaTensor(pixels.contiguous(), torch.from_numpy(own), own_meta, applied_operations=before)
+            info = {
+                "shape": list(volume.shape[1:]),
+                "affine": affine.tolist(),
+                "place": [array_axis, position],
+                "turned": bool(order[0] > order[1]),
+                "flipped": flipped,
+            }
+            self.push_transform(one, extra_info=info)
+            slices.append(one)
         return slices
+
+    def inverse(self, data: Tensor) -> Tensor:
+        """The volume's grid with a slice in its place, 0 elsewhere.
+
+        Args:
+            data: a slice (C, H, W), as it was taken or changed in its values.
+        """
+        info = self.pop_transform(data)["extra_info"]
+        pixels = detached(data)
+        pixels = pixels.flip(info["flipped"]) if info["flipped"] else pixels
+        pixels = pixels.transpose(1, 2) if info["turned"] else pixels
+        volume: Tensor = pixels.new_zeros((pixels.shape[0], *info["shape"]))
+        array_axis, position = info["place"]
+        volume.select(1 + array_axis, position).copy_(pixels)
+        if not isinstance(data, MetaTensor):
+            return volume
+        affine = torch.tensor(info["affine"], dtype=torch.float64)
+        own = ("slice_axis", "slice_index", "slice_array_axis", "slice_array_index")
+        meta = {key: value for key, value in data.meta.items() if key not in own}
+        result: Tensor = MetaTensor(volume, affine, meta, applied_operations=data.applied_operations)
+        return result
 
     def _plane(self, affine: Array, array_axis: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Array axes and directions that become rows and columns."""
@@ -179,7 +211,7 @@ class SliceExtraction(Transform):
         return (rows, columns), (int(direction[rows]), int(direction[columns]))
 
 
-class SliceExtractiond(MapTransform):
+class SliceExtractiond(MapTransform, InvertibleTransform):
     """Dictionary form of `SliceExtraction`: one item becomes a list of items, one per slice.
 
     All keys are sliced at the same places and must share one grid. Like MONAI's cropping of several samples, the
@@ -244,6 +276,13 @@ class SliceExtractiond(MapTransform):
         sliced = {key: self.slicer.extract(volumes[key], affines[key], chosen) for key in present}
         others = {key: value for key, value in data.items() if key not in present}
         return [{**deepcopy(others), **{key: sliced[key][number] for key in present}} for number in range(len(chosen))]
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """An item of one slice with its keys back on the volume's grid; see `SliceExtraction.inverse`."""
+        item = as_item(data)
+        for key in self.key_iterator(item):
+            item[key] = self.slicer.inverse(item[key])
+        return item
 
 
 def _volume(name: str, img: Any) -> Tensor:

@@ -14,7 +14,7 @@ from monai.data import list_data_collate
 from medtrace.checks import check_positive
 from medtrace.data.case_loader import sizes_of
 from medtrace.engines.checkpoint_choice import chosen_checkpoint
-from medtrace.engines.runs import load_method
+from medtrace.engines.runs import load_method, read_run
 from medtrace.evaluation.scoring import score_case
 from medtrace.evaluation.tracers import tracer_of
 from medtrace.inference.patched import patches_for, taking_patches
@@ -65,7 +65,8 @@ def evaluate(
 
     Args:
         run: a folder left by `medtrace train`.
-        dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
+        dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`; subjects of TorchIO
+            are cases, with images of the names and the range that networks read.
         out: where `<row>.csv`, `<row>_summary.csv`, those of `<row>_delivered`, `table.md`, `comparison.csv` (see
             `paired_rows`), `evaluation.json` and the first cases' `report.html` are written; by default
             `RUN/evaluation/<split>`.
@@ -90,12 +91,16 @@ def evaluate(
         ValueError: if a case is of a subject that the run was trained on, known by its images (see
             `unseen.review_split`).
     """
-    from medtrace.data import load_dataset
+    from medtrace.data import items_of_subjects, load_dataset
 
     folder = Path(dataset) if isinstance(dataset, (str, os.PathLike)) else None
     review = SplitReview() if folder is None else reviewed(run, folder, split, allow_training_subjects)
     method = load_method(run, device)
-    cases: Any = dataset if folder is None else load_dataset(folder, split, landmarks=True, neighbors=method.neighbors)
+    cases: Any = (
+        items_of_subjects(dataset, read_run(run).settings.spatial_dims)
+        if folder is None
+        else load_dataset(folder, split, landmarks=True, neighbors=method.neighbors)
+    )
     out = evaluation_of(run, split) if out is None else Path(out)
     check_positive("batch_size", batch_size)
     inferer = patches_of_cases(method, run, cases, patch_size)

@@ -30,6 +30,7 @@ from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
+from medtrace.workflows.handing_on.hub import local_run
 from medtrace.workflows.registration.greedy import MASK_ROLES, PRESETS, Greedy, register_greedy
 from medtrace.workflows.registration.pair import PairRegistration
 from medtrace.workflows.registration.trained import Descent, register_trained
@@ -119,8 +120,9 @@ def register(
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
         mask: pathology of the target on its grid (see `data.masks`): where intensity may change.
         source_mask: pathology of the source on its grid; it moves with the source.
-        run: folder left by `medtrace train metaregnet`; None registers without a trained network. Where its training
-            scans were freed of their bias field, so are source and target first, and the trace holds them so.
+        run: folder left by `medtrace train metaregnet`, its model folder, or `hf://owner/name`; None registers
+            without a trained network. Where its training scans were freed of their bias field, so are source and target
+            first, and the trace holds them so.
         refine: gradient steps on this pair's own flows, after a run (by default none) or, without, by the engine
             "instance" (100), which a number chooses.
         engine: without a run, "greedy" (`medtrace.registration`; the default, unless `refine` is given) or "instance"
@@ -166,7 +168,7 @@ def register(
         >>> found.verdict.grade  # doctest: +SKIP
         'PASS'
     """
-    out = Path(out)
+    out, run = Path(out), None if run is None else local_run(run)
     descent = Descent(run, refine, smoothness, contrast, device)
     greedy = Greedy(similarity, preset, update_smoothing, field_smoothing, mask_role)
     by_greedy = _check_request(descent, greedy, engine, spacing, figure)

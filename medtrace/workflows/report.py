@@ -137,9 +137,13 @@ def method_title(name: str | None) -> str | None:
     Example:
         >>> method_title("TraceTransMethod"), method_title("tracetrans"), method_title("imported (itk)")
         ('TraceTrans', 'TraceTrans', 'imported (itk)')
+        >>> method_title("ComposedTraceTransMethod")
+        'TraceTrans composed'
     """
     for known in method_names() if name else ():
-        if name == known or str(name).lower() == f"{known.replace('_', '')}method":
+        # The words of a class may be in another order than those of its folder; no other class is loaded.
+        same_letters = sorted(str(name).lower()) == sorted(f"{known.replace('_', '')}method")
+        if name == known or (same_letters and method_class(known).__name__ == name):
             return method_class(known).title or name
     return name
 

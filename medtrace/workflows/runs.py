@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from medtrace.engines.assembly import HISTORY
 from medtrace.engines.checkpoint_choice import using_checkpoint
 from medtrace.engines.checkpoint_files import WITHIN_EPOCH, of_epochs
-from medtrace.engines.runs import RECORD, WEIGHTS, RunRecord, read_run
+from medtrace.engines.model_folder import RECORD
+from medtrace.engines.runs import WEIGHTS, RunRecord, read_run
 from medtrace.report.tables import Summary, markdown_table, read_summary
 from medtrace.storage.files import remove
 from medtrace.storage.locks import acquire

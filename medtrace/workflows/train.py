@@ -10,7 +10,8 @@ from typing import Any
 
 from medtrace.data.dataset import read_index
 from medtrace.engines.interruption import TrainingInterruptedError
-from medtrace.engines.runs import OLD_CONFIG, PREPARATION, RECORD, read_run
+from medtrace.engines.model_folder import RECORD
+from medtrace.engines.runs import OLD_CONFIG, PREPARATION, read_run
 from medtrace.guard.notices import notify
 from medtrace.guard.shortage import is_shortage
 from medtrace.methods import Method, MethodSettings, method_class, method_names, resolve

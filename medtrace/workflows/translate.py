@@ -34,6 +34,7 @@ from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
 from medtrace.trace.contrast import Contrast
 from medtrace.transforms.source_dropout import MISSING
+from medtrace.workflows.handing_on.hub import local_run
 from medtrace.workflows.intensity import interval_of, with_interval
 from medtrace.workflows.report import report_beside, reserve_outputs
 from medtrace.workflows.unseen.images import TrainingMemory, review_image
@@ -100,7 +101,7 @@ def translate(
     image has its contrast's background there, moved by the field.
 
     Args:
-        run: folder left by `medtrace train`.
+        run: folder left by `medtrace train`, one made by `medtrace card`, or `hf://owner/name`.
         image: a file or DICOM folder (see `medtrace.data.reading`); of a run that reads several contrasts, contrast →
             file. One may be missing if the run was trained so (`data.drop_sources`, or pairs that lacked it): its
             channel is -1, the value of background, and the metadata say so.
@@ -134,7 +135,7 @@ def translate(
         FileExistsError: if `out` or `dicom` is in use.
         ValueError: if the image cannot be read, does not fit the run, or was trained on; the message names the file.
     """
-    run, out = Path(run), Path(out)
+    run, out = local_run(run), Path(out)
     files = {name: Path(path) for name, path in image.items()} if isinstance(image, Mapping) else Path(image)
     if isinstance(files, dict) and dicom is not None:
         raise ValueError("dicom: expected with one source, a DICOM folder, received named sources; leave it out")

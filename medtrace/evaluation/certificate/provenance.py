@@ -15,7 +15,7 @@ from medtrace import __version__
 from medtrace.data.bias import in_corrected_intensities
 from medtrace.data.reading import read_image
 from medtrace.engines.checkpoint_choice import weights_file
-from medtrace.engines.runs import RECORD
+from medtrace.engines.model_folder import record_file
 from medtrace.evaluation.certificate.record import Check, Status
 from medtrace.geometry.grid import Grid
 from medtrace.io.digest import file_hashes, sha256
@@ -49,12 +49,12 @@ def provenance(
     if run is not None:
         run = Path(run)
         weights = weights_file(run)
-        for path in (run, run / RECORD, weights):
+        for path in (run, record_file(run), weights):
             if not path.exists():
                 raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
         result["run"] = {
             "weights_sha256": sha256(weights),
-            "run_sha256": sha256(run / RECORD),
+            "run_sha256": sha256(record_file(run)),
             "name": run.resolve().name,
         }
     if source is not None:

@@ -19,7 +19,8 @@ from medtrace.data.lists.image_list import ListedImage, list_images
 from medtrace.data.natural_images.output import natural_image_beside
 from medtrace.data.preparation.rules import FILE
 from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint
-from medtrace.engines.runs import RECORD, WEIGHTS, load_method
+from medtrace.engines.model_folder import own_weights, record_file
+from medtrace.engines.runs import WEIGHTS, load_method
 from medtrace.fields import non_diffeomorphic_fraction, voxel_to_mm
 from medtrace.io import save_trace
 from medtrace.io.trace_members import check_transform_formats
@@ -265,10 +266,10 @@ def _objective(run: Path, digest: str, device: str | None) -> Method:  # noqa: A
 
 
 def _run_digest(run: Path) -> str:
-    for path in (run, run / RECORD):
+    for path in (run, record_file(run)):
         if not path.exists():
             raise FileNotFoundError(f"run: {path} is missing; give the folder that `medtrace train --out` wrote")
-    files = {str(name): run / name for name in (RECORD, WEIGHTS, FILE)}
+    files = {"run.json": record_file(run), str(WEIGHTS): own_weights(run, run / WEIGHTS), FILE: run / FILE}
     if chosen_checkpoint() is not None:
         files |= {path.name: path for path in sorted((run / WEIGHTS).parent.glob("*")) if path.is_file()}
     return case_key({name: path if path.is_file() else None for name, path in files.items()})

@@ -8,7 +8,7 @@ from typing import Any
 
 from medtrace.data.lists.image_list import list_images
 from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoint, weights_file
-from medtrace.engines.runs import RECORD
+from medtrace.engines.model_folder import record_file
 from medtrace.storage.cases import case_key
 from medtrace.workflows.many.attempts import Task
 from medtrace.workflows.many.overview import TRACE, reason_of, registration_numbers, write_summary
@@ -84,7 +84,7 @@ def register_case(
     trained: dict[str, Path | None] = {"run": None, "weights": None}
     if run is not None:
         with using_checkpoint(checkpoint):
-            trained = {"run": Path(run) / RECORD, "weights": weights_file(Path(run))}
+            trained = {"run": record_file(Path(run)), "weights": weights_file(Path(run))}
     key = case_key({**pair.files, **trained}, series=pair.series, summary=1, **known)
 
     def make(folder: Path) -> None:

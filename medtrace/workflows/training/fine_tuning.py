@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from medtrace.engines.handlers.tracking import flat
+from medtrace.engines.model_folder import MODEL
 from medtrace.engines.runs import BEST, WEIGHTS, read_run
 from medtrace.guard.weights import load_weights
 from medtrace.methods import Method, MethodSettings
@@ -35,7 +36,7 @@ def start_of(run: str | os.PathLike, method: str) -> dict[str, Any]:
             f"from: expected a run of {method}, received {run}, a run of {record.method}; train {record.method}, or"
             " start without --from"
         )
-    name = next((name for name in (WEIGHTS, BEST) if (Path(run) / name).is_file()), None)
+    name = next((name for name in (WEIGHTS, BEST, Path(MODEL)) if (Path(run) / name).is_file()), None)
     if name is None:
         raise FileNotFoundError(
             f"from: {run} has no weights yet, neither {WEIGHTS.name} nor {BEST.name}; resume it first with `medtrace"

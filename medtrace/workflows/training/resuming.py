@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medtrace.engines.runs import RECORD, RunRecord, read_run
+from medtrace.engines.model_folder import RECORD
+from medtrace.engines.runs import RunRecord, read_run
 from medtrace.guard.method_size import check_size
 from medtrace.guard.notices import notify
 from medtrace.methods import Method, MethodSettings, resolve
