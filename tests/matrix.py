@@ -31,22 +31,31 @@ SMOKE = (
     ["translate", "run", "scan.nii.gz", "--out", "trace"],
     ["certify", "trace"],
     ["report", "trace", "--out", "page.html"],
+    ["export", "trace", "--format", "ants", "--out", "ants"],
     ["convert", "trace", "--to", "itk", "--out", "itk"],
-    ["register", "moved.nii.gz", "scan.nii.gz", "--out", "registered"],
-    ["apply", "registered", "moved.nii.gz", "--out", "applied.nii.gz"],
-    ["trace", "scan.nii.gz", "moved.nii.gz", "--out", "traced"],
+    ["register", "2a.nii.gz", "scan.nii.gz", "--out", "registered"],
+    ["apply", "registered", "2a.nii.gz", "--out", "applied.nii.gz"],
+    ["trace", "scan.nii.gz", "2a.nii.gz", "--out", "traced"],
     ["prepare", "pairs.csv", "--out", "dataset"],
     ["plan", "dataset"],
     ["train", "unet", "dataset", "--smoke", "--out", "own", "--device", "cpu"],
     ["evaluate", "own", "dataset"],
+    ["reproduce"],
 )
-SCAN = (
-    "import nibabel, numpy; from nilearn import datasets;"
-    "scan = datasets.load_mni152_template(resolution=4); nibabel.save(scan, 'scan.nii.gz');"
-    "moved = nibabel.Nifti1Image(numpy.roll(scan.get_fdata(), 2, 0), scan.affine); nibabel.save(moved, 'moved.nii.gz');"
-    "rows = [f's{n},scan.nii.gz,moved.nii.gz' for n in range(6)];"
-    "open('pairs.csv', 'w').write('\\n'.join(['subject,source,target', *rows]))"
-)
+SCAN = """
+import nibabel, numpy
+from nilearn import datasets
+
+scan = datasets.load_mni152_template(resolution=4)
+values, rows = scan.get_fdata(), ["subject,source,target"]
+nibabel.save(scan, "scan.nii.gz")
+for number in range(6):
+    changed = numpy.roll(values, number, 0) + 0.1 * numpy.random.default_rng(number).random(values.shape)
+    for name, image in (("a", changed), ("b", numpy.sqrt(changed))):
+        nibabel.save(nibabel.Nifti1Image(image.astype("float32"), scan.affine), f"{number}{name}.nii.gz")
+    rows.append(f"s{number},{number}a.nii.gz,{number}b.nii.gz")
+open("pairs.csv", "w").write("\\n".join(rows))
+"""
 PLAIN = """
 import importlib.util, pathlib
 from medtrace.data import read_image
@@ -98,7 +107,9 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
     call([interpreter, "-m", "venv", place], log)
     own = place / "bin"
     constraints = folder / "constraints.txt"
-    lowest = subprocess.run([sys.executable, ROOT / "tests" / "lowest_versions.py", "bench"], capture_output=True, text=True)
+    lowest = subprocess.run(
+        [sys.executable, ROOT / "tests" / "lowest_versions.py", "bench"], capture_output=True, text=True
+    )
     constraints.write_text(lowest.stdout if dependencies == "lowest" else "")
     begun = time.monotonic()
     wanted = f"{artifact}[bench]"

@@ -42,12 +42,16 @@ def test_the_core_holds_what_a_scan_needs_and_extras_the_rest():
     core = set(requirements())
     assert set(CORE) <= core
     assert not core & set(OF_EXTRAS)
-    extras = {name for extra in SETUP["options.extras_require"] for name in requirements("options.extras_require", extra)}
+    extras = {
+        name for extra in SETUP["options.extras_require"] for name in requirements("options.extras_require", extra)
+    }
     assert set(OF_EXTRAS) <= extras
 
 
 def test_the_lowest_versions_are_those_that_monai_takes():
-    lowest = {name: next(iter(one.specifier)).version for name, one in requirements().items() if len(one.specifier) == 1}
+    lowest = {
+        name: next(iter(one.specifier)).version for name, one in requirements().items() if len(one.specifier) == 1
+    }
     theirs = [Requirement(line) for line in requires("monai") if "extra" not in line]
     assert {"torch", "numpy"} <= {one.name for one in theirs}
     for one in theirs:

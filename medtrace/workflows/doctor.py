@@ -83,7 +83,12 @@ def _devices() -> list[Finding]:
         why = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
         result.append(Finding("cuda", f"none: {why}", missing=True))
     if torch.backends.mps.is_available():
-        result.append(Finding("mps", "Apple GPU, taken with --device mps; volumes are sampled on the CPU; medtrace is not tested on it"))
+        result.append(
+            Finding(
+                "mps",
+                "Apple GPU, taken with --device mps; volumes are sampled on the CPU; medtrace is not tested on it",
+            )
+        )
     return result
 
 

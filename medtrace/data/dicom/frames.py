@@ -50,7 +50,9 @@ class Frame:
         value = self.groups.get(keyword)
         if value is None and not (self.of_several and keyword in PLACE):
             value = self.header.get(keyword)
-        return None if value is None or value == "" or (isinstance(value, MutableSequence) and not len(value)) else value
+        return (
+            None if value is None or value == "" or (isinstance(value, MutableSequence) and not len(value)) else value
+        )
 
     def numbers(self, keyword: str, count: int) -> np.ndarray | None:
         """An attribute of `count` finite numbers; None where it is absent.

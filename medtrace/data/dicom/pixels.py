@@ -180,7 +180,11 @@ def _itk_reads(dataset: Dataset, syntax: UID) -> bool:
     allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
     if allocated == 16:
         return True
-    return allocated in (8, 32) and used == allocated and not (allocated == 32 and syntax == pydicom.uid.ExplicitVRBigEndian)
+    return (
+        allocated in (8, 32)
+        and used == allocated
+        and not (allocated == 32 and syntax == pydicom.uid.ExplicitVRBigEndian)
+    )
 
 
 def _by_itk(path: Path, _: Dataset) -> np.ndarray:
