@@ -24,9 +24,9 @@ TESTS = ROOT / "tests" / "test_gpu.py"
 PAGE = ROOT / "docs" / "results" / "gpu.md"
 HEAD = """# On a GPU
 
-Nothing depends on this page: every other figure of the documentation is a CPU's unless it says otherwise. The tests of
-`tests/test_gpu.py` compare fields, losses, a registration and a method with the CPU's answers, train in half precision and
-measure memory. They are skipped, with a line, where there is no NVIDIA GPU. Made by
+Nothing depends on this page: every other figure of the documentation is a CPU's unless it says otherwise. The tests
+of `tests/test_gpu.py` compare fields, losses, a registration and a method with the CPU's answers, train in half
+precision and measure memory. They are skipped, with a line, where there is no NVIDIA GPU. Made by
 
 ```sh
 make test-gpu  # python -m tests.gpu_page

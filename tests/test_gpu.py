@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: the CPU's answers, half precision, memory. Skipped where there is none; `make test-gpu` makes a page.
+"""On an NVIDIA GPU: the CPU's answers, half precision, memory. Skipped where there is none; see `make test-gpu`.
 
 MEDTRACE_TEST_DEVICE=cpu runs the code of these tests without one, except those of memory.
 """

@@ -66,7 +66,7 @@ def test_what_monai_means_otherwise_is_refused():
     network, (noise, source) = estimator(), pair()
     with pytest.raises(ValueError, match=r"steps: expected a divisor of 12 .* received 5; .*denoise takes any"):
         inferer_scheduler(SCHEDULE, "ddim", 5)
-    with pytest.raises(ValueError, match="steps: expected 12, the schedule's own, .* received 6"):
+    with pytest.raises(ValueError, match=r"steps: expected 12, the schedule's own, .* received 6"):
         inferer_scheduler(SCHEDULE, "ancestral", 6)
     with pytest.raises(ValueError, match="sampler: expected one of"):
         inferer_scheduler(SCHEDULE, "dpm_solver")

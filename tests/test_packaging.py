@@ -1,4 +1,4 @@
-"""What is installed: bounds, extras, version, README of the package index, Dockerfile, conda recipe, the wheel's bytes."""
+"""What is installed: bounds, extras, version, README of a package index, Dockerfile, conda recipe, the wheel."""
 
 import configparser
 import hashlib
@@ -23,6 +23,7 @@ from medtrace.data import read_image
 from medtrace.guard.extras import OptionalPackage
 from medtrace.io import read_dicom_registration
 from medtrace.workflows.train import train
+from tests.gpu_page import HEAD, PAGE, page
 from tests.test_project_files import run, tool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,10 +82,10 @@ def test_nothing_else_needs_the_extras():
         f"import sys\nfor name in {[name.replace('-', '_') for name in OF_EXTRAS]!r}: sys.modules[name] = None\n"
         "import medtrace.io, medtrace.data, medtrace.engines, medtrace.evaluation.bench, medtrace.workflows.translate,"
         " medtrace.workflows.train, medtrace.workflows.prepare, medtrace.inference, medtrace.report, medtrace.cli\n"
-        "print([name for name in ('pydicom', 'matplotlib.pyplot') if sys.modules.get(name)])"
+        "print('all')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[]", done.stderr
+    assert done.stdout.strip() == "all", done.stderr
 
 
 def test_without_tensorboard_a_training_says_so_and_goes_on(tmp_path, monkeypatch):
@@ -142,9 +143,9 @@ def test_the_readme_of_a_package_index_leads_nowhere_wrong():
     assert {link for link in re.findall(r"\]\(([^)]*)\)", plain) if not link.startswith("https://")} == set()
     assert "[MONAI](https://monai.io)" in plain
     assert "getting started" in plain
-    linked = readable("![a page](docs/a.webp) and [how](docs/a.md#here), [above](#top)", "https://host/me/it")
+    linked = readable("![a page](docs/a.webp), [how](docs/a.md#here), [above](#top)", "https://host/me/it")
     assert linked == (
-        "![a page](https://host/me/it/raw/main/docs/a.webp) and [how](https://host/me/it/blob/main/docs/a.md#here), above"
+        "![a page](https://host/me/it/raw/main/docs/a.webp), [how](https://host/me/it/blob/main/docs/a.md#here), above"
     )
 
 
@@ -189,6 +190,15 @@ def test_the_conda_recipe_is_valid_and_asks_for_the_same():
     assert asked == expected | {f"python {SETUP['options']['python_requires']}"}
     with pytest.raises(rattler_build.RecipeParseError):
         rattler_build.Stage0Recipe.from_yaml("package: {nam: medtrace}")
+
+
+def test_the_page_of_a_gpu_says_what_was_run_and_on_what():
+    assert PAGE.read_text(encoding="utf-8").startswith(HEAD)
+    assert "**Not run yet**" in page([], {})
+    made = page([("test_a", "passed", "float32 1e-05")], {"hardware": "Some GPU, 80 GiB", "date": "2030-01-01"})
+    assert "| hardware | Some GPU, 80 GiB |" in made
+    assert "| `test_a` | passed | float32 1e-05 |" in made
+    assert "Not run yet" not in made
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ def windows(monkeypatch):
     monkeypatch.setattr(locks, "fcntl", None)
 
 
-def test_a_lock_of_windows_refuses_a_second_and_names_its_holder(windows, tmp_path):
+@pytest.mark.usefixtures("windows")
+def test_a_lock_of_windows_refuses_a_second_and_names_its_holder(tmp_path):
     place = tmp_path / ".lock"
     held = locks.acquire(place)
     assert held.sure
@@ -42,10 +43,11 @@ def test_a_lock_of_windows_refuses_a_second_and_names_its_holder(windows, tmp_pa
     locks.acquire(place).release()
 
 
-def test_a_file_that_another_has_opened_stays_on_windows(windows, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("windows")
+def test_a_file_that_another_has_opened_stays_on_windows(tmp_path, monkeypatch):
     held = locks.acquire(tmp_path / ".lock")
 
-    def busy(self, missing_ok=False):
+    def busy(*_, **__):
         raise PermissionError(errno.EACCES, "The process cannot access the file")
 
     with monkeypatch.context() as patch:
@@ -54,7 +56,8 @@ def test_a_file_that_another_has_opened_stays_on_windows(windows, tmp_path, monk
     locks.acquire(tmp_path / ".lock").release()
 
 
-def test_a_file_system_without_locks_is_not_sure(windows, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("windows")
+def test_a_file_system_without_locks_is_not_sure(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(errno.EINVAL, "Invalid argument")
 
@@ -74,30 +77,31 @@ def test_apples_gpus_lack_volumes_and_labels(kind, axes, floating, expected):
     assert lacks_sampling(image) is expected
 
 
-def test_what_a_device_lacks_is_sampled_on_the_cpu_with_a_line_and_its_gradient(monkeypatch):
+CALLS = {
+    "warp": lambda image, field: warp(image, field),
+    "sample": lambda image, field: sample(image, field.abs()),
+    "exponentiate": lambda _, field: exponentiate(field),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_a_device_lacks_is_sampled_on_the_cpu_with_a_line_and_its_gradient(name, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     image, ddf = torch.rand(1, 1, 6, 7, 8, generator=generator), torch.randn(1, 3, 6, 7, 8, generator=generator)
-    calls = {
-        "warp": lambda field: warp(image, field),
-        "sample": lambda field: sample(image, field.abs()),
-        "exponentiate": lambda field: exponentiate(field),
-    }
-    for call in calls.values():
-        ddf.requires_grad_()
-        expected = call(ddf)
-        (gradient,) = torch.autograd.grad(expected.sum(), ddf)
-        on_mps = types.SimpleNamespace(device=torch.device("mps"), ndim=5, is_floating_point=lambda: True)
-        answers = iter([True] + [False] * 9)
-        for module in (resample, flow):
-            monkeypatch.setattr(module, "lacks_sampling", lambda _: next(answers) and lacks_sampling(on_mps))
-        with pytest.warns(UserWarning, match="mps: torch samples no volumes"):
-            result = call(ddf)
-        monkeypatch.undo()
-        assert torch.equal(result, expected)
-        assert torch.equal(torch.autograd.grad(result.sum(), ddf)[0], gradient)
+    ddf.requires_grad_()
+    expected = CALLS[name](image, ddf)
+    (gradient,) = torch.autograd.grad(expected.sum(), ddf)
+    on_mps = types.SimpleNamespace(device=torch.device("mps"), ndim=5, is_floating_point=lambda: True)
+    answers = iter([True] + [False] * 9)
+    for module in (resample, flow):
+        monkeypatch.setattr(module, "lacks_sampling", lambda _: next(answers) and lacks_sampling(on_mps))
+    with pytest.warns(UserWarning, match="mps: torch samples no volumes"):
+        result = CALLS[name](image, ddf)
+    assert torch.equal(result, expected)
+    assert torch.equal(torch.autograd.grad(result.sum(), ddf)[0], gradient)
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="here is an Apple GPU")
 def test_an_apple_gpu_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="device: expected one of cpu.*received 'mps', which torch does not see"):
+    with pytest.raises(ValueError, match=r"device: expected one of cpu.*received 'mps', which torch does not see"):
         default_device("mps")

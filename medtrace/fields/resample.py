@@ -169,7 +169,9 @@ def lacks_sampling(image: Tensor) -> bool:
     """Whether torch cannot sample an image on its device: volumes and labels on Apple's GPUs. It is said once."""
     if image.device.type != "mps" or (image.ndim < 5 and image.is_floating_point()):
         return False
-    warnings.warn("mps: torch samples no volumes and no labels on Apple's GPUs; they are sampled on the CPU")
+    warnings.warn(
+        "mps: torch samples no volumes and no labels on Apple's GPUs; they are sampled on the CPU", stacklevel=2
+    )
     return True
 
 

@@ -1,4 +1,4 @@
-"""Diffusion parts under MONAI's `DiffusionInferer`: a noise estimator as its model, a noise schedule as its scheduler."""
+"""MONAI's `DiffusionInferer` over the diffusion parts: the noise estimator as its model, the schedule as scheduler."""
 
 from __future__ import annotations
 

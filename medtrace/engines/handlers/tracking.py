@@ -34,8 +34,8 @@ class Tracking:
     otherwise: nothing leaves the machine that was not asked to. Attach it behind `LossHistory`.
 
     Args:
-        tool: "auto" and "tensorboard" add nothing, as `TensorBoardStatsHandler` writes TensorBoard's files wherever it is
-            installed (`writes_tensorboard`); with "auto" a training goes on without it.
+        tool: "auto" and "tensorboard" add nothing, as `TensorBoardStatsHandler` writes TensorBoard's files wherever it
+            is installed (`writes_tensorboard`); with "auto" a training goes on without it.
         run: the run folder, by whose name the tool knows the training.
         settings: of the training, for the tool's table of parameters.
 

@@ -32,8 +32,8 @@ class RunPage:
     """Write `run.html` while a training runs and when it ends, however it ends, and sample images of validations.
 
     The first validation cases are kept as `samples/epoch=N.png` (of the newest validation and of the first, second,
-    fourth, eighth, ...) and reported to TensorBoard, where that is installed. The page is written at most every few seconds, at the end
-    always. A page that cannot be written stops no training. Attach it last.
+    fourth, eighth, ...) and reported to TensorBoard, where that is installed. The page is written at most every few
+    seconds, at the end always. A page that cannot be written stops no training. Attach it last.
 
     Args:
         run: the run folder.
