@@ -85,7 +85,7 @@ def derived(source: SourceSeries, sop_class: str, modality: str, now: datetime) 
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     dataset.file_meta.ImplementationClassUID = pydicom.uid.PYDICOM_IMPLEMENTATION_UID
-    dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.UID(sop_class)
     carry(first, dataset, [*TEXT, *PATIENT, *STUDY, *SERIES], MAY_BE_EMPTY)
     dataset.SOPClassUID = sop_class
     dataset.Modality = modality
