@@ -212,7 +212,7 @@ def test_the_conda_recipe_is_valid_and_asks_for_the_same():
         asked.add(f"{name} {Requirement(f'x{bounds}').specifier}")
     assert asked == expected | {f"python {SETUP['options']['python_requires']}"}
     with pytest.raises(rattler_build.RecipeParseError):
-        rattler_build.Stage0Recipe.from_yaml("package: {nam: medtrace}")
+        rattler_build.Stage0Recipe.from_yaml("package: {title: medtrace}")
 
 
 def test_the_page_of_a_gpu_says_what_was_run_and_on_what():
