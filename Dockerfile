@@ -8,10 +8,10 @@ ENV PIP_NO_CACHE_DIR=1 \
 WORKDIR /opt/medtrace
 COPY . .
 RUN pip install --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
-    && pip install -c constraints.txt '.[bench]' \
-    && useradd --create-home medtrace
+    && pip install -c constraints.txt '.[bench,dicom]' \
+    && useradd --create-home --uid 1000 medtrace
 
-USER medtrace
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["medtrace"]
 CMD ["--help"]

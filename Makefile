@@ -11,7 +11,7 @@ RELIABILITY := $(addprefix tests/test_,resume.py training_faults.py determinism.
 
 SPELLED := medtrace tests docs tutorials $(wildcard *.md) Makefile setup.cfg pyproject.toml .github
 
-.PHONY: help demo demo-full pretrained test coverage test-slow test-reliability lint docs benchmarks matrix clean
+.PHONY: help demo demo-full pretrained test coverage test-slow test-reliability test-gpu lint docs benchmarks matrix clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -54,6 +54,9 @@ test-slow: $(VENV)/installed-test ## the long tests as well
 
 test-reliability: $(VENV)/installed-test ## crashes, faults, hostile input, determinism (docs/reliability.md; under an hour)
 	$(BIN)/python -m pytest -m 'slow or not slow' $(RELIABILITY)
+
+test-gpu: $(VENV)/installed-test ## the tests that need an NVIDIA GPU, and their page (docs/results/gpu.md)
+	$(BIN)/python -m tests.gpu_page
 
 docs: $(VENV)/installed-test ## the documentation, warnings as errors
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html

@@ -31,12 +31,45 @@ SMOKE = (
     ["translate", "run", "scan.nii.gz", "--out", "trace"],
     ["certify", "trace"],
     ["report", "trace", "--out", "page.html"],
-    ["export", "trace", "--format", "itk", "--out", "itk"],
+    ["export", "trace", "--format", "ants", "--out", "ants"],
+    ["convert", "trace", "--to", "itk", "--out", "itk"],
+    ["register", "2a.nii.gz", "scan.nii.gz", "--out", "registered"],
+    ["apply", "registered", "2a.nii.gz", "--out", "applied.nii.gz"],
+    ["trace", "scan.nii.gz", "2a.nii.gz", "--out", "traced"],
+    ["prepare", "pairs.csv", "--out", "dataset"],
+    ["plan", "dataset"],
+    ["train", "unet", "dataset", "--smoke", "--out", "own", "--device", "cpu"],
+    ["evaluate", "own", "dataset"],
+    ["reproduce"],
 )
-SCAN = (
-    "import nibabel, numpy, os; from nilearn import datasets;"
-    "nibabel.save(datasets.load_mni152_template(resolution=4), 'scan.nii.gz')"
-)
+SCAN = """
+import nibabel, numpy
+from nilearn import datasets
+
+scan = datasets.load_mni152_template(resolution=4)
+values, rows = scan.get_fdata(), ["subject,source,target"]
+nibabel.save(scan, "scan.nii.gz")
+for number in range(6):
+    changed = numpy.roll(values, number, 0) + 0.1 * numpy.random.default_rng(number).random(values.shape)
+    for name, image in (("a", changed), ("b", numpy.sqrt(changed))):
+        nibabel.save(nibabel.Nifti1Image(image.astype("float32"), scan.affine), f"{number}{name}.nii.gz")
+    rows.append(f"s{number},{number}a.nii.gz,{number}b.nii.gz")
+open("pairs.csv", "w").write("\\n".join(rows))
+"""
+PLAIN = """
+import importlib.util, pathlib
+from medtrace.data import read_image
+there = {name for name in ("pydicom", "tensorboard", "jsonschema", "onnx", "wandb") if importlib.util.find_spec(name)}
+assert not there, there
+pathlib.Path("scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(64))
+try:
+    read_image("scan.dcm")
+except ModuleNotFoundError as error:
+    assert "medtrace[dicom]" in str(error), error
+else:
+    raise AssertionError("a DICOM file was read without pydicom")
+"""
+"""What holds where no extra but `bench` is installed."""
 
 
 def build(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -74,7 +107,9 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
     call([interpreter, "-m", "venv", place], log)
     own = place / "bin"
     constraints = folder / "constraints.txt"
-    lowest = subprocess.run([sys.executable, ROOT / "tests" / "lowest_versions.py"], capture_output=True, text=True)
+    lowest = subprocess.run(
+        [sys.executable, ROOT / "tests" / "lowest_versions.py", "bench"], capture_output=True, text=True
+    )
     constraints.write_text(lowest.stdout if dependencies == "lowest" else "")
     begun = time.monotonic()
     wanted = f"{artifact}[bench]"
@@ -82,6 +117,7 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
         return "FAILED to install, see the log"
     took = time.monotonic() - begun
     size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 1e9
+    packages = sum(1 for path in place.rglob("*.dist-info") if path.is_dir())
     call([own / "python", "-c", SCAN], log, cwd=folder)
     listed = subprocess.run(
         [own / "python", "-c", "from medtrace.cli import app; print(*[c.name for c in app.registered_commands])"],
@@ -89,10 +125,14 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
     ).stdout.split()  # fmt: skip
     failed = [name for name in listed if call([own / "medtrace", name, "--help"], log, cwd=folder)]
     failed += [line[0] for line in SMOKE if call([own / "medtrace", *line], log, cwd=folder) not in (0, 3)]
+    if call([own / "python", "-c", PLAIN], log, cwd=folder):
+        failed.append("what a plain installation promises")
+    call([own / "python", "-m", "pip", "list", "--format", "freeze"], folder / "versions.txt")
     shutil.rmtree(place)
     if failed or not listed:
         return f"FAILED: {', '.join(failed) or 'no commands'}"
-    return f"passed: {len(listed)} commands' help, {len(SMOKE)} run; {size:.1f} GB, installed in {took:.0f} s"
+    done = f"passed: {len(listed)} commands' help, {len(SMOKE)} run"
+    return f"{done}; {packages} packages, {size:.1f} GB, installed in {took:.0f} s"
 
 
 def interpreter_of(version: str) -> str | None:

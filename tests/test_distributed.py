@@ -4,6 +4,7 @@ Everything here runs on gloo, on the CPU. Normalizations keep no batch statistic
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -249,7 +250,7 @@ def test_other_ranks_write_nothing(name):
     disabled = {
         handler["_target_"].rsplit(".", 1)[-1]
         for handler in handlers
-        if handler.get("_disabled_") == "$not medtrace.engines.leads()"
+        if re.match(r"\$not medtrace\.engines\.leads\(\)( or |$)", str(handler.get("_disabled_")))
     }
     assert disabled == {"LossHistory", "TensorBoardStatsHandler", "ProgressBar", "Tracking", "RunPage"}
     with mock.patch("torch.distributed.is_initialized", return_value=True):

@@ -182,15 +182,6 @@ def test_autocast_trains_on_the_cpu():
     assert not torch.equal(before, method.state_dict()["networks.generator.encoder.levels.1.conv.weight"])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_autocast_trains_on_cuda(dtype):
-    method = tracetrans().cuda()
-    trainer = Trainer("cuda", 1, loader(4), method, adam(method), amp=True, amp_kwargs={"dtype": dtype})
-    trainer.run()
-    assert torch.isfinite(trainer.state.output[0]["loss"])
-
-
 def test_trains_in_three_dimensions():
     gan = DualDecoderGAN(3, 1, 1, channels=(4, 8), discriminator_channels=4, discriminator_layers=1)
     method = TraceTransMethod(gan)

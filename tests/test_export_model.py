@@ -101,6 +101,12 @@ def test_facts_say_what_goes_in_and_out(smoke_run, tmp_path):
     assert json.loads(properties[FACTS]) == facts
 
 
+def test_a_method_that_samples_is_not_one_pass():
+    samples = {name for name in method_names() if hasattr(method_class(name), "refinement")}
+    assert {"palette", "plasticine", "ddib", "two_stage", "bbdm", "flow_matching"} <= samples
+    assert not samples & set(ONE_PASS)
+
+
 def test_what_samples_or_registers_is_refused(tmp_path):
     for name, word in (("palette", "samples in many"), ("voxelmorph", "registers pairs")):
         run = made_run(name, tmp_path / name)

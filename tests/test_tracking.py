@@ -79,7 +79,9 @@ def test_a_tool_that_is_missing_names_the_extra_and_leaves_nothing(tool, tmp_pat
 
 
 def test_tools_that_are_unknown_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"training.tracking: input should be 'tensorboard', 'mlflow' or 'wandb'"):
+    with pytest.raises(
+        ValueError, match=r"training.tracking: input should be 'auto', 'tensorboard', 'mlflow' or 'wandb'"
+    ):
         resolve(method_class("unet").settings_type, (), {"training.tracking": "comet"})
     with pytest.raises(ValueError, match="tool: expected one of"):
         Tracking("comet", tmp_path)

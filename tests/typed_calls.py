@@ -52,6 +52,8 @@ def diffusion_networks(image: Tensor, structure: Tensor, generators: Sequence[to
     assert_type(deformation(image), networks.DeformationOutput)
     translator = networks.DiffusionTranslator(estimator, deformation)
     assert_type(translator(image, structure, generators, steps=10), networks.DiffusionTranslation)
+    model = networks.InfererModel(estimator, networks.NoiseSchedule())
+    assert_type(model(torch.cat([image, structure], 1), torch.tensor([5])), Tensor)
 
 
 def terms(image: Tensor, target: Tensor, ddf: Tensor) -> None:

@@ -118,15 +118,21 @@ def describe(error: BaseException) -> str:
     MONAI wraps what goes wrong in a configured component; its cause is what the user can act on. Anything that is
     not about the user's input says how to learn more.
     """
-    while not isinstance(error, (ValueError, TypeError, OSError)) and error.__cause__ is not None:
+    while not _for_the_user(error) and error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
-    if isinstance(error, (ValueError, TypeError, OSError)) and text:
+    if _for_the_user(error) and text:
         return text
     first = str(error).strip().splitlines()[0] if text else ""
     return f"{type(error).__name__}: {first}; `medtrace --debug` shows where"
+
+
+def _for_the_user(error: BaseException) -> bool:
+    """Whether an error is about the user's input, or names the package to install."""
+    lacking = isinstance(error, ImportError) and "pip install" in str(error)
+    return lacking or isinstance(error, (ValueError, TypeError, OSError))
 
 
 @contextmanager

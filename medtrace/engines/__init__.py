@@ -17,7 +17,7 @@ from medtrace.engines.evaluator import Evaluator
 from medtrace.engines.finite_checks import SkipLimit
 from medtrace.engines.handlers.best import BestWeights
 from medtrace.engines.handlers.progress import ProgressBar
-from medtrace.engines.handlers.tracking import Tracking
+from medtrace.engines.handlers.tracking import Tracking, writes_tensorboard
 from medtrace.engines.logging import LossHistory, logged_terms
 from medtrace.engines.schedule import LinearWarmup, WarmupCosine, WarmupDecay
 from medtrace.engines.trainer import Trainer
@@ -45,4 +45,5 @@ __all__ = [
     "logged_terms",
     "processes",
     "warmup_steps",
+    "writes_tensorboard",
 ]

@@ -17,7 +17,7 @@ from medtrace.engines.checkpoint import Checkpoint
 from medtrace.engines.evaluator import Evaluator
 from medtrace.engines.handlers.best import BestWeights
 from medtrace.engines.handlers.progress import LOG, ProgressBar
-from medtrace.engines.handlers.tracking import Tracking
+from medtrace.engines.handlers.tracking import Tracking, writes_tensorboard
 from medtrace.engines.logging import LossHistory
 from medtrace.engines.schedule import LinearWarmup, WarmupDecay
 from medtrace.engines.trainer import Trainer
@@ -110,7 +110,9 @@ def build_trainer(
         chosen.append(BestWeights(run_dir, validator, training.early_stopping))
     if leads():
         chosen.append(LossHistory(run_dir / HISTORY, validator))
-        chosen.append(TensorBoardStatsHandler(log_dir=str(run_dir / TENSORBOARD), iteration_log=False, epoch_log=True))
+        if writes_tensorboard():
+            board = TensorBoardStatsHandler(log_dir=str(run_dir / TENSORBOARD), iteration_log=False, epoch_log=True)
+            chosen.append(board)
         chosen.append(ProgressBar(method.title or type(method).__name__, log=run_dir / LOG))
         chosen.append(Tracking(training.tracking, run_dir, settings.model_dump(mode="json")))
     chosen.append(

@@ -185,6 +185,8 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
     try:
         asked = torch.device(device)
     except RuntimeError:
@@ -193,7 +195,8 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
         raise ValueError(
             f"device: expected one of {', '.join(there)}, received {device!r}; {hint}Leave it out for the best"
         ) from None
-    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+    absent = asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count()
+    if absent or (asked.type == "mps" and "mps" not in there):
         raise ValueError(
             f"device: expected one of {', '.join(there)}, received {str(asked)!r}, which torch does not see; leave it"
             " out, or see `medtrace doctor`"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtrace.checks import check_field, check_same_shape, sizes_are_symbols
-from medtrace.fields.resample import axis_scale, common_type, displaced_grid, full_precision, warp
+from medtrace.fields.resample import axis_scale, common_type, displaced_grid, full_precision, lacks_sampling, warp
 from medtrace.kernels import flow
 from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.warp import read
@@ -43,6 +43,8 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         raise TypeError(f"steps: expected an integer, received {type(steps).__name__}")
     if steps < 0:
         raise ValueError(f"steps: expected 0 or more squarings, received {steps}")
+    if lacks_sampling(velocity):
+        return exponentiate(velocity.cpu(), steps).to(velocity.device)
     with full_precision(velocity):
         field = velocity if velocity.dtype == torch.float64 else velocity.float()
         if steps == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -85,6 +86,8 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
     check_field("ddf", ddf)
     _check_image(image, mode, padding_mode)
     check_same_grid("image", image, "ddf", ddf)
+    if lacks_sampling(image):
+        return warp(image.cpu(), ddf.cpu(), mode, padding_mode).to(image.device)
     with full_precision(ddf):
         values, field = common_type(image, ddf)
         if _has_loop(values, field, mode, padding_mode):
@@ -117,6 +120,8 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
     """
     spatial_dims = _check_image(image, mode, padding_mode)
     check_coordinates("coordinates", coordinates, image)
+    if lacks_sampling(image):
+        return sample(image.cpu(), coordinates.cpu(), mode, padding_mode).to(image.device)
     out_shape = coordinates.shape[2:]
     with full_precision(coordinates):
         values, points = common_type(image, coordinates)
@@ -158,6 +163,16 @@ def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
         value = coordinates[:, axis : axis + 1]
         inside = inside & (value >= -slack) & (value <= size - 1 + slack)
     return inside
+
+
+def lacks_sampling(image: Tensor) -> bool:
+    """Whether torch cannot sample an image on its device: volumes and labels on Apple's GPUs. It is said once."""
+    if image.device.type != "mps" or (image.ndim < 5 and image.is_floating_point()):
+        return False
+    warnings.warn(
+        "mps: torch samples no volumes and no labels on Apple's GPUs; they are sampled on the CPU", stacklevel=2
+    )
+    return True
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

@@ -11,10 +11,12 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING
 
 from medtrace.guard.memory import memory_limit
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 MOST_PACKED = 1032
 """Bytes that one byte of a deflated stream can become, at most."""

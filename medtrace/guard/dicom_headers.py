@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pydicom
-from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, UID_dictionary
+if TYPE_CHECKING:
+    import pydicom
+    from pydicom.dataset import Dataset
+else:
+    from medtrace.guard.extras import PYDICOM as pydicom
 
 _STANDARD = "1.2.840.10008."
 _PIXELS = ("Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel", "PhotometricInterpretation")
@@ -25,18 +27,20 @@ def read_dicom(path: Path, stop_before_pixels: bool = False) -> Dataset | None:
         stop_before_pixels: leave the pixels out.
 
     Raises:
+        ModuleNotFoundError: if pydicom is not installed; the message names the extra.
         ValueError: if it begins as DICOM and cannot be read; the message names the file.
     """
     if path.stat().st_size == 0:
         return None
+    read, no_dicom = pydicom.dcmread, pydicom.errors.InvalidDicomError
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            dataset = pydicom.dcmread(mapped, stop_before_pixels=stop_before_pixels)  # type: ignore[arg-type]
+            dataset = read(mapped, stop_before_pixels=stop_before_pixels)  # type: ignore[arg-type]
             for part in (dataset.file_meta, dataset):
                 for _ in part.iterall():  # converts the values
                     pass
             return dataset
-    except InvalidDicomError:
+    except no_dicom:
         return None
     except Exception as error:  # pydicom raises what it likes on a broken file
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
@@ -64,8 +68,8 @@ def image_header(path: Path) -> Dataset | None:
         return None
     if "Rows" in header:
         return header
-    kind = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
-    if kind in UID_dictionary and "Image Storage" not in kind.name:
+    kind = pydicom.uid.UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
+    if kind in pydicom.uid.UID_dictionary and "Image Storage" not in kind.name:
         return None
     if kind and not kind.startswith(_STANDARD) and not any(name in header for name in _PIXELS):
         return None  # a manufacturer's object that is not an image

@@ -6,19 +6,10 @@ import copy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    PYDICOM_IMPLEMENTATION_UID,
-    UID,
-    CTImageStorage,
-    ExplicitVRLittleEndian,
-    MRImageStorage,
-    generate_uid,
-)
-from pydicom.valuerep import DSfloat
 from torch import Tensor
 
 from medtrace import __version__
@@ -26,7 +17,17 @@ from medtrace.data.dicom import find_stack
 from medtrace.io.dicom_attributes import MAY_BE_EMPTY, PATIENT, SERIES, STUDY, TEXT
 from medtrace.storage.files import atomic_file
 
-SUPPORTED = {MRImageStorage: "MR", CTImageStorage: "CT"}
+if TYPE_CHECKING:
+    import pydicom
+    from pydicom.dataset import Dataset
+    from pydicom.uid import UID
+    from pydicom.valuerep import DSfloat
+else:
+    from medtrace.guard.extras import PYDICOM as pydicom
+
+MR_IMAGE, CT_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
+"""MR Image Storage and CT Image Storage."""
+SUPPORTED = {MR_IMAGE: "MR", CT_IMAGE: "CT"}
 """SOP classes of single-frame series that a derived series can be made of."""
 
 
@@ -77,14 +78,14 @@ def read_source_series(folder: Path | str, series: str | int | None = None) -> S
     return SourceSeries(folder, headers, torch.from_numpy(result.affine), series)
 
 
-def derived(source: SourceSeries, sop_class: UID, modality: str, now: datetime) -> Dataset:
+def derived(source: SourceSeries, sop_class: str, modality: str, now: datetime) -> Dataset:
     """A new object of the source's patient and study, made by medtrace, in no series yet."""
     first = source.headers[0]
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
-    dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset = pydicom.dataset.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.file_meta.ImplementationClassUID = pydicom.uid.PYDICOM_IMPLEMENTATION_UID
+    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.UID(sop_class)
     carry(first, dataset, [*TEXT, *PATIENT, *STUDY, *SERIES], MAY_BE_EMPTY)
     dataset.SOPClassUID = sop_class
     dataset.Modality = modality
@@ -118,12 +119,12 @@ def save(dataset: Dataset, path: Path) -> None:
 
 def new_uid() -> UID:
     """A UID made of a random UUID (root 2.25), which needs no registration."""
-    return generate_uid(prefix=None)
+    return pydicom.uid.generate_uid(prefix=None)
 
 
 def reference(header: Dataset) -> Dataset:
     """An item that names an image."""
-    item = Dataset()
+    item = pydicom.dataset.Dataset()
     item.ReferencedSOPClassUID = header.SOPClassUID
     item.ReferencedSOPInstanceUID = header.SOPInstanceUID
     return item
@@ -131,7 +132,7 @@ def reference(header: Dataset) -> Dataset:
 
 def series_reference(headers: tuple[Dataset, ...]) -> Dataset:
     """An item that names a series and all its images."""
-    item = Dataset()
+    item = pydicom.dataset.Dataset()
     item.SeriesInstanceUID = headers[0].SeriesInstanceUID
     item.ReferencedInstanceSequence = [reference(header) for header in headers]
     return item
@@ -139,7 +140,7 @@ def series_reference(headers: tuple[Dataset, ...]) -> Dataset:
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
     """A coded concept."""
-    item = Dataset()
+    item = pydicom.dataset.Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
 
@@ -151,13 +152,13 @@ def decimals(values: np.ndarray) -> list[DSfloat]:
 
 def decimal(value: float) -> DSfloat:
     """A number as a decimal string of at most 16 characters."""
-    return DSfloat(float(value) + 0.0, auto_format=True)  # + 0.0: no negative zero
+    return pydicom.valuerep.DSfloat(float(value) + 0.0, auto_format=True)  # + 0.0: no negative zero
 
 
 def _check_supported(folder: Path, headers: tuple[Dataset, ...]) -> None:
     for header in headers:
         if header.get("SOPClassUID") not in SUPPORTED or int(header.get("NumberOfFrames") or 1) != 1:
-            name = UID(str(header.get("SOPClassUID", ""))).name
+            name = pydicom.uid.UID(str(header.get("SOPClassUID", ""))).name
             raise ValueError(
                 f"{folder}: expected single-frame MR or CT images, received {name}; export the scan in that form"
             )
@@ -166,7 +167,7 @@ def _check_supported(folder: Path, headers: tuple[Dataset, ...]) -> None:
 
 
 def _acquisition_equipment(first: Dataset) -> Dataset:
-    item = Dataset()
+    item = pydicom.dataset.Dataset()
     item.PurposeOfReferenceCodeSequence = [code("109101", "DCM", "Acquisition Equipment")]
     item.Manufacturer = first.get("Manufacturer", "")
     carry(

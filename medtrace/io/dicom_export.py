@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from pydicom.dataset import Dataset
 from torch import Tensor
 
 from medtrace.data.reading import read_image
@@ -20,6 +20,9 @@ from medtrace.storage.files import make_directory
 from medtrace.storage.places import check_room
 from medtrace.storage.reservations import reserve_folder
 from medtrace.trace import Contrast, Trace
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 GRID_TOLERANCE_MM = 0.01
 VALUE_TOLERANCE = 1e-4

@@ -11,12 +11,10 @@ from __future__ import annotations
 import math
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pydicom
 import torch
-from pydicom.dataset import Dataset
-from pydicom.uid import DeformableSpatialRegistrationStorage
 from torch import Tensor
 
 from medtrace.fields import mm_to_voxel
@@ -24,6 +22,15 @@ from medtrace.guard.dicom_headers import read_dicom
 from medtrace.io.dicom import SourceSeries, code, decimals, derived, new_uid, reference, save, series_reference
 from medtrace.io.nifti import LPS
 from medtrace.io.transforms import DisplacementFile, check_grid, displacement_lps
+
+if TYPE_CHECKING:
+    import pydicom
+    from pydicom.dataset import Dataset
+else:
+    from medtrace.guard.extras import PYDICOM as pydicom
+
+REGISTRATION = "1.2.840.10008.5.1.4.1.1.66.3"
+"""Deformable Spatial Registration Storage."""
 
 UNDEFINED = "holds {} undefined vectors (NaN), where nothing is known of the correspondence"
 
@@ -64,7 +71,7 @@ def write_dicom_registration(
         ValueError: if a shape is wrong, a number is not finite or the affine is sheared.
     """
     vectors, matrix = displacement_lps(ddf, affine)
-    dataset = derived(study, DeformableSpatialRegistrationStorage, "REG", now or datetime.now())
+    dataset = derived(study, REGISTRATION, "REG", now or datetime.now())
     dataset.SeriesInstanceUID = new_uid()
     dataset.SeriesNumber = series_number
     dataset.SeriesDescription = description[:64]
@@ -135,7 +142,7 @@ def _field(path: Path, dataset: Dataset, spatial_dims: int) -> DisplacementFile:
 
 
 def _item(headers: tuple[Dataset, ...]) -> Dataset:
-    item = Dataset()
+    item = pydicom.dataset.Dataset()
     item.SourceFrameOfReferenceUID = headers[0].FrameOfReferenceUID
     item.ReferencedImageSequence = [reference(header) for header in headers]
     item.RegistrationTypeCodeSequence = [code("125024", "DCM", "Image Content-based Alignment")]
@@ -149,7 +156,7 @@ def _grid(vectors: np.ndarray, affine: np.ndarray) -> Dataset:
         linear = linear * np.array([1.0, 1.0, -1.0])
         vectors = vectors[..., ::-1]
     spacing = np.linalg.norm(linear, axis=0)
-    grid = Dataset()
+    grid = pydicom.dataset.Dataset()
     grid.ImagePositionPatient = decimals(origin)
     grid.ImageOrientationPatient = decimals((linear / spacing)[:, :2].T)
     grid.GridDimensions = list(vectors.shape[1:])
@@ -160,7 +167,7 @@ def _grid(vectors: np.ndarray, affine: np.ndarray) -> Dataset:
 
 
 def _identity() -> Dataset:
-    item = Dataset()
+    item = pydicom.dataset.Dataset()
     item.FrameOfReferenceTransformationMatrixType = "RIGID"
     item.FrameOfReferenceTransformationMatrix = decimals(np.eye(4))
     return item
@@ -177,7 +184,7 @@ def _dataset(path: Path) -> Dataset:
     dataset = read_dicom(path)
     if dataset is None:
         raise ValueError(f"{path}: is not DICOM file; give a Deformable Spatial Registration")
-    if dataset.get("SOPClassUID") != DeformableSpatialRegistrationStorage:
+    if dataset.get("SOPClassUID") != REGISTRATION:
         name = pydicom.uid.UID(dataset.get("SOPClassUID", "")).name
         raise ValueError(f"{path}: expected a Deformable Spatial Registration, received {name or 'no SOP class'}")
     return dataset

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydicom.dataset import Dataset
-from pydicom.uid import UID, CTImageStorage, MRImageStorage
 from torch import Tensor
 
 from medtrace.checks import check_finite
 from medtrace.io.dicom import (
+    CT_IMAGE,
+    MR_IMAGE,
     SUPPORTED,
     SourceSeries,
     carry,
@@ -29,7 +29,13 @@ from medtrace.io.dicom_attributes import ACQUISITION, CT, FRAME, MR, MR_MAY_BE_E
 from medtrace.io.nifti import LPS, affine_array, check_orthogonal
 from medtrace.trace.contrast import HU, HU_WINDOW, Contrast
 
-_IMAGE_TYPE = {MRImageStorage: ["DERIVED", "SECONDARY", "OTHER"], CTImageStorage: ["DERIVED", "SECONDARY", "AXIAL"]}
+if TYPE_CHECKING:
+    import pydicom
+    from pydicom.dataset import Dataset
+else:
+    from medtrace.guard.extras import PYDICOM as pydicom
+
+_IMAGE_TYPE = {MR_IMAGE: ["DERIVED", "SECONDARY", "OTHER"], CT_IMAGE: ["DERIVED", "SECONDARY", "AXIAL"]}
 
 
 class StoredValues(NamedTuple):
@@ -111,11 +117,11 @@ def write_dicom_series(
     volume = _volume(image)
     matrix = affine_array("affine", affine)
     check_orthogonal("affine", matrix)
-    sop_class = UID(source.headers[0].SOPClassUID)
-    if contrast is not None and (contrast.unit == HU) != (sop_class == CTImageStorage):
-        sop_class = CTImageStorage if contrast.unit == HU else MRImageStorage
+    sop_class = str(source.headers[0].SOPClassUID)
+    if contrast is not None and (contrast.unit == HU) != (sop_class == CT_IMAGE):
+        sop_class = CT_IMAGE if contrast.unit == HU else MR_IMAGE
     other = sop_class != source.headers[0].SOPClassUID
-    values = store_hounsfield(volume) if other and sop_class == CTImageStorage else store(volume)
+    values = store_hounsfield(volume) if other and sop_class == CT_IMAGE else store(volume)
     template = derived(source, sop_class, SUPPORTED[sop_class], now or datetime.now())
     template.SeriesInstanceUID = new_uid()
     number = source.headers[0].get("SeriesNumber")
@@ -155,11 +161,11 @@ def _describe(template: Dataset, source: SourceSeries, frame: SourceSeries) -> N
     carry(first, template, ACQUISITION)
     template.ImageType = _IMAGE_TYPE[template.SOPClassUID]
     own = template.SOPClassUID == first.SOPClassUID  # another modality's acquisition is not this image's
-    if template.SOPClassUID == CTImageStorage:
-        carry(first if own else Dataset(), template, CT, ["KVP"])
+    if template.SOPClassUID == CT_IMAGE:
+        carry(first if own else pydicom.dataset.Dataset(), template, CT, ["KVP"])
         carry(first, template, ["AcquisitionNumber"], ["AcquisitionNumber"])
         return
-    carry(first if own else Dataset(), template, MR, MR_MAY_BE_EMPTY)
+    carry(first if own else pydicom.dataset.Dataset(), template, MR, MR_MAY_BE_EMPTY)
     if not template.get("ScanningSequence"):
         template.ScanningSequence = "RM"  # research mode: the source does not tell
     if not template.get("SequenceVariant"):
@@ -185,7 +191,7 @@ def _describe_pixels(template: Dataset, values: StoredValues, volume: np.ndarray
 def _slice(
     template: Dataset, stored: np.ndarray, affine: np.ndarray, index: int, source: SourceSeries, same_frame: bool
 ) -> Dataset:
-    dataset = Dataset()
+    dataset = pydicom.dataset.Dataset()
     dataset.file_meta = template.file_meta
     dataset.update(template)
     linear = LPS @ affine[:3, :3]

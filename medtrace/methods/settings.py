@@ -86,8 +86,9 @@ class TrainingSettings(Settings):
     compile: bool | dict[str, Any] = False
     """Run networks through `torch.compile`; a mapping gives its arguments."""
     channels_last: bool = False
-    tracking: Literal["tensorboard", "mlflow", "wandb"] = "tensorboard"
-    """Where the history goes beside the run folder; TensorBoard's files are always written."""
+    tracking: Literal["auto", "tensorboard", "mlflow", "wandb"] = "auto"
+    """Where the history goes beside the run folder. TensorBoard's files are written wherever it is installed;
+    `tensorboard` insists on it. All three are in the extra `tracking`."""
 
 
 class AugmentationSettings(Settings):

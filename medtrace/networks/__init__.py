@@ -8,6 +8,7 @@ from medtrace.networks.diffusion_sampling import Denoised, Intermediate, ddim_in
 from medtrace.networks.diffusion_schedule import NoiseSchedule, add_noise
 from medtrace.networks.diffusion_translator import DiffusionTranslation, DiffusionTranslator, Plasticine
 from medtrace.networks.metamorphic import MetamorphicOutput, MetamorphicRegNet, MetamorphicTrajectory, MetaRegNet
+from medtrace.networks.monai_inferer import InfererModel, inferer_scheduler
 from medtrace.networks.munit import MUNIT
 from medtrace.networks.nice_gan import NICEGAN
 from medtrace.networks.noise_estimator import NoiseEstimator
@@ -36,6 +37,7 @@ __all__ = [
     "DiffusionTranslation",
     "DiffusionTranslator",
     "DualDecoderGAN",
+    "InfererModel",
     "Intermediate",
     "MetaRegNet",
     "MetamorphicOutput",
@@ -58,6 +60,7 @@ __all__ = [
     "ddim_invert",
     "denoise",
     "draw_noise",
+    "inferer_scheduler",
     "noisy_start",
     "translation_backbone",
 ]

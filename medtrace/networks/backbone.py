@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from medtrace.networks.blocks.padding import crop
+
 Domain = Literal["source", "target"]
 
 
@@ -27,9 +29,10 @@ class Code(NamedTuple):
 
     def cropped(self, decoded: Tensor) -> Tensor:
         """Crop the center of an image (B, C, *padded) to the grid `shape`, as `pad_to_multiple` padded it."""
-        for axis, extent in enumerate(self.shape or (), start=2):
-            decoded = decoded.narrow(axis, (decoded.shape[axis] - extent) // 2, extent)
-        return decoded
+        if self.shape is None:
+            return decoded
+        starts = [(padded - extent) // 2 for padded, extent in zip(decoded.shape[2:], self.shape)]
+        return crop(decoded, starts, self.shape)
 
 
 class TranslationBackbone(nn.Module):

@@ -1,6 +1,6 @@
 """Locks of the kernel, which end with the process that holds them, however that dies.
 
-The package filelock, which would lock on Windows too, does less of what is needed here. A sweep locks only what exists
+The package filelock does less of what is needed here. A sweep locks only what exists
 (filelock makes the file that it locks), a refusal names the holder, and a file left behind is known as ours by what it
 says (filelock writes nothing). Where a file system knows no locks, filelock makes a file that outlives a killed process
 and then locks for good, or, told not to, fails; here such a file system has no lock, and `sure` says so.
@@ -8,19 +8,24 @@ and then locks for good, or, told not to, fails; here such a file system has no 
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
 import re
 import socket
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 try:
     import fcntl
-except ImportError:  # Windows, where nothing is locked
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-
+msvcrt: Any = importlib.import_module("msvcrt") if os.name == "nt" else None
+_FAR = 1 << 30
+"""The byte that is locked on Windows, where nobody else can read one that is: behind what the file says."""
 HOLDER = re.compile(rb"process \d+ on \S+ since ")
 """How a file begins that `acquire` made."""
 
@@ -35,8 +40,13 @@ class Lock(NamedTuple):
 
     def release(self) -> None:
         """Remove the file and let go."""
-        self.path.unlink(missing_ok=True)
-        os.close(self.descriptor)
+        if msvcrt is None:
+            self.path.unlink(missing_ok=True)
+            os.close(self.descriptor)
+        else:  # Windows removes no open file: another process that has opened this one by now keeps it
+            os.close(self.descriptor)
+            with suppress(PermissionError):
+                self.path.unlink(missing_ok=True)
 
 
 def acquire(path: Path, *, create: bool = True) -> Lock:
@@ -76,6 +86,8 @@ def holder(path: Path) -> str:
 
 
 def _lock(descriptor: int) -> bool:
+    if msvcrt is not None:
+        return _lock_byte(descriptor)
     if fcntl is None:
         return False
     try:
@@ -84,6 +96,20 @@ def _lock(descriptor: int) -> bool:
         raise
     except OSError:
         return False  # a file system without locks
+    return True
+
+
+def _lock_byte(descriptor: int) -> bool:
+    """As `_lock`, on Windows."""
+    os.lseek(descriptor, _FAR, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EDEADLK):
+            raise BlockingIOError(errno.EAGAIN, "another process has the lock") from error
+        return False  # a file system without locks
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
     return True
 
 

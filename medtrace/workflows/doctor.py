@@ -39,7 +39,7 @@ def doctor() -> dict[str, list[Finding]]:
     """
     return {
         "medtrace": [
-            Finding("medtrace", __version__),
+            Finding("medtrace", _version()),
             Finding("Python", f"{platform.python_version()}, {sys.executable}"),
             Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
         ],
@@ -63,6 +63,15 @@ def report(sections: dict[str, list[Finding]]) -> str:
     return "\n\n".join(blocks)
 
 
+def _version() -> str:
+    """The release, and what was installed where that is a state between two releases (`setup.py`)."""
+    try:
+        installed = version("medtrace")
+    except PackageNotFoundError:
+        return __version__
+    return __version__ if installed == __version__ else f"{__version__}, installed as {installed}"
+
+
 def _devices() -> list[Finding]:
     result = [Finding("cpu", f"{_processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")]
     if torch.cuda.is_available():
@@ -74,7 +83,12 @@ def _devices() -> list[Finding]:
         why = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
         result.append(Finding("cuda", f"none: {why}", missing=True))
     if torch.backends.mps.is_available():
-        result.append(Finding("mps", "Apple GPU; medtrace is not tested on it"))
+        result.append(
+            Finding(
+                "mps",
+                "Apple GPU, taken with --device mps; volumes are sampled on the CPU; medtrace is not tested on it",
+            )
+        )
     return result
 
 

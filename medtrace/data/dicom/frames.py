@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 
 from medtrace.guard.declared_size import check_dicom
 from medtrace.guard.dicom_headers import image_header
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 """Attributes that say where a slice lies; in a file of several frames they count in the functional groups alone."""
@@ -49,7 +50,9 @@ class Frame:
         value = self.groups.get(keyword)
         if value is None and not (self.of_several and keyword in PLACE):
             value = self.header.get(keyword)
-        return None if value is None or value == "" or (isinstance(value, MultiValue) and not len(value)) else value
+        return (
+            None if value is None or value == "" or (isinstance(value, MutableSequence) and not len(value)) else value
+        )
 
     def numbers(self, keyword: str, count: int) -> np.ndarray | None:
         """An attribute of `count` finite numbers; None where it is absent.

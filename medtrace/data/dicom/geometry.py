@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.uid import UID
 
 from medtrace.data.dicom.frames import Frame
 from medtrace.data.dicom.volumes import DicomVolume
 from medtrace.geometry.grid import check_invertible
+
+if TYPE_CHECKING:
+    import pydicom
+else:
+    from medtrace.guard.extras import PYDICOM as pydicom
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 EVEN = 0.02
@@ -113,7 +118,7 @@ def _check_known(path: Path, frames: Sequence[Frame]) -> None:
             )
         detector = keyword == "PixelSpacing" and lacking[0].get("ImagerPixelSpacing") is not None
         why = " (ImagerPixelSpacing is that of the detector, not of the patient)" if detector else ""
-        kind = UID(str(lacking[0].header.get("SOPClassUID", ""))).name
+        kind = pydicom.uid.UID(str(lacking[0].header.get("SOPClassUID", ""))).name
         raise ValueError(
             f"{path}: an image lacks {keyword}, so that its place is unknown{why}: {lacking[0].name}, {kind}; export"
             " the series again with its geometry, or a projection or screenshot as PNG"

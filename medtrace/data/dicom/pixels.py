@@ -7,16 +7,22 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import itk
 import numpy as np
-from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut
-from pydicom.uid import UID, ExplicitVRBigEndian, UID_dictionary
 
 from medtrace.data.dicom.frames import Frame, frame_count
 from medtrace.guard.declared_size import memory_limit
 from medtrace.guard.dicom_headers import read_dicom
+
+if TYPE_CHECKING:
+    import pydicom
+    import pydicom.pixels
+    from pydicom.dataset import Dataset
+    from pydicom.uid import UID
+else:
+    from medtrace.guard.extras import PYDICOM as pydicom
 
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 _UNITS = ("RescaleType", "Units")
@@ -94,7 +100,7 @@ def _check_size(frames: Sequence[Frame], pixels: int) -> None:
 
 def _scaled(frame: Frame, stored: np.ndarray) -> np.ndarray:
     if frame.header.get("ModalityLUTSequence"):
-        return np.asarray(apply_modality_lut(stored.astype(np.int64), frame.header), np.float64)
+        return np.asarray(pydicom.pixels.apply_modality_lut(stored.astype(np.int64), frame.header), np.float64)
     slope, intercept = frame.numbers("RescaleSlope", 1), frame.numbers("RescaleIntercept", 1)
     return stored if slope is None or intercept is None else stored * slope[0] + intercept[0]
 
@@ -102,7 +108,7 @@ def _scaled(frame: Frame, stored: np.ndarray) -> np.ndarray:
 def _stored(path: Path, header: Dataset) -> np.ndarray:
     """Stored values of a file, (frames, rows, columns) float64."""
     _check_gray(path, header)
-    syntax = UID(str(header.file_meta.TransferSyntaxUID))
+    syntax = pydicom.uid.UID(str(header.file_meta.TransferSyntaxUID))
     dataset = read_dicom(path)
     if dataset is None:
         raise ValueError(f"{path}: is not a DICOM file any more; read it again")
@@ -169,12 +175,16 @@ def _itk_reads(dataset: Dataset, syntax: UID) -> bool:
     """
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1" or any(name in dataset for name in _FLOATS):
         return False
-    if dataset.get("SOPClassUID") not in UID_dictionary:
+    if dataset.get("SOPClassUID") not in pydicom.uid.UID_dictionary:
         return False
     allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
     if allocated == 16:
         return True
-    return allocated in (8, 32) and used == allocated and not (allocated == 32 and syntax == ExplicitVRBigEndian)
+    return (
+        allocated in (8, 32)
+        and used == allocated
+        and not (allocated == 32 and syntax == pydicom.uid.ExplicitVRBigEndian)
+    )
 
 
 def _by_itk(path: Path, _: Dataset) -> np.ndarray:

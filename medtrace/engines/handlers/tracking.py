@@ -1,8 +1,9 @@
-"""A training's history in a tracking tool beside the run folder: MLflow or Weights & Biases."""
+"""A training's history in a tracking tool beside the run folder: TensorBoard, MLflow or Weights & Biases."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -13,10 +14,15 @@ from ignite.engine import Events
 
 from medtrace.checks import check_choice
 from medtrace.engines.trainer import Trainer
+from medtrace.guard.notices import notify
 
 PROJECT = "medtrace"
-TOOLS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-"""Tool → its module."""
+TOOLS = ("auto", "tensorboard", "mlflow", "wandb")
+"""A tool is named as its module; "auto" is TensorBoard where it is installed."""
+_LACKING = (
+    "is not installed, so that a training writes no event files; history.csv, samples/ and run.html hold the same"
+    " (pip install 'medtrace[tracking]')"
+)
 
 
 class Tracking:
@@ -28,17 +34,21 @@ class Tracking:
     otherwise: nothing leaves the machine that was not asked to. Attach it behind `LossHistory`.
 
     Args:
-        tool: "tensorboard" needs nothing more, as `TensorBoardStatsHandler` writes its files.
+        tool: "auto" and "tensorboard" add nothing, as `TensorBoardStatsHandler` writes TensorBoard's files wherever it
+            is installed (`writes_tensorboard`); with "auto" a training goes on without it.
         run: the run folder, by whose name the tool knows the training.
         settings: of the training, for the tool's table of parameters.
 
     Raises:
         ValueError: if the tool is unknown, or is not installed.
+
+    Warns:
+        Notice: with "auto" where TensorBoard is not installed; it names the extra.
     """
 
     def __init__(
         self,
-        tool: Literal["tensorboard", "mlflow", "wandb"],
+        tool: Literal["auto", "tensorboard", "mlflow", "wandb"],
         run: str | os.PathLike,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -47,8 +57,10 @@ class Tracking:
         self.run = Path(run)
         self.settings = dict(settings or {})
         self._logged: Any = None
-        if tool != "tensorboard":
+        if tool != "auto":
             _check_installed(tool)
+        elif not writes_tensorboard():
+            notify("tensorboard", _LACKING)
 
     def attach(self, engine: Trainer) -> None:
         """Register on a trainer."""
@@ -92,6 +104,17 @@ class Tracking:
         self._logged.log(dict(engine.state.metrics), step=engine.state.epoch)
 
 
+def writes_tensorboard() -> bool:
+    """Whether TensorBoard is installed, and its files are written beside every training's other records.
+
+    Example:
+        >>> import importlib.util
+        >>> writes_tensorboard() == (importlib.util.find_spec("tensorboard") is not None)
+        True
+    """
+    return importlib.util.find_spec("tensorboard") is not None
+
+
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted name of a setting → its value as text.
 
@@ -110,9 +133,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _check_installed(tool: str) -> None:
     try:
-        importlib.import_module(TOOLS[tool])
+        importlib.import_module(tool)
     except ImportError as error:
         raise ValueError(
             f"training.tracking: expected an installed tool, received {tool} ({error}); install it with"
-            " `pip install medtrace[tracking]`, or leave tracking at tensorboard"
+            " `pip install medtrace[tracking]`, or leave tracking at auto"
         ) from error

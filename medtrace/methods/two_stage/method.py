@@ -80,7 +80,7 @@ class TwoStageMethod(Method):
     title = "Registration and translation, trained apart"
     paper = "Zhang, Cheng et al., Plasticine, Table IV: the combination that it is compared with"
     settings_type = TwoStageSettings
-    abilities = Abilities(paired=False, patches=True, channels="any", identity_start=True)
+    abilities = Abilities(paired=False, patches=True, channels="any", one_pass=False, identity_start=True)
 
     @classmethod
     def from_settings(cls, settings: TwoStageSettings) -> Self:

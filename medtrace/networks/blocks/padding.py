@@ -29,16 +29,25 @@ def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> tuple[Ten
         pads += [missing // 2, missing - missing // 2]
     starts = pads[0::2][::-1]
     if sizes_are_symbols():
-        return _gathered(image, pads, starts), lambda tensor: _taken(tensor, starts, shape)
+        return _gathered(image, pads, starts), lambda tensor: crop(tensor, starts, shape)
     if not any(pads):
         return image, lambda tensor: tensor
+    return F.pad(image, pads, mode="replicate"), lambda tensor: crop(tensor, starts, shape)
 
-    def crop(tensor: Tensor) -> Tensor:
-        for axis, (start, extent) in enumerate(zip(starts, shape), start=2):
+
+def crop(tensor: Tensor, starts: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """The part of a tensor (B, C, *spatial) that begins at `starts` and has the spatial `shape`.
+
+    Example:
+        >>> crop(torch.arange(5.0).reshape(1, 1, 5), [1], [3])
+        tensor([[[1., 2., 3.]]])
+    """
+    for axis, (start, extent) in enumerate(zip(starts, shape), start=2):
+        if sizes_are_symbols():  # a view's strides would depend on whether there is something to crop
+            tensor = tensor.index_select(axis, torch.arange(extent, device=tensor.device) + start)
+        else:
             tensor = tensor.narrow(axis, start, extent)
-        return tensor
-
-    return F.pad(image, pads, mode="replicate"), crop
+    return tensor
 
 
 def _gathered(image: Tensor, pads: Sequence[int], starts: Sequence[int]) -> Tensor:
@@ -49,10 +58,3 @@ def _gathered(image: Tensor, pads: Sequence[int], starts: Sequence[int]) -> Tens
         places = torch.arange(start + extent + end, device=image.device) - start
         image = image.index_select(axis, places.clamp(min=0).minimum(torch.full_like(places, 1) * (extent - 1)))
     return image
-
-
-def _taken(tensor: Tensor, starts: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """The part of a padded tensor that is the image's grid, likewise."""
-    for axis, (start, extent) in enumerate(zip(starts, shape), start=2):
-        tensor = tensor.index_select(axis, torch.arange(extent, device=tensor.device) + start)
-    return tensor

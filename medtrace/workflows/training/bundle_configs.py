@@ -137,7 +137,7 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
         },
         {
             "_target_": "monai.handlers.TensorBoardStatsHandler",
-            **follows,
+            "_disabled_": "$not medtrace.engines.leads() or not medtrace.engines.writes_tensorboard()",
             "log_dir": "$@run_dir + '/tensorboard'",
             "iteration_log": False,
             "epoch_log": True,

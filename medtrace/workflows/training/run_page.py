@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from medtrace.engines import Trainer
+from medtrace.engines import Trainer, writes_tensorboard
 from medtrace.engines.assembly import TENSORBOARD
 from medtrace.engines.handlers.progress import time_left
 from medtrace.report.run_page import SAMPLE, SAMPLES, Progress, State, write_run_page
@@ -32,8 +32,8 @@ class RunPage:
     """Write `run.html` while a training runs and when it ends, however it ends, and sample images of validations.
 
     The first validation cases are kept as `samples/epoch=N.png` (of the newest validation and of the first, second,
-    fourth, eighth, ...) and reported to TensorBoard. The page is written at most every few seconds, at the end
-    always. A page that cannot be written stops no training. Attach it last.
+    fourth, eighth, ...) and reported to TensorBoard, where that is installed. The page is written at most every few
+    seconds, at the end always. A page that cannot be written stops no training. Attach it last.
 
     Args:
         run: the run folder.
@@ -85,8 +85,6 @@ class RunPage:
             self._write(engine, "running")
 
     def _show_cases(self, engine: Trainer) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         epoch, strip = engine.state.epoch, sample_strip(self._cases)
         atomic_write(self.run / SAMPLES / f"epoch={epoch}.png", png_of(strip), make_parents=True)
         kept = {2**power for power in range(epoch.bit_length())}
@@ -95,6 +93,12 @@ class RunPage:
             number = int(SAMPLE.fullmatch(path.name)[1])  # type: ignore[index]
             if number != epoch and number / first not in kept:
                 remove(path)
+        if writes_tensorboard():
+            self._tell_board(epoch, strip)
+
+    def _tell_board(self, epoch: int, strip: Any) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         if self._board is None:
             self._board = SummaryWriter(str(self.run / TENSORBOARD))
         self._board.add_image("validation cases", strip, epoch, dataformats="HWC")
