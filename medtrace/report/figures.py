@@ -293,7 +293,7 @@ def _draw_panels(
     height, width = panels[0].pixels.shape[:2]
     ratio = height * view.aspect / width
     figure = Figure(
-        figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES * ratio + 0.25) * rows + (0.65 if title else 0.35)),
+        figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES * ratio + 0.32) * rows + (0.65 if title else 0.35)),
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.02),
     )
     axes = panel_axes(figure, len(panels), columns)

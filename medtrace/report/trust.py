@@ -39,7 +39,9 @@ def trust_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None 
             " `medtrace calibrate intensity` and translate again"
         )
     view = view_of(trace.affine, tuple(trace.image.shape[1:]), plane, index, trace.unexplained[0])
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    shape = trace.image.shape[1:]
+    height = 3.2 * shape[view.vertical] * view.aspect / shape[view.horizontal] + 0.8
+    figure = Figure(figsize=(13, height), layout="constrained")
     axes = figure.subplots(1, 4)
     for axis, image, title in zip(axes, (trace.warped, trace.image), ("warped source", "translation")):
         pixels = view.page(image)[..., 0]
