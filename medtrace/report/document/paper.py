@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -69,7 +70,7 @@ def document_pdf(document: Document) -> bytes:
     _lines(paper, 7.5, document.title)
     paper.ln(2)
     for number, block in enumerate(document.blocks):
-        _draw(paper, block, document.blocks[number + 1 : number + 3])
+        _draw(paper, block, document.blocks[number + 1 :])
     return bytes(paper.output())
 
 
@@ -97,7 +98,9 @@ def _draw(paper: Any, block: Block, following: tuple[Block, ...]) -> None:
 
 def _heading(paper: Any, heading: Heading, following: tuple[Block, ...]) -> None:
     """A heading, on the page of what follows it."""
-    needed = 24.0 + sum(_height(paper, block) for block in following if isinstance(block, Picture))
+    own = itertools.takewhile(lambda block: not isinstance(block, Heading), following)
+    picture = next((block for block in itertools.islice(own, 5) if isinstance(block, Picture)), None)
+    needed = 24.0 if picture is None else 34.0 + _height(paper, picture)
     if paper.will_page_break(min(needed, paper.eph)):
         paper.add_page()
     paper.ln(4 if heading.level == 2 else 2)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
+
+import yaml
 
 from medtrace import __version__
 from medtrace.checks import check_choice
@@ -13,7 +14,13 @@ from medtrace.report.document import Block, Document, Heading, Lines, Table, Tex
 from medtrace.storage.files import atomic_write
 from medtrace.workflows.reporting.failures import failure_lines, worst_blocks, worst_order
 from medtrace.workflows.reporting.reading import Evaluation, evaluation_folder, read_evaluation
-from medtrace.workflows.reporting.scores import case_table, comparison_table, distribution_picture, score_tables
+from medtrace.workflows.reporting.scores import (
+    case_table,
+    comparison_table,
+    counted,
+    distribution_picture,
+    score_tables,
+)
 from medtrace.workflows.scoring.rows import CHEAP, NO_FIELD
 
 NAME = "evaluation"
@@ -94,7 +101,7 @@ def _summary(evaluation: Evaluation) -> str:
     people = {evaluation.subjects.get(case, case) for case in cases}
     where = "cases from Python" if record["dataset"] is None else f"the data set {record['dataset']}"
     return (
-        f"{record['cases']} cases of {len(people)} subjects, the split {record['split']} of {where}. Failures and the"
+        f"{counted(record['cases'], len(people))}, the split {record['split']} of {where}. Failures and the"
         " worst cases come first; scores stand beside rows that cost nothing."
     )
 
@@ -125,7 +132,7 @@ def _delivered(evaluation: Evaluation) -> list[Block]:
         for name, one in facts.items()
     )
     return [
-        Text(f"Entire scans on their own grid, as `medtrace translate` writes them: {told}."),
+        Text(f"Entire scans on their own grid, as medtrace translate writes them: {told}."),
         *score_tables(evaluation.delivered, evaluation.subjects, evaluation.runs, facts),
     ]
 
@@ -143,6 +150,6 @@ def _settings(evaluation: Evaluation) -> list[Block]:
         run = record["runs"][name]
         blocks += [
             Text(f"{title} (run {name}), method {run['method']}, trained by medtrace {run['medtrace']}:"),
-            Text(json.dumps(run["settings"], indent=1), "code"),
+            Text(yaml.safe_dump(run["settings"], default_flow_style=None, sort_keys=False, width=100), "code"),
         ]
     return blocks

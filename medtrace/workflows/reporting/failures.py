@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from medtrace.evaluation.certificate.in_memory import certify_trace
+from medtrace.evaluation.verdicts import JUDGED
 from medtrace.io import load_trace
 from medtrace.io.nifti import read_nifti_image
 from medtrace.metrics import CaseTable
@@ -27,7 +29,7 @@ NAMED = 6
 """Cases that a line names."""
 CERTIFIED = (
     "Verdicts are of the certificate, which needs no truth, on the grid and in the units of the network; whether the"
-    " method gives the same again is not asked here (`medtrace certify --run`)."
+    " method gives the same again is not asked here (medtrace certify --run does)."
 )
 
 
@@ -58,10 +60,24 @@ def failure_lines(evaluation: Evaluation) -> list[str]:
     for line in evaluation.record.get("verdicts", ()):
         if " does NOT beat " in line or " not surely better " in line:
             first, _, rest = line.partition(" ")
-            result.append(f"{named.get(first, first)} {rest}.")
+            result.append(f"{named.get(first, first)} {in_words(rest)}.")
     left = evaluation.record["delivered"]["left_out"]
     result += [f"Delivered scans are not scored: {scan}: {reason}." for scan, reason in left.items()]
     return result
+
+
+def in_words(verdict: str) -> str:
+    """A verdict with the labels of its columns.
+
+    Example:
+        >>> in_words("beats patch ridge: better in mae, delivered_ssim")
+        'beats patch ridge: better in mean absolute error, SSIM of delivered scans'
+    """
+
+    def label(match: re.Match[str]) -> str:
+        return measure_of(match[0]).label + (" of delivered scans" if match[0].startswith("delivered") else "")
+
+    return re.sub(rf"\b(?:{'|'.join(sorted(JUDGED, key=len, reverse=True))})\b", label, verdict)
 
 
 def worse_than(table: CaseTable, other: CaseTable | None) -> list[str]:
@@ -104,7 +120,7 @@ def worst_blocks(evaluation: Evaluation) -> list[Block]:
             f"{case}, as the network sees it (intensities from -1 to 1). Error is target minus prediction."
             f" The trace: {FOLDER}/{entry['trace']}."
         )
-        blocks.append(Picture(figure_png(figure), caption, f"Source, prediction, target and account of {case}"))
+        blocks.append(Picture(figure_png(figure), caption, f"Source, prediction, target and account of {case}", 0.9))
     return blocks
 
 
@@ -120,9 +136,10 @@ def _scores(table: CaseTable, identity: CaseTable | None, case: str) -> str:
     row = table.rows[case]
     parts = []
     for column in KEY:
-        if column in row:
+        if column in row and (row[column] or column != "non_diffeomorphic_fraction"):
             measure = measure_of(column)
-            text = f"{measure.label} {number_text(row[column])}{' ' + measure.unit if measure.unit else ''}"
+            unit = {"": "", "0–255": " of 255"}.get(measure.unit, f" {measure.unit}")
+            text = f"{measure.label} {number_text(row[column])}{unit}"
             beside = None if identity is None else identity.rows.get(case, {}).get(column)
             if beside is not None and column in ("mae", "ssim", "psnr"):
                 text += f" (identity {number_text(beside)})"

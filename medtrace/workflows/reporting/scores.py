@@ -63,7 +63,19 @@ def score_tables(
 def _counted(tables: Mapping[str, CaseTable], subjects: Mapping[str, str]) -> str:
     cases = max((list(table.rows) for table in tables.values()), key=len)
     people = {subjects.get(case, case) for case in cases}
-    return f"{INTERVALS} {len(cases)} cases of {len(people)} subjects."
+    return f"{INTERVALS} {counted(len(cases), len(people))}." + (
+        " One subject gives no interval." if len(people) == 1 else ""
+    )
+
+
+def counted(cases: int, people: int) -> str:
+    """Numbers of cases and subjects.
+
+    Example:
+        >>> counted(11, 1)
+        '11 cases of 1 subject'
+    """
+    return f"{cases} case{'s' * (cases != 1)} of {people} subject{'s' * (people != 1)}"
 
 
 def interval_text(table: CaseTable, column: str, subjects: Mapping[str, str]) -> str:
@@ -150,7 +162,7 @@ def distribution_picture(tables: Mapping[str, CaseTable], named: Mapping[str, st
             for row, table in tables.items()
             if column in table.columns
         }
-    panels = {title: rows for title, rows in panels.items() if any(rows.values())}
+    panels = {title: rows for title, rows in panels.items() if len({v for values in rows.values() for v in values}) > 1}
     if not panels:
         return None
     return Picture(
