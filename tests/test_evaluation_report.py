@@ -14,7 +14,7 @@ from medtrace.data import TraceBench
 from medtrace.io import load_trace
 from medtrace.metrics import CaseTable
 from medtrace.report.distributions import distribution_figure
-from medtrace.report.document import Document, Heading, Lines, Picture, Status, Table, Text, document_html, document_pdf
+from medtrace.report.document import Document, Grade, Heading, Lines, Picture, Table, Text, document_html, document_pdf
 from medtrace.report.samples import png_of
 from medtrace.workflows.compare import compare
 from medtrace.workflows.evaluate import evaluate
@@ -158,7 +158,7 @@ def document():
         Heading("First & foremost"),
         Text("A <b>warning</b>.", "warning"),
         Lines(("one", "two")),
-        Status("FAIL", "reason"),
+        Grade("FAIL", "reason"),
         picture,
         Table(("name", "value"), rows, frozenset({1}), "Of many pages."),
         Text("medtrace evaluate run dataset", "code"),

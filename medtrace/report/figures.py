@@ -50,6 +50,8 @@ EDGES_WARPED = np.array([0.0, 0.5, 1.0])
 EDGES_IMAGE = np.array([1.0, 0.5, 0.0])
 SUFFIXES = (".png", ".pdf", ".svg")
 _PANEL_INCHES = 1.9
+_LONGEST_TITLE = 27
+"""Characters that are as wide as a panel."""
 
 
 class Panel(NamedTuple):
@@ -299,7 +301,8 @@ def _draw_panels(
     axes = panel_axes(figure, len(panels), columns)
     for axis, panel in zip(axes, panels):
         axis.set_axis_off()
-        axis.set_title(panel.title + (panel.unit and f", {panel.unit}"), **TEXT, pad=3)
+        title = panel.title + (panel.unit and f", {panel.unit}")
+        axis.set_title(title if len(title) <= _LONGEST_TITLE else title.replace(", ", ",\n", 1), **TEXT, pad=3)
         if panel.kind == "image":
             show_anatomy(axis, panel.pixels, view, *windows[panel.unit])
             if panel.lines is not None:

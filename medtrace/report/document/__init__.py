@@ -1,16 +1,16 @@
 """A document of headings, text, tables and pictures, written as HTML or PDF."""
 
-from medtrace.report.document.blocks import Block, Document, Heading, Lines, Picture, Status, Table, Text
+from medtrace.report.document.blocks import Block, Document, Grade, Heading, Lines, Picture, Table, Text
 from medtrace.report.document.page import document_html
 from medtrace.report.document.paper import document_pdf
 
 __all__ = [
     "Block",
     "Document",
+    "Grade",
     "Heading",
     "Lines",
     "Picture",
-    "Status",
     "Table",
     "Text",
     "document_html",

@@ -44,7 +44,7 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Status:
+class Grade:
     """A verdict with what it rests on.
 
     Attributes:
@@ -95,7 +95,8 @@ class Picture:
     width: float = 1.0
 
 
-Block = Heading | Text | Lines | Status | Table | Picture
+Block = Heading | Text | Lines | Grade | Table | Picture
+"""A part of a document."""
 
 
 @dataclass(frozen=True)

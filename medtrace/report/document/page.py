@@ -7,7 +7,7 @@ import re
 from html import escape
 
 from medtrace.report.certificate import MARKS, STYLE
-from medtrace.report.document.blocks import Block, Document, Heading, Lines, Picture, Status, Table, Text
+from medtrace.report.document.blocks import Block, Document, Grade, Heading, Lines, Picture, Table, Text
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
@@ -76,7 +76,7 @@ def _block(block: Block) -> str:
         return f'<p class="{block.kind}">{escape(block.text)}</p>'
     if isinstance(block, Lines):
         return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in block.lines)}</ul>"
-    if isinstance(block, Status):
+    if isinstance(block, Grade):
         mark = f"{MARKS.get(block.verdict, '')} {block.verdict}".strip()
         kind = block.verdict if block.verdict in MARKS else "SKIPPED"
         return f'<p><span class="status {kind}">{escape(mark)}</span> {escape(block.text)}</p>'

@@ -12,7 +12,7 @@ import matplotlib
 from PIL import Image
 
 from medtrace.report.certificate import MARKS
-from medtrace.report.document.blocks import Block, Document, Heading, Lines, Picture, Status, Table, Text
+from medtrace.report.document.blocks import Block, Document, Grade, Heading, Lines, Picture, Table, Text
 
 MARGIN = 16.0
 """Of an A4 page, in mm."""
@@ -88,8 +88,8 @@ def _draw(paper: Any, block: Block, following: tuple[Block, ...]) -> None:
         for line in block.lines:
             _lines(paper, 4.6, f"• {line}")
         paper.ln(1.5)
-    elif isinstance(block, Status):
-        _status(paper, block)
+    elif isinstance(block, Grade):
+        _grade(paper, block)
     elif isinstance(block, Table):
         _table(paper, block)
     else:
@@ -118,13 +118,13 @@ def _text(paper: Any, text: Text) -> None:
     paper.ln(1.5)
 
 
-def _status(paper: Any, status: Status) -> None:
+def _grade(paper: Any, grade: Grade) -> None:
     paper.set_font(_FONT, "B", 9)
-    paper.set_text_color(*_COLORS.get(status.verdict, (90, 90, 90)))
-    paper.cell(24, 4.8, f"{MARKS.get(status.verdict, '')} {status.verdict}".strip())
+    paper.set_text_color(*_COLORS.get(grade.verdict, (90, 90, 90)))
+    paper.cell(24, 4.8, f"{MARKS.get(grade.verdict, '')} {grade.verdict}".strip())
     paper.set_text_color(0)
     paper.set_font(_FONT, "", 9)
-    paper.multi_cell(paper.epw - 24, 4.8, status.text, new_x="LMARGIN", new_y="NEXT", align="L")
+    paper.multi_cell(paper.epw - 24, 4.8, grade.text, new_x="LMARGIN", new_y="NEXT", align="L")
     paper.ln(0.8)
 
 
