@@ -14,7 +14,17 @@ from medtrace.data import TraceBench
 from medtrace.io import load_trace
 from medtrace.metrics import CaseTable
 from medtrace.report.distributions import distribution_figure
-from medtrace.report.document import Document, Grade, Heading, Lines, Picture, Table, Text, document_html, document_pdf
+from medtrace.report.document import (
+    CellTable,
+    Document,
+    Grade,
+    Heading,
+    Items,
+    Picture,
+    Text,
+    document_html,
+    document_pdf,
+)
 from medtrace.report.samples import png_of
 from medtrace.workflows.compare import compare
 from medtrace.workflows.evaluate import evaluate
@@ -112,7 +122,7 @@ def test_columns_have_words_and_units():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "x.docx"], "expected one of .html, .pdf"),
+        (["--out", "x.docx"], "expected one of '.html', '.pdf'"),
         (["--split", "training"], "expected one of test, received 'training'"),
         (["--labels", "x.nii.gz"], "expected with traces"),
     ],
@@ -157,10 +167,10 @@ def document():
     blocks = (
         Heading("First & foremost"),
         Text("A <b>warning</b>.", "warning"),
-        Lines(("one", "two")),
+        Items(("one", "two")),
         Grade("FAIL", "reason"),
         picture,
-        Table(("name", "value"), rows, frozenset({1}), "Of many pages."),
+        CellTable(("name", "value"), rows, frozenset({1}), "Of many pages."),
         Text("medtrace evaluate run dataset", "code"),
     )
     return Document("Title", blocks, "footer")
@@ -181,7 +191,7 @@ def test_tables_of_many_pages_repeat_their_headings():
 
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="expected 2 cells"):
-        Table(("a", "b"), (("c",),))
+        CellTable(("a", "b"), (("c",),))
 
 
 def test_distribution_has_no_empty_cell():

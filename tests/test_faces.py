@@ -108,7 +108,7 @@ def test_a_data_set_of_faces_has_masks_for_its_metrics(photographs, tmp_path, ca
     assert case["source"].shape == (3, 48, 48)
     assert float((case["source"] == -1).all(0).float().mean()) > 0.3  # what the mask leaves out is background
     scans = json.loads((tmp_path / "dataset.scans.json").read_text())["pairs"]["0"]
-    assert scans["mask"]["relative"] == "dataset.faces/0_mask.png"
+    assert scans["mask"]["relative"] == "../dataset.faces/0_mask.png"
 
 
 def test_what_does_not_go_with_faces_is_refused(photographs, tmp_path):

@@ -19,7 +19,7 @@ import numpy as np
 
 from medtrace.data import TraceBench
 
-SIZE = 96
+SIZE = 64
 COMMANDS = (
     ("start alone", "methods"),
     ("register, with its page", "register before.nii.gz after.nii.gz --out trace"),

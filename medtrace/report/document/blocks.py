@@ -33,7 +33,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Lines:
+class Items:
     """A list.
 
     Attributes:
@@ -57,7 +57,7 @@ class Grade:
 
 
 @dataclass(frozen=True)
-class Table:
+class CellTable:
     """A table.
 
     Attributes:
@@ -95,7 +95,7 @@ class Picture:
     width: float = 1.0
 
 
-Block = Heading | Text | Lines | Grade | Table | Picture
+Block = Heading | Text | Items | Grade | CellTable | Picture
 """A part of a document."""
 
 

@@ -7,7 +7,7 @@ import re
 from html import escape
 
 from medtrace.report.certificate import MARKS, STYLE
-from medtrace.report.document.blocks import Block, Document, Grade, Heading, Lines, Picture, Table, Text
+from medtrace.report.document.blocks import Block, CellTable, Document, Grade, Heading, Items, Picture, Text
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
@@ -74,18 +74,18 @@ def _block(block: Block) -> str:
         if block.kind == "code":
             return f'<pre tabindex="0">{escape(block.text)}</pre>'
         return f'<p class="{block.kind}">{escape(block.text)}</p>'
-    if isinstance(block, Lines):
+    if isinstance(block, Items):
         return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in block.lines)}</ul>"
     if isinstance(block, Grade):
         mark = f"{MARKS.get(block.verdict, '')} {block.verdict}".strip()
         kind = block.verdict if block.verdict in MARKS else "SKIPPED"
         return f'<p><span class="status {kind}">{escape(mark)}</span> {escape(block.text)}</p>'
-    if isinstance(block, Table):
+    if isinstance(block, CellTable):
         return _table(block)
     return _picture(block)
 
 
-def _table(table: Table) -> str:
+def _table(table: CellTable) -> str:
     kinds = [' class="number"' if column in table.numeric else "" for column in range(len(table.columns))]
     head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for kind, text in zip(kinds, table.columns))
     rows = "".join(

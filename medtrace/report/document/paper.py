@@ -12,7 +12,7 @@ import matplotlib
 from PIL import Image
 
 from medtrace.report.certificate import MARKS
-from medtrace.report.document.blocks import Block, Document, Grade, Heading, Lines, Picture, Table, Text
+from medtrace.report.document.blocks import Block, CellTable, Document, Grade, Heading, Items, Picture, Text
 
 MARGIN = 16.0
 """Of an A4 page, in mm."""
@@ -83,14 +83,14 @@ def _draw(paper: Any, block: Block, following: tuple[Block, ...]) -> None:
         _heading(paper, block, following)
     elif isinstance(block, Text):
         _text(paper, block)
-    elif isinstance(block, Lines):
+    elif isinstance(block, Items):
         paper.set_font(_FONT, "", 9)
         for line in block.lines:
             _lines(paper, 4.6, f"• {line}")
         paper.ln(1.5)
     elif isinstance(block, Grade):
         _grade(paper, block)
-    elif isinstance(block, Table):
+    elif isinstance(block, CellTable):
         _table(paper, block)
     else:
         _picture(paper, block)
@@ -128,7 +128,7 @@ def _grade(paper: Any, grade: Grade) -> None:
     paper.ln(0.8)
 
 
-def _table(paper: Any, table: Table) -> None:
+def _table(paper: Any, table: CellTable) -> None:
     from fpdf.fonts import FontFace
 
     size = 8.0 if len(table.columns) < 7 else 7.0
@@ -158,7 +158,7 @@ def _table(paper: Any, table: Table) -> None:
     paper.ln(2)
 
 
-def _widths(paper: Any, table: Table) -> tuple[float, ...]:
+def _widths(paper: Any, table: CellTable) -> tuple[float, ...]:
     """Each column as wide as its cells; where that is too much, columns of text give way."""
     wanted = []
     for column, heading in enumerate(table.columns):

@@ -10,7 +10,7 @@ import yaml
 from medtrace import __version__
 from medtrace.checks import check_choice
 from medtrace.guard.notices import notify
-from medtrace.report.document import Block, Document, Heading, Lines, Table, Text, document_html, document_pdf
+from medtrace.report.document import Block, CellTable, Document, Heading, Items, Text, document_html, document_pdf
 from medtrace.storage.files import atomic_write
 from medtrace.workflows.reporting.failures import failure_lines, worst_blocks, worst_order
 from medtrace.workflows.reporting.reading import Evaluation, evaluation_folder, read_evaluation
@@ -78,7 +78,7 @@ def evaluation_document(evaluation: Evaluation) -> Document:
     title = f"Evaluation: {', '.join(runs.values())}"
     blocks: list[Block] = [Text(WARNING, "warning"), Text(_summary(evaluation))]
     failures = failure_lines(evaluation)
-    blocks += [Heading("Failures"), Lines(tuple(failures)) if failures else Text(_nothing(evaluation))]
+    blocks += [Heading("Failures"), Items(tuple(failures)) if failures else Text(_nothing(evaluation))]
     blocks += [Heading("Worst cases"), *worst_blocks(evaluation)]
     blocks += [Heading("Scores"), *_scores(evaluation)]
     compared = comparison_table(evaluation.comparisons, runs)
@@ -119,7 +119,7 @@ def _scores(evaluation: Evaluation) -> list[Block]:
     if any(row.startswith(NO_FIELD) for row in evaluation.tables):
         told.append(f"{NO_FIELD}: the run's image beside its source, as if nothing had moved (edges alone)")
     if told:
-        blocks += [Text("The rows beside:", "plain"), Lines(tuple(told))]
+        blocks += [Text("The rows beside:", "plain"), Items(tuple(told))]
     picture = distribution_picture(evaluation.tables, evaluation.runs)
     return blocks if picture is None else [*blocks, picture]
 
@@ -144,7 +144,7 @@ def _settings(evaluation: Evaluation) -> list[Block]:
     command = record.get("command") or "called from Python, with cases of its own"
     blocks: list[Block] = [
         Text(command, "code"),
-        Table(("made with", ""), tuple(lines) or (("medtrace", __version__),), caption="Of the evaluation."),
+        CellTable(("made with", ""), tuple(lines) or (("medtrace", __version__),), caption="Of the evaluation."),
     ]
     for name, title in evaluation.runs.items():
         run = record["runs"][name]

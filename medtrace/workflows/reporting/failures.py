@@ -16,7 +16,7 @@ from medtrace.io.nifti import read_nifti_image
 from medtrace.metrics import CaseTable
 from medtrace.report.certificate import certificate_of
 from medtrace.report.display import figure_png
-from medtrace.report.document import Block, Grade, Heading, Lines, Picture, Text
+from medtrace.report.document import Block, Grade, Heading, Items, Picture, Text
 from medtrace.report.figures import trace_figure
 from medtrace.trace import Trace
 from medtrace.workflows.reporting.measures import KEY, measure_of
@@ -158,7 +158,7 @@ def _verdict(evaluation: Evaluation, entry: Mapping[str, Any], trace: Trace, tar
     told = f"{passed} checks passed, {len(against)} speak against it, {skipped} could not be made"
     blocks: list[Block] = [Grade(str(certificate["verdict"]), told)]
     if against:
-        blocks.append(Lines(tuple(f"{check['status']}, {check['name']}: {check['reason']}" for check in against)))
+        blocks.append(Items(tuple(f"{check['status']}, {check['name']}: {check['reason']}" for check in against)))
     return blocks
 
 

@@ -14,7 +14,7 @@ from medtrace.metrics import CaseTable
 from medtrace.metrics.paired import LEVEL, PairedComparison, bootstrap_interval
 from medtrace.report.display import figure_png
 from medtrace.report.distributions import distribution_figure
-from medtrace.report.document import Picture, Table
+from medtrace.report.document import CellTable, Picture
 from medtrace.workflows.reporting.measures import KEY, measure_of
 from medtrace.workflows.scoring.rows import CHEAP
 from medtrace.workflows.unseen.splits import TRAINING_SUBJECT
@@ -32,7 +32,7 @@ def score_tables(
     subjects: Mapping[str, str],
     named: Mapping[str, str],
     delivered: Mapping[str, Any] | None = None,
-) -> list[Table]:
+) -> list[CellTable]:
     """A line a measure, a column a row: the mean with its interval.
 
     Args:
@@ -56,7 +56,9 @@ def score_tables(
                 lines.append((f"{measure.label} {measure.arrow}".strip(), measure.unit, *cells))
         if lines:
             heading = ("measure", "unit", *(named.get(row, row) for row in shown))
-            result.append(Table(heading, tuple(lines), frozenset(range(2, len(heading))), _counted(tables, subjects)))
+            result.append(
+                CellTable(heading, tuple(lines), frozenset(range(2, len(heading))), _counted(tables, subjects))
+            )
     return result
 
 
@@ -98,7 +100,7 @@ def interval_text(table: CaseTable, column: str, subjects: Mapping[str, str]) ->
 
 def comparison_table(
     comparisons: Mapping[tuple[str, str, str], PairedComparison], named: Mapping[str, str]
-) -> Table | None:
+) -> CellTable | None:
     """Runs beside the other rows, subject by subject; None where nothing is compared."""
     lines = []
     for (column, first, second), one in comparisons.items():
@@ -119,7 +121,7 @@ def comparison_table(
     if not lines:
         return None
     heading = ("measure", "run", "beside", f"difference [{LEVEL:.0%}]", "better in", "effect d", "p", "subjects")
-    return Table(heading, tuple(lines), frozenset(range(3, 8)), ABOUT)
+    return CellTable(heading, tuple(lines), frozenset(range(3, 8)), ABOUT)
 
 
 def case_table(
@@ -128,7 +130,7 @@ def case_table(
     order: Sequence[str],
     named: Mapping[str, str],
     subjects: Mapping[str, str],
-) -> Table:
+) -> CellTable:
     """The cases of a run in an order, with the key measures, and the identity's error beside them."""
     table, identity = tables[run], tables.get(CHEAP[0])
     columns = [column for column in KEY if column in table.columns]
@@ -144,7 +146,7 @@ def case_table(
     caption = f"{named.get(run, run)}, the largest error first." + (
         f" {left} more are in the CSV file." if left else ""
     )
-    return Table(tuple(heading), tuple(lines), frozenset(range(2, len(heading))), caption)
+    return CellTable(tuple(heading), tuple(lines), frozenset(range(2, len(heading))), caption)
 
 
 def number_text(value: float | None) -> str:
