@@ -513,8 +513,9 @@ def test_no_field_is_not_passed_across_contrasts(contrast):
     assert sum(one.certificate.verdict == Status.PASS for one in zero) <= 1
     assert all(one.certificate.verdict != Status.FAIL for one in truth)
     figures = truth[0].certificate.check("field against image").figures
-    assert "similarity_shortfall_across" in figures
-    assert "similarity_shortfall" not in figures
+    assert {"similarity_shortfall_across", "disagreement_voxels_across"} <= figures.keys()
+    assert not {"similarity_shortfall", "disagreement_voxels"} & figures.keys()
+    assert all(one.certificate.verdict == Status.PASS for one in truth)
 
 
 def test_a_run_and_its_controls_are_asked(tmp_path):

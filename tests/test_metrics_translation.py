@@ -8,10 +8,12 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
 from medtrace.data import TraceBench
-from medtrace.fields import warp
+from medtrace.fields import affine_displacement, rigid_scale_matrix, warp
 from medtrace.metrics import (
     CONVENTIONS,
     NMAEMetric,
+    affine_drift,
+    drift_parts,
     foreground_of,
     highest_psnr,
     normalized_mean_absolute_error,
@@ -166,6 +168,28 @@ class TestDrift:
         assert result.shape == (1, 3)
         np.testing.assert_allclose(result[0, : len(shape)], shift, atol=0.05)
         assert result[0, len(shape) :].tolist() == [0.0] * (3 - len(shape))
+
+    @pytest.mark.parametrize(("shape", "angles"), [((64, 64), 4.0), ((40, 48, 40), (0.0, 0.0, -5.0))], ids=["2d", "3d"])
+    @pytest.mark.parametrize("scale", [1.06, 0.95])
+    def test_a_known_turn_and_scale_come_back(self, shape, angles, scale):
+        target = self.brain(shape)
+        shape = target.shape[2:]
+        pull = rigid_scale_matrix(angles, (1.0, -1.5, 0.5)[: len(shape)], scale, shape)
+        image = warp(target.double(), affine_displacement(pull, shape, dtype=torch.float64)[None]).float()
+        affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
+        (drift,) = affine_drift(image, target, affine)
+        parts = drift_parts(drift)
+        assert float(parts["scale_percent"]) == pytest.approx(100 / scale - 100, abs=0.3)
+        expected = -(angles if len(shape) == 2 else angles[2])  # a pull turns the image the other way
+        turn = parts["degrees"] if len(shape) == 2 else parts["degrees"].abs()
+        assert float(turn) == pytest.approx(expected if len(shape) == 2 else abs(expected), abs=0.3)
+        center = (torch.tensor(shape, dtype=torch.float64) - 1) / 2
+        shown = torch.linalg.solve(pull[:-1, :-1], center - pull[:-1, -1])  # the target's center, in the image
+        assert torch.allclose(drift[: len(shape), 3], 2 * (shown - center), atol=0.3)
+        assert float(parts["shear_percent"]) < 1
+
+    def test_a_constant_image_has_no_affine_drift(self):
+        assert affine_drift(torch.zeros(1, 1, 32, 32), self.brain((20, 20)), torch.eye(4).double()).isnan().all()
 
     def test_blur_noise_contrast_and_shading_hardly_move_it(self):
         target, shift = self.brain((96, 96)), (1.3, -0.6)

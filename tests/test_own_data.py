@@ -20,7 +20,7 @@ from medtrace.engines import build_optimizers
 from medtrace.engines.assembly import build_trainer
 from medtrace.engines.runs import read_run
 from medtrace.evaluation.tracers import identity, tracer_of
-from medtrace.methods import method_class, resolve
+from medtrace.methods import method_class, method_names, resolve
 from medtrace.methods.settings import AugmentationSettings, TrainingSettings
 from medtrace.trace.contrast import Contrast, Intensity
 from medtrace.workflows.plan import plan
@@ -29,8 +29,6 @@ from medtrace.workflows.planning.training import plan_training, settings_of_data
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
 from medtrace.workflows.training.workflow import TrainingWorkflow
-
-OWN = ("tracetrans", "pix2pix", "reggan", "unet", "cyclegan")
 
 
 def inverted(count, split="training"):
@@ -64,8 +62,8 @@ def test_an_inverted_contrast_is_learned_and_not_inverted(name, tmp_path):
     assert trained < 0.7 * min(untrained, foreground_error(identity, unseen))
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_every_translator_has_presets_for_a_user_s_own_data(name):
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_has_presets_for_a_user_s_own_data(name):
     kind = method_class(name).settings_type
     paper, own = resolve(kind, ["paper"]), resolve(kind, ["default"])
     assert {"default", "small", "gpu"} <= set(kind.presets)

@@ -12,24 +12,25 @@ from medtrace.methods.settings import Preset
 
 DEFAULT, LITTLE, GPU, PAPER = "default", "small", "gpu", "paper"
 
+OWN_TRAINING: Preset = {"augmentation.on": True, "training.batch_size": 2, "training.schedule": "cosine"}
+"""A user's own data, of whatever method."""
 OWN: Preset = {
-    "augmentation.on": True,
-    "training.batch_size": 2,
-    "training.schedule": "cosine",
+    **OWN_TRAINING,
     "optimizer.learning_rate": 1e-3,
     # L1 alone leads to the median of all that a target may be, which has no texture.
     "structure_weight": 0.3,
 }
 """A user's own data. Measured on heads of other persons than those trained on (docs/results/real_translation.md)."""
 
-OWN_ON_GPU: Preset = {
+TRAINING_ON_GPU: Preset = {
     "training.batch_size": 8,
     "training.amp": True,
     "training.amp_dtype": "bfloat16",
     "training.num_workers": 4,
-    "optimizer.learning_rate": 2e-4,
 }
-"""Published widths on a GPU of 12 GiB or more. Not measured: the machines that these defaults come from have none."""
+"""Of published widths on a GPU of 12 GiB or more. Not measured: the machines that these presets come from have none."""
+OWN_ON_GPU: Preset = {**TRAINING_ON_GPU, "optimizer.learning_rate": 2e-4}
+"""Likewise, of methods with one rate."""
 
 BUDGETS: Mapping[str, int] = {DEFAULT: 4000, LITTLE: 800, GPU: 40_000}
 """Steps of a training on a user's own data, by preset."""

@@ -3,6 +3,7 @@
 Ranges are always given as `data_range=(low, high)`, never guessed; regions as `mask=`.
 """
 
+from medtrace.metrics.affine_drift import affine_drift, drift_parts
 from medtrace.metrics.case_metric import CaseMetric
 from medtrace.metrics.complex_wavelet_ssim import (
     ComplexWaveletSSIMMetric,
@@ -133,10 +134,12 @@ __all__ = [
     "SSIMMetric",
     "SharpnessRatioMetric",
     "Summary",
+    "affine_drift",
     "bhattacharyya_distance",
     "bhattacharyya_from_histograms",
     "complex_wavelet_structural_similarity",
     "deformed_region",
+    "drift_parts",
     "edge_dice",
     "edge_map",
     "edge_nmi",

@@ -232,7 +232,7 @@ def translation_drift(image: Tensor, target: Tensor, affine: Tensor, *, upsampli
     columns = _axis_vectors(affine, image.shape[0])[:, :, :dims]
     shifts = torch.full((image.shape[0], dims), torch.nan, dtype=torch.float64)
     for item in range(image.shape[0]):
-        moved, fixed = (_without_trend(tensor[item, 0]) for tensor in (image, target))
+        moved, fixed = (without_trend(tensor[item, 0]) for tensor in (image, target))
         if moved.any() and fixed.any():
             back, _, _ = phase_cross_correlation(fixed, moved, upsample_factor=upsampling, normalization=None)
             shifts[item] = -torch.as_tensor(back, dtype=torch.float64)
@@ -260,7 +260,7 @@ def _axis_vectors(affine: Any, batch: int) -> Tensor:
     return result
 
 
-def _without_trend(values: Tensor) -> np.ndarray:
+def without_trend(values: Tensor) -> np.ndarray:
     """An image minus its Gaussian mean; exactly zero for a constant one."""
     array = values.detach().as_subclass(Tensor).cpu().double().numpy()
     if array.min() == array.max():

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from ..checks import check_choice
 from ..fields import sample
-from ..registration import Registration, register_images
+from ..registration import Deformable, Registration, register_images
 from ..trace.geometry import pull, pulled_points
 from .geometry import affine_of
 from .masks import as_mask
 from .naming import as_image, as_item, detached, named, one_per_key
 
+ALIGNMENT_ALONE = Deformable(iterations=(0,), unfolding=0)
+"""`settings` of `RegisterPaird` that aligns and does not deform."""
 _MODES = ("bilinear", "nearest")
 _ON_FAIL = ("raise", "keep")
 

@@ -379,6 +379,17 @@ IMAGE_CASES = {
     "normalized_mean_absolute_error": Case(
         metrics.normalized_mean_absolute_error, _translated("image", "target"), per_case("image"), PAIR_NAMES
     ),
+    "affine_drift": Case(
+        lambda image, target, affine, **_: metrics.affine_drift(image, target, affine),
+        _drifted,
+        lambda answer, given: check(answer, (len(given["image"]), 4, 4), torch.float64),
+        undefined=True,
+    ),
+    "drift_parts": Case(
+        metrics.drift_parts,
+        lambda draw: chosen(draw, {"matrix": st.just(torch.eye(4, dtype=torch.float64))}),
+        lambda answer, given: check(answer["degrees"], given["matrix"].shape[:-2], torch.float64),
+    ),
     "translation_drift": Case(
         metrics.translation_drift,
         _drifted,

@@ -42,6 +42,8 @@ COLUMNS = {
     "mae": "MAE (0-255), whole",
     "drift_mm": "drift (mm)",
     "common_drift_mm": "common drift (mm)",
+    "drift_scale_percent": "scale (%)",
+    "drift_degrees": "turn (°)",
     "epe_head_mm": "EPE head (mm)",
     "zero_head_mm": "zero field (mm)",
     "share_of_zero_field_epe": "EPE / zero field",
@@ -78,7 +80,9 @@ def translation(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     """The values of one translation against the aligned target; without "head" the foreground is found in the target.
 
     `mae`, `psnr`, `ssim`, `nmi` as in `scoring.fidelity`; `nmae`, `psnr` and `ssim` under every convention of
-    `metrics.translation_scores`; `drift_mm`, how far the image lies from where the target does, and its components.
+    `metrics.translation_scores`; `drift_mm`, how far the image lies from where the target does, and its components;
+    `drift_scale_percent` and `drift_degrees`, how much larger the image is and how far it is turned
+    (`metrics.affine_drift`).
     """
     image, target = trace.image[None], _plain(case["target"])
     head = _plain(case["head"]) if "head" in case else None
@@ -86,9 +90,12 @@ def translation(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     for convention in metrics.CONVENTIONS:
         result = metrics.translation_scores(image, target, convention, head)
         values |= {column(measure, convention): result[measure] for measure in MEASURES}
-    drift = metrics.translation_drift(image, target, torch.as_tensor(trace.affine, dtype=torch.float64))[0]
+    affine = torch.as_tensor(trace.affine, dtype=torch.float64)
+    drift = metrics.translation_drift(image, target, affine)[0]
     values["drift_mm"] = drift.norm()
     values |= {f"drift_{axis}_mm": component for axis, component in zip(AXES, drift)}
+    parts = metrics.drift_parts(metrics.affine_drift(image, target, affine)[0])
+    values |= {f"drift_{name}": parts[name] for name in ("scale_percent", "degrees")}
     return {name: float(value) for name, value in values.items()}
 
 

@@ -92,8 +92,8 @@ def compare_rows(
 
 def _training(run: Path) -> dict[str, Any]:
     training = json.loads((run / DONE).read_text())
-    threads = {"training_threads": training["threads"]} if "threads" in training else {}
-    return {"training_seconds": training["seconds"], **threads, "trained_at_commit": training["commit"]}
+    known = {f"training_{key}": training[key] for key in ("threads", "processor_seconds") if key in training}
+    return {"training_seconds": training["seconds"], **known, "trained_at_commit": training["commit"]}
 
 
 def _shown(study: Study, runs: Mapping[str, Path], cases: Cases) -> Any:

@@ -127,7 +127,7 @@ class Study:
             name → row → number.
         columns: of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
             costs `parameters_million` (those a prediction runs through), `all_parameters_million`,
-            `training_seconds`.
+            `training_seconds`, `training_processor_seconds`.
         printed: of the terminal, likewise.
         better: column → "min" or "max".
         places: row → its place (line, column) in the layout of the paper's table, where there is one.

@@ -140,9 +140,10 @@ def field_against_image(
     own = measure.similarity(warp(pair.source[None], pair.ddf[None])[0], pair.image, pair.region)
     beside = measure.agreement(pair.ddf, field, pair.affine, pair.region)
     spacing = float(pair.affine[:3, : trace.spatial_dims].norm(dim=0).log().mean().exp())
+    limits = "" if trace.same_unit else "_across"
     figures = {
-        "similarity_shortfall" if trace.same_unit else "similarity_shortfall_across": result - own,
-        "disagreement_voxels": beside.mean_mm / spacing,
+        f"similarity_shortfall{limits}": result - own,
+        f"disagreement_voxels{limits}": beside.mean_mm / spacing,
         "disagreement_mm": beside.mean_mm,
         "disagreement_p95_mm": beside.p95_mm,
         "claimed_mm": beside.claimed_mm,

@@ -7,8 +7,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from medtrace.methods.common.diffusion_settings import SMALL_ESTIMATOR, TINY_ESTIMATOR, TimedUNetSettings
-from medtrace.methods.presets import DOMAIN, MISALIGNED, POSTOP, TINY
+from medtrace.methods.common.diffusion_settings import (
+    LARGE_ESTIMATOR,
+    SMALL_ESTIMATOR,
+    TINY_ESTIMATOR,
+    TimedUNetSettings,
+)
+from medtrace.methods.presets import BUDGETS, DOMAIN, MISALIGNED, OWN_ON_GPU, OWN_TRAINING, POSTOP, TINY
 from medtrace.methods.settings import Count, MethodSettings, OptimizerSettings, Preset, Settings, TrainingSettings
 
 
@@ -35,6 +40,9 @@ class BridgeSettings(MethodSettings):
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": {},
+        "default": {**OWN_TRAINING, **SMALL_ESTIMATOR, "optimizer.learning_rate": 1e-3},
+        "small": {},
+        "gpu": {**OWN_ON_GPU, **LARGE_ESTIMATOR},
         "tracebench": {
             **POSTOP,
             **SMALL_ESTIMATOR,
@@ -52,6 +60,8 @@ class BridgeSettings(MethodSettings):
             "sampling.steps": 2,
         },
     }
+
+    budgets: ClassVar[Mapping[str, int]] = BUDGETS
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
         return {"bridge": self.optimizer}

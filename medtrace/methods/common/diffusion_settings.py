@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from medtrace.methods.presets import DOMAIN, POSTOP, TINY
+from medtrace.methods.presets import BUDGETS, DOMAIN, OWN_TRAINING, POSTOP, TINY, TRAINING_ON_GPU
 from medtrace.methods.settings import (
     Channels,
     Count,
@@ -81,6 +81,26 @@ TINY_ESTIMATOR: Preset = {
     "estimator.norm_groups": 8,
 }
 """To see that it runs."""
+LARGE_ESTIMATOR: Preset = {
+    "estimator.channels": (64, 128, 256, 512),
+    "estimator.norm_groups": 32,
+    "estimator.residual_blocks": 2,
+    "average_decay": 0.9999,
+}
+"""As published."""
+SHORT_TRAINING: Preset = {
+    **SMALL_ESTIMATOR,
+    "estimator.dropout": 0.0,
+    # As the noise itself, which the paper has, so small a training samples nothing from full noise.
+    "estimator.prediction": "velocity",
+    "noise_weighting": "velocity",
+    "noise_optimizer.learning_rate": 5e-4,
+    "sampling.sampler": "ddim",
+    "sampling.steps": 25,
+    "sampling.spacing": 1.5,
+    "sampling.refinements": 1,
+}
+"""Of the diffusion methods, and how what was trained so is sampled (docs/results/plasticine_domain.md)."""
 
 
 class DiffusionSettings(MethodSettings):
@@ -96,22 +116,16 @@ class DiffusionSettings(MethodSettings):
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": {},
+        "default": {**OWN_TRAINING, **SHORT_TRAINING},
+        "small": {},
+        "gpu": {**TRAINING_ON_GPU, **LARGE_ESTIMATOR, "noise_optimizer.learning_rate": 1e-4},
         "tracebench": {
             **DOMAIN,
-            **SMALL_ESTIMATOR,
-            "estimator.dropout": 0.0,
-            # As the noise itself, which the paper has, so small a training samples nothing from full noise.
-            "estimator.prediction": "velocity",
-            "noise_weighting": "velocity",
-            "noise_optimizer.learning_rate": 5e-4,
+            **SHORT_TRAINING,
             "training.max_epochs": 36,
             "training.batch_size": 8,
             "training.schedule": "cosine",
             "training.val_interval": 0,
-            "sampling.sampler": "ddim",
-            "sampling.steps": 25,
-            "sampling.spacing": 1.5,
-            "sampling.refinements": 1,
         },
         "postop": {
             **POSTOP,
@@ -141,6 +155,8 @@ class DiffusionSettings(MethodSettings):
             "sampling.steps": 3,
         },
     }
+
+    budgets: ClassVar[Mapping[str, int]] = BUDGETS
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
         return {"noise": self.noise_optimizer}

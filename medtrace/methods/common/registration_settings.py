@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from medtrace.methods.presets import METAMORPHIC, TINY
+from medtrace.methods.presets import BUDGETS, METAMORPHIC, OWN_ON_GPU, OWN_TRAINING, TINY
 from medtrace.methods.settings import Count, MethodSettings, NonNegative, OptimizerSettings, Preset
 
 
@@ -21,6 +21,9 @@ class RegistrationSettings(MethodSettings):
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": {},
+        "default": {**OWN_TRAINING, "optimizer.learning_rate": 2e-3},
+        "small": {},
+        "gpu": OWN_ON_GPU,
         "tracebench": {
             **METAMORPHIC,
             "training.max_epochs": 36,
@@ -32,6 +35,8 @@ class RegistrationSettings(MethodSettings):
         "full": {"data.spatial_shape": (96, 96), "data.train_cases": 1024, "training.max_epochs": 60},
         "smoke": TINY,
     }
+
+    budgets: ClassVar[Mapping[str, int]] = BUDGETS
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
         return {"registration": self.optimizer}

@@ -11,6 +11,10 @@ from medtrace.methods.common.diffusion_settings import extended
 from medtrace.methods.common.registration_settings import RegistrationSettings
 from medtrace.methods.settings import Channels, Count, NonNegative, Preset
 
+_SMOOTH: Preset = {"flow_downsampling": 1, "smoothness_weight": 0.02, "masked_gradient": "intensity"}
+"""Where MetaRegNet leaves the paper: a coarser and smooth flow, without which it registers worse
+(docs/results/metaregnet_metamorphic.md), and a lesion that teaches the intensity alone."""
+
 
 class MetaRegNetSettings(RegistrationSettings):
     """Seven blocks with their own weights, MSE, weights 1, 1 and 1e-3; see `MetaRegNetMethod`."""
@@ -30,9 +34,8 @@ class MetaRegNetSettings(RegistrationSettings):
     presets: ClassVar[Mapping[str, Preset]] = extended(
         RegistrationSettings.presets,
         {
-            # Where MetaRegNet leaves the paper: a coarser and smooth flow, without which it registers worse
-            # (docs/results/metaregnet_metamorphic.md), and a lesion that teaches the intensity alone.
-            "tracebench": {"flow_downsampling": 1, "smoothness_weight": 0.02, "masked_gradient": "intensity"},
+            "default": _SMOOTH,
+            "tracebench": _SMOOTH,
             "smoke": {"channels": (4, 8), "num_blocks": 2, "flow_downsampling": 1},
         },
     )

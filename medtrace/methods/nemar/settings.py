@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from medtrace.methods.presets import DOMAIN, MISALIGNED, POSTOP, TINY
+from medtrace.methods.presets import BUDGETS, DOMAIN, MISALIGNED, OWN_ON_GPU, OWN_TRAINING, POSTOP, TINY
 from medtrace.methods.settings import (
     Channels,
     Count,
@@ -17,6 +17,13 @@ from medtrace.methods.settings import (
     Preset,
     TrainingSettings,
 )
+
+_NARROW: Preset = {
+    "registration_channels": (8, 16, 32, 32, 32, 32),
+    "registration_downsampling": 2,
+    "discriminator_channels": 8,
+    "discriminator_layers": 2,
+}
 
 
 class NeMARSettings(MethodSettings):
@@ -42,14 +49,31 @@ class NeMARSettings(MethodSettings):
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": {},
+        "default": {
+            **OWN_TRAINING,
+            **_NARROW,
+            "channels": 16,
+            "num_blocks": 3,
+            "downsamplings": 1,
+            "optimizer.learning_rate": 1e-3,
+        },
+        "small": {},
+        "gpu": {
+            **OWN_ON_GPU,
+            "channels": 64,
+            "num_blocks": 9,
+            "downsamplings": 2,
+            "registration_channels": (32, 64, 64, 64, 64, 64, 64),
+            "registration_downsampling": 0,
+            "discriminator_channels": 64,
+            "discriminator_layers": 3,
+            "training.batch_size": 2,
+        },
         "tracebench": {
             **MISALIGNED,
+            **_NARROW,
             "channels": 8,
             "num_blocks": 4,
-            "registration_channels": (8, 16, 32, 32, 32, 32),
-            "registration_downsampling": 2,
-            "discriminator_channels": 8,
-            "discriminator_layers": 2,
             "training.max_epochs": 5,
             "training.batch_size": 8,
             "training.schedule": "cosine",
@@ -69,6 +93,8 @@ class NeMARSettings(MethodSettings):
             "discriminator_layers": 1,
         },
     }
+
+    budgets: ClassVar[Mapping[str, int]] = BUDGETS
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
         return {"generator": self.optimizer, "discriminator": self.optimizer}

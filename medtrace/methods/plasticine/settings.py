@@ -19,6 +19,20 @@ from medtrace.methods.settings import (
     Settings,
 )
 
+_NARROW: Preset = {
+    "deformation.channels": (16, 32, 64, 64),
+    "deformation.velocity_downsampling": 2,
+    "deformation_optimizer.learning_rate": 1e-3,
+    # Not the paper's: without them nothing but the alignment prepares the module for a source that comes alone.
+    "surrogate_similarity_weight": 1.0,
+    "surrogate_smoothness_weight": 1.0,
+}
+_WIDE: Preset = {
+    "deformation.channels": (64, 128, 256, 512),
+    "deformation.velocity_downsampling": 0,
+    "deformation_optimizer.learning_rate": 2e-4,
+}
+
 
 class DeformationSettings(Settings):
     """The deformation module, see `networks.DeformationModule`."""
@@ -64,23 +78,11 @@ class PlasticineSettings(DiffusionSettings):
     presets: ClassVar[Mapping[str, Preset]] = extended(
         DiffusionSettings.presets,
         {
-            "tracebench": {
-                "deformation.channels": (16, 32, 64, 64),
-                "deformation.velocity_downsampling": 2,
-                "deformation_optimizer.learning_rate": 1e-3,
-                # At the map's usual smoothness the ventricles of so coarse a grid are lost.
-                "structure.gamma": 3e-4,
-                # Not the paper's: without them nothing but the alignment prepares the module for a source that comes
-                # alone.
-                "surrogate_similarity_weight": 1.0,
-                "surrogate_smoothness_weight": 1.0,
-            },
-            "full": {
-                "deformation.channels": (64, 128, 256, 512),
-                "deformation.velocity_downsampling": 0,
-                "deformation_optimizer.learning_rate": 2e-4,
-                "structure.gamma": 5e-4,
-            },
+            "default": _NARROW,
+            "gpu": _WIDE,
+            # At the map's usual smoothness the ventricles of so coarse a grid are lost.
+            "tracebench": {**_NARROW, "structure.gamma": 3e-4},
+            "full": {**_WIDE, "structure.gamma": 5e-4},
             "smoke": {
                 "deformation.channels": (8, 16),
                 "deformation.velocity_downsampling": 1,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from medtrace.methods.base import Abilities
+from medtrace.methods.common.registered_target import RegisteredTarget
 from medtrace.methods.common.two_domain import TwoDomainMethod
 from medtrace.methods.reggan.settings import RegGANSettings
 
@@ -26,3 +30,8 @@ class RegGANMethod(TwoDomainMethod):
         moves=False,
         identity_start=True,
     )
+
+    @classmethod
+    def case_transform(cls, settings: RegGANSettings) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+        """The alignment of a training pair, where it is asked for."""
+        return None if settings.alignment == "none" else RegisteredTarget(settings.alignment, deformable=False)

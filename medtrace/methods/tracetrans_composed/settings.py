@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from medtrace.methods.presets import BUDGETS, DOMAIN, OWN, OWN_ON_GPU, POSTOP, TINY
+from medtrace.methods.presets import BUDGETS, DOMAIN, OWN_ON_GPU, OWN_TRAINING, POSTOP, TINY
 from medtrace.methods.settings import (
     Channels,
     Count,
@@ -45,8 +45,9 @@ class ComposedTraceTransSettings(MethodSettings):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": {},
         "default": {
-            **{name: value for name, value in OWN.items() if name != "structure_weight"},
+            **OWN_TRAINING,
             **_NARROW,
+            "optimizer.learning_rate": 1e-3,
         },
         "small": {},
         "gpu": {**OWN_ON_GPU, "channels": (64, 128, 256, 512, 512)},

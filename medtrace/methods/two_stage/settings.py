@@ -10,6 +10,17 @@ from pydantic import Field
 from medtrace.methods.common.diffusion_settings import DiffusionSettings, extended
 from medtrace.methods.settings import Channels, Count, NonNegative, OptimizerSettings, Positive, Preset
 
+_NARROW: Preset = {
+    "deformation_channels": (16, 32, 64, 64),
+    "velocity_downsampling": 2,
+    "deformation_optimizer.learning_rate": 1e-3,
+}
+_WIDE: Preset = {
+    "deformation_channels": (64, 128, 256, 512),
+    "velocity_downsampling": 0,
+    "deformation_optimizer.learning_rate": 2e-4,
+}
+
 
 class TwoStageSettings(DiffusionSettings):
     """Plasticine's networks and optimizers; see `TwoStageMethod`."""
@@ -31,18 +42,10 @@ class TwoStageSettings(DiffusionSettings):
     presets: ClassVar[Mapping[str, Preset]] = extended(
         DiffusionSettings.presets,
         {
-            "tracebench": {
-                "deformation_channels": (16, 32, 64, 64),
-                "velocity_downsampling": 2,
-                "deformation_optimizer.learning_rate": 1e-3,
-                "structure_gamma": 3e-4,
-            },
-            "full": {
-                "deformation_channels": (64, 128, 256, 512),
-                "velocity_downsampling": 0,
-                "deformation_optimizer.learning_rate": 2e-4,
-                "structure_gamma": 5e-4,
-            },
+            "default": _NARROW,
+            "gpu": _WIDE,
+            "tracebench": {**_NARROW, "structure_gamma": 3e-4},
+            "full": {**_WIDE, "structure_gamma": 5e-4},
             "smoke": {
                 "deformation_channels": (8, 16),
                 "velocity_downsampling": 1,

@@ -17,8 +17,9 @@ from medtrace.engines.runs import default_device
 from medtrace.workflows.many.attempts import Outcome, Task
 from medtrace.workflows.many.parallel import CasesFailedError, run_cases
 
-PROCESSES = 2
-"""Trainings at once, at most; each process holds its cases in memory."""
+PROCESSES = 3
+"""Trainings at once, at most, also on fewer cores, of which then none idles while the longest training ends; each
+process holds its cases in memory."""
 _SHARING = contextlib.ExitStack()
 
 
@@ -35,7 +36,7 @@ def processes_for(rows: int, device: str | None) -> int:
     """
     if default_device(device).type != "cpu":
         return 1
-    return max(1, min(PROCESSES, rows, torch.get_num_threads()))
+    return max(1, min(PROCESSES, rows)) if torch.get_num_threads() > 1 else 1
 
 
 def threads_for(trainings: int, device: str | None) -> int:
