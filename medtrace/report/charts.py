@@ -66,9 +66,14 @@ def curve_figure(
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.set_xlabel("epoch", fontsize=8)
     if len(tables) > 1:
-        handles = {h.get_label(): h for axis in axes for h in axis.get_lines()}
+        handles = {str(h.get_label()): h for axis in axes for h in axis.get_lines()}
         figure.legend(
-            handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=len(handles),
+            fontsize=8,
+            frameon=False,
         )
     if title:
         figure.suptitle(title, fontsize=11)

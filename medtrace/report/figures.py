@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
@@ -311,7 +312,9 @@ def _draw_panels(
             _show_edges(axis, panel.pixels, view, image_name)
         elif panel.kind == "amount":
             most = float(panel.pixels.max())
-            picture = axis.imshow(panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect)
+            picture: ScalarMappable = axis.imshow(
+                panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect
+            )
             color_bar(axis, picture)
         else:
             picture = show_change(axis, panel.pixels, view, limit)

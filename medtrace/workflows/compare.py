@@ -145,6 +145,9 @@ def compare(
         for group in groups
     }
     subjects = subjects_of(folder)
+    described = {
+        name: {"row": name, "title": methods[name].title, **settings_of(Path(run))} for name, run in zip(names, runs)
+    }
     options = {
         "batch-size": batch_size,
         "patch-size": patch_size,
@@ -152,7 +155,7 @@ def compare(
         "delivered": delivered,
         "allow-training-subjects": allow_training_subjects or None,
     }
-    more = {
+    more: dict[str, Any] = {
         "delivered": result.record(),
         "verdicts": lines,
         "trainings": spreads,
@@ -163,12 +166,8 @@ def compare(
         },
         "command": command_of([Path(run) for run in runs], folder, split, out, options),
         "made_with": made_with(methods[names[0]]),
-        "described": {
-            name: {"row": name, "title": methods[name].title, **settings_of(Path(run))}
-            for name, run in zip(names, runs)
-        },
     }
-    write_record(out, reviews, dataset=folder, split=split, cases=len(cases), **more)
+    write_record(out, reviews, dataset=folder, split=split, cases=len(cases), described=described, **more)
     notes = [*doubts_of(reviews), *(f"{line}." for line in doubts)]
     notes += [seed_line(group, spreads[group.row]) for group in groups]
     atomic_write(out / TABLE, "\n".join(filter(None, [_table(tables, notes), result.text(), text])))

@@ -62,7 +62,8 @@ def save_worst(
         The cases for a page, run by run, the worst first.
     """
     remove(out / FOLDER)
-    entries, shown = [], []
+    entries: list[dict[str, Any]] = []
+    shown: list[ReportCase] = []
     count = SHOWN if len(runs) == 1 else SHOWN_OF_SEVERAL
     for row, run in runs.items():
         places = {case: number for number, case in enumerate(tables[row].rows)}
