@@ -202,3 +202,17 @@ def test_distribution_has_no_empty_cell():
     assert (last.colspan.start, last.colspan.stop) == (0, 2)
     with pytest.raises(ValueError, match="received none"):
         distribution_figure({"a": {"run": []}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(evaluated, page, browser, scheme):  # noqa: ARG001 - the page is written
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core; pip install '.[test]'")
+    shown = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    shown.goto((evaluated / "evaluation" / "test" / "evaluation.html").as_uri(), wait_until="commit")
+    shown.wait_for_selector("footer")
+    assert shown.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    result = axe.Axe().run(shown)
+    shown.close()
+    assert result.response["violations"] == [], result.generate_report()
+    assert len(result.response["passes"]) > 10
