@@ -302,8 +302,8 @@ def _draw_panels(
     axes = panel_axes(figure, len(panels), columns)
     for axis, panel in zip(axes, panels):
         axis.set_axis_off()
-        title = panel.title + (panel.unit and f", {panel.unit}")
-        axis.set_title(title if len(title) <= _LONGEST_TITLE else title.replace(", ", ",\n", 1), **TEXT, pad=3)
+        name = panel.title + (panel.unit and f", {panel.unit}")
+        axis.set_title(name if len(name) <= _LONGEST_TITLE else name.replace(", ", ",\n", 1), **TEXT, pad=3)
         if panel.kind == "image":
             show_anatomy(axis, panel.pixels, view, *windows[panel.unit])
             if panel.lines is not None:
