@@ -18,10 +18,13 @@ def clock(monkeypatch):
 def test_time_left_is_that_of_the_steps_so_far(clock):
     lines = []
     with listening(lines.append, steps=True):
+        announce("ten cases")  # waits until the work proves long
+        assert lines == []
         steps = Steps("translating", 10)
         for seconds in (20, 40, 45, 100):
             clock[0] = seconds
             steps.done()
+    assert lines.pop(0).startswith("ten cases")
     assert lines == ["translating: 2 of 10, about 2 min 40 s left", "translating: 4 of 10, about 2 min 30 s left"]
 
 
@@ -45,8 +48,11 @@ def test_nobody_listens_by_default(clock, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("quiet", "shown"), [(False, True), (True, False)])
-def test_the_command_line_shows_it_on_stderr(capsys, quiet, shown):
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "shown"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_the_command_line_shows_it_on_a_terminal(capsys, monkeypatch, terminal, quiet, shown):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     with output_of("translate", quiet, False, None, False), told_of_progress():
         announce("translating: 10 cases")
     out, err = capsys.readouterr()

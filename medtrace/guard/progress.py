@@ -13,7 +13,23 @@ EVERY = 30.0
 """Seconds between two lines of one work."""
 
 Say = Callable[[str], None]
-_listener: ContextVar[tuple[Say, bool] | None] = ContextVar("listener", default=None)
+
+
+class _Listener:
+    """Who gets the lines; without a bar, what is about to be done waits until the work proves long."""
+
+    def __init__(self, say: Say, steps: bool) -> None:
+        self.say, self.steps = say, steps
+        self.held: list[str] = []
+
+    def told(self, line: str) -> None:
+        """Say what waits, and a line."""
+        for text in (*self.held, line):
+            self.say(text)
+        self.held.clear()
+
+
+_listener: ContextVar[_Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
@@ -22,9 +38,10 @@ def listening(say: Say, *, steps: bool) -> Iterator[None]:
 
     Args:
         say: gets each line.
-        steps: whether it also gets how far the work is; not where a bar shows that.
+        steps: whether there is no bar: it then gets how far the work is, and before the first such line what was
+            announced. Where there is a bar, it gets what is announced at once. So a refusal on a pipe stays one line.
     """
-    earlier = _listener.set((say, steps))
+    earlier = _listener.set(_Listener(say, steps))
     try:
         yield
     finally:
@@ -47,7 +64,11 @@ def announce(text: str, *, disk: int | None = None, out: str | os.PathLike | Non
     memory = available_memory() / GIBIBYTE
     parts = [] if memory == float("inf") else [f"{memory:.1f} GiB of memory free"]
     parts += [] if disk is None else [f"{disk / GIBIBYTE:.1f} GiB of disk free for {out}"]
-    listener[0](f"{text}; {', '.join(parts)}" if parts else text)
+    line = f"{text}; {', '.join(parts)}" if parts else text
+    if listener.steps:
+        listener.held.append(line)
+    else:
+        listener.say(line)
 
 
 class Steps:
@@ -74,11 +95,11 @@ class Steps:
         """Note that steps are done."""
         self.count += count
         listener, now = _listener.get(), time.monotonic()
-        if listener is None or not listener[1] or now - self._told < EVERY or self.count >= self.total:
+        if listener is None or not listener.steps or now - self._told < EVERY or self.count >= self.total:
             return
         self._told = now
         left = (now - self._begun) / self.count * (self.total - self.count)
-        listener[0](f"{self.name}: {self.count} of {self.total}, about {duration(left)} left")
+        listener.told(f"{self.name}: {self.count} of {self.total}, about {duration(left)} left")
 
 
 def duration(seconds: float) -> str:
