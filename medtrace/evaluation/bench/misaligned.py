@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from medtrace.evaluation.scoring import Tracer, fidelity, score_cases
 from medtrace.evaluation.tracers import identity, registrar_of
 from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.io import save_trace
+from medtrace.methods.common.two_domain_settings import SHARP
 from medtrace.metrics import CaseTable
 from medtrace.report import crossed_table, print_crossed_table, save_figure, sensitivity_figure, trace_figure
 from medtrace.report.crossed import Blocks
@@ -205,6 +207,12 @@ def training(level: str, backbone: str, mode: str, unpaired: bool = False) -> Tr
     return Training(name.replace("+", "-").replace("_", "-"), {**chosen, **data}, method, by_setting=own)
 
 
+def sharp(one: Training, **more: Any) -> Training:
+    """A training whose generator works at half of the grid's resolution, where the study `noise` has a quarter."""
+    run = "-".join(["sharp", *map(str, more.values()), one.run])
+    return replace(one, run=run, settings={**one.settings, **more}, by_setting={"demo": {"networks": SHARP}})
+
+
 def study(
     name: str,
     rows: Mapping[tuple[str, str], Training],
@@ -245,6 +253,19 @@ MISALIGNED = (
         "modes",
         {(mode, BACKBONES[backbone]): training("table1", backbone, mode) for backbone in BACKBONES for mode in MODES},
         show_layout("measure", COSTS),
+    ),
+    study(
+        "generators",
+        {
+            (name, f"noise {level}"): one
+            for level in (LEVELS[0], LEVELS[-1])
+            for name, one in {
+                "Pix2Pix": sharp(training(level, "cyclegan", "pix2pix")),
+                "RegGAN (NC+R)": sharp(training(level, "cyclegan", "NC+R")),
+                "RegGAN, aligned first": sharp(training(level, "cyclegan", "NC+R"), alignment="affine"),
+            }.items()
+        },
+        show_layout("line"),
     ),
     study(
         "unpaired",
