@@ -1,5 +1,6 @@
 """The documentation builds without a warning, its Python runs, its commands exist."""
 
+import json
 import os
 import re
 import runpy
@@ -57,9 +58,64 @@ def test_python_runs(page, tmp_path, monkeypatch, request):
     if "getting_started" not in page.name:
         case = TraceBench("postop", (64, 64), cases=1)[0]
         save_trace(Trace.build(case["source"], case["target"], case["ddf"], affine=case["source"].affine), "my_trace")
+    run_blocks(page)
+
+
+def run_blocks(page):
     names: dict = {}
     for code in blocks(page, "python"):
         exec(compile(code, name(page), "exec"), names)
+
+
+WRITES = re.compile(r"\b(?:save|write|export|prepare|train|certify|atomic)_?\w*\(")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if WRITES.search("".join(blocks(page, "python")))], ids=name)
+def test_python_runs_again_in_the_same_folder(page, tmp_path, monkeypatch, request):
+    test_python_runs(page, tmp_path, monkeypatch, request)
+    run_blocks(page)
+
+
+@pytest.mark.parametrize("page", [page for page in [*PAGES, ROOT / "README.md"] if blocks(page, "python")], ids=name)
+def test_what_is_saved_may_be_saved_again(page):
+    """`save_trace` is the one function of the pages' Python that refuses what is there."""
+    for call in re.findall(r"save_trace\([^)]*(?:\([^)]*\)[^)]*)*\)", "".join(blocks(page, "python"))):
+        assert "overwrite=True" in call, call
+
+
+RECORDED = sorted(path.stem for path in (DOCS / "tutorials").glob("*.md"))
+
+
+def test_most_tutorials_have_a_page():
+    assert len(RECORDED) >= 7
+
+
+@pytest.mark.parametrize("stem", RECORDED)
+def test_pages_of_tutorials_have_their_code_and_pictures(stem):
+    notebook = ROOT / "tutorials" / f"{stem}.ipynb"
+    page = DOCS / "tutorials" / f"{notebook.stem}.md"
+    text = page.read_text(encoding="utf-8")
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        shown = source if cell["cell_type"] == "code" else source.replace("](../docs/", "](../").partition("\n")[2]
+        assert shown.strip() in text, f"run docs/recordings/tutorial_pages.py {name(notebook)}"
+    assert re.match(r"# .*\n\n\*Run in \d+ processor seconds", text)
+    pictures = re.findall(r"\]\((\S+\.png)\)", text)
+    assert pictures
+    assert sum((page.parent / picture).stat().st_size for picture in pictures) < 2_000_000
+    assert f"tutorials/{notebook.stem}" in (DOCS / "tutorials.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "howto").glob("*.md")), ids=name)
+def test_every_how_to_says_what_it_needs(page):
+    if page.stem == "costs":
+        return
+    first = page.read_text(encoding="utf-8").partition("| needs | how much |")[2].partition("\n\n")[0]
+    lines = [line.split("|")[1].strip() for line in first.splitlines() if line.startswith("|")]
+    assert any("time" in line for line in lines), page
+    assert any("hardware" in line for line in lines), page
+    assert {"data", "what to expect"} <= set(lines), page
 
 
 def test_simpleitk_example_gives_the_warped_image(tmp_path, monkeypatch):

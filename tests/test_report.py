@@ -112,7 +112,9 @@ class TestTraceFigure:
         affine = torch.diag(torch.tensor([1.5, 1.5, 1.0, 1.0], dtype=torch.float64))
         trace = make_trace(affine=affine)
         target = trace.image + 0.25
-        axes = axes_by_title(trace_figure(trace, target, "A case"))
+        figure = trace_figure(trace, target, "A case")
+        assert figure.get_suptitle() == "A case"
+        axes = axes_by_title(figure)
         assert [title for title in axes if title] == [
             "source",
             "prediction",

@@ -218,6 +218,8 @@ def test_paper_has_undistorted_pictures(page):
     page.wait_for_timeout(150)
     assert page.is_hidden(".tools")
     assert page.evaluate("getComputedStyle(medtrace.panes.source.canvas).objectFit") == "contain"
+    corner = page.evaluate("[...medtrace.panes.map.context.getImageData(1, 1, 1, 1).data]")
+    assert corner == [0, 0, 0, 255]  # paper does not show through
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -51,7 +51,7 @@ def recorded(page_file: Path) -> list[tuple[Image.Image, int]]:
             shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             frames.append((shot.resize((WIDTH, round(shot.height * WIDTH / shot.width))), milliseconds))
 
-        page.goto(page_file.as_uri())
+        page.goto(page_file.as_uri(), wait_until="commit")
         while not page.evaluate(READY):
             page.wait_for_timeout(100)
         shoot(1500)

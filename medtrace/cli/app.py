@@ -17,7 +17,7 @@ from medtrace import __version__
 from medtrace.cli.errors import NOT_PARSED, one_line_errors
 from medtrace.cli.help import HelpedCommand, help_width, write_groups
 from medtrace.cli.language import in_options, words_of
-from medtrace.cli.output import COMMON, output_of
+from medtrace.cli.output import COMMON, output_of, told_of_progress
 from medtrace.cli.paths import as_given
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
@@ -93,7 +93,11 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             common = {key: kwargs.pop(key, default) for key, (_, default) in COMMON.items()}
-            with output_of(name, **common), one_line_errors(lambda text: in_options(text, words_of(name, function))):
+            with (
+                output_of(name, **common),
+                one_line_errors(lambda text: in_options(text, words_of(name, function))),
+                told_of_progress(),
+            ):
                 function(*args, **{key: as_given(key, value) for key, value in kwargs.items()})
 
         guarded.__signature__ = _with_common(function)  # type: ignore[attr-defined]

@@ -36,6 +36,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("pairs of a list", "prepare pairs.csv --out dataset"),
         ("volumes in a known layout", "prepare BraTS-Reg --select t1 --dims 3 --out dataset"),
         ("photographs of two domains", "prepare --sources before --targets after --out dataset"),
+        ("photographs, cut to the face", "prepare pairs.csv --faces --out dataset"),
     ),
     "plan": (("method, hours and memory, before anything is trained", "plan dataset"),),
     "train": (
@@ -63,7 +64,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("one scan", "translate runs/tracetrans scan.nii.gz --out scan_trace"),
         ("a folder, four at once", "translate runs/tracetrans scans --out traces --workers 4"),
     ),
-    "report": (("two traces on one page", "report scan_trace other_trace --out report.html"),),
+    "report": (
+        ("two traces on one page", "report scan_trace other_trace --out report.html"),
+        ("an evaluated run, failures first", "report runs/tracetrans --out report.pdf"),
+    ),
     "certify": (
         ("a trace alone", "certify scan_trace"),
         ("and ask the method again", "certify scan_trace --run runs/tracetrans --input scan.nii.gz"),

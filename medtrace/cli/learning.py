@@ -123,6 +123,15 @@ def prepare(
     resample_tilt: options.ResampleTilt = False,
     workers: options.Workers = 1,
     scheduler: options.Scheduler = None,
+    faces: Annotated[
+        bool,
+        typer.Option(
+            "--faces", help="Cut photographs to the face, which a detector finds or the list's masks outline."
+        ),
+    ] = False,
+    largest_face: Annotated[
+        bool, typer.Option("--largest-face", help="With --faces: of several faces in a photograph take the largest.")
+    ] = False,
 ) -> None:
     """Turn before/after scans into a dataset split by subject; a second call does what a first left undone."""
     from medtrace.workflows.prepare import prepare as run
@@ -156,6 +165,8 @@ def prepare(
         scheduler=scheduler,
         progress=bars(),
         resample_tilt=resample_tilt,
+        faces=faces,
+        largest_face=largest_face,
     )
     for failure in summary.failures:
         note(f"medtrace: skipped {failure}")

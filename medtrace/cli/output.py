@@ -117,6 +117,18 @@ def bars() -> bool:
     return sys.stderr.isatty() and not _current.quiet
 
 
+@contextmanager
+def told_of_progress() -> Iterator[None]:
+    """Show on stderr what long work is about to do, and without bars how far it is; `--quiet` shows neither."""
+    if is_quiet():
+        yield
+        return
+    from medtrace.guard.progress import listening  # which loads torch
+
+    with listening(lambda line: typer.echo(line, err=True), steps=not bars()):
+        yield
+
+
 def is_quiet() -> bool:
     """Whether results and errors alone are shown."""
     return _current.quiet

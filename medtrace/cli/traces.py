@@ -178,8 +178,18 @@ def _translate_cases(
 
 @command("report")
 def report(
-    traces: options.Traces,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    traces: Annotated[
+        list[Path], typer.Argument(metavar="TRACE...|RUN", help="Folders of traces; or one evaluated run.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The page (.html), or of a run the report (.html or .pdf).  [default: report.html; of a run"
+            " evaluation.html and evaluation.pdf beside its tables]",
+        ),
+    ] = None,
     target: Annotated[
         list[Path] | None, typer.Option(help="True image on the translation's grid, one for each trace.")
     ] = None,
@@ -189,13 +199,26 @@ def report(
         list[str] | None, typer.Option(help="Which volume of each target's DICOM folder, one for each target.")
     ] = None,
     resample_tilt: options.ResampleTilt = False,
+    split: Annotated[
+        str | None, typer.Option(help="Which evaluation of a run, where it has several, such as test.")
+    ] = None,
 ) -> None:
-    """Write traces as one HTML page that opens offline: linked panes, regions, a form for scores."""
+    """Write traces as one HTML page that opens offline; or the evaluation of a run as a report, failures first."""
     from medtrace.workflows.report import report as call
+    from medtrace.workflows.reporting.reading import is_evaluated
 
+    if len(traces) == 1 and is_evaluated(traces[0]):
+        given = {"--target": target, "--labels": labels, "--target-series": target_series}
+        for option, value in given.items():
+            if value:
+                raise ValueError(f"{option}: expected with traces, received with the run {traces[0]}; leave it out")
+        _report_evaluation(traces[0], out, split)
+        return
+    if split is not None:
+        raise ValueError(f"--split: expected with a run, received {split!r} with traces; leave it out")
     path = call(
         traces,
-        out,
+        out or Path("report.html"),
         targets=target or (),
         labels=labels or (),
         keep_metadata=keep_metadata,
@@ -204,6 +227,15 @@ def report(
     )
     give({"page": path})
     tell(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _report_evaluation(run: Path, out: Path | None, split: str | None) -> None:
+    from medtrace.workflows.reporting.evaluation import report_evaluation
+
+    paths = report_evaluation(run, out, split=split)
+    give({"reports": paths})
+    for path in paths:
+        tell(f"report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 @command("certify")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from itertools import pairwise
 
 _REMEMBERED = 20
 
@@ -37,21 +36,3 @@ class Pace:
         """Until `planned` steps are done, if it continues so; None before the first step."""
         pace = self.seconds_per_step(iteration)
         return None if pace is None else pace * max(0, planned - iteration)
-
-
-def duration(seconds: float) -> str:
-    """A time in the two largest units that it has.
-
-    Example:
-        >>> duration(4.2), duration(75), duration(7260), duration(200_000)
-        ('4.2 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
-    """
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    units = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
-    whole = round(seconds)
-    for (name, size), (next_name, next_size) in pairwise(units):
-        if whole >= size:
-            rest = whole % size // next_size
-            return f"{whole // size} {name}" + (f" {rest} {next_name}" if rest else "")
-    return f"{whole} s"

@@ -23,6 +23,7 @@ from medtrace.evaluation.edges import (
 from medtrace.evaluation.labels import label_agreement
 from medtrace.fields import non_diffeomorphic_fraction
 from medtrace.guard.notices import notify
+from medtrace.guard.progress import Steps
 from medtrace.trace import Trace
 
 CW_SSIM_GRID = 28
@@ -85,6 +86,7 @@ def score_cases(
     """
     table, small = metrics.CaseTable(), []
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_batches_and_items)
+    steps = Steps(f"scoring {progress}" if progress else "scoring", len(dataset))
     with tqdm(total=len(dataset), desc=progress, disable=None if progress else True, unit="case", leave=False) as bar:
         for batches in loader:
             for batch, items in batches:
@@ -94,6 +96,7 @@ def score_cases(
                     if min(trace.image.shape[1:]) < SSIM_WINDOW:
                         small.append(str(case))
                     bar.update()
+                    steps.done()
     if small:
         notify(
             small[0],

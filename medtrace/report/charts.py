@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from medtrace.checks import check_choice
 from medtrace.metrics import Summary
+from medtrace.report.drawing import panel_axes
 from medtrace.report.figures import COLORS
 from medtrace.report.tables import read_rows
 
@@ -52,7 +53,7 @@ def curve_figure(
     columns = min(columns, len(terms))
     lines = -(-len(terms) // columns)
     figure = Figure(figsize=(2.3 * columns, 1.7 * lines + 0.4), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
+    axes = panel_axes(figure, len(terms), columns, share_x=True)
     for axis, term in zip(axes, terms):
         for color, (name, rows) in zip(COLORS, tables.items()):
             points = [(row["epoch"], row[term]) for row in rows if row.get(term) is not None]
@@ -63,15 +64,16 @@ def curve_figure(
         axis.ticklabel_format(axis="y", useOffset=False)
         axis.yaxis.get_offset_text().set_fontsize(8)
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    for axis in axes[len(terms) :]:
-        axis.set_axis_off()
-    for axis in axes[max(0, len(terms) - columns) : len(terms)]:
         axis.set_xlabel("epoch", fontsize=8)
-        axis.tick_params(labelbottom=True)
     if len(tables) > 1:
-        handles = {h.get_label(): h for axis in axes for h in axis.get_lines()}
+        handles = {str(h.get_label()): h for axis in axes for h in axis.get_lines()}
         figure.legend(
-            handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=len(handles),
+            fontsize=8,
+            frameon=False,
         )
     if title:
         figure.suptitle(title, fontsize=11)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -22,6 +24,33 @@ GRID_COLOR = "#F0B429"
 LONGEST = 0.3
 """Of a panel's width, that a scale bar takes at most."""
 TEXT: dict[str, Any] = {"fontsize": 9}
+
+
+def panel_axes(figure: Figure, count: int, columns: int, *, share_x: bool = False) -> list[Axes]:
+    """Axes row by row, the last row in the middle of the page where it is shorter: no cell stays empty.
+
+    Args:
+        figure: that they are added to.
+        count: of the panels.
+        columns: panels per row at most; rows are filled evenly.
+        share_x: whether they share their horizontal axis.
+
+    Example:
+        >>> axes = panel_axes(Figure(), 7, 5)
+        >>> len(axes), axes[0].get_subplotspec().get_gridspec().ncols // 2
+        (7, 4)
+    """
+    rows = -(-count // columns)
+    columns = -(-count // rows)
+    grid = figure.add_gridspec(rows, 2 * columns)  # half a panel wide, so that a shorter row can be moved by halves
+    axes: list[Axes] = []
+    for row in range(rows):
+        own = min(columns, count - row * columns)
+        for place in range(own):
+            start = columns - own + 2 * place
+            shared = axes[0] if share_x and axes else None
+            axes.append(figure.add_subplot(grid[row, start : start + 2], sharex=shared))
+    return axes
 
 
 def anatomy(view: View, image: Tensor) -> np.ndarray:
@@ -91,10 +120,34 @@ def color_bar(axis: Axes, picture: ScalarMappable) -> None:
     bar.outline.set_linewidth(0.4)
 
 
-def show_letters(axis: Axes, view: View) -> None:
+def difference_scale(axis: Axes, limit: float) -> None:
+    """The scale of signed differences, in a panel that would be empty."""
+    if limit <= 0:
+        show_nothing(axis)
+        return
+    bar = axis.figure.colorbar(
+        ScalarMappable(Normalize(-limit, limit), CHANGE),
+        cax=axis.inset_axes((0.1, 0.46, 0.8, 0.08)),
+        orientation="horizontal",
+        extend="both",
+    )
+    bar.ax.tick_params(labelsize=7, length=2, pad=1)
+    bar.locator = MaxNLocator(nbins=4, steps=[1, 2, 5, 10])
+    bar.update_ticks()
+    bar.outline.set_linewidth(0.4)
+    axis.text(0.5, 0.6, "difference", ha="center", va="bottom", transform=axis.transAxes, fontsize=8)
+
+
+def show_nothing(axis: Axes) -> None:
+    """A dash for a picture that there is not."""
+    axis.text(0.5, 0.5, "–", ha="center", va="center", color="0.5", fontsize=12, transform=axis.transAxes)
+
+
+def show_letters(axis: Axes, view: View, color: str = "white") -> None:
     """Body directions at the four edges of a panel, and a scale bar; of photographs the bar alone, in pixels."""
-    outline = [withStroke(linewidth=1.5, foreground="black")]
-    style: dict[str, Any] = {"color": "white", "fontsize": 8, "fontweight": "bold", "path_effects": outline}
+    around = "white" if color == "black" else "black"
+    outline = [withStroke(linewidth=1.5, foreground=around)]
+    style: dict[str, Any] = {"color": color, "fontsize": 8, "fontweight": "bold", "path_effects": outline}
     style["transform"] = axis.transAxes
     if not view.photograph:
         left, right, top, bottom = view.letters
@@ -109,7 +162,7 @@ def show_letters(axis: Axes, view: View) -> None:
     axis.plot(
         [0.96 - fraction, 0.96],
         [0.04, 0.04],
-        color="white",
+        color=color,
         linewidth=2,
         transform=axis.transAxes,
         path_effects=outline,

@@ -88,6 +88,7 @@ def jacobian_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | No
     axis.scatter(columns, rows, s=22, c="white", marker="s", linewidths=0)
     axis.scatter(columns, rows, s=14, c="black", marker="x", linewidths=1)
     axis.set_title(f"log2 Jacobian, {len(rows)} folded", **_TITLE)
+    show_letters(axis, view, color="black")
     return figure
 
 
@@ -125,6 +126,7 @@ def ledger_figure(
         color_bar(axis, show_change(axis, page, view, limit_of(like)))
         unit = unit_label(trace.source_contrasts if moved else trace.contrasts)
         axis.set_title(f"{name} ({float(columns[name].abs().mean()):.3g}){unit and f', {unit}'}", **_TITLE)
+    show_letters(axes[0], view, color="black")
     return figure
 
 
@@ -156,6 +158,7 @@ def row_figure(traces: Mapping[str, Trace], *, plane: PlaneName = "axial", index
         _grid(row[3], view, trace)
         color_bar(row[4], _length(row[4], view, trace))
         show_row_label(row[0], name)
+        show_letters(row[0], own)
     titles = ("source", "translation", "warped source", "grid", "displacement (mm)")
     for axis, title in zip(axes, titles):
         axis.set_title(title, **_TITLE)

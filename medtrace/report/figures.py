@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
@@ -26,16 +25,18 @@ from medtrace.fields import identity_grid, sample, voxel_to_mm
 from medtrace.metrics import sobel_magnitude
 from medtrace.report.drawing import (
     AMOUNT,
-    CHANGE,
     TEXT,
     anatomy,
     color_bar,
+    difference_scale,
     grid_lines,
     limit_of,
+    panel_axes,
     show_anatomy,
     show_change,
     show_letters,
     show_lines,
+    show_nothing,
     show_row_label,
     window_of,
 )
@@ -50,6 +51,8 @@ EDGES_WARPED = np.array([0.0, 0.5, 1.0])
 EDGES_IMAGE = np.array([1.0, 0.5, 0.0])
 SUFFIXES = (".png", ".pdf", ".svg")
 _PANEL_INCHES = 1.9
+_LONGEST_TITLE = 27
+"""Characters that are as wide as a panel."""
 
 
 class Panel(NamedTuple):
@@ -150,7 +153,8 @@ def comparison_figure(
 
     Args:
         rows: case name → column name → image (C, *spatial), all of one grid.
-        reference: a column, such as "target": under every other image its difference from this one is drawn.
+        reference: a column, such as "target": under every other image its difference from this one is drawn, and under
+            the reference the scale of the differences.
         affine: (4, 4) voxel to RAS mm of the grid; None is a photograph's, diag(-1, -1, 1, 1).
         plane: of volumes.
         index: slice; by default the middle one.
@@ -158,7 +162,7 @@ def comparison_figure(
         title: above the figure.
 
     Returns:
-        A figure for `save_figure`. Columns that a case does not have stay empty.
+        A figure for `save_figure`. A dash stands for what a case does not have.
 
     Raises:
         ValueError: if there is nothing to draw, the grids differ or a case lacks the reference.
@@ -190,7 +194,7 @@ def comparison_figure(
     lines = len(rows) * (2 if reference is not None else 1)
     figure = Figure(
         figsize=(
-            _PANEL_INCHES * len(names) + (0.9 if reference is not None else 0.3),
+            _PANEL_INCHES * len(names) + 0.3,
             _PANEL_INCHES * ratio * lines + (0.7 if title else 0.4),
         ),
         layout="constrained",
@@ -205,16 +209,18 @@ def comparison_figure(
                 axes[0, column].set_title(name, **TEXT)
             if name in pictures:
                 show_anatomy(axes[top, column], pictures[name], view, low, high)
+            else:
+                show_nothing(axes[top, column])
             if name in differences.get(case, {}):
                 show_change(axes[top + 1, column], differences[case][name], view, limit)
+            elif name == reference:
+                difference_scale(axes[top + 1, column], limit)
+            elif reference is not None:
+                show_nothing(axes[top + 1, column])
         show_row_label(axes[top, 0], case)
         if reference is not None:
             show_row_label(axes[top + 1, 0], f"minus {reference}")
-    if limit > 0:
-        bar = ScalarMappable(Normalize(-limit, limit), CHANGE)
-        figure.colorbar(bar, ax=axes[1::2, :], shrink=0.8, aspect=30, pad=0.01, extend="both").ax.tick_params(
-            labelsize=7
-        )
+    show_letters(axes[0, list(names).index(next(iter(next(iter(shown.values())))))], view)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -290,14 +296,14 @@ def _draw_panels(
     height, width = panels[0].pixels.shape[:2]
     ratio = height * view.aspect / width
     figure = Figure(
-        figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES * ratio + 0.25) * rows + (0.65 if title else 0.35)),
+        figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES * ratio + 0.32) * rows + (0.65 if title else 0.35)),
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.02),
     )
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
+    axes = panel_axes(figure, len(panels), columns)
     for axis, panel in zip(axes, panels):
-        axis.set_title(panel.title + (panel.unit and f", {panel.unit}"), **TEXT, pad=3)
+        axis.set_axis_off()
+        name = panel.title + (panel.unit and f", {panel.unit}")
+        axis.set_title(name if len(name) <= _LONGEST_TITLE else name.replace(", ", ",\n", 1), **TEXT, pad=3)
         if panel.kind == "image":
             show_anatomy(axis, panel.pixels, view, *windows[panel.unit])
             if panel.lines is not None:
@@ -306,7 +312,9 @@ def _draw_panels(
             _show_edges(axis, panel.pixels, view, image_name)
         elif panel.kind == "amount":
             most = float(panel.pixels.max())
-            picture = axis.imshow(panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect)
+            picture: ScalarMappable = axis.imshow(
+                panel.pixels, cmap=AMOUNT, vmin=0.0, vmax=most or 1.0, aspect=view.aspect
+            )
             color_bar(axis, picture)
         else:
             picture = show_change(axis, panel.pixels, view, limit)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from medtrace.report.drawing import CHANGE
+from medtrace.report.drawing import color_bar, show_change, show_letters
 from medtrace.report.figures import COLORS
 from medtrace.report.view import PlaneName, View, view_of
 from medtrace.trace import Trace
@@ -57,8 +57,10 @@ def metamorphosis_figure(cases: Mapping[str, tuple[Trace, Tensor]], title: str |
             _show(axis, view, image, low, high)
         _show(row[2], view, trace.mask, 0.0, 1.0)
         limit = float(trace.appearance.abs().max()) or 1.0
-        row[3].imshow(view.page(trace.appearance)[..., 0], cmap=CHANGE, vmin=-limit, vmax=limit, aspect=view.aspect)
+        changed = show_change(row[3], view.page(trace.appearance)[..., 0], view, limit)
         row[0].set_ylabel(case, **_TEXT)
+        show_letters(row[0], view)
+        color_bar(row[3], changed)
     for axis, name in zip(axes[0], names):
         axis.set_title(name, **_TEXT)
     _bare(axes)
@@ -113,6 +115,7 @@ def overlay_figure(
             for number, color in _label_colors(labels):
                 _contour(axis, view, labels == number if labels is not None else None, color)
             _contour(axis, view, lesion, LESION_COLOR)
+        show_letters(row[0], view)
     for axis, name in zip(axes[0], columns):
         axis.set_title(name, **_TEXT)
     _bare(axes)

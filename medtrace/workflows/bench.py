@@ -19,7 +19,9 @@ from medtrace.evaluation.bench.rows_page import rows_page
 from medtrace.evaluation.bench.running import DONE, compare_rows
 from medtrace.evaluation.bench.stored import store_row, stored_rows
 from medtrace.evaluation.real.tasks import IMAGES, LABELS, TASKS
+from medtrace.guard.progress import announce
 from medtrace.storage.files import atomic_write
+from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.real_heads.follow_ups import follow_ups
 from medtrace.workflows.real_heads.study import real_translation
@@ -159,6 +161,12 @@ def _trained_rows(
     trainings = {row: training for row, training in study.rows.items() if first[training.run] == row}
     ended = [(folder / f"{setting}-{seed}" / training.run / DONE).is_file() for training in trainings.values()]
     processes = processes_for(len(ended) - sum(ended), device)
+    announce(
+        f"{study.task}, {study.name}, setting {setting}: {len(ended) - sum(ended)} trainings on {processes}"
+        f" process(es), {sum(ended)} found that are done, {len(study.rows)} rows",
+        disk=free_disk(folder),
+        out=folder.name,
+    )
     train = partial(_trained, setting=setting, seed=seed, folder=folder, device=device)
     threads = threads_for(len(trainings), device)
     done = trained_rows(train, trainings, console, processes=processes, threads=threads)

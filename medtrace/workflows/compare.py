@@ -15,14 +15,19 @@ from medtrace.engines.runs import load_method, read_run
 from medtrace.evaluation.bench.misaligned import BETTER, CONVENTION, column, totals, translation
 from medtrace.evaluation.scoring import score_case
 from medtrace.evaluation.trainings import Repeated, between_trainings, mean_over, seed_line
+from medtrace.guard.progress import announce
 from medtrace.metrics import CaseTable, foreground_of
 from medtrace.report import markdown_table
 from medtrace.report.tables import Better
+from medtrace.report.viewer import write_report
+from medtrace.report.viewer.page import REPORT
 from medtrace.storage.files import atomic_write
+from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.evaluate import patches_of_cases
 from medtrace.workflows.scoring.delivered import doubt_scales, score_delivered
+from medtrace.workflows.scoring.origin import command_of, made_with, settings_of
 from medtrace.workflows.scoring.rows import (
     CHEAP,
     NO_FIELD,
@@ -34,6 +39,7 @@ from medtrace.workflows.scoring.rows import (
     score_rows,
     write_tables,
 )
+from medtrace.workflows.scoring.worst import save_worst
 from medtrace.workflows.unseen.splits import SplitReview, doubts_of, marked, reviewed, subjects_of, write_record
 
 TABLE = "table.md"
@@ -85,7 +91,9 @@ def compare(
         runs: folders left by `medtrace train`; a row is called by its folder's name.
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`.
         out: receives `table.md`, `comparison.csv` (see `paired_rows`), `evaluation.json` and for every row `<row>.csv`
-            and `<row>_summary.csv`, of delivered scans `<row>_delivered.csv` and `<row>_delivered_summary.csv`.
+            and `<row>_summary.csv`, of delivered scans `<row>_delivered.csv` and `<row>_delivered_summary.csv`; and the
+            traces of each run's worst cases (`worst/`), with a page of them, `report.html`. `medtrace report OUT` makes
+            one document of all of it.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
@@ -118,6 +126,7 @@ def compare(
         name: EvaluatedRun(Path(run), methods[name], patches_of_cases(methods[name], run, cases, patch_size))
         for name, run in zip(names, runs)
     }
+    announce(f"scoring {len(runs)} runs on {len(cases)} cases of {split}", disk=free_disk(out), out=Path(out).name)
     beside = rows_beside(measured[names[0]], folder, learned=cheap_rows)
     tables = score_rows(measured, beside, cases, translation_case, batch_size, progress)
     scans = scan_rows(measured, beside, folder) if delivered else {}
@@ -135,12 +144,35 @@ def compare(
         group.row: {name: one for tabled in (tables, result.tables) for name, one in _spread(tabled, group).items()}
         for group in groups
     }
-    more = {"delivered": result.record(), "verdicts": lines, "trainings": spreads}
-    write_record(out, reviews, dataset=folder, split=split, cases=len(cases), **more)
-    write_tables(out, tables, result, comparisons, names)
+    subjects = subjects_of(folder)
+    described = {
+        name: {"row": name, "title": methods[name].title, **settings_of(Path(run))} for name, run in zip(names, runs)
+    }
+    options = {
+        "batch-size": batch_size,
+        "patch-size": patch_size,
+        "cheap-rows": cheap_rows,
+        "delivered": delivered,
+        "allow-training-subjects": allow_training_subjects or None,
+    }
+    more: dict[str, Any] = {
+        "delivered": result.record(),
+        "verdicts": lines,
+        "trainings": spreads,
+        "files": write_tables(out, tables, result, comparisons, names),
+        "subjects": {
+            **{case: subjects[case] for case in tables[names[0]].rows if case in subjects},
+            **result.subjects,
+        },
+        "command": command_of([Path(run) for run in runs], folder, split, out, options),
+        "made_with": made_with(methods[names[0]]),
+    }
+    write_record(out, reviews, dataset=folder, split=split, cases=len(cases), described=described, **more)
     notes = [*doubts_of(reviews), *(f"{line}." for line in doubts)]
     notes += [seed_line(group, spreads[group.row]) for group in groups]
     atomic_write(out / TABLE, "\n".join(filter(None, [_table(tables, notes), result.text(), text])))
+    if len(cases):
+        write_report(save_worst(out, measured, tables, cases), out / REPORT)
     return tables
 
 

@@ -8,25 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from monai.data import list_data_collate
-
 from medtrace.checks import check_positive
 from medtrace.data.case_loader import sizes_of
 from medtrace.engines.checkpoint_choice import chosen_checkpoint
 from medtrace.engines.runs import load_method, read_run
 from medtrace.evaluation.scoring import score_case
-from medtrace.evaluation.tracers import tracer_of
-from medtrace.inference.patched import patches_for, taking_patches
+from medtrace.guard.progress import announce
+from medtrace.inference.patched import patches_for
 from medtrace.methods.base import Method
 from medtrace.metrics import CaseTable
 from medtrace.networks.patches import PatchInferer
 from medtrace.report.score_lines import score_lines
-from medtrace.report.viewer import ReportCase, write_report
+from medtrace.report.viewer import write_report
 from medtrace.report.viewer.page import REPORT
 from medtrace.storage.files import atomic_write
+from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.scoring.delivered import score_delivered
+from medtrace.workflows.scoring.origin import command_of, made_with, settings_of
 from medtrace.workflows.scoring.rows import (
     EvaluatedRun,
     compared_text,
@@ -36,14 +35,13 @@ from medtrace.workflows.scoring.rows import (
     score_rows,
     write_tables,
 )
+from medtrace.workflows.scoring.worst import save_worst
 from medtrace.workflows.translate import run_preparation
 from medtrace.workflows.unseen.splits import SplitReview, marked, reviewed, subjects_of, write_record
 
 TABLE = "table.md"
 ROW, RUN = "method", "run"
 """What the run is called in files and Python, and in the table."""
-SHOWN = 4
-"""Cases on the page of an evaluation."""
 
 
 @reserving(lambda run, out, split: locked(evaluation_of(run, split) if out is None else out))
@@ -68,8 +66,9 @@ def evaluate(
         dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`; subjects of TorchIO
             are cases, with images of the names and the range that networks read.
         out: where `<row>.csv`, `<row>_summary.csv`, those of `<row>_delivered`, `table.md`, `comparison.csv` (see
-            `paired_rows`), `evaluation.json` and the first cases' `report.html` are written; by default
-            `RUN/evaluation/<split>`.
+            `paired_rows`), `evaluation.json`, the traces of the worst cases (`worst/`) and a page of these,
+            `report.html`, are written; by default `RUN/evaluation/<split>`. `medtrace report RUN` makes one document of
+            all of it.
         split: of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
@@ -101,10 +100,20 @@ def evaluate(
         if folder is None
         else load_dataset(folder, split, landmarks=True, neighbors=method.neighbors)
     )
+    options = {
+        "batch-size": batch_size,
+        "patch-size": patch_size,
+        "cheap-rows": cheap_rows,
+        "delivered": delivered,
+        "allow-training-subjects": allow_training_subjects or None,
+    }
+    command = command_of([Path(run)], folder, split, None if out is None else Path(out), options)
     out = evaluation_of(run, split) if out is None else Path(out)
     check_positive("batch_size", batch_size)
+    name = Path(run).resolve().name
     inferer = patches_of_cases(method, run, cases, patch_size)
     runs = {ROW: EvaluatedRun(Path(run), method, inferer)}
+    announce(f"scoring {name} on {len(cases)} cases of {split}", disk=free_disk(out), out=out.name)
     beside = rows_beside(runs[ROW], folder, learned=cheap_rows)
     tables = score_rows(runs, beside, cases, score_case, batch_size, progress)
     scans = scan_rows(runs, beside, folder) if delivered else {}
@@ -113,21 +122,25 @@ def evaluate(
     subjects = subjects_of(folder)
     comparisons = comparisons_of(tables, subjects, result)
     text, lines = compared_text(comparisons, {ROW: RUN})
+    files = write_tables(out, tables, result, comparisons, [ROW])
     write_record(
         out,
-        {Path(run).resolve().name: review},
+        {name: review},
         dataset=folder,
         split=split,
         cases=len(cases),
+        described={name: {"row": ROW, "title": method.title, **settings_of(Path(run))}},
         delivered=result.record(),
         verdicts=lines,
+        files=files,
+        subjects={**{case: subjects[case] for case in tables[ROW].rows if case in subjects}, **result.subjects},
+        command=command,
+        made_with=made_with(method),
     )
-    write_tables(out, tables, result, comparisons, [ROW])
     shown = {RUN: tables[ROW], **{row: table for row, table in tables.items() if row != ROW}}
     atomic_write(out / TABLE, "\n".join(filter(None, [score_lines(shown), result.text({ROW: RUN}), text])))
     if len(cases):
-        with taking_patches(method, inferer):
-            write_report(_shown(method, cases), out / REPORT)
+        write_report(save_worst(out, runs, tables, cases), out / REPORT)
     return tables
 
 
@@ -145,21 +158,3 @@ def evaluation_of(run: str | os.PathLike, split: str) -> Path:
     """Where the tables of a run go by default; a chosen checkpoint has its own folder."""
     choice = chosen_checkpoint()
     return Path(run) / "evaluation" / (split if choice is None else f"{split}-{choice}")
-
-
-def _shown(method: Method, cases: Any) -> list[ReportCase]:
-    """The first cases as the run traces them, one at a time."""
-    tracer, shown = tracer_of(method), []
-    for number in range(min(SHOWN, len(cases))):
-        case = {key: value for key, value in cases[number].items() if "landmarks" not in key}
-        (trace,) = tracer(list_data_collate([case]))
-        name = f"{number + 1}: {case['case']}" if "case" in case else f"case {number + 1}"
-        shown.append(
-            ReportCase(
-                name,
-                trace,
-                target=case["target"].as_subclass(torch.Tensor),
-                method=method.title or type(method).__name__,
-            )
-        )
-    return shown

@@ -35,13 +35,15 @@ from medtrace.data.preparation.natural_images import (
 )
 from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.data.scan_files import write_scan_files
+from medtrace.guard.progress import announce
 from medtrace.storage.cases import RECORD
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write, link_or_copy, remove
-from medtrace.storage.places import stands_alone
+from medtrace.storage.places import free_disk, stands_alone
 from medtrace.storage.reservations import Contents, locked, reserve_folder
 from medtrace.storage.workspaces import PARTIAL, sweep
-from medtrace.workflows.many.parallel import CasesFailedError
+from medtrace.workflows.many.parallel import CasesFailedError, many_line
+from medtrace.workflows.preparation.faces import faces_of
 from medtrace.workflows.preparation.passes import Passes, Runner
 from medtrace.workflows.preparation.writing import WRITTEN, Item
 
@@ -98,6 +100,8 @@ def prepare(
     scheduler: str | None = None,
     progress: bool = True,
     resample_tilt: bool = False,
+    faces: bool = False,
+    largest_face: bool = False,
 ) -> PreparationSummary:
     """Prepare pairs of scans or natural images, split by subject: as the list says, else at random.
 
@@ -159,6 +163,9 @@ def prepare(
         scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
         progress: show a bar on stderr.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
+        faces: cut photographs to the face first (see `medtrace.data.faces.cut_to_faces`), into the folder `out` with
+            the ending ".faces", which `evaluate` needs; the face's mask is the pair's.
+        largest_face: of several faces in a photograph take the largest; otherwise these are refused.
 
     Returns:
         Counts per split, the cases that were left out, where the split came from, and notes.
@@ -179,6 +186,10 @@ def prepare(
         raise ValueError("source: expected pairs, or else sources and targets; give one or the other")
     natural_images = all_natural_images(pairs)
     check_natural_image_settings(natural_images, value_range, page)
+    found = faces_of(pairs, natural_images, Path(out), faces=faces, largest=largest_face, resize=resize, page=page)
+    if found.failures and not skip_failed:
+        raise CasesFailedError(found.failures, len(pairs), "repair the list, or skip them by --skip-failed")
+    pairs = found.pairs
     declared = [[texts] if isinstance(texts, str) else list(texts) for texts in (source_contrast, target_contrast)]
     if natural_images and bias_correction:
         raise ValueError("bias_correction: expected none with natural images, received some; leave it out")
@@ -195,6 +206,9 @@ def prepare(
         spatial_dims, slices, axis, crop, pad, spacing, resize, align, standardize, resample_tilt, page, contrasts
     )
     split, origin = _split(pairs, fractions, seed)
+    people = len({pair.subject for pair in pairs})
+    line = many_line(f"preparing, {people} subjects", len(pairs), workers, scheduler)
+    announce(f"{line}, read and then written", disk=free_disk(out), out=Path(out).name)
     with (
         _partial_folder(out, overwrite) as partial,
         Progress(console=Console(stderr=True), disable=not progress) as bar,
@@ -205,6 +219,7 @@ def prepare(
         passes = Passes(split, settings, natural_images, columns_in(pairs), partial, threads, value_range, depth)
         run = Runner(workers, scheduler, bar)
         learned, failures = passes.learn(run)
+        failures = found.failures + failures
         _stop_unless(skip_failed, failures, pairs, partial)
         preparation = passes.preparation(learned, failures)
         items, more = passes.write(run, preparation, learned)
@@ -231,7 +246,7 @@ def prepare(
         notes = range_notes(values, *about, learned, clipped) + notes
     if not paired:
         notes.append(_domain_note(pairs, items))
-    notes = channel_notes(preparation, pairs) + notes
+    notes = found.notes + channel_notes(preparation, pairs) + notes
     notes = rule_notes(preparation.contrasts, preparation.targets) + notes if preparation.contrasts else notes
     if result != LAYOUTS["list"].title:
         notes.insert(0, f"read as {result}: {len(pairs)} case(s)")

@@ -17,6 +17,7 @@ from medtrace.checks import check_choice, check_positive, check_whole
 from medtrace.fields import jacobian_determinant, non_diffeomorphic_fraction
 from medtrace.guard.memory import peak_memory
 from medtrace.guard.notices import collecting
+from medtrace.guard.progress import announce
 from medtrace.inference.scan_pair import read_pair
 from medtrace.io import save_trace
 from medtrace.io.trace_folder import check_trace_room
@@ -28,6 +29,7 @@ from medtrace.registration.alignment import KINDS
 from medtrace.registration.deformable import SIMILARITIES
 from medtrace.report import overlay_figure, save_figure
 from medtrace.report.figures import SUFFIXES
+from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 from medtrace.workflows.handing_on.hub import local_run
@@ -193,6 +195,8 @@ def register(
         if run is not None:
             tell_seen(TrainingMemory.of(run), {Path(source): pair.source, Path(target): pair.target})
     check_trace_room(out, pair.source.shape, pair.target.shape)
+    sizes = [" x ".join(map(str, image.shape[1:])) for image in (pair.source, pair.target)]
+    announce(f"registering {sizes[0]} voxels to {sizes[1]}", disk=free_disk(out), out=out.name)
     started = time.perf_counter()
     if by_greedy:
         with pool.own_pool(threads):

@@ -21,6 +21,7 @@ from medtrace.data.preparation.rules import FILE, Preparation
 from medtrace.data.reading import read_image
 from medtrace.engines.runs import load_method, read_run
 from medtrace.guard.notices import collecting
+from medtrace.guard.progress import announce
 from medtrace.inference.delivery import deliver
 from medtrace.inference.fitting import Division
 from medtrace.inference.sources import SourceImages, check_names, one_source, several_sources
@@ -30,6 +31,7 @@ from medtrace.io.trace_folder import check_trace_room
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods.base import Method
 from medtrace.methods.settings import PreparedData
+from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import reserve_folder, reserving
 from medtrace.trace import Trace
 from medtrace.trace.contrast import Contrast
@@ -145,6 +147,7 @@ def translate(
     check_natural_image_beside(out, main, overwrite)
     if dicom is not None:
         read_source_series(main, series)  # what `save_dicom` would refuse, before minutes of work
+    announce(f"translating one image by the run {run.resolve().name}", disk=free_disk(out), out=out.name)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         result = translation(
             run,

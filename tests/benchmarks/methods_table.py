@@ -99,7 +99,7 @@ def made() -> str:
         advice = [paragraph for paragraph in card.split("\n\n") if paragraph.startswith(ADVICE)]
         said = "\n\n".join(paragraph.strip() for paragraph in advice) or "No advice yet: nothing is measured."
         said = re.sub(r"docs/results/([\w/]+)\.md", r"[\1](results/\1.md)", said)
-        text += f"\n### {name}\n\n{kind.title}. {said}\n"
+        text += f"\n## {name}\n\n{kind.title}. {said}\n"
     return text
 
 

@@ -16,8 +16,8 @@ from ignite.engine import Events
 from tqdm import tqdm
 
 from medtrace.engines.logging import VALIDATION
-from medtrace.engines.pace import duration
 from medtrace.engines.trainer import Trainer
+from medtrace.guard.progress import duration
 from medtrace.storage.logs import LineLog
 
 LOG = "train.log"

@@ -12,13 +12,15 @@ from rich.progress import Progress
 
 from medtrace.data.lists.image_list import list_images
 from medtrace.data.lists.pair_list import read_pair_list
+from medtrace.guard.progress import Steps, announce
 from medtrace.report.overview import OverviewCase, worst_first
 from medtrace.storage.cases import atomic_case, is_finished, key_of
+from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
 from medtrace.workflows.many.attempts import Outcome, Task
 from medtrace.workflows.many.overview import finished_case, write_overview, write_table
-from medtrace.workflows.many.parallel import run_cases
+from medtrace.workflows.many.parallel import many_line, run_cases
 
 TABLE = "cases.csv"
 _FILES = ("source", "target", "mask", "source_mask")
@@ -141,14 +143,20 @@ def run_pairs(
         OSError: if another command is at work in `out`.
     """
     with locked(out), Progress(console=Console(stderr=True), disable=not progress) as bar:
-        row = bar.add_task(doing, total=len(tasks))
+        row, steps = bar.add_task(doing, total=len(tasks)), Steps(doing, len(tasks))
+        announce(many_line(doing, len(tasks), workers, scheduler), disk=free_disk(out), out=out.name)
+
+        def finished(_: Outcome) -> None:
+            bar.update(row, advance=1)
+            steps.done()
+
         try:
             outcomes = run_cases(
                 function,
                 tasks,
                 workers=workers,
                 scheduler=scheduler,
-                finished=lambda _: bar.update(row, advance=1),
+                finished=finished,
                 preload=preload,
             )
         finally:

@@ -34,6 +34,17 @@ class CasesFailedError(ValueError):
         super().__init__(f"{counted}{self.failures[0]}; {remedy}")
 
 
+def many_line(doing: str, cases: int, workers: int, scheduler: str | None) -> str:
+    """What is about to be done with many cases, in a line.
+
+    Example:
+        >>> many_line("registering", 12, 4, None)
+        'registering: 12 cases on 4 processes'
+    """
+    where = f"on {workers} process{'es' * (workers > 1)}" if scheduler is None else f"on the workers of {scheduler}"
+    return f"{doing}: {cases} case{'s' * (cases != 1)} {where}"
+
+
 def run_cases(
     function: Callable[..., Any],
     tasks: Sequence[Task],

@@ -22,18 +22,20 @@ from medtrace.engines.checkpoint_choice import chosen_checkpoint, using_checkpoi
 from medtrace.engines.model_folder import own_weights, record_file
 from medtrace.engines.runs import WEIGHTS, load_method
 from medtrace.fields import non_diffeomorphic_fraction, voxel_to_mm
+from medtrace.guard.progress import Steps, announce
 from medtrace.io import save_trace
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.methods.base import Method
 from medtrace.storage.cases import case_key, compute_threads
 from medtrace.storage.files import atomic_write
+from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import locked
 from medtrace.storage.workspaces import sweep
 from medtrace.trace import Trace
 from medtrace.workflows.many.attempts import Outcome, Task
 from medtrace.workflows.many.overview import TRACE, UNASSESSED, write_overview, write_summary
 from medtrace.workflows.many.pairs import cases_of, keep_or_make
-from medtrace.workflows.many.parallel import run_cases
+from medtrace.workflows.many.parallel import many_line, run_cases
 from medtrace.workflows.report import report_beside
 from medtrace.workflows.translate import translation
 
@@ -160,6 +162,8 @@ def translate_cases(
     )
     tasks = [Task(image.name, (_absolute(image, contrast), how)) for image in listed]
     with locked(how.out), Progress(console=Console(stderr=True), disable=not progress) as bar:
+        line = many_line("translating", len(tasks), workers, scheduler)
+        announce(line, disk=free_disk(how.out), out=Path(out).name)
         try:
             outcomes = _run(tasks, workers, scheduler, bar)
         finally:
@@ -176,12 +180,13 @@ def translate_cases(
 
 def _run(tasks: Sequence[Task], workers: int, scheduler: str | None, bar: Progress) -> list[Outcome]:
     counts = {"translated": 0, "kept": 0, "failed": 0}
-    task = bar.add_task("translating", total=len(tasks))
+    task, steps = bar.add_task("translating", total=len(tasks)), Steps("translating", len(tasks))
 
     def finished(outcome: Outcome) -> None:
         counts[outcome.value or "failed"] += 1
         told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         bar.update(task, advance=1, description=f"translating ({told})")
+        steps.done()
 
     try:
         return run_cases(

@@ -16,6 +16,7 @@ from medtrace.data.preparation.case import PreparationSettings
 from medtrace.data.preparation.learning import Learned, channels_of, learn_case, preparation_of
 from medtrace.data.preparation.natural_images import value_range_of
 from medtrace.data.preparation.rules import Preparation
+from medtrace.guard.progress import Steps
 from medtrace.trace.contrast import Intensity
 from medtrace.workflows.many.attempts import Outcome, Task
 from medtrace.workflows.many.parallel import run_cases
@@ -34,11 +35,12 @@ class Runner:
 
     def __call__(self, function: Callable[..., Any], tasks: Sequence[Task], label: str) -> list[Outcome]:
         task = self.bar.add_task(label, total=len(tasks))
-        failed = 0
+        steps, failed = Steps(label, len(tasks)), 0
 
         def finished(outcome: Outcome) -> None:
             nonlocal failed
             failed += outcome.failure is not None
+            steps.done()
             self.bar.update(task, advance=1, description=f"{label} ({failed} failed)" if failed else label)
 
         return run_cases(

@@ -22,12 +22,16 @@ REPEATED = 2
 """The best methods of a translation, which are trained with every seed."""
 
 
+OF_IMAGES = tuple(task.name for task in IMAGES)
+"""Tasks that are measured on images."""
+
+
 @reserving(lambda out: locked(out))
 def real_translation(
     data: str | os.PathLike,
     out: str | os.PathLike = "real_translation",
     *,
-    tasks: Sequence[str] = tuple(task.name for task in IMAGES),
+    tasks: Sequence[str] = OF_IMAGES,
     methods: Sequence[str] | None = None,
     presets: Sequence[str] = (LITTLE,),
     seeds: int = 3,

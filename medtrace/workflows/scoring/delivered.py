@@ -23,6 +23,7 @@ from medtrace.evaluation.tracers import TracerMethod
 from medtrace.evaluation.true_scans import TrueScans
 from medtrace.fields import warp
 from medtrace.guard.notices import caution, collecting, notify
+from medtrace.guard.progress import Steps
 from medtrace.inference.delivery import Delivered, after_of, deliver
 from medtrace.inference.fitting import Division
 from medtrace.inference.sources import SourceImages
@@ -155,7 +156,9 @@ def score_delivered(
     division = Division(batch_size, patch_size)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("delivered scans", total=len(volumes) * len(rows))
-        for volume, subject in volumes.items():
+        steps = Steps("delivered scans", len(volumes))
+        for number, (volume, subject) in enumerate(volumes.items()):
+            steps.done(int(number > 0))
             try:
                 if volume not in files:
                     raise ValueError(f"{scan_files_of(dataset).name} does not name it; prepare the data set again")

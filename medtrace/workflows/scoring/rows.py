@@ -222,7 +222,7 @@ def write_tables(
     delivered: DeliveredScores,
     comparisons: Comparisons,
     runs: Collection[str],
-) -> None:
+) -> dict[str, str]:
     """Write the rows by case and their summaries, of delivered scans likewise, and the comparison.
 
     Args:
@@ -231,11 +231,15 @@ def write_tables(
         delivered: scores of the scans.
         comparisons: of `comparisons_of`.
         runs: rows that are called as their folders are; of others, what a file's name had better not hold becomes "_".
+
+    Returns:
+        Row → what its files' names begin with.
     """
+    names = {row: row if row in runs else re.sub(r"[^\w.-]+", "_", row).strip("_") for row in tables}
     for kind, of_kind in (("", tables), ("_delivered", delivered.tables)):
         for row, table in of_kind.items():
             if table.rows or not kind:
-                name = row if row in runs else re.sub(r"[^\w.-]+", "_", row).strip("_")
-                table.write_csv(out / f"{name}{kind}.csv")
-                table.write_summary(out / f"{name}{kind}_summary.csv")
+                table.write_csv(out / f"{names[row]}{kind}.csv")
+                table.write_summary(out / f"{names[row]}{kind}_summary.csv")
     write_comparison(out, comparisons)
+    return names

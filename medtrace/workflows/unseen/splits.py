@@ -235,6 +235,7 @@ def write_record(
     dataset: str | os.PathLike | None,
     split: str,
     cases: int,
+    described: Mapping[str, Mapping[str, Any]] | None = None,
     **more: Any,
 ) -> None:
     """Write what an evaluation measured and what to doubt of it beside its tables, as `evaluation.json`.
@@ -245,6 +246,7 @@ def write_record(
         dataset: the prepared folder, None for cases from elsewhere.
         split: of it.
         cases: how many.
+        described: run folder → what else is known of it, such as its settings.
         more: entries of the record, such as what was found.
     """
     content = {
@@ -255,7 +257,11 @@ def write_record(
         "split": split,
         "cases": cases,
         "runs": {
-            name: {"training_subjects": dict(review.training), "cautions": list(review.cautions)}
+            name: {
+                "training_subjects": dict(review.training),
+                "cautions": list(review.cautions),
+                **(described or {}).get(name, {}),
+            }
             for name, review in reviews.items()
         },
         **more,

@@ -74,8 +74,10 @@ export class Pane {
     return this.toPage(event.clientX - box.left, event.clientY - box.top);
   }
 
+  /** Black, not transparent: paper would show through. */
   clear() {
-    this.context.clearRect(0, 0, ...this.size);
+    this.context.fillStyle = "#000";
+    this.context.fillRect(0, 0, ...this.size);
   }
 
   /** Draw a slice whose pixels `paint(rgba)` makes; made again only when the key changes. */

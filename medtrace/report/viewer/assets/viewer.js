@@ -281,7 +281,7 @@ export class Viewer extends EventTarget {
     context.beginPath();
     context.rect(0, 0, edge, size[1]);
     context.clip();
-    context.clearRect(0, 0, ...size);
+    pane.clear();
     this.drawRival(pane);
     context.restore();
     context.fillStyle = "#ffffff";

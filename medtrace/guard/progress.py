@@ -1,0 +1,120 @@
+"""What long work is about to do, and how far it is, in lines for whoever listens."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
+
+EVERY = 30.0
+"""Seconds between two lines of one work."""
+
+Say = Callable[[str], None]
+
+
+class _Listener:
+    """Who gets the lines; without a bar, what is about to be done waits until the work proves long."""
+
+    def __init__(self, say: Say, steps: bool) -> None:
+        self.say, self.steps = say, steps
+        self.held: list[str] = []
+
+    def told(self, line: str) -> None:
+        """Say what waits, and a line."""
+        for text in (*self.held, line):
+            self.say(text)
+        self.held.clear()
+
+
+_listener: ContextVar[_Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(say: Say, *, steps: bool) -> Iterator[None]:
+    """Within, long work reports what it is about to do, and how far it is.
+
+    Args:
+        say: gets each line.
+        steps: whether there is no bar: it then gets how far the work is, and before the first such line what was
+            announced. Where there is a bar, it gets what is announced at once. So a refusal on a pipe stays one line.
+    """
+    earlier = _listener.set(_Listener(say, steps))
+    try:
+        yield
+    finally:
+        _listener.reset(earlier)
+
+
+def announce(text: str, *, disk: int | None = None, out: str | os.PathLike | None = None) -> None:
+    """Report what is about to be done, with the memory that is free, and the disk where the caller knows it.
+
+    Args:
+        text: what, and how much of it.
+        disk: free bytes where the results go.
+        out: where that is.
+    """
+    listener = _listener.get()
+    if listener is None:
+        return
+    from medtrace.guard.memory import GIBIBYTE, available_memory  # which loads torch
+
+    memory = available_memory() / GIBIBYTE
+    parts = [] if memory == float("inf") else [f"{memory:.1f} GiB of memory free"]
+    parts += [] if disk is None else [f"{disk / GIBIBYTE:.1f} GiB of disk free for {out}"]
+    line = f"{text}; {', '.join(parts)}" if parts else text
+    if listener.steps:
+        listener.held.append(line)
+    else:
+        listener.say(line)
+
+
+class Steps:
+    """How far work of many steps is: a line every 30 seconds, with the time left as the steps so far took it.
+
+    Args:
+        name: of the work.
+        total: number of steps.
+
+    Example:
+        >>> lines = []
+        >>> with listening(lines.append, steps=True):
+        ...     steps = Steps("translating", 3)
+        ...     steps.done()
+        >>> lines  # a second is not worth a line
+        []
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.count = name, total, 0
+        self._begun = self._told = time.monotonic()
+
+    def done(self, count: int = 1) -> None:
+        """Note that steps are done."""
+        self.count += count
+        listener, now = _listener.get(), time.monotonic()
+        if listener is None or not listener.steps or now - self._told < EVERY or self.count >= self.total:
+            return
+        self._told = now
+        left = (now - self._begun) / self.count * (self.total - self.count)
+        listener.told(f"{self.name}: {self.count} of {self.total}, about {duration(left)} left")
+
+
+def duration(seconds: float) -> str:
+    """A time in the two largest units that it has.
+
+    Example:
+        >>> duration(4.2), duration(75), duration(7260), duration(200_000)
+        ('4.2 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    units = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
+    whole = round(seconds)
+    for (name, size), (next_name, next_size) in pairwise(units):
+        if whole >= size:
+            rest = whole % size // next_size
+            return f"{whole // size} {name}" + (f" {rest} {next_name}" if rest else "")
+    return f"{whole} s"
