@@ -112,7 +112,10 @@ def test_the_test_split_of_its_own_data_set_is_new_to_a_run(work, tmp_path):
         tables = measure(work, work / "data", tmp_path)
     assert "training_subject" not in tables["method"].columns
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert record["runs"] == {"run": {"training_subjects": {}, "cautions": []}}
+    assert list(record["runs"]) == ["run"]
+    run = record["runs"]["run"]
+    assert (run["training_subjects"], run["cautions"]) == ({}, [])
+    assert (run["row"], run["method"]) == ("method", "unet")
     compared = list(csv.DictReader((tmp_path / "out/comparison.csv").open()))
     (row,) = [row for row in compared if (row["column"], row["second"]) == ("mae", "identity")]
     gap = tables["method"].summary()["mae"].mean - tables["identity"].summary()["mae"].mean

@@ -96,9 +96,18 @@ def translation(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     drift = metrics.translation_drift(image, target, affine)[0]
     values["drift_mm"] = drift.norm()
     values |= {f"drift_{axis}_mm": component for axis, component in zip(AXES, drift)}
-    parts = metrics.drift_parts(metrics.affine_drift(image, target, affine)[0])
-    values |= {f"drift_{name}": parts[name] for name in ("scale_percent", "degrees")}
+    values |= {f"drift_{name}": value for name, value in _scale_and_turn(image, target, affine).items()}
     return {name: float(value) for name, value in values.items()}
+
+
+def _scale_and_turn(image: Tensor, target: Tensor, affine: Tensor) -> dict[str, Tensor]:
+    """Of the drift; NaN where the images show so little in a direction that the best map collapses it."""
+    names = ("scale_percent", "degrees")
+    try:
+        parts = metrics.drift_parts(metrics.affine_drift(image, target, affine)[0])
+    except ValueError:
+        return {name: torch.tensor(float("nan")) for name in names}
+    return {name: parts[name] for name in names}
 
 
 def registration(trace: Trace, pair: Mapping[str, Any]) -> dict[str, float]:
