@@ -38,7 +38,9 @@ class UNetSettings(MethodSettings):
         "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True, "curve": True, "residual_weight": 0.3},
         "small": {},
         "gpu": {**OWN_ON_GPU, "channels": (64, 128, 256, 512, 512)},
-        "tracebench": {**POSTOP, **_BUDGET},
+        # Without refinement the image comes from features alone, of which some grow beyond all bounds and stand in the air
+        # as white dashes (postop, 64 pixels: MAE 13.5 against 4.1 with it).
+        "tracebench": {**POSTOP, **_BUDGET, "refine": True},
         "full": {"data.train_cases": 2048, "training.max_epochs": 20},
         "domain": {**DOMAIN, "data.pairing": "subject", "training.max_epochs": 20},
         "smoke": {**TINY, "channels": (4, 8)},
