@@ -38,8 +38,8 @@ class UNetSettings(MethodSettings):
         "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True, "curve": True, "residual_weight": 0.3},
         "small": {},
         "gpu": {**OWN_ON_GPU, "channels": (64, 128, 256, 512, 512)},
-        # Without refinement the image comes from features alone, of which some grow beyond all bounds and stand in the air
-        # as white dashes (postop, 64 pixels: MAE 13.5 against 4.1 with it).
+        # Without refinement the image comes from features alone, some of which grow beyond all bounds and stand in the
+        # air as white dashes (postop, 64 pixels: MAE 13.5 against 4.1 with it).
         "tracebench": {**POSTOP, **_BUDGET, "refine": True},
         "full": {"data.train_cases": 2048, "training.max_epochs": 20},
         "domain": {**DOMAIN, "data.pairing": "subject", "training.max_epochs": 20},
