@@ -120,7 +120,7 @@ def test_trainings_side_by_side_are_those_of_one_after_the_other(rivals, tmp_pat
     assert (tmp_path / "runs" / "smoke-0" / "other" / "training.json").is_file()
 
 
-@pytest.mark.parametrize(("threads", "trainings", "expected"), [(8, 5, 4), (8, 1, 8), (2, 3, 1), (1, 3, 1)])
+@pytest.mark.parametrize(("threads", "trainings", "expected"), [(8, 5, 2), (8, 1, 8), (2, 3, 1), (1, 3, 1)])
 def test_a_training_has_as_many_threads_however_many_are_left(threads, trainings, expected, monkeypatch):
     monkeypatch.setattr("medtrace.workflows.scoring.side_by_side.torch.get_num_threads", lambda: threads)
     assert threads_for(trainings, "cpu") == expected
@@ -228,7 +228,7 @@ def test_bench_refuses_unknown_choices(tmp_path, choice):
 def test_the_command_says_in_one_line_what_there_is(tmp_path):
     for arguments, expected in (
         (["nothing"], "task: expected one of 'postop', 'misaligned'"),
-        (["misaligned", "--study", "rivals"], "study of misaligned: expected one of 'noise', 'modes', 'unpaired'"),
+        (["misaligned", "--study", "rivals"], "study of misaligned: expected one of 'noise', 'modes', 'generators', 'unpaired'"),
         (
             ["--study", "noise"],
             "study of postop: expected one of 'rivals', 'alpha', 'gamma', 'ablation', 'translators'",

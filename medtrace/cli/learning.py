@@ -437,7 +437,7 @@ def bench(
         str | None,
         typer.Option(
             help="Of postop: rivals, alpha, gamma, ablation, translators or diffusion."
-            " Of misaligned: noise, modes or unpaired."
+            " Of misaligned: noise, modes, generators or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
             " Of each of these four: methods."
             " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1, flair-t1 or follow-ups."

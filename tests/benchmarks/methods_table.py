@@ -91,7 +91,7 @@ ADVICE = ("**Take it** ", "**Avoid it** ")
 def made() -> str:
     """What the page has of the methods: the table, then the advice of each card."""
     seconds = {name: float(row["seconds"]) for name, row in stored().items()}
-    names = method_names()
+    names = [name for name in method_names() if method_class(name).__module__.startswith("medtrace.")]
     text = markdown_table([line(name, seconds) for name in names], COLUMNS)
     for name in names:
         kind = method_class(name)
