@@ -294,6 +294,7 @@ def test_registration_streams_train_on_several_sources(runs, tmp_path, method):
         },
         "plasticine": {
             "deformation.channels": [8, 16],
+            "deformation.velocity_downsampling": 1,
             "estimator.channels": [8, 16],
             "estimator.head_channels": 8,
             "estimator.norm_groups": 8,
