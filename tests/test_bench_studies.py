@@ -228,7 +228,7 @@ def test_bench_refuses_unknown_choices(tmp_path, choice):
 def test_the_command_says_in_one_line_what_there_is(tmp_path):
     for arguments, expected in (
         (["nothing"], "task: expected one of 'postop', 'misaligned'"),
-        (["misaligned", "--study", "rivals"], "study of misaligned: expected one of 'noise', 'modes', 'generators', 'unpaired'"),
+        (["misaligned", "--study", "rivals"], "study of misaligned: expected one of 'noise', 'modes', 'generators'"),
         (
             ["--study", "noise"],
             "study of postop: expected one of 'rivals', 'alpha', 'gamma', 'ablation', 'translators'",
