@@ -27,7 +27,7 @@ from medtrace.storage.reservations import locked, reserving
 from medtrace.trace import Trace
 from medtrace.workflows.evaluate import patches_of_cases
 from medtrace.workflows.scoring.delivered import doubt_scales, score_delivered
-from medtrace.workflows.scoring.origin import command_of, made_with, settings_of
+from medtrace.workflows.scoring.origin import command_of, made_with, options_of, settings_of
 from medtrace.workflows.scoring.rows import (
     CHEAP,
     NO_FIELD,
@@ -135,7 +135,8 @@ def compare(
     tables, result.tables = (_with_means(one, groups) for one in (tables, result.tables))
     out, doubts = Path(out), doubt_scales({name: row for name, row in scans.items() if name in names})
     marked(tables, {case: seen for review in reviews.values() for case, seen in review.training.items()})
-    comparisons = comparisons_of(tables, subjects_of(folder), result)
+    subjects = subjects_of(folder)
+    comparisons = comparisons_of(tables, subjects, result)
     grouped = {name for group in groups for name in group.members}
     compared = [*(group.row for group in groups), *(name for name in names if name not in grouped)]
     members = {group.row: group.members for group in groups}
@@ -144,17 +145,10 @@ def compare(
         group.row: {name: one for tabled in (tables, result.tables) for name, one in _spread(tabled, group).items()}
         for group in groups
     }
-    subjects = subjects_of(folder)
     described = {
         name: {"row": name, "title": methods[name].title, **settings_of(Path(run))} for name, run in zip(names, runs)
     }
-    options = {
-        "batch-size": batch_size,
-        "patch-size": patch_size,
-        "cheap-rows": cheap_rows,
-        "delivered": delivered,
-        "allow-training-subjects": allow_training_subjects or None,
-    }
+    options = options_of(batch_size, patch_size, cheap_rows, delivered, allow_training_subjects)
     more: dict[str, Any] = {
         "delivered": result.record(),
         "verdicts": lines,

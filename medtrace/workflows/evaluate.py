@@ -25,7 +25,7 @@ from medtrace.storage.files import atomic_write
 from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.scoring.delivered import score_delivered
-from medtrace.workflows.scoring.origin import command_of, made_with, settings_of
+from medtrace.workflows.scoring.origin import command_of, made_with, options_of, settings_of
 from medtrace.workflows.scoring.rows import (
     EvaluatedRun,
     compared_text,
@@ -100,13 +100,7 @@ def evaluate(
         if folder is None
         else load_dataset(folder, split, landmarks=True, neighbors=method.neighbors)
     )
-    options = {
-        "batch-size": batch_size,
-        "patch-size": patch_size,
-        "cheap-rows": cheap_rows,
-        "delivered": delivered,
-        "allow-training-subjects": allow_training_subjects or None,
-    }
+    options = options_of(batch_size, patch_size, cheap_rows, delivered, allow_training_subjects)
     command = command_of([Path(run)], folder, split, None if out is None else Path(out), options)
     out = evaluation_of(run, split) if out is None else Path(out)
     check_positive("batch_size", batch_size)

@@ -40,6 +40,23 @@ def command_of(
     return shlex.join(words)
 
 
+def options_of(
+    batch_size: int,
+    patch_size: int | Sequence[int] | None,
+    cheap_rows: bool,
+    delivered: bool,
+    allow_training_subjects: bool,
+) -> dict[str, Any]:
+    """Options of `medtrace evaluate`, for `command_of`; what is not asked for is None."""
+    return {
+        "batch-size": batch_size,
+        "patch-size": patch_size,
+        "cheap-rows": cheap_rows,
+        "delivered": delivered,
+        "allow-training-subjects": allow_training_subjects or None,
+    }
+
+
 def made_with(method: Method) -> dict[str, Any]:
     """Versions, commit, device and threads."""
     return measured_with(next(method.parameters()).device)
