@@ -27,7 +27,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed ## train three methods on simulated surgery and compare them (some minutes)
-	$(BIN)/medtrace bench --out $(DEMO_OUT)
+	$(BIN)/medtrace bench --study short --out $(DEMO_OUT)
 
 demo-full: $(VENV)/installed ## the longer setting (about half an hour)
 	$(BIN)/medtrace bench --setting full --out $(DEMO_OUT)-full

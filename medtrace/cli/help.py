@@ -53,7 +53,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "traceability": (("two runs and the controls", "traceability runs/a runs/b --out traceability"),),
     "bench": (
-        ("the demo, some minutes", "bench postop --out demo_out"),
+        ("the demo, some minutes", "bench postop --study short --out demo_out"),
         ("one study of another task", "bench misaligned --study noise --setting full --out bench_out"),
     ),
     "reproduce": (

@@ -55,7 +55,7 @@ def bench(
 
     Args:
         task: of TraceBench, one of `STUDIES`, or "real": T1, T2 and FLAIR of heads (`real_translation`).
-        setting: "demo" (about five minutes on two cores for the rivals of `postop`), "full" or "smoke" (seconds).
+        setting: "demo" (minutes on two cores for the study `short` of `postop`), "full" or "smoke" (seconds).
         study: one of `STUDIES[task]`; by default the first.
         out: receives `runs/` and, in `<study>/` (of other tasks than `postop` in `<task>/<study>/`), `results.json`,
             `table.md`, per-case CSVs, `figures/` and `traces/`. Runs of the same setting and seed found there are used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from monai.data import list_data_collate
 from tqdm import tqdm
@@ -67,6 +68,16 @@ TRACETRANS = Training("tracetrans")  # as its preset tracebench has it: α 0.5, 
 PIX2PIX = Training("pix2pix", {"alpha": 1.0})
 COMPOSED = Training("composed", {}, "tracetrans_composed")
 NO_CROSS = Training("gamma-0", {"gamma": 0.0})
+
+
+RIVALS = {"Pix2Pix": PIX2PIX, "TraceTrans": TRACETRANS, "TraceTrans composed": COMPOSED}
+SHORT = {"data.train_cases": 512, "data.test_cases": 32, "training.max_epochs": 6}
+"""A demonstration: 384 steps in place of 896."""
+
+
+def short(training: Training) -> Training:
+    """A training that is a demonstration."""
+    return replace(training, run=f"short-{training.run}", by_setting={"demo": SHORT})
 
 
 FULL = {"data.train_cases": 2048, "training.max_epochs": 20}
@@ -147,7 +158,8 @@ def study(name: str, rows: Mapping[str, Training], *, independent: bool = False)
 
 
 POSTOP = (
-    study("rivals", {"Pix2Pix": PIX2PIX, "TraceTrans": TRACETRANS, "TraceTrans composed": COMPOSED}),
+    study("rivals", RIVALS),
+    study("short", {row: short(training) for row, training in RIVALS.items()}),
     study(
         "alpha",
         {
