@@ -17,8 +17,8 @@ from medtrace.data import TraceBench
 from medtrace.fields import exponentiate, folded_voxels, identity_grid, sample
 from medtrace.io import save_trace
 from medtrace.report import viewer
-from medtrace.report.viewer import ReportCase, write_report
-from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels
+from medtrace.report.viewer import ReportCase, scene, write_report
+from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels, preview_field, preview_image
 from medtrace.trace import Trace
 from medtrace.workflows.report import report
 
@@ -37,6 +37,14 @@ def postop_case() -> tuple[dict, Trace]:
     return case, trace
 
 
+MESSAGES = """document.addEventListener("DOMContentLoaded", () => {
+    const message = document.getElementById("message");
+    globalThis.said = [];
+    new MutationObserver(() => said.push(message.textContent)).observe(message, { childList: true });
+});"""
+"""Keep what the page says while it reads."""
+
+
 def wait_for(page, condition, argument=None):
     """Wait for some seconds; the page's security policy forbids the polling of Playwright's wait_for_function."""
     for _ in range(200):
@@ -51,13 +59,15 @@ def open_page(browser, tmp_path):
     """Open cases in a page; it must end without a word on the console."""
     said, pages = [], []
 
-    def opened(*cases, **options):
+    def opened(*cases, record=None, **options):
         path = write_report(list(cases), tmp_path / "report.html")
         page = browser.new_page(viewport={"width": 1366, "height": 768}, **options)
         pages.append(page)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        if record:
+            page.add_init_script(record)
         page.goto(path.as_uri())
         wait_for(page, READY)
         return page
@@ -325,6 +335,19 @@ def test_names_are_text_and_keys_work(open_page):
     assert page.is_visible("#help-panel")
 
 
+def test_a_large_volume_opens_with_a_preview(open_page, monkeypatch):
+    monkeypatch.setattr(scene, "PREVIEWED", 1000)
+    image = torch.randint(0, 3000, (1, 24, 20, 17), generator=torch.Generator().manual_seed(0)).float()
+    ddf = torch.zeros(3, 24, 20, 17)
+    ddf[0] = 2.0
+    page = open_page(ReportCase("volume", Trace.build(image, image, ddf, inverse_ddf=-ddf)), record=MESSAGES)
+    wait_for(page, "medtrace.complete")
+    assert page.evaluate("said") == ["A coarse preview; the full resolution is being read …", ""]
+    page.evaluate("medtrace.point('target', [11, 7, 5])")
+    assert reading(page, "after") == [float(image[0, 11, 7, 5])]
+    assert page.evaluate("medtrace.state.point.source") == [13, 7, 5]
+
+
 # without a browser
 
 
@@ -368,6 +391,18 @@ def test_smooth_fields_are_halved_and_others_kept():
     assert pack_field(smooth).header["error"] <= 0.25
     assert pack_field(rough).header["shape"] == [3, 64, 64, 1]
     assert np.abs(unpacked(pack_field(rough))[:2, ..., 0] - rough.numpy()).max() <= 0.5 / 64 + 1e-6
+
+
+def test_previews_are_coarse_and_small():
+    image = torch.randint(0, 3000, (2, 64, 33, 20)).float()
+    packed = preview_image(image)
+    assert packed.header["shape"] == [2, 32, 17, 10]
+    assert packed.header["full"] == [64, 33, 20]
+    assert np.array_equal(unpacked(packed), image[:, ::2, ::2, ::2].numpy())
+    ramp = torch.linspace(0, 12, 64).reshape(1, 64, 1, 1).expand(3, 64, 33, 20)
+    coarse = preview_field(ramp)
+    assert coarse.header["shape"] == [3, 16, 9, 5]
+    assert np.abs(unpacked(coarse)[0, :, 0, 0] - np.linspace(0, 12, 16)).max() <= coarse.header["error"] + 1e-6
 
 
 def test_report_from_disk_names_folders_and_nothing_else(tmp_path):

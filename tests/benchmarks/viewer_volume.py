@@ -1,8 +1,9 @@
-"""Size and opening time of the page of a 256×256×128 trace with noise, a velocity and a mask.
+"""Size and opening time of the page of a 256×256×256 trace with noise, a velocity and a mask.
 
     python tests/benchmarks/viewer_volume.py [OUT.html]
 
-Needs playwright and a browser; prints a JSON object.
+Needs playwright and Chromium; prints a JSON object. Also of Firefox, where it, node and puppeteer-core (`npm install
+--prefix tests/viewer`) are installed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +24,7 @@ from medtrace.fields import exponentiate, warp
 from medtrace.report.viewer import ReportCase, write_report
 from medtrace.trace import Trace
 
-SHAPE = (256, 256, 128)
+SHAPE = (256, 256, 256)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FRAMES = """async () => {
     const times = [];
@@ -46,11 +48,11 @@ def noisy_trace(seed: int = 0) -> Trace:
 
     axes = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in SHAPE), indexing="ij")
     inside = (sum(axis.square() for axis in axes) < 0.8)[None, None]
-    tissue = (400 + 150 * smooth(1, (24, 24, 16))).clamp(50, 1000) * inside
+    tissue = (400 + 150 * smooth(1, (24, 24, 24))).clamp(50, 1000) * inside
     source = (tissue + 20 * torch.randn(1, 1, *SHAPE, generator=random).abs()).round()
-    velocity = 3 * smooth(3, (9, 9, 6)) * inside
+    velocity = 3 * smooth(3, (9, 9, 9)) * inside
     ddf, inverse = exponentiate(velocity, 6), exponentiate(-velocity, 6)
-    mask = (smooth(1, (6, 6, 4)) > 1.5).float()
+    mask = (smooth(1, (6, 6, 6)) > 1.5).float()
     image = (warp(source, ddf) + 120 * mask + 15 * torch.randn(1, 1, *SHAPE, generator=random)).round()
     return Trace.build(source[0], image[0], ddf[0], inverse_ddf=inverse[0], mask=mask[0], velocity=velocity[0])
 
@@ -86,21 +88,33 @@ def measured(path: Path) -> dict[str, float]:
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1366, "height": 768})
         page.goto(path.as_uri(), wait_until="commit")
-        shown, complete = awaited(page, "first picture"), awaited(page, "complete")
-        opening = renderer_seconds()
+        shown, worked = awaited(page, "first picture"), renderer_seconds()
+        complete, opening = awaited(page, "complete"), renderer_seconds()
         frames = page.evaluate(FRAMES)
         redraw = (renderer_seconds() - opening) / len(frames)
         heap = page.evaluate("performance.memory.usedJSHeapSize") / 1e6
         browser.close()
     return {
         "first_image_s": round(shown, 2),
+        "first_image_processor_s": round(worked, 2),
         "complete_s": round(complete, 2),
-        "processor_s": round(opening, 2),
+        "complete_processor_s": round(opening, 2),
         "redraw_median_ms": round(frames[len(frames) // 2], 1),
         "redraw_p95_ms": round(frames[int(0.95 * len(frames))], 1),
         "redraw_processor_ms": round(1000 * redraw, 1),
         "heap_mb": round(heap, 1),
     }
+
+
+def measured_in_firefox(path: Path) -> dict[str, float]:
+    """Seconds to the first picture and to the last array in Firefox; nothing where it or its driver is missing."""
+    script = Path(__file__).parents[1] / "viewer" / "opening.mjs"
+    firefox, node = shutil.which("firefox-esr") or shutil.which("firefox"), shutil.which("node")
+    if not (firefox and node and (script.parent / "node_modules" / "puppeteer-core").is_dir()):
+        return {}
+    done = subprocess.run([node, script, firefox, path.as_uri()], capture_output=True, text=True, check=True)
+    seconds = json.loads(done.stdout)
+    return {"firefox_first_image_s": round(seconds["first"], 2), "firefox_complete_s": round(seconds["complete"], 2)}
 
 
 def main() -> None:
@@ -112,6 +126,7 @@ def main() -> None:
         written = time.perf_counter() - started
         size = path.stat().st_size / 1e6
         result = {"size_mb": round(size, 1), "write_s": round(written, 1), **measured(path.absolute())}
+        result |= measured_in_firefox(path.absolute())
         print(json.dumps(result, indent=2))
 
 

@@ -69,6 +69,18 @@ test("a volume is read between its voxels, and at its border beyond", () => {
   assert.equal(volume.nearest(0.6, 0.4, 0), volume.voxel(1, 0, 0));
 });
 
+test("a preview of every second voxel is read between them", () => {
+  const values = Float32Array.from([0, 2, 4, 6, 8, 10, 12, 14]); // voxels 0 and 2 of three axes: 4 x + 2 y + z
+  const volume = new Volume({ values, shape: [1, 2, 2, 2], full: [4, 4, 3], scale: 1, offset: 0, error: 0 });
+  assert.deepEqual(volume.shape, [4, 4, 3]);
+  assert.equal(volume.voxel(1, 2, 1), 9);
+  assert.equal(volume.linear(3, 0, 0), volume.voxel(2, 0, 0)); // beyond the last that is stored
+  const planes = { axial: { horizontal: 0, vertical: 1, normal: 2, flipHorizontal: false, flipVertical: false } };
+  const plane = new Plane({ shape: [4, 4, 3], affine: IDENTITY, planes }, "axial");
+  const slice = volume.slice(plane, 1, 0, new Float32Array(16));
+  assert.deepEqual([...slice.subarray(0, 4)], [1, 5, 9, 9]);
+});
+
 test("a field stored at half resolution is read on the full grid", () => {
   const field = fieldOf([5, 5, 1], ([x, y]) => [2 * x, -y, 0], [3, 3, 1]);
   near(field.at(1, 3, 0, [0, 0, 0]), [2, -3, 0]);

@@ -33,7 +33,8 @@ class Packed:
 
     Attributes:
         header: for JSON: "dtype", "shape" (4 numbers, channel first), "scale" and "offset" (value = number · scale +
-            offset; of a field one scale per component), "error" (largest, in the value's units).
+            offset; of a field one scale per component), "error" (largest, in the value's units); of an image's preview
+            "full", the size of its grid.
         payload: base64 of the compressed bytes.
     """
 
@@ -112,6 +113,33 @@ def pack_field(field: Tensor) -> Packed:
     if error > FIELD_TOLERANCE:
         kept = values
         error = _largest_distance(lambda first, last: _rounded(values[:, first:last], step), values)
+    return _packed_field(kept, step, error)
+
+
+def preview_image(image: Tensor) -> Packed:
+    """Every second number along every axis, which the page reads linearly; to be seen before the image is read.
+
+    Args:
+        image: (C, *spatial), any range.
+    """
+    packed = pack_image(image[(slice(None), *[slice(None, None, 2)] * (image.ndim - 1))])
+    return Packed({**packed.header, "full": [*image.shape[1:], 1][:3]}, packed.payload)
+
+
+def preview_field(field: Tensor) -> Packed:
+    """A quarter of a field's resolution, to be read before the field.
+
+    Args:
+        field: (spatial_dims, *spatial), in voxels.
+    """
+    values = field.detach().cpu().float()
+    coarse = tuple(-(-size // 4) if size > 8 else size for size in values.shape[1:])
+    kept = torch.stack([_resampled(one[None], coarse)[0] for one in values])
+    step = max(FIELD_STEP, float(kept.abs().max()) / 32767)
+    return _packed_field(kept, step, step / 2)
+
+
+def _packed_field(kept: Tensor, step: float, error: float) -> Packed:
     numbers = np.zeros((3, *kept.shape[1:]), dtype=np.int16)
     for component, stored in zip(kept, numbers):
         for part, into in _parts(component.reshape(-1), stored):

@@ -17,7 +17,15 @@ from medtrace.guard.memory import check_memory
 from medtrace.report.certificate import certificate_html, certificate_words
 from medtrace.report.view import PlaneName, view_of
 from medtrace.report.viewer.framing import box_of, is_photograph, start_of, tissue_of
-from medtrace.report.viewer.packing import Packed, pack_field, pack_image, pack_labels, pack_mask
+from medtrace.report.viewer.packing import (
+    Packed,
+    pack_field,
+    pack_image,
+    pack_labels,
+    pack_mask,
+    preview_field,
+    preview_image,
+)
 from medtrace.trace import Trace
 from medtrace.trace.contrast import unit_label
 from medtrace.trace.geometry import layers
@@ -27,6 +35,8 @@ CURVE_POINTS = 2048
 """Places at which the change of contrast is stored, where it depends on the warped source alone."""
 SAMPLED = 1 << 20
 """Values of an image that are looked at for percentiles and for the curve."""
+PREVIEWED = 1 << 22
+"""Voxels of a grid above which the page opens with a coarse preview, and reads the full resolution after it."""
 _BYTES_PER_VOXEL = 24
 """A field in 16 bits, images, and what packs them."""
 _PLANES: tuple[PlaneName, ...] = ("axial", "coronal", "sagittal")
@@ -124,10 +134,14 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
 
 def _arrays(case: ReportCase) -> Iterator[tuple[str, Packed]]:
     trace = case.trace
-    yield "source", pack_image(trace.source)
-    yield "image", pack_image(trace.image)
-    yield "ddf", pack_field(trace.ddf)
-    yield "inverse", pack_field(trace.inverse_ddf)
+    for name, image in (("source", trace.source), ("image", trace.image)):
+        if image[0].numel() > PREVIEWED:
+            yield f"{name}_preview", preview_image(image)
+        yield name, pack_image(image)
+    for name, field_ in (("ddf", trace.ddf), ("inverse", trace.inverse_ddf)):
+        if field_[0].numel() > PREVIEWED:
+            yield f"{name}_preview", preview_field(field_)
+        yield name, pack_field(field_)
     if trace.velocity is not None:
         yield "velocity", pack_field(trace.velocity)
     if trace.mask is not None:

@@ -22,25 +22,32 @@ function places(size, flipped, ratio, stored) {
   return [before, share];
 }
 
-/** Intensities (or labels) on a grid. */
+/** Intensities (or labels) on a grid; of a preview every second number along every axis is stored. */
 export class Volume {
   constructor(array) {
-    [this.channels, ...this.shape] = array.shape;
+    [this.channels, ...this.stored] = array.shape;
+    this.shape = array.full ?? this.stored;
+    this.step = array.full ? 0.5 : 1;
     this.values = array.values;
     this.scale = array.scale;
     this.offset = array.offset;
     this.error = array.error;
-    this.count = this.shape[0] * this.shape[1] * this.shape[2];
+    this.count = this.stored[0] * this.stored[1] * this.stored[2];
   }
 
   /** At whole numbers inside the grid. */
   voxel(x, y, z, channel = 0) {
+    if (this.step !== 1) return this.linear(x, y, z, channel);
     const [, n1, n2] = this.shape;
     return this.values[channel * this.count + (x * n1 + y) * n2 + z] * this.scale + this.offset;
   }
 
   /** A channel of the grid's own slice. */
   slice(plane, index, channel, out) {
+    if (this.step !== 1) {
+      plane.each(index, (voxel, pixel) => (out[pixel] = this.linear(...voxel, channel)));
+      return out;
+    }
     const strides = [this.shape[1] * this.shape[2], this.shape[2], 1];
     const { values, scale, offset } = this;
     const first = plane.toPage([0, 0, 0]);
@@ -66,10 +73,10 @@ export class Volume {
   }
 
   linear(x, y, z, channel = 0) {
-    const [n0, n1, n2] = this.shape;
-    x = clamp(x, n0 - 1);
-    y = clamp(y, n1 - 1);
-    z = clamp(z, n2 - 1);
+    const [n0, n1, n2] = this.stored;
+    x = clamp(x * this.step, n0 - 1);
+    y = clamp(y * this.step, n1 - 1);
+    z = clamp(z * this.step, n2 - 1);
     const i = Math.floor(x), j = Math.floor(y), k = Math.floor(z);
     const fx = x - i, fy = y - j, fz = z - k;
     const values = this.values;

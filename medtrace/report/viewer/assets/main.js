@@ -17,9 +17,11 @@ export async function start() {
     listenKeys(viewer);
     viewer.addEventListener("case", () => sync(viewer));
     viewer.addEventListener("drawn", () => sync(viewer));
+    const tell = () => (message.textContent = viewer.model.coarse ? "A coarse preview; the full resolution is being read …" : "");
+    viewer.addEventListener("case", tell);
+    viewer.addEventListener("refined", tell);
     window.medtrace = viewer; // for scripts and tests
     await viewer.select(0);
-    message.textContent = "";
   } catch (error) {
     message.textContent = `The trace could not be shown: ${error.message}`;
     throw error;

@@ -6,6 +6,7 @@ import { Field, Volume } from "./grid.js";
 import { Plane } from "./plane.js";
 
 const FIRST = ["source", "image", "ddf", "inverse"];
+const preview = (name) => `${name}_preview`;
 
 export class Model {
   constructor(description) {
@@ -29,24 +30,36 @@ export class Model {
     return name in this.description.arrays;
   }
 
-  /** Read what the first picture needs. */
+  /** Read what the first picture needs; of large grids a coarse preview, which `openRest` replaces. */
   async open() {
-    const arrays = await Promise.all(FIRST.map((name) => unpack(this.description.arrays[name])));
-    const [source, image, ddf, inverse] = arrays;
+    const { arrays } = this.description;
+    this.coarse = FIRST.some((name) => preview(name) in arrays);
+    await this.readFirst((name) => arrays[preview(name)] ?? arrays[name]);
+    return this;
+  }
+
+  async readFirst(header) {
+    const [source, image, ddf, inverse] = await Promise.all(FIRST.map((name) => unpack(header(name))));
     this.source = new Volume(source);
     this.image = new Volume(image);
     this.correspondence = new Correspondence(
       new Field(ddf, this.grids.target.shape), new Field(inverse, this.grids.source.shape), null,
       this.grids.target.affine, this.grids.source.affine,
     );
-    return this;
   }
 
   /** Read the rest, one array at a time; tells after each. */
   async openRest(changed) {
-    for (const name of Object.keys(this.description.arrays)) {
-      if (FIRST.includes(name)) continue;
-      const array = await unpack(this.description.arrays[name]);
+    const { arrays } = this.description;
+    if (this.coarse) {
+      await this.readFirst((name) => arrays[name]);
+      this.coarse = false;
+      changed("first");
+    }
+    const read = [...FIRST, ...FIRST.map(preview)];
+    for (const name of Object.keys(arrays)) {
+      if (read.includes(name)) continue;
+      const array = await unpack(arrays[name]);
       if (name === "velocity") this.correspondence.setVelocity(new Field(array, this.grids.target.shape));
       else this[name] = new Volume(array);
       changed(name);

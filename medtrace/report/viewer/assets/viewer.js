@@ -65,9 +65,20 @@ export class Viewer extends EventTarget {
     for (const pane of Object.values(this.panes)) pane.forget();
     this.dispatchEvent(new Event("case"));
     this.update();
-    await model.openRest(() => this.number === number && this.update());
+    await model.openRest((name) => this.number === number && this.arrived(name));
     if (this.number === number) this.complete = true;
     performance.mark("complete");
+  }
+
+  /** Draw with what has been read; full resolution takes the place of a preview everywhere. */
+  arrived(name) {
+    if (name === "first") {
+      const { side } = this.state.point;
+      this.state.point = this.model.pair(side, this.state.point[side]);
+      for (const pane of Object.values(this.panes)) pane.forget();
+      this.dispatchEvent(new Event("refined"));
+    }
+    this.update();
   }
 
   /** Whether three channels are shown as red, green and blue. */
