@@ -1,5 +1,7 @@
 """Long work says what it is about to do, and without a bar how far it is."""
 
+import time
+
 import pytest
 
 from medtrace.cli.output import output_of, told_of_progress
@@ -58,3 +60,28 @@ def test_the_command_line_shows_it_on_a_terminal(capsys, monkeypatch, terminal, 
     out, err = capsys.readouterr()
     assert out == ""
     assert ("translating: 10 cases" in err) is shown
+
+
+def waited_for(lines, seconds=5.0):
+    """Lines that another thread says, once there are any."""
+    end = time.monotonic() + seconds
+    while not lines and time.monotonic() < end:
+        time.sleep(0.01)
+    return lines
+
+
+def test_without_a_bar_long_work_is_announced_and_short_work_is_not(monkeypatch):
+    monkeypatch.setattr(progress, "LONG", 0.05)
+    lines = []
+    with listening(lines.append, steps=True):
+        announce("registering", takes="about 2 min", memory=2**31, room=2**29, disk=2**32, out="trace")
+        (line,) = waited_for(lines)
+    assert line.startswith("registering; about 2 min, at most 2 GiB of memory, ")
+    assert line.endswith("at most 0.5 GiB of disk, 4.0 GiB of disk free for trace")
+    monkeypatch.setattr(progress, "LONG", 60.0)
+    with listening(lines.append, steps=True):
+        announce("registering again")
+        waiting = progress._listener.get().timer
+    assert not waited_for(lines[1:], 0.2)
+    waiting.join(5.0)  # cancelled, not left to fire
+    assert not waiting.is_alive()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from medtrace.cli.help import HelpedCommand, help_width, write_groups
 from medtrace.cli.language import in_options, words_of
 from medtrace.cli.output import COMMON, output_of, told_of_progress
 from medtrace.cli.paths import as_given
+from medtrace.storage.reservations import NEW_OR_EMPTY, replacing
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Of the parser that typer brings along: what cannot be parsed."""
@@ -86,29 +87,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app(args=None if arguments is None else list(arguments), prog_name="medtrace")
 
 
-def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose errors end in one line on stderr and exit code 1."""
+def command(name: str, *, new_folder: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose errors end in one line on stderr and exit code 1.
+
+    Args:
+        name: of the command.
+        new_folder: whether it writes into a folder that is to be new. `--overwrite` then lets it take the place of an
+            earlier result.
+    """
+    more = {**({"replace": _REPLACE} if new_folder else {}), **COMMON}
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             common = {key: kwargs.pop(key, default) for key, (_, default) in COMMON.items()}
+            replace = new_folder and kwargs.pop("replace", False)
             with (
                 output_of(name, **common),
                 one_line_errors(lambda text: in_options(text, words_of(name, function))),
                 told_of_progress(),
+                _replacing(replace) if new_folder else nullcontext(),
             ):
                 function(*args, **{key: as_given(key, value) for key, value in kwargs.items()})
 
-        guarded.__signature__ = _with_common(function)  # type: ignore[attr-defined]
-        guarded.__annotations__ = {**guarded.__annotations__, **{key: kind for key, (kind, _) in COMMON.items()}}
+        guarded.__signature__ = _with_more(function, more)  # type: ignore[attr-defined]
+        guarded.__annotations__ = {**guarded.__annotations__, **{key: kind for key, (kind, _) in more.items()}}
         return app.command(name, cls=HelpedCommand)(guarded)
 
     return register
 
 
-def _with_common(function: Callable[..., None]) -> inspect.Signature:
-    """A command's parameters, and those that every command has."""
+_REPLACE = (
+    Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result of the same files in --out.")],
+    False,
+)
+
+
+@contextmanager
+def _replacing(wanted: bool) -> Iterator[None]:
+    """Let an earlier result be replaced, or tell how it can be."""
+    with replacing(wanted):
+        try:
+            yield
+        except FileExistsError as error:
+            if not wanted and str(error).endswith(NEW_OR_EMPTY):
+                raise FileExistsError(f"{error}, or pass --overwrite") from error
+            raise
+
+
+def _with_more(function: Callable[..., None], more: Mapping[str, tuple[Any, Any]]) -> inspect.Signature:
+    """A command's parameters, and more of them."""
     hints = typing.get_type_hints(function, include_extras=True)
     own = inspect.signature(function).parameters.values()
     return inspect.Signature(
@@ -116,7 +144,7 @@ def _with_common(function: Callable[..., None]) -> inspect.Signature:
             *(one.replace(annotation=hints[one.name]) for one in own),
             *(
                 inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-                for key, (kind, default) in COMMON.items()
+                for key, (kind, default) in more.items()
             ),
         ]
     )

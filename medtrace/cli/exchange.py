@@ -12,7 +12,7 @@ from medtrace.cli.app import command
 from medtrace.cli.output import give, note, tell
 
 
-@command("export")
+@command("export", new_folder=True)
 def export(
     trace: options.Trace,
     format_: Annotated[
@@ -108,7 +108,7 @@ def import_(
     tell(f"trace written to {out}")
 
 
-@command("dicom")
+@command("dicom", new_folder=True)
 def dicom(
     trace: options.Trace,
     series: Annotated[Path, typer.Argument(help="Folder of that series.")],
@@ -141,7 +141,7 @@ def dicom(
     tell(f"DICOM written to {out}")
 
 
-@command("bids")
+@command("bids", new_folder=True)
 def bids(
     traces: options.Traces,
     out: options.NewFolder,

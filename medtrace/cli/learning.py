@@ -278,7 +278,7 @@ def methods() -> None:
         raise typer.Exit(USER_ERROR)
 
 
-@command("bundle")
+@command("bundle", new_folder=True)
 def bundle(
     name: options.Method,
     out: options.NewFolder,

@@ -85,7 +85,7 @@ def doctor() -> None:
         raise typer.Exit(USER_ERROR)
 
 
-@command("demo")
+@command("demo", new_folder=True)
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for scans, traces and the page.")] = Path(
         "medtrace_demo"

@@ -42,7 +42,7 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
         raise ValueError(f"size: expected HxW or HxWxD, such as 256x256, received {text!r}") from None
 
 
-@command("card")
+@command("card", new_folder=True)
 def card(
     run: options.Run,
     out: options.NewFolder,

@@ -45,7 +45,7 @@ OUTPUTS: Mapping[str, tuple[tuple[str, str, str], ...]] = dict.fromkeys(
 """Command → what comes back into the scene: element, long flag, description."""
 
 
-@command("slicer-modules")
+@command("slicer-modules", new_folder=True)
 def slicer_modules(out: options.NewFolder = Path("slicer_modules")) -> None:
     """Write translate, register, trace and certify as CLI modules of 3D Slicer."""
     from medtrace.workflows.slicer_modules import write_slicer_modules

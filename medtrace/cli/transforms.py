@@ -103,7 +103,7 @@ def apply(
     tell(f"written to {out}")
 
 
-@command("convert")
+@command("convert", new_folder=True)
 def convert(
     listed: Annotated[
         list[str],
@@ -250,7 +250,7 @@ def _tell_trace(made: Any, out: Path, report: bool) -> None:
         tell(f"page written to {page_of(out)}")
 
 
-@command("landmarks")
+@command("landmarks", new_folder=True)
 def landmarks(
     source_points: Annotated[
         Path, typer.Argument(metavar="SOURCE_POINTS", help="Points of the source: .csv, .fcsv or .mrk.json.")

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
+from threading import Lock, Timer
 
 EVERY = 30.0
 """Seconds between two lines of one work."""
+LONG = 3.0
+"""Seconds after which work is long, and what was announced of it is said also where there is no bar."""
 
 Say = Callable[[str], None]
 
@@ -21,12 +24,36 @@ class _Listener:
     def __init__(self, say: Say, steps: bool) -> None:
         self.say, self.steps = say, steps
         self.held: list[str] = []
+        self.lock = Lock()
+        self.timer: Timer | None = None
 
     def told(self, line: str) -> None:
         """Say what waits, and a line."""
-        for text in (*self.held, line):
-            self.say(text)
-        self.held.clear()
+        self.release()
+        self.say(line)
+
+    def hold(self, line: str) -> None:
+        """Say a line once the work proves long."""
+        with self.lock:
+            self.held.append(line)
+            if self.timer is None or not self.timer.is_alive():
+                self.timer = Timer(LONG, self.release)
+                self.timer.daemon = True
+                self.timer.start()
+
+    def release(self) -> None:
+        """Say what waits."""
+        with self.lock:
+            for line in self.held:
+                self.say(line)
+            self.held.clear()
+
+    def end(self) -> None:
+        """Forget what waits: the work was short."""
+        if self.timer is not None:
+            self.timer.cancel()
+        with self.lock:
+            self.held.clear()
 
 
 _listener: ContextVar[_Listener | None] = ContextVar("listener", default=None)
@@ -38,35 +65,52 @@ def listening(say: Say, *, steps: bool) -> Iterator[None]:
 
     Args:
         say: gets each line.
-        steps: whether there is no bar: it then gets how far the work is, and before the first such line what was
-            announced. Where there is a bar, it gets what is announced at once. So a refusal on a pipe stays one line.
+        steps: whether there is no bar: it then gets how far the work is, and what was announced before the first such
+            line or after `LONG` seconds. Where there is a bar, it gets what is announced at once. So a refusal on a
+            pipe stays one line.
     """
-    earlier = _listener.set(_Listener(say, steps))
+    listener = _Listener(say, steps)
+    earlier = _listener.set(listener)
     try:
         yield
     finally:
+        listener.end()
         _listener.reset(earlier)
 
 
-def announce(text: str, *, disk: int | None = None, out: str | os.PathLike | None = None) -> None:
+def announce(
+    text: str,
+    *,
+    disk: int | None = None,
+    out: str | os.PathLike | None = None,
+    takes: str | None = None,
+    memory: float | None = None,
+    room: float | None = None,
+) -> None:
     """Report what is about to be done, with the memory that is free, and the disk where the caller knows it.
 
     Args:
         text: what, and how much of it.
         disk: free bytes where the results go.
         out: where that is.
+        takes: how long, in words.
+        memory: bytes that it takes at most.
+        room: bytes of disk that it takes at most.
     """
     listener = _listener.get()
     if listener is None:
         return
     from medtrace.guard.memory import GIBIBYTE, available_memory  # which loads torch
 
-    memory = available_memory() / GIBIBYTE
-    parts = [] if memory == float("inf") else [f"{memory:.1f} GiB of memory free"]
+    free = available_memory() / GIBIBYTE
+    parts = [] if takes is None else [takes]
+    parts += [] if memory is None else [f"at most {memory / GIBIBYTE:.2g} GiB of memory"]
+    parts += [] if free == float("inf") else [f"{free:.1f} GiB of memory free"]
+    parts += [] if room is None else [f"at most {room / GIBIBYTE:.2g} GiB of disk"]
     parts += [] if disk is None else [f"{disk / GIBIBYTE:.1f} GiB of disk free for {out}"]
     line = f"{text}; {', '.join(parts)}" if parts else text
     if listener.steps:
-        listener.held.append(line)
+        listener.hold(line)
     else:
         listener.say(line)
 

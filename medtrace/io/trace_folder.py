@@ -271,9 +271,14 @@ def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Se
     Raises:
         OSError: if there is less; the message states both numbers.
     """
+    check_room(folder, trace_room(source, image), "a trace of this size")
+
+
+def trace_room(source: Sequence[int], image: Sequence[int]) -> int:
+    """Bytes of a trace's files without compression, which is the most that they take; see `check_trace_room`."""
     channels, voxels, source_voxels = image[0], math.prod(image[1:]), math.prod(source[1:])
     per_voxel = 4 * (4 * channels + 2) + 36 + 12  # images and mask, the field (float32 and float64), the velocity
-    check_room(folder, voxels * per_voxel + source_voxels * (4 * source[0] + 36), "a trace of this size")
+    return voxels * per_voxel + source_voxels * (4 * source[0] + 36)
 
 
 def trace_contents(overwrite: bool) -> Contents:
@@ -286,8 +291,6 @@ def trace_contents(overwrite: bool) -> Contents:
                 f"{folder}: is in use: expected nothing but a trace, received {foreign[0]!r}; choose another folder"
             )
         if names and not overwrite:
-            raise FileExistsError(
-                f"{folder}: is in use: already holds a trace; pass overwrite=True (--overwrite) or choose another"
-            )
+            raise FileExistsError(f"{folder}: is in use: already holds a trace; pass overwrite=True or choose another")
 
     return check

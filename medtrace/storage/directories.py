@@ -41,7 +41,10 @@ def atomic_directory(
         content = held.space.new(held.place.name)
         content.mkdir()
         yield content
-        contents(folder, visible(held.place))
+        if contents is new_or_empty:
+            new_or_empty(folder, _files(held.place), _files(content))
+        else:
+            contents(folder, visible(held.place))
         try:
             _deliver(content, held, last)
         except OSError as error:
@@ -49,6 +52,13 @@ def atomic_directory(
                 f"{folder}: cannot be put there ({first_reason(error)}); what was there before is intact: choose"
                 " another folder"
             ) from error
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of the files below a folder, from there."""
+    roots = [folder / name for name in visible(folder)]
+    below = (path for root in roots for path in ([root] if not root.is_dir() else root.rglob("*")))
+    return sorted(path.relative_to(folder).as_posix() for path in below if not path.is_dir())
 
 
 def _deliver(content: Path, held: Reservation, last: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -32,10 +33,39 @@ class Reservation(NamedTuple):
 _held: dict[Path, Reservation] = {}
 
 
-def new_or_empty(given: str | os.PathLike, names: Sequence[str]) -> None:
-    """Contents of an output that replaces nothing."""
-    if names:
-        raise FileExistsError(f"{given}: is in use: expected a new or empty folder; choose another")
+NEW_OR_EMPTY = "is in use: expected a new or empty folder; choose another"
+"""Ending of the refusal."""
+_replacing: ContextVar[bool] = ContextVar("replacing", default=False)
+
+
+@contextmanager
+def replacing(on: bool = True) -> Iterator[None]:
+    """Within, an output that is to be new may take the place of an earlier one of the same names; see
+    `new_or_empty`.
+    """
+    earlier = _replacing.set(on)
+    try:
+        yield
+    finally:
+        _replacing.reset(earlier)
+
+
+def new_or_empty(given: str | os.PathLike, names: Sequence[str], new: Sequence[str] | None = None) -> None:
+    """Contents of an output that replaces nothing or, within `replacing`, names that it has itself.
+
+    Args:
+        given: the folder.
+        names: what is in it.
+        new: what is going to be in it, once that is known.
+    """
+    if not _replacing.get():
+        if names:
+            raise FileExistsError(f"{given}: {NEW_OR_EMPTY}")
+    elif new is not None and (foreign := sorted(set(names) - set(new))):
+        raise FileExistsError(
+            f"{given}: is in use by something else, such as {foreign[0]!r}, which is not of this result; choose another"
+            " folder"
+        )
 
 
 @contextmanager

@@ -164,6 +164,7 @@ def _trained_rows(
     announce(
         f"{study.task}, {study.name}, setting {setting}: {len(ended) - sum(ended)} trainings on {processes}"
         f" process(es), {sum(ended)} found that are done, {len(study.rows)} rows",
+        takes="each training tells the time that it needs after its first epoch",
         disk=free_disk(folder),
         out=folder.name,
     )

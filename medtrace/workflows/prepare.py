@@ -401,6 +401,6 @@ def _contents(overwrite: bool) -> Contents:
                 f"{out}: is in use by something else, such as {[*foreign, *names][0]!r}; choose another folder"
             )
         if names and not overwrite:
-            raise FileExistsError(f"{out}: holds a dataset already; choose another folder, or overwrite it")
+            raise FileExistsError(f"{out}: holds a dataset already; choose another folder, or pass overwrite=True")
 
     return check

@@ -20,7 +20,7 @@ from medtrace.guard.notices import collecting
 from medtrace.guard.progress import announce
 from medtrace.inference.scan_pair import read_pair
 from medtrace.io import save_trace
-from medtrace.io.trace_folder import check_trace_room
+from medtrace.io.trace_folder import check_trace_room, trace_room
 from medtrace.io.trace_members import check_transform_formats
 from medtrace.kernels import threads as pool
 from medtrace.methods.common.instance import SMOOTHNESS
@@ -33,7 +33,7 @@ from medtrace.storage.places import free_disk
 from medtrace.storage.reservations import reserving
 from medtrace.trace import Trace
 from medtrace.workflows.handing_on.hub import local_run
-from medtrace.workflows.registration.greedy import MASK_ROLES, PRESETS, Greedy, register_greedy
+from medtrace.workflows.registration.greedy import MASK_ROLES, PRESETS, Greedy, memory_of, register_greedy, seconds_of
 from medtrace.workflows.registration.pair import PairRegistration
 from medtrace.workflows.registration.trained import Descent, register_trained
 from medtrace.workflows.report import report_beside, reserve_outputs
@@ -196,7 +196,14 @@ def register(
             tell_seen(TrainingMemory.of(run), {Path(source): pair.source, Path(target): pair.target})
     check_trace_room(out, pair.source.shape, pair.target.shape)
     sizes = [" x ".join(map(str, image.shape[1:])) for image in (pair.source, pair.target)]
-    announce(f"registering {sizes[0]} voxels to {sizes[1]}", disk=free_disk(out), out=out.name)
+    announce(
+        f"registering {sizes[0]} voxels to {sizes[1]}",
+        takes=seconds_of(pair, spacing) if by_greedy else None,
+        memory=memory_of(pair, spacing, similarity) if by_greedy else None,
+        room=trace_room(pair.source.shape, pair.target.shape),
+        disk=free_disk(out),
+        out=out.name,
+    )
     started = time.perf_counter()
     if by_greedy:
         with pool.own_pool(threads):

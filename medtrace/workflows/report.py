@@ -155,7 +155,9 @@ def check_page(folder: Path, wanted: bool, overwrite: bool) -> None:
         FileExistsError: if the page of this folder is wanted, exists and may not be overwritten.
     """
     if wanted and not overwrite and page_of(folder).exists():
-        raise FileExistsError(f"{page_of(folder)}: is in use; choose another folder, overwrite it, or write no report")
+        raise FileExistsError(
+            f"{page_of(folder)}: is in use; choose another folder, pass overwrite=True, or write no report"
+        )
 
 
 def page_of(folder: str | os.PathLike) -> Path:

@@ -85,7 +85,7 @@ def train(
     kind = method_class(name)
     resuming = _holds_run(out) and (resume or not _leads())
     if _holds_run(out) and not resuming:
-        raise FileExistsError(f"out: {out} holds a run already; choose another folder, or resume it")
+        raise FileExistsError(f"out: {out} holds a run already; choose another folder, or pass resume=True")
     if dataset is not None and not Path(dataset).is_dir():
         raise FileNotFoundError(f"dataset: {dataset} is not a folder; make it with `medtrace prepare`")
     start: Mapping[str, Any] = {}

@@ -41,7 +41,7 @@ def check_natural_image_beside(folder: Path, image: Path, overwrite: bool) -> No
     """
     there = [stem for stem in (folder.with_name(folder.name + ending) for ending in ENDINGS) if stem.exists()]
     if is_natural_image(image) and there and not overwrite:
-        raise FileExistsError(f"{there[0]}: is in use; choose another folder, or overwrite it")
+        raise FileExistsError(f"{there[0]}: is in use; choose another folder, or pass overwrite=True")
 
 
 def natural_image_beside(trace: Trace, folder: Path, depth: Depth | None) -> Path | None:

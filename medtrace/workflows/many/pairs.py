@@ -107,8 +107,8 @@ def keep_or_make(folder: Path, key: str, overwrite: bool, make: Callable[[Path],
     there = key_of(folder)
     if folder.exists() and there != key and not (there is not None and overwrite):
         raise FileExistsError(
-            f"{folder}: holds something else, or the result of another image, run or setting; overwrite it, or choose"
-            " another folder"
+            f"{folder}: holds something else, or the result of another image, run or setting; pass"
+            " overwrite=True, or choose another folder"
         )
     with atomic_case(folder, key) as temporary:
         make(temporary)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medtrace.data.preparation.rules import Preparation
 from medtrace.guard.memory import check_memory
+from medtrace.guard.progress import duration
 from medtrace.inference.scan_pair import ScanPair, intensity_maps
 from medtrace.registration import Deformable, register_images, thorough, weak_likeness
 from medtrace.registration.contrast import ONE_CONTRAST
@@ -36,6 +37,9 @@ _BYTES_PER_VOXEL = 75
 """Of both images together: fields in float64 while they are composed, and the trace. Measured likewise, of 1 mm worked
 on at 3 mm (5.9 million voxels): 69 bytes. The sum of both is a bound: at 2 and 1.5 mm alike it grew by 196 to 207 bytes
 per working voxel, where it asks for 350."""
+SECONDS_PER_MILLION = 1.3
+"""Processor seconds of a registration for a million working voxels: 1.1 at 1 mm, 1.5 at 3 mm
+(docs/results/registration.md, "On a quiet machine")."""
 _BINS = 64
 
 
@@ -159,13 +163,29 @@ def check_room(pair: ScanPair, spacing: float | None, similarity: str = "auto") 
     Raises:
         ValueError: if not; it states how much is needed.
     """
-    per_voxel = _BYTES_FOR_MIND if similarity == "mind" else _BYTES_PER_WORKING_VOXEL
-    voxels = math.prod(pair.target.shape[1:])
-    edges = np.linalg.norm(pair.affine.numpy()[:3, : pair.spatial_dims], axis=0)
-    fraction = 1.0 if spacing is None else float(np.prod(edges / spacing))
-    both = voxels + math.prod(pair.source.shape[1:])
+    both = math.prod(pair.target.shape[1:]) + math.prod(pair.source.shape[1:])
     check_memory(
-        f"a registration of {round(voxels * fraction):,} voxels, for images of {both:,}",
-        round(voxels * fraction) * per_voxel + both * _BYTES_PER_VOXEL,
+        f"a registration of {working_voxels(pair, spacing):,} voxels, for images of {both:,}",
+        memory_of(pair, spacing, similarity),
         "register on a coarser grid (a larger --spacing), or crop the scans",
     )
+
+
+def working_voxels(pair: ScanPair, spacing: float | None) -> int:
+    """Voxels of the grid that a pair is registered on."""
+    voxels = math.prod(pair.target.shape[1:])
+    edges = np.linalg.norm(pair.affine.numpy()[:3, : pair.spatial_dims], axis=0)
+    return round(voxels * (1.0 if spacing is None else float(np.prod(edges / spacing))))
+
+
+def memory_of(pair: ScanPair, spacing: float | None, similarity: str = "auto") -> int:
+    """Bytes that a registration takes at its peak."""
+    per_voxel = _BYTES_FOR_MIND if similarity == "mind" else _BYTES_PER_WORKING_VOXEL
+    both = math.prod(pair.target.shape[1:]) + math.prod(pair.source.shape[1:])
+    return working_voxels(pair, spacing) * per_voxel + both * _BYTES_PER_VOXEL
+
+
+def seconds_of(pair: ScanPair, spacing: float | None) -> str:
+    """About how long a registration takes, in words, without what writes its trace and page."""
+    seconds = max(1.0, SECONDS_PER_MILLION * working_voxels(pair, spacing) / 1e6)
+    return f"about {duration(seconds)} of a processor, and more to write the trace and its page"

@@ -45,7 +45,7 @@ export function buildControls(viewer) {
   byId("theme").addEventListener("click", switchTheme);
   viewer.addEventListener("case", () => caseControls(viewer));
   addEventListener("beforeprint", () => viewer.model && viewer.draw());
-  buildTour();
+  buildTour(viewer);
   showTheme();
 }
 
@@ -127,12 +127,15 @@ const MARKS = { PASS: "✓", WARN: "!", FAIL: "✗" };
 function showVerdict(certificate) {
   const button = byId("verdict");
   button.hidden = !certificate;
+  byId("verdict-on-paper").hidden = !certificate;
   if (!certificate) return;
   const { title, verdict, stale, html, words } = certificate;
   button.textContent = `${MARKS[verdict]} ${title}: ${verdict}${stale ? " (of other files)" : ""}`;
   button.className = `status ${stale ? "SKIPPED" : verdict}`;
   byId("certificate").innerHTML = html; // written and escaped with the page
-  byId("certificate-words").replaceChildren(...words.map((line) => element("p", { textContent: line })));
+  for (const id of ["certificate-words", "verdict-words"]) {
+    byId(id).replaceChildren(...words.map((line) => element("p", { textContent: line })));
+  }
 }
 
 export function showCertificate() {

@@ -77,7 +77,7 @@ class Form {
     const size = element("td", { textContent: `${before.toFixed(1)} → ${after.toFixed(1)} ${unit} (${sign}${change.toFixed(1)} %)` });
     const remove = element("button", { type: "button", textContent: "×", title: `Remove ${region.name}` });
     remove.addEventListener("click", () => this.remove(region));
-    const row = element("tr", { title: `drawn on the ${region.side === "source" ? "source" : "translation"}` }, name, size, element("td", {}, remove));
+    const row = element("tr", { title: `drawn on the ${this.viewer.model.names[region.side]}` }, name, size, element("td", {}, remove));
     row.dataset.region = region.id;
     return row;
   }

@@ -26,6 +26,19 @@ export class Model {
     return Math.max(this.grids.source.channels, this.grids.target.channels);
   }
 
+  /** Whether the mask, once it is read, holds anything. */
+  get marksLesion() {
+    if (!this.mask) return false;
+    this.filled ??= this.mask.values.some((value) => value > 0);
+    return this.filled;
+  }
+
+  /** What the images of the two sides are called. */
+  get names() {
+    if (this.description.registration) return { source: "moving image", target: "registered image" };
+    return { source: "source", target: "translation" };
+  }
+
   has(name) {
     return name in this.description.arrays;
   }

@@ -10,6 +10,7 @@ const point = (values, digits) => values.map((value) => text(value, digits)).joi
 /** Rows of the table: [key, heading, value]. */
 export function readings(viewer) {
   const { model, state } = viewer;
+  const { names } = model;
   const { photograph } = model.description;
   const { units, sameUnit } = model.description;
   const { source, target, side } = state.point;
@@ -21,10 +22,10 @@ export function readings(viewer) {
   const account = accountAt(model, target, channel);
   const dims = model.is3d ? 3 : 2;
   const rows = [
-    ...(photograph ? [] : [["source-mm", "source (RAS mm)", point(sourceMm, 2)]]),
-    ["source-voxel", "source voxel", point(source.slice(0, dims), 1)],
-    ...(photograph ? [] : [["target-mm", "translation (RAS mm)", point(targetMm, 2)]]),
-    ["target-voxel", "translation voxel", point(target.slice(0, dims), 1)],
+    ...(photograph ? [] : [["source-mm", `${names.source} (RAS mm)`, point(sourceMm, 2)]]),
+    ["source-voxel", `${names.source} ${photograph ? "pixel" : "voxel"}`, point(source.slice(0, dims), 1)],
+    ...(photograph ? [] : [["target-mm", `${names.target} (RAS mm)`, point(targetMm, 2)]]),
+    ["target-voxel", `${names.target} ${photograph ? "pixel" : "voxel"}`, point(target.slice(0, dims), 1)],
     ["moved-mm", photograph ? "moved by (px)" : "moved by (mm)", `${text(length(difference(targetMm, sourceMm)))} (${point(difference(targetMm, sourceMm), 1)})`],
     ["path", "path", model.pathKind()],
     ["before", `intensity before${unit(units.source)}`, intensities(model.source, source)],
@@ -39,7 +40,7 @@ export function readings(viewer) {
     rows.push(["residual", "unexplained", amount(account.residual, model.image)]);
   }
   if (model.truth) rows.push(["error", "error (target − image)", amount(model.truth.linear(...target, channel) - account.after, model.image)]);
-  rows.push(["jacobian", `local ${model.is3d ? "volume" : "area"} source / translation`, text(c.ddf.jacobian(...target.map(Math.round)), 3)]);
+  rows.push(["jacobian", `local ${model.is3d ? "volume" : "area"} ${names.source} / ${names.target}`, text(c.ddf.jacobian(...target.map(Math.round)), 3)]);
   rows.push(["round-trip", `inverse-consistency error (${photograph ? "px" : "mm"})`, text(length(back))]);
   return rows;
 }
@@ -57,7 +58,7 @@ function intensities(volume, place) {
 export function exactness(model) {
   const { arrays } = model.description;
   const lines = [];
-  for (const [name, heading] of [["source", "source"], ["image", "translation"]]) {
+  for (const [name, heading] of [["source", model.names.source], ["image", model.names.target]]) {
     const { error } = arrays[name];
     lines.push(`Intensities of the ${heading}: ${error === 0 ? "exact" : `within ${error.toPrecision(2)}`}.`);
   }

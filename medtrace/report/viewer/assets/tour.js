@@ -7,38 +7,45 @@ const LEGEND = [
   ["path", "#E69F00", "the way from where it was; a dot at that end", () => true],
   ["grid", "#F0B429", "lines that are straight in the source", () => true],
   ["arrows", "#56B4E9", "from where tissue was to where it is", () => true],
-  ["mask", "#D55E00", "where intensity may change (a lesion)", (model) => model.has("mask")],
+  ["mask", "#D55E00", "where intensity may change (a lesion)", (model) => model.marksLesion],
   ["folds", "#ffffff", "fold: the field is turned inside out", (model) => model.has("folds")],
 ];
 const MAPS = {
   none: "No map is drawn.",
-  displacement: "Map: how far tissue moved, in mm.",
+  displacement: "Map: how far tissue moved, in UNIT.",
   jacobian: "Map: growth (below 1) and shrinkage (above 1) of tissue.",
   appearance: "Map: change of intensity that contrast explains.",
   residual: "Map: change of intensity that nothing explains.",
+  trust: "Map: change that nothing explains, where it is more than chance.",
   error: "Map: true image minus this one.",
 };
 
 const STEPS = [
   ["[data-pane=source]", "This is the scan that was given. Point anywhere in it: every other picture shows the same tissue."],
-  ["[data-pane=image]", "This picture was computed. It is synthetic: it shows what a method expects, and no scanner has seen it."],
+  ["[data-pane=image]", ""],
   ["[data-pane=map]", "Colors show how much changed: displacement, growth, contrast, or what nothing explains. Choose above the picture."],
   ["#sentence", "The spot under the crosshair in words: where it moved, and how far its change is explained."],
   ["#verdict", "The verdict says how far to believe this. A press shows every check in words."],
   [".tools", "Wheel, pinch or + and − zoom; drag moves a zoomed picture; the ruler measures. Help lists every key."],
 ];
 
+const IMAGE = {
+  translation: "This picture was computed. It is synthetic: it shows what a method expects, and no scanner has seen it.",
+  "registered image": "This picture was computed: the moving image, deformed until it matches the target.",
+};
+
 export function drawLegend(viewer) {
+  const unit = viewer.model.description.photograph ? "pixels" : "mm";
   const rows = LEGEND.filter(([name, , , there]) => viewer.state.show[name] && there(viewer.model))
     .map(([, color, text]) => {
       const swatch = element("i");
       swatch.style.background = color;
       return element("li", {}, swatch, text);
     });
-  byId("legend").replaceChildren(...rows, element("li", { textContent: MAPS[viewer.state.layer] }));
+  byId("legend").replaceChildren(...rows, element("li", { textContent: MAPS[viewer.state.layer].replace("UNIT", unit) }));
 }
 
-export function buildTour() {
+export function buildTour(viewer) {
   let step = -1;
   const card = byId("tour-card");
   const show = (next) => {
@@ -53,7 +60,7 @@ export function buildTour() {
     const [place, text] = steps[step];
     document.querySelector(place).classList.add("touring");
     document.querySelector(place).scrollIntoView({ block: "nearest" });
-    byId("tour-text").textContent = text;
+    byId("tour-text").textContent = text || IMAGE[viewer.model.names.target];
     byId("tour-count").textContent = `${step + 1} of ${steps.length}`;
     byId("tour-next").textContent = step + 1 < steps.length ? "Next" : "Done";
     byId("tour-next").focus();

@@ -2,14 +2,14 @@
 
 import { element } from "./elements.js";
 
-const TITLES = { source: "source", image: "translation" };
+const SIDES = { source: "source", image: "target" };
 const STEPS = 400;
 
 /** Level and width of each image, as sliders and as numbers. */
 export function drawWindows(viewer) {
   const box = document.getElementById("windows");
   const suggested = viewer.suggestedWindows();
-  const rows = Object.keys(TITLES).flatMap((name) => rowsOf(viewer, name, suggested[name]));
+  const rows = Object.keys(SIDES).flatMap((name) => rowsOf(viewer, name, suggested[name]));
   const linked = element("input", { type: "checkbox", checked: viewer.state.linkedWindows });
   linked.addEventListener("change", () => viewer.set({ linkedWindows: linked.checked }));
   const reset = element("button", { type: "button", textContent: "reset" });
@@ -26,7 +26,7 @@ function rowsOf(viewer, name, [low, high]) {
   const span = high - low;
   const ranges = { level: [low, high], width: [span / 100, 2 * span] };
   return Object.entries(ranges).map(([part, [min, max]]) => {
-    const title = `${TITLES[name]} ${part}`;
+    const title = `${viewer.model.names[SIDES[name]]} ${part}`;
     const slider = element("input", { type: "range", min, max, step: span / STEPS });
     const number = element("input", { type: "number", step: "any", required: true });
     for (const input of [slider, number]) {
