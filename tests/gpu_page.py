@@ -50,7 +50,7 @@ class Outcomes:
 def page(rows: list[tuple[str, str, str]], facts: dict[str, str]) -> str:
     """The page of what was run, or that nothing was."""
     if not rows:
-        return f"{HEAD}\n**Not run yet**: no machine with an NVIDIA GPU was at hand.\n"
+        return f"{HEAD}\n**Not run yet**: no machine with an NVIDIA GPU was available.\n"
     lines = [f"| {name} | {value} |" for name, value in facts.items()]
     body = [f"| `{name}` | {outcome} | {figures} |" for name, outcome, figures in rows]
     machine = "\n".join(["| | |", "|---|---|", *lines])

@@ -88,7 +88,7 @@ RECORDED = sorted(path.stem for path in (DOCS / "tutorials").glob("*.md"))
 
 
 def test_every_tutorial_has_a_page():
-    assert RECORDED == [path.stem for path in sorted((ROOT / "tutorials").glob("*.ipynb"))]
+    assert [path.stem for path in sorted((ROOT / "tutorials").glob("*.ipynb"))] == RECORDED
 
 
 @pytest.mark.parametrize("stem", RECORDED)

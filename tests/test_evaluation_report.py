@@ -204,6 +204,13 @@ def test_distribution_has_no_empty_cell():
         distribution_figure({"a": {"run": []}})
 
 
+def test_tables_have_names_and_no_empty_headings():
+    rows = CellTable(("", "SSIM"), (("run", "0.9"),))
+    text = document_html(Document("Scores", (Heading("Scores"), rows, rows)))
+    assert re.findall(r'role="region" aria-label="([^"]+)"', text) == ["table 1", "table 2"]
+    assert "<td></td><th scope" in text.replace("\n", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_barrier(evaluated, page, browser, scheme):  # noqa: ARG001 - the page is written

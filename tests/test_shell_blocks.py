@@ -131,6 +131,10 @@ def pairs_with_contrasts(world):
     world.pairs(("contrast", "t1"), ("target_contrast", "t2"))
 
 
+def nothing(world):
+    """The page reads no files."""
+
+
 def pairs(world):
     world.pairs()
 
@@ -211,6 +215,7 @@ WORLDS = {
     "field_formats": field_formats,
     "hand_on_a_model": model,
     "misaligned_pairs": pairs_with_contrasts,
+    "reproduce_papers": nothing,
     "prepare_pairs 0": pairs,
     "prepare_pairs 1": faces,
     "prepare_pairs 2": several_images,

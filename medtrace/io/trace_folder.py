@@ -31,7 +31,7 @@ from medtrace.io.transforms import displacement_file
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write
 from medtrace.storage.places import check_room
-from medtrace.storage.reservations import Contents, Reservation, reserve_folder
+from medtrace.storage.reservations import Contents, Reservation, is_replacing, reserve_folder
 from medtrace.trace import Contrast, Trace
 from medtrace.trace.validation import check_affine
 
@@ -290,7 +290,7 @@ def trace_contents(overwrite: bool) -> Contents:
             raise FileExistsError(
                 f"{folder}: is in use: expected nothing but a trace, received {foreign[0]!r}; choose another folder"
             )
-        if names and not overwrite:
+        if names and not (overwrite or is_replacing()):
             raise FileExistsError(f"{folder}: is in use: already holds a trace; pass overwrite=True or choose another")
 
     return check

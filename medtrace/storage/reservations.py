@@ -50,6 +50,11 @@ def replacing(on: bool = True) -> Iterator[None]:
         _replacing.reset(earlier)
 
 
+def is_replacing() -> bool:
+    """Whether this is within `replacing`."""
+    return _replacing.get()
+
+
 def new_or_empty(given: str | os.PathLike, names: Sequence[str], new: Sequence[str] | None = None) -> None:
     """Contents of an output that replaces nothing or, within `replacing`, names that it has itself.
 

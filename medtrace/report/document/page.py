@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from medtrace.report.certificate import MARKS, STYLE
@@ -58,7 +59,7 @@ def document_html(document: Document) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{escape(document.title)}</title><style>{STYLE}{_STYLE}</style></head>"
         f'<body><main><h1>{escape(document.title)}</h1><nav aria-label="Sections">{links}</nav>'
-        f"{''.join(map(_block, document.blocks))}</main><footer><p>{escape(document.footer)}</p></footer>"
+        f"{''.join(_blocks(document.blocks))}</main><footer><p>{escape(document.footer)}</p></footer>"
         "</body></html>\n"
     )
 
@@ -67,7 +68,15 @@ def _anchor(text: str) -> str:
     return re.sub(r"\W+", "-", text.lower()).strip("-")
 
 
-def _block(block: Block) -> str:
+def _blocks(blocks: Sequence[Block]) -> Iterator[str]:
+    """Every block; each table has a name of its own, by which screen readers list them."""
+    tables = 0
+    for block in blocks:
+        tables += isinstance(block, CellTable)
+        yield _block(block, f"table {tables}")
+
+
+def _block(block: Block, table_name: str) -> str:
     if isinstance(block, Heading):
         return f'<h{block.level} id="{_anchor(block.text)}">{escape(block.text)}</h{block.level}>'
     if isinstance(block, Text):
@@ -81,20 +90,23 @@ def _block(block: Block) -> str:
         kind = block.verdict if block.verdict in MARKS else "SKIPPED"
         return f'<p><span class="status {kind}">{escape(mark)}</span> {escape(block.text)}</p>'
     if isinstance(block, CellTable):
-        return _table(block)
+        return _table(block, table_name)
     return _picture(block)
 
 
-def _table(table: CellTable) -> str:
+def _table(table: CellTable, name: str) -> str:
     kinds = [' class="number"' if column in table.numeric else "" for column in range(len(table.columns))]
-    head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for kind, text in zip(kinds, table.columns))
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(text)}</th>' if text else "<td></td>"
+        for kind, text in zip(kinds, table.columns)
+    )
     rows = "".join(
         "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, row)) + "</tr>"
         for row in table.rows
     )
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="table">'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
         f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
