@@ -15,6 +15,8 @@ from medtrace.trace import Trace
 
 SIZE = 32
 PEOPLE = ("anna", "bert", "carl", "dora", "emil", "fred")
+NOBODY = len(PEOPLE)
+"""One more, who is in no list."""
 
 
 class World:
@@ -27,7 +29,7 @@ class World:
 
     def __init__(self, folder: Path, smoke_run: Path) -> None:
         self.folder, self.smoke_run = folder, smoke_run
-        self.cases = list(TraceBench("postop", (SIZE,) * 3, cases=len(PEOPLE), split="test"))
+        self.cases = list(TraceBench("postop", (SIZE,) * 3, cases=len(PEOPLE) + 1, split="test"))
 
     def stored(self, name: str, values: np.ndarray, person: int) -> None:
         path = self.folder / name

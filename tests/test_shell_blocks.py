@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from tests.shell_world import PEOPLE, World, run_line
+from tests.shell_world import NOBODY, PEOPLE, World, run_line
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
@@ -59,7 +59,7 @@ def readme(world):
     world.scans("before.nii.gz", "healthy.nii.gz", "scan.nii.gz", "images/a.nii.gz")
     world.scans("images/b.nii.gz", person=1)
     world.scans("after.nii.gz", "patient.nii.gz", "translated.nii.gz", "template.nii.gz", role="target")
-    world.scans("scan.nii.gz", person=5)
+    world.scans("scan.nii.gz", person=NOBODY)
     world.labels("labels.nii.gz")
     world.lesion("lesion.nii.gz")
     world.pairs()
@@ -106,7 +106,7 @@ def bids(world):
 
 def with_runs(world):
     world.runs("runs/tracetrans", "runs/plasticine", "runs/cyclegan", "runs/case", "runs/other", "runs/old")
-    world.scans("scan.nii.gz", person=5)
+    world.scans("scan.nii.gz", person=NOBODY)
     world.traces("my_trace")
 
 
@@ -147,7 +147,7 @@ def several_images(world):
         world.scans(*names, person=number)
         rows.append(",".join([person, *names]))
     world.text("pairs.csv", "\n".join(rows) + "\n")
-    world.scans("t1.nii.gz", "flair.nii.gz", person=5, role="target")
+    world.scans("t1.nii.gz", "flair.nii.gz", person=NOBODY)
     assert run_line("medtrace prepare pairs.csv --out dataset --slices 3 --crop 32 32 32") == 0
 
 
@@ -195,8 +195,8 @@ def register(world):
 def many(world):
     world.pairs()
     world.runs("runs/mine", "runs/volumes")
-    world.scans("scan.nii.gz", "scans/a.nii.gz", person=5)
-    world.scans("scans/b.nii.gz", person=4)
+    world.scans("scan.nii.gz", "scans/a.nii.gz", person=NOBODY)
+    world.scans("scans/b.nii.gz", person=NOBODY, role="target")
 
 
 def training(world):
