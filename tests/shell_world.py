@@ -36,9 +36,10 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(values, np.asarray(self.cases[person]["source"].affine)), path)
 
-    def scans(self, *names: str, person: int = 0, role: str = "source") -> None:
-        """A head in arbitrary units, under each name."""
-        values = ((self.cases[person][role].as_tensor()[0].numpy() + 1) * 500).astype(np.float32)
+    def scans(self, *names: str, person: int = 0, role: str = "source", gamma: float = 1.0) -> None:
+        """A head in arbitrary units, under each name; another contrast by a power of its intensities."""
+        unit = (self.cases[person][role].as_tensor()[0].numpy().clip(-1, 1) + 1) / 2
+        values = (1000 * unit**gamma).astype(np.float32)
         for name in names:
             self.stored(name, values, person)
 
