@@ -31,7 +31,7 @@ NOT_RUN = {
 SHORT = {
     r"^medtrace train .*--tracebench": ("--preset", "smoke"),
     r"^medtrace train (?!.*(--smoke|--tracebench|--preset|--from))": ("--preset", "small"),
-    r"^medtrace train (?!.*(--smoke|--tracebench|max_epochs))": ("--set", "training.max_epochs=1"),
+    r"^medtrace train (?!.*(--smoke|--tracebench))": ("--set", "training.max_epochs=1"),
     r"^medtrace prepare (?!.*(--crop|--faces))": ("--crop", "32", "32", "32", "--slices", "3"),
     r"^medtrace prepare .*--faces": ("--resize", "64", "--largest-face"),
     r"^medtrace runs .*--delete": ("--yes",),
