@@ -240,6 +240,22 @@ def test_the_true_answer_with_the_true_field_passes(contrast):
     assert wrong.check("intensity").status is Status.FAIL
 
 
+def test_each_of_several_targets_is_judged_by_its_own_rule():
+    def of(ct):
+        t2, shown = made(magnetic(T2_OF), T2), made(ct, CT)
+        image, known = torch.cat([t2.image, shown.image]), (T2, replace(CT, deviation=300.0))
+        trace = Trace.build(t2.source, image, t2.ddf, source_contrasts=(T1,), contrasts=known)
+        return certify_trace(trace).check("intensity")
+
+    true = of(computed())
+    assert true.status is Status.PASS
+    assert true.reason == "the image's values lie in the range of T2 (a.u.), CT (HU)"
+    assert true.figures["image_low_CT"] == pytest.approx(-1000)
+    assert true.figures["image_low_T2"] == pytest.approx(0)
+    assert of(np.where(computed() > -900, 9000, -1000).astype(np.float32)).status is not Status.PASS
+    assert of(np.full_like(computed(), 700)).status is not Status.PASS  # in the range of T2, but no CT
+
+
 def test_translate_writes_a_ct_of_an_mr_series(crossed, tmp_path):
     write_series(tmp_path / "mr")
     preparation = replace(Preparation.load(crossed[0] / "preparation.json"), spacing=None, spatial_shape=None)
