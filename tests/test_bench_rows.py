@@ -77,6 +77,18 @@ def test_one_training_names_no_winner_and_several_do_where_intervals_are_apart()
     assert "its interval overlaps that of U-Net regression: no winner" in rows_page(STUDY, [*good, *wide], "command")
 
 
+def test_rows_are_compared_case_by_case():
+    """Differences of 1 to 6 in the cases that both have: mean 3.5, of one sign, d = 3.5 / 1.871, p = 2 / 2**6."""
+    good = [stored("Pix2Pix", seed, [1.0] * 3) for seed in (0, 1)]
+    bad = [stored("U-Net regression", seed, [2.0 + 3 * seed + k for k in range(3)]) for seed in (0, 1)]
+    page = rows_page(STUDY, [*good, *bad, stored("U-Net regression", 2, [90.0] * 3)], "command")
+    cells = [one.strip() for one in line_of(page, "| MAE (0-255) | U-Net regression | Pix2Pix |").split("|")[1:-1]]
+    assert cells[3].startswith("+3.5 [+")
+    assert cells[4:] == ["0%", "-1.87", "0.031", "6"]
+    assert "| cases |" in page
+    assert "Wilcoxon" not in rows_page(STUDY, good, "command")
+
+
 def test_what_took_longer_than_the_budget_is_marked():
     page = rows_page(STUDY, [stored("Pix2Pix", 0, [1.0], training_processor_seconds="400.2")], "command")
     assert line_of(page, "| Pix2Pix |").split("|")[-2].strip() == "400*"

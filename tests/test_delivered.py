@@ -227,6 +227,35 @@ def test_a_perfect_translation_in_arbitrary_units_has_no_delivered_error(tmp_pat
     assert "T2 in a.u., on the scale of the mean training scan" in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_errors_of_two_targets_are_not_averaged(tmp_path):
+    """One is in arbitrary units, the other in HU: a mean of both would be in neither."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    columns = {"source_T1": lambda k: head(k), "source_PD": lambda k: head(k + 10), "target_T2": lambda k: head(k, 2.0)}
+    columns["target_CT"] = ct
+    lines = [",".join(["subject", "split", *columns])]
+    for number in range(4):
+        files = [save(folder / f"{number}_{name}.nii.gz", of(number)).name for name, of in columns.items()]
+        lines.append(",".join([f"S{number}", "training" if number < 2 else "test", *files]))
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    prepare(folder / "pairs.csv", tmp_path / "data", spatial_dims=3, align=False, crop=None, progress=False)
+    run = trained(tmp_path / "run", tmp_path / "data", channels=2)
+    measured(run, tmp_path / "data", tmp_path / "out", cheap_rows=False)
+    table = tmp_path / "out" / "method_delivered.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["S2", "S3"]
+    assert {"delivered_mae_T2", "delivered_mae_CT", "synthrad_mae_hu_CT"} < {*rows[0]}
+    assert not {"delivered_mae", "synthrad_mae_hu", "synthrad_mae_hu_T2"} & {*rows[0]}
+    assert min(column(table, "delivered_mae_CT").values()) > 10 * max(column(table, "delivered_mae_T2").values())
+    compared = (tmp_path / "out" / "comparison.csv").read_text()
+    assert "delivered_mae_T2,method,identity" in compared
+    assert "delivered_mae_CT,method,identity" in compared
+    judged = " ".join(record(tmp_path / "out")["verdicts"])
+    assert "delivered_mae_T2, delivered_mae_CT" in judged
+    assert "| delivered_mae_CT | " in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_pictures_are_scored_in_their_own_values(tmp_path):
     rng = np.random.default_rng(0)
     lines = ["subject,split,source,target"]

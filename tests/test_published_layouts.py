@@ -1,5 +1,6 @@
 """Layouts of published data sets, each a small fake after its published description."""
 
+import itertools
 import json
 import logging
 
@@ -52,12 +53,54 @@ def test_bids_pairs_contrasts_of_a_session_and_dates_of_a_contrast(tmp_path):
     assert [pair.case for pair in pairs] == ["01_post", "01_pre"]
     assert pairs[0].channels == ("T1w", "FLAIR")
     assert pairs[0].images[-1].path.name == "sub-01_ses-post_T2w.nii.gz"
-    (dates,) = read_layout(tmp_path, ["T1w"]).pairs
-    assert [image.path.parent.parent.name for image in dates.images] == ["ses-post", "ses-pre"]
+    with pytest.raises(ValueError, match=r"order is known, received post, pre; .* --select ses-post_T1w:ses-pre_T1w"):
+        read_layout(tmp_path, ["T1w"])
+    (dates,) = read_layout(tmp_path, ["ses-pre_T1w,ses-pre_FLAIR:ses-post_T1w"]).pairs
+    assert (dates.case, dates.channels) == ("01_pre_post", ("T1w", "FLAIR"))
+    assert [image.path.parent.parent.name for image in dates.images] == ["ses-pre", "ses-pre", "ses-post"]
+    assert [image.contrast for image in dates.images] == ["T1w", "FLAIR", "T1w"]
+    (after,) = read_layout(tmp_path, ["ses-post_T1w:ses-post_T2w"]).pairs
+    assert (after.case, after.target_contrast) == ("01_post", "T2w")
+    for select, message in (
+        ("ses-pre_T1w:T1w", "a date on both sides or on none, received pre alone"),
+        ("ses-pre_T1w,FLAIR:ses-post_T2w", "one side at one date, received pre, "),
+        ("ses-late_T1w:ses-post_T1w", "no study has what --select"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_layout(tmp_path, [select])
     (enhanced,) = read_layout(tmp_path, ["T1w:T1w-ce"]).pairs
     assert enhanced.subject == "02"
     touch(tmp_path, "sub-02/anat/sub-02_run-2_T1w.nii.gz")
     with pytest.raises(ValueError, match="expected one T1w a subject and date"):
+        read_layout(tmp_path, ["T1w"])
+
+
+@pytest.mark.parametrize(
+    ("sessions", "times", "order"),
+    [
+        (("10", "2", "1"), {}, ["1", "2", "10"]),
+        (("m12", "m06", "m00"), {}, ["m00", "m06", "m12"]),
+        (("post", "pre"), {"pre": "2009-06-15T13:45:30", "post": "2009-07-01"}, ["pre", "post"]),
+        (("02", "01"), {"02": "1877-06-15T13:45:30.000000Z", "01": "1877-06-20T00:00:00"}, ["02", "01"]),
+        (("02", "01"), {"02": "n/a", "01": "1877-06-20T00:00:00"}, ["01", "02"]),
+    ],
+)
+def test_dates_follow_each_other_by_time_or_number(tmp_path, sessions, times, order):
+    put(tmp_path, {"Name": "x", "BIDSVersion": "1.8.0"}, "dataset_description.json")
+    touch(tmp_path, *(f"sub-01/ses-{name}/anat/sub-01_ses-{name}_T1w.nii.gz" for name in sessions))
+    if times:
+        rows = ["session_id\tacq_time", *(f"ses-{name}\t{time}" for name, time in times.items())]
+        (tmp_path / "sub-01" / "sub-01_sessions.tsv").write_text("\n".join(rows))
+    pairs = read_layout(tmp_path, ["T1w"]).pairs
+    expected = [[f"ses-{before}", f"ses-{after}"] for before, after in itertools.pairwise(order)]
+    assert [[image.path.parent.parent.name for image in pair.images] for pair in pairs] == expected
+
+
+def test_a_time_that_is_none_is_refused(tmp_path):
+    put(tmp_path, {"Name": "x", "BIDSVersion": "1.8.0"}, "dataset_description.json")
+    touch(tmp_path, "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz")
+    (tmp_path / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tacq_time\nses-1\tyesterday")
+    with pytest.raises(ValueError, match=r"acq_time: expected a date such as .*, received 'yesterday'"):
         read_layout(tmp_path, ["T1w"])
 
 

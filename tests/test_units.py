@@ -1,6 +1,7 @@
 """Units: CT in HU through prepare, translate, trace, DICOM and certificate; no difference of two units."""
 
 import json
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from medtrace.data import Preparation
-from medtrace.data.contrasts import contrasts_of, looks_like_hounsfield
+from medtrace.data.contrasts import contrasts_of, doubt_units, looks_like_hounsfield
 from medtrace.data.lists.pair_list import Pair
 from medtrace.data.tracebench.anatomy import load_template
 from medtrace.evaluation.certificate import Status, certify_trace
+from medtrace.guard.notices import Caution
 from medtrace.io import load_trace, save_trace
 from medtrace.report.viewer.scene import ReportCase, scene_of
 from medtrace.trace import Contrast, Intensity, Trace, expected_image
@@ -160,6 +162,24 @@ def test_a_file_in_hu_is_asked_about(tmp_path):
     assert prepare(pairs, tmp_path / "data", **named, **settings()).counts["training"] == 2
 
 
+def test_values_that_a_unit_does_not_have_are_doubted(crossed, tmp_path):
+    """A CT stored with an offset of 1024, and one given to a run that reads T1."""
+    scans = [computed() + 1024 + shift for shift in range(3)]
+    pairs = write_list(tmp_path / "raw", [magnetic(T1_OF, gain) for gain in (1, 2, 3)], scans)
+    with pytest.warns(Caution, match=r"0b.nii.gz: holds values from 24 to .*, without air .* taken for CT \(HU\)"):
+        prepare(pairs, tmp_path / "data", source_contrast="T1", target_contrast="CT", **settings())
+    run = shift_run(tmp_path / "run", [0.0] * 3, Preparation.load(crossed[0] / "preparation.json"))
+    save(tmp_path / "scan.nii.gz", computed())
+    with pytest.warns(Caution, match=r"as a CT in HU does, but is taken for T1 \(a.u.\)"):
+        translate(run, tmp_path / "scan.nii.gz", tmp_path / "out", progress=False, report=False)
+    kept = json.loads((tmp_path / "out" / "trace.json").read_text())["metadata"]["notices"]
+    assert any("as a CT in HU does" in line for line in kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Caution)
+        for values, contrast in ((computed(), CT), (magnetic(T1_OF), T1), (computed(), Contrast.of("scan=a.u."))):
+            doubt_units(Path("scan.nii"), torch.from_numpy(values)[None], contrast)
+
+
 def test_dicom_tells_a_ct(tmp_path):
     for name, kind in (("ct", CTImageStorage), ("mr", MRImageStorage)):
         write_series(tmp_path / name, kind=kind)
@@ -186,6 +206,7 @@ def test_dicom_tells_a_ct(tmp_path):
 def test_declarations_are_checked(text, message):
     with pytest.raises(ValueError, match=message):
         Contrast.of(text)
+    assert [Contrast.of(f"x={unit}").unit for unit in ("hu", "suv", "A.U.")] == ["HU", "SUV", "a.u."]
     assert Contrast.of("CT=HU:-160:240").intensity_map().forward(torch.tensor([[40.0]])).tolist() == [[0.0]]
 
 
@@ -238,6 +259,22 @@ def test_the_true_answer_with_the_true_field_passes(contrast):
     assert certificate.check("intensity").status is Status.PASS
     wrong = certify_trace(made(magnetic(T2_OF) * 8, contrast))
     assert wrong.check("intensity").status is Status.FAIL
+
+
+def test_each_of_several_targets_is_judged_by_its_own_rule():
+    def of(ct):
+        t2, shown = made(magnetic(T2_OF), T2), made(ct, CT)
+        image, known = torch.cat([t2.image, shown.image]), (T2, replace(CT, deviation=300.0))
+        trace = Trace.build(t2.source, image, t2.ddf, source_contrasts=(T1,), contrasts=known)
+        return certify_trace(trace).check("intensity")
+
+    true = of(computed())
+    assert true.status is Status.PASS
+    assert true.reason == "the image's values lie in the range of T2 (a.u.), CT (HU)"
+    assert true.figures["image_low_CT"] == pytest.approx(-1000)
+    assert true.figures["image_low_T2"] == pytest.approx(0)
+    assert of(np.where(computed() > -900, 9000, -1000).astype(np.float32)).status is not Status.PASS
+    assert of(np.full_like(computed(), 700)).status is not Status.PASS  # in the range of T2, but no CT
 
 
 def test_translate_writes_a_ct_of_an_mr_series(crossed, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from medtrace.data.lists.pair_list import Pair
 from medtrace.data.lists.splits import split_domains
 from medtrace.io import load_trace
 from medtrace.methods.common.two_domain_settings import MINIMAL
+from medtrace.workflows.plan import plan
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
 from tests.several_images import save_head
@@ -173,6 +175,21 @@ def test_unpaired_methods_train_and_translate(domains, tmp_path, method):
     assert (trace.source_contrasts[0].name, trace.contrasts[0].name) == ("T1", "T2")
     t2 = torch.from_numpy(np.array(trace.contrasts[0].curve[0]))
     assert float(trace.image.max()) <= float(t2.max()) + 1
+
+
+def test_a_plan_takes_parts_where_targets_have_other_sizes(tmp_path):
+    """Without them no target is of a source's size, and the training stops."""
+    lists = write_domains(tmp_path)
+    for person in (2, 3, 4):
+        path = tmp_path / f"P{person}_T2.nii.gz"
+        nibabel.save(nibabel.load(path).slicer[3:-3, 3:], path)
+    prepare(
+        None, tmp_path / "data", sources=lists[0], targets=lists[1], slices=2, crop=None, align=False, progress=False
+    )
+    proposal = plan(tmp_path / "data", measure=False)
+    assert proposal.plan.resolved.data.patch == (32, 48)
+    assert "--set data.patch=[32,48]" in proposal.lines[-1]
+    assert any("items have 2 sizes" in line for line in proposal.lines)
 
 
 def test_methods_that_need_pairs_are_refused(domains, tmp_path):

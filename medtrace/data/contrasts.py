@@ -15,12 +15,14 @@ from medtrace.data.dicom import find_stack
 from medtrace.data.lists.pair_list import Pair, PairImage
 from medtrace.data.natural_images.files import is_natural_image
 from medtrace.guard.dicom_headers import is_dicom
+from medtrace.guard.notices import caution
 from medtrace.guard.volume_files import VOLUMES
 from medtrace.trace.contrast import AIR, ARBITRARY, HU, Contrast, Intensity, unit_of
 
 DEFAULT = "image"
 """Name of a contrast that nobody named."""
 BY_DEFAULT = "no unit declared"
+DECLARED = "as declared"
 AIR_MARGIN = 100.0
 """HU about air that count as air."""
 LEAST_AIR = 0.02
@@ -80,6 +82,30 @@ def check_declared(path: Path, image: Tensor, contrast: Contrast | None) -> None
             f"{path}: holds values from {float(image.min()):g} to {float(image.max()):g} with air about -1000, as a CT"
             f" in HU does, but is declared as {contrast.name!r} without a unit; say what it is, such as"
             " --source-contrast CT=HU or --target-contrast CT=HU (in arbitrary units: NAME=a.u.)"
+        )
+
+
+def doubt_units(path: Path, image: Tensor, contrast: Contrast | None) -> None:
+    """Caution about values that a contrast's unit does not have: a CT without air, such as one stored with an offset,
+    or values of a CT where nobody said that they are in arbitrary units.
+
+    Args:
+        path: of the image, for the message.
+        image: (C, *spatial).
+        contrast: that it is taken for.
+    """
+    if contrast is None:
+        return
+    values = f"holds values from {float(image.min()):g} to {float(image.max()):g}"
+    if contrast.unit == HU and float(image.min()) > BODY:
+        caution(
+            path,
+            f"{values}, without air (about {AIR:g} HU), but is taken for {contrast}: in another unit, or with an offset"
+            " such as 1024, everything made of it is wrong; convert it to HU, or declare its unit",
+        )
+    elif contrast.relative and not contrast.origin.startswith(DECLARED) and looks_like_hounsfield(image):
+        caution(
+            path, f"{values} with air about {AIR:g}, as a CT in HU does, but is taken for {contrast}; check the image"
         )
 
 
@@ -159,7 +185,7 @@ def _declared(texts: Sequence[str]) -> dict[str, Contrast]:
         if "=" not in text:
             contrast = replace(contrast, origin=BY_DEFAULT if contrast.relative else f"the name {contrast.name}")
         earlier = result.get(contrast.name)
-        if earlier is not None and earlier != contrast and "=" in text and earlier.origin == "as declared":
+        if earlier is not None and earlier != contrast and "=" in text and earlier.origin == DECLARED:
             raise ValueError(f"contrast: {contrast.name!r} is declared twice, as {earlier} and {contrast}; choose one")
         if earlier is None or "=" in text:
             result[contrast.name] = contrast

@@ -41,6 +41,32 @@ LARGER_IS_BETTER: Mapping[str, bool] = {
 """Columns that are compared; of measures under a convention see `larger_is_better`. Edge columns are not: of a row that
 moves nothing they are void."""
 
+OF_SCANS = (
+    "delivered_mae",
+    "delivered_psnr",
+    "delivered_ssim",
+    "synthrad_mae_hu",
+    "synthrad_psnr",
+    "synthrad_ms_ssim",
+)
+"""Columns of delivered scans that are in the units of what these show."""
+
+
+def of_contrast(column: str, contrast: str) -> str:
+    """What a column of `OF_SCANS` is called where a run makes several contrasts, whose units no mean may mix."""
+    return f"{column}_{contrast}"
+
+
+def without_contrast(column: str) -> tuple[str, str]:
+    """A column and the contrast that `of_contrast` gave it; an empty one where it gave none.
+
+    Example:
+        >>> without_contrast("delivered_mae_PET"), without_contrast("mae")
+        (('delivered_mae', 'PET'), ('mae', ''))
+    """
+    whole = next((name for name in OF_SCANS if column.startswith(f"{name}_")), column)
+    return whole, column[len(whole) + 1 :]
+
 
 def larger_is_better(column: str) -> bool | None:
     """Whether a column's better end is the upper one; None where it has no better end.
@@ -49,6 +75,7 @@ def larger_is_better(column: str) -> bool | None:
         >>> larger_is_better("mae"), larger_is_better("psnr_unit_foreground"), larger_is_better("edge_dice")
         (False, True, None)
     """
+    column, _ = without_contrast(column)
     if column in LARGER_IS_BETTER:
         return LARGER_IS_BETTER[column]
     measure, _, convention = column.partition("_")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medtrace.evaluation.paired_rows import without_contrast
 from medtrace.metrics import CaseTable
 
 TOLD = ("mae", "psnr", "ssim", "delivered_mae", "delivered_psnr", "delivered_ssim")
@@ -55,7 +56,8 @@ def between_trainings(tables: Mapping[str, CaseTable], repeated: Repeated) -> di
     """
     means = {row: tables[row].summary() for row in repeated.members}
     result = {}
-    for column in TOLD:
+    told = [column for summary in means.values() for column in summary if without_contrast(column)[0] in TOLD]
+    for column in sorted(dict.fromkeys(told), key=lambda column: TOLD.index(without_contrast(column)[0])):
         values = [summary[column].mean for summary in means.values() if column in summary]
         if len(values) == len(means) and np.isfinite(values).all():
             result[column] = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}

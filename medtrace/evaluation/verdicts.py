@@ -6,14 +6,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medtrace.evaluation.paired_rows import Comparisons, larger_is_better
+from medtrace.evaluation.paired_rows import Comparisons, larger_is_better, without_contrast
 from medtrace.metrics.paired import LEVEL, PairedComparison
 from medtrace.report.tables import markdown_table
 
 LEAST_SUBJECTS = 6
 """Below these no interval of a bootstrap by subject is believed: Wilcoxon's p cannot fall below 5 % either."""
 JUDGED = ("mae", "ssim", "delivered_mae", "delivered_ssim")
-"""Columns in which a run has to be better than what costs nothing."""
+"""Columns in which a run has to be better than what costs nothing; of several contrasts in each of them."""
+
+
+def judged(columns: Iterable[str]) -> list[str]:
+    """The columns of `JUDGED` among some, in its order.
+
+    Example:
+        >>> judged(["psnr", "delivered_mae_PET", "mae", "delivered_mae_T2"])
+        ['mae', 'delivered_mae_PET', 'delivered_mae_T2']
+    """
+    there = list(dict.fromkeys(columns))
+    return [column for name in JUDGED for column in there if without_contrast(column)[0] == name]
 
 
 def ahead(column: str, compared: PairedComparison) -> bool:
@@ -42,11 +53,12 @@ def verdicts(comparisons: Comparisons, rows: Iterable[str], rivals: Iterable[str
         run does NOT beat patch ridge: not better in mae
     """
     rivals = list(rivals)
+    columns = judged(column for column, *_ in comparisons)
     result = []
     for row in rows:
         for rival in rivals:
             found = {
-                column: comparisons[column, row, rival] for column in JUDGED if (column, row, rival) in comparisons
+                column: comparisons[column, row, rival] for column in columns if (column, row, rival) in comparisons
             }
             found = {column: one for column, one in found.items() if one.n}
             if found:

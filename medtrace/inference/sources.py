@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medtrace.data.bias import in_corrected_intensities
-from medtrace.data.contrasts import check_modality
+from medtrace.data.contrasts import check_modality, doubt_units
 from medtrace.data.dicom.reading import MODALITY
 from medtrace.data.masks import check_same_grid
 from medtrace.data.preparation.case import naming, onto_reference
@@ -61,6 +61,7 @@ def one_source(
     """
     meaning = preparation.contrast(contrast)
     check_modality(path, scan.meta.get(MODALITY), meaning)
+    doubt_units(path, as_tensor(scan), meaning)
     scan = in_corrected_intensities(scan, meaning)
     normalized, intensity = preparation.normalize(scan, contrast, foreground)
     contrasts = None if meaning is None else (meaning,) * scan.shape[0]
@@ -106,6 +107,7 @@ def several_sources(
         if scan.shape[0] != 1:
             raise ValueError(f"{path}: expected one channel, as in training, received {scan.shape[0]}; convert it")
         check_modality(path, scan.meta.get(MODALITY), meaning)
+        doubt_units(path, as_tensor(scan), meaning)
         with naming(path):
             scan = in_corrected_intensities(scan, meaning)
         reference = scan if name == first else reference

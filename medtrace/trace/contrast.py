@@ -113,7 +113,7 @@ class Contrast:
 
         Args:
             text: `CT` and `CBCT` are in HU without saying so, and anything else in arbitrary units. LOW and HIGH are
-                the units that become -1 and 1.
+                the units that become -1 and 1. The case of HU, SUV and a.u. does not count.
 
         Raises:
             ValueError: if it is written in another way, or the unit has no window of its own and none is given.
@@ -124,6 +124,7 @@ class Contrast:
             limits = tuple(float(number) for number in numbers)
         except ValueError:
             limits = (math.nan,)
+        unit = {known.casefold(): known for known in (*FIXED_WINDOWS, ARBITRARY)}.get(unit.casefold(), unit)
         if not name or not unit or len(limits) not in (0, 2) or not all(map(math.isfinite, limits)):
             raise ValueError(
                 f"contrast: expected NAME, NAME=UNIT or NAME=UNIT:LOW:HIGH, such as CT=HU:-160:240, received {text!r}"

@@ -183,7 +183,8 @@ def propose_preset(device: torch.device, known: set[str]) -> tuple[tuple[str, ..
 def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int, ...] | None, str]:
     """A patch for the training's cases, or None for whole ones, and why."""
     dims = facts.preparation.spatial_dims
-    minimum = tuple(min(size[axis] for size in facts.sizes) for axis in range(dims))
+    sizes = {*facts.sizes, *facts.target_sizes}
+    minimum = tuple(min(size[axis] for size in sizes) for axis in range(dims))
     edge = {"cuda": 128}.get(device.type, 64)
     if dims == 3 and math.prod(facts.largest) > edge**3:
         patch = tuple(min(edge, max(_STRIDE, length // _STRIDE * _STRIDE)) for length in minimum)
@@ -191,9 +192,9 @@ def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int,
             patch,
             f"volumes up to {' x '.join(map(str, facts.largest))} voxels do not go through at once on {device}",
         )
-    if len(facts.sizes) > 1:
+    if len(sizes) > 1:
         patch = tuple(max(_STRIDE, length // _STRIDE * _STRIDE) for length in minimum)
-        return patch, f"items have {len(facts.sizes)} sizes, and a batch holds one"
+        return patch, f"items have {len(sizes)} sizes, and a batch holds one"
     return None, "whole items go through the network"
 
 

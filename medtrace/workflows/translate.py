@@ -265,11 +265,13 @@ def translation(
             for name, file in files.items()
         }
     depth = matching_depth(path, scan, preparation, run)
-    if preparation.sources:
-        dropped = isinstance(data := read_run(run).settings.data, PreparedData) and data.drop_sources > 0
-        sources = several_sources(preparation, files, scans, foreground, dropped)
-    else:
-        sources = _named(path, one_source, preparation, path, scan, contrast, foreground)
+    with collecting() as doubts:
+        if preparation.sources:
+            dropped = isinstance(data := read_run(run).settings.data, PreparedData) and data.drop_sources > 0
+            sources = several_sources(preparation, files, scans, foreground, dropped)
+        else:
+            sources = _named(path, one_source, preparation, path, scan, contrast, foreground)
+    cautions += doubts
     try:
         check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
         division = Division(batch_size, patch_size)

@@ -13,6 +13,7 @@ from medtrace.data.lists.names import check_name
 from medtrace.data.lists.studies import Study
 from medtrace.data.lists.tables import read_text
 from medtrace.data.lists.variants import contrast_of
+from medtrace.data.lists.visits import times_of_sessions
 from medtrace.guard.volume_files import VOLUMES
 
 _NIFTI = (".nii.gz", ".nii")
@@ -66,10 +67,12 @@ def is_bids(place: Path) -> bool:
 def read_bids(place: Path) -> list[Study]:
     """Anatomical images and PET: `sub-01/[ses-pre/]anat/sub-01_ses-pre_T1w.nii.gz`; a contrast is the suffix, with
     `-ce` where a contrast agent was given (entity `ce`). Several of a contrast at one date (runs, acquisitions) are
-    variants, which are asked for by their other entities."""
+    variants, which are asked for by their other entities. Sessions follow each other by `acq_time` of
+    `sub-01/sub-01_sessions.tsv`, where that has it."""
     studies = []
     for subject in sorted(place.glob("sub-*/")):
         sessions = sorted(subject.glob("ses-*/")) or [subject]
+        times = times_of_sessions(subject / f"{subject.name}_sessions.tsv")
         for session in sessions:
             variants = dict[str, Path]()
             for path in sorted([*session.glob("anat/*.nii*"), *session.glob("pet/*.nii*")]):
@@ -79,7 +82,8 @@ def read_bids(place: Path) -> list[Study]:
             if variants:
                 visit = session.name.removeprefix("ses-") if session != subject else ""
                 name = subject.name.removeprefix("sub-")
-                studies.append(Study(name, images, visit, origin=str(session), variants=variants))
+                when = times.get(visit)
+                studies.append(Study(name, images, visit, origin=str(session), variants=variants, time=when))
     return studies
 
 
@@ -138,7 +142,7 @@ def read_acdc(place: Path) -> list[Study]:
     for folder in _folders(place, re.compile(r"patient\d{3}"), 3):
         info = dict(line.split(":", 1) for line in read_text(folder / "Info.cfg").splitlines() if ":" in line)
         split = {"training": "training", "testing": "test"}.get(folder.parent.name, "")
-        for visit in ("ED", "ES"):
+        for time, visit in enumerate(("ED", "ES")):
             number = info.get(visit, "").strip()
             image = _image(folder, f"{folder.name}_frame{number.zfill(2)}")
             if not number.isdigit() or image is None:
@@ -147,7 +151,8 @@ def read_acdc(place: Path) -> list[Study]:
                     f" {number!r}; take an intact copy"
                 )
             labels = _image(folder, f"{folder.name}_frame{number.zfill(2)}_gt")
-            studies.append(Study(folder.name, {"cine": image}, visit, labels, split=split, origin=str(folder)))
+            about: dict[str, Any] = {"split": split, "origin": str(folder), "time": float(time)}
+            studies.append(Study(folder.name, {"cine": image}, visit, labels, **about))
     return studies
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from medtrace.data.lists.names import check_name
 from medtrace.data.lists.pair_list import LABELS, Pair, PairImage
 from medtrace.data.lists.variants import contrast_of, matching, single, spelled_out
+from medtrace.data.lists.visits import in_order, session_of, session_of_all
 
 LOGGER = logging.getLogger("medtrace.data")
 
@@ -32,6 +33,7 @@ class Study:
         volumes: contrast → which volume of its file, where that holds several.
         variants: name of an image by which it differs from others of its contrast (see `variants`) → file; those of
             a contrast of which there is one are in `images` too.
+        time: of the visit, in a unit and from a day of the layout's, where it is on record.
     """
 
     subject: str
@@ -44,6 +46,7 @@ class Study:
     lesion: Path | None = None
     volumes: Mapping[str, str] = field(default_factory=dict)
     variants: Mapping[str, Path] = field(default_factory=dict)
+    time: float | None = None
 
     @property
     def names(self) -> set[str]:
@@ -70,7 +73,7 @@ class Study:
 
 
 class Selection(NamedTuple):
-    """Which contrasts make a pair: `T1,FLAIR:T2`, or `T1` of two dates."""
+    """Which contrasts make a pair: `T1,FLAIR:T2`, `T1` of two dates, or `ses-pre_T1:ses-post_T1` of the two named."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
@@ -120,7 +123,7 @@ def pairs_of(studies: Sequence[Study], select: Sequence[str], place: Path) -> li
     select = [one for text in select for one in spelled_out(text, variants)]
     for text in select:
         selection = Selection.of(text)
-        for name in (*selection.sources, *selection.targets):
+        for name in (session_of(name)[1] for name in (*selection.sources, *selection.targets)):
             if name not in known and not matching(variants, name):
                 raise ValueError(f"select: expected contrasts among {', '.join(known)}, received {name!r}")
         _check_apart(selection)
@@ -165,11 +168,26 @@ def images_of(studies: Sequence[Study], select: Sequence[str], side: str, place:
 
 
 def _within(studies: Sequence[Study], selection: Selection, suffix: str) -> list[Pair]:
-    pairs, lacking = [], 0
-    for study in studies:
+    """Pairs of one date, or of the two that the selection names."""
+    dates, names = zip(*map(session_of_all, selection))
+    if any(dates) and not all(dates):
+        raise ValueError(
+            f"select: expected a date on both sides or on none, received {', '.join(filter(None, dates))} alone; write"
+            " such as ses-pre_T1w:ses-post_T1w"
+        )
+    if any(dates):
+        at = {(study.subject, study.visit): study for study in studies}
+        subjects = dict.fromkeys(study.subject for study in studies)
+        both = [tuple(at.get((subject, date)) for date in dates) for subject in subjects]
+        lacking = sum(None in sides for sides in both)
+        sides_of = [(before, after) for before, after in both if before is not None and after is not None]
+    else:
+        lacking, sides_of = 0, [(study, study) for study in studies]
+    pairs = []
+    for before, after in sides_of:
         sources, targets = (
-            tuple(study.image(name, side, channel) for channel, name in enumerate(names))
-            for side, names in zip(("source", "target"), selection)
+            tuple(study.image(name, side, channel) for channel, name in enumerate(of_side))
+            for study, side, of_side in zip((before, after), ("source", "target"), names)
         )
         there = [image for image in sources if image is not None]
         if not there or None in targets:
@@ -177,10 +195,12 @@ def _within(studies: Sequence[Study], selection: Selection, suffix: str) -> list
             continue
         values = {**_image("source", there[0]), **_image("target", targets[0])}
         if len(selection.sources) > 1 or len(selection.targets) > 1:
-            values |= {"sources": sources, "targets": targets, "channels": tuple(map(contrast_of, selection.sources))}
-        pairs.append(_pair(study, study, values, suffix))
+            values |= {"sources": sources, "targets": targets, "channels": tuple(map(contrast_of, names[0]))}
+        pairs.append(_pair(before, after, values, suffix))
     if lacking:
-        LOGGER.warning("%d of %d studies lack a contrast that is asked for and are left out", lacking, len(studies))
+        count = lacking + len(pairs)
+        what = "subjects lack a date or contrast" if any(dates) else "studies lack a contrast"
+        LOGGER.warning("%d of %d %s that is asked for and are left out", lacking, count, what)
     return pairs
 
 
@@ -193,7 +213,7 @@ def _image(side: str, image: PairImage | None) -> dict[str, Any]:
 
 def _check_apart(selection: Selection) -> None:
     for names in selection:
-        contrasts = list(map(contrast_of, names))
+        contrasts = [contrast_of(session_of(name)[1]) for name in names]
         if len(set(contrasts)) < len(contrasts):
             raise ValueError(
                 f"select: expected images of one side in several contrasts, received {', '.join(names)}; a network"
@@ -210,7 +230,10 @@ def _between(studies: Sequence[Study], selection: Selection, suffix: str) -> lis
             dates[study.subject].append((study, image))
     pairs = []
     for several in dates.values():
-        ordered = sorted(several, key=lambda one: one[0].visit)
+        if len(several) < 2:
+            continue
+        visits, times = [study.visit for study, _ in several], [study.time for study, _ in several]
+        ordered = [several[position] for position in in_order(visits, times, several[0][0].origin)]
         for (before, source), (after, target) in itertools.pairwise(ordered):
             pairs.append(_pair(before, after, {**_image("source", source), **_image("target", target)}, suffix))
     return pairs

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_positive
 from medtrace.data.bias import in_corrected_intensities
-from medtrace.data.contrasts import check_declared
+from medtrace.data.contrasts import check_declared, doubt_units
 from medtrace.data.fingerprint import fingerprint
 from medtrace.data.landmarks.points import ImageGrid, read_landmarks
 from medtrace.data.lists.pair_list import SIDES, Pair, PairImage
@@ -191,6 +191,8 @@ def read_case(
     for image, scan in zip(images, scans):
         contrast = settings.contrasts.get(image.contrast)
         check_declared(image.path, as_tensor(scan), contrast)
+        if describe:
+            doubt_units(image.path, as_tensor(scan), contrast)
         with naming(image.path):
             scan = in_corrected_intensities(scan, contrast)
         reference = scan if image is images[0] else reference

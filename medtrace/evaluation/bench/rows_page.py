@@ -11,7 +11,9 @@ from scipy import stats
 
 from medtrace.evaluation.bench.stored import StoredRow
 from medtrace.evaluation.bench.study import Better, Study
+from medtrace.evaluation.verdicts import comparison_table
 from medtrace.metrics import CaseTable, Summary
+from medtrace.metrics.paired import compare_paired
 from medtrace.report import markdown_table
 from medtrace.report.tables import cell_text, decimals_of
 
@@ -24,6 +26,16 @@ ABOUT = (
     f" a cell is the mean over trainings with its {LEVEL:.0%} interval (Student's t) in brackets, and with one there is"
     f" no interval. A training may take {BUDGET_SECONDS / 60:g} minutes of one core; one that took more has a *."
 )
+
+PAIRED = (
+    f"Case by case: each trained row beside the one that is ahead in the measure, over the cases of the seeds that both"
+    f" have (a case of a seed is a case of its own; trainings of one seed share theirs). Mean difference with the"
+    f" {LEVEL:.0%} interval of a paired bootstrap over cases, how often the row is better, Cohen's d of paired"
+    " differences (above 0: the row is better), Wilcoxon's p. The interval is of these trainings: how far trainings"
+    " differ says the table above."
+)
+COMPARED = 2
+"""Measures of a study, its first, that are compared case by case."""
 
 
 class Cell(NamedTuple):
@@ -84,7 +96,7 @@ def rows_page(study: Study, rows: Sequence[StoredRow], command: str) -> str:
     trained = [name for name in names if _of(rows, name)[0].trained]
     verdicts = [_verdict(name, study, {row: measured[row] for row in trained}) for name in shown]
     ahead = "\n".join(f"- {line}" for line in verdicts if line)
-    return "\n".join([title, how, ABOUT, "", table, ahead, "", _devices(rows), ""])
+    return "\n".join([title, how, ABOUT, "", table, ahead, "", *_paired(study, rows, trained), _devices(rows), ""])
 
 
 _ENDING = {"n": "n", "cases": "cases", **COSTS}
@@ -178,6 +190,33 @@ def _verdict(name: str, study: Study, rows: Mapping[str, Mapping[str, Cell]]) ->
     if single == len(others):
         return f"{begin}, and no other row has an interval: no winner"
     return f"{begin}, ahead of every row with an interval{rest}"
+
+
+def _paired(study: Study, rows: Sequence[StoredRow], trained: Sequence[str]) -> list[str]:
+    """Trained rows beside the one that is ahead, case by case; nothing where there is but one."""
+    found = {}
+    for name in [name for name in study.columns if name in study.better][:COMPARED]:
+        values = {label: _by_case(rows, label, name) for label in trained}
+        values = {label: known for label, known in values.items() if known}
+        larger = study.better[name] == "max"
+        means = {label: float(np.mean([*known.values()])) for label, known in values.items()}
+        order = sorted(means, key=means.__getitem__, reverse=larger)
+        for label in order[1:]:
+            shared = [case for case in values[label] if case in values[order[0]]]
+            pair = ([values[one][case] for case in shared] for one in (label, order[0]))
+            found[study.columns[name], label, order[0]] = compare_paired(*pair, larger_is_better=larger)
+    table = comparison_table(found).replace("| subjects |", "| cases |")
+    return [PAIRED, "", table, ""] if table else []
+
+
+def _by_case(rows: Sequence[StoredRow], label: str, column: str) -> dict[tuple[int, str], float]:
+    """(seed, case) → a measure of a row, where it is finite."""
+    return {
+        (row.seed, case): values[column]
+        for row in _of(rows, label)
+        for case, values in row.table.rows.items()
+        if math.isfinite(values.get(column, math.nan))
+    }
 
 
 def _devices(rows: Sequence[StoredRow]) -> str:

@@ -15,7 +15,7 @@ from medtrace.evaluation.certificate.thresholds import Thresholds
 from medtrace.fields import warp
 from medtrace.registration.independent_registration import independent_registration
 from medtrace.trace import Contrast, Trace
-from medtrace.trace.contrast import HU
+from medtrace.trace.contrast import HU, unit_label
 
 FIELD_CHECKS = ("zero-field control", "field against image")
 OWN_WARPED = 1e-3
@@ -188,7 +188,7 @@ def residual(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
 def intensity(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
     """Values beyond the source's or, across units, those of the target's rule; or an image without contrast."""
     if not trace.same_unit and trace.contrasts is not None:
-        return _intensity_of_target(trace, trace.contrasts[0], thresholds, region)
+        return _intensity_of_target(trace, trace.contrasts, thresholds, region)
     figures = {
         "outside_range_share": measure.outside_range(trace.image, trace.source),
         "contrast_loss": measure.contrast_loss(trace.image, trace.source),
@@ -200,18 +200,23 @@ def intensity(trace: Trace, thresholds: Thresholds, region: Tensor) -> Check:
     return assessed("intensity", figures, thresholds, "the image's values lie in the source's range")
 
 
-def _intensity_of_target(trace: Trace, contrast: Contrast, thresholds: Thresholds, region: Tensor) -> Check:
-    if not contrast.fixed and contrast.curve is None:
-        return skipped("intensity", f"the units of {contrast} are not those of the source, and its range is not known")
-    everywhere = torch.ones_like(region) if contrast.fixed else region
-    loss = measure.contrast_loss_of(trace.image, contrast, everywhere)
-    figures = {
-        "outside_range_share": measure.outside_contrast(trace.image, contrast),
-        **({} if loss is None else {"contrast_loss": loss}),
-        "image_low": float(trace.image.min()),
-        "image_high": float(trace.image.max()),
-    }
-    return assessed("intensity", figures, thresholds, f"the image's values lie in the range of {contrast}")
+def _intensity_of_target(trace: Trace, contrasts: Sequence[Contrast], thresholds: Thresholds, region: Tensor) -> Check:
+    """Every channel by the rule of its own contrast; the worst one counts."""
+    known = [one for one in dict.fromkeys(contrasts) if one.fixed or one.curve is not None]
+    if not known:
+        told = f"the units of {unit_label(contrasts)} are not those of the source, and its range is not known"
+        return skipped("intensity", told)
+    figures: dict[str, float] = {}
+    for contrast in known:
+        image = trace.image[[one == contrast for one in contrasts]]
+        of_one = {"outside_range_share": measure.outside_contrast(image, contrast)}
+        everywhere = torch.ones_like(region) if contrast.fixed else region
+        if (loss := measure.contrast_loss_of(image, contrast, everywhere)) is not None:
+            of_one["contrast_loss"] = loss
+        figures |= {name: max(value, figures.get(name, value)) for name, value in of_one.items()}
+        suffix = "" if len(known) == 1 else f"_{contrast.name}"
+        figures |= {f"image_low{suffix}": float(image.min()), f"image_high{suffix}": float(image.max())}
+    return assessed("intensity", figures, thresholds, f"the image's values lie in the range of {unit_label(known)}")
 
 
 class _Pair(NamedTuple):

@@ -22,11 +22,12 @@ class DatasetFacts:
         preparation: how its images were treated.
         counts: items per split.
         subjects: people per split.
-        sizes: size of a training item → how many.
+        sizes: size of a training item, of unpaired domains of a source → how many.
         lesions: whether items have masks of lesions.
         spacing: voxel size in mm, where all have one.
         unpaired: whether it holds two domains, without pairs.
         scans: that the training items were cut from.
+        target_sizes: sizes of the training targets of unpaired domains.
     """
 
     preparation: Preparation
@@ -37,6 +38,7 @@ class DatasetFacts:
     spacing: tuple[float, ...] | None
     unpaired: bool = False
     scans: int = 0
+    target_sizes: frozenset[tuple[int, ...]] = frozenset()
 
     @classmethod
     def of(cls, dataset: str | os.PathLike) -> DatasetFacts:
@@ -49,11 +51,15 @@ class DatasetFacts:
         index, preparation = read_index(folder), Preparation.load(folder / FILE)
         splits = ("training", "validation", "test")
         sizes: Counter[tuple[int, ...]] = Counter()
+        partners: set[tuple[int, ...]] = set()
         for entry in index["training"]:
-            if "source" not in entry:  # a target of unpaired domains, which a source takes at random
-                continue
-            file = inside(folder, entry["source"], f"source of case {entry['case']!r}")
-            sizes[tuple(read_volume_grid(file)[0][: preparation.spatial_dims])] += 1
+            side = "source" if "source" in entry else "target"  # of unpaired domains, which a source takes at random
+            file = inside(folder, entry[side], f"{side} of case {entry['case']!r}")
+            size = tuple(read_volume_grid(file)[0][: preparation.spatial_dims])
+            if side == "source":
+                sizes[size] += 1
+            else:
+                partners.add(size)
         return cls(
             preparation,
             {name: len(index[name]) for name in splits},
@@ -63,6 +69,7 @@ class DatasetFacts:
             preparation.spacing,
             bool(index.get("unpaired")),
             len({entry.get("volume", entry["case"]) for entry in index["training"]}),
+            frozenset(partners),
         )
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from medtrace.evaluation.certificate.in_memory import certify_trace
+from medtrace.evaluation.paired_rows import OF_SCANS
 from medtrace.evaluation.verdicts import JUDGED
 from medtrace.io import load_trace
 from medtrace.io.nifti import read_nifti_image
@@ -72,12 +73,15 @@ def in_words(verdict: str) -> str:
     Example:
         >>> in_words("beats patch ridge: better in mae, delivered_ssim")
         'beats patch ridge: better in mean absolute error, SSIM of delivered scans'
+        >>> in_words("beats patch ridge: better in delivered_mae_PET")
+        'beats patch ridge: better in mean absolute error of PET of delivered scans'
     """
 
     def label(match: re.Match[str]) -> str:
         return measure_of(match[0]).label + (" of delivered scans" if match[0].startswith("delivered") else "")
 
-    return re.sub(rf"\b(?:{'|'.join(sorted(JUDGED, key=len, reverse=True))})\b", label, verdict)
+    names = (name + (r"(?:_[\w.+-]*\w)?" if name in OF_SCANS else "") for name in JUDGED)
+    return re.sub(rf"\b(?:{'|'.join(names)})\b", label, verdict)
 
 
 def worse_than(table: CaseTable, other: CaseTable | None) -> list[str]:

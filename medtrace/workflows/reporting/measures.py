@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from medtrace.evaluation.paired_rows import larger_is_better
+from medtrace.evaluation.paired_rows import larger_is_better, without_contrast
 
 KEY = (
     "mae",
@@ -87,6 +87,10 @@ def measure_of(column: str, delivered: Mapping[str, Any] | None = None) -> Measu
         >>> measure_of("landmark_mm").title, measure_of("mae").arrow
         ('landmark error (mm)', '↓')
     """
+    whole, contrast = without_contrast(column)
+    if contrast:
+        measure = measure_of(whole, {name: facts for name, facts in (delivered or {}).items() if name == contrast})
+        return Measure(f"{measure.label} of {contrast}", measure.unit, measure.larger_is_better, measure.short)
     label = _LABELS.get(column) or column.removesuffix("_mm").removesuffix("_hu").replace("_", " ")
     unit = _UNITS.get(column, "")
     if not unit:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medtrace.evaluation.verdicts import ABOUT, JUDGED
+from medtrace.evaluation.verdicts import ABOUT, judged
 from medtrace.metrics import CaseTable
 from medtrace.metrics.paired import LEVEL, PairedComparison, bootstrap_interval
 from medtrace.report.display import figure_png
@@ -102,9 +102,9 @@ def comparison_table(
     comparisons: Mapping[tuple[str, str, str], PairedComparison], named: Mapping[str, str]
 ) -> CellTable | None:
     """Runs beside the other rows, subject by subject; None where nothing is compared."""
-    lines = []
+    lines, columns = [], judged(column for column, *_ in comparisons)
     for (column, first, second), one in comparisons.items():
-        if column in JUDGED and one.n and first in named:
+        if column in columns and one.n and first in named:
             inside = "" if math.isnan(one.low) else f" [{one.low:+.4g}, {one.high:+.4g}]"
             lines.append(
                 (

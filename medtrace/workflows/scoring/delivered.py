@@ -18,6 +18,7 @@ from medtrace.data.scan_files import read_scan_files, scan_files_of
 from medtrace.engines.runs import read_run
 from medtrace.evaluation.delivered import Truth, delivered_scores, in_common_units, truths
 from medtrace.evaluation.labels import label_agreement
+from medtrace.evaluation.paired_rows import of_contrast
 from medtrace.evaluation.scoring import Tracer
 from medtrace.evaluation.tracers import TracerMethod
 from medtrace.evaluation.true_scans import TrueScans
@@ -66,8 +67,8 @@ class DeliveredScores:
     """The scores of what rows deliver.
 
     Attributes:
-        tables: row → its scans; of a run that makes several contrasts a line for each of them.
-        subjects: line → subject.
+        tables: row → its scans; of a run that makes several contrasts with columns of each of them.
+        subjects: scan → subject.
         facts: what was measured of each contrast, for the record.
         left_out: scan, or all of them → why it has no scores.
     """
@@ -173,11 +174,9 @@ def score_delivered(
                 notify(volume, f"the delivered scan is not scored: {reason}")
                 continue
             _told_apart(result.facts, facts)
-            for row, of_row in scores.items():
-                for contrast, values in of_row.items():
-                    line = volume if len(of_row) == 1 else f"{volume}: {contrast}"
-                    result.tables[row].add(line, values)
-                    result.subjects[line] = subject
+            result.subjects[volume] = subject
+            for row, values in scores.items():
+                result.tables[row].add(volume, values)
     return result
 
 
@@ -196,10 +195,10 @@ def _told_apart(known: dict[str, dict[str, Any]], new: Mapping[str, dict[str, An
 
 def _of_scan(
     rows: Mapping[str, ScanRow], true: TrueScans, division: Division, bar: Progress, task: Any
-) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, dict[str, Any]]]:
-    """Row → contrast → scores of one scan, and what was measured."""
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
+    """Row → scores of one scan, and what was measured."""
     prepared: list[tuple[Preparation, bool, SourceImages, list[Truth]]] = []
-    result: dict[str, dict[str, dict[str, float]]] = {}
+    result: dict[str, dict[str, float]] = {}
     for name, row in rows.items():
         sources, wanted = _prepared(prepared, row, true)
         contrast = true.contrast(row.preparation)
@@ -210,9 +209,10 @@ def _of_scan(
         for channel, truth in zip(images, wanted):
             scores[truth.contrast.name].append(delivered_scores(channel[None], truth))
         result[name] = {
-            contrast: {column: float(np.mean([one[column] for one in channels])) for column in channels[0]} | agreement
-            for contrast, channels in scores.items()
-        }
+            column if len(scores) == 1 else of_contrast(column, made): float(np.mean([one[column] for one in channels]))
+            for made, channels in scores.items()
+            for column in channels[0]
+        } | agreement
         bar.advance(task)
     facts = {
         truth.contrast.name: {

@@ -16,7 +16,7 @@ from medtrace.evaluation.edges import NO_FIELD as OF_NO_FIELD
 from medtrace.evaluation.paired_rows import Comparisons, compare_rows, write_comparison
 from medtrace.evaluation.scoring import Scores, Tracer, score_cases
 from medtrace.evaluation.tracers import identity, tracer_of
-from medtrace.evaluation.verdicts import ABOUT, JUDGED, comparison_table, verdicts
+from medtrace.evaluation.verdicts import ABOUT, comparison_table, judged, verdicts
 from medtrace.guard.notices import notify
 from medtrace.inference.patched import taking_patches
 from medtrace.methods.base import Method
@@ -210,7 +210,7 @@ def compared_text(
         if first in runs and second not in (members or {}).get(first, ())
     }
     lines = verdicts(named, runs.values(), CHEAP)
-    table = comparison_table(named, JUDGED)
+    table = comparison_table(named, judged(column for column, *_ in named))
     if not table:
         return "", lines
     return "\n".join([ABOUT, "", table, *(f"- {line}" for line in lines)]).rstrip() + "\n", lines
