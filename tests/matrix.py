@@ -44,7 +44,7 @@ SMOKE = (
     ["trace", "scan.nii.gz", "2a.nii.gz", "--out", "traced"],
     ["prepare", "pairs.csv", "--out", "dataset"],
     ["plan", "dataset"],
-    ["train", "unet", "dataset", "--smoke", "--out", "own", "--device", "cpu"],
+    ["train", "unet", "dataset", "--preset", "small", "--set", "training.max_epochs=1", "--out", "own"],
     ["evaluate", "own", "dataset"],
     ["calibrate", "radius", "--subjects", "2", "--size", "16", "--coverage", ".5", "--out", "radius.json"],
     ["traceability", "--set", "iterations=2", "--out", "traceability"],
@@ -56,7 +56,7 @@ REFUSED = (
     (["dicom", "trace", ".", "--out", "dicom"], "medtrace[dicom]"),
     (["export-model", "run", "--format", "onnx", "--out", "model.onnx"], "medtrace[onnx]"),
     (["translate", "hf://nobody/nothing", "scan.nii.gz", "--out", "none"], "medtrace[hub]"),
-    (["report", "trace", "--out", "page.pdf"], "medtrace[pdf]"),
+    (["report", "own", "--out", "report.pdf"], "medtrace[pdf]"),
 )
 """What needs an extra, and the name of the extra that it has to say."""
 DICOM = (
