@@ -24,24 +24,46 @@ EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 SMOKE = (
     ["doctor"],
     ["methods"],
+    ["demo", "--no-show", "--out", "demo"],
     ["bundle", "tracetrans", "--out", "bundle"],
+    ["slicer-modules", "--out", "slicer"],
     ["train", "tracetrans", "--smoke", "--out", "run", "--device", "cpu"],
     ["runs", "run"],
+    ["card", "run", "--license", "apache-2.0", "--out", "card"],
     ["export-model", "run", "--format", "torchscript", "--out", "model.ts"],
     ["translate", "run", "scan.nii.gz", "--out", "trace"],
     ["certify", "trace"],
     ["report", "trace", "--out", "page.html"],
     ["export", "trace", "--format", "ants", "--out", "ants"],
-    ["convert", "trace", "--to", "itk", "--out", "itk"],
+    ["bids", "trace", "--source", "sub-01_T1w", "--suffix", "T2w", "--out", "bids"],
     ["register", "2a.nii.gz", "scan.nii.gz", "--out", "registered"],
     ["apply", "registered", "2a.nii.gz", "--out", "applied.nii.gz"],
+    ["landmarks", "points.csv", "points.csv", "--space", "RAS", "--transform", "registered", "--out", "landmarks"],
+    ["convert", "registered", "--to", "itk", "--out", "itk"],
+    ["import", "itk/transform.h5", "--source", "2a.nii.gz", "--target", "scan.nii.gz", "--out", "imported"],
     ["trace", "scan.nii.gz", "2a.nii.gz", "--out", "traced"],
     ["prepare", "pairs.csv", "--out", "dataset"],
     ["plan", "dataset"],
-    ["train", "unet", "dataset", "--smoke", "--out", "own", "--device", "cpu"],
+    ["train", "unet", "dataset", "--preset", "small", "--set", "training.max_epochs=1", "--out", "own"],
     ["evaluate", "own", "dataset"],
+    ["calibrate", "radius", "--subjects", "2", "--size", "16", "--coverage", ".5", "--out", "radius.json"],
+    ["traceability", "--set", "iterations=2", "--out", "traceability"],
+    ["bench", "--setting", "smoke", "--out", "bench"],
     ["reproduce"],
 )
+"""What runs with the extra `bench` alone."""
+REFUSED = (
+    (["dicom", "trace", ".", "--out", "dicom"], "medtrace[dicom]"),
+    (["export-model", "run", "--format", "onnx", "--out", "model.onnx"], "medtrace[onnx]"),
+    (["translate", "hf://nobody/nothing", "scan.nii.gz", "--out", "none"], "medtrace[hub]"),
+    (["report", "own", "--out", "report.pdf"], "medtrace[pdf]"),
+)
+"""What needs an extra, and the name of the extra that it has to say."""
+DICOM = (
+    ["translate", "run", "series", "--out", "of_series"],
+    ["dicom", "of_series", "series", "--out", "dicom"],
+)
+"""What runs once the extra `dicom` is there, on a series that pydicom wrote."""
 SCAN = """
 import nibabel, numpy
 from nilearn import datasets
@@ -55,6 +77,35 @@ for number in range(6):
         nibabel.save(nibabel.Nifti1Image(image.astype("float32"), scan.affine), f"{number}{name}.nii.gz")
     rows.append(f"s{number},{number}a.nii.gz,{number}b.nii.gz")
 open("pairs.csv", "w").write("\\n".join(rows))
+open("points.csv", "w").write("x,y,z\\n0,0,0\\n10,-20,16\\n-24,8,30\\n")
+"""
+SERIES = """
+import nibabel, numpy, pathlib, pydicom
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+values = nibabel.load("scan.nii.gz").get_fdata()
+study, series, frame = generate_uid(), generate_uid(), generate_uid()
+pathlib.Path("series").mkdir()
+for index in range(values.shape[2]):
+    slice = pydicom.Dataset()
+    slice.file_meta = pydicom.dataset.FileMetaDataset()
+    slice.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    slice.SOPClassUID = slice.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    slice.SOPInstanceUID = slice.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    slice.StudyInstanceUID, slice.SeriesInstanceUID, slice.FrameOfReferenceUID = study, series, frame
+    slice.Modality, slice.SeriesNumber, slice.InstanceNumber = "MR", 1, index + 1
+    slice.PatientName, slice.PatientID, slice.PatientBirthDate, slice.PatientSex = "Template", "1", "", "O"
+    slice.StudyDate, slice.StudyTime, slice.StudyID = "20240102", "101112", "1"
+    slice.AccessionNumber = slice.ReferringPhysicianName = slice.Manufacturer = ""
+    slice.PixelSpacing, slice.SliceThickness = [4, 4], 4
+    slice.ImageOrientationPatient, slice.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-98, -134, 4 * index - 72]
+    slice.Columns, slice.Rows = values.shape[:2]
+    slice.SamplesPerPixel, slice.PhotometricInterpretation = 1, "MONOCHROME2"
+    slice.BitsAllocated, slice.BitsStored, slice.HighBit, slice.PixelRepresentation = 16, 16, 15, 0
+    slice.RescaleSlope, slice.RescaleIntercept = 1, 0
+    slice.PixelData = numpy.ascontiguousarray(1000 * values[::-1, ::-1, index].T).astype("uint16").tobytes()
+    slice["PixelData"].VR = "OW"
+    slice.save_as(f"series/{index:03d}.dcm", enforce_file_format=True)
 """
 PLAIN = """
 import importlib.util, pathlib
@@ -69,7 +120,7 @@ except ModuleNotFoundError as error:
 else:
     raise AssertionError("a DICOM file was read without pydicom")
 """
-"""What holds where no extra but `bench` is installed."""
+"""What holds where no extra but `bench` is installed; the commands of REFUSED name their extras as well."""
 
 
 def build(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -89,12 +140,17 @@ def build(folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def call(line: list, log: Path, variables: dict[str, str] | None = None, cwd: Path | None = None) -> int:
-    """Run, with everything it says in a log."""
+    """Run, with everything it says in a log, and the seconds that it and its processes took."""
     with log.open("a") as said:
         said.write(f"$ {' '.join(map(str, line))}\n")
         said.flush()
         environment = {**os.environ, "PYTHONPATH": "", **(variables or {})}
-        return subprocess.call(list(map(str, line)), stdout=said, stderr=said, env=environment, cwd=cwd)
+        begun, before = time.monotonic(), os.times()
+        code = subprocess.call(list(map(str, line)), stdout=said, stderr=said, env=environment, cwd=cwd)
+        after = os.times()
+        busy = after.children_user + after.children_system - before.children_user - before.children_system
+        said.write(f"= {code} after {time.monotonic() - begun:.0f} s, {busy:.0f} s of the processor\n")
+    return code
 
 
 def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str:
@@ -108,7 +164,7 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
     own = place / "bin"
     constraints = folder / "constraints.txt"
     lowest = subprocess.run(
-        [sys.executable, ROOT / "tests" / "lowest_versions.py", "bench"], capture_output=True, text=True
+        [sys.executable, ROOT / "tests" / "lowest_versions.py", "bench", "dicom"], capture_output=True, text=True
     )
     constraints.write_text(lowest.stdout if dependencies == "lowest" else "")
     begun = time.monotonic()
@@ -127,11 +183,20 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
     failed += [line[0] for line in SMOKE if call([own / "medtrace", *line], log, cwd=folder) not in (0, 3)]
     if call([own / "python", "-c", PLAIN], log, cwd=folder):
         failed.append("what a plain installation promises")
+    for line, extra in REFUSED:
+        before = len(log.read_text())
+        code = call([own / "medtrace", *line], log, cwd=folder)
+        if code == 0 or extra not in "".join(log.read_text()[before:].split()):
+            failed.append(f"the refusal of {line[0]} without {extra}")
+    call([own / "python", "-m", "pip", "install", "-q", "-c", constraints, f"{artifact}[dicom]"], log)
+    call([own / "python", "-c", SERIES], log, cwd=folder)
+    failed += [line[0] for line in DICOM if call([own / "medtrace", *line], log, cwd=folder)]
+    failed += [f"no smoke of {name}" for name in listed if name not in {line[0] for line in (*SMOKE, *DICOM)}]
     call([own / "python", "-m", "pip", "list", "--format", "freeze"], folder / "versions.txt")
     shutil.rmtree(place)
     if failed or not listed:
         return f"FAILED: {', '.join(failed) or 'no commands'}"
-    done = f"passed: {len(listed)} commands' help, {len(SMOKE)} run"
+    done = f"passed: help and smoke of {len(listed)} commands, {len(REFUSED)} extras named"
     return f"{done}; {packages} packages, {size:.1f} GB, installed in {took:.0f} s"
 
 

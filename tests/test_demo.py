@@ -80,7 +80,6 @@ def test_demo_alone_in_a_process_without_network_or_display(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"page written to {tmp_path / 'out' / 'page.html'}; open it" in done.stdout
     told = json.loads((tmp_path / "out" / "demo.json").read_text())
-    assert told["processor_seconds"] < 120  # 60 s on two cores
     n = told["numbers"]
     assert n["image_error"] < 0.5 * n["image_error_of_the_source"]
     assert n["field_error_mm"] < 0.7 * n["field_error_of_no_field_mm"]

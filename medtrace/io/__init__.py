@@ -9,6 +9,7 @@ from medtrace.io.dicom_series import write_dicom_series
 from medtrace.io.export import EXPORT_FORMATS, export_trace
 from medtrace.io.fsl_warp import read_fsl_warp, write_fsl_warp
 from medtrace.io.learn2reg import read_learn2reg, write_learn2reg
+from medtrace.io.napari import napari_layers, napari_reader
 from medtrace.io.nifti import read_nifti_image, write_image
 from medtrace.io.nitransforms_field import read_x5, write_x5
 from medtrace.io.original_scan import to_original
@@ -26,6 +27,8 @@ __all__ = [
     "describe_derivatives",
     "export_trace",
     "load_trace",
+    "napari_layers",
+    "napari_reader",
     "read_dicom_registration",
     "read_fsl_warp",
     "read_learn2reg",

@@ -73,11 +73,15 @@ class CodedBackbone(TranslationBackbone):
             TypeError: if `image` is not a floating tensor.
             ValueError: if its rank or channels, or the domain, do not fit the backbone.
         """
-        _check_domain(domain, self.encoders, "both domains are coded")
-        check_network_input("image", image, self.spatial_dims, self.channels_of(domain))
-        padded, _ = pad_to_multiple(image, self.stride, minimum=self.minimum)
+        padded = self.padded(image, domain)
         content, style = self.encoders[domain](padded)
         return Code(content, style, tuple(image.shape[2:]))
+
+    def padded(self, image: Tensor, domain: Domain) -> Tensor:
+        """An image of `domain`, checked, on a grid that the strides divide."""
+        _check_domain(domain, self.encoders, "both domains are coded")
+        check_network_input("image", image, self.spatial_dims, self.channels_of(domain))
+        return pad_to_multiple(image, self.stride, minimum=self.minimum)[0]
 
     def decode(self, code: Code, domain: Domain) -> Tensor:
         """Make an image from a code.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medtrace.checks import check_positive
-from medtrace.networks.backbone import Code, Domain
+from medtrace.networks.backbone import Code, Domain, other
 from medtrace.networks.blocks import AdaptiveResidualBlock, DownsamplingEncoder, UpsamplingDecoder
 from medtrace.networks.blocks.residual import convolution, kaiming_start, residual_blocks
 from medtrace.networks.coded_backbone import CodedBackbone, check_count
@@ -113,6 +113,12 @@ class MUNIT(CodedBackbone):
             )
         kaiming_start(self.encoders)
         kaiming_start(self.decoders)
+
+    def translate(self, image: Tensor, domain: Domain = "source") -> Tensor:
+        """The other domain's image of a content, with the style 0; the image's own style is not looked for."""
+        padded = self.padded(image, domain)
+        content = cast(ContentAndStyle, self.encoders[domain]).content(padded)
+        return self.decode(Code(content, shape=tuple(image.shape[2:])), other(domain))
 
     def decoded(self, code: Code, domain: Domain) -> Tensor:
         """The decoder's linear output (B, C, *padded) of a code; without a style, of the style 0."""

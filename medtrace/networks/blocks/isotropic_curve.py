@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from monai.networks.layers import gaussian_1d, separable_filtering
+from monai.networks.layers import gaussian_1d
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medtrace.checks import check_network_input, check_positive, check_spatial_dims
 
@@ -86,5 +87,12 @@ class IsotropicCurve(nn.Module):
     def _smoothed(self, image: Tensor, number: int) -> Tensor:
         """A Gaussian mean; beyond the border the border's value continues."""
         kernel = getattr(self, f"kernel_{number}")
-        result: Tensor = separable_filtering(image, [kernel] * self.spatial_dims, mode="replicate")
-        return result
+        convolve = functional.conv2d if self.spatial_dims == 2 else functional.conv3d
+        reach, channels = len(kernel) // 2, self.in_channels
+        for axis in range(self.spatial_dims):
+            pads = [reach * (other == axis) for other in reversed(range(self.spatial_dims)) for _ in range(2)]
+            sizes = [len(kernel) if other == axis else 1 for other in range(self.spatial_dims)]
+            # With one filter per channel of a size that is known, which exporters of graphs ask for.
+            filters = kernel.reshape(1, 1, *sizes).expand(channels, 1, *sizes)
+            image = convolve(functional.pad(image, pads, mode="replicate"), filters, groups=channels)
+        return image
