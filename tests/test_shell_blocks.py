@@ -39,6 +39,7 @@ SHORT = {
 }
 """What is added to a line so that it takes seconds; nothing of it concerns where it reads and writes."""
 
+POINTS = "point,x,y,z\np,0,0,0\nq,5,-3,4\n"
 FINE = (0, 3)
 """Done, and done with a verdict that is FAIL: heads of 32 voxels are few."""
 
@@ -86,9 +87,8 @@ def apply_transforms(world):
         "points.fcsv",
         "# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n# columns = id,x,y,z\np,1,2,3\n",
     )
-    points = "point,x,y,z\np,0,0,0\nq,5,-3,4\n"
-    world.text("source.csv", points)
-    world.text("target.csv", points)
+    world.text("source.csv", POINTS)
+    world.text("target.csv", POINTS)
 
 
 def field_formats(world):
@@ -116,13 +116,12 @@ def with_runs(world):
 def model(world):
     with_runs(world)
     world.pairs()
-    assert run_line("medtrace prepare pairs.csv --out dataset --device cpu".replace(" --device cpu", "")) == 0
+    assert run_line("medtrace prepare pairs.csv --out dataset") == 0
 
 
 def certificate(world):
     with_runs(world)
-    points = "point,x,y,z\np,0,0,0\nq,5,-3,4\n"
-    world.text("source.csv", points)
+    world.text("source.csv", POINTS)
     rows = ["trace,source_landmarks,target_landmarks"]
     for number in range(24):
         world.traces(f"t{number}")

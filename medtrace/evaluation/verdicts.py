@@ -87,12 +87,15 @@ ABOUT = (
 """What stands before a `comparison_table`."""
 
 
-def comparison_table(comparisons: Comparisons, columns: Sequence[str] | None = None) -> str:
+def comparison_table(
+    comparisons: Comparisons, columns: Sequence[str] | None = None, *, counted: str = "subjects"
+) -> str:
     """Comparisons as Markdown: difference with its interval, how often the first is better, effect, p.
 
     Args:
         comparisons: of `compare_rows`.
         columns: that are shown, in order; None is all.
+        counted: what a comparison has a number of.
     """
     shown = list(dict.fromkeys(column for column, *_ in comparisons)) if columns is None else columns
     rows: list[dict[str, Any]] = [
@@ -105,7 +108,7 @@ def comparison_table(comparisons: Comparisons, columns: Sequence[str] | None = N
             "better in": f"{one.probability:.0%}",
             "effect d": "–" if math.isnan(one.effect) else f"{one.effect:.2f}",
             "p": "–" if math.isnan(one.p) else f"{one.p:.2g}",
-            "subjects": str(one.n),
+            counted: str(one.n),
         }
         for (column, first, second), one in comparisons.items()
         if column in shown and one.n

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medtrace.storage.places import first_reason
-from medtrace.storage.reservations import Contents, Reservation, new_or_empty, reserve_folder
+from medtrace.storage.reservations import (
+    Contents,
+    Reservation,
+    check_replaced,
+    is_replacing,
+    new_or_empty,
+    reserve_folder,
+)
 from medtrace.storage.workspaces import exchange, sync, sync_tree, visible
 
 
@@ -41,10 +48,9 @@ def atomic_directory(
         content = held.space.new(held.place.name)
         content.mkdir()
         yield content
-        if contents is new_or_empty:
-            new_or_empty(folder, _files(held.place), _files(content))
-        else:
-            contents(folder, visible(held.place))
+        contents(folder, visible(held.place))
+        if contents is new_or_empty and is_replacing():
+            check_replaced(folder, _files(held.place), _files(content))
         try:
             _deliver(content, held, last)
         except OSError as error:

@@ -40,9 +40,7 @@ _replacing: ContextVar[bool] = ContextVar("replacing", default=False)
 
 @contextmanager
 def replacing(on: bool = True) -> Iterator[None]:
-    """Within, an output that is to be new may take the place of an earlier one of the same names; see
-    `new_or_empty`.
-    """
+    """Within, an output that is to be new may take the place of an earlier one of the same files (`check_replaced`)."""
     earlier = _replacing.set(on)
     try:
         yield
@@ -55,18 +53,21 @@ def is_replacing() -> bool:
     return _replacing.get()
 
 
-def new_or_empty(given: str | os.PathLike, names: Sequence[str], new: Sequence[str] | None = None) -> None:
-    """Contents of an output that replaces nothing or, within `replacing`, names that it has itself.
+def new_or_empty(given: str | os.PathLike, names: Sequence[str]) -> None:
+    """Contents of an output that replaces nothing but, within `replacing`, an earlier one."""
+    if names and not is_replacing():
+        raise FileExistsError(f"{given}: {NEW_OR_EMPTY}")
+
+
+def check_replaced(given: str | os.PathLike, there: Sequence[str], new: Sequence[str]) -> None:
+    """Refuse to replace a folder that holds any file that its new content does not.
 
     Args:
         given: the folder.
-        names: what is in it.
-        new: what is going to be in it, once that is known.
+        there: paths of its files, from it.
+        new: those of the new content.
     """
-    if not _replacing.get():
-        if names:
-            raise FileExistsError(f"{given}: {NEW_OR_EMPTY}")
-    elif new is not None and (foreign := sorted(set(names) - set(new))):
+    if foreign := sorted(set(there) - set(new)):
         raise FileExistsError(
             f"{given}: is in use by something else, such as {foreign[0]!r}, which is not of this result; choose another"
             " folder"

@@ -205,7 +205,7 @@ def _paired(study: Study, rows: Sequence[StoredRow], trained: Sequence[str]) -> 
             shared = [case for case in values[label] if case in values[order[0]]]
             pair = ([values[one][case] for case in shared] for one in (label, order[0]))
             found[study.columns[name], label, order[0]] = compare_paired(*pair, larger_is_better=larger)
-    table = comparison_table(found).replace("| subjects |", "| cases |")
+    table = comparison_table(found, counted="cases")
     return [PAIRED, "", table, ""] if table else []
 
 

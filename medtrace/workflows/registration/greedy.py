@@ -163,9 +163,8 @@ def check_room(pair: ScanPair, spacing: float | None, similarity: str = "auto") 
     Raises:
         ValueError: if not; it states how much is needed.
     """
-    both = math.prod(pair.target.shape[1:]) + math.prod(pair.source.shape[1:])
     check_memory(
-        f"a registration of {working_voxels(pair, spacing):,} voxels, for images of {both:,}",
+        f"a registration of {working_voxels(pair, spacing):,} voxels, for images of {_voxels(pair):,}",
         memory_of(pair, spacing, similarity),
         "register on a coarser grid (a larger --spacing), or crop the scans",
     )
@@ -181,8 +180,12 @@ def working_voxels(pair: ScanPair, spacing: float | None) -> int:
 def memory_of(pair: ScanPair, spacing: float | None, similarity: str = "auto") -> int:
     """Bytes that a registration takes at its peak."""
     per_voxel = _BYTES_FOR_MIND if similarity == "mind" else _BYTES_PER_WORKING_VOXEL
-    both = math.prod(pair.target.shape[1:]) + math.prod(pair.source.shape[1:])
-    return working_voxels(pair, spacing) * per_voxel + both * _BYTES_PER_VOXEL
+    return working_voxels(pair, spacing) * per_voxel + _voxels(pair) * _BYTES_PER_VOXEL
+
+
+def _voxels(pair: ScanPair) -> int:
+    """Of both images together."""
+    return math.prod(pair.target.shape[1:]) + math.prod(pair.source.shape[1:])
 
 
 def seconds_of(pair: ScanPair, spacing: float | None) -> str:
