@@ -12,7 +12,7 @@ import medtrace
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write, scratch_directory
 from medtrace.storage.places import check_room, is_mount_point
-from medtrace.storage.reservations import locked, reserve_file, reserve_folder
+from medtrace.storage.reservations import locked, replacing, reserve_file, reserve_folder
 from medtrace.storage.workspaces import sweep
 from tests.output_helpers import PROCESSES, hidden, hold
 
@@ -323,6 +323,27 @@ def workspace_of_another(out):
             yield space.folder
 
     return opened()
+
+
+def write_pair(folder):
+    with atomic_directory(folder) as made:
+        (made / "parts").mkdir()
+        (made / "parts" / "a.txt").write_text("a")
+
+
+def test_an_earlier_output_is_replaced_where_asked_and_nothing_else(tmp_path):
+    out = tmp_path / "out"
+    write_pair(out)
+    with pytest.raises(FileExistsError, match="expected a new or empty folder"):
+        write_pair(out)
+    (out / "parts" / "a.txt").write_text("old")
+    with replacing():
+        write_pair(out)
+        assert (out / "parts" / "a.txt").read_text() == "a"
+        (out / "parts" / "notes.txt").write_text("precious")
+        with pytest.raises(FileExistsError, match=r"something else, such as 'parts/notes\.txt'"):
+            write_pair(out)
+    assert (out / "parts" / "notes.txt").read_text() == "precious"
 
 
 def test_room_is_asked_for_with_both_numbers(tmp_path):
