@@ -436,7 +436,7 @@ def bench(
     study: Annotated[
         str | None,
         typer.Option(
-            help="Of postop: rivals, short, alpha, gamma, ablation, translators or diffusion."
+            help="Of postop: rivals, alpha, gamma, ablation, translators, diffusion or short."
             " Of misaligned: noise, modes, generators or unpaired."
             " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
             " Of each of these four: methods."

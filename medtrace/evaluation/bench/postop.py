@@ -159,7 +159,6 @@ def study(name: str, rows: Mapping[str, Training], *, independent: bool = False)
 
 POSTOP = (
     study("rivals", RIVALS),
-    study("short", {row: short(training) for row, training in RIVALS.items()}),
     study(
         "alpha",
         {
@@ -211,4 +210,5 @@ POSTOP = (
             "DDIB": diffusion("ddib"),
         },
     ),
+    study("short", {row: short(training) for row, training in RIVALS.items()}),
 )
