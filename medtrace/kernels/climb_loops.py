@@ -14,7 +14,7 @@ SCALE = 100.0
 """Of the information, so that its gradient per voxel is about 1."""
 
 ARMIJO = 1e-3
-"""Share of the foretold gain that a step must bring."""
+"""Share of the predicted gain that a step must bring."""
 
 LONGEST = 3.0
 """Of a step, in units of the parameters: beyond it what is known of the curvature says nothing."""

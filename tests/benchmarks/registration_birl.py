@@ -6,7 +6,7 @@
 Nothing is said of the images: all settings are the defaults. The error of a landmark is the distance, in pixels,
 between where its counterpart is and where the registration puts it. Beside it: as the images lie; after the affine map
 that fits all the landmarks best, by least squares; what the landmarks themselves say of each other, each one's
-counterpart foretold from all the others by a thin-plate spline, of the smoothness that does so best; and after the
+counterpart predicted from all the others by a thin-plate spline, of the smoothness that does so best; and after the
 alignment alone.
 """
 
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
     before: float
     best_affine: float
-    foretold: float
+    predicted: float
     aligned: float
     found: float
     worst: float
@@ -59,7 +59,7 @@ def read_at(ddf: torch.Tensor, places: Any) -> Any:
     return sample(ddf[None], where)[0, :, :, 0].T.numpy()
 
 
-def foretold(here: Any, there: Any) -> Any:
+def predicted(here: Any, there: Any) -> Any:
     """(N, 2): counterparts of landmarks, each from the others alone."""
     tries = []
     for smoothing in SMOOTHINGS:
@@ -93,7 +93,7 @@ def measured(name: str, moving: str, fixed: str, files: bool, **settings: Any) -
     design = np.c_[here, np.ones(len(here))]
     best = design @ np.linalg.lstsq(design, there, rcond=None)[0]
     straight = here @ matrix[:2, :2].T + matrix[:2, 3]
-    guesses = here, best, foretold(here, there), straight, found
+    guesses = here, best, predicted(here, there), straight, found
     lengths = [np.linalg.norm(guess - there, axis=1) for guess in guesses]
     return Row(*(float(one.mean()) for one in lengths), float(lengths[-1].max()), verdict.text(), seconds)
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", action="store_true", help="register the files, as the command does")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print("| pair | landmarks | as they lie (px) | best affine | foretold | aligned | registered | worst | CPU s | |")
+    print("| pair | landmarks | as they lie (px) | best affine | predicted by the others | aligned | registered | worst | CPU s | |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, sides in PAIRS.items():
         for moving, fixed in (sides, sides[::-1]):
