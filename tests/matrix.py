@@ -167,13 +167,18 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
         [sys.executable, ROOT / "tests" / "lowest_versions.py", "bench", "dicom"], capture_output=True, text=True
     )
     constraints.write_text(lowest.stdout if dependencies == "lowest" else "")
+    install = [own / "python", "-m", "pip", "install", "-q", "-c", constraints]
     begun = time.monotonic()
-    wanted = f"{artifact}[bench]"
-    if call([own / "python", "-m", "pip", "install", "-q", "-c", constraints, wanted], log):
+    if call([*install, artifact], log):
         return "FAILED to install, see the log"
     took = time.monotonic() - begun
     size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 1e9
     packages = sum(1 for path in place.rglob("*.dist-info") if path.is_dir())
+    begun = time.monotonic()
+    plain = call([own / "medtrace", "demo", "--no-show", "--out", "first"], log, cwd=folder)
+    first = time.monotonic() - begun
+    if plain or call([*install, f"{artifact}[bench]"], log):
+        return "FAILED without the extra bench, or to install it, see the log"
     call([own / "python", "-c", SCAN], log, cwd=folder)
     listed = subprocess.run(
         [own / "python", "-c", "from medtrace.cli import app; print(*[c.name for c in app.registered_commands])"],
@@ -188,7 +193,7 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
         code = call([own / "medtrace", *line], log, cwd=folder)
         if code == 0 or extra not in "".join(log.read_text()[before:].split()):
             failed.append(f"the refusal of {line[0]} without {extra}")
-    call([own / "python", "-m", "pip", "install", "-q", "-c", constraints, f"{artifact}[dicom]"], log)
+    call([*install, f"{artifact}[dicom]"], log)
     call([own / "python", "-c", SERIES], log, cwd=folder)
     failed += [line[0] for line in DICOM if call([own / "medtrace", *line], log, cwd=folder)]
     failed += [f"no smoke of {name}" for name in listed if name not in {line[0] for line in (*SMOKE, *DICOM)}]
@@ -197,7 +202,8 @@ def try_out(python: str, dependencies: str, artifact: Path, folder: Path) -> str
     if failed or not listed:
         return f"FAILED: {', '.join(failed) or 'no commands'}"
     done = f"passed: help and smoke of {len(listed)} commands, {len(REFUSED)} extras named"
-    return f"{done}; {packages} packages, {size:.1f} GB, installed in {took:.0f} s"
+    of_plain = f"{packages} packages, {size:.1f} GB, installed in {took:.0f} s, first demo {first:.0f} s"
+    return f"{done}; without extras: {of_plain}"
 
 
 def interpreter_of(version: str) -> str | None:

@@ -53,6 +53,18 @@ def test_a_gpu_stands_beside_a_cpu(tmp_path):
     assert "| U-Net regression (GPU) |" in page
 
 
+def test_what_moves_nothing_leads_in_no_measure_of_a_field():
+    rows = [stored(name, 0, [mae], method="unet") for name, mae in (("Pix2Pix", 1.0), ("TraceTrans", 2.0))]
+    rows.append(stored("RegGAN", 0, [3.0]))
+    for row, fields, error in zip(rows, (0.0, 0.1, 0.2), (0.5, 1.0, 2.0)):
+        row.table.rows["case-0"].update({"sd_log_jacobian": fields, "epe_still_mm": error})
+    page = rows_page(STUDY, rows, "command")
+    assert "MAE (0-255): Pix2Pix has the lowest mean" in page
+    assert "EPE still (mm): TraceTrans has the lowest mean" in page
+    assert "end-point errors, edges and folds of Pix2Pix" in page
+    assert "not asked" not in rows_page(STUDY, rows[1:], "command")
+
+
 def test_the_interval_is_students():
     # mean 2, sd 1, t of 2 degrees 4.3027: 4.3027 / sqrt(3)
     assert cell([1.0, 2.0, 3.0]).high - 2 == pytest.approx(2.4841, abs=1e-4)

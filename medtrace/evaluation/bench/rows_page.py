@@ -34,6 +34,8 @@ PAIRED = (
     " differences (above 0: the row is better), Wilcoxon's p. The interval is of these trainings: how far trainings"
     " differ says the table above."
 )
+OF_THE_FIELD = ("epe", "edge", "non_diffeomorphic")
+"""How measures of a field begin: a row that moves nothing is ahead in none of them."""
 COMPARED = 2
 """Measures of a study, its first, that are compared case by case."""
 
@@ -94,8 +96,11 @@ def rows_page(study: Study, rows: Sequence[StoredRow], command: str) -> str:
     lines = [_line(name, rows, measured[name]) for name in names]
     table = markdown_table(_formatted(lines, shown), {"row": "", **{k: study.columns[k] for k in shown}, **_ENDING})
     trained = [name for name in names if _of(rows, name)[0].trained]
+    still = [name for name in trained if _moves_nothing(measured[name])]
     verdicts = [_verdict(name, study, {row: measured[row] for row in trained}) for name in shown]
     ahead = "\n".join(f"- {line}" for line in verdicts if line)
+    if still and len(still) < len(trained):
+        ahead += f"\n- not asked of what moves nothing: end-point errors, edges and folds of {', '.join(still)}"
     return "\n".join([title, how, ABOUT, "", table, ahead, "", *_paired(study, rows, trained), _devices(rows), ""])
 
 
@@ -173,6 +178,8 @@ def _verdict(name: str, study: Study, rows: Mapping[str, Mapping[str, Cell]]) ->
     """Who is ahead in a measure, if anyone surely is."""
     better: Better | None = study.better.get(name)
     known = {row: cells[name] for row, cells in rows.items() if name in cells}
+    if name.startswith(OF_THE_FIELD):
+        known = {row: one for row, one in known.items() if not _moves_nothing(rows[row])}
     if better is None or len(known) < 2:
         return ""
     order = sorted(known, key=lambda row: known[row].mean, reverse=better == "max")
@@ -190,6 +197,11 @@ def _verdict(name: str, study: Study, rows: Mapping[str, Mapping[str, Cell]]) ->
     if single == len(others):
         return f"{begin}, and no other row has an interval: no winner"
     return f"{begin}, ahead of every row with an interval{rest}"
+
+
+def _moves_nothing(cells: Mapping[str, Cell]) -> bool:
+    """Whether a row's field is zero everywhere, by design: its measures of the field are those of no field."""
+    return "sd_log_jacobian" in cells and cells["sd_log_jacobian"].mean == 0
 
 
 def _paired(study: Study, rows: Sequence[StoredRow], trained: Sequence[str]) -> list[str]:
