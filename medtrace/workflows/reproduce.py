@@ -39,7 +39,7 @@ def papers() -> list[str]:
 def _rows(recipe: Recipe, name: str) -> str:
     table = next(table for table in recipe.tables if table.name == name)
     missing = sum(bool(row.missing) for row in table.rows)
-    return f"{len(table.rows)} rows" + (f", {missing} of them not in medtrace" if missing else "")
+    return f"{len(table.rows)} rows" + (f", {missing} of them not run" if missing else "")
 
 
 @reserving(lambda out: locked(out))
