@@ -105,7 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", action="store_true", help="register the files, as the command does")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print("| pair | landmarks | as they lie (px) | best affine | predicted by the others | aligned | registered | worst | CPU s | |")
+    print(
+        "| pair | landmarks | as they lie (px) | best affine | predicted by the others | aligned | registered"
+        " | worst | CPU s | |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, sides in PAIRS.items():
         for moving, fixed in (sides, sides[::-1]):
