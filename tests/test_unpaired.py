@@ -16,6 +16,7 @@ from medtrace.data import UnpairedDomains, load_dataset, load_domain, read_domai
 from medtrace.data.lists.pair_list import Pair
 from medtrace.data.lists.splits import split_domains
 from medtrace.io import load_trace
+from medtrace.methods import method_class, method_names
 from medtrace.methods.common.two_domain_settings import MINIMAL
 from medtrace.workflows.plan import plan
 from medtrace.workflows.prepare import prepare
@@ -175,6 +176,14 @@ def test_unpaired_methods_train_and_translate(domains, tmp_path, method):
     assert (trace.source_contrasts[0].name, trace.contrasts[0].name) == ("T1", "T2")
     t2 = torch.from_numpy(np.array(trace.contrasts[0].curve[0]))
     assert float(trace.image.max()) <= float(t2.max()) + 1
+
+
+@pytest.mark.parametrize("method", [name for name in method_names() if not method_class(name).abilities.paired])
+def test_what_a_method_makes_of_each_case_goes_on_one_side_alone(domains, method):
+    kind = method_class(method)
+    transform = kind.case_transform(kind.settings_type())
+    for side in ("source", "target"):
+        assert side in load_domain(domains[0] / "set", side, transform=transform)[0]
 
 
 def test_a_plan_takes_parts_where_targets_have_other_sizes(tmp_path):

@@ -111,7 +111,9 @@ class TwoStageMethod(Method):
         """The target's structure map, made once per image; of several channels the method makes it itself."""
         if settings.out_channels > 1:
             return None
-        return StructureMapd(["target"], method=settings.structure, gamma=settings.structure_gamma)
+        return StructureMapd(
+            ["target"], method=settings.structure, gamma=settings.structure_gamma, allow_missing_keys=True
+        )
 
     def __init__(
         self,
