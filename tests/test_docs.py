@@ -21,6 +21,7 @@ from medtrace.methods.common.two_domain import CycleConsistency, PairedL1, Regis
 from medtrace.networks import RegistrationUNet, translation_backbone
 from medtrace.networks.backbones import BACKBONES
 from medtrace.trace import Trace
+from tests.conftest import BROWSERS
 from tests.test_readme import check_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,10 +206,12 @@ def test_figures_are_drawn_by_their_scripts(script, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_moving_picture_is_recorded_from_a_page(tmp_path, monkeypatch, browser):  # noqa: ARG001 - skips without one
+def test_the_moving_picture_is_recorded_from_a_page(tmp_path):
+    if not any(map(shutil.which, BROWSERS)):
+        pytest.skip(f"needs a browser on the path, one of {', '.join(BROWSERS)}")
     path = tmp_path / "page.webp"
-    monkeypatch.setattr(sys, "argv", ["page_in_motion.py", str(path), "--size", "40"])
-    runpy.run_path(str(DOCS / "recordings" / "page_in_motion.py"), run_name="__main__")
+    command = [sys.executable, str(DOCS / "recordings" / "page_in_motion.py"), str(path), "--size", "40"]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     with Image.open(path) as image:
         assert image.n_frames >= 8
     assert path.stat().st_size < 300_000
