@@ -6,15 +6,15 @@ import os
 import random
 import signal
 import sys
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# A server that has imported everything and made a case of each task forks each training within milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.warm_training"])
 
 METHODS = {"reggan": {"cycle": True, "pool_size": 2, "data.flip": True}, "metaregnet": {}, "plasticine": {}}
 """A GAN with image pools, a registration and a diffusion model with averaged weights; all with random transforms."""
@@ -54,7 +54,18 @@ def train_here(method, folder, moment=None, resume=False, **settings):
     (Path(folder) / "generators").write_text(repr(drawn))
 
 
+@cache
+def warm():
+    """From now on a server that has imported everything and made a case forks each training within milliseconds.
+
+    One that other tests had started until now, and that has imported nothing, ends.
+    """
+    forkserver._forkserver._stop()
+    PROCESSES.set_forkserver_preload(["tests.warm_training"])
+
+
 def start(*args, **kwargs):
+    warm()
     process = PROCESSES.Process(target=train_here, args=args, kwargs=kwargs)
     process.start()
     return process

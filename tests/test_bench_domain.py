@@ -52,6 +52,7 @@ def test_diffusion_after_surgery_is_scored_on_the_cases_of_tracetrans(setting):
     assert {training.method for training in rows.values()} == {"tracetrans", "plasticine", "palette", "ddib"}
 
 
+@pytest.mark.slow
 def test_rivals_see_other_subjects_only():
     for row, method in DOMAIN["rivals"].rows.items():
         item = data_of(method, "smoke").training()[0]

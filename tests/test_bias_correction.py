@@ -57,6 +57,7 @@ def uneven(tmp_path):
     return write_list(tmp_path / "raw", sources, targets)
 
 
+@pytest.mark.slow
 def test_a_data_set_and_its_translations_are_corrected_alike(uneven, tmp_path):
     named = {"source_contrast": "T1", "target_contrast": "T2"}
     summary = prepare(uneven, tmp_path / "data", bias_correction=["T1"], **named, **settings())
@@ -84,6 +85,7 @@ def test_a_data_set_and_its_translations_are_corrected_alike(uneven, tmp_path):
         assert ("differs" in check.reason) == differs
 
 
+@pytest.mark.slow
 def test_a_true_target_is_corrected_as_its_data_set_is(uneven, tmp_path):
     named = {"source_contrast": "T1", "target_contrast": "T2"}
     prepare(uneven, tmp_path / "data", bias_correction=["all"], **named, **settings())

@@ -208,8 +208,10 @@ def test_metadata_follows_monais_schema(name, tmp_path):
 # One training, two ways in
 
 
+@pytest.mark.slow
 @every_method
 def test_monai_bundle_run_gives_the_weights_of_the_python_call(small, trained, tmp_path):
+    """In a process of its own; in this one, test_train_two_domain.py does with a bundle of MUNIT."""
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/train.yaml", "--run_dir", tmp_path]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=small)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -295,12 +295,12 @@ def head():
     return (body * (400 + 200 * torch.sin(7 * grid[0]) * torch.cos(6 * grid[1])))[None]
 
 
-@pytest.mark.parametrize("slice_count", [4, 1])
+@pytest.mark.parametrize("slice_count", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_translating_run_is_asked_again(head, tmp_path, slice_count):
     affine = torch.diag(torch.tensor([-1.0, 1.5, 3.0, 1.0], dtype=torch.float64))
     write_image(tmp_path / "scan.nii.gz", head[..., :slice_count], affine)
     run = shift_run(tmp_path / "run", [0.0, 1.0])
-    translate(run, tmp_path / "scan.nii.gz", tmp_path / "trace", progress=False)
+    translate(run, tmp_path / "scan.nii.gz", tmp_path / "trace", progress=False, report=False)
     result = certify(tmp_path / "trace", run=run, source=tmp_path / "scan.nii.gz")
     assert result.check("reproduction").status == Status.PASS
     assert result.check("equivariance").figures["equivariance_ratio"] < 0.1
@@ -483,7 +483,7 @@ def test_calibration_table():
     assert all(j.right and j.certificate.verdict == Status.FAIL for j in moved)
 
 
-@pytest.mark.parametrize("contrast", ["T2", "CT"])
+@pytest.mark.parametrize("contrast", [pytest.param("T2", marks=pytest.mark.slow), "CT"])
 def test_calibration_across_contrasts(contrast):
     """The truth does not fail, and what is wrong whatever the contrast does not pass."""
     verdicts = {

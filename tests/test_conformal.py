@@ -104,6 +104,7 @@ def test_on_landmarks(tmp_path):
         few.write(tmp_path / "few.json")
 
 
+@pytest.mark.slow
 def test_small_calibration_on_tracebench():
     errors = predictor_errors("noisy", "postop", (16, 16))
     result = calibrate_radius(errors, "noisy", spatial_shape=(16, 16), calibration=40, test=40)

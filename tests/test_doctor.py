@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -34,10 +33,20 @@ def test_command_prints_every_section_and_writes_nothing(capsys, tmp_path, monke
 
 
 @pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
-def test_threads_of_a_command_soon_sleep_unless_told_otherwise(chosen):
-    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    command = [sys.executable, "-m", "medtrace", "doctor"]
-    told = subprocess.run(command, env={**kept, **chosen}, capture_output=True, text=True, check=True).stdout
+def test_threads_of_a_command_soon_sleep_unless_told_otherwise(chosen, capsys, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is afterwards as it is now
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    if chosen:
+        with pytest.raises(SystemExit) as caught:
+            main(["doctor"])
+        assert caught.value.code == 0
+        told = capsys.readouterr().out
+    else:
+        command = [sys.executable, "-m", "medtrace", "doctor"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) +(\w+)$", told, re.MULTILINE))
     assert found == (chosen or {"GOMP_SPINCOUNT": "2000"})
 

@@ -304,7 +304,8 @@ def test_the_page_is_whole_whatever_signal_ends_the_training(sign, tmp_path):
     """A real process, at a moment of chance after its second epoch."""
     settings = [f"--set=training.{name}" for name in ("max_epochs=5000", "val_interval=1", "checkpoint_interval=1")]
     line = [sys.executable, "-m", "medtrace", "train", "unet", "--smoke", "--device", "cpu", *settings]
-    with subprocess.Popen([*line, "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True) as process:
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # ignored in the background
+    with subprocess.Popen([*line, "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True, **heard) as process:
         for told in process.stderr:
             if told.startswith("epoch 3/"):
                 break

@@ -26,7 +26,8 @@ PACKAGE = Path(medtrace.__file__).parent
 
 
 SLOW = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 from medtrace.storage.directories import atomic_directory
 from medtrace.storage.files import atomic_write
 from medtrace.storage.reservations import reserve_folder

@@ -33,7 +33,12 @@ def killed_and_resumed(method, folder, moment, **settings):
 
 
 @pytest.mark.parametrize(
-    "moment", ["in a forward pass", "while writing a checkpoint", "before the weights of the run have their name"]
+    "moment",
+    [
+        "in a forward pass",
+        "while writing a checkpoint",
+        pytest.param("before the weights of the run have their name", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_resumed_is_uninterrupted(moment, uninterrupted, tmp_path):
     expected = uninterrupted("reggan")

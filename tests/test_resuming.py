@@ -14,7 +14,7 @@ from medtrace.methods import method_class
 from medtrace.methods.registry import _IN_PROCESS
 from medtrace.workflows.prepare import prepare
 from medtrace.workflows.train import train
-from tests.interrupted_training import PROCESSES
+from tests.interrupted_training import PROCESSES, warm
 from tests.trainings import SMOKE
 
 ONCE = {"training.max_epochs": 1}
@@ -109,6 +109,7 @@ def _train(*arguments, **options):
 
 
 def in_process(*arguments, **options):
+    warm()
     process = PROCESSES.Process(target=_train, args=arguments, kwargs=options)
     process.start()
     process.join()

@@ -111,7 +111,9 @@ def test_a_size_of_one_subject_gets_targets_cut_or_padded_to_it():
         assert item["target"].min() == -1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name == "plasticine")) for name in METHODS]
+)
 def test_methods_train_on_several_sizes_and_are_evaluated(tmp_path, method):
     write(CASES[pair_lists.__name__]["three_sizes_in_one_batch"], tmp_path / "case")
     summary = prepare(tmp_path / "case" / "pairs.csv", tmp_path / "data", resize=0, progress=False)

@@ -207,6 +207,7 @@ def test_the_true_translation_of_tracebench_is_on_the_mark():
 def test_a_table_of_the_controls(tmp_path, monkeypatch):
     few = TraceBench("domain", (32, 32), cases=3, split="test")
     monkeypatch.setattr("medtrace.workflows.traceability._tracebench", lambda *_: few)
+    monkeypatch.setattr("medtrace.evaluation.traceability.TRAINING_CASES", 3)
     tables = traceability([], tmp_path, settings=TINY, feature_network="segmenter", device="cpu", progress=False)
     assert tables.keys() == {NO_TRANSLATION, TRUE_TRANSLATION}
     text = (tmp_path / "table.md").read_text()

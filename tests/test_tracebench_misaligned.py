@@ -70,7 +70,7 @@ def test_level_0_moves_nothing(quiet):
         assert torch.equal(plain(case["target_labels"]), plain(case["source_labels"]))
 
 
-@pytest.mark.parametrize("level", ["3", "nonrigid"])
+@pytest.mark.parametrize("level", ["3", pytest.param("nonrigid", marks=pytest.mark.slow)])
 def test_true_field_in_3d(level):
     case = bench(shape=(28, 32, 28), level=level, **QUIET)[0]
     assert case["ddf"].shape == (3, 28, 32, 28)

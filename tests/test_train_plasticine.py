@@ -36,6 +36,8 @@ NETWORKS = {
     "palette": {"networks.noise_estimator"},
     "ddib": {"networks.source", "networks.target"},
 }
+TRAINED = ("plasticine", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "plasticine"))
+"""The method of both kinds of networks in the default run, the others in the slow one."""
 PLASTICINE = method_class("plasticine").settings_type
 
 
@@ -230,6 +232,7 @@ def test_prepared_pairs(partners, tmp_path):
         assert ("partner" in item) == (partners == "resampled")
 
 
+@pytest.mark.slow
 def test_volumes(tmp_path):
     values = {"data.spatial_shape": [16, 18, 16], "data.train_cases": 2}
     values |= {"training.max_epochs": 1, "training.val_interval": 0}
@@ -241,7 +244,7 @@ def test_volumes(tmp_path):
 # Bundles
 
 
-@pytest.mark.parametrize("name", ["plasticine", "ddib"])
+@pytest.mark.parametrize("name", ["plasticine", pytest.param("ddib", marks=pytest.mark.slow)])
 def test_has_the_properties_of_a_bundle(name, tmp_path):
     folder = bundle(name, tmp_path / "bundle", presets=SMOKE)
     workflow = check_properties(folder, tmp_path, "infer", ("train", "evaluate"))
@@ -250,7 +253,7 @@ def test_has_the_properties_of_a_bundle(name, tmp_path):
     check_properties(folder, tmp_path, "infer", ("inference",), dataset_dir=str(tmp_path / "data"))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_evaluation_tells_what_medtrace_evaluate_tells(name, trained, tmp_path):
     run = trained(name)
     check_evaluation(run, bundle_of(run, tmp_path / "of-run"), tmp_path, {"mae", "epe_mm"}, rel=1e-4)
@@ -275,7 +278,7 @@ def test_inference_writes_the_trace_of_every_source(name, trained, tmp_path):
 
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.filterwarnings("ignore:Local rank information")
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_each_network_is_distributed(name, trained, tmp_path):
     run = trained(name)
     assert train_in_group(bundle_of(run, tmp_path / "bundle"), tmp_path / "run") == NETWORKS[name]

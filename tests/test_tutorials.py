@@ -53,6 +53,7 @@ def executed(name, tmp_path, monkeypatch):
     return notebook, pictures
 
 
+@pytest.mark.slow
 def test_tracetrans_tutorial_runs(tmp_path, monkeypatch):
     notebook, pictures = executed("01_tracetrans", tmp_path, monkeypatch)
     assert len(pictures) == 5

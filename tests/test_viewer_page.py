@@ -222,7 +222,7 @@ def test_paper_has_undistorted_pictures(page):
     assert corner == [0, 0, 0, 255]  # paper does not show through
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_no_barrier(page, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core; pip install '.[test]'")
     page.emulate_media(color_scheme=scheme)
