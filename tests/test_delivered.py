@@ -23,6 +23,7 @@ from medtrace.metrics import synthrad_scores
 from medtrace.workflows.compare import compare
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.prepare import prepare
+from medtrace.workflows.train import train
 from medtrace.workflows.training.handlers import training_data
 from medtrace.workflows.translate import translate
 from tests.standins import shift_run
@@ -166,6 +167,31 @@ def test_cheap_rows_stand_beside_and_a_worse_run_is_told(out):
     with (out / "comparison.csv").open() as file:
         compared = {(row["column"], row["first"], row["second"]): row for row in csv.DictReader(file)}
     assert compared["delivered_mae", "method", "patch ridge"]["n"] == "2"
+
+
+def test_a_unet_is_trained_beside_a_run_once(run, crossed, out, tmp_path, monkeypatch):
+    assert "`--unet` adds it" in (out / "table.md").read_text()
+    shutil.copytree(run, tmp_path / "run")
+    trainings = []
+
+    def few_steps(method, dataset, run, **settings):
+        trainings.append((method, dataset))
+        few = {"channels": [4, 8], "training.max_epochs": 1, "training.val_interval": 0, "data.patch": [16, 16, 8]}
+        return train(method, dataset, run, settings=few, device=settings["device"])
+
+    monkeypatch.setattr("medtrace.workflows.scoring.trained.train", few_steps)
+    for again in ("first", "second"):
+        tables = measured(tmp_path / "run", crossed, tmp_path / again, unet=True)
+    assert trainings == [("unet", crossed)]
+    assert len(tables["U-Net regression"].rows) == 2
+    assert not any(name.startswith("edge_") for name in tables["U-Net regression"].columns)
+    assert record(tmp_path / "second")["delivered"]["rows"]["U-Net regression"]["delivered_mae"]["n"] == 2
+    assert any("U-Net regression:" in line for line in record(tmp_path / "second")["verdicts"])
+    assert "`--unet` adds it" not in (tmp_path / "second" / "table.md").read_text()
+    assert "--unet" in record(tmp_path / "second")["command"]
+    together = compare([tmp_path / "run"], crossed, tmp_path / "third", device="cpu", progress=False, unet=True)
+    assert together["U-Net regression"].rows.keys() == tables["U-Net regression"].rows.keys()
+    assert len(trainings) == 1
 
 
 def test_edges_are_judged_beside_the_same_image_without_its_field(crossed, tmp_path):

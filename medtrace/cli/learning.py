@@ -318,6 +318,10 @@ def evaluate(
         bool,
         typer.Option(help="Also translate the scans, and score them on their own grid in the target's units."),
     ] = True,
+    unet: Annotated[
+        bool,
+        typer.Option("--unet", help="Beside these also U-Net regression, trained once in minutes and kept in the run."),
+    ] = False,
     allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
     """Measure a run on unseen subjects, or several runs side by side."""
@@ -331,6 +335,7 @@ def evaluate(
         "allow_training_subjects": allow_training_subjects,
         "cheap_rows": cheap_rows,
         "delivered": delivered,
+        "unet": unet,
     }
     if beside:
         if out is None:

@@ -31,12 +31,15 @@ from medtrace.workflows.scoring.origin import command_of, made_with, options_of,
 from medtrace.workflows.scoring.rows import (
     CHEAP,
     NO_FIELD,
+    UNET,
     EvaluatedRun,
     compared_text,
     comparisons_of,
     rows_beside,
     scan_rows,
     score_rows,
+    unet_note,
+    unet_row,
     write_tables,
 )
 from medtrace.workflows.scoring.worst import save_worst
@@ -81,6 +84,7 @@ def compare(
     allow_training_subjects: bool = False,
     cheap_rows: bool = True,
     delivered: bool = True,
+    unet: bool = False,
 ) -> dict[str, CaseTable]:
     """Score runs on one split beside the rows that cost nothing, and write one table of them.
 
@@ -102,6 +106,7 @@ def compare(
         allow_training_subjects: measure also on subjects that a run was trained on; the table says so.
         cheap_rows: see `medtrace.workflows.evaluate.evaluate`; learned from the first run's training cases.
         delivered: likewise.
+        unet: likewise, trained on the first run's training cases.
 
     Returns:
         Means over trainings, every run and the rows beside (as of `medtrace.workflows.evaluate.evaluate`), per case,
@@ -127,7 +132,10 @@ def compare(
         for name, run in zip(names, runs)
     }
     announce(f"scoring {len(runs)} runs on {len(cases)} cases of {split}", disk=free_disk(out), out=Path(out).name)
-    beside = rows_beside(measured[names[0]], folder, learned=cheap_rows)
+    first = measured[names[0]]
+    beside = rows_beside(first, folder, learned=cheap_rows)
+    if unet:
+        beside[UNET] = unet_row(first, folder, first.inferer, device)
     tables = score_rows(measured, beside, cases, translation_case, batch_size, progress)
     scans = scan_rows(measured, beside, folder) if delivered else {}
     result = score_delivered(scans, folder, split, batch_size=batch_size, patch_size=patch_size, progress=progress)
@@ -148,7 +156,7 @@ def compare(
     described = {
         name: {"row": name, "title": methods[name].title, **settings_of(Path(run))} for name, run in zip(names, runs)
     }
-    options = options_of(batch_size, patch_size, cheap_rows, delivered, allow_training_subjects)
+    options = options_of(batch_size, patch_size, cheap_rows, delivered, allow_training_subjects, unet)
     more: dict[str, Any] = {
         "delivered": result.record(),
         "verdicts": lines,
@@ -164,7 +172,8 @@ def compare(
     write_record(out, reviews, dataset=folder, split=split, cases=len(cases), described=described, **more)
     notes = [*doubts_of(reviews), *(f"{line}." for line in doubts)]
     notes += [seed_line(group, spreads[group.row]) for group in groups]
-    atomic_write(out / TABLE, "\n".join(filter(None, [_table(tables, notes), result.text(), text])))
+    parts = [_table(tables, notes), result.text(), text, unet_note(measured, beside)]
+    atomic_write(out / TABLE, "\n".join(filter(None, parts)))
     if len(cases):
         write_report(save_worst(out, measured, tables, cases), out / REPORT)
     return tables

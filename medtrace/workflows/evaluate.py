@@ -27,12 +27,15 @@ from medtrace.storage.reservations import locked, reserving
 from medtrace.workflows.scoring.delivered import score_delivered
 from medtrace.workflows.scoring.origin import command_of, made_with, options_of, settings_of
 from medtrace.workflows.scoring.rows import (
+    UNET,
     EvaluatedRun,
     compared_text,
     comparisons_of,
     rows_beside,
     scan_rows,
     score_rows,
+    unet_note,
+    unet_row,
     write_tables,
 )
 from medtrace.workflows.scoring.worst import save_worst
@@ -58,6 +61,7 @@ def evaluate(
     allow_training_subjects: bool = False,
     cheap_rows: bool = True,
     delivered: bool = True,
+    unet: bool = False,
 ) -> dict[str, CaseTable]:
     """Score a run on one split, beside the rows that cost nothing, and what it delivers of the split's scans.
 
@@ -81,10 +85,13 @@ def evaluate(
             cases (see `evaluated_rows.rows_beside`).
         delivered: also translate the scans themselves, as `translate` does, and score them on their own grid in the
             target's units (see `medtrace.evaluation.delivered`).
+        unet: also score a U-Net's regression, trained in minutes on the run's training cases unless it was before (see
+            `scoring.rows.unet_row`).
 
     Returns:
-        The rows "method", "identity", "intensity curve", "patch ridge" and, of a method that moves, "no field" (see
-        `evaluated_rows`), per case, with the columns of `score_cases`. Rows without a field have no edge columns.
+        The rows "method", "identity", "intensity curve", "patch ridge", "U-Net regression" where it was asked for and,
+        of a method that moves, "no field" (see `evaluated_rows`), per case, with the columns of `score_cases`. Rows
+        without a field have no edge columns.
 
     Raises:
         ValueError: if a case is of a subject that the run was trained on, known by its images (see
@@ -100,7 +107,7 @@ def evaluate(
         if folder is None
         else load_dataset(folder, split, landmarks=True, neighbors=method.neighbors)
     )
-    options = options_of(batch_size, patch_size, cheap_rows, delivered, allow_training_subjects)
+    options = options_of(batch_size, patch_size, cheap_rows, delivered, allow_training_subjects, unet)
     command = command_of([Path(run)], folder, split, None if out is None else Path(out), options)
     out = evaluation_of(run, split) if out is None else Path(out)
     check_positive("batch_size", batch_size)
@@ -109,6 +116,8 @@ def evaluate(
     runs = {ROW: EvaluatedRun(Path(run), method, inferer)}
     announce(f"scoring {name} on {len(cases)} cases of {split}", disk=free_disk(out), out=out.name)
     beside = rows_beside(runs[ROW], folder, learned=cheap_rows)
+    if unet:
+        beside[UNET] = unet_row(runs[ROW], folder, inferer, device)
     tables = score_rows(runs, beside, cases, score_case, batch_size, progress)
     scans = scan_rows(runs, beside, folder) if delivered else {}
     result = score_delivered(scans, folder, split, batch_size=batch_size, patch_size=patch_size, progress=progress)
@@ -132,7 +141,8 @@ def evaluate(
         made_with=made_with(method),
     )
     shown = {RUN: tables[ROW], **{row: table for row, table in tables.items() if row != ROW}}
-    atomic_write(out / TABLE, "\n".join(filter(None, [score_lines(shown), result.text({ROW: RUN}), text])))
+    parts = [score_lines(shown), result.text({ROW: RUN}), text, unet_note(runs, beside)]
+    atomic_write(out / TABLE, "\n".join(filter(None, parts)))
     if len(cases):
         write_report(save_worst(out, runs, tables, cases), out / REPORT)
     return tables

@@ -29,6 +29,7 @@ ROWS = {
     CHEAP[0]: "identity: the source as it is",
     CHEAP[1]: "intensity curve: each source intensity's most likely target intensity, from the training cases",
     CHEAP[2]: "patch ridge: ridge regression on patches, from the training cases",
+    CHEAP[3]: "U-Net regression: trained for minutes on the training cases",
 }
 WARNING = "Not for clinical use: research software, whose images are computed."
 

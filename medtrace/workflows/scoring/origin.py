@@ -46,6 +46,7 @@ def options_of(
     cheap_rows: bool,
     delivered: bool,
     allow_training_subjects: bool,
+    unet: bool,
 ) -> dict[str, Any]:
     """Options of `medtrace evaluate`, for `command_of`; what is not asked for is None."""
     return {
@@ -54,6 +55,7 @@ def options_of(
         "cheap-rows": cheap_rows,
         "delivered": delivered,
         "allow-training-subjects": allow_training_subjects or None,
+        "unet": unet or None,
     }
 
 

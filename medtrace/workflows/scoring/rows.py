@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
 from torch.utils.data import Subset
 
 from medtrace.data.dataset import load_dataset, read_index
 from medtrace.data.preparation.rules import FILE, Preparation
+from medtrace.engines.runs import load_method
 from medtrace.evaluation.cheap_rows import CURVE, IDENTITY, RIDGE, cheap_rows
 from medtrace.evaluation.edges import NO_FIELD as OF_NO_FIELD
 from medtrace.evaluation.paired_rows import Comparisons, compare_rows, write_comparison
@@ -24,12 +26,19 @@ from medtrace.metrics import CaseTable
 from medtrace.metrics.paired import PairedComparison
 from medtrace.networks.patches import PatchInferer
 from medtrace.storage.cases import content_digest
+from medtrace.storage.files import make_directory
 from medtrace.trace import Trace
 from medtrace.workflows.scoring.delivered import DeliveredScores, ScanRow
+from medtrace.workflows.scoring.trained import trained_row
 from medtrace.workflows.unseen.images import TrainingMemory
 
-CHEAP = (IDENTITY, CURVE, RIDGE)
-"""Rows that cost nothing."""
+UNET = "U-Net regression"
+"""The row that costs minutes: a U-Net trained on what the run was trained on (`unet_row`)."""
+CHEAP = (IDENTITY, CURVE, RIDGE, UNET)
+"""Rows that a run has to beat: those that cost nothing, and the plain regression where it was asked for."""
+UNET_RUN = Path("rivals") / "unet"
+"""Where in a run's folder that U-Net is."""
+WITHOUT_UNET = "Not among the rows: U-Net regression, which costs minutes of training; `--unet` adds it.\n"
 
 NO_FIELD = "no field"
 """The control of edge columns: a run's image beside its source, as if nothing had moved."""
@@ -74,6 +83,47 @@ def rows_beside(run: EvaluatedRun, dataset: Path | None, *, learned: bool = True
     except (OSError, ValueError) as error:
         notify(run.folder, f"no intensity curve and no patch ridge beside it: {error}")
         return {IDENTITY: identity}
+
+
+def unet_row(run: EvaluatedRun, dataset: Path | None, inferer: PatchInferer | None, device: str | None) -> Tracer:
+    """A U-Net's regression, trained once by its preset `small` on the run's own training cases, and kept in the run.
+
+    Args:
+        run: that it stands beside.
+        dataset: that is measured on; it may be the run's own, at another place.
+        inferer: how cases are taken to the network; None takes them as a whole.
+        device: that the U-Net is trained and used on; by default CUDA where there is one.
+
+    Raises:
+        ValueError: if the run translates nothing, or was not trained on pairs of a prepared data set.
+        FileNotFoundError: if its training cases are gone or changed.
+    """
+    if not run.method.translates:
+        raise ValueError(f"--unet: expected a run that translates, received {run.method.name}; leave it out")
+    folder = _training_folder(TrainingMemory.of(run.folder), dataset)
+    trained = trained_row(
+        UNET,
+        "unet",
+        make_directory(run.folder / UNET_RUN.parent) / UNET_RUN.name,
+        dataset=folder,
+        presets=("small",),
+        device=device,
+        resume=True,
+        console=Console(stderr=True),
+    )
+    method = load_method(trained, device)
+
+    def tracer(batch: Mapping[str, Any]) -> Sequence[Trace]:
+        with taking_patches(method, inferer):
+            return tracer_of(method)(batch)
+
+    return tracer
+
+
+def unet_note(runs: Mapping[str, EvaluatedRun], beside: Collection[str]) -> str:
+    """A line for a table that lacks the U-Net's row and might have it, else nothing."""
+    there = UNET in beside or any(run.method.name == "unet" for run in runs.values())
+    return WITHOUT_UNET if RIDGE in beside and not there else ""
 
 
 def _training_folder(memory: TrainingMemory, dataset: Path | None) -> Path:
