@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from functools import lru_cache
 from pathlib import Path
 
 import ignite.distributed
@@ -10,6 +12,22 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates_are_blurred_once():
+    """TraceBench keeps its template for two voxel sizes, which for every further one takes a second; here for six."""
+    anatomy = sys.modules.get("medtrace.data.tracebench.anatomy")
+    if anatomy is None:  # no test that was collected has imported it
+        yield
+        return
+    made = anatomy.load_template
+    kept = lru_cache(maxsize=6)(made.__wrapped__)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in list(sys.modules.values()):  # who imported it by its name
+            if getattr(module, "__dict__", {}).get("load_template") is made:
+                patch.setattr(module, "load_template", kept)
+        yield
 
 
 @pytest.fixture(autouse=True)

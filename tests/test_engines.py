@@ -155,7 +155,7 @@ def test_evaluator_hands_over_the_trace():
     assert len(output["traces"]) == 2
 
 
-@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize("stop", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_resumed_training_ends_with_the_same_weights(tmp_path, stop):
     def fit(epochs, folder, resume):
         method = tracetrans()

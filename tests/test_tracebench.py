@@ -172,7 +172,7 @@ def test_same_seed_same_bytes_whatever_the_count():
 
 def test_splits_share_no_subject():
     splits = ("training", "validation", "test")
-    data = [TraceBench(spatial_shape=(32, 32), cases=4, split=split) for split in splits]
+    data = [TraceBench(spatial_shape=(48, 48), cases=4, split=split) for split in splits]
     names = [case["subject"] for split in data for case in split]
     assert len(set(names)) == 12
     images = [plain(case["source"]) for split in data for case in split]

@@ -259,7 +259,7 @@ def test_evaluation_tells_what_medtrace_evaluate_tells(name, trained, tmp_path):
     check_evaluation(run, bundle_of(run, tmp_path / "of-run"), tmp_path, {"mae", "epe_mm"}, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["plasticine", "ddib"])
+@pytest.mark.parametrize("name", ["plasticine", pytest.param("ddib", marks=pytest.mark.slow)])
 def test_inference_writes_the_trace_of_every_source(name, trained, tmp_path):
     images = prepared_images(tmp_path / "data")["source"]
     run, out = trained(name), tmp_path / "out"

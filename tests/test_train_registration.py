@@ -129,7 +129,7 @@ def test_has_the_properties_of_a_bundle(name, tmp_path):
     check_properties(folder, tmp_path, "infer", ("inference",), dataset_dir=str(tmp_path / "data"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["metaregnet", pytest.param("voxelmorph_cfm", marks=pytest.mark.slow), "voxelmorph"])
 def test_evaluation_tells_what_medtrace_evaluate_tells(method, trained, tmp_path):
     run = trained(method)
     check_evaluation(run, bundle_of(run, tmp_path / "of-run"), tmp_path, {"mae", "epe_mm"})
