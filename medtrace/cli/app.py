@@ -91,7 +91,7 @@ def command(name: str, *, new_folder: bool = False) -> Callable[[Callable[..., N
     """Register a command whose errors end in one line on stderr and exit code 1.
 
     Args:
-        name: of the command.
+        name: name of the command.
         new_folder: whether it writes into a folder that must be new. `--overwrite` then lets it replace an earlier
             result.
     """

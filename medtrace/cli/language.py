@@ -69,8 +69,8 @@ def in_options(text: str, words: Mapping[str, Word]) -> str:
     """Rewrite a message about a function's parameters as one about a command's options.
 
     Args:
-        text: of an error or a warning.
-        words: of the command (see `words_of`).
+        text: text of an error or a warning.
+        words: words of the command (see `words_of`).
 
     Example:
         >>> in_options("dims: expected 2; give spatial_dims=2 and pad=True", {"spatial_dims": Word("--dims"),

@@ -13,7 +13,7 @@ def as_given(name: str, value: Any) -> Any:
     """The value of a command's parameter, with `~` expanded and runs of the Hub fetched.
 
     Args:
-        name: of the parameter.
+        name: name of the parameter.
         value: as it was parsed.
 
     Raises:

@@ -60,7 +60,7 @@ def module_xml(name: str) -> str:
     """The XML of a command, as 3D Slicer's execution model describes a module.
 
     Args:
-        name: of the command, one of `MODULES`.
+        name: name of the command, one of `MODULES`.
 
     Raises:
         ValueError: if no rule here covers the type of a parameter.

@@ -348,8 +348,8 @@ def calibrate(
     predictor: Annotated[
         str,
         typer.Option(
-            help="Without a run: mean, zero, noisy; registration, as in `medtrace trace` of the true image; translators,"
-            " likewise of wrong images (radius)."
+            help="Without a run: mean, zero, noisy; registration, as in `medtrace trace` of the true image;"
+            " translators, likewise of wrong images (radius)."
         ),
     ] = "mean",
     landmarks: Annotated[

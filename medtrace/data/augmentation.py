@@ -49,7 +49,7 @@ class SharpBackgroundd(Around):
     and then has the weighted mean of that alone.
 
     Args:
-        keys: of the images in [-1, 1]; one without background is moved as it would be.
+        keys: keys of the images in [-1, 1]; one without background is moved as it would be.
         around: the motion, by linear interpolation, of the images and of the keys `foreground_key` of them.
     """
 
@@ -78,7 +78,7 @@ class MoveOnGridd(Randomizable, MapTransform):
     to epoch, and keep a list of what was done.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         around: what is done to them.
     """
 
@@ -123,7 +123,7 @@ def augmentation(
 
     Args:
         settings: which, and how often.
-        preparation: of the data set, which says where left and right are and what the intensities mean.
+        preparation: preparation of the data set, which says where left and right are and what the intensities mean.
         spatial_dims: 2 or 3.
         neighbors: slices on either side that sources are read with.
 

@@ -40,7 +40,7 @@ class Face(NamedTuple):
     Attributes:
         across: of its center, from the left.
         down: of its center, from the top.
-        size: of its edge.
+        size: size of its edge.
     """
 
     across: float
@@ -113,11 +113,11 @@ def cut_to_faces(
     otherwise the mask is an oval in the square that the cascade finds.
 
     Args:
-        pairs: of photographs, one on each side.
+        pairs: pairs of photographs, one on each side.
         folder: that receives `NAME_source.png`, `NAME_target.png` and `NAME_mask.png`; it is made where missing.
         edge: pixels of the photographs' edges.
         largest: of several faces take the largest; otherwise several are refused.
-        page: of photographs that have several, from 1.
+        page: page of photographs that have several, from 1.
 
     Returns:
         The pairs with the new files, and notes. A pair fails if a photograph shows no face, or several and `largest` is

@@ -41,7 +41,7 @@ def neighbors_in(volume: Tensor, chosen: Sequence[int], count: int, stride: int 
     Args:
         volume: (S, C, H, W), slices first.
         chosen: numbers of slices, B of them.
-        count: of neighbors on either side.
+        count: number of neighbors on either side.
         stride: slices from one neighbor to the next.
 
     Returns:
@@ -65,7 +65,7 @@ def with_neighbors(items: Sequence[Mapping[str, Any]], count: int) -> list[dict[
 
     Args:
         items: with the file "source" of a slice, and "case".
-        count: of neighbors on either side; 0 adds none.
+        count: number of neighbors on either side; 0 adds none.
 
     Raises:
         ValueError: if no two slices are neighbors.

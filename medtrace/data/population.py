@@ -39,7 +39,7 @@ class ImageRecord:
         contrast: its name.
         fingerprint: see `medtrace.data.fingerprint`.
         statistics: what it looks like.
-        unit: of its contrast.
+        unit: unit of its contrast.
         natural_image: whether it is a natural image without anatomy.
     """
 
@@ -64,7 +64,7 @@ class ImageRecord:
         Args:
             image: (C, *spatial), in its units; of scans three spatial axes.
             affine: (4, 4), voxel to RAS mm.
-            name: of the contrast.
+            name: name of the contrast.
             contrast: what its numbers mean, where that is known.
             natural_image: whether it is a natural image.
             digest: its fingerprint, where that is known already.
@@ -107,7 +107,7 @@ def unlike(record: ImageRecord, training: Sequence[ImageRecord], others: Sequenc
     that was measured on real scans (`docs/reliability.md`), which is wider the fewer images there were.
 
     Args:
-        record: of the image.
+        record: record of the image.
         training: of the training images of its role and contrast.
         others: of those of the other role, which it might be taken for.
     """

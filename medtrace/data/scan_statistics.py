@@ -46,7 +46,7 @@ class ScanStatistics:
         rim: fraction of what is as dark as the background 3 to 15 mm below the body's surface (of a CT, as bright as
             bone): the skull. None of natural images, single slices, and where nothing lies so deep.
         zero_background: whether the background is exactly 0, as in masked scans.
-        channels: of the image.
+        channels: channels of the image.
     """
 
     limits: tuple[float, float]

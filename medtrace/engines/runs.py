@@ -159,7 +159,7 @@ def save_weights(method: Method, run: Path, name: Path = WEIGHTS, facts: Mapping
     Args:
         method: whose weights.
         run: the run folder.
-        name: of the file in it.
+        name: name of the file in it.
         facts: one entry that the file says of them, in place of who made them.
     """
     tensors = {

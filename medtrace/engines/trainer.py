@@ -74,7 +74,7 @@ class Trainer(MonaiTrainer):
         max_gradient_norm: clip each phase's gradient to this norm; None leaves it.
         accumulate: take each batch through the networks in so many parts, whose gradients add up to the batch's: the
             same step with less memory, where a loss is a mean over the batch's items.
-        seed: of all that is drawn, 0 or more; None takes the one that torch was seeded with.
+        seed: seed of all that is drawn, 0 or more; None takes the one that torch was seeded with.
         skip_limit: how many skipped steps end the training; None is `SkipLimit()`.
         amp: run forwards under autocast on the device; float16 on CUDA is loss-scaled.
         amp_kwargs: arguments of `torch.autocast`, such as {"dtype": torch.bfloat16}.

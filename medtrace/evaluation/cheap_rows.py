@@ -68,9 +68,9 @@ class IntensityCurve:
 
     Attributes:
         curves: (C', BINS) float32, the target at equally spaced source intensities from -1 to 1.
-        channels: of the source that each target channel is read from.
+        channels: channels of the source that each target channel is read from.
         background: (C',) float32, the target where the source is background.
-        in_channels: of the source.
+        in_channels: channels of the source.
     """
 
     curves: Tensor

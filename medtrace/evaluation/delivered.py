@@ -33,7 +33,7 @@ class Truth:
     Attributes:
         image: (1, *spatial), in the unit of the contrast.
         region: (1, *spatial) boolean, where errors count.
-        contrast: of the image.
+        contrast: contrast of the image.
         where: what the region is, for people.
     """
 
@@ -57,8 +57,8 @@ def truths(true: TrueScans, preparation: Preparation, contrasts: Sequence[Contra
 
     Args:
         true: the scans.
-        preparation: of the run.
-        contrasts: of the image's channels.
+        preparation: preparation of the run.
+        contrasts: contrasts of the image's channels.
 
     Raises:
         ValueError: if a contrast is not among the targets, or has no way to units without a scan.

@@ -126,7 +126,7 @@ def score(
     """Score one trace; see `score_cases` for the columns.
 
     Args:
-        trace: of a network, in [-1, 1], source and target on one grid.
+        trace: trace of a network, in [-1, 1], source and target on one grid.
         target: (C, *spatial) in [-1, 1].
         true_ddf: (spatial_dims, *spatial) in voxels, where it is known.
         healthy: (1, *spatial) boolean, where edges count; None is everywhere.
@@ -165,7 +165,7 @@ def as_channels(source: Tensor, channels: int) -> Tensor:
 
     Args:
         source: (B, C, *spatial); with `channels` of them it stays as it is.
-        channels: of the image.
+        channels: channels of the image.
     """
     if source.shape[1] == channels:
         return source

@@ -44,11 +44,11 @@ class SegmenterSettings:
         classes: name → label in the label maps; every other label counts as background.
         image: the cases' entry that is segmented.
         labels: the cases' entry that holds its labels.
-        channels: of MONAI's `BasicUNet`, six numbers.
+        channels: channels of MONAI's `BasicUNet`, six numbers.
         iterations: steps of Adam on Dice + cross-entropy.
         batch_size: images a step.
         learning_rate: at its peak; it warms up and falls again (one cycle).
-        seed: of weights and order.
+        seed: seed of weights and order.
     """
 
     classes: Mapping[str, int]

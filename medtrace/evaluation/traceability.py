@@ -112,7 +112,7 @@ def segmentation_of(trace: Trace, case: Mapping[str, Any], segmenter: Segmenter)
     """Segment a translation, bring the labels back to the source and compare them with the source's.
 
     Args:
-        trace: of the case's source.
+        trace: trace of the case's source.
         case: with "source_labels", (1, *source_spatial).
         segmenter: of the target's domain.
 

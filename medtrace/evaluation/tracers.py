@@ -62,7 +62,7 @@ class TracerMethod(Method):
 
     Args:
         tracer: gives one trace per item of a batch.
-        channels: of the images that it makes.
+        channels: channels of the images that it makes.
     """
 
     title = "Control"

@@ -37,7 +37,7 @@ def trace_by_registration(
         affine: likewise of the image.
         result: of the registration of the source to the image.
         mask: (1, *spatial) on the image's grid, where intensity may change.
-        contrasts: of source and image; None for one of both.
+        contrasts: contrasts of source and image; None for one of both.
         tissue: (1, *spatial) on the image's grid, where the change of contrast is estimated; None finds it.
     """
     channels = source.shape[0]
@@ -73,7 +73,7 @@ def contrasts_by_likeness(
 
     Args:
         declared: of source and image (see `medtrace.data.contrasts.contrasts_of`).
-        verdict: of their registration.
+        verdict: verdict of their registration.
     """
     before, after = declared
     if BY_DEFAULT not in (before.origin, after.origin):

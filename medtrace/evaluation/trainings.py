@@ -19,7 +19,7 @@ class Repeated(NamedTuple):
     Attributes:
         row: what the mean over its trainings is called.
         members: rows of the trainings.
-        seeds: of each.
+        seeds: seeds of each.
     """
 
     row: str

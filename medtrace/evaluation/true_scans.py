@@ -57,7 +57,7 @@ class TrueScans:
             dataset: the folder.
             volume: name of the pair.
             files: where its scans lie.
-            preparation: of the data set.
+            preparation: preparation of the data set.
 
         Raises:
             FileNotFoundError, ValueError: if a scan is gone, cannot be read or is not the one that was prepared.
@@ -86,7 +86,7 @@ class TrueScans:
         """The sources as the networks of a run read them.
 
         Args:
-            preparation: of the run.
+            preparation: preparation of the run.
             may_lack: whether it was trained with sources dropped.
         """
         paths = {image.contrast: image.path for image in self.files.of("source")}

@@ -42,7 +42,7 @@ def verdicts(comparisons: Comparisons, rows: Iterable[str], rivals: Iterable[str
     """Whether rows beat what costs nothing, a line for every two.
 
     Args:
-        comparisons: of `compare_rows`, rows before rivals.
+        comparisons: comparisons of `compare_rows`, rows before rivals.
         rows: that have to show themselves.
         rivals: that cost nothing.
 
@@ -93,7 +93,7 @@ def comparison_table(
     """Comparisons as Markdown: difference with its interval, how often the first is better, effect, p.
 
     Args:
-        comparisons: of `compare_rows`.
+        comparisons: comparisons of `compare_rows`.
         columns: that are shown, in order; None is all.
         counted: what a comparison has a number of.
     """

@@ -154,7 +154,7 @@ def inside(folder: Path, name: object, what: str) -> Path:
     """The path of a file that a list or header names relative to its folder.
 
     Args:
-        folder: of the list.
+        folder: folder of the list.
         name: relative, without "..".
         what: the list and the entry, for the message.
 

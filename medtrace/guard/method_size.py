@@ -29,7 +29,7 @@ def check_size(build: Callable[[], nn.Module], path: Path) -> nn.Module:
 
     Args:
         build: makes the method.
-        path: of its settings, for messages.
+        path: path of its settings, for messages.
 
     Returns:
         The method without numbers.

@@ -119,7 +119,7 @@ class Steps:
     """How far work of many steps is: a line every 30 seconds, with the time left as the steps so far took it.
 
     Args:
-        name: of the work.
+        name: name of the work.
         total: number of steps.
 
     Example:

@@ -29,7 +29,7 @@ class Delivered(NamedTuple):
         image: (C, *spatial) on the scan's grid, in the units of what it shows.
         parts: the networks' answer on that grid, its image in [-1, 1].
         foreground: (1, *spatial) boolean, outside of which the image has its background; None is everywhere.
-        contrasts: of the image's channels, None if unknown.
+        contrasts: contrasts of the image's channels, None if unknown.
         patches: how the scan was divided, None if it was not.
         backs: of the image's channels to their units.
     """
@@ -64,14 +64,14 @@ def deliver(
     """Take a scan through a method and bring the answer to the scan's grid and the target's units.
 
     Args:
-        method: of the run.
-        preparation: of the run.
+        method: method of the run.
+        preparation: preparation of the run.
         sources: the scan, as the networks read it.
-        contrast: of the source, where the run was trained on several.
+        contrast: contrast of the source, where the run was trained on several.
         division: how it is taken through the networks.
         fit: where memory runs out, take what fits.
         bar: shows how far it is.
-        name: of the image, for messages.
+        name: name of the image, for messages.
 
     Raises:
         ValueError: if the run does not fit the scan, or its target has no way to units.

@@ -61,8 +61,8 @@ def translate_fitting(
 
     Args:
         translate: takes a division and a progress bar.
-        method: of the run.
-        preparation: of the run.
+        method: method of the run.
+        preparation: preparation of the run.
         asked: the division that was asked for.
         fit: take what fits.
         bar: the progress bar.

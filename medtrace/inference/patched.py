@@ -31,7 +31,7 @@ def patches_for(
 
     Args:
         method: the method; some take no patches.
-        preparation: of the run.
+        preparation: preparation of the run.
         shape: the network's grid.
         patch_size: edge in voxels, or one number per axis; 0 is not a division, None decides.
 

@@ -102,7 +102,7 @@ def neighbor_stride(preparation: Preparation, apart: float) -> int:
     """Slices from one neighbor to the next in a scan, so that they lie as far apart as in training where they can.
 
     Args:
-        preparation: of the run.
+        preparation: preparation of the run.
         apart: mm from slice to slice of the scan.
 
     Warns:

@@ -64,7 +64,7 @@ def write_chain(chain: TransformChain, ends: Ends, folder: Path | str, format: s
         chain: from points of the target to points of the source.
         ends: grids of both images, of two or three axes.
         folder: a new or empty folder; it appears complete or not at all.
-        format: of the table.
+        format: format of the table.
 
     Returns:
         The files, sorted.

@@ -53,7 +53,7 @@ def read_source_series(folder: Path | str, series: str | int | None = None) -> S
     """Read the headers of a DICOM series, in the order and on the grid in which `read_image` reads it.
 
     Args:
-        folder: of single-frame MR or CT images.
+        folder: folder of single-frame MR or CT images.
         series: which volume, where the folder holds several (see `medtrace.data.reading.read_image`).
 
     Returns:

@@ -264,7 +264,7 @@ def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Se
     """Check that the disk has room for a trace before it is made: for its files without compression, which is the most.
 
     Args:
-        folder: of the trace.
+        folder: folder of the trace.
         source: shape (C, *spatial) of the source.
         image: likewise of the image.
 

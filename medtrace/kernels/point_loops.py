@@ -283,7 +283,7 @@ def many_values(
         spread: (bins, bins).
         floor: added to every probability.
         out: (maps) receives the information.
-        bins: of the histograms.
+        bins: bins of the histograms.
         parts: histograms that are summed.
         begin: first map.
         end: behind the last one.

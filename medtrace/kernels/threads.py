@@ -81,7 +81,7 @@ def pieces(count: int, work: int, minimum: int = 1 << 15) -> list[tuple[int, int
     """Ranges [begin, end) that cover `count` items, one per thread.
 
     Args:
-        count: of items to share.
+        count: number of items to share.
         work: of them all, in voxels: a thread is not worth its start below `minimum` of them.
         minimum: voxels per thread.
     """

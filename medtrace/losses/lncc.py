@@ -22,7 +22,7 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
     Args:
         x: (B, C, H, W[, D]), finite, any range.
         y: the same shape; channel c of x is compared with channel c of y.
-        radius: of the windows, which end at the image's border.
+        radius: radius of the windows, which end at the image's border.
         floor: added to each variance, in squared intensities: where both images vary less than this, they are taken
             for constant, and correlate by 0. Below the rounding of the images' squares (1e-7 of them in float32) it
             cannot tell what is constant.
@@ -69,7 +69,7 @@ class LNCCLoss(_Loss):
     and its floor is that of the variance itself rather than added to it.
 
     Args:
-        radius: of the windows.
+        radius: radius of the windows.
         floor: added to each variance, in squared intensities.
         reduction: "mean" or "sum" over the batch, or "none" for one value per item (B,).
 

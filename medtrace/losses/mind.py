@@ -27,7 +27,7 @@ def mind_ssc(image: Tensor, radius: int = 1, dilation: int = 1) -> Tensor:
 
     Args:
         image: (B, 1, H, W) or (B, 1, H, W, D), finite, any range.
-        radius: of the patches, box windows of 2·radius + 1 voxels.
+        radius: radius of the patches, box windows of 2·radius + 1 voxels.
         dilation: voxels from the middle to the neighbors.
 
     Returns:
@@ -90,7 +90,7 @@ class MINDLoss(_Loss):
     """Mean squared difference of the images' self-similarity contexts, see `mind_ssc`.
 
     Args:
-        radius: of the patches.
+        radius: radius of the patches.
         dilation: voxels from the middle to the neighbors.
         reduction: "mean" or "sum" over the batch, or "none" for one value per item (B,).
 

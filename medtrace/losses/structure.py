@@ -94,7 +94,7 @@ def similarity_maps(x: Tensor, y: Tensor, width: float, taps: list[float]) -> tu
     Args:
         x: (B, C, *spatial), in [0, width].
         y: the same shape.
-        width: of the range of intensities.
+        width: width of the range of intensities.
         taps: of the window along each axis.
     """
     c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2

@@ -23,7 +23,7 @@ class Pairs:
     Attributes:
         layout: name of a layout of `medtrace prepare`.
         select: contrasts that make pairs.
-        fractions: of subjects.
+        fractions: fractions of subjects.
         source: contrast that is translated from, where the layout may have the pair the other way round.
         labeled: only pairs whose images both have labels.
         arguments: of `medtrace.workflows.prepare.prepare`.
@@ -50,7 +50,7 @@ class CrossedSlices:
         pathological: likewise with one.
         pairs: drawn at random of all pairs of a split; None takes them all.
         rotations: whether the training pairs are there four times, turned by right angles.
-        contrast: of the layout.
+        contrast: contrast of the layout.
         smoke_healthy: where only the path is tried.
         smoke_pathological: likewise.
     """
@@ -93,7 +93,7 @@ class Domains:
     Attributes:
         source: what is translated from.
         target: what is translated to.
-        fractions: of the subjects of each.
+        fractions: fractions of the subjects of each.
         enclosed: (inner, outer) labels: the inner one is in both domains surrounded by the outer one, by which labels
             that are numbered in another way are found out; None where nothing of the kind is known.
         arguments: of `medtrace.workflows.prepare.prepare`.
@@ -114,7 +114,7 @@ class PaperData:
     """A data set of a paper.
 
     Attributes:
-        name: of the folder that holds it, where a paper has several, and of what is prepared of it.
+        name: name of the folder that holds it, where a paper has several, and of what is prepared of it.
         title: what people call it.
         access: how it is had, and under which terms.
         layout: what its folder looks like.
@@ -210,7 +210,7 @@ class Recipe:
 
     Attributes:
         method: name of the folder that it lies in.
-        citation: of the paper.
+        citation: citation of the paper.
         data: its data sets.
         tables: its tables.
         left_out: what of the paper is not done, and why.

@@ -112,7 +112,7 @@ def subbands(image: Tensor, scales: int, orientations: int) -> Iterator[Tensor]:
     Args:
         image: (N, C, H, W) float64.
         scales: octaves, the finest first.
-        orientations: of each.
+        orientations: orientations of each.
 
     Yields:
         (N, C, h, w) complex128, orientation by orientation of a scale; every scale has half the rows and columns of

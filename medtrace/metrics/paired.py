@@ -43,7 +43,7 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float
 
     Args:
         values: finite numbers, one per subject or case.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         Its ends; NaN of fewer than two values.
@@ -70,7 +70,7 @@ def compare_paired(
         first: values of A, one per case.
         second: values of B on the same cases, in the same order.
         larger_is_better: whether a higher value is the better one.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         The comparison; cases where a value is not finite are left out of it.

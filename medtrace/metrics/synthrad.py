@@ -40,9 +40,9 @@ def synthrad_scores(
         image: (B, 1, *spatial) in HU.
         target: the true CT, the same shape.
         mask: (B, 1, *spatial) bool, the body.
-        data_range: of PSNR and MS-SSIM, in HU.
+        data_range: data range of PSNR and MS-SSIM, in HU.
         weights: exponents of the scales, the finest first.
-        window: of MS-SSIM.
+        window: window of MS-SSIM.
 
     Returns:
         `mae_hu`, `psnr`, `ms_ssim` and `ms_ssim_scales`, each (B,) float64; without room for one scale `ms_ssim` is

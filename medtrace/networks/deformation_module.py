@@ -157,7 +157,7 @@ class DeformationModule(nn.Module):
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
             target: (B, target_channels, *spatial), in the other domain; None at inference.
-            noise: of the target's shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
+            noise: noise of the target's shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
             inferer: without a target, takes the volume to the network in patches; the velocities that they blend to are
                 exponentiated once.
 

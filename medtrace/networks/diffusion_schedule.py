@@ -110,7 +110,7 @@ def add_noise(image: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:
 
     Args:
         image: (B, C, *spatial), in [-1, 1].
-        noise: of the same shape, standard normal.
+        noise: noise of the same shape, standard normal.
         gamma: (B,) in [0, 1], the level of each case.
 
     Returns:

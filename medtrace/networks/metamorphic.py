@@ -149,7 +149,7 @@ class MetamorphicRegNet(nn.Module):
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
-            target: of the same shape.
+            target: target of the same shape.
             mask: (B, 1, *spatial) on the target's grid, boolean or in [0, 1]: where intensity may change.
             source_mask: likewise on the source's grid; it is taken along by the field and joined to `mask`.
 

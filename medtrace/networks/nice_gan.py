@@ -31,7 +31,7 @@ class AdaptiveLayerInstanceNorm(nn.Module):
     the same values (U-GAT-IT clips instead); the variances are the biased ones.
 
     Args:
-        channels: of the features.
+        channels: channels of the features.
         rho: where ρ starts, between 0 and 1.
         eps: keeps constant features finite.
     """
@@ -69,7 +69,7 @@ class LayerInstanceNorm(nn.Module):
     """The same blend with its own scale and shift, starting near layer normalization.
 
     Args:
-        channels: of the features.
+        channels: channels of the features.
         rho: where ρ starts, between 0 and 1.
     """
 

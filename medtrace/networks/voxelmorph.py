@@ -79,7 +79,7 @@ class DiffeomorphicVoxelMorph(nn.Module):
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
-            target: of the same shape.
+            target: target of the same shape.
 
         Returns:
             The warped source, its displacement and velocity.

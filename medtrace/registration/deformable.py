@@ -40,7 +40,7 @@ class Deformable:
         similarity: "lncc" (squared local correlation, blind to the sign of contrast), "mse" (squared difference, of one
             contrast), "mi" or "nmi" (mutual information, plain or normalized), "mind" (squared difference of
             self-similarity descriptors).
-        radius: of the windows of "lncc", in voxels of a level.
+        radius: radius of the windows of "lncc", in voxels of a level.
         update_smoothing_mm: standard deviation of the Gaussian on every update, in mm of the full resolution; a level
             whose voxels are k times larger smooths k times as far. None takes 1.5 voxels.
         field_smoothing_mm: likewise on the field after every update. None takes 0.6 voxels.

@@ -26,7 +26,7 @@ def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
     """Say what a verdict rests on.
 
     Args:
-        verdict: of a registration.
+        verdict: verdict of a registration.
         alignment: that came before its deformation.
 
     Returns:

@@ -62,7 +62,7 @@ def supported(pair: Working, deformation: Deformation, settings: Deformable) -> 
 
     Args:
         pair: the images on the working grid.
-        deformation: of them.
+        deformation: deformation of them.
         settings: that it was found with.
 
     Returns:

@@ -71,7 +71,7 @@ def enlarge(field: Tensor, factor: Sequence[int], finer: Sequence[int], shape: S
         field: in voxels of its resolution.
         factor: of its resolution.
         finer: of the other.
-        shape: of the full resolution.
+        shape: shape of the full resolution.
     """
     ratio = [old // new for old, new in zip(factor, finer)]
     mode = "bilinear" if len(ratio) == 2 else "trilinear"

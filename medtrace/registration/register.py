@@ -82,9 +82,9 @@ def register_images(
         mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: pathology that has no counterpart, left out.
         moving_mask: likewise on the moving grid.
         spacing: mm of the voxels on which the deformation is sought; None for the fixed image's.
-        settings: of the deformation, whose similarity is replaced, or what gives them for the spacing in mm of the grid
-            that is worked on, such as `thorough`; None for the usual ones, or `weak_likeness` where shapes are alike
-            and texture is not.
+        settings: settings of the deformation, whose similarity is replaced, or what gives them for the spacing in mm of
+            the grid that is worked on, such as `thorough`; None for the usual ones, or `weak_likeness` where shapes are
+            alike and texture is not.
         check_starts: whether an alignment is also found another way, to see whether both agree: the other way around,
             or, where none was sought, at all.
         held_out: whether to keep of the deformation only what blocks bear out that it was not sought in (see

@@ -122,7 +122,7 @@ def assess(
 
     Args:
         pair: the images on the working grid.
-        deformation: of them.
+        deformation: deformation of them.
         alignment: before it.
         other: an alignment that was found another way, or None.
         similarity: that drove the deformation.

@@ -89,7 +89,7 @@ def onto(image: Tensor, shape: Sequence[int], matrix: Array, *, smooth: bool = F
 
     Args:
         image: floating.
-        shape: of the other grid.
+        shape: shape of the other grid.
         matrix: (D + 1, D + 1) from its voxels to the image's.
         smooth: whether to filter the image first along axes whose voxels are finer than the other grid's.
     """
@@ -128,7 +128,7 @@ def total_field(ddf: Tensor, working: Array, matrix: Array, fixed: Array, shape:
         working: affine of the working grid.
         matrix: the alignment.
         fixed: affine of the fixed grid.
-        shape: of the fixed grid.
+        shape: shape of the fixed grid.
     """
     first, last = np.linalg.inv(working) @ fixed, np.linalg.inv(fixed) @ matrix @ working
     if takes_compiled(ddf):
@@ -175,7 +175,7 @@ def coordinates(matrix: Array, shape: Sequence[int]) -> list[Tensor]:
 
     Args:
         matrix: of voxels.
-        shape: of the grid.
+        shape: shape of the grid.
     """
     lines = [torch.arange(size, dtype=torch.float64) for size in shape]
     result = []

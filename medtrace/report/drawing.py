@@ -31,7 +31,7 @@ def panel_axes(figure: Figure, count: int, columns: int, *, share_x: bool = Fals
 
     Args:
         figure: that they are added to.
-        count: of the panels.
+        count: number of the panels.
         columns: panels per row at most; rows are filled evenly.
         share_x: whether they share their horizontal axis.
 

@@ -30,7 +30,7 @@ class Progress:
     """Where a training stands.
 
     Attributes:
-        title: of the method.
+        title: title of the method.
         state: what it does.
         epoch: epochs that are done.
         max_epochs: that are planned.

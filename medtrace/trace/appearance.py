@@ -22,7 +22,7 @@ def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, ti
 
     Args:
         warped: (C, *spatial), any intensity range.
-        image: of the same shape.
+        image: image of the same shape.
         bins: equal-width bins between the channel's least and greatest warped intensity in tissue, and in background.
         tissue: (1, *spatial), non-zero in tissue; None finds it (see `find_tissue`).
 

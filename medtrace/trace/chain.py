@@ -71,7 +71,7 @@ class FieldPart:
     Args:
         ddf: (2, H, W) or (3, H, W, D), pull displacement in voxels of its grid; read linearly.
         affine: (4, 4) from its voxels to RAS mm.
-        outside: of `OUTSIDE`.
+        outside: one of `OUTSIDE`.
         known_inverse: the inverse as its own field, where there is one; otherwise `inverse` is solved for at the
             points that are asked for.
 

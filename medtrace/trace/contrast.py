@@ -164,7 +164,7 @@ class Contrast:
         """The map between units and [-1, 1] that needs no scan: of the limits, or the mean training scan's.
 
         Args:
-            channels: of the image.
+            channels: channels of the image.
             foreground: see `IntensityMap`.
 
         Raises:

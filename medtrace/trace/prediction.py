@@ -45,8 +45,9 @@ def traces_of(source: Tensor, prediction: Prediction, target: Tensor | None = No
 
     Args:
         source: (B, C, *spatial), with its affines where it has any.
-        prediction: of the batch.
-        target: of a registration, the image whose grid the prediction is on, which has to be the source's in space.
+        prediction: prediction of the batch.
+        target: target of a registration, the image whose grid the prediction is on, which has to be the source's in
+            space.
 
     Raises:
         ValueError: if source and target are not on one grid, to 1e-3 of a voxel.

@@ -103,8 +103,8 @@ def resample(
 
     Args:
         image: (C, *spatial), float32 or float64.
-        affine: of the image.
-        shape: of the other grid.
+        affine: affine of the image.
+        shape: shape of the other grid.
         onto: affine of the other grid.
         matrix: rigid 4x4 matrix from RAS points of the other grid to RAS points of the image.
         frame: from `frame_of`.

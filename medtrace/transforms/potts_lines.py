@@ -33,7 +33,7 @@ def lines_along(shape: tuple[int, ...], step: tuple[int, ...], row: int | None =
     """The lines along `step`, which is 0, 1 or -1 on each axis; every voxel is on one of them.
 
     Args:
-        shape: of the image.
+        shape: shape of the image.
         step: as said.
         row: numbers from one row of the last axis to the next in the flat image; None for `shape[-1]`.
     """

@@ -31,7 +31,7 @@ class RigidTransform(NamedTuple):
 
     Attributes:
         matrix: (4, 4) float64, takes RAS mm points of the fixed image to the same anatomy's points in the moving one.
-        mutual_information: of the two images at the finest level, in nats.
+        mutual_information: mutual information of the two images at the finest level, in nats.
         iterations: steps at the finest level.
         stop: why the search stopped, in SimpleITK's words.
     """
@@ -65,10 +65,10 @@ class RigidAlignment(InvertibleTransform):
         fill: the value outside of the moving image; None for its minimum.
         channel: the channel of both images that is registered; all channels of the moving image move.
         levels: shrink factors, coarse to fine, in units of the smaller voxel edge.
-        bins: of the joint histogram.
+        bins: bins of the joint histogram.
         samples: voxels that the metric reads at most at a level.
         iterations: steps at a level at most.
-        seed: of the samples, at least 1.
+        seed: seed of the samples, at least 1.
 
     Raises:
         TypeError, ValueError: if a setting is of another kind or out of its range.

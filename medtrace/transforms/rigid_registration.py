@@ -25,7 +25,7 @@ class Search:
         bins: bins of the joint histogram.
         samples: how many voxels the metric reads at most; drawn with `seed` where a level has more.
         iterations: steps at each level at most.
-        seed: of the samples, at least 1.
+        seed: seed of the samples, at least 1.
     """
 
     levels: tuple[int, ...] = (8, 4, 2, 1)

@@ -46,7 +46,7 @@ def bids_derivatives(
         out: a new or empty folder; it appears complete or not at all.
         sources: for each trace the BIDS name of its source, or its path in the raw data set, where the folder's name
             does not say it.
-        suffix: of the images; by default that of their contrast.
+        suffix: suffix of the images; by default that of their contrast.
         space: of the images; by default "target" of registrations and "predicted" of the others.
         raw: path or URL of the raw data set, for links to the sources.
         skull_stripped: whether the images show no skull; None measures it.

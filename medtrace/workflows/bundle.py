@@ -46,7 +46,7 @@ def bundle(
     Args:
         name: the method's.
         out: a new or empty folder.
-        presets: of the method.
+        presets: presets of the method.
         settings: dotted name → value on top.
 
     Returns:

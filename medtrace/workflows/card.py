@@ -72,9 +72,9 @@ def card(
     Args:
         run: folder left by `medtrace train`; its weights are those that `using_checkpoint` chooses.
         out: a new or empty folder.
-        license: of the weights, as Hugging Face names it, such as "apache-2.0" or "cc-by-4.0"; "other" for one that it
-            does not know. It is not guessed: the terms of the training data decide.
-        title: of the card; by default the method's.
+        license: license of the weights, as Hugging Face names it, such as "apache-2.0" or "cc-by-4.0"; "other" for one
+            that it does not know. It is not guessed: the terms of the training data decide.
+        title: title of the card; by default the method's.
         limits: further sentences on how far to believe it.
 
     Returns:

@@ -35,11 +35,11 @@ def convert(
 
     Args:
         transforms: as for `medtrace.workflows.apply.apply`; several are written as one.
-        to: of `medtrace.io.chain_export.CONVERT_FORMATS`; the table there reports the files.
+        to: one of `medtrace.io.chain_export.CONVERT_FORMATS`; the table there reports the files.
         out: a new or empty folder; it appears complete or not at all.
         source: the moving image, by default the trace's.
         target: the fixed image, likewise.
-        format: of the files that are read, where their content does not tell.
+        format: format of the files that are read, where their content does not tell.
         say: takes a line for everything that was assumed.
 
     Returns:

@@ -41,7 +41,7 @@ class Demo(NamedTuple):
         page: to open in a browser.
         translation, registration: folders of the traces.
         numbers: errors against the known truth, beside those of doing nothing.
-        verdict: of the registration.
+        verdict: verdict of the registration.
         lines: what was done and how far it is from the truth, for people.
     """
 

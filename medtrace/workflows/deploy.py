@@ -24,7 +24,7 @@ def translate_series(run: str | os.PathLike, files: Sequence[str | os.PathLike],
         run: folder of a training, model folder, or `hf://owner/name`.
         files: the instances of one series.
         out: a new or empty folder; see `medtrace.io.save_dicom` for what is in it.
-        settings: of `medtrace.workflows.translate.translate`, such as contrast or device.
+        settings: settings of `medtrace.workflows.translate.translate`, such as contrast or device.
 
     Returns:
         The folder.
@@ -68,7 +68,7 @@ def _operator() -> type:
             args: further arguments of the SDK's operator.
             run: folder of a training, model folder, or `hf://owner/name`.
             output_folder: where the folders of the series are made.
-            settings: of `medtrace.workflows.translate.translate`.
+            settings: settings of `medtrace.workflows.translate.translate`.
             kwargs: further arguments of the SDK's operator, such as name.
         """
 

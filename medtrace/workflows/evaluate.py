@@ -69,7 +69,7 @@ def evaluate(
             `paired_rows`), `evaluation.json`, the traces of the worst cases (`worst/`) and a page of these,
             `report.html`, are written; by default `RUN/evaluation/<split>`. `medtrace report RUN` makes one document of
             all of it.
-        split: of a prepared folder.
+        split: split of a prepared folder.
         device: by default CUDA where there is one.
         batch_size: cases traced at once.
         patch_size: edge of the patches that volumes are taken to the networks in, or one number per axis; 0 takes them

@@ -61,11 +61,11 @@ def with_interval(
     """A trace with its interval and the mask of unexplained change, and what its metadata say of them.
 
     Args:
-        trace: of a scan, source and image on one grid.
+        trace: trace of a scan, source and image on one grid.
         delivered: of which the trace was made.
         source: (C, *spatial) as the networks read it.
-        preparation: of the run.
-        interval: of the run, in the networks' range.
+        preparation: preparation of the run.
+        interval: interval of the run, in the networks' range.
     """
     shown = _Translated(delivered.parts.image, pull(source, delivered.parts.ddf, None), trace.affine)
     axis = _slice_axis(preparation, trace.affine) if trace.spatial_dims == 3 else None

@@ -90,7 +90,7 @@ def landmarks(
         source: the source's image, for formats that count from it, points in voxels, and to check that the points are
             on it.
         target: the target's image, likewise.
-        format: of the transforms, where their content does not tell.
+        format: format of the transforms, where their content does not tell.
         space: axes of files of points that do not say them: RAS, LPS, voxel.
         figure: ending of the figure.
         say: takes a line for everything that was assumed.

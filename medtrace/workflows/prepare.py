@@ -151,7 +151,7 @@ def prepare(
             bias field that N4 finds in it before anything else, here and by the run (see `medtrace.data.bias`).
         fractions: fractions of subjects, see `split_by_subject`; None is `default_fractions`. A list that has a split
             of its own takes none.
-        seed: of the random split.
+        seed: seed of the random split.
         value_range: which values of natural images become 0 and 1. None takes 0 to 255 for natural images of 8 bits,
             and for others
             the smallest and the largest value of the training natural images; `preparation.json` says which.

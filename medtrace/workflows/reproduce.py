@@ -61,7 +61,7 @@ def reproduce(
     second call does what is missing.
 
     Args:
-        name: of a method whose folder has a recipe (see `papers`).
+        name: name of a method whose folder has a recipe (see `papers`).
         data: folder of the paper's data, or of several of its data sets, each in a folder of its name.
         out: receives `data/`, `runs/`, `rows/`, `tables/` (CSV) and the page `reproduction.md`.
         table: number of the only table to make.

@@ -65,7 +65,7 @@ def traceability(
         out: receives `table.md`, `results.json`, for every row `<row>.csv` and `<row>_summary.csv`; the segmenter.
         dataset: a folder made by `medtrace prepare` from a list with `source_labels` and `target_labels`; by default
             the TraceBench cases that the runs were configured with, and TraceBench's task `domain` without runs.
-        split: of a prepared folder, to score; the segmenter learns from its training split.
+        split: split of a prepared folder, to score; the segmenter learns from its training split.
         segmenter: folder of the segmenter, reused where it holds one; by default `out/segmenter`.
         feature_network: TorchScript file for FID and SFD (see `metrics.load_feature_network`), or "segmenter" for the
             segmenter's own deepest features. Without it the table has neither column.

@@ -48,9 +48,9 @@ def train(
             allowed.
         dataset: a folder made by `medtrace prepare`; not with a preset that trains on TraceBench.
         out: the run folder: `run.json`, `preparation.json`, `checkpoints/`, `history.csv`, `tensorboard/`.
-        presets: of the method, laid over its defaults in this order, such as ["tracebench", "full"]. With `dataset` the
-            preset `default` comes first, unless `paper` is among them, and the epochs follow from the preset's budget
-            of steps where nobody says them (see `medtrace.workflows.planning.training.plan_training`).
+        presets: presets of the method, laid over its defaults in this order, such as ["tracebench", "full"]. With
+            `dataset` the preset `default` comes first, unless `paper` is among them, and the epochs follow from the
+            preset's budget of steps where nobody says them (see `medtrace.workflows.planning.training.plan_training`).
         settings: dotted name → value on top, such as {"alpha": 0.75, "training.max_epochs": 3}. Dimensions and channels
             come from `dataset`.
         resume: continue from the newest checkpoint in `out`, with that run's settings, and `presets` and `settings` on

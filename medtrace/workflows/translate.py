@@ -109,7 +109,7 @@ def translate(
             channel is -1, the value of background, and the metadata say so.
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
         mask: foreground (brain) of the image on its grid, for runs that were prepared with masks.
-        contrast: of the image, where the run was trained on several.
+        contrast: contrast of the image, where the run was trained on several.
         device: such as "cuda:0"; by default CUDA where there is one.
         batch_size: slices at once.
         patch_size: edge of the patches of a 3D network in voxels of its grid, or one number per axis; 0 takes the
@@ -346,7 +346,7 @@ def run_preparation(run: str | os.PathLike, method: Method, natural_image: bool 
 
     Args:
         run: the run folder.
-        method: of the run; its network tells 2D from 3D where no preparation does.
+        method: method of the run; its network tells 2D from 3D where no preparation does.
         natural_image: whether the image at hand is a natural image; matters without a preparation only.
     """
     path = Path(run) / FILE

@@ -139,8 +139,8 @@ def check_on_image(
     """Check that landmarks are on an image, or next to it.
 
     Args:
-        path: of the landmarks, for the message.
-        names: of the points.
+        path: path of the landmarks, for the message.
+        names: names of the points.
         points: (N, 3) in RAS mm.
         image: the image.
         space: the axes that the file was read with, for the message.

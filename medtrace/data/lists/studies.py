@@ -105,7 +105,7 @@ def pairs_of(studies: Sequence[Study], select: Sequence[str], place: Path) -> li
     """The pairs that selections make of studies; studies that lack what is asked for are left out, which is said.
 
     Args:
-        studies: of a layout.
+        studies: studies of a layout.
         select: selections, see `Selection.of`. Sources may be missing but one, where there are several.
         place: of the layout, for messages.
 
@@ -139,7 +139,7 @@ def images_of(studies: Sequence[Study], select: Sequence[str], side: str, place:
     """Every image of a contrast, as the side of an unpaired domain.
 
     Args:
-        studies: of a layout.
+        studies: studies of a layout.
         select: contrasts; none is the only one that there is.
         side: "source" or "target".
         place: of the layout, for messages.

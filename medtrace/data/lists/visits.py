@@ -21,7 +21,7 @@ def in_order(visits: Sequence[str], times: Sequence[float | None], origin: str) 
     Args:
         visits: what each is called, such as "01" or "pre".
         times: when each was, where that is on record.
-        origin: of the subject, for messages.
+        origin: origin of the subject, for messages.
 
     Raises:
         ValueError: if neither times nor numbers tell the order.

@@ -120,7 +120,7 @@ def write_natural_image(stem: Path, image: Tensor, depth: Depth) -> Path:
     """Write a natural image in a depth that another one had.
 
     Args:
-        stem: of the file; the ending is `natural_image_ending`'s.
+        stem: stem of the file; the ending is `natural_image_ending`'s.
         image: (C, X, Y), C is 1 or 3. For a depth of whole numbers it is rounded, and clipped to what that holds.
         depth: of the file. Real numbers are written in 32 bits.
 

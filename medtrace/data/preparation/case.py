@@ -161,7 +161,7 @@ def read_case(
         settings: how it is brought there.
         natural_images: whether these are natural images, which are neither aligned nor reoriented.
         motions: from the first image to the others, where they are known already (see `Case.motions`).
-        columns: of lesions and labels, which are read too.
+        columns: columns of lesions and labels, which are read too.
         describe: whether `records` are wanted.
 
     Raises:

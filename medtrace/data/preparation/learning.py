@@ -106,9 +106,9 @@ def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settin
     """What the training scans that could be read teach together; it does not depend on the order of reading.
 
     Args:
-        pairs: of the training split, in the list's order.
+        pairs: pairs of the training split, in the list's order.
         learned: of those among them that could be read.
-        settings: of the preparation.
+        settings: settings of the preparation.
     """
     result = [learned[pair.name] for pair in pairs if pair.name in learned]
     quantiles: dict[str, list[np.ndarray]] = defaultdict(list)

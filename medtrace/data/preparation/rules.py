@@ -118,7 +118,7 @@ class Preparation:
         """What the numbers of a source mean, None where that is not on record.
 
         Args:
-            name: of the contrast; None is the sources', where they had one.
+            name: name of the contrast; None is the sources', where they had one.
         """
         if self.intensity is Intensity.RANGE and self.value_range is not None:
             low, high = map(float, self.value_range)

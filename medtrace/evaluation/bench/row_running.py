@@ -59,8 +59,8 @@ def score_row(
         study: that it is of.
         name: the row's.
         run: its run folder; of a control a folder beside the runs, which need not exist.
-        setting: of the bench.
-        seed: of cases and training.
+        setting: setting of the bench.
+        seed: seed of cases and training.
         device: by default CUDA where there is one.
         progress: show bars.
     """

@@ -30,11 +30,11 @@ class StoredRow:
     """A row of a study, of one seed.
 
     Attributes:
-        task: of the study.
+        task: task of the study.
         study: its name.
-        setting: of the bench.
+        setting: setting of the bench.
         name: the row's.
-        seed: of cases and training.
+        seed: seed of cases and training.
         table: what was measured of every case.
         facts: what it was measured with and what it cost, by name; `method` is empty for a control.
     """

@@ -118,14 +118,14 @@ class Study:
 
     Attributes:
         name: one word, for the command line.
-        task: of TraceBench; what the rows train on.
+        task: task of TraceBench; what the rows train on.
         rows: the trainings to compare, in the table's order.
         controls: what needs no training and stands above them.
         optional: control → module of the optional package that it needs; without it the control is left out.
         scores: the values of every case of a row.
         totals: numbers over all cases that are not mean of a column: from the tables of all rows to
             name → row → number.
-        columns: of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
+        columns: columns of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
             costs `parameters_million` (those a prediction runs through), `all_parameters_million`,
             `training_seconds`, `training_processor_seconds`.
         printed: of the terminal, likewise.

@@ -88,8 +88,8 @@ def assess_corrupted(
     """Certify the true traces of TraceBench cases and everything that `SPOILERS` makes of them.
 
     Args:
-        tasks: of TraceBench, with `ddf` and `inverse_ddf`.
-        cases: of each task, at least 2.
+        tasks: tasks of TraceBench, with `ddf` and `inverse_ddf`.
+        cases: cases of each task, at least 2.
         spatial_shape: (H, W) or (H, W, D).
         seed, split: of TraceBench; the defaults of `Thresholds` were chosen on "validation".
         thresholds: limits; None is the defaults.

@@ -299,7 +299,7 @@ def outside_contrast(image: Tensor, contrast: Contrast, slack: float = 0.05) -> 
 
     Args:
         image: in the contrast's units.
-        contrast: of fixed limits or a curve of training scans.
+        contrast: contrast of fixed limits or a curve of training scans.
     """
     (units,) = contrast.intensity_map().scan
     ends = units if contrast.background is None else (*units, contrast.background)
@@ -329,7 +329,7 @@ def smooth_displacement(
     Args:
         shape: two or three axes; along an axis of length 1 nothing moves.
         amplitude: greatest length of a vector.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         wavelength: voxels between the random control points.
         margin: voxels over which it falls to 0 at the border.
     """

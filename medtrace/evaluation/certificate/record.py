@@ -90,7 +90,7 @@ def assessed(name: str, figures: Mapping[str, float], thresholds: Thresholds, we
     """A check of figures against their limits.
 
     Args:
-        name: of the check.
+        name: name of the check.
         figures: all of them are upper-bounded where `thresholds` has a limit of that name; the others are only
             reported.
         thresholds: the limits.

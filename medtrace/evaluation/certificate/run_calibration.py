@@ -70,7 +70,7 @@ def question_run(
 
     Args:
         run: folder of the training.
-        task: of TraceBench.
+        task: task of TraceBench.
         cases: at least 2; each remembers the answer to another.
         spatial_shape: (H, W) or (H, W, D).
         seed, split: of TraceBench.

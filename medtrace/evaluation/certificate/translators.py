@@ -127,11 +127,11 @@ def trace_translators(
     """Trace what right and wrong translators make of TraceBench's cases, as `medtrace trace` does.
 
     Args:
-        tasks: of TraceBench.
-        cases: of each task, at least 2.
+        tasks: tasks of TraceBench.
+        cases: cases of each task, at least 2.
         spatial_shape: (H, W) or (H, W, D).
         seed, split: of TraceBench.
-        thresholds: of the certificate; None is the defaults.
+        thresholds: thresholds of the certificate; None is the defaults.
         progress: show a bar.
     """
     result = []

@@ -109,7 +109,7 @@ class IntensityInterval:
         population: where they come from.
         calibration: how many subjects, or cases.
         measured: what was found on unseen ones (see `measure_interval`).
-        weights_sha256: of the file of the weights that it was calibrated for, None where nobody recorded it.
+        weights_sha256: SHA-256 of the file of the weights that it was calibrated for, None where nobody recorded it.
     """
 
     coverage: float
@@ -148,7 +148,7 @@ class IntensityInterval:
         """Half of the interval (C', *spatial), in the unit of the trace's image.
 
         Args:
-            trace: of a translation, in the calibration's unit.
+            trace: trace of a translation, in the calibration's unit.
             change: of it (see `unexplained_change`); None computes it.
             slice_axis: of a volume that was translated slice by slice, the axis across the slices.
         """
@@ -258,7 +258,7 @@ def calibrate_interval(
     The local uncertainty is the one of `CHOICES` whose intervals are shortest on the first half, calibrated there.
 
     Args:
-        cases: of subjects that the method was not trained on.
+        cases: cases of subjects that the method was not trained on.
         population: where they come from, for the statement.
         coverage: probability promised for a random tissue voxel of a new subject.
         clean: probability promised that nothing is marked in a case without unexplained change; of n subjects it is at

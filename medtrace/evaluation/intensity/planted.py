@@ -151,10 +151,10 @@ def plant(cases: RunCases, interval: IntensityInterval, count: int, seed: int) -
     """Ask for the marks of a run's own translations and of ones with planted hallucinations.
 
     Args:
-        cases: of the run, whose test subjects are taken.
-        interval: of the run.
+        cases: cases of the run, whose test subjects are taken.
+        interval: interval of the run.
         count: cases of each kind of `KINDS`.
-        seed: of the lesions.
+        seed: seed of the lesions.
     """
     items = cases.items("test")
     chosen = [items[number] for number in range(min(count, len(items)))]

@@ -41,7 +41,7 @@ def pair_list(preparation: Pairs, place: Path, path: Path, smoke: bool = False) 
     Args:
         preparation: which pairs.
         place: where they lie.
-        path: of the list.
+        path: path of the list.
         smoke: a few subjects alone.
 
     Raises:

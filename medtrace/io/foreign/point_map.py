@@ -35,7 +35,7 @@ class Images:
 
     Args:
         source: of the moving image.
-        target: of the fixed image, on which the source is resampled.
+        target: grid of the fixed image, on which the source is resampled.
         source_pixel: edges of a pixel in mm as ITK reads them from a natural image's resolution; medtrace takes 1 mm.
         target_pixel: likewise.
     """
@@ -58,7 +58,7 @@ class PointMap:
     Args:
         transform: on points in LPS mm, in 2D or 3D; it leads from target to source, as ITK resamples.
         images: between which it leads.
-        format: of the file.
+        format: format of the file.
         notes: what was assumed, a line each.
 
     Raises:

@@ -28,7 +28,7 @@ class AdaptiveResidualBlock(nn.Module):
     """Add to the features two 3-wide convolutions of them, each adaptively normalized, with a ReLU between.
 
     Args:
-        channels: of the features.
+        channels: channels of the features.
         spatial_dims: 2 or 3.
     """
 

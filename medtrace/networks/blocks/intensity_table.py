@@ -20,8 +20,8 @@ class IntensityTable(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: of the input.
-        out_channels: of the output.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         knots: equally spaced from -1 to 1, between which it is linear.
 
     Example:

@@ -32,9 +32,9 @@ def write_summary(
     """Leave a line for the overview, and a thumbnail, in the folder of a case.
 
     Args:
-        folder: of the case, beside its trace.
-        trace: of the case.
-        verdict: of `medtrace.report.overview.ORDER`.
+        folder: folder of the case, beside its trace.
+        trace: trace of the case.
+        verdict: one of `medtrace.report.overview.ORDER`.
         reason: what speaks against it.
         numbers: by the headings of their columns, with units.
         target: what a registration was to reach, on the image's grid, to show instead of the image.
@@ -60,7 +60,7 @@ def finished_case(out: Path, name: str) -> OverviewCase:
 
     Args:
         out: folder of all cases.
-        name: of this one's.
+        name: name of this one's.
     """
     folder = out / name
     known = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))

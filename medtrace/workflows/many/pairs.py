@@ -94,7 +94,7 @@ def keep_or_make(folder: Path, key: str, overwrite: bool, make: Callable[[Path],
     """Work on a case unless its folder holds the result; whether it was kept.
 
     Args:
-        folder: of the case.
+        folder: folder of the case.
         key: digest of what its result follows from.
         overwrite: replace the result of other images or settings.
         make: writes the result into the folder that it is given.
@@ -131,9 +131,9 @@ def run_pairs(
 
     Args:
         function: makes a case or keeps it.
-        tasks: of it.
+        tasks: tasks of it.
         out: folder of the cases.
-        title: of the page.
+        title: title of the page.
         doing: beside the bar, such as "registering".
         preload: modules that workers import first.
         workers, scheduler: see `parallel.run_cases`.

@@ -50,7 +50,7 @@ def trace_cases(
         out: folder of the cases.
         workers: processes that share the cases.
         scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
-        threads: of a case; None for one where there are several workers.
+        threads: threads of a case; None for one where there are several workers.
         progress: show a bar on stderr.
         overwrite: replace results of other images or settings that have the same name.
         **settings: of `trace_translation`.

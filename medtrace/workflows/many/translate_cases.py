@@ -113,13 +113,14 @@ def translate_cases(
         run: folder left by `medtrace train`.
         images: images, folders of images, or lists; see `image_list.list_images`.
         out: the folder of all results, made where it is missing.
-        contrast: of images whose list names none.
+        contrast: contrast of images whose list names none.
         device: such as "cuda:0"; by default CUDA where there is one.
         batch_size: slices at once.
         patch_size: see `translate.translate`.
         workers: processes that share the cases.
         scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
-        threads: of the CPU for a case. With the same number, results are the same bytes for any number of workers.
+        threads: threads of the CPU for a case. With the same number, results are the same bytes for any number of
+            workers.
         progress: show a bar on stderr.
         overwrite: replace results of other images or settings that have the same name.
         report: write pages.

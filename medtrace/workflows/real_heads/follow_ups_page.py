@@ -127,7 +127,7 @@ def change_figure(
         second: (1, *spatial), the second date as it is shown.
         maps: row → (1, *spatial).
         truth, region: boolean (1, *spatial).
-        path: of the file.
+        path: path of the file.
     """
     most = truth[0].sum((0, 1)).argsort(descending=True)
     chosen = sorted(int(k) for k in most[: 3 * SHOWN : 3])

@@ -50,7 +50,7 @@ def score_labels(
         task: the translation; methods that are not trained yet have no row.
         out: of the study.
         console: tells what is done.
-        device: of the translations.
+        device: device of the translations.
 
     Raises:
         FileNotFoundError: if the network is missing.
@@ -118,7 +118,7 @@ def score_trace(network: StructureNetwork, trace: Trace, truth: Tensor) -> dict[
 
     Args:
         network: what labels.
-        trace: of a translation to T1.
+        trace: trace of a translation to T1.
         truth: labels (1, *source_spatial) of the true T1.
     """
     labels = network.segment(torch.as_tensor(trace.image), trace.affine)

@@ -41,7 +41,7 @@ class RealRow:
         task: name of the translation.
         person: of the test.
         row: a method's name, or a row that needs no network.
-        seed: of the training.
+        seed: seed of the training.
         missing: the source contrast that it is scored without.
     """
 

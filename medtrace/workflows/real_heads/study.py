@@ -53,7 +53,7 @@ def real_translation(
         out: receives `data/`, `runs/`, `rows/`, `labels/`, `figures/` and the page `real_translation.md`.
         tasks: names of translations, some of `medtrace.evaluation.real.tasks.TASKS`.
         methods: to train; None trains those of each translation.
-        presets: of each method, on top of `default`.
+        presets: presets of each method, on top of `default`.
         seeds: trainings of the best two methods.
         device: by default CUDA where there is one.
         progress: tell what is done.

@@ -41,7 +41,7 @@ class ScanRow(NamedTuple):
 
     Attributes:
         method: takes the scan.
-        preparation: of the run.
+        preparation: preparation of the run.
         may_lack: whether the run was trained with sources dropped.
     """
 
@@ -139,7 +139,7 @@ def score_delivered(
     Args:
         rows: name → row.
         dataset: the prepared folder; None for cases from elsewhere, which have no scans.
-        split: of it.
+        split: split of it.
         batch_size: slices at once.
         patch_size: see `medtrace.workflows.translate.translate`.
         progress: show a bar on stderr.

@@ -21,7 +21,7 @@ def command_of(
     Args:
         runs: folders, the first of which is evaluated and the others beside it.
         dataset: the prepared folder; None for cases from elsewhere, of which there is no command.
-        split: of it.
+        split: split of it.
         out: where the tables go, if not into the run.
         options: option without dashes → value; True and False are flags, None is left out.
     """

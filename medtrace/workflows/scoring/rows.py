@@ -41,7 +41,7 @@ class EvaluatedRun(NamedTuple):
     """A run that is measured.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         method: loaded from it.
         inferer: how cases are taken to its networks; None takes them as a whole.
     """
@@ -200,7 +200,7 @@ def compared_text(
     """What a table says of the comparison, as Markdown, and the verdicts in it.
 
     Args:
-        comparisons: of `comparisons_of`.
+        comparisons: comparisons of `comparisons_of`.
         runs: row → what it is called in the text.
         members: mean over trainings → its own trainings, which it is not compared with.
     """
@@ -229,7 +229,7 @@ def write_tables(
         out: the folder.
         tables: row → cases.
         delivered: scores of the scans.
-        comparisons: of `comparisons_of`.
+        comparisons: comparisons of `comparisons_of`.
         runs: rows that are called as their folders are; of others, what a file's name had better not hold becomes "_".
 
     Returns:

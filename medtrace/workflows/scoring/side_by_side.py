@@ -43,7 +43,7 @@ def threads_for(trainings: int, device: str | None) -> int:
     """Threads of each training of a study, which are the same however many of them are still to be done.
 
     Args:
-        trainings: of the study, done or not.
+        trainings: trainings of the study, done or not.
         device: as it was asked for.
     """
     threads = torch.get_num_threads()
@@ -67,7 +67,7 @@ def trained_rows(
         rows: row → what is trained.
         console: to print to.
         processes: trainings at once, which have lines with names, no bars.
-        threads: of each training.
+        threads: threads of each training.
 
     Returns:
         Row → run folder, in the order of the rows.

@@ -38,7 +38,7 @@ def trained_row(
         method: its method.
         run: the folder.
         dataset: a prepared folder, where the settings ask for one.
-        presets: of the method.
+        presets: presets of the method.
         settings: on top.
         device: by default CUDA where there is one.
         resume: continue a training that did not finish, instead of beginning anew.

@@ -33,7 +33,7 @@ def worst_of(table: CaseTable, count: int = SHOWN) -> list[str]:
     """The cases with the largest mean absolute error, the largest first; a case without one is worse than any.
 
     Args:
-        table: of a run.
+        table: table of a run.
         count: at most.
 
     Example:
