@@ -171,7 +171,7 @@ def left_right_axis(preparation: Preparation | None, spatial_dims: int) -> int |
 def curves_allowed(preparation: Preparation | None) -> bool:
     """Whether the sources' intensities may be bent: they mean nothing by themselves, and the targets' are others.
 
-    Where source and target have one contrast, the target would have to be bent alike; where a unit is fixed, as HU are,
+    Where source and target have one contrast, the target would must be bent alike; where a unit is fixed, as HU are,
     a number means a tissue.
     """
     return _unbent(preparation) is None

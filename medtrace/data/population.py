@@ -101,7 +101,7 @@ def skull_score(looks: ScanStatistics) -> float | None:
 
 
 def unlike(record: ImageRecord, training: Sequence[ImageRecord], others: Sequence[ImageRecord] = ()) -> list[str]:
-    """In what an image is unlike those of a training, a line each.
+    """In what an image is unlike those of a training, one line each.
 
     An image is unlike where it lies further outside of the training images' range than half that range, or than a floor
     that was measured on real scans (`docs/reliability.md`), which is wider the fewer images there were.

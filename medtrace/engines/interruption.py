@@ -36,7 +36,7 @@ class TrainingInterruptedError(KeyboardInterrupt):
 
 @contextmanager
 def listening(engine: Any) -> Iterator[None]:
-    """Let signals ask an engine to stop (`engine.stop_signal`) instead of ending the process in the midst of a step.
+    """Let signals ask an engine to stop (`engine.stop_signal`) instead of ending the process in the middle of a step.
 
     Between the last step of an epoch and the first of the next, where validations run, the training ends at once. A
     signal that the process ignores stays ignored; outside the main thread nothing is heard.

@@ -125,7 +125,7 @@ def load_method(
 
     Args:
         run: a folder left by `medtrace train`, or one that `medtrace card` made of it.
-        device: where to put it; by default CUDA where there is one.
+        device: where to put it; by default CUDA if available.
         sampling: how a method that samples is to sample this time, such as {"steps": 10}.
 
     Returns:
@@ -173,7 +173,7 @@ def save_weights(method: Method, run: Path, name: Path = WEIGHTS, facts: Mapping
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """The device named, or CUDA where there is one, or the CPU.
+    """The device named, or CUDA if there is one, or the CPU.
 
     Raises:
         ValueError: if there is no such device on this machine; the message has those that there are.

@@ -152,7 +152,7 @@ def train_segmenter(
     Args:
         cases: items with the settings' `image`, (C, *spatial) in [-1, 1], and `labels`, (1, *spatial).
         settings: what to segment.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         progress: show a bar.
 
     Returns:
@@ -243,7 +243,7 @@ def segmenter_in(
         settings: as for `train_segmenter`.
         origin: what the cases are, in words and numbers; a folder of another origin is not taken.
         unseen: cases of the same domain to measure it on, once.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         progress: show a bar.
 
     Raises:

@@ -13,7 +13,7 @@ from medtrace.report.tables import markdown_table
 LEAST_SUBJECTS = 6
 """Below these no interval of a bootstrap by subject is believed: Wilcoxon's p cannot fall below 5 % either."""
 JUDGED = ("mae", "ssim", "delivered_mae", "delivered_ssim")
-"""Columns in which a run has to be better than what costs nothing; of several contrasts in each of them."""
+"""Columns in which a run must be better than what costs nothing; of several contrasts in each of them."""
 
 
 def judged(columns: Iterable[str]) -> list[str]:

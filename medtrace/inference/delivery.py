@@ -67,7 +67,7 @@ def deliver(
         method: method of the run.
         preparation: preparation of the run.
         sources: the scan, as the networks read it.
-        contrast: contrast of the source, where the run was trained on several.
+        contrast: contrast of the source, if the run was trained on several.
         division: how it is taken through the networks.
         fit: where memory runs out, take what fits.
         bar: shows how far it is.

@@ -53,7 +53,7 @@ def one_source(
         preparation: preparation of the run.
         path: path of the image, for messages.
         scan: (C, *spatial).
-        contrast: which one, where the run was trained on several.
+        contrast: which one, if the run was trained on several.
         foreground: (1, *spatial) boolean, or None.
 
     Raises:

@@ -144,7 +144,7 @@ def write_bids_derivatives(
 
     Args:
         trace: what to write.
-        folder: folder of the data set, in which `name.folder` is made where it is missing; each file appears complete
+        folder: folder of the data set, in which `name.folder` is created if missing; each file appears complete
             or not at all.
         name: name of the source.
         suffix: suffix of the image; by default that of its contrast (`suffix_of`).

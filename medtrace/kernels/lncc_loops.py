@@ -91,7 +91,7 @@ def coefficient_planes(
         centers: v.
         floor: of the variances, in squared intensities.
         radius: radius of the windows.
-        used: 5, 3 if no derivative by y is wanted, or 0 if none is.
+        used: 5, 3 if no derivative by y is requested, or 0 if none is.
         out: (5, X, Y, Z) receives a, b, (a·Sy − b·Sx)/n, d, (a·Sx − d·Sy)/n, as many as are used.
         totals: (X) float64 receives the sum of the values per plane.
         begin: first plane.

@@ -82,7 +82,7 @@ class PointInformation:
 
         Args:
             matrix: (D + 1, D + 1) float64, from the points' voxels to the image's.
-            derivative: whether it is wanted; else zeros come instead.
+            derivative: whether it is requested; else zeros come instead.
 
         Returns:
             The value, 0 where nothing counts, and (D, D + 1) float64.

@@ -169,7 +169,7 @@ class Method(nn.Module):
     def io_network(self) -> nn.Module:
         """The network of one tensor in and one out that bundles describe; it shares the method's weights.
 
-        It is `networks` where there is one with a field `image` in its output, else what `predict` gives.
+        It is `networks` if there is one with a field `image` in its output, else what `predict` gives.
         """
         return OutputField(self.networks, "image") if hasattr(self, "networks") else _PredictedImage(self)
 

@@ -123,7 +123,7 @@ def bhattacharyya_distance(
 
     Args:
         pred: (N, C, H, W[, D]), the translations.
-        target: (M, C, ...), images of the target domain; neither their number nor their grid has to be that of `pred`.
+        target: (M, C, ...), images of the target domain; neither their number nor their grid must be that of `pred`.
         mask: (N, 1, ...) of the voxels of `pred` that count; None counts all, air included.
         target_mask: (M, 1, ...) likewise.
         data_range: (low, high), the outer edges of the bins.

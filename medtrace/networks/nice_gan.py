@@ -234,7 +234,7 @@ class NICEGAN(TranslationBackbone):
 
     Without `bidirectional` there is no discriminator of the source domain, and that of the target domain encodes the
     sources; RegGAN, which uses NICE-GAN so, does not say how. Source and target then need as many channels.
-    With `bidirectional`, both discriminators must be trained, also when only one direction is wanted.
+    With `bidirectional`, both discriminators must be trained, also when only one direction is requested.
 
     Published in 2D. In 3D the 4-wide kernels of a discriminator (47 million weights in 2D) have four times as many.
 

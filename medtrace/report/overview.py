@@ -37,7 +37,7 @@ class OverviewCase(NamedTuple):
     reason: str
     """What speaks against it, what failed, or that nothing does."""
     numbers: Mapping[str, float | None] = {}
-    """By the headings of their columns, with units; None where there is none."""
+    """By the headings of their columns, with units; None if there is none."""
     page: str | None = None
     """Of the case, relative to the overview."""
     thumbnail: str | None = None

@@ -17,7 +17,7 @@ def folder_place(path: str | os.PathLike) -> Path:
     """The folder that holds the data of an output: a symbolic link to a folder is followed, and stays.
 
     Args:
-        path: as it was given.
+        path: as given.
 
     Returns:
         An absolute path without links; the folder need not exist.

@@ -72,7 +72,7 @@ class FieldPart:
         ddf: (2, H, W) or (3, H, W, D), pull displacement in voxels of its grid; read linearly.
         affine: (4, 4) from its voxels to RAS mm.
         outside: one of `OUTSIDE`.
-        known_inverse: the inverse as its own field, where there is one; otherwise `inverse` is solved for at the
+        known_inverse: the inverse as its own field, if there is one; otherwise `inverse` is solved for at the
             points that are asked for.
 
     Raises:
@@ -238,7 +238,7 @@ class TransformChain:
         Args:
             image: (C, *own.shape).
             own: the image's grid.
-            grid: where it is wanted.
+            grid: where it is requested.
             interpolation: "linear" (float32), "nearest" (for labels) or "partial-volume": of labels, the one that
                 covers most of the voxel, each label being read linearly, at several points of a voxel where the grid is
                 coarser than the image.

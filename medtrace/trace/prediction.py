@@ -46,7 +46,7 @@ def traces_of(source: Tensor, prediction: Prediction, target: Tensor | None = No
     Args:
         source: (B, C, *spatial), with its affines where it has any.
         prediction: prediction of the batch.
-        target: target of a registration, the image whose grid the prediction is on, which has to be the source's in
+        target: target of a registration, the image whose grid the prediction is on, which must be the source's in
             space.
 
     Raises:

@@ -71,14 +71,14 @@ def apply(
         out: .nii or .nii.gz; for points .csv, .fcsv or .mrk.json.
         kind: one of `KINDS`; None reports it, and refuses an image that may be either.
         inverse: from the target back to the source.
-        grid: an image on whose grid the result is wanted; by default that of the trace which it ends in.
+        grid: an image on whose grid the result is requested; by default that of the trace which it ends in.
         source: the moving image, for formats that do not store a grid; by default `moved`.
         target: the fixed image, likewise; by default `grid`.
         format: format of files of other programs, where their content does not tell.
         interpolation: one of `medtrace.trace.chain.INTERPOLATIONS`; by default linear, for labels nearest.
         fill: value beyond the image; by default 0 for labels, and the minimum of an image.
         space: axes of a point file that does not specify them: RAS, LPS.
-        say: takes a line for everything that was assumed.
+        say: receives a line for each assumption.
 
     Returns:
         What was done.

@@ -61,7 +61,7 @@ def bench(
             `table.md`, per-case CSVs, `figures/` and `traces/`. Runs of the same setting and seed found there are
             reused, even after a change of the code; each row of `results.json` reports the commit that trained it.
         seed: seed of data and training.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         progress: show bars and the table.
         data: folder of real heads, for the task "real" (see `medtrace.evaluation.real.heads`); by default the
             environment variable MEDTRACE_DATA.

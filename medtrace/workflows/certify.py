@@ -71,7 +71,7 @@ def certify(
         target: the scan that a registration aimed at, on the image's grid: what its field is assessed against.
         thresholds: limits and settings, or a YAML file with some of them.
         radius: a file of `calibrate_radius`, which gives the conformal radius.
-        contrast: contrast of the image, where the run was trained on several.
+        contrast: contrast of the image, if the run was trained on several.
         device: such as "cuda:0".
         out: JSON file to write.
         keep_metadata: keep the name of `source` and the trace's metadata, which may identify a patient.
@@ -128,7 +128,7 @@ def training_check(
         trace: that it made.
         origin: origin of the trace (see `medtrace.evaluation.certificate.provenance`).
         allowed: whether its source may be a training image.
-        contrast: contrast of the source, where the run was trained on several.
+        contrast: contrast of the source, if the run was trained on several.
 
     Raises:
         ValueError: if the source is a training image and that is not allowed.
@@ -181,7 +181,7 @@ def run_checks(
         run: folder of the training that made the trace.
         trace: trace of a scan in its own units, as `translate` or `register` leaves it.
         thresholds: limits and settings.
-        contrast: contrast of the image, where the run was trained on several.
+        contrast: contrast of the image, if the run was trained on several.
         device: such as "cuda:0".
     """
     method = load_method(run, "cpu")

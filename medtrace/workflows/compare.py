@@ -95,7 +95,7 @@ def compare(
             traces of each run's worst cases (`worst/`), with a page of them, `report.html`. `medtrace report OUT` makes
             one document of all of it.
         split: split of a prepared folder.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         batch_size: cases traced at once.
         patch_size: see `medtrace.workflows.evaluate.evaluate`; for all runs.
         progress: show bars.

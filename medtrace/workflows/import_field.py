@@ -74,13 +74,13 @@ def import_field(
         target: the scan whose grid it is resampled onto (fixed); the trace's image.
         out: folder of the trace.
         overwrite: replace an earlier trace there.
-        keep_metadata: write the names of the files into the trace; names of files often are names of patients.
+        keep_metadata: write the names of the files into the trace; file names often identify patients.
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
         say: receives a line for each assumption about the files; the trace's metadata keeps these lines without names.
-        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
-        transforms: formats in which to write the fields once more: "h5", "nrrd".
+        precise: store the trace losslessly (see `medtrace.io.save_trace`).
+        transforms: further formats to write the fields in: "h5", "nrrd".
 
     Returns:
         The trace: 3D, a single slice as a volume of one slice. Its inverse is computed.

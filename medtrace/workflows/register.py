@@ -141,10 +141,10 @@ def register(
         smoothness: weight of the displacement's smoothness in gradient steps.
         match: map the source's percentiles to the target's, for scans from different machines; by default only without
             a run.
-        contrast: contrast of both images, where the run was trained on several.
+        contrast: contrast of both images, if the run was trained on several.
         labels: of the source on its grid, for the figure: contours of what is warped.
         figure: a .png, .pdf or .svg of the registration.
-        device: such as "cuda:0"; by default CUDA where there is one.
+        device: such as "cuda:0"; by default CUDA if available.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
         keep_metadata: write the names of both files into the trace and the figure's title; file names often identify

@@ -47,7 +47,7 @@ class Traced(NamedTuple):
     certificate: Certificate
     ledger: LedgerSummary
     notes: tuple[str, ...]
-    """What was assumed or measured, a line each."""
+    """What was assumed or measured, one line each."""
 
     @property
     def grade(self) -> str:

@@ -178,7 +178,7 @@ def read_ircadb(place: Path) -> list[Study]:
 
 
 def _unzipped(folder: Path) -> Path | None:
-    """A folder, or that of the same name in it, as some programs unpack; None where there is none."""
+    """A folder, or that of the same name in it, as some programs unpack; None if there is none."""
     inner = folder / folder.name
     return next((place for place in (inner, folder) if place.is_dir()), None)
 

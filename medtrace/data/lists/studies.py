@@ -54,7 +54,7 @@ class Study:
         return {*self.images, *map(contrast_of, self.variants)}
 
     def image(self, name: str, side: str = "source", channel: int = 0) -> PairImage | None:
-        """The image of a contrast or, of several, of a variant; None where there is none.
+        """The image of a contrast or, of several, of a variant; None if there is none.
 
         Raises:
             ValueError: if there are several.

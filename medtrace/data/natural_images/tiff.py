@@ -99,7 +99,7 @@ def tiff_pixels(path: Path, content: bytes, page: int | None) -> np.ndarray:
 
     Raises:
         NaturalImageError: if it cannot be read in its depth.
-        UndecodableError: if another reader has to be tried.
+        UndecodableError: if another reader must be tried.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
         one = _page(tiff, page)

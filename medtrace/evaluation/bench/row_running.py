@@ -61,7 +61,7 @@ def score_row(
         run: its run folder; of a control a folder beside the runs, which need not exist.
         setting: setting of the bench.
         seed: seed of cases and training.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         progress: show bars.
     """
     cases = Cases(progress, cases_settings(study, setting, seed))

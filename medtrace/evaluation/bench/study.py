@@ -130,7 +130,7 @@ class Study:
             `training_seconds`, `training_processor_seconds`.
         printed: of the terminal, likewise.
         better: column → "min" or "max".
-        places: row → its place (line, column) in the layout of the paper's table, where there is one.
+        places: row → its place (line, column) in the layout of the paper's table, if there is one.
         show_row: writes files about one row while its networks are at hand.
         show: write files about all of them.
         shown_cases: of the test, that are drawn and whose traces are kept.

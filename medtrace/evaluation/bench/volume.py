@@ -63,7 +63,7 @@ def volume(
         setting: one of `SIZES`.
         out: receives `metamorphic/volume/` with `results.json`, `table.md`, `figures/` and `traces/`.
         seed: seed of the case.
-        device: device of the optimization; by default CUDA where there is one.
+        device: device of the optimization; by default CUDA if available.
         progress: show a bar and the table.
 
     Returns:

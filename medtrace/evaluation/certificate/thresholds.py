@@ -86,7 +86,7 @@ class Thresholds:
     reference_evaluations_3d: int = 60
 
     def limit(self, figure: str) -> Limit | None:
-        """The limit of a figure, None where there is none."""
+        """The limit of a figure, None if there is none."""
         value = getattr(self, figure, None)
         return value if isinstance(value, Limit) else None
 

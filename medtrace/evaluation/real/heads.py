@@ -88,7 +88,7 @@ def find_heads(folder: str | os.PathLike) -> tuple[list[Head], list[str]]:
 
 
 def on_one_grid(head: Head, folder: Path, bias: bool = False) -> dict[str, Path]:
-    """Contrast → file of the head's images on one grid without skull; made where it is missing.
+    """Contrast → file of the head's images on one grid without skull; created if missing.
 
     Args:
         head: of one that already is on one grid the files as they are.

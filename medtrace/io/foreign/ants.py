@@ -99,7 +99,7 @@ def _lone(member: Member, part: _Part) -> tuple[list[Member], list[Note]]:
 
 
 def _label(member: Member, prefix: str) -> str:
-    """A member without the prefix that a user chose, which may name a patient."""
+    """A member without the prefix that a user chose, which may identify a patient."""
     return str(Member(Path(member.path.name.removeprefix(prefix)), member.inverted))
 
 

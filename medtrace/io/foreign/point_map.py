@@ -59,7 +59,7 @@ class PointMap:
         transform: on points in LPS mm, in 2D or 3D; it leads from target to source, as ITK resamples.
         images: between which it leads.
         format: format of the file.
-        notes: what was assumed, a line each.
+        notes: what was assumed, one line each.
 
     Raises:
         ValueError: if the transform is in 2D and an image is not one axial slice or natural image.

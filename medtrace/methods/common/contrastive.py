@@ -1,4 +1,4 @@
-"""Contrastive unpaired translation: what lies at a place of the translation has to be found again at it (CUT)."""
+"""Contrastive unpaired translation: what lies at a place of the translation must be found again at it (CUT)."""
 
 from __future__ import annotations
 

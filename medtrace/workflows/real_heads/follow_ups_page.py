@@ -69,7 +69,7 @@ def write_follow_ups_page(out: Path, scores: Mapping[str, Mapping[str, Any]]) ->
 
     Args:
         out: receives the page, in which the figures of `follow_ups/` are shown.
-        scores: person → what the study kept of it.
+        scores: person → the study's record of them.
     """
     parts = [INTRO.format(n=len(scores))]
     for person, record in scores.items():
@@ -120,7 +120,8 @@ def _means(scores: Mapping[str, Mapping[str, Any]]) -> str:
 def change_figure(
     pair: DatedPair, second: Tensor, maps: Mapping[str, Tensor], truth: Tensor, region: Tensor, path: Path
 ) -> Path:
-    """Draw the slices where most has changed: the second date, and every map of the prepared scans, the truth outlined.
+    """Draw the slices with the most change: the second date, and every map of the prepared scans, with the truth
+    outlined.
 
     Args:
         pair: whose grid is drawn.

@@ -49,7 +49,7 @@ class Descent:
         run: folder of a training, or None.
         refine: gradient steps; None for 100 without a run and none with one.
         smoothness: weight of the displacement's smoothness in them.
-        contrast: contrast of both images, where the run was trained on several.
+        contrast: contrast of both images, if the run was trained on several.
         device: such as "cuda:0".
     """
 

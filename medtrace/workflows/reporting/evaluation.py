@@ -49,7 +49,7 @@ def report_evaluation(
 
     Raises:
         FileNotFoundError: if the run was not evaluated.
-        ImportError: if a PDF is wanted and fpdf2 is not installed.
+        ImportError: if a PDF is requested and fpdf2 is not installed.
         ValueError: if the evaluation is from an older version, or the run has several and none is named.
     """
     if out is not None:

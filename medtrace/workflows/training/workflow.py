@@ -55,7 +55,7 @@ class TrainingWorkflow(BundleWorkflow):
         settings: settings of the training.
         run_dir: the run folder.
         dataset: a folder made by `medtrace prepare`, where the settings ask for one.
-        device: by default CUDA where there is one; in a process group each process takes its own.
+        device: by default CUDA if available; in a process group each process takes its own.
         resume: continue from the newest checkpoint.
         start: the run whose weights the training begins with, as `fine_tuning.start_of` gives it.
     """

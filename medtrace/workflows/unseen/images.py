@@ -127,7 +127,7 @@ def image_cautions(
         record: record of the image.
         mask: whether it came with a mask.
         role: role of the image, "source" or "target".
-        contrast: its name, where the run was trained on several.
+        contrast: its name, if the run was trained on several.
     """
     if memory.silent:
         return [NOT_KNOWN]
@@ -155,7 +155,7 @@ def review_image(
         scan: as it was read.
         preparation: preparation of the run.
         mask: whether it came with a mask.
-        contrast: its name, where the run was trained on several.
+        contrast: its name, if the run was trained on several.
         allowed: whether a training image may be used.
 
     Returns:
@@ -200,7 +200,7 @@ def source_cautions(memory: TrainingMemory, trace: Trace, mask: bool, contrast: 
         memory: memory of the run.
         trace: that it made.
         mask: whether the source came with a mask.
-        contrast: contrast of the source, where the run was trained on several.
+        contrast: contrast of the source, if the run was trained on several.
     """
     path = memory.run / FILE
     if not path.is_file():
