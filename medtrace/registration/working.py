@@ -1,4 +1,4 @@
-"""The grid on which a pair is deformed, both images on it, and the way back from it."""
+"""The grid on which a pair is deformed, both images on it, and the mapping back from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medtrace.registration.levels import content_box
 from medtrace.registration.scaling import percentiles, scaled
 
 MARGIN = 4
-"""Voxels about the content of either image that are worked on too."""
+"""Margin in voxels about the content of either image that is also processed."""
 
 
 class Working(NamedTuple):
@@ -49,12 +49,12 @@ def working_pair(
     matrix: Array,
     spacing: float | None,
 ) -> Working:
-    """Bring a pair onto one grid along the fixed image's axes, cut to what either image shows.
+    """Resample a pair onto one grid along the fixed image's axes, cropped to the content of either image.
 
     Args:
         images: moving and fixed, (C, *spatial) each on its own grid.
         masks: likewise, (1, *spatial) or None.
-        frame: where they lie.
+        frame: their frame.
         matrix: (D + 1, D + 1), the alignment of the frame's points.
         spacing: mm of the grid's voxels; None for the fixed image's own.
     """
@@ -142,9 +142,9 @@ def total_field(ddf: Tensor, working: Array, matrix: Array, fixed: Array, shape:
 def total_inverse(
     ddf: Tensor, working: Array, matrix: Array, moving: Array, shape: Sequence[int], guess: Tensor | None = None
 ) -> Tensor:
-    """Displacement on the moving grid, in its voxels, that leads back; arguments as in `total_field`.
+    """The inverse displacement on the moving grid, in its voxels; arguments as in `total_field`.
 
-    `guess` (D, *working shape) is about the inverse of `ddf`: where it is one, it is taken as it is.
+    `guess` (D, *working shape) is an approximate inverse of `ddf`: where it is exact, it is used unchanged.
     """
     first, last = np.linalg.inv(matrix @ working) @ moving, np.linalg.inv(moving) @ working
     if takes_compiled(ddf):
@@ -171,7 +171,7 @@ def _inside(shape: Sequence[int], matrix: Array, sizes: Sequence[int]) -> Tensor
 
 
 def coordinates(matrix: Array, shape: Sequence[int]) -> list[Tensor]:
-    """Where a matrix (D + 1, D + 1) leads the voxels of a grid, per axis of the other grid, float32.
+    """Where a matrix (D + 1, D + 1) maps the voxels of a grid, per axis of the other grid, float32.
 
     Args:
         matrix: of voxels.
