@@ -21,9 +21,9 @@ VARIANCE_RANGE = (1e-3, 1e3)
 def mind_ssc(image: Tensor, radius: int = 1, dilation: int = 1) -> Tensor:
     """Self-similarity context of every voxel (MIND-SSC; Heinrich et al., MICCAI 2013).
 
-    For each pair of the six-neighborhood's voxels that lie at a right angle about the middle (12 in 3D, 4 of the
+    For each pair of the six-neighborhood's voxels that lie at a right angle about the center (12 in 3D, 4 of the
     four-neighborhood in 2D), the distance D of the patches about the two: S = exp(−D / V), V being the mean of the
-    distances. What two contrasts show alike has alike descriptors.
+    distances. Structures that two contrasts show similarly have similar descriptors.
 
     Args:
         image: (B, 1, H, W) or (B, 1, H, W, D), finite, any range.

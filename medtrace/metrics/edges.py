@@ -1,4 +1,4 @@
-"""Whether edges agree: Sobel maps of the warped source and the prediction (TraceTrans, Tables 3, 5 and 6)."""
+"""Agreement of edges: Sobel maps of the warped source and the prediction (TraceTrans, Tables 3, 5 and 6)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def independent_registration(
     """Register `source` onto `image` by a classical method.
 
     TraceTrans scores its α-row with such a field (from ANTs), because at α = 1 the model's own field is not trained.
-    "simpleitk" is one cubic B-spline with Mattes mutual information at two resolutions, using every voxel; the same images give the same field. "ants" is ANTsPy's SyN from the identity (`pip install medtrace[ants]`) with its own
+    "simpleitk" is one cubic B-spline with Mattes mutual information at two resolutions, using every voxel; the same
+    images give the same field. "ants" is ANTsPy's SyN from the identity (`pip install medtrace[ants]`) with its own
     settings.
 
     Args:

@@ -12,7 +12,7 @@ from ..kernels.compiling import compiled, inlined
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 _ONE = np.uint64(1)
-"""What unsigned places count by; a place that might be negative costs a test at each use."""
+"""Type of unsigned indices; an index that might be negative costs a test at each use."""
 
 
 class Lines(NamedTuple):
