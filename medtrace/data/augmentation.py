@@ -37,7 +37,7 @@ IMAGES = ("source", "target", NEIGHBORS)
 REGIONS = ("mask", "source_mask", "source_labels", "target_labels", "source_structure", "target_structure")
 _KINDS = {"mask": torch.bool, "source_mask": torch.bool, "source_labels": torch.int32, "target_labels": torch.int32}
 BACKGROUND_TOLERANCE = 1e-3
-"""How far above -1 still is background."""
+"""How far above -1 still counts as background."""
 POINTS = ("source_landmarks", "target_landmarks")
 
 

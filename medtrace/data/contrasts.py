@@ -123,7 +123,7 @@ def looks_like_hounsfield(image: Tensor) -> bool:
 
 
 def body_of(image: Tensor) -> Tensor:
-    """Where a CT holds the body: all but the air that reaches the image's border.
+    """The body in a CT: everything except the air that reaches the image's border.
 
     Args:
         image: (C, *spatial) in HU.

@@ -49,7 +49,7 @@ class DeterministicDataset(Dataset):
         self._random: list[Randomizable] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the items are drawn for."""
+        """Set the epoch that the items are sampled for."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

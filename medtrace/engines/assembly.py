@@ -176,7 +176,7 @@ def _compared(units: Units | None) -> Callable[[Any], Any]:
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return torch.distributed.get_world_size() if _grouped() else 1
 
 

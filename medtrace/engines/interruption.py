@@ -70,7 +70,7 @@ def listening(engine: Any) -> Iterator[None]:
 
 
 def place(engine: Any) -> str:
-    """Where a training stands, in words."""
+    """The current position of a training, in words."""
     length = engine.state.epoch_length or 1
     step = engine.state.iteration - (engine.state.epoch - 1) * length
     return f"step {step} of {length} of epoch {engine.state.epoch} of {engine.state.max_epochs}"

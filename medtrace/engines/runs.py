@@ -38,7 +38,7 @@ _MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `run.json` says.
+    """The content of `run.json`.
 
     Attributes:
         method: the method's name.

@@ -1,4 +1,4 @@
-"""How near what a run delivers comes to the true scan: on the scan's own grid, in the target's units."""
+"""Scores of a run's output scans against the true scans, on the scan's own grid and in the target's units."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PART_VOXELS = 1 << 23
 
 @dataclass(frozen=True)
 class Truth:
-    """What a channel of a delivered image ought to be.
+    """The expected content of a channel of a delivered image.
 
     Attributes:
         image: (1, *spatial), in the unit of the contrast.

@@ -175,7 +175,7 @@ def as_channels(source: Tensor, channels: int) -> Tensor:
 
 
 def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`, `cw_ssim`.
+    """Similarity of image and target over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`, `cw_ssim`.
 
     Args:
         image: (B, C, *spatial) in [-1, 1].

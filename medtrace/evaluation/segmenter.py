@@ -38,7 +38,7 @@ Cases = Any  # anything with a length and items that are case mappings
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """What is segmented and how it is learned.
+    """Settings of a segmenter and its training.
 
     Attributes:
         classes: name → label in the label maps; every other label counts as background.
@@ -206,7 +206,7 @@ def _network(image: Tensor, settings: SegmenterSettings) -> BasicUNet:
 
 
 def mean_dice(segmenter: Segmenter, cases: Cases) -> dict[str, float]:
-    """How well it segments images of its own domain: Dice of every class, mean over the cases that show it.
+    """Accuracy on images of its own domain: Dice of every class, mean over the cases that show it.
 
     Args:
         segmenter: to test.

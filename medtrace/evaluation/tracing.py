@@ -56,7 +56,7 @@ def trace_by_registration(
 
 
 def lines_of(result: Registration) -> tuple[Line, ...]:
-    """What is to be said of a registration, with what held-out blocks say."""
+    """The findings about a registration, including those of held-out blocks."""
     return (*explain(result.verdict, result.alignment), *_held_out(result))
 
 
@@ -91,7 +91,7 @@ def contrasts_by_likeness(
 
 
 def _held_out(result: Registration) -> tuple[Line, ...]:
-    """What the blocks that were left out say."""
+    """The findings of the held-out blocks."""
     evidence = result.evidence
     if evidence is None or not evidence.blocks:
         return ()

@@ -84,7 +84,7 @@ ABOUT = (
     " bootstrap over subjects, how often the row is better than the one beside it, Cohen's d of paired differences"
     " (above 0: better), Wilcoxon's p."
 )
-"""What stands before a `comparison_table`."""
+"""The text before a `comparison_table`."""
 
 
 def comparison_table(

@@ -51,7 +51,7 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
     check_whole("radius", radius, 1)
     check_positive("floor", floor)
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-    x, y = (image.as_subclass(Tensor).to(dtype) for image in (x, y))  # MONAI's MetaTensor would carry its metadata through every step
+    x, y = (image.as_subclass(Tensor).to(dtype) for image in (x, y))  # without MONAI's metadata
     for name, image in (("x", x), ("y", y)):
         check_finite(name, image)
     batch, channels, *spatial = x.shape

@@ -43,7 +43,7 @@ class DeformationOutput(NamedTuple):
     features: Tensor | None
     """Features of target and noise, (B, channels[0], *spatial); None without a target."""
     surrogate: Tensor | None
-    """What the alignment block makes of the source in their place, of that shape; None in patches."""
+    """The alignment block's replacement for them, from the source, of the same shape; None in patches."""
 
 
 class DeformationModule(nn.Module):

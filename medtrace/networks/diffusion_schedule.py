@@ -1,4 +1,4 @@
-"""How much noise a diffusion carries at each of its steps, and noise added to that amount."""
+"""Noise levels of a diffusion's steps, and addition of noise at these levels."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class NoiseSchedule(nn.Module):
         return self.gammas[indices.long()]
 
     def extra_repr(self) -> str:
-        """Say what the printed module holds."""
+        """The arguments shown when the module is printed."""
         return f"steps={self.steps}, last gamma={float(self.gammas[-1]):.3g}"
 
 

@@ -20,7 +20,7 @@ MODES = ("joint", "combination")
 
 
 class DiffusionTranslation(NamedTuple):
-    """What translating a batch of sources gives, on the grid `*spatial`."""
+    """The translation of a batch of sources, on the grid `*spatial`."""
 
     image: Tensor
     """Translated image (B, C, *spatial); about [-1, 1], unclipped unless asked."""

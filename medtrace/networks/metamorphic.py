@@ -28,7 +28,7 @@ INTEGRATIONS = ("euler", "residual")
 
 
 class MetamorphicOutput(NamedTuple):
-    """What registering a batch of pairs gives, on the grid `*spatial`."""
+    """The registration of a batch of pairs, on the grid `*spatial`."""
 
     image: Tensor
     """warped + intensity, (B, C, *spatial)."""

@@ -27,7 +27,7 @@ _VALIDATION, _RATE = "validation_", "learning_rate"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands.
+    """The progress of a training.
 
     Attributes:
         title: title of the method.

@@ -88,7 +88,7 @@ def read_bids(place: Path) -> list[Study]:
 
 
 def _bids_name(path: Path) -> str:
-    """Of an image: its entities without subject, session and agent, and its contrast."""
+    """An image's entities without subject, session and agent, and its contrast."""
     *entities, suffix = stem(path).split("_")
     kept = [entity for entity in entities if not entity.startswith(("sub-", "ses-", "ce-"))]
     agent = "-ce" if any(entity.startswith("ce-") for entity in entities) else ""

@@ -1,4 +1,4 @@
-"""Which images a command is to work on, each with its own name."""
+"""The images that a command processes, each with its own name."""
 
 from __future__ import annotations
 

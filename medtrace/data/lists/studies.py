@@ -20,7 +20,7 @@ LOGGER = logging.getLogger("medtrace.data")
 
 @dataclass(frozen=True)
 class Study:
-    """What a layout has of a subject at one date.
+    """A layout's images of a subject at one date.
 
     Attributes:
         subject: who it is.
@@ -73,7 +73,8 @@ class Study:
 
 
 class Selection(NamedTuple):
-    """Which contrasts make a pair: `T1,FLAIR:T2`, `T1` of two dates, or `ses-pre_T1:ses-post_T1` of the two named."""
+    """The contrasts that make a pair: `T1,FLAIR:T2`, `T1` at two dates, or `ses-pre_T1:ses-post_T1` at the two
+    named."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]

@@ -21,7 +21,7 @@ from medtrace.storage.files import atomic_write
 
 MARK = "# "
 OF_ALL_CASES = "of all cases, "
-"""What stands before the name of a number that is of all cases together."""
+"""Prefix of a number that covers all cases together."""
 DIGITS = 6
 
 

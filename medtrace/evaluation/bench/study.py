@@ -1,4 +1,4 @@
-"""What a study is: rows that are trained, how a row is scored, and what is reported of it."""
+"""Definition of a study: rows to train, their scoring, and their report."""
 
 from __future__ import annotations
 
@@ -160,5 +160,5 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where its results go within an output folder; those of `postop` lie there without the task."""
+        """Path of its results within an output folder; for `postop` without the task."""
         return Path(self.name) if self.task == "postop" else Path(self.task) / self.name

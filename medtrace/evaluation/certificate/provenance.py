@@ -1,4 +1,4 @@
-"""Where a trace came from: hashes of its files, its input, the run's weights and configuration, and versions."""
+"""Provenance of a trace: hashes of its files, its input, the run's weights and configuration, and versions."""
 
 from __future__ import annotations
 

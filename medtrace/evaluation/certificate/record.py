@@ -17,7 +17,7 @@ FORMAT, VERSION = "medtrace certificate", 1
 
 
 class Status(StrEnum):
-    """What a check found."""
+    """The result of a check."""
 
     PASS = "PASS"
     WARN = "WARN"
@@ -59,7 +59,7 @@ class Certificate:
         raise ValueError(f"name: expected one of {[check.name for check in self.checks]}, received {name!r}")
 
     def as_dict(self) -> dict[str, Any]:
-        """What `write` puts into the file."""
+        """The content that `write` stores in the file."""
         return {
             "format": FORMAT,
             "version": VERSION,

@@ -1,4 +1,4 @@
-"""What asking a run again measures, of the run itself and of controls that are known to be wrong."""
+"""Calibration of the checks that query a run again, on the run itself and on controls that are known to be wrong."""
 
 from __future__ import annotations
 

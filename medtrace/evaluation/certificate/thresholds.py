@@ -1,5 +1,5 @@
 # ruff: noqa: RUF009 - a Limit cannot be changed, so that sharing one default is safe
-"""What a certificate lets pass: two limits for each figure, changeable by a YAML file."""
+"""Limits of a certificate: two for each figure, changeable by a YAML file."""
 
 from __future__ import annotations
 

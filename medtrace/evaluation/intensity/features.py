@@ -41,7 +41,7 @@ class Scale(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a translation shows beyond its warped source's contrast."""
+    """The part of a translation that its warped source's contrast does not explain."""
 
     residual: np.ndarray
     """(C, *spatial), image − E[image given warped]."""

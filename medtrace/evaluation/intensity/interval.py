@@ -51,15 +51,15 @@ REGIONS = (0.7, 1.2, 2.0)
 REGION_FLOOR = 0.03
 """Of a region's scale, as a fraction of the span of levels: what a flat source hides is not read as nothing."""
 UNITS = ("subject", "case")
-"""What a calibration counts."""
+"""The counts of a calibration."""
 CLEAN = 0.97
 """Probability with which nothing is marked in a case without unexplained change."""
 VOXELS = 4000
-"""Of a case that take part in a fit, at most."""
+"""Maximum number of a case's voxels used in a fit."""
 
 
 class Translated(Protocol):
-    """What an interval reads of a trace."""
+    """The members of a trace that an interval reads."""
 
     @property
     def image(self) -> Tensor: ...
@@ -86,13 +86,13 @@ class Known(NamedTuple):
 
     @property
     def change(self) -> Change:
-        """What the translation shows beyond its source's contrast."""
+        """The part of the translation that its source's contrast does not explain."""
         return unexplained_change(self.trace.image, self.trace.warped)
 
 
 @dataclass(frozen=True)
 class IntensityInterval:
-    """How far true intensities lie from a translation's, and how large a change is that nothing explains.
+    """The interval of true intensities about a translation's, and the limit of unexplained change.
 
     Attributes:
         coverage: probability that a random tissue voxel of a new subject lies within its interval.
@@ -316,7 +316,7 @@ def calibrate_interval(
 
 
 def measure_interval(interval: IntensityInterval, cases: Iterable[Known]) -> dict[str, Any]:
-    """How an interval holds on unseen subjects.
+    """Coverage of an interval on unseen subjects.
 
     Returns:
         `subjects`, `cases`; `covered`, the mean over subjects of the fraction of tissue voxels within their interval,

@@ -21,7 +21,7 @@ from medtrace.storage.files import atomic_write, make_directory
 
 WRITTEN = {field.name for field in fields(Pair)} - {"sources", "targets", "channels", "origin"}
 SMOKE_SUBJECTS = 6
-"""Of a data set, or of each of two domains, where only the path is tried."""
+"""Number of subjects of a data set, or of each of two domains, in a smoke test."""
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -1,4 +1,4 @@
-"""What is reported of a row on the slices of a test person."""
+"""Reported scores of a row on the slices of a test person."""
 
 from __future__ import annotations
 

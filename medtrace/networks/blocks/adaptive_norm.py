@@ -33,7 +33,7 @@ class AdaptiveResidualBlock(nn.Module):
     """
 
     SCALES_AND_SHIFTS = 4
-    """What the block needs per channel: scale and shift of its first, then of its second normalization."""
+    """The block's parameters per channel: scale and shift of its first, then of its second normalization."""
 
     def __init__(self, channels: int, spatial_dims: int = 2) -> None:
         super().__init__()

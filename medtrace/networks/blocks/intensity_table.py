@@ -12,7 +12,8 @@ from medtrace.checks import check_positive, check_spatial_dims
 
 KNOTS = 17
 RATE = 10.0
-"""How much faster than other weights a table learns: each of its knots sees few voxels, and has further to go."""
+"""Factor of a table's learning rate over that of other weights: each of its knots sees few voxels, and must move
+further."""
 
 
 class IntensityTable(nn.Module):
