@@ -20,7 +20,7 @@ class Coverage(NamedTuple):
     points: float
     """Fraction of points within the radius, averaged over subjects."""
     standard_error: float
-    """Of `subjects`, binomial."""
+    """Binomial standard error over `subjects`."""
     n: int
 
 

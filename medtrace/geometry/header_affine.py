@@ -18,12 +18,12 @@ _FORM_TOLERANCE = 0.1
 
 
 class HeaderAffine(NamedTuple):
-    """Where the voxels of a NIfTI file lie."""
+    """The affine of a NIfTI file, from its header."""
 
     affine: np.ndarray
     """(4, 4) float64, voxel to RAS mm."""
     notes: tuple[str, ...]
-    """What the header leaves open, and what was taken."""
+    """What the header leaves open, and the choice made."""
 
 
 def header_affine(header: Any) -> HeaderAffine:

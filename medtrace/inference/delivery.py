@@ -23,7 +23,7 @@ from medtrace.trace.intensity_map import IntensityMap
 
 
 class Delivered(NamedTuple):
-    """What a method makes of a scan.
+    """A method's output for a scan.
 
     Attributes:
         image: (C, *spatial) on the scan's grid, in the units of what it shows.
@@ -61,7 +61,7 @@ def deliver(
     bar: Progress,
     name: str | Path = "image",
 ) -> Delivered:
-    """Take a scan through a method and bring the answer to the scan's grid and the target's units.
+    """Run a method on a scan and convert its output to the scan's grid and the target's units.
 
     Args:
         method: method of the run.
@@ -107,7 +107,7 @@ def way_back(scan: Tensor, own: IntensityMap, before: Contrast | None, after: Co
 
 
 def after_of(preparation: Preparation, contrast: str | None, sources: SourceImages) -> tuple[Contrast, ...] | None:
-    """What the numbers of each channel of a translated image mean, None if unknown."""
+    """The contrast of each channel of a translated image; None if unknown."""
     if preparation.sources:
         known = [preparation.contrasts.get(name) for name in preparation.outputs]
         return tuple(one for one in known if one is not None) if None not in known else None

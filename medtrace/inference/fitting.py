@@ -15,7 +15,7 @@ PATCHES = (192, 160, 128, 96, 64, 48, 32)
 
 
 class Division(NamedTuple):
-    """How a scan is taken through the networks."""
+    """The batch or patches with which a scan is passed through the networks."""
 
     batch_size: int
     patch_size: Any

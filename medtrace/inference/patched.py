@@ -24,7 +24,7 @@ def patches_for(
     shape: Sequence[int],
     patch_size: int | Sequence[int] | None = None,
 ) -> PatchInferer | None:
-    """How a volume is to be divided, None if it is not.
+    """The division of a volume into patches; None if it is not divided.
 
     Unasked, a volume of more than `VOXEL_BUDGET` voxels is divided into patches of the training volumes' grid, which is
     what the network's normalization has seen, or of `PATCH_SIZE`.

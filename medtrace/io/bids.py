@@ -39,7 +39,7 @@ _BEFORE_SPACE = ("sub", "ses", "task", "acq", "ce", "rec", "run", "echo", "part"
 
 @dataclass(frozen=True)
 class BidsName:
-    """What a BIDS file is of.
+    """The entities of a BIDS file.
 
     Attributes:
         entities: key → label, such as {"sub": "01", "ses": "pre"}; `sub` is needed.
@@ -82,7 +82,7 @@ class BidsName:
 
     @property
     def folder(self) -> str:
-        """Where its files are: `sub-01[/ses-pre]/anat`."""
+        """The folder of its files: `sub-01[/ses-pre]/anat`."""
         parts = [f"{key}-{self.entities[key]}" for key in ("sub", "ses") if key in self.entities]
         return "/".join([*parts, "anat"])
 
@@ -209,7 +209,7 @@ _TRANSFORM = (
 
 @dataclass(frozen=True)
 class _Shared:
-    """What the sidecars of a trace have in common."""
+    """The common entries of a trace's sidecars."""
 
     name: BidsName
     space: str

@@ -1,4 +1,4 @@
-"""What derived DICOM objects take over from a source series, and what they say of themselves."""
+"""Attributes that derived DICOM objects inherit from a source series, and their own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SourceSeries:
     affine: Tensor
     """(4, 4) float64, voxel (column, row, slice) to RAS mm."""
     series: str | int | None = None
-    """Which volume of the folder, where it holds several."""
+    """Which volume of the folder, if it holds several."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

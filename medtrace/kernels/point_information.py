@@ -22,7 +22,7 @@ REAL = np.float32
 
 
 class Climb(NamedTuple):
-    """How to climb."""
+    """Settings of the optimization."""
 
     lever: float
     """Radians, or entries of a matrix, per unit of a parameter."""
@@ -36,7 +36,7 @@ class Climb(NamedTuple):
 
 
 class PointInformation:
-    """What a map from points to an image is worth, and its derivative by the map.
+    """The score of a map from points to an image, and its derivative by the map.
 
     Compiled on the CPU, else plain torch.
 

@@ -85,8 +85,8 @@ def register_images(
         settings: settings of the deformation, whose similarity is replaced, or a function that gives them for the
             spacing in mm of the working grid, such as `thorough`; None for the default ones, or `weak_likeness` if
             shapes are similar and texture is not.
-        check_starts: whether a second alignment is estimated, to check whether both agree: in the reverse direction or,
-            if no alignment was requested, in the forward one.
+        check_starts: whether a second alignment is estimated, to check whether both agree: in the reverse direction, or
+            at all if no alignment was requested.
         held_out: whether to keep only that part of the deformation which is confirmed in held-out blocks (see
             `held_out.supported`); it is then estimated three times.
 
@@ -210,7 +210,7 @@ def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) 
 
 
 def _other_start(sides: tuple[Side, Side], affines: tuple[Tensor, Tensor], aligned: Alignment) -> OtherStart:
-    """A second alignment: from the fixed to the moving image or, if none was requested, from moving to fixed."""
+    """A second alignment: from the fixed to the moving image or, if none was requested, any alignment."""
     if aligned.kind == "none":
         frame = Frame(affines[1], affines[0], sides[1].image.ndim - 1)
         result = align_sides(*sides, frame, kind="rigid", finest=2, mirrored=False)

@@ -149,7 +149,7 @@ def _amount(size: float) -> str:
 
 
 def first_reason(error: BaseException) -> str:
-    """What the operating system said, beneath what a library made of it."""
+    """The operating system's error underlying a library's error."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.strerror:

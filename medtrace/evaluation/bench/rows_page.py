@@ -18,7 +18,7 @@ from medtrace.report import markdown_table
 from medtrace.report.tables import cell_text, decimals_of
 
 BUDGET_SECONDS = 360
-"""Of one core, that a training of a table may take."""
+"""Maximum seconds of one core for a training of a table."""
 LEVEL = 0.95
 COSTS = {"all_parameters_million": "parameters (M)", "training_processor_seconds": "training (s of one core)"}
 ABOUT = (

@@ -45,7 +45,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 """Local uncertainties that are tried; the one of the shortest intervals is taken."""
 SIGMA_VOXELS = 1.0
-"""Of the Gaussian through which features are seen, in voxels of the calibration's grid."""
+"""Standard deviation of the Gaussian that smooths features, in voxels of the calibration's grid."""
 REGIONS = (0.7, 1.2, 2.0)
 """Likewise those through which unexplained change is looked for: regions of three sizes."""
 REGION_FLOOR = 0.03

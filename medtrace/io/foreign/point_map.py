@@ -18,7 +18,7 @@ from medtrace.io.transforms import is_axial
 
 
 class Note(NamedTuple):
-    """What was assumed or measured of a file, in one line."""
+    """One line about what was assumed or measured about a file."""
 
     file: str
     """Name of the file, which may be a patient's."""
