@@ -1,6 +1,6 @@
 """The command `medtrace`: parses and delegates to `medtrace.workflows`.
 
-Nothing heavy is imported before a command runs, so that `medtrace --help` answers at once.
+Nothing heavy is imported before a command runs, so that `medtrace --help` responds at once.
 """
 
 # Importing a module registers its commands; `medtrace --help` lists them in this order.

@@ -22,11 +22,11 @@ from medtrace.cli.paths import as_given
 from medtrace.storage.reservations import NEW_OR_EMPTY, replacing
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
-"""Of the parser that typer brings along: what cannot be parsed."""
+"""The parse error of the parser that typer vendors."""
 
 
 class OneLineGroup(TyperGroup):
-    """Commands in groups; what cannot be parsed is told in one line, as commands tell their errors."""
+    """Commands in groups; a parse error is reported in one line, like the commands' own errors."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Under headings, with whole descriptions."""
@@ -37,11 +37,11 @@ class OneLineGroup(TyperGroup):
         formatter.write("\n`medtrace COMMAND --help` shows options and examples.\n")
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """As the parser's, with help as wide as the terminal."""
+        """Like the parser's, with help as wide as the terminal."""
         return super().make_context(info_name, args, parent, **{"max_content_width": help_width(), **extra})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As the parser's, with its errors in a line."""
+        """Like the parser's, with errors in one line."""
         with _in_one_line():
             return super().parse_args(ctx, args)
 
@@ -73,14 +73,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-"""The command line, as typer has it."""
+"""The command line as a typer application."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Threads of torch, which is loaded after this, soon sleep while they wait for each other, unless `OMP_WAIT_POLICY` or
-    `GOMP_SPINCOUNT` says otherwise: long spinning takes the time of a machine that others use, too.
+    Torch is loaded after this. Unless `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` says otherwise, its waiting threads soon
+    sleep, since long spinning wastes time on a shared machine.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -91,9 +91,9 @@ def command(name: str, *, new_folder: bool = False) -> Callable[[Callable[..., N
     """Register a command whose errors end in one line on stderr and exit code 1.
 
     Args:
-        name: of the command.
-        new_folder: whether it writes into a folder that is to be new. `--overwrite` then lets it take the place of an
-            earlier result.
+        name: name of the command.
+        new_folder: whether it writes into a folder that must be new. `--overwrite` then lets it replace an earlier
+            result.
     """
     more = {**({"replace": _REPLACE} if new_folder else {}), **COMMON}
 
@@ -125,7 +125,7 @@ _REPLACE = (
 
 @contextmanager
 def _replacing(wanted: bool) -> Iterator[None]:
-    """Let an earlier result be replaced, or tell how it can be."""
+    """Let an earlier result be replaced, or explain how to allow it."""
     with replacing(wanted):
         try:
             yield
@@ -136,7 +136,7 @@ def _replacing(wanted: bool) -> Iterator[None]:
 
 
 def _with_more(function: Callable[..., None], more: Mapping[str, tuple[Any, Any]]) -> inspect.Signature:
-    """A command's parameters, and more of them."""
+    """A command's parameters, with additional ones."""
     hints = typing.get_type_hints(function, include_extras=True)
     own = inspect.signature(function).parameters.values()
     return inspect.Signature(
@@ -165,7 +165,7 @@ def _options(
         bool,
         typer.Option(
             "--allow-foreign-code",
-            help="Run classes and expressions that a run folder or bundle brings along; they are printed first.",
+            help="Run classes and expressions that come with a run folder or bundle; they are printed first.",
         ),
     ] = False,
     version: Annotated[  # noqa: ARG001 - its callback answers

@@ -1,4 +1,4 @@
-"""What a command says of many cases."""
+"""The result lines of commands that run many cases."""
 
 from __future__ import annotations
 

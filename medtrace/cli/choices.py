@@ -22,12 +22,12 @@ DEVICES = ("cpu", "cuda", "cuda:0")
 
 
 def of(*values: str) -> str:
-    """Values as help shows them."""
+    """Values as shown in help."""
     return "|".join(values)
 
 
 def completing(*values: str) -> Callable[[str], list[str]]:
-    """A completion with those of the values that begin as what is typed."""
+    """A completion with the values that begin with what has been typed."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -36,6 +36,6 @@ def completing(*values: str) -> Callable[[str], list[str]]:
 
 
 def methods(incomplete: str) -> list[str]:
-    """Names of shipped methods that begin as what is typed, from the folders of `medtrace.methods`."""
+    """Names of shipped methods that begin with what has been typed, from the folders of `medtrace.methods`."""
     folder = Path(__file__).resolve().parents[1] / "methods"
     return sorted(one.parent.name for one in folder.glob(f"{incomplete}*/method.py"))

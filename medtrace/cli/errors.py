@@ -24,15 +24,16 @@ USER_ERROR = 1
 NOT_PARSED = 2
 """A command line that cannot be parsed."""
 FAILED_VERDICT = 3
-"""Done, results written and marked, but a verdict is FAIL."""
+"""The results are written and marked, but a verdict is FAIL."""
 INTERRUPTED = 130
-"""By Ctrl-C; by SIGTERM or SIGHUP it is 143 or 129, which schedulers and containers take for having obeyed them."""
+"""The exit code after Ctrl-C; after SIGTERM or SIGHUP it is 143 or 129, which schedulers and containers take as obeying
+the signal."""
 PATIENCE = 10.0
-"""Seconds for cleaning up, in which further signals are not heard."""
+"""Seconds for cleaning up, during which further signals are ignored."""
 _LIBRARY = Path(__file__).resolve().parents[1]
 _ENDING = ("SIGTERM", "SIGHUP")
 _TALKATIVE = ("nibabel.global", "monai.bundle.workflows", "monai.data.nvimgcodec_pydicom_plugin")
-"""Loggers whose warnings are about what a user neither did nor can change."""
+"""Loggers whose warnings concern things that a user neither caused nor can change."""
 
 
 class CommandLineError(ValueError):
@@ -49,10 +50,10 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
-    """End a command whose body this is: errors and warnings in one line each, then the exit code.
+    """Wrap the body of a command: report errors and warnings in one line each, then exit with the code.
 
     Args:
-        reword: gives a message of the library in the words of the command line.
+        reword: rewrites a message of the library in the command line's terms.
     """
     debug = os.environ.get("MEDTRACE_DEBUG", "") not in ("", "0")
     notes: list[str] = []
@@ -81,14 +82,14 @@ def one_line_errors(reword: Callable[[str], str] = str) -> Iterator[None]:
 
 
 def _echo(notes: list[str], reword: Callable[[str], str]) -> None:
-    """Report what was decided, once the work is done: a refusal is its own line."""
+    """Report the notices once the work is done: a refusal has its own line."""
     for text in dict.fromkeys(notes):
         note(f"medtrace: {reword(text)}")
 
 
 @contextmanager
 def _ending_by_signals() -> Iterator[None]:
-    """Let signals that ask to end do what Ctrl-C does; further ones soon after must not cut off the clean-up."""
+    """Make termination signals act like Ctrl-C; further signals soon after must not interrupt the clean-up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -115,7 +116,7 @@ def _ending_by_signals() -> Iterator[None]:
 def describe(error: BaseException) -> str:
     """One line for an error.
 
-    MONAI wraps what goes wrong in a configured component; its cause is what the user can act on. Anything that is
+    MONAI wraps errors raised in a configured component; the cause is what the user can act on. Anything that is
     not about the user's input says how to learn more.
     """
     while not _for_the_user(error) and error.__cause__ is not None:

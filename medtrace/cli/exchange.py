@@ -1,4 +1,4 @@
-"""Commands that hand traces to other programs and take their fields in."""
+"""Commands that export traces to other programs and import their fields."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def export(
     ],
     out: options.NewFolder,
     source: Annotated[
-        Path | None, typer.Option(help="The source scan as it was given, to which the field is brought first.")
+        Path | None, typer.Option(help="The original source scan; the field is first resampled to it.")
     ] = None,
     source_transform: Annotated[
         Path | None, typer.Option("--source-motion", help="ITK transform from the trace's source frame to that scan.")
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="The target scan as it was given; needs --source.")] = None,
+    target: Annotated[Path | None, typer.Option(help="The original target scan; needs --source.")] = None,
     target_transform: Annotated[
         Path | None,
         typer.Option("--target-motion", help="ITK transform from the trace's target frame to that scan: rigid/*.tfm."),
@@ -63,19 +63,19 @@ def import_(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="The other program's file, in the resampling direction; of ANTs several, in the order of"
+            help="The other program's file, in the resampling direction; for ANTs several, in the order of"
             " antsApplyTransforms, [FILE,1] inverting one.",
         ),
     ],
     source: Annotated[Path, typer.Option(help="The scan that the field resamples (moving).")],
-    target: Annotated[Path, typer.Option(help="The scan on whose grid it does so (fixed).")],
+    target: Annotated[Path, typer.Option(help="The scan whose grid it is resampled onto (fixed).")],
     out: options.TraceFolder,
     format_: Annotated[
         str | None,
         typer.Option(
             "--format",
             help="itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd, nitransforms, learn2reg or"
-            " voxelmorph; by default what the content says.",
+            " voxelmorph; by default recognized from the content.",
         ),
     ] = None,
     overwrite: options.Overwrite = False,
@@ -86,7 +86,7 @@ def import_(
     precise: options.Precise = False,
     transforms: options.Transforms = None,
 ) -> None:
-    """Make a trace of two scans and a transform that another program found."""
+    """Make a trace from two scans and a transform that another program estimated."""
     from medtrace.workflows.import_field import import_field
 
     import_field(
@@ -119,7 +119,7 @@ def dicom(
     warped: Annotated[bool, typer.Option("--warped", help="Write the warped source as a series too.")] = False,
     volume: Annotated[
         str | None,
-        typer.Option("--series", help="Which volume of that folder, where it holds several (see translate)."),
+        typer.Option("--series", help="Which volume of that folder, if it holds several (see translate)."),
     ] = None,
     target_volume: Annotated[
         str | None, typer.Option("--series-of-target", help="Which volume of the folder --target-series, likewise.")
@@ -153,15 +153,17 @@ def bids(
         ),
     ] = None,
     suffix: Annotated[
-        str | None, typer.Option(help="Suffix of the images, such as T2w.  [default: of their contrast]")
+        str | None, typer.Option(help="Suffix of the images, such as T2w.  [default: from their contrast]")
     ] = None,
     space: Annotated[
-        str | None, typer.Option(help="Label of their space.  [default: predicted; target of registrations]")
+        str | None, typer.Option(help="Label of their space.  [default: predicted; target for registrations]")
     ] = None,
     raw: Annotated[str | None, typer.Option(help="Path or URL of the raw data set, for links to the sources.")] = None,
     skull_stripped: Annotated[
         bool | None,
-        typer.Option("--skull-stripped/--with-skull", help="Whether the images show no skull.  [default: measured]"),
+        typer.Option(
+            "--skull-stripped/--with-skull", help="Whether the images are skull-stripped.  [default: measured]"
+        ),
     ] = None,
 ) -> None:
     """Write traces as BIDS derivatives: images, masks and ITK transforms with sidecars."""

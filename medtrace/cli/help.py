@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from medtrace.cli.output import COMMON
 
 WIDTH = 110
-"""Columns of help at most; a narrower terminal has its own."""
+"""Maximum width of help in columns; a narrower terminal uses its own width."""
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Two scans, no training": ("register", "trace", "apply", "landmarks"),
     "Train and translate": ("prepare", "plan", "train", "evaluate", "translate", "runs", "methods"),
@@ -30,7 +30,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Benchmarks and papers": ("bench", "reproduce"),
     "This installation": ("demo", "doctor"),
 }
-"""Heading → the commands under it; commands that no group names stand under "More"."""
+"""Heading → the commands under it; commands in no group are listed under "More"."""
 EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "prepare": (
         ("pairs of a list", "prepare pairs.csv --out dataset"),
@@ -70,7 +70,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "certify": (
         ("a trace alone", "certify scan_trace"),
-        ("and ask the method again", "certify scan_trace --run runs/tracetrans --input scan.nii.gz"),
+        ("and query the method again", "certify scan_trace --run runs/tracetrans --input scan.nii.gz"),
     ),
     "calibrate": (("how often certificates are right", "calibrate certificate --cases 20 --out table.md"),),
     "register": (
@@ -114,10 +114,10 @@ def help_width() -> int:
 
 
 class HelpedCommand(TyperCommand):
-    """A command whose help has its own options first, then those that all have, then examples."""
+    """A command whose help lists its own options first, then the common ones, then examples."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, options, and options of output."""
+        """Arguments, options, and output options."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], "Output": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -144,7 +144,7 @@ class HelpedCommand(TyperCommand):
 
 
 def write_groups(commands: Mapping[str, Any], formatter: Any) -> None:
-    """Write commands under their headings, each with the first sentence of its description, whole."""
+    """Write commands under their headings, each with the full first sentence of its description."""
     named = [name for group in GROUPS.values() for name in group]
     more = tuple(name for name in commands if name not in named)
     for heading, names in (*GROUPS.items(), ("More", more)):

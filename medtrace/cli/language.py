@@ -1,4 +1,4 @@
-"""Messages of the library in the words of the command line: `--tracebench`, not `tracebench=True`."""
+"""Messages of the library in the command line's terms: `--tracebench`, not `tracebench=True`."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
     "convert": {"format": "format_"},
     "landmarks": {"format": "format_"},
 }
-"""Command → name of a function's parameter → name of the command's, where they differ."""
+"""Command → name of a function's parameter → name of the command's parameter, where they differ."""
 
 
 class Word(typing.NamedTuple):
-    """What a parameter is called on the command line."""
+    """A parameter's name on the command line."""
 
     text: str
     """`--name`, or the name of an argument."""
     flag: bool = False
     negative: str = ""
-    """What turns a flag off, where there is such an option."""
+    """The option that turns a flag off, if there is one."""
 
 
 def words_of(command: str, function: Callable[..., None]) -> dict[str, Word]:
-    """What the parameters of a command are called on its line, under the names of the library's functions too.
+    """The command-line names of a command's parameters, also keyed by the names of the library's functions.
 
     Args:
         command: its name.
-        function: that typer runs.
+        function: the function that typer runs.
     """
     result = {}
     hints = typing.get_type_hints(function, include_extras=True)
@@ -56,7 +56,7 @@ def words_of(command: str, function: Callable[..., None]) -> dict[str, Word]:
         if isinstance(info, ArgumentInfo):
             result[name] = Word((info.metavar or name).removesuffix("..."))
             continue
-        declared = (info.default, *(info.param_decls or ())) if info else ()  # typer takes the first one for a default
+        declared = (info.default, *(info.param_decls or ())) if info else ()  # typer takes the first one as a default
         given = [text for text in declared if isinstance(text, str) and text.startswith("--")]
         long, _, negative = (given[0] if given else f"--{name.replace('_', '-')}").partition("/")
         if kind is bool and not given:
@@ -66,11 +66,11 @@ def words_of(command: str, function: Callable[..., None]) -> dict[str, Word]:
 
 
 def in_options(text: str, words: Mapping[str, Word]) -> str:
-    """A message about a function's parameters as one about a command's options.
+    """Rewrite a message about a function's parameters as one about a command's options.
 
     Args:
-        text: of an error or a warning.
-        words: of the command (see `words_of`).
+        text: text of an error or a warning.
+        words: words of the command (see `words_of`).
 
     Example:
         >>> in_options("dims: expected 2; give spatial_dims=2 and pad=True", {"spatial_dims": Word("--dims"),

@@ -34,13 +34,13 @@ def prepare(
             " what to translate from; with --targets."
         ),
     ] = None,
-    targets: Annotated[Path | None, typer.Option(help="Likewise of what to translate to.")] = None,
+    targets: Annotated[Path | None, typer.Option(help="Likewise, what to translate to.")] = None,
     select: Annotated[
         list[str] | None,
         typer.Option(
             metavar="SOURCE:TARGET",
             help="Contrasts of a layout that make pairs, such as T1,FLAIR:T2, or one contrast of two dates, such as"
-            " T1w; repeatable. Of BraTS-Reg t1, t1ce, t2 or flair.  [default: t1 of BraTS-Reg, MR:CT or CBCT:CT of"
+            " T1w; repeatable. For BraTS-Reg t1, t1ce, t2 or flair.  [default: t1 for BraTS-Reg, MR:CT or CBCT:CT for"
             " SynthRAD]",
         ),
     ] = None,
@@ -55,16 +55,18 @@ def prepare(
         list[str] | None,
         typer.Option(
             metavar="NAME[=UNIT[:LOW:HIGH]]",
-            help="What the sources are, such as T1 or CT=HU:-160:240, where the list does not say; repeatable for the"
+            help="What the sources are, such as T1 or CT=HU:-160:240, if the list does not say; repeatable for the"
             " units of contrasts that it names.  [default: CT in HU by DICOM's modality, else arbitrary units]",
         ),
     ] = None,
     target_contrast: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=UNIT[:LOW:HIGH]]", help="Likewise of the targets; by default as the sources."),
+        typer.Option(
+            metavar="NAME[=UNIT[:LOW:HIGH]]", help="Likewise for the targets; by default the same as the sources."
+        ),
     ] = None,
     dims: options.Dims = 2,
-    slices: Annotated[int, typer.Option(min=1, help="Central slices of each volume (with --dims 2).")] = 11,
+    slices: Annotated[int, typer.Option(min=1, help="Number of central slices of each volume (with --dims 2).")] = 11,
     axis: Annotated[
         str,
         typer.Option(
@@ -73,7 +75,9 @@ def prepare(
     ] = "axial",
     crop: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="Voxels right-left, front-back, up-down to crop larger volumes to.  [default: 192 192 128]"),
+        typer.Option(
+            help="Size in voxels (right-left, front-back, up-down) to crop larger volumes to.  [default: 192 192 128]"
+        ),
     ] = None,
     pad: Annotated[bool, typer.Option("--pad", help="Also pad smaller volumes to the size of --crop.")] = False,
     no_crop: Annotated[bool, typer.Option("--no-crop", help="Keep every volume's own size.")] = False,
@@ -95,15 +99,15 @@ def prepare(
         list[str] | None,
         typer.Option(
             metavar="CONTRAST",
-            help="Contrasts whose images are divided by their bias field (N4), repeatable; all takes every one in"
-            " arbitrary units. translate then does the same, and delivers corrected intensities.",
+            help="Contrasts whose images are divided by their bias field (N4), repeatable; all selects every one in"
+            " arbitrary units. translate then does the same and outputs corrected intensities.",
         ),
     ] = None,
     split: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
-            help="Fractions of subjects: training, validation, test. Not with a list that has a column split."
-            "  [default: about 0.7 0.1 0.2, at least one subject each; 0.7 0.0 0.3 of fewer than five]"
+            help="Fractions of subjects: training, validation, test. Not with a list that has the column split."
+            "  [default: about 0.7 0.1 0.2, at least one subject each; 0.7 0.0 0.3 for fewer than five]"
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -130,10 +134,10 @@ def prepare(
         ),
     ] = False,
     largest_face: Annotated[
-        bool, typer.Option("--largest-face", help="With --faces: of several faces in a photograph take the largest.")
+        bool, typer.Option("--largest-face", help="With --faces: if a photograph has several faces, take the largest.")
     ] = False,
 ) -> None:
-    """Turn before/after scans into a dataset split by subject; a second call does what a first left undone."""
+    """Turn before/after scans into a dataset split by subject; a second call completes what the first left undone."""
     from medtrace.workflows.prepare import prepare as run
 
     summary = run(
@@ -188,7 +192,7 @@ def plan(
     measure: Annotated[bool, typer.Option(help="Time a few steps on this machine.")] = True,
     device: options.Device = None,
 ) -> None:
-    """Propose a training on a prepared dataset: method, preset, batch, epochs, hours, each with its reason."""
+    """Propose a training run on a prepared dataset: method, preset, batch, epochs, hours, each with its reason."""
     from medtrace.workflows.plan import plan as call
 
     proposal = call(dataset, method, presets=tuple(preset or ()), device=device, measure=measure)
@@ -218,10 +222,10 @@ def train(
         bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset (preset tracebench).")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out; --set and --preset hold from there on.")
+        bool, typer.Option("--resume", help="Continue the run in --out; --set and --preset apply from there on.")
     ] = False,
     other_data: Annotated[
-        bool, typer.Option("--other-data", help="Let a resumed run continue on another dataset than its own.")
+        bool, typer.Option("--other-data", help="Let a resumed run continue on a dataset other than its own.")
     ] = False,
     fit: options.Fit = False,
     smoke: Annotated[
@@ -229,9 +233,7 @@ def train(
     ] = False,
     start_from: Annotated[
         Path | None,
-        typer.Option(
-            "--from", help="Fine-tune: begin with the weights and settings of this run, with optimizers as new."
-        ),
+        typer.Option("--from", help="Fine-tune: start from the weights and settings of this run, with new optimizers."),
     ] = None,
     device: options.Device = None,
 ) -> None:
@@ -268,7 +270,7 @@ def methods() -> None:
     """List the methods: what each does, in which dimensions, and whose idea it is."""
     from medtrace.workflows.methods import method_table
 
-    columns = shutil.get_terminal_size((0, 0)).columns  # 0 where the output goes to a file or program
+    columns = shutil.get_terminal_size((0, 0)).columns  # 0 if the output goes to a file or program
     table = method_table(columns or None)
     give({"methods": table.rows})
     tell(table.text)
@@ -299,9 +301,11 @@ def evaluate(
     run: options.Run,
     dataset: options.Dataset,
     beside: Annotated[
-        list[Path] | None, typer.Option(help="Another run for the same table, repeatable; needs --out.")
+        list[Path] | None, typer.Option(help="Another run for the same table; repeatable, needs --out.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where tables go; by default into the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the tables; by default in the run.")
+    ] = None,
     split: options.Split = "test",
     checkpoint: options.Checkpoint = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Cases traced at once.")] = 8,
@@ -310,7 +314,7 @@ def evaluate(
     cheap_rows: Annotated[
         bool,
         typer.Option(
-            help="Beside the identity also an intensity curve and ridge regression on patches, learned from the run's"
+            help="Also compare an intensity curve and ridge regression on patches, learned from the run's"
             " training cases."
         ),
     ] = True,
@@ -358,7 +362,7 @@ def evaluate(
 
 
 def _give_scores(folder: Path, tables: Any) -> None:
-    """Mean, spread and number of cases of every row and column, for scripts."""
+    """Mean, spread and number of cases for every row and column, for scripts."""
     rows = {
         row: {name: one._asdict() for name, one in table.summary().items()}
         for row, table in tables.items()
@@ -369,7 +373,7 @@ def _give_scores(folder: Path, tables: Any) -> None:
 
 @command("traceability")
 def traceability(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders; without any the controls alone.")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders; without any, the controls only.")] = None,
     out: options.TablesFolder = Path("traceability"),
     dataset: Annotated[
         Path | None,
@@ -389,14 +393,14 @@ def traceability(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Setting of the segmenter's training, such as iterations=1000."
+            "--set", metavar="KEY=VALUE", help="A setting of the segmenter's training, such as iterations=1000."
         ),
     ] = None,
     checkpoint: options.Checkpoint = None,
     allow_training_subjects: options.AllowTrainingSubjects = False,
     device: options.Device = None,
 ) -> None:
-    """Segment translations, bring the labels back and score them (Plasticine, Tables I and III)."""
+    """Segment translations, warp the labels to source space and score them (Plasticine, Tables I and III)."""
     settings = parse_settings(set_ or [])
     from medtrace.workflows.runs import using_checkpoint
     from medtrace.workflows.traceability import TABLE
@@ -441,11 +445,11 @@ def bench(
     study: Annotated[
         str | None,
         typer.Option(
-            help="Of postop: rivals, alpha, gamma, ablation, translators, diffusion or short."
-            " Of misaligned: noise, modes, generators or unpaired."
-            " Of metamorphic: rivals, ablation or volume. Of domain: rivals, paired, ablation, sampling or start."
-            " Of each of these four: methods."
-            " Of real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1, flair-t1 or follow-ups."
+            help="For postop: rivals, alpha, gamma, ablation, translators, diffusion or short."
+            " For misaligned: noise, modes, generators or unpaired."
+            " For metamorphic: rivals, ablation or volume. For domain: rivals, paired, ablation, sampling or start."
+            " For each of these four: methods."
+            " For real: all, images, labels, t1-t2, t1-flair, t1+flair-t2, t2-t1, flair-t1 or follow-ups."
             "  [default: the task's first]"
         ),
     ] = None,
@@ -456,16 +460,14 @@ def bench(
         Path | None, typer.Option(help="Folder of the open MS data, for the task real.  [default: $MEDTRACE_DATA]")
     ] = None,
     row: Annotated[
-        str | None, typer.Option(help="With --rows: the one row of the study, control or method that is run.")
+        str | None, typer.Option(help="With --rows: run only this row of the study, control or method.")
     ] = None,
     rows: Annotated[
         Path | None,
-        typer.Option(
-            help="Store rows here one by one as they end, and make the study's page of those that are stored."
-        ),
+        typer.Option(help="Store each row here when it ends, and make the study's page from the stored rows."),
     ] = None,
 ) -> None:
-    """Train and measure where the truth is known: on TraceBench, or on real heads that have the target."""
+    """Train and measure where the truth is known: on TraceBench, or on real heads with their target."""
     from medtrace.workflows.bench import bench as call
     from medtrace.workflows.bench import table_of
 
@@ -497,25 +499,26 @@ def reproduce(
     paper: Annotated[
         str | None,
         typer.Argument(
-            help="tracetrans, plasticine, metaregnet or reggan; without one they are listed.",
+            help="tracetrans, plasticine, metaregnet or reggan; without a name, they are listed.",
             autocompletion=choices.completing(*choices.PAPERS),
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the paper's data, or of several data sets by their names.")
+        Path | None, typer.Option(help="Folder of the paper's data, or of several data sets under their names.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where data, runs, tables and page go.  [default: reproduction/PAPER]"),
+        typer.Option("--out", "-o", help="Folder for data, runs, tables and page.  [default: reproduction/PAPER]"),
     ] = None,
-    table: Annotated[str | None, typer.Option(help="Only the table of this number.")] = None,
+    table: Annotated[str | None, typer.Option(help="Only the table with this number.")] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Try the path in minutes: few small images, tiny networks, a few steps.")
+        bool,
+        typer.Option("--smoke", help="Try all steps in minutes: few small images, tiny networks, short trainings."),
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Tell rows and hours, and train nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="List rows and hours, and train nothing.")] = False,
     device: options.Device = None,
 ) -> None:
-    """Run a paper again on your copy of its data: preparation, trainings, tables beside the printed numbers."""
+    """Rerun a paper on your copy of its data: preparation, trainings, tables next to the printed numbers."""
     from medtrace.workflows.reproduce import papers
     from medtrace.workflows.reproduce import reproduce as call
 

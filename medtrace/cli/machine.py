@@ -1,4 +1,4 @@
-"""The commands about what is there: runs, and the installation itself."""
+"""Commands that list runs and describe the installation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def runs(
 
 
 def _facts(state: Any) -> dict[str, Any]:
-    """What a script wants to know of a run."""
+    """A run's state, for scripts."""
     record = state.record
     return {
         "path": state.path,
@@ -90,11 +90,11 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for scans, traces and the page.")] = Path(
         "medtrace_demo"
     ),
-    show: Annotated[bool, typer.Option(help="Open the page, where there is a display.")] = True,
+    show: Annotated[bool, typer.Option(help="Open the page if there is a display.")] = True,
 ) -> None:
     """Translate and register two simulated scans with weights that ship, and show the page; needs no data.
 
-    The scans' true fields are known, so that the errors are told. Exits with 3 on a FAIL.
+    The scans' true fields are known, so the errors are reported. Exits with 3 on a FAIL.
     """
     from medtrace.workflows.demo import demo as call
     from medtrace.workflows.demo import show as open_page

@@ -1,4 +1,4 @@
-"""Commands that hand trained models on."""
+"""Commands that share trained models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def export_model(
     format_: Annotated[str, typer.Option("--format", help="onnx, torchscript or pt2 (torch.export).")] = "onnx",
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW[xD]", help="The one size that it takes, such as 256x256.  [default: any size]"),
+        typer.Option(metavar="HxW[xD]", help="The only input size it accepts, such as 256x256.  [default: any size]"),
     ] = None,
     checkpoint: options.Checkpoint = None,
 ) -> None:
@@ -48,15 +48,17 @@ def card(
     out: options.NewFolder,
     license_: Annotated[
         str,
-        typer.Option("--license", help="Of the weights, as Hugging Face names it: apache-2.0, cc-by-4.0, other, ..."),
+        typer.Option(
+            "--license", help="License of the weights, by its Hugging Face name: apache-2.0, cc-by-4.0, other, ..."
+        ),
     ],
     title: Annotated[str | None, typer.Option(help="Title of the card.  [default: the method's]")] = None,
     limit: Annotated[
-        list[str] | None, typer.Option(help="A further sentence on how far to believe it; repeatable.")
+        list[str] | None, typer.Option(help="An additional sentence on how far to trust it; repeatable.")
     ] = None,
     checkpoint: options.Checkpoint = None,
 ) -> None:
-    """Write a run as a folder to hand on: weights, record and a model card, as Hugging Face lays them out."""
+    """Write a run as a folder to share: weights, record and a model card, in Hugging Face's layout."""
     from medtrace.workflows.card import card as call
     from medtrace.workflows.runs import using_checkpoint
 

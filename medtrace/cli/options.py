@@ -1,4 +1,4 @@
-"""Options that several commands have; each with its help once."""
+"""Options shared by several commands, each with its help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medtrace.cli import choices
 Run = Annotated[Path, typer.Argument(help="Run folder of a training, a model folder, or hf://owner/name.")]
 Checkpoint = Annotated[
     str | None,
-    typer.Option(help="Weights of the run: best (of its validations), last or epoch=N.  [default: of its end]"),
+    typer.Option(help="Weights of the run: best (of its validations), last or epoch=N.  [default: the final ones]"),
 ]
 Dataset = Annotated[Path, typer.Argument(help="A folder made by `medtrace prepare`.")]
 Trace = Annotated[Path, typer.Argument(help="Folder of a trace.")]
@@ -26,9 +26,9 @@ Method = Annotated[
 
 TraceFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the trace.")]
 NewFolder = Annotated[Path, typer.Option("--out", "-o", help="A new folder.")]
-TablesFolder = Annotated[Path, typer.Option("--out", "-o", help="Where tables and figures go.")]
+TablesFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and figures.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in --out.")]
-Report = Annotated[bool, typer.Option(help="Also write a page to look at the trace, OUT.html.")]
+Report = Annotated[bool, typer.Option(help="Also write a page for viewing the trace, OUT.html.")]
 
 Set = Annotated[
     list[str] | None,
@@ -45,25 +45,25 @@ Split = Annotated[
         autocompletion=choices.completing(*choices.SPLITS),
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn at random.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 Dims = Annotated[int, typer.Option(min=2, max=3, help="2 for slices, 3 for volumes.")]
-Page = Annotated[int | None, typer.Option(min=1, help="Page of natural images that have several, from 1.")]
+Page = Annotated[int | None, typer.Option(min=1, help="Page of a natural image that has several, from 1.")]
 Contrast = Annotated[
-    str | None, typer.Option(help="Contrast of the image or images, where the run was trained on several.")
+    str | None, typer.Option(help="Contrast of the image or images, if the run was trained on several.")
 ]
 Thresholds = Annotated[Path | None, typer.Option(help="YAML file of limits that replace the defaults.")]
 AllowTrainingSubjects = Annotated[
     bool,
     typer.Option(
         "--allow-training-subjects",
-        help="Take also subjects that the run was trained on, which is refused otherwise; the result says so.",
+        help="Accept subjects that the run was trained on, which is refused otherwise; the result says so.",
     ),
 ]
 Device = Annotated[
     str | None,
     typer.Option(
         metavar="cpu|cuda|cuda:N",
-        help="torch device.  [default: a GPU where there is one]",
+        help="torch device.  [default: a GPU if there is one]",
         autocompletion=choices.completing(*choices.DEVICES),
     ),
 ]
@@ -72,14 +72,14 @@ PatchSize = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Edge of overlapping patches, in voxels (3D networks); 0 takes the volume as a whole."
+        help="Edge of overlapping patches, in voxels (3D networks); 0 takes the entire volume."
         "  [default: patches above 10 million voxels]",
     ),
 ]
-Fit = Annotated[bool, typer.Option("--fit", help="Where memory runs out, take the largest batch or patch that fits.")]
+Fit = Annotated[bool, typer.Option("--fit", help="If memory runs out, use the largest batch or patch that fits.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases.")]
 Scheduler = Annotated[
-    str | None, typer.Option(help="Dask scheduler whose workers take the cases instead, such as tcp://host:8786.")
+    str | None, typer.Option(help="Dask scheduler whose workers process the cases instead, such as tcp://host:8786.")
 ]
 Series = Annotated[
     str | None,
@@ -95,7 +95,7 @@ SourceSeries = Annotated[
     ),
 ]
 TargetSeries = Annotated[
-    str | None, typer.Option("--target-series", help="Which volume of the target's DICOM folder, likewise.")
+    str | None, typer.Option("--target-series", help="Likewise, which volume of the target's DICOM folder.")
 ]
 ResampleTilt = Annotated[
     bool,
@@ -105,14 +105,14 @@ KeepMetadata = Annotated[
     bool,
     typer.Option(
         "--keep-metadata/--strip-metadata",
-        help="Keep names of files and other metadata, which may name a patient, or leave them out.",
+        help="Keep file names and other metadata, which may identify a patient, or leave them out.",
     ),
 ]
 Precise = Annotated[
     bool,
     typer.Option(
         "--precise",
-        help="Keep every bit in the trace; otherwise fields are off by up to 1/2048 voxel, large images by 1/65534 of"
+        help="Store the trace losslessly; otherwise fields are off by up to 1/2048 voxel, large images by 1/65534 of"
         " their range, and files are much smaller.",
     ),
 ]

@@ -22,7 +22,7 @@ from medtrace.cli.paths import at_home
 _LOGGER = "medtrace.cli"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _BAR = "%|"
-"""What a bar of tqdm holds."""
+"""The state of a tqdm bar."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only: no bars, no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show what the libraries report.")]
@@ -74,7 +74,7 @@ def tell(line: Any = "") -> None:
 
 
 def note(line: str, *, error: bool = False) -> None:
-    """Print a line beside the result, on stderr; `--quiet` keeps those of errors only."""
+    """Print a line apart from the result, on stderr; `--quiet` keeps only error lines."""
     if error:
         _current.error = line.removeprefix("medtrace: ").removeprefix("error: ")
     else:
@@ -84,7 +84,7 @@ def note(line: str, *, error: bool = False) -> None:
 
 
 def ask(question: str) -> bool:
-    """Ask for yes or no, on stderr alone, also with `--quiet`.
+    """Ask for yes or no, on stderr only, even with `--quiet`.
 
     Raises:
         typer.Abort: if there is no answer.
@@ -95,7 +95,7 @@ def ask(question: str) -> bool:
 
 @contextmanager
 def unfiltered() -> Iterator[None]:
-    """Let stderr have every line for now, also with `--quiet`."""
+    """Send every line to stderr for now, even with `--quiet`."""
     stream = sys.stderr
     if not isinstance(stream, _Lines):
         yield
@@ -108,7 +108,7 @@ def unfiltered() -> Iterator[None]:
 
 
 def give(values: Mapping[str, Any]) -> None:
-    """Add to the object that `--json` prints."""
+    """Add an entry to the object that `--json` prints."""
     _current.result.update(values)
 
 
@@ -130,7 +130,7 @@ def told_of_progress() -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether results and errors alone are shown."""
+    """Whether only results and errors are shown."""
     return _current.quiet
 
 
@@ -146,10 +146,10 @@ def _log(level: int, line: str) -> None:
 
 @contextmanager
 def output_of(command: str, quiet: bool, verbose: bool, log_file: Path | None, json_: bool) -> Iterator[None]:
-    """Send the lines of a command where its options say; JSON ends it however it ends.
+    """Send a command's lines where its options say; the JSON object is printed however the command ends.
 
     Raises:
-        typer.Exit: with 1, if there is no place for the log file.
+        typer.Exit: with 1, if the log file cannot be created.
     """
     global _current
     earlier, _current = _current, Output(command, quiet, verbose, log_file, json_)
@@ -177,7 +177,7 @@ def _json_at_the_end(wanted: bool) -> Iterator[None]:
 
 
 def _code_of(error: BaseException) -> int:
-    """What the program exits with after an error."""
+    """The program's exit code after an error."""
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
@@ -212,9 +212,9 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def _logging_to(path: Path | None, quiet: bool, verbose: bool) -> Iterator[None]:
-    """Let a file have the lines of commands and loggers, and with `verbose` stderr those of loggers.
+    """Write the lines of commands and loggers to a file and, with `verbose`, those of loggers to stderr.
 
-    Warnings of libraries stay on stderr beside a file, as Python shows them where nothing handles them.
+    Even with a file, library warnings stay on stderr, where Python shows them if nothing handles them.
     """
     if path is None and not verbose:
         yield
@@ -260,7 +260,7 @@ def _log_at(path: Path) -> logging.Handler:
 
 
 def _is_unhandled(record: logging.LogRecord) -> bool:
-    """Whether no logger below the root shows a record."""
+    """Whether a record is shown by no logger below the root."""
     logger: logging.Logger | None = logging.getLogger(record.name)
     while logger is not None and logger.parent is not None:
         if logger.handlers:
@@ -270,7 +270,8 @@ def _is_unhandled(record: logging.LogRecord) -> bool:
 
 
 class _Lines(io.TextIOBase):
-    """Standard error whose whole lines a log file has too, without the bars; quiet, it passes errors on alone."""
+    """Standard error whose complete lines also go to a log file, without the bars; when quiet, it passes on errors
+    only."""
 
     def __init__(self, stream: Any, quiet: bool) -> None:
         self.stream = stream
@@ -296,12 +297,13 @@ class _Lines(io.TextIOBase):
         self.stream.flush()
 
     def isatty(self) -> bool:
-        """Whether a reader watches; nobody watches what is quiet."""
+        """Whether stderr is an interactive terminal; false when quiet."""
         return not self.quiet and self.stream.isatty()
 
 
 def _redrawn(line: str) -> str:
-    """What a terminal is left with of a line that is written again and again; a return at its end clears nothing."""
+    """The text left on a terminal of a line that is rewritten repeatedly; a carriage return at its end clears
+    nothing."""
     return line.removesuffix("\r").rpartition("\r")[2]
 
 

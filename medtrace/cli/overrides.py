@@ -9,7 +9,7 @@ from medtrace.cli.errors import CommandLineError
 
 
 def parse_settings(items: Sequence[str]) -> dict[str, Any]:
-    """Parse `key=value` pairs; values are YAML, so numbers, lists and booleans keep their kind.
+    """Parse `key=value` pairs; values are YAML, so numbers, lists and booleans keep their type.
 
     Raises:
         CommandLineError: if a pair has no key or no "=", or its value is not YAML.
@@ -29,7 +29,7 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
 
 
 def _number(value: str) -> int | float | None:
-    """YAML 1.1 reads 1e-3 as a string; a number it is nevertheless."""
+    """YAML 1.1 reads 1e-3 as a string; here it is a number."""
     for kind in (int, float):
         try:
             return kind(value)

@@ -10,10 +10,10 @@ RUNS = frozenset({"run", "runs", "beside", "start_from"})
 
 
 def as_given(name: str, value: Any) -> Any:
-    """The value of a command's parameter: paths at home, runs of the Hub fetched.
+    """The value of a command's parameter, with `~` expanded and runs of the Hub fetched.
 
     Args:
-        name: of the parameter.
+        name: name of the parameter.
         value: as it was parsed.
 
     Raises:
@@ -31,10 +31,10 @@ def as_given(name: str, value: Any) -> Any:
 
 
 def at_home(value: Any) -> Any:
-    """A path, or a list of paths, with `~` as the home folder, also behind `=` where no shell expands it.
+    """A path, or a list of paths, with `~` as the home folder, also after `=`, where no shell expands it.
 
     Args:
-        value: of an option; what is not a path stays as it is.
+        value: the value of an option; anything that is not a path is unchanged.
 
     Raises:
         ValueError: if there is no user of that name.

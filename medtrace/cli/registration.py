@@ -43,16 +43,18 @@ def register(
         typer.Option(
             metavar=choices.of(*choices.ALIGNMENTS),
             autocompletion=choices.completing(*choices.ALIGNMENTS),
-            help="Alignment before anything is deformed.",
+            help="Alignment before the deformation.",
         ),
     ] = "auto",
-    same_person: Annotated[bool, typer.Option("--same-person", help="Both are of one person: a rigid motion.")] = False,
+    same_person: Annotated[
+        bool, typer.Option("--same-person", help="Both show the same person: a rigid transform.")
+    ] = False,
     similarity: Annotated[
         str,
         typer.Option(
             metavar=choices.of(*choices.SIMILARITIES),
             autocompletion=choices.completing(*choices.SIMILARITIES),
-            help="What makes the images alike.",
+            help="Similarity measure.",
         ),
     ] = "auto",
     preset: Annotated[
@@ -60,7 +62,7 @@ def register(
         typer.Option(
             metavar=choices.of(*choices.REGISTRATION_PRESETS),
             autocompletion=choices.completing(*choices.REGISTRATION_PRESETS),
-            help="How thoroughly.  [default: what suits the pair]",
+            help="Effort of the registration.  [default: what suits the pair]",
         ),
     ] = None,
     update_smoothing: Annotated[
@@ -74,7 +76,7 @@ def register(
         int | None,
         typer.Option(
             min=0,
-            help="Gradient steps after --run; without it, chooses --engine instance.  [default: 0, of that engine 100]",
+            help="Gradient steps after --run; without, selects --engine instance.  [default: 0; for that engine 100]",
         ),
     ] = None,
     engine: Annotated[
@@ -82,7 +84,7 @@ def register(
         typer.Option(
             metavar=choices.of(*choices.ENGINES),
             autocompletion=choices.completing(*choices.ENGINES),
-            help="What registers without --run.  [default: greedy]",
+            help="Engine used without --run.  [default: greedy]",
         ),
     ] = None,
     spacing: Annotated[
@@ -92,7 +94,7 @@ def register(
     match: Annotated[
         bool | None,
         typer.Option(
-            "--match/--no-match", help="Match the source's percentiles to the target's.  [default: without --run]"
+            "--match/--no-match", help="Match the source's percentiles to the target's.  [default: only without --run]"
         ),
     ] = None,
     contrast: options.Contrast = None,
@@ -162,7 +164,7 @@ def register(
 
 
 def _tell(result: Any, out: Path, report: bool) -> None:
-    """The verdict in plain words, and what was written."""
+    """The verdict in words, and what was written."""
     from medtrace.workflows.report import page_of
 
     give(

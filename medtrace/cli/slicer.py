@@ -28,7 +28,7 @@ MODULES: Mapping[str, str] = {
 IMAGES = frozenset({"images", "source", "target", "image", "mask", "source_mask", "labels", "input_"})
 DIRECTORIES = frozenset({"run", "out", "traces", "trace"})
 FILES = frozenset({"thresholds", "radius", "figure", "html", "target_landmarks", "source_landmarks"})
-"""Parameters that are paths, by what Slicer shows for them."""
+"""Parameters that are paths, grouped by the element that Slicer shows for them."""
 _MANY = ("workers", "scheduler", "threads", "page", "keep_metadata", "transforms")
 _DICOM = ("dicom", "series", "source_series", "target_series", "resample_tilt")
 LEFT_OUT = frozenset({*COMMON, "help", *_MANY, *_DICOM})
@@ -42,7 +42,7 @@ OUTPUTS: Mapping[str, tuple[tuple[str, str, str], ...]] = dict.fromkeys(
         ("transform", "slicer-transform", "The displacement, which moves the source onto that image."),
     ),
 )
-"""Command → what comes back into the scene: element, long flag, description."""
+"""Command → what is returned to the scene: element, long flag, description."""
 
 
 @command("slicer-modules", new_folder=True)
@@ -60,10 +60,10 @@ def module_xml(name: str) -> str:
     """The XML of a command, as 3D Slicer's execution model describes a module.
 
     Args:
-        name: of the command, one of `MODULES`.
+        name: name of the command, one of `MODULES`.
 
     Raises:
-        ValueError: if a parameter is of a kind that no rule here places.
+        ValueError: if no rule here covers the type of a parameter.
 
     Example:
         >>> ElementTree.fromstring(module_xml("certify")).find("title").text
@@ -107,7 +107,7 @@ def _group(root: ElementTree.Element, label: str, advanced: bool = False) -> Ele
 
 
 def _types(name: str) -> dict[str, type]:
-    """Parameter of a command → its type, of lists that of their members."""
+    """Parameter of a command → its type; for lists, the type of their members."""
     function = next(one.callback for one in app.registered_commands if one.name == name and one.callback is not None)
     result: dict[str, type] = {}
     for key, parameter in inspect.signature(function).parameters.items():
@@ -129,7 +129,7 @@ def _element(command_name: str, parameter: Any, of_type: type, indices: Iterator
     words = " ".join((getattr(parameter, "help", None) or parameter.name).split())
     name = parameter.name.rstrip("_")
     default = parameter.default
-    if kind == "boolean" and default is True:  # what is on is turned off by a flag of its own
+    if kind == "boolean" and default is True:  # what is on by default has a separate flag to turn it off
         long, name = parameter.secondary_opts[0], f"no_{name}"
         words, default = f"Leave this out: {words}", False
     argument = parameter.param_type_name == "argument"
@@ -167,7 +167,7 @@ def _kind(command_name: str, parameter: Any, of_type: type) -> str:
 
 
 def _choices(parameter: Any) -> list[str]:
-    """What help names as a|b|c."""
+    """The choices that help names as a|b|c."""
     metavar = parameter.metavar or ""
     return metavar.split("|") if re.fullmatch(r"[\w-]+(\|[\w-]+)+", metavar) and "cuda" not in metavar else []
 

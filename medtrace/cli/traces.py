@@ -32,11 +32,11 @@ def translate(
         typer.Option(
             metavar="NAME=FILE",
             help="Instead of an image, for a run that reads several contrasts: one of them, repeatable. Some may be"
-            " left out if the run was trained so.",
+            " left out if the run was trained for that.",
         ),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Brain mask of the image, where training pairs came with masks.")
+        Path | None, typer.Option(help="Brain mask of the image, if training pairs came with masks.")
     ] = None,
     contrast: options.Contrast = None,
     page: options.Page = None,
@@ -55,7 +55,7 @@ def translate(
     resample_tilt: options.ResampleTilt = False,
     workers: options.Workers = 1,
     scheduler: options.Scheduler = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a case, where there are several.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads per case, if there are several.")] = 1,
     precise: options.Precise = False,
     transforms: options.Transforms = None,
     allow_training_subjects: options.AllowTrainingSubjects = False,
@@ -186,8 +186,8 @@ def report(
         typer.Option(
             "--out",
             "-o",
-            help="The page (.html), or of a run the report (.html or .pdf).  [default: report.html; of a run"
-            " evaluation.html and evaluation.pdf beside its tables]",
+            help="The page (.html), or for a run the report (.html or .pdf).  [default: report.html; for a run"
+            " evaluation.html and evaluation.pdf next to its tables]",
         ),
     ] = None,
     target: Annotated[
@@ -200,7 +200,7 @@ def report(
     ] = None,
     resample_tilt: options.ResampleTilt = False,
     split: Annotated[
-        str | None, typer.Option(help="Which evaluation of a run, where it has several, such as test.")
+        str | None, typer.Option(help="Which evaluation of a run, if it has several, such as test.")
     ] = None,
 ) -> None:
     """Write traces as one HTML page that opens offline; or the evaluation of a run as a report, failures first."""
@@ -246,19 +246,19 @@ def certify(
         typer.Option(
             "--out",
             "-o",
-            help="JSON file, or for several traces a folder of them.  [default: beside each, TRACE.certificate.json]",
+            help="JSON file, or for several traces a folder of them.  [default: next to each, TRACE.certificate.json]",
         ),
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder that made them: asks the method again.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder that made them: queries the method again.")] = None,
     input_: Annotated[
         Path | None, typer.Option("--input", help="The file or DICOM folder that was translated (one trace).")
     ] = None,
     target: Annotated[
         Path | None,
-        typer.Option(help="Of a registration: the target, which its field is assessed against (one trace)."),
+        typer.Option(help="For a registration: the target, which its field is assessed against (one trace)."),
     ] = None,
     thresholds: options.Thresholds = None,
-    radius: Annotated[Path | None, typer.Option(help="Conformal radius, of `medtrace calibrate radius`.")] = None,
+    radius: Annotated[Path | None, typer.Option(help="Conformal radius, from `medtrace calibrate radius`.")] = None,
     contrast: options.Contrast = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the certificates.")] = None,
     keep_metadata: options.KeepMetadata = False,
@@ -322,36 +322,34 @@ def calibrate(
     checkpoint: options.Checkpoint = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Prepared folder, for a run that was trained on one (intensity, hallucinations)."),
+        typer.Option(help="Prepared folder, if the run was trained on one (intensity, hallucinations)."),
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="TraceBench task, repeatable (certificate, trace; radius: one).")
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            min=16, help="Voxels of an axis (certificate, trace, radius).  [default: 96, in 3D 32; radius 48]"
-        ),
+        typer.Option(min=16, help="Voxels per axis (certificate, trace, radius).  [default: 96, in 3D 32; radius 48]"),
     ] = None,
     dims: Annotated[
         int | None,
         typer.Option(min=2, max=3, help="2 for slices, 3 for volumes (certificate, trace, radius).  [default: 2]"),
     ] = None,
     cases: Annotated[
-        int, typer.Option(min=2, help="Cases of each task or kind (certificate, trace, hallucinations).")
+        int, typer.Option(min=2, help="Cases of each task or type (certificate, trace, hallucinations).")
     ] = 20,
     thresholds: Annotated[
         Path | None, typer.Option(help="YAML file of limits that replace the defaults (certificate, trace).")
     ] = None,
     target_contrast: Annotated[
         str | None,
-        typer.Option(help="What true targets show instead, in its unit: T2 or CT in HU, of a T1 (certificate)."),
+        typer.Option(help="What true targets show instead, in its unit: T2 or CT in HU, for a T1 (certificate)."),
     ] = None,
     predictor: Annotated[
         str,
         typer.Option(
-            help="Without a run: mean, zero, noisy; registration, as `medtrace trace` of the true image; translators,"
-            " as of images that are wrong (radius)."
+            help="Without a run: mean, zero, noisy; registration, as in `medtrace trace` of the true image;"
+            " translators, likewise of wrong images (radius)."
         ),
     ] = "mean",
     landmarks: Annotated[
@@ -360,15 +358,15 @@ def calibrate(
     subjects: Annotated[
         int, typer.Option(min=2, help="Subjects to calibrate on, and as many to test (radius, intensity).")
     ] = 1000,
-    coverage: Annotated[float, typer.Option(help="Probability to promise (radius, intensity).")] = 0.9,
+    coverage: Annotated[float, typer.Option(help="Guaranteed probability (radius, intensity).")] = 0.9,
     fraction: Annotated[
         float | None,
-        typer.Option(help="Promise for this fraction of a subject's points, not for a random one (radius)."),
+        typer.Option(help="Guarantee it for this fraction of a subject's points, not for a random one (radius)."),
     ] = None,
     unit: Annotated[
         str,
         typer.Option(
-            help="subject, or case: slices stand in for subjects where there are few (intensity).",
+            help="subject, or case: slices stand in for subjects if there are few (intensity).",
             metavar=choices.of(*choices.UNITS),
             autocompletion=choices.completing(*choices.UNITS),
         ),
@@ -376,7 +374,9 @@ def calibrate(
     seed: options.Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File of the table, radius or interval.  [default of intensity: in the run]"),
+        typer.Option(
+            "--out", "-o", help="File for the table, radius or interval.  [default for intensity: in the run]"
+        ),
     ] = None,
 ) -> None:
     """Measure how often certificates are right or hallucinations are marked, or how far points or intensities are off.
@@ -448,11 +448,11 @@ _TAKEN = {
     "intensity": ("run", "data"),
     "hallucinations": ("run", "data"),
 }
-"""What is calibrated → the options that only some calibrations take, of those that it takes."""
+"""Calibration → those of its options that not every calibration takes."""
 
 
 def _refuse_foreign(what: str, **given: Any) -> None:
-    """Refuse options that a calibration would not look at.
+    """Refuse options that a calibration would ignore.
 
     Raises:
         CommandLineError: if one is given, or there is no such calibration.

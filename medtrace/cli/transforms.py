@@ -1,4 +1,4 @@
-"""Commands that apply transforms, convert them and make traces of what other programs made."""
+"""Commands that apply and convert transforms, and make traces from other programs' results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Of other programs' files: itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd,"
-        " nitransforms, learn2reg or voxelmorph; by default what the content says.",
+        help="For other programs' files: itk, ants, elastix, spm, lta, flirt, fsl, matrix, niftyreg, afni, nrrd,"
+        " nitransforms, learn2reg or voxelmorph; by default recognized from the content.",
     ),
 ]
-SourceGrid = Annotated[
-    Path | None, typer.Option("--source", help="The moving image, for formats that count from its grid.")
-]
+SourceGrid = Annotated[Path | None, typer.Option("--source", help="The moving image, for formats defined on its grid.")]
 TargetGrid = Annotated[Path | None, typer.Option("--target", help="The fixed image, likewise.")]
 
 
@@ -42,7 +40,7 @@ def apply(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="File: .nii or .nii.gz; of points .csv, .fcsv or .mrk.json.")
+        Path, typer.Option("--out", "-o", help="File: .nii or .nii.gz; for points .csv, .fcsv or .mrk.json.")
     ],
     kind: Annotated[
         str | None,
@@ -50,7 +48,7 @@ def apply(
             "--as",
             metavar=choices.of(*choices.KINDS),
             autocompletion=choices.completing(*choices.KINDS),
-            help="What INPUT is.  [default: what the file says]",
+            help="Type of INPUT.  [default: what the file says]",
         ),
     ] = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="From the target back to the source.")] = False,
@@ -62,16 +60,16 @@ def apply(
     format_: Format = None,
     interpolation: Annotated[
         str | None,
-        typer.Option(help="linear, nearest, or of labels partial-volume: what covers most of a voxel."),
+        typer.Option(help="linear, nearest, or for labels partial-volume: what covers most of a voxel."),
     ] = None,
     fill: Annotated[
-        float | None, typer.Option(help="Value beyond the image.  [default: its least value; of labels 0]")
+        float | None, typer.Option(help="Value beyond the image.  [default: its minimum; for labels 0]")
     ] = None,
     space: Annotated[
-        str | None, typer.Option("--space", help="Axes of points whose file does not say them: RAS or LPS.")
+        str | None, typer.Option("--space", help="Axes of points whose file does not specify them: RAS or LPS.")
     ] = None,
 ) -> None:
-    """Bring an image, labels or points through traces and transforms, interpolated once."""
+    """Resample an image, labels or points through traces and transforms, interpolating once."""
     from medtrace.workflows.apply import apply as call
 
     if len(listed) < 2:
@@ -116,7 +114,7 @@ def convert(
         str,
         typer.Option(
             "--to",
-            help="itk, tfm, ants, elastix, nrrd, nitransforms, fsl, spm, niftyreg, learn2reg, voxelmorph; of linear"
+            help="itk, tfm, ants, elastix, nrrd, nitransforms, fsl, spm, niftyreg, learn2reg, voxelmorph; for linear"
             " transforms also flirt, lta, matrix, afni.",
         ),
     ],
@@ -147,14 +145,16 @@ def trace(
     image: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[IMAGE]", help="What it became, made by any program; of several a folder with the same names."
+            metavar="[IMAGE]", help="Its translation, made by any program; for several, a folder with the same names."
         ),
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="Where the image's intensity may change, on its grid.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Mask of where the image's intensity may change, on its grid.")
+    ] = None,
     source_contrast: Annotated[
         str | None,
         typer.Option(
-            "--source-contrast", help="What the source's numbers mean: NAME[=UNIT[:LOW:HIGH]], such as CT=HU."
+            "--source-contrast", help="Contrast and unit of the source: NAME[=UNIT[:LOW:HIGH]], such as CT=HU."
         ),
     ] = None,
     image_contrast: Annotated[
@@ -162,14 +162,14 @@ def trace(
     ] = None,
     align: Annotated[
         str | None,
-        typer.Option(help="none, rigid, affine or auto first.  [default: none on one grid, else auto]"),
+        typer.Option(help="Alignment first: none, rigid, affine or auto.  [default: none on one grid, else auto]"),
     ] = None,
     similarity: Annotated[
         str,
         typer.Option(
             metavar=choices.of(*choices.SIMILARITIES),
             autocompletion=choices.completing(*choices.SIMILARITIES),
-            help="What makes the images alike.",
+            help="Similarity measure.",
         ),
     ] = "auto",
     spacing: Annotated[
@@ -222,7 +222,7 @@ def trace(
 
 
 def _tell_trace(made: Any, out: Path, report: bool) -> None:
-    """Both verdicts in plain words, the ledger, and what was written."""
+    """Both verdicts in words, the ledger, and what was written."""
     from medtrace.workflows.report import page_of
 
     give(
@@ -262,16 +262,16 @@ def landmarks(
         typer.Option(
             "--transform",
             "-t",
-            help="A trace or transform, as of apply; repeatable, in the order of antsApplyTransforms.",
+            help="A trace or transform, as for apply; repeatable, in the order of antsApplyTransforms.",
         ),
     ] = None,
     source: SourceGrid = None,
     target: TargetGrid = None,
     format_: Format = None,
     space: Annotated[
-        str | None, typer.Option("--space", help="Axes of points whose files do not say them: RAS, LPS or voxel.")
+        str | None, typer.Option("--space", help="Axes of points whose files do not specify them: RAS, LPS or voxel.")
     ] = None,
-    figure: Annotated[str, typer.Option(help="Ending of the figure: .png, .pdf or .svg.")] = ".png",
+    figure: Annotated[str, typer.Option(help="File type of the figure: .png, .pdf or .svg.")] = ".png",
 ) -> None:
     """Measure the target registration error of landmarks in mm, with a table and a figure."""
     from medtrace.workflows.landmarks import landmarks as call

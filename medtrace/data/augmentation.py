@@ -37,7 +37,7 @@ IMAGES = ("source", "target", NEIGHBORS)
 REGIONS = ("mask", "source_mask", "source_labels", "target_labels", "source_structure", "target_structure")
 _KINDS = {"mask": torch.bool, "source_mask": torch.bool, "source_labels": torch.int32, "target_labels": torch.int32}
 BACKGROUND_TOLERANCE = 1e-3
-"""How far above -1 still is background."""
+"""How far above -1 still counts as background."""
 POINTS = ("source_landmarks", "target_landmarks")
 
 
@@ -49,7 +49,7 @@ class SharpBackgroundd(Around):
     and then has the weighted mean of that alone.
 
     Args:
-        keys: of the images in [-1, 1]; one without background is moved as it would be.
+        keys: keys of the images in [-1, 1]; one without background is moved as it would be.
         around: the motion, by linear interpolation, of the images and of the keys `foreground_key` of them.
     """
 
@@ -78,7 +78,7 @@ class MoveOnGridd(Randomizable, MapTransform):
     to epoch, and keep a list of what was done.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         around: what is done to them.
     """
 
@@ -123,7 +123,7 @@ def augmentation(
 
     Args:
         settings: which, and how often.
-        preparation: of the data set, which says where left and right are and what the intensities mean.
+        preparation: preparation of the data set, which says where left and right are and what the intensities mean.
         spatial_dims: 2 or 3.
         neighbors: slices on either side that sources are read with.
 
@@ -171,7 +171,7 @@ def left_right_axis(preparation: Preparation | None, spatial_dims: int) -> int |
 def curves_allowed(preparation: Preparation | None) -> bool:
     """Whether the sources' intensities may be bent: they mean nothing by themselves, and the targets' are others.
 
-    Where source and target have one contrast, the target would have to be bent alike; where a unit is fixed, as HU are,
+    Where source and target have one contrast, the target would must be bent alike; where a unit is fixed, as HU are,
     a number means a tissue.
     """
     return _unbent(preparation) is None

@@ -25,7 +25,7 @@ def without_bias(image: sitk.Image, mask: sitk.Image) -> sitk.Image:
 
     Args:
         image: float32, of any unit.
-        mask: of the tissue, on the same grid.
+        mask: mask of the tissue, on the same grid.
     """
     shrink = [min(size, max(1, round(SHRINK_MM / edge))) for size, edge in zip(image.GetSize(), image.GetSpacing())]
     inside = sitk.Cast((mask > 0) & (image > 0), sitk.sitkUInt8)
@@ -77,7 +77,7 @@ def corrected_contrasts(contrasts: Mapping[str, Contrast], names: Sequence[str])
 
     Args:
         contrasts: by name.
-        names: of those to correct; "all" is every one in arbitrary units.
+        names: names of those to correct; "all" is every one in arbitrary units.
 
     Raises:
         ValueError: if one is unknown, or its numbers have a unit of their own, as a CT's do.

@@ -64,7 +64,7 @@ class SameSizeBatches(Sampler[list[int]]):
 
     Args:
         sampler: of the indices; each is drawn once.
-        sizes: of the cases.
+        sizes: sizes of the cases.
         batch_size: indices at most.
         keep_order: end a batch where the size changes, instead of waiting for others of that size.
     """

@@ -37,7 +37,7 @@ def contrasts_of(
     """Name the contrasts of pairs, and say what their numbers mean.
 
     Args:
-        pairs: of scans; the columns of a list name contrasts.
+        pairs: pairs of scans; the columns of a list name contrasts.
         source: `NAME[=UNIT[:LOW:HIGH]]` (see `Contrast.of`): what the sources are, where the list does not say, or the
             units of contrasts that it names.
         target: likewise of the targets.
@@ -90,7 +90,7 @@ def doubt_units(path: Path, image: Tensor, contrast: Contrast | None) -> None:
     or values of a CT where nobody said that they are in arbitrary units.
 
     Args:
-        path: of the image, for the message.
+        path: path of the image, for the message.
         image: (C, *spatial).
         contrast: that it is taken for.
     """
@@ -123,7 +123,7 @@ def looks_like_hounsfield(image: Tensor) -> bool:
 
 
 def body_of(image: Tensor) -> Tensor:
-    """Where a CT holds the body: all but the air that reaches the image's border.
+    """The body in a CT: everything except the air that reaches the image's border.
 
     Args:
         image: (C, *spatial) in HU.

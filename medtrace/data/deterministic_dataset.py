@@ -31,7 +31,7 @@ class DeterministicDataset(Dataset):
     Args:
         data: any map-style dataset, or a list of items.
         seed: 0 or more.
-        transform: of an item of `data`.
+        transform: transform of an item of `data`.
 
     `medtrace.engines.Trainer` calls `set_epoch` on the dataset of its loader; it reaches the workers of a loader as
     well, persistent ones too.
@@ -49,7 +49,7 @@ class DeterministicDataset(Dataset):
         self._random: list[Randomizable] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the items are drawn for."""
+        """Set the epoch that the items are sampled for."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ def check_files(pairs: Sequence[Pair]) -> None:
     An image of two subjects would be learned from and tested on. Names do not count, nor do symbolic or hard links.
 
     Args:
-        pairs: of all splits. Files that cannot be read are left to their reader.
+        pairs: pairs of all splits. Files that cannot be read are left to their reader.
 
     Raises:
         ValueError: naming the rows, subjects and files.
@@ -67,7 +67,7 @@ def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> 
     A source and a target of one pair that are one image, moved or turned, are let be.
 
     Args:
-        pairs: of all splits.
+        pairs: pairs of all splits.
         digests: name of a pair → `fingerprint` of each of its images, in the order of `Pair.images`.
 
     Returns:

@@ -40,7 +40,7 @@ class Face(NamedTuple):
     Attributes:
         across: of its center, from the left.
         down: of its center, from the top.
-        size: of its edge.
+        size: size of its edge.
     """
 
     across: float
@@ -113,11 +113,11 @@ def cut_to_faces(
     otherwise the mask is an oval in the square that the cascade finds.
 
     Args:
-        pairs: of photographs, one on each side.
+        pairs: pairs of photographs, one on each side.
         folder: that receives `NAME_source.png`, `NAME_target.png` and `NAME_mask.png`; it is made where missing.
         edge: pixels of the photographs' edges.
         largest: of several faces take the largest; otherwise several are refused.
-        page: of photographs that have several, from 1.
+        page: page of photographs that have several, from 1.
 
     Returns:
         The pairs with the new files, and notes. A pair fails if a photograph shows no face, or several and `largest` is
@@ -138,7 +138,7 @@ def cut_to_faces(
 
 
 def _cut_pair(pair: Pair, folder: Path, edge: int, largest: bool, page: int | None) -> tuple[dict[str, Any], list[str]]:
-    """The new files of a pair, by their names in it, and what has to be said."""
+    """The new files of a pair, by their names in it, and what must be said."""
     if pair.several:
         raise ValueError(f"{pair.origin}: faces: expected one photograph on each side, received several; list one")
     files: dict[str, Any] = {}
@@ -160,7 +160,7 @@ def _cut_pair(pair: Pair, folder: Path, edge: int, largest: bool, page: int | No
 
 
 def _face_of(values: Tensor, outline: Tensor | None, image: PairImage, largest: bool) -> tuple[Face, str]:
-    """The face to cut about, and what has to be said of it."""
+    """The face to cut about, and what must be said of it."""
     if outline is not None:
         inside = torch.nonzero(outline[0])
         first, last = inside.amin(0).double(), inside.amax(0).double() + 1

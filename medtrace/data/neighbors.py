@@ -26,7 +26,7 @@ APART = 0.1
 
 
 def offsets(count: int) -> tuple[int, ...]:
-    """Where the neighbors lie that a slice is read with, nearest first.
+    """Offsets of the neighbors that a slice is read with, nearest first.
 
     Example:
         >>> offsets(2)
@@ -41,7 +41,7 @@ def neighbors_in(volume: Tensor, chosen: Sequence[int], count: int, stride: int 
     Args:
         volume: (S, C, H, W), slices first.
         chosen: numbers of slices, B of them.
-        count: of neighbors on either side.
+        count: number of neighbors on either side.
         stride: slices from one neighbor to the next.
 
     Returns:
@@ -65,7 +65,7 @@ def with_neighbors(items: Sequence[Mapping[str, Any]], count: int) -> list[dict[
 
     Args:
         items: with the file "source" of a slice, and "case".
-        count: of neighbors on either side; 0 adds none.
+        count: number of neighbors on either side; 0 adds none.
 
     Raises:
         ValueError: if no two slices are neighbors.
@@ -87,14 +87,14 @@ def with_neighbors(items: Sequence[Mapping[str, Any]], count: int) -> list[dict[
 
 
 def ends_of(items: Sequence[Mapping[str, Any]], count: int) -> int:
-    """How many items have to repeat a slice, as they lie at an end."""
+    """Number of items that must repeat a slice because they are at an end."""
     stacks = _stacks(items)
     ways = offsets(count)
     return sum(any(place + way not in stack for way in ways) for stack in stacks.values() for place in stack)
 
 
 def _stacks(items: Sequence[Mapping[str, Any]]) -> dict[Any, dict[int, int]]:
-    """Of each scan, where along its axis an item lies, in slices → the item's number."""
+    """For each scan: position of an item along its axis, in slices → the item's number."""
     scans: dict[Any, list[tuple[float, int]]] = defaultdict(list)
     for number, item in enumerate(items):
         shape, affine = read_volume_grid(Path(item["source"]))
@@ -163,7 +163,7 @@ class TogetherWithNeighborsd(Around):
 
 
 class DropNeighborsd(MapTransform):
-    """Take from a source's neighbors the contrasts that it lacks (`source_present`)."""
+    """Remove from a source's neighbors the contrasts that the source lacks (`source_present`)."""
 
     def __init__(self) -> None:
         super().__init__([NEIGHBORS], allow_missing_keys=True)

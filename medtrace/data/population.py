@@ -39,7 +39,7 @@ class ImageRecord:
         contrast: its name.
         fingerprint: see `medtrace.data.fingerprint`.
         statistics: what it looks like.
-        unit: of its contrast.
+        unit: unit of its contrast.
         natural_image: whether it is a natural image without anatomy.
     """
 
@@ -64,7 +64,7 @@ class ImageRecord:
         Args:
             image: (C, *spatial), in its units; of scans three spatial axes.
             affine: (4, 4), voxel to RAS mm.
-            name: of the contrast.
+            name: name of the contrast.
             contrast: what its numbers mean, where that is known.
             natural_image: whether it is a natural image.
             digest: its fingerprint, where that is known already.
@@ -90,7 +90,7 @@ class ImageRecord:
 
 
 def skull_score(looks: ScanStatistics) -> float | None:
-    """How much of a head's surroundings of the brain a scan shows: about 0 with skull, below -0.65 without.
+    """Measure of the tissue around the brain that a scan shows: about 0 with skull, below -0.65 without.
 
     The darkness below the surface, where the skull is, against the dark tenth of the whole: a scan without skull has
     little that is dark.
@@ -101,13 +101,13 @@ def skull_score(looks: ScanStatistics) -> float | None:
 
 
 def unlike(record: ImageRecord, training: Sequence[ImageRecord], others: Sequence[ImageRecord] = ()) -> list[str]:
-    """In what an image is unlike those of a training, a line each.
+    """In what an image is unlike those of a training, one line each.
 
     An image is unlike where it lies further outside of the training images' range than half that range, or than a floor
     that was measured on real scans (`docs/reliability.md`), which is wider the fewer images there were.
 
     Args:
-        record: of the image.
+        record: record of the image.
         training: of the training images of its role and contrast.
         others: of those of the other role, which it might be taken for.
     """
@@ -131,7 +131,7 @@ def distance(first: ScanStatistics, second: ScanStatistics) -> float:
 
 
 def _outside(value: float, known: Sequence[float], floor: float) -> float:
-    """How far a value lies outside of the known ones' range, in tolerances: above 1 is unlike."""
+    """Distance of a value from the known values' range, in tolerances: above 1 is dissimilar."""
     low, high = min(known), max(known)
     tolerance = max((high - low) / 2, _floor(floor, len(known)))
     return max(low - value, value - high, 0.0) / tolerance
@@ -142,7 +142,7 @@ def _floor(floor: float, count: int) -> float:
 
 
 def _range_line(record: ImageRecord, training: Sequence[ImageRecord]) -> str | None:
-    """Of units that mean something; arbitrary ones are brought to one scale."""
+    """For absolute units; arbitrary ones are converted to one scale."""
     if not (record.natural_image or record.unit == HU):
         return None
     known = [one.statistics.limits for one in training]
@@ -180,7 +180,7 @@ def _contrast_line(
 
 
 SWAPPED = 0.8
-"""How much nearer to the targets than to the sources of the training an image is that looks like a target."""
+"""Margin by which an image that looks like a target is nearer to the training targets than to the sources."""
 
 
 def _extent_line(looks: ScanStatistics, known: Sequence[ScanStatistics]) -> str | None:
@@ -219,8 +219,8 @@ def _log(value: float) -> float:
 
 
 def scan_records(split: Mapping[str, Sequence[Any]], learned: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a data set's index holds of its scans: of every pair its volume, subject, split and mask, and a record of
-    each of its images by role (see `role_records`).
+    """The scans in a data set's index: for every pair its volume, subject, split and mask, and a record of each of its
+    images by role (see `role_records`).
 
     Args:
         split: name of a split → its pairs (`medtrace.data.lists.pair_list.Pair`).

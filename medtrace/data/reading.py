@@ -51,7 +51,7 @@ def read_image(
         series: which volume of a DICOM folder that holds several: its number in `data.dicom.list_volumes`, its
             SeriesInstanceUID, SeriesNumber or SeriesDescription. Of a NIfTI or FreeSurfer file of four axes, the number
             of the volume, from 1.
-        page: of a natural image that has several, from 1.
+        page: page of a natural image that has several, from 1.
         resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
 
     Returns:

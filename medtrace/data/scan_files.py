@@ -1,4 +1,4 @@
-"""Where the scans of a prepared data set lie, so that what a method delivers can be compared with them."""
+"""Paths of a prepared data set's scans, for comparison with a method's output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medtrace.guard.notices import notify
 from medtrace.storage.files import atomic_write
 
 SUFFIX = ".scans.json"
-"""What the file's name adds to that of the data set's folder, beside which it stands."""
+"""Suffix that the file's name adds to that of the data set's folder, next to which it is stored."""
 FORMAT = "medtrace scans"
 VERSION = 1
 

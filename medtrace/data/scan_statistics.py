@@ -24,7 +24,7 @@ ENDS = (2.0, 98.0)
 WORKING_MM = 3.0
 """Voxel size at which a scan is looked at: averages, so that noise does not count."""
 DEPTHS_MM = (0.0, 5.0, 10.0, 20.0, 35.0)
-"""Where a range of depths below the surface begins; the last has no end."""
+"""Starts of the ranges of depth below the surface; the last range has no end."""
 RIM_MM = (3.0, 15.0)
 """Depth below the surface where a head has its skull."""
 BONE = 300.0
@@ -35,7 +35,7 @@ TRIMMED = 0.01
 
 @dataclass(frozen=True)
 class ScanStatistics:
-    """What an image looks like.
+    """The appearance of an image.
 
     Attributes:
         limits: percentiles 2 and 98 of the body, in the image's units.
@@ -46,7 +46,7 @@ class ScanStatistics:
         rim: fraction of what is as dark as the background 3 to 15 mm below the body's surface (of a CT, as bright as
             bone): the skull. None of natural images, single slices, and where nothing lies so deep.
         zero_background: whether the background is exactly 0, as in masked scans.
-        channels: of the image.
+        channels: channels of the image.
     """
 
     limits: tuple[float, float]
@@ -76,7 +76,7 @@ class ScanStatistics:
 
 
 def natural_image_statistics(image: Tensor) -> ScanStatistics:
-    """What a photograph or a section looks like.
+    """The appearance of a photograph or a section.
 
     Args:
         image: (C, *spatial), in the file's values.
@@ -87,7 +87,7 @@ def natural_image_statistics(image: Tensor) -> ScanStatistics:
 
 
 def scan_statistics(image: Tensor, affine: Tensor, contrast: Contrast | None = None) -> ScanStatistics:
-    """What a scan looks like.
+    """The appearance of a scan.
 
     Args:
         image: (C, H, W, D), in its units.
@@ -128,7 +128,7 @@ def _histogram(values: np.ndarray) -> tuple[tuple[float, float], tuple[float, ..
 
 
 def _body(values: np.ndarray, ct: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Where the body is, its cavities filled, and where it is as dark as the background (a CT as bright as bone)."""
+    """The body with its cavities filled, and where it is as dark as the background (in a CT, as bright as bone)."""
     if ct:
         return body_of(torch.from_numpy(values)[None])[0].numpy(), values > BONE
     high = np.percentile(values, 99.5)

@@ -158,7 +158,7 @@ def _of_tracebench(data: TraceBenchData, case_transform: CaseTransform | None) -
 
 
 def _task_settings(data: TraceBenchData) -> dict[str, dict[str, Any] | None]:
-    """What the training's cases and the others' have of the task's settings: test cases are aligned and paired."""
+    """The task's settings for the training cases and for the others: test cases are aligned and paired."""
     if data.task == "misaligned":
         partner = "other" if data.pairing == "random" else "same"
         return {

@@ -16,7 +16,7 @@ def parts_of(batch: Batch, count: int) -> Iterator[tuple[float, Batch]]:
 
     Args:
         batch: tensors (B, ...) and lists of B; "source" decides on B. What has another length goes into every part.
-        count: of the parts, 1 or more; a batch of fewer items has as many parts as items.
+        count: number of the parts, 1 or more; a batch of fewer items has as many parts as items.
 
     Returns:
         Fraction of the batch's items, in (0, 1], and the part; of sizes that differ by at most one.

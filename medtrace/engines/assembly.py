@@ -91,8 +91,8 @@ def build_trainer(
 
     Args:
         method: on its device.
-        settings: of the training.
-        loader: of training batches.
+        settings: settings of the training.
+        loader: loader of training batches.
         optimizers: phase → optimizer.
         run_dir: receives `history.csv`, `tensorboard/` and `checkpoints/`.
         device: where the method lies.
@@ -148,8 +148,8 @@ def build_evaluator(
 
     Args:
         method: on its device.
-        settings: of the training.
-        loader: of validation batches.
+        settings: settings of the training.
+        loader: loader of validation batches.
         device: where the method lies.
         handlers: further ones.
         units: brings an image (C, *spatial) in [-1, 1] to the target's units; None measures on [-1, 1].
@@ -176,7 +176,7 @@ def _compared(units: Units | None) -> Callable[[Any], Any]:
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return torch.distributed.get_world_size() if _grouped() else 1
 
 

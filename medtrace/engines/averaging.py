@@ -58,7 +58,7 @@ class WeightAveraging:
         return {"values": dict(self._averages), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Load the result of `state_dict`."""
         values = state["values"]
         if values.keys() != self._averages.keys():
             raise ValueError("average: expected the weights of this method")

@@ -112,7 +112,7 @@ class Checkpoint:
             self._save_within_epoch(engine, self._epoch_end)
 
     def _set_aside(self) -> str:
-        """Take doubtful checkpoints out of those to resume from; what is left, in words."""
+        """Exclude doubtful checkpoints from those to resume from; returns the rest in words."""
         for path in self._doubtful:
             if path.is_file():
                 link_or_copy(path, path.with_name(f"diverged_{path.name}"))
@@ -152,7 +152,7 @@ def _states(engine: Trainer) -> dict[str, Any]:
 
 
 def _choices(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What settings say of an optimizer: its rate, betas, weight decay."""
+    """An optimizer's settings: rate, betas, weight decay."""
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 

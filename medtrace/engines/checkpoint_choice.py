@@ -1,4 +1,4 @@
-"""Which weights of a run are used: those of its end, or by choice the best, the last or those of an epoch."""
+"""Choice of a run's weights: the final ones by default, or the best, the last or those of an epoch."""
 
 from __future__ import annotations
 

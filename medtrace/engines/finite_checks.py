@@ -59,7 +59,8 @@ def too_many(counted: str, reason: str) -> str:
 
 
 class ModuleMemory:
-    """What a forward pass moves in a module, as it was before: buffers, and what sub-modules with `snapshot` give.
+    """The state that a forward pass changes in a module, saved beforehand: buffers, and the snapshots of sub-modules
+    with `snapshot`.
 
     Weights need no memory, since a step that is skipped never changes them.
     """
@@ -122,7 +123,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def batch_names(batch: Mapping[str, Any]) -> str:
-    """What a batch is made of: its cases and the files that its images were read from."""
+    """The origin of a batch: its cases and the files that its images were read from."""
     names: list[str] = []
     cases = batch.get("case", ())
     names += [cases] if isinstance(cases, str) else [str(case) for case in cases]

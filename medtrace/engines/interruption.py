@@ -36,7 +36,7 @@ class TrainingInterruptedError(KeyboardInterrupt):
 
 @contextmanager
 def listening(engine: Any) -> Iterator[None]:
-    """Let signals ask an engine to stop (`engine.stop_signal`) instead of ending the process in the midst of a step.
+    """Let signals ask an engine to stop (`engine.stop_signal`) instead of ending the process in the middle of a step.
 
     Between the last step of an epoch and the first of the next, where validations run, the training ends at once. A
     signal that the process ignores stays ignored; outside the main thread nothing is heard.
@@ -70,7 +70,7 @@ def listening(engine: Any) -> Iterator[None]:
 
 
 def place(engine: Any) -> str:
-    """Where a training stands, in words."""
+    """The current position of a training, in words."""
     length = engine.state.epoch_length or 1
     step = engine.state.iteration - (engine.state.epoch - 1) * length
     return f"step {step} of {length} of epoch {engine.state.epoch} of {engine.state.max_epochs}"

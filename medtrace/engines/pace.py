@@ -1,4 +1,4 @@
-"""How fast a training goes, and how long it will take."""
+"""Speed of a training, and its remaining time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Pace:
         self._marks.append((iteration, time.monotonic()))
 
     def seconds_per_step(self, iteration: int) -> float | None:
-        """Of late; None before the first step."""
+        """Recent speed; None before the first step."""
         if not self._marks or iteration <= self._marks[0][0]:
             return None
         first, begun = self._marks[1 if len(self._marks) > 2 else 0]

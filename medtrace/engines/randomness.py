@@ -16,7 +16,7 @@ def derived_seed(seed: int, stream: int, *place: int) -> int:
     """A seed of 64 bits for a place in a training, unlike that of any other place.
 
     Args:
-        seed: of the training, 0 or more.
+        seed: seed of the training, 0 or more.
         stream: `STEPS`, `ITEMS` or `ORDER`.
         place: such as epoch and index.
     """

@@ -38,7 +38,7 @@ _MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `run.json` says.
+    """The content of `run.json`.
 
     Attributes:
         method: the method's name.
@@ -125,7 +125,7 @@ def load_method(
 
     Args:
         run: a folder left by `medtrace train`, or one that `medtrace card` made of it.
-        device: where to put it; by default CUDA where there is one.
+        device: where to put it; by default CUDA if available.
         sampling: how a method that samples is to sample this time, such as {"steps": 10}.
 
     Returns:
@@ -159,7 +159,7 @@ def save_weights(method: Method, run: Path, name: Path = WEIGHTS, facts: Mapping
     Args:
         method: whose weights.
         run: the run folder.
-        name: of the file in it.
+        name: name of the file in it.
         facts: one entry that the file says of them, in place of who made them.
     """
     tensors = {
@@ -173,7 +173,7 @@ def save_weights(method: Method, run: Path, name: Path = WEIGHTS, facts: Mapping
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """The device named, or CUDA where there is one, or the CPU.
+    """The device named, or CUDA if there is one, or the CPU.
 
     Raises:
         ValueError: if there is no such device on this machine; the message has those that there are.

@@ -27,7 +27,7 @@ class WarmupDecay:
     (1 − t)^0.9 (`polynomial`, as in nnU-Net).
 
     Args:
-        shape: of the fall.
+        shape: shape of the fall.
         warmup: fraction of the training that the rise takes, in [0, 1).
         final: fraction of the rate that is left at the end, in [0, 1].
     """

@@ -74,7 +74,7 @@ class Trainer(MonaiTrainer):
         max_gradient_norm: clip each phase's gradient to this norm; None leaves it.
         accumulate: take each batch through the networks in so many parts, whose gradients add up to the batch's: the
             same step with less memory, where a loss is a mean over the batch's items.
-        seed: of all that is drawn, 0 or more; None takes the one that torch was seeded with.
+        seed: seed of all that is drawn, 0 or more; None takes the one that torch was seeded with.
         skip_limit: how many skipped steps end the training; None is `SkipLimit()`.
         amp: run forwards under autocast on the device; float16 on CUDA is loss-scaled.
         amp_kwargs: arguments of `torch.autocast`, such as {"dtype": torch.bfloat16}.
@@ -141,7 +141,7 @@ class Trainer(MonaiTrainer):
             self.state.device.type, enabled=amp and self.state.device.type == "cuda" and dtype == torch.float16
         )
         self.while_running = ExitStack()
-        """What handlers hold until the run ends, however it ends."""
+        """Resources that handlers keep until the run ends, however it ends."""
         self.kept_within_epoch: dict[str, Any] = {}
         """Handlers with `state_dict` and `load_state_dict` that keep something from step to step of an epoch."""
         self.stop_signal: int | None = None
@@ -205,7 +205,7 @@ class Trainer(MonaiTrainer):
         self.between_epochs = between
 
     def checkpoint_items(self) -> dict[str, Any]:
-        """What a checkpoint must hold to resume: what `Checkpoint` writes and reads."""
+        """The state needed to resume, as written and read by `Checkpoint`."""
         optimizers = {f"optimizer_{name}": optimizer for name, optimizer in self.optimizers.items()}
         average = {} if self.average is None else {"average": self.average}
         return {"method": self.method, "trainer": self, "loss_scaler": self.loss_scaler, **optimizers, **average}
@@ -215,7 +215,7 @@ class Trainer(MonaiTrainer):
         return nullcontext() if self.average is None else self.average.in_place()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over the progress of a checkpoint."""
+        """Restore the progress from a checkpoint."""
         super().load_state_dict({**dict.fromkeys(COUNTS, 0), **state_dict})
 
     def _seed_steps(self, epoch: int) -> None:

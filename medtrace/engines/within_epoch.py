@@ -11,7 +11,8 @@ from medtrace.engines.randomness import generators_from, generators_to
 
 
 def state_within_epoch(engine: Any) -> dict[str, Any]:
-    """What a step leaves beside weights and optimizers: the place in the epoch, generators, and sums of handlers.
+    """State within an epoch besides weights and optimizers: the position in the epoch, generators, and sums of
+    handlers.
 
     Every process of a group has to call it at the same step.
     """
@@ -57,7 +58,7 @@ def _of_all_processes(own: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def agreed(engine: Any, *wishes: bool) -> list[bool]:
-    """What any process of a group wishes; alone, the wishes themselves."""
+    """The requests of any process of a group; without a group, the requests themselves."""
     if not _grouped():
         return list(wishes)
     flags = torch.tensor(wishes, dtype=torch.int32, device=engine.state.device)

@@ -24,11 +24,11 @@ BINS = 64
 LEVELS = 512
 """Steps of the target's range in which a conditional median is found."""
 AIR_TOLERANCE = 1e-3
-"""How far above -1 all channels of a source still are background."""
+"""How far above -1 all channels of a source still count as background."""
 RADIUS = {2: 3, 3: 1}
 """Voxels on either side of the middle of a patch, by the number of dimensions."""
 VOXELS_PER_CASE = 1 << 14
-"""Of a case that ridge regression learns from."""
+"""Maximum number of voxels per case that ridge regression learns from."""
 PENALTY = 1e-4
 """Ridge of the weights, as a fraction of the features' mean square."""
 
@@ -68,9 +68,9 @@ class IntensityCurve:
 
     Attributes:
         curves: (C', BINS) float32, the target at equally spaced source intensities from -1 to 1.
-        channels: of the source that each target channel is read from.
+        channels: channels of the source that each target channel is read from.
         background: (C',) float32, the target where the source is background.
-        in_channels: of the source.
+        in_channels: channels of the source.
     """
 
     curves: Tensor

@@ -13,14 +13,14 @@ from medtrace.checks import check_floating
 
 
 class Coverage(NamedTuple):
-    """How often a radius holds on subjects that had no part in it."""
+    """Coverage of a radius on unseen subjects."""
 
     subjects: float
     """Fraction of subjects whose score is at most the radius."""
     points: float
     """Fraction of points within the radius, averaged over subjects."""
     standard_error: float
-    """Of `subjects`, binomial."""
+    """Binomial standard error over `subjects`."""
     n: int
 
 
@@ -78,7 +78,7 @@ def subject_score(errors: Tensor, fraction: float | None = None, generator: torc
 
 
 def measure_coverage(held: Tensor, within: Tensor) -> Coverage:
-    """How often a radius held on unseen subjects.
+    """Measured coverage of a radius on unseen subjects.
 
     Args:
         held: (n,) bool, whether each unseen subject's score, made as the calibration's were, is at most the radius.

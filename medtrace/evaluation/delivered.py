@@ -1,4 +1,4 @@
-"""How near what a run delivers comes to the true scan: on the scan's own grid, in the target's units."""
+"""Scores of a run's output scans against the true scans, on the scan's own grid and in the target's units."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PART_VOXELS = 1 << 23
 
 @dataclass(frozen=True)
 class Truth:
-    """What a channel of a delivered image ought to be.
+    """The expected content of a channel of a delivered image.
 
     Attributes:
         image: (1, *spatial), in the unit of the contrast.
         region: (1, *spatial) boolean, where errors count.
-        contrast: of the image.
+        contrast: contrast of the image.
         where: what the region is, for people.
     """
 
@@ -57,8 +57,8 @@ def truths(true: TrueScans, preparation: Preparation, contrasts: Sequence[Contra
 
     Args:
         true: the scans.
-        preparation: of the run.
-        contrasts: of the image's channels.
+        preparation: preparation of the run.
+        contrasts: contrasts of the image's channels.
 
     Raises:
         ValueError: if a contrast is not among the targets, or has no way to units without a scan.

@@ -24,7 +24,7 @@ NO_FIELD, TRUE_FIELD = "_no_field", "_true_field"
 
 
 def healthy_region(case: Mapping[str, Any]) -> Tensor | None:
-    """Where a case has no pathology, of either image, nor is near one.
+    """Where a case has no pathology in either image and none nearby.
 
     Args:
         case: with some of the entries `PATHOLOGY`, (1, *spatial), on one grid.
@@ -47,7 +47,7 @@ def healthy_region(case: Mapping[str, Any]) -> Tensor | None:
 
 
 def correspondence(warped: Tensor, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """How well the edges of the warped source are those of the image (TraceTrans, Tables 3, 5 and 6).
+    """Agreement of the edges of the warped source and the image (TraceTrans, Tables 3, 5 and 6).
 
     Args:
         warped: (B, C, *spatial) in [-1, 1].

@@ -1,4 +1,4 @@
-"""How well the field of a translation carries the labels of its source onto those of the target."""
+"""Overlap of a source's labels, warped by its translation's field, with those of the target."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ OF_SCANS = (
 
 
 def of_contrast(column: str, contrast: str) -> str:
-    """What a column of `OF_SCANS` is called where a run makes several contrasts, whose units no mean may mix."""
+    """Name of a column of `OF_SCANS` if a run makes several contrasts, whose units must not be averaged."""
     return f"{column}_{contrast}"
 
 

@@ -40,7 +40,7 @@ def score_registration(trace: Trace, case: Mapping[str, Any]) -> dict[str, float
     `score_cases`.
 
     Args:
-        trace: of the case's source and target, on their grid, in [-1, 1].
+        trace: trace of the case's source and target, on their grid, in [-1, 1].
         case: from `TraceBench("metamorphic")`, or any mapping with `NEEDED` and optionally "mask".
 
     Returns:
@@ -77,7 +77,7 @@ def score_pair(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     """Score one registration of real slices, whose true field nobody knows; it can be the `scores` of `score_cases`.
 
     Args:
-        trace: of the case's source and target, on their grid, in [-1, 1].
+        trace: trace of the case's source and target, on their grid, in [-1, 1].
         case: with "target" and optionally "mask" (the pathology), "source_labels" and "target_labels".
 
     Returns:

@@ -126,7 +126,7 @@ def score(
     """Score one trace; see `score_cases` for the columns.
 
     Args:
-        trace: of a network, in [-1, 1], source and target on one grid.
+        trace: trace of a network, in [-1, 1], source and target on one grid.
         target: (C, *spatial) in [-1, 1].
         true_ddf: (spatial_dims, *spatial) in voxels, where it is known.
         healthy: (1, *spatial) boolean, where edges count; None is everywhere.
@@ -165,7 +165,7 @@ def as_channels(source: Tensor, channels: int) -> Tensor:
 
     Args:
         source: (B, C, *spatial); with `channels` of them it stays as it is.
-        channels: of the image.
+        channels: channels of the image.
     """
     if source.shape[1] == channels:
         return source
@@ -175,7 +175,7 @@ def as_channels(source: Tensor, channels: int) -> Tensor:
 
 
 def fidelity(image: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """How like the target the image is, over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`, `cw_ssim`.
+    """Similarity of image and target over the grid: `mae` (0 to 255), `psnr`, `ssim`, `nmi`, `cw_ssim`.
 
     Args:
         image: (B, C, *spatial) in [-1, 1].

@@ -38,17 +38,17 @@ Cases = Any  # anything with a length and items that are case mappings
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """What is segmented and how it is learned.
+    """Settings of a segmenter and its training.
 
     Attributes:
         classes: name → label in the label maps; every other label counts as background.
         image: the cases' entry that is segmented.
         labels: the cases' entry that holds its labels.
-        channels: of MONAI's `BasicUNet`, six numbers.
+        channels: channels of MONAI's `BasicUNet`, six numbers.
         iterations: steps of Adam on Dice + cross-entropy.
         batch_size: images a step.
         learning_rate: at its peak; it warms up and falls again (one cycle).
-        seed: of weights and order.
+        seed: seed of weights and order.
     """
 
     classes: Mapping[str, int]
@@ -152,7 +152,7 @@ def train_segmenter(
     Args:
         cases: items with the settings' `image`, (C, *spatial) in [-1, 1], and `labels`, (1, *spatial).
         settings: what to segment.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         progress: show a bar.
 
     Returns:
@@ -206,7 +206,7 @@ def _network(image: Tensor, settings: SegmenterSettings) -> BasicUNet:
 
 
 def mean_dice(segmenter: Segmenter, cases: Cases) -> dict[str, float]:
-    """How well it segments images of its own domain: Dice of every class, mean over the cases that show it.
+    """Accuracy on images of its own domain: Dice of every class, mean over the cases that show it.
 
     Args:
         segmenter: to test.
@@ -243,7 +243,7 @@ def segmenter_in(
         settings: as for `train_segmenter`.
         origin: what the cases are, in words and numbers; a folder of another origin is not taken.
         unseen: cases of the same domain to measure it on, once.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         progress: show a bar.
 
     Raises:

@@ -46,7 +46,7 @@ HEADINGS = {
     "non_diffeomorphic_fraction": "folded fraction",
     "seconds_per_case": "seconds a case",
 }
-"""What a table shows of the columns and distances, where it has them."""
+"""The columns and distances that a table shows, if it has them."""
 BETTER: dict[str, Better] = {
     **dict.fromkeys((*TABLE_I, "dice_with_background", "miou_with_background"), "max"),
     **dict.fromkeys(("fid", "sfd", "bhattacharyya", "bhattacharyya_head", "epe_head_mm", "mae"), "min"),
@@ -112,7 +112,7 @@ def segmentation_of(trace: Trace, case: Mapping[str, Any], segmenter: Segmenter)
     """Segment a translation, bring the labels back to the source and compare them with the source's.
 
     Args:
-        trace: of the case's source.
+        trace: trace of the case's source.
         case: with "source_labels", (1, *source_spatial).
         segmenter: of the target's domain.
 
@@ -236,7 +236,7 @@ def origin_of(test: TraceBench) -> dict[str, Any]:
 
 
 def note_on(feature_network: str | os.PathLike | None) -> str:
-    """What a reader of the table has to know."""
+    """Notes for readers of the table."""
     features = {
         None: "FID and SFD: not computed, no feature network was named.",
         SEGMENTER: "FID and SFD are of the features of the target-domain segmenter, not of Inception.",

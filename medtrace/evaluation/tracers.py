@@ -1,4 +1,4 @@
-"""What traces the batches of an evaluation: methods in evaluation mode, and the controls beside them."""
+"""Tracers of an evaluation's batches: methods in evaluation mode, and their controls."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TracerMethod(Method):
 
     Args:
         tracer: gives one trace per item of a batch.
-        channels: of the images that it makes.
+        channels: channels of the images that it makes.
     """
 
     title = "Control"

@@ -37,7 +37,7 @@ def trace_by_registration(
         affine: likewise of the image.
         result: of the registration of the source to the image.
         mask: (1, *spatial) on the image's grid, where intensity may change.
-        contrasts: of source and image; None for one of both.
+        contrasts: contrasts of source and image; None for one of both.
         tissue: (1, *spatial) on the image's grid, where the change of contrast is estimated; None finds it.
     """
     channels = source.shape[0]
@@ -56,7 +56,7 @@ def trace_by_registration(
 
 
 def lines_of(result: Registration) -> tuple[Line, ...]:
-    """What is to be said of a registration, with what held-out blocks say."""
+    """The findings about a registration, including those of held-out blocks."""
     return (*explain(result.verdict, result.alignment), *_held_out(result))
 
 
@@ -73,7 +73,7 @@ def contrasts_by_likeness(
 
     Args:
         declared: of source and image (see `medtrace.data.contrasts.contrasts_of`).
-        verdict: of their registration.
+        verdict: verdict of their registration.
     """
     before, after = declared
     if BY_DEFAULT not in (before.origin, after.origin):
@@ -91,7 +91,7 @@ def contrasts_by_likeness(
 
 
 def _held_out(result: Registration) -> tuple[Line, ...]:
-    """What the blocks that were left out say."""
+    """The findings of the held-out blocks."""
     evidence = result.evidence
     if evidence is None or not evidence.blocks:
         return ()

@@ -19,7 +19,7 @@ class Repeated(NamedTuple):
     Attributes:
         row: what the mean over its trainings is called.
         members: rows of the trainings.
-        seeds: of each.
+        seeds: seeds of each.
     """
 
     row: str
@@ -65,7 +65,7 @@ def between_trainings(tables: Mapping[str, CaseTable], repeated: Repeated) -> di
 
 
 def seed_line(repeated: Repeated, spread: Mapping[str, Mapping[str, float]]) -> str:
-    """How far trainings of one method lie apart, in words."""
+    """The spread of trainings of one method, in words."""
     told = ", ".join(f"{name} {one['mean']:.4g} ± {one['sd']:.2g}" for name, one in spread.items())
     seeds = ", ".join(map(str, repeated.seeds))
     return f"{repeated.row}: means of trainings with the seeds {seeds} ± their standard deviation: {told}."

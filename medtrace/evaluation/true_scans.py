@@ -57,7 +57,7 @@ class TrueScans:
             dataset: the folder.
             volume: name of the pair.
             files: where its scans lie.
-            preparation: of the data set.
+            preparation: preparation of the data set.
 
         Raises:
             FileNotFoundError, ValueError: if a scan is gone, cannot be read or is not the one that was prepared.
@@ -86,7 +86,7 @@ class TrueScans:
         """The sources as the networks of a run read them.
 
         Args:
-            preparation: of the run.
+            preparation: preparation of the run.
             may_lack: whether it was trained with sources dropped.
         """
         paths = {image.contrast: image.path for image in self.files.of("source")}
@@ -96,7 +96,7 @@ class TrueScans:
         return one_source(preparation, paths[name], self.scans[name], self.contrast(preparation), self.mask)
 
     def contrast(self, preparation: Preparation) -> str | None:
-        """Of the source, where a run was trained on several."""
+        """Contrast of the source, if a run was trained on several."""
         asked = preparation.source_contrast is None and not preparation.sources and not preparation.natural_image
         return next(iter(self.scans)) if asked and preparation.contrasts else None
 
@@ -137,7 +137,7 @@ def _fingerprints(dataset: Path, volume: str, files: ScanFiles) -> dict[str, str
 
 
 def _motion(dataset: Path, volume: str, image: PairImage) -> RigidTransform:
-    """How the preparation moved an image onto the first."""
+    """The preparation's transform of an image onto the first."""
     name = f"{volume}.tfm" if image.key == "target" else f"{volume}_{image.key}.tfm"
     transform = itk_transform_of(dataset / "rigid" / name)
     return RigidTransform(torch.from_numpy(to_matrix(transform, LPS)), float("nan"), 0, "read from the data set")

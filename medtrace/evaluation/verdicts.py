@@ -13,7 +13,7 @@ from medtrace.report.tables import markdown_table
 LEAST_SUBJECTS = 6
 """Below these no interval of a bootstrap by subject is believed: Wilcoxon's p cannot fall below 5 % either."""
 JUDGED = ("mae", "ssim", "delivered_mae", "delivered_ssim")
-"""Columns in which a run has to be better than what costs nothing; of several contrasts in each of them."""
+"""Columns in which a run must be better than what costs nothing; of several contrasts in each of them."""
 
 
 def judged(columns: Iterable[str]) -> list[str]:
@@ -42,7 +42,7 @@ def verdicts(comparisons: Comparisons, rows: Iterable[str], rivals: Iterable[str
     """Whether rows beat what costs nothing, a line for every two.
 
     Args:
-        comparisons: of `compare_rows`, rows before rivals.
+        comparisons: comparisons of `compare_rows`, rows before rivals.
         rows: that have to show themselves.
         rivals: that cost nothing.
 
@@ -84,7 +84,7 @@ ABOUT = (
     " bootstrap over subjects, how often the row is better than the one beside it, Cohen's d of paired differences"
     " (above 0: better), Wilcoxon's p."
 )
-"""What stands before a `comparison_table`."""
+"""The text before a `comparison_table`."""
 
 
 def comparison_table(
@@ -93,7 +93,7 @@ def comparison_table(
     """Comparisons as Markdown: difference with its interval, how often the first is better, effect, p.
 
     Args:
-        comparisons: of `compare_rows`.
+        comparisons: comparisons of `compare_rows`.
         columns: that are shown, in order; None is all.
         counted: what a comparison has a number of.
     """

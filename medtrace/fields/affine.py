@@ -1,4 +1,4 @@
-"""Affine maps about a grid's center, and the displacements they are."""
+"""Affine maps about a grid's center, and their displacements."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rigid_scale_matrix(
         inverse map is `torch.linalg.inv(M)`; `A @ B` reads like `fields.compose(A, B)`.
 
     Raises:
-        TypeError: if a number is none.
+        TypeError: if an argument is not a number.
         ValueError: if a length does not fit the shape, a number is not finite or a scale or size is not above 0.
 
     Equation: M·p = c + scale · S⁻¹·R·S · (p − c) + t, with S = diag(spacing) and R = R₂·R₁·R₀ in 3D.
@@ -83,7 +83,7 @@ def affine_displacement(
         border: multiply or invert matrices, rather than fields, to stay exact.
 
     Raises:
-        TypeError: if the matrix is not a floating tensor, or dtype or shape of another kind.
+        TypeError: if the matrix is not a floating tensor, or dtype or shape has another type.
         ValueError: if its shape, its last row or a number is wrong.
 
     Example:

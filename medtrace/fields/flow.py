@@ -24,13 +24,13 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         Displacement of the same shape, in voxels, float32 (float64 for float64), also inside autocast.
 
     Raises:
-        TypeError: if the velocity is not a floating tensor or steps no integer.
+        TypeError: if the velocity is not a floating tensor or steps is not an integer.
         ValueError: if the shape is wrong or steps is negative.
 
     Equation: u_0 = v / 2^n, u_{k+1}(p) = u_k(p) + u_k(p + u_k(p)); Arsigny et al., MICCAI 2006. Outside the
     grid the velocity continues as at the border, so that a constant velocity is exactly a translation (MONAI's
-    DVF2DDF continues with zeros by default). On the CPU the squarings run compiled, and again on the way back, so that
-    only the velocity waits for the gradient.
+    DVF2DDF continues with zeros by default). On the CPU the squarings run compiled, and are recomputed in the backward
+    pass, so that only the velocity is stored for the gradient.
 
     Example:
         >>> velocity = torch.zeros(1, 2, 16, 16)
@@ -52,7 +52,7 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         if takes_compiled(field):
             return flow.exponentiate(field, steps)
         shape = velocity.shape[2:]
-        # The loop runs in grid_sample's own units and component order: one add and one read a squaring.
+        # The loop runs in grid_sample's own units and component order: one add and one read per squaring.
         scale = _scale(field)
         base = displaced_grid(field.new_zeros(1, spatial_dims, *shape), shape)
         moved = field.flip(1) * (scale / 2**steps)
@@ -66,7 +66,7 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
 def _scale(field: Tensor) -> Tensor:
     """From voxels to grid_sample's units, in its order of components, for a field of size (B, spatial_dims, ...)."""
     shape = field.shape[2:]
-    if sizes_are_symbols():  # numbers made of them would be constants of the program
+    if sizes_are_symbols():  # numbers made from them would be constants of the program
         parts = [field.new_ones(1, 1, *(1,) * len(shape)) * axis_scale(size) for size in reversed(shape)]
         return torch.cat(parts, dim=1)
     return field.new_tensor([axis_scale(size) for size in reversed(shape)]).reshape(1, -1, *(1,) * len(shape))
@@ -105,14 +105,14 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 
 
 def inverse_consistency(ddf: Tensor, inverse_ddf: Tensor) -> Tensor:
-    """How far going through a displacement's claimed inverse and back misses, per voxel.
+    """Inverse-consistency error of a displacement and its claimed inverse, per voxel.
 
     Args:
         ddf: (B, spatial_dims, ...) in voxels.
         inverse_ddf: of the same shape. Exchange the two to measure on the other grid.
 
     Returns:
-        (B, 1, ...): |inverse_ddf(p) + ddf(p + inverse_ddf(p))| in voxels; 0 where one undoes the other.
+        (B, 1, ...): |inverse_ddf(p) + ddf(p + inverse_ddf(p))| in voxels; 0 where one inverts the other.
         Points that leave the grid read the border's displacement; `inside_grid` reports which.
 
     Raises:

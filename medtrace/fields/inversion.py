@@ -14,14 +14,14 @@ from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.inversion import solve
 
 PLAIN_ITERATIONS = 8
-"""Fixed-point iterations before Newton's method takes over where they did not suffice."""
+"""Fixed-point iterations before Newton's method takes over for the remaining points."""
 
 PART = 1 << 20
-"""Points that plain torch works on together."""
+"""Points that plain torch processes together."""
 
 
 class InversionResult(NamedTuple):
-    """An inverse displacement and how far it is from being one."""
+    """An inverse displacement and its error."""
 
     ddf: Tensor
     """(B, spatial_dims, ...) in voxels."""
@@ -36,26 +36,25 @@ def invert(
 
     Args:
         ddf: (B, spatial_dims, ...) in voxels.
-        iterations: the most iterations to run.
+        iterations: maximum number of iterations.
         tolerance: points whose residual is not above this many voxels are done.
         points: (B, spatial_dims, *out) voxel coordinates at which to invert, or None for every voxel of the
             grid.
 
     Returns:
         The inverse at the points, float32 (float64 for float64), and per batch item its largest residual in
-        voxels. Look at it. Where a field folds, the answer is one of several or none is found. Points whose
-        pulled point leaves the grid are not counted: there the answer follows the border value of `ddf`, and
-        no truth exists.
+        voxels. Check it. Where a field folds, the result is one of several solutions or none is found. Points whose
+        pulled point leaves the grid are not counted: there the result follows the border value of `ddf`, and no true
+        inverse exists.
 
     Raises:
         TypeError: if the field is not a floating tensor.
         ValueError: if its shape is wrong, or iterations or tolerance is not positive.
 
-    Equation: v <- v - (v + ddf(p + v)) (Chen et al., Med Phys 2008) converges only where the displacement's
-    slope is below 1, so that after 8 iterations the points left over continue with v <- v - J⁻¹ (v + ddf(p + v)), J
-    being the derivative of the interpolated map. A step that makes the residual larger is halved. The gradient is
-    that of the implicit function, exact to first order where the residual is small; memory does not grow with
-    iterations.
+    Equation: v <- v - (v + ddf(p + v)) (Chen et al., Med Phys 2008) converges only where the displacement's slope is
+        below 1, so after 8 iterations the remaining points continue with v <- v - J⁻¹ (v + ddf(p + v)), where J is the
+    derivative of the interpolated map. A step that increases the residual is halved. The gradient is that of the
+    implicit function, exact to first order where the residual is small; memory does not grow with iterations.
 
     Example:
         >>> result = invert(torch.full((1, 2, 8, 8), 0.5))
@@ -93,7 +92,7 @@ def _differentiable(ddf: Tensor, points: Tensor, solved: Tensor) -> tuple[Tensor
         length = _norm(mismatch)
         missed = torch.where(inside, length, 0.0).where(torch.isfinite(length), torch.inf)
     if mismatch.requires_grad:
-        # Zero but for the residual: it carries the implicit function's derivative.
+        # Zero except for the residual: it carries the implicit function's derivative.
         step = _newton_step(ddf.detach(), (points + solved).detach(), mismatch)
         solved = solved - (step - step.detach())
     return solved, _worst(missed)
@@ -105,7 +104,7 @@ def _worst(missed: Tensor) -> Tensor:
 
 
 def _solve_in_parts(ddf: Tensor, points: Tensor, iterations: int, tolerance: float) -> Tensor:
-    """Inverse displacement (B, D, N), some points at a time, so that memory does not grow with them."""
+    """Inverse displacement (B, D, N), in chunks of points, so that memory does not grow with their number."""
     with torch.no_grad():
         items = [
             [_solve(field[None], part[None], iterations, tolerance) for part in own.split(PART, 1)]

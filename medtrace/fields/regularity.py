@@ -1,4 +1,4 @@
-"""Does a displacement keep space in order: Jacobian, folds, their volume."""
+"""Regularity of displacements: Jacobian determinant, folds and their volume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medtrace.kernels.choice import takes_compiled
 from medtrace.kernels.greedy import operations
 
 PART = 1 << 20
-"""Voxels that are looked at together for folds."""
+"""Voxels that are checked for folds together."""
 
 
 def jacobian_determinant(ddf: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
         ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.
 
     Returns:
-        (B, 1, ...): 1 leaves volume alone, 0 or less is folded. Central differences miss folds of one voxel;
+        (B, 1, ...): 1 preserves volume, 0 or less is folded. Central differences miss folds of one voxel;
         count folds with `non_diffeomorphic_fraction`. An axis of length 1 counts as unchanged.
 
     Raises:
@@ -149,7 +149,7 @@ def non_diffeomorphic_volume(ddf: Tensor, rim: Literal["inside", "padded"] | str
         simplex = 1.0 / 2.0 if points.shape[1] == 2 else 1.0 / 6.0
         total = points.new_zeros(points.shape[0])
         for _, corner, value in _cell_determinants(points):
-            if rim == "padded":  # of the simplices, those whose corner is a voxel of the grid
+            if rim == "padded":  # only the simplices whose corner is a voxel of the grid
                 own = (slice(1 - bit, size - bit) for bit, size in zip(corner, value.shape[1:]))
                 value = value[(slice(None), *own)]
             total = total + (-value).clamp_min(0.0).flatten(1).sum(1)
@@ -168,7 +168,7 @@ def _folded(ddf: Tensor) -> Tensor:
             )
         folded = torch.zeros(field.shape[0], *shape, dtype=torch.bool, device=field.device)
         layers = max(1, PART // max(field[0, 0, 0].numel(), 1))
-        for first in range(0, shape[0] - 1, layers):  # of cells, which share their voxels with the next ones
+        for first in range(0, shape[0] - 1, layers):  # for cells, which share their voxels with the next ones
             part = slice(first, min(first + layers + 1, shape[0]))
             points = field[:, :, part] + _grid_of_part(part, field)
             for corner, _, value in _cell_determinants(points):
@@ -198,8 +198,8 @@ def determinant(columns: list[list[Tensor]]) -> Tensor:
 def _assessed_field(ddf: Tensor) -> Tensor:
     """The displacement; a single slice becomes 2D, and an axis of length 1 left then is doubled.
 
-    Doubling gives the axis a cell to measure. It would not do for a slice: the inner tetrahedra of doubled
-    cells charge folds to voxels whose own triangles are in order.
+    Doubling gives the axis a cell to measure. It would not work for a slice: the inner tetrahedra of doubled cells
+    assign folds to voxels whose own triangles are not folded.
     """
     check_field("ddf", ddf)
     field = ddf if ddf.dtype == torch.float64 else ddf.float()
@@ -220,7 +220,7 @@ def _grid_of_part(part: slice, field: Tensor) -> Tensor:
 
 
 def _corner_slices(corner: tuple[int, ...], shape: torch.Size) -> tuple[slice, ...]:
-    """Of every cell, the voxel at one corner; leading axis is the batch."""
+    """The voxel at one corner of every cell; the leading axis is the batch."""
     return (slice(None), *(slice(bit, size - 1 + bit) for bit, size in zip(corner, shape)))
 
 
@@ -228,7 +228,7 @@ def _cell_determinants(points: Tensor) -> Iterator[tuple[tuple[int, ...], tuple[
     """Yield (voxel, corner, determinant (B, *cells)) of every simplex of both ways to cut the cells.
 
     Identity gives 1 for the simplex at a corner and 2 for the inner tetrahedra. The voxel, by its corner of the cell,
-    is the one that a fold is charged to: of both inner ones the first; the corner is one of the simplex's own.
+    is the one that a fold is assigned to: for both inner ones the first; the corner belongs to the simplex.
     """
     shape = points.shape[2:]
     spatial_dims = len(shape)

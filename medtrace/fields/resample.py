@@ -1,4 +1,4 @@
-"""Read an image at displaced or given positions."""
+"""Sampling of images at displaced or given positions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def identity_grid(
         (D, *shape): component d of voxel p is p[d], in voxels.
 
     Raises:
-        TypeError, ValueError: if the shape is none, or dtype no floating type.
+        TypeError, ValueError: if the shape is invalid, or dtype is not a floating type.
 
     Example:
         >>> identity_grid((2, 3))[1]  # position along the second axis
@@ -64,16 +64,15 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
             bilinear mode) or "reflection" (about the border voxels' centers).
 
     Returns:
-        Tensor of the image's shape. Labels keep their dtype; floating images come back in float32 or, where
-        the image or the field is float64, float64: half precision is computed and returned in float32, also
-        inside autocast.
+        Tensor of the image's shape. Labels keep their dtype; floating images are returned in float32 or, if the image
+        or the field is float64, float64: half precision is computed and returned in float32, also inside autocast.
 
     Raises:
         TypeError: if an argument is not a tensor of the right kind.
         ValueError: if shapes differ or a mode is unknown.
 
-    Bilinear reads with border padding run compiled on the CPU, in voxel units and with the same bytes whatever the
-    number of threads; all else is torch's grid_sample. A position that is NaN reads an arbitrary voxel.
+    Bilinear reads with border padding run compiled on the CPU, in voxel units and with identical bytes for any number
+    of threads; everything else uses torch's grid_sample. A NaN position reads an arbitrary voxel.
 
     Example:
         >>> source = torch.zeros(1, 1, 10, 10)
@@ -127,7 +126,7 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
         values, points = common_type(image, coordinates)
         if _has_loop(values, points, mode, padding_mode):
             return read(values, points, displaced=False)
-        # grid_sample wants as many output axes as the image has
+        # grid_sample requires as many output axes as the image has
         points = points.reshape(points.shape[0], spatial_dims, -1, *(1,) * (spatial_dims - 1))
         result = _read(values, normalized_grid(points, image.shape[2:]), mode, padding_mode)
         return result.reshape(*result.shape[:2], *out_shape).to(_result_type(image, values))
@@ -144,7 +143,7 @@ def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
         Boolean (B, 1, *out). On an axis of length 1, only 0 lies inside (to 1e-4 voxel, like every border).
 
     Raises:
-        TypeError, ValueError: if the coordinates are not floating tensor, or have other axes than the shape.
+        TypeError, ValueError: if the coordinates are not a floating tensor, or their axes do not match the shape.
 
     Example:
         >>> inside_grid(torch.tensor([[[0.0, 3.5]], [[1.0, 1.0]]])[None], (3, 3))
@@ -166,7 +165,8 @@ def inside_grid(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def lacks_sampling(image: Tensor) -> bool:
-    """Whether torch cannot sample an image on its device: volumes and labels on Apple's GPUs. It is said once."""
+    """Whether torch cannot sample an image on its device: volumes and labels on Apple's GPUs. A notice is given
+    once."""
     if image.device.type != "mps" or (image.ndim < 5 and image.is_floating_point()):
         return False
     warnings.warn(
@@ -176,12 +176,13 @@ def lacks_sampling(image: Tensor) -> bool:
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """Autocast switched off on a tensor's device; nothing where a program is made, which knows no autocast."""
+    """Autocast switched off on a tensor's device; no effect while a program is exported, which does not support
+    autocast."""
     return nullcontext() if torch.compiler.is_exporting() else torch.autocast(like.device.type, enabled=False)
 
 
 def axis_scale(size: int) -> float:
-    """Factor from voxels to grid_sample's [-1, 1]; any factor serves an axis of length 1."""
+    """Factor from voxels to grid_sample's [-1, 1]; any factor works for an axis of length 1."""
     return 2.0 / max(size - 1, 1)
 
 
@@ -245,7 +246,7 @@ def check_coordinates(name: str, coordinates: Tensor, image: Tensor) -> None:
 
 
 def common_type(image: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the computing type: float64 where one is, and for labels (exact to 2^53), else float32."""
+    """Both in the computation type: float64 if one is, and for labels (exact to 2^53), else float32."""
     integer = not image.is_floating_point()
     double = integer or torch.float64 in (image.dtype, field.dtype)
     dtype = torch.float64 if double else torch.float32

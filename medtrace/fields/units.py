@@ -14,7 +14,7 @@ def voxel_to_mm(ddf: Tensor, affine: Tensor) -> Tensor:
 
     Args:
         ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels, array-axis order.
-        affine: (4, 4) or (B, 4, 4) voxel to RAS mm; its translation plays no part.
+        affine: (4, 4) or (B, 4, 4) voxel to RAS mm; its translation has no effect.
 
     Returns:
         (B, 3, ...) in mm, right, anterior, superior; also in 2D, whose two axes are the affine's first two
@@ -42,8 +42,8 @@ def mm_to_voxel(ddf_mm: Tensor, affine: Tensor) -> Tensor:
         affine: (4, 4) or (B, 4, 4) voxel to RAS mm.
 
     Returns:
-        (B, 2, H, W) or (B, 3, H, W, D) in voxels. In 2D the in-plane displacement is the least-squares one:
-        what points out of the plane is dropped.
+        (B, 2, H, W) or (B, 3, H, W, D) in voxels. In 2D the in-plane displacement is the least-squares one: the
+        out-of-plane component is dropped.
 
     Raises:
         TypeError: if an argument is not a floating tensor.

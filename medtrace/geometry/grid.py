@@ -55,7 +55,7 @@ def check_invertible(name: str, affine: Any, remedy: str = "check the image's he
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of an image lie.
+    """The grid of an image's voxels.
 
     Args:
         shape: number of voxels along the two or three array axes.
@@ -132,7 +132,7 @@ class Grid:
         return result
 
     def distance(self, other: Grid) -> float:
-        """How far, in mm, the affines of two grids of one shape put the same voxel apart at most.
+        """Maximum distance in mm between the positions of the same voxel in two grids of one shape.
 
         Raises:
             ValueError: if the shapes differ.

@@ -18,12 +18,12 @@ _FORM_TOLERANCE = 0.1
 
 
 class HeaderAffine(NamedTuple):
-    """Where the voxels of a NIfTI file lie."""
+    """The affine of a NIfTI file, from its header."""
 
     affine: np.ndarray
     """(4, 4) float64, voxel to RAS mm."""
     notes: tuple[str, ...]
-    """What the header leaves open, and what was taken."""
+    """What the header leaves open, and the choice made."""
 
 
 def header_affine(header: Any) -> HeaderAffine:
@@ -87,7 +87,7 @@ def _unit(header: Any, notes: list[str]) -> tuple[str, float]:
 
 
 def _sizes(header: Any, shape: tuple[int, ...], notes: list[str]) -> np.ndarray:
-    """Voxel sizes of pixdim, which have to be there: programs repair other numbers in different ways."""
+    """Voxel sizes of pixdim, which must be there: programs repair other numbers in different ways."""
     sizes = np.array(header["pixdim"][1:4], dtype=np.float64)
     for axis, (size, count) in enumerate(zip(sizes, shape)):
         if size == 0 and count == 1:

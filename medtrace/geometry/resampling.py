@@ -1,4 +1,4 @@
-"""Bring a grid into one orientation and size, and images and fields back from there."""
+"""Resampling of a grid to one orientation and size, and of images and fields back from it."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class Reorientation:
         return moved.flip(self._flips).contiguous()
 
     def undo(self, image: Tensor) -> Tensor:
-        """Bring (C, H, W, S) back to the old axes."""
+        """Return (C, H, W, S) to the original axes."""
         return image.flip(self._flips).permute(0, *(1 + axis for axis in self._back)).contiguous()
 
     def undo_field(self, field: Tensor) -> Tensor:
-        """Bring a displacement (3, H, W, S) back: its voxels and its components."""
+        """Return a displacement (3, H, W, S) to the original axes: its voxels and its components."""
         turned = torch.empty(3, *self.shape, dtype=field.dtype, device=field.device)
         for old, new in enumerate(self._back):
             turned[old] = self.undo(field[new : new + 1])[0]

@@ -14,7 +14,7 @@ from medtrace.guard.volume_files import VolumeFile, open_volume
 
 
 class Volume(NamedTuple):
-    """What a file of a volume holds."""
+    """The content of a volume's file."""
 
     values: np.ndarray
     """Real numbers on the file's axes, scaled as the header says; whole numbers without a slope stay whole."""

@@ -125,7 +125,7 @@ def code_in(config: Mapping[str, Any]) -> list[CodeEntry]:
 
 
 class PlainTargets:
-    """Which references lead to data.
+    """The references that lead to data.
 
     Args:
         config: the configuration that they stand in.

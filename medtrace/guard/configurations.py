@@ -1,4 +1,4 @@
-"""Which code a configuration would run, and whether medtrace ships it.
+"""Detection of the code that a configuration would run, and of whether medtrace ships it.
 
 MONAI's configurations are programs (see `medtrace.guard.configuration_language`). A bundle that came from elsewhere may
 therefore do anything when it is built. medtrace builds one only if every entry that is not known to be data stands at

@@ -1,4 +1,4 @@
-"""What an image's header claims, against what its file can hold: checked before any of it is allocated or read.
+"""Check of an image header's claimed size against its file, before anything is allocated or read.
 
 A header of a few bytes can claim an image of terabytes, name a file elsewhere on the disk as its data, or make a
 reader guess another format. Readers are written in C and C++ and believe headers, so the claims are checked first.
@@ -154,7 +154,7 @@ def inside(folder: Path, name: object, what: str) -> Path:
     """The path of a file that a list or header names relative to its folder.
 
     Args:
-        folder: of the list.
+        folder: folder of the list.
         name: relative, without "..".
         what: the list and the entry, for the message.
 

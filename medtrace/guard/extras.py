@@ -10,7 +10,7 @@ class OptionalPackage:
     """A package that stands in for itself until something of it is asked for, so that what needs none of it runs.
 
     Args:
-        name: of the package.
+        name: name of the package.
         extra: of medtrace, which installs it.
         purpose: what needs it, as the message begins.
 

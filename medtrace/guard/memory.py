@@ -104,7 +104,7 @@ def _free_on_machine() -> Iterator[float]:
 
 
 def _free_in_groups() -> Iterator[float]:
-    """What the process's control groups leave, each with all groups above it."""
+    """The memory that the process's control groups leave, each with all groups above it."""
     for line in _text(_PROC / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):

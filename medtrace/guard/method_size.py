@@ -1,4 +1,4 @@
-"""What the networks of a method would take, found without making them.
+"""The memory that a method's networks would take, computed without building them.
 
 The settings of a run may come from elsewhere: `channels: [100000, 100000]` would ask for more memory than there is. A
 method is therefore first built on torch's device "meta", which keeps shapes and no numbers, and its weights are
@@ -29,7 +29,7 @@ def check_size(build: Callable[[], nn.Module], path: Path) -> nn.Module:
 
     Args:
         build: makes the method.
-        path: of its settings, for messages.
+        path: path of its settings, for messages.
 
     Returns:
         The method without numbers.

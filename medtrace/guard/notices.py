@@ -1,4 +1,4 @@
-"""What a reader decided where a file leaves a choice: a line for the user, and an entry for the record."""
+"""Notices about a reader's decisions on ambiguous files: a line for the user, and an entry for the record."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 
 def notify(path: str | Path, text: str) -> None:
-    """Tell the user a decision about a file: a `Notice` as a warning, and in every open collection."""
+    """Report a decision about a file to the user: a `Notice` as a warning, and in every open collection."""
     tell(Notice(path, text))
 
 
 def caution(path: str | Path, text: str) -> None:
-    """Tell the user a reason to doubt a result: a `Caution` as a warning, and in every open collection."""
+    """Report a reason to doubt a result to the user: a `Caution` as a warning, and in every open collection."""
     tell(Caution(path, text))
 
 
 def tell(notice: Notice) -> None:
-    """Tell a notice, such as one that another process collected."""
+    """Report a notice, such as one that another process collected."""
     for collection in _collections.get():
         if str(notice) not in map(str, collection):
             collection.append(notice)

@@ -17,7 +17,7 @@ def read_yaml(text: str, most: int, deepest: int) -> Any:
     refused, as by `yaml.safe_load`.
 
     Args:
-        text: of one document.
+        text: text of one document.
         most: entries, those of aliases counted wherever they stand.
         deepest: levels of entries within entries.
 

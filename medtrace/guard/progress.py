@@ -1,4 +1,4 @@
-"""What long work is about to do, and how far it is, in lines for whoever listens."""
+"""Progress lines of long tasks, for registered listeners."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Listener:
         self.say(line)
 
     def hold(self, line: str) -> None:
-        """Say a line once the work proves long."""
+        """Report a line once the task proves long."""
         with self.lock:
             self.held.append(line)
             if self.timer is None or not self.timer.is_alive():
@@ -116,10 +116,11 @@ def announce(
 
 
 class Steps:
-    """How far work of many steps is: a line every 30 seconds, with the time left as the steps so far took it.
+    """Progress of a task with many steps: a line every 30 seconds, with the remaining time estimated from the steps so
+    far.
 
     Args:
-        name: of the work.
+        name: name of the work.
         total: number of steps.
 
     Example:

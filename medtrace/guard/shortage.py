@@ -56,7 +56,7 @@ def free_cached() -> None:
 
 
 def halves(size: int) -> list[int]:
-    """What is left of a size when it is halved again and again, down to 1."""
+    """The results of halving a size repeatedly, down to 1."""
     result = []
     while size > 1:
         size //= 2

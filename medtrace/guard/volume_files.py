@@ -32,7 +32,7 @@ _HEAD = 540
 _PACKED = b"\x1f\x8b"
 _MAGIC = {b"n+1\0": (1, True), b"ni1\0": (1, False), b"n+2\0": (2, True), b"ni2\0": (2, False)}
 _DAMAGE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, struct.error)
-"""What nibabel and its unpackers raise over a damaged file."""
+"""The errors that nibabel and its unpackers raise for a damaged file."""
 
 
 class VolumeFile(NamedTuple):
@@ -151,7 +151,7 @@ def _check_nifti(path: Path) -> VolumeFile:
 
 
 def _halves(path: Path) -> tuple[Path, Path]:
-    """Where header and voxels lie: one file, or the two of a pair, whichever of them is named."""
+    """The files of header and voxels: one file, or the two of a pair, whichever of them is named."""
     ending = next((ending for ending in sorted(PAIRS, key=len)[::-1] if path.name.lower().endswith(ending)), None)
     if ending is None:
         return path, path

@@ -23,13 +23,13 @@ from medtrace.trace.intensity_map import IntensityMap
 
 
 class Delivered(NamedTuple):
-    """What a method makes of a scan.
+    """A method's output for a scan.
 
     Attributes:
         image: (C, *spatial) on the scan's grid, in the units of what it shows.
         parts: the networks' answer on that grid, its image in [-1, 1].
         foreground: (1, *spatial) boolean, outside of which the image has its background; None is everywhere.
-        contrasts: of the image's channels, None if unknown.
+        contrasts: contrasts of the image's channels, None if unknown.
         patches: how the scan was divided, None if it was not.
         backs: of the image's channels to their units.
     """
@@ -61,17 +61,17 @@ def deliver(
     bar: Progress,
     name: str | Path = "image",
 ) -> Delivered:
-    """Take a scan through a method and bring the answer to the scan's grid and the target's units.
+    """Run a method on a scan and convert its output to the scan's grid and the target's units.
 
     Args:
-        method: of the run.
-        preparation: of the run.
+        method: method of the run.
+        preparation: preparation of the run.
         sources: the scan, as the networks read it.
-        contrast: of the source, where the run was trained on several.
+        contrast: contrast of the source, if the run was trained on several.
         division: how it is taken through the networks.
         fit: where memory runs out, take what fits.
         bar: shows how far it is.
-        name: of the image, for messages.
+        name: name of the image, for messages.
 
     Raises:
         ValueError: if the run does not fit the scan, or its target has no way to units.
@@ -107,7 +107,7 @@ def way_back(scan: Tensor, own: IntensityMap, before: Contrast | None, after: Co
 
 
 def after_of(preparation: Preparation, contrast: str | None, sources: SourceImages) -> tuple[Contrast, ...] | None:
-    """What the numbers of each channel of a translated image mean, None if unknown."""
+    """The contrast of each channel of a translated image; None if unknown."""
     if preparation.sources:
         known = [preparation.contrasts.get(name) for name in preparation.outputs]
         return tuple(one for one in known if one is not None) if None not in known else None

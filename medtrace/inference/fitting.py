@@ -15,7 +15,7 @@ PATCHES = (192, 160, 128, 96, 64, 48, 32)
 
 
 class Division(NamedTuple):
-    """How a scan is taken through the networks."""
+    """The batch or patches with which a scan is passed through the networks."""
 
     batch_size: int
     patch_size: Any
@@ -61,8 +61,8 @@ def translate_fitting(
 
     Args:
         translate: takes a division and a progress bar.
-        method: of the run.
-        preparation: of the run.
+        method: method of the run.
+        preparation: preparation of the run.
         asked: the division that was asked for.
         fit: take what fits.
         bar: the progress bar.

@@ -24,14 +24,14 @@ def patches_for(
     shape: Sequence[int],
     patch_size: int | Sequence[int] | None = None,
 ) -> PatchInferer | None:
-    """How a volume is to be divided, None if it is not.
+    """The division of a volume into patches; None if it is not divided.
 
     Unasked, a volume of more than `VOXEL_BUDGET` voxels is divided into patches of the training volumes' grid, which is
     what the network's normalization has seen, or of `PATCH_SIZE`.
 
     Args:
         method: the method; some take no patches.
-        preparation: of the run.
+        preparation: preparation of the run.
         shape: the network's grid.
         patch_size: edge in voxels, or one number per axis; 0 is not a division, None decides.
 

@@ -172,8 +172,8 @@ def corrected_pair(
 
     Args:
         pair: the scans.
-        preparation: of the run.
-        contrast: of both, where the preparation knows several; the target's is the one that it is paired with.
+        preparation: preparation of the run.
+        contrast: contrast of both, where the preparation knows several; the target's is the one that it is paired with.
 
     Raises:
         ValueError: if N4 finds no field.
@@ -201,7 +201,7 @@ def intensity_maps(
         preparation: whose rule to follow; the percentile rule sends the .5 and 99.5 percentiles to -1 and 1.
         matched: whether the source's map sends its percentiles (`MATCHED_PERCENTILES`) to where the target's lie, as
             scans of two machines need; the preparation's rule is then the target's alone.
-        contrast: of both, where the preparation knows several.
+        contrast: contrast of both, where the preparation knows several.
     """
     target_map = _own_map(pair.target, pair.mask, preparation, contrast)
     source_map = _own_map(pair.source, pair.source_mask, preparation, contrast)

@@ -36,7 +36,7 @@ NEIGHBORS_APART = 0.1
 
 @dataclass(frozen=True)
 class TranslatedArrays:
-    """What the networks answered for a volume (C, H, W, S); fields have three components, in its voxels."""
+    """The networks' prediction for a volume (C, H, W, S); fields have three components, in its voxels."""
 
     image: Tensor
     ddf: Tensor
@@ -102,7 +102,7 @@ def neighbor_stride(preparation: Preparation, apart: float) -> int:
     """Slices from one neighbor to the next in a scan, so that they lie as far apart as in training where they can.
 
     Args:
-        preparation: of the run.
+        preparation: preparation of the run.
         apart: mm from slice to slice of the scan.
 
     Warns:
@@ -217,7 +217,7 @@ def _with_third_component(field: Tensor) -> Tensor:
 
 
 def _resized(parts: TranslatedArrays, shape: Sequence[int]) -> TranslatedArrays:
-    """Bring everything to a grid over the same extent; displacements count its voxels."""
+    """Resample everything on a grid over the same extent; displacements are in its voxels."""
     ratio = torch.tensor([new / old for new, old in zip(shape, parts.image.shape[1:])])
 
     def field(value: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class SourceImages:
 
     Attributes:
         scan: (C, *spatial) in their units, those that are there; without their bias field where the run's were.
-        affine: of the grid.
+        affine: affine of the grid.
         normalized: (C', *spatial) in [-1, 1], every channel that the network reads; a missing one is -1.
         maps: per image its map between units and [-1, 1], by contrast, in order; of a run with one source, by "".
         contrasts: what the numbers of each channel of `scan` mean, None if unknown.
@@ -50,10 +50,10 @@ def one_source(
     """The image of a run that reads one.
 
     Args:
-        preparation: of the run.
-        path: of the image, for messages.
+        preparation: preparation of the run.
+        path: path of the image, for messages.
         scan: (C, *spatial).
-        contrast: which one, where the run was trained on several.
+        contrast: which one, if the run was trained on several.
         foreground: (1, *spatial) boolean, or None.
 
     Raises:
@@ -80,7 +80,7 @@ def several_sources(
     Each is aligned rigidly to the first, as the training images were, unless they were prepared without alignment.
 
     Args:
-        preparation: of the run.
+        preparation: preparation of the run.
         paths: contrast → file, for messages.
         scans: contrast → (1, *spatial).
         foreground: (1, *spatial) boolean on the grid of the first, or None.

@@ -39,7 +39,7 @@ _BEFORE_SPACE = ("sub", "ses", "task", "acq", "ce", "rec", "run", "echo", "part"
 
 @dataclass(frozen=True)
 class BidsName:
-    """What a BIDS file is of.
+    """The entities of a BIDS file.
 
     Attributes:
         entities: key → label, such as {"sub": "01", "ses": "pre"}; `sub` is needed.
@@ -82,7 +82,7 @@ class BidsName:
 
     @property
     def folder(self) -> str:
-        """Where its files are: `sub-01[/ses-pre]/anat`."""
+        """The folder of its files: `sub-01[/ses-pre]/anat`."""
         parts = [f"{key}-{self.entities[key]}" for key in ("sub", "ses") if key in self.entities]
         return "/".join([*parts, "anat"])
 
@@ -96,9 +96,9 @@ def suffix_of(contrast: Contrast | None, source: Contrast | None, source_suffix:
     """The suffix of a translated image.
 
     Args:
-        contrast: of the image, None where it is not on record.
+        contrast: contrast of the image, None where it is not on record.
         source: of the source, likewise.
-        source_suffix: of the source's file.
+        source_suffix: suffix of the source's file.
 
     Raises:
         ValueError: if the image is of another contrast than the source, which BIDS has no suffix for.
@@ -144,10 +144,10 @@ def write_bids_derivatives(
 
     Args:
         trace: what to write.
-        folder: of the data set, in which `name.folder` is made where it is missing; each file appears complete or not
-            at all.
-        name: of the source.
-        suffix: of the image; by default that of its contrast (`suffix_of`).
+        folder: folder of the data set, in which `name.folder` is created if missing; each file appears complete
+            or not at all.
+        name: name of the source.
+        suffix: suffix of the image; by default that of its contrast (`suffix_of`).
         space: the label of the image's grid and anatomy: "predicted" of a translation, "target" of a registration.
         method: what made the trace.
         source: BIDS URI of the source, such as "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"; None leaves it out.
@@ -209,7 +209,7 @@ _TRANSFORM = (
 
 @dataclass(frozen=True)
 class _Shared:
-    """What the sidecars of a trace have in common."""
+    """The common entries of a trace's sidecars."""
 
     name: BidsName
     space: str
@@ -251,7 +251,7 @@ def describe_derivatives(folder: Path, raw: str | None = None) -> None:
     """Write `dataset_description.json`, `README.md` and `.bidsignore` of a data set of derivatives.
 
     Args:
-        folder: of the data set.
+        folder: folder of the data set.
         raw: where the raw data set is, as a path or URL, which sidecars call `bids:raw:`; None where it is not told.
     """
     content: dict[str, Any] = {

@@ -64,7 +64,7 @@ def write_chain(chain: TransformChain, ends: Ends, folder: Path | str, format: s
         chain: from points of the target to points of the source.
         ends: grids of both images, of two or three axes.
         folder: a new or empty folder; it appears complete or not at all.
-        format: of the table.
+        format: format of the table.
 
     Returns:
         The files, sorted.
@@ -203,7 +203,7 @@ def _x5(path: Path, ddf: Tensor, ends: Ends) -> None:
 
 
 def _coordinates(ddf: Tensor, grid: Grid) -> np.ndarray:
-    """Where every voxel comes from, (H, W, D, 3) in RAS mm."""
+    """The origin of every voxel, (H, W, D, 3) in RAS mm."""
     where = identity_grid(grid.shape, dtype=torch.float64) + ddf
     points = grid.to_mm(where.reshape(grid.spatial_dims, -1).T).numpy()
     return points.reshape(*_volume(grid).shape, 3)

@@ -33,10 +33,10 @@ def write_composite(
 
     With `moves="source"` it leads from points of the target scan to points of the source scan: out of the target's
     frame (the inverse of `target_transform`), through `ddf`, into the source's frame (`source_transform`).
-    `SimpleITK.Resample` with it brings the source scan as it was given onto the target. With `moves="image"` it is
+    `SimpleITK.Resample` with it brings the source scan as given onto the target. With `moves="image"` it is
     the way back, through `inverse_ddf`.
 
-    A motion leads from the trace's frame to that of the scan as it was given, in RAS mm: where an image was aligned
+    A motion leads from the trace's frame to that of the scan as given, in RAS mm: where an image was aligned
     with a fixed one, it is the motion from the fixed to the moving one (`RigidTransform.matrix`, and the `rigid/*.tfm`
     of a prepared dataset, which are target motions). Crops, padding, resampling and reorientation need none: the
     affines hold them. Outside the field's grid ITK takes the displacement as 0.

@@ -1,4 +1,4 @@
-"""What derived DICOM objects take over from a source series, and what they say of themselves."""
+"""Attributes that derived DICOM objects inherit from a source series, and their own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SourceSeries:
     affine: Tensor
     """(4, 4) float64, voxel (column, row, slice) to RAS mm."""
     series: str | int | None = None
-    """Which volume of the folder, where it holds several."""
+    """Which volume of the folder, if it holds several."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -53,7 +53,7 @@ def read_source_series(folder: Path | str, series: str | int | None = None) -> S
     """Read the headers of a DICOM series, in the order and on the grid in which `read_image` reads it.
 
     Args:
-        folder: of single-frame MR or CT images.
+        folder: folder of single-frame MR or CT images.
         series: which volume, where the folder holds several (see `medtrace.data.reading.read_image`).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which attributes of a source image its derived objects take over, by DICOM keyword."""
+"""The attributes of a source image that its derived objects inherit, by DICOM keyword."""
 
 PATIENT = [
     "PatientName",

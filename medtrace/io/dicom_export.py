@@ -48,7 +48,7 @@ def save_dicom(
     source share the source's frame of reference, unless a target series has another.
 
     Args:
-        trace: of a scan of one channel, such as `translate` makes of a DICOM folder: the source in the scan's own
+        trace: trace of a scan of one channel, such as `translate` makes of a DICOM folder: the source in the scan's own
             units, the image in those of `trace.contrasts`, which make it a CT or an MR.
         folder: a new or empty folder; its parent must exist. It appears complete or not at all.
         series: folder of the DICOM series that is `trace.source`.

@@ -63,7 +63,7 @@ def write_dicom_registration(
         source: headers of the images that it pulls from.
         label: Content Label, at most 16 characters of A-Z, 0-9, _ and space.
         description: Content Description, at most 64 characters.
-        series_number: of its own series that the object makes up.
+        series_number: number of its own series that the object makes up.
         now: date and time of the object; None is the clock's.
 
     Raises:

@@ -53,7 +53,7 @@ def write_fsl_warp(
         path: ends in .nii or .nii.gz.
         ddf: (2, H, W), written as one slice, or (3, H, W, D), in voxels of the reference.
         affine: (4, 4) voxel to RAS mm of the reference.
-        source_affine: of the image that the field resamples.
+        source_affine: affine of the image that the field resamples.
         source_shape: spatial shape of that image.
 
     Raises:

@@ -68,7 +68,7 @@ def read_learn2reg(
     Args:
         path: .nii, .nii.gz or .npz (doubled as the evaluation does).
         affine: (4, 4) voxel to RAS mm of the fixed image's grid.
-        source_affine: of the moving image's; None is `affine`, as in the challenge.
+        source_affine: affine of the moving image's; None is `affine`, as in the challenge.
         spatial_dims: 3, or 2 for a field of one slice whose through-plane part is dropped.
 
     Returns:

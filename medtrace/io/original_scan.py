@@ -51,15 +51,15 @@ def to_original(
     translated image: there it is the warped source.
 
     Args:
-        trace: of the images a method worked on.
-        source: (C, *spatial), the source scan as it was given, in its own units. For a 2D trace it may be the volume
+        trace: trace of the images a method worked on.
+        source: (C, *spatial), the source scan as given, in its own units. For a 2D trace it may be the volume
             that the slice was cut from; the result is then 3D.
         source_affine: (4, 4) voxel to RAS mm of that scan.
         source_transform: (4, 4), from the trace's source frame to the scan's own, RAS mm; None where they share one.
             Where the scan was the moving image of an alignment, it is `RigidTransform.matrix`.
-        target_shape: spatial shape of the target scan as it was given; None keeps the trace's grid (moved by
+        target_shape: spatial shape of the target scan as given; None keeps the trace's grid (moved by
             `target_transform`), whose image then is not interpolated.
-        target_affine: of that scan.
+        target_affine: affine of that scan.
         target_transform: likewise, of the target: `rigid/*.tfm` of a prepared dataset, read by `read_motion`.
         to_units: from the trace's intensities to the source scan's (such as `IntensityMap.inverse`), applied to the
             image; None leaves them, and the ledger then compares unlike units.

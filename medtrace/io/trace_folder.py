@@ -160,7 +160,7 @@ def _affines(path: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _contrasts(path: Path, index: Mapping[str, Any]) -> dict[str, tuple[Contrast, ...] | None]:
-    """What the channels of source and image mean; a trace of an earlier version does not tell."""
+    """The contrasts of the channels of source and image; not stored by earlier versions."""
     if index["version"] < 3:
         return dict.fromkeys(CONTRASTS)
     entries = index.get("contrasts")
@@ -264,7 +264,7 @@ def check_trace_room(folder: str | os.PathLike, source: Sequence[int], image: Se
     """Check that the disk has room for a trace before it is made: for its files without compression, which is the most.
 
     Args:
-        folder: of the trace.
+        folder: folder of the trace.
         source: shape (C, *spatial) of the source.
         image: likewise of the image.
 
@@ -282,7 +282,7 @@ def trace_room(source: Sequence[int], image: Sequence[int]) -> int:
 
 
 def trace_contents(overwrite: bool) -> Contents:
-    """What a trace may replace: nothing, or with `overwrite` another trace and what is reported of it."""
+    """Check what a trace may replace: nothing, or with `overwrite` another trace and its reports."""
 
     def check(folder: str | os.PathLike, names: Sequence[str]) -> None:
         known = {INDEX, *TRANSFORM_FILES, *(f"{name}.nii.gz" for name in (*IMAGES, *FIELDS)), *BESIDE}

@@ -43,8 +43,8 @@ def write_members(
         trace: what to write.
         folder: where.
         precise: keep every bit.
-        dtype: of images, see `write_image`; None is float32 or, of images above `LARGE` unless precise, 16 bits.
-        transforms: of `TRANSFORM_FORMATS`.
+        dtype: dtype of images, see `write_image`; None is float32 or, of images above `LARGE` unless precise, 16 bits.
+        transforms: some of `TRANSFORM_FORMATS`.
 
     Returns:
         The entries of the index that tell of the files.

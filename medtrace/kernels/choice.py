@@ -1,4 +1,4 @@
-"""Which version of a hot operation runs: the compiled one or the plain torch one."""
+"""Choice of a hot operation's implementation: compiled or plain torch."""
 
 from __future__ import annotations
 

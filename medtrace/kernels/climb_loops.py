@@ -145,7 +145,7 @@ def chain(by_voxels: Any, where: Any, base: Any, ends: Any, sides: Any, lever: f
 
 @compiled
 def worth(data: Any, work: Any, sides: Any, frame: Any, free: Any, gradient: Any) -> float:
-    """What the map of free parameters is worth, SCALE times and negative; arguments as in `climb`.
+    """The score of the map of free parameters, times -SCALE; arguments as in `climb`.
 
     Args:
         data: image, share, points, known, weights, spread, and the floor of the probabilities.

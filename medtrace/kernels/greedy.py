@@ -19,7 +19,7 @@ def operations(
 
     Args:
         shape: (H, W) or (H, W, D).
-        device: of the images.
+        device: device of the images.
         dtype: float32 or float64.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a registration does on one grid, and what its two implementations share."""
+"""The operations of a registration on one grid, and the common parts of its two implementations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Slopes(NamedTuple):
 
 
 class Operations(Protocol):
-    """What a registration does on one grid.
+    """The operations of a registration on one grid.
 
     Arrays are whatever `volume` and `field` return. A result may be overwritten by the next call of the same operation:
     who wants to keep it copies it by `tensor`.

@@ -25,7 +25,7 @@ def local_correlations(x: Tensor, y: Tensor, weight: Tensor, radius: int, floor:
         y: the same shape and type.
         weight: (rows, *spatial) in their type, at least 0: of the voxels in the windows and of the windows' centers;
             a constant of the gradient.
-        radius: of the windows, clipped at the border.
+        radius: radius of the windows, clipped at the border.
         floor: added to the variances, in squared intensities.
 
     Returns:
@@ -51,7 +51,7 @@ def local_signs(x: Tensor, y: Tensor, weight: Tensor, radius: int, floor: float)
         x: (*spatial), two or three axes, float32.
         y: likewise.
         weight: likewise, at least 0, of the voxels in the windows and of the centers.
-        radius: of the windows, clipped at the border.
+        radius: radius of the windows, clipped at the border.
         floor: added to the variances, in squared intensities.
     """
     first, second, fraction = (plain(image).reshape(inner_shape(x.shape)) for image in (x, y, weight))

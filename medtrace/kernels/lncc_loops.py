@@ -38,7 +38,7 @@ def product_planes(x: Any, y: Any, weight: Any, radius: int, out: Any, begin: in
         x: (X, Y, Z).
         y: likewise.
         weight: likewise.
-        radius: of the windows.
+        radius: radius of the windows.
         out: (3, X, Y, Z).
         begin: first plane.
         end: behind the last one.
@@ -90,8 +90,8 @@ def coefficient_planes(
         sum_yy: likewise.
         centers: v.
         floor: of the variances, in squared intensities.
-        radius: of the windows.
-        used: 5, 3 if no derivative by y is wanted, or 0 if none is.
+        radius: radius of the windows.
+        used: 5, 3 if no derivative by y is requested, or 0 if none is.
         out: (5, X, Y, Z) receives a, b, (a·Sy − b·Sx)/n, d, (a·Sx − d·Sy)/n, as many as are used.
         totals: (X) float64 receives the sum of the values per plane.
         begin: first plane.
@@ -149,7 +149,7 @@ def slope_planes(
         y: likewise.
         weight: likewise.
         coefficients: (5, X, Y, Z) of `coefficient_planes`, summed here along the first axis.
-        radius: of the windows.
+        radius: radius of the windows.
         used: 3, or 5 to write `by_y` too.
         by_x: (X, Y, Z).
         by_y: likewise.

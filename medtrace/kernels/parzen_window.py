@@ -28,7 +28,7 @@ Powers around the middle of a cell lose least to round-off."""
 
 
 class ParzenWindow(NamedTuple):
-    """How intensities meet bins.
+    """Assignment of intensities to bins.
 
     Bin k has its center at position k. `value_range` maps linearly to the positions [radius − 1, num_bins − radius],
     so that the `2 · radius` bins under each window exist: radius − 1 bins at either end are padding.

@@ -22,7 +22,7 @@ REAL = np.float32
 
 
 class Climb(NamedTuple):
-    """How to climb."""
+    """Settings of the optimization."""
 
     lever: float
     """Radians, or entries of a matrix, per unit of a parameter."""
@@ -36,7 +36,7 @@ class Climb(NamedTuple):
 
 
 class PointInformation:
-    """What a map from points to an image is worth, and its derivative by the map.
+    """The score of a map from points to an image, and its derivative by the map.
 
     Compiled on the CPU, else plain torch.
 
@@ -82,7 +82,7 @@ class PointInformation:
 
         Args:
             matrix: (D + 1, D + 1) float64, from the points' voxels to the image's.
-            derivative: whether it is wanted; else zeros come instead.
+            derivative: whether it is requested; else zeros come instead.
 
         Returns:
             The value, 0 where nothing counts, and (D, D + 1) float64.

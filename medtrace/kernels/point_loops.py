@@ -173,7 +173,7 @@ def normalized_information(tables: Any, spread: Any, floor: float, derivative: b
         tables: (parts, bins, bins) float64 weights, which are summed.
         spread: (bins, bins) float64 that smooths along one axis, a band about the diagonal.
         floor: added to every probability.
-        derivative: whether it is wanted.
+        derivative: whether it is requested.
         by_entry: (bins, bins) receives the derivative by the entries, times their sum.
 
     Returns:
@@ -283,7 +283,7 @@ def many_values(
         spread: (bins, bins).
         floor: added to every probability.
         out: (maps) receives the information.
-        bins: of the histograms.
+        bins: bins of the histograms.
         parts: histograms that are summed.
         begin: first map.
         end: behind the last one.

@@ -20,7 +20,7 @@ _before: tuple[int, int | None] = (1, None)
 
 
 def limit(count: int | None) -> None:
-    """Say how many threads share a compiled loop, whatever torch is set to; None follows torch again.
+    """Set the number of threads that share a compiled loop, independent of torch's setting; None follows torch again.
 
     torch's threads wait for each other in a loop that takes a busy machine's time; medtrace's sleep. With torch at one
     thread and these at several, both are served.
@@ -81,7 +81,7 @@ def pieces(count: int, work: int, minimum: int = 1 << 15) -> list[tuple[int, int
     """Ranges [begin, end) that cover `count` items, one per thread.
 
     Args:
-        count: of items to share.
+        count: number of items to share.
         work: of them all, in voxels: a thread is not worth its start below `minimum` of them.
         minimum: voxels per thread.
     """

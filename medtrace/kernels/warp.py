@@ -18,7 +18,7 @@ choice.OPERATIONS["warp, sample, compose"] = "CPU, linear, border"
 
 
 class Layout(NamedTuple):
-    """How the positions (B, D, N) of a read are worked on."""
+    """The processing of a read's positions (B, D, N)."""
 
     length: int
     """Positions in a row."""

@@ -89,7 +89,7 @@ def read_rows(
         image: (B, C, X, Y, Z).
         field: (B, 3, N) displacements with move 1, positions with move 0.
         out: (B, C, N).
-        length: of a row.
+        length: length of a row.
         per_plane: rows in a plane.
         move: 1 or 0, in the field's type.
         add: whether to add field to the result; C is then 3.

@@ -32,11 +32,11 @@ def _check_logits(name: str, logits: Any) -> Tensor:
 def least_squares_adversarial(logits: Tensor, real: bool) -> Tensor:
     """Mean squared distance of a discriminator's logits from 1 (`real`) or 0 (TraceTrans, Eq. 10).
 
-    No activation comes between: the logits are what the discriminator's last convolution returns.
+    No activation is applied: the logits are the output of the discriminator's last convolution.
 
     Args:
         logits: any shape, for instance a patch map (B, 1, H, W).
-        real: whether the logits shall be 1; a generator's loss takes its own images with `real=True`.
+        real: whether the logits should be 1; a generator's loss takes its own images with `real=True`.
 
     Returns:
         A scalar >= 0, float32 also under autocast.
@@ -95,7 +95,7 @@ def log_adversarial(logits: Tensor, real: bool) -> Tensor:
 
     Args:
         logits: any shape, before the sigmoid.
-        real: whether the logits shall be high; a generator's loss takes its own images with `real=True`.
+        real: whether the logits should be high; a generator's loss takes its own images with `real=True`.
 
     Returns:
         A scalar >= 0, float32 also under autocast.

@@ -14,10 +14,10 @@ def sub_voxel_pair(
 ) -> tuple[Tensor, Tensor]:
     """A warped source and its target, both read at p + s, with one random shift s of each pair.
 
-    Linear interpolation takes noise away, most of all half way between voxels. A similarity of x∘φ and y, whose y is
-    read at its voxels, pays for that: a shift of a tenth of a voxel raises NMI where nothing has moved. Read at
-    p + s, both images are interpolated alike where φ(p) = p, and a constant drift is worth no more than none
-    on average over s.
+    Linear interpolation removes noise, most of all halfway between voxels. A similarity of x∘φ and y, with y read at
+    its voxels, rewards that: a shift of a tenth of a voxel raises NMI where nothing has moved. Read at p + s, both
+    images are interpolated in the same way where φ(p) = p, and on average over s a constant drift scores no better than
+    none.
 
     Args:
         source: x, (B, C, *spatial).

@@ -22,12 +22,12 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
     Args:
         x: (B, C, H, W[, D]), finite, any range.
         y: the same shape; channel c of x is compared with channel c of y.
-        radius: of the windows, which end at the image's border.
-        floor: added to each variance, in squared intensities: where both images vary less than this, they are taken
-            for constant, and correlate by 0. Below the rounding of the images' squares (1e-7 of them in float32) it
-            cannot tell what is constant.
-        mask: (B, 1, H, W[, D]) bool or weights >= 0: of voxels in the windows and of windows in the mean, so that what
-            is masked out has no influence at all.
+        radius: radius of the windows, which end at the image's border.
+        floor: added to each variance, in squared intensities: where both images vary less than this, they count as
+            constant, with correlation 0. Below the rounding of the images' squares (1e-7 of them in float32) it cannot
+            detect constant regions.
+        mask: (B, 1, H, W[, D]) bool or weights >= 0: for voxels in the windows and for windows in the mean, so that
+            masked voxels have no influence at all.
 
     Returns:
         (B, C): Σ v·LNCC² / Σ v with v the mask or 1; float32, or float64 for float64 images. Computed without autocast.
@@ -35,7 +35,7 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
     Raises:
         TypeError: if an argument is of the wrong kind.
         ValueError: on unequal shapes, non-finite numbers or an empty mask.
-        RuntimeError: from torch, when a second derivative is asked for (there is none).
+        RuntimeError: from torch, when a second derivative is requested (there is none).
 
     Equation: with window sums S of weight n, A = Sxy − Sx·Sy/n, B = Sxx − Sx²/n + floor·max(n, 1), C likewise of y:
     LNCC² = A²/(B·C). `medtrace.kernels.use` chooses between compiled loops (float32 on the CPU) and plain torch.
@@ -51,7 +51,7 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
     check_whole("radius", radius, 1)
     check_positive("floor", floor)
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-    x, y = (image.as_subclass(Tensor).to(dtype) for image in (x, y))  # MONAI's MetaTensor would cling to every step
+    x, y = (image.as_subclass(Tensor).to(dtype) for image in (x, y))  # without MONAI's metadata
     for name, image in (("x", x), ("y", y)):
         check_finite(name, image)
     batch, channels, *spatial = x.shape
@@ -59,17 +59,17 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
     rows = weight.expand(-1, channels, *spatial).reshape(-1, *spatial)
     sums = local_correlations(x.reshape(-1, *spatial), y.reshape(-1, *spatial), rows, radius, float(floor))
     means = sums.view(batch, channels) / weight.flatten(1).sum(1, dtype=torch.float64, keepdim=True)
-    return means.clamp(0, 1).to(dtype)  # rounding may lead beyond
+    return means.clamp(0, 1).to(dtype)  # rounding may exceed the range
 
 
 class LNCCLoss(_Loss):
     """Minus the mean squared local correlation, see `lncc`; channels are averaged.
 
-    As MONAI's LocalNormalizedCrossCorrelationLoss away from the border, where MONAI's windows count zeros beyond it,
-    and its floor is that of the variance itself rather than added to it.
+    Equal to MONAI's LocalNormalizedCrossCorrelationLoss away from the border; at the border MONAI's windows include
+    zeros beyond it, and its floor is a minimum of the variance rather than added to it.
 
     Args:
-        radius: of the windows.
+        radius: radius of the windows.
         floor: added to each variance, in squared intensities.
         reduction: "mean" or "sum" over the batch, or "none" for one value per item (B,).
 

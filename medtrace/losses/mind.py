@@ -21,13 +21,13 @@ VARIANCE_RANGE = (1e-3, 1e3)
 def mind_ssc(image: Tensor, radius: int = 1, dilation: int = 1) -> Tensor:
     """Self-similarity context of every voxel (MIND-SSC; Heinrich et al., MICCAI 2013).
 
-    For each pair of the six-neighborhood's voxels that lie at a right angle about the middle (12 in 3D, 4 of the
+    For each pair of the six-neighborhood's voxels that lie at a right angle about the center (12 in 3D, 4 of the
     four-neighborhood in 2D), the distance D of the patches about the two: S = exp(−D / V), V being the mean of the
-    distances. What two contrasts show alike has alike descriptors.
+    distances. Structures that two contrasts show similarly have similar descriptors.
 
     Args:
         image: (B, 1, H, W) or (B, 1, H, W, D), finite, any range.
-        radius: of the patches, box windows of 2·radius + 1 voxels.
+        radius: radius of the patches, box windows of 2·radius + 1 voxels.
         dilation: voxels from the middle to the neighbors.
 
     Returns:
@@ -90,7 +90,7 @@ class MINDLoss(_Loss):
     """Mean squared difference of the images' self-similarity contexts, see `mind_ssc`.
 
     Args:
-        radius: of the patches.
+        radius: radius of the patches.
         dilation: voxels from the middle to the neighbors.
         reduction: "mean" or "sum" over the batch, or "none" for one value per item (B,).
 

@@ -173,7 +173,7 @@ class ParzenDNMILoss(_Loss):
         value_range: lowest and highest intensity of both images.
         kernel: "cubic" or "gaussian".
         reduction: "mean" or "sum" over the batch, or "none" for one value per item (B,).
-        sigma: of the Gaussian window, in bins.
+        sigma: standard deviation of the Gaussian window, in bins.
         out_of_range: "error" (default) or "clamp"; see `parzen_nmi`.
 
     Example:

@@ -29,7 +29,7 @@ def joint_histogram(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | N
         TypeError: if an image is not a tensor of float32 or float64, the window no `ParzenWindow` or the mask no
             tensor.
         ValueError: if a shape is wrong, or the window has no room for its kernel.
-        RuntimeError: from torch, when a second derivative is asked for (there is none).
+        RuntimeError: from torch, when a second derivative is requested (there is none).
 
     Example:
         >>> from medtrace.losses import ParzenKernel
@@ -47,7 +47,7 @@ def joint_histogram(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | N
 
 
 def _check_rows(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | None) -> None:
-    """Check kinds and shapes: the compiled loops believe them."""
+    """Check types and shapes: the compiled loops rely on them."""
     for name, value in (("x", x), ("y", y)):
         if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__

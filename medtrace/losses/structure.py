@@ -1,6 +1,6 @@
 """Structural similarity as a map, and 1 − SSIM as a loss beside L1 (Zhao et al. 2017, doi 10.1109/TCI.2016.2644865).
 
-L1 alone leads to the median of all targets that a patch may have, which has no texture.
+L1 alone leads to the median of all possible targets of a patch, which has no texture.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from medtrace.checks import check_batched, check_same_shape
 
 K1, K2 = 0.01, 0.03
 WINDOW = {2: 11, 3: 7}
-"""Edge of the loss's Gaussian window in voxels at most, by the number of dimensions."""
+"""Maximum edge of the loss's Gaussian window in voxels, by the number of dimensions."""
 SIGMA = 1.5
 WIDTH = 2.0
-"""Of the range [-1, 1]."""
+"""Width of the range [-1, 1]."""
 
 
 def structural_dissimilarity(image: Tensor, target: Tensor) -> Tensor:
     """Mean of 1 − SSIM (Wang et al. 2004) of images in [-1, 1], a scalar in [0, 2].
 
-    Intensities are shifted so that -1 is 0, as SSIM's definition has it. The Gaussian window is 11 voxels wide in 2D
-    and 7 in 3D, less where the grid is smaller; the mean is over voxels whose window is on the grid.
+    Intensities are shifted so that -1 becomes 0, as SSIM's definition requires. The Gaussian window is 11 voxels wide
+    in 2D and 7 in 3D, less where the grid is smaller; the mean is over voxels whose window is on the grid.
 
     Args:
         image: (B, C, *spatial).
@@ -94,7 +94,7 @@ def similarity_maps(x: Tensor, y: Tensor, width: float, taps: list[float]) -> tu
     Args:
         x: (B, C, *spatial), in [0, width].
         y: the same shape.
-        width: of the range of intensities.
+        width: width of the range of intensities.
         taps: of the window along each axis.
     """
     c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2

@@ -112,7 +112,7 @@ _PARTS = {
     "UNetMethod": "unet.method",
     "VoxelMorphMethod": "voxelmorph.method",
 }
-"""What is imported when it is asked for: the methods' classes, and the parts that they share."""
+"""Names that are imported on first access: the methods' classes, and their shared parts."""
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from medtrace.trace import Trace
 from medtrace.trace.prediction import Prediction, traces_of
 
 Batch = Mapping[str, Any]
-"""What a data loader gives: batched images (B, C, *spatial) and numbers by name."""
+"""A data loader's output: batched images (B, C, *spatial) and numbers by name."""
 TaskName = Literal["translate", "register"]
 
 
@@ -27,17 +27,17 @@ NEIGHBORS = "source_neighbors"
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a method can do: declared, and asked for by commands, which know no method by name.
+    """The abilities of a method, as declared; commands query them instead of method names.
 
     Attributes:
         tasks: "translate" (an image from the source alone), "register" (the correspondence of a pair).
         spatial_dims: 2, 3 or both.
         paired: whether the training needs a target that shows the source's own subject.
-        patches: whether large images can be taken through the networks in patches.
+        patches: whether large images can be passed through the networks in patches.
         channels: "any" where source and target may differ in their number of channels, else "equal".
         masks: whether a registration takes a mask of where intensity may change.
         moves: whether a translation carries a displacement; without, its field is zero by design.
-        one_pass: whether a translation is one pass through the networks, which may leave as a program of its own.
+        one_pass: whether a translation is one pass through the networks, which can be exported as a program.
         identity_start: whether the field is zero before the training, so that learning starts at the identity.
     """
 
@@ -58,11 +58,11 @@ class Phase:
 
     Attributes:
         name: the phase's name, and the key of its optimizer.
-        networks: paths of the method's sub-modules whose parameters this phase steps.
+        networks: paths of the method's sub-modules whose parameters this phase updates.
         weights: weight of each loss term. A term of weight 0 is not computed.
-        shared: paths of networks whose forward here a later phase of the step goes back through. They learn nothing
-            in this phase; what it computed stays in memory until the step ends.
-        rates: path of a network among `networks`, or within one → fraction of the optimizer's rate that it learns at.
+        shared: paths of networks whose forward pass here is backpropagated by a later phase of the step. They are not
+            updated in this phase; its results stay in memory until the step ends.
+        rates: path of a network among `networks`, or within one → fraction of the optimizer's rate for it.
     """
 
     name: str
@@ -104,14 +104,14 @@ class _PredictedImage(nn.Module):
 class Method(nn.Module):
     """A method: its networks, its loss terms by phase, and how its networks turn an image into a `Trace`.
 
-    A subclass names itself and its settings, says what it can do, and builds itself from settings. It sets `phases` in
-    its constructor, has one function `<phase>_terms(phase, batch, context)` per phase, and `trace`. `context` is a dict
-    that lives for one step: an earlier phase leaves there (detached) what a later one needs, so that no forward runs
-    twice.
+    A subclass names itself and its settings, declares its abilities, and builds itself from settings. It sets `phases`
+    in its constructor, has one function `<phase>_terms(phase, batch, context)` per phase, and `trace`. `context` is a
+    dict that lasts for one step: an earlier phase stores there (detached) what a later one needs, so that no forward
+    pass runs twice.
     """
 
     name: ClassVar[str] = ""
-    """Of the method's folder, and on the command line."""
+    """The name of the method's folder, and on the command line."""
     title: ClassVar[str] = ""
     """What people call it."""
     paper: ClassVar[str] = ""
@@ -124,7 +124,7 @@ class Method(nn.Module):
     neighbors: int = 0
     """Slices on either side that the networks read with a source, as channels after its own (2.5D)."""
     inferer: PatchInferer | None = None
-    """How it does; None takes them as a whole. May be set after the training; a training never uses it."""
+    """How large images are divided; None passes them whole. May be set after the training; never used in training."""
 
     @classmethod
     def from_settings(cls, settings: Any) -> Self:
@@ -133,10 +133,10 @@ class Method(nn.Module):
 
     @classmethod
     def build(cls, settings: Any) -> Self:
-        """`from_settings`, where the settings ask for dimensions that the method declares.
+        """`from_settings`, if the settings have dimensions that the method declares.
 
         Raises:
-            ValueError: if they ask for others, or for neighboring slices where source and target share their channels.
+            ValueError: if they have others, or neighboring slices although source and target share their channels.
         """
         if settings.spatial_dims not in cls.abilities.spatial_dims:
             able = " or ".join(map(str, cls.abilities.spatial_dims))
@@ -163,13 +163,13 @@ class Method(nn.Module):
 
     @classmethod
     def case_transform(cls, _settings: Any) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
-        """What a training case needs beside its images, made once and kept; None if nothing."""
+        """What a training case needs in addition to its images, made once and kept; None if nothing."""
         return None
 
     def io_network(self) -> nn.Module:
         """The network of one tensor in and one out that bundles describe; it shares the method's weights.
 
-        It is `networks` where there is one with a field `image` in its output, else what `predict` gives.
+        It is `networks` if there is one with a field `image` in its output, else what `predict` gives.
         """
         return OutputField(self.networks, "image") if hasattr(self, "networks") else _PredictedImage(self)
 
@@ -178,12 +178,12 @@ class Method(nn.Module):
         paths: list[str] = []
         for path in (path for phase in self.phases for path in phase.networks):
             module = self.get_submodule(path)
-            # Networks kept by name are called one by one.
+            # Networks stored by name are called one by one.
             paths += [f"{path}.{name}" for name in module] if isinstance(module, nn.ModuleDict) else [path]
         return {path: {} for path in paths}
 
     def set_sampling(self, values: Mapping[str, Any]) -> None:
-        """Change how a trained method is used; only methods that sample can."""
+        """Change how a trained method is used; only for methods that sample."""
         raise ValueError(f"sampling: expected none for {self.title}, received {dict(values)}; it draws nothing")
 
     def phase(self, name: str) -> Phase:
@@ -194,7 +194,7 @@ class Method(nn.Module):
         raise ValueError(f"phase: expected one of {[p.name for p in self.phases]}, received {name!r}")
 
     def parameters_of(self, name: str) -> Iterator[nn.Parameter]:
-        """Iterate over the parameters that the phase called `name` steps, each once."""
+        """Iterate over the parameters that the phase called `name` updates, each once."""
         seen: set[int] = set()
         for path in self.phase(name).networks:
             for parameter in self.get_submodule(path).parameters():
@@ -226,11 +226,11 @@ class Method(nn.Module):
         return {**batch, "source": torch.cat([source, beside[:, :wanted]], dim=1)}
 
     def after_step(self) -> None:
-        """What follows a training step once every phase has stepped, such as moving averaged weights on."""
+        """Called after every phase of a training step, for example to update averaged weights."""
 
     @property
     def translates(self) -> bool:
-        """Whether `predict` makes an image of the source alone."""
+        """Whether `predict` makes an image from the source alone."""
         return "translate" in self.abilities.tasks
 
     @property
@@ -240,11 +240,11 @@ class Method(nn.Module):
 
     @property
     def patchable(self) -> bool:
-        """Whether `trace` can take large images to the networks in patches."""
+        """Whether `trace` can pass large images to the networks in patches."""
         return self.abilities.patches
 
     def predict(self, batch: Batch) -> Prediction:
-        """Translate a batch, or register its pairs where that is all that the method does.
+        """Translate a batch, or register its pairs if the method only registers.
 
         Args:
             batch: "source" (B, C, *spatial) in [-1, 1]; methods that register also read "target", "mask",
@@ -286,7 +286,7 @@ class Method(nn.Module):
         """`register` without gradients and in evaluation mode, as one `Trace` per pair.
 
         Raises:
-            ValueError: if the networks read neighboring slices, of which a pair tells nothing.
+            ValueError: if the networks read neighboring slices, which a pair does not include.
         """
         if self.neighbors:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Parts of presets that methods share: a user's own data, cases of TraceBench, and what makes a training tiny.
+"""Parts of presets that methods share: a user's own data, cases of TraceBench, and tiny trainings.
 
-A method's preset `default` is what `medtrace train` lays first where it trains on a prepared folder, unless `paper` is
-asked for; `small` and `gpu` continue top of it. How many steps each takes is reported by `MethodSettings.budgets`.
+A method's preset `default` is what `medtrace train` applies first when it trains on a prepared folder, unless `paper`
+is requested; `small` and `gpu` are applied on top of it. `MethodSettings.budgets` reports the number of steps of each.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from medtrace.methods.settings import Preset
 DEFAULT, LITTLE, GPU, PAPER = "default", "small", "gpu", "paper"
 
 OWN_TRAINING: Preset = {"augmentation.on": True, "training.batch_size": 2, "training.schedule": "cosine"}
-"""A user's own data, of whatever method."""
+"""A user's own data, for any method."""
 OWN: Preset = {
     **OWN_TRAINING,
     "optimizer.learning_rate": 1e-3,
-    # L1 alone leads to the median of all that a target may be, which has no texture.
+    # L1 alone leads to the median of all possible targets, which has no texture.
     "structure_weight": 0.3,
 }
-"""A user's own data. Measured on heads of other persons than those trained on (docs/results/real_translation.md)."""
+"""A user's own data. Measured on heads of persons that were not trained on (docs/results/real_translation.md)."""
 
 TRAINING_ON_GPU: Preset = {
     "training.batch_size": 8,
@@ -28,9 +28,10 @@ TRAINING_ON_GPU: Preset = {
     "training.amp_dtype": "bfloat16",
     "training.num_workers": 4,
 }
-"""Of published widths on a GPU of 12 GiB or more. Not measured: the machines that these presets come from have none."""
+"""Published widths on a GPU of 12 GiB or more. Not measured: the machines that these presets were made on have no
+GPU."""
 OWN_ON_GPU: Preset = {**TRAINING_ON_GPU, "optimizer.learning_rate": 2e-4}
-"""Likewise, of methods with one rate."""
+"""Likewise, for methods with one rate."""
 
 BUDGETS: Mapping[str, int] = {DEFAULT: 4000, LITTLE: 800, GPU: 40_000}
 """Steps of a training on a user's own data, by preset."""
@@ -60,7 +61,7 @@ METAMORPHIC: Preset = {
     "data.train_cases": 256,
     "data.validation_cases": 16,
     # A case's mirror image is a second subject. One pair in four has nothing to register, so that the network learns to
-    # leave such pairs alone.
+    # leave such pairs unchanged.
     "data.flip": True,
     "data.identical": 0.25,
 }
@@ -76,4 +77,4 @@ TINY: Preset = {
     "training.val_interval": 1,
     "training.schedule": "constant",
 }
-"""Seconds on a CPU, to see that everything runs."""
+"""Seconds on a CPU, to check that everything runs."""

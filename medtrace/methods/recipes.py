@@ -1,7 +1,7 @@
-"""What a paper did, as data: its images, their preparation, the rows of its tables and the numbers that it printed.
+"""A paper's experiments as data: its images, their preparation, the rows of its tables and the printed numbers.
 
-A method whose paper can be run again has a file `recipe.py` in its folder, which declares a `Recipe` as `RECIPE`;
-`medtrace reproduce` reads it and knows no paper by name.
+A method whose paper can be reproduced has a file `recipe.py` in its folder, which declares a `Recipe` as `RECIPE`;
+`medtrace reproduce` reads it and refers to no paper by name.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Pairs:
     Attributes:
         layout: name of a layout of `medtrace prepare`.
         select: contrasts that make pairs.
-        fractions: of subjects.
-        source: contrast that is translated from, where the layout may have the pair the other way round.
+        fractions: fractions of subjects.
+        source: contrast to translate from, if the layout may have the pair the other way round.
         labeled: only pairs whose images both have labels.
         arguments: of `medtrace.workflows.prepare.prepare`.
-        smoke: likewise, in place of these where only the path is tried.
+        smoke: likewise, replacing these in a smoke test.
     """
 
     kind: ClassVar[str] = "pairs"
@@ -48,10 +48,10 @@ class CrossedSlices:
         layout: "brats" (one slice a subject, tumor by the segmentation) or "ircadb" (livers by MASKS_DICOM).
         healthy: slices without pathology in training, validation and test.
         pathological: likewise with one.
-        pairs: drawn at random of all pairs of a split; None takes them all.
-        rotations: whether the training pairs are there four times, turned by right angles.
-        contrast: of the layout.
-        smoke_healthy: where only the path is tried.
+        pairs: number sampled at random from all pairs of a split; None takes all.
+        rotations: whether the training pairs are included four times, rotated by right angles.
+        contrast: contrast of the layout.
+        smoke_healthy: for a smoke test.
         smoke_pathological: likewise.
     """
 
@@ -74,8 +74,8 @@ class Domain:
         folder: below the data set's.
         layout: "b-scans" (`images/EYE_NUMBER.png` and labels of the same names in `labels/`), "acdc" (end diastole) or
             "ukbiobank" (`ID/sa_ED.nii.gz`, `ID/label_sa_ED.nii.gz`).
-        contrast: what its images are called.
-        subjects: how many are taken; None is all.
+        contrast: name of its images' contrast.
+        subjects: number of subjects; None is all.
         groups: of ACDC's patients; none is all.
     """
 
@@ -93,11 +93,11 @@ class Domains:
     Attributes:
         source: what is translated from.
         target: what is translated to.
-        fractions: of the subjects of each.
-        enclosed: (inner, outer) labels: the inner one is in both domains surrounded by the outer one, by which labels
-            that are numbered in another way are found out; None where nothing of the kind is known.
+        fractions: fractions of the subjects of each.
+        enclosed: (inner, outer) labels: in both domains the inner one is surrounded by the outer one, which detects
+            labels with other numbers; None if no such pair is known.
         arguments: of `medtrace.workflows.prepare.prepare`.
-        smoke: likewise, where only the path is tried.
+        smoke: likewise, for a smoke test.
     """
 
     kind: ClassVar[str] = "domains"
@@ -114,12 +114,12 @@ class PaperData:
     """A data set of a paper.
 
     Attributes:
-        name: of the folder that holds it, where a paper has several, and of what is prepared of it.
-        title: what people call it.
-        access: how it is had, and under which terms.
+        name: name of the folder that holds it, where a paper has several, and of what is prepared of it.
+        title: its common name.
+        access: how to obtain it, and under which terms.
         layout: what its folder looks like.
-        preparation: what the paper did with it.
-        decided: what the paper leaves open, and what is done here.
+        preparation: how the paper prepared it.
+        decided: what the paper leaves open, and the choice made here.
     """
 
     name: str
@@ -135,9 +135,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: as the paper has it, with the unit that is printed.
+        heading: as in the paper, with the printed unit.
         factor: from the measured number to the printed one.
-        better: which end is good.
+        better: whether higher or lower is better.
     """
 
     heading: str
@@ -150,11 +150,11 @@ class PaperRow:
     """A row of a table: a training, a control, or what medtrace does not have.
 
     Attributes:
-        label: as the paper has it.
+        label: as in the paper.
         published: column → number as printed.
-        method: that is trained, by its preset `paper`.
+        method: the method to train, with its preset `paper`.
         settings: dotted name → value on top.
-        sampling: how the trained method is to sample.
+        sampling: how the trained method samples.
         control: "identity", which needs no training.
         missing: why the row is not run.
     """
@@ -173,21 +173,21 @@ class PaperRow:
 
 
 IDENTITY = PaperRow("the source itself (not in the paper)", control="identity")
-"""What a row has to beat."""
+"""The control that a row must beat."""
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of a paper, or the part of it that is of one data set.
+    """A table of a paper, or the part of it for one data set.
 
     Attributes:
         number: as printed, such as "1" or "II".
         title: what it compares.
         data: name of its data set.
-        scores: how a row is measured.
+        scores: how a row is scored.
         columns: measured column → how it is printed.
         rows: in the paper's order.
-        notes: what stands between these numbers and the printed ones.
+        notes: why these numbers may differ from the printed ones.
     """
 
     number: str
@@ -206,14 +206,14 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A paper, as far as it can be run again.
+    """A paper, as far as it can be reproduced.
 
     Attributes:
-        method: name of the folder that it lies in.
-        citation: of the paper.
+        method: name of the method's folder.
+        citation: citation of the paper.
         data: its data sets.
         tables: its tables.
-        left_out: what of the paper is not done, and why.
+        left_out: the parts of the paper that are not reproduced, and why.
     """
 
     method: str
@@ -227,10 +227,10 @@ class Recipe:
         return next(one for one in self.data if one.name == table.data)
 
     def chosen(self, number: str | None) -> tuple[PaperTable, ...]:
-        """The tables of a number; all of them without one.
+        """The tables with a number; without one, all tables.
 
         Raises:
-            ValueError: if there is none of that number.
+            ValueError: if there is none with that number.
         """
         result = tuple(table for table in self.tables if number in (None, table.number))
         if not result:

@@ -36,7 +36,7 @@ def _registered() -> dict[str, EntryPoint]:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Methods whose papers can be run again: those whose folder has a recipe."""
+    """Methods whose papers can be reproduced: those whose folder has a recipe."""
     return tuple(name for name in _shipped() if (_FOLDER / name / "recipe.py").is_file())
 
 
@@ -44,7 +44,7 @@ def recipe_of(name: str) -> Recipe:
     """The recipe of a method's paper.
 
     Raises:
-        ValueError: if there is none; the message has those that there are.
+        ValueError: if there is none; the message lists the existing ones.
     """
     if name not in recipe_names():
         raise ValueError(f"paper: expected one of {', '.join(recipe_names())}, received {name!r}")
@@ -53,12 +53,12 @@ def recipe_of(name: str) -> Recipe:
 
 
 def folder_of(kind: type[Method]) -> Path:
-    """The folder that a method's class lies in, with its card."""
+    """The folder of a method's class, with its card."""
     return Path(inspect.getfile(kind)).parent
 
 
 def settings_of(name: str, values: Mapping[str, Any]) -> MethodSettings:
-    """Checked settings of a method from all or some of their values, nested as in `run.json`."""
+    """Validated settings of a method from all or some of their values, nested as in `run.json`."""
     return resolve(method_class(name).settings_type, start=values)
 
 
@@ -82,7 +82,7 @@ def register_method(kind: type[Method]) -> type[Method]:
 
 
 def method_names() -> tuple[str, ...]:
-    """Names of all methods, those of other packages behind those of this one."""
+    """Names of all methods, those of other packages after those of this one."""
     others = {*_registered(), *_IN_PROCESS} - set(_shipped())
     return (*_shipped(), *sorted(others))
 
@@ -92,7 +92,7 @@ def method_class(name: str) -> type[Method]:
 
     Raises:
         TypeError: if another package registers something that is not a `Method`.
-        ValueError: if there is none of that name; the message has the nearest.
+        ValueError: if there is none of that name; the message lists similar names.
     """
     if name in _shipped():
         result: type[Method] = import_module(f"medtrace.methods.{name}").METHOD

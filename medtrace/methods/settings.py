@@ -1,6 +1,6 @@
 """Settings of a training: plain values, checked, with defaults and named presets.
 
-Everything that a run needs to be built again is a value here: a run folder stores `Settings.model_dump(mode="json")`
+Everything needed to rebuild a run is a value here: a run folder stores `Settings.model_dump(mode="json")`
 and nothing that could be executed. A method adds its own fields by subclassing `MethodSettings`.
 """
 
@@ -35,7 +35,7 @@ Level = Annotated[str, BeforeValidator(_level)]
 
 
 class Settings(BaseModel):
-    """A group of values that knows its names: an unknown one is refused with the nearest known."""
+    """A group of named values: an unknown name is refused, with the most similar known one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -47,9 +47,9 @@ class OptimizerSettings(Settings):
     betas: tuple[Fraction, Fraction] = (0.5, 0.999)
     weight_decay: NonNegative = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the rate rises linearly; counts where the schedule is constant."""
+    """Steps over which the rate rises linearly; used if the schedule is constant."""
     fused: bool = True
-    """One pass over the weights; the same steps up to rounding."""
+    """One fused pass over the weights; the same steps up to rounding."""
 
 
 class TrainingSettings(Settings):
@@ -63,55 +63,55 @@ class TrainingSettings(Settings):
     schedule: Literal["constant", "cosine", "linear", "polynomial"] = "constant"
     """`constant` keeps the rate (after `warmup_steps`); the others rise over `warmup` and fall until the end."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Fraction of the training over which the rate rises linearly; counts where the schedule is not constant."""
+    """Fraction of the training over which the rate rises linearly; used if the schedule is not constant."""
     final_rate: Fraction = 0.0
     """Fraction of the rate that is left at the end; likewise."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share that the running average of the weights keeps at a step, such as 0.999; None averages none."""
+    """Decay of the running average of the weights per step, such as 0.999; None does not average."""
     seed: Annotated[int, Field(ge=0)] = 0
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     checkpoint_interval: Count = 10
     """Epochs between checkpoints."""
     checkpoint_minutes: NonNegative = 10.0
-    """Minutes between checkpoints within an epoch, at the end of a step; 0 is never."""
+    """Minutes between checkpoints within an epoch, at the end of a step; 0 for never."""
     val_interval: Annotated[int, Field(ge=0)] = 10
-    """Epochs between validations; 0 is never."""
+    """Epochs between validations; 0 for never."""
     early_stopping: Count | None = None
     """Epochs without a better validation after which the training ends; None trains to the end."""
     max_gradient_norm: Positive | None = None
     amp: bool = False
     """Autocast on the device."""
     amp_dtype: Literal["float16", "bfloat16"] | None = None
-    """None is the device's own."""
+    """None uses the device's default."""
     compile: bool | dict[str, Any] = False
     """Run networks through `torch.compile`; a mapping gives its arguments."""
     channels_last: bool = False
     tracking: Literal["auto", "tensorboard", "mlflow", "wandb"] = "auto"
-    """Where the history goes beside the run folder. TensorBoard's files are written wherever it is installed;
-    `tensorboard` insists on it. All three are in the extra `tracking`."""
+    """Where the history is written in addition to the run folder. TensorBoard files are written if it is installed;
+    `tensorboard` requires it. All three are in the extra `tracking`."""
 
 
 class AugmentationSettings(Settings):
-    """Random changes of the training cases of a prepared folder (`medtrace.data.augmentation`)."""
+    """Random augmentation of the training cases of a prepared folder (`medtrace.data.augmentation`)."""
 
     on: bool = False
     """The papers have none; the presets `default` switch it on."""
     flip: Fraction = 0.5
     """Probability of a mirror image, left for right; never of sagittal slices. 0 where sides differ, as in abdomens."""
     motion: Fraction = 0.7
-    """Probability of an affine and elastic motion."""
+    """Probability of an affine and elastic transform."""
     degrees: NonNegative = 10.0
     scale: Fraction = 0.1
     shift_voxels: NonNegative = 4.0
     elastic_voxels: NonNegative = 1.0
-    """Standard deviation of the elastic displacement at most."""
+    """Maximum standard deviation of the elastic displacement."""
     elastic_spacing: Positive = 16.0
     """Voxels between control points (2D); in 3D twice the width of the Gaussian that smooths the displacement."""
     intensity: Fraction = 0.5
     """Probability that the source's intensities are bent; only where they are in arbitrary units and the target has
     another contrast."""
     gamma: tuple[Positive, Positive] = (0.75, 1.35)
-    """Range of the exponent that bends them."""
+    """Range of the exponent."""
 
 
 class PreparedData(Settings):
@@ -123,13 +123,13 @@ class PreparedData(Settings):
     misalignment: Level | None = None
     """Level of a random misalignment of the training pairs, one of `medtrace.transforms.MISALIGNMENT_LEVELS`."""
     moved: Literal["both", "source", "target"] = "both"
-    """Which images the misalignment moves."""
+    """The images that the misalignment moves."""
     drop_sources: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability that a training case lacks a source contrast, where there are several; one always stays. A run that
-    was trained so translates any subset of them."""
+    """Probability that a training case lacks a source contrast, if there are several; one is always kept. A run trained
+    this way translates any subset of them."""
     patch: Shape | None = None
-    """Voxels per axis of a random part of each training case, padded with background where the case is smaller; None
-    takes whole cases. Cases of several sizes then share batches, and large volumes fit into memory."""
+    """Voxels per axis of a random patch of each training case, padded with background if the case is smaller; None
+    takes entire cases. With patches, cases of several sizes share batches, and large volumes fit into memory."""
     neighbors: Annotated[int, Field(ge=0, le=16)] = 0
     """Slices of the same scan on either side that a 2D network reads with its own (2.5D); image and trace are of the
     slice in the middle. At the ends of a scan the last slice is repeated."""
@@ -150,7 +150,7 @@ class TraceBenchData(Settings):
     moved: Literal["both", "source", "target"] = "both"
     """Which images are misaligned (task `misaligned`)."""
     pairing: Literal["subject", "random"] = "subject"
-    """Whether a source's target is its own subject's; `random` draws another in every epoch (task `domain`) or takes
+    """Whether a source's target is its own subject's; `random` samples another in every epoch (task `domain`) or takes
     another subject's (task `misaligned`)."""
     direction: Literal["healthy_to_pathological", "pathological_to_healthy", "pathological_to_pathological"] = (
         "healthy_to_pathological"
@@ -168,11 +168,11 @@ Preset = Mapping[str, Any]
 
 
 class MethodSettings(Settings):
-    """What every method has; a method's own settings subclass this.
+    """Settings common to all methods; a method's own settings subclass this.
 
     Attributes:
         presets: name → dotted names and values that it sets, on top of the defaults.
-        budgets: preset → steps of a training on a prepared folder, where nobody says how many epochs.
+        budgets: preset → steps of a training on a prepared folder, if no number of epochs is given.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {}
@@ -184,7 +184,7 @@ class MethodSettings(Settings):
     training: TrainingSettings = TrainingSettings()
     data: Data = PreparedData()
     augmentation: AugmentationSettings = AugmentationSettings()
-    """Of prepared data; the cases of TraceBench have their own."""
+    """Augmentation of prepared data; the cases of TraceBench have their own."""
 
     @model_validator(mode="after")
     def _dimensions_of_the_data(self) -> MethodSettings:
@@ -220,7 +220,7 @@ class MethodSettings(Settings):
 
     @property
     def neighbors(self) -> int:
-        """Slices on either side that a source is read with, see `PreparedData.neighbors`."""
+        """Number of slices on either side that are read with a source, see `PreparedData.neighbors`."""
         return self.data.neighbors if isinstance(self.data, PreparedData) else 0
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
@@ -249,7 +249,7 @@ def resolve(
         The settings, every value resolved.
 
     Raises:
-        ValueError: if a preset or a name is unknown (the message has the nearest), or a value is refused.
+        ValueError: if a preset or a name is unknown (the message has the most similar one), or a value is refused.
 
     Example:
         >>> from medtrace.methods import method_class
@@ -257,7 +257,7 @@ def resolve(
         >>> resolve(kind, ["tracebench", "smoke"], {"alpha": 0.25}).alpha
         0.25
     """
-    # A group that is changed in one value keeps the others as this method has them.
+    # A group that is changed in one value keeps this method's other values.
     values: dict[str, Any] = kind().model_dump()
     for name, value in (start or {}).items():
         _set(kind, values, name, value)
@@ -315,7 +315,7 @@ def _set(kind: type[BaseModel], values: dict[str, Any], name: str, value: Any) -
             _set(kind, values, f"{name}.{key}", inner)
         return
     if last == "kind" and place["kind"] != value:
-        place.clear()  # the values of another kind of data mean nothing here
+        place.clear()  # the values of another type of data are meaningless here
     place[last] = _deep(value)
 
 
@@ -371,7 +371,7 @@ def _deep(value: Any) -> Any:
 
 
 def _told(kind: type[BaseModel], error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
+    """The first error, in one line."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"] if part not in ("prepared", "tracebench"))
     reason = first["msg"].removeprefix("Value error, ")

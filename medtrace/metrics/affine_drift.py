@@ -1,4 +1,4 @@
-"""How far a translated image as a whole is shifted, scaled, turned or sheared beside its clean target."""
+"""Shift, scaling, rotation and shear of an entire translated image relative to its clean target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medtrace.geometry.grid import check_invertible
 from medtrace.metrics.translation import translation_drift, without_trend
 
 SMOOTHING = (3.0, 1.5, 0.75)
-"""Standard deviations, in voxels, at which the map is sought one after the other."""
+"""Standard deviations, in voxels, at which the map is successively estimated."""
 STEPS = 15
 """Gauss-Newton steps at each."""
 LEAST_STEP = 1e-3
@@ -21,12 +21,12 @@ LEAST_STEP = 1e-3
 
 
 def affine_drift(image: Tensor, target: Tensor, affine: Tensor) -> Tensor:
-    """The affine map by which an image as a whole lies off its clean target, in mm.
+    """The affine map by which an entire image deviates from its clean target, in mm.
 
-    A generator and the registration network of its training may agree on a common scale, turn or shear of all images
-    as on a common shift, and `translation_drift` sees the shift alone. Beginning with that, the map of least squared
-    difference is found by Gauss-Newton steps (Lucas and Kanade, 1981) on images without their slow trend, smoothed
-    less and less. The mean map over cases tells what is common from chance; see `drift_parts`.
+    A generator and the registration network of its training may agree on a common scale, rotation or shear of all
+    images as well as on a common shift, and `translation_drift` sees only the shift. Starting from that, the
+    least-squares map is estimated by Gauss-Newton steps (Lucas and Kanade, 1981) on images without their slow trend,
+    smoothed less and less. The mean map over cases distinguishes a common drift from chance; see `drift_parts`.
 
     Args:
         image: (B, 1, H, W) or (B, 1, H, W, D), the translated image.
@@ -82,7 +82,7 @@ def drift_parts(matrix: Tensor) -> dict[str, Tensor]:
         each (...) float64.
 
     Raises:
-        TypeError, ValueError: if it is no such matrix, has numbers that are not finite, or is singular.
+        TypeError, ValueError: if it is not such a matrix, has numbers that are not finite, or is singular.
 
     Example:
         >>> parts = drift_parts(torch.diag(torch.tensor([1.02, 1.02, 1.0, 1.0], dtype=torch.float64)))

@@ -16,9 +16,9 @@ from medtrace.metrics.image import check_pair
 
 SCALES, ORIENTATIONS, WINDOW = 3, 8, 7
 STABILITY = 1e-4
-"""Of squares of a range of width 1: keeps windows without any structure at 1."""
+"""In squared units of a range of width 1: keeps windows without any structure at 1."""
 MOST_VOXELS = 1 << 21
-"""Of a volume's planes that are decomposed at once; some 500 bytes each."""
+"""Pixels of a volume's planes that are decomposed at once; some 500 bytes each."""
 
 
 def complex_wavelet_structural_similarity(
@@ -32,13 +32,13 @@ def complex_wavelet_structural_similarity(
     window: int = WINDOW,
     stability: float = STABILITY,
 ) -> Tensor:
-    """CW-SSIM per case (Wang and Simoncelli 2005; Sampat et al. 2009): 1 where structures agree, near their place.
+    """CW-SSIM per case (Wang and Simoncelli 2005; Sampat et al. 2009): 1 where structures agree, up to small shifts.
 
     The images, on a range of width 1, are decomposed by the complex steerable pyramid (Portilla and Simoncelli 2000).
     In every window of a subband the value is (2·|Σ c·d*| + K) / (Σ|c|² + Σ|d|² + K) of the coefficients c and d of the
-    two images. The mean is over the windows of a subband, then over the subbands, each with the same weight. A shift
-    by less than a wavelet turns all phases of a window alike and costs little; a blur takes the fine scales' energy
-    and shows, as does what has no counterpart. Windows lie on the subband's grid.
+    two images. The mean is over the windows of a subband, then over the subbands, each with the same weight. A shift by
+    less than a wavelet rotates all phases of a window equally and costs little; a blur removes the fine scales' energy
+    and is detected, as is anything without a counterpart. Windows lie on the subband's grid.
 
     A subband's coefficients are those of the whole grid, every second row and column of them per scale. With a mask
     those windows count around whose middle coefficient, pixel 2^s·i of scale s, the mask has half or more. Of a volume
@@ -59,7 +59,7 @@ def complex_wavelet_structural_similarity(
         (B,) in [0, 1], float64.
 
     Raises:
-        ValueError: also if the images are smaller than `window` at the last scale, or the mask is gone there.
+        ValueError: also if the images are smaller than `window` at the last scale, or the mask is empty there.
 
     Example:
         >>> image = torch.rand(1, 1, 64, 64)
@@ -112,7 +112,7 @@ def subbands(image: Tensor, scales: int, orientations: int) -> Iterator[Tensor]:
     Args:
         image: (N, C, H, W) float64.
         scales: octaves, the finest first.
-        orientations: of each.
+        orientations: orientations of each.
 
     Yields:
         (N, C, h, w) complex128, orientation by orientation of a scale; every scale has half the rows and columns of

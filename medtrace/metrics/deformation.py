@@ -1,4 +1,4 @@
-"""How true and how regular a deformation is, one number per case."""
+"""Accuracy and regularity of a deformation, one number per case."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def mean_inverse_consistency(
     affine: Tensor | None = None,
     inside_only: bool = False,
 ) -> Tensor:
-    """Mean per case of how far going through `inverse_ddf` and then `ddf` misses the start.
+    """Mean inverse-consistency error of `inverse_ddf` followed by `ddf`, per case.
 
     Args:
         ddf: (B, 2, H, W) or (B, 3, H, W, D), in voxels.

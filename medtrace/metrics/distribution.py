@@ -1,4 +1,4 @@
-"""How far apart the intensities of two sets of images are: the Bhattacharyya distance of their histograms."""
+"""Distance between the intensities of two sets of images: the Bhattacharyya distance of their histograms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUM_BINS = 64
 
 
 class BhattacharyyaForm(StrEnum):
-    """What is made of the Bhattacharyya coefficient BC = Σ √(p·q) of two histograms.
+    """Forms of the distance, from the Bhattacharyya coefficient BC = Σ √(p·q) of two histograms.
 
     DISTANCE: −ln BC, from 0 to infinity (Bhattacharyya 1943).
     HELLINGER: √(1 − BC), from 0 to 1. Image libraries, OpenCV's `compareHist` among them, call this one Bhattacharyya.
@@ -123,7 +123,7 @@ def bhattacharyya_distance(
 
     Args:
         pred: (N, C, H, W[, D]), the translations.
-        target: (M, C, ...), images of the target domain; neither their number nor their grid has to be that of `pred`.
+        target: (M, C, ...), images of the target domain; their number and grid may differ from those of `pred`.
         mask: (N, 1, ...) of the voxels of `pred` that count; None counts all, air included.
         target_mask: (M, 1, ...) likewise.
         data_range: (low, high), the outer edges of the bins.

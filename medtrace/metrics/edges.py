@@ -1,4 +1,4 @@
-"""Whether edges agree: Sobel maps of the warped source and the prediction (TraceTrans, Tables 3, 5 and 6)."""
+"""Agreement of edges: Sobel maps of the warped source and the prediction (TraceTrans, Tables 3, 5 and 6)."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def edge_ssim(
         second: (B, C', H, W[, D]), for instance the prediction.
         mask: (B, 1, H, W[, D]) region to average over; edges are found on the whole image first.
         data_range: (low, high) of the images.
-        scale: of the edge maps, see `edge_map`.
+        scale: scale of the edge maps, see `edge_map`.
         window: see `structural_similarity`.
         sigma: see `structural_similarity`.
 
@@ -223,7 +223,7 @@ def edge_dice(
         threshold: edge voxels are those above it. "otsu": found per image; "quantile": per image, the given quantile
             of its magnitudes; a number: absolute, on the edge map's scale of 0 to 1.
         quantile: for threshold="quantile", in (0, 1): .9 takes the strongest tenth of the region.
-        scale: of the edge maps, see `edge_map`; without effect on "otsu" and "quantile".
+        scale: scale of the edge maps, see `edge_map`; without effect on "otsu" and "quantile".
 
     Returns:
         (B,) in [0, 1]; NaN where neither image has an edge voxel.

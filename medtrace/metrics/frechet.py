@@ -1,4 +1,4 @@
-"""How far apart the features of two sets of images are: FID and its simplification."""
+"""Distance between the features of two sets of images: FID and its simplification."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FeatureNetwork = Callable[[Tensor], Tensor]
 def load_feature_network(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FeatureNetwork:
     """Load a feature network from a TorchScript file.
 
-    Nothing is downloaded: FID is a number about the network, so name yours beside it. TorchScript is read without
-    Python's pickle, but it is a program: load files only from those you would run a program of. A network that wants
-    three channels, another size or other intensities has to convert inside of the file.
+    Nothing is downloaded: FID depends on the network, so report yours with it. TorchScript is read without
+    Python's pickle, but it is a program: load files only from those you would run a program of. A network that needs
+    three channels, another size or other intensities must convert inside the file.
 
     Args:
         path: made by `torch.jit.save`; takes (B, C, H, W[, D]) in the images' own range and returns (B, F) or maps.
@@ -57,7 +57,7 @@ def load_feature_network(path: str | os.PathLike[str], device: str | torch.devic
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             network = torch.jit.load(str(path), map_location=device)
-    except Exception as error:  # torch raises what it likes on a broken file
+    except Exception as error:  # torch may raise any error on a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"feature network: {path} is not a TorchScript file ({reason}); save the network by"
@@ -68,11 +68,11 @@ def load_feature_network(path: str | os.PathLike[str], device: str | torch.devic
 
 
 def _check_archive(path: Path) -> None:
-    """Check the checksums of a TorchScript file, which torch does not: of a damaged one it believes any length."""
+    """Check the checksums of a TorchScript file, which torch does not: in a damaged one it trusts any length."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # Python raises what it likes on a broken archive
+    except Exception as error:  # Python may raise any error on a broken archive
         raise ValueError(
             f"feature network: {path} is not a TorchScript file ({error}); save the network by"
             f" torch.jit.script(...).save"
@@ -95,7 +95,7 @@ def image_features(network: FeatureNetwork, images: Tensor) -> Tensor:
         (B, F) float64.
 
     Raises:
-        ValueError: if the network does not give a vector or maps per image, or numbers that are not finite.
+        ValueError: if the network does not return a vector or maps per image, or returns numbers that are not finite.
 
     Example:
         >>> image_features(lambda images: images.expand(-1, 5, -1, -1), torch.ones(2, 1, 4, 4)).shape  # maps, averaged
@@ -151,8 +151,8 @@ def simplified_frechet_distance(first: Tensor, second: Tensor) -> Tensor:
     Named after the SFD of Kim et al. (Sensors 2020, 20(6):1548), which Plasticine's Table III cites. That article
     drops the Fréchet distance's covariance term as too complex to compute inside a network; its formula has not been
     compared with this one, and Plasticine does not repeat it. What is computed here never exceeds
-    `frechet_distance` of the same features, while the SFD printed there does in 3 of 27 cells: those are of other
-    features, or of another formula. Compare these numbers with each other, not with that table.
+    `frechet_distance` of the same features, while the SFD printed there does in 3 of 27 cells: those use other
+        features, or another formula. Compare these numbers with each other, not with that table.
 
     Args:
         first: (N, F) features, at least 2 images.

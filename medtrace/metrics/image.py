@@ -1,4 +1,4 @@
-"""How alike two images are: MAE, PSNR and NMI, one number per case."""
+"""Similarity of two images: MAE, PSNR and NMI, one number per case."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medtrace.metrics.case_metric import CaseMetric, range_width
 
 
 class NMIConvention(StrEnum):
-    """What is called normalized mutual information.
+    """Conventions of normalized mutual information.
 
     STUDHOLME: (H(X) + H(Y)) / H(X, Y), in [1, 2] (Studholme et al. 1999; TraceTrans, Eq. 7).
     ARITHMETIC: 2·MI / (H(X) + H(Y)), in [0, 1].
@@ -206,7 +206,7 @@ class MAEMetric(CaseMetric):
 
 
 class PSNRMetric(CaseMetric):
-    """`peak_signal_to_noise_ratio` of every case; perfect cases are infinite and counted apart.
+    """`peak_signal_to_noise_ratio` of every case; perfect cases are infinite and counted separately.
 
     Example:
         >>> metric = PSNRMetric(data_range=(0, 1))

@@ -33,7 +33,7 @@ def multi_scale_structural_similarity(
     """MS-SSIM per case (Wang, Simoncelli and Bovik 2003): contrast and structure at every scale, luminance at the last.
 
     Each scale halves the images by means of 2 voxels along every axis (a last odd one is left out). The mean of a scale
-    is over the voxels whose window is on the grid; a negative one counts as 0. Of several channels the mean of their
+    is over the voxels whose window is on the grid; a negative one counts as 0. For several channels the mean of their
     values. With a mask, voxels outside of it are set to `low` in both images first, as SynthRAD's masked metric does,
     and the mean of a scale is over the voxels that lie in the mask by half or more.
 
@@ -91,7 +91,7 @@ def check_scale_weights(weights: Sequence[float]) -> None:
     """Check the exponents of scales.
 
     Raises:
-        TypeError: if they are no tuple or list of numbers.
+        TypeError: if they are not a tuple or list of numbers.
         ValueError: if there is none, or one is negative or not finite.
     """
     if not isinstance(weights, (tuple, list)):

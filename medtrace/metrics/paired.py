@@ -1,4 +1,4 @@
-"""Two methods on the same cases: how much one is better, how sure that is, and how often it is."""
+"""Paired comparison of two methods on the same cases: size, certainty and frequency of the advantage."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ LEVEL = 0.95
 
 
 class PairedComparison(NamedTuple):
-    """What the differences of two methods on the same cases amount to.
+    """Summary of the differences of two methods on the same cases.
 
     `n` counts the cases where both are finite. `difference` is the mean of A − B and `low` and `high` its 95 % interval
     (percentiles of the paired bootstrap). `probability` is the fraction of cases where A is better, ties counted half.
     `effect` is Cohen's d of paired differences, mean over standard deviation (n − 1), signed so that above 0 A is
-    better. `p` is Wilcoxon's signed-rank test of a median difference of 0, two-sided. What n does not allow is NaN.
+    better. `p` is Wilcoxon's signed-rank test of a median difference of 0, two-sided. Values that n does not allow are
+    NaN.
     """
 
     n: int
@@ -43,10 +44,10 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float
 
     Args:
         values: finite numbers, one per subject or case.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
-        Its ends; NaN of fewer than two values.
+        Its ends; NaN for fewer than two values.
 
     Example:
         >>> low, high = bootstrap_interval([1.0, 2.0, 3.0])
@@ -70,7 +71,7 @@ def compare_paired(
         first: values of A, one per case.
         second: values of B on the same cases, in the same order.
         larger_is_better: whether a higher value is the better one.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         The comparison; cases where a value is not finite are left out of it.

@@ -107,7 +107,7 @@ def warp_to_source(
     The other way of `Trace.transfer`: a source voxel takes the label of the target point that the inverse field names.
 
     Args:
-        trace: of the translation.
+        trace: trace of the translation.
         labels: (1, *spatial) integer labels on the image's grid, from 0 to num_classes − 1.
         num_classes: with the background.
         interpolation: "linear" reads the fraction of every class linearly and takes the largest (of equal ones the

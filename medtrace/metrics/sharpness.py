@@ -1,4 +1,4 @@
-"""Whether a translated image is as sharp as its target, one number per case: errors of mean square reward blur."""
+"""Sharpness of a translated image relative to its target, one number per case: mean squared errors reward blur."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def sharpness_ratio(
 ) -> Tensor:
     """Sum of an image's edge strengths over that of its target's, per case: below 1 the image is blurred.
 
-    Edge strength is the magnitude of the Sobel gradient. A blur lowers it wherever an edge is, whether it lies in its
-    place or not; noise raises it, so that the ratio says nothing without an error beside it.
+    Edge strength is the magnitude of the Sobel gradient. A blur lowers it at every edge, whether or not the edge is at
+    its true position; noise raises it, so the ratio is meaningless without an error measure.
 
     Args:
         pred: (B, C, H, W[, D]).
@@ -57,8 +57,8 @@ def gradient_magnitude_similarity_deviation(
 
     At every voxel (2·a·b + c) / (a² + b² + c) of the gradient magnitudes of the two images on a range of width 1, here
     Sobel's in intensity per voxel, in 2D and 3D (the authors': Prewitt's, of the halved 2D image, so that numbers do
-    not compare with theirs); the result is the standard deviation over voxels. Blur takes edges away and not flat
-    parts, so that it shows as a large deviation.
+    not compare with theirs); the result is the standard deviation over voxels. Blur removes edges but not flat parts,
+    so it causes a large deviation.
 
     Args:
         pred: (B, C, H, W[, D]).

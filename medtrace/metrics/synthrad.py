@@ -1,4 +1,4 @@
-"""SynthRAD's measures of a synthetic CT under their own conventions, one number per case (Huijben et al. 2024)."""
+"""SynthRAD's measures of a synthetic CT with their own conventions, one number per case (Huijben et al. 2024)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medtrace.metrics.multi_scale_ssim import (
 from medtrace.metrics.ssim import check_window
 
 HU_RANGE = (-1024.0, 3071.0)
-"""What 12 bits hold: the range of PSNR and MS-SSIM. The challenge's own code has 3000 at its upper end."""
+"""The 12-bit range of PSNR and MS-SSIM. The challenge's own code has 3000 at its upper end."""
 SYNTHRAD_WINDOW = 7
 
 
@@ -32,7 +32,7 @@ def synthrad_scores(
 ) -> dict[str, Tensor]:
     """MAE in HU, PSNR and MS-SSIM of a CT, all within the body's mask.
 
-    MAE and PSNR are of the values as they are. MS-SSIM is of the values clipped to the range, outside of the mask both
+    MAE and PSNR use the unchanged values. MS-SSIM uses the values clipped to the range, outside of the mask both
     at its lower end (`multi_scale_structural_similarity`), with a Gaussian window of 7 voxels; where an axis is too
     short for all scales, fewer are taken, their weights divided by their sum, and `ms_ssim_scales` says how many.
 
@@ -40,9 +40,9 @@ def synthrad_scores(
         image: (B, 1, *spatial) in HU.
         target: the true CT, the same shape.
         mask: (B, 1, *spatial) bool, the body.
-        data_range: of PSNR and MS-SSIM, in HU.
+        data_range: data range of PSNR and MS-SSIM, in HU.
         weights: exponents of the scales, the finest first.
-        window: of MS-SSIM.
+        window: window of MS-SSIM.
 
     Returns:
         `mae_hu`, `psnr`, `ms_ssim` and `ms_ssim_scales`, each (B,) float64; without room for one scale `ms_ssim` is

@@ -1,4 +1,4 @@
-"""How near a translated image comes to its clean target: NMAE, PSNR and SSIM by named conventions, and drift.
+"""Error of a translated image against its clean target: NMAE, PSNR and SSIM by named conventions, and drift.
 
 RegGAN prints "NMAE, PSNR and SSIM with the background excluded" and leaves open on which scale and where. A convention
 here is a range and a region:
@@ -46,7 +46,7 @@ _TREND_VOXELS = 3.0
 
 
 class Convention(NamedTuple):
-    """What NMAE, PSNR and SSIM are measured on.
+    """The range and region that NMAE, PSNR and SSIM are measured on.
 
     Attributes:
         error_range: width of the scale of NMAE and peak of PSNR: 1 or 2.
@@ -79,7 +79,7 @@ def foreground_of(target: Tensor, tolerance: float = 1e-3) -> Tensor:
         the paper's code.
 
     Raises:
-        TypeError, ValueError: if it is not such image, or an item has no foreground.
+        TypeError, ValueError: if it is not such an image, or an item has no foreground.
 
     Example:
         >>> foreground_of(torch.tensor([[[[-1.0, -0.5, 1.0]]]]))
@@ -188,14 +188,16 @@ def highest_psnr(nmae: float, convention: str) -> float:
 
 
 def translation_drift(image: Tensor, target: Tensor, affine: Tensor, *, upsampling: int = 50) -> Tensor:
-    """The shift by which an image as a whole lies off its clean target, in mm.
+    """The shift of an entire image from its clean target, in mm.
 
     A generator that learns from misaligned pairs can absorb a common shift of them, which the identity trace does not
-    show and a similarity measure does not tell from a wrong image. The shift is where the cross-correlation of the two
-    is highest (scikit-image's `phase_cross_correlation` without normalization; Guizar-Sicairos et al. 2008), after the
+    show and a similarity measure does not distinguish from a wrong image. The shift is where the cross-correlation of
+    the two is highest (scikit-image's `phase_cross_correlation` without normalization; Guizar-Sicairos et al. 2008),
+    after the
     slow trend (a Gaussian mean of 3 voxels' standard deviation) is taken from both: contrast and shading then hardly
-    move it. Known shifts of TraceBench's T2 images come back to 0.05 voxel, to 0.06 with noise of 5 % of the range, and
-    to about 0.1 where the head is cut by the grid. The mean vector over cases tells a common shift from chance.
+    move it. Known shifts of TraceBench's T2 images are recovered to 0.05 voxel, to 0.06 with noise of 5 % of the range,
+    and to about 0.1 where the head is cut by the grid. The mean vector over cases distinguishes a common shift from
+    chance.
 
     Args:
         image: (B, 1, H, W) or (B, 1, H, W, D), the translated image.

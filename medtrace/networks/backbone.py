@@ -1,4 +1,4 @@
-"""What the unpaired translators have in common: images of two domains, their codes, and a discriminator per domain."""
+"""Common parts of the unpaired translators: images of two domains, their codes, and a discriminator per domain."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def other(domain: Domain) -> Domain:
 
 
 class Code(NamedTuple):
-    """What a backbone keeps of an image."""
+    """A backbone's encoding of an image."""
 
     content: Tensor
     """(B, C, *coarse) what both domains share; for a backbone without encoders the image itself."""
     style: Tensor | None = None
-    """(B, S) what is the domain's own; None where a backbone does not part the two."""
+    """(B, S) the domain-specific part; None if a backbone does not separate the two."""
     shape: tuple[int, ...] | None = None
     """Grid of the image, for a backbone that pads it; None where the content alone decides."""
 
@@ -116,7 +116,7 @@ class TranslationBackbone(nn.Module):
         return result
 
     def translate(self, image: Tensor, domain: Domain = "source") -> Tensor:
-        """Translate an image of `domain` to the other; the same image gives the same answer."""
+        """Translate an image of `domain` to the other; the same image gives the same output."""
         return self.decode(self.encode(image, domain)._replace(style=None), other(domain))
 
     def forward(self, source: Tensor) -> Tensor:

@@ -29,10 +29,10 @@ def bridge_state(
 
     Args:
         source: (B, C, *spatial).
-        target: of the same shape.
+        target: target of the same shape.
         time: (B,) in [0, 1].
-        noise: of the same shape, standard normal, or None.
-        scale: of the variance.
+        noise: noise of the same shape, standard normal, or None.
+        scale: scale of the variance.
 
     Raises:
         ValueError: if shapes differ.
@@ -99,7 +99,7 @@ def bridge(
         source: (B, C, *spatial).
         steps: 1 or more.
         generators: one CPU generator per case; None draws no noise (σ = 0 and r = 0 from the source on).
-        scale: of the variance, s.
+        scale: scale of the variance, s.
         keep, progress: as of `euler`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the backbones with encoders and decoders have in common: padding, the image's range, and the discriminators."""
+"""Common parts of the backbones with encoders and decoders: padding, the image's range, and the discriminators."""
 
 from __future__ import annotations
 

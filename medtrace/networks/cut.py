@@ -112,7 +112,7 @@ class CUT(nn.Module):
         )
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """What the generator's encoder makes of an image: maps (B, C, *coarse), the image's own grid first."""
+        """The encoder's features of an image: maps (B, C, *coarse), the image's own grid first."""
         maps = [pad_to_multiple(image, self.stride, minimum=max(4, 2 * self.stride))[0]]
         inner = maps[0]
         for number in range(self.places[-1] + 1):

@@ -43,7 +43,7 @@ class DeformationOutput(NamedTuple):
     features: Tensor | None
     """Features of target and noise, (B, channels[0], *spatial); None without a target."""
     surrogate: Tensor | None
-    """What the alignment block makes of the source in their place, of that shape; None in patches."""
+    """The alignment block's replacement for them, from the source, of the same shape; None in patches."""
 
 
 class DeformationModule(nn.Module):
@@ -157,7 +157,7 @@ class DeformationModule(nn.Module):
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
             target: (B, target_channels, *spatial), in the other domain; None at inference.
-            noise: of the target's shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
+            noise: noise of the target's shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
             inferer: without a target, takes the volume to the network in patches; the velocities that they blend to are
                 exponentiated once.
 

@@ -21,7 +21,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 class Intermediate(NamedTuple):
-    """What a sampler held on its way."""
+    """An intermediate state of a sampler."""
 
     step: int
     """Steps taken so far: 0 is the start."""
@@ -32,7 +32,7 @@ class Intermediate(NamedTuple):
 
 
 class Denoised(NamedTuple):
-    """Where a sampler ended, and what was kept of the way there."""
+    """The end of a sampler, and the kept intermediate states."""
 
     image: Tensor
     """(B, C, *spatial) at the last noise level."""
@@ -52,7 +52,7 @@ def denoise(
     keep: Collection[int] = (),
     progress: str | None = None,
 ) -> Denoised:
-    """Take a batch from a noisy level to a cleaner one, without gradient.
+    """Move a batch from a noisy level to a cleaner one, without gradient.
 
     With α = γ/γ' for a step from level γ to the cleaner γ', and ŷ = (y − √(1−γ)·ε̂)/√γ the clean image it suggests:
 

@@ -1,4 +1,4 @@
-"""How much noise a diffusion carries at each of its steps, and noise added to that amount."""
+"""Noise levels of a diffusion's steps, and addition of noise at these levels."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class NoiseSchedule(nn.Module):
         return self.gammas[indices.long()]
 
     def extra_repr(self) -> str:
-        """Say what the printed module holds."""
+        """The arguments shown when the module is printed."""
         return f"steps={self.steps}, last gamma={float(self.gammas[-1]):.3g}"
 
 
@@ -110,7 +110,7 @@ def add_noise(image: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:
 
     Args:
         image: (B, C, *spatial), in [-1, 1].
-        noise: of the same shape, standard normal.
+        noise: noise of the same shape, standard normal.
         gamma: (B,) in [0, 1], the level of each case.
 
     Returns:

@@ -20,7 +20,7 @@ MODES = ("joint", "combination")
 
 
 class DiffusionTranslation(NamedTuple):
-    """What translating a batch of sources gives, on the grid `*spatial`."""
+    """The translation of a batch of sources, on the grid `*spatial`."""
 
     image: Tensor
     """Translated image (B, C, *spatial); about [-1, 1], unclipped unless asked."""
@@ -115,10 +115,10 @@ class DiffusionTranslator(nn.Module):
             source: (B, in_channels, *spatial), in [-1, 1].
             structure: (B, 1, *spatial) of 0 and 1, the source's structure map.
             generators: one CPU generator per case.
-            steps: of the sampler; see `NoiseSchedule.levels`. 50 is one reading of the paper's "sample size".
+            steps: steps of the sampler; see `NoiseSchedule.levels`. 50 is one reading of the paper's "sample size".
             start: fraction of the schedule at which the source enters, in (0, 1]; 1 is the paper's. A source of other
                 channels than the target enters by their mean.
-            spacing: of the levels, see `NoiseSchedule.levels`.
+            spacing: spacing of the levels, see `NoiseSchedule.levels`.
             sampler: "ancestral", "ddim" or "dpm_solver"; see `denoise`.
             mode: "joint" or "combination".
             clip: range to which the sampler clips the clean image it aims at; the paper has none.

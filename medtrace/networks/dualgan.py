@@ -73,7 +73,7 @@ class DualGAN(TranslationBackbone):
         in_channels: channels of the source.
         out_channels: channels of the target.
         channels: features of each halving of a generator.
-        dropout: of a generator's deepest features.
+        dropout: dropout of a generator's deepest features.
         discriminator_channels: features of a critic's first convolution.
         discriminator_layers: convolutions of a critic after the first.
 

@@ -28,7 +28,7 @@ INTEGRATIONS = ("euler", "residual")
 
 
 class MetamorphicOutput(NamedTuple):
-    """What registering a batch of pairs gives, on the grid `*spatial`."""
+    """The registration of a batch of pairs, on the grid `*spatial`."""
 
     image: Tensor
     """warped + intensity, (B, C, *spatial)."""
@@ -149,7 +149,7 @@ class MetamorphicRegNet(nn.Module):
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
-            target: of the same shape.
+            target: target of the same shape.
             mask: (B, 1, *spatial) on the target's grid, boolean or in [0, 1]: where intensity may change.
             source_mask: likewise on the source's grid; it is taken along by the field and joined to `mask`.
 

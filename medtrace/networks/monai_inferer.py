@@ -84,9 +84,9 @@ def inferer_scheduler(
     Args:
         schedule: the noise levels.
         sampler: "ddim" is MONAI's `DDIMScheduler`; "ancestral" its `DDPMScheduler` with the larger variance.
-        steps: of the sampler. With "ddim" a divisor of the schedule's, since MONAI strides evenly; with "ancestral" the
-            schedule's own, since MONAI's goes from each step to the one before it, whatever was left out. None is the
-            schedule's own.
+        steps: steps of the sampler. With "ddim" a divisor of the schedule's, since MONAI strides evenly; with
+            "ancestral" the schedule's own, since MONAI's goes from each step to the one before it, whatever was left
+            out. None is the schedule's own.
 
     Returns:
         The scheduler, with its `timesteps` set.

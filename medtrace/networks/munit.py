@@ -1,4 +1,4 @@
-"""MUNIT: a content that both domains share and a style of each domain's own."""
+"""MUNIT: a content that both domains share and a domain-specific style."""
 
 from __future__ import annotations
 

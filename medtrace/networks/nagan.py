@@ -17,7 +17,7 @@ from medtrace.networks.cyclegan import ResnetGenerator
 
 
 class Assessment(NamedTuple):
-    """What a discriminator makes of an image."""
+    """A discriminator's output for an image."""
 
     features: list[Tensor]
     """(B, C, *coarse) of each convolution, the shallowest first."""

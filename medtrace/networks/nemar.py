@@ -33,7 +33,7 @@ class NeMAR(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        channels: of the translator's first convolution, see `ResnetGenerator`.
+        channels: channels of the translator's first convolution, see `ResnetGenerator`.
         num_blocks: residual blocks of the translator.
         downsamplings: strided convolutions of the translator.
         registration_channels: see `RegistrationUNet`, which reads source and target; the one with fewer channels is

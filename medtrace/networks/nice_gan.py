@@ -31,7 +31,7 @@ class AdaptiveLayerInstanceNorm(nn.Module):
     the same values (U-GAT-IT clips instead); the variances are the biased ones.
 
     Args:
-        channels: of the features.
+        channels: channels of the features.
         rho: where ρ starts, between 0 and 1.
         eps: keeps constant features finite.
     """
@@ -69,7 +69,7 @@ class LayerInstanceNorm(nn.Module):
     """The same blend with its own scale and shift, starting near layer normalization.
 
     Args:
-        channels: of the features.
+        channels: channels of the features.
         rho: where ρ starts, between 0 and 1.
     """
 
@@ -234,7 +234,7 @@ class NICEGAN(TranslationBackbone):
 
     Without `bidirectional` there is no discriminator of the source domain, and that of the target domain encodes the
     sources; RegGAN, which uses NICE-GAN so, does not say how. Source and target then need as many channels.
-    With `bidirectional`, both discriminators must be trained, also when only one direction is wanted.
+    With `bidirectional`, both discriminators must be trained, also when only one direction is requested.
 
     Published in 2D. In 3D the 4-wide kernels of a discriminator (47 million weights in 2D) have four times as many.
 

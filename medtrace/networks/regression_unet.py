@@ -20,8 +20,8 @@ class RegressionUNet(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: of the input.
-        out_channels: of the output.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         channels: features per level; each level but the first halves the grid.
         num_res_units: residual units per level.
         dropout: probability of dropout.

@@ -23,8 +23,8 @@ class StyledBlock(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: of the features.
-        out_channels: of the result.
+        in_channels: channels of the features.
+        out_channels: channels of the result.
         style_channels: length of the style that normalizes; 0 normalizes without one; None does not normalize.
         resize: "down" halves the grid by averaging, "up" doubles it by repeating, "" keeps it.
     """
@@ -77,7 +77,7 @@ class StyledGenerator(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        image_channels: of image and translation.
+        image_channels: channels of image and translation.
         channels: features on the image's own grid; they double with each halving.
         downsamplings: halvings.
         style_channels: length of the style.
@@ -159,8 +159,8 @@ class DomainHeads(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        image_channels: of the image.
-        out_features: of a domain's layer.
+        image_channels: channels of the image.
+        out_features: features of a domain's layer.
         num_domains: how many.
         channels: features on the image's own grid; they double with each halving.
         downsamplings: halvings.

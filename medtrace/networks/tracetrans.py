@@ -17,7 +17,7 @@ from medtrace.networks.patches import PatchInferer
 
 
 class TraceTransOutput(NamedTuple):
-    """What the generator gives for a batch of sources on a grid `*spatial`."""
+    """The generator's output for a batch of sources on a grid `*spatial`."""
 
     image: Tensor
     """Translated image (B, out_channels, *spatial) in [-1, 1]."""

@@ -20,7 +20,7 @@ CHANGE_RANGE = 2.0
 
 
 class ComposedOutput(NamedTuple):
-    """What the generator gives for a batch of sources on a grid `*spatial`."""
+    """The generator's output for a batch of sources on a grid `*spatial`."""
 
     image: Tensor
     """`explained` + `change`, bounded to [-1, 1]: (B, out_channels, *spatial)."""
@@ -33,7 +33,7 @@ class ComposedOutput(NamedTuple):
     explained: Tensor
     """The intensity curve of `warped`, (B, out_channels, *spatial): what field and contrast explain."""
     change: Tensor
-    """What is added to it, (B, out_channels, *spatial), in [-2, 2]: what they do not explain."""
+    """The added change, (B, out_channels, *spatial), in [-2, 2]: what they do not explain."""
 
 
 class ComposedTraceTrans(nn.Module):

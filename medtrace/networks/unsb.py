@@ -166,7 +166,7 @@ class UNSB(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
         out_channels: as many: images of both domains lie on one bridge.
-        steps: of the bridge.
+        steps: steps of the bridge.
         tau: τ.
         channels: features of the generator on the image's own grid.
         num_blocks: residual blocks of the generator.

@@ -15,7 +15,7 @@ from medtrace.networks.blocks.voxelmorph_unet import halved, voxelmorph_unet
 
 
 class VoxelMorphOutput(NamedTuple):
-    """What registering a batch of pairs gives, on the grid `*spatial`."""
+    """The registration of a batch of pairs, on the grid `*spatial`."""
 
     warped: Tensor
     """Source pulled by `ddf`, (B, C, *spatial)."""
@@ -79,7 +79,7 @@ class DiffeomorphicVoxelMorph(nn.Module):
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
-            target: of the same shape.
+            target: target of the same shape.
 
         Returns:
             The warped source, its displacement and velocity.

@@ -1,4 +1,4 @@
-"""Alignment and deformation of one image to another, and how far to believe it."""
+"""Alignment and deformation of one image to another, and how far to trust it."""
 
 from medtrace.registration.alignment import Alignment, align
 from medtrace.registration.deformable import Deformable, Deformation, deform

@@ -1,4 +1,4 @@
-"""Climb from a start to the nearest best rigid or affine map."""
+"""Local search for the best rigid or affine map near a start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SCALE = 100.0  # of the information, so that a gradient per voxel is about 1
 
 
 class Candidate(NamedTuple):
-    """A map of the frame's points and what it is worth."""
+    """A map of the frame's points and its score."""
 
     name: str
     matrix: Array
@@ -35,17 +35,17 @@ class Search(NamedTuple):
 
 
 def start_score(level: AlignmentLevel, name: str, matrix: Array) -> Candidate:
-    """A start and what it is worth at a level."""
+    """A start and its score at a level."""
     return Candidate(name, matrix, level.score(matrix))
 
 
 def refine_all(level: AlignmentLevel, starts: Sequence[Candidate], search: Search) -> list[Candidate]:
-    """Climb from each of several starts; the parameters move the content by a voxel of the level per unit.
+    """Optimize from each of several starts; the parameters move the content by a voxel of the level per unit.
 
     Args:
         level: where to compare.
         starts: whose matrices to change.
-        search: what may change.
+        search: the parameters that may change.
     """
     if not level.information.compiled:
         return [refine_by_torch(level, start, search) for start in starts]
@@ -65,7 +65,7 @@ def refine(level: AlignmentLevel, start: Candidate, search: Search) -> Candidate
 
 
 def refine_by_torch(level: AlignmentLevel, start: Candidate, search: Search) -> Candidate:
-    """`refine_all` of one start where loops are not compiled: by SciPy's L-BFGS."""
+    """`refine_all` for one start if loops are not compiled: with SciPy's L-BFGS."""
     dims, center = level.dims, level.fixed_center
     lever = level.edge / level.radius
     count = dims * (dims - 1) // 2 if search.kind == "rigid" else dims * dims

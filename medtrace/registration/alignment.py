@@ -22,15 +22,16 @@ ORIENTATIONS = {2: 24, 3: 240}
 """Orientations that are tried, per number of axes."""
 
 FOLLOWED = (12, 4, 2)
-"""Starts that are followed at the coarsest resolution, at the next, and at all others."""
+"""Number of starts that are followed at the coarsest resolution, at the next, and at all others."""
 
 PROBES, PROBING = 4, 10
-"""Turned starts that are followed first, and for how many steps these and the others go before they are compared."""
+"""Number of rotated starts that are followed first, and number of steps of these and the others before they are
+compared."""
 
 CONVINCING, ELSEWHERE = 0.2, 3.0
-"""Fraction of the information by which a start that is not turned must beat all probes that end elsewhere, more voxels
-than that away, so that no other turned start is followed. Of two heads of three contrasts, turned and shifted in 26
-ways, the right place beat the others by 24 to 28 %, the best wrong one was behind by 19 % or more."""
+"""Fraction of the information by which an unrotated start must beat all probes that end elsewhere, more voxels than
+that away, so that no other rotated start is followed. For two heads of three contrasts, rotated and shifted in 26 ways,
+the right position beat the others by 24 to 28 %, the best wrong one was worse by 19 % or more."""
 
 MIRRORING = 20
 """Steps for which mirrored maps are followed."""
@@ -42,21 +43,21 @@ AFFINE_MARGIN = 0.01
 """Fraction of the information above that of independent images by which an affine map must beat the rigid one."""
 
 ALIGNED_MARGIN = 0.01
-"""Likewise, by which another start must beat the one that trusts the headers."""
+"""Likewise, by which another start must beat the one from the headers."""
 
 
 class Start(NamedTuple):
-    """A start that was followed, and where it ended."""
+    """A start that was followed, and its end."""
 
     name: str
     similarity: float
     """Normalized mutual information where it ended, in [1, 2]."""
     distance_mm: float
-    """Mean distance of where it puts the fixed content from where the chosen alignment does."""
+    """Mean distance between its mapping of the fixed content and that of the chosen alignment."""
 
 
 class Content(NamedTuple):
-    """Where the fixed image's content lies, as moments of its intensity."""
+    """Position of the fixed image's content, as moments of its intensity."""
 
     center: Tensor
     """(3,) float64, RAS mm."""
@@ -70,30 +71,30 @@ class Content(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """An alignment and how it was found."""
+    """An alignment and how it was estimated."""
 
     matrix: Tensor
     """(4, 4) float64: from RAS mm points of the fixed image to those of the same anatomy in the moving one."""
     kind: str
     """"none", "rigid" or "affine"."""
     reason: str
-    """Why this kind, in a sentence."""
+    """The reason for this kind, in a sentence."""
     similarity: float
     """Normalized mutual information at the finest resolution, in [1, 2]."""
     similarity_before: float
-    """Likewise as the headers say."""
+    """Likewise with the headers' alignment."""
     rigid: Tensor
-    """(4, 4): the best rigid motion; the identity where none was sought."""
+    """(4, 4): the best rigid transform; the identity if none was estimated."""
     starts: tuple[Start, ...]
     """The best end of each group of starts that arrived at the same place, best first."""
     plausibility: Plausibility
-    """How far the matrix turns, shifts, scales and shears."""
+    """Rotation, shift, scaling and shear of the matrix."""
     content: Content
     mirror_gain: float = 0.0
     """Fraction of the information by which the best map that mirrors the image beats the best near this one."""
 
     convincing: bool = False
-    """Whether a start that is not turned beat all turned ones at once, so that none was followed to its end."""
+    """Whether an unrotated start beat all rotated ones early, so that none was followed to its end."""
 
     def distance(self, matrix: Tensor) -> float:
         """Root mean square distance, in mm over the fixed content, of another map (4, 4) from this one."""
@@ -118,34 +119,34 @@ def align(
     finest: int | None = None,
     mirrored: bool = True,
 ) -> Alignment:
-    """Find the rigid or affine map that brings a moving image onto a fixed one.
+    """Estimate the rigid or affine map that aligns a moving image with a fixed one.
 
     At the coarsest of several resolutions, the headers' own alignment and orientations from all of space about the
     contents' centers are scored by normalized mutual information (Studholme et al., 1999), of any two contrasts; the
-    best are followed by L-BFGS, fewer and fewer of them as voxels shrink; of the turned ones hardly any where the best
-    start that is not turned convinces (see `CONVINCING`). "auto" continues to an affine map and takes it where it
-    raises the information by more than 1 %, as it does between two people; of one person's scans it does not. Where
-    neither map raises what the headers' own alignment shares by more than 1 %, that stays as it is. Where the headers'
-    start ends as well as another (to 1 %), it is taken. The same images give the same bytes.
+    best are followed by L-BFGS, fewer and fewer of them as voxels shrink; few rotated ones if the best unrotated start
+    is convincing (see `CONVINCING`). "auto" continues to an affine map and uses it if it raises the information by more
+    than 1 %, as it does between two people, but not between one person's scans. If neither map raises the information
+    of the headers' own alignment by more than 1 %, that is kept. If the headers' start ends as well as another (to 1
+    %), it is used. The same images give identical bytes.
 
     Args:
         moving: (C, H, W) or (C, H, W, D), any range; channels are averaged.
         fixed: of as many axes, on any grid.
         moving_affine: (4, 4) voxel to RAS mm.
         fixed_affine: (4, 4) voxel to RAS mm.
-        kind: "auto", "rigid", "affine", or "none" for what the headers say.
+        kind: "auto", "rigid", "affine", or "none" for the headers' alignment.
         mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: what is left out.
         moving_mask: likewise on the moving grid.
         seed_matrix: a further start, as `Alignment.matrix`.
         turns: whether to try orientations other than the headers'.
-        finest: resolutions that are run at most, from the coarsest, with fewer points; None for all.
-        mirrored: whether to look if the images share more when one is flipped (`Alignment.mirror_gain`, else 0).
+        finest: maximum number of resolutions to run, from the coarsest, with fewer points; None for all.
+        mirrored: whether to check if the images share more when one is flipped (`Alignment.mirror_gain`, else 0).
 
     Returns:
         See `Alignment`.
 
     Raises:
-        TypeError, ValueError: if a shape, a kind or a number is wrong, or two slices are not parallel.
+        TypeError, ValueError: if a shape, a type or a number is wrong, or two slices are not parallel.
 
     Example:
         >>> import torch
@@ -171,7 +172,7 @@ def check_pair(moving: Tensor, fixed: Tensor) -> None:
         fixed: likewise.
 
     Raises:
-        TypeError, ValueError: if one is no finite image, or they are not of as many axes.
+        TypeError, ValueError: if one is not a finite image, or their numbers of axes differ.
     """
     images = {"moving": moving, "fixed": fixed}
     for name, image in images.items():
@@ -194,7 +195,7 @@ def align_sides(
     finest: int | None = None,
     mirrored: bool = True,
 ) -> Alignment:
-    """`align` of images that are checked and scaled already.
+    """`align` for images that are already checked and scaled.
 
     Args:
         moving: see `levels.side`.

@@ -1,4 +1,4 @@
-"""Which similarity serves a pair, measured where the images are aligned."""
+"""Choice of the similarity for a pair, measured on the aligned images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from medtrace.registration.pyramid import shrink
 RADIUS = 2
 FLOOR = 1e-3
 ONE_SIGN = 0.6
-"""Agreement of the local correlations' signs from which two images count as of one contrast, or its inverse."""
+"""Agreement of the local correlations' signs above which two images count as one contrast, or its inverse."""
 
 ONE_CONTRAST = 0.35
-"""Global correlation below which squared differences are not measure of likeness."""
+"""Global correlation below which squared differences do not measure similarity."""
 
 
 COARSE = 96
-"""Voxels that the longest axis has at most where contrasts are compared: texture says nothing of them."""
+"""Maximum number of voxels of the longest axis when contrasts are compared: texture is uninformative there."""
 
 
 WEAK_TEXTURE, WEAK_SHARE = 0.15, 0.6
@@ -28,20 +28,20 @@ WEAK_TEXTURE, WEAK_SHARE = 0.15, 0.6
 
 
 class ContrastRelation(NamedTuple):
-    """How two aligned images relate."""
+    """Relation of two aligned images."""
 
     one_sign: float
-    """|Σ ρ| / Σ |ρ| of the local correlations ρ: 1 where all are of one sign, 0 where as many are of either."""
+    """|Σ ρ| / Σ |ρ| of the local correlations ρ: 1 if all have one sign, 0 if the signs balance."""
     correlation: float
-    """Of the intensities, over the content."""
+    """Correlation of the intensities, over the content."""
     likeness: float
     """Mean squared local correlation, in [0, 1], of coarse images."""
     texture: float
-    """Likewise of the images as they are."""
+    """Likewise for the images at full resolution."""
 
     @property
     def weak(self) -> bool:
-        """Whether shapes are alike and texture is not, as in neighboring tissue slices of two stains."""
+        """Whether shapes are similar and texture is not, as in neighboring tissue slices of two stains."""
         return self.texture < WEAK_TEXTURE and self.texture < WEAK_SHARE * self.likeness
 
 
@@ -88,7 +88,7 @@ def _correlation(a: Tensor, b: Tensor, weight: Tensor) -> float:
 
 
 def choose_similarity(similarity: str, contrast: ContrastRelation) -> tuple[str, str]:
-    """The similarity of a deformation, and why."""
+    """The similarity of a deformation, and the reason for it."""
     signs = f"{100 * (0.5 + contrast.one_sign / 2):.0f} % of the local correlation is of one sign"
     if similarity != "auto":
         doubts = ""

@@ -26,7 +26,7 @@ FIELD_VOXELS = 0.6
 """Default standard deviations of the Gaussians on updates and on the field, in voxels of the geometric mean size."""
 
 DOUBT = 0.05
-"""Fraction of the likeness by which no field at all must beat that of the coarser levels to be begun with instead."""
+"""Fraction of the similarity by which a zero field must beat that of the coarser levels to replace it as the start."""
 
 PATIENCE = 8
 """Iterations over which a level's similarity must have risen."""
@@ -34,23 +34,23 @@ PATIENCE = 8
 
 @dataclass(frozen=True)
 class Deformable:
-    """How to register deformably.
+    """Settings of a deformable registration.
 
     Attributes:
         similarity: "lncc" (squared local correlation, blind to the sign of contrast), "mse" (squared difference, of one
             contrast), "mi" or "nmi" (mutual information, plain or normalized), "mind" (squared difference of
             self-similarity descriptors).
-        radius: of the windows of "lncc", in voxels of a level.
+        radius: radius of the windows of "lncc", in voxels of a level.
         update_smoothing_mm: standard deviation of the Gaussian on every update, in mm of the full resolution; a level
             whose voxels are k times larger smooths k times as far. None takes 1.5 voxels.
         field_smoothing_mm: likewise on the field after every update. None takes 0.6 voxels.
-        symmetry: fraction α of the force that pulls at the fixed image's edges, in [0, 1): 0 is the usual force.
+        symmetry: fraction α of the force that acts at the fixed image's edges, in [0, 1): 0 is the usual force.
         step: longest update of an iteration, in voxels of a level.
-        iterations: at most, on the levels from coarse to fine; the last is the full resolution, and coarser ones that
-            would leave an axis too short are left out.
-        tolerance: a level ends when its similarity has risen by less than this fraction in 8 iterations; 0 never.
+        iterations: maximum iterations on the levels from coarse to fine; the last is the full resolution, and coarser
+            ones that would leave an axis too short are left out.
+        tolerance: a level ends when its similarity has risen by less than this fraction in 8 iterations; 0 for never.
         floor: of a window's variance, in squared intensities of the image from 0 to 1: what lies below is noise.
-        unfolding: rounds, at most, that smooth where the field folds; 0 leaves folds.
+        unfolding: maximum number of rounds of smoothing where the field folds; 0 leaves folds.
     """
 
     similarity: str = "lncc"
@@ -91,25 +91,25 @@ def _check_least(name: str, value: float) -> None:
 
 
 class LevelHistory(NamedTuple):
-    """What happened at one resolution."""
+    """The progress at one resolution."""
 
     factor: tuple[int, ...]
     """Voxels of the full resolution that one of the level covers, per axis."""
     similarity: tuple[float, ...]
     """Per iteration: mean LNCC² over the voxels, mutual information, or minus half the mean squared difference."""
     stopped: bool
-    """Whether the similarity ceased to rise before the iterations ran out."""
+    """Whether the similarity stopped rising before the iterations ran out."""
 
 
 class Deformation(NamedTuple):
-    """A deformation and how it was found."""
+    """A deformation and how it was estimated."""
 
     ddf: Tensor
     """(D, *spatial), in voxels, pull: `fixed(p)` is like `moving(p + ddf(p))`."""
     inverse: Tensor
     """(D, *spatial), in voxels: the inverse displacement."""
     inverse_residual: float
-    """Largest distance, in voxels, by which the inverse misses, over points that stay inside the grid."""
+    """Maximum inverse-consistency error in voxels, over points that stay inside the grid."""
     levels: tuple[LevelHistory, ...]
     folds_mended: int
     """Voxels that folded before unfolding."""
@@ -132,26 +132,26 @@ def deform(
 
     An iteration warps, takes the similarity's derivative as a force, smooths it by a Gaussian (fluid), shortens it to
     a step, composes u ← d + u∘(id + d) and smooths the field by a Gaussian (elastic), as greedy does (Yushkevich et
-    al., 2016); the force pulls at both images' edges (Avants et al., 2008). A level begins with the coarser one's
-    field, or without any where that field makes the images less alike. Intensities are scaled by their .5 and 99.5
-    percentiles outside the masks. In the end folds are smoothed away and the field is inverted point by point. The same
-    images give the same bytes, whatever the number of threads.
+    al., 2016); the force acts at both images' edges (Avants et al., 2008). A level starts from the coarser one's field,
+    or from zero if that field makes the images less similar. Intensities are scaled by their .5 and 99.5 percentiles
+    outside the masks. Finally, folds are smoothed away and the field is inverted point by point. The same images give
+    identical bytes for any number of threads.
 
     Args:
         moving: (C, H, W) or (C, H, W, D), any range.
         fixed: the same shape.
         spacing: mm per voxel and axis; None for 1.
-        mask: (1, *spatial) boolean or in [0, 1], what to leave out of the fixed image: it weighs neither in the
-            windows nor at their centers.
+        mask: (1, *spatial) boolean or in [0, 1], what to leave out of the fixed image: it is ignored both in the
+            windows and at their centers.
         moving_mask: likewise of the moving image, with which it moves.
         settings: see `Deformable`.
-        progress: called with the iterations done and those planned, as a bar wants them.
+        progress: called with the number of iterations done and planned, as for a progress bar.
 
     Returns:
         See `Deformation`; float32.
 
     Raises:
-        TypeError, ValueError: if a shape, a kind or a number is wrong.
+        TypeError, ValueError: if a shape, a type or a number is wrong.
 
     Example:
         >>> fixed = torch.zeros(1, 32, 32)
@@ -169,7 +169,7 @@ def deform_scaled(
     settings: Deformable | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Deformation:
-    """`deform` of images that are checked and scaled already.
+    """`deform` for images that are already checked and scaled.
 
     Args:
         images: see `ScaledImages`.
@@ -201,21 +201,21 @@ def deform_scaled(
 
 
 def _after(progress: Callable[[int, int], None] | None, done: int, planned: int) -> Callable[[int], None] | None:
-    """The progress of a level as that of the whole."""
+    """A level's progress as part of the total."""
     return None if progress is None else lambda count: progress(done + count, planned)
 
 
 class ScaledImages(NamedTuple):
-    """What is registered, on one grid."""
+    """The images to register, on one grid."""
 
     moving: Tensor
     """(C, *spatial), scaled (see `scaling.scaled`)."""
     fixed: Tensor
     """Likewise."""
     weight: Tensor
-    """(1, *spatial) in [0, 1], how far voxels of the fixed image count."""
+    """(1, *spatial) in [0, 1], weights of the fixed image's voxels."""
     moving_mask: Tensor | None
-    """(1, *spatial) in [0, 1], what is left out of the moving one."""
+    """(1, *spatial) in [0, 1], what is left out of the moving image."""
 
 
 def _checked(moving: Tensor, fixed: Tensor, mask: Tensor | None, moving_mask: Tensor | None) -> ScaledImages:
@@ -280,12 +280,12 @@ class _Level:
         return self.ops.tensor(self.array)
 
     def run(self, progress: Callable[[int], None] | None, doubt: bool) -> LevelHistory:
-        """Iterate until the similarity ceases to rise.
+        """Iterate until the similarity stops rising.
 
         Args:
             progress: called with the iterations done.
-            doubt: whether to begin without the coarser levels' field where that makes the images less alike, as of two
-                contrasts it may: what is brighter than the background on both need not be alike inside.
+            doubt: whether to start without the coarser levels' field if that makes the images less similar, as can
+                happen between two contrasts: what is brighter than the background in both need not match inside.
         """
         values: list[float] = []
         stopped = False
@@ -347,10 +347,10 @@ class _Level:
         return ops.difference(warped, fixed, weight)
 
     def _factor(self, longest: float) -> float:
-        """What an update is multiplied by: it is at most a step long.
+        """The factor of an update, which is at most a step long.
 
-        Local correlation has its own scale, by which updates grow shorter as it is reached; of the others the
-        first update of a level is a step long, and sets it.
+        Local correlation has its own scale, so that updates become shorter near the optimum; for the others the first
+        update of a level is a step long, and sets the scale.
         """
         if not longest > 0:
             return 0.0
@@ -360,7 +360,7 @@ class _Level:
 
 
 def _settled(values: list[float], tolerance: float) -> bool:
-    """Whether the best of the last iterations is hardly better than the best before them."""
+    """Whether the best of the last iterations is barely better than the best before them."""
     if tolerance <= 0 or len(values) < 2 * PATIENCE:
         return False
     before, now = max(values[:-PATIENCE]), max(values[-PATIENCE:])

@@ -1,4 +1,4 @@
-"""A registration's verdict in plain words: one line a topic, for a terminal, a record or a page."""
+"""A registration's verdict in words: one line per topic, for a terminal, a record or a page."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ Figures = dict[str, float]
 
 
 class Line(NamedTuple):
-    """What is to be said of one topic."""
+    """The findings on one topic."""
 
     topic: str
     grade: str
     """"PASS", "WARN" or "FAIL"."""
     text: str
     figures: Figures
-    """Those behind it, by the names of `Verdict.figures`."""
+    """The underlying numbers, by the names of `Verdict.figures`."""
 
 
 def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
-    """Say what a verdict rests on.
+    """Explain the basis of a verdict.
 
     Args:
-        verdict: of a registration.
-        alignment: that came before its deformation.
+        verdict: verdict of a registration.
+        alignment: the alignment before its deformation.
 
     Returns:
-        A line for each topic that was looked at, in the order of `TOPICS`; what speaks against the registration comes
-        before the figures.
+        A line for each assessed topic, in the order of `TOPICS`; the reasons against the registration come before the
+        figures.
 
     Example:
         >>> from medtrace.registration import register_images

@@ -1,4 +1,4 @@
-"""Where images lie, in coordinates of as many axes as they have."""
+"""Coordinate frames with as many axes as the images have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 Array = Any
 PARALLEL = 1e-3
-"""Of a pixel's edge: how far out of the fixed slice's plane a pixel's step may lead."""
+"""Maximum out-of-plane part of a pixel step, as a fraction of a pixel's edge."""
 
 
 class Frame:
@@ -69,7 +69,7 @@ class Frame:
         return torch.from_numpy(turn @ (place - self.rigid[:3, 3])), torch.from_numpy(turn @ wide @ turn.T)
 
     def starting_at(self, voxel: Sequence[int]) -> Frame:
-        """The same, with the fixed image cut to begin at a voxel."""
+        """The same, with the fixed image cropped to start at a voxel."""
         result = copy(self)
         change = np.eye(self.dims + 1)
         change[:-1, -1] = voxel

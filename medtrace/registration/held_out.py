@@ -1,4 +1,4 @@
-"""Whether a deformation is borne out where it was not sought: in blocks that were left out of the registration."""
+"""Validation of a deformation in blocks held out of the registration."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from medtrace.registration.working import Working
 EDGE = 10
 """Voxels of a block's edge."""
 RADIUS, FLOOR = 3, 1e-3
-"""Of the windows of local correlation, and of their variance."""
+"""Radius of the windows of local correlation, and floor of their variance."""
 SMOOTHING = 6.0
-"""Standard deviation in voxels of the Gaussian over which the rise of likeness is averaged."""
+"""Standard deviation in voxels of the Gaussian over which the gain in similarity is averaged."""
 ENOUGH = 0.04
-"""Local rise of the squared correlation from which a deformation is kept as it is; below it shrinks, and at 0 it goes.
-Together with EDGE and SMOOTHING set on TraceBench's validation cases (96²; 8 of `postop` and 8 of `metamorphic`)."""
+"""Local gain in squared correlation above which a deformation is kept unchanged; below it shrinks, and at 0 it
+vanishes. Together with EDGE and SMOOTHING set on TraceBench's validation cases (96²; 8 of `postop` and 8 of
+`metamorphic`)."""
 CERTAIN = 2.0
 """Standard errors by which the gain must exceed 0 to be sure."""
 LITTLE = 0.01
-"""Fraction of a deformation's energy below which what is kept is none."""
+"""Fraction of a deformation's energy below which nothing is kept."""
 
 
 class Evidence(NamedTuple):
-    """What the blocks that were left out say of a deformation."""
+    """The evidence of held-out blocks for a deformation."""
 
     gain: float
-    """Mean rise of the squared local correlation in them, by a deformation that did not see them."""
+    """Mean gain in squared local correlation in them, by a deformation that did not see them."""
     error: float
     """Its standard error, over blocks."""
     blocks: int
@@ -53,20 +54,20 @@ class Evidence(NamedTuple):
 
 
 def supported(pair: Working, deformation: Deformation, settings: Deformable) -> tuple[Deformation, Evidence]:
-    """Keep of a deformation what is borne out by blocks that it was not sought in.
+    """Keep the part of a deformation that is confirmed in held-out blocks.
 
-    The image is cut into blocks like a chessboard. The deformation is sought twice more, without the white and without
-    the black blocks, and each of the two is assessed in the blocks that it did not see, by the squared local
-    correlation in windows that see nothing else. Where it raises that too little, on a Gaussian average, the
-    deformation shrinks; where it raises it nowhere, or not in the mean, nothing is kept.
+    The image is cut into blocks like a chessboard. The deformation is estimated twice more, without the white and
+    without the black blocks, and each of the two is assessed in the blocks that it did not see, by the squared local
+    correlation in windows limited to them. Where the gain is too small, on a Gaussian average, the deformation shrinks;
+    if there is no gain anywhere, or none on average, nothing is kept.
 
     Args:
         pair: the images on the working grid.
-        deformation: of them.
-        settings: that it was found with.
+        deformation: deformation of them.
+        settings: the settings that it was estimated with.
 
     Returns:
-        The deformation that is kept, and what there is for it.
+        The kept deformation, and the evidence for it.
     """
     content = pair.content.float() * (1 - pair.mask)
     blocks, white = _chessboard(pair.fixed.shape[1:], EDGE)
@@ -107,7 +108,7 @@ def _chessboard(shape: Sequence[int], edge: int) -> tuple[Tensor, Tensor]:
 
 
 def _rise(pair: Working, fields: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """By how much fields raise the local correlation, times the weight with which a voxel counts, and that weight."""
+    """The gain in local correlation by the fields, times each voxel's weight, and that weight."""
     fixed, moving = scaled(pair.fixed), scaled(pair.moving)
     rise, mass = torch.zeros(fixed.shape[1:]), torch.zeros(fixed.shape[1:])
     for field, weight in zip(fields, weights):
@@ -118,7 +119,7 @@ def _rise(pair: Working, fields: Sequence[Tensor], weights: Sequence[Tensor]) ->
 
 
 def _over_blocks(rise: Tensor, mass: Tensor, blocks: Tensor) -> tuple[float, float, int]:
-    """Mean rise over blocks, weighted by what they hold, its standard error, and their number."""
+    """Mean gain over blocks, weighted by their content, its standard error, and their number."""
     flat, count = blocks.flatten(), int(blocks.max()) + 1
     sums, weight = (torch.bincount(flat, weights=values.flatten().double(), minlength=count) for values in (rise, mass))
     used = weight > 0.05 * EDGE ** len(blocks.shape)

@@ -1,4 +1,4 @@
-"""A registration that knows nothing of the method, to score correspondences that the method does not give itself."""
+"""A registration independent of the method, to score correspondences that the method does not provide itself."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def independent_registration(
 ) -> Tensor:
     """Register `source` onto `image` by a classical method.
 
-    TraceTrans scores its α-row by such a field (from ANTs), because at α = 1 the model's own is not trained.
-    "simpleitk" is one cubic B-spline by Mattes mutual information at two resolutions, every voxel being used; the same
+    TraceTrans scores its α-row with such a field (from ANTs), because at α = 1 the model's own field is not trained.
+    "simpleitk" is one cubic B-spline with Mattes mutual information at two resolutions, using every voxel; the same
     images give the same field. "ants" is ANTsPy's SyN from the identity (`pip install medtrace[ants]`) with its own
     settings.
 
@@ -55,14 +55,14 @@ def independent_registration(
         num_bins: bins of the mutual information.
         iterations: steps of L-BFGS-B at each resolution ("simpleitk").
         region: boolean (B, 1, *spatial), the voxels of `image` that count ("simpleitk"); None for all.
-        samples: the most voxels that are used, at regular distances ("simpleitk"); None for all.
+        samples: maximum number of voxels used, regularly spaced ("simpleitk"); None for all.
         evaluations: of the mutual information at each resolution, at most ("simpleitk").
 
     Returns:
         Displacement (B, spatial_dims, *spatial) in voxels on the grid of `image`, pull convention, float32.
 
     Raises:
-        ImportError: if ANTsPy is asked for and not installed.
+        ImportError: if ANTsPy is requested and not installed.
         ValueError: if the shapes differ, there is more than one channel, or an image is not finite.
     """
     check_batched("source", source, channels=1)
@@ -104,7 +104,7 @@ def _by_ants(moving: np.ndarray, fixed: np.ndarray, num_bins: int) -> np.ndarray
         syn_sampling=num_bins,
         random_seed=1,
     )
-    # The field is read off by pulling the coordinates themselves.
+    # The field is obtained by pulling the coordinates themselves.
     index = np.indices(fixed.shape, dtype=np.float64)
     pulled = [
         ants.apply_transforms(target, ants.from_numpy(axis), result["fwdtransforms"], interpolator="linear").numpy()
@@ -119,7 +119,7 @@ def _by_ants(moving: np.ndarray, fixed: np.ndarray, num_bins: int) -> np.ndarray
 
 
 def _fraction(fixed: np.ndarray, inside: np.ndarray | None, samples: int | None) -> float:
-    """Of the voxels that count, the part that makes `samples` of them."""
+    """The fraction of the counted voxels that gives `samples` of them."""
     count = fixed.size if inside is None else max(int(inside.sum()), 1)
     return 1.0 if samples is None else min(1.0, samples / count)
 

@@ -19,18 +19,17 @@ from medtrace.registration.pyramid import shrink
 from medtrace.registration.scaling import scaled
 
 COARSEST = 20
-"""Voxels, about, that the fixed content's longest side has at the coarsest resolution."""
+"""Approximate number of voxels along the fixed content's longest side at the coarsest resolution."""
 
 MOST_VOXELS = 300_000
-"""Voxels of the fixed image at the finest resolution at most."""
+"""Maximum number of voxels of the fixed image at the finest resolution."""
 
 MOST_POINTS, FIRST_POINTS, FEW_POINTS = 30_000, 8_000, 2_500
-"""Voxels of the fixed image that are compared at a resolution at most, at the coarsest, and where many maps are looked
-at."""
+"""Maximum number of fixed voxels that are compared at a resolution, at the coarsest, and when many maps are scored."""
 
 
 class AlignmentLevel:
-    """Two images at one resolution, each on its own grid, and what a map between them is worth.
+    """Two images at one resolution, each on its own grid, and the score of a map between them.
 
     Args:
         moving: (1, *spatial) from 0 to 1.
@@ -38,7 +37,7 @@ class AlignmentLevel:
         weight: (1, *spatial) of the fixed voxels.
         moving_weight: likewise of the moving ones, or None.
         frame: where the images lie.
-        factors: voxels of the images in one of the level, per axis, of moving and fixed.
+        factors: image voxels per voxel of the level, per axis, for moving and fixed.
         most: fixed voxels that are compared.
     """
 
@@ -63,7 +62,7 @@ class AlignmentLevel:
         self.fixed_middle, self.moving_middle = _middle(coarse_fixed, self.to_fixed), _middle(coarse_moving, to_moving)
         self.radius = max(float(np.sqrt(np.trace(spread))), self.edge)
         self.spread = spread
-        # A rim of the border's typical value is what lies outside the moving grid.
+        # Outside the moving grid lies a rim with the border's typical value.
         padded = F.pad(coarse_moving, (1, 1) * self.dims, value=_rim(coarse_moving[0]))[0]
         parted = None if moving_share is None else F.pad(moving_share, (1, 1) * self.dims, value=1.0)[0]
         self.from_moving = np.linalg.inv(to_moving @ _shift(self.dims, -1.0))
@@ -99,7 +98,7 @@ class AlignmentLevel:
         """Normalized mutual information through a map of the frame's points, and its derivative by the map's matrix.
 
         Returns:
-            The value in [1, 2], 0 where nothing counts, and (D, D + 1).
+            The value in [1, 2], 0 if nothing counts, and (D, D + 1).
         """
         value, by_voxels = self.information.compare(self.from_moving @ matrix @ self.to_fixed)
         # position = N·M·A·p with N to moving voxels and A from fixed ones
@@ -110,7 +109,7 @@ class AlignmentLevel:
         return self.information.compare(self.from_moving @ matrix @ self.to_fixed, derivative=False)[0]
 
     def scores(self, matrices: Sequence[Array]) -> list[float]:
-        """Likewise through each of many maps, of few of the points: for a first look."""
+        """Likewise through each of many maps, at a few of the points, for a first screening."""
         few = self._information(FEW_POINTS)
         return few.values_of([self.from_moving @ matrix @ self.to_fixed for matrix in matrices])
 
@@ -123,12 +122,12 @@ class AlignmentLevel:
 
 
 class Side(NamedTuple):
-    """One image of a pair, as an alignment takes it."""
+    """One image of a pair, prepared for alignment."""
 
     image: Tensor
     """(1, *spatial) from 0 to 1."""
     weight: Tensor | None
-    """(1, *spatial), how far its voxels count; None for all."""
+    """(1, *spatial), weights of its voxels; None for all."""
 
 
 def side(image: Tensor, mask: Tensor | None) -> Side:
@@ -181,12 +180,12 @@ def make_levels(moving: Side, fixed: Side, frame: Frame, most: int = MOST_POINTS
 
 
 def content_box(image: Tensor, margin: int) -> tuple[list[int], list[int]]:
-    """First voxel of the box about a scaled image's content (C, *spatial), widened by a margin, and behind its last."""
+    """First voxel and end (exclusive) of the box about a scaled image's content (C, *spatial), widened by a margin."""
     return _box(image.mean(0), [float(margin)] * (image.ndim - 1))
 
 
 def _chosen(count: int, most: int) -> Array:
-    """Indices of so many at most, one of each of as many equal ranges, at random but always the same."""
+    """Up to the given number of indices, one from each of as many equal ranges, random but reproducible."""
     if count <= most:
         return np.arange(count)
     places = np.arange(most) + np.random.default_rng(0).random(most)
@@ -239,7 +238,7 @@ def _rim(image: Tensor) -> float:
 
 
 def _box(image: Tensor, margin: Sequence[float]) -> tuple[list[int], list[int]]:
-    """First voxel of the box about what differs from the rim, widened by a margin per axis, and behind its last."""
+    """First voxel and end (exclusive) of the box about what differs from the rim, widened by a margin per axis."""
     on = ((image - _rim(image)).abs() > 0.1).cpu().numpy()
     lows, highs = [], []
     for axis, (size, more) in enumerate(zip(image.shape, margin)):

@@ -1,4 +1,4 @@
-"""How far an affine map is from one that two scans of heads, bodies or tissues can differ by."""
+"""Plausibility of an affine map between two scans of heads, bodies or tissues."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 USUAL_SCALE, POSSIBLE_SCALE = 1.35, 1.8
-"""Change of length, either way, beyond which a map is unusual, and beyond which it is not believed."""
+"""Change of length, either way, beyond which a map is unusual, and beyond which it is rejected."""
 
 USUAL_STRETCH, POSSIBLE_STRETCH = 1.3, 1.7
 """Largest over smallest change of length, likewise."""
 
 
 class Plausibility(NamedTuple):
-    """A map in plain numbers, and what to think of it."""
+    """A map in numbers, and their assessment."""
 
     rotation_degrees: float
     shift_mm: float
-    """Of the fixed content's center."""
+    """Shift of the fixed content's center."""
     scale: float
     """Mean change of length: above 1 the moving image is larger than the fixed one."""
     stretch: float

@@ -1,4 +1,4 @@
-"""Settings of a deformation that have been measured, for images other than two heads of one contrast."""
+"""Tested settings of a deformation for images other than two heads of one contrast."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from medtrace.registration.deformable import Deformable
 
 
 def thorough(spacing: Sequence[float]) -> Deformable:
-    """Settings for images whose true deformation is smooth, such as TraceBench: wide updates, hardly any elasticity.
+    """Settings for images whose true deformation is smooth, such as TraceBench: wide smoothing of updates, almost no
+    elasticity.
 
     Args:
-        spacing: mm per voxel and axis of the grid on which the deformation is sought.
+        spacing: mm per voxel and axis of the grid on which the deformation is estimated.
 
     Example:
         >>> thorough((2.0, 2.0)).update_smoothing_mm
@@ -29,7 +30,7 @@ def thorough(spacing: Sequence[float]) -> Deformable:
 
 
 def weak_likeness(spacing: Sequence[float]) -> Deformable:
-    """Settings for images whose shapes alone are alike, such as tissue in two stains: a stiff field of fine levels.
+    """Settings for images that are similar only in shape, such as tissue in two stains: a stiff field at fine levels.
 
     Args:
         spacing: as for `thorough`.

@@ -1,4 +1,4 @@
-"""The resolutions of a registration: block means of images, and fields carried from one to the next."""
+"""The resolutions of a registration: block means of images, and fields resampled from one to the next."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ class Step(NamedTuple):
     """One resolution."""
 
     factor: tuple[int, ...]
-    """Voxels of the full resolution in one of this, per axis; powers of 2."""
+    """Full-resolution voxels per voxel of this resolution, per axis; powers of 2."""
     iterations: int
 
 
 def pyramid(shape: Sequence[int], spacing: Sequence[float], iterations: Sequence[int]) -> list[Step]:
-    """Resolutions from coarse to fine, the last the full one.
+    """Resolutions from coarse to fine; the last is the full one.
 
     Args:
         shape: spatial shape of the full resolution.
-        spacing: mm per axis; axes of large voxels are halved later than those of small ones, and short ones less.
+        spacing: mm per axis; axes with large voxels are halved later than those with small ones, and short axes less
+            often.
         iterations: per resolution, coarse to fine; coarse ones that the shape is too small for are left out.
 
     Example:
@@ -53,7 +54,7 @@ def _halved(size: int, length: float, edge: float) -> int:
 
 
 def shrink(image: Tensor, factor: Sequence[int]) -> Tensor:
-    """Means of blocks of an image (C, *spatial), the border repeated where a block is not full."""
+    """Means of blocks of an image (C, *spatial), repeating the border where a block is incomplete."""
     if max(factor) == 1:
         return image
     pads: list[int] = []
@@ -65,13 +66,13 @@ def shrink(image: Tensor, factor: Sequence[int]) -> Tensor:
 
 
 def enlarge(field: Tensor, factor: Sequence[int], finer: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """A displacement (D, *spatial) of one resolution on a finer one, linearly, in its voxels.
+    """A displacement (D, *spatial) of one resolution, interpolated linearly on a finer one, in its voxels.
 
     Args:
         field: in voxels of its resolution.
         factor: of its resolution.
         finer: of the other.
-        shape: of the full resolution.
+        shape: shape of the full resolution.
     """
     ratio = [old // new for old, new in zip(factor, finer)]
     mode = "bilinear" if len(ratio) == 2 else "trilinear"

@@ -1,4 +1,4 @@
-"""One call from two images in space to one displacement: alignment, deformation, and what became of them."""
+"""Registration of two images in one call: alignment, deformation and verdict."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from medtrace.registration.verdict import OtherStart, Verdict, assess
 from medtrace.registration.working import Working, coordinates, total_field, total_inverse, working_pair
 
 ALIKE = 0.8
-"""Mean squared local correlation of aligned images, over that of the fixed image with itself, from which a
-deformation has to raise it to be kept."""
+"""Mean squared local correlation of aligned images, over that of the fixed image with itself, above which a deformation
+must raise it to be kept."""
 
 STRUCTURED = 0.5
-"""Mean squared local correlation of an image with itself, at least, which is 1 but for windows without structure."""
+"""Minimum mean squared local correlation of an image with itself, which is 1 except for windows without structure."""
 
 
 class Registration(NamedTuple):
@@ -46,12 +46,12 @@ class Registration(NamedTuple):
     deformation: Deformation
     """On the working grid."""
     settings: Deformable
-    """Of the deformation, with its similarity."""
+    """Settings of the deformation, with its similarity."""
     settings_reason: str
-    """Why these, in a sentence."""
+    """The reason for these, in a sentence."""
     verdict: Verdict
     evidence: Evidence | None = None
-    """What held-out blocks say of the deformation, where they were asked."""
+    """The evidence of held-out blocks for the deformation, if they were used."""
 
 
 @threads.own_pool()
@@ -77,25 +77,25 @@ def register_images(
         fixed: of as many channels and axes, on any grid.
         moving_affine: (4, 4) voxel to RAS mm.
         fixed_affine: (4, 4) voxel to RAS mm.
-        alignment: "auto", "rigid", "affine", "none" (see `align`), or an alignment that was found before.
+        alignment: "auto", "rigid", "affine", "none" (see `align`), or an earlier alignment.
         similarity: "auto", or one of `deformable.SIMILARITIES`.
         mask: (1, *spatial) on the fixed grid, boolean or in [0, 1]: pathology that has no counterpart, left out.
         moving_mask: likewise on the moving grid.
-        spacing: mm of the voxels on which the deformation is sought; None for the fixed image's.
-        settings: of the deformation, whose similarity is replaced, or what gives them for the spacing in mm of the grid
-            that is worked on, such as `thorough`; None for the usual ones, or `weak_likeness` where shapes are alike
-            and texture is not.
-        check_starts: whether an alignment is also found another way, to see whether both agree: the other way around,
-            or, where none was sought, at all.
-        held_out: whether to keep of the deformation only what blocks bear out that it was not sought in (see
-            `held_out.supported`); it is sought three times then.
+        spacing: mm of the voxels on which the deformation is estimated; None for the fixed image's.
+        settings: settings of the deformation, whose similarity is replaced, or a function that gives them for the
+            spacing in mm of the working grid, such as `thorough`; None for the default ones, or `weak_likeness` if
+            shapes are similar and texture is not.
+        check_starts: whether a second alignment is estimated, to check whether both agree: in the reverse direction, or
+            at all if no alignment was requested.
+        held_out: whether to keep only that part of the deformation which is confirmed in held-out blocks (see
+            `held_out.supported`); it is then estimated three times.
 
     Returns:
         See `Registration`; look at its verdict. torch is kept at one thread meanwhile (see `threads.own_pool`).
 
     Raises:
-        TypeError, ValueError: if a shape, a kind or a number is wrong, the images do not overlap by their headers where
-            no alignment is sought, or lie farther apart than they are large.
+        TypeError, ValueError: if a shape, a type or a number is wrong or, by their headers, the images do not overlap
+            where no alignment is sought or are farther apart than their size.
 
     Example:
         >>> fixed = torch.zeros(1, 48, 48)
@@ -141,7 +141,7 @@ def register_images(
 
 
 def _scaled(pair: Working) -> ScaledImages:
-    """What is deformed. Where something is left out, it has no part in the images' scale either."""
+    """The images to deform. Anything left out does not affect the images' scale either."""
     weight = 1 - pair.mask
     moving, fixed = pair.shown
     if pair.moving_mask is not None:
@@ -152,12 +152,12 @@ def _scaled(pair: Working) -> ScaledImages:
 
 
 def _needless(pair: Working, deformation: Deformation, before: float) -> bool:
-    """Whether images that are as alike as two can be, once aligned, are less so when deformed."""
+    """Whether images that are already as similar as possible after alignment become less similar when deformed."""
     if before <= ALIKE * STRUCTURED:
         return False
     weight = pair.content.float() * (1 - pair.mask)
     moving, fixed = pair.shown
-    if before <= ALIKE * mean_correlation(fixed, fixed, weight):  # 1 but for windows without structure
+    if before <= ALIKE * mean_correlation(fixed, fixed, weight):  # 1 except for windows without structure
         return False
     return mean_correlation(warp(moving[None], deformation.ddf[None])[0], fixed, weight) < before
 
@@ -173,7 +173,7 @@ def _settings(
     similarity: str,
     settings: Deformable | Callable[[Sequence[float]], Deformable] | None,
 ) -> tuple[Deformable, str]:
-    """Settings of the deformation, and why these."""
+    """Settings of the deformation, and the reason for them."""
     chosen, reason = choose_similarity(similarity, contrast)
     if settings is not None:
         settings = settings if isinstance(settings, Deformable) else settings(pair.spacing)
@@ -185,7 +185,7 @@ def _settings(
 
 
 def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) -> None:
-    """Check that two grids lie where one can be registered with the other.
+    """Check that two grids are close enough to be registered.
 
     Raises:
         ValueError: if they do not overlap and no alignment is sought, or lie farther apart than they are large.
@@ -210,7 +210,7 @@ def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) 
 
 
 def _other_start(sides: tuple[Side, Side], affines: tuple[Tensor, Tensor], aligned: Alignment) -> OtherStart:
-    """An alignment found another way: from the fixed to the moving image, or, where none was sought, at all."""
+    """A second alignment: from the fixed to the moving image or, if none was requested, any alignment."""
     if aligned.kind == "none":
         frame = Frame(affines[1], affines[0], sides[1].image.ndim - 1)
         result = align_sides(*sides, frame, kind="rigid", finest=2, mirrored=False)

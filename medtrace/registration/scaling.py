@@ -1,4 +1,4 @@
-"""Intensities from 0 to 1 between the extremes of tissue."""
+"""Scaling of intensities to [0, 1] between the extremes of tissue."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 GAP = 0.25
-"""Fraction of the tissue's range that a background outside of it lies beyond it at most."""
+"""Maximum distance of an outside background from the tissue's range, as a fraction of that range."""
 
 
 ENOUGH = 500_000
-"""Voxels, about, of which percentiles are taken at most."""
+"""Approximate maximum number of voxels for percentiles."""
 
 
 def scaled(image: Tensor, weight: Tensor | None = None) -> Tensor:
     """An image from 0 to 1 between the .5 and 99.5 percentiles of its tissue, per channel.
 
-    Tissue is what differs from a background: a value that most of the border has, or else the least one. A background
-    outside of those percentiles stays apart from them: it becomes 0 or 1 itself, and the tissue takes the rest, four
-    fifths of the range at least.
+    Tissue is what differs from a background: a value that most of the border has, or else the minimum. A background
+        outside of those percentiles is kept separate: it becomes 0 or 1 itself, and the tissue takes the rest, at least
+        four fifths of the range.
 
     Args:
         image: (C, *spatial).

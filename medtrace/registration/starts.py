@@ -19,7 +19,7 @@ def orientations(dims: int, count: int) -> list[Array]:
 
     Args:
         dims: 2 or 3.
-        count: of matrices, at least 4 in 2D and 24 in 3D.
+        count: number of matrices, at least 4 in 2D and 24 in 3D.
     """
     if dims == 2:
         quarters = [math.pi / 2 * k for k in range(4)]

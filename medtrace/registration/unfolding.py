@@ -1,4 +1,4 @@
-"""Smooth a displacement where it folds, and only there."""
+"""Smoothing of a displacement only where it folds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from medtrace.kernels.greedy import operations
 
 SMOOTHING_VOXELS = 0.7
-"""Standard deviation of the Gaussian that a fold is smoothed by; every third round it is half as wide again."""
+"""Standard deviation of the Gaussian that smooths a fold; it grows by half every third round."""
 
 
 def unfold(ddf: Tensor, rounds: int = 10) -> tuple[Tensor, int, int]:
@@ -16,10 +16,10 @@ def unfold(ddf: Tensor, rounds: int = 10) -> tuple[Tensor, int, int]:
 
     Args:
         ddf: (D, *spatial), in voxels.
-        rounds: at most.
+        rounds: maximum number of rounds.
 
     Returns:
-        The field, and how many voxels folded before and still do (see `fields.folded_voxels`).
+        The field, and the number of folded voxels before and after (see `fields.folded_voxels`).
     """
     ops = operations(ddf.shape[1:], ddf.device, ddf.dtype if ddf.dtype == torch.float64 else torch.float32)
     field = ops.field(ddf.clone())

@@ -1,4 +1,4 @@
-"""How far to believe a registration, in plain words."""
+"""Verdict on how far to trust a registration."""
 
 from __future__ import annotations
 
@@ -29,61 +29,62 @@ INVERSE_VOXELS = (0.5, 3.0)
 """Largest inverse error in voxels, likewise."""
 
 NO_CONTRAST = 0.3
-"""Correlation of the intensities below which squared differences cannot have led anywhere."""
+"""Correlation of the intensities below which squared differences cannot have guided the registration."""
 
 CORRELATION = (0.2, 0.1)
 """Mean squared local correlation in the content after the registration: below which to warn, and to fail."""
 
 
 OTHER_GAIN, FAR_GAIN = 0.15, 0.05
-"""Fraction of the information by which another alignment must beat the headers' own to be believed instead; the second
-where it lies so far away that one of the two must be wrong (a slice turned by 180° without a word had 13 %)."""
+"""Fraction of the information by which another alignment must beat the headers' own to be preferred; the second applies
+if it is so far away that one of the two must be wrong (a slice turned by 180° without a notice had 13 %)."""
 
 MIRRORED = (0.03, 0.05)
-"""Fraction of the information that a mirrored map may add: above which to warn, to fail. Of one person's images that
-were not flipped it was -22 to -9 %, of flipped ones 10 to 35 %; of two people's heads -1 to 1 % either way, so that
-their left and right, if exchanged, are not noticed."""
+"""Fraction of the information that a mirrored map may add: above which to warn, to fail. For one person's images that
+were not flipped it was -22 to -9 %, for flipped ones 10 to 35 %; for two people's heads -1 to 1 % either way, so that
+an exchange of left and right is not detected."""
 
 LOST = 0.1
-"""Fraction of likeness that a deformation may cost: between images that were aligned already it has nothing to gain."""
+"""Fraction of similarity that a deformation may cost: between images that were already aligned it has nothing to
+gain."""
 
 GAINED, UNLIKE = 1.25, 0.5
-"""Factor by which a deformation raises the information above that of independent images, at least, where the squared
-local correlation stays below the second number: else nothing says that it led anywhere."""
+"""Minimum factor by which a deformation must raise the information above that of independent images if the squared
+local correlation stays below the second number: otherwise there is no evidence of an improvement."""
 
 
 NUDGE = 0.09
-"""Length, over the content's radius, of the shifts that a registration's information has to beat."""
+"""Length, over the content's radius, of the shifts that a registration's information must beat."""
 
 REVEALING = 4.0
-"""Sharpness of the fixed image against itself from which the factor is asked for: real heads (T1, 3 mm) have 6.7 to 10,
-plain shapes 1 to 2, of which a correct registration has no more either."""
+"""Sharpness of the fixed image against itself above which the factor is required: real heads (T1, 3 mm) have 6.7 to 10,
+simple shapes 1 to 2, for which a correct registration has no more either."""
 
 SHARP = 1.85
-"""Factor by which it has to where the squared local correlation stays below UNLIKE. Set on few: two heads at 3 mm, 1.2
-to 1.7 of three that were not brought together (structures' Dice below .54), 2.05 and 2.55 of two that were."""
+"""Factor by which it must if the squared local correlation stays below UNLIKE. Set on few cases: two heads at 3 mm, 1.2
+to 1.7 for three that were not registered (structures' Dice below .54), 2.05 and 2.55 for two that were."""
 
 
 UNMIRRORED = 0.05
-"""Fraction of the information by which a mirrored map must be behind for two images to be told by their shapes. Of two
-pairs of tissue in two stains it was 21 to 22 % behind."""
+"""Fraction of the information by which a mirrored map must be worse for two images to be located by their shapes. For
+two pairs of tissue in two stains it was 21 to 22 % worse."""
 
 
 class OtherStart(NamedTuple):
-    """An alignment that was found another way."""
+    """A second alignment, estimated in another way."""
 
     distance_mm: float
-    """Over the fixed content, from the one that was used."""
+    """Distance over the fixed content from the alignment that was used."""
     gain: float | None
-    """By how much it raises the information that the headers' own shares; None where it is that same one, found from
-    the other side."""
+    """By how much it raises the information that the headers' own shares; None if it is that same one, estimated in the
+    reverse direction."""
 
 
 TOPICS = ("coverage", "similarity", "field and inverse", "alignment", "two starts", "contrast")
 
 
 class Finding(NamedTuple):
-    """One thing that speaks against a registration."""
+    """One reason against a registration."""
 
     topic: str
     """One of TOPICS."""
@@ -93,12 +94,12 @@ class Finding(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A grade, why, and the figures behind it."""
+    """A grade, its reasons, and the underlying figures."""
 
     grade: str
     """"PASS", "WARN" or "FAIL"."""
     reasons: tuple[str, ...]
-    """What speaks against the registration, the gravest first; none for a PASS."""
+    """The reasons against the registration, the most serious first; none for a PASS."""
     figures: dict[str, float]
     findings: tuple[Finding, ...] = ()
     """The reasons with their topics and grades."""
@@ -118,14 +119,14 @@ def assess(
     similarity: str = "lncc",
     contrast: ContrastRelation | None = None,
 ) -> Verdict:
-    """Assess a registration by what can be known without truth.
+    """Assess a registration without ground truth.
 
     Args:
         pair: the images on the working grid.
-        deformation: of them.
-        alignment: before it.
-        other: an alignment that was found another way, or None.
-        similarity: that drove the deformation.
+        deformation: deformation of them.
+        alignment: the alignment before it.
+        other: a second alignment, or None.
+        similarity: the similarity that drove the deformation.
         contrast: how the aligned images relate, or None.
     """
     known = None if contrast is None else contrast.texture
@@ -206,7 +207,7 @@ def _information(moving: Tensor, fixed: Tensor, weight: Tensor) -> float:
 def sharpness(moving: Tensor, fixed: Tensor, weight: Tensor, shift_mm: float, spacing: Sequence[float]) -> float:
     """Information that two images share, over that when one is shifted along an axis: 1 is not a peak, 10 the most.
 
-    What independent images of as many voxels share by chance is taken off both.
+    The information that independent images of as many voxels share by chance is subtracted from both.
 
     Args:
         moving: (C, *spatial) from 0 to 1, registered.
@@ -308,7 +309,8 @@ def shapes_agree(alignment: Alignment, other: OtherStart | None) -> bool:
 
 
 def likeness(figures: dict[str, float], by_shapes: bool) -> list[tuple[str, str]]:
-    """Findings on likeness; `by_shapes`: texture does not correspond, and shapes have told where the images belong."""
+    """Findings on similarity; `by_shapes`: texture does not correspond, and shapes determined where the images
+    belong."""
     before, after = figures["correlation_aligned"], figures["correlation_after"]
     result = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
     names = ("working_information_aligned", "working_information_after")
@@ -318,7 +320,7 @@ def likeness(figures: dict[str, float], by_shapes: bool) -> list[tuple[str, str]
         result.append(("WARN", text))
     if after < UNLIKE and figures["sharpness"] < SHARP and figures["sharpness_of_fixed"] >= REVEALING:
         text = f"the images share hardly more information ({figures['sharpness']:.1f}-fold) than a little shifted"
-        # What is alike in shapes alone is not much less so when shifted a little.
+        # Images similar only in shape are not much less similar after a small shift.
         result.append(("WARN", f"{text}; their shapes agree, their texture does not") if by_shapes else ("FAIL", text))
     if shared[1] - 1 < (1 - LOST) * (shared[0] - 1):
         text = f"the deformation lowers the information that the images share ({shared[0]:.3f}, then {shared[1]:.3f})"
@@ -331,7 +333,7 @@ def likeness(figures: dict[str, float], by_shapes: bool) -> list[tuple[str, str]
 
 
 def _below(value: float, bounds: tuple[float, ...], text: str, equal: bool = False) -> list[tuple[str, str]]:
-    """Grade a number that is to be large: warn below the first bound, fail below the second."""
+    """Grade a number that should be large: warn below the first bound, fail below the second."""
     warn, fail = bounds
     if value < fail or (equal and value == fail):
         return [("FAIL", text)]

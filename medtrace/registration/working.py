@@ -1,4 +1,4 @@
-"""The grid on which a pair is deformed, both images on it, and the way back from it."""
+"""The grid on which a pair is deformed, both images on it, and the mapping back from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medtrace.registration.levels import content_box
 from medtrace.registration.scaling import percentiles, scaled
 
 MARGIN = 4
-"""Voxels about the content of either image that are worked on too."""
+"""Margin in voxels about the content of either image that is also processed."""
 
 
 class Working(NamedTuple):
@@ -49,12 +49,12 @@ def working_pair(
     matrix: Array,
     spacing: float | None,
 ) -> Working:
-    """Bring a pair onto one grid along the fixed image's axes, cut to what either image shows.
+    """Resample a pair onto one grid along the fixed image's axes, cropped to the content of either image.
 
     Args:
         images: moving and fixed, (C, *spatial) each on its own grid.
         masks: likewise, (1, *spatial) or None.
-        frame: where they lie.
+        frame: their frame.
         matrix: (D + 1, D + 1), the alignment of the frame's points.
         spacing: mm of the grid's voxels; None for the fixed image's own.
     """
@@ -89,7 +89,7 @@ def onto(image: Tensor, shape: Sequence[int], matrix: Array, *, smooth: bool = F
 
     Args:
         image: floating.
-        shape: of the other grid.
+        shape: shape of the other grid.
         matrix: (D + 1, D + 1) from its voxels to the image's.
         smooth: whether to filter the image first along axes whose voxels are finer than the other grid's.
     """
@@ -128,7 +128,7 @@ def total_field(ddf: Tensor, working: Array, matrix: Array, fixed: Array, shape:
         working: affine of the working grid.
         matrix: the alignment.
         fixed: affine of the fixed grid.
-        shape: of the fixed grid.
+        shape: shape of the fixed grid.
     """
     first, last = np.linalg.inv(working) @ fixed, np.linalg.inv(fixed) @ matrix @ working
     if takes_compiled(ddf):
@@ -142,9 +142,9 @@ def total_field(ddf: Tensor, working: Array, matrix: Array, fixed: Array, shape:
 def total_inverse(
     ddf: Tensor, working: Array, matrix: Array, moving: Array, shape: Sequence[int], guess: Tensor | None = None
 ) -> Tensor:
-    """Displacement on the moving grid, in its voxels, that leads back; arguments as in `total_field`.
+    """The inverse displacement on the moving grid, in its voxels; arguments as in `total_field`.
 
-    `guess` (D, *working shape) is about the inverse of `ddf`: where it is one, it is taken as it is.
+    `guess` (D, *working shape) is an approximate inverse of `ddf`: where it is exact, it is used unchanged.
     """
     first, last = np.linalg.inv(matrix @ working) @ moving, np.linalg.inv(moving) @ working
     if takes_compiled(ddf):
@@ -171,11 +171,11 @@ def _inside(shape: Sequence[int], matrix: Array, sizes: Sequence[int]) -> Tensor
 
 
 def coordinates(matrix: Array, shape: Sequence[int]) -> list[Tensor]:
-    """Where a matrix (D + 1, D + 1) leads the voxels of a grid, per axis of the other grid, float32.
+    """Where a matrix (D + 1, D + 1) maps the voxels of a grid, per axis of the other grid, float32.
 
     Args:
         matrix: of voxels.
-        shape: of the grid.
+        shape: shape of the grid.
     """
     lines = [torch.arange(size, dtype=torch.float64) for size in shape]
     result = []

@@ -35,8 +35,8 @@ STYLE = """
 
 
 def certificate_beside(folder: str | os.PathLike) -> Path:
-    """Where `medtrace certify` puts the certificate of a trace's folder: FOLDER.certificate.json, beside it, or in it
-    where it is a mount point or has a parent that cannot be written."""
+    """The path where `medtrace certify` writes the certificate of a trace's folder: FOLDER.certificate.json, next to
+    it, or in it where it is a mount point or has a parent that cannot be written."""
     folder = Path(os.path.abspath(folder))
     return folder / INSIDE if stands_alone(folder) else folder.with_name(f"{folder.name}.certificate.json")
 

@@ -99,7 +99,7 @@ def sensitivity_figure(
         parameter: key of the parameter.
         measures: keys of the measures, or key → label.
         series: key of a name, such as the method's: rows of one name are joined by their own line.
-        label: of the parameter's axis; by default its key.
+        label: label of the parameter's axis; by default its key.
         better: key → "min" or "max": the best value of a line gets a ring, and the label an arrow.
         spread: what the bars are: "ci" (mean ± 1.96·SD/√n), "sd", or "none".
         logarithmic: spread the parameter's axis by its logarithm, for values of several magnitudes.

@@ -1,4 +1,4 @@
-"""What the figures of traces are drawn with: pictures of a slice, and how they are placed on axes of matplotlib."""
+"""Drawing helpers for figures of traces: images of a slice, and their placement on matplotlib axes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medtrace.trace import Trace
 AMOUNT, CHANGE = "cividis", "PuOr_r"
 GRID_COLOR = "#F0B429"
 LONGEST = 0.3
-"""Of a panel's width, that a scale bar takes at most."""
+"""Maximum fraction of a panel's width that a scale bar takes."""
 TEXT: dict[str, Any] = {"fontsize": 9}
 
 
@@ -31,7 +31,7 @@ def panel_axes(figure: Figure, count: int, columns: int, *, share_x: bool = Fals
 
     Args:
         figure: that they are added to.
-        count: of the panels.
+        count: number of the panels.
         columns: panels per row at most; rows are filled evenly.
         share_x: whether they share their horizontal axis.
 
@@ -60,7 +60,7 @@ def anatomy(view: View, image: Tensor) -> np.ndarray:
 
 
 def grid_lines(view: View, trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pulled point of every pixel lies, along the page's two axes, in mm from the grid's middle."""
+    """The position of every pixel's pulled point along the page's two axes, in mm from the grid's center."""
     dims = trace.spatial_dims
     shape = trace.image.shape[1:]
     place = identity_grid(shape, device=trace.ddf.device) + trace.ddf
@@ -79,7 +79,7 @@ def window_of(pictures: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def limit_of(pictures: Sequence[np.ndarray]) -> float:
-    """What the ends of a diverging map stand for: the 99.5 percentile of all absolute changes; 0 without any."""
+    """The value at the ends of a diverging color map: the 99.5 percentile of all absolute changes; 0 without any."""
     if not pictures:
         return 0.0
     sizes = np.abs(np.concatenate([picture.ravel() for picture in pictures]))

@@ -41,7 +41,7 @@ def grid_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None =
 
     Args:
         trace: what to draw.
-        plane: of a volume.
+        plane: plane of a volume.
         index: slice; by default the one with the most displacement.
 
     Returns:
@@ -100,7 +100,7 @@ def ledger_figure(
     Args:
         trace: what to draw.
         target: the true image, for the column of the error.
-        plane: of a volume.
+        plane: plane of a volume.
         index: slice; by default the one with the most displacement.
 
     Returns:
@@ -135,7 +135,7 @@ def row_figure(traces: Mapping[str, Trace], *, plane: PlaneName = "axial", index
 
     Args:
         traces: name → trace; a source on its own grid is drawn in its own middle slice or `index`.
-        plane: of volumes.
+        plane: plane of volumes.
         index: slice; by default the one with the most displacement.
 
     Returns:

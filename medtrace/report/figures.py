@@ -91,7 +91,7 @@ def trace_figure(
         trace: what to draw.
         target: (C', *spatial), the true image.
         title: above the figure.
-        plane: of a volume; see `View` for how it is turned.
+        plane: plane of a volume; see `View` for how it is turned.
         index: slice along the array axis that `plane` cuts; by default the one of the largest mean displacement,
             every voxel weighted with its brightness above the image's darkest.
         window: intensities that are black and white; by default the .5 and 99.5 percentiles of all the anatomical
@@ -156,7 +156,7 @@ def comparison_figure(
         reference: a column, such as "target": under every other image its difference from this one is drawn, and under
             the reference the scale of the differences.
         affine: (4, 4) voxel to RAS mm of the grid; None is a photograph's, diag(-1, -1, 1, 1).
-        plane: of volumes.
+        plane: plane of volumes.
         index: slice; by default the middle one.
         window: intensities that are black and white; by default the percentiles of `trace_figure`, over all.
         title: above the figure.

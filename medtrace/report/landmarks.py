@@ -17,7 +17,7 @@ def error_figure(names: Sequence[str], before: np.ndarray, after: np.ndarray | N
     """Draw each landmark's error before and after, largest first, beside the cumulative fraction of landmarks.
 
     Args:
-        names: of N landmarks.
+        names: names of N landmarks.
         before: (N,) mm.
         after: (N,) mm, or None.
 

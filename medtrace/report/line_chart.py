@@ -55,7 +55,7 @@ def line_chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -
 
 
 class _Axis:
-    """Where values lie between two places of the page, and round numbers along them."""
+    """Mapping of values to positions between two points on the page, with round tick values."""
 
     def __init__(self, values: Sequence[float], start: float, end: float, integer: bool = False) -> None:
         low, high = min(values), max(values)

@@ -35,11 +35,11 @@ class OverviewCase(NamedTuple):
     verdict: str
     """Of `ORDER`."""
     reason: str
-    """What speaks against it, what failed, or that nothing does."""
+    """The reasons against it, the failure, or that there are none."""
     numbers: Mapping[str, float | None] = {}
-    """By the headings of their columns, with units; None where there is none."""
+    """By the headings of their columns, with units; None if there is none."""
     page: str | None = None
-    """Of the case, relative to the overview."""
+    """Path of the case, relative to the overview."""
     thumbnail: str | None = None
     """Image file, likewise."""
 

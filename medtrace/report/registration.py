@@ -82,7 +82,7 @@ def overlay_figure(
     coronal and a sagittal plane through the lesion. Each image has its own window.
 
     Args:
-        trace: of the registration.
+        trace: trace of the registration.
         target: (C, *spatial) on the target's grid, in its own units.
         labels: (1, *spatial) integers on the target's grid, such as `trace.transfer` gives; a contour for each but 0.
         lesion: (1, *spatial) on the target's grid, not zero inside; by default the trace's mask.

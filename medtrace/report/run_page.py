@@ -27,10 +27,10 @@ _VALIDATION, _RATE = "validation_", "learning_rate"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands.
+    """The progress of a training.
 
     Attributes:
-        title: of the method.
+        title: title of the method.
         state: what it does.
         epoch: epochs that are done.
         max_epochs: that are planned.

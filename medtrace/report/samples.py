@@ -14,7 +14,7 @@ from medtrace.report.view import View, view_of
 from medtrace.trace import Trace
 
 PIXELS = 192
-"""Of the longer side of a picture, about."""
+"""Approximate pixels of the longer side of an image."""
 _GAP = 6
 
 

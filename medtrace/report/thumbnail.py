@@ -36,7 +36,7 @@ def thumbnail(trace: Trace, target: Tensor | None = None) -> bytes:
 
 
 def _weight(image: Tensor) -> Tensor:
-    """How much an image varies beyond its least value, voxel by voxel."""
+    """The difference of an image from its minimum, voxel by voxel."""
     gray = image.mean(0)
     return gray - gray.min()
 

@@ -17,8 +17,8 @@ def trust_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None 
 
     Args:
         trace: with `interval` and `unexplained` (see `medtrace calibrate intensity`).
-        plane: of a volume.
-        index: of the slice; None takes the one where most is marked.
+        plane: plane of a volume.
+        index: index of the slice; None takes the one where most is marked.
 
     Raises:
         ValueError: if the trace has no interval.

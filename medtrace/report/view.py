@@ -20,7 +20,7 @@ _AWAY = ("L", "P", "I")
 
 @dataclass(frozen=True)
 class View:
-    """How a plane of a grid is laid out on the page, in radiological convention.
+    """The layout of a grid's plane on the page, in radiological convention.
 
     The patient's right is on the left of the page (axial and coronal planes), the front on the left (sagittal); the
     front (axial) or the head (coronal, sagittal) is at the top. On oblique grids every array axis counts as the body

@@ -14,7 +14,7 @@ def write_states(path: str | os.PathLike, states: Any) -> Path:
     """Write what `torch.load(weights_only=True)` reads: tensors, numbers and names in mappings and lists.
 
     Args:
-        path: the file; its folder is made where it is missing.
+        path: the file; its folder is created if missing.
         states: such as a module's `state_dict()`.
     """
     import torch

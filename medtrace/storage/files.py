@@ -152,7 +152,7 @@ def scratch_directory() -> Iterator[Path]:
 
 @contextmanager
 def _told(path: Path, temporary: Path) -> Iterator[None]:
-    """Say in one line which file cannot be written, and why."""
+    """Report in one line which file cannot be written, and why."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # libraries in C++ turn what the system says into a RuntimeError

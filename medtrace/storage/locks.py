@@ -27,7 +27,7 @@ msvcrt: Any = importlib.import_module("msvcrt") if os.name == "nt" else None
 _FAR = 1 << 30
 """The byte that is locked on Windows, where nobody else can read one that is: behind what the file says."""
 HOLDER = re.compile(rb"process \d+ on \S+ since ")
-"""How a file begins that `acquire` made."""
+"""The beginning of a file made by `acquire`."""
 
 
 class Lock(NamedTuple):

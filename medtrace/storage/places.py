@@ -17,7 +17,7 @@ def folder_place(path: str | os.PathLike) -> Path:
     """The folder that holds the data of an output: a symbolic link to a folder is followed, and stays.
 
     Args:
-        path: as it was given.
+        path: as given.
 
     Returns:
         An absolute path without links; the folder need not exist.
@@ -149,7 +149,7 @@ def _amount(size: float) -> str:
 
 
 def first_reason(error: BaseException) -> str:
-    """What the operating system said, beneath what a library made of it."""
+    """The operating system's error underlying a library's error."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.strerror:

@@ -150,7 +150,7 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
     is locked.
 
     Args:
-        folder: made where it is missing, and then removed again if nothing is in it at the end.
+        folder: created if missing, and then removed again if nothing is in it at the end.
 
     Raises:
         OSError: if another process uses the folder, whose host and number the message states, or the folder cannot be

@@ -41,7 +41,7 @@ class Workspace(NamedTuple):
     lock: Lock
 
     def new(self, name: str) -> Path:
-        """Where something of this name is to be made."""
+        """The path at which something with this name is made."""
         (self.folder / _NEW).mkdir(exist_ok=True)
         return self.folder / _NEW / name
 

@@ -1,4 +1,4 @@
-"""What every method promises: `check_method` tries it."""
+"""The contract of every method, tested by `check_method`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record every method answers with: where each voxel came from and how its intensity changed."""
+"""The record that every method returns: where each voxel came from and how its intensity changed."""
 
 from medtrace.trace.appearance import contrast_change, expected_image
 from medtrace.trace.chain import AffinePart, FieldPart, TransformChain

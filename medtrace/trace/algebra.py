@@ -1,4 +1,4 @@
-"""Traces one after another, and the way back."""
+"""Composition and inversion of traces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medtrace.trace.contrast import Contrast
 
 
 class Between(Protocol):
-    """What the algebra reads of a `Trace`."""
+    """The members of a `Trace` that the algebra reads."""
 
     @property
     def source(self) -> Tensor: ...
@@ -50,7 +50,7 @@ def chain_of(trace: Between) -> TransformChain:
 
 
 def composed(first: Between, second: Between) -> dict[str, Any]:
-    """What `Trace.build` takes for the trace from the first's source to the second's image."""
+    """Arguments of `Trace.build` for the trace from the first's source to the second's image."""
     if first.source.ndim != second.source.ndim:
         raise ValueError(
             f"second: expected a trace in {first.source.ndim - 1}D, as the first is, received one in"
@@ -81,7 +81,7 @@ def composed(first: Between, second: Between) -> dict[str, Any]:
 
 
 def inverted(trace: Between) -> dict[str, Any]:
-    """What `Trace.build` takes for the trace from the image back to the source."""
+    """Arguments of `Trace.build` for the trace from the image back to the source."""
     mask = None
     if trace.mask is not None:
         source = Grid.of(trace.source, trace.source_affine)
@@ -101,7 +101,7 @@ def inverted(trace: Between) -> dict[str, Any]:
 
 
 def _joined(first: Between, second: Between, target: Grid) -> Tensor | None:
-    """Where either allows a change of intensity; None where one of them allows it everywhere."""
+    """Where either allows a change of intensity; None if one of them allows it everywhere."""
     if first.mask is None or second.mask is None:
         return None
     earlier = chain_of(second).resample(first.mask, Grid.of(first.mask, first.affine), target)

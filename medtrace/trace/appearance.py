@@ -1,4 +1,4 @@
-"""What contrast alone explains: the expected image given the warped source, and its change of intensity."""
+"""The change that contrast alone explains: the expected image given the warped source, and its change of intensity."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ CONTRAST_BINS = 64
 def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tissue: Tensor | None = None) -> Tensor:
     """Change of intensity that contrast alone explains: E[image | warped] - warped, per channel.
 
-    The expectation is that of tissue, at tissue; background, which is most of many images, has one of its own and
-    counts nowhere else.
+    In tissue, the expectation is that of tissue; background, which fills most of many images, has a separate
+    expectation and is not used elsewhere.
 
     Args:
         warped: (C, *spatial), any intensity range.
-        image: of the same shape.
-        bins: equal-width bins between the channel's least and greatest warped intensity in tissue, and in background.
+        image: image of the same shape.
+        bins: equal-width bins between the channel's minimum and maximum warped intensity in tissue, and in background.
         tissue: (1, *spatial), non-zero in tissue; None finds it (see `find_tissue`).
 
     Returns:
-        (C, *spatial). In every bin that holds voxels, image - warped is averaged and placed at the bin's mean
-        intensity; between those points it runs linearly, beyond the outermost it stays. A linear change of
-        contrast is so reproduced but for half of an outermost bin; a constant warped image gives the mean
-        difference.
+        (C, *spatial). In every bin with voxels, image - warped is averaged and placed at the bin's mean intensity;
+        between those points it is linear, beyond the outermost it is constant. A linear change of contrast is thus
+        reproduced except in half of an outermost bin; a constant warped image gives the mean difference.
 
     Raises:
         TypeError, ValueError: if a shape differs.
@@ -44,7 +43,7 @@ def contrast_change(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, ti
 
 
 def expected_image(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tissue: Tensor | None = None) -> Tensor:
-    """The image that contrast alone explains, E[image | warped], per channel: no difference of units is taken.
+    """The image that contrast alone explains, E[image | warped], per channel: no difference across units is computed.
 
     Args:
         warped: (C, *spatial), in the source's units.
@@ -82,7 +81,7 @@ def _combined(expectations: Sequence[Tensor], values: Tensor) -> Tensor:
     if len(expectations) == 1:
         return expectations[0]
     design = torch.stack([*expectations, torch.ones_like(values)], dim=1).double()
-    # By the normal equations: of a volume, the design is millions of rows high.
+    # By the normal equations: for a volume, the design matrix has millions of rows.
     weights = torch.linalg.pinv(design.T @ design, hermitian=True) @ (design.T @ values.double())
     result: Tensor = (design @ weights).to(values.dtype)
     return result
@@ -95,7 +94,7 @@ def _by_tissue(
     tissue: Tensor | None,
     quantity: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """E[quantity(warped, image) | warped], in tissue and in background apart."""
+    """E[quantity(warped, image) | warped], in tissue and in background separately."""
     check_same_shape("warped", warped, "image", image)
     inside = find_tissue(warped, image) if tissue is None else _checked(tissue, image)
     if bool(inside.all()) or not bool(inside.any()):

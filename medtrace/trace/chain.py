@@ -1,4 +1,4 @@
-"""Chains of affines and displacement fields, kept exact: images and points go through all of them at once."""
+"""Exact chains of affines and displacement fields: images and points are mapped through all of them at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medtrace.geometry.grid import Grid, check_invertible
 from medtrace.trace.geometry import INVERSION_WARNING, layers
 
 OUTSIDE = ("border", "zero")
-"""What a field's displacement is beyond its grid: that of the nearest border voxel, or none, as in ITK."""
+"""A field's displacement beyond its grid: that of the nearest border voxel, or zero, as in ITK."""
 _HALF = 0.5 + 1e-6
 _TOLERANCE = 1e-7
 _ITERATIONS = 100
@@ -28,7 +28,7 @@ class Part(Protocol):
     """A map of points."""
 
     def move(self, points: Tensor) -> Tensor:
-        """Points (N, 3) of the source, of points (N, 3) of the target, both float64 in RAS mm."""
+        """Points (N, 3) of the source for points (N, 3) of the target, both float64 in RAS mm."""
         ...
 
     def inverse(self) -> Part:
@@ -71,9 +71,9 @@ class FieldPart:
     Args:
         ddf: (2, H, W) or (3, H, W, D), pull displacement in voxels of its grid; read linearly.
         affine: (4, 4) from its voxels to RAS mm.
-        outside: of `OUTSIDE`.
-        known_inverse: the inverse as its own field, where there is one; otherwise `inverse` is solved for at the
-            points that are asked for.
+        outside: one of `OUTSIDE`.
+        known_inverse: the inverse as its own field, if there is one; otherwise `inverse` is solved for at the requested
+            points.
 
     Raises:
         ValueError: if a shape is wrong, the affine is singular or a number is not finite.
@@ -95,7 +95,7 @@ class FieldPart:
 
     @property
     def grid(self) -> Grid:
-        """On which the field is defined."""
+        """The grid on which the field is defined."""
         return Grid(tuple(self.ddf.shape[1:]), self.affine)
 
     def move(self, points: Tensor) -> Tensor:
@@ -147,9 +147,10 @@ class SolvedInverse:
 
 @dataclass(frozen=True, eq=False)
 class TransformChain:
-    """Where points of a target came from in a source, through affines and fields one after another.
+    """A map from points of a target to their origin in a source, through successive affines and fields.
 
-    Nothing is composed on a grid: a point goes through every part, so that an image is interpolated once, at the end.
+    Nothing is composed on a grid: each point is mapped through every part, so that an image is interpolated only once,
+        at the end.
 
     Args:
         parts: a point of the target goes through the first of them first.
@@ -190,7 +191,7 @@ class TransformChain:
         return self.inverse().origin(points_mm)
 
     def then(self, second: TransformChain) -> TransformChain:
-        """This chain, and then a second one, whose source is this one's target."""
+        """This chain followed by a second one, whose source is this one's target."""
         return TransformChain((*second.parts, *self.parts))
 
     def inverse(self) -> TransformChain:
@@ -209,7 +210,7 @@ class TransformChain:
 
     @property
     def matrix(self) -> Tensor | None:
-        """(4, 4) from target to source in RAS mm, or None where a part is not affine."""
+        """(4, 4) from target to source in RAS mm, or None if a part is not affine."""
         parts = self.simplified().parts
         if not parts:
             return torch.eye(4, dtype=torch.float64)
@@ -219,7 +220,7 @@ class TransformChain:
         """The map at the voxels of a grid of the target.
 
         Returns:
-            (spatial_dims, *shape) float64, in voxels of that grid. In 2D what leads out of the plane is left out.
+            (spatial_dims, *shape) float64, in voxels of that grid. In 2D the out-of-plane component is left out.
         """
         dims = grid.spatial_dims
         result = torch.empty(dims, *grid.shape, dtype=torch.float64)
@@ -233,12 +234,12 @@ class TransformChain:
     def resample(
         self, image: Tensor, own: Grid, grid: Grid, interpolation: str = "linear", fill: float | Sequence[float] = 0.0
     ) -> Tensor:
-        """Bring an image of the source onto a grid of the target, interpolated once.
+        """Resample an image of the source onto a grid of the target, with one interpolation.
 
         Args:
             image: (C, *own.shape).
             own: the image's grid.
-            grid: where it is wanted.
+            grid: where it is requested.
             interpolation: "linear" (float32), "nearest" (for labels) or "partial-volume": of labels, the one that
                 covers most of the voxel, each label being read linearly, at several points of a voxel where the grid is
                 coarser than the image.
@@ -273,7 +274,7 @@ INTERPOLATIONS = ("linear", "nearest", "partial-volume")
 
 
 def _read(channel: Tensor, reads: list[Tensor], interpolation: str, fill: Any) -> Tensor:
-    """One channel at voxel coordinates (N, D), or of several such lists the label that covers most."""
+    """One channel at voxel coordinates (N, D), or for several such lists the label that covers most."""
     outside = ~_within(reads[0], channel.shape)
     if interpolation == "partial-volume":
         return _most(channel, reads, fill)
@@ -305,7 +306,8 @@ def _most(labels: Tensor, reads: list[Tensor], fill: Any) -> Tensor:
 
 
 def _offsets(own: Grid, grid: Grid) -> Tensor:
-    """Where in a voxel of a grid to read an image: at one point, or several along axes on which the grid is coarser."""
+    """The positions within a voxel of a grid at which to read an image: one, or several along axes on which the grid is
+    coarser."""
     finest = min(own.spacing)
     counts = [max(1, min(8, round(edge / finest))) if size > 1 else 1 for edge, size in zip(grid.spacing, grid.shape)]
     axes = [(torch.arange(count, dtype=torch.float64) + 0.5) / count - 0.5 for count in counts]
@@ -313,7 +315,7 @@ def _offsets(own: Grid, grid: Grid) -> Tensor:
 
 
 def _points(grid: Grid, part: slice, offset: Tensor | None = None) -> Tensor:
-    """RAS mm (N, 3) of the voxels of some layers of a grid, or of points beside their centers."""
+    """RAS mm (N, 3) of the voxels of some layers of a grid, or of points offset from their centers."""
     voxels = identity_grid((part.stop - part.start, *grid.shape[1:]), dtype=torch.float64)
     voxels[0] += part.start
     flat = voxels.reshape(grid.spatial_dims, -1).T

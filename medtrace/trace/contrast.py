@@ -15,19 +15,19 @@ from medtrace.trace.intensity_map import IntensityMap
 
 HU, SUV, BYTES, ARBITRARY = "HU", "SUV", "0-255", "a.u."
 HU_WINDOW = (-1024.0, 3071.0)
-"""What 12 bits of a CT hold."""
+"""The range of a 12-bit CT."""
 AIR = -1000.0
 """HU of air, the background of a CT."""
 FIXED_WINDOWS = {HU: HU_WINDOW, SUV: (0.0, 20.0), BYTES: (0.0, 255.0)}
-"""Units with their own window where none is chosen."""
+"""Units with a default window."""
 UNITS_BY_NAME = {"ct": HU, "cbct": HU}
-"""Names of contrasts that say their unit."""
+"""Names of contrasts that imply their unit."""
 _LONGEST = 64
 _MOST_KNOTS = 4096
 
 
 class Intensity(StrEnum):
-    """How the units of an image become [-1, 1]."""
+    """The rules that map an image's units to [-1, 1]."""
 
     WINDOW = "window"
     """Fixed limits, the same for every image: units with their own meaning, such as HU."""
@@ -36,23 +36,23 @@ class Intensity(StrEnum):
     PERCENTILE = "percentile"
     """Two percentiles of each scan's foreground."""
     RANGE = "range"
-    """Fixed limits of natural images: what their depth holds, or what was measured."""
+    """Fixed limits of natural images: the range of their depth, or a measured one."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What the numbers of an image mean.
+    """The meaning of an image's intensities.
 
     Attributes:
         name: such as "t1", "CT".
-        unit: such as "HU", "SUV", "0-255", or "a.u." where a number has a meaning only beside others of its scan.
+        unit: such as "HU", "SUV", "0-255", or "a.u." if a number is only meaningful relative to others of its scan.
         rule: how the units become [-1, 1].
         limits: units that become -1 and 1 ("window", "range").
         curve: increasing units, and the values from -1 to 1 that they become, of the mean training scan
-            ("standardized"): the way back to units for an image that no scan of this contrast belongs to.
-        background: value outside of the body; None where the images have no background.
+            ("standardized"): used to convert an image back to units if there is no scan of this contrast.
+        background: value outside of the body; None if the images have no background.
         deviation: standard deviation of the training images' intensities, in the unit.
-        origin: how the rule was chosen, for people.
+        origin: how the rule was chosen, as readable text.
         bias_corrected: whether images are divided by their bias field first (N4), and all numbers are those of
             corrected images.
 
@@ -112,11 +112,11 @@ class Contrast:
         """The contrast that `NAME`, `NAME=UNIT` or `NAME=UNIT:LOW:HIGH` declares.
 
         Args:
-            text: `CT` and `CBCT` are in HU without saying so, and anything else in arbitrary units. LOW and HIGH are
-                the units that become -1 and 1. The case of HU, SUV and a.u. does not count.
+            text: `CT` and `CBCT` are in HU by default, and anything else in arbitrary units. LOW and HIGH are
+                the units that become -1 and 1. HU, SUV and a.u. are case-insensitive.
 
         Raises:
-            ValueError: if it is written in another way, or the unit has no window of its own and none is given.
+            ValueError: if it is malformed, or the unit has no default window and none is given.
         """
         name, _, rest = text.partition("=")
         unit, *numbers = rest.split(":") if rest else [unit_of(name)]
@@ -133,7 +133,7 @@ class Contrast:
 
     @classmethod
     def with_unit(cls, name: str, unit: str, limits: tuple[float, float] | None = None, origin: str = "") -> Contrast:
-        """A contrast of a unit, by the rule that the unit asks for; see `of`."""
+        """A contrast with a unit, with the rule that the unit implies; see `of`."""
         if unit == ARBITRARY and limits is None:
             return cls(name, unit, Intensity.STANDARDIZED, origin=origin)
         if limits is None and unit not in FIXED_WINDOWS:
@@ -152,23 +152,24 @@ class Contrast:
 
     @property
     def relative(self) -> bool:
-        """Whether numbers compare within one scan alone."""
+        """Whether numbers are only comparable within one scan."""
         return self.unit == ARBITRARY
 
     def shares_unit(self, other: Contrast) -> bool:
-        """Whether a difference of the two means something: one unit which, where arbitrary, is of one contrast."""
+        """Whether a difference of the two is meaningful: they share a unit and, if it is arbitrary, also the
+        contrast."""
         same = self.name == other.name and self.bias_corrected == other.bias_corrected
         return self.unit == other.unit and (not self.relative or same)
 
     def intensity_map(self, channels: int = 1, foreground: Tensor | None = None) -> IntensityMap:
-        """The map between units and [-1, 1] that needs no scan: of the limits, or the mean training scan's.
+        """The map between units and [-1, 1] that needs no scan: by the limits, or the mean training scan's.
 
         Args:
-            channels: of the image.
+            channels: channels of the image.
             foreground: see `IntensityMap`.
 
         Raises:
-            ValueError: if the rule asks for a scan and no training scans are on record.
+            ValueError: if the rule needs a scan and no training scans are on record.
         """
         if self.fixed and self.limits is not None:
             knots: tuple[tuple[float, ...], tuple[float, ...]] = (self.limits, (-1.0, 1.0))
@@ -186,12 +187,12 @@ class Contrast:
         """Plain values for JSON."""
         values = {**asdict(self), "rule": str(self.rule)}
         if not self.bias_corrected:
-            del values["bias_corrected"]  # as versions before it wrote
+            del values["bias_corrected"]  # as written by earlier versions
         return values
 
     @classmethod
     def from_dict(cls, values: Any) -> Contrast:
-        """What `as_dict` gave.
+        """A contrast from the result of `as_dict`.
 
         Raises:
             ValueError: if it is something else.
@@ -208,12 +209,12 @@ class Contrast:
 
 
 def unit_of(name: str) -> str:
-    """The unit that a contrast's name says: HU of `CT` and `CBCT`, else arbitrary."""
+    """The unit that a contrast's name implies: HU for `CT` and `CBCT`, else arbitrary."""
     return UNITS_BY_NAME.get(name.lower(), ARBITRARY)
 
 
 def unit_label(contrasts: Sequence[Contrast] | None) -> str:
-    """What the channels of an image are, such as "CT (HU)"; empty where it is not known."""
+    """The contrasts of an image's channels in words, such as "CT (HU)"; empty if unknown."""
     return "" if contrasts is None else ", ".join(dict.fromkeys(map(str, contrasts)))
 
 

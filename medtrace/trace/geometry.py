@@ -1,4 +1,4 @@
-"""From one grid to another, through a displacement and two affines."""
+"""Mapping from one grid to another, through a displacement and two affines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medtrace.geometry.grid import Grid
 
 _ONE_GRID = 1e-5
 PART = 1 << 20
-"""Voxels that are worked on together, so that coordinates never fill the memory of several volumes."""
+"""Voxels that are processed together, so that coordinates never take the memory of several volumes."""
 INVERSION_WARNING = 0.1
 """Inversion residual, in voxels, above which a trace's maker is warned."""
 
@@ -29,7 +29,7 @@ def pulled_points(ddf: Tensor, to_source: Tensor | None, start: int = 0) -> Tens
 
 
 def pull(source: Tensor, ddf: Tensor, to_source: Tensor | None) -> Tensor:
-    """Source resampled at p + ddf(p); `to_source` leads from target to source voxels, None for one grid."""
+    """Source resampled at p + ddf(p); `to_source` maps target to source voxels, None for one grid."""
     if to_source is None:
         return warp(source[None], ddf[None])[0]
     if ddf[0].numel() <= PART:

@@ -14,12 +14,12 @@ _PART = 1 << 20
 
 @dataclass(frozen=True)
 class IntensityMap:
-    """Scan units to [-1, 1] and back, as knots of an increasing piecewise-linear function per channel.
+    """The map from scan units to [-1, 1] and back, as knots of an increasing piecewise-linear function per channel.
 
     Attributes:
         scan: per channel, increasing scan intensities.
         network: per channel, the values in [-1, 1] that they become, from -1 to 1.
-        foreground: (1, *spatial) boolean, where the scan holds tissue, or None for everywhere; background
+        foreground: (1, *spatial) boolean, where the scan has tissue, or None for everywhere; background
             becomes -1.
         background: the scan's intensity of background.
     """
@@ -38,13 +38,13 @@ class IntensityMap:
         """Network intensities (C, *spatial) to scan units, float32.
 
         Args:
-            image: in [-1, 1]. A value at the clipping limit, -1 or 1, becomes the outer knot: what the scan
-                had beyond it is not brought back.
+            image: in [-1, 1]. A value at the clipping limit, -1 or 1, becomes the outer knot: intensities beyond it are
+                not recovered.
             foreground: (1, *spatial) boolean; elsewhere the result is the scan's background intensity. None
                 maps every voxel.
 
         Raises:
-            ValueError: if the image has other channels than the scan had.
+            ValueError: if the image's channels differ from the scan's.
         """
         result = self._through(image, self.network, self.scan)
         return result if foreground is None else torch.where(foreground, result, self.background)

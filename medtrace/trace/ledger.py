@@ -1,4 +1,4 @@
-"""Where a change of the image went: deformation, appearance, or neither."""
+"""Decomposition of an image's change into deformation, appearance and residual."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medtrace.trace.validation import as_tensor, checked_tensor
 
 
 class Explained(Protocol):
-    """What a ledger reads of a `Trace`."""
+    """The members of a `Trace` that a ledger reads."""
 
     @property
     def source(self) -> Tensor: ...
@@ -34,7 +34,7 @@ class Explained(Protocol):
 
 
 class LedgerSummary(NamedTuple):
-    """Mean absolute value of each column, in the image's units (of deformation, in the source's); None where the column
+    """Mean absolute value of each column, in the image's units (for deformation, in the source's); None if the column
     does not exist."""
 
     change: float | None
@@ -43,21 +43,22 @@ class LedgerSummary(NamedTuple):
     residual: float | None
     error: float | None
     explained_fraction: float | None
-    """1 - sum(residual²) / sum((image - source)²); None where nothing changed or the grids differ. Across units
+    """1 - sum(residual²) / sum((image - source)²); None if nothing changed or the grids differ. Across units
     1 - sum(residual²) / sum((image - mean(image))²)."""
 
 
 class TraceLedger(NamedTuple):
-    """Where the change went: `image = warped + appearance + residual`, and where source and image are in two units
-    `image = appearance + residual`. Each column is (C, *spatial) or None."""
+    """The decomposition of the change: `image = warped + appearance + residual`, and if source and image are in
+    different units `image = appearance + residual`. Each column is (C, *spatial) or None."""
 
     deformation: Tensor | None
-    """warped - source, where both are on one grid."""
+    """warped - source, if both are on one grid."""
     appearance: Tensor | None
     residual: Tensor | None
-    """What neither explains; None where source and image have different channel counts, or units and no appearance."""
+    """What neither explains; None if source and image have different channel counts, or different units and no
+    appearance."""
     error: Tensor | None
-    """target - image, where a target was given."""
+    """target - image, if a target was given."""
     summary: LedgerSummary
 
 

@@ -1,4 +1,4 @@
-"""What a method's networks answer for a batch, and the one builder that makes traces of it."""
+"""A method's prediction for a batch, and the builder that makes traces from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medtrace.trace.validation import as_tensor
 
 
 class Prediction(NamedTuple):
-    """A batch of answers, all on the target's grid but `inverse_ddf`, which is on the source's."""
+    """A batch of predictions, all on the target's grid except `inverse_ddf`, which is on the source's."""
 
     image: Tensor
     """(B, C', *spatial) in [-1, 1]."""
@@ -23,15 +23,15 @@ class Prediction(NamedTuple):
     inverse_ddf: Tensor | None = None
     """Likewise; None inverts `ddf`."""
     velocity: Tensor | None = None
-    """Likewise, where the field is the exponential of one."""
+    """Likewise, if the field is the exponential of one."""
     mask: Tensor | None = None
     """(B, 1, *spatial), boolean or in [0, 1]: where intensity may change."""
     appearance: Tensor | None = None
-    """(B, C, *spatial), the change of intensity that the networks name; what a trace holds is image − warped."""
+    """(B, C, *spatial), the change of intensity that the networks predict; a trace stores image − warped."""
 
 
 def zero_field(image: Tensor) -> Tensor:
-    """The displacement (B, spatial_dims, *spatial) of images that lie where their source lies.
+    """The zero displacement (B, spatial_dims, *spatial), for images aligned with their source.
 
     Example:
         >>> zero_field(torch.rand(2, 1, 4, 5)).shape
@@ -44,9 +44,10 @@ def traces_of(source: Tensor, prediction: Prediction, target: Tensor | None = No
     """One trace per item of a prediction.
 
     Args:
-        source: (B, C, *spatial), with its affines where it has any.
-        prediction: of the batch.
-        target: of a registration, the image whose grid the prediction is on, which has to be the source's in space.
+        source: (B, C, *spatial), with its affines if it has any.
+        prediction: prediction of the batch.
+        target: target of a registration, the image whose grid the prediction is on, which must match the source's in
+            space.
 
     Raises:
         ValueError: if source and target are not on one grid, to 1e-3 of a voxel.
@@ -97,7 +98,7 @@ def affines_of(image: Tensor) -> list[Tensor]:
 
 
 def shared_affines(source: Tensor, target: Tensor) -> list[Tensor]:
-    """The affines of a batch of pairs; where one image of the two has no metadata, the other's.
+    """The affines of a batch of pairs; if one of the two images has no metadata, the other's.
 
     Raises:
         ValueError: if both have affines that put a voxel 1e-3 of its edge apart.

@@ -1,4 +1,4 @@
-"""The record every method answers with: where each voxel came from and how its intensity changed."""
+"""The record that every method returns: where each voxel came from and how its intensity changed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from medtrace.trace.validation import (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """One translated image and its account, unbatched. Build it with `Trace.build`.
+    """One translated image and the decomposition of its change, unbatched. Build it with `Trace.build`.
 
     Attributes:
         source: the input image, (C, *source_spatial).
@@ -42,9 +42,9 @@ class Trace:
         inverse_ddf: (spatial_dims, *source_spatial), in source voxels, where a source point q goes:
             target voxel = affine⁻¹ · source_affine · (q + inverse_ddf(q)).
         warped: source resampled by ddf, (C, *spatial).
-        appearance: what contrast explains, (C', *spatial), in the image's units, or None where C differs from C' and
-            no contrasts are known. Where source and image share a unit, the explained change of intensity, image -
-            warped; across units, where no difference means anything, the expected image itself (see `expected_image`).
+        appearance: what contrast explains, (C', *spatial), in the image's units, or None if C differs from C' and no
+            contrasts are known. If source and image share a unit, the explained change of intensity, image - warped;
+            across units, where differences are meaningless, the expected image itself (see `expected_image`).
         mask: (1, *spatial) in [0, 1], where appearance may change, or None.
         affine: (4, 4) float64, target voxel to RAS mm; pixel (i, j) of a 2D image is voxel (i, j, 0).
         source_affine: (4, 4) float64, source voxel to RAS mm.
@@ -52,8 +52,8 @@ class Trace:
         interval: (C', *spatial), at least 0, in the image's units: the true intensity lies within image ± interval with
             the probability for which a run was calibrated (see `medtrace.evaluation.intensity.interval`), or None.
         unexplained: (1, *spatial) in [0, 1], 1 where the image shows more than field and contrast explain, beyond what
-            is usual of the run, or None.
-        source_contrasts: what the numbers of each channel of source and warped mean; None is unknown.
+            is usual for the run, or None.
+        source_contrasts: the contrast of each channel of source and warped; None is unknown.
         contrasts: likewise of image and appearance. Unless both are known and differ, source and image count as of one
             unit.
 
@@ -170,7 +170,7 @@ class Trace:
             affine: (4, 4) of the target grid; None is the identity (1 mm voxels).
             source_affine: (4, 4) of the source grid; None is `affine`.
             tissue: (1, *spatial), non-zero where the change of contrast is estimated, such as a brain mask; None finds
-                it (see `find_tissue`). It plays no part with a mask.
+                it (see `find_tissue`). It is not used with a mask.
             source_contrasts, contrasts: as the attributes, one per channel.
 
         Returns:
@@ -178,11 +178,10 @@ class Trace:
 
         Raises:
             TypeError: if an argument is not a tensor of the right kind.
-            ValueError: as the class says, or if the source and target grids differ in shape and no affine
-                says how they are placed to each other.
+            ValueError: as the class says, or if the source and target grids differ in shape and no affine relates them.
 
         Warns:
-            UserWarning: if the inverse misses by more than 0.1 voxel somewhere (a field that folds has none).
+            UserWarning: if the inverse is off by more than 0.1 voxel somewhere (a field that folds has no inverse).
         """
         source, image = (checked_tensor(name, value) for name, value in (("source", source), ("image", image)))
         spatial_dims = check_unbatched("source", source)
@@ -238,7 +237,7 @@ class Trace:
 
     @property
     def same_unit(self) -> bool:
-        """Whether differences of image and source mean something: their units agree, or are not both known."""
+        """Whether differences of image and source are meaningful: their units agree, or are not both known."""
         return share_unit(self.source_contrasts, self.contrasts)
 
     @property
@@ -269,9 +268,9 @@ class Trace:
             points_mm: (N, 3), RAS mm, in 2D too.
 
         Returns:
-            (N, 3) float64, RAS mm: x + source_affine · inverse_ddf read linearly at x. In 2D the coordinate
-            through the plane is kept. Points off the source grid move as the nearest border point does;
-            `in_source` reports which.
+            (N, 3) float64, RAS mm: x + source_affine · inverse_ddf read linearly at x. In 2D the out-of-plane
+            coordinate is kept. Points off the source grid move like the nearest border point; `in_source` reports
+            which.
 
         Raises:
             TypeError: if the points are not numbers.
@@ -280,7 +279,7 @@ class Trace:
         return self._move(points_mm, self.inverse_ddf, self.source_affine)
 
     def origin(self, points_mm: Any) -> Tensor:
-        """Where points of the target came from in the source: `locate` the other way, through `ddf`."""
+        """Where points of the target came from in the source: the reverse of `locate`, through `ddf`."""
         return self._move(points_mm, self.ddf, self.affine)
 
     def in_source(self, points_mm: Any) -> Tensor:
@@ -292,19 +291,18 @@ class Trace:
         return self._inside(points_mm, self.image.shape[1:], self.affine)
 
     def transfer(self, labels: Tensor) -> Tensor:
-        """Bring labels from the source grid to the target grid.
+        """Warp labels from the source grid to the target grid.
 
         Args:
             labels: (C, *source_spatial), integer or boolean (read at the nearest voxel) or soft, floating
                 (linearly).
 
         Returns:
-            (C, *spatial) of the same kind; half precision comes back in float32. Outside the source, its
-            border.
+            (C, *spatial) of the same type; half precision is returned in float32. Outside the source, its border.
 
         Raises:
             TypeError: if it is not a tensor.
-            ValueError: if its grid is not the source's, by its shape or, of a `MetaTensor`, its affine.
+            ValueError: if its grid is not the source's, by its shape or, for a `MetaTensor`, its affine.
         """
         if not isinstance(labels, Tensor):
             raise TypeError(f"labels: expected a torch tensor, received {type(labels).__name__}; convert it first")
@@ -318,7 +316,7 @@ class Trace:
         return sample(as_tensor(labels)[None], self._source_coordinates(), mode=mode)[0]
 
     def ledger(self, target: Tensor | None = None, region: Tensor | None = None) -> TraceLedger:
-        """Split the change into what deformation, appearance and neither explain.
+        """Split the change into deformation, appearance and what neither explains.
 
         Args:
             target: the true image, of the image's shape, for the error column.
@@ -344,8 +342,8 @@ class Trace:
     def then(self, second: Trace) -> Trace:
         """The trace from this one's source to the image of a second, whose source is this one's image.
 
-        Both fields are read at the points of one another, `warped` is interpolated once, and the change of intensity is
-        accounted for anew. Raises ValueError if the two do not meet, or are in 2D and 3D.
+        Each field is read at the points of the other, `warped` is interpolated once, and the change of intensity is
+        decomposed again. Raises ValueError if the two do not overlap, or differ in dimension.
         """
         return Trace.build(**composed(self, second))
 
@@ -392,7 +390,7 @@ class Trace:
 TENSORS = tuple(field.name for field in fields(Trace) if not field.name.endswith("contrasts"))
 """Names of the members that are tensors or None."""
 OPTIONAL = ("appearance", "mask", "velocity", "interval", "unexplained")
-"""Those that may be None."""
+"""Names of the members that may be None."""
 
 
 def _appearance(

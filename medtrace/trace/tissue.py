@@ -1,4 +1,4 @@
-"""Tissue and background of an image, where there is no mask."""
+"""Tissue and background of an image without a mask."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from scipy import ndimage
 from torch import Tensor
 
 EDGE = 16
-"""The outer sixteenth of an axis, on either side, is looked at for the background."""
+"""The outer sixteenth of an axis, on either side, is searched for the background."""
 SPREADS = 4.0
 """Standard deviations of the background's noise up to which an intensity is background."""
 LEAST_SHARE = 0.01
-"""Fraction of all voxels that lie in the interval at least, which holds about half of a background."""
+"""Minimum fraction of all voxels in the interval, which contains about half of a background."""
 LEAST_COUNT = 9
-"""Voxels that lie in it at least: in fewer there is no telling."""
+"""Minimum number of voxels in it: fewer are not conclusive."""
 LEAST_PEAK = 3.0
-"""How many times as many voxels lie in it, at least, as if all intensities between the .5 and 99.5 percentiles were
-equally frequent. At the peak of a normal distribution it is 2.1."""
+"""Minimum ratio of the voxels in it to the number if all intensities between the .5 and 99.5 percentiles were equally
+frequent. At the peak of a normal distribution it is 2.1."""
 SUPPORT = 0.1
-"""Fraction of a part of the tissue that is tissue of the source at least."""
+"""Minimum fraction of a tissue component that is tissue of the source."""
 _SLACK = 1e-6
 _SAMPLED = 1 << 20
 
@@ -34,18 +34,18 @@ class Background(NamedTuple):
 
 
 def find_tissue(warped: Tensor, image: Tensor) -> Tensor:
-    """Tell tissue from background in a warped source and its translation.
+    """Separate tissue from background in a warped source and its translation.
 
-    Tissue is where a channel of either departs from its background (see `find_background`), and what that encloses: a
-    liquid that is dark in one contrast is bright in the other. Of its parts, those do not count of which less than a
-    tenth departs in the warped source: what a translation put into air is not tissue of the source.
+    Tissue is where a channel of either differs from its background (see `find_background`), and what that encloses: a
+    liquid that is dark in one contrast is bright in the other. Components of which less than a tenth differs in the
+    warped source are dropped: what a translation adds in air is not tissue of the source.
 
     Args:
         warped: (C, *spatial), any unit.
         image: (C', *spatial), any unit.
 
     Returns:
-        Boolean (1, *spatial); everything where no channel has a background.
+        Boolean (1, *spatial); everything if no channel has a background.
 
     Example:
         >>> image = torch.full((1, 16, 16), -1.0)
@@ -65,7 +65,7 @@ def find_tissue(warped: Tensor, image: Tensor) -> Tensor:
 
 
 def _departing(image: Tensor) -> np.ndarray | None:
-    """Where a channel departs from its background, (*spatial); None where none has a background."""
+    """Where a channel differs from its background, (*spatial); None if none has a background."""
     found = None
     for channel in image:
         background = find_background(channel)
@@ -79,12 +79,12 @@ def _departing(image: Tensor) -> np.ndarray | None:
 def find_background(channel: Tensor) -> Background | None:
     """The interval of intensities that are background: 0, -1024 HU, -1, noise about any value, or none.
 
-    It is looked for where background lies if there is one, in the voxels that are in the outer sixteenth along two axes
-    at least (of a slice: its corners). The shortest interval that holds half of them gives its middle and, as that of a
-    normal distribution, its standard deviation; the background is what lies within four of them. Tissue may so fill
-    up to half of the edges. A background is believed if the interval holds nine voxels, 1 % of all, and three times
-    as many as if the image's intensities were evenly spread; otherwise, as in a photograph or a crop from within a
-    body, there is none.
+    It is searched where background would be, in the voxels in the outer sixteenth along at least two axes (for a slice:
+    its corners). The shortest interval that contains half of them gives its center and, assuming a normal distribution,
+    its standard deviation; the background is everything within four standard deviations. Tissue may thus fill up to
+    half of the edges. A background is accepted if the interval contains nine voxels, 1 % of all, and three times as
+    many as if the image's intensities were evenly spread; otherwise, as in a photograph or a crop from within a body,
+    there is none.
 
     Args:
         channel: (*spatial).
@@ -109,7 +109,7 @@ def find_background(channel: Tensor) -> Background | None:
 
 
 _HALF_NORMAL = 0.6744897501960817
-"""Within so many standard deviations of its mean lies half of a normal distribution."""
+"""Number of standard deviations about the mean that contain half of a normal distribution."""
 
 
 def _edges(shape: tuple[int, ...]) -> np.ndarray:
@@ -125,7 +125,7 @@ def _edges(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _with_support(tissue: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """The connected parts of a region, a tenth of each of which at least lies in the source's."""
+    """The connected components of a region that have at least a tenth in the source's."""
     parts, count = ndimage.label(tissue)
     sizes = np.bincount(parts.reshape(-1), minlength=count + 1)
     supported = np.bincount(parts.reshape(-1), weights=source.reshape(-1), minlength=count + 1)
@@ -136,7 +136,7 @@ def _with_support(tissue: np.ndarray, source: np.ndarray) -> np.ndarray:
 
 
 def _without_holes(inside: np.ndarray) -> np.ndarray:
-    """A region, and what of the rest no way through the rest connects to the border."""
+    """A region with its holes filled: the rest that is not connected to the border."""
     parts, count = ndimage.label(~inside)
     reached = np.zeros(count + 1, dtype=bool)
     for axis, size in enumerate(parts.shape):

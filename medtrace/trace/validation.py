@@ -1,4 +1,4 @@
-"""What a trace may hold."""
+"""Checks of a trace's members."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medtrace.geometry.grid import Grid, check_invertible
 from medtrace.trace.contrast import Contrast
 
 _ON_GRID = 0.02
-"""Of the smallest voxel edge: how far off a mask or label map may lie."""
+"""Maximum offset of a mask or label map, as a fraction of the smallest voxel edge."""
 
 
 def as_tensor(value: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def affine_or_identity(name: str, affine: Tensor | None, device: torch.device) -
 def check_own_grid(name: str, value: Any, affine: Tensor) -> None:
     """Check that an image (C, *spatial) that carries an affine is on the grid that its shape fits.
 
-    The identity, which MONAI gives an image whose place nobody told, says nothing.
+    The identity, which MONAI assigns to an image without geometry, is not checked.
 
     Raises:
         ValueError: if not; it states the distance.
@@ -97,7 +97,7 @@ def check_affine(name: str, affine: Tensor) -> None:
 
 
 def check_one_plane(affine: Tensor, source_affine: Tensor, shape: Sequence[int]) -> None:
-    """Slices of a 2D trace must lie in one plane: no field within a plane leads out of it."""
+    """Check that the slices of a 2D trace lie in one plane: an in-plane field cannot lead out of it."""
     to_source = torch.linalg.solve(source_affine, affine)
     height, width = shape
     corners = to_source.new_tensor([[i, j, 0, 1] for i in (0, height - 1) for j in (0, width - 1)])

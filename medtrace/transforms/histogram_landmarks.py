@@ -102,7 +102,7 @@ class HistogramLandmarks:
         return HistogramLandmarks(self.percentiles, {**self.contrasts, **other.contrasts}, self.standard_range)
 
     def save(self, path: str | Path) -> Path:
-        """Write the landmarks as JSON; the file appears whole or not at all."""
+        """Write the landmarks as JSON; the file appears complete or not at all."""
         record = {
             "format": FORMAT,
             "version": VERSION,
@@ -117,7 +117,7 @@ class HistogramLandmarks:
         """Read landmarks written by `save`.
 
         Raises:
-            ValueError: if the file is missing, is not such file or holds impossible landmarks.
+            ValueError: if the file is missing, is not such a file or has invalid landmarks.
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -35,7 +35,7 @@ Masking = Callable[[Tensor], Any]
 
 
 def above_mean(image: Tensor) -> Tensor:
-    """Mask of the voxels brighter than the image's mean: the usual head mask where none was drawn.
+    """Mask of the voxels brighter than the image's mean: the usual head mask if none was drawn.
 
     Args:
         image: (C, H, W) or (C, H, W, D), any range.
@@ -58,7 +58,7 @@ def above_mean(image: Tensor) -> Tensor:
 class HistogramStandardization(InvertibleTransform):
     """Map an image's histogram landmarks onto trained standard landmarks, linearly in between.
 
-    The image's percentiles (inside the mask) go to the standard landmarks; between two landmarks the map is
+    The image's percentiles (inside the mask) are mapped to the standard landmarks; between two landmarks the map is
     linear, and beyond the cutoffs the first and the last piece continue (linear extrapolation, no clipping), so the map
     never falls. Nyul, Udupa & Zhang 2000, "New variants of a method of MRI scale standardization", variant with
     percentile landmarks. All channels of an image share one histogram.
@@ -70,14 +70,14 @@ class HistogramStandardization(InvertibleTransform):
     coincide (again background), intensities were merged and `inverse` raises.
 
     Args:
-        landmarks: what `train` returned, or the path of its JSON file.
+        landmarks: the result of `train`, or the path of its JSON file.
         contrast: whose landmarks to use; None for the only contrast there is.
         masking: function of the image (C, *spatial) giving the mask whose voxels make the histogram, for
             example `above_mean`. None takes every voxel. The map is applied to every voxel in either case.
             Use the masking of the training.
 
     Raises:
-        TypeError: if landmarks or masking are of another kind.
+        TypeError: if landmarks or masking have the wrong type.
         ValueError: if the file is not a landmarks file or the contrast is unknown.
 
     Example:
@@ -109,10 +109,10 @@ class HistogramStandardization(InvertibleTransform):
         """Standardize one image.
 
         Args:
-            img: (C, H, W) or (C, H, W, D), finite, any range; float64 stays float64, all else becomes float32.
+            img: (C, H, W) or (C, H, W, D), finite, any range; float64 stays float64, everything else becomes float32.
             mask: (1, *spatial) or (C, *spatial), True or above 0 where voxels make the histogram; it
                 takes the place of `masking`.
-            name: how messages call the image.
+            name: the image's name in messages.
 
         Returns:
             The image on the standard scale, a MetaTensor with the metadata of `img` while MONAI tracks metadata.
@@ -130,7 +130,7 @@ class HistogramStandardization(InvertibleTransform):
         return out
 
     def inverse(self, data: Tensor) -> Tensor:
-        """Take a standardized image back to its own intensities.
+        """Map a standardized image back to its own intensities.
 
         Raises:
             ValueError: if the map merged intensities (standard landmarks coincide).
@@ -167,13 +167,13 @@ class HistogramStandardization(InvertibleTransform):
             cutoff: (pc1, pc2) as fractions in [0, 1], around the percentiles.
             percentiles: landmarks between the cutoffs, in percent.
             standard_range: (s1, s2), where the cutoffs go.
-            contrast: the name under which the landmarks are kept.
+            contrast: the name under which the landmarks are stored.
 
         Returns:
             The landmarks, ready for `HistogramStandardization` or `save`.
 
         Raises:
-            TypeError: if images or cutoffs are of another kind.
+            TypeError: if images or cutoffs have the wrong type.
             ValueError: if there is no image, the numbers of images and masks differ, or an image is constant, not
                 finite or has an empty mask; the message names the file.
         """
@@ -251,7 +251,7 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
         return item
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Take the images of one item back to their own intensities."""
+        """Map the images of one item back to their own intensities."""
         item = as_item(data)
         for key in self.key_iterator(item):
             item[key] = self.transforms[key].inverse(item[key])
@@ -271,7 +271,7 @@ class HistogramStandardizationd(MapTransform, InvertibleTransform):
             data: items (or a MONAI dataset) whose `keys` are images or paths.
             keys: the contrasts.
             mask_key: key of each item's mask.
-            masking: a function of the image, where there is no mask.
+            masking: a function of the image, if there is no mask.
             **settings: `cutoff`, `percentiles`, `standard_range` of `HistogramStandardization.train`.
 
         Returns:
@@ -322,7 +322,7 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
 
 
 def _training_values(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Tensor]]:
-    """How messages call each image, and the voxels that make its histogram."""
+    """The name of each image in messages, and the voxels that make its histogram."""
     if masks is not None:
         for name, image, mask in _paired(images, masks):
             yield named(name, image), _histogram_values(named(name, image), as_image(name, image), mask)
@@ -357,7 +357,7 @@ def _paired(images: Iterable[Any], masks: Any) -> Iterable[tuple[str, Any, Any]]
 
 
 def _loaded_mask(name: str, mask: Any, image: Any) -> Any:
-    """A mask that a path names, by the rule of masks in files and on the image's grid; any other as it is."""
+    """A mask that a path names, by the rule for masks in files and on the image's grid; any other unchanged."""
     if not isinstance(mask, (str, Path)):
         return mask
     loaded = load_image(name, mask)

@@ -1,4 +1,4 @@
-"""Pairs with nothing to register, so that a registration network learns to leave them alone."""
+"""Pairs with nothing to register, so that a registration network learns to leave them unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .naming import as_item, check_probability
 
 
 class RandIdenticalPaird(MapTransform, RandomizableTransform):
-    """Now and then make a pair's target its source and empty the masks of pathology.
+    """At random, replace a pair's target by its source and empty the masks of pathology.
 
     A network trained on pairs that all differ moves identical images too: by some tenths of a voxel in TraceBench's
     task `metamorphic`.
@@ -22,7 +22,7 @@ class RandIdenticalPaird(MapTransform, RandomizableTransform):
     Args:
         keys: (source, target): the entry to copy, and the entry that becomes its copy.
         masks: entries that become zero; absent ones are skipped.
-        prob: how often.
+        prob: probability.
 
     Raises:
         TypeError: if `prob` is not a number.

@@ -1,4 +1,4 @@
-"""Between tensors with an affine to RAS mm and SimpleITK images, in 3D and in the plane of a slice."""
+"""Conversion between tensors with an affine to RAS mm and SimpleITK images, in 3D and in the plane of a slice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTERPOLATORS = {
 }
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-# Of a pixel's edge: how far out of the fixed slice's plane a pixel's step may lead.
+# Maximum out-of-plane part of a pixel step, as a fraction of a pixel's edge.
 _PARALLEL = 1e-3
 
 
@@ -99,12 +99,12 @@ def resample(
     fill: float,
     label: str,
 ) -> Tensor:
-    """Read an image on another grid through a rigid motion.
+    """Resample an image on another grid through a rigid transform.
 
     Args:
         image: (C, *spatial), float32 or float64.
-        affine: of the image.
-        shape: of the other grid.
+        affine: affine of the image.
+        shape: shape of the other grid.
         onto: affine of the other grid.
         matrix: rigid 4x4 matrix from RAS points of the other grid to RAS points of the image.
         frame: from `frame_of`.

@@ -1,4 +1,4 @@
-"""What of a mask is inside, whoever drew, resampled or labeled it."""
+"""The inside of a mask, whether drawn, resampled or labeled."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ON_GRID = 0.02
-"""Of the smallest voxel edge: how far off a mask or label map may lie, whose header another program rounded."""
+"""Maximum offset of a mask or label map with a header rounded by another program, as a fraction of the smallest voxel
+edge."""
 FEW = 16
-"""Whole numbers up to which a mask of several is a label map."""
+"""Maximum number of distinct integers of a mask that is always a label map."""
 FULL_SCALES = (100.0, 255.0, 1000.0, 4095.0, 32767.0, 65535.0)
-"""Largest values by which a mask of a few whole numbers may be one of fractions that were scaled."""
+"""Maximum values with which a mask of a few integers may be one of scaled fractions."""
 DUST = 1e-3
-"""Largest value below which a mask holds rounding errors alone."""
+"""Largest value below which a mask contains only rounding errors."""
 _RESTING, _EQUAL = 0.5, 0.6
 """Of the voxels below the largest value: those without a higher neighbor, and pairs of neighbors that are equal. Label
 maps of up to 9 mm voxels have .72 and .97, resampled masks at most .15 and .42."""
 
 
 class Inside(NamedTuple):
-    """What of a mask is inside, and by which rule."""
+    """The inside of a mask, and the rule that determined it."""
 
     inside: Tensor
     """Boolean, of the shape of the values."""
@@ -31,7 +32,7 @@ class Inside(NamedTuple):
 
 
 def inside_of(values: Tensor) -> Inside:
-    """Which voxels of a mask are inside.
+    """The voxels inside a mask.
 
     NaN and negative values are outside. With one positive value, that is inside. With several:
 

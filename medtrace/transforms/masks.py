@@ -1,4 +1,4 @@
-"""A mask as a caller passes it, checked against its image."""
+"""Validation of a caller's mask against its image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def as_mask(label: str, mask: Any, image: Tensor, *, one_channel: bool = False) 
     """The mask as booleans on the image's device.
 
     Args:
-        label: how messages call the image.
+        label: the image's name in messages.
         mask: array or tensor, (1, *spatial) or the image's shape, above 0 inside.
         image: (C, *spatial).
         one_channel: whether the mask must have a single channel.

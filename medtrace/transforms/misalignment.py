@@ -1,4 +1,4 @@
-"""Move an image at random, as a second scan of a patient who moved, and say exactly how."""
+"""Random motion of an image, as in a second scan of a patient who moved, with the exact displacement."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODES = ("bilinear", "nearest")
 
 
 class RandMisalign(RandomizableTransform, InvertibleTransform):
-    """Rotate, shift, scale and, by choice, bend an image at random, in one interpolation.
+    """Rotate, shift, scale and optionally deform an image at random, with one interpolation.
 
     Every number is drawn uniformly between minus and plus its bound (`Misalignment`). Rotation, scaling and smooth
     part are joined into one displacement, which reads the image once. The grid and the affine stay: the anatomy
@@ -35,20 +35,20 @@ class RandMisalign(RandomizableTransform, InvertibleTransform):
     A displacement of exactly zero returns the values untouched.
 
     Replayable: `drawn` holds the numbers of the last call, `apply(image, drawn)` repeats them bit for bit, on any
-    image of the same dimension, and `displacement(image, drawn)` is the field. Invertible, where it is a MetaTensor
-    that MONAI traces: `inverse` reads the image through the exact inverse map, so that what was interpolated or left
-    the grid is not recovered.
+    image of the same dimension, and `displacement(image, drawn)` is the field. Invertible if it is a MetaTensor that
+    MONAI traces: `inverse` reads the image through the exact inverse map, which does not recover values that were
+    interpolated or left the grid.
 
     Args:
         level: a name of `MISALIGNMENT_LEVELS`: 0 to 5, "table1" or "nonrigid".
         misalignment: bounds of one's own, instead of a level.
-        prob: how often to move at all; otherwise `drawn` is the identity.
+        prob: probability of any motion; otherwise `drawn` is the identity.
         mode: "bilinear" (trilinear in 3D), or "nearest" for labels, which keep their type.
-        fill: what lies outside of the image: "border", the nearest voxel, or a number, for example -1 where that
+        fill: values outside of the image: "border", the nearest voxel, or a number, for example -1 where that
             is air (in bilinear mode fading over one voxel).
 
     Raises:
-        TypeError: if a setting is of another kind.
+        TypeError: if a setting has the wrong type.
         ValueError: if a choice is unknown, or not exactly one of level and misalignment is given.
 
     Example:
@@ -86,14 +86,14 @@ class RandMisalign(RandomizableTransform, InvertibleTransform):
 
         Args:
             img: (C, H, W) or (C, H, W, D); floating, or whole or boolean labels with mode="nearest".
-            randomize: whether to draw anew; False repeats `drawn`.
+            randomize: whether to sample again; False repeats `drawn`.
 
         Returns:
             A tensor of the image's shape; a MetaTensor with unchanged affine for a MetaTensor.
 
         Raises:
             TypeError: if it is not an array, or labels are read in bilinear mode.
-            ValueError: if the shape is wrong, the fill is not a value of the labels' type, or nothing was drawn yet.
+            ValueError: if the shape is wrong, the fill is not a value of the labels' type, or nothing was sampled yet.
         """
         _image("img", img)
         if randomize:
@@ -127,10 +127,10 @@ class RandMisalignd(MapTransform, RandomizableTransform, InvertibleTransform):
         keys: the images.
         level: as in `RandMisalign`, as are misalignment and prob.
         misalignment: bounds of one's own, instead of a level.
-        prob: how often to move at all; apart, it is decided for each key.
+        prob: probability of any motion; unless `together`, it is decided for each key.
         mode: one for all keys or one per key: "nearest" for labels.
         fill: one for all keys or one per key.
-        together: one draw for all keys, which must be of one dimension, or one of its own for every key. Percentages
+        together: one sample for all keys, which must have one dimension, or a separate one for every key. Percentages
             are of each key's own grid.
         ddf_key: where to write the displacement, a tensor (spatial_dims, *spatial) in voxels: together, one name,
             and all keys must have the same grid; apart, one name per key. None writes none.
@@ -187,11 +187,10 @@ class RandMisalignd(MapTransform, RandomizableTransform, InvertibleTransform):
             self.drawn[key] = _drawn(self, self.misalignment, _image(str(key), data[key]).ndim - 1)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with its images moved, and the displacement where `ddf_key` says so.
+        """The item with its images moved, and the displacement if `ddf_key` is given.
 
         Raises:
-            TypeError, ValueError: as for `RandMisalign.__call__`, or if one displacement is asked for and grids
-                differ.
+            TypeError, ValueError: as for `RandMisalign.__call__`, or if one displacement is requested and grids differ.
         """
         self.randomize(data)
         return self.apply(data, self.drawn)
@@ -244,7 +243,7 @@ def _bounds(level: str | int | None, misalignment: Misalignment | None) -> Misal
 
 
 def _drawn(transform: RandomizableTransform, bounds: Misalignment, spatial_dims: int) -> MisalignmentDraw:
-    """A draw from the transform's own state, or the identity where `prob` left it out."""
+    """A sample from the transform's own state, or the identity if skipped by `prob`."""
     if not transform._do_transform:
         return MisalignmentDraw.identity(spatial_dims)
     return bounds.draw(transform.R, spatial_dims)
@@ -264,7 +263,7 @@ def _grid(name: str, image: Tensor) -> tuple[tuple[int, ...], list[float] | None
 
 
 def _traced(draw: MisalignmentDraw, mode: str, fill: float | str) -> dict[str, Any]:
-    """What MONAI keeps of a draw, as plain values."""
+    """MONAI's record of a draw, as plain values."""
     control = None if draw.control is None else [*map(_listed, draw.control)]
     return {**draw._asdict(), "control": control, "mode": mode, "fill": fill}
 
@@ -308,7 +307,7 @@ def _pulled(name: str, image: Tensor, ddf: Tensor, mode: str, fill: float | str)
 
 
 def _read(label: str, values: Tensor, ddf: Tensor, mode: str, fill: float | str) -> Tensor:
-    """Values (C, *spatial) pulled through a displacement; a number fills what was not covered."""
+    """Values (C, *spatial) pulled through a displacement; a number fills the uncovered voxels."""
     if fill == "border":
         return warp(values[None], ddf[None], mode, "border")[0]
     number = torch.tensor(float(fill)).to(values.dtype)

@@ -1,4 +1,4 @@
-"""What a misalignment is: its bounds, the levels of RegGAN, and one draw with its exact map and inverse."""
+"""Random misalignments: bounds, the levels of RegGAN, and one sample with its exact map and inverse."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Misalignment:
     Attributes:
         rotation_degrees: ± in the plane; in 3D ± about each axis.
         translation_percent: ± per axis, in percent of the axis's number of voxels.
-        scale_percent: the factor is drawn from 1 ± this percentage, one for all axes.
+        scale_percent: the factor is sampled from 1 ± this percentage, one for all axes.
         nonrigid_percent: ± of the control points of a smooth displacement, in percent of the axis's number of
             voxels; 0 for none. Cubic B-splines: no displacement exceeds it.
         nonrigid_intervals: intervals between control points along each axis.
@@ -77,11 +77,11 @@ class Misalignment:
     def draw(self, random: np.random.RandomState | np.random.Generator, spatial_dims: int) -> MisalignmentDraw:
         """One misalignment within the bounds.
 
-        The same state of `random` gives the same directions at every level, only longer: levels can be
-        compared on paired draws. Control points are drawn last, and only if they may move.
+        The same state of `random` gives the same directions at every level, only longer, so levels can be compared on
+        paired samples. Control points are sampled last, and only if they may move.
 
         Args:
-            random: where the numbers come from.
+            random: source of random numbers.
             spatial_dims: 2 or 3.
 
         Returns:
@@ -113,7 +113,7 @@ of ±4 % of the extent with 4 intervals of control points."""
 
 
 class MisalignmentDraw(NamedTuple):
-    """One drawn misalignment, for any grid: its pull map takes p on the result to A·(p + n(p)) on the image.
+    """One sampled misalignment, for any grid: its pull map takes p on the result to A·(p + n(p)) on the image.
 
     A scales and rotates about the grid's center, then translates; n is the smooth part. The numbers are those of
     the pull map: at scale 1.1 the image appears 1/1.1 as large.
@@ -133,7 +133,7 @@ class MisalignmentDraw(NamedTuple):
 
     @classmethod
     def identity(cls, spatial_dims: int) -> MisalignmentDraw:
-        """The draw that moves nothing."""
+        """The identity, which moves nothing."""
         return cls((0.0,) * (1 if spatial_dims == 2 else 3), (0.0,) * spatial_dims, 1.0)
 
     def matrix(self, shape: Sequence[int], spacing: Sequence[float] | None = None) -> Tensor:
@@ -250,7 +250,7 @@ class MisalignmentDraw(NamedTuple):
 
 
 class MisalignmentFields(NamedTuple):
-    """What brings a misaligned pair together.
+    """The displacements that align a misaligned pair.
 
     Attributes:
         ddf: (spatial_dims, *shape) on the target's grid: R = S⁻¹∘T, pulls the source onto the target.
@@ -270,7 +270,7 @@ def misalignment_between(
 ) -> MisalignmentFields:
     """The displacements between two images of one anatomy that were pulled by S (source) and T (target).
 
-    Exact at every voxel, also where a map leaves the grid, unlike `fields.invert` and `fields.compose`.
+    Exact at every voxel, even where a map leaves the grid, unlike `fields.invert` and `fields.compose`.
 
     Args:
         source: S.

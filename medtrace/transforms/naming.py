@@ -1,4 +1,4 @@
-"""How a message names an image: the argument, and the file it was read from where that is known."""
+"""Names of images in messages: the argument, and the file it was read from if known."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def as_item(data: Any) -> dict[Hashable, Any]:
 
 
 def one_per_key(name: str, value: Any, keys: Sequence[Hashable]) -> tuple[Any, ...]:
-    """A setting for each key, given once for all or one by one.
+    """A setting for each key, given once for all keys or one per key.
 
     Raises:
-        ValueError: if there are neither one nor as many as keys.
+        ValueError: if there is neither one nor one per key.
     """
     try:
         return tuple(ensure_tuple_rep(value, len(keys)))
@@ -99,7 +99,7 @@ def detached(tensor: Tensor) -> Tensor:
 
 
 def load_image(name: str, image: Any) -> Any:
-    """Return `image`, read if it is a path: a volume as everywhere in medtrace, others by MONAI's LoadImage.
+    """Return `image`, read if it is a path: a volume with medtrace's reader, others with MONAI's LoadImage.
 
     Raises:
         ValueError: if the file is missing or cannot be read; the message names it.

@@ -1,4 +1,4 @@
-"""The numbers of a NIfTI file without their places, for statistics that ask for no more."""
+"""The voxel values of a NIfTI file without their positions, for statistics."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .naming import REPLACE, first_line, named
 def nifti_voxels(name: str, image: Any) -> Tensor | None:
     """The voxels of a NIfTI file in the order in which they lie there, scaled as its header says.
 
-    Orientation, geometry and a copy into another order, which are most of the time that reading an image takes, are
-    left out. Voxels that need no scaling stay in the file and are read where they are looked at.
+    Orientation, geometry and a copy into another order, which take most of an image's reading time, are skipped. Voxels
+    that need no scaling stay in the file and are read on access.
 
     Args:
         name: the argument's name, for messages.
-        image: anything; what is not a path of a `.nii` file of real numbers on 2 to 4 axes is not read.
+        image: anything; only a path of a `.nii` file of real numbers on 2 to 4 axes is read.
 
     Returns:
-        (N,) float32, or None where the image is left to the general reader.
+        (N,) float32, or None if the image is left to the general reader.
 
     Raises:
-        ValueError: if the file is damaged, claims what it cannot hold, or holds numbers that are not finite; the
+        ValueError: if the file is damaged, is shorter than its header claims, or has numbers that are not finite; the
             message names it.
     """
     if not isinstance(image, (str, Path)) or not str(image).lower().endswith(".nii"):
@@ -41,8 +41,8 @@ def nifti_voxels(name: str, image: Any) -> Tensor | None:
             stored: Any = opened
             if stored.get_data_dtype().kind not in "iuf" or len(stored.shape) not in (2, 3, 4):
                 return None
-            values = np.asanyarray(stored.dataobj).reshape(-1, order="F")  # as it lies in the file: no copy
-    except Exception as error:  # nibabel and its unpackers raise what they like on a broken file
+            values = np.asanyarray(stored.dataobj).reshape(-1, order="F")  # in file order: no copy
+    except Exception as error:  # nibabel and its unpackers may raise any error on a broken file
         raise ValueError(
             f"{name}: expected a readable image file, received {path}: {first_line(error)}; check the file"
         ) from error

@@ -44,7 +44,7 @@ def piecewise_linear(values: Tensor, knots: Sequence[float], images: Sequence[fl
     Args:
         values: any shape, float32 or float64.
         knots: strictly increasing, at least two.
-        images: where each knot goes.
+        images: value of each knot.
 
     Returns:
         The mapped values, in the shape and dtype of `values`.
@@ -77,8 +77,8 @@ def _order_statistics(flat: Tensor, ranks: Sequence[int]) -> list[float]:
 def _bucketed_order_statistics(array: np.ndarray, ranks: np.ndarray) -> list[float]:
     """Order statistics of float32 numbers: count the leading 16 bits, sort only the buckets that hold a rank.
 
-    Sorting a few per cent of the voxels is many times quicker than sorting all. Those that have one frequent value,
-    often half of the image, are only counted.
+    Sorting a few percent of the voxels is many times faster than sorting all. Voxels with one frequent value, often
+    half of the image, are only counted.
     """
     frequent = _frequent(array)
     bits, common = array.view(np.uint32), frequent.view(np.uint32)
@@ -103,7 +103,7 @@ def _bucketed_order_statistics(array: np.ndarray, ranks: np.ndarray) -> list[flo
 
 
 def _frequent(array: np.ndarray) -> np.float32:
-    """The value that most of some voxels have, a background's if there is one."""
+    """The most frequent value among some voxels, that of the background if there is one."""
     values, times = np.unique(array[:: max(1, array.size // _SAMPLE)], return_counts=True)
     return np.float32(values[np.argmax(times)])
 

@@ -17,7 +17,7 @@ from .potts_regions import connected_regions, merge_regions, move_borders, neigh
 Directions = Literal["axes", "diagonals"]
 DIRECTIONS = ("axes", "diagonals")
 
-_LEAST = 1 << 13  # voxels worth a thread: each costs some thousand operations
+_LEAST = 1 << 13  # voxels that justify a thread: each costs a few thousand operations
 
 
 class PottsImage(NamedTuple):
@@ -50,7 +50,7 @@ def minimize_potts(
     that are solved exactly, and the copies are tied to each other by multipliers (ADMM) with a coupling μ that grows by
     a constant factor. The problem is not convex: the result is a good local minimum.
 
-    Deviation from the papers: the copies need to meet but roughly, and μ may grow quickly, because the regions where
+    Deviation from the papers: the copies need to agree only roughly, and μ may grow quickly, because the regions where
     they are constant are then merged and their borders moved, voxel by voxel, while the functional falls
     (`merge_regions`, `move_borders`). At the end each region takes the image's mean, which is the minimizer for
     these regions. The energies are lower than those of copies alone that meet within 0.1 % while μ grows by 1.5, by
@@ -64,7 +64,7 @@ def minimize_potts(
             instead of 3 take four times the time and memory.
         coupling: first μ, against the 1 of ‖u − f‖².
         growth: factor of μ in each iteration, above 1; slower growth finds somewhat lower energies.
-        tolerance: copies have met where they differ from their mean by no more than this fraction of the image's range.
+        tolerance: copies agree if they differ from their mean by no more than this fraction of the image's range.
 
     Returns:
         The piecewise-constant image, its regions and its energy.
@@ -136,7 +136,7 @@ def _split(
     is minimized over one copy after the other, each on its lines. Of the multipliers only Λ_s = Σ_t λ_st matters.
     """
     count, width = len(steps), image.shape[-1]
-    row = width + (3 - width) % 8  # lines of a stride of many powers of two would share few places of the cache
+    row = width + (3 - width) % 8  # lines whose stride has many factors of two would share few cache sets
     rows = np.pad(image.astype(np.float64), [(0, 0)] * (image.ndim - 1) + [(0, row - width)])
     data_share, voxels = rows.ravel() / count, rows.size
     lines = [lines_along(image.shape, step, row) for step in steps]

@@ -12,7 +12,7 @@ from ..kernels.compiling import compiled, inlined
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 _ONE = np.uint64(1)
-"""What unsigned places count by; a place that might be negative costs a test at each use."""
+"""Type of unsigned indices; an index that might be negative costs a test at each use."""
 
 
 class Lines(NamedTuple):
@@ -33,7 +33,7 @@ def lines_along(shape: tuple[int, ...], step: tuple[int, ...], row: int | None =
     """The lines along `step`, which is 0, 1 or -1 on each axis; every voxel is on one of them.
 
     Args:
-        shape: of the image.
+        shape: shape of the image.
         step: as said.
         row: numbers from one row of the last axis to the next in the flat image; None for `shape[-1]`.
     """

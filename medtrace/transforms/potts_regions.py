@@ -87,7 +87,7 @@ def merge_regions(
 
     Args:
         regions: int64 from 0, no number left out.
-        image: of the same shape.
+        image: image of the same shape.
         gamma, steps, weights: of the functional, see `minimize_potts`.
 
     Returns:
@@ -151,7 +151,7 @@ def move_borders(regions: Indices, image: Array, gamma: float, steps: list[tuple
 
     Args:
         regions: int64 from 0, no number left out.
-        image: of the same shape.
+        image: image of the same shape.
         gamma, steps, weights: of the functional, see `minimize_potts`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Registration of one key of an item to another, with whatever lies with it."""
+"""Registration of one key of an item to another, together with everything aligned with it."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ _ON_FAIL = ("raise", "keep")
 class RegisterPaird(MapTransform, InvertibleTransform):
     """Align and deform an image to another (see `medtrace.registration.register`); all keys move by one field.
 
-    Values are interpolated once, from the moving grid onto the fixed one. `inverse` reads them back on the moving grid
-    through the inverse field, so that what was interpolated or left outside is not recovered. The same images give the
-    same bytes. Slices (C, H, W) and volumes (C, H, W, D), on their own grids, with the affine of a MetaTensor, else
-    the identity.
+    Values are interpolated once, from the moving grid onto the fixed one. `inverse` resamples them on the moving grid
+    through the inverse field, which does not recover interpolated or excluded values. The same images give identical
+    bytes. Slices (C, H, W) and volumes (C, H, W, D), on their own grids, with the affine of a MetaTensor, else the
+    identity.
 
     Args:
-        keys: what moves: the moving image and whatever lies with it (labels, further contrasts).
+        keys: the keys that move: the moving image and everything aligned with it (labels, further contrasts).
         fixed_key: the image to register to; it does not change.
         moving_key: the image that is registered; None for the first of `keys`.
         mask_key: (1, *spatial), above 0 in pathology of the fixed image that has no counterpart; None for none.
-        moving_mask_key: likewise on the moving grid. List it in `keys` too if it shall move.
+        moving_mask_key: likewise on the moving grid. Also list it in `keys` if it should move.
         mode: how each key is read on the fixed grid, one for all or one per key: "nearest" for labels, whose type is
             kept.
         ddf_key: where to put the displacement (spatial_dims, *fixed spatial) in fixed voxels; None for nowhere.
         verdict_key: where to put the `Verdict`; None for nowhere.
-        on_fail: what a verdict of FAIL does: "raise", or "keep" the result.
+        on_fail: action on a verdict of FAIL: "raise", or "keep" the result.
         allow_missing_keys: skip keys that are absent; without the moving key, all others must be absent too.
         **settings: of `register`: alignment, similarity, spacing, settings, check_starts.
 
     Raises:
-        ValueError: if the moving key is none of the keys, or a setting is unknown.
+        ValueError: if the moving key is not one of the keys, or a setting is unknown.
 
     Example:
         >>> fixed = torch.zeros(1, 48, 48)
@@ -101,7 +101,7 @@ class RegisterPaird(MapTransform, InvertibleTransform):
 
         Raises:
             KeyError: if the moving or fixed image or a mask is absent.
-            RuntimeError: if the verdict is FAIL and that is to raise.
+            RuntimeError: if the verdict is FAIL and `on_fail` is "raise".
             TypeError, ValueError: see `register`.
         """
         item = as_item(data)
@@ -149,7 +149,7 @@ class RegisterPaird(MapTransform, InvertibleTransform):
         return out
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Take the item's keys back to the moving grid."""
+        """Resample the item's keys on the moving grid."""
         item = as_item(data)
         for key in self.key_iterator(item):
             value = item[key]
@@ -164,7 +164,7 @@ class RegisterPaird(MapTransform, InvertibleTransform):
 
 
 def _read(values: Tensor, ddf: Tensor, matrix: Tensor, mode: str) -> Tensor:
-    """Values (C, *spatial) at matrix · (p + ddf(p)); of the nearest voxel they keep their type."""
+    """Values (C, *spatial) at matrix · (p + ddf(p)); with nearest-neighbor interpolation they keep their type."""
     if mode == "bilinear":
         return pull(values.float(), ddf, matrix)
     return sample(values[None], pulled_points(ddf, matrix), mode="nearest")[0]

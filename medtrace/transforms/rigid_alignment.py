@@ -27,11 +27,11 @@ _SMALLEST = 4  # voxels along an axis, below which there is nothing to interpola
 
 
 class RigidTransform(NamedTuple):
-    """A rigid motion and how it was found.
+    """A rigid transform and how it was estimated.
 
     Attributes:
         matrix: (4, 4) float64, takes RAS mm points of the fixed image to the same anatomy's points in the moving one.
-        mutual_information: of the two images at the finest level, in nats.
+        mutual_information: mutual information of the two images at the finest level, in nats.
         iterations: steps at the finest level.
         stop: why the search stopped, in SimpleITK's words.
     """
@@ -42,36 +42,36 @@ class RigidTransform(NamedTuple):
     stop: str
 
     def to_itk(self) -> Any:
-        """The motion as a SimpleITK Euler3DTransform (LPS mm, fixed to moving), as `sitk.Resample` takes it."""
+        """The transform as a SimpleITK Euler3DTransform (LPS mm, fixed to moving), as expected by `sitk.Resample`."""
         return to_transform(self.matrix.numpy(), LPS, 3)
 
 
 class RigidAlignment(InvertibleTransform):
-    """Move an image rigidly onto a fixed one, by mutual information, through any two contrasts.
+    """Align an image rigidly with a fixed one by mutual information, for any two contrasts.
 
     Multi-resolution Mattes mutual information (Mattes et al. 2003) and regular-step gradient descent of SimpleITK.
     Images of volumes turn in space; slices (C, H, W) turn and shift in their plane, which must be parallel to the
     fixed one. Single-threaded with seeded samples: the same images give the same bytes on one machine.
 
-    With `resample=True` the image is read on the fixed grid; `inverse` reads it back on its own grid, so that
-    what was interpolated or left outside is not recovered. With `resample=False` no value changes: only the affine
-    moves, and `inverse` restores it exactly (volumes and slices).
+    With `resample=True` the image is resampled on the fixed grid; `inverse` resamples it on its own grid, which does
+    not recover interpolated or excluded values. With `resample=False` no value changes: only the affine does, and
+    `inverse` restores it exactly (volumes and slices).
 
     Args:
         initial: where the search starts: "identity" (the affines), "geometry" (centers of the grids), "moments"
             (centers of the content), or "auto", which follows all three at the coarsest level and keeps the best.
-        resample: whether to read the image on the fixed grid, or only to move its affine.
+        resample: whether to resample the image on the fixed grid, or only to change its affine.
         mode: "bilinear", "nearest" or "bspline".
         fill: the value outside of the moving image; None for its minimum.
         channel: the channel of both images that is registered; all channels of the moving image move.
         levels: shrink factors, coarse to fine, in units of the smaller voxel edge.
-        bins: of the joint histogram.
-        samples: voxels that the metric reads at most at a level.
-        iterations: steps at a level at most.
-        seed: of the samples, at least 1.
+        bins: bins of the joint histogram.
+        samples: maximum number of voxels that the metric reads at a level.
+        iterations: maximum number of steps at a level.
+        seed: seed of the samples, at least 1.
 
     Raises:
-        TypeError, ValueError: if a setting is of another kind or out of its range.
+        TypeError, ValueError: if a setting has the wrong type or is out of range.
 
     Example:
         >>> axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
@@ -140,8 +140,8 @@ class RigidAlignment(InvertibleTransform):
             fixed_mask: (1, *spatial) on the fixed grid, above 0 where the images are compared.
 
         Returns:
-            The moving image on the fixed grid, or (`resample=False`) with a moved affine. The metadata hold the
-            motion's 4x4 matrix, fixed to moving in RAS mm, as `rigid_transform`.
+            The moving image on the fixed grid, or (`resample=False`) with a changed affine. The metadata include the
+            transform's 4x4 matrix, fixed to moving in RAS mm, as `rigid_transform`.
 
         Raises:
             ValueError: if an image is constant or not finite, a mask is empty, the channel is missing or
@@ -254,7 +254,7 @@ class RigidAlignment(InvertibleTransform):
         return out
 
     def inverse(self, data: Tensor) -> Tensor:
-        """Take an aligned image back: read it on its own former grid, or restore its affine."""
+        """Invert the alignment of an image: resample it on its former grid, or restore its affine."""
         info = self.pop_transform(data)["extra_info"]
         affine = np.asarray(info["affine"])
         if info["resample"]:
@@ -278,10 +278,10 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
     """Dictionary form of `RigidAlignment`: the moving key is registered with the fixed one, and all keys move.
 
     Args:
-        keys: what moves: the moving image and whatever lies with it (labels, further contrasts).
+        keys: the keys that move: the moving image and everything aligned with it (labels, further contrasts).
         fixed_key: the image to align with; it does not change.
         moving_key: the image that is registered; None for the first of `keys`.
-        moving_mask_key: mask on the moving grid; None for none. List it in `keys` too if it shall move.
+        moving_mask_key: mask on the moving grid; None for none. Also list it in `keys` if it should move.
         fixed_mask_key: mask on the fixed grid; None for none.
         mode: how each key is read on the fixed grid, one for all or one per key: "nearest" for labels.
         motion_key: where to put the `RigidTransform.matrix` in the item; None for nowhere but the metadata.
@@ -290,7 +290,7 @@ class RigidAlignmentd(MapTransform, InvertibleTransform):
             seed.
 
     Raises:
-        ValueError: if the moving key is none of the keys.
+        ValueError: if the moving key is not one of the keys.
 
     Example:
         >>> axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")

@@ -12,7 +12,7 @@ from medtrace.registration.independent_registration import one_thread
 
 from .geometry import Array
 
-# A level needs this many voxels along its longest axes to say where the content is.
+# A level needs this many voxels along its longest axes to locate the content.
 _SMALLEST_GRID = 16
 
 
@@ -23,9 +23,9 @@ class Search:
     Attributes:
         levels: shrink factors of the levels, coarse to fine, in units of the finer image's smallest voxel edge.
         bins: bins of the joint histogram.
-        samples: how many voxels the metric reads at most; drawn with `seed` where a level has more.
-        iterations: steps at each level at most.
-        seed: of the samples, at least 1.
+        samples: maximum number of voxels that the metric reads; sampled with `seed` if a level has more.
+        iterations: maximum number of steps at each level.
+        seed: seed of the samples, at least 1.
     """
 
     levels: tuple[int, ...] = (8, 4, 2, 1)
@@ -37,7 +37,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Match:
-    """What the search found: the point map from fixed to moving, its mutual information (nats), and the stop."""
+    """The result of the search: the point map from fixed to moving, its mutual information (nats), and the stop."""
 
     transform: Any
     mutual_information: float
@@ -48,10 +48,10 @@ class Match:
 def match_rigidly(
     fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, starts: list[Any], search: Search
 ) -> Match:
-    """Find the rigid motion that maximizes mutual information.
+    """Estimate the rigid transform that maximizes mutual information.
 
-    Every start is followed at the coarsest level, and the best continues through the finer ones. One thread and seeded
-    samples make two runs give the same bytes. Mattes et al. 2003; optimizer: regular-step gradient descent, whose
+    Every start is followed at the coarsest level, and the best continues through the finer ones. With one thread and
+    seeded samples, two runs give identical bytes. Mattes et al. 2003; optimizer: regular-step gradient descent, whose
     steps are millimeters of shift.
 
     Args:
@@ -110,7 +110,7 @@ def _descend(
     spacing: float,
     finest: bool,
 ) -> Match | None:
-    """Gradient descent at one level; None where the start leaves no overlap."""
+    """Gradient descent at one level; None if the start leaves no overlap."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(search.bins)
     voxels = int(np.prod(fixed.GetSize()))
@@ -151,7 +151,7 @@ def starting_points(fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, 
     """Euler transforms about the fixed content's center, with the shifts that `initial` names.
 
     "identity" trusts the affines, "geometry" brings the grids' centers together, "moments" the centers of the
-    content; "auto" is all three, those that nearly coincide taken once.
+    content; "auto" is all three, without near duplicates.
     """
     center, target = _centroid(fixed, fixed_mask), _centroid(moving, moving_mask)
     shifts = {

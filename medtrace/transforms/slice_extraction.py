@@ -29,7 +29,7 @@ _CENTERS = ("volume", "foreground")
 
 
 class SliceExtraction(InvertibleTransform):
-    """Take 2D slices of a 3D volume along an anatomical axis, each with its own right affine.
+    """Take 2D slices of a 3D volume along an anatomical axis, each with its own correct affine.
 
     The axis is found from the affine (the array axis closest to the anatomical one), so storage order, flips
     and oblique grids do not matter: slices are counted from the side opposite to the axis code, e.g. from
@@ -41,8 +41,9 @@ class SliceExtraction(InvertibleTransform):
     interpolated in either case.
 
     Slices are MetaTensors (C, H, W) whose 4x4 affine takes the pixel (i, j), that is voxel (i, j, 0), to RAS mm;
-    its third column is the step to the next slice along the axis code. `inverse` of a slice is the volume's grid with
-    the slice in its place and 0 elsewhere, so that operations of the volume, which slices carry, can be undone too.
+    its third column is the step to the next slice along the axis code. `inverse` of a slice gives the volume's grid
+    with the slice at its position and 0 elsewhere, so that the volume's operations, which slices also record, can be
+    undone.
 
     Args:
         axis: "axial", "coronal", "sagittal" (counted towards S, A, R) or one of the letters R, L, A, P, S, I.
@@ -54,7 +55,7 @@ class SliceExtraction(InvertibleTransform):
         canonical: whether the in-plane axes follow RAS.
 
     Raises:
-        TypeError: if count or indices are of another kind.
+        TypeError: if count or indices have the wrong type.
         ValueError: if the axis or center is unknown, count is not positive, or count and indices are both given.
 
     Example:
@@ -97,14 +98,14 @@ class SliceExtraction(InvertibleTransform):
         Args:
             img: (C, H, W, D); the affine of a MetaTensor, voxel to RAS mm, else the identity.
             mask: (C, H, W, D), above 0 where the center is sought; needs `center="foreground"`.
-            name: how messages call the image.
+            name: the image's name in messages.
 
         Returns:
             The slices, (C, H, W) each, in the order of `indices` or along the axis code. Their metadata tell the
             `slice_axis` (code), `slice_index` (along the code) and `slice_array_axis` and `slice_array_index`.
 
         Raises:
-            ValueError: if the image is not a volume, has fewer slices than asked for, or the foreground is empty.
+            ValueError: if the image is not a volume, has fewer slices than requested, or the foreground is empty.
         """
         volume = _volume(name, img)
         affine = affine_of(name, img)
@@ -112,7 +113,7 @@ class SliceExtraction(InvertibleTransform):
         return self.extract(volume, affine, chosen)
 
     def choose(self, volume: Tensor, affine: Array, mask: Any = None, label: str = "img") -> list[int]:
-        """Which slices to take: indices along the axis code."""
+        """Indices of the slices to take, along the axis code."""
         array_axis, sign = _array_axis(affine, self.code)
         size = volume.shape[1 + array_axis]
         if mask is not None and self.center != "foreground":
@@ -181,10 +182,10 @@ class SliceExtraction(InvertibleTransform):
         return slices
 
     def inverse(self, data: Tensor) -> Tensor:
-        """The volume's grid with a slice in its place, 0 elsewhere.
+        """The volume's grid with a slice at its position, 0 elsewhere.
 
         Args:
-            data: a slice (C, H, W), as it was taken or changed in its values.
+            data: a slice (C, H, W), unchanged or with changed values.
         """
         info = self.pop_transform(data)["extra_info"]
         pixels = detached(data)
@@ -214,14 +215,14 @@ class SliceExtraction(InvertibleTransform):
 class SliceExtractiond(MapTransform, InvertibleTransform):
     """Dictionary form of `SliceExtraction`: one item becomes a list of items, one per slice.
 
-    All keys are sliced at the same places and must share one grid. Like MONAI's cropping of several samples, the
+    All keys are sliced at the same positions and must share one grid. Like MONAI's cropping of several samples, the
     list is mapped over by the following transforms of a `Compose` and flattened by `list_data_collate`. What is not
     in `keys` is copied into every item.
 
     Args:
         keys: the volumes.
         axis: as in `SliceExtraction`, as are count, indices, center and canonical.
-        mask_key: key of the mask whose center is meant by `center="foreground"`; it must be on the same grid.
+        mask_key: key of the mask whose center is used by `center="foreground"`; it must be on the same grid.
             Without one, the non-zero voxels of the first key present.
         allow_missing_keys: skip keys that are absent.
 

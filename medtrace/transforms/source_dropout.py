@@ -1,4 +1,4 @@
-"""Images of which some contrasts are missing, so that a network learns to do without them."""
+"""Images with missing contrasts, so that a network learns to work without them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from ..checks import check_number
 from .naming import as_image, as_item, named
 
 MISSING = -1.0
-"""Value of a channel that is missing, which is that of background."""
+"""Value of a missing channel, equal to the background's."""
 
 
 class RandDropChannelsd(MapTransform, Randomizable):
     """Replace random channels of an image by background, as if these contrasts had not been acquired.
 
-    Each channel goes with the same probability; where all that a case has would go, one of them, drawn evenly, stays.
+    Each channel is dropped with the same probability; if all channels of a case would be dropped, one of them, chosen
+    uniformly, is kept.
 
     Args:
         keys: images (C, *spatial) in [-1, 1], each with its own draw.
         prob: of each channel, in [0, 1).
-        present: entry with boolean (C,), which channels the case has; of those alone one stays. It is updated. Without
-            such an entry a case has all.
+        present: entry with boolean (C,), which channels the case has; one of those is kept. It is updated. Without such
+            an entry a case has all channels.
 
     Raises:
         ValueError: if `prob` is not in [0, 1).

@@ -30,17 +30,17 @@ class StructureMap(Transform):
     """Divide an image into its brighter class (1) and its darker class (0).
 
     Plasticine (Section III) conditions its diffusion on such a map, "an unsupervised pixel clustering" for which it
-    cites the Potts model of Storath, Weinmann, Frikel & Unser 2015; two classes are what its appendix shows.
+    cites the Potts model of Storath, Weinmann, Frikel & Unser 2015; its appendix shows two classes.
 
     - "potts": the image's piecewise-constant approximation (`minimize_potts`), whose regions then fall into two
-      classes by exact 2-means, a region weighing as much as it has voxels. Edges cost, so specks, ragged borders
-      and (with a larger `gamma`) noise leave no trace.
+      classes by exact 2-means, each region weighted by its number of voxels. Edges are penalized, so specks, ragged
+      borders and (with a larger `gamma`) noise disappear.
     - "otsu": voxels above Otsu's threshold (scikit-image's `threshold_otsu`, 256 bins).
-    - "kmeans": exact 2-means of the voxels' intensities. Otsu's criterion is the same without bins, so that both maps
-      differ in a few voxels only; scikit-image has no k-means of intensities, and in one dimension going
-      through all thresholds is exact where Lloyd's iteration may stop early.
+    - "kmeans": exact 2-means of the voxels' intensities. Otsu's criterion is the same with bins, so both maps differ
+      only in a few voxels; scikit-image has no k-means of intensities, and in one dimension trying all thresholds is
+      exact, whereas Lloyd's iteration may stop early.
 
-    The map does not depend on the image's scale and shift, but for rounding. Values on a threshold belong to the
+    The map does not depend on the image's scale and shift, except for rounding. Values on a threshold belong to the
     darker class.
     A constant image has no brighter class: its map is 0 everywhere, as is the Potts map of an image that one region
     approximates best (nothing but noise).
@@ -128,7 +128,7 @@ class StructureMapd(MapTransform):
 
     Args:
         keys: the images.
-        suffix: what is appended to a key for the key of its map.
+        suffix: suffix of a key for the key of its map.
         out_keys: keys of the maps, one per image, in place of `suffix`; the images' own keys put maps in their place.
         method: as in `StructureMap`.
         gamma: likewise.

@@ -22,10 +22,10 @@ class TwoMeans(NamedTuple):
 
 
 def two_means(values: Array) -> TwoMeans:
-    """Divide numbers into two classes with the least sum of squared distances to the classes' means.
+    """Divide numbers into two classes with the minimum sum of squared distances to the classes' means.
 
-    In one dimension the classes are intervals, so that going through all thresholds is exact; least distance within
-    classes is greatest weighted contrast between them, n₀ n₁ (m₁ − m₀)² (Otsu 1979).
+    In one dimension the classes are intervals, so that trying all thresholds is exact; minimum distance within classes
+    is maximum weighted contrast between them, n₀ n₁ (m₁ − m₀)² (Otsu 1979).
 
     Args:
         values: any shape, finite, at least two different numbers.

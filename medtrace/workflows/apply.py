@@ -25,7 +25,7 @@ from medtrace.workflows.transform_arguments import Transforms, grid_of, read_tra
 KINDS = ("image", "labels", "points")
 POINT_FILES = (".csv", ".tsv", ".txt", ".fcsv", ".json")
 FEW_VALUES = 256
-"""Most different whole numbers with which an image may be a label map, so that somebody has to say what it is."""
+"""Maximum number of distinct integers with which an image may be a label map, so that the user must say what it is."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Applied:
 
     kind: str
     grid: Grid | None
-    """Of what was written; None of points."""
+    """Of what was written; None for points."""
     count: int
     """Voxels, or points."""
     inside: float
@@ -62,31 +62,31 @@ def apply(
     space: str | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Applied:
-    """Bring an image, labels or points from the source of transforms to their target, through all of them at once.
+    """Map an image, labels or points from the source of transforms to their target, through all of them at once.
 
     Args:
         transforms: folders of traces and files of other programs, in the order of antsApplyTransforms: an image goes
             through the last of them first. `[X,1]` inverts one.
         moved: an image or label map on any grid, or points (see `medtrace.data.landmarks.points`).
-        out: .nii or .nii.gz; of points .csv, .fcsv or .mrk.json.
-        kind: of `KINDS`; None reports it, and refuses an image that may be either.
+        out: .nii or .nii.gz; for points .csv, .fcsv or .mrk.json.
+        kind: one of `KINDS`; None reports it, and refuses an image that may be either.
         inverse: from the target back to the source.
-        grid: an image on whose grid the result is wanted; by default that of the trace which it ends in.
-        source: the moving image, on which formats that know no grid of their own count; by default `moved`.
+        grid: an image on whose grid the result is requested; by default that of the trace which it ends in.
+        source: the moving image, for formats that do not store a grid; by default `moved`.
         target: the fixed image, likewise; by default `grid`.
-        format: of files of other programs, where their content does not tell.
-        interpolation: of `medtrace.trace.chain.INTERPOLATIONS`; by default linear, of labels nearest.
-        fill: value beyond the image; by default 0 of labels, and the least value of an image.
-        space: axes of a file of points that does not say them: RAS, LPS.
-        say: takes a line for everything that was assumed.
+        format: format of files of other programs, where their content does not tell.
+        interpolation: one of `medtrace.trace.chain.INTERPOLATIONS`; by default linear, for labels nearest.
+        fill: value beyond the image; by default 0 for labels, and the minimum of an image.
+        space: axes of a point file that does not specify them: RAS, LPS.
+        say: receives a line for each assumption.
 
     Returns:
         What was done.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file cannot be used, it is not clear what the image is or where its grid is; the message names
-            the remedy.
+        ValueError: if a file cannot be used, or the type of the image or its grid is unclear; the message names the
+            remedy.
     """
     out, moved = Path(out), Path(moved)
     kind = _kind(moved, kind)
@@ -171,7 +171,7 @@ def _kind(path: Path, kind: str | None) -> str | None:
 
 
 def _told(path: Path, kind: str | None, image: MetaTensor) -> str:
-    """What an image is that nobody said to be labels."""
+    """The kind of an image that was not declared to be labels."""
     if kind is not None:
         return kind
     values = image.as_tensor()

@@ -50,26 +50,26 @@ def bench(
 ) -> dict[str, Any]:
     """Train the rows of a study on TraceBench, score them on unseen subjects and write a table and figures.
 
-    With `rows` nothing but `row` is trained, and stored as it ends; the study's page is made of what is stored. So a
-    table may grow over days, a method, task and seed at a time.
+    With `rows` only `row` is trained, and stored when it ends; the study's page is made from the stored rows. A table
+    can thus grow over days, one method, task and seed at a time.
 
     Args:
-        task: of TraceBench, one of `STUDIES`, or "real": T1, T2 and FLAIR of heads (`real_translation`).
+        task: task of TraceBench, one of `STUDIES`, or "real": T1, T2 and FLAIR of heads (`real_translation`).
         setting: "demo" (minutes on two cores for the study `short` of `postop`), "full" or "smoke" (seconds).
         study: one of `STUDIES[task]`; by default the first.
         out: receives `runs/` and, in `<study>/` (of other tasks than `postop` in `<task>/<study>/`), `results.json`,
-            `table.md`, per-case CSVs, `figures/` and `traces/`. Runs of the same setting and seed found there are used
-            again, also after a change of the code; each row of `results.json` reports the commit that trained it.
-        seed: of data and training.
-        device: by default CUDA where there is one.
+            `table.md`, per-case CSVs, `figures/` and `traces/`. Runs of the same setting and seed found there are
+            reused, even after a change of the code; each row of `results.json` reports the commit that trained it.
+        seed: seed of data and training.
+        device: by default CUDA if available.
         progress: show bars and the table.
         data: folder of real heads, for the task "real" (see `medtrace.evaluation.real.heads`); by default the
             environment variable MEDTRACE_DATA.
-        row: of the study, or a control, or the method of a row; with `rows` only.
-        rows: folder of stored rows and of the page `TASK_STUDY.md`; `out` then receives the runs alone.
+        row: row of the study, or a control, or the method of a row; with `rows` only.
+        rows: folder of stored rows and of the page `TASK_STUDY.md`; `out` then receives only the runs.
 
     Returns:
-        What `results.json` holds; of the task "real", and with `rows`, where the page is.
+        The content of `results.json`; for the task "real", and with `rows`, the path of the page.
 
     Raises:
         ValueError: if there is no such task, study or setting.
@@ -156,7 +156,7 @@ def run_study(
 def _trained_rows(
     study: Study, setting: str, seed: int, folder: Path, device: str | None, console: Console
 ) -> dict[str, Path]:
-    """The run folder of every row; rows that have one run are trained once, and those that wait may train at once."""
+    """The run folder of every row; rows that share a run are trained once, and waiting rows may train in parallel."""
     first = {training.run: row for row, training in reversed(list(study.rows.items()))}
     trainings = {row: training for row, training in study.rows.items() if first[training.run] == row}
     ended = [(folder / f"{setting}-{seed}" / training.run / DONE).is_file() for training in trainings.values()]
@@ -185,7 +185,7 @@ def run_row(
     device: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Train, score and store one row of a study, if one is named, and make the page of all that are stored; see
+    """Train, score and store one row of a study, if one is named, and make the page of all stored rows; see
     `bench`.
     """
     console = Console(stderr=True, quiet=not progress)
@@ -208,7 +208,7 @@ def run_row(
 def _trained(
     row: str, training: Training, console: Console, *, setting: str, seed: int, folder: Path, device: str | None
 ) -> Path:
-    """The run folder of a row, trained unless it was before."""
+    """The run folder of a row, trained if necessary."""
     presets, settings = training.arguments(setting, seed)
     return trained_row(
         row,

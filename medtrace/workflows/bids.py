@@ -15,7 +15,7 @@ from medtrace.storage.directories import atomic_directory
 from medtrace.storage.reservations import reserve_folder, reserving
 
 RAW = "bids:raw:"
-"""How sidecars call the raw data set."""
+"""The name of the raw data set in sidecars."""
 
 
 class Derivatives(NamedTuple):
@@ -24,7 +24,7 @@ class Derivatives(NamedTuple):
     folder: Path
     files: list[Path]
     notes: list[str]
-    """What was measured, for people."""
+    """The measurements as readable lines."""
 
 
 @reserving(lambda out: reserve_folder(out, make_parents=True))
@@ -41,18 +41,18 @@ def bids_derivatives(
     """Write traces as one data set of BIDS derivatives (see `medtrace.io.bids.write_bids_derivatives`).
 
     Args:
-        traces: folders of traces. A folder that is named as a BIDS file, such as `sub-01_ses-pre_T1w`, as `translate`
-            names it for each file of a BIDS data set, says whose it is.
+        traces: folders of traces. A folder named like a BIDS file, such as `sub-01_ses-pre_T1w`, as `translate` does
+            for each file of a BIDS data set, identifies the subject.
         out: a new or empty folder; it appears complete or not at all.
-        sources: for each trace the BIDS name of its source, or its path in the raw data set, where the folder's name
-            does not say it.
-        suffix: of the images; by default that of their contrast.
-        space: of the images; by default "target" of registrations and "predicted" of the others.
+        sources: for each trace the BIDS name of its source, or its path in the raw data set, if the folder's name does
+            not give it.
+        suffix: suffix of the images; by default that of their contrast.
+        space: of the images; by default "target" for registrations and "predicted" for the others.
         raw: path or URL of the raw data set, for links to the sources.
-        skull_stripped: whether the images show no skull; None measures it.
+        skull_stripped: whether the images are skull-stripped; None measures it.
 
     Returns:
-        The folder, its files, and what was measured.
+        The folder, its files, and the measurements.
 
     Raises:
         FileExistsError: if `out` is in use, or two traces would have one name.

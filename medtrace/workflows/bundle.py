@@ -40,13 +40,13 @@ def bundle(
 ) -> Path:
     """Write the bundle of a method.
 
-    It is self-contained where medtrace is installed: `python -m monai.bundle run` trains, evaluates and infers with it,
-    to the weights that `medtrace train` reaches with the same settings, and leaves the same run folder.
+    It is self-contained if medtrace is installed: `python -m monai.bundle run` trains, evaluates and infers with it,
+    gives the same weights as `medtrace train` with the same settings, and writes the same run folder.
 
     Args:
         name: the method's.
         out: a new or empty folder.
-        presets: of the method.
+        presets: presets of the method.
         settings: dotted name → value on top.
 
     Returns:
@@ -77,7 +77,7 @@ def bundle_files(kind: type[Method], settings: MethodSettings) -> dict[str, str]
 
 
 def _metadata(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
-    """MONAI's metadata: what the method's own `bundle.json` says, versions, and the network's format."""
+    """MONAI's metadata: the method's own `bundle.json`, versions, and the network's format."""
     path = folder_of(kind) / "bundle.json"
     own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     declared = _declared()
@@ -114,7 +114,7 @@ def _metadata(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
 
 
 def _declared() -> dict[str, str]:
-    """Package → the lowest version that medtrace declares to work with."""
+    """Package → the lowest version that medtrace declares as supported."""
     result = {}
     for requirement in metadata.requires("medtrace") or ():
         match = re.match(r"([\w.-]+)[^;]*?>=([\w.]+)", requirement)

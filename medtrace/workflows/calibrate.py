@@ -1,4 +1,4 @@
-"""Calibrate certificates and conformal radii, and write what was found."""
+"""Calibrate certificates and conformal radii, and write the results."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def certificate_table(
     seed: int = 0,
     out: str | os.PathLike | None = None,
 ) -> str:
-    """How often verdicts are right: of corrupted truths, or of a run on the first task and its own answers."""
+    """How often verdicts are right: on corrupted truths, or for a run on the first task and its own output."""
     limits = Thresholds() if thresholds is None else Thresholds.load(thresholds)
     chosen = tuple(tasks or TASKS)
     settings: dict[str, Any] = {"seed": seed, "thresholds": limits, "progress": sys.stderr.isatty()}
@@ -85,7 +85,7 @@ def translators_table(
     seed: int = 0,
     out: str | os.PathLike | None = None,
 ) -> str:
-    """How often `medtrace trace` believes translators that are wrong on purpose."""
+    """How often `medtrace trace` accepts translators that are wrong on purpose."""
     limits = None if thresholds is None else Thresholds.load(thresholds)
     settings: dict[str, Any] = {"seed": seed, "thresholds": limits, "progress": sys.stderr.isatty()}
     text = translator_table(trace_translators(tuple(tasks or WRONG_TASKS), cases, spatial_shape, **settings))
@@ -151,7 +151,7 @@ def calibrated_intervals(
         subjects: of TraceBench, to calibrate on and as many to test.
         coverage: promised.
         unit: see `calibrate_interval`.
-        seed: of TraceBench's test subjects.
+        seed: seed of TraceBench's test subjects.
         out: file of the interval; by default `FILE` in the run's folder, where `medtrace translate` reads it.
 
     Returns:
@@ -159,7 +159,7 @@ def calibrated_intervals(
 
     Raises:
         FileExistsError, OSError: if the file cannot be written.
-        ValueError: if the unit is unknown, the data do not fit the run, or too few subjects promise nothing.
+        ValueError: if the unit is unknown, the data do not fit the run, or there are too few subjects for a guarantee.
     """
     check_choice("unit", unit, UNITS)
     path = Path(run) / FILE if out is None else Path(out)
@@ -195,8 +195,8 @@ def hallucinations_table(
     Args:
         run: with an interval of `calibrated_intervals`.
         dataset: as there.
-        cases: of each kind.
-        seed: of TraceBench's test subjects and of the lesions.
+        cases: cases of each kind.
+        seed: seed of TraceBench's test subjects and of the lesions.
         out: file of the table.
 
     Raises:
@@ -217,17 +217,17 @@ def hallucinations_table(
 
 
 def check_unseen(run: str | os.PathLike, dataset: str | os.PathLike) -> None:
-    """Check that a data set's validation and test subjects are none that a run was trained on.
+    """Check that a run was trained on none of a data set's validation and test subjects.
 
     Raises:
-        ValueError: if one is.
+        ValueError: if it was trained on one.
     """
     for split in ("validation", "test"):
         reviewed(run, Path(dataset), split, False)
 
 
 def interval_text(interval: IntensityInterval, measured: Mapping[str, Any]) -> str:
-    """An interval and how it held, as lines of text."""
+    """An interval and its measured coverage, as lines of text."""
     spread = "" if measured["covered_sd"] is None else f" (SD over subjects {100 * measured['covered_sd']:.1f})"
     return "\n".join(
         [

@@ -39,7 +39,7 @@ from medtrace.workflows.intensity import serves
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LEFT_OUT = ("This bundle", "The paper's tables", "# ")
-"""Beginnings of a method's paragraphs that are not of a trained model."""
+"""Beginnings of a method's paragraphs that do not concern a trained model."""
 
 
 class ModelFolder(NamedTuple):
@@ -59,23 +59,24 @@ def card(
     title: str | None = None,
     limits: Sequence[str] = (),
 ) -> ModelFolder:
-    """Write a run as a folder to hand on, whose `README.md` is a model card.
+    """Write a run as a folder to share, whose `README.md` is a model card.
 
-    `config.json` is the run's record, `model.safetensors` its weights, `preparation.json` what its training images
-    were; an interval of intensities that was calibrated for these weights goes along. Nothing in it runs: no pickle, no
-    code. The folder is read wherever a run is, by its path or, from the Hugging Face Hub, as `hf://owner/name`.
+    `config.json` is the run's record, `model.safetensors` its weights, `preparation.json` how its training images were
+    prepared; an interval of intensities calibrated for these weights is included. Nothing in it is executable: no
+    pickle, no code. The folder is accepted wherever a run is, by its path or, from the Hugging Face Hub, as
+    `hf://owner/name`.
 
     The card says what it was trained on, contrasts and units, the scores that `medtrace evaluate` left in the run with
-    their intervals, limits, the command of the training and its commit. Names of subjects, cases and folders stay out
-    of all files.
+    their intervals, limits, the command of the training and its commit. Names of subjects, cases and folders are left
+    out of all files.
 
     Args:
         run: folder left by `medtrace train`; its weights are those that `using_checkpoint` chooses.
         out: a new or empty folder.
-        license: of the weights, as Hugging Face names it, such as "apache-2.0" or "cc-by-4.0"; "other" for one that it
-            does not know. It is not guessed: the terms of the training data decide.
-        title: of the card; by default the method's.
-        limits: further sentences on how far to believe it.
+        license: license of the weights, as Hugging Face names it, such as "apache-2.0" or "cc-by-4.0"; "other" for one
+            that is not listed there. It is not guessed: the terms of the training data decide.
+        title: title of the card; by default the method's.
+        limits: further sentences on how far to trust it.
 
     Returns:
         The folder, and the scores in the card.
@@ -83,7 +84,7 @@ def card(
     Raises:
         FileNotFoundError: if the run or its weights are missing.
         FileExistsError: if `out` is in use.
-        ValueError: if the run does not fit its weights, or the license is none.
+        ValueError: if the run does not fit its weights, or the license is not an identifier.
     """
     if not _LICENSE.fullmatch(license):
         raise ValueError(
@@ -111,7 +112,7 @@ def card(
 
 
 def _interval(run: Path) -> IntensityInterval | None:
-    """The run's interval of intensities, where it has one of the weights that are handed on."""
+    """The run's interval of intensities, if it has one for the shared weights."""
     interval = IntensityInterval.read(run / INTERVAL) if (run / INTERVAL).is_file() else None
     return interval if interval is not None and serves(interval, run) else None
 
@@ -149,7 +150,7 @@ def _card(
 
 
 def _front(method: Method, scores: list[Score], license: str, title: str, data: str) -> dict[str, Any]:
-    """What Hugging Face reads of a card."""
+    """The metadata of a card that Hugging Face reads."""
     front: dict[str, Any] = {
         "license": license,
         "library_name": "medtrace",

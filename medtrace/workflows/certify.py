@@ -42,7 +42,7 @@ _PAGE = (
 )
 
 TRAINING = "training"
-"""The check of whether a source is new to the run, and like what it was trained on."""
+"""The check of whether a source is new to the run and similar to its training data."""
 
 
 def certify(
@@ -68,17 +68,17 @@ def certify(
         folder: written by `translate`, `register` or `save_trace`.
         run: folder of the training that made it, for reproduction, equivariance, identical pairs and provenance.
         source: the file or DICOM folder that was translated, for provenance.
-        target: the scan that a registration was to reach, on the image's grid: what its field is assessed against.
+        target: the scan that a registration aimed at, on the image's grid: what its field is assessed against.
         thresholds: limits and settings, or a YAML file with some of them.
-        radius: a file of `calibrate_radius`, to tell the conformal radius.
-        contrast: of the image, where the run was trained on several.
+        radius: a file of `calibrate_radius`, which gives the conformal radius.
+        contrast: contrast of the image, if the run was trained on several.
         device: such as "cuda:0".
         out: JSON file to write.
-        keep_metadata: keep the name of `source` and the trace's metadata, which may name a patient.
+        keep_metadata: keep the name of `source` and the trace's metadata, which may identify a patient.
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
-        allow_training_subjects: certify also the translation of an image that `run` was trained on; the certificate
+        allow_training_subjects: also certify the translation of an image that `run` was trained on; the certificate
             says so.
 
     Returns:
@@ -121,14 +121,14 @@ def training_check(
     allowed: bool = False,
     contrast: str | None = None,
 ) -> Check:
-    """Whether a trace's source is new to the run that made it, and like the run's training images.
+    """Whether a trace's source is new to the run that made it and similar to the run's training images.
 
     Args:
         run: folder of the training.
         trace: that it made.
-        origin: of the trace (see `medtrace.evaluation.certificate.provenance`).
+        origin: origin of the trace (see `medtrace.evaluation.certificate.provenance`).
         allowed: whether its source may be a training image.
-        contrast: of the source, where the run was trained on several.
+        contrast: contrast of the source, if the run was trained on several.
 
     Raises:
         ValueError: if the source is a training image and that is not allowed.
@@ -149,7 +149,7 @@ def training_check(
 
 
 def _source_digests(trace: Trace, metadata: Mapping[str, Any]) -> list[str]:
-    """Of a trace's source as it was read, and as the trace has it; of several, each on its own."""
+    """For a trace's source as it was read, and as stored in the trace; if there are several, each separately."""
     read = metadata.get(FINGERPRINT)
     images = [trace.source[k : k + 1] for k in range(len(trace.source))] if isinstance(read, Mapping) else []
     result = read.values() if isinstance(read, Mapping) else [read]
@@ -175,13 +175,13 @@ def _read_target(
 def run_checks(
     run: str | os.PathLike, trace: Trace, thresholds: Thresholds, contrast: str | None = None, device: str | None = None
 ) -> list[Check]:
-    """The checks that a run allows: of a translator reproduction and equivariance, of a registration identical pairs.
+    """The checks that a run allows: reproduction and equivariance for a translator, identical pairs for a registration.
 
     Args:
         run: folder of the training that made the trace.
-        trace: of a scan in its own units, as `translate` or `register` leaves it.
+        trace: trace of a scan in its own units, as `translate` or `register` leaves it.
         thresholds: limits and settings.
-        contrast: of the image, where the run was trained on several.
+        contrast: contrast of the image, if the run was trained on several.
         device: such as "cuda:0".
     """
     method = load_method(run, "cpu")
@@ -205,7 +205,7 @@ def run_checks(
         def translator(source: Tensor) -> Trace:
             write_image(file, source, trace.source_affine)
             settings: dict[str, Any] = {"contrast": contrast, "device": device, "progress": False, "report": False}
-            settings["allow_training_subjects"] = True  # `training_check` has decided
+            settings["allow_training_subjects"] = True  # already decided by `training_check`
             made = translate(run, file, folder / "trace", overwrite=True, **settings)
             return _flat(made) if flat else made
 
@@ -262,11 +262,11 @@ def certify_several(
 ) -> list[Certificate]:
     """Certify saved traces; `out` is a JSON file for one trace, a folder for several (see `certify`).
 
-    Certificates and page leave out names of files and the traces' metadata, which may name patients, unless
+    Certificates and page leave out file names and the traces' metadata, which may identify patients, unless
     `keep_metadata`.
 
-    Without `out`, each certificate lies beside its trace's folder, as TRACE.certificate.json, where `medtrace report`
-    finds it.
+    Without `out`, each certificate is written next to its trace's folder, as TRACE.certificate.json, where `medtrace
+    report` finds it.
 
     Raises:
         ValueError: if an input or a target is given with several traces.

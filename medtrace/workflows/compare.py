@@ -47,7 +47,7 @@ from medtrace.workflows.unseen.splits import SplitReview, doubts_of, marked, rev
 
 TABLE = "table.md"
 AIR_TOLERANCE = 1e-3
-"""How far above -1 a target still is air."""
+"""How far above -1 a target still counts as air."""
 HEADINGS = {
     column("nmae"): "NMAE",
     column("psnr"): "PSNR (dB)",
@@ -59,7 +59,7 @@ HEADINGS = {
     "label_dice": "Dice of labels",
     "label_hd95_mm": "HD95 of labels (mm)",
 }
-"""What the table shows of the columns."""
+"""The columns that the table shows."""
 NOTE = f"NMAE, PSNR and SSIM are {CONVENTION}; drift is from where the target shows a point to where the image does."
 BEST: dict[str, Better] = {
     **{name: BETTER[name] for name in (column("nmae"), column("psnr"), column("ssim"), "mae")},
@@ -67,7 +67,7 @@ BEST: dict[str, Better] = {
     "label_dice": "max",
     "label_hd95_mm": "min",
 }
-"""Drift has no best: the identity's compares two contrasts and says little."""
+"""Drift has no best value: the identity's compares two contrasts and says little."""
 
 
 @reserving(lambda out: locked(out))
@@ -86,10 +86,10 @@ def compare(
     delivered: bool = True,
     unet: bool = False,
 ) -> dict[str, CaseTable]:
-    """Score runs on one split beside the rows that cost nothing, and write one table of them.
+    """Score runs on one split next to the rows that cost nothing, and write one table of them.
 
-    Runs of one method, trained on the same cases with settings that differ in `training.seed` alone, also get a row of
-    their means over the trainings, case by case; it is that row which is compared with others.
+    Runs of one method, trained on the same cases with settings that differ only in `training.seed`, also get a row of
+    their means over the trainings, case by case; that row is the one compared with others.
 
     Args:
         runs: folders left by `medtrace train`; a row is called by its folder's name.
@@ -98,12 +98,12 @@ def compare(
             and `<row>_summary.csv`, of delivered scans `<row>_delivered.csv` and `<row>_delivered_summary.csv`; and the
             traces of each run's worst cases (`worst/`), with a page of them, `report.html`. `medtrace report OUT` makes
             one document of all of it.
-        split: of a prepared folder.
-        device: by default CUDA where there is one.
+        split: split of a prepared folder.
+        device: by default CUDA if available.
         batch_size: cases traced at once.
         patch_size: see `medtrace.workflows.evaluate.evaluate`; for all runs.
         progress: show bars.
-        allow_training_subjects: measure also on subjects that a run was trained on; the table says so.
+        allow_training_subjects: also measure subjects that a run was trained on; the table says so.
         cheap_rows: see `medtrace.workflows.evaluate.evaluate`; learned from the first run's training cases.
         delivered: likewise.
         unet: likewise, trained on the first run's training cases.
@@ -113,8 +113,8 @@ def compare(
         with the columns of `translation_case`.
 
     Raises:
-        ValueError: if there is no run, two rows would have one name, or a case is of a subject that a run was trained
-            on (see `unseen.review_split`).
+        ValueError: if there is no run, two rows would have the same name, or a case belongs to a subject that a run was
+            trained on (see `unseen.review_split`).
         FileNotFoundError: if a run or the data set is missing.
     """
     names = _names(runs)
@@ -191,7 +191,7 @@ def _spread(tables: Mapping[str, CaseTable], group: Repeated) -> dict[str, dict[
 
 
 def _repeated(names: Sequence[str], runs: Sequence[str | os.PathLike]) -> list[Repeated]:
-    """Runs whose records differ in the training's seed alone."""
+    """Runs whose records differ only in the training's seed."""
     kinds: dict[str, list[tuple[str, int]]] = {}
     methods = {}
     for name, run in zip(names, runs):
@@ -223,11 +223,11 @@ def _with_means(tables: Mapping[str, CaseTable], groups: Sequence[Repeated]) -> 
 
 
 def translation_case(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
-    """The values of one case: those of `score_case`, and how near the translation comes to the target.
+    """The values of one case: those of `score_case`, and how close the translation is to the target.
 
-    Of images with one channel also `nmae`, `psnr` and `ssim` under every convention of
+    For images with one channel also `nmae`, `psnr` and `ssim` under every convention of
     `medtrace.metrics.translation_scores`, where the foreground is the target above air, and `drift_mm` with its
-    components (`medtrace.metrics.translation_drift`). A target that is air alone has none of these.
+    components (`medtrace.metrics.translation_drift`). A target that is only air has none of these.
     """
     values = score_case(trace, case)
     target = case["target"][None]
@@ -251,7 +251,7 @@ def _names(runs: Sequence[str | os.PathLike]) -> list[str]:
 
 
 def _rows(tables: Mapping[str, CaseTable]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The table's rows, and its columns that some row has, with their headings."""
+    """The table's rows, and the columns that at least one row has, with their headings."""
     common = totals(tables)["common_drift_mm"]
     known = {name for table in tables.values() for name in table.columns}
     if "drift_mm" in known:

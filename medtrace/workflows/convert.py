@@ -1,4 +1,4 @@
-"""Traces and transforms of one program written for another."""
+"""Conversion of traces and transforms between programs."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def convert(
     format: str | None = None,
     say: Callable[[str], object] | None = None,
 ) -> list[Path]:
-    """Write traces or transforms of other programs for another program, with the way back.
+    """Write traces or transforms of other programs in another program's format, with the inverse.
 
     Args:
         transforms: as for `medtrace.workflows.apply.apply`; several are written as one.
-        to: of `medtrace.io.chain_export.CONVERT_FORMATS`; the table there reports the files.
+        to: one of `medtrace.io.chain_export.CONVERT_FORMATS`; the table there reports the files.
         out: a new or empty folder; it appears complete or not at all.
         source: the moving image, by default the trace's.
         target: the fixed image, likewise.
-        format: of the files that are read, where their content does not tell.
-        say: takes a line for everything that was assumed.
+        format: format of the files that are read, where their content does not tell.
+        say: receives a line for each assumption.
 
     Returns:
         The files, sorted.
@@ -48,7 +48,7 @@ def convert(
     Raises:
         FileNotFoundError: if a file is missing.
         FileExistsError: if `out` is in use.
-        ValueError: if a file cannot be read, the format cannot hold the transform, or an image is needed and not named.
+        ValueError: if a file cannot be read, the format cannot hold the transform, or a required image is not named.
     """
     check_choice("to", to, CONVERT_FORMATS)
     given = [None if path is None else grid_of(path) for path in (source, target)]

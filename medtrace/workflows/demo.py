@@ -41,8 +41,8 @@ class Demo(NamedTuple):
         page: to open in a browser.
         translation, registration: folders of the traces.
         numbers: errors against the known truth, beside those of doing nothing.
-        verdict: of the registration.
-        lines: what was done and how far it is from the truth, for people.
+        verdict: verdict of the registration.
+        lines: readable lines about what was done and the error against the truth.
     """
 
     page: Path
@@ -58,12 +58,12 @@ def demo(out: str | os.PathLike, *, say: Callable[[str], None] = lambda _: None)
     """Translate one scan and register another with the weights that ship, and write both traces as a page.
 
     The scans are simulated (TraceBench, slices made from the ICBM152 template, of subjects that the weights
-    have not seen), so that the true fields are known and the errors stand beside those of doing nothing. Nothing is
-    fetched.
+    have not seen), so that the true fields are known and the errors are listed next to those of doing nothing. Nothing
+    is downloaded.
 
     Args:
         out: a new or empty folder.
-        say: gets a line for each step that begins.
+        say: receives a line as each step begins.
 
     Returns:
         The page, the traces and the figures, which are also in `demo.json`.
@@ -182,7 +182,7 @@ def show(page: Path) -> bool:
     if not screens:
         return False
     try:
-        # A generic browser is one of the terminal, which would take it over.
+        # A generic browser is text-based and would take over the terminal.
         if type(webbrowser.get()) is webbrowser.GenericBrowser:
             return False
         return webbrowser.open(page.resolve().as_uri())

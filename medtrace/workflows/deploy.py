@@ -1,4 +1,4 @@
-"""An operator of MONAI Deploy: a DICOM series in, its translation and Deformable Spatial Registrations out."""
+"""A MONAI Deploy operator: DICOM series as input, its translation and Deformable Spatial Registrations as output."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def translate_series(run: str | os.PathLike, files: Sequence[str | os.PathLike],
     Args:
         run: folder of a training, model folder, or `hf://owner/name`.
         files: the instances of one series.
-        out: a new or empty folder; see `medtrace.io.save_dicom` for what is in it.
-        settings: of `medtrace.workflows.translate.translate`, such as contrast or device.
+        out: a new or empty folder; see `medtrace.io.save_dicom` for its content.
+        settings: settings of `medtrace.workflows.translate.translate`, such as contrast or device.
 
     Returns:
         The folder.
@@ -44,7 +44,7 @@ def translate_series(run: str | os.PathLike, files: Sequence[str | os.PathLike],
 
 
 def _files_of(series: Any) -> list[str]:
-    """Where the instances of a series of MONAI Deploy lie."""
+    """The files of a MONAI Deploy series' instances."""
     return [str(one.get_native_sop_instance().filename) for one in series.get_sop_instances()]
 
 
@@ -68,7 +68,7 @@ def _operator() -> type:
             args: further arguments of the SDK's operator.
             run: folder of a training, model folder, or `hf://owner/name`.
             output_folder: where the folders of the series are made.
-            settings: of `medtrace.workflows.translate.translate`.
+            settings: settings of `medtrace.workflows.translate.translate`.
             kwargs: further arguments of the SDK's operator, such as name.
         """
 
@@ -84,7 +84,7 @@ def _operator() -> type:
             self.model = local_run(run)
             self.output_folder = Path(output_folder)
             self.translation = dict(settings or {})
-            # The SDK wants its own constructor last.
+            # The SDK requires its own constructor to run last.
             super().__init__(fragment, *args, **kwargs)
 
         def setup(self, spec: Any) -> None:
@@ -112,7 +112,7 @@ def _operator() -> type:
 
 
 def __getattr__(name: str) -> Any:
-    """`TraceOperator`, whose base class is the SDK's, made when it is first asked for."""
+    """`TraceOperator`, whose base class is the SDK's, created on first access."""
     if name != OPERATOR:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     result = _operator()

@@ -1,4 +1,4 @@
-"""What this installation can use: devices, versions, threads, the versions of the hot operations, optional extras."""
+"""Report of an installation: devices, versions, threads, implementations of the hot operations, optional extras."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from medtrace import __version__
 from medtrace.kernels import choice
 
 PACKAGES = ("torch", "monai", "numpy", "scipy", "numba", "nibabel", "SimpleITK", "itk-io", "scikit-image", "nilearn")
-HIDDEN = ("test", "benchmark")  # extras of those who work on medtrace itself
+HIDDEN = ("test", "benchmark")  # extras for developers of medtrace itself
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what it is about, what was found, and whether something is missing."""
+    """One line of the report: its topic, the finding, and whether something is missing."""
 
     name: str
     value: str
@@ -32,7 +32,7 @@ class Finding:
 
 
 def doctor() -> dict[str, list[Finding]]:
-    """Look at the installation and the machine. Writes nothing and computes next to nothing.
+    """Inspect the installation and the machine. Writes nothing and computes almost nothing.
 
     Returns:
         Findings by the section's title, in the order of the report.
@@ -52,7 +52,7 @@ def doctor() -> dict[str, list[Finding]]:
 
 
 def report(sections: dict[str, list[Finding]]) -> str:
-    """The findings as text, a section each."""
+    """The findings as text, section by section."""
     width = max(len(finding.name) for findings in sections.values() for finding in findings)
     blocks = []
     for title, findings in sections.items():
@@ -64,7 +64,7 @@ def report(sections: dict[str, list[Finding]]) -> str:
 
 
 def _version() -> str:
-    """The release, and what was installed where that is a state between two releases (`setup.py`)."""
+    """The release, and the exact state if it is between two releases (`setup.py`)."""
     try:
         installed = version("medtrace")
     except PackageNotFoundError:
@@ -93,7 +93,7 @@ def _devices() -> list[Finding]:
 
 
 def _threads() -> list[Finding]:
-    """What bounds the threads, and which variables say so."""
+    """The limits on threads, and the variables that set them."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result = [
         Finding("torch", f"{torch.get_num_threads()} within an operation; this process may use {allowed} cores"),
@@ -104,8 +104,8 @@ def _threads() -> list[Finding]:
 
 
 def _operations() -> list[Finding]:
-    """Which version of each hot operation runs, and why."""
-    for room in ("fields", "losses"):  # an operation is known once its room is read
+    """Which implementation of each hot operation runs, and why."""
+    for room in ("fields", "losses"):  # an operation is known once its subpackage is imported
         importlib.import_module(f"medtrace.{room}")
     paths = choice.paths()
     return [Finding("choice", _reason(choice.current())), *(Finding(name, path) for name, path in paths.items())]

@@ -44,7 +44,7 @@ from medtrace.workflows.unseen.splits import SplitReview, marked, reviewed, subj
 
 TABLE = "table.md"
 ROW, RUN = "method", "run"
-"""What the run is called in files and Python, and in the table."""
+"""The run's name in files and Python, and in the table."""
 
 
 @reserving(lambda run, out, split: locked(evaluation_of(run, split) if out is None else out))
@@ -63,25 +63,25 @@ def evaluate(
     delivered: bool = True,
     unet: bool = False,
 ) -> dict[str, CaseTable]:
-    """Score a run on one split, beside the rows that cost nothing, and what it delivers of the split's scans.
+    """Score a run on one split, next to the rows that cost nothing, and its translations of the split's scans.
 
     Args:
         run: a folder left by `medtrace train`.
-        dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`; subjects of TorchIO
-            are cases, with images of the names and the range that networks read.
+        dataset: a folder made by `medtrace prepare`, or a data set of cases such as `TraceBench`; TorchIO subjects are
+            accepted as cases if their images have the names and the range that networks read.
         out: where `<row>.csv`, `<row>_summary.csv`, those of `<row>_delivered`, `table.md`, `comparison.csv` (see
             `paired_rows`), `evaluation.json`, the traces of the worst cases (`worst/`) and a page of these,
             `report.html`, are written; by default `RUN/evaluation/<split>`. `medtrace report RUN` makes one document of
             all of it.
-        split: of a prepared folder.
-        device: by default CUDA where there is one.
+        split: split of a prepared folder.
+        device: by default CUDA if available.
         batch_size: cases traced at once.
-        patch_size: edge of the patches that volumes are taken to the networks in, or one number per axis; 0 takes them
-            as a whole. None decides by the largest volume, see `medtrace.inference.patched.patches_for`.
+        patch_size: edge of the patches in which volumes are passed to the networks, or one number per axis; 0 takes
+            entire volumes. None decides by the largest volume, see `medtrace.inference.patched.patches_for`.
         progress: show a bar.
-        allow_training_subjects: measure also on subjects that the run was trained on; `training_subject` is then 1 in
+        allow_training_subjects: also measure subjects that the run was trained on; `training_subject` is then 1 in
             their rows.
-        cheap_rows: beside the identity also the intensity curve and the patch ridge, learned from the run's training
+        cheap_rows: besides the identity, also the intensity curve and the patch ridge, learned from the run's training
             cases (see `evaluated_rows.rows_beside`).
         delivered: also translate the scans themselves, as `translate` does, and score them on their own grid in the
             target's units (see `medtrace.evaluation.delivered`).
@@ -89,12 +89,12 @@ def evaluate(
             `scoring.rows.unet_row`).
 
     Returns:
-        The rows "method", "identity", "intensity curve", "patch ridge", "U-Net regression" where it was asked for and,
-        of a method that moves, "no field" (see `evaluated_rows`), per case, with the columns of `score_cases`. Rows
-        without a field have no edge columns.
+        The rows "method", "identity", "intensity curve", "patch ridge", "U-Net regression" if requested and, for a
+        method that moves, "no field" (see `evaluated_rows`), per case, with the columns of `score_cases`. Rows without
+        a field have no edge columns.
 
     Raises:
-        ValueError: if a case is of a subject that the run was trained on, known by its images (see
+        ValueError: if a case belongs to a subject that the run was trained on, recognized by its images (see
             `unseen.review_split`).
     """
     from medtrace.data import items_of_subjects, load_dataset
@@ -151,7 +151,7 @@ def evaluate(
 def patches_of_cases(
     method: Method, run: str | os.PathLike, cases: Any, patch_size: int | Sequence[int] | None
 ) -> PatchInferer | None:
-    """How the largest of some cases is divided for a run's method, None if it is not."""
+    """How the largest of some cases is divided for a run's method; None if it is not divided."""
     if not len(cases):
         return None
     sizes = sizes_of(cases) or [tuple(cases[0]["source"].shape[1:])]

@@ -17,7 +17,7 @@ from medtrace.trace import Trace
 from medtrace.trace.validation import as_tensor
 
 TRACE = "trace"
-"""The format that is a folder of medtrace's own, for a trace brought to other scans."""
+"""The format that is a trace folder, for a trace resampled to other scans."""
 
 
 @reserving(lambda out: reserve_folder(out))
@@ -34,19 +34,19 @@ def export(
     target_series: str | int | None = None,
     resample_tilt: bool = False,
 ) -> list[Path]:
-    """Export a trace's fields, after bringing them to the original scans where these are named.
+    """Export a trace's fields, after resampling them to the original scans if these are named.
 
-    A composite takes the motions as they are, exactly and without a scan; the other formats are fields, which are read
-    anew on the scans' grids.
+    A composite takes the transforms as they are, exactly and without a scan; the other formats are fields, which are
+    resampled on the scans' grids.
 
     Args:
         trace: folder of a trace.
         out: a new or empty folder; it appears complete or not at all.
         format: a name of `medtrace.io.export_trace`, or "trace" for a trace folder.
-        source: the source scan as it was given, where the trace was made on a cropped, resampled, sliced or aligned
-            copy (see `medtrace.io.to_original`); not for composites.
+        source: the original source scan, if the trace was made on a cropped, resampled, sliced or aligned copy (see
+            `medtrace.io.to_original`); not for composites.
         source_transform: ITK transform from the trace's source frame to that scan's.
-        target: the target scan, whose grid the result then has.
+        target: the target scan, whose grid the result then uses.
         target_transform: ITK transform from the trace's target frame to that scan's, such as `rigid/*.tfm` of a
             prepared dataset.
         source_series, target_series: which volume of a DICOM folder that holds several, see
@@ -59,7 +59,7 @@ def export(
     Raises:
         FileNotFoundError: if a file is missing.
         FileExistsError: if `out` is in use.
-        ValueError: if the format is unknown, a file cannot be used, or a motion is named without the source scan.
+        ValueError: if the format is unknown, a file cannot be used, or a transform is named without the source scan.
     """
     if format not in (*EXPORT_FORMATS, TRACE):
         raise ValueError(f"format: expected one of {', '.join((*EXPORT_FORMATS, TRACE))}, received {format!r}")

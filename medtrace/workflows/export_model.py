@@ -21,17 +21,19 @@ from medtrace.storage.reservations import reserve_file, reserving
 from medtrace.workflows.exporting.programs import FORMATS, INPUT, decode, encode, example_shapes, fix_weights
 
 TOLERANCE = 1e-4
-"""How far image ([-1, 1]) and displacement (voxels) may lie from the method's own, relative to the largest above 1."""
+"""Maximum difference of image ([-1, 1]) and displacement (voxels) from the method's own, relative to the largest above
+1."""
 
 
 class ExportedModel(NamedTuple):
-    """What was written, and how it compares."""
+    """The written file, and how it compares with the method."""
 
     file: Path
     size: tuple[int, ...] | None
-    """The one size that it takes; None is any."""
+    """The only size that it accepts; None is any."""
     difference: float | None
-    """The largest from the method's own answers, over image and displacement; None where nothing could run it here."""
+    """The largest difference from the method's own output, over image and displacement; None if nothing could run it
+    here."""
 
     def __str__(self) -> str:
         sizes = "any size" if self.size is None else "×".join(map(str, self.size))
@@ -52,24 +54,24 @@ def export_model(
 
     All three are on one grid, with intensities in [-1, 1] and displacements in its voxels (pull, array axes). The file
     carries facts as JSON, `medtrace.json`: inputs, outputs, conventions, how the training images were prepared and the
-    rules between units and [-1, 1]. The program is of plain torch operations, and is run again before it is written:
-    it has to answer as the method does.
+    rules between units and [-1, 1]. The program consists of plain torch operations, and is run before it is written:
+    its output must match the method's.
 
     Args:
         run: folder left by `medtrace train`, of a method that translates in one pass.
         out: the file.
         format: "onnx" (opset 20), "torchscript" or "pt2" (`torch.export`).
-        size: the one size (H, W) or (H, W, D) that it takes; None is any from 8 voxels, where "pt2" takes one image
+        size: the only size (H, W) or (H, W, D) that it accepts; None is any from 8 voxels, where "pt2" takes one image
             at a time and the others any number.
 
     Returns:
-        The file, and the largest difference from the method's own answers.
+        The file, and the largest difference from the method's own output.
 
     Raises:
         FileNotFoundError: if the run is missing.
         ModuleNotFoundError: if ONNX is asked for and the package is missing.
-        ValueError: if the method samples or only registers, the format or size is none, or the program's answers
-            differ by more than 1e-4.
+        ValueError: if the method samples or only registers, the format or size is invalid, or the program's output
+            differs by more than 1e-4.
     """
     check_choice("format", format, FORMATS)
     record = read_run(run)
@@ -129,7 +131,7 @@ def _difference(method: Method, content: bytes, format: str, batches: Sequence[T
 
 
 def _facts(method: Method, settings: MethodSettings, run: Path, size: Sequence[int] | None) -> dict[str, Any]:
-    """What somebody who has the file alone needs to know."""
+    """The facts that somebody with only the file needs."""
     axes = list(size) if size is not None else ["any"] * settings.spatial_dims
     preparation = run / PREPARATION
     rules = json.loads(preparation.read_text(encoding="utf-8")) if preparation.is_file() else None

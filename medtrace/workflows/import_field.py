@@ -1,4 +1,4 @@
-"""A transform that another program found, as a trace of the two scans that it was found on."""
+"""A transform that another program estimated, as a trace of the two scans that it belongs to."""
 
 from __future__ import annotations
 
@@ -56,34 +56,34 @@ def import_field(
     | spm | `y_*.nii` or `iy_*.nii`, the source's coordinates |
     | lta | FreeSurfer's LTA of type 0 or 1, in either direction |
     | flirt | FLIRT's matrix from source to target |
-    | fsl | the same, or a warp field; coefficients are to be turned into a field first |
+    | fsl | the same, or a warp field; coefficients must be converted to a field first |
     | matrix | 4 x 4 numbers from target to source in RAS mm (greedy, c3d_affine_tool) |
     | niftyreg | a matrix likewise, a deformation or displacement field |
     | afni | `*.aff12.1D` of images that are not oblique |
     | nitransforms | .x5 with one dense field |
     | learn2reg, voxelmorph | `disp_*.nii.gz` or `.npz`, in voxels |
 
-    A field on another grid than the target's is read linearly at the target's voxels; ITK, and so this, takes it as 0
+    A field on a grid other than the target's is interpolated linearly at the target's voxels; as in ITK, it is 0
     outside of its grid. Warps of Learn2Reg, VoxelMorph and FSL are on the target's grid.
 
     Args:
-        field: the file, or several of ITK and ANTs, of which the first moves a point of the target first; `[FILE,1]`
-            inverts a linear one. A lone warp of ANTs is completed by the affine beside it.
-        format: of the table; None finds it from the content.
+        field: the file, or several of ITK and ANTs, the first of which is applied first to a point of the target;
+            `[FILE,1]` inverts a linear one. A single ANTs warp is completed by the affine next to it.
+        format: format of the table; None finds it from the content.
         source: the scan that the transform resamples (moving).
-        target: the scan on whose grid it does so (fixed); the trace's image.
+        target: the scan whose grid it is resampled onto (fixed); the trace's image.
         out: folder of the trace.
         overwrite: replace an earlier trace there.
-        keep_metadata: write the names of the files into the trace; names of files often are names of patients.
+        keep_metadata: write the names of the files into the trace; file names often identify patients.
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
-        say: takes a line for everything that was assumed of the files; the trace's metadata keeps them without names.
-        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
-        transforms: formats in which to write the fields once more: "h5", "nrrd".
+        say: receives a line for each assumption about the files; the trace's metadata keeps these lines without names.
+        precise: store the trace losslessly (see `medtrace.io.save_trace`).
+        transforms: further formats to write the fields in: "h5", "nrrd".
 
     Returns:
-        The trace: 3D, a single slice as a volume of one. Its inverse is computed.
+        The trace: 3D, a single slice as a volume of one slice. Its inverse is computed.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -91,7 +91,7 @@ def import_field(
         ValueError: if the format is unknown, or a file cannot be used or does not fit; the message names it.
 
     Warns:
-        UserWarning: if the field folds, so that its inverse misses.
+        UserWarning: if the field folds, so that its inverse is inexact.
     """
     check_transform_formats(transforms)
     files = [field] if isinstance(field, (str, os.PathLike)) else list(field)
@@ -141,7 +141,7 @@ def _grid(path: Path, image: MetaTensor) -> Grid:
 
 
 def _build(scans: Sequence[Tensor], ddf: Tensor, images: Images) -> tuple[Trace, list[str]]:
-    """The trace, and what was warned of while its inverse was computed."""
+    """The trace, and the warnings raised while its inverse was computed."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         trace = Trace.build(scans[0], scans[1], ddf, affine=images.target.affine, source_affine=images.source.affine)

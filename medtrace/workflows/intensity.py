@@ -1,4 +1,4 @@
-"""The interval of a run, applied to what it delivers of a scan."""
+"""The interval of a run, applied to its translation of a scan."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class _Translated(NamedTuple):
 
 
 def interval_of(run: Path) -> IntensityInterval | None:
-    """The interval that was calibrated for the weights that a run is used with, None where none was.
+    """The interval calibrated for the weights that a run uses; None if there is none.
 
-    A caution is given where the run's interval is of other weights: another checkpoint, or an earlier training.
+    A caution is given if the run's interval is for other weights: another checkpoint, or an earlier training.
 
     Raises:
         ValueError: if the file is damaged.
@@ -50,7 +50,7 @@ def interval_of(run: Path) -> IntensityInterval | None:
 
 
 def serves(interval: IntensityInterval, run: Path) -> bool:
-    """Whether an interval was calibrated for the weights that a run is used with (see `using_checkpoint`)."""
+    """Whether an interval was calibrated for the weights that a run uses (see `using_checkpoint`)."""
     weights = weights_file(run)
     return weights.is_file() and interval.weights_sha256 == sha256(weights)
 
@@ -58,14 +58,14 @@ def serves(interval: IntensityInterval, run: Path) -> bool:
 def with_interval(
     trace: Trace, delivered: Delivered, source: Tensor, preparation: Preparation, interval: IntensityInterval
 ) -> tuple[Trace, dict[str, Any]]:
-    """A trace with its interval and the mask of unexplained change, and what its metadata say of them.
+    """A trace with its interval and the mask of unexplained change, and their metadata.
 
     Args:
-        trace: of a scan, source and image on one grid.
+        trace: trace of a scan, source and image on one grid.
         delivered: of which the trace was made.
         source: (C, *spatial) as the networks read it.
-        preparation: of the run.
-        interval: of the run, in the networks' range.
+        preparation: preparation of the run.
+        interval: interval of the run, in the networks' range.
     """
     shown = _Translated(delivered.parts.image, pull(source, delivered.parts.ddf, None), trace.affine)
     axis = _slice_axis(preparation, trace.affine) if trace.spatial_dims == 3 else None
@@ -83,7 +83,7 @@ def with_interval(
 
 
 def _slice_axis(preparation: Preparation, affine: Tensor) -> int | None:
-    """The array axis across the slices that a 2D network translates one by one, None of a 3D network."""
+    """The array axis across the slices that a 2D network translates one by one; None for a 3D network."""
     if preparation.spatial_dims == 3:
         return None
     body_axes = nibabel.io_orientation(affine.double().numpy())[:, 0].tolist()

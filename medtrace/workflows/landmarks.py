@@ -1,4 +1,4 @@
-"""Target registration error of landmarks: where points of the target are said to come from, and where they do."""
+"""Target registration error of landmarks: estimated versus true origins of the target's points."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Errors:
 
     names: tuple[str, ...]
     before: np.ndarray
-    """(N,): as the headers put the two images."""
+    """(N,): by the headers of the two images."""
     after: np.ndarray | None
-    """(N,): with the transforms; None without any."""
+    """(N,): with the transforms; None if there are none."""
     left_out: tuple[str, ...]
-    """Names that only one file has."""
+    """Names in only one file."""
 
     @property
     def final(self) -> np.ndarray:
-        """After the transforms, or before, where there are none."""
+        """After the transforms, or before if there are none."""
         return self.before if self.after is None else self.after
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Errors:
         }
 
     def lines(self) -> list[str]:
-        """What to tell, a line each."""
+        """What to tell, one line each."""
         result = []
         for name, values in (("before", self.before), ("after", self.after)):
             if values is not None:
@@ -86,14 +86,14 @@ def landmarks(
         source_points: of the source (see `medtrace.data.landmarks.points`).
         target_points: the same points in the target, under the same names.
         out: a new folder for `landmarks.csv`, `landmarks.summary.csv` and `landmarks.png`.
-        transforms: as for `medtrace.workflows.apply.apply`; none measures how the headers put the images.
-        source: the source's image, for formats that count from it, points in voxels, and to check that the points are
-            on it.
+        transforms: as for `medtrace.workflows.apply.apply`; without any, the alignment by the headers is measured.
+        source: the source's image, for formats defined relative to it, points in voxels, and to check that the points
+            are on it.
         target: the target's image, likewise.
-        format: of the transforms, where their content does not tell.
-        space: axes of files of points that do not say them: RAS, LPS, voxel.
-        figure: ending of the figure.
-        say: takes a line for everything that was assumed.
+        format: format of the transforms, where their content does not tell.
+        space: axes of point files that do not specify them: RAS, LPS, voxel.
+        figure: file ending of the figure.
+        say: receives a line for each assumption.
 
     Returns:
         The errors.

@@ -9,21 +9,21 @@ from medtrace.methods import method_class, method_names
 
 HEADS = ("method", "tasks", "dims", "training", "paper")
 NARROWEST = 18
-"""Columns that the last column gets at least."""
+"""Minimum width of the last column."""
 
 
 class MethodTable(NamedTuple):
-    """The table, and what could not be read."""
+    """The table, and the methods that could not be imported."""
 
     text: str
     failures: list[str]
     """A line for each method of another package that cannot be imported."""
     rows: list[dict[str, str]]
-    """A method's cells by their headings."""
+    """A method's cells, keyed by heading."""
 
 
 def method_table(width: int | None = None) -> MethodTable:
-    """List every method, those of other packages too.
+    """List every method, including those of other packages.
 
     Args:
         width: columns of the terminal, at which papers are wrapped; None keeps each method on one line.
@@ -36,7 +36,7 @@ def method_table(width: int | None = None) -> MethodTable:
     for name in method_names():
         try:
             kind = method_class(name)
-        except Exception as error:  # whatever the import of another package raises
+        except Exception as error:  # any error from importing another package
             failures.append(f"{name}: {type(error).__name__}: {error}")
             continue
         able = kind.abilities

@@ -41,13 +41,13 @@ TIMED_STEPS = 3
 
 @dataclass(frozen=True)
 class Proposal:
-    """How to train on a data set.
+    """A proposal for training on a data set.
 
     Attributes:
         method: its name.
         plan: presets and epochs.
-        seconds_per_step: measured on this machine; None where it was not.
-        lines: the proposal and its reasons, for people; the last is the command.
+        seconds_per_step: measured on this machine; None if not measured.
+        lines: the proposal and its reasons as readable lines; the last is the command.
     """
 
     method: str
@@ -57,7 +57,7 @@ class Proposal:
 
     @property
     def hours(self) -> float | None:
-        """Of the training, without validations."""
+        """Duration of the training, without validations."""
         return None if self.seconds_per_step is None else self.plan.steps * self.seconds_per_step / 3600
 
 
@@ -69,13 +69,13 @@ def plan(
     device: str | None = None,
     measure: bool = True,
 ) -> Proposal:
-    """Look at a prepared data set and propose a training.
+    """Inspect a prepared data set and propose a training.
 
     Args:
         dataset: a folder made by `medtrace prepare`.
         method: to train; None proposes one.
-        presets: on top of `default`; without any one is proposed.
-        device: to train on, by default CUDA where there is one.
+        presets: on top of `default`; without any, one is proposed.
+        device: to train on, by default CUDA if available.
         measure: time a few steps on this machine, which takes seconds to minutes.
 
     Returns:
@@ -119,7 +119,7 @@ def plan(
 def planned_lines(
     name: str, dataset: str | os.PathLike, presets: Sequence[str] = (), settings: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """What `medtrace train` is about to do with a data set, in lines; none for a bundle, TraceBench or no data set.
+    """Lines about what `medtrace train` will do with a data set; none for a bundle, TraceBench or no data set.
 
     Raises:
         ValueError: if a name or a value is refused.
@@ -128,13 +128,13 @@ def planned_lines(
         return []
     kind, given = method_class(name).settings_type, {**settings_of_dataset(Path(dataset)), **(settings or {})}
     if isinstance(resolve(kind, tuple(presets), given).data, TraceBenchData):
-        return []  # which `train` refuses
+        return []  # refused by `train`
     facts = DatasetFacts.of(dataset)
     return [*facts.lines(), *plan_training(kind, facts, presets, given).reasons]
 
 
 def machine_line(out: str | os.PathLike, device: str | None = None) -> str:
-    """What a long work has on this machine: device, free memory, free disk where its results go.
+    """The resources for a long task on this machine: device, free memory, free disk space for its results.
 
     Args:
         out: folder of the results; it may not exist yet.
@@ -181,7 +181,7 @@ def propose_preset(device: torch.device, known: set[str]) -> tuple[tuple[str, ..
 
 
 def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int, ...] | None, str]:
-    """A patch for the training's cases, or None for whole ones, and why."""
+    """A patch size for the training's cases, or None for entire ones, and why."""
     dims = facts.preparation.spatial_dims
     sizes = {*facts.sizes, *facts.target_sizes}
     minimum = tuple(min(size[axis] for size in sizes) for axis in range(dims))
@@ -199,7 +199,7 @@ def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int,
 
 
 def seconds_per_step(name: str, planned: TrainingPlan, dataset: str | os.PathLike, device: torch.device) -> float:
-    """Time of a step with its data, after one that warms up."""
+    """Time of a step with its data, after one warm-up step."""
     settings, kind = planned.resolved, method_class(name)
     with torch.random.fork_rng(devices=[]):
         set_determinism(seed=settings.training.seed)

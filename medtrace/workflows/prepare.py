@@ -1,4 +1,4 @@
-"""Turn before/after images into a dataset that training reads (TraceTrans, Datasets)."""
+"""Preparation of before/after images as a dataset for training (TraceTrans, Datasets)."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ from medtrace.workflows.preparation.writing import WRITTEN, Item
 PAPER_CROP = (192, 192, 128)
 PAPER_FRACTIONS = (0.7, 0.0, 0.3)
 LEAST_FOR_VALIDATION = 5
-"""Subjects from which some are set aside for validation by default."""
+"""Minimum number of subjects for a validation split by default."""
 ENDING = PARTIAL
-"""Of the folder beside a dataset, or in it (`stands_alone`), that holds what a preparation has finished so far."""
+"""Ending of the folder next to a dataset, or in it (`stands_alone`), with what a preparation has finished so far."""
 SHOWN_SIZES = 8
 
 
@@ -63,11 +63,11 @@ class PreparationSummary(NamedTuple):
     counts: dict[str, int]
     """Items (slices or volumes) per split."""
     failures: list[str]
-    """One line per case that was left out."""
+    """One line per skipped case."""
     split: str = "random"
     """Where the split came from: "random", or "list" for the pair list's own."""
     notes: tuple[str, ...] = ()
-    """What a user has to know, in lines: the range of natural images, pixels outside of it, several sizes."""
+    """Notes for the user: the range of natural images, pixels outside of it, several sizes."""
 
 
 def prepare(
@@ -103,69 +103,71 @@ def prepare(
     faces: bool = False,
     largest_face: bool = False,
 ) -> PreparationSummary:
-    """Prepare pairs of scans or natural images, split by subject: as the list says, else at random.
+    """Prepare pairs of scans or natural images, split by subject: as in the list, otherwise at random.
 
     Scans: the target is aligned rigidly to the source and resampled on its grid; both are reoriented to RAS, then
     brought to [0, 1] each by the rule of its contrast (a CT by a fixed window of HU; others by Nyul's landmarks and the
     window of z, which come from training subjects only), cropped about the center and, with `spatial_dims=2`, cut into
     central slices. Natural images (PNG, JPEG, BMP, TIFF; the paper's faces) are resized and their value range mapped to
-    [0, 1]. What is stored lies in [0, 1], background at 0. Lesions and labels go along, each voxel from the nearest.
+    [0, 1]. Stored intensities are in [0, 1], with background at 0. Lesions and labels are resampled too, with
+    nearest-neighbor interpolation.
 
-    No image may be in two subjects, nor be source and target of one pair: the bytes of all files are compared before
-    anything is written, and the voxels when they are read.
+    No image may belong to two subjects, or be both source and target of a pair: the bytes of all files are compared
+        before anything is written, and the voxels when they are read.
 
     The folder holds `dataset.json` (one list of items per split, and where the split came from), `preparation.json`
-    (how a new source is to be treated), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/`
+    (how to prepare a new source), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/`
     (ITK transforms from source to target points) and `landmarks/` (CSV, RAS mm, both dates in the source's frame).
-    Where the scans lie stands beside it, in `FOLDER.scans.json`.
+    The paths of the scans are stored next to it, in `FOLDER.scans.json`.
 
-    Pairs are gone over twice: first every one is read and aligned, and the training subjects' intensities are learned;
-    then every one is written. A failing pair stops no other. What is finished is kept in `out` with the ending
-    ".partial" until the dataset is complete, so that a second call, after a repair or a crash, does only what is
-    missing: a finished pair counts as such if the bytes of its files, the settings and, for the second pass, all that
-    was learned are the same, and its results are as they were written.
+    There are two passes over the pairs: first every pair is read and aligned, and the training subjects' intensities
+        are learned; then every pair is written. A failing pair does not stop the others. Finished pairs are kept in
+        `out` with the ending ".partial" until the dataset is complete, so that a second call, after a repair or a
+        crash, does only what is missing: a pair counts as finished if the bytes of its files, the settings and, for the
+        second pass, all learned values are the same, and its results are unchanged.
 
     Args:
         source: a pair list, or a folder or JSON file in a known layout (see `medtrace.data.lists.layouts`).
         sources: instead of pairs, the images of the domain to translate from, see `domain_list.read_domains`; with
-            `targets`. A subject of both is in one split.
-        targets: likewise of the domain to translate to.
+            `targets`. A subject in both is in one split.
+        targets: likewise for the domain to translate to.
         out: the dataset's folder; it appears complete or not at all.
         select: which contrasts of a layout make pairs: `SOURCE[,SOURCE...]:TARGET[,TARGET...]`, or one contrast of two
-            dates. In BraTS-Reg the contrasts to take, by default t1. Of two domains the contrasts of either.
+            dates. In BraTS-Reg the contrasts to use, by default t1. For two domains the contrasts of either.
         layout: name of the layout, one of `layouts.LAYOUTS`; None recognizes it.
         source_contrast: `NAME[=UNIT[:LOW:HIGH]]` (see `medtrace.trace.Contrast.of`), one or several: what the sources
-            are, where the list does not say, or the units of contrasts that it names. A DICOM series of modality CT is
-            in HU without saying so; a file whose values look like HU is refused until it is said.
+            are, if the list does not say, or the units of contrasts that it names. A DICOM series of modality CT is in
+            HU by default; a file whose values look like HU is refused until its unit is given.
         target_contrast: likewise of the targets.
         spatial_dims: 2 for slices, 3 for volumes.
         slices: how many central slices of each volume.
         axis: "axial", "coronal" or "sagittal".
-        crop: voxels right-left, front-back and up-down to which larger volumes are cut; None keeps all.
+        crop: voxels right-left, front-back and up-down to which larger volumes are cropped; None keeps their size.
         pad: whether smaller volumes are padded to `crop`.
-        spacing: voxel size in mm to which sources are resampled first, in the same order.
-        resize: edge of square slices; None is 256 for natural images and no resizing for scans, 0 is not a resizing.
-        align: whether targets are aligned; without it they must be on the source's grid. Natural images never are.
+        spacing: voxel size in mm to which sources are first resampled, in the same axis order.
+        resize: edge of square slices; None is 256 for natural images and no resizing for scans; 0 does not resize.
+        align: whether targets are aligned; otherwise they must be on the source's grid. Natural images are never
+            aligned.
         standardize: whether Nyul's standardization comes before the z-score.
         bias_correction: names of contrasts in arbitrary units, or "all" of them: every image of these is divided by the
             bias field that N4 finds in it before anything else, here and by the run (see `medtrace.data.bias`).
-        fractions: fractions of subjects, see `split_by_subject`; None is `default_fractions`. A list that has a split
-            of its own takes none.
-        seed: of the random split.
-        value_range: which values of natural images become 0 and 1. None takes 0 to 255 for natural images of 8 bits,
+        fractions: fractions of subjects, see `split_by_subject`; None is `default_fractions`. Not allowed with a list
+            that has its own split.
+        seed: seed of the random split.
+        value_range: the values of natural images that become 0 and 1. None takes 0 to 255 for natural images of 8 bits,
             and for others
             the smallest and the largest value of the training natural images; `preparation.json` says which.
-        page: which page of the natural images to take, from 1, where they have several.
-        skip_failed: make the dataset without the cases that fail. Otherwise all cases are tried, and if any failed
-            there is no dataset.
+        page: which page of the natural images to use, from 1, if they have several.
+        skip_failed: make the dataset without the cases that fail. Otherwise all cases are tried, and if any fails no
+            dataset is made.
         overwrite: replace an earlier dataset.
         workers: processes that share the cases; the dataset is the same for any number.
-        scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
+        scheduler: address of a Dask scheduler whose workers process the cases instead (see `parallel.run_cases`).
         progress: show a bar on stderr.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
-        faces: cut photographs to the face first (see `medtrace.data.faces.cut_to_faces`), into the folder `out` with
-            the ending ".faces", which `evaluate` needs; the face's mask is the pair's.
-        largest_face: of several faces in a photograph take the largest; otherwise these are refused.
+        faces: crop photographs to the face first (see `medtrace.data.faces.cut_to_faces`), into the folder `out` with
+            the ending ".faces", which `evaluate` needs; the face's mask becomes the pair's.
+        largest_face: if a photograph has several faces, take the largest; otherwise these are refused.
 
     Returns:
         Counts per split, the cases that were left out, where the split came from, and notes.
@@ -173,8 +175,8 @@ def prepare(
     Raises:
         FileNotFoundError: if a file is missing.
         FileExistsError: if `out` is in use.
-        OSError: if another preparation of `out` is at work.
-        ValueError: if a setting or an image cannot be worked with; the message names it. If cases failed it is a
+        OSError: if another preparation of `out` is running.
+        ValueError: if a setting or an image cannot be used; the message names it. If cases failed, it is a
             `CasesFailedError`, whose `failures` has a line for each.
     """
     place = Path.absolute if scheduler is not None else Path
@@ -254,7 +256,7 @@ def prepare(
 
 
 def _domains(sources: Path, targets: Path, select: Sequence[str]) -> list[Pair]:
-    """The images of two domains, each in a list, a folder or a known layout."""
+    """The images of two domains, each from a list, a folder or a known layout."""
     pairs = []
     for side, place in zip(SIDES, (sources, targets)):
         of_layout = read_side(place, side, select) if place.exists() else None
@@ -291,8 +293,8 @@ def _stop_unless(skip: bool, failures: Sequence[str], pairs: Sequence[Pair], par
 
 @contextmanager
 def _partial_folder(out: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
-    """The folder of what is finished so far, with the dataset's place reserved; without a finished case, or when the
-    dataset is there, it goes."""
+    """The folder of the finished cases, with the dataset's path reserved; it is removed if no case is finished or the
+    dataset exists."""
     with reserve_folder(out, _contents(overwrite), make_parents=True) as reserved:
         place = reserved.place
         partial = (place if stands_alone(place) else place.parent) / f"{place.name}{ENDING}"
@@ -303,7 +305,7 @@ def _partial_folder(out: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
                 yield partial
                 whole = True
         finally:
-            _sweep(partial)  # of workers that died
+            _sweep(partial)  # from workers that died
             if whole or not any(partial.glob(f"*/*/{RECORD}")):
                 remove(partial)
 
@@ -323,7 +325,7 @@ def _assemble(
     scans: Sequence[Mapping[str, Any]],
     paired: bool,
 ) -> None:
-    """Put the cases' files together to a dataset; the cases stay, for another attempt."""
+    """Assemble the cases' files into a dataset; the cases are kept for another attempt."""
     written = [item for name in SPLITS for item in items[name]]
     for case in dict.fromkeys(item.entry["volume"] for item in written):
         for file in (partial / WRITTEN / case).glob("*/*"):
@@ -366,7 +368,7 @@ def _split(
 
 
 def default_fractions(subjects: int) -> tuple[float, float, float]:
-    """Fractions of subjects where nobody says them: about a tenth for validation and a fifth for the test, at least one
+    """Default fractions of subjects: about a tenth for validation and a fifth for the test, at least one
     subject each; fewer than five subjects are split 7:3 without validation.
 
     Example:
@@ -380,7 +382,7 @@ def default_fractions(subjects: int) -> tuple[float, float, float]:
 
 
 def _common_grid(items: Sequence[Item], spatial_dims: int) -> dict[str, Any]:
-    """Shape and spacing that all written images share, None where they differ."""
+    """Shape and spacing that all written images share; None if they differ."""
     shapes = {item.shape[1 : 1 + spatial_dims] for item in items}
     spacings = np.array([item.spacing for item in items])
     middle = np.median(spacings, axis=0)
@@ -392,7 +394,7 @@ def _common_grid(items: Sequence[Item], spatial_dims: int) -> dict[str, Any]:
 
 
 def _contents(overwrite: bool) -> Contents:
-    """What a dataset may replace: nothing, or with `overwrite` another dataset."""
+    """Check what a dataset may replace: nothing, or with `overwrite` another dataset."""
 
     def check(out: str | os.PathLike, names: Sequence[str]) -> None:
         foreign = sorted(set(names) - {INDEX, FILE, "images", "rigid", "landmarks"})

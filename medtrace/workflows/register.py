@@ -44,11 +44,11 @@ TARGET_NOTE = "target in the source's units"
 
 
 class Registered(NamedTuple):
-    """What registering a pair gave.
+    """The result of registering a pair.
 
     `folds` counts the target's voxels whose Jacobian determinant is negative; `ssd_before` and `ssd_after` are the mean
     squared differences of source and target, and of the final image and the target, of intensities in [0, 1], or None
-    between two contrasts, whose difference means nothing.
+    between two contrasts, whose difference is meaningless.
     """
 
     trace: Trace
@@ -61,11 +61,11 @@ class Registered(NamedTuple):
     verdict: Verdict
     alignment: Alignment
     lines: tuple[Line, ...]
-    """The verdict in plain words, topic by topic."""
+    """The verdict in words, topic by topic."""
     similarity: str | None
-    """What the deformation followed, and why; None of a trained network."""
+    """The similarity that the deformation followed, and why; None for a trained network."""
     target: Tensor | None = None
-    """What was to be reached, on the trace's grid, in its own units."""
+    """The registration's target, on the trace's grid, in its own units."""
 
 
 @reserving(lambda out, report, overwrite, figure: reserve_outputs(out, report, overwrite, figure))
@@ -104,17 +104,17 @@ def register(
     precise: bool = False,
     transforms: Sequence[str] = (),
 ) -> Registered:
-    """Register a source to a target and save the trace, with a page to look at it beside its folder (OUT.html).
+    """Register a source to a target and save the trace, with a page for viewing it next to its folder (OUT.html).
 
     Both may be volumes, single slices or natural images, on their own grids and of any contrasts. They are aligned
     first
     (`medtrace.registration.align`), then deformed by the engine of `medtrace.registration` or by a trained network; the
     trace holds both in one field, so that its warped image is interpolated once, and keeps the source as it was, with
-    its own affine. A verdict says how far to believe it: in the result, in `trace.json` and on the page.
+    its own affine. A verdict says how far to trust it: in the result, in `trace.json` and on the page.
 
-    The trace's images are in the source's units. Within a mask the image is the target, brought there by matched
-    percentiles or, where contrasts differ, as the mean intensity of the warped source at such voxels of the target; a
-    network reports the change itself. Without masks the image is the warped source.
+    The trace's images are in the source's units. Within a mask the image is the target, converted to these units by
+    matched percentiles or, where contrasts differ, as the mean intensity of the warped source at such voxels of the
+    target; a network reports the change itself. Without masks the image is the warped source.
 
     Args:
         source: a file or DICOM folder (see `medtrace.data.reading`).
@@ -123,10 +123,10 @@ def register(
         mask: pathology of the target on its grid (see `data.masks`): where intensity may change.
         source_mask: pathology of the source on its grid; it moves with the source.
         run: folder left by `medtrace train metaregnet`, its model folder, or `hf://owner/name`; None registers
-            without a trained network. Where its training scans were freed of their bias field, so are source and target
-            first, and the trace holds them so.
-        refine: gradient steps on this pair's own flows, after a run (by default none) or, without, by the engine
-            "instance" (100), which a number chooses.
+            without a trained network. If its training scans were bias-corrected, so are source and target first, and
+            the trace keeps them corrected.
+        refine: gradient steps on this pair's own flows, after a run (by default none) or, without a run, by the engine
+            "instance" (100), which a number selects.
         engine: without a run, "greedy" (`medtrace.registration`; the default, unless `refine` is given) or "instance"
             (gradient steps alone).
         align: "auto", "none", "rigid" or "affine" (see `medtrace.registration.align`).
@@ -136,25 +136,25 @@ def register(
         update_smoothing, field_smoothing: likewise, mm of the Gaussians on updates and on the field.
         mask_role: likewise, whether the masks' voxels are left out of the similarity ("exclude"), may change in
             intensity ("appearance"), or both.
-        threads: of the engine; None for as many as torch may use.
+        threads: threads of the engine; None for as many as torch may use.
         spacing: voxel size in mm to register at; by default the run's, or the target's own.
         smoothness: weight of the displacement's smoothness in gradient steps.
-        match: send the source's percentiles to the target's, for scans of different machines; by default without a
-            run.
-        contrast: of both images, where the run was trained on several.
-        labels: of the source on its grid, for the figure: the contours of what is carried over.
+        match: map the source's percentiles to the target's, for scans from different machines; by default only without
+            a run.
+        contrast: contrast of both images, if the run was trained on several.
+        labels: of the source on its grid, for the figure: contours of what is warped.
         figure: a .png, .pdf or .svg of the registration.
-        device: such as "cuda:0"; by default CUDA where there is one.
+        device: such as "cuda:0"; by default CUDA if available.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
-        keep_metadata: write the names of both files into the trace and the figure's title; names of files often are
-            names of patients.
+        keep_metadata: write the names of both files into the trace and the figure's title; file names often identify
+            patients.
         report: write the page. It shows the target in the source's units, through the intensity maps of both.
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
-        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
-        transforms: formats in which to write the fields once more: "h5", "nrrd".
+        precise: store the trace losslessly (see `medtrace.io.save_trace`).
+        transforms: further formats to write the fields in: "h5", "nrrd".
 
     Returns:
         The trace, 3D for volumes and 2D otherwise, on the CPU, what it cost, and its verdict.
@@ -162,8 +162,8 @@ def register(
     Raises:
         FileNotFoundError: if the run or a file is missing.
         FileExistsError: if `out` is in use.
-        ValueError: if a file cannot be used, the run does not fit, nothing would register, or the scans do not overlap
-            by their headers where no alignment is sought, or lie farther apart than they are large.
+        ValueError: if a file cannot be used, the run does not fit, nothing would register, or, by their headers, the
+            scans do not overlap where no alignment is sought or are farther apart than their size.
 
     Example:
         >>> found = register("healthy.nii.gz", "patient.nii.gz", "trace", mask="lesion.nii.gz")  # doctest: +SKIP
@@ -253,7 +253,7 @@ def _registered(made: PairRegistration, seconds: float) -> Registered:
 
 
 def _record(made: PairRegistration, result: Registered) -> dict[str, Any]:
-    """What `trace.json` keeps of a registration."""
+    """The entries of `trace.json` about a registration."""
     alignment = made.alignment
     numbers = ("seconds", "peak_gib", "folds", "folded_fraction", "ssd_before", "ssd_after")
     return {
@@ -289,7 +289,7 @@ def verdict_table(result: Registered) -> dict[str, Any]:
 
 
 def _in_source_units(target: Tensor, made: PairRegistration) -> Tensor:
-    """The target as the source's intensities would show it, for the column of the error."""
+    """The target in the source's intensities, for the error column."""
     if made.target is not None:
         return made.target
     return made.maps[0].inverse(made.maps[1].forward(target), made.maps[1].foreground)
@@ -302,7 +302,7 @@ def _path(path: str | os.PathLike | None) -> Path | None:
 def _check_request(
     descent: Descent, greedy: Greedy, engine: str | None, spacing: float | None, figure: str | os.PathLike | None
 ) -> bool:
-    """Check what was asked for; whether the engine "greedy" is to do it."""
+    """Check the options; returns whether the engine "greedy" is to be used."""
     run, refine = descent.run, descent.refine
     if refine is not None and refine < 0:
         raise ValueError(f"refine: expected 0 or more gradient steps, received {refine}")

@@ -1,4 +1,4 @@
-"""Traces on disk to one page for readers."""
+"""Saved traces as one HTML page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from medtrace.transforms.mask_rule import ON_GRID
 
 @contextmanager
 def reserve_page(out: str | os.PathLike) -> Iterator[None]:
-    """Have the place of a page, whose ending is checked."""
+    """Reserve the path of a page, whose file ending is checked."""
     check_suffix(Path(out))
     with reserve_file(out, make_parents=True):
         yield
@@ -46,19 +46,19 @@ def report(
     target_series: Sequence[str | int | None] = (),
     resample_tilt: bool = False,
 ) -> Path:
-    """Write saved traces as one HTML file that opens offline, with their certificates where there are any.
+    """Write saved traces as one HTML file that opens offline, with their certificates if there are any.
 
     A certificate is found where `medtrace certify` leaves it (see `certificate_of`). The page names each trace after
-    its folder, with as many parent folders as make the names differ; nothing else of the paths or of the files' headers
-    goes into it.
+    its folder, with as many parent folders as needed to make the names unique; nothing else from the paths or file
+    headers is included.
 
     Args:
-        folders: of traces, as `save_trace` wrote them.
+        folders: folders of traces, as `save_trace` wrote them.
         out: the file, ending in .html.
         targets: true images on the target grids, one per folder, for a layer of the error; or none.
         labels: label maps on the source grids, one per folder; or none.
         keep_metadata: show the metadata of each `trace.json` (such as the name of the file that was translated) with
-            its trace; by default it stays out, since it may name a patient.
+            its trace; left out by default, since it may identify a patient.
         target_series: which volumes of the targets' DICOM folders, one per target, see
             `medtrace.data.reading.read_image`; or none.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
@@ -132,7 +132,7 @@ def report_beside(
 
 
 def method_title(name: str | None) -> str | None:
-    """What readers call a method: its paper's name, for the name or the class that a trace was saved with.
+    """A method's title for readers, from the name or the class that a trace was saved with.
 
     Example:
         >>> method_title("TraceTransMethod"), method_title("tracetrans"), method_title("imported (itk)")
@@ -149,10 +149,10 @@ def method_title(name: str | None) -> str | None:
 
 
 def check_page(folder: Path, wanted: bool, overwrite: bool) -> None:
-    """Refuse, before any work, to write a page over another one.
+    """Refuse, before any work, to overwrite another page.
 
     Raises:
-        FileExistsError: if the page of this folder is wanted, exists and may not be overwritten.
+        FileExistsError: if the page of this folder is requested, exists and may not be overwritten.
     """
     if wanted and not overwrite and page_of(folder).exists():
         raise FileExistsError(
@@ -161,8 +161,8 @@ def check_page(folder: Path, wanted: bool, overwrite: bool) -> None:
 
 
 def page_of(folder: str | os.PathLike) -> Path:
-    """The page of a trace's folder: beside it, FOLDER.html, or in it where it is a mount point or has a parent that
-    cannot be written."""
+    """The page of a trace's folder: next to it, FOLDER.html, or inside it if it is a mount point or its parent is not
+    writable."""
     folder = Path(folder)
     if stands_alone(folder):
         return folder / REPORT
@@ -175,7 +175,7 @@ def page_of(folder: str | os.PathLike) -> Path:
 def reserve_outputs(
     out: str | os.PathLike, report: bool, overwrite: bool, *files: str | os.PathLike | None
 ) -> Iterator[None]:
-    """Have the places of a trace, its page and further files, from before the work until they are written.
+    """Reserve the paths of a trace, its page and further files, from before the work until they are written.
 
     Raises:
         FileExistsError: if a trace or page is there and may not be overwritten, or something else is.
@@ -191,7 +191,7 @@ def reserve_outputs(
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as it takes to distinguish them."""
+    """The last parts of the paths, as many as needed to distinguish them."""
     parts = [folder.absolute().parts for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]
@@ -216,6 +216,6 @@ def _labels(path: Path, trace: Trace, folder: Path) -> Tensor:
 
 
 def _as_read(path: Path, image: Tensor, affine: Tensor) -> MetaTensor:
-    """A trace's image as its file would have been read: a slice of a scan has three axes."""
+    """A trace's image as it would be read from its file: a slice of a scan has three axes."""
     flat = image.ndim == 3 and not is_natural_image(path)
     return MetaTensor(image[..., None] if flat else image, affine=affine)

@@ -1,4 +1,4 @@
-"""Run a paper again on a user's copy of its data: preparation, trainings, tables beside the printed numbers."""
+"""Rerun a paper on a user's copy of its data: preparation, trainings, tables next to the printed numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medtrace.workflows.reproducing.rows import rows_of, run_row
 
 
 def papers() -> list[str]:
-    """The papers that can be run again, their data and their tables, in lines.
+    """The reproducible papers, their data and their tables, as lines.
 
     Example:
         >>> [line for line in papers() if line.startswith("reggan")]
@@ -55,27 +55,27 @@ def reproduce(
     progress: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Path | None:
-    """Prepare a paper's data, train the rows of its tables by the preset `paper`, and measure them as the paper does.
+    """Prepare a paper's data, train the rows of its tables with the preset `paper`, and measure them as the paper does.
 
     The plan is told first. A finished row is kept in `out/rows`, a training that did not finish goes on where it was: a
     second call does what is missing.
 
     Args:
-        name: of a method whose folder has a recipe (see `papers`).
-        data: folder of the paper's data, or of several of its data sets, each in a folder of its name.
+        name: name of a method whose folder has a recipe (see `papers`).
+        data: folder of the paper's data, or of several of its data sets, each in a folder with its name.
         out: receives `data/`, `runs/`, `rows/`, `tables/` (CSV) and the page `reproduction.md`.
         table: number of the only table to make.
-        smoke: try the path in minutes: few small images, tiny networks, a few steps; all into `out/smoke`.
-        plan: tell the plan and train nothing.
-        device: by default CUDA where there is one.
+        smoke: try all steps in minutes: few small images, tiny networks, short trainings; all into `out/smoke`.
+        plan: report the plan and train nothing.
+        device: by default CUDA if available.
         progress: show bars.
-        say: takes each line of the plan; by default it goes to stderr.
+        say: receives each line of the plan; by default it goes to stderr.
 
     Returns:
         The page; None with `plan`.
 
     Raises:
-        FileNotFoundError: if `data` does not hold the paper's data; the message says what it would look like.
+        FileNotFoundError: if `data` does not have the paper's data; the message describes the expected layout.
         ValueError: if there is no such paper or table, or the data are too few.
     """
     recipe = recipe_of(name)

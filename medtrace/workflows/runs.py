@@ -1,4 +1,4 @@
-"""Run folders side by side: what is there, in which settings and scores they differ, and their removal."""
+"""Listing, comparison of settings and scores, and removal of run folders."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ __all__ = [
 ]
 
 DEPTH = 3
-"""Folders below the one named in which runs are looked for."""
+"""Depth of subfolders in which runs are searched."""
 SETTING, METRIC = "setting", "score"
 COLUMNS = ("run", "method", "state", "epochs", "loss", "data", "size", "medtrace")
 
 
 class RunState(NamedTuple):
-    """What a run folder holds."""
+    """The state of a run folder."""
 
     path: Path
     record: RunRecord | None
-    """None where it cannot be read."""
+    """None if it cannot be read."""
     problem: str
-    """Why not; empty where it can."""
+    """Why not; empty if it can."""
     epochs: int
-    """That were trained, by its history."""
+    """Trained epochs, by its history."""
     loss: float | None
     """Of the last epoch."""
     finished: bool
@@ -58,7 +58,7 @@ class RunState(NamedTuple):
 
 
 def find_runs(places: Sequence[str | os.PathLike]) -> list[Path]:
-    """Run folders among the places and up to three folders below them, by name.
+    """Run folders among the given folders and up to three levels below them, by name.
 
     Raises:
         FileNotFoundError: if a place does not exist.
@@ -125,7 +125,7 @@ def _in_use(run: Path) -> bool:
 
 
 def run_table(states: Sequence[RunState]) -> str:
-    """One line for each run: what it is, how far it came, on what it was trained."""
+    """One line for each run: method, progress and training data."""
     return markdown_table([_row(state) for state in states], {name: name for name in COLUMNS})
 
 
@@ -211,7 +211,7 @@ def compare_runs(runs: Sequence[Path]) -> Comparison:
 
 
 def compare_table(runs: Sequence[Path]) -> str:
-    """What `compare_runs` gives, as a table of text.
+    """The result of `compare_runs` as a text table.
 
     Raises:
         ValueError: as there.
@@ -236,7 +236,7 @@ def _scores(run: Path) -> dict[str, Any]:
 
 
 def delete_runs(runs: Sequence[Path]) -> None:
-    """Remove run folders with all that is in them.
+    """Remove run folders with their contents.
 
     Raises:
         ValueError: if a folder is not a run.
@@ -249,5 +249,5 @@ def delete_runs(runs: Sequence[Path]) -> None:
             pass
     for run in runs:
         with locked(run):
-            remove(run / RECORD)  # what is left when this is interrupted is not a run
+            remove(run / RECORD)  # after an interruption, what is left is no longer a run
         remove(run)

@@ -1,4 +1,4 @@
-"""CLI modules of 3D Slicer: an XML and a script for each command, and what brings results into the scene."""
+"""CLI modules of 3D Slicer: an XML and a script for each command, and the code that loads results into the scene."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_slicer_modules(out: str | os.PathLike, modules: Mapping[str, str], pyt
     """Write modules: `MedtraceX.xml` and `MedtraceX.py`, a script of Python's own library that answers `--xml`.
 
     The script runs `medtrace` in the Python that wrote it, since Slicer's own has no medtrace, and puts the image and
-    the transform where Slicer asks for them. A verdict of FAIL is a line, and no error, so that the result can be seen.
+    the transform where Slicer asks for them. A verdict of FAIL is a line, not an error, so that the result can be seen.
 
     Args:
         out: a new or empty folder.

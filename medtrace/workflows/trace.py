@@ -1,4 +1,4 @@
-"""A trace of any translated image, whatever program made it: found by registering it with its source."""
+"""A trace of any translated image, whatever program made it, estimated by registering it with its source."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ METHOD = "registration of source and translated image"
 
 
 class Traced(NamedTuple):
-    """What tracing a translated image gave."""
+    """The result of tracing a translated image."""
 
     trace: Trace
     verdict: Verdict
@@ -47,7 +47,7 @@ class Traced(NamedTuple):
     certificate: Certificate
     ledger: LedgerSummary
     notes: tuple[str, ...]
-    """What was assumed or measured, a line each."""
+    """What was assumed or measured, one line each."""
 
     @property
     def grade(self) -> str:
@@ -81,28 +81,28 @@ def trace_translation(
 ) -> Traced:
     """Find out where a translated image came from, and certify it.
 
-    The source is registered to the image by what both show of one anatomy, whatever their contrasts. The trace keeps
+    The source is registered to the image by the anatomy that both show, whatever their contrasts. The trace keeps
     both as they are; the ledger splits the change into deformation, appearance and a residual, and the certificate and
-    the registration's verdict say how far to believe it. Of the deformation only that is kept which parts of
-    the image bear out that it was not sought in (`medtrace.registration.held_out`): where nothing moves measurably, the
-    trace says so, and holds no deformation.
+    the registration's verdict say how far to trust it. Only that part of the deformation is kept which is confirmed on
+    held-out parts of the image (`medtrace.registration.held_out`): where nothing moves measurably, the trace says so
+    and has no deformation.
 
     Args:
         source: the image that was translated: a file or DICOM folder.
         image: what it became, on any grid, with as many channels.
-        out: folder of the trace; certificate and page lie beside it.
+        out: folder of the trace; certificate and page are written next to it.
         mask: where the image's intensity may change and the registration may not follow it, such as a lesion, on its
             grid.
-        source_contrast: what the source's numbers mean, `NAME[=UNIT[:LOW:HIGH]]`, such as CT=HU; by default what DICOM
-            says, or whether they are of one contrast with the image's is measured.
+        source_contrast: contrast and unit of the source, `NAME[=UNIT[:LOW:HIGH]]`, such as CT=HU; by default what DICOM
+            says, or it is measured whether source and image have one contrast.
         image_contrast: likewise of the image.
         align: "none", "rigid", "affine" or "auto" before the deformation; by default none where both are on one grid,
             else auto.
         similarity: see `medtrace.registration.register_images`.
         spacing: voxel size in mm to register at, also independently for the certificate; by default the image's.
-        radius: a file of `medtrace calibrate radius` that was made for such traces.
+        radius: a file of `medtrace calibrate radius` made for such traces.
         thresholds: limits of the certificate, or a YAML file of some.
-        threads: of the registration.
+        threads: threads of the registration.
         overwrite: replace an earlier trace.
         report: write the page.
         keep_metadata: write the names of the files into the trace.
@@ -176,7 +176,7 @@ def trace_translation(
 
 @contextmanager
 def _steps(progress: bool) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that tells what is being done, of six steps."""
+    """A line on stderr that shows which of six steps is being done."""
     with Progress(
         *Progress.get_default_columns()[:2], TimeElapsedColumn(), console=Console(stderr=True), disable=not progress
     ) as bar:
@@ -192,7 +192,8 @@ def _steps(progress: bool) -> Iterator[Callable[[str], None]]:
 def _notes(
     declared: tuple[Contrast, Contrast], result: Registration, chosen: str | None, radius: str | os.PathLike | None
 ) -> tuple[tuple[Contrast, Contrast] | None, list[str]]:
-    """The contrasts of the trace, and what was assumed or measured; `chosen` is the alignment that nobody asked for."""
+    """The contrasts of the trace, and what was assumed or measured; `chosen` is the alignment that was chosen
+    automatically."""
     contrasts, note = contrasts_by_likeness(declared, result.verdict)
     notes = [note, f"similarity {result.settings.similarity}: {result.settings_reason}"]
     if chosen is not None:
@@ -209,7 +210,7 @@ def _notes(
 def _declared(
     source: Path, image: Path, before: str | None, after: str | None, **series: Any
 ) -> tuple[Contrast, Contrast]:
-    """What is known of the two images' numbers: as declared, or as DICOM says."""
+    """The known contrasts and units of the two images: as declared, or as DICOM says."""
     pair = Pair("one", "pair", source, image, "source", "image", **series)
     named, known = contrasts_of([_named(pair, before, after)], [before] if before else [], [after] if after else [])
     return known[named[0].contrast], known[named[0].target_contrast]
@@ -238,7 +239,7 @@ def _record(result: Registration, lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def _table(made: Traced) -> dict[str, Any]:
-    """The certificate, before it the registration's verdict, as a page shows them."""
+    """The registration's verdict and then the certificate, as a page shows them."""
     table = made.certificate.as_dict()
     rows = [
         {"name": f"registration: {line.topic}", "status": line.grade, "reason": line.text, "figures": {}, "limits": {}}

@@ -57,30 +57,31 @@ def traceability(
 ) -> dict[str, TraceabilityTable]:
     """Measure the traceability of runs by segmentation: the columns of Plasticine's Tables I and III.
 
-    A U-Net is trained on the target domain's training images and labels, unless it lies in `segmenter` already. It
-    segments every translation; the labels come back by the trace's inverse field and are compared with the source's.
+    A U-Net is trained on the target domain's training images and labels, unless `segmenter` already has it. It segments
+    every translation; the labels are warped to source space by the trace's inverse field and compared with the
+    source's.
 
     Args:
-        runs: folders left by `medtrace train`; a row is called by its folder's name. Controls have their own rows.
+        runs: folders left by `medtrace train`; a row has its folder's name. Controls have their own rows.
         out: receives `table.md`, `results.json`, for every row `<row>.csv` and `<row>_summary.csv`; the segmenter.
         dataset: a folder made by `medtrace prepare` from a list with `source_labels` and `target_labels`; by default
             the TraceBench cases that the runs were configured with, and TraceBench's task `domain` without runs.
-        split: of a prepared folder, to score; the segmenter learns from its training split.
-        segmenter: folder of the segmenter, reused where it holds one; by default `out/segmenter`.
+        split: split of a prepared folder, to score; the segmenter learns from its training split.
+        segmenter: folder of the segmenter, reused if it has one; by default `out/segmenter`.
         feature_network: TorchScript file for FID and SFD (see `metrics.load_feature_network`), or "segmenter" for the
-            segmenter's own deepest features. Without it the table has neither column.
+            segmenter's own deepest features. Without it, the table has neither column.
         settings: what to change in `SegmenterSettings`, such as {"iterations": 1000}; `classes` is name → label.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         batch_size: cases traced at once.
         progress: show bars.
-        allow_training_subjects: score also subjects that a run was trained on; the table says so.
+        allow_training_subjects: also score subjects that a run was trained on; the table says so.
 
     Returns:
         The rows "No translation", "True translation" where the truth is known, and every run.
 
     Raises:
-        ValueError: if runs have the same name or different cases, cases have no labels, or are of subjects that a run
-            was trained on.
+        ValueError: if runs have the same name or different cases, cases have no labels, or belong to subjects that a
+            run was trained on.
         FileNotFoundError: if a run, the data set or the feature network is missing.
     """
     names = _names(runs)

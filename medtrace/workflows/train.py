@@ -1,4 +1,4 @@
-"""Train a method from its settings and leave a run folder."""
+"""Training of a method from its settings into a run folder."""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ def train(
     other_data: bool = False,
     fit: bool = False,
 ) -> Path:
-    """Train the method called `name` and leave a run folder.
+    """Train the method called `name` and write a run folder.
 
     Args:
-        name: see `medtrace.methods.method_names`; or the folder of a bundle made elsewhere, which may have to be
+        name: see `medtrace.methods.method_names`; or the folder of a bundle made elsewhere, which may must be
             allowed.
         dataset: a folder made by `medtrace prepare`; not with a preset that trains on TraceBench.
         out: the run folder: `run.json`, `preparation.json`, `checkpoints/`, `history.csv`, `tensorboard/`.
-        presets: of the method, laid over its defaults in this order, such as ["tracebench", "full"]. With `dataset` the
-            preset `default` comes first, unless `paper` is among them, and the epochs follow from the preset's budget
-            of steps where nobody says them (see `medtrace.workflows.planning.training.plan_training`).
+        presets: presets of the method, applied over its defaults in this order, such as ["tracebench", "full"]. With
+            `dataset` the preset `default` comes first, unless `paper` is among them, and the epochs follow from the
+            preset's budget of steps if not given (see `medtrace.workflows.planning.training.plan_training`).
         settings: dotted name → value on top, such as {"alpha": 0.75, "training.max_epochs": 3}. Dimensions and channels
             come from `dataset`.
         resume: continue from the newest checkpoint in `out`, with that run's settings, and `presets` and `settings` on
-            top, which hold from there on; what a checkpoint would undo (another network, other data) is refused.
-            `dataset` may have moved; it is known by its content. Where `out` holds no run yet, one begins.
-        device: such as "cuda:0" or "cpu"; by default CUDA where there is one.
-        start_from: a run of the same method, whose weights the training begins with and whose settings it has in place
-            of the defaults; its optimizers begin anew. `run.json` remembers it.
-        other_data: resume on another data set than the run's.
-        fit: where memory runs out, take the largest batch that fits, instead of telling it.
+            top, which apply from there on; changes that a checkpoint would override (another network, other data) are
+            refused. `dataset` may have moved; it is recognized by its content. If `out` has no run yet, one begins.
+        device: such as "cuda:0" or "cpu"; by default CUDA if available.
+        start_from: a run of the same method, whose weights the training starts from and whose settings replace the
+            defaults; its optimizers start anew. `run.json` records it.
+        other_data: resume on a data set other than the run's.
+        fit: if memory runs out, use the largest batch that fits, instead of reporting it.
 
     Returns:
         The run folder.
 
     Raises:
-        ValueError: if a name is unknown, a value is refused, no data set is named, or a resumed run had another.
+        ValueError: if a name is unknown, a value is refused, no data set is named, or a resumed run used another.
         FileExistsError: if `out` holds a run already and `resume` is off.
         FileNotFoundError: if `dataset` is not a folder.
         OSError: if another training uses `out`, or it cannot be written to; checkpoints there stay intact.
@@ -132,7 +132,7 @@ def train(
         workflow.finalize()
     if not fitting:
         return out
-    del workflow  # and with it the memory that it has
+    del workflow  # and with it the memory that it uses
     size = resolved.training.batch_size
     notify(out, f"a batch of {size} did not fit into the memory; continues with {fitting_words(fitting)}")
     changed = {**(settings or {}), **fitting}

@@ -19,7 +19,7 @@ from medtrace.io.trace_folder import INDEX
 from medtrace.trace import Trace, TransformChain
 
 PLACED = ("itk", "ants", "nrrd", "nitransforms", "matrix", "spm", "niftyreg")
-"""Formats whose numbers mean the same whatever the images are; the others count from grids of the two images."""
+"""Formats whose numbers do not depend on the images; the others are relative to the grids of the two images."""
 _CHAINED = ("itk", "ants", "nrrd")
 
 
@@ -33,7 +33,7 @@ class Transforms(NamedTuple):
     target: Grid | None
     """Grid of the target, where the first that was listed is a trace."""
     notes: list[str]
-    """What was assumed, a line each."""
+    """The assumptions, one line each."""
     names: list[str]
     """In the order in which an image goes through them."""
 
@@ -50,15 +50,15 @@ def read_transforms(
     Args:
         listed: in the order of antsApplyTransforms: an image goes through the last of them first. `[X,1]` inverts a
             trace or a linear file.
-        source: grid of the image that is moved, for formats that count from it.
-        target: grid that it is brought to, likewise.
-        format: of the files of other programs, see `medtrace.io.foreign.read_point_map`; None finds it from the
+        source: grid of the image that is moved, for formats defined relative to it.
+        target: grid that it is resampled onto, likewise.
+        format: format of the files of other programs, see `medtrace.io.foreign.read_point_map`; None finds it from the
             content.
         pixels: edges in mm that ITK gives the pixels of source and target, where they are natural images.
 
     Raises:
         FileNotFoundError: if one is missing.
-        ValueError: if one cannot be read, or counts from a grid that is not given.
+        ValueError: if one cannot be read, or is relative to a grid that is not given.
     """
     members = [parse_member(os.fspath(each)) for each in listed]
     if not members:
@@ -146,7 +146,7 @@ def _foreign(
 
 
 def str_of(member: Member) -> str:
-    """How a member is written in a list."""
+    """The notation of a member in a list."""
     return f"[{member.path},1]" if member.inverted else str(member.path)
 
 

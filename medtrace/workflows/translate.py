@@ -1,4 +1,4 @@
-"""Translate a scan with a trained run: on the scan's own grid, in the target's units, with its trace."""
+"""Translation of a scan with a trained run: on the scan's own grid, in the target's units, with its trace."""
 
 from __future__ import annotations
 
@@ -79,55 +79,53 @@ def translate(
     allow_training_subjects: bool = False,
     fit: bool = False,
 ) -> Trace:
-    """Translate one image and save the trace, with a page to look at it beside its folder (OUT.html).
+    """Translate one image and save the trace, with a page for viewing it next to its folder (OUT.html).
 
-    A natural image comes back as one too, beside the folder (OUT.png, or OUT.tif where PNG does not hold its depth),
-    in its
-    own depth: whole numbers in 16 bits for a natural image of 12 bits, 32-bit float for a float TIFF.
+    The translation of a natural image is also written as one, next to the folder (OUT.png, or OUT.tif if PNG does not
+    support its depth), in its own depth: 16-bit integers for a natural image of 12 bits, 32-bit float for a float TIFF.
 
-    Where the run has an interval of intensities (`medtrace calibrate intensity`) of the weights that it is used with,
-    the trace holds it, in the image's units, and marks the change that nothing explains. An interval of other weights
-    is left out, with a caution.
+    If the run has an interval of intensities (`medtrace calibrate intensity`) for the weights in use, the trace
+    includes it, in the image's units, and marks unexplained change. An interval for other weights is left out, with a
+    caution.
 
     The scan is reoriented to RAS and normalized as the training images were (`preparation.json` of the run; without
-    one, the 0.5 and 99.5 percentiles of its foreground go to -1 and 1). A 2D network translates it slice by slice
-    along the preparation's axis, at the training images' pixel size where that is known; a 3D network takes the
-    volume as a whole or, above `patched.VOXEL_BUDGET`, in patches, at their voxel size. The image and the field are
-    brought back to the scan's grid: a slice-wise field has no component through the slices. Slices without tissue stay
-    as they are.
+    one, the 0.5 and 99.5 percentiles of its foreground are mapped to -1 and 1). A 2D network translates it slice by
+    slice along the preparation's axis, at the training images' pixel size where that is known; a 3D network takes the
+    entire volume or, above `patched.VOXEL_BUDGET`, patches, at their voxel size. The image and the field are resampled
+    to the scan's grid: a slice-wise field has no component through the slices. Slices without tissue are unchanged.
 
-    Intensities come back in the units of what the image shows. Where it is of the scan's own contrast (surgery, a later
-    date), that is the inverse of the scan's own intensity map (`IntensityMap.inverse`). Of another contrast it is that
-    contrast's map: a CT is in HU, and what has arbitrary units (MR) is on the scale of the mean training scan, which is
-    relative. Where the scan has a background (exact zeros, or the air around a CT that becomes something else), the
-    image has its contrast's background there, moved by the field.
+    Intensities are converted to the units of the image's contrast. If it has the scan's own contrast (surgery, a later
+    date), this uses the inverse of the scan's own intensity map (`IntensityMap.inverse`). For another contrast it is
+    that contrast's map: a CT is in HU, and a contrast in arbitrary units (MR) is on the scale of the mean training
+    scan, which is relative. Where the scan has background (exact zeros, or the air around a CT that is translated to
+    another contrast), the image has its contrast's background, moved by the field.
 
     Args:
         run: folder left by `medtrace train`, one made by `medtrace card`, or `hf://owner/name`.
-        image: a file or DICOM folder (see `medtrace.data.reading`); of a run that reads several contrasts, contrast →
-            file. One may be missing if the run was trained so (`data.drop_sources`, or pairs that lacked it): its
+        image: a file or DICOM folder (see `medtrace.data.reading`); for a run that reads several contrasts, contrast →
+            file. One may be missing if the run was trained for that (`data.drop_sources`, or pairs that lacked it): its
             channel is -1, the value of background, and the metadata say so.
         out: folder of the trace (see `medtrace.io.save_trace`); it appears complete or not at all.
         mask: foreground (brain) of the image on its grid, for runs that were prepared with masks.
-        contrast: of the image, where the run was trained on several.
-        device: such as "cuda:0"; by default CUDA where there is one.
+        contrast: contrast of the image, if the run was trained on several.
+        device: such as "cuda:0"; by default CUDA if available.
         batch_size: slices at once.
         patch_size: edge of the patches of a 3D network in voxels of its grid, or one number per axis; 0 takes the
-            volume as a whole. None decides by the volume, see `patched.patches_for`.
-        fit: where memory runs out, take the largest batch or patch that fits, instead of telling it.
+            entire volume. None decides by the volume, see `patched.patches_for`.
+        fit: if memory runs out, use the largest batch or patch that fits, instead of reporting it.
         progress: show a bar on stderr.
         overwrite: replace an earlier trace in `out`.
         keep_metadata: write the image file's name into the trace, from which it may reach reports; names of files
-            often are names of patients, so that by default it stays out. Nothing of the image's header goes into it.
+            often are names of patients, so it is left out by default. Nothing from the image's header is included.
         report: write the page; of a volume of 256×256×128 some 20 seconds and 40 MB.
         dicom: new folder for the trace as DICOM objects of the study that `image`, then a DICOM folder, belongs to
             (see `medtrace.io.save_dicom`).
         series: which volume of a DICOM folder that holds several, see `medtrace.data.reading.read_image`.
         resample_tilt: resample a DICOM series of a tilted gantry onto a grid at right angles.
         page: which page of a natural image that has several, from 1.
-        precise: keep every bit in the trace (see `medtrace.io.save_trace`).
-        transforms: formats in which to write the fields once more: "h5", "nrrd".
-        allow_training_subjects: translate also an image that the run was trained on; the trace says so.
+        precise: store the trace losslessly (see `medtrace.io.save_trace`).
+        transforms: further formats to write the fields in: "h5", "nrrd".
+        allow_training_subjects: also translate an image that the run was trained on; the trace says so.
 
     Returns:
         The trace: 3D for a scan, 2D for a natural image, on the CPU.
@@ -146,7 +144,7 @@ def translate(
     check_transform_formats(transforms)
     check_natural_image_beside(out, main, overwrite)
     if dicom is not None:
-        read_source_series(main, series)  # what `save_dicom` would refuse, before minutes of work
+        read_source_series(main, series)  # refuse early what `save_dicom` would refuse after minutes of work
     announce(f"translating one image by the run {run.resolve().name}", disk=free_disk(out), out=out.name)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         result = translation(
@@ -181,7 +179,7 @@ def _names(files: Path | Mapping[str, Path]) -> str | dict[str, str]:
 
 
 class Translation(NamedTuple):
-    """A translated image, and what is kept with its trace."""
+    """A translated image, and what is stored with its trace."""
 
     trace: Trace
     method: str
@@ -207,9 +205,10 @@ def translation(
     out: Path,
     allow_training_subjects: bool = False,
 ) -> Translation:
-    """What `translate` writes to `out`, without writing it; `load` gives the run's method once the image is read.
+    """The result that `translate` writes to `out`, without writing it; `load` gives the run's method once the image is
+    read.
 
-    `series` may say it for each of several named sources.
+    `series` may be given for each of several named sources.
     """
     files: dict[str, Path] = dict(image) if isinstance(image, Mapping) else {"": Path(image)}
     if not files:
@@ -273,7 +272,7 @@ def translation(
             sources = _named(path, one_source, preparation, path, scan, contrast, foreground)
     cautions += doubts
     try:
-        check_orthogonal("affine", scan.affine.numpy())  # before minutes of work that could not be saved
+        check_orthogonal("affine", scan.affine.numpy())  # checked before minutes of work that could not be saved
         division = Division(batch_size, patch_size)
         delivered = deliver(method, preparation, sources, contrast, division, fit=fit, bar=bar, name=path)
     except ValueError as error:
@@ -320,7 +319,7 @@ def translation(
 
 
 def units_note(before: Sequence[Contrast] | None, after: Sequence[Contrast]) -> str:
-    """In which units a translated image is, in a sentence for each of its contrasts."""
+    """The units of a translated image, in a sentence for each of its contrasts."""
     names = {contrast.name for contrast in before or after}
     notes = []
     for contrast in dict.fromkeys(after):
@@ -342,12 +341,12 @@ def _named(path: Path, function: Callable[..., SourceImages], *arguments: Any) -
 
 
 def run_preparation(run: str | os.PathLike, method: Method, natural_image: bool = False) -> Preparation:
-    """The preparation of a run, or the percentile rule where it has none.
+    """The preparation of a run, or the percentile rule if it has none.
 
     Args:
         run: the run folder.
-        method: of the run; its network tells 2D from 3D where no preparation does.
-        natural_image: whether the image at hand is a natural image; matters without a preparation only.
+        method: method of the run; its network distinguishes 2D from 3D if there is no preparation.
+        natural_image: whether the image is a natural image; only used without a preparation.
     """
     path = Path(run) / FILE
     if path.is_file():

@@ -25,7 +25,7 @@ class Frame:
 
     Attributes:
         path: the file.
-        index: of the frame in the file, 0 in a file of one.
+        index: index of the frame in the file, 0 in a file of one.
         header: the file's attributes without its pixels, shared by its frames.
         groups: keyword → value of the frame's functional groups (enhanced objects), the shared ones among them.
     """

@@ -39,7 +39,7 @@ def read_pixels(frames: Sequence[Frame]) -> np.ndarray:
     MONOCHROME1 says how to show an image and changes no value.
 
     Args:
-        frames: of one size, in the order wanted.
+        frames: frames of one size, in the order wanted.
 
     Returns:
         (columns, rows, slices) float32, the first axis fastest.

@@ -35,9 +35,9 @@ from medtrace.geometry import Grid
 from medtrace.storage.files import atomic_write, write_json
 
 SPACES = ("RAS", "LPS", "voxel")
-"""What a caller can say of a file's axes."""
+"""The axes of a file that a caller can specify."""
 MARGIN = 0.02
-"""How far outside of an image a landmark may lie, as a fraction of the image's diagonal."""
+"""Maximum distance of a landmark from an image, as a fraction of the image's diagonal."""
 _MARGIN_VOXELS = 4.0
 _MOST_BYTES = 64 << 20
 _AXIAL = 1e-4
@@ -139,8 +139,8 @@ def check_on_image(
     """Check that landmarks are on an image, or next to it.
 
     Args:
-        path: of the landmarks, for the message.
-        names: of the points.
+        path: path of the landmarks, for the message.
+        names: names of the points.
         points: (N, 3) in RAS mm.
         image: the image.
         space: the axes that the file was read with, for the message.
@@ -180,7 +180,7 @@ def _read(path: Path, space: str | None) -> Landmarks:
 
 
 def _height(path: Path, image: ImageGrid) -> float:
-    """Where a slice lies along the body's axis, for points that have no third coordinate."""
+    """Position of a slice along the body's axis, for points that have no third coordinate."""
     axes = image.grid.affine[2, :2] / image.grid.affine[:3, :2].norm(dim=0)
     if (*image.grid.shape, 1)[2] != 1 or float(axes.abs().max()) > _AXIAL:
         raise ValueError(

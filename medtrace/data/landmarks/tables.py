@@ -16,7 +16,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
 class Landmarks(NamedTuple):
-    """What a file says."""
+    """The content of a file."""
 
     names: Sequence[str]
     points: Sequence[Sequence[float]]

@@ -1,1 +1,1 @@
-"""Which files belong together: pair lists, image lists, layouts of data sets, splits by subject."""
+"""Lists of files that belong together: pair lists, image lists, layouts of data sets, splits by subject."""

@@ -88,7 +88,7 @@ def read_bids(place: Path) -> list[Study]:
 
 
 def _bids_name(path: Path) -> str:
-    """Of an image: its entities without subject, session and agent, and its contrast."""
+    """An image's entities without subject, session and agent, and its contrast."""
     *entities, suffix = stem(path).split("_")
     kept = [entity for entity in entities if not entity.startswith(("sub-", "ses-", "ce-"))]
     agent = "-ce" if any(entity.startswith("ce-") for entity in entities) else ""
@@ -178,7 +178,7 @@ def read_ircadb(place: Path) -> list[Study]:
 
 
 def _unzipped(folder: Path) -> Path | None:
-    """A folder, or that of the same name in it, as some programs unpack; None where there is none."""
+    """A folder, or that of the same name in it, as some programs unpack; None if there is none."""
     inner = folder / folder.name
     return next((place for place in (inner, folder) if place.is_dir()), None)
 

@@ -1,4 +1,4 @@
-"""Which images a command is to work on, each with its own name."""
+"""The images that a command processes, each with its own name."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ListedImage:
 
     Attributes:
         path: file, or folder of one DICOM series.
-        name: of its result; unlike every other one also where case and Unicode form do not count.
+        name: name of its result; unlike every other one also where case and Unicode form do not count.
         mask: foreground of the image on its grid.
-        contrast: of the image, where a run was trained on several.
+        contrast: contrast of the image, where a run was trained on several.
         series: which volume of a DICOM folder that holds several (see `medtrace.data.reading.read_image`).
         sources: of a run that reads several contrasts, each that is there → its file and which volume of it; `path` is
             the first. Otherwise empty.

@@ -25,7 +25,7 @@ def json_of(place: Path) -> Path | None:
 
 
 def _content(path: Path | None) -> Mapping[str, Any]:
-    """What a JSON file says, nothing where it cannot be read or holds something else."""
+    """The content of a JSON file; empty if it cannot be read or contains something else."""
     try:
         content = {} if path is None else read_json(path)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where real images are on disk: a list, or the layout of a published data set.
+"""Sources of real images on disk: a list, or the layout of a published data set.
 
 A layout reader returns `Pair` or `Study` records and touches no voxel.
 """
@@ -59,7 +59,7 @@ class ReadPairs(NamedTuple):
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a layout is recognized and read.
+    """The recognizer and reader of a layout.
 
     Attributes:
         title: for people.

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 MAX_BYTES = 180
-"""Of a name in UTF-8: a file's name has 255, and endings such as `_000_source_labels.nii.gz` come behind."""
+"""Maximum bytes of a name in UTF-8: a file name has 255, and endings such as `_000_source_labels.nii.gz` follow."""
 _PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
 _RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *_PORTS}
 
@@ -17,7 +17,8 @@ def normalized(name: str) -> str:
 
 
 def name_key(name: str) -> str:
-    """What two names share if a file system, or a reader, may take them for one: case and Unicode form do not count."""
+    """A key that two names share if a file system, or a reader, may confuse them: case and Unicode form do not
+    count."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 

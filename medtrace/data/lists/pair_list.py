@@ -57,7 +57,7 @@ class PairImage(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Of the image within its pair: "source", "target", or of a further one "source_1"."""
+        """Name of the image within its pair: "source", "target", or for a further one "source_1"."""
         return self.side if self.channel == 0 else f"{self.side}_{self.channel}"
 
 
@@ -255,7 +255,7 @@ def _pair(path: Path, where: str, row: Mapping[str, str], parts: Mapping[str, Se
 
 
 def _images(path: Path, place: str, row: Mapping[str, str], parts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What the columns of single contrasts say: members of a `Pair`."""
+    """The members of a `Pair` given by the columns of single contrasts."""
     values: dict[str, Any] = {}
     several = any(len(names) > 1 for names in parts.values())
     for side, names in parts.items():

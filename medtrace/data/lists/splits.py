@@ -20,7 +20,7 @@ def split_by_subject(
     Args:
         pairs: the pairs; their order within a split is kept.
         fractions: fractions of *subjects* for training, validation and test, or by name; they sum to 1.
-        seed: of the shuffle. The result does not depend on the order of `pairs`.
+        seed: seed of the shuffle. The result does not depend on the order of `pairs`.
 
     Returns:
         The pairs of each split; a fraction of 0 gives an empty list.
@@ -54,7 +54,7 @@ def split_domains(
     Subjects of the sources alone, of the targets alone and of both are dealt each as `split_by_subject` deals.
 
     Args:
-        pairs: of one side each, see `read_domains`.
+        pairs: pairs of one side each, see `read_domains`.
         fractions, seed: see `split_by_subject`.
 
     Returns:

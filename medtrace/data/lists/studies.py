@@ -20,7 +20,7 @@ LOGGER = logging.getLogger("medtrace.data")
 
 @dataclass(frozen=True)
 class Study:
-    """What a layout has of a subject at one date.
+    """A layout's images of a subject at one date.
 
     Attributes:
         subject: who it is.
@@ -54,7 +54,7 @@ class Study:
         return {*self.images, *map(contrast_of, self.variants)}
 
     def image(self, name: str, side: str = "source", channel: int = 0) -> PairImage | None:
-        """The image of a contrast or, of several, of a variant; None where there is none.
+        """The image of a contrast or, of several, of a variant; None if there is none.
 
         Raises:
             ValueError: if there are several.
@@ -73,7 +73,8 @@ class Study:
 
 
 class Selection(NamedTuple):
-    """Which contrasts make a pair: `T1,FLAIR:T2`, `T1` of two dates, or `ses-pre_T1:ses-post_T1` of the two named."""
+    """The contrasts that make a pair: `T1,FLAIR:T2`, `T1` at two dates, or `ses-pre_T1:ses-post_T1` at the two
+    named."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
@@ -105,7 +106,7 @@ def pairs_of(studies: Sequence[Study], select: Sequence[str], place: Path) -> li
     """The pairs that selections make of studies; studies that lack what is asked for are left out, which is said.
 
     Args:
-        studies: of a layout.
+        studies: studies of a layout.
         select: selections, see `Selection.of`. Sources may be missing but one, where there are several.
         place: of the layout, for messages.
 
@@ -139,7 +140,7 @@ def images_of(studies: Sequence[Study], select: Sequence[str], side: str, place:
     """Every image of a contrast, as the side of an unpaired domain.
 
     Args:
-        studies: of a layout.
+        studies: studies of a layout.
         select: contrasts; none is the only one that there is.
         side: "source" or "target".
         place: of the layout, for messages.

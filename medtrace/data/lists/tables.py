@@ -30,7 +30,7 @@ class Table(NamedTuple):
     """The rows of a list."""
 
     rows: list[tuple[str, dict[str, str]]]
-    """Where a row stands, such as "row 3", and its cells that are not empty by column."""
+    """The position of a row, such as "row 3", and its non-empty cells by column."""
     unused: tuple[str, ...]
     """Columns that mean nothing here, as the list writes them."""
     parts: tuple[str, ...] = ()

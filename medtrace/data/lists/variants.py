@@ -55,7 +55,7 @@ def spelled_out(select: str, variants: Sequence[str]) -> list[str]:
 
     Args:
         select: such as `run-*_T1w:T2w`.
-        variants: of all studies.
+        variants: variants of all studies.
 
     Example:
         >>> spelled_out("run-*_T1w:T2w", ["run-01_T1w", "run-02_T1w", "T2w"])

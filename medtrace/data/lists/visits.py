@@ -11,7 +11,7 @@ from pathlib import Path
 from medtrace.data.lists.tables import read_text
 
 SESSION = "ses-"
-"""How BIDS calls the entity of a date: `ses-pre_T1w`."""
+"""BIDS's name for the entity of a date: `ses-pre_T1w`."""
 _NUMBERED = re.compile(r"(\D*)(\d+)")
 
 
@@ -21,7 +21,7 @@ def in_order(visits: Sequence[str], times: Sequence[float | None], origin: str) 
     Args:
         visits: what each is called, such as "01" or "pre".
         times: when each was, where that is on record.
-        origin: of the subject, for messages.
+        origin: origin of the subject, for messages.
 
     Raises:
         ValueError: if neither times nor numbers tell the order.
@@ -58,7 +58,7 @@ def session_of(name: str) -> tuple[str, str]:
 
 
 def session_of_all(names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """Likewise of the images of one side, which are of one date.
+    """Likewise for the images of one side, which share a date.
 
     Raises:
         ValueError: if they are of several.

@@ -7,7 +7,7 @@
 | color of 16 bits; PNG | SimpleITK, because Pillow keeps 8 bits of it | the file's values |
 | TIFF of more than 8 bits, signed or real numbers | tifffile, see `natural_images.tiff` | the file's values |
 
-One page of several has to be chosen. Transparency must not be used. CMYK and other colors that depend on a profile,
+One page of several must be chosen. Transparency must not be used. CMYK and other colors that depend on a profile,
 JPEG of 12 bits, and whole numbers that float32 does not hold are refused.
 
 MONAI's `PILReader` transposes a natural image, so that its first axis runs along a row to the right and its second
@@ -120,7 +120,7 @@ def write_natural_image(stem: Path, image: Tensor, depth: Depth) -> Path:
     """Write a natural image in a depth that another one had.
 
     Args:
-        stem: of the file; the ending is `natural_image_ending`'s.
+        stem: stem of the file; the ending is `natural_image_ending`'s.
         image: (C, X, Y), C is 1 or 3. For a depth of whole numbers it is rounded, and clipped to what that holds.
         depth: of the file. Real numbers are written in 32 bits.
 

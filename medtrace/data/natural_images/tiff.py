@@ -15,7 +15,7 @@ from medtrace.guard.declared_size import check_declared
 
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint"}
-"""Of TIFF's SampleFormat; 4 is undefined, which readers take for unsigned."""
+"""Values of TIFF's SampleFormat; 4 is undefined, which readers treat as unsigned."""
 _EXACT = 2**24
 """Whole numbers up to which float32 holds each."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
@@ -31,7 +31,7 @@ class UndecodableError(Exception):
 
 
 class Depth(NamedTuple):
-    """How a natural image stores its values.
+    """The storage format of a natural image's values.
 
     Attributes:
         kind: "uint", "int" or "float".
@@ -99,7 +99,7 @@ def tiff_pixels(path: Path, content: bytes, page: int | None) -> np.ndarray:
 
     Raises:
         NaturalImageError: if it cannot be read in its depth.
-        UndecodableError: if another reader has to be tried.
+        UndecodableError: if another reader must be tried.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
         one = _page(tiff, page)

@@ -53,7 +53,7 @@ class PreparationSettings:
     resample_tilt: bool = False
     page: int | None = None
     contrasts: Mapping[str, Contrast] = field(default_factory=dict)
-    """What the numbers of each contrast mean, as declared."""
+    """The contrasts as declared."""
 
 
 def checked_settings(
@@ -125,9 +125,9 @@ class Case:
     maps: Mapping[str, Tensor]
     """Lesions (boolean) and labels (int32), (1, *spatial), by their name in a prepared item."""
     digests: tuple[str, ...]
-    """Of the voxels of each image, as it was read (see `medtrace.data.fingerprint`)."""
+    """Fingerprint of the voxels of each image, as it was read (see `medtrace.data.fingerprint`)."""
     records: Sequence[ImageRecord] = ()
-    """What each image looks like, as it was read."""
+    """The appearance of each image, as it was read."""
     landmarks: Mapping[str, tuple[list[str], Tensor]] = field(default_factory=dict)
     """Names and points (N, 3), in RAS mm of the scan that they were given for, by their name in a prepared item."""
 
@@ -161,7 +161,7 @@ def read_case(
         settings: how it is brought there.
         natural_images: whether these are natural images, which are neither aligned nor reoriented.
         motions: from the first image to the others, where they are known already (see `Case.motions`).
-        columns: of lesions and labels, which are read too.
+        columns: columns of lesions and labels, which are read too.
         describe: whether `records` are wanted.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How intensities of scans become what a network reads, and the way back.
+"""Conversion of scan intensities to a network's range, and back.
 
 Everything here is an increasing piecewise-linear map from the scan's units to [-1, 1], one per channel. A translated
 image of the scan's own contrast comes back through the scan's own map, one of another contrast through that contrast's
@@ -41,7 +41,7 @@ CURVE_KNOTS = 129
 
 @dataclass(frozen=True)
 class ContrastStandard:
-    """What training subjects taught about one contrast.
+    """The values learned from training subjects about one contrast.
 
     Attributes:
         window: z-scores that become 0 and 1.
@@ -55,7 +55,7 @@ class ContrastStandard:
 
 
 def find_foreground(image: Tensor, contrast: Contrast | None = None) -> Tensor:
-    """Tell tissue from background.
+    """Separate tissue from background.
 
     Args:
         image: (C, *spatial).

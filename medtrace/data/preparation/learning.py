@@ -29,7 +29,7 @@ _FORMAT = 5
 
 
 class Learned(NamedTuple):
-    """What the first pass found out about a pair."""
+    """The first pass's findings about a pair."""
 
     channels: int
     """Of each image."""
@@ -38,7 +38,7 @@ class Learned(NamedTuple):
     highest: float
     """Likewise the largest."""
     digests: tuple[str, ...]
-    """Of the voxels of each image, as it was read."""
+    """Fingerprint of the voxels of each image, as it was read."""
     quantiles: Mapping[str, Sequence[np.ndarray]]
     """Contrast → foreground quantiles of every channel; empty outside of training."""
     backgrounds: Sequence[str]
@@ -46,9 +46,9 @@ class Learned(NamedTuple):
     key: str
     """Digest of the pair's files and settings."""
     notices: tuple[str, ...] = ()
-    """What reading the pair decided, without the names of files."""
+    """Notices about decisions in reading the pair, without file names."""
     records: tuple[Mapping[str, Any], ...] = ()
-    """Of each image (see `medtrace.data.population.ImageRecord`)."""
+    """Record of each image (see `medtrace.data.population.ImageRecord`)."""
 
 
 def learn_case(
@@ -103,12 +103,12 @@ def known_motions(pair: Pair, folder: Path) -> dict[str, RigidTransform]:
 
 
 def preparation_of(pairs: Sequence[Pair], learned: Mapping[str, Learned], settings: PreparationSettings) -> Preparation:
-    """What the training scans that could be read teach together; it does not depend on the order of reading.
+    """The values learned from all readable training scans, independent of the reading order.
 
     Args:
-        pairs: of the training split, in the list's order.
+        pairs: pairs of the training split, in the list's order.
         learned: of those among them that could be read.
-        settings: of the preparation.
+        settings: settings of the preparation.
     """
     result = [learned[pair.name] for pair in pairs if pair.name in learned]
     quantiles: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -169,7 +169,7 @@ def channels_of(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def channel_notes(preparation: Preparation, pairs: Sequence[Pair]) -> list[str]:
-    """What a network reads and makes where that is several images, and what pairs lack, in lines."""
+    """Lines about a network's inputs and outputs if there are several images, and about missing contrasts."""
     if not preparation.sources:
         return []
     notes = [f"a network reads {', '.join(preparation.sources)} and makes {', '.join(preparation.outputs)}"]

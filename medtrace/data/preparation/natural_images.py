@@ -18,7 +18,7 @@ NEARLY_BLACK = 1 / 8
 
 
 class ValueRange(NamedTuple):
-    """Which values become -1 and 1, and how that was found."""
+    """The values that become -1 and 1, and how they were determined."""
 
     low: float
     high: float
@@ -126,7 +126,7 @@ def range_notes(
     learned: Mapping[str, Learned],
     clipped: Mapping[str, int],
 ) -> list[str]:
-    """What a user has to know of the range, in lines.
+    """Notes for the user about the range.
 
     Args:
         values: low and high.

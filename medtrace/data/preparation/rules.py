@@ -1,4 +1,4 @@
-"""What a run remembers of its training images, so that a new source is treated as they were."""
+"""A run's record of how its training images were prepared, so that a new source is prepared in the same way."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ class Preparation:
         return None if self.channels is None else self.channels * max(1, len(self.outputs))
 
     def contrast(self, name: str | None = None) -> Contrast | None:
-        """What the numbers of a source mean, None where that is not on record.
+        """The contrast of a source; None if not on record.
 
         Args:
-            name: of the contrast; None is the sources', where they had one.
+            name: name of the contrast; None is the sources', where they had one.
         """
         if self.intensity is Intensity.RANGE and self.value_range is not None:
             low, high = map(float, self.value_range)
@@ -127,7 +127,7 @@ class Preparation:
         return self.contrasts.get(self._chosen(name) or "")
 
     def target(self, name: str | None = None) -> Contrast | None:
-        """What the numbers of an image made from a source mean: as `contrast`, of its target.
+        """The contrast of an image made from a source: as `contrast`, for its target.
 
         Raises:
             ValueError: if the contrast is unknown.
@@ -151,7 +151,7 @@ class Preparation:
     def normalize(
         self, image: Tensor, contrast: str | None = None, foreground: Tensor | None = None
     ) -> tuple[Tensor, IntensityMap]:
-        """Bring an image to what the network reads.
+        """Convert an image to the network's input.
 
         Args:
             image: (C, *spatial), in the scan's units.

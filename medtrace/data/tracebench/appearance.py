@@ -1,4 +1,4 @@
-"""What a scanner makes of anatomy: tissue contrast, texture, pathology, bias field and noise.
+"""Simulated appearance of anatomy in a scan: tissue contrast, texture, pathology, bias field and noise.
 
 Rendering works on magnitudes, 0 (air) to 1 (saturation); `to_network_range` brings them to [-1, 1].
 """

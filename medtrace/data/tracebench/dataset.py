@@ -185,7 +185,7 @@ class TraceBench(Dataset):
         return self
 
     def _made_cases(self) -> dict[int, dict[str, Any]]:
-        """What is made of these cases: its own, or that of all data sets of these cases while they share."""
+        """The cache of these cases: its own, or that of all data sets of these cases while they share."""
         if _SHARED is None:
             return {}
         origin = repr((self.task, self.spatial_shape, self.seed, self.settings))

@@ -33,7 +33,7 @@ PAIRINGS = ("random", "subject")
 
 @dataclass(frozen=True)
 class DomainSettings(BrainSettings):
-    """How far apart the domains are. Ranges are sampled uniformly, once per subject.
+    """Settings of the difference between the domains. Ranges are sampled uniformly, once per subject.
 
     Attributes:
         slice_mm: as in `BrainSettings`; heights at which the template shows its lateral ventricles.
@@ -86,7 +86,7 @@ class Subject(NamedTuple):
 
 
 class Shift(NamedTuple):
-    """What the target's domain makes of one subject's anatomy: pull displacements (D, *shape) in voxels."""
+    """The target domain's change of one subject's anatomy: pull displacements (D, *shape) in voxels."""
 
     ddf: Tensor
     inverse_ddf: Tensor

@@ -39,7 +39,7 @@ from medtrace.fields import compose, exponentiate, identity_grid, invert, warp
 
 DIRECTIONS = ("healthy_to_pathological", "pathological_to_healthy", "pathological_to_pathological")
 NEAR_MM = 10.0
-"""How far from the lesion healthy tissue counts as near it."""
+"""Distance from the lesion within which healthy tissue counts as near it."""
 _TOLERANCE = 1e-3  # voxels, of the inversion
 
 Plane = Callable[[Tensor], Tensor]  # displacements (D, *shape) on the grid to template positions (3, *shape) in mm
@@ -47,7 +47,7 @@ Plane = Callable[[Tensor], Tensor]  # displacements (D, *shape) on the grid to t
 
 @dataclass(frozen=True)
 class MetamorphicSettings(BrainSettings):
-    """How hard the cases are. Ranges are sampled uniformly.
+    """Settings of the cases' difficulty. Ranges are sampled uniformly.
 
     Attributes:
         direction: which scan has a lesion: "healthy_to_pathological" (the target), "pathological_to_healthy" (the
@@ -136,7 +136,7 @@ def make_metamorphic(
 
 
 def _draw_plane(random: np.random.Generator, grid: BrainGrid, settings: MetamorphicSettings) -> Plane:
-    """What leads from the plane that both subjects share into the template."""
+    """The map from the plane that both subjects share into the template."""
     spatial_dims = len(grid.shape)
     pose = random_pose(random, settings)
     bending = settings.out_of_plane_mm * smooth_noise(random, grid, settings.anatomy_scales_mm[0])

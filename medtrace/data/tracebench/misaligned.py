@@ -30,7 +30,7 @@ T2 = TissueContrast(csf=0.86, gm=0.54, wm=0.38, core=0, rim=0, oedema=0, fluid=0
 
 @dataclass(frozen=True)
 class MisalignedSettings(BrainSettings):
-    """How the pairs are misaligned, and the subjects.
+    """Settings of the pairs' misalignment and of the subjects.
 
     Attributes:
         level: one of `medtrace.transforms.MISALIGNMENT_LEVELS`: "0" to "5" (RegGAN, Table 2), "table1" (its Section

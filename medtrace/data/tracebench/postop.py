@@ -34,7 +34,7 @@ from medtrace.fields import exponentiate, warp
 
 @dataclass(frozen=True)
 class PostopSettings(BrainSettings):
-    """How hard the cases are. Ranges are sampled uniformly.
+    """Settings of the cases' difficulty. Ranges are sampled uniformly.
 
     Attributes:
         relaxation: fraction of the mass effect that goes away.

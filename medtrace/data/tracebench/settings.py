@@ -1,4 +1,4 @@
-"""What the settings of TraceBench's tasks share: subjects, lesions and scanners, and their check."""
+"""Common settings of TraceBench's tasks: subjects, lesions and scanners, and their validation."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ BLUR_VOXELS = 0.65  # the template has 1 mm; coarser grids would alias and lose 
 
 
 def middle_of_grid(random: np.random.Generator, spatial_dims: int, slice_mm: Range) -> tuple[float, float, float]:
-    """Where a case's grid has its middle: the brain's, a slice at a random height in `slice_mm`. RAS mm."""
+    """The center of a case's grid: the brain's, for a slice at a random height in `slice_mm`. RAS mm."""
     x, y, z = BRAIN_MIDDLE_MM
     return (x, y, float(random.uniform(*slice_mm)) if spatial_dims == 2 else z)
 

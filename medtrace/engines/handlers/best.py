@@ -83,7 +83,7 @@ class BestWeights:
 
 
 def best_of(run: str | os.PathLike) -> Best | None:
-    """What the best weights of a run say of themselves; None where there are none that can be read."""
+    """The record stored with a run's best weights; None if there are none that can be read."""
     try:
         with safe_open(Path(run) / BEST, "pt") as file:
             facts = json.loads((file.metadata() or {})[_FACTS])

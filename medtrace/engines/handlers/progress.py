@@ -1,4 +1,4 @@
-"""What a training says while it runs: a bar on a terminal, a line per epoch everywhere, a log in its folder."""
+"""Progress output of a training: a bar on a terminal, a line per epoch everywhere, a log in its folder."""
 
 from __future__ import annotations
 

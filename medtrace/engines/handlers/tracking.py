@@ -37,7 +37,7 @@ class Tracking:
         tool: "auto" and "tensorboard" add nothing, as `TensorBoardStatsHandler` writes TensorBoard's files wherever it
             is installed (`writes_tensorboard`); with "auto" a training goes on without it.
         run: the run folder, by whose name the tool knows the training.
-        settings: of the training, for the tool's table of parameters.
+        settings: settings of the training, for the tool's table of parameters.
 
     Raises:
         ValueError: if the tool is unknown, or is not installed.

@@ -38,7 +38,7 @@ OF_PAIRS = {
     "nmi_inverse": "NMI(y∘φ⁻¹, x)",
     "pair_epe_head_mm": "EPE head, pair given (mm)",
 }
-"""Of fields that a method finds for a source and its own true translation (Plasticine, Table V)."""
+"""Scores of fields that a method predicts for a source and its own true translation (Plasticine, Table V)."""
 COLUMNS = {
     **traceability.HEADINGS,
     "fid": "FID (segmenter's features)",

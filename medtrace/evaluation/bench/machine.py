@@ -1,4 +1,4 @@
-"""What a measurement was made with."""
+"""The machine and versions of a measurement."""
 
 from __future__ import annotations
 

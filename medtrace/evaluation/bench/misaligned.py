@@ -28,7 +28,7 @@ from medtrace.storage.files import atomic_write
 from medtrace.trace import Trace
 
 CONVENTION = "unit-foreground"
-"""Of the tables, see `metrics.translation`; the values per case and `results.json` have all of them."""
+"""Convention of the tables, see `metrics.translation`; the values per case and `results.json` have all conventions."""
 MEASURES = {"nmae": "NMAE", "psnr": "PSNR (dB)", "ssim": "SSIM"}
 AXES = ("right", "anterior", "superior")
 
@@ -101,7 +101,8 @@ def translation(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _scale_and_turn(image: Tensor, target: Tensor, affine: Tensor) -> dict[str, Tensor]:
-    """Of the drift; NaN where the images show so little in a direction that the best map collapses it."""
+    """Scaling and rotation of the drift; NaN if the images show so little in a direction that the best map collapses
+    it."""
     names = ("scale_percent", "degrees")
     try:
         parts = metrics.drift_parts(metrics.affine_drift(image, target, affine)[0])
@@ -200,7 +201,7 @@ LEVELS = tuple("012345")
 BACKBONES = {"cyclegan": "CycleGAN", "munit": "MUNIT", "unit": "UNIT", "nice_gan": "NICE-GAN"}
 MODES = ("C", "C+R", "NC", "NC+R")
 MODES_EPOCHS = 2
-"""Of each of the 16 trainings of the demo."""
+"""Epochs of each of the 16 trainings of the demo."""
 RIVALS = {"CycleGAN (C)": "C", "Pix2Pix": "pix2pix", "RegGAN (NC+R)": "NC+R"}
 """Name → mode of the CycleGAN backbone (RegGAN, Table 2 and Figure 6)."""
 

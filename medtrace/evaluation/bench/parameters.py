@@ -1,4 +1,4 @@
-"""How large a method is: what it trains, and what a prediction runs through."""
+"""Size of a method: its trained parameters, and those used by a prediction."""
 
 from __future__ import annotations
 

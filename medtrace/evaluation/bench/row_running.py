@@ -59,9 +59,9 @@ def score_row(
         study: that it is of.
         name: the row's.
         run: its run folder; of a control a folder beside the runs, which need not exist.
-        setting: of the bench.
-        seed: of cases and training.
-        device: by default CUDA where there is one.
+        setting: setting of the bench.
+        seed: seed of cases and training.
+        device: by default CUDA if available.
         progress: show bars.
     """
     cases = Cases(progress, cases_settings(study, setting, seed))

@@ -18,7 +18,7 @@ from medtrace.report import markdown_table
 from medtrace.report.tables import cell_text, decimals_of
 
 BUDGET_SECONDS = 360
-"""Of one core, that a training of a table may take."""
+"""Maximum seconds of one core for a training of a table."""
 LEVEL = 0.95
 COSTS = {"all_parameters_million": "parameters (M)", "training_processor_seconds": "training (s of one core)"}
 ABOUT = (
@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
     mean: float
     low: float
-    """Of the interval; NaN of one training."""
+    """Half width of the interval; NaN for one training."""
     high: float
     n: int
 
@@ -232,7 +232,7 @@ def _by_case(rows: Sequence[StoredRow], label: str, column: str) -> dict[tuple[i
 
 
 def _devices(rows: Sequence[StoredRow]) -> str:
-    """What measured the rows, each way of measuring once."""
+    """The machines and versions that measured the rows, each combination once."""
     names = ("device", "threads", "torch", "medtrace", "commit")
     told: dict[str, list[str]] = {}
     for row in rows:

@@ -47,7 +47,7 @@ def compare_rows(
         out: receives the study's folder.
         command: that does all this again.
         started: when the study began, by `time.perf_counter`.
-        device: by default CUDA where there is one.
+        device: by default CUDA if available.
         progress: show bars and the table.
 
     Returns:

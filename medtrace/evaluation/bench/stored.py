@@ -21,7 +21,7 @@ from medtrace.storage.files import atomic_write
 
 MARK = "# "
 OF_ALL_CASES = "of all cases, "
-"""What stands before the name of a number that is of all cases together."""
+"""Prefix of a number that covers all cases together."""
 DIGITS = 6
 
 
@@ -30,11 +30,11 @@ class StoredRow:
     """A row of a study, of one seed.
 
     Attributes:
-        task: of the study.
+        task: task of the study.
         study: its name.
-        setting: of the bench.
+        setting: setting of the bench.
         name: the row's.
-        seed: of cases and training.
+        seed: seed of cases and training.
         table: what was measured of every case.
         facts: what it was measured with and what it cost, by name; `method` is empty for a control.
     """

@@ -1,4 +1,4 @@
-"""What a study is: rows that are trained, how a row is scored, and what is reported of it."""
+"""Definition of a study: rows to train, their scoring, and their report."""
 
 from __future__ import annotations
 
@@ -118,19 +118,19 @@ class Study:
 
     Attributes:
         name: one word, for the command line.
-        task: of TraceBench; what the rows train on.
+        task: task of TraceBench; what the rows train on.
         rows: the trainings to compare, in the table's order.
         controls: what needs no training and stands above them.
         optional: control → module of the optional package that it needs; without it the control is left out.
         scores: the values of every case of a row.
         totals: numbers over all cases that are not mean of a column: from the tables of all rows to
             name → row → number.
-        columns: of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
+        columns: columns of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
             costs `parameters_million` (those a prediction runs through), `all_parameters_million`,
             `training_seconds`, `training_processor_seconds`.
         printed: of the terminal, likewise.
         better: column → "min" or "max".
-        places: row → its place (line, column) in the layout of the paper's table, where there is one.
+        places: row → its place (line, column) in the layout of the paper's table, if there is one.
         show_row: writes files about one row while its networks are at hand.
         show: write files about all of them.
         shown_cases: of the test, that are drawn and whose traces are kept.
@@ -160,5 +160,5 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where its results go within an output folder; those of `postop` lie there without the task."""
+        """Path of its results within an output folder; for `postop` without the task."""
         return Path(self.name) if self.task == "postop" else Path(self.task) / self.name

@@ -62,8 +62,8 @@ def volume(
     Args:
         setting: one of `SIZES`.
         out: receives `metamorphic/volume/` with `results.json`, `table.md`, `figures/` and `traces/`.
-        seed: of the case.
-        device: of the optimization; by default CUDA where there is one.
+        seed: seed of the case.
+        device: device of the optimization; by default CUDA if available.
         progress: show a bar and the table.
 
     Returns:

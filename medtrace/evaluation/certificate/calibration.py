@@ -1,4 +1,4 @@
-"""How often a certificate's verdict is right: on TraceBench, where the truth says which traces are wrong."""
+"""Calibration of a certificate's verdicts on TraceBench, where the truth shows which traces are wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Assessment(NamedTuple):
 
     kind: str
     wrong: tuple[str, ...]
-    """What the truth finds wrong: some of field, folds, inverse, warped, image."""
+    """The errors that the truth shows: some of field, folds, inverse, warped, image."""
     certificate: Certificate
     error_mm: float
     """Mean end-point error in the foreground."""
@@ -55,7 +55,7 @@ class Assessment(NamedTuple):
 
 
 def wrongness(trace: Trace, truth: Trace) -> tuple[str, ...]:
-    """What is wrong with a trace, given the true one of the same source and target.
+    """The errors of a trace, given the true one of the same source and target.
 
     `field` and `inverse`: more than 1 voxel off at 1 % of the foreground. `folds`: folded volume above 0. `warped`: not
     the source resampled by the field, by more than 1 % of its range. `image`: off by more than a quarter of the
@@ -88,8 +88,8 @@ def assess_corrupted(
     """Certify the true traces of TraceBench cases and everything that `SPOILERS` makes of them.
 
     Args:
-        tasks: of TraceBench, with `ddf` and `inverse_ddf`.
-        cases: of each task, at least 2.
+        tasks: tasks of TraceBench, with `ddf` and `inverse_ddf`.
+        cases: cases of each task, at least 2.
         spatial_shape: (H, W) or (H, W, D).
         seed, split: of TraceBench; the defaults of `Thresholds` were chosen on "validation".
         thresholds: limits; None is the defaults.

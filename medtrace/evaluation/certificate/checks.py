@@ -220,7 +220,7 @@ def _intensity_of_target(trace: Trace, contrasts: Sequence[Contrast], thresholds
 
 
 class _Pair(NamedTuple):
-    """What the reference registration sees: undeformed source, image, claimed field and region on one small grid."""
+    """Inputs of the reference registration: undeformed source, image, claimed field and region on one small grid."""
 
     source: Tensor
     image: Tensor

@@ -35,7 +35,7 @@ def crossed_case(case: Mapping[str, Any], contrasts: tuple[Contrast, Contrast]) 
 
     Args:
         case: of TraceBench, "source" and "target" (1, *spatial) in [-1, 1].
-        contrasts: of source and target, see `crossed_contrasts`.
+        contrasts: contrasts of source and target, see `crossed_contrasts`.
 
     Returns:
         The case with both images changed, and the entry "contrasts".
@@ -64,9 +64,9 @@ def crossed_contrasts(
 
     Args:
         target: a name of `CURVES`.
-        task: of TraceBench.
-        spatial_shape: of the cases.
-        seed: of the cases.
+        task: task of TraceBench.
+        spatial_shape: spatial shape of the cases.
+        seed: seed of the cases.
 
     Raises:
         ValueError: if the target is unknown.

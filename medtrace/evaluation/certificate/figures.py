@@ -1,4 +1,4 @@
-"""What a trace shows of itself without the truth: figures for its certificate, one trace at a time."""
+"""Figures of a trace that need no ground truth, for its certificate, one trace at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLANES = 1 << 18
 
 
 class FoldFigures(NamedTuple):
-    """How much of a displaced grid is out of order."""
+    """The folded part of a displaced grid."""
 
     volume_voxels: float
     """Folded volume (area in 2D); see `fields.non_diffeomorphic_volume`."""
@@ -39,7 +39,7 @@ class FoldFigures(NamedTuple):
 
 
 class ConsistencyFigures(NamedTuple):
-    """How far a round trip misses the start, in voxels of the start's grid and mm."""
+    """Round-trip error, in voxels of the start's grid and mm."""
 
     mean_mm: float
     p95_voxels: float
@@ -128,7 +128,7 @@ def _jumps(values: Tensor) -> Tensor | None:
 def round_trip(
     trace: Trace, border_voxels: float = 2.0, to_target_first: bool = True
 ) -> tuple[ConsistencyFigures | None, ConsistencyFigures | None]:
-    """How far `locate` and then `origin` (or the other way) misses the start, at every voxel of the start's grid.
+    """Round-trip error of `locate` followed by `origin` (or the reverse), at every voxel of the start's grid.
 
     Args:
         trace: any.
@@ -158,7 +158,7 @@ def round_trip(
 
 
 def missed_voxels(trace: Trace) -> Tensor:
-    """How far `locate` and then `origin` misses every source voxel, (*spatial), in its voxels."""
+    """Round-trip error of `locate` followed by `origin` at every source voxel, (*spatial), in its voxels."""
     error, _, _, spacing = _trips(trace, 0.0, True)
     return (error / spacing).reshape(trace.source.shape[1:])
 
@@ -299,7 +299,7 @@ def outside_contrast(image: Tensor, contrast: Contrast, slack: float = 0.05) -> 
 
     Args:
         image: in the contrast's units.
-        contrast: of fixed limits or a curve of training scans.
+        contrast: contrast of fixed limits or a curve of training scans.
     """
     (units,) = contrast.intensity_map().scan
     ends = units if contrast.background is None else (*units, contrast.background)
@@ -329,7 +329,7 @@ def smooth_displacement(
     Args:
         shape: two or three axes; along an axis of length 1 nothing moves.
         amplitude: greatest length of a vector.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         wavelength: voxels between the random control points.
         margin: voxels over which it falls to 0 at the border.
     """
@@ -366,7 +366,7 @@ def _to_voxels(points: Tensor, affine: Tensor, spatial_dims: int) -> Tensor:
 
 
 def _margin(voxels: Tensor, shape: torch.Size) -> Tensor:
-    """How many voxels inside the grid a point lies, along its nearest border; axes of length 1 have none."""
+    """Distance in voxels from a point inside the grid to the nearest border; axes of length 1 do not count."""
     last = torch.tensor(shape, dtype=voxels.dtype, device=voxels.device) - 1
     margin = torch.minimum(voxels, last - voxels)
     return margin[:, last > 0].amin(1) if bool((last > 0).any()) else torch.zeros_like(margin[:, 0])

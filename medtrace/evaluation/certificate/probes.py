@@ -21,7 +21,7 @@ RUN_CHECKS = ("reproduction", "equivariance", "identical pair")
 
 
 class Equivariance(NamedTuple):
-    """How a method answers a deformed input, beside its deformed answer."""
+    """A method's prediction for a deformed input, compared with its deformed prediction."""
 
     ratio: float
     """Mean |G(x∘T) − G(x)∘T| over mean |G(x)∘T − G(x)|, in the foreground: 0 is equivariant, 1 as far off as a method
@@ -95,5 +95,5 @@ def identical_pair_check(trace: Trace, thresholds: Thresholds) -> Check:
 
 
 def without_run() -> list[Check]:
-    """What is left out where no run is given."""
+    """The checks that are skipped if no run is given."""
     return [skipped(name, "needs the run: pass --run RUN_DIR") for name in RUN_CHECKS]

@@ -1,4 +1,4 @@
-"""Where a trace came from: hashes of its files, its input, the run's weights and configuration, and versions."""
+"""Provenance of a trace: hashes of its files, its input, the run's weights and configuration, and versions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def provenance(
 
 
 def without_names(result: dict[str, Any]) -> dict[str, Any]:
-    """Provenance that reports hashes and versions, but no file names and no metadata, which may name a patient."""
+    """Provenance that reports hashes and versions, but no file names and no metadata, which may identify a patient."""
     kept = dict(result)
     if "input" in kept:
         kept["input"] = {"sha256": kept["input"]["sha256"]}

@@ -167,7 +167,7 @@ def calibrate_radius(
     """Calibrate a radius on TraceBench's validation subjects and measure it on its test subjects.
 
     Args:
-        errors: of the predictor; see `run_errors` and `predictor_errors`.
+        errors: errors of the predictor; see `run_errors` and `predictor_errors`.
         predictor: its name.
         task, spatial_shape, seed: of TraceBench.
         calibration, test: subjects.
@@ -211,7 +211,7 @@ def calibrate_radius_on_landmarks(
         subjects: trace, landmarks of the source and of the target (N, 3) in RAS mm, one item for each subject.
         population: where they come from, for the statement.
         coverage, share: as in `calibrate_radius`; a random point is a random landmark.
-        seed: of the random landmarks.
+        seed: seed of the random landmarks.
     """
     generator = torch.Generator().manual_seed(seed)
     errors = [

@@ -17,7 +17,7 @@ FORMAT, VERSION = "medtrace certificate", 1
 
 
 class Status(StrEnum):
-    """What a check found."""
+    """The result of a check."""
 
     PASS = "PASS"
     WARN = "WARN"
@@ -59,7 +59,7 @@ class Certificate:
         raise ValueError(f"name: expected one of {[check.name for check in self.checks]}, received {name!r}")
 
     def as_dict(self) -> dict[str, Any]:
-        """What `write` puts into the file."""
+        """The content that `write` stores in the file."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -90,7 +90,7 @@ def assessed(name: str, figures: Mapping[str, float], thresholds: Thresholds, we
     """A check of figures against their limits.
 
     Args:
-        name: of the check.
+        name: name of the check.
         figures: all of them are upper-bounded where `thresholds` has a limit of that name; the others are only
             reported.
         thresholds: the limits.

@@ -1,4 +1,4 @@
-"""What asking a run again measures, of the run itself and of controls that are known to be wrong."""
+"""Calibration of the checks that query a run again, on the run itself and on controls that are known to be wrong."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def question_run(
 
     Args:
         run: folder of the training.
-        task: of TraceBench.
+        task: task of TraceBench.
         cases: at least 2; each remembers the answer to another.
         spatial_shape: (H, W) or (H, W, D).
         seed, split: of TraceBench.

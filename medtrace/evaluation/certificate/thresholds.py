@@ -1,5 +1,5 @@
 # ruff: noqa: RUF009 - a Limit cannot be changed, so that sharing one default is safe
-"""What a certificate lets pass: two limits for each figure, changeable by a YAML file."""
+"""Limits of a certificate: two for each figure, changeable by a YAML file."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Thresholds:
     reference_evaluations_3d: int = 60
 
     def limit(self, figure: str) -> Limit | None:
-        """The limit of a figure, None where there is none."""
+        """The limit of a figure, None if there is none."""
         value = getattr(self, figure, None)
         return value if isinstance(value, Limit) else None
 

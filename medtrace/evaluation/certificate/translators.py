@@ -30,7 +30,7 @@ AIR = -0.999
 
 
 class Answer(NamedTuple):
-    """What a translator makes of a source."""
+    """A translator's output for a source."""
 
     image: Tensor
     """(C, *spatial)."""
@@ -96,7 +96,7 @@ WITH_TRUTH = ("right", "blurred", "lesion removed", "lesion added", "anatomy mov
 
 
 class TracedTranslation(NamedTuple):
-    """What `medtrace trace` says of a translator's image."""
+    """The verdict of `medtrace trace` on a translator's image."""
 
     task: str
     translator: str
@@ -106,7 +106,7 @@ class TracedTranslation(NamedTuple):
     error_mm: float | None
     """Mean over the head, of the field that was found."""
     still_mm: float | None
-    """Likewise of no field."""
+    """Likewise for a zero field."""
 
 
 def translators_of(task: str) -> list[str]:
@@ -127,11 +127,11 @@ def trace_translators(
     """Trace what right and wrong translators make of TraceBench's cases, as `medtrace trace` does.
 
     Args:
-        tasks: of TraceBench.
-        cases: of each task, at least 2.
+        tasks: tasks of TraceBench.
+        cases: cases of each task, at least 2.
         spatial_shape: (H, W) or (H, W, D).
         seed, split: of TraceBench.
-        thresholds: of the certificate; None is the defaults.
+        thresholds: thresholds of the certificate; None is the defaults.
         progress: show a bar.
     """
     result = []
@@ -162,7 +162,7 @@ def _assessed(task: str, name: str, truth: Trace, answer: Answer, thresholds: Th
 
 
 def translator_table(results: Iterable[TracedTranslation]) -> str:
-    """How often each translator is believed, as Markdown."""
+    """How often each translator is accepted, as Markdown."""
     groups: dict[tuple[str, str], list[TracedTranslation]] = {}
     for one in results:
         groups.setdefault((one.task, one.translator), []).append(one)

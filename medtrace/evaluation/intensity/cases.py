@@ -29,8 +29,8 @@ class RunCases:
         run: a folder left by `medtrace train`.
         dataset: a folder made by `medtrace prepare`, for a run that was trained on one.
         subjects: of TraceBench, per split.
-        seed: of TraceBench's subjects; None is the run's own.
-        device: of the method; by default CUDA where there is one.
+        seed: seed of TraceBench's subjects; None is the run's own.
+        device: device of the method; by default CUDA if available.
 
     Raises:
         ValueError: if a data set is missing, or is given to a run of TraceBench.

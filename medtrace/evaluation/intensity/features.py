@@ -41,7 +41,7 @@ class Scale(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a translation shows beyond its warped source's contrast."""
+    """The part of a translation that its warped source's contrast does not explain."""
 
     residual: np.ndarray
     """(C, *spatial), image − E[image given warped]."""
@@ -98,7 +98,7 @@ def source_features(warped: Tensor, sigma: Sequence[float], channels: int) -> di
     Args:
         warped: (C, *spatial).
         sigma: as of `local_features`.
-        channels: of the image.
+        channels: channels of the image.
     """
     values = warped.numpy()
     span = [max(float(channel.max() - channel.min()), 1e-6) for channel in values]
@@ -124,9 +124,9 @@ def fit_scale(
     Errors above the 95th percentile count as that: a few large ones are not to widen the scale everywhere.
 
     Args:
-        features: of every case, at some of its voxels (n,).
-        errors: of every case there, at least 0.
-        names: of the features that take part.
+        features: features of every case, at some of its voxels (n,).
+        errors: errors of every case there, at least 0.
+        names: names of the features that take part.
         levels: see `Scale`.
     """
     design = np.stack([np.concatenate([one[name] for one in features]) for name in names], axis=1).astype(np.float64)

@@ -45,21 +45,21 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 """Local uncertainties that are tried; the one of the shortest intervals is taken."""
 SIGMA_VOXELS = 1.0
-"""Of the Gaussian through which features are seen, in voxels of the calibration's grid."""
+"""Standard deviation of the Gaussian that smooths features, in voxels of the calibration's grid."""
 REGIONS = (0.7, 1.2, 2.0)
 """Likewise those through which unexplained change is looked for: regions of three sizes."""
 REGION_FLOOR = 0.03
 """Of a region's scale, as a fraction of the span of levels: what a flat source hides is not read as nothing."""
 UNITS = ("subject", "case")
-"""What a calibration counts."""
+"""The counts of a calibration."""
 CLEAN = 0.97
 """Probability with which nothing is marked in a case without unexplained change."""
 VOXELS = 4000
-"""Of a case that take part in a fit, at most."""
+"""Maximum number of a case's voxels used in a fit."""
 
 
 class Translated(Protocol):
-    """What an interval reads of a trace."""
+    """The members of a trace that an interval reads."""
 
     @property
     def image(self) -> Tensor: ...
@@ -86,13 +86,13 @@ class Known(NamedTuple):
 
     @property
     def change(self) -> Change:
-        """What the translation shows beyond its source's contrast."""
+        """The part of the translation that its source's contrast does not explain."""
         return unexplained_change(self.trace.image, self.trace.warped)
 
 
 @dataclass(frozen=True)
 class IntensityInterval:
-    """How far true intensities lie from a translation's, and how large a change is that nothing explains.
+    """The interval of true intensities about a translation's, and the limit of unexplained change.
 
     Attributes:
         coverage: probability that a random tissue voxel of a new subject lies within its interval.
@@ -109,7 +109,7 @@ class IntensityInterval:
         population: where they come from.
         calibration: how many subjects, or cases.
         measured: what was found on unseen ones (see `measure_interval`).
-        weights_sha256: of the file of the weights that it was calibrated for, None where nobody recorded it.
+        weights_sha256: SHA-256 of the file of the weights that it was calibrated for, None where nobody recorded it.
     """
 
     coverage: float
@@ -148,7 +148,7 @@ class IntensityInterval:
         """Half of the interval (C', *spatial), in the unit of the trace's image.
 
         Args:
-            trace: of a translation, in the calibration's unit.
+            trace: trace of a translation, in the calibration's unit.
             change: of it (see `unexplained_change`); None computes it.
             slice_axis: of a volume that was translated slice by slice, the axis across the slices.
         """
@@ -258,7 +258,7 @@ def calibrate_interval(
     The local uncertainty is the one of `CHOICES` whose intervals are shortest on the first half, calibrated there.
 
     Args:
-        cases: of subjects that the method was not trained on.
+        cases: cases of subjects that the method was not trained on.
         population: where they come from, for the statement.
         coverage: probability promised for a random tissue voxel of a new subject.
         clean: probability promised that nothing is marked in a case without unexplained change; of n subjects it is at
@@ -316,7 +316,7 @@ def calibrate_interval(
 
 
 def measure_interval(interval: IntensityInterval, cases: Iterable[Known]) -> dict[str, Any]:
-    """How an interval holds on unseen subjects.
+    """Coverage of an interval on unseen subjects.
 
     Returns:
         `subjects`, `cases`; `covered`, the mean over subjects of the fraction of tissue voxels within their interval,

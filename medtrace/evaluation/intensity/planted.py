@@ -56,7 +56,7 @@ class Lesion(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What is marked of a case."""
+    """The marked part of a case."""
 
     kind: str
     subject: str
@@ -139,7 +139,7 @@ def _draw_level(image: Tensor, shown: Tensor, tissue: Tensor, inside: Tensor, ra
 
 
 def _seen_as(levels: np.ndarray, values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """What an image shows, in the mean, where another has some levels."""
+    """The mean of an image where another has given levels."""
     order = np.argsort(values)
     parts = [part for part in np.array_split(order, LEVELS) if len(part)]
     knots = [float(values[part].mean()) for part in parts]
@@ -151,10 +151,10 @@ def plant(cases: RunCases, interval: IntensityInterval, count: int, seed: int) -
     """Ask for the marks of a run's own translations and of ones with planted hallucinations.
 
     Args:
-        cases: of the run, whose test subjects are taken.
-        interval: of the run.
+        cases: cases of the run, whose test subjects are taken.
+        interval: interval of the run.
         count: cases of each kind of `KINDS`.
-        seed: of the lesions.
+        seed: seed of the lesions.
     """
     items = cases.items("test")
     chosen = [items[number] for number in range(min(count, len(items)))]
@@ -194,7 +194,7 @@ def _answer(kind: str, subject: str, trace: Trace, lesion: Tensor | None, interv
 
 
 def planted_table(answers: Sequence[Answered]) -> str:
-    """How many cases of each kind are marked, with 95 % intervals (Wilson), as Markdown."""
+    """The fraction of marked cases of each kind, with 95 % intervals (Wilson), as Markdown."""
     lines = ["| case | n | marked [95 %] | marked in the lesion [95 %] |", "|---|--:|--:|--:|"]
     for kind, what in KINDS.items():
         group = [one for one in answers if one.kind == kind]

@@ -31,7 +31,7 @@ def crossed_pairs(preparation: CrossedSlices, place: Path, path: Path, smoke: bo
     Args:
         preparation: which slices, and how many pairs.
         place: where the scans lie.
-        path: of the list.
+        path: path of the list.
         smoke: as few as possible.
     """
     slices = tumor_slices(preparation, place, smoke)

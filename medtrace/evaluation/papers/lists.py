@@ -21,7 +21,7 @@ from medtrace.storage.files import atomic_write, make_directory
 
 WRITTEN = {field.name for field in fields(Pair)} - {"sources", "targets", "channels", "origin"}
 SMOKE_SUBJECTS = 6
-"""Of a data set, or of each of two domains, where only the path is tried."""
+"""Number of subjects of a data set, or of each of two domains, in a smoke test."""
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -41,7 +41,7 @@ def pair_list(preparation: Pairs, place: Path, path: Path, smoke: bool = False) 
     Args:
         preparation: which pairs.
         place: where they lie.
-        path: of the list.
+        path: path of the list.
         smoke: a few subjects alone.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the data sets of a recipe lie in a user's folder, and what is said where they do not."""
+"""Locations of a recipe's data sets in a user's folder, and messages about missing ones."""
 
 from __future__ import annotations
 

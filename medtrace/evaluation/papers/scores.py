@@ -1,4 +1,4 @@
-"""What is measured of a row of a paper's table, by the name that its recipe gives."""
+"""Measurements of a row of a paper's table, by the name in its recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medtrace.trace import Trace
 from medtrace.trace.validation import as_tensor
 
 SMOKE_ITERATIONS = 4
-"""Of a segmenter, where only the path is tried."""
+"""Iterations of a segmenter in a smoke test."""
 
 
 def score_row(

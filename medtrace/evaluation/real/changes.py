@@ -56,7 +56,7 @@ def follow_up_trace(pair: DatedPair, brain: Tensor, alignment: Alignment) -> Tra
     Args:
         pair: of both dates, as scanned or prepared.
         brain: boolean (1, *spatial).
-        alignment: of the dates.
+        alignment: alignment of the dates.
     """
     reach = grown(brain, AROUND_MM, pair.spacing)
     found = register_images(

@@ -41,11 +41,11 @@ class Head:
     """A head at one date.
 
     Attributes:
-        name: of head and date.
+        name: name of head and date.
         person: who; one name in both data sets counts as one person.
         images: contrast → file.
         transforms: contrast → ITK files that are applied one after the other, the last first.
-        mask: of the brain, on the grid that images are brought to; None where they are on one grid without skull.
+        mask: mask of the brain, on the grid that images are brought to; None where they are on one grid without skull.
     """
 
     name: str
@@ -88,7 +88,7 @@ def find_heads(folder: str | os.PathLike) -> tuple[list[Head], list[str]]:
 
 
 def on_one_grid(head: Head, folder: Path, bias: bool = False) -> dict[str, Path]:
-    """Contrast → file of the head's images on one grid without skull; made where it is missing.
+    """Contrast → file of the head's images on one grid without skull; created if missing.
 
     Args:
         head: of one that already is on one grid the files as they are.

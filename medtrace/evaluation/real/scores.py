@@ -1,4 +1,4 @@
-"""What is reported of a row on the slices of a test person."""
+"""Reported scores of a row on the slices of a test person."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def slice_scores(preparation: Preparation) -> Scores:
     """The columns `MAE` (0 to 255), `SSIM` and `UNITS` (in the target's units), over the target's foreground.
 
     Args:
-        preparation: of the data set. Of a target in arbitrary units the unit is that of the mean training scan, to
-            which image and target are brought by one curve.
+        preparation: preparation of the data set. Of a target in arbitrary units the unit is that of the mean training
+            scan, to which image and target are brought by one curve.
     """
     back = target_units(preparation, 1)
 

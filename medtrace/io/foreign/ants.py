@@ -99,7 +99,7 @@ def _lone(member: Member, part: _Part) -> tuple[list[Member], list[Note]]:
 
 
 def _label(member: Member, prefix: str) -> str:
-    """A member without the prefix that a user chose, which may name a patient."""
+    """A member without the prefix that a user chose, which may identify a patient."""
     return str(Member(Path(member.path.name.removeprefix(prefix)), member.inverted))
 
 
@@ -161,7 +161,7 @@ def _is_warp(path: Path) -> bool:
 
 
 def _part(path: Path) -> _Part | None:
-    """What a name says; the stage is -1 where it has no number, as in early versions of ANTs."""
+    """The information in a file name; the stage is -1 if it has no number, as in early versions of ANTs."""
     for pattern in (_WARP, _LINEAR):
         if result := pattern.fullmatch(path.name):
             kind = result["kind"] if pattern is _WARP else "linear"

@@ -1,4 +1,4 @@
-"""What a transform file is, by its content."""
+"""Recognition of a transform file by its content."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
 
 
 def kind_of(path: Path) -> Kind:
-    """What a file is, whatever its name.
+    """The format of a file, regardless of its name.
 
     Raises:
         FileNotFoundError: if there is no such file.

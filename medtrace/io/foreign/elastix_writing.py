@@ -25,7 +25,7 @@ def write_elastix(folder: Path, chain: TransformChain, source: Grid, target: Gri
         folder: where; fields lie beside them as MetaImage, which the files name without a folder.
         chain: of affines and fields; a point of the target goes through the first part first, which is 0.
         source: grid of the moving image.
-        target: of the fixed image, on which transformix writes.
+        target: grid of the fixed image, on which transformix writes.
         planar: in 2D, for a chain that stays in the axial plane of two 2D images.
 
     Raises:

@@ -18,7 +18,7 @@ from medtrace.io.transforms import is_axial
 
 
 class Note(NamedTuple):
-    """What was assumed or measured of a file, in one line."""
+    """One line about what was assumed or measured about a file."""
 
     file: str
     """Name of the file, which may be a patient's."""
@@ -35,7 +35,7 @@ class Images:
 
     Args:
         source: of the moving image.
-        target: of the fixed image, on which the source is resampled.
+        target: grid of the fixed image, on which the source is resampled.
         source_pixel: edges of a pixel in mm as ITK reads them from a natural image's resolution; medtrace takes 1 mm.
         target_pixel: likewise.
     """
@@ -58,8 +58,8 @@ class PointMap:
     Args:
         transform: on points in LPS mm, in 2D or 3D; it leads from target to source, as ITK resamples.
         images: between which it leads.
-        format: of the file.
-        notes: what was assumed, a line each.
+        format: format of the file.
+        notes: what was assumed, one line each.
 
     Raises:
         ValueError: if the transform is in 2D and an image is not one axial slice or natural image.

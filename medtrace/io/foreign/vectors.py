@@ -21,7 +21,7 @@ ABSOLUTE, DISPLACEMENT = "absolute", "displacement"
 _VECTOR, _RAS_DISPLACEMENT = 1007, 1006
 _FSL = range(2006, 2020)
 _APART = 1.0
-"""How much nearer to 1, on a logarithmic scale, one reading must leave the volumes than the other."""
+"""Margin, on a logarithmic scale, by which one reading must keep volumes nearer to 1 than the other."""
 _SAMPLES = 64
 
 
@@ -164,7 +164,7 @@ def read_itk_vectors(file: VectorFile) -> tuple[sitk.Transform, list[Note]]:
 
 
 def read_spm(file: VectorFile) -> tuple[sitk.Transform, list[Note]]:
-    """Where each voxel comes from, in RAS mm of the source (SPM's y_ and iy_ files)."""
+    """The origin of each voxel, in RAS mm of the source (SPM's y_ and iy_ files)."""
     if not file.five_axes or file.vectors.shape[0] != 3:
         raise ValueError(f"{file.path}: expected SPM's coordinates (H, W, D, 1, 3), received {file.vectors.shape}")
     _expect(file, ABSOLUTE, "spm", "if it is a warp of ITK or ANTs, use --format ants")

@@ -26,7 +26,7 @@ class BBDMMethod(BridgeMethod):
     Args:
         networks: takes a state, a time and the source.
         distance: "l2", a mean square, or "l1".
-        average_decay: of the averaged weights.
+        average_decay: decay of the averaged weights.
         sampling: as of `BridgeMethod`; None has 10 steps.
         variance: s, by which the bridge's variance is 2s(m − m²); 0 draws nothing.
 

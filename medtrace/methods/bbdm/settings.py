@@ -7,8 +7,8 @@ from medtrace.methods.settings import NonNegative
 
 
 class BBDMSettings(BridgeSettings):
-    """See `BridgeSettings`, of which these differ."""
+    """See `BridgeSettings`; only the differing defaults are set here."""
 
     variance: NonNegative = 1.0
-    """Of the bridge: its greatest variance, in the middle, is half of it."""
+    """Scale of the bridge's variance: the maximum variance, in the middle, is half of it."""
     sampling: BridgeSamplingSettings = BridgeSamplingSettings(steps=10)

@@ -46,7 +46,7 @@ class BridgeMethod(SampledTranslator):
     Args:
         networks: takes a state, a time and the source; see `timed`.
         distance: "l2", a mean square, or "l1".
-        average_decay: of the averaged weights, see `WeightAverage`.
+        average_decay: decay of the averaged weights, see `WeightAverage`.
         sampling: steps, samples, seed and progress count; may be replaced after the training; None has 5 steps.
     """
 

@@ -33,7 +33,7 @@ class BridgeSettings(MethodSettings):
     estimator: TimedUNetSettings = TimedUNetSettings(dropout=0.0)
     sampling: BridgeSamplingSettings = BridgeSamplingSettings()
     distance: Literal["l2", "l1"] = "l2"
-    """Between what is estimated and what is wanted."""
+    """Between what is estimated and what is requested."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-4, betas=(0.9, 0.999))
     training: TrainingSettings = TrainingSettings(batch_size=8, val_interval=100)

@@ -42,8 +42,8 @@ def compared(source: Tensor, target: Tensor, channels: Sequence[int] | None = No
     Args:
         source: (B, C, *spatial).
         target: (B, C', *spatial).
-        channels: of the source, to compare each with every channel of the target; None compares channel by channel
-            where C = C', and otherwise takes all.
+        channels: channels of the source, to compare each with every channel of the target; None compares channel by
+            channel where C = C', and otherwise takes all.
 
     Returns:
         (B·V, C', *spatial) each: the V chosen channels one after the other.

@@ -1,4 +1,4 @@
-"""Contrastive unpaired translation: what lies at a place of the translation has to be found again at it (CUT)."""
+"""Contrastive unpaired translation: what lies at a place of the translation must be found again at it (CUT)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ContrastiveMethod(ImageTranslator):
 
     Args:
         networks: generator, heads and discriminator.
-        nce_weight: of `nce`.
-        identity_weight: of `identity_nce`.
-        adversarial_weight: of the adversarial terms.
+        nce_weight: weight of `nce`.
+        identity_weight: weight of `identity_nce`.
+        adversarial_weight: weight of the adversarial terms.
         flip_equivariance: translate half of the batches mirrored along the first axis, and compare features mirrored
             back.
         temperature: T of `patch_nce`.

@@ -76,12 +76,12 @@ class Sampling:
         sampler: "ancestral" (Algorithm 1), "ddim" or "dpm_solver"; see `networks.denoise`.
         steps: refinement steps, whose levels are spread over the schedule.
         start: where the drawing starts, as a fraction of the schedule, in (0, 1]; 1 is the paper's x_K.
-        spacing: of the levels; above 1 they are denser where there is little noise, see `NoiseSchedule.levels`. A few
-            steps of "ddim" or "dpm_solver" are better spent so.
+        spacing: spacing of the levels; above 1 they are denser where there is little noise, see `NoiseSchedule.levels`.
+            A few steps of "ddim" or "dpm_solver" are better spent so.
         samples: draws of which the image is the mean.
         clip: range to which the sampler clips the clean image it aims at; None, the paper's, does not.
-        seed: of the noise. A case's noise depends on the seed, the number of the draw and the source's bytes alone, so
-            that neither batch size nor order of the cases matters.
+        seed: seed of the noise. A case's noise depends on the seed, the number of the draw and the source's bytes
+            alone, so that neither batch size nor order of the cases matters.
         progress: whether each batch shows a bar over the steps.
 
     Raises:

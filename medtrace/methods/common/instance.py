@@ -178,7 +178,7 @@ def multigrid_displacement(
         velocities: (B, spatial_dims, *ceil(shape / 2^h)) for each h of `downsampling`, in voxels of the full grid.
         downsampling: in rising order; voxel i of grid h covers the full grid's voxels i·2^h to (i + 1)·2^h − 1.
         shape: the full grid's.
-        integration_steps: of the exponential, which is taken on the finest of the grids.
+        integration_steps: integration steps of the exponential, which is taken on the finest of the grids.
 
     Returns:
         (B, spatial_dims, *shape), in voxels.

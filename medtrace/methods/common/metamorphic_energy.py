@@ -34,12 +34,12 @@ def image_distance(
 
     Args:
         image: (B, C, *spatial).
-        target: of the same shape.
+        target: target of the same shape.
         similarity: "mse" or "l1".
         span: the range's length, 2 for [-1, 1].
         weights: (B, 1, *spatial) >= 0 of the voxels in the mean, or None for all. Where all are 0, the distance is 0.
-        levels: of a pyramid, each of (weighted) means of 2 voxels an axis of the one before; the distance is their
-            mean.
+        levels: levels of a pyramid, each of (weighted) means of 2 voxels an axis of the one before; the distance is
+            their mean.
     """
     check_same_shape("image", image, "target", target)
     check_choice("similarity", similarity, SIMILARITIES)
@@ -86,7 +86,7 @@ class MetamorphicEnergy:
         folding_measure: "central" differences or all "simplices", see there.
         smoothness_weight: weight of the squared differences of the displacement, in voxels.
         bending_weight: weight of the squared second derivatives of the displacement, in voxels.
-        levels: of the similarity's pyramid, see `image_distance`; 1 is the paper's.
+        levels: levels of the similarity's pyramid, see `image_distance`; 1 is the paper's.
         masked_gradient: what the similarity teaches within the mask: "both" the field and the intensity, as Eq. 4
             reads, or the "intensity" alone, the warped source being held fixed there. With "both" the field is drawn to
             explain the lesion too, by whatever is bright nearby, until the intensity has.

@@ -9,9 +9,9 @@ def structure_term(weight: float, of_l1: float = 1.0, name: str = STRUCTURE) -> 
     """The entry of a phase's weights; none of weight 0, so that a training without it has no such column.
 
     Args:
-        weight: of 1 − SSIM, as a multiple of the L1's.
+        weight: weight of 1 − SSIM, as a multiple of the L1's.
         of_l1: the L1's weight.
-        name: of the term.
+        name: name of the term.
 
     Raises:
         ValueError: if the weight is below 0.

@@ -30,7 +30,7 @@ class CycleConsistency:
     """L1 between an image and its round trip of translations (RegGAN, Eq. 3).
 
     Attributes:
-        weight: of the term "cycle", which sums both directions.
+        weight: weight of the term "cycle", which sums both directions.
     """
 
     weight: float = 10.0
@@ -41,8 +41,8 @@ class PairedL1:
     """L1 between the translation and the target as it lies (RegGAN, Eq. 2): Pix2Pix.
 
     Attributes:
-        weight: of the term "paired_l1"; 100 is Pix2Pix's.
-        structure_weight: of the term "paired_structure", 1 − SSIM, as a multiple of `weight`; Pix2Pix has none.
+        weight: weight of the term "paired_l1"; 100 is Pix2Pix's.
+        structure_weight: weight of the term "paired_structure", 1 − SSIM, as a multiple of `weight`; Pix2Pix has none.
     """
 
     weight: float = 100.0
@@ -59,11 +59,11 @@ class RegistrationCorrection(nn.Module):
 
     Args:
         network: R, from the translated image and the target to a displacement.
-        weight: of "correction", L1(G(x)∘R(G(x), ỹ), ỹ).
-        smoothness_weight: of "smoothness", |∇R|².
-        mean_displacement_weight: of "mean_displacement", in voxels²; the paper has none.
+        weight: weight of "correction", L1(G(x)∘R(G(x), ỹ), ỹ).
+        smoothness_weight: weight of "smoothness", |∇R|².
+        mean_displacement_weight: weight of "mean_displacement", in voxels²; the paper has none.
         momentum: fraction of a batch in the running mean.
-        structure_weight: of "correction_structure", 1 − SSIM, as a multiple of `weight`; RegGAN has none.
+        structure_weight: weight of "correction_structure", 1 − SSIM, as a multiple of `weight`; RegGAN has none.
     """
 
     mean_displacement: Tensor
@@ -141,7 +141,7 @@ class TwoDomainMethod(ImageTranslator):
         correction: registration of the translated image to the target.
         pairing: the pixel-wise term of Pix2Pix.
         adversarial_loss: "least_squares" or "log".
-        adversarial_weight: of the adversarial terms.
+        adversarial_weight: weight of the adversarial terms.
         internal_weights: weights of the backbone's own terms; None takes the published ones, {} switches them off.
         pool_size: generated images kept for each discriminator.
 

@@ -44,8 +44,8 @@ class DDIBMethod(SampledTranslator):
         target_estimator: the same of the target's.
         schedule: the noise levels of both.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
-        average_decay: of the averaged weights, see `WeightAverage`.
-        steps: of either path; may be replaced after the training.
+        average_decay: decay of the averaged weights, see `WeightAverage`.
+        steps: steps of either path; may be replaced after the training.
         start: fraction of the schedule that the noise lies at, in (0, 1].
         refinements: of each step up, see `networks.ddim_invert`; 0 is the published method, 1 makes few steps go.
         progress: whether each batch shows a bar over the steps.

@@ -34,7 +34,7 @@ class DualGANMethod(ImageTranslator):
         networks: generators and critics of both domains.
         source_weight: λ of `source_reconstruction`.
         target_weight: λ of `target_reconstruction`.
-        adversarial_weight: of the adversarial terms.
+        adversarial_weight: weight of the adversarial terms.
         clip: bound of the critics' weights.
         pool_size: generated images kept for each critic; the paper has none.
 

@@ -16,7 +16,7 @@ PUBLISHED: Mapping[str, Any] = {
     "discriminator_layers": 3,
 }
 RMSPROP = OptimizerSettings(learning_rate=5e-5, betas=(0.0, 0.99))
-"""Adam without momentum: RMSProp, whose first averages are not too small."""
+"""Adam without momentum: RMSProp with unbiased first averages."""
 SMALL: Preset = {"channels": [16, 32, 64, 64], "dropout": 0.0, "discriminator_channels": 8, "discriminator_layers": 2}
 MINIMAL: Preset = {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1}
 _PAPER: Preset = {"optimizer.learning_rate": 5e-5, "critic_optimizer.learning_rate": 5e-5}

@@ -35,8 +35,8 @@ class GcGANMethod(ImageTranslator):
     Args:
         networks: generator and discriminators.
         motion: "quarter_turn", "flip" or "deformation" (a small random flow, anew for every image; not in the paper).
-        geometry_weight: of `geometry`.
-        adversarial_weight: of the adversarial terms.
+        geometry_weight: weight of `geometry`.
+        adversarial_weight: weight of the adversarial terms.
         deformation_voxels: standard deviation of the flow's velocity at its control points.
         deformation_spacing: voxels between them.
         pool_size: generated images kept for each discriminator.

@@ -14,11 +14,11 @@ class GcGANSettings(PooledSettings):
     """See `PooledSettings`, of which these differ."""
 
     motion: MotionName = "quarter_turn"
-    """f: a quarter turn or a flip as in the paper, or a small random deformation, anew for every image."""
+    """f: a quarter turn or a flip as in the paper, or a small random deformation, resampled for every image."""
     deformation_voxels: NonNegative = 2.0
     """Standard deviation of the deformation's velocity at its control points."""
     deformation_spacing: Positive = 16.0
-    """Voxels between its control points."""
+    """Voxels between the deformation's control points."""
     geometry_weight: NonNegative = 20.0
 
     presets: ClassVar[Mapping[str, Preset]] = unpaired_presets()

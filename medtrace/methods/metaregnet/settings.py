@@ -12,8 +12,8 @@ from medtrace.methods.common.registration_settings import RegistrationSettings
 from medtrace.methods.settings import Channels, Count, NonNegative, Preset
 
 _SMOOTH: Preset = {"flow_downsampling": 1, "smoothness_weight": 0.02, "masked_gradient": "intensity"}
-"""Where MetaRegNet leaves the paper: a coarser and smooth flow, without which it registers worse
-(docs/results/metaregnet_metamorphic.md), and a lesion that teaches the intensity alone."""
+"""Deviations from the paper: a coarser and smooth flow, without which it registers worse
+(docs/results/metaregnet_metamorphic.md), and a lesion that trains only the intensity."""
 
 
 class MetaRegNetSettings(RegistrationSettings):

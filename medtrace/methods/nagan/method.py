@@ -32,9 +32,9 @@ class NAGANMethod(ImageTranslator):
 
     Args:
         networks: generator and discriminators.
-        style_weight: of `style_gram`.
-        content_weight: of `content_features`.
-        adversarial_weight: of the adversarial terms.
+        style_weight: weight of `style_gram`.
+        content_weight: weight of `content_features`.
+        adversarial_weight: weight of the adversarial terms.
         pool_size: generated images kept, one pool for both discriminators.
 
     Raises:

@@ -18,9 +18,9 @@ class NAGANSettings(PooledSettings):
 
     networks: dict[str, Any] = Field(default_factory=lambda: dict(LAYERED))
     style_weight: NonNegative = 1.0
-    """Of the distance of Gram matrices."""
+    """Weight of the distance of Gram matrices."""
     content_weight: NonNegative = 10.0
-    """Of the distance of the content discriminator's deepest features."""
+    """Weight of the distance of the content discriminator's deepest features."""
 
     presets: ClassVar[Mapping[str, Preset]] = unpaired_presets(
         LAYERED, minimal={"channels": 4, "num_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 2}

@@ -45,7 +45,7 @@ class NeMARMethod(Method):
         smoothness_weight: λ2.
         edge_sensitivity: α.
         adversarial_loss: "least_squares" or "log".
-        adversarial_weight: of the adversarial terms.
+        adversarial_weight: weight of the adversarial terms.
 
     Raises:
         ValueError: if a weight is below 0, or the loss is unknown.

@@ -37,11 +37,12 @@ class NeMARSettings(MethodSettings):
     discriminator_channels: Count = 64
     discriminator_layers: Count = 3
     l1_weight: NonNegative = 100.0
-    """Of the L1 to the target in either order."""
+    """Weight of the L1 to the target in either order."""
     smoothness_weight: NonNegative = 1.5
-    """Of the field's first differences, in voxels, a mean over axes; not checked against the paper's, see the card."""
+    """Weight of the field's first differences, in voxels, a mean over axes; not checked against the paper's, see the
+    card."""
     edge_sensitivity: NonNegative = 0.0
-    """α by which edges of the target permit the field to change, exp(−α·|difference|); 0 is the same everywhere."""
+    """α by which edges of the target allow the field to change, exp(−α·|difference|); 0 weights all voxels equally."""
     adversarial_loss: Literal["least_squares", "log"] = "least_squares"
     adversarial_weight: NonNegative = 1.0
     optimizer: OptimizerSettings = OptimizerSettings()

@@ -42,7 +42,7 @@ class PaletteMethod(SampledTranslator):
         noise_estimator: its condition has the source's channels.
         schedule: the noise levels.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
-        average_decay: of the averaged weights, see `WeightAverage`.
+        average_decay: decay of the averaged weights, see `WeightAverage`.
         sampling: how images are sampled; may be replaced after the training.
 
     Raises:

@@ -70,17 +70,17 @@ class PlasticineMethod(Method):
             with several channels it sees their mean.
         smoothness_weight: λ1; the paper takes 0.1 for retinal OCT and 1 for chest and heart.
         smoothness_reduction: "mean" or "sum", see `losses.velocity_smoothness`; the paper does not say.
-        alignment_weight: of `alignment`.
+        alignment_weight: weight of `alignment`.
         alignment_gradient: what `alignment` teaches: the "surrogate" layers alone, which learn features that are held
             fixed; or "both", which also makes the features of (y, ε̂) predictable.
-        surrogate_similarity_weight: of `surrogate_similarity`.
-        surrogate_smoothness_weight: of `surrogate_smoothness`.
-        inverse_consistency_weight: of `inverse_consistency`.
-        num_bins: of the NMI.
-        registered_channels: of a source of several contrasts, those that the NMIs compare with the target; None
+        surrogate_similarity_weight: weight of `surrogate_similarity`.
+        surrogate_smoothness_weight: weight of `surrogate_smoothness`.
+        inverse_consistency_weight: weight of `inverse_consistency`.
+        num_bins: number of bins of the NMI.
+        registered_channels: for a source of several contrasts, those that the NMIs compare with the target; None
             compares channel by channel where source and target have as many, and otherwise takes all.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
-        average_decay: of the averaged weights, see `WeightAverage`; 0.9999 is SR3's and Palette's.
+        average_decay: decay of the averaged weights, see `WeightAverage`; 0.9999 is SR3's and Palette's.
         sampling: how images are sampled; may be replaced after the training.
 
     Raises:

@@ -23,7 +23,7 @@ _NARROW: Preset = {
     "deformation.channels": (16, 32, 64, 64),
     "deformation.velocity_downsampling": 2,
     "deformation_optimizer.learning_rate": 1e-3,
-    # Not the paper's: without them nothing but the alignment prepares the module for a source that comes alone.
+    # Not the paper's: without them only the alignment prepares the module for a source without a target.
     "surrogate_similarity_weight": 1.0,
     "surrogate_smoothness_weight": 1.0,
 }
@@ -70,7 +70,8 @@ class PlasticineSettings(DiffusionSettings):
     inverse_consistency_weight: NonNegative = 0.0
     num_bins: Count = 32
     registered_channels: Indices | None = None
-    """Of a source of several contrasts, those that are compared with the target; None is channel by channel, or all."""
+    """For a source of several contrasts, those that are compared with the target; None is channel by channel, or
+    all."""
     deformation_optimizer: OptimizerSettings = OptimizerSettings(
         learning_rate=2e-4, betas=(0.9, 0.999), warmup_steps=200
     )
@@ -80,7 +81,7 @@ class PlasticineSettings(DiffusionSettings):
         {
             "default": _NARROW,
             "gpu": _WIDE,
-            # At the map's usual smoothness the ventricles of so coarse a grid are lost.
+            # At the map's usual smoothness the ventricles are lost on such a coarse grid.
             "tracebench": {**_NARROW, "structure.gamma": 3e-4},
             "full": {**_WIDE, "structure.gamma": 5e-4},
             "smoke": {

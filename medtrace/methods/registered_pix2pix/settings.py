@@ -12,4 +12,4 @@ class RegisteredPix2PixSettings(TwoDomainSettings):
 
     paired: bool = True
     alignment: Literal["auto", "rigid", "affine", "none"] = "auto"
-    """Of a pair before its deformation is sought, see `medtrace.registration.register`."""
+    """Alignment of a pair before its deformation is estimated, see `medtrace.registration.register`."""

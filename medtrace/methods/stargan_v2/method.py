@@ -44,7 +44,7 @@ class StarGANv2Method(ImageTranslator):
         diversity_steps: over which it falls to 0.
         cycle_weight: λ_cyc.
         penalty_weight: λ_reg.
-        adversarial_weight: of the adversarial terms.
+        adversarial_weight: weight of the adversarial terms.
 
     Raises:
         ValueError: if a weight is below 0, or there are no steps.

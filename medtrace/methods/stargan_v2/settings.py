@@ -52,10 +52,10 @@ class StarGANv2Settings(UnpairedSettings):
     style_weight: NonNegative = 1.0
     diversity_weight: NonNegative = 1.0
     diversity_steps: Count = 100_000
-    """Over which the diversity's weight falls to 0."""
+    """Steps over which the diversity's weight falls to 0."""
     cycle_weight: NonNegative = 1.0
     penalty_weight: NonNegative = 1.0
-    """Of R1, as the paper's λ_reg."""
+    """Weight of R1, the paper's λ_reg."""
     optimizer: OptimizerSettings = _ADAM
     training: TrainingSettings = TrainingSettings(max_epochs=200, batch_size=8, ema_decay=0.999)
 

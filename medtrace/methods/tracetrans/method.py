@@ -60,11 +60,11 @@ class TraceTransMethod(Method):
         cross_gradient: what `cross_dnmi` teaches: "both" streams, as Eq. 8 reads, or the "image" alone, the warped
             source being held fixed. With "both", an image that still copies the source's noise and structure pulls
             the field towards zero until both have learned the deformation; see the results in the documentation.
-        registered_channels: of a source of several contrasts, those that, warped, are compared with the target; None
+        registered_channels: for a source of several contrasts, those that, warped, are compared with the target; None
             compares channel by channel where source and target have as many, and otherwise takes all. One field warps
             all channels.
-        structure_weight: of `structure`; the paper has none.
-        residual_weight: of `residual`; the paper has none.
+        structure_weight: weight of `structure`; the paper has none.
+        residual_weight: weight of `residual`; the paper has none.
         share_forwards: let the discriminators learn from the forward that taught the generator, instead of assessing
             the same images again. The same gradients, one forward less for each discriminator; in exchange the
             generator's features stay in memory until the step ends. Not for networks under `torch.compile`, which

@@ -19,9 +19,9 @@ from medtrace.methods.settings import (
 
 _OWN: Preset = {
     **OWN,
-    # Where the paper is left: NMI between translation and warped source does not tell an image from its negative, and
-    # outweighs the L1. With the paper's gamma of 1 a T2 comes out inverted; with 0.25, which does for T2, a FLAIR keeps
-    # the T1's order of gray and white matter (docs/results/real_translation.md).
+    # Deviation from the paper: NMI between translation and warped source does not distinguish an image from its
+    # negative, and outweighs the L1. With the paper's gamma of 1 a T2 comes out inverted; with 0.25, which suffices for
+    # T2, a FLAIR keeps the T1's order of gray and white matter (docs/results/real_translation.md).
     "gamma": 0.0,
     "warp_bins": 32,
     "velocity_downsampling": 2,
@@ -33,8 +33,8 @@ _OWN: Preset = {
 }
 
 _SMALL: Preset = {
-    # A network and a budget for two CPU cores. Where they leave the paper: a smooth velocity, 32 bins for the warped
-    # source, and a weaker cross constraint that teaches the image only (docs/results/tracetrans_postop.md).
+    # A network and a budget for two CPU cores. Deviations from the paper: a smooth velocity, 32 bins for the warped
+    # source, and a weaker cross constraint that trains the image only (docs/results/tracetrans_postop.md).
     "channels": (16, 32, 64, 128),
     "velocity_downsampling": 2,
     "discriminator_channels": 8,
@@ -56,7 +56,7 @@ class TraceTransSettings(MethodSettings):
     shared_encoder: bool = True
     norm: str | tuple[str, dict[str, Any]] = ("instance", {"affine": True})
     velocity_downsampling: int = 0
-    """How often the grid of the velocity is halved: coarser, smoother and cheaper."""
+    """Number of times that the velocity's grid is halved: coarser, smoother and cheaper."""
     discriminator_channels: Count = 64
     discriminator_layers: Count = 3
     alpha: Fraction = 0.5
@@ -70,11 +70,12 @@ class TraceTransSettings(MethodSettings):
     curve: bool = False
     """Add a learned intensity curve of the warped source to the image (`networks.TraceTrans`)."""
     registered_channels: Indices | None = None
-    """Of a source of several contrasts, those that are compared with the target; None is channel by channel, or all."""
+    """For a source of several contrasts, those that are compared with the target; None is channel by channel, or
+    all."""
     structure_weight: NonNegative = 0.0
-    """Of 1 − SSIM beside the L1 of translation and target, as a multiple of the L1's weight."""
+    """Weight of 1 − SSIM in addition to the L1 of translation and target, as a multiple of the L1's weight."""
     residual_weight: NonNegative = 0.0
-    """Of the L1 between translation and intensity curve, as a multiple of the L1's weight; needs `curve`."""
+    """Weight of the L1 between translation and intensity curve, as a multiple of the L1's weight; needs `curve`."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {

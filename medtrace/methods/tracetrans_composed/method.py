@@ -39,14 +39,14 @@ class ComposedTraceTransMethod(Method):
 
     Args:
         networks: the generator.
-        image_weight: of the mean absolute error.
-        squared_weight: of the mean squared error, as a multiple of that.
-        similarity_weight: of the NMI of warped source and target.
-        bins: of the NMI.
-        smoothness_weight: of the squared differences of the velocity, in voxels.
-        motion_weight: of its mean length, in voxels.
-        change_weight: of the mean |δ|, of images in [-1, 1].
-        registered_channels: of a source of several contrasts, those that, warped, are compared with the target; None
+        image_weight: weight of the mean absolute error.
+        squared_weight: weight of the mean squared error, as a multiple of that.
+        similarity_weight: weight of the NMI of warped source and target.
+        bins: bins of the NMI.
+        smoothness_weight: weight of the squared differences of the velocity, in voxels.
+        motion_weight: weight of its mean length, in voxels.
+        change_weight: weight of the mean |δ|, of images in [-1, 1].
+        registered_channels: for a source of several contrasts, those that, warped, are compared with the target; None
             compares channel by channel where source and target have as many, and otherwise takes all.
 
     Raises:

@@ -25,21 +25,22 @@ class ComposedTraceTransSettings(MethodSettings):
     channels: Channels = (64, 128, 256, 512, 512)
     norm: str | tuple[str, dict[str, Any]] = ("instance", {"affine": True})
     velocity_downsampling: int = 2
-    """How often the grid of the velocity is halved: coarser, smoother and cheaper."""
+    """Number of times that the velocity's grid is halved: coarser, smoother and cheaper."""
     dead_zone: tuple[NonNegative, NonNegative] = (0.15, 0.5)
-    """In voxels: velocities shorter than the first are no motion, those longer than the second stay as they are."""
+    """In voxels: velocities shorter than the first are set to zero, those longer than the second are unchanged."""
     inference_dead_zone: tuple[NonNegative, NonNegative] | None = (0.3, 0.6)
-    """Likewise of a trained network; None is as in training."""
+    """Likewise for a trained network; None is as in training."""
     image_weight: NonNegative = 0.5
     squared_weight: NonNegative = 2.0
-    """Of the squared error beside the absolute one."""
+    """Weight of the squared error relative to the absolute one."""
     similarity_weight: NonNegative = 0.5
     bins: Count = 32
     smoothness_weight: NonNegative = 0.5
     motion_weight: NonNegative = 0.01
     change_weight: NonNegative = 0.05
     registered_channels: Indices | None = None
-    """Of a source of several contrasts, those that are compared with the target; None is channel by channel, or all."""
+    """For a source of several contrasts, those that are compared with the target; None is channel by channel, or
+    all."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -65,7 +66,7 @@ class ComposedTraceTransSettings(MethodSettings):
             **TINY,
             "channels": (4, 8),
             "velocity_downsampling": 1,
-            "dead_zone": (0.0, 0.0),  # so that one step shows
+            "dead_zone": (0.0, 0.0),  # so that one step has a visible effect
             "inference_dead_zone": (0.0, 0.0),
         },
     }

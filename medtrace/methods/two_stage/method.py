@@ -70,9 +70,9 @@ class TwoStageMethod(Method):
         order: see above; may be replaced after the training.
         structure: gives the structure map (1, *spatial) of 0 and 1 of an image (1, *spatial).
         smoothness_weight: λ.
-        num_bins: of the NMI.
+        num_bins: number of bins of the NMI.
         noise_weighting: see `diffusion.estimate_noise`.
-        average_decay: of the averaged weights of the translation.
+        average_decay: decay of the averaged weights of the translation.
         sampling: how images are sampled; may be replaced after the training.
     """
 

@@ -1,4 +1,4 @@
-"""Settings of a registration and a translation that are trained apart."""
+"""Settings of a registration and a translation that are trained separately."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class TwoStageSettings(DiffusionSettings):
     """Plasticine's networks and optimizers; see `TwoStageMethod`."""
 
     order: Literal["register_first", "translate_first"] = "register_first"
-    """Which of the two works on the other's result; it differs at inference only."""
+    """Which of the two is applied to the other's result; only used at inference."""
     deformation_channels: Channels = (64, 128, 256, 512)
     velocity_downsampling: Annotated[int, Field(ge=0, le=6)] = 0
     smoothness_weight: NonNegative = 1.0
     num_bins: Count = 32
     """Of the NMI."""
     structure: Literal["potts", "otsu", "kmeans"] = "potts"
-    """How the structure map is made that the translation keeps, see `transforms.StructureMap`."""
+    """How the structure map that the translation preserves is made, see `transforms.StructureMap`."""
     structure_gamma: Positive = 5e-4
     deformation_optimizer: OptimizerSettings = OptimizerSettings(
         learning_rate=2e-4, betas=(0.9, 0.999), warmup_steps=200

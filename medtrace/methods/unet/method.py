@@ -27,8 +27,8 @@ class UNetMethod(ImageTranslator):
 
     Args:
         networks: the network.
-        structure_weight: of `structure`.
-        residual_weight: of `residual`; needs a network with a curve.
+        structure_weight: weight of `structure`.
+        residual_weight: weight of `residual`; needs a network with a curve.
 
     Raises:
         ValueError: if a weight is below 0, or of a term that the network has not.

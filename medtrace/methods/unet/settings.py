@@ -24,13 +24,14 @@ class UNetSettings(MethodSettings):
     num_res_units: Count = 2
     dropout: Fraction = 0.0
     refine: bool = False
-    """Make the image of features and the source at full resolution (`networks.RegressionUNet`)."""
+    """Compute the image from features and the source at full resolution (`networks.RegressionUNet`)."""
     curve: bool = False
     """Add a learned intensity curve of the source to the network's output (`networks.RegressionUNet`)."""
     structure_weight: NonNegative = 0.0
-    """Of 1 − SSIM beside the L1 of translation and target, as a multiple of the L1's weight."""
+    """Weight of 1 − SSIM in addition to the L1 of translation and target, as a multiple of the L1's weight."""
     residual_weight: NonNegative = 0.0
-    """Of the L1 between translation and intensity curve, beside the L1 of translation and target; needs `curve`."""
+    """Weight of the L1 between translation and intensity curve, in addition to the L1 of translation and target; needs
+    `curve`."""
     optimizer: OptimizerSettings = OptimizerSettings()
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -38,8 +39,8 @@ class UNetSettings(MethodSettings):
         "default": {**OWN, "channels": (16, 32, 64, 128), "refine": True, "curve": True, "residual_weight": 0.3},
         "small": {},
         "gpu": {**OWN_ON_GPU, "channels": (64, 128, 256, 512, 512)},
-        # Without refinement the image comes from features alone, some of which grow beyond all bounds and stand in the
-        # air as white dashes (postop, 64 pixels: MAE 13.5 against 4.1 with it).
+        # Without refinement the image comes from features alone, some of which grow without bound and appear in the air
+        # as white dashes (postop, 64 pixels: MAE 13.5 against 4.1 with it).
         "tracebench": {**POSTOP, **_BUDGET, "refine": True},
         "full": {"data.train_cases": 2048, "training.max_epochs": 20},
         "domain": {**DOMAIN, "data.pairing": "subject", "training.max_epochs": 20},

@@ -40,10 +40,10 @@ class UNSBMethod(ImageTranslator):
         networks: generator, heads, discriminator and energy, with the bridge's steps and τ.
         bridge_weight: λ_SB, times τ of `transport` and `entropy`.
         nce_weight: λ_Reg.
-        adversarial_weight: of the adversarial terms.
-        temperature: of the PatchNCE.
+        adversarial_weight: weight of the adversarial terms.
+        temperature: temperature of the PatchNCE.
         patches: places that are compared.
-        seed: of the noise of translations, beside each image's own bytes: one image has one translation.
+        seed: seed of the noise of translations, beside each image's own bytes: one image has one translation.
 
     Raises:
         ValueError: if a weight is below 0.

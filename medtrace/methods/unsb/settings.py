@@ -28,7 +28,7 @@ class UNSBSettings(UnpairedSettings):
     temperature: Positive = 0.07
     patches: Count = 256
     seed: Seed = 0
-    """Of the noise of translations, beside the image's own bytes."""
+    """Seed of the noise of translations, in addition to the image's own bytes."""
 
     presets: ClassVar[Mapping[str, Preset]] = {**_PRESETS, "smoke": {**_PRESETS["smoke"], "steps": 2}}
 

@@ -13,7 +13,7 @@ from medtrace.methods.settings import Channels, NonNegative, Preset
 
 
 class VoxelMorphSettings(RegistrationSettings):
-    """MONAI's network, integrated on half the resolution; see `VoxelMorphMethod`."""
+    """MONAI's network, integrated at half the resolution; see `VoxelMorphMethod`."""
 
     channels: Channels = (16, 32, 32, 32, 32, 32)
     velocity_downsampling: Annotated[int, Field(ge=0, le=6)] = 1

@@ -28,12 +28,12 @@ class AdaptiveResidualBlock(nn.Module):
     """Add to the features two 3-wide convolutions of them, each adaptively normalized, with a ReLU between.
 
     Args:
-        channels: of the features.
+        channels: channels of the features.
         spatial_dims: 2 or 3.
     """
 
     SCALES_AND_SHIFTS = 4
-    """What the block needs per channel: scale and shift of its first, then of its second normalization."""
+    """The block's parameters per channel: scale and shift of its first, then of its second normalization."""
 
     def __init__(self, channels: int, spatial_dims: int = 2) -> None:
         super().__init__()

@@ -26,8 +26,8 @@ class ClassActivationAttention(nn.Module):
     they are normalized, which differs by one factor that γ carries as well.
 
     Args:
-        channels: of the features.
-        negative_slope: of the leaky ReLU at the end.
+        channels: channels of the features.
+        negative_slope: slope of the leaky ReLU at the end.
         spatial_dims: 2 or 3.
 
     Raises:

@@ -12,7 +12,8 @@ from medtrace.checks import check_positive, check_spatial_dims
 
 KNOTS = 17
 RATE = 10.0
-"""How much faster than other weights a table learns: each of its knots sees few voxels, and has further to go."""
+"""Factor of a table's learning rate over that of other weights: each of its knots sees few voxels, and must move
+further."""
 
 
 class IntensityTable(nn.Module):
@@ -20,8 +21,8 @@ class IntensityTable(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: of the input.
-        out_channels: of the output.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         knots: equally spaced from -1 to 1, between which it is linear.
 
     Example:

@@ -30,8 +30,8 @@ class IsotropicCurve(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: of the image.
-        out_channels: of the result; where it differs, the curve starts at the mean over channels.
+        in_channels: channels of the image.
+        out_channels: channels of the result; where it differs, the curve starts at the mean over channels.
         hidden: channels of the two hidden layers.
 
     Raises:

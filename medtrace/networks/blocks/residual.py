@@ -79,7 +79,7 @@ class ResidualBlock(nn.Module):
     """Add to the features two 3-wide convolutions of them, each normalized, with a ReLU between (He et al. 2016).
 
     Args:
-        channels: of the features.
+        channels: channels of the features.
         norm: makes the normalization.
         spatial_dims: 2 or 3.
     """

@@ -21,10 +21,10 @@ def voxelmorph_unet(
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: of both images together.
-        out_channels: of the result, which MONAI fixes to `spatial_dims`.
+        in_channels: channels of both images together.
+        out_channels: channels of the result, which MONAI fixes to `spatial_dims`.
         levels: features on the way down and on the way up, one pair per pooling, finest first.
-        features: of the U-Net's end.
+        features: features of the U-Net's end.
         final: filters of the convolutions after it.
     """
     unet = VoxelMorphUNet(

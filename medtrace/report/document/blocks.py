@@ -11,7 +11,7 @@ class Heading:
     """A heading.
 
     Attributes:
-        text: of it.
+        text: text of it.
         level: 2 for a section, 3 below it.
     """
 
@@ -24,7 +24,7 @@ class Text:
     """A paragraph.
 
     Attributes:
-        text: of it.
+        text: text of it.
         kind: "plain"; "note", set smaller; "warning", set apart; "code", as typed.
     """
 
@@ -104,7 +104,7 @@ class Document:
     """A title and what follows it.
 
     Attributes:
-        title: of the document.
+        title: title of the document.
         blocks: in order.
         footer: at the end, and on every page of paper.
     """

@@ -15,13 +15,13 @@ from medtrace.report.certificate import MARKS
 from medtrace.report.document.blocks import Block, CellTable, Document, Grade, Heading, Items, Picture, Text
 
 MARGIN = 16.0
-"""Of an A4 page, in mm."""
+"""Size of an A4 page, in mm."""
 MISSING = "PDF: needs the package fpdf2, which is not installed; `pip install 'medtrace[pdf]'`, or write HTML"
 _FONT, _MONO = "DejaVu", "DejaVuMono"
 _FILES = ((_FONT, "", "DejaVuSans"), (_FONT, "B", "DejaVuSans-Bold"), (_MONO, "", "DejaVuSansMono"))
 _COLORS = {"PASS": (0, 114, 178), "WARN": (230, 159, 0), "FAIL": (176, 48, 0)}
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-"""Of every file, so that the same document has the same bytes."""
+"""Date of every file, so that the same document has the same bytes."""
 
 
 def document_pdf(document: Document) -> bytes:

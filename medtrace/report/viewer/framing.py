@@ -16,7 +16,7 @@ from medtrace.trace.tissue import find_tissue
 MOVES = 0.25
 """Voxels that tissue moves at least, if a trace is about motion."""
 _MARGIN = 0.04
-"""Of a box's edges, left free around it."""
+"""Free margin around a box, as a fraction of its edges."""
 
 
 def is_photograph(trace: Trace) -> bool:
@@ -25,7 +25,7 @@ def is_photograph(trace: Trace) -> bool:
 
 
 def tissue_of(trace: Trace) -> Tensor | None:
-    """Where the target's grid has tissue, (1, *spatial) booleans; None where all of it is."""
+    """Where the target's grid has tissue, (1, *spatial) booleans; None if everywhere."""
     tissue = find_tissue(trace.warped, trace.image)
     return None if bool(tissue.all()) or not bool(tissue.any()) else tissue
 

@@ -1,4 +1,4 @@
-"""What the page knows of a trace: its grids, its arrays, and how they are to be shown."""
+"""The page's data about a trace: its grids, its arrays, and how to show them."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _certificate(name: str, certificate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _source_tissue(trace: Trace) -> Tensor | None:
-    """Where the source departs from its background, on its own grid."""
+    """Where the source differs from its background, on its own grid."""
     background = find_background(trace.source[0])
     if background is None:
         return None
@@ -217,7 +217,7 @@ def _some(values: Tensor) -> Tensor:
 
 
 def _ranges(case: ReportCase) -> dict[str, float]:
-    """What the ends of every map's colors stand for; of the Jacobian as a power of two."""
+    """The values at the ends of every color map; for the Jacobian as a power of two."""
     trace = case.trace
     image, appearance = _some(trace.image), None if trace.appearance is None else _some(trace.appearance)
     changes = [] if appearance is None else [appearance]
@@ -246,7 +246,7 @@ def _far(values: Tensor) -> float:
 
 
 def _appearance(trace: Trace, explained: Tensor) -> dict[str, Any]:
-    """How the page gets the explained change of intensity: from the mask, from a curve, or from an array."""
+    """The source of the explained change of intensity on the page: the mask, a curve, or an array."""
     close = 1e-4 * float(trace.image.max() - trace.image.min()) + 1e-12
     if trace.same_unit and trace.mask is not None and _masked_apart(trace, explained, trace.mask) <= close:
         return {"kind": "mask"}
@@ -260,7 +260,7 @@ def _appearance(trace: Trace, explained: Tensor) -> dict[str, Any]:
 
 
 def _masked_apart(trace: Trace, explained: Tensor, mask: Tensor) -> float:
-    """How far the explained change is from that within the mask, at most."""
+    """Maximum difference of the explained change from that within the mask."""
     apart = 0.0
     for part in layers(trace.image.shape[1:]):
         change = (trace.image[:, part] - trace.warped[:, part]).mul_(mask[:, part])

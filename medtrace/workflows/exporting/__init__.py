@@ -1,1 +1,1 @@
-"""Parts of the export of trained networks as programs of their own."""
+"""Parts of the export of trained networks as standalone programs."""

@@ -1,4 +1,5 @@
-"""A method's translation as a program of one tensor in and two out, in three formats, and the programs run again."""
+"""A method's translation as a program with one input and two output tensors, in three formats, and running these
+programs."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ INPUT, OUTPUTS = "source", ("image", "ddf")
 FACTS = "medtrace.json"
 """Under this name a program carries its facts: an entry of ONNX's metadata, a file within the archives of torch."""
 OPSET = 20
-"""Of ONNX: the first that reads volumes at displaced points."""
+"""ONNX opset: the first that samples volumes at displaced points."""
 _SMALLEST = 8
 
 Program = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -62,7 +63,7 @@ def encode(method: Method, format: str, example: Tensor, fixed: bool, facts: str
         method: in evaluation mode, on the CPU; see `fix_weights`.
         format: a key of `FORMATS`.
         example: (1, C, *spatial) in [-1, 1], what it is traced with.
-        fixed: whether it takes that size alone.
+        fixed: whether it accepts only that size.
         facts: JSON that it carries under `FACTS`.
 
     Raises:
@@ -70,12 +71,12 @@ def encode(method: Method, format: str, example: Tensor, fixed: bool, facts: str
     """
     make = {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2}[format]
     with use("torch"), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, on branches that hang on shapes: the check below looks
+        warnings.simplefilter("ignore")  # from the tracer, on branches by shape: see the check below
         return make(Translation(method).eval(), example, fixed, facts)
 
 
 def decode(content: bytes, format: str) -> Program | None:
-    """The program of a file, ready to run; None where what runs its format is not installed."""
+    """The program of a file, ready to run; None if the runtime of its format is not installed."""
     stream = io.BytesIO(content)
     if format == "torchscript":
         program: Program = torch.jit.load(stream, map_location="cpu")
@@ -97,7 +98,8 @@ def decode(content: bytes, format: str) -> Program | None:
 
 
 def fix_weights(method: Method) -> None:
-    """Make numbers of weights that are computed anew at every pass, as of spectral normalization, which ONNX knows not.
+    """Fix weights that are recomputed at every pass, such as those of spectral normalization, which ONNX does not
+    support.
 
     Args:
         method: changed in place; copies share its classes and lose their weights.

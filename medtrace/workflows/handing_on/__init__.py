@@ -1,1 +1,1 @@
-"""Model folders: what their card says, and how they are fetched from the Hugging Face Hub."""
+"""Model folders: their cards, and fetching them from the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""What a model's card says of a run: its data, units, scores and training."""
+"""The facts about a run in a model card: its data, units, scores and training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medtrace.report.tables import read_rows, read_summary
 from medtrace.workflows.training.resuming import flat_settings
 
 RUN_ROW = "method"
-"""What a run's own scores are called in the files of an evaluation."""
+"""The name of a run's own scores in the files of an evaluation."""
 BESIDE = "identity"
 
 
@@ -32,7 +32,7 @@ class Score(NamedTuple):
     measure: str
     summary: Summary
     beside: Mapping[str, Any] | None
-    """Difference to the identity by subject with its 95 % interval (`low`, `high`); None where there is none."""
+    """Difference to the identity by subject with its 95 % interval (`low`, `high`); None if there is none."""
 
 
 def scores_of(run: Path) -> list[Score]:
@@ -56,7 +56,7 @@ def _beside(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def data_name(record: RunRecord) -> str:
-    """What the data are called on which scores were measured."""
+    """The name of the data on which scores were measured."""
     data = record.settings.data
     if data.kind == "tracebench":
         return f"TraceBench {data.task}"
@@ -64,7 +64,7 @@ def data_name(record: RunRecord) -> str:
 
 
 def data_lines(run: Path, record: RunRecord) -> list[str]:
-    """What it was trained on, and what numbers and voxels mean, a line each."""
+    """Its training data, and the meaning of intensities and voxels, one line each."""
     data, known = record.settings.data, record.training_data
     if data.kind == "tracebench":
         shape = "×".join(map(str, data.spatial_shape))
@@ -106,7 +106,7 @@ def _preparation_lines(preparation: Preparation) -> list[str]:
 
 
 def command_of(record: RunRecord) -> str:
-    """A command that trains with the run's settings: those that differ from the method's defaults stand in it."""
+    """A command that trains with the run's settings; it lists those that differ from the method's defaults."""
     kind = method_class(record.method).settings_type
     bench = record.settings.data.kind == "tracebench"
     presets = ("tracebench",) if bench and "tracebench" in kind.presets else ()
@@ -119,7 +119,7 @@ def command_of(record: RunRecord) -> str:
 
 
 def training_lines(run: Path, record: RunRecord) -> list[str]:
-    """How it was trained: the command, versions, and what it cost where that is on record."""
+    """How it was trained: the command, versions, and what it cost, if that is on record."""
     done: dict[str, Any] = json.loads((run / DONE).read_text(encoding="utf-8")) if (run / DONE).is_file() else {}
     training = record.settings.training
     lines = [
@@ -132,7 +132,7 @@ def training_lines(run: Path, record: RunRecord) -> list[str]:
 
 
 def limit_lines(record: RunRecord, scores: list[Score], interval: IntensityInterval | None) -> list[str]:
-    """How far to believe it, a line each."""
+    """How far to trust it, one line each."""
     lines = []
     if record.settings.data.kind == "tracebench":
         lines.append("Trained on simulated images of one brain template: nothing is promised for scans of people.")

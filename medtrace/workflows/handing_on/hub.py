@@ -19,12 +19,12 @@ def local_run(run: str | os.PathLike) -> Path:
     """The folder of a run on this machine; a model of the Hub is fetched first, or taken from its cache.
 
     Args:
-        run: a folder, or `hf://owner/name`, with `@revision` behind it where another than the newest is meant.
+        run: a folder, or `hf://owner/name`, followed by `@revision` for a revision other than the newest.
 
     Raises:
-        ModuleNotFoundError: if the Hub is asked for and `huggingface_hub` is not installed.
+        ModuleNotFoundError: if the Hub is needed and `huggingface_hub` is not installed.
         OSError: if it cannot be fetched.
-        ValueError: if the address is written in another way, or leads to no model of medtrace.
+        ValueError: if the address is malformed, or does not lead to a medtrace model.
 
     Example:
         >>> local_run("runs/tracetrans").name

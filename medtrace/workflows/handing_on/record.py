@@ -1,4 +1,4 @@
-"""What a model folder says of its training: everything that a run does, but who the subjects are."""
+"""The record of the training in a model folder: everything in the run's record except who the subjects are."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from medtrace.engines.runs import RunRecord
 def handed_on(record: RunRecord, weights_sha256: str) -> dict[str, Any]:
     """The content of `config.json`: the run's record, under Hugging Face's name of the library.
 
-    Names of subjects, cases and volumes become numbers and paths lose their folders, as they may name patients and
+    Names of subjects, cases and volumes become numbers and paths lose their folders, as they may identify patients and
     places; fingerprints of images stay, so that a training image is still refused.
 
     Args:
-        record: of the run.
-        weights_sha256: of the file of weights.
+        record: record of the run.
+        weights_sha256: SHA-256 of the file of weights.
     """
     content = record.as_dict()
     content["training_data"] = without_names(record.training_data)
@@ -28,7 +28,7 @@ def handed_on(record: RunRecord, weights_sha256: str) -> dict[str, Any]:
 
 
 def without_names(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run remembers of its training cases, with numbers for names.
+    """A run's record of its training cases, with numbers for names.
 
     Args:
         data: `training_data` of its record.

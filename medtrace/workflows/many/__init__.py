@@ -1,1 +1,1 @@
-"""Many cases at once: processes, a cluster, and what became of each."""
+"""Many cases at once: processes, a cluster, and each case's outcome."""

@@ -1,4 +1,4 @@
-"""One case tried, here or in a worker: its outcome, or a line that says why there is none."""
+"""An attempt at one case, here or in a worker: its outcome, or a line about why there is none."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Task(NamedTuple):
 
     name: str
     arguments: tuple[Any, ...]
-    """What the function takes; it travels to the worker by pickle."""
+    """The function's arguments; they are sent to the worker by pickle."""
 
 
 class Outcome(NamedTuple):
-    """What became of a case."""
+    """The outcome of a case."""
 
     name: str
     value: Any
-    """What the function returned; None of a failure."""
+    """The function's return value; None for a failure."""
     failure: str | None = None
-    """One line that says why it failed, or None."""
+    """One line about why it failed, or None."""
     notices: tuple[Notice, ...] = ()
-    """What was decided about its files; told where the cases were asked for."""
+    """Notices about decisions on its files; reported by the calling process."""
 
 
 def attempt(function: Callable[..., Any], task: Task) -> Outcome:
@@ -42,7 +42,7 @@ def attempt(function: Callable[..., Any], task: Task) -> Outcome:
 
 
 def reason(error: BaseException) -> str:
-    """One line for an error, with its kind where that is not the input's."""
+    """One line for an error, with its type unless the input caused it."""
     text = " ".join(str(error).split())
     known = isinstance(error, (OSError, TypeError, ValueError)) and text
     return text if known else f"{type(error).__name__}: {text}".rstrip(": ")

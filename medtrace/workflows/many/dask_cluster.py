@@ -15,8 +15,8 @@ PATIENCE = 60
 def on_cluster(function: Callable[..., Any], tasks: Sequence[Task], scheduler: str) -> Generator[Outcome, None, None]:
     """Let the workers of a Dask scheduler work on cases; outcomes come as they are ready.
 
-    Dask gives the cases of a worker that dies to another one, and gives a case up when several workers in a row died on
-    it. Where a dead worker held an outcome that was not fetched yet, its case is called again.
+    Dask gives the cases of a worker that dies to another one, and abandons a case when several workers in a row died on
+    it. If a dead worker had an outcome that was not fetched yet, its case is run again.
 
     Args:
         function: importable by the workers.
@@ -56,5 +56,5 @@ def on_cluster(function: Callable[..., Any], tasks: Sequence[Task], scheduler: s
 def _outcome(future: Any, task: Task) -> Outcome:
     try:
         return future.result()
-    except Exception as error:  # of Dask's own: the case's errors come as outcomes
+    except Exception as error:  # Dask's own errors: the case's errors are returned as outcomes
         return Outcome(task.name, None, reason(error))

@@ -1,4 +1,4 @@
-"""What a case leaves for the overview of many, and that overview."""
+"""Overview of many cases, and each case's entry in it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def write_summary(
     numbers: Mapping[str, float | None],
     target: Tensor | None = None,
 ) -> None:
-    """Leave a line for the overview, and a thumbnail, in the folder of a case.
+    """Write a line for the overview, and a thumbnail, into the folder of a case.
 
     Args:
-        folder: of the case, beside its trace.
-        trace: of the case.
-        verdict: of `medtrace.report.overview.ORDER`.
-        reason: what speaks against it.
-        numbers: by the headings of their columns, with units.
-        target: what a registration was to reach, on the image's grid, to show instead of the image.
+        folder: folder of the case, beside its trace.
+        trace: trace of the case.
+        verdict: one of `medtrace.report.overview.ORDER`.
+        reason: the reasons against it.
+        numbers: heading of a column, with unit → number.
+        target: the target of a registration, on the image's grid, to show instead of the image.
     """
     write_json(folder / SUMMARY, {"verdict": verdict, "reason": reason, "numbers": dict(numbers)})
     atomic_write(folder / THUMBNAIL, thumbnail(trace, target))
@@ -56,11 +56,11 @@ def registration_numbers(figures: Mapping[str, float]) -> dict[str, float | None
 
 
 def finished_case(out: Path, name: str) -> OverviewCase:
-    """The line of a case that has its trace; a certificate that was made since counts too, where it is worse.
+    """The line of a case with a trace; a certificate made later also counts, if it is worse.
 
     Args:
         out: folder of all cases.
-        name: of this one's.
+        name: name of this one's.
     """
     folder = out / name
     known = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ def finished_case(out: Path, name: str) -> OverviewCase:
 
 
 def reason_of(against: Iterable[str]) -> str:
-    """What speaks against a case, in a line."""
+    """The reasons against a case, in one line."""
     return "; ".join(against) or "nothing speaks against it"
 
 

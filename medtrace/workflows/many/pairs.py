@@ -1,4 +1,4 @@
-"""Many pairs of images, each worked on in its own folder: listed, shared between processes, kept when finished."""
+"""Many pairs of images, each processed in its own folder: listed, shared between processes, kept when finished."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class PairCase(NamedTuple):
 
     name: str
     files: dict[str, str | None]
-    """By the names of the workflow's arguments."""
+    """Keyed by the names of the workflow's arguments."""
     series: dict[str, str | None]
 
 
 class FinishedPairs(NamedTuple):
-    """What became of many pairs, the worst first."""
+    """The outcome of many pairs, the worst first."""
 
     cases: list[OverviewCase]
     overview: Path
@@ -70,7 +70,7 @@ def paired_by_name(sources: str | os.PathLike, images: str | os.PathLike) -> lis
 
     Raises:
         FileNotFoundError: if an image is missing.
-        ValueError: if a name is in one of them alone.
+        ValueError: if a name is in only one of them.
     """
     first, second = ({one.name: one for one in list_images([path])} for path in (sources, images))
     alone = sorted(set(first) ^ set(second))
@@ -91,11 +91,11 @@ def paired_by_name(sources: str | os.PathLike, images: str | os.PathLike) -> lis
 
 
 def keep_or_make(folder: Path, key: str, overwrite: bool, make: Callable[[Path], object]) -> bool:
-    """Work on a case unless its folder holds the result; whether it was kept.
+    """Process a case unless its folder has the result; returns whether it was kept.
 
     Args:
-        folder: of the case.
-        key: digest of what its result follows from.
+        folder: folder of the case.
+        key: digest of everything that determines its result.
         overwrite: replace the result of other images or settings.
         make: writes the result into the folder that it is given.
 
@@ -131,16 +131,16 @@ def run_pairs(
 
     Args:
         function: makes a case or keeps it.
-        tasks: of it.
+        tasks: tasks of it.
         out: folder of the cases.
-        title: of the page.
-        doing: beside the bar, such as "registering".
+        title: title of the page.
+        doing: label of the bar, such as "registering".
         preload: modules that workers import first.
         workers, scheduler: see `parallel.run_cases`.
         progress: show a bar on stderr.
 
     Raises:
-        OSError: if another command is at work in `out`.
+        OSError: if another command is using `out`.
     """
     with locked(out), Progress(console=Console(stderr=True), disable=not progress) as bar:
         row, steps = bar.add_task(doing, total=len(tasks)), Steps(doing, len(tasks))
@@ -160,7 +160,7 @@ def run_pairs(
                 preload=preload,
             )
         finally:
-            sweep(out)  # of workers that died
+            sweep(out)  # from workers that died
         cases = worst_first(cases_of(out, outcomes))
         write_table(out / TABLE, cases)
         return FinishedPairs(cases, write_overview(out, cases, title))
@@ -179,6 +179,6 @@ def cases_of(out: Path, outcomes: Sequence[Outcome]) -> list[OverviewCase]:
 def shared_threads(
     settings: Mapping[str, Any], threads: int | None, workers: int, scheduler: str | None
 ) -> dict[str, Any]:
-    """Settings of all cases; of several workers each has one thread, unless a number is given."""
+    """Settings of all cases; with several workers each has one thread, unless a number is given."""
     several = workers > 1 or scheduler is not None
     return {**settings, "threads": 1 if threads is None and several else threads}

@@ -1,6 +1,6 @@
-"""Many cases, one after the other, in several processes or on a Dask cluster: the same answers in each way.
+"""Many cases, one after the other, in several processes or on a Dask cluster, with the same results.
 
-Nothing heavy is imported here; what a worker process imports is up to the function that it runs.
+Nothing heavy is imported here; what a worker process imports depends on the function that it runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOST = "its process died, twice (killed, out of memory, or a crash in a library)
 
 
 class CasesFailedError(ValueError):
-    """Some cases could not be worked on; the others are done.
+    """Some cases could not be processed; the others are done.
 
     Attributes:
         failures: one line per case.
@@ -35,7 +35,7 @@ class CasesFailedError(ValueError):
 
 
 def many_line(doing: str, cases: int, workers: int, scheduler: str | None) -> str:
-    """What is about to be done with many cases, in a line.
+    """One line about what will be done with many cases.
 
     Example:
         >>> many_line("registering", 12, 4, None)
@@ -62,12 +62,13 @@ def run_cases(
 
     Args:
         function: a module's function, so that a worker can import it.
-        tasks: with names of their own.
+        tasks: with unique names.
         workers: processes; 1 runs the cases in this one.
-        scheduler: address of a Dask scheduler, such as "tcp://host:8786", whose workers take the cases instead. They
+        scheduler: address of a Dask scheduler, such as "tcp://host:8786", whose workers process the cases instead. They
             must see the same files under the same paths.
-        finished: called with each outcome as it comes, in any order.
-        preload: modules that new processes share, where the platform can fork them from one that has them already.
+        finished: called with each outcome as it arrives, in any order.
+        preload: modules that new processes share, if the platform can fork them from a process that has already
+            imported them.
 
     Returns:
         One outcome per task, in the order of the tasks.
@@ -75,7 +76,7 @@ def run_cases(
     Raises:
         ImportError: if a scheduler is named and Dask is not installed.
         ConnectionError: if the scheduler does not answer.
-        ValueError: if `workers` is below 1, stands beside a scheduler, or two tasks share a name.
+        ValueError: if `workers` is below 1 or given with a scheduler, or two tasks share a name.
     """
     if workers < 1:
         raise ValueError(f"workers: expected 1 or more, received {workers!r}")
@@ -128,7 +129,7 @@ def _in_processes(
 
 
 def _end_workers(pool: ProcessPoolExecutor) -> None:
-    """End the processes of a pool in the midst of their cases, whose results nobody waits for any more."""
+    """End the processes of a pool in the middle of their cases, whose results nobody waits for any more."""
     processes = list((getattr(pool, "_processes", None) or {}).values())  # Python 3.14 has `terminate_workers`
     for process in processes:
         process.terminate()
@@ -143,7 +144,7 @@ def _drain(
     running: dict[Future, Task],
     size: int,
 ) -> Generator[Outcome, None, None]:
-    """Keep `size` cases running; `running` says which when the pool breaks."""
+    """Keep `size` cases running; `running` tracks which, in case the pool breaks."""
     while queue or running:
         while queue and len(running) < size:
             running[pool.submit(attempt, function, queue[0])] = queue[0]
@@ -171,8 +172,8 @@ def _settings() -> dict[str, str]:
 
 
 def _take_settings(settings: dict[str, str]) -> None:
-    """Have a worker's settings as they are here, not as they were when a server of forks was started; Ctrl-C is for the
-    process that waits for it."""
+    """Give a worker the current settings, not those at the start of the fork server; Ctrl-C is left to the process that
+    waits for it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in _settings():
         del os.environ[name]

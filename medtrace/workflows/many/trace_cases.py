@@ -1,4 +1,4 @@
-"""Traces of many translated images: in parallel, and on from where it stopped."""
+"""Traces of many translated images: in parallel, resuming where it stopped."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def trace_cases(
 
     Args:
         sources: a folder or list of images, or without `images` a pair list (see
-            `medtrace.data.lists.pair_list.read_pair_list`), whose column target_lesion tells where intensity may
+            `medtrace.data.lists.pair_list.read_pair_list`), whose column target_lesion shows where intensity may
             change.
-        images: what they became, a folder or list of images of the same names; or None.
+        images: their translations, a folder or list of images with the same names; or None.
         out: folder of the cases.
         workers: processes that share the cases.
-        scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
-        threads: of a case; None for one where there are several workers.
+        scheduler: address of a Dask scheduler whose workers process the cases instead (see `parallel.run_cases`).
+        threads: threads of a case; None for one if there are several workers.
         progress: show a bar on stderr.
-        overwrite: replace results of other images or settings that have the same name.
+        overwrite: replace results with the same name from other images or settings.
         **settings: of `trace_translation`.
 
     Returns:
@@ -60,7 +60,7 @@ def trace_cases(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        OSError: if another command is at work in `out`.
+        OSError: if another command is using `out`.
         ValueError: if a list cannot be read, or the names differ.
     """
     remedy = (
@@ -78,7 +78,7 @@ def trace_cases(
 
 
 def trace_case(pair: PairCase, out: str, settings: dict[str, Any], overwrite: bool) -> bool:
-    """Trace one image into its folder, unless that holds its result; whether it was kept.
+    """Trace one image into its folder, unless that has its result; returns whether it was kept.
 
     Raises:
         FileExistsError: if the folder holds something else and may not be overwritten.

@@ -1,4 +1,4 @@
-"""Translate many scans with one trained run: in parallel, and on from where it stopped."""
+"""Translate many scans with one trained run: in parallel, resuming where it stopped."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _PRELOAD = (__name__,)
 
 
 class TranslatedCases(NamedTuple):
-    """What became of the images."""
+    """The outcome of the images."""
 
     translated: list[str]
-    """Names of the cases that were worked on."""
+    """Names of the processed cases."""
     kept: list[str]
     """Those that were finished already."""
     failures: list[str]
@@ -102,40 +102,42 @@ def translate_cases(
 ) -> TranslatedCases:
     """Translate images, each into its own folder in `out`: `NAME/trace/`, and the page `NAME/trace.html`.
 
-    A natural image comes back as one too, `NAME/trace.png` or `NAME/trace.tif` (see `translate.translate`).
+    The translation of a natural image is also written as one, `NAME/trace.png` or `NAME/trace.tif` (see
+    `translate.translate`).
 
-    A case's folder appears complete or not at all. A case is not done again if the bytes of its image, its mask and the
-    run, and the settings, are those of the finished result, and that is as it was written (`NAME/case.json` says so).
-    A failing case stops no other. `cases.csv` lists what became of each, and so does the page `index.html`, with what
-    certificates that lie beside the traces say (`medtrace certify`), the worst first.
+    A case's folder appears complete or not at all. A case is skipped if the bytes of its image, its mask and the run,
+    and the settings, match those of the finished result, and the result is unchanged (recorded in `NAME/case.json`). A
+    failing case does not stop the others. `cases.csv` and the page `index.html` list the outcome of each, with the
+    verdicts of certificates next to the traces (`medtrace certify`), the worst first.
 
     Args:
         run: folder left by `medtrace train`.
         images: images, folders of images, or lists; see `image_list.list_images`.
-        out: the folder of all results, made where it is missing.
-        contrast: of images whose list names none.
-        device: such as "cuda:0"; by default CUDA where there is one.
+        out: the folder of all results, created if missing.
+        contrast: contrast of images whose list names none.
+        device: such as "cuda:0"; by default CUDA if available.
         batch_size: slices at once.
         patch_size: see `translate.translate`.
         workers: processes that share the cases.
-        scheduler: address of a Dask scheduler whose workers take the cases instead (see `parallel.run_cases`).
-        threads: of the CPU for a case. With the same number, results are the same bytes for any number of workers.
+        scheduler: address of a Dask scheduler whose workers process the cases instead (see `parallel.run_cases`).
+        threads: threads of the CPU for a case. With the same number, results are the same bytes for any number of
+            workers.
         progress: show a bar on stderr.
-        overwrite: replace results of other images or settings that have the same name.
+        overwrite: replace results with the same name from other images or settings.
         report: write pages.
         resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
         page: which page of natural images that have several, from 1.
-        precise: keep every bit in the traces (see `medtrace.io.save_trace`).
-        transforms: formats in which to write the fields once more: "h5", "nrrd".
-        allow_training_subjects: translate also images that the run was trained on; their traces say so.
-        fit: where memory runs out, take the largest batch or patch that fits.
+        precise: store the trace losslessly (see `medtrace.io.save_trace`).
+        transforms: further formats to write the fields in: "h5", "nrrd".
+        allow_training_subjects: also translate images that the run was trained on; their traces say so.
+        fit: if memory runs out, use the largest batch or patch that fits.
 
     Returns:
         Names of the cases that were translated or kept, and a line for each failure.
 
     Raises:
         FileNotFoundError: if the run or an image is missing.
-        OSError: if another command is at work in `out`.
+        OSError: if another command is using `out`.
         ValueError: if images cannot be distinguished by name, or a setting is outside its range.
     """
     for name, value in (("batch_size", batch_size), ("threads", threads)):
@@ -167,7 +169,7 @@ def translate_cases(
         try:
             outcomes = _run(tasks, workers, scheduler, bar)
         finally:
-            sweep(how.out)  # of workers that died
+            sweep(how.out)  # from workers that died
         _write_table(how.out / TABLE, listed, outcomes)
         listing = write_overview(how.out, cases_of(how.out, outcomes), "Translations")
     return TranslatedCases(
@@ -281,7 +283,7 @@ def _run_digest(run: Path) -> str:
 
 
 def _absolute(image: ListedImage, contrast: str | None) -> ListedImage:
-    """The image as a worker finds it, whatever its working folder is."""
+    """The image's path as a worker can open it from any working folder."""
     mask = None if image.mask is None else image.mask.absolute()
     sources = {name: (path.absolute(), series) for name, (path, series) in image.sources.items()}
     return replace(image, path=image.path.absolute(), mask=mask, contrast=image.contrast or contrast, sources=sources)

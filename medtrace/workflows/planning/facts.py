@@ -1,4 +1,4 @@
-"""What a prepared data set is, as far as a training has to know it."""
+"""The facts about a prepared data set that a training needs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from medtrace.guard.declared_size import inside
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a prepared data set is.
+    """Facts about a prepared data set.
 
     Attributes:
-        preparation: how its images were treated.
+        preparation: how its images were prepared.
         counts: items per split.
         subjects: people per split.
-        sizes: size of a training item, of unpaired domains of a source → how many.
+        sizes: size of a training item, for unpaired domains of a source → how many.
         lesions: whether items have masks of lesions.
-        spacing: voxel size in mm, where all have one.
+        spacing: voxel size in mm, if all share one.
         unpaired: whether it holds two domains, without pairs.
-        scans: that the training items were cut from.
+        scans: number of scans that the training items were cut from.
         target_sizes: sizes of the training targets of unpaired domains.
     """
 
@@ -53,7 +53,7 @@ class DatasetFacts:
         sizes: Counter[tuple[int, ...]] = Counter()
         partners: set[tuple[int, ...]] = set()
         for entry in index["training"]:
-            side = "source" if "source" in entry else "target"  # of unpaired domains, which a source takes at random
+            side = "source" if "source" in entry else "target"  # for unpaired domains, which a source takes at random
             file = inside(folder, entry[side], f"{side} of case {entry['case']!r}")
             size = tuple(read_volume_grid(file)[0][: preparation.spatial_dims])
             if side == "source":
@@ -79,12 +79,12 @@ class DatasetFacts:
 
     @property
     def stacked(self) -> bool:
-        """Whether items are slices of which several are of one scan."""
+        """Whether items are slices, several of them from one scan."""
         return self.preparation.spatial_dims == 2 and self.scans < self.counts["training"]
 
     @property
     def crossed(self) -> bool:
-        """Whether a target has another contrast than its source."""
+        """Whether a target's contrast differs from its source's."""
         known = self.preparation
         return any(before != after for before, after in known.targets.items()) or known.sources != known.outputs
 

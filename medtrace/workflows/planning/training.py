@@ -1,4 +1,4 @@
-"""How a method is trained on a prepared data set where the user does not say it."""
+"""Training settings for a prepared data set where the user gives none."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class TrainingPlan:
     """The settings of a training, and why.
 
     Attributes:
-        presets: laid in this order.
-        settings: dotted name → value that the plan adds below those that the user gives.
-        resolved: all of it with the user's.
-        steps: of the training.
+        presets: applied in this order.
+        settings: dotted name → value that the plan adds; the user's values override it.
+        resolved: all settings, including the user's.
+        steps: steps of the training.
         reasons: lines for people.
     """
 
@@ -48,16 +48,16 @@ def plan_training(
     presets: Sequence[str] = (),
     given: Mapping[str, Any] | None = None,
 ) -> TrainingPlan:
-    """Presets and epochs for a data set, where the user does not say them.
+    """Presets and epochs for a data set, where the user gives none.
 
-    The preset `default` comes first unless `paper` is asked for. Without a number of epochs, from the user or a preset,
+    The preset `default` comes first unless `paper` is requested. Without a number of epochs, from the user or a preset,
     it follows from the preset's budget of steps.
 
     Args:
         kind: the method's settings.
-        facts: of the data set.
+        facts: facts of the data set.
         presets: that the user names.
-        given: single values that the user, or the data set, gives.
+        given: single values given by the user or the data set.
 
     Returns:
         The plan.
@@ -138,7 +138,7 @@ def _unit(preparation: Preparation) -> Contrast | None:
 
 
 def settings_of_dataset(dataset: Path) -> dict[str, Any]:
-    """Settings that a prepared data set decides."""
+    """Settings determined by a prepared data set."""
     index = read_index(dataset)
     values: dict[str, Any] = {"spatial_dims": index["spatial_dims"]}
     if "channels" in index:

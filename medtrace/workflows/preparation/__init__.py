@@ -1,1 +1,1 @@
-"""What `prepare` is made of: passes over the scans, and writing."""
+"""Parts of `prepare`: passes over the scans, and writing."""

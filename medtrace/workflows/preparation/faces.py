@@ -20,16 +20,16 @@ def faces_of(
     resize: int | None,
     page: int | None,
 ) -> CutFaces:
-    """The pairs, cut to their faces where that is asked for.
+    """The pairs, cropped to their faces if requested.
 
     Args:
-        pairs: of the list.
+        pairs: pairs of the list.
         natural_images: whether they are photographs.
-        out: the dataset's folder; the faces are written beside it.
-        faces: whether they are cut.
-        largest: of several faces take the largest.
+        out: the dataset's folder; the faces are written next to it.
+        faces: whether they are cropped.
+        largest: if there are several faces, take the largest.
         resize: edge of the photographs, see `prepare`.
-        page: of photographs that have several.
+        page: page of photographs that have several.
 
     Raises:
         ValueError: if the settings do not go together.

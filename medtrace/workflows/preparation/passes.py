@@ -1,4 +1,5 @@
-"""The two passes of a preparation over all pairs: what training teaches has to be known before anything is written."""
+"""The two passes of a preparation over all pairs: what is learned from the training pairs must be known before anything
+is written."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ _PRELOAD = ("medtrace.workflows.preparation.writing",)
 
 
 class Runner:
-    """Runs the cases of a pass where they are to run, with a bar."""
+    """Runs the cases of a pass on its workers, with a progress bar."""
 
     def __init__(self, workers: int, scheduler: str | None, bar: Progress) -> None:
         self.workers = workers
@@ -70,7 +71,7 @@ class Passes:
     """Of natural images."""
 
     def learn(self, run: Runner) -> tuple[dict[str, Learned], list[str]]:
-        """What was found out about each pair, and the lines of those that failed."""
+        """The findings about each pair, and the lines of those that failed."""
         tasks = [
             Task(
                 pair.name,
@@ -97,7 +98,7 @@ class Passes:
         return {name: one for name, one in learned.items() if name not in odd}, [*_lines(outcomes), *odd.values()]
 
     def preparation(self, learned: Mapping[str, Learned], failures: Sequence[str]) -> Preparation:
-        """What the training pairs teach."""
+        """The values learned from the training pairs."""
         training = self.split["training"]
         if not self.natural_images and not any(pair.name in learned for pair in training):
             raise ValueError(f"no training case could be read: {[*failures, 'the training split is empty'][0]}")
@@ -156,7 +157,7 @@ def _lines(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def _odd_channels(pairs: Sequence[Pair], learned: Mapping[str, Learned]) -> dict[str, str]:
-    """The training pairs whose images have other channels than the first one's, with a line for each."""
+    """The training pairs whose images differ from the first one's in channels, with a line for each."""
     result = [pair for pair in pairs if pair.name in learned]
     expected = learned[result[0].name].channels if result else 0
     return {

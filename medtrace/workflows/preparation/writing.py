@@ -1,4 +1,4 @@
-"""The second pass of a preparation: normalize every pair by what was learned, and write its items."""
+"""The second pass of a preparation: normalize every pair by the learned values, and write its items."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_case(
 
 
 def _stacked(preparation: Preparation, case: Case, side: str) -> Tensor:
-    """The images of a side in their channels, background and what a pair lacks at 0."""
+    """The images of a side in their channels, with background and missing contrasts at 0."""
     there = {member.image.channel: _normalized(preparation, member) for member in case.of(side)}
     if side == "target" or not case.pair.sources:
         return torch.cat([there[channel] for channel in sorted(there)])
@@ -146,7 +146,7 @@ def _parts(
 
 
 def _write_extras(case: Case, folder: Path) -> dict[str, str]:
-    """The rigid motions, and landmarks of both dates in the source's frame."""
+    """The rigid transforms, and landmarks of both dates in the source's frame."""
     entries: dict[str, str] = {}
     pair = case.pair
     for key, motion in case.motions.items():

@@ -24,7 +24,7 @@ from medtrace.workflows.real_heads.rows import CHEAP, RUNS, RealRow, cases_of, d
 
 FIGURES = "figures"
 SHOWN = (5, 14, 22)
-"""Slices that are shown, from below."""
+"""Slices that are shown, counted from below."""
 DPI = 100
 
 

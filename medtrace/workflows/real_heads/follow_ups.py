@@ -1,4 +1,4 @@
-"""The study on real follow-ups: does a trace show what experts saw to have changed?"""
+"""The study on real follow-ups: does a trace show the changes that experts marked?"""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Dated:
         pair: as scanned.
         alignment: rigid, of the dates.
         brain: boolean (1, *spatial) on the grid of the truth.
-        unbiased: the pair without its bias fields, on one scale each.
+        unbiased: the pair without its bias fields, on one scale.
     """
 
     pair: DatedPair
@@ -68,16 +68,16 @@ class Dated:
 
 @reserving(lambda out: locked(out))
 def follow_ups(data: str | os.PathLike, out: str | os.PathLike = "real", *, progress: bool = True) -> Path:
-    """Score maps of change between two dates of real heads against what experts marked.
+    """Score maps of change between two dates of real heads against the experts' marks.
 
     Rows are plain subtraction after rigid alignment and the trace that `medtrace.registration.register_images` finds,
     each of the scans as they are and as prepared: without bias field (N4) and standardized by Nyul's landmarks of the
-    other persons. The threshold of a person's masks is the best of the other persons.
+    other persons. The threshold for a person's masks is the best one for the other persons.
 
     Args:
         data: folder of the open MS data (see `medtrace.evaluation.real.follow_ups`).
         out: receives `follow_ups/` with the scores of every person and figures, and the page `real_followups.md`.
-        progress: tell what is done.
+        progress: report progress.
 
     Returns:
         The page.
@@ -129,7 +129,7 @@ def brain_on_first(pair: DatedPair, brain: Tensor, alignment: Alignment) -> Tens
 
 
 def _maps(pair: DatedPair, own: Dated, region: Tensor) -> tuple[Tensor, ...]:
-    """The maps of `ROWS`, of a pair as scanned or as prepared."""
+    """The maps of `ROWS`, for a pair as scanned or as prepared."""
     spacing = pair.spacing
     to_first = torch.linalg.solve(pair.first_affine, own.alignment.matrix.double() @ pair.affine)
     aligned = pull(pair.first, torch.zeros(3, *pair.second.shape[1:]), to_first)

@@ -69,7 +69,7 @@ def write_follow_ups_page(out: Path, scores: Mapping[str, Mapping[str, Any]]) ->
 
     Args:
         out: receives the page, in which the figures of `follow_ups/` are shown.
-        scores: person → what the study kept of it.
+        scores: person → the study's record of them.
     """
     parts = [INTRO.format(n=len(scores))]
     for person, record in scores.items():
@@ -120,14 +120,15 @@ def _means(scores: Mapping[str, Mapping[str, Any]]) -> str:
 def change_figure(
     pair: DatedPair, second: Tensor, maps: Mapping[str, Tensor], truth: Tensor, region: Tensor, path: Path
 ) -> Path:
-    """Draw the slices where most has changed: the second date, and every map of the prepared scans, the truth outlined.
+    """Draw the slices with the most change: the second date, and every map of the prepared scans, with the truth
+    outlined.
 
     Args:
         pair: whose grid is drawn.
         second: (1, *spatial), the second date as it is shown.
         maps: row → (1, *spatial).
         truth, region: boolean (1, *spatial).
-        path: of the file.
+        path: path of the file.
     """
     most = truth[0].sum((0, 1)).argsort(descending=True)
     chosen = sorted(int(k) for k in most[: 3 * SHOWN : 3])

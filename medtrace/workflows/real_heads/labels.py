@@ -1,4 +1,4 @@
-"""Translations of real heads to T1, scored by the structures that an independent network sees in them.
+"""Translations of real heads to T1, scored by the structures that an independent network segments in them.
 
 As traceability by segmentation (Plasticine, Section IV-A): the translation is segmented, its labels come back to the
 source by the trace's inverse field, and are compared there with the source's, which are those of the true T1 of that
@@ -36,7 +36,7 @@ from medtrace.workflows.translate import translation
 
 SCORES = "labels"
 COARSE = "true T1 at the network's pixels"
-"""The control that is as good as a translation on the network's grid can be."""
+"""The control that is the best possible translation on the network's grid."""
 
 
 def score_labels(
@@ -49,8 +49,8 @@ def score_labels(
         heads: all heads.
         task: the translation; methods that are not trained yet have no row.
         out: of the study.
-        console: tells what is done.
-        device: of the translations.
+        console: reports progress.
+        device: device of the translations.
 
     Raises:
         FileNotFoundError: if the network is missing.
@@ -99,7 +99,7 @@ def _coarse(network: StructureNetwork, head: Head, truth: Tensor) -> dict[str, A
 def _translated(
     head: Head, task: RealTask, person: str, row: str, trained: str, out: Path, device: str | None
 ) -> Trace:
-    """The whole head, as `medtrace translate` delivers it; a cheap row's is prepared as a trained method's."""
+    """The entire head as output by `medtrace translate`; a cheap row's is prepared like a trained method's."""
     dataset = dataset_of(out, task.name, person)
     prepared_as = row if row in task.methods else trained
     run = out / RUNS / RealRow(task.name, person, prepared_as).run
@@ -114,11 +114,11 @@ def _translated(
 
 
 def score_trace(network: StructureNetwork, trace: Trace, truth: Tensor) -> dict[str, Any]:
-    """Dice of every structure where the trace brings it back to the source, and of one that moves also without.
+    """Dice of every structure warped to source space by the trace and, for a method that moves, also without the field.
 
     Args:
-        network: what labels.
-        trace: of a translation to T1.
+        network: the labeling network.
+        trace: trace of a translation to T1.
         truth: labels (1, *source_spatial) of the true T1.
     """
     labels = network.segment(torch.as_tensor(trace.image), trace.affine)

@@ -74,7 +74,7 @@ reliably (cerebral white matter and cortex, thalamus, caudate, putamen, brain st
 one training a row. *True T1 at the network's pixels* has been through 2 mm and back: no translation on that grid can
 be expected to be better."""
 TRUSTED = ("Cerebral-White-Matter", "Cerebral-Cortex", "Thalamus", "Caudate", "Putamen", "Brain-Stem", "Amygdala")
-"""Structures that the network finds reliably."""
+"""Structures that the network segments reliably."""
 
 
 def write_page(out: Path, heads: Sequence[Head], left: Sequence[str]) -> Path:
@@ -164,7 +164,7 @@ def _untrained(task: RealTask, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _machines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the trained rows were made with."""
+    """The settings and versions of the trained rows."""
     trained = [row for row in rows if "device" in row]
     if not trained:
         return []
@@ -184,7 +184,7 @@ def _figures(out: Path, task: RealTask, person: str) -> list[str]:
 
 
 def _labels(out: Path, task: RealTask) -> list[str]:
-    """Dice of structures, both persons beside each other."""
+    """Dice of structures, both persons side by side."""
     files = sorted((out / SCORES).glob(f"{task.name}-*.json")) if (out / SCORES).is_dir() else []
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     if not records:

@@ -30,7 +30,7 @@ GRID: dict[str, Any] = {"spacing": (2.0, 2.0, 3.0), "crop": (96, 112, 40), "pad"
 ROWS, RUNS, DATA = "rows", "runs", "data"
 CHEAP = (IDENTITY, CURVE, RIDGE)
 MACHINE = ("torch", "device", "threads")
-"""What a trained row's record has of `measured_with`."""
+"""The entries of `measured_with` that a trained row's record keeps."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class RealRow:
         task: name of the translation.
         person: of the test.
         row: a method's name, or a row that needs no network.
-        seed: of the training.
-        missing: the source contrast that it is scored without.
+        seed: seed of the training.
+        missing: the source contrast left out for scoring.
     """
 
     task: str
@@ -71,7 +71,7 @@ class RealRow:
         return out / ROWS / f"{self.name}.json"
 
     def with_missing(self) -> list[RealRow]:
-        """The row, and as it is scored without a source."""
+        """The row, and the same row scored without a source."""
         return [
             self,
             *[RealRow(self.task, self.person, self.row, self.seed, gone) for gone in TASKS[self.task].missing],
@@ -89,7 +89,7 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
 
 
 def validation_error(out: Path, row: RealRow) -> float | None:
-    """Foreground error of a finished row on the validation head, None of another."""
+    """Foreground error of a finished row on the validation head; None for an unfinished one."""
     file = row.file(out)
     if not file.is_file():
         return None
@@ -97,12 +97,12 @@ def validation_error(out: Path, row: RealRow) -> float | None:
 
 
 def dataset_of(out: Path, task: str, person: str) -> Path:
-    """Where the slices of a translation and a test person lie."""
+    """The folder of the slices of a translation and a test person."""
     return out / DATA / f"{task}-{person}".lower()
 
 
 def real_dataset(heads: Sequence[Head], task: RealTask, person: str, out: Path, progress: bool) -> Path:
-    """The prepared slices of a translation, made where they are missing."""
+    """The prepared slices of a translation, created if missing."""
     dataset = dataset_of(out, task.name, person)
     if (dataset / FILE).is_file():
         return dataset
@@ -123,7 +123,7 @@ def real_dataset(heads: Sequence[Head], task: RealTask, person: str, out: Path, 
 
 
 class CasesWithout:
-    """Cases of which one source contrast is missing.
+    """Cases with one source contrast missing.
 
     Args:
         cases: with "source" (C, *spatial).
@@ -167,10 +167,10 @@ def score_cheap(task: RealTask, person: str, dataset: Path, out: Path) -> None:
 
 
 def train_row(row: RealRow, dataset: Path, out: Path, presets: Sequence[str], device: str | None) -> None:
-    """Train a row's method and score it, also without a source where the translation has several."""
+    """Train a row's method and score it, also without a source if the translation has several."""
     run = out / RUNS / row.run
-    with locked(run):  # which a training at work has
-        remove_content(run)  # of a training that did not finish
+    with locked(run):  # held by a running training
+        remove_content(run)  # from an unfinished training
     cpu, wall = time.process_time(), time.perf_counter()
     settings = {"training.seed": row.seed, "training.val_interval": 0, "training.checkpoint_interval": 100_000}
     train(row.row, dataset, run, presets=presets, settings={**settings, **TASKS[row.task].settings}, device=device)
@@ -183,7 +183,7 @@ def train_row(row: RealRow, dataset: Path, out: Path, presets: Sequence[str], de
     parameters = list(method.parameters())
     cost["parameters"] = sum(parameter.numel() for parameter in parameters)
     cost.update({key: value for key, value in measured_with(parameters[0].device).items() if key in MACHINE})
-    for scored in reversed(row.with_missing()):  # the row itself last: where it is, all is
+    for scored in reversed(row.with_missing()):  # the row itself last: if it exists, so does everything else
         _score(scored, tracer_of(method), dataset, out, cost)
 
 

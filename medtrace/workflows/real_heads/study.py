@@ -1,4 +1,4 @@
-"""Train and measure translators on real heads: resumable row by row, with rows that need no network beside them."""
+"""Train and measure translators on real heads: resumable row by row, with reference rows that need no network."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def real_translation(
     does what is missing. All methods are trained once, then those two of each translation that are best on the
     validation head with the other seeds. A
     translation from several contrasts is trained with random dropping of either, and also scored without the second.
-    Translations to T1 are also scored by the structures that an independent network sees in them
+    Translations to T1 are also scored by the structures that an independent network segments in them
     (`medtrace.evaluation.real.structures`), which are trained once.
 
     Args:
@@ -53,16 +53,16 @@ def real_translation(
         out: receives `data/`, `runs/`, `rows/`, `labels/`, `figures/` and the page `real_translation.md`.
         tasks: names of translations, some of `medtrace.evaluation.real.tasks.TASKS`.
         methods: to train; None trains those of each translation.
-        presets: of each method, on top of `default`.
+        presets: presets of each method, on top of `default`.
         seeds: trainings of the best two methods.
-        device: by default CUDA where there is one.
-        progress: tell what is done.
+        device: by default CUDA if available.
+        progress: report progress.
 
     Returns:
         The page.
 
     Raises:
-        FileNotFoundError: if `data` holds no heads, or no network to label a T1 with where one is needed.
+        FileNotFoundError: if `data` has no heads, or no network to label a T1 if one is needed.
         ValueError: if a translation or a method is unknown, or a side of a split is empty.
     """
     out, console = Path(out), Console(stderr=True, quiet=not progress)
@@ -94,7 +94,7 @@ def _order(
     seeds: int,
     best: Callable[[RealTask], Sequence[str]],
 ) -> Iterator[RealRow]:
-    """One method after the other for all tasks, so that a study that is stopped early has some row of each."""
+    """One method after the other for all tasks, so that a study stopped early has some rows of each."""
     for method in methods or dict.fromkeys(name for task in tasks for name in task.methods):
         for task in tasks:
             for person in TEST:
@@ -108,7 +108,7 @@ def _order(
 
 
 def best_methods(out: Path, task: RealTask, methods: Sequence[str]) -> list[str]:
-    """The methods of least foreground error on the validation head, over the trainings for both test persons."""
+    """The methods with the lowest foreground error on the validation head, over the trainings for both test persons."""
     errors = {}
     for method in methods:
         known = [validation_error(out, RealRow(task.name, person, method)) for person in TEST]

@@ -1,1 +1,1 @@
-"""What `register` is made of: one pair, many cases, with the engine or with trained networks."""
+"""Parts of `register`: one pair or many cases, with the engine or with trained networks."""

@@ -1,4 +1,4 @@
-"""Registration of many pairs, or of many images to one template: in parallel, and on from where it stopped."""
+"""Registration of many pairs, or of many images to one template: in parallel, resuming where it stopped."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def register_cases(
 ) -> FinishedPairs:
     """Register many pairs, each into `OUT/NAME`: `trace`, its page, and what it was made from.
 
-    What is finished is kept; a pair that fails does not stop the others. `OUT/index.html` and `OUT/cases.csv` list all
+    Finished pairs are kept; a pair that fails does not stop the others. `OUT/index.html` and `OUT/cases.csv` list all
     pairs, the worst verdict first.
 
     Args:
         pairs: without a template a pair list (see `medtrace.data.lists.pair_list.read_pair_list`; its columns
             target_lesion and source_lesion are the masks), else images, a folder or a list of them (see
             `image_list.list_images`).
-        template: the fixed image of all, or None.
+        template: the fixed image of all pairs, or None.
         out: folder of the cases.
         workers: processes that share the pairs.
-        scheduler: address of a Dask scheduler whose workers take the pairs instead (see `parallel.run_cases`).
-        threads: of a pair; None for one where there are several workers.
+        scheduler: address of a Dask scheduler whose workers process the pairs instead (see `parallel.run_cases`).
+        threads: threads of a pair; None for one if there are several workers.
         progress: show a bar on stderr.
-        overwrite: replace results of other images or settings that have the same name.
+        overwrite: replace results with the same name from other images or settings.
         **settings: of `register`.
 
     Returns:
@@ -53,7 +53,7 @@ def register_cases(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        OSError: if another command is at work in `out`.
+        OSError: if another command is using `out`.
         ValueError: if the list cannot be read.
     """
     out = Path(out).absolute()
@@ -70,7 +70,7 @@ def register_cases(
 def register_case(
     pair: PairCase, out: str, settings: dict[str, Any], overwrite: bool, checkpoint: str | None = None
 ) -> bool:
-    """Register one pair into its folder, unless that holds its result; `checkpoint` is the run's, where there is one.
+    """Register one pair into its folder, unless that has its result; `checkpoint` is the run's, if there is one.
 
     Returns:
         Whether it was kept.

@@ -29,14 +29,15 @@ PRESETS: dict[str, Callable[[Sequence[float]], Deformable]] = {
     "weak-likeness": weak_likeness,
 }
 _BYTES_PER_WORKING_VOXEL = 200
-"""Of the deformation and its verdict. Measured as the growth of the resident memory to its peak (Linux, VmHWM) of two
-cropped heads of one channel with masks, of 3 mm worked on at 1.5 mm (838,000 voxels): 202 bytes, images included."""
+"""Bytes per working voxel, for the deformation and its verdict. Measured as the growth of the resident memory to its
+peak (Linux, VmHWM) of two cropped heads of one channel with masks, of 3 mm worked on at 1.5 mm (838,000 voxels): 202
+bytes, images included."""
 _BYTES_FOR_MIND = 260
 """Likewise with its twelve channels: 400 bytes at 3 mm, images included."""
 _BYTES_PER_VOXEL = 75
 """Of both images together: fields in float64 while they are composed, and the trace. Measured likewise, of 1 mm worked
-on at 3 mm (5.9 million voxels): 69 bytes. The sum of both is a bound: at 2 and 1.5 mm alike it grew by 196 to 207 bytes
-per working voxel, where it asks for 350."""
+on at 3 mm (5.9 million voxels): 69 bytes. The sum of both is a bound: at both 2 and 1.5 mm it grew by 196 to 207 bytes
+per working voxel, where the bound is 350."""
 SECONDS_PER_MILLION = 1.3
 """Processor seconds of a registration for a million working voxels: 1.1 at 1 mm, 1.5 at 3 mm
 (docs/results/registration.md, "On a quiet machine")."""
@@ -45,7 +46,7 @@ _BINS = 64
 
 @dataclass(frozen=True)
 class Greedy:
-    """How the engine registers.
+    """Settings of the engine.
 
     Attributes:
         similarity: "auto", or one of `medtrace.registration.deformable.SIMILARITIES`.
@@ -126,7 +127,7 @@ def _trace(pair: ScanPair, answer: Answer, shown: Tensor, role: str) -> Trace:
 
 
 def _shown(target: Tensor, maps: tuple[IntensityMap, IntensityMap]) -> Tensor:
-    """The target as the source's intensities would show it."""
+    """The target in the source's intensities."""
     return maps[0].inverse(maps[1].forward(target), maps[1].foreground)
 
 
@@ -178,7 +179,7 @@ def working_voxels(pair: ScanPair, spacing: float | None) -> int:
 
 
 def memory_of(pair: ScanPair, spacing: float | None, similarity: str = "auto") -> int:
-    """Bytes that a registration takes at its peak."""
+    """Peak memory of a registration in bytes."""
     per_voxel = _BYTES_FOR_MIND if similarity == "mind" else _BYTES_PER_WORKING_VOXEL
     return working_voxels(pair, spacing) * per_voxel + _voxels(pair) * _BYTES_PER_VOXEL
 
@@ -189,6 +190,6 @@ def _voxels(pair: ScanPair) -> int:
 
 
 def seconds_of(pair: ScanPair, spacing: float | None) -> str:
-    """About how long a registration takes, in words, without what writes its trace and page."""
+    """The approximate duration of a registration in words, without writing its trace and page."""
     seconds = max(1.0, SECONDS_PER_MILLION * working_voxels(pair, spacing) / 1e6)
     return f"about {duration(seconds)} of a processor, and more to write the trace and its page"

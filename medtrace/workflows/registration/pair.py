@@ -1,4 +1,4 @@
-"""What registering a pair of scans gave, by whichever engine."""
+"""The result of registering a pair of scans, by any engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medtrace.trace.intensity_map import IntensityMap
 
 
 class PairRegistration(NamedTuple):
-    """What registering a pair of scans gave, on their own grids and in their own units."""
+    """The result of registering a pair of scans, on their own grids and in their own units."""
 
     trace: Trace
     maps: tuple[IntensityMap, IntensityMap]
@@ -24,10 +24,10 @@ class PairRegistration(NamedTuple):
     alignment: Alignment
     method: str
     record: dict[str, Any]
-    """What is reported of it in `trace.json`."""
+    """The entries about it in `trace.json`."""
     device: torch.device = torch.device("cpu")
     target: Tensor | None = None
-    """The target in the source's units, where the maps do not lead there."""
+    """The target in the source's units, where the maps do not give it."""
 
 
 def mean_square(image: Tensor, target: Tensor) -> float:

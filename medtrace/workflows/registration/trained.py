@@ -36,20 +36,20 @@ from medtrace.workflows.registration.pair import PairRegistration, mean_square
 from medtrace.workflows.translate import run_preparation
 
 _BYTES_PER_WORKING_VOXEL = 1740
-"""What a refinement keeps for its gradient, float32, measured at 1 mm (7.1 million voxels)."""
+"""Bytes that a refinement keeps for its gradient, float32, measured at 1 mm (7.1 million voxels)."""
 _BYTES_PER_VOXEL = 56
 """Images, field, inverse and their resampling on the target's own grid."""
 
 
 @dataclass(frozen=True)
 class Descent:
-    """How a network, or gradient steps, register.
+    """Settings of registration by a network or by gradient steps.
 
     Attributes:
         run: folder of a training, or None.
         refine: gradient steps; None for 100 without a run and none with one.
         smoothness: weight of the displacement's smoothness in them.
-        contrast: of both images, where the run was trained on several.
+        contrast: contrast of both images, if the run was trained on several.
         device: such as "cuda:0".
     """
 
@@ -106,7 +106,7 @@ def register_trained(
 
 
 def _in_units(trace: Trace, contrast: Contrast | None) -> Trace:
-    """A trace that says of what contrast its intensities are, where they are not those of the file."""
+    """A trace with the contrast of its intensities, where they are not those of the file."""
     if contrast is None or not contrast.bias_corrected:
         return trace
     contrasts = (contrast,) * len(trace.source)
@@ -129,7 +129,7 @@ def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, result: 
 
 
 def _check_room(pair: ScanPair, grid: WorkingGrid, method: _Method) -> None:
-    """Ask for the memory of a registration before it begins; what a trained network takes is not known beforehand."""
+    """Check the memory for a registration before it begins; a trained network's needs are not known in advance."""
     voxels = math.prod(pair.target.shape[1:])
     working = math.prod(grid.shape)
     refined = method.steps > 0

@@ -1,1 +1,1 @@
-"""The report of an evaluation: what is read, how it is laid out, where it is written."""
+"""The report of an evaluation: reading, layout and writing."""

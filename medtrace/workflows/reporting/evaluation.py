@@ -37,11 +37,11 @@ WARNING = "Not for clinical use: research software, whose images are computed."
 def report_evaluation(
     folder: str | os.PathLike, out: str | os.PathLike | None = None, *, split: str | None = None
 ) -> list[Path]:
-    """Write the report of an evaluation: failures, worst cases with pictures and verdicts, scores, settings.
+    """Write the report of an evaluation: failures, worst cases with images and verdicts, scores, settings.
 
     Args:
-        folder: of a run, or of an evaluation.
-        out: the file, ending in .html or .pdf; None writes both, `evaluation.html` and `evaluation.pdf`, beside the
+        folder: folder of a run, or of an evaluation.
+        out: the file, ending in .html or .pdf; None writes both, `evaluation.html` and `evaluation.pdf`, next to the
             tables.
         split: which of a run's evaluations; None takes the only one.
 
@@ -50,8 +50,8 @@ def report_evaluation(
 
     Raises:
         FileNotFoundError: if the run was not evaluated.
-        ImportError: if a PDF is wanted and fpdf2 is not installed.
-        ValueError: if the evaluation is of an older version, or it is not said which one is meant.
+        ImportError: if a PDF is requested and fpdf2 is not installed.
+        ValueError: if the evaluation is from an older version, or the run has several and none is named.
     """
     if out is not None:
         check_choice("out's suffix", Path(out).suffix, SUFFIXES)

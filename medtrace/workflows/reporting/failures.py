@@ -1,4 +1,4 @@
-"""What went wrong in an evaluation, and its worst cases with their pictures and verdicts."""
+"""Failures of an evaluation, and its worst cases with their images and verdicts."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _names(cases: list[str]) -> str:
 
 
 def worst_blocks(evaluation: Evaluation) -> list[Block]:
-    """The worst cases: scores, verdict with what speaks against it, and the trace's figure."""
+    """The worst cases: scores, verdict with the checks that failed, and the trace's figure."""
     if not evaluation.worst:
         return [Text("The traces of the worst cases were not kept; evaluate again to have their pictures.", "note")]
     blocks: list[Block] = [Text(CERTIFIED, "note")]

@@ -1,4 +1,4 @@
-"""Columns of an evaluation in words: label, unit, and which end is the better one."""
+"""Columns of an evaluation in words: label, unit, and whether higher or lower is better."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = (
     "drift_mm",
     "non_diffeomorphic_fraction",
 )
-"""Columns that stand in charts and in the table of cases, those that there are."""
+"""Columns shown in charts and in the table of cases, if present."""
 _LABELS = {
     "mae": "mean absolute error",
     "psnr": "PSNR",
@@ -62,7 +62,7 @@ class Measure(NamedTuple):
     label: str
     unit: str
     larger_is_better: bool | None
-    """None where it has no better end."""
+    """None if neither direction is better."""
     short: str
 
     @property
@@ -72,7 +72,7 @@ class Measure(NamedTuple):
 
     @property
     def arrow(self) -> str:
-        """Which end is the better one."""
+        """An arrow to the better direction."""
         return {True: "↑", False: "↓", None: ""}[self.larger_is_better]
 
 
@@ -81,7 +81,7 @@ def measure_of(column: str, delivered: Mapping[str, Any] | None = None) -> Measu
 
     Args:
         column: of a table of scores.
-        delivered: of delivered scans, what was measured of each contrast: their unit.
+        delivered: for delivered scans, each contrast's entry, with its unit.
 
     Example:
         >>> measure_of("landmark_mm").title, measure_of("mae").arrow

@@ -23,11 +23,11 @@ AGAIN = "evaluate again with `medtrace evaluate RUN DATASET`"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation wrote.
+    """The files that an evaluation wrote.
 
     Attributes:
         folder: where.
-        record: of `evaluation.json`.
+        record: record of `evaluation.json`.
         tables: row → its cases; rows that are runs first, by the names of their folders.
         delivered: row → its scans.
         comparisons: (column, first row, second row) → comparison.
@@ -43,7 +43,7 @@ class Evaluation:
 
     @property
     def runs(self) -> dict[str, str]:
-        """Name of a run's folder → how readers call it."""
+        """Name of a run's folder → its name for readers."""
         titles = {name: str(run.get("title") or name) for name, run in self.record["runs"].items()}
         return {
             name: title if list(titles.values()).count(title) == 1 else f"{title} ({name})"
@@ -62,11 +62,11 @@ def is_evaluated(folder: str | os.PathLike) -> bool:
 
 
 def evaluation_folder(folder: str | os.PathLike, split: str | None = None) -> Path:
-    """The evaluation that is meant by a folder: itself, or the one in a run.
+    """The evaluation that a folder refers to: itself, or the one in a run.
 
     Args:
-        folder: of an evaluation, or a run folder.
-        split: of the run's evaluations; None takes the only one.
+        folder: folder of an evaluation, or a run folder.
+        split: split of the run's evaluations; None takes the only one.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -90,7 +90,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
     Raises:
         FileNotFoundError: if a table is missing.
-        ValueError: if it was written by a version whose evaluations do not say enough, or cannot be read.
+        ValueError: if it was written by a version whose evaluations lack entries, or cannot be read.
     """
     path = folder / EVALUATION
     try:

@@ -20,7 +20,7 @@ from medtrace.workflows.scoring.rows import CHEAP
 from medtrace.workflows.unseen.splits import TRAINING_SUBJECT
 
 ROWS_ACROSS = 5
-"""Rows of an evaluation beside each other in one table."""
+"""Number of rows of an evaluation side by side in one table."""
 MOST_CASES = 60
 """Cases that a table lists."""
 INTERVALS = f"Mean [{LEVEL:.0%} interval], by a bootstrap over subjects; ↓ less is better, ↑ more is better."
@@ -33,12 +33,12 @@ def score_tables(
     named: Mapping[str, str],
     delivered: Mapping[str, Any] | None = None,
 ) -> list[CellTable]:
-    """A line a measure, a column a row: the mean with its interval.
+    """One line per measure and one column per row: the mean with its interval.
 
     Args:
         tables: row → its cases.
-        subjects: case → subject; a case without one is its own.
-        named: row → what readers call it.
+        subjects: case → subject; a case without one counts as its own subject.
+        named: row → its name for readers.
         delivered: see `measure_of`.
     """
     columns = [
@@ -81,7 +81,7 @@ def counted(cases: int, people: int) -> str:
 
 
 def interval_text(table: CaseTable, column: str, subjects: Mapping[str, str]) -> str:
-    """The mean of a column with its interval; a subject counts once, by the mean of its cases."""
+    """The mean of a column with its interval; each subject counts once, with the mean of its cases."""
     if column not in table.columns:
         return _MISSING
     by_subject: dict[str, list[float]] = defaultdict(list)
@@ -101,7 +101,7 @@ def interval_text(table: CaseTable, column: str, subjects: Mapping[str, str]) ->
 def comparison_table(
     comparisons: Mapping[tuple[str, str, str], PairedComparison], named: Mapping[str, str]
 ) -> CellTable | None:
-    """Runs beside the other rows, subject by subject; None where nothing is compared."""
+    """Runs compared with the other rows, subject by subject; None if nothing is compared."""
     lines, columns = [], judged(column for column, *_ in comparisons)
     for (column, first, second), one in comparisons.items():
         if column in columns and one.n and first in named:
@@ -131,7 +131,7 @@ def case_table(
     named: Mapping[str, str],
     subjects: Mapping[str, str],
 ) -> CellTable:
-    """The cases of a run in an order, with the key measures, and the identity's error beside them."""
+    """The cases of a run in a given order, with the key measures and the identity's error."""
     table, identity = tables[run], tables.get(CHEAP[0])
     columns = [column for column in KEY if column in table.columns]
     heading = ["case", "subject", *(measure_of(column).short for column in columns)]
@@ -154,7 +154,7 @@ def number_text(value: float | None) -> str:
 
 
 def distribution_picture(tables: Mapping[str, CaseTable], named: Mapping[str, str]) -> Picture | None:
-    """Every case of every row in the key measures; None where there is no such measure."""
+    """Every case of every row in the key measures; None if there is no such measure."""
     known = {column for table in tables.values() for column in table.columns}
     panels = {}
     for column in [column for column in KEY if column in known][:4]:

@@ -1,1 +1,1 @@
-"""A paper run again: its data sets, the rows of its tables, what it costs, and the page."""
+"""Reproduction of a paper: its data sets, the rows of its tables, the cost, and the page."""

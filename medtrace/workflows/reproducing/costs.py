@@ -1,4 +1,4 @@
-"""What a reproduction is about to do, and how long it takes on this machine."""
+"""The plan of a reproduction, and its duration on this machine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from medtrace.workflows.reproducing.rows import TableRow
 
 
 def plan_lines(rows: Sequence[TableRow], device: str | None = None, *, measure: bool = True) -> list[str]:
-    """The rows with the steps of their trainings, and the hours that those take which are not done.
+    """The rows with the steps of their trainings, and the hours of the trainings that are not done.
 
     Args:
-        rows: of all tables.
+        rows: rows of all tables.
         device: to train on.
         measure: time a few steps of each network.
 
     Returns:
-        A line for each table and row, and one for the whole.
+        A line for each table and row, and one for the total.
     """
     where = torch.device(default_device(device))
     facts = {row.dataset: DatasetFacts.of(row.dataset) for row in rows}
@@ -66,7 +66,7 @@ def _planned(row: TableRow, facts: DatasetFacts) -> TrainingPlan:
 
 
 def _seconds(row: TableRow, planned: TrainingPlan, where: torch.device) -> float | None:
-    """Of a step, None where the memory does not hold one."""
+    """Seconds of a step; None if one does not fit into memory."""
     try:
         return seconds_per_step(row.row.method, planned, row.dataset, where)
     except Exception as error:

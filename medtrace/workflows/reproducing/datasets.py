@@ -15,25 +15,25 @@ from medtrace.storage.files import make_directory, write_json
 from medtrace.workflows.prepare import prepare
 
 ORIGIN = "_origin.json"
-"""Ending of the file beside a prepared folder that tells what it was made of."""
+"""Ending of the file next to a prepared folder that records what it was made from."""
 SMOKE_FRACTIONS = (0.5, 0.0, 0.5)
 
 
 def prepared_data(data: PaperData, place: Path, folder: Path, *, smoke: bool = False, progress: bool = True) -> Path:
-    """The prepared folder of a data set, made where it is missing.
+    """The prepared folder of a data set, created if missing.
 
     Args:
         data: of a recipe.
-        place: where its images lie (see `places.find_data`).
+        place: where its images are stored (see `places.find_data`).
         folder: receives the lists of images and the prepared folder `NAME`.
-        smoke: a few small images, to try the path.
+        smoke: a few small images, for a smoke test.
         progress: show bars.
 
     Returns:
         The prepared folder.
 
     Raises:
-        ValueError: if it was made of another place.
+        ValueError: if it was made from another folder.
     """
     dataset, origin = folder / data.name, folder / f"{data.name}{ORIGIN}"
     source = str(place.resolve())

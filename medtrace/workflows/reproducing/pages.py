@@ -1,4 +1,4 @@
-"""Tables of a reproduction beside the paper's printed numbers: a page and a CSV file for each."""
+"""Tables of a reproduction next to the paper's printed numbers: a page and a CSV file for each."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def write_page(
     """Write `reproduction.md` and `tables/*.csv` from the rows that are measured.
 
     Args:
-        recipe: of the paper.
-        rows: of the tables whose data are there.
+        recipe: recipe of the paper.
+        rows: rows of the tables whose data are there.
         out: the folder.
-        told: what was prepared, in lines.
+        told: lines about what was prepared.
         lacking: data sets that are not there.
-        smoke: whether only the path was tried.
+        smoke: whether this was only a smoke test.
     """
     make_directory(out / "tables")
     parts = [f"# {recipe.citation}", ""]

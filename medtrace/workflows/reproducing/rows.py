@@ -23,7 +23,7 @@ from medtrace.workflows.scoring.trained import trained_row
 
 SMOKE = "smoke"
 FEW: Mapping[str, Any] = {"training.max_epochs": 1, "training.batch_size": 2, "training.val_interval": 0}
-"""What makes a training of a paper one of seconds, beside the method's preset `smoke`."""
+"""Settings that, with the method's preset `smoke`, shorten a paper's training to seconds."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class TableRow:
     """A row of a table in its place.
 
     Attributes:
-        table: of the paper.
-        row: of that table.
+        table: table of the paper.
+        row: row of that table.
         dataset: the prepared folder.
         out: of the reproduction.
-        smoke: whether only the path is tried.
+        smoke: whether this is only a smoke test.
     """
 
     table: PaperTable
@@ -55,7 +55,7 @@ class TableRow:
 
     @property
     def run_name(self) -> str:
-        """Of its training, the same for every row that is trained alike."""
+        """Name of its run, the same for every row with the same training."""
         parts = [f"{name.rpartition('.')[2]}-{value}" for name, value in self.row.settings.items()]
         return "-".join([self.row.method or self.row.control, *parts]).lower().replace("_", "-").replace("+", "")
 
@@ -66,7 +66,7 @@ class TableRow:
 
     @property
     def file(self) -> Path:
-        """What was measured of it."""
+        """Its measurements."""
         parts = [f"{name}-{value}" for name, value in self.row.sampling.items()]
         return self.out / "rows" / self.table.data / f"{'-'.join([self.table.scores, self.run_name, *parts])}.json"
 
@@ -81,7 +81,7 @@ class TableRow:
         return bool(self.row.missing) or self.file.is_file()
 
     def measured(self) -> dict[str, Any]:
-        """Column → `Summary` or number; empty where it is not measured."""
+        """Column → `Summary` or number; empty if it is not measured."""
         if not self.file.is_file():
             return {}
         values: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))["values"]
@@ -99,7 +99,7 @@ def rows_of(tables: Sequence[PaperTable], datasets: Mapping[str, Path], out: Pat
 
 
 def run_row(row: TableRow, device: str | None, progress: bool) -> None:
-    """Train a row where it is not, measure it, and keep what was measured."""
+    """Train a row unless it is trained, measure it, and store the measurements."""
     console = Console(stderr=True, quiet=not progress)
     method = None
     if row.row.method:

@@ -1,1 +1,1 @@
-"""What `evaluate`, `bench` and `reproduce` are made of: rows, trainings, delivered scans."""
+"""Parts of `evaluate`, `bench` and `reproduce`: rows, trainings, delivered scans."""

@@ -1,4 +1,5 @@
-"""Score what runs deliver of the scans of a data set's split, beside the slices or patches that networks see."""
+"""Scores of the scans that runs output for a data set's split, in addition to the slices or patches that networks
+see."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ class ScanRow(NamedTuple):
     """A row of an evaluation, as it translates scans.
 
     Attributes:
-        method: takes the scan.
-        preparation: of the run.
+        method: translates the scan.
+        preparation: preparation of the run.
         may_lack: whether the run was trained with sources dropped.
     """
 
@@ -57,19 +58,19 @@ class ScanRow(NamedTuple):
         return cls(method, run_preparation(run, method, natural_image), dropped)
 
     def beside(self, tracer: Tracer) -> ScanRow:
-        """A row without a network, on what this row's run reads and makes."""
+        """A row without a network, with the inputs and outputs of this row's run."""
         channels = self.preparation.out_channels or 1
         return ScanRow(TracerMethod(tracer, channels), self.preparation, self.may_lack)
 
 
 @dataclass
 class DeliveredScores:
-    """The scores of what rows deliver.
+    """The scores of the scans that rows output.
 
     Attributes:
-        tables: row → its scans; of a run that makes several contrasts with columns of each of them.
+        tables: row → its scans; for a run that makes several contrasts with columns for each.
         subjects: scan → subject.
-        facts: what was measured of each contrast, for the record.
+        facts: measurements of each contrast, for the record.
         left_out: scan, or all of them → why it has no scores.
     """
 
@@ -97,10 +98,10 @@ class DeliveredScores:
         }
 
     def text(self, shown: Mapping[str, str] | None = None) -> str:
-        """The table, and what its numbers mean, as Markdown; empty where there is nothing to say.
+        """The table, and the meaning of its numbers, as Markdown; empty if there is nothing to report.
 
         Args:
-            shown: rows that are called otherwise in it.
+            shown: rows with other names in it.
         """
         tables = {(shown or {}).get(row, row): table for row, table in self.tables.items()}
         parts = []
@@ -132,14 +133,14 @@ def score_delivered(
     patch_size: int | Sequence[int] | None = None,
     progress: bool = True,
 ) -> DeliveredScores:
-    """Translate every scan of a split by every row and compare it with the true one.
+    """Translate every scan of a split with every row and compare it with the true one.
 
     A scan that is gone, unreadable or another than the one that was prepared is left out of all rows, with a notice.
 
     Args:
         rows: name → row.
         dataset: the prepared folder; None for cases from elsewhere, which have no scans.
-        split: of it.
+        split: split of it.
         batch_size: slices at once.
         patch_size: see `medtrace.workflows.translate.translate`.
         progress: show a bar on stderr.
@@ -196,7 +197,7 @@ def _told_apart(known: dict[str, dict[str, Any]], new: Mapping[str, dict[str, An
 def _of_scan(
     rows: Mapping[str, ScanRow], true: TrueScans, division: Division, bar: Progress, task: Any
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
-    """Row → scores of one scan, and what was measured."""
+    """Row → scores of one scan, and the measurements."""
     prepared: list[tuple[Preparation, bool, SourceImages, list[Truth]]] = []
     result: dict[str, dict[str, float]] = {}
     for name, row in rows.items():
@@ -227,7 +228,7 @@ def _of_scan(
 
 
 def _labels_of(true: TrueScans, delivered: Delivered) -> dict[str, float]:
-    """How well the field carries the labels of the source onto those of the target; none without labels."""
+    """How well the field warps the labels of the source onto those of the target; empty without labels."""
     if not true.labels:
         return {}
     ddf, source = delivered.parts.ddf, true.labels["source"]
@@ -241,7 +242,7 @@ def _labels_of(true: TrueScans, delivered: Delivered) -> dict[str, float]:
 def _prepared(
     known: list[tuple[Preparation, bool, SourceImages, list[Truth]]], row: ScanRow, true: TrueScans
 ) -> tuple[SourceImages, list[Truth]]:
-    """What a row reads and ought to make; rows of one preparation share it."""
+    """A row's input and expected output; rows of one preparation share them."""
     for preparation, may_lack, sources, wanted in known:
         if (preparation, may_lack) == (row.preparation, row.may_lack):
             return sources, wanted
@@ -255,7 +256,7 @@ def _prepared(
 
 
 def doubt_scales(rows: Mapping[str, ScanRow]) -> list[str]:
-    """A line where runs' targets are in arbitrary units on different scales."""
+    """A line if runs' targets are in arbitrary units on different scales."""
     scales: dict[str, list[Contrast]] = defaultdict(list)
     for row in rows.values():
         for name in {*row.preparation.outputs, *row.preparation.targets.values()}:

@@ -1,4 +1,4 @@
-"""What an evaluation was made with and from: command, versions, machine, and the settings of its runs."""
+"""Provenance of an evaluation: command, versions, machine, and the settings of its runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from medtrace.methods.base import Method
 def command_of(
     runs: Sequence[Path], dataset: Path | None, split: str, out: Path | None, options: Mapping[str, Any]
 ) -> str | None:
-    """The command that repeats an evaluation, with the names of folders alone: a path may name a person.
+    """The command that repeats an evaluation, with folder names only: a path may identify a person.
 
     Args:
         runs: folders, the first of which is evaluated and the others beside it.
-        dataset: the prepared folder; None for cases from elsewhere, of which there is no command.
-        split: of it.
-        out: where the tables go, if not into the run.
+        dataset: the prepared folder; None for cases from elsewhere, for which there is no command.
+        split: split of it.
+        out: the folder of the tables, if not in the run.
         options: option without dashes → value; True and False are flags, None is left out.
     """
     if dataset is None:
@@ -48,7 +48,7 @@ def options_of(
     allow_training_subjects: bool,
     unet: bool,
 ) -> dict[str, Any]:
-    """Options of `medtrace evaluate`, for `command_of`; what is not asked for is None."""
+    """Options of `medtrace evaluate`, for `command_of`; options not given are None."""
     return {
         "batch-size": batch_size,
         "patch-size": patch_size,
@@ -65,6 +65,6 @@ def made_with(method: Method) -> dict[str, Any]:
 
 
 def settings_of(run: Path) -> dict[str, Any]:
-    """What a run was trained with: method, version, every setting."""
+    """A run's method, version and all settings."""
     record = read_run(run)
     return {"method": record.method, "medtrace": record.medtrace, "settings": record.settings.model_dump(mode="json")}

@@ -1,4 +1,4 @@
-"""The rows beside a run in every table of an evaluation: those that cost nothing, and its image without its field."""
+"""The rows next to a run in every table of an evaluation: those that cost nothing, and its image without its field."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ UNET_RUN = Path("rivals") / "unet"
 WITHOUT_UNET = "Not among the rows: U-Net regression, which costs minutes of training; `--unet` adds it.\n"
 
 NO_FIELD = "no field"
-"""The control of edge columns: a run's image beside its source, as if nothing had moved."""
+"""The control of edge columns: a run's image compared with its source, as if nothing had moved."""
 MOST_CASES = 500
-"""Training cases that rows without a network learn from; of more, so many at regular steps."""
+"""Maximum number of training cases that rows without a network learn from, sampled at regular steps."""
 
 
 class EvaluatedRun(NamedTuple):
     """A run that is measured.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         method: loaded from it.
-        inferer: how cases are taken to its networks; None takes them as a whole.
+        inferer: how cases are passed to its networks; None passes them whole.
     """
 
     folder: Path
@@ -64,13 +64,13 @@ def rows_beside(run: EvaluatedRun, dataset: Path | None, *, learned: bool = True
     """The rows that cost nothing: the identity, and what learns in seconds from the run's own training cases.
 
     Args:
-        run: that is measured; of a method that registers pairs the identity is enough.
-        dataset: that is measured on; it may be the run's own, at another place.
-        learned: whether more than the identity is wanted.
+        run: the measured run; for a method that registers pairs the identity is enough.
+        dataset: the data set to measure on; it may be the run's own, at another path.
+        learned: whether more than the identity is requested.
 
     Returns:
-        Row → tracer: "identity", "intensity curve" and "patch ridge". Where the training cases are gone, changed or
-        unpaired, a notice says so and the identity is alone.
+        Row → tracer: "identity", "intensity curve" and "patch ridge". If the training cases are missing, changed or
+        unpaired, a notice says so and only the identity is returned.
     """
     if not learned or not run.method.translates:
         return {IDENTITY: identity}
@@ -127,7 +127,7 @@ def unet_note(runs: Mapping[str, EvaluatedRun], beside: Collection[str]) -> str:
 
 
 def _training_folder(memory: TrainingMemory, dataset: Path | None) -> Path:
-    """Where a run's training cases lie, unchanged."""
+    """The folder of a run's unchanged training cases."""
     known = memory.data.get("dataset")
     if not known:
         raise ValueError("it was not trained on a prepared data set")
@@ -138,7 +138,7 @@ def _training_folder(memory: TrainingMemory, dataset: Path | None) -> Path:
 
 
 def _holds(folder: Path, entries: Any) -> bool:
-    """Whether a data set's training cases are those that a run remembers."""
+    """Whether a data set's training cases are those in a run's record."""
     try:
         index = read_index(folder)["training"]
     except (OSError, ValueError):
@@ -155,7 +155,7 @@ def _holds(folder: Path, entries: Any) -> bool:
 
 
 def no_field_of(table: CaseTable) -> CaseTable:
-    """Take the row "no field" out of a run's table, in which it is columns."""
+    """Extract the row "no field" from a run's table, where it is stored as columns."""
     result = CaseTable(table.case_column)
     for case, values in table.rows.items():
         control = {name: values.pop(name) for name in list(values) if name.endswith(OF_NO_FIELD)}
@@ -164,7 +164,7 @@ def no_field_of(table: CaseTable) -> CaseTable:
 
 
 def without_edges(scores: Scores) -> Scores:
-    """Scores of a row that has no field, without the columns that judge one: an empty control is no control."""
+    """Scores of a row that has no field, without the columns that assess one: an empty control is not a control."""
 
     def kept(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
         return {name: value for name, value in scores(trace, case).items() if not name.startswith("edge_")}
@@ -180,7 +180,7 @@ def score_rows(
     batch_size: int,
     progress: bool,
 ) -> dict[str, CaseTable]:
-    """Score runs and the rows beside them on the cases that networks see.
+    """Score runs and their reference rows on the cases that networks see.
 
     Args:
         runs: row → run.
@@ -211,14 +211,14 @@ def score_rows(
 
 
 def no_field_name(row: str, runs: Mapping[str, Any]) -> str:
-    """What a run's image without its field is called."""
+    """The name of a run's image without its field."""
     return NO_FIELD if len(runs) == 1 else f"{NO_FIELD} ({row})"
 
 
 def scan_rows(
     runs: Mapping[str, EvaluatedRun], beside: Mapping[str, Tracer], dataset: Path | None
 ) -> dict[str, ScanRow]:
-    """The rows that translate scans; those beside stand on what the first run reads and makes.
+    """The rows that translate scans; reference rows use the inputs and outputs of the first run.
 
     Args:
         runs: row → run; those that register pairs translate none.
@@ -234,10 +234,10 @@ def scan_rows(
 def comparisons_of(
     tables: Mapping[str, CaseTable], subjects: Mapping[str, str], delivered: DeliveredScores
 ) -> dict[tuple[str, str, str], PairedComparison]:
-    """Every two rows compared by subject, on the cases and on the delivered scans.
+    """Pairwise comparisons of rows by subject, on the cases and on the delivered scans.
 
     Args:
-        tables: row → cases, those first that have to show themselves.
+        tables: row → cases, the rows under test first.
         subjects: case → subject.
         delivered: scores of the scans.
     """
@@ -247,11 +247,11 @@ def comparisons_of(
 def compared_text(
     comparisons: Comparisons, runs: Mapping[str, str], members: Mapping[str, Collection[str]] | None = None
 ) -> tuple[str, list[str]]:
-    """What a table says of the comparison, as Markdown, and the verdicts in it.
+    """A table's text about the comparison, as Markdown, and the verdicts in it.
 
     Args:
-        comparisons: of `comparisons_of`.
-        runs: row → what it is called in the text.
+        comparisons: comparisons of `comparisons_of`.
+        runs: row → its name in the text.
         members: mean over trainings → its own trainings, which it is not compared with.
     """
     named = {
@@ -273,17 +273,17 @@ def write_tables(
     comparisons: Comparisons,
     runs: Collection[str],
 ) -> dict[str, str]:
-    """Write the rows by case and their summaries, of delivered scans likewise, and the comparison.
+    """Write the rows by case and their summaries, likewise for delivered scans, and the comparison.
 
     Args:
         out: the folder.
         tables: row → cases.
         delivered: scores of the scans.
-        comparisons: of `comparisons_of`.
-        runs: rows that are called as their folders are; of others, what a file's name had better not hold becomes "_".
+        comparisons: comparisons of `comparisons_of`.
+        runs: rows that are called as their folders are; of others, what a file's name should not hold becomes "_".
 
     Returns:
-        Row → what its files' names begin with.
+        Row → the prefix of its file names.
     """
     names = {row: row if row in runs else re.sub(r"[^\w.-]+", "_", row).strip("_") for row in tables}
     for kind, of_kind in (("", tables), ("_delivered", delivered.tables)):

@@ -1,4 +1,4 @@
-"""Trainings of a study, which share their cases, one after the other or several at a time."""
+"""Trainings of a study, which share their cases, in sequence or several at a time."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from medtrace.workflows.many.attempts import Outcome, Task
 from medtrace.workflows.many.parallel import CasesFailedError, run_cases
 
 PROCESSES = 3
-"""Trainings at once, at most, also on fewer cores, of which then none idles while the longest training ends; each
-process holds its cases in memory."""
+"""Maximum number of simultaneous trainings, even on fewer cores, so that none idles while the longest training ends;
+each process keeps its cases in memory."""
 _SHARING = contextlib.ExitStack()
 
 
 def processes_for(rows: int, device: str | None) -> int:
-    """How many trainings run at once: one on a GPU, and where there are no threads to divide.
+    """The number of simultaneous trainings: one on a GPU, or if there are no threads to divide.
 
     Args:
-        rows: trainings that are to be done, which may be none.
+        rows: trainings to be done; may be empty.
         device: as it was asked for.
 
     Example:
@@ -40,10 +40,10 @@ def processes_for(rows: int, device: str | None) -> int:
 
 
 def threads_for(trainings: int, device: str | None) -> int:
-    """Threads of each training of a study, which are the same however many of them are still to be done.
+    """Threads of each training of a study, independent of how many trainings remain.
 
     Args:
-        trainings: of the study, done or not.
+        trainings: trainings of the study, done or not.
         device: as it was asked for.
     """
     threads = torch.get_num_threads()
@@ -60,14 +60,14 @@ def trained_rows(
     processes: int = 1,
     threads: int,
 ) -> dict[str, Path]:
-    """Train the rows of a study, which share the cases that they make.
+    """Train the rows of a study, which share their generated cases.
 
     Args:
         train: a module's function: (row, what is trained, console) to the run folder.
         rows: row → what is trained.
         console: to print to.
-        processes: trainings at once, which have lines with names, no bars.
-        threads: of each training.
+        processes: number of simultaneous trainings, which print lines with names instead of bars.
+        threads: threads of each training.
 
     Returns:
         Row → run folder, in the order of the rows.

@@ -31,17 +31,17 @@ def trained_row(
     resume: bool = False,
     console: Console,
 ) -> Path:
-    """The run folder of a row, trained unless it was before.
+    """The run folder of a row, trained if necessary.
 
     Args:
-        row: what the row is called.
+        row: name of the row.
         method: its method.
         run: the folder.
         dataset: a prepared folder, where the settings ask for one.
-        presets: of the method.
+        presets: presets of the method.
         settings: on top.
-        device: by default CUDA where there is one.
-        resume: continue a training that did not finish, instead of beginning anew.
+        device: by default CUDA if available.
+        resume: continue an unfinished training, instead of starting over.
         console: to print to.
 
     Returns:
@@ -52,8 +52,8 @@ def trained_row(
         return run
     begun = resume and (run / "run.json").is_file()
     if not begun:
-        with locked(run):  # which a training at work has
-            remove_content(run)  # of a training that did not finish
+        with locked(run):  # held by a running training
+            remove_content(run)  # from an unfinished training
     console.print(f"{row}: {'continuing its training' if begun else 'training'}")
     started, spent = time.perf_counter(), _processor_seconds()
     train(method, dataset, run, presets=presets, settings=settings, resume=begun, device=device)
@@ -65,6 +65,6 @@ def trained_row(
 
 
 def _processor_seconds() -> float:
-    """Of this process and of those that it started and that ended."""
+    """Processor time of this process and its finished children."""
     now = os.times()
     return now.user + now.system + now.children_user + now.children_system

@@ -1,4 +1,4 @@
-"""The cases that a run did worst on, left as traces beside the tables of an evaluation."""
+"""A run's worst cases, saved as traces next to the tables of an evaluation."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from medtrace.workflows.scoring.rows import EvaluatedRun
 FOLDER, INDEX = "worst", "worst.json"
 RANKED_BY = "mae"
 SHOWN = 4
-"""Cases of a run, where it is alone."""
+"""Number of cases of a single run."""
 SHOWN_OF_SEVERAL = 2
-"""Cases of each run, where there are several."""
+"""Number of cases of each run, if there are several."""
 
 
 def worst_of(table: CaseTable, count: int = SHOWN) -> list[str]:
-    """The cases with the largest mean absolute error, the largest first; a case without one is worse than any.
+    """The cases with the largest mean absolute error, largest first; a case without an error ranks worst.
 
     Args:
-        table: of a run.
+        table: table of a run.
         count: at most.
 
     Example:
@@ -50,10 +50,10 @@ def worst_of(table: CaseTable, count: int = SHOWN) -> list[str]:
 def save_worst(
     out: Path, runs: Mapping[str, EvaluatedRun], tables: Mapping[str, CaseTable], cases: Any
 ) -> list[ReportCase]:
-    """Trace the worst cases of runs once more and leave each, with its target, in `out/worst`.
+    """Trace the worst cases of runs again and save each, with its target, in `out/worst`.
 
     Args:
-        out: folder of the evaluation; what an earlier one left of worst cases goes.
+        out: folder of the evaluation; worst cases of an earlier one are removed.
         runs: row → run.
         tables: row → its cases, in the order of `cases`.
         cases: the data set.
@@ -79,7 +79,7 @@ def save_worst(
             try:
                 save_trace(trace, make_directory(out / FOLDER) / folder, method=title)
                 write_image(out / FOLDER / f"{folder}.target.nii.gz", target, trace.affine)
-            except ValueError as error:  # a grid that the files cannot hold
+            except ValueError as error:  # a grid that the files cannot store
                 notify(name, f"its trace is not kept among the worst cases: {error}")
             else:
                 entries.append({"row": row, "rank": rank, "case": name, "trace": folder, "pair": _is_pair(run)})
@@ -91,5 +91,5 @@ def save_worst(
 
 
 def _is_pair(run: EvaluatedRun) -> bool:
-    """Whether a run's images are sources brought to their targets."""
+    """Whether a run's images are sources registered to their targets."""
     return run.method.registers and not run.method.translates

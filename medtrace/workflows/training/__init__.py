@@ -1,1 +1,1 @@
-"""What `train` and `bundle` are made of: the workflow, its handlers, resuming, the page of a run."""
+"""Parts of `train` and `bundle`: the workflow, its handlers, resuming, the page of a run."""

@@ -9,7 +9,7 @@ from medtrace.methods.base import NEIGHBORS
 
 _IMPORTS = ("torch", "monai", "medtrace", "medtrace.data", "medtrace.engines", "medtrace.methods")
 _READ = {"_target_": "medtrace.data.pair_files.ReadPairFilesd", "spatial_dims": "@settings#spatial_dims"}
-"""Of lists of files in place of a prepared folder, as MONAI Label gives; items that are read stay."""
+"""For lists of files in place of a prepared folder, as MONAI Label gives; items already read are unchanged."""
 _DEVICE = "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
 
 
@@ -116,7 +116,7 @@ def _train_handlers(kind: type[Method]) -> list[dict[str, Any]]:
             "validator": "@validate#evaluator",
         },
         {
-            "_target_": "ValidationHandler",  # MONAI's check of bundles knows it by this name only
+            "_target_": "ValidationHandler",  # MONAI's check of bundles knows it only by this name
             **unless_validated,
             "validator": "@validate#evaluator",
             "epoch_level": True,

@@ -20,11 +20,11 @@ _SHOWN = 3
 
 
 def start_of(run: str | os.PathLike, method: str) -> dict[str, Any]:
-    """What a run folder remembers of the run whose weights a training starts with.
+    """A run folder's record of the run whose weights a training starts with.
 
     Args:
-        run: the earlier run; its weights at the end are taken, or where it has none yet, those of its best validation.
-        method: the name of the method that is to be trained.
+        run: the earlier run; its final weights are used or, if it has none yet, those of its best validation.
+        method: the name of the method to train.
 
     Raises:
         FileNotFoundError: if it is not a run, or has no weights yet.
@@ -51,11 +51,12 @@ def start_of(run: str | os.PathLike, method: str) -> dict[str, Any]:
 
 
 def inherited_settings(run: str | os.PathLike, prepared: bool) -> dict[str, Any]:
-    """The settings of an earlier run, which a training that starts with its weights has in place of the defaults.
+    """The settings of an earlier run, which replace the defaults in a training that starts with its weights.
 
     Args:
         run: the earlier run.
-        prepared: whether the training has a data set of `medtrace prepare`: what the run says of TraceBench is dropped.
+        prepared: whether the training has a data set of `medtrace prepare`: the run's TraceBench settings are then
+            dropped.
     """
     values = read_run(run).settings.model_dump(mode="json")
     if prepared and values["data"]["kind"] != "prepared":
@@ -64,10 +65,10 @@ def inherited_settings(run: str | os.PathLike, prepared: bool) -> dict[str, Any]
 
 
 def load_start(method: Method, settings: MethodSettings, start: Mapping[str, Any]) -> bool:
-    """Give an untrained method the weights that `start_of` found; its optimizers stay as new.
+    """Load the weights that `start_of` found into an untrained method; its optimizers start anew.
 
     Returns:
-        Whether they are still there; a run that is resumed can do without.
+        Whether they still exist; a resumed run does not need them.
 
     Raises:
         ValueError: if they have changed since, or do not fit the settings.
@@ -95,7 +96,7 @@ def load_start(method: Method, settings: MethodSettings, start: Mapping[str, Any
 
 
 def _difference(run: Path, settings: MethodSettings, wrong: list[str]) -> str:
-    """The settings of networks that differ, or a weight that does where none is known."""
+    """The network settings that differ, or a differing weight if none is known."""
     before, now = (
         flat(values.model_dump(mode="json", exclude={"training", "data"}))
         for values in (read_run(run).settings, settings)

@@ -43,7 +43,7 @@ def train_bundle(
         `out`.
 
     Raises:
-        ValueError: if the bundle runs code that is not allowed, says nothing of a training, or asks for networks that
+        ValueError: if the bundle runs code that is not allowed, does not define a training, or requests networks that
             are too large.
     """
     configs = bundle / "configs"
@@ -74,19 +74,20 @@ def train_bundle(
 
 
 class BundleTraining(ConfigWorkflow):
-    """MONAI's workflow of configurations that are read and checked here, and that MONAI does not read again.
+    """MONAI's workflow on configurations that are read and checked here, not read again by MONAI.
 
-    Two readers of one file could take it differently, so what was checked is what is built. MONAI also puts a bundle's
+    Two readers of one file could interpret it differently, so what was checked is what is built. MONAI also puts a
+    bundle's
     folder at the front of Python's path, where a file of it could take a library's name: here only if the user allows
     foreign code.
 
     Args:
         files: the configurations, each merged into those before.
-        bundle: the folder whose metadata go along.
+        bundle: the folder that provides the metadata.
         values: entries to set, by MONAI's ids.
 
     Raises:
-        ValueError: if a file is not a configuration, or all together would run code that medtrace does not ship and
+        ValueError: if a file is not a configuration, or together they would run code that medtrace does not ship and
             that is not allowed.
     """
 
@@ -108,7 +109,7 @@ class BundleTraining(ConfigWorkflow):
         """Run the training.
 
         Raises:
-            ValueError: if the configuration says nothing of one.
+            ValueError: if the configuration does not define one.
         """
         if code_is_allowed():
             result: list[Any] = super().run()

@@ -1,4 +1,4 @@
-"""Handlers of an `Evaluator` that write what it finds: scores per case, and traces."""
+"""Handlers of an `Evaluator` that write its results: scores per case, and traces."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from medtrace.trace import Trace
 class CaseScores:
     """Score every case of an evaluation, as `medtrace evaluate` does.
 
-    At the end `cases.csv` has one row per case and `summary.csv` n, mean, SD and median of every column (see
+    At the end `cases.csv` has one row per case, and `summary.csv` has n, mean, SD and median of every column (see
     `medtrace.evaluation.scoring.score_cases`); the means are in `engine.state.metrics` too.
 
     Args:
-        folder: where the tables go.
+        folder: receives the tables.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -70,9 +70,9 @@ class TraceSaver:
     """Save the trace of every case into its own folder (see `medtrace.io.save_trace`).
 
     Args:
-        folder: the folders' parent, made where it is missing; a case is called by its entry "case", by its source's
-            file (with the file's folder or a number, where the name was given before), or counted.
-        method: name of the method, kept with the trace.
+        folder: the folders' parent, created if missing; a case is named after its entry "case", after its source's file
+            (with the file's folder or a number if the name is taken), or numbered.
+        method: name of the method, stored with the trace.
         overwrite: replace traces of an earlier run.
     """
 
@@ -99,7 +99,7 @@ class TraceSaver:
 
 
 class _CaseNames:
-    """Names of an evaluation's cases; of those called by their files, each has its own."""
+    """Unique names of an evaluation's cases."""
 
     def __init__(self) -> None:
         self._used: set[str] = set()
@@ -130,7 +130,7 @@ class _CaseNames:
 
 
 def _files_of(images: Any, number: int) -> list[str | None]:
-    """The files that a batch was read from; None where the images do not tell."""
+    """The files that a batch was read from; None if the images do not say."""
     paths = getattr(images, "meta", {}).get("filename_or_obj")
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     if not isinstance(paths, (list, tuple)) or len(paths) != number:
@@ -139,7 +139,7 @@ def _files_of(images: Any, number: int) -> list[str | None]:
 
 
 class WeightsSaver:
-    """Write the weights of a finished training as safetensors into its run folder; rank 0 alone writes.
+    """Write the weights of a finished training as safetensors into its run folder; only rank 0 writes.
 
     Args:
         run: the run folder.
@@ -159,14 +159,14 @@ class WeightsSaver:
 
 
 class RunFolder:
-    """Write what makes the folder of a bundle's training a run folder: `preparation.json`, `run.json`; rank 0 alone
-    writes.
+    """Write the files that make the folder of a bundle's training a run folder: `preparation.json`, `run.json`; only
+    rank 0 writes.
 
     Args:
         run: the run folder.
         name: the method's.
-        settings: of the training, resolved.
-        dataset: the folder made by `medtrace prepare`; not looked at where the settings name other data.
+        settings: settings of the training, resolved.
+        dataset: the folder made by `medtrace prepare`; ignored if the settings name other data.
     """
 
     def __init__(self, run: str | os.PathLike, name: str, settings: MethodSettings, dataset: str | os.PathLike) -> None:
@@ -202,11 +202,11 @@ def record_run(
     Args:
         run: the run folder.
         name: the method's.
-        settings: of the training, resolved.
+        settings: settings of the training, resolved.
         dataset: a folder made by `medtrace prepare`, or None.
         training: the training's `DeterministicDataset`.
-        remembered: what a resumed run remembers of its data; None is what `training_data` reports of `dataset`.
-        renewed: whether the data set is another than the run's, so that its preparation is now the run's.
+        remembered: a resumed run's record of its data; None is what `training_data` reports of `dataset`.
+        renewed: whether the data set is not the run's own, so that its preparation now replaces the run's.
     """
     if renewed or not (run / PREPARATION).exists():
         preparation_of(training, dataset).save(run / PREPARATION)
@@ -215,8 +215,8 @@ def record_run(
 
 
 def training_data(dataset: str | os.PathLike | None) -> dict[str, Any]:
-    """What a run remembers of its training cases: subjects, digests of the prepared images, and of the scans
-    fingerprints and what they look like."""
+    """A run's record of its training cases: subjects, digests of the prepared images, and the scans' fingerprints and
+    appearance."""
     if dataset is None:
         return {}
     folder = Path(dataset)
@@ -240,7 +240,7 @@ def training_data(dataset: str | os.PathLike | None) -> dict[str, Any]:
 
 
 def preparation_of(training: Any, dataset: str | os.PathLike | None) -> Preparation:
-    """How a new scan has to be treated for a run: as the data set says, or at TraceBench's voxel size.
+    """How a new scan must be prepared for a run: as in the data set, or at TraceBench's voxel size.
 
     Args:
         training: the training's `DeterministicDataset`.
@@ -248,7 +248,7 @@ def preparation_of(training: Any, dataset: str | os.PathLike | None) -> Preparat
     """
     if dataset is not None:
         return Preparation.load(Path(dataset) / PREPARATION)
-    # A data set may draw when it is read, which must not move the training's own draws.
+    # Reading a data set may draw random numbers, which must not change the training's own.
     with torch.random.fork_rng(devices=[]):
         source = training.given(0)["source"]
     shape = tuple(source.shape[1:])

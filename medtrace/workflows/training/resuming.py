@@ -19,9 +19,9 @@ from medtrace.workflows.training.handlers import training_data
 
 SPLITS = ("training", "validation")
 CUTS = ("data.patch",)
-"""Settings of the data that say how the same cases are cut."""
+"""Data settings that define how the same cases are cropped."""
 EARLIER = "earlier"
-"""Entry of a remembered case that a data set before the present one brought."""
+"""Entry of a recorded case that came from an earlier data set."""
 
 
 class Resumption(NamedTuple):
@@ -30,7 +30,7 @@ class Resumption(NamedTuple):
     settings: MethodSettings
     dataset: str | os.PathLike | None
     remembered: dict[str, Any]
-    """What the run remembers of its data from now on."""
+    """The run's record of its data from now on."""
     other_data: bool
     """Whether the data set is not the one that the run was trained on."""
 
@@ -43,18 +43,18 @@ def resumption(
     dataset: str | os.PathLike | None,
     other_data: bool,
 ) -> Resumption:
-    """Check what is given on resuming against what the run is.
+    """Check the arguments given on resuming against the run.
 
     Args:
-        kind: the method that is asked for.
+        kind: the requested method.
         run: the run folder.
-        presets: laid over the run's settings.
+        presets: applied over the run's settings.
         changes: single settings on top.
-        dataset: a folder made by `medtrace prepare`, which may have moved; None is where the run had it.
-        other_data: whether another data set than the run's is meant.
+        dataset: a folder made by `medtrace prepare`, which may have moved; None is its location in the run's record.
+        other_data: whether a data set other than the run's is intended.
 
     Raises:
-        ValueError: if the method is another, a setting cannot be changed, or the data set is another.
+        ValueError: if the method or the data set differs, or a setting cannot be changed.
         FileNotFoundError: if the run's data set is no longer where it was.
     """
     earlier = read_run(run)
@@ -97,7 +97,7 @@ def _chosen(run: Path, earlier: RunRecord, dataset: str | os.PathLike | None) ->
 
 
 def _differing(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In words, how the cases of two data sets differ; nothing if they are the same, wherever they are."""
+    """How the cases of two data sets differ, in words; empty if they are the same, wherever they are stored."""
     found = []
     for split in SPLITS:
         before = {_content(case): case["case"] for case in earlier.get(split, ()) if not case.get(EARLIER)}
@@ -113,11 +113,11 @@ def _differing(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _content(case: Mapping[str, Any]) -> tuple[Any, ...]:
-    return case["subject"], case.get("source"), case.get("target")  # of unpaired domains one is missing
+    return case["subject"], case.get("source"), case.get("target")  # in unpaired domains one is missing
 
 
 def _with_earlier(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The cases of a data set, and those of the ones before it, which the weights have seen as well."""
+    """The cases of a data set, and those of earlier ones, which the weights have also seen."""
     result = dict(now)
     for split in SPLITS:
         known = {_content(case) for case in now[split]}
@@ -129,7 +129,7 @@ def _with_earlier(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 def _check_changes(
     kind: type[Method], run: Path, before: MethodSettings, after: MethodSettings, other_data: bool
 ) -> None:
-    """Refuse what a checkpoint would undo: another network, other tables, other data."""
+    """Refuse what a checkpoint would override: another network, other tables, other data."""
     old, new = flat_settings(before), flat_settings(after)
     changed = [name for name in new if new[name] != old.get(name)]
     data = [name for name in changed if name.startswith("data.") and name not in CUTS]
@@ -157,7 +157,7 @@ def _alone_differs(kind: type[Method], before: MethodSettings, name: str, value:
 
 
 def _kept_differs(kind: type[Method], before: MethodSettings, after: MethodSettings) -> bool:
-    """Whether what a checkpoint holds of a method depends on the change: names, shapes, and values of buffers."""
+    """Whether the change affects what a checkpoint stores of a method: names, shapes, and values of buffers."""
     first, second = _kept(kind, before), _kept(kind, after)
     return first.keys() != second.keys() or any(not torch.equal(first[name], second[name]) for name in first)
 
@@ -174,7 +174,7 @@ def _kept(kind: type[Method], settings: MethodSettings) -> dict[str, Tensor]:
 
 
 def flat_settings(settings: MethodSettings) -> dict[str, Any]:
-    """Dotted name of each setting → its value, as JSON holds it."""
+    """Dotted name of each setting → its value as in JSON."""
     found: dict[str, Any] = {}
 
     def walk(values: Mapping[str, Any], prefix: str) -> None:

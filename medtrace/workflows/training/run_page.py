@@ -23,21 +23,21 @@ from medtrace.storage.files import atomic_write, remove
 from medtrace.trace import Trace
 
 CASES = 3
-"""How many validation cases are shown."""
+"""Number of validation cases that are shown."""
 _PAUSE, _SHARE = 5.0, 50.0
-"""Least seconds between two pages, and least times of what a page takes."""
+"""Minimum seconds between two pages, and minimum as a multiple of the time that a page takes."""
 
 
 class RunPage:
-    """Write `run.html` while a training runs and when it ends, however it ends, and sample images of validations.
+    """Write `run.html` during a training and when it ends, however it ends, and sample images of validations.
 
     The first validation cases are kept as `samples/epoch=N.png` (of the newest validation and of the first, second,
     fourth, eighth, ...) and reported to TensorBoard, where that is installed. The page is written at most every few
-    seconds, at the end always. A page that cannot be written stops no training. Attach it last.
+    seconds, and always at the end. A page that cannot be written does not stop the training. Attach it last.
 
     Args:
         run: the run folder.
-        title: of the method.
+        title: title of the method.
         validator: the evaluator whose cases are shown; None shows none.
     """
 

@@ -40,22 +40,22 @@ from medtrace.workflows.training.handlers import WeightsSaver
 from medtrace.workflows.training.run_page import RunPage
 
 LEAST_PATCH = 32
-"""Voxels of an edge below which no patch is tried."""
+"""Edge length in voxels below which no patch is tried."""
 
 
 class TrainingWorkflow(BundleWorkflow):
     """Build a method, its data and its trainer from settings, and train it; `python -m monai.bundle run` on the
-    generated bundle does the same to the same weights.
+    generated bundle does the same and gives the same weights.
 
     MONAI's properties of a training workflow (`trainer`, `network_def`, `train_dataset`, `max_epochs`, ...) can be read
     after `initialize` and set before `run`.
 
     Args:
         kind: the method's class.
-        settings: of the training.
+        settings: settings of the training.
         run_dir: the run folder.
         dataset: a folder made by `medtrace prepare`, where the settings ask for one.
-        device: by default CUDA where there is one; in a process group each process takes its own.
+        device: by default CUDA if available; in a process group each process takes its own.
         resume: continue from the newest checkpoint.
         start: the run whose weights the training begins with, as `fine_tuning.start_of` gives it.
     """
@@ -84,7 +84,7 @@ class TrainingWorkflow(BundleWorkflow):
         self.device = _device(device, self._grouped)
 
     def initialize(self) -> None:
-        """Build everything, all randomness seeded first."""
+        """Build everything, after seeding all randomness."""
         if self._grouped:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
@@ -131,11 +131,11 @@ class TrainingWorkflow(BundleWorkflow):
 
     @property
     def begun(self) -> bool:
-        """Whether the training got as far as an epoch, or found none left to train."""
+        """Whether the training completed an epoch, or had none left to train."""
         return self._begun
 
     def _units(self) -> Units | None:
-        """From [-1, 1] to the units of the one target that the data set has; None where they are not on record."""
+        """From [-1, 1] to the units of the data set's only target; None if they are not on record."""
         if self.dataset_dir is None or isinstance(self.settings.data, TraceBenchData):
             return None
         preparation = Preparation.load(Path(self.dataset_dir) / PREPARATION)
@@ -146,10 +146,10 @@ class TrainingWorkflow(BundleWorkflow):
         self.trainer.run()
 
     def fitting(self) -> dict[str, Any]:
-        """The settings with which a step fits into the memory; none if no change of these makes it fit.
+        """The settings with which a step fits into memory; none if no such change makes it fit.
 
         That is the largest half, quarter, ... of the batch, or else a batch of one with such a part of an image's edge,
-        where the method works on patches of prepared cases. Nothing learns; in a process group it is not looked for.
+        where the method works on patches of prepared cases. Nothing is trained; in a process group there is no search.
         """
         if self._grouped:
             return {}
@@ -214,13 +214,13 @@ class TrainingWorkflow(BundleWorkflow):
 def check_fitting(
     fitting: Mapping[str, Any], settings: MethodSettings, device: torch.device, fit: bool, reason: Exception
 ) -> None:
-    """Say which batch or patch fits into a device's memory, unless it is taken.
+    """Raise an error that says which batch or patch fits into a device's memory, unless it is used.
 
     Args:
         fitting: settings with which a step fits.
-        settings: those with which none did.
+        settings: those with which it did not fit.
         device: whose memory ran out.
-        fit: whether `fitting` is taken.
+        fit: whether `fitting` is used.
         reason: the error of the step.
 
     Raises:

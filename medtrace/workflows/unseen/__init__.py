@@ -1,1 +1,1 @@
-"""Whether what a run is given is new to it, and like what it was trained on."""
+"""Checks that a run's input is new to it and similar to its training data."""

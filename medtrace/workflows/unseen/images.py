@@ -1,4 +1,4 @@
-"""Whether what a run is given is new to it, and like what it was trained on."""
+"""Checks that images given to a run are new to it and similar to its training data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALLOWED = "allow_training_subjects"
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """What a run remembers of its training data.
+    """A run's record of its training data.
 
     Attributes:
         run: the run folder.
@@ -46,7 +46,7 @@ class TrainingMemory:
 
     @property
     def silent(self) -> bool:
-        """Whether it was trained on a data set and does not tell its scans, as a run of an early version."""
+        """Whether it was trained on a data set but does not record its scans, as runs of early versions."""
         return bool(self.data.get("dataset")) and not isinstance(self.data.get(SCANS), list)
 
     @cached_property
@@ -92,14 +92,14 @@ NOT_KNOWN = (
     " subject is recognized by its prepared files alone; prepare and train again to be sure"
 )
 COMMON = (MASK_MISSING, NOT_KNOWN)
-"""Lines that are of no single image."""
+"""Lines that concern no single image."""
 
 
 def seen_image(memory: TrainingMemory, digests: Sequence[str]) -> str | None:
     """Which training image an image is, in words; None for one that is new.
 
     Args:
-        memory: of the run.
+        memory: memory of the run.
         digests: fingerprint of its voxels and digest of its file.
     """
     for digest in digests:
@@ -120,14 +120,14 @@ def refusal(what: str, remedy: str) -> str:
 def image_cautions(
     memory: TrainingMemory, record: ImageRecord, mask: bool, role: str = "source", contrast: str | None = None
 ) -> list[str]:
-    """In what an image is unlike those that a run was trained on, a line each.
+    """How an image differs from those that a run was trained on, one line per difference.
 
     Args:
-        memory: of the run.
-        record: of the image.
+        memory: memory of the run.
+        record: record of the image.
         mask: whether it came with a mask.
-        role: of the image, "source" or "target".
-        contrast: its name, where the run was trained on several.
+        role: role of the image, "source" or "target".
+        contrast: its name, if the run was trained on several.
     """
     if memory.silent:
         return [NOT_KNOWN]
@@ -150,12 +150,12 @@ def review_image(
     """Refuse a training image, unless it is allowed, and tell in what an image is unlike the training's.
 
     Args:
-        memory: of the run.
-        path: of the image.
+        memory: memory of the run.
+        path: path of the image.
         scan: as it was read.
-        preparation: of the run.
+        preparation: preparation of the run.
         mask: whether it came with a mask.
-        contrast: its name, where the run was trained on several.
+        contrast: its name, if the run was trained on several.
         allowed: whether a training image may be used.
 
     Returns:
@@ -181,10 +181,10 @@ def review_image(
 
 
 def tell_seen(memory: TrainingMemory, images: Mapping[Path, Tensor]) -> None:
-    """Tell which images a run was trained on, where registering them may well be what is wanted.
+    """Report which images a run was trained on, where registering them may well be intended.
 
     Args:
-        memory: of the run.
+        memory: memory of the run.
         images: file → its image, (C, *spatial).
     """
     for path, image in images.items():
@@ -194,13 +194,13 @@ def tell_seen(memory: TrainingMemory, images: Mapping[Path, Tensor]) -> None:
 
 
 def source_cautions(memory: TrainingMemory, trace: Trace, mask: bool, contrast: str | None = None) -> list[str]:
-    """In what the source of a trace is unlike a run's training images, a line each.
+    """How the source of a trace differs from a run's training images, one line per difference.
 
     Args:
-        memory: of the run.
+        memory: memory of the run.
         trace: that it made.
         mask: whether the source came with a mask.
-        contrast: of the source, where the run was trained on several.
+        contrast: contrast of the source, if the run was trained on several.
     """
     path = memory.run / FILE
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Whether a data set's split is new to a run, and like what it was trained on."""
+"""Checks that a data set's split is new to a run and similar to its training data."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from medtrace.workflows.unseen.images import MASK_MISSING, NOT_KNOWN, TrainingMe
 
 @dataclass(frozen=True)
 class SplitReview:
-    """What is to be said of a split that a run is measured on.
+    """Review of a split that a run is measured on.
 
     Attributes:
         training: case of an item → what the run has seen of its subject in training.
-        cautions: in what the data set is unlike the run's, a line each.
+        cautions: how the data set differs from the run's, one line per difference.
     """
 
     training: Mapping[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ def review_split(run: str | os.PathLike, dataset: str | os.PathLike, split: str)
     Args:
         run: the run folder.
         dataset: a folder made by `medtrace prepare`.
-        split: of it.
+        split: split of it.
     """
     memory, folder = TrainingMemory.of(run), Path(dataset)
     index = read_index(folder)
@@ -70,7 +70,7 @@ def review_split(run: str | os.PathLike, dataset: str | os.PathLike, split: str)
 
 
 def reviewed(run: str | os.PathLike, dataset: str | os.PathLike, split: str, allowed: bool) -> SplitReview:
-    """Review a split, refuse training subjects in it unless they are allowed, and tell what to doubt.
+    """Review a split, refuse training subjects in it unless they are allowed, and report cautions.
 
     Raises:
         ValueError: naming the first case.
@@ -110,7 +110,7 @@ def _digests(
 
 
 def _preparation_lines(of_run: Path, of_data: Path) -> list[str]:
-    """In what two preparations differ."""
+    """How two preparations differ."""
     if not (of_run.is_file() and of_data.is_file()):
         return []
     before, now = Preparation.load(of_run), Preparation.load(of_data)
@@ -159,11 +159,11 @@ COMPARED = (
     "value_range",
     "depth",
 )
-"""Members of a preparation that have to be alike."""
+"""Members of a preparation that must match."""
 
 
 def _scan_lines(memory: TrainingMemory, scans: Sequence[Mapping[str, Any]]) -> list[str]:
-    """In what the scans of a split are unlike the training's: each kind of line once, with how many scans it is of."""
+    """How the scans of a split differ from the training's: each type of line once, with its number of scans."""
     result: dict[str, list[tuple[str, str]]] = {}
     for scan in scans if not memory.silent else ():
         for role in ROLES:
@@ -194,7 +194,7 @@ def _shown(value: Any) -> str:
 
 
 TRAINING_SUBJECT = "training_subject"
-"""Column of a table of scores, where training subjects were allowed: 1 for a case of one, else 0."""
+"""Column of a table of scores if training subjects were allowed: 1 for a case of such a subject, else 0."""
 EVALUATION = "evaluation.json"
 
 
@@ -211,7 +211,7 @@ def marked(tables: Mapping[str, CaseTable], training: Mapping[str, str]) -> None
 
 
 def doubts_of(reviews: Mapping[str, SplitReview]) -> list[str]:
-    """Notes below the table: training subjects among the cases, and in what the data are unlike the training's."""
+    """Notes below the table: training subjects among the cases, and how the data differ from the training's."""
     lines = [
         f"{name}: {len(review.training)} of the cases are of subjects that it was trained on."
         for name, review in reviews.items()
@@ -221,7 +221,7 @@ def doubts_of(reviews: Mapping[str, SplitReview]) -> list[str]:
 
 
 def subjects_of(folder: Path | None) -> dict[str, str]:
-    """Case → subject of a prepared data set; empty for cases from elsewhere, which are subjects of their own."""
+    """Case → subject of a prepared data set; empty for cases from elsewhere, each of which is its own subject."""
     if folder is None:
         return {}
     index = read_index(folder)
@@ -238,16 +238,16 @@ def write_record(
     described: Mapping[str, Mapping[str, Any]] | None = None,
     **more: Any,
 ) -> None:
-    """Write what an evaluation measured and what to doubt of it beside its tables, as `evaluation.json`.
+    """Write what an evaluation measured and its cautions next to its tables, as `evaluation.json`.
 
     Args:
-        folder: of the tables.
+        folder: folder of the tables.
         reviews: run folder → its review.
         dataset: the prepared folder, None for cases from elsewhere.
-        split: of it.
+        split: split of it.
         cases: how many.
-        described: run folder → what else is known of it, such as its settings.
-        more: entries of the record, such as what was found.
+        described: run folder → what else is known about it, such as its settings.
+        more: entries of the record, such as results.
     """
     content = {
         "format": "medtrace evaluation",
