@@ -79,6 +79,7 @@ def test_channels_last_and_fused_train_alike(plain):
     assert distance(method, plain) < 1e-4
 
 
+@pytest.mark.slow
 def test_channels_last_in_three_dimensions():
     method = tracetrans(3)
     trained(method, Acceleration(channels_last=True), shape=(16, 16, 16))

@@ -319,6 +319,7 @@ def registering_run(tmp_path_factory):
     return train("metaregnet", out=out, presets=["tracebench", "smoke"], settings=settings, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_registering_run_is_shown_identical_images(head, registering_run, tmp_path):
     run = registering_run
     write_image(tmp_path / "scan.nii.gz", head[..., :1], torch.eye(4, dtype=torch.float64))

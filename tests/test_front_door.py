@@ -44,6 +44,7 @@ def test_import_is_light(start):
     assert in_child(f"{start}\nimport sys; print(sorted({heavy}))") == "[]"
 
 
+@pytest.mark.slow
 def test_names_of_the_front_door_are_those_of_their_subpackages():
     # in a fresh interpreter, where no other import has set an attribute of the package
     homes = {

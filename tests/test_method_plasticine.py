@@ -190,6 +190,7 @@ def test_a_step_moves_every_weight(shape, spatial_dims):
     assert traces[0].ddf.shape == (spatial_dims, *shape)
 
 
+@pytest.mark.slow
 def test_both_losses_fall():
     torch.manual_seed(0)
     data = batch(32, 32)

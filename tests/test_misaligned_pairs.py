@@ -171,6 +171,7 @@ def test_unknown_settings_of_the_misalignment_are_told_in_one_line(dataset, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_several_runs_in_one_table(dataset, runs, tmp_path, capsys):
     folders = [runs("NC+R"), runs("pix2pix", "pix2pix")]
     arguments = ["evaluate", folders[0], dataset, "--beside", folders[1], "--out", tmp_path / "t", "--device", "cpu"]

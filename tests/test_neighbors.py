@@ -122,6 +122,7 @@ def test_what_the_neighbor_alone_knows_is_learned_with_it(runs, tmp_path):
     assert load_trace(tmp_path / "beside").ddf.abs().max() == 0
 
 
+@pytest.mark.slow
 def test_both_kinds_of_runs_are_evaluated_in_one_table(runs, tmp_path):
     arguments = ["evaluate", f"{runs}/beside", f"{runs}/set", "--beside", f"{runs}/alone", "-o", f"{tmp_path}/table"]
     result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])

@@ -119,6 +119,7 @@ def test_prepared_channels_are_each_contrast_by_its_own_rule(cohort):
     assert any("missing sources: FLAIR of 1 of 3 pair(s)" in note for note in summary.notes)
 
 
+@pytest.mark.slow
 def test_a_further_source_is_aligned_to_the_first(tmp_path):
     write_cohort(tmp_path, 2)
     shifted = np.diag([4.0, 4.0, 4.0, 1.0])

@@ -242,8 +242,8 @@ def test_every_line_is_run_or_says_why_not(page):
         assert page.stem in {key.split()[0] for key in WORLDS} or reason_not_to_run(line), line
 
 
-LONG = {"README", "apply_transforms", "bids", "export", "hand_on_a_model", "misaligned_pairs", "prepare_pairs",
-        "scale_out", "certificate", "register_to_pathology", "traceability_by_segmentation",
+LONG = {"README", "apply_transforms", "bids", "export", "field_formats", "hand_on_a_model", "misaligned_pairs",
+        "prepare_pairs", "scale_out", "certificate", "register_to_pathology", "traceability_by_segmentation",
         "train_evaluate_translate"}  # fmt: skip
 """Pages that train, start processes or convert to every format; test_docs.py checks each line's options."""
 

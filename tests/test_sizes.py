@@ -180,6 +180,7 @@ def test_unpaired_training_on_several_sizes_in_3d(in_3d, tmp_path):
     assert (run / "checkpoints" / "weights.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_evaluation_in_patches(in_3d, tmp_path):
     run = trained_in_3d("tracetrans", in_3d, tmp_path / "run")
     asked = []

@@ -147,7 +147,9 @@ def test_another_subjects_target_has_no_true_field():
     assert batch["target"].shape == (4, 1, *SHAPE)
 
 
-@pytest.mark.parametrize("shape", [(40, 56), (18, 20, 16)], ids=lambda shape: f"{len(shape)}D")
+@pytest.mark.parametrize(
+    "shape", [(40, 56), pytest.param((18, 20, 16), marks=pytest.mark.slow)], ids=lambda shape: f"{len(shape)}D"
+)
 def test_shapes_affine_and_collation(shape):
     data = bench(2, shape)
     case = data[0]

@@ -54,7 +54,7 @@ def trained(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_trains_and_translates(name, trained):
     run = trained(name)
     assert [row["epoch"] for row in epochs(run)] == ["1", "2"]

@@ -103,6 +103,7 @@ def test_the_defaults_are_the_papers_text():
     assert settings.optimizer.learning_rate == 1e-4
 
 
+@pytest.mark.slow
 def test_volumes_and_a_segmentation_in_place_of_masks(tmp_path):
     """A segmentation is code: a user's own method has it."""
     values = {"data.spatial_shape": [16, 18, 16], "data.train_cases": 2, "data.validation_cases": 1}
