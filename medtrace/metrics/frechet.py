@@ -152,7 +152,7 @@ def simplified_frechet_distance(first: Tensor, second: Tensor) -> Tensor:
     drops the Fréchet distance's covariance term as too complex to compute inside a network; its formula has not been
     compared with this one, and Plasticine does not repeat it. What is computed here never exceeds
     `frechet_distance` of the same features, while the SFD printed there does in 3 of 27 cells: those use other
-        features, or another formula. Compare these numbers with each other, not with that table.
+    features, or another formula. Compare these numbers with each other, not with that table.
 
     Args:
         first: (N, F) features, at least 2 images.

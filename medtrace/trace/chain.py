@@ -150,7 +150,7 @@ class TransformChain:
     """A map from points of a target to their origin in a source, through successive affines and fields.
 
     Nothing is composed on a grid: each point is mapped through every part, so that an image is interpolated only once,
-        at the end.
+    at the end.
 
     Args:
         parts: a point of the target goes through the first of them first.

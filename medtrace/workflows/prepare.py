@@ -113,7 +113,7 @@ def prepare(
     nearest-neighbor interpolation.
 
     No image may belong to two subjects, or be both source and target of a pair: the bytes of all files are compared
-        before anything is written, and the voxels when they are read.
+    before anything is written, and the voxels when they are read.
 
     The folder holds `dataset.json` (one list of items per split, and where the split came from), `preparation.json`
     (how to prepare a new source), `images/` (NIfTI; a slice is a one-slice volume with its own affine), `rigid/`
@@ -121,10 +121,10 @@ def prepare(
     The paths of the scans are stored next to it, in `FOLDER.scans.json`.
 
     There are two passes over the pairs: first every pair is read and aligned, and the training subjects' intensities
-        are learned; then every pair is written. A failing pair does not stop the others. Finished pairs are kept in
-        `out` with the ending ".partial" until the dataset is complete, so that a second call, after a repair or a
-        crash, does only what is missing: a pair counts as finished if the bytes of its files, the settings and, for the
-        second pass, all learned values are the same, and its results are unchanged.
+    are learned; then every pair is written. A failing pair does not stop the others. Finished pairs are kept in
+    `out` with the ending ".partial" until the dataset is complete, so that a second call, after a repair or a
+    crash, does only what is missing: a pair counts as finished if the bytes of its files, the settings and, for the
+    second pass, all learned values are the same, and its results are unchanged.
 
     Args:
         source: a pair list, or a folder or JSON file in a known layout (see `medtrace.data.lists.layouts`).
