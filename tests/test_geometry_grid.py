@@ -7,6 +7,7 @@ import torch
 
 from medtrace.geometry import Grid, check_invertible, is_singular
 from medtrace.geometry.resampling import Reorientation, resize, resize_labels, resized_affine, shape_at_spacing
+from medtrace.trace import Trace
 
 
 def scaled(*sizes):
@@ -153,3 +154,17 @@ def test_a_field_goes_back_to_the_old_axes():
     assert torch.equal(plan.undo(plan.apply(image)), image)
     at = plan.affine(scaled(2.0, 3.0, 4.0)) @ torch.tensor([1.0, 0.0, 2.0, 1.0], dtype=torch.float64)
     assert at.tolist() == [4.0, 3.0, 8.0, 1.0]
+
+
+def test_rounding_in_the_last_row_is_taken_away_and_more_is_refused():
+    rounded = torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0], dtype=torch.float64))
+    rounded[3] = torch.tensor([0, -1.1e-17, 0, 1 + 4e-16], dtype=torch.float64)
+    assert Grid((4, 4, 4), rounded).affine[3].tolist() == [0, 0, 0, 1]
+    image = torch.zeros(1, 4, 4, 4)
+    trace = Trace.build(image, image, torch.zeros(3, 4, 4, 4), affine=rounded)
+    assert trace.affine[3].tolist() == trace.source_affine[3].tolist() == [0, 0, 0, 1]
+    rounded[3, 1] = 1e-3
+    with pytest.raises(ValueError, match="expected the last row 0 0 0 1"):
+        Grid((4, 4, 4), rounded)
+    with pytest.raises(ValueError, match="expected the last row 0 0 0 1"):
+        Trace.build(image, image, torch.zeros(3, 4, 4, 4), affine=rounded)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 SINGULAR = 1e-6
 """Volume of a voxel over the product of its edges at and below which its axes are taken to lie in one plane."""
+ROUNDING = 1e-6
+"""Difference of an affine's last row from 0 0 0 1 that counts as rounding."""
 
 
 def is_singular(affine: Any) -> bool:
@@ -35,6 +37,28 @@ def is_singular(affine: Any) -> bool:
     if not bool(torch.isfinite(lengths).all()) or bool((lengths == 0).any()):
         return True
     return bool((torch.linalg.det(linear / lengths).abs() <= SINGULAR).any())
+
+
+def with_exact_last_row(name: str, affine: Tensor) -> Tensor:
+    """Set the last row of an affine to 0 0 0 1, from which products and inverses of matrices differ by rounding.
+
+    Args:
+        name: name in the error message.
+        affine: (4, 4).
+
+    Raises:
+        ValueError: if the row differs by more than rounding.
+
+    Example:
+        >>> rounded = torch.eye(4, dtype=torch.float64)
+        >>> rounded[3] = torch.tensor([0, -1e-17, 0, 1 + 4e-16], dtype=torch.float64)
+        >>> with_exact_last_row("affine", rounded)[3].tolist()
+        [0.0, 0.0, 0.0, 1.0]
+    """
+    last = affine.new_tensor([0.0, 0.0, 0.0, 1.0])
+    if not torch.allclose(affine[3], last, rtol=0.0, atol=ROUNDING):
+        raise ValueError(f"{name}: expected the last row 0 0 0 1, received {affine[3].tolist()}")
+    return affine if torch.equal(affine[3], last) else torch.cat((affine[:3], last[None]))
 
 
 def check_invertible(name: str, affine: Any, remedy: str = "check the image's header") -> None:
@@ -83,8 +107,7 @@ class Grid:
         affine = torch.as_tensor(self.affine).detach().as_subclass(Tensor).to(device="cpu", dtype=torch.float64)
         if affine.shape != (4, 4):
             raise ValueError(f"affine: expected shape (4, 4), also in 2D, received {tuple(affine.shape)}")
-        if affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
-            raise ValueError(f"affine: expected the last row 0 0 0 1, received {affine[3].tolist()}")
+        affine = with_exact_last_row("affine", affine)
         check_invertible("affine", affine)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine.clone())

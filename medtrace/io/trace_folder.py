@@ -152,8 +152,7 @@ def _affines(path: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
     affines = {}
     for name in ("affine", "source_affine"):
         try:
-            affines[name] = torch.tensor(index[name], dtype=torch.float64)
-            check_affine(name, affines[name])
+            affines[name] = check_affine(name, torch.tensor(index[name], dtype=torch.float64))
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise ValueError(f"{path}: {name}: holds no affine ({error}); save the trace again") from error
     return affines

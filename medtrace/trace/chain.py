@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medtrace.checks import check_choice, check_finite
 from medtrace.fields import identity_grid, invert, mm_to_voxel
-from medtrace.geometry.grid import Grid, check_invertible
+from medtrace.geometry.grid import Grid, check_invertible, with_exact_last_row
 from medtrace.trace.geometry import INVERSION_WARNING, layers
 
 OUTSIDE = ("border", "zero")
@@ -51,8 +51,9 @@ class AffinePart:
 
     def __post_init__(self) -> None:
         matrix = torch.as_tensor(self.matrix).detach().to(device="cpu", dtype=torch.float64)
-        if matrix.shape != (4, 4) or matrix[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
+        if matrix.shape != (4, 4):
             raise ValueError(f"matrix: expected (4, 4) with the last row 0 0 0 1, received {matrix.tolist()}")
+        matrix = with_exact_last_row("matrix", matrix)
         check_invertible("matrix", matrix, "check the transform")
         object.__setattr__(self, "matrix", matrix)
 

@@ -95,8 +95,8 @@ class Trace:
         self._check_members()
         check_contrasts("source_contrasts", self.source_contrasts, self.source)
         check_contrasts("contrasts", self.contrasts, self.image)
-        check_affine("affine", self.affine)
-        check_affine("source_affine", self.source_affine)
+        for name in ("affine", "source_affine"):
+            object.__setattr__(self, name, check_affine(name, getattr(self, name)))
         if self.spatial_dims == 2:
             check_one_plane(self.affine, self.source_affine, self.image.shape[1:])
 

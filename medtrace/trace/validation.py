@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medtrace.checks import check_finite
-from medtrace.geometry.grid import Grid, check_invertible
+from medtrace.geometry.grid import Grid, check_invertible, with_exact_last_row
 from medtrace.trace.contrast import Contrast
 
 _ON_GRID = 0.02
@@ -34,9 +34,7 @@ def affine_or_identity(name: str, affine: Tensor | None, device: torch.device) -
     """The affine, checked, on a device; identity for None."""
     if affine is None:
         return torch.eye(4, dtype=torch.float64, device=device)
-    value = checked_tensor(name, affine, torch.float64).to(device)
-    check_affine(name, value)
-    return value
+    return check_affine(name, checked_tensor(name, affine, torch.float64).to(device))
 
 
 def check_own_grid(name: str, value: Any, affine: Tensor) -> None:
@@ -87,13 +85,14 @@ def share_unit(before: tuple[Contrast, ...] | None, after: tuple[Contrast, ...] 
     return len(before) == len(after) and all(first.shares_unit(second) for first, second in zip(before, after))
 
 
-def check_affine(name: str, affine: Tensor) -> None:
+def check_affine(name: str, affine: Tensor) -> Tensor:
+    """An affine, its last row exact (see `with_exact_last_row`), if it is one."""
     if affine.shape != (4, 4):
         raise ValueError(f"{name}: expected shape (4, 4), also in 2D, received {tuple(affine.shape)}")
     check_finite(name, affine)
-    if affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
-        raise ValueError(f"{name}: expected the last row 0 0 0 1, received {affine[3].tolist()}")
+    affine = with_exact_last_row(name, affine)
     check_invertible(name, affine)
+    return affine
 
 
 def check_one_plane(affine: Tensor, source_affine: Tensor, shape: Sequence[int]) -> None:
