@@ -135,7 +135,7 @@ def compare(
     first = measured[names[0]]
     beside = rows_beside(first, folder, learned=cheap_rows)
     if unet:
-        beside[UNET] = unet_row(first, folder, first.inferer, device)
+        beside[UNET] = unet_row(first, folder, device)
     tables = score_rows(measured, beside, cases, translation_case, batch_size, progress)
     scans = scan_rows(measured, beside, folder) if delivered else {}
     result = score_delivered(scans, folder, split, batch_size=batch_size, patch_size=patch_size, progress=progress)

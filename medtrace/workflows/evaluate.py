@@ -117,7 +117,7 @@ def evaluate(
     announce(f"scoring {name} on {len(cases)} cases of {split}", disk=free_disk(out), out=out.name)
     beside = rows_beside(runs[ROW], folder, learned=cheap_rows)
     if unet:
-        beside[UNET] = unet_row(runs[ROW], folder, inferer, device)
+        beside[UNET] = unet_row(runs[ROW], folder, device)
     tables = score_rows(runs, beside, cases, score_case, batch_size, progress)
     scans = scan_rows(runs, beside, folder) if delivered else {}
     result = score_delivered(scans, folder, split, batch_size=batch_size, patch_size=patch_size, progress=progress)

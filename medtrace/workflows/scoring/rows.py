@@ -85,13 +85,12 @@ def rows_beside(run: EvaluatedRun, dataset: Path | None, *, learned: bool = True
         return {IDENTITY: identity}
 
 
-def unet_row(run: EvaluatedRun, dataset: Path | None, inferer: PatchInferer | None, device: str | None) -> Tracer:
+def unet_row(run: EvaluatedRun, dataset: Path | None, device: str | None) -> Tracer:
     """A U-Net's regression, trained once by its preset `small` on the run's own training cases, and kept in the run.
 
     Args:
-        run: that it stands beside.
+        run: that it stands beside; cases are taken to the U-Net in its patches.
         dataset: that is measured on; it may be the run's own, at another place.
-        inferer: how cases are taken to the network; None takes them as a whole.
         device: that the U-Net is trained and used on; by default CUDA where there is one.
 
     Raises:
@@ -114,7 +113,7 @@ def unet_row(run: EvaluatedRun, dataset: Path | None, inferer: PatchInferer | No
     method = load_method(trained, device)
 
     def tracer(batch: Mapping[str, Any]) -> Sequence[Trace]:
-        with taking_patches(method, inferer):
+        with taking_patches(method, run.inferer):
             return tracer_of(method)(batch)
 
     return tracer
